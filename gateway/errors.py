@@ -1,0 +1,92 @@
+"""Every error that Turnout itself answers with, in one table, and the one JSON shape they share.
+
+An error has a code (snake_case, stable, what programs match on), an HTTP status, and a message that
+says what happened and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the table."""
+
+    name: str
+    status: int
+    message: str
+    """What is said when the place that fails has nothing more exact to say."""
+
+
+def _table(*rows: tuple[str, int, str]) -> dict[str, Code]:
+    return {name: Code(name, status, message) for name, status, message in rows}
+
+
+CODES: Final[dict[str, Code]] = _table(
+    # What the client sent
+    ("bad_request", 400, "The request is not valid HTTP/1.1; send it again in a valid form."),
+    ("bad_host", 400, "Exactly one valid Host field is needed; send one."),
+    ("bad_target", 400, "The request target is not valid; send an absolute path."),
+    ("bad_framing", 400, "The length of the body is ambiguous; send one Content-Length, or chunked alone."),
+    ("bad_json", 400, "The body is not valid JSON; send a JSON document."),
+    ("unauthenticated", 401, "No valid credential; send 'authorization: Bearer KEY' or 'x-api-key: KEY'."),
+    ("forbidden", 403, "The key may not do this; use one with the scope that the call needs."),
+    ("unknown_route", 404, "No route matches; see 'routes' in the configuration."),
+    ("not_found", 404, "There is no such thing here."),
+    ("method_not_allowed", 405, "This method is not served here."),
+    ("request_timeout", 408, "The request did not arrive in time; send it faster, or raise the limit."),
+    ("conflict", 409, "It has changed since you read it; read it again and repeat your change."),
+    ("precondition_failed", 412, "It has changed since you read it; read it again and repeat your change."),
+    ("body_too_large", 413, "The body is larger than this route takes; send less, or raise its body limit."),
+    ("target_too_long", 414, "The request target is too long; send a shorter one."),
+    ("expectation_failed", 417, "Only 'expect: 100-continue' is understood."),
+    ("invalid", 422, "The values are not valid."),
+    ("unknown_variant", 422, "The route has no such variant."),
+    ("precondition_required", 428, "Send If-Match with the ETag that you read."),
+    ("rate_limited", 429, "The key's rate is spent; wait as Retry-After says."),
+    ("head_too_large", 431, "The request head is too large; send fewer or smaller fields."),
+    ("client_left", 499, "The client closed the connection before the answer was complete."),
+    # What the gateway could not do
+    ("internal", 500, "An error inside the gateway; its log has the details under this request id."),
+    ("not_implemented", 501, "This transfer coding is not understood; send 'chunked' or a Content-Length."),
+    ("store_unavailable", 503, "The store can't be reached; try again as Retry-After says."),
+    ("draining", 503, "The gateway is shutting down; try again, another instance will answer."),
+    ("too_many_connections", 503, "The gateway has too many connections; try again as Retry-After says."),
+    ("http_version", 505, "Only HTTP/1.0 and HTTP/1.1 are served here."),
+    # What a backend did; told apart because what is safe to do next differs
+    ("backend_connect", 502, "The backend could not be reached; see its address and health."),
+    ("backend_connect_timeout", 504, "Connecting to the backend took too long."),
+    ("backend_tls", 502, "The TLS handshake with the backend failed; see 'tls' of the backend."),
+    ("backend_reset", 502, "The backend closed the connection before it answered."),
+    ("backend_protocol", 502, "The backend's answer is not valid HTTP."),
+    ("backend_first_byte_timeout", 504, "The backend did not begin to answer in time."),
+    ("backend_idle_timeout", 504, "The backend's answer stalled."),
+    ("backend_total_timeout", 504, "The backend did not finish in time."),
+    ("backend_truncated", 502, "The backend's answer broke off."),
+    ("backend_status", 502, "The backend answered with an error status."),
+    ("backend_overloaded", 503, "The backend has as many requests as it may; try again as Retry-After says."),
+    ("backend_unhealthy", 503, "No address of the backend is healthy; try again as Retry-After says."),
+)
+
+
+class TurnoutError(Exception):
+    """An error with a row in the table; what reaches the client is `render`'s doing."""
+
+    def __init__(self, code: str, message: str = "", *, retry_after: float | None = None) -> None:
+        row = CODES[code]
+        super().__init__(message or row.message)
+        self.code = code
+        self.status = row.status
+        self.message = message or row.message
+        self.retry_after = retry_after
+
+
+def render(code: str, message: str = "", *, request_id: str = "") -> bytes:
+    """The body of an error answer, canonical JSON in UTF-8."""
+    error: dict[str, str] = {"code": code, "message": message or CODES[code].message}
+    if request_id:
+        error["request_id"] = request_id
+    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode()

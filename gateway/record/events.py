@@ -1,0 +1,106 @@
+"""What the record keeps: one Outcome for each request, one Reward for each reported value."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Outcome(NamedTuple):
+    """One request, as the gateway saw it: the decision, and what came of it.
+
+    Made once per request on the hot path, so it is a tuple. Times are milliseconds unless named
+    otherwise; ``time`` is seconds since the epoch at which the decision was made.
+    """
+
+    decision: bytes
+    """16 bytes, unique and ordered by time: 48 bits of milliseconds, 40 random, 40 counting."""
+    time: float
+    route: str
+    policy: str
+    """single | split | canary | shadow | bandit"""
+    revision: int
+    epoch: int
+    unit: int
+    """The 64-bit hash of the unit (salted by the route); for requests without one, of the decision itself."""
+    sticky: bool
+    """Whether the unit came from the request (a header, say) rather than from chance."""
+    assigned: str
+    served: str
+    """The variant whose answer the client got; "" when none of them answered (or a fixed answer did)."""
+    propensity: float
+    """The exact probability with which ``assigned`` was drawn; 1.0 where it was forced."""
+    forced: bool
+    """Chosen by the client's x-variant, hence no part of any statistic."""
+    status: int
+    """The status the client got; 499 when it left first."""
+    error: str
+    """"" or the error code (`gateway.errors`) of the *assigned* variant's failure: it stays when fallback hid it."""
+    fallback: bool
+    """Answered by another than the assigned variant."""
+    attempts: str
+    """"" for a single good attempt; else JSON: [[variant, address, error or status, milliseconds], ...]."""
+    gateway_ms: float
+    """Time inside the gateway: total less the time spent waiting for backends."""
+    backend_ms: float
+    """From the request's last byte sent to the answer's head, of the attempt that served."""
+    total_ms: float
+    """From the request's first byte to the answer's last."""
+    request_bytes: int
+    answer_bytes: int
+    request_id: str
+    principal: str
+    """The id of the API key; "" when there is no auth."""
+    features: str
+    """"" or canonical JSON of the declared features that the policy saw."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether this counts as an error of the assigned variant."""
+        return self.error != "" and self.error != "client_left"
+
+
+class Reward(NamedTuple):
+    """One value of one metric for one decision, as it comes out of an opened decision id."""
+
+    decision: bytes
+    metric: str
+    value: float | None
+    """None retracts what was reported before."""
+    time: float
+    """When it was reported; seconds since the epoch."""
+    decided: float
+    """When the decision was made; seconds since the epoch (sums are kept by decision time)."""
+    route: str
+    assigned: str
+    served: str
+    epoch: int
+    propensity: float
+    unit: int
+    forced: bool
+    worst: float | None = None
+    """What a rescued decision (assigned ≠ served) counts as for the assigned variant: the metric's
+    worst possible value where it is bounded, None (left out of the sums) where it is not. Fallback
+    so neither credits the rescuer nor hides the failure; the record itself keeps ``value``."""
+    tags: str = ""
+    """"" or canonical JSON."""
+
+
+class Shadowed(NamedTuple):
+    """One answer of a shadow, compared with the primary's."""
+
+    decision: bytes
+    time: float
+    route: str
+    shadow: str
+    primary: str
+    status: int
+    error: str
+    """"" | the error code of the shadow's failure | "dropped" never appears here: drops are counters."""
+    latency_ms: float
+    primary_ms: float
+    agrees: bool | None
+    """None when nothing could be compared (an error, a body over the limit, no comparison for the type)."""
+    difference: float | None
+    """The numeric distance where the comparison has one."""
+    detail: str
+    """"" or JSON for a disagreement worth looking at: what differed, bounded in size."""

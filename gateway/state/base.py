@@ -1,0 +1,213 @@
+"""What a store must do. One contract suite (tests/contract) runs over every implementation.
+
+The store is never on the hot path: the data plane reads a snapshot and writes to a ring, and only
+the recorder, the loops and the control API come here. All methods are coroutines that may take
+their time; all raise `StoreUnavailable` when the store can't be reached, and nothing else that the
+caller should handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from gateway.record.events import Outcome, Reward, Shadowed
+from policies.model import RewardSums
+
+BUCKET = 10.0
+"""Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""
+
+
+class StoreUnavailable(Exception):
+    """The store can't be reached or can't be written; the message says why and what to do."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Additive counts over outcomes of one variant (forced ones excluded).
+
+    ``latency`` and ``gateway`` map a log-scale bucket (`gateway.telemetry.histogram`) to a count, in
+    milliseconds of ``total_ms`` and ``gateway_ms`` of the answers this variant served.
+    """
+
+    assigned: int = 0
+    served: int = 0
+    errors: int = 0
+    fallbacks: int = 0
+    """Assigned to this variant and answered by another."""
+    latency: dict[int, int] = field(default_factory=dict)
+    gateway: dict[int, int] = field(default_factory=dict)
+    expected: float = 0.0
+    """Σ over every decision of the route of this variant's probability: what `assigned` should be near."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One bucket of one variant: what `Store.series` returns."""
+
+    start: float
+    variant: str
+    epoch: int
+    counts: Counts
+    rewards: Mapping[str, RewardSums]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The allocation of a route, as the leader published it."""
+
+    route: str
+    epoch: int
+    probabilities: Mapping[str, float]
+    bounds: tuple[float, ...]
+    owners: tuple[int, ...]
+    reason: str
+    """Why it came about: "config", "posterior", "stage", "manual", ..."""
+    time: float
+    evidence: str = ""
+    """JSON: what the policy knew (posterior parameters, verdicts) when it made this allocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A configuration as it was accepted."""
+
+    revision: int
+    time: float
+    author: str
+    etag: str
+    document: str
+    """The YAML text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth telling: allocation changes, rollout steps, ejections, config revisions, alarms."""
+
+    id: int
+    time: float
+    kind: str
+    route: str
+    """"" when it concerns no route."""
+    data: str
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFilter:
+    """Which outcomes to list; newest first. ``before`` is the decision to continue behind."""
+
+    route: str | None = None
+    variant: str | None = None
+    status: int | None = None
+    errors_only: bool = False
+    since: float | None = None
+    until: float | None = None
+    before: bytes | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """All that is known of one decision."""
+
+    outcome: Outcome | None
+    rewards: tuple[Reward, ...]
+    shadows: tuple[Shadowed, ...]
+
+
+RewardResult = Literal["accepted", "duplicate", "updated"]
+
+
+class Store(Protocol):
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def secret(self, name: str) -> bytes:
+        """32 random bytes kept under ``name``, made on first use; the same for all workers and replicas."""
+        ...
+
+    # The record ---------------------------------------------------------------------------------
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
+        """Adds to the record and to the aggregates, in one transaction. Repeating a batch changes nothing."""
+        ...
+
+    async def reward(self, rewards: Sequence[Reward]) -> list[RewardResult]:
+        """Upserts on (decision, metric), in order, atomically and durably before it returns.
+
+        The same value again is a "duplicate"; another value, or a retraction, of something reported
+        is "updated" (the sums lose the old value and gain the new). Retracting what was never
+        reported is "accepted" and leaves a tombstone that a later report replaces.
+        """
+        ...
+
+    async def outcomes(self, query: OutcomeFilter) -> list[Outcome]: ...
+    async def decision(self, decision: bytes) -> DecisionRecord: ...
+
+    # Aggregates ---------------------------------------------------------------------------------
+    async def counts(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[str, Counts]:
+        """By variant."""
+        ...
+
+    async def reward_sums(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[tuple[str, str], RewardSums]:
+        """By (variant, metric); since/until bound the time of the decision."""
+        ...
+
+    async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
+        """Buckets of ``step`` seconds (a multiple of BUCKET), oldest first, one for each variant and epoch."""
+        ...
+
+    async def agreement(
+        self, route: str, *, since: float | None = None
+    ) -> dict[str, tuple[int, int, int]]:
+        """By shadow: (answers, of them compared, of them agreeing)."""
+        ...
+
+    async def changed(self) -> int:
+        """A number that moves whenever rewards, allocations, revisions or rollouts did; cheap to poll."""
+        ...
+
+    # Allocations --------------------------------------------------------------------------------
+    async def publish(self, allocation: Published) -> bool:
+        """Stores it if its epoch is one more than the stored one (or it is the first); else False."""
+        ...
+
+    async def published(self) -> dict[str, Published]:
+        """The newest of each route."""
+        ...
+
+    async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
+        """Oldest first."""
+        ...
+
+    # Documents kept under compare-and-swap (rollout states and the like) ------------------------
+    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
+        """(version, JSON text) or None."""
+        ...
+
+    async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
+        """Stores as version ``expected + 1`` if the stored version is ``expected`` (0: none yet)."""
+        ...
+
+    # Revisions and events -----------------------------------------------------------------------
+    async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision: ...
+    async def revisions(self, *, limit: int = 100) -> list[Revision]:
+        """Newest first."""
+        ...
+
+    async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event: ...
+    async def events(self, *, after: int = 0, limit: int = 1000, route: str | None = None) -> list[Event]:
+        """Oldest first, those with an id above ``after``."""
+        ...
+
+    # Leadership ---------------------------------------------------------------------------------
+    async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
+        """Takes or renews the lease; its fencing number, or None while another holds it."""
+        ...
+
+    async def release(self, name: str, owner: str) -> None: ...
