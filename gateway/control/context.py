@@ -1,0 +1,76 @@
+"""What the control API needs of the gateway around it; `gateway.server` provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gateway.config.document import Document
+from gateway.dataplane.auth import Principal
+from gateway.record.rewards import RewardBook
+from gateway.state.base import Event, Revision, Store
+from policies.model import Allocation
+
+Action = Literal["promote", "rollback", "pause", "resume", "set"]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One route as this process is serving it now."""
+
+    epoch: int
+    revision: int
+    allocation: Allocation
+    health: Mapping[str, Sequence[Mapping[str, Any]]]
+    """By variant: each address with its state (healthy | unhealthy | ejected), in_flight, waiting."""
+    shadow_counts: Mapping[str, Mapping[str, int]]
+    """By shadow: offered, sent, dropped by reason, failed."""
+
+
+class Context(Protocol):
+    """The seam between the control API and the running gateway."""
+
+    store: Store
+    rewards: RewardBook
+
+    def document(self) -> Document: ...
+    def revision(self) -> Revision: ...
+    def live(self, route: str) -> Live | None:
+        """None for an unknown route."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests can be served, and if not, why."""
+        ...
+
+    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
+        """From the authorization or x-api-key header. Raises TurnoutError("unauthenticated").
+
+        ``client`` is the peer's address: without ``auth`` in the configuration, only loopback may steer.
+        """
+        ...
+
+    def metrics(self) -> bytes:
+        """The Prometheus text format, over all workers."""
+        ...
+
+    def now(self) -> float: ...
+
+    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+        """Steers; answers the rollout's new state. Raises TurnoutError (not_found, invalid, conflict)."""
+        ...
+
+    async def rollout_state(self, route: str) -> Mapping[str, Any] | None: ...
+
+    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
+        """Validates, stores, applies. Raises TurnoutError or gateway.config.load.ConfigError."""
+        ...
+
+    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision: ...
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event: ...
+
+    async def next_events(self, after: int, timeout: float) -> list[Event]:
+        """Those with an id above ``after``; waits up to ``timeout`` seconds for the first."""
+        ...

@@ -1,0 +1,113 @@
+"""Who is asking: a credential becomes a principal.
+
+The hot path is one dict lookup by the credential's bytes. Only credentials that were proved good get
+into that dict, so a stranger can neither fill it nor learn anything from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.errors import TurnoutError
+
+SCOPES: Final = ("infer", "feedback", "read", "metrics", "force-variant", "admin")
+CACHED: Final = 10_000
+"""Most credentials remembered; beyond it the cache starts anew (a fleet of short-lived tokens)."""
+
+
+class Bucket:
+    """A token bucket: ``rate`` requests a second, and as many at once (at least one)."""
+
+    __slots__ = ("burst", "level", "rate", "then")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.burst = max(rate, 1.0)
+        self.level = self.burst
+        self.then = 0.0
+
+    def take(self, now: float) -> float:
+        """0.0 if a request may pass now, else the seconds to wait."""
+        self.level = min(self.burst, self.level + (now - self.then) * self.rate)
+        self.then = now
+        if self.level >= 1.0:
+            self.level -= 1.0
+            return 0.0
+        return (1.0 - self.level) / self.rate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Principal:
+    """Who asks, and what they may do."""
+
+    id: str
+    scopes: frozenset[str]
+    routes: frozenset[str] | None = None
+    """None: every route."""
+    bucket: Bucket | None = None
+    infer: bool = field(init=False)
+    force: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "infer", self.may("infer"))
+        object.__setattr__(self, "force", self.may("force-variant"))
+
+    def may(self, scope: str) -> bool:
+        """``admin`` includes every scope."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def serves(self, route: str) -> bool:
+        return self.routes is None or route in self.routes
+
+
+ANYONE: Final = Principal("", frozenset(SCOPES) - {"admin"})
+"""Who asks when the configuration has no ``auth``: everything but steering, which needs loopback."""
+LOCAL: Final = Principal("", frozenset(SCOPES))
+"""The same from the loopback interface."""
+
+Verifier = Callable[[bytes], tuple[Principal, float]]
+"""Turns a bearer token that is no API key into (principal, expiry); raises TurnoutError."""
+
+
+class Authenticator:
+    """Knows the principals of one configuration."""
+
+    def __init__(
+        self, keys: Mapping[bytes, Principal] | None, *, verify: Verifier | None = None
+    ) -> None:
+        """``keys`` maps sha256 digests of secrets to principals; None means no authentication at all."""
+        self.open = keys is None and verify is None
+        self._keys = keys or {}
+        self._verify = verify
+        self.cache: dict[bytes, tuple[Principal, float]] = {}
+
+    def principal(self, credential: bytes | None, now: float) -> Principal:
+        """The principal behind ``credential``: an Authorization value ("Bearer …") or a bare key.
+
+        Raises TurnoutError("unauthenticated").
+        """
+        if self.open:
+            return ANYONE
+        if credential is None:
+            raise TurnoutError("unauthenticated")
+        known = self.cache.get(credential)
+        if known is not None and known[1] > now:
+            return known[0]
+        found = self._prove(credential)
+        if len(self.cache) >= CACHED:
+            self.cache.clear()
+        self.cache[credential] = found
+        return found[0]
+
+    def _prove(self, credential: bytes) -> tuple[Principal, float]:
+        scheme, _, rest = credential.partition(b" ")
+        secret = rest.strip() if rest and scheme.lower() == b"bearer" else credential.strip()
+        principal = self._keys.get(hashlib.sha256(secret).digest())
+        if principal is not None:
+            return principal, float("inf")
+        if self._verify is not None and secret.count(b".") == 2:
+            return self._verify(secret)
+        raise TurnoutError("unauthenticated", "The key is not known here; check it, or make one with 'turnout keys new'.")
