@@ -1,0 +1,172 @@
+"""The configuration as written: one immutable tree whose attributes are the YAML keys.
+
+A key that Python or pydantic needs for itself has a trailing underscore here (``for`` → ``for_``,
+``json`` → ``json_``). Durations are seconds, shares in [0, 1], rates per second, sizes bytes.
+A `Document` is whole in itself, section by section; what one section says about another is checked by
+`gateway.config.references`, and `gateway.config.load` does both and knows the lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import Field
+
+from gateway.config.backend import (
+    Address,
+    Backend,
+    BackendTls,
+    Ejection,
+    Health,
+    Limit,
+    Pool,
+)
+from gateway.config.part import HostPort, Name, Part
+from gateway.config.policy import (
+    Bandit,
+    BetaPrior,
+    Canary,
+    Discount,
+    Feature,
+    GammaPrior,
+    Gate,
+    Guardrail,
+    NormalPrior,
+    Policy,
+    Shadow,
+    Single,
+    Split,
+    Stage,
+    Stop,
+)
+from gateway.config.route import (
+    Backoff,
+    Comparison,
+    FallbackOn,
+    FixedAnswer,
+    Hedge,
+    Match,
+    Respond,
+    Retry,
+    RetryOn,
+    Rewrite,
+    Route,
+    Timeouts,
+    Unit,
+    Variant,
+)
+from gateway.config.service import (
+    Auth,
+    Jwt,
+    Key,
+    Limits,
+    Log,
+    Loops,
+    Metric,
+    Network,
+    Record,
+    Scope,
+    ShadowLimits,
+    Shutdown,
+    Store,
+    Telemetry,
+    Tls,
+    Traces,
+)
+
+__all__ = [
+    "Address",
+    "Auth",
+    "Backend",
+    "BackendTls",
+    "Backoff",
+    "Bandit",
+    "BetaPrior",
+    "Canary",
+    "Comparison",
+    "Discount",
+    "Document",
+    "Ejection",
+    "FallbackOn",
+    "Feature",
+    "FixedAnswer",
+    "GammaPrior",
+    "Gate",
+    "Guardrail",
+    "Health",
+    "Hedge",
+    "Jwt",
+    "Key",
+    "Limit",
+    "Limits",
+    "Log",
+    "Loops",
+    "Match",
+    "Metric",
+    "NormalPrior",
+    "Policy",
+    "Pool",
+    "Record",
+    "Respond",
+    "Retry",
+    "RetryOn",
+    "Rewrite",
+    "Route",
+    "Scope",
+    "Shadow",
+    "ShadowLimits",
+    "Shutdown",
+    "Single",
+    "Split",
+    "Stage",
+    "Stop",
+    "Telemetry",
+    "Timeouts",
+    "Tls",
+    "Traces",
+    "Unit",
+    "Variant",
+    "observed",
+    "quantile",
+]
+
+
+class Document(Part):
+    listen: HostPort = "127.0.0.1:8080"
+    control: HostPort | None = None
+    """None: the control API and the dashboard are on ``listen`` too."""
+    store: Store = "sqlite:///turnout.db"
+    tls: Tls | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-* are believed."""
+    auth: Auth | None = None
+    """None: everyone may do everything."""
+    metrics: Mapping[Name, Metric] = Field(default_factory=dict)
+    backends: Mapping[Name, Backend] = Field(default_factory=dict)
+    routes: Mapping[Name, Route] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    shutdown: Shutdown = Shutdown()
+    record: Record = Record()
+    loops: Loops = Loops()
+    telemetry: Telemetry = Telemetry()
+
+    def body_limit(self, route: str) -> int:
+        """The largest request body of ``route``, in bytes."""
+        own = self.routes[route].body_limit
+        return self.limits.body if own is None else own
+
+
+_QUANTILE: Final = re.compile(r"latency_p([1-9]\d?|999)")
+
+
+def quantile(metric: str) -> float | None:
+    """0.99 for ``latency_p99``, 0.999 for ``latency_p999``; None for what is no latency quantile."""
+    found = _QUANTILE.fullmatch(metric)
+    return float(f"0.{int(found[1]):02d}") if found else None
+
+
+def observed(metric: str) -> bool:
+    """Whether the gateway measures ``metric`` itself, so that nobody declares or reports it."""
+    return metric == "error_rate" or quantile(metric) is not None

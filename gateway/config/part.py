@@ -1,0 +1,114 @@
+"""What every part of the document shares: strict keys, no change after load, and checked text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from gateway.config.units import split_address
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
+
+
+class Part(BaseModel):
+    """A section of the document. Unknown keys are faults and nothing changes after load."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        serialize_by_alias=True,
+    )
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name; write at most 64 of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first"
+        )
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is not the name of a header; write one such as x-user-id")
+    return value.lower()
+
+
+def _header_value(value: str) -> str:
+    if not _FIELD_VALUE.fullmatch(value) or value != value.strip():
+        raise ValueError(
+            "a header's value holds no control characters and no spaces at its ends; write it without them"
+        )
+    return value
+
+
+def _method(value: str) -> str:
+    if not _METHOD.fullmatch(value.upper()):
+        raise ValueError(f"{value!r} is not a method; write one such as POST")
+    return value.upper()
+
+
+def _path(value: str) -> str:
+    if not value.startswith("/") or re.search(r"[?#\s\x00-\x1f\x7f]", value):
+        raise ValueError(
+            f"{value!r} is not a path; write one that begins with '/' and has no '?', '#' or space"
+        )
+    return value
+
+
+def _address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(
+            f"{value!r} is not an address: {error}; write one such as http://127.0.0.1:9101"
+        ) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", value):
+        raise ValueError(
+            f"{value!r} is not an http or https address; write one such as http://127.0.0.1:9101"
+        )
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "credentials in an address end up in logs; write them under 'headers' of the backend"
+        )
+    if port == 0:
+        raise ValueError(f"{value!r} has port 0; write the port that the backend listens on")
+    return value
+
+
+def _as_tuple(value: object) -> object:
+    """One value where a list may stand."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+        return value
+    return (value,)
+
+
+Name = Annotated[str, AfterValidator(_name)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+"""Lower case."""
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Method = Annotated[str, AfterValidator(_method)]
+"""Upper case."""
+Path = Annotated[str, AfterValidator(_path)]
+HostPort = Annotated[str, AfterValidator(_address)]
+"""``host:port``; take it apart with `gateway.config.units.split_address`."""
+Url = Annotated[str, AfterValidator(_url)]
+OneOrMore = BeforeValidator(_as_tuple)
+"""Marks a tuple for which a single value may be written."""

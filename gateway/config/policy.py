@@ -1,0 +1,236 @@
+"""The `policy` of a route: a union told apart by `type`, so that no two kinds can be mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from gateway.config.part import HeaderName, Name, Part
+from gateway.config.units import Amount, Duration, Positive, Share
+
+Count = Annotated[int, Field(ge=0)]
+Above = Annotated[Amount, Field(gt=0)]
+"""A finite number above 0."""
+
+
+class Single(Part):
+    """Every request goes to one variant."""
+
+    type: Literal["single"] = "single"
+    variant: Name
+
+
+class Split(Part):
+    """Fixed shares; a variant that isn't named gets none."""
+
+    type: Literal["split"] = "split"
+    weights: Annotated[Mapping[Name, Amount], Field(min_length=1)]
+    """Any scale: {v1: 9, v2: 1} and {v1: 90%, v2: 10%} are the same."""
+
+
+class Shadow(Part):
+    """One variant answers; others get copies, and their answers are compared and thrown away."""
+
+    type: Literal["shadow"] = "shadow"
+    primary: Name
+    shadows: Annotated[Mapping[Name, Share], Field(min_length=1)]
+
+
+class Guardrail(Part):
+    """How much worse than the baseline a variant may be in one metric. Exactly one bound."""
+
+    metric: Name
+    """A declared metric, or one the gateway observes: error_rate, latency_p50, latency_p99, ..."""
+    max_increase: Amount | None = None
+    """The most by which the metric may be above the baseline's (latencies: in milliseconds)."""
+    max_decrease: Amount | None = None
+    """The most by which it may be below the baseline's."""
+    max_ratio: Above | None = None
+    """The most that metric / baseline's metric may be."""
+    min_samples: Count = 0
+    """Before the variant has so many, the verdict is `inconclusive`."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        bounds = (self.max_increase, self.max_decrease, self.max_ratio)
+        if sum(bound is not None for bound in bounds) != 1:
+            raise ValueError("write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'")
+        return self
+
+
+class Stage(Part):
+    weight: Share
+    """The candidate's share; 100% as a number is 1."""
+    for_: Annotated[Duration, Field(alias="for")] = 0.0
+    """The shortest time at this weight."""
+    min_samples: Count = 0
+    """Answers of the candidate at this stage before the next one may begin."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        if not self.for_ and not self.min_samples:
+            raise ValueError("this stage would be over at once; write 'for', 'min_samples' or both")
+        return self
+
+
+class Gate(Part):
+    """Before the first stage the candidate only shadows, until it agrees with the baseline enough."""
+
+    agreement: Share
+    """The lower confidence bound of the agreement rate must reach this."""
+    share: Annotated[Share, Field(gt=0)] = 1.0
+    """The share of requests copied to the candidate meanwhile."""
+    for_: Annotated[Duration, Field(alias="for")] = 0.0
+    min_samples: Count = 100
+
+
+class Canary(Part):
+    """The candidate's share grows by stages while the guardrails hold."""
+
+    type: Literal["canary"] = "canary"
+    baseline: Name
+    candidate: Name
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    guardrails: tuple[Guardrail, ...] = ()
+    gate: Gate | None = None
+    on_success: Literal["promote", "wait"] = "promote"
+    bake: Duration = 3600.0
+    """After promotion the guardrails are still watched for so long, with a fast way back."""
+    inconclusive: Positive | None = 86400.0
+    """So long past its time may a stage stay undecided before the rollout pauses; null: for ever."""
+
+
+class BetaPrior(Part):
+    """For boolean and fraction metrics."""
+
+    alpha: Above = 1.0
+    beta: Above = 1.0
+
+
+class NormalPrior(Part):
+    """For real metrics: Normal-inverse-gamma with mean, its weight in observations, shape and scale."""
+
+    mean: float = 0.0
+    weight: Above = 1e-3
+    shape: Above = 1.0
+    scale: Above = 1.0
+
+
+class GammaPrior(Part):
+    """For count metrics: Gamma with shape and rate."""
+
+    shape: Above = 1.0
+    rate: Above = 1.0
+
+
+def _prior_kind(value: Any) -> str:
+    keys = set(value) if isinstance(value, Mapping) else set(getattr(value, "model_fields_set", ()))
+    if isinstance(value, NormalPrior) or keys & {"mean", "weight", "scale"}:
+        return "normal"
+    return "gamma" if isinstance(value, GammaPrior) or keys & {"shape", "rate"} else "beta"
+
+
+Prior = Annotated[
+    Annotated[BetaPrior, Tag("beta")]
+    | Annotated[NormalPrior, Tag("normal")]
+    | Annotated[GammaPrior, Tag("gamma")],
+    Discriminator(_prior_kind),
+]
+
+
+class Discount(Part):
+    """Forgetting, for worlds that drift: a reward counts half after ``half_life``, by decision time."""
+
+    half_life: Positive
+
+
+class Stop(Part):
+    """When the bandit has found its winner. All that is written must hold."""
+
+    probability_best: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
+    expected_loss: Amount | None = None
+    """In units of the metric; null: not asked."""
+    min_samples: Count = 100
+    """Rewards of each variant."""
+    then: Literal["ask", "single"] = "ask"
+
+
+class Feature(Part):
+    """What the contextual bandit sees of a request; from exactly one of ``header`` and ``json``."""
+
+    header: HeaderName | None = None
+    json_: Annotated[str | None, Field(alias="json", min_length=1)] = None
+    """Keys of the JSON body joined by dots: ``parameters.tier``."""
+    values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """The categories of a categorical feature; absent: the feature is a number."""
+    minimum: float = 0.0
+    maximum: float = 1.0
+    """A number is clipped to these and scaled to [0, 1]."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.header is None) == (self.json_ is None):
+            raise ValueError("write exactly one of 'header' and 'json'")
+        if not self.minimum < self.maximum:
+            raise ValueError("'minimum' is not below 'maximum'; write a range")
+        return self
+
+
+class Bandit(Part):
+    """Shares follow the probability of being best, as the rewards tell it."""
+
+    type: Literal["bandit"] = "bandit"
+    algorithm: Literal["thompson", "top_two", "linear"] = "thompson"
+    metric: Name | None = None
+    utility: Annotated[Mapping[Name, Above], Field(min_length=1)] | None = None
+    """Weighted sum of several metrics; one to minimise is subtracted. Instead of ``metric``."""
+    floor: Share = 0.01
+    """The least share of each variant: f + (1 - K f) P(best)."""
+    prior: Prior | None = None
+    """Null: Beta(1, 1), or the weak default of the metric's type."""
+    discount: Discount | None = None
+    stop: Stop | None = None
+    baseline: Name | None = None
+    """What the guardrails compare with."""
+    guardrails: tuple[Guardrail, ...] = ()
+    features: Mapping[Name, Feature] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.metric is None) == (self.utility is None):
+            raise ValueError("write exactly one of 'metric' and 'utility'")
+        if self.prior is not None and self.utility is not None:
+            raise ValueError("'prior' belongs to one metric, not to a 'utility'; leave it out")
+        if self.guardrails and self.baseline is None:
+            raise ValueError("guardrails compare with a baseline; write 'baseline: VARIANT'")
+        if (self.algorithm == "linear") != bool(self.features):
+            raise ValueError("'features' and 'algorithm: linear' need each other; write both or neither")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it learns from."""
+        return tuple(self.utility or ()) if self.metric is None else (self.metric,)
+
+
+Policy = Annotated[Single | Split | Shadow | Canary | Bandit, Field(discriminator="type")]
+
+
+def named_variants(
+    policy: Single | Split | Shadow | Canary | Bandit,
+) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Every variant that ``policy`` names, with the key path inside the policy where it does."""
+    match policy:
+        case Single():
+            return ((("variant",), policy.variant),)
+        case Split():
+            return tuple((("weights", name), name) for name in policy.weights)
+        case Shadow():
+            shadows = tuple((("shadows", name), name) for name in policy.shadows)
+            return ((("primary",), policy.primary), *shadows)
+        case Canary():
+            return ((("baseline",), policy.baseline), (("candidate",), policy.candidate))
+        case Bandit():
+            return ((("baseline",), policy.baseline),) if policy.baseline is not None else ()

@@ -1,0 +1,229 @@
+"""The sections about the gateway itself: who may use it, what it bears, what it keeps and tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gateway.config.part import HeaderName, HeaderValue, Name, Part
+from gateway.config.units import ByteRate, Duration, Positive, Rate, Share, Size
+
+Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "admin"]
+Above = Annotated[int, Field(ge=1)]
+
+
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        raise ValueError(
+            "this is not the hash of a key; write 'sha256:' and 64 hexadecimal digits ('turnout keys new' does)"
+        )
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a network; write one such as 10.0.0.0/8 or 127.0.0.1") from None
+
+
+def _store(value: str) -> str:
+    if re.fullmatch(r"sqlite:///.+", value) or re.fullmatch(
+        r"rediss?(\+cluster)?://[^/\s]+(/\d*)?(\?\S*)?", value
+    ):
+        return value
+    raise ValueError("this is not a store; write sqlite:///FILE or redis://HOST:6379/0")
+
+
+class Key(Part):
+    """An API key; only its hash is here (``turnout keys new`` makes both)."""
+
+    id: Name
+    hash: Annotated[str, AfterValidator(_digest)]
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
+    routes: tuple[Name, ...] | None = None
+    """None: every route."""
+    rate: Rate | None = None
+    """Requests a second; None: no limit."""
+
+    @property
+    def digest(self) -> bytes:
+        """The 32 bytes of the hash."""
+        return bytes.fromhex(self.hash.removeprefix("sha256:"))
+
+
+class Jwt(Part):
+    """Tokens of an identity provider, as an alternative to keys."""
+
+    issuer: str
+    audience: str
+    jwks: str
+    """The https address, or the file, of the provider's public keys."""
+    refresh: Positive = 300.0
+    """How long fetched keys are used before they are fetched again."""
+    algorithms: Annotated[
+        tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"], ...],
+        Field(min_length=1),
+    ] = ("RS256", "ES256")
+    scopes_claim: str = "scope"
+    """The claim with the scopes: a list, or one text with spaces."""
+    routes_claim: str | None = None
+    """The claim with the routes, likewise; None: every route."""
+    leeway: Duration = 30.0
+    """How far the clocks may be apart."""
+
+
+class Auth(Part):
+    keys: tuple[Key, ...] = ()
+    jwt: Jwt | None = None
+
+    @model_validator(mode="after")
+    def _someone(self) -> Self:
+        if not self.keys and self.jwt is None:
+            raise ValueError("nobody could get in; write 'keys', 'jwt' or both, or leave 'auth' out")
+        return self
+
+
+class Tls(Part):
+    """TLS to clients, on every port of the gateway."""
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+    client_auth: Literal["none", "optional", "required"] = "none"
+
+    @model_validator(mode="after")
+    def _authority(self) -> Self:
+        if (self.client_auth != "none") != (self.client_ca is not None):
+            raise ValueError(
+                "'client_ca' and 'client_auth: optional|required' need each other; write both or neither"
+            )
+        return self
+
+
+class Metric(Part):
+    """A reward that clients report."""
+
+    type: Literal["boolean", "fraction", "real", "count"]
+    goal: Literal["maximize", "minimize"] = "maximize"
+    window: Positive = 3600.0
+    """How long after the decision a value is accepted."""
+    missing: Literal["ignore", "zero"] = "ignore"
+    """What a decision without a value counts as, once the window is over."""
+    minimum: float | None = None
+    maximum: float | None = None
+    """Values outside are refused. Always within the type's own range; see `lowest` and `highest`."""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.lowest < self.highest:
+            raise ValueError("'minimum' is not below 'maximum'; write a range")
+        if self.type in ("boolean", "fraction") and not 0 <= self.lowest < self.highest <= 1:
+            raise ValueError(
+                f"a {self.type} lies between 0 and 1; leave 'minimum' and 'maximum' out, or within"
+            )
+        if self.type == "boolean" and (self.lowest, self.highest) != (0, 1):
+            raise ValueError("a boolean is 0 or 1; leave 'minimum' and 'maximum' out")
+        if self.type == "count" and self.lowest < 0:
+            raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
+        return self
+
+    @property
+    def lowest(self) -> float:
+        """The least value accepted; minus infinity where there is none."""
+        return self.minimum if self.minimum is not None else (float("-inf") if self.type == "real" else 0.0)
+
+    @property
+    def highest(self) -> float:
+        """The largest value accepted; infinity where there is none."""
+        bounded = self.type in ("boolean", "fraction")
+        return self.maximum if self.maximum is not None else (1.0 if bounded else float("inf"))
+
+
+class ShadowLimits(Part):
+    """What all shadows of a gateway process may use together. Beyond it copies are dropped, and counted."""
+
+    waiting: Above = 256
+    bytes: Size = 64 * 1024 * 1024
+    """Of the copies that wait or are under way."""
+    in_flight: Above = 64
+    timeout: Positive = 30.0
+    answer: Size = 1024 * 1024
+    """The most of an answer that is read for comparison."""
+
+
+class Limits(Part):
+    connections: Above = 10_000
+    """Client connections of one gateway process."""
+    head: Annotated[Size, Field(ge=1024)] = 64 * 1024
+    fields: Above = 128
+    target: Annotated[Size, Field(ge=64)] = 16 * 1024
+    body: Size = 64 * 1024 * 1024
+    """The largest request body, where the route does not say otherwise."""
+    control_body: Size = 16 * 1024 * 1024
+    """The same for the gateway's own API."""
+    pipeline: Above = 16
+    """Requests that a client may send ahead of their answers."""
+    header_timeout: Positive = 10.0
+    """From a request's first byte to the end of its head."""
+    body_timeout: Positive = 60.0
+    """The longest pause within a request body."""
+    body_min_rate: ByteRate = 1024.0
+    """The least average rate of a request body, once ``body_grace`` is over; 0: no such rule."""
+    body_grace: Duration = 10.0
+    idle_timeout: Positive = 75.0
+    """How long a connection without a request is kept."""
+    write_timeout: Positive = 30.0
+    """How long a client may take nothing of its answer."""
+    shadow: ShadowLimits = ShadowLimits()
+
+
+class Shutdown(Part):
+    grace: Duration = 30.0
+    """How long requests in flight may take to finish."""
+    idle: Duration = 1.0
+    """How long connections without a request are left open, for what is already on its way."""
+
+
+class Record(Part):
+    enabled: bool = True
+    capacity: Above = 100_000
+    """Outcomes held in memory while the store is slow; beyond it the oldest are dropped, and counted."""
+    flush: Positive = 0.2
+    """How often outcomes are written."""
+    retention: Positive | None = 30 * 86400.0
+    """How long they are kept; None: for ever."""
+
+
+class Loops(Part):
+    allocation: Positive = 1.0
+    """How often allocations follow new rewards."""
+    watch: Positive = 1.0
+    """How often the configuration file and other replicas are looked at."""
+
+
+class Log(Part):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "text"
+
+
+class Traces(Part):
+    endpoint: str
+    """Where spans go (OTLP over HTTP)."""
+    sample: Share = 0.01
+    """The share of requests traced, where the client's `traceparent` doesn't say."""
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+
+
+class Telemetry(Part):
+    log: Log = Log()
+    traces: Traces | None = None
+
+
+Network = Annotated[str, AfterValidator(_network)]
+Store = Annotated[str, AfterValidator(_store)]

@@ -1,0 +1,231 @@
+"""Durations, shares, rates and sizes as people write them, and as the program uses them.
+
+Each parser takes what YAML gives (text or a number) and returns a plain number: seconds, a share of
+one, a rate per second, bytes. What it can't read it refuses with ValueError, whose message says what
+to write instead. `render_*` is the inverse: it writes what reads back as exactly the same number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
+
+_NUMBER: Final = r"(\d+(?:\.\d+)?)"
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {
+    "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
+}  # fmt: skip
+_DURATION: Final = re.compile(rf"{_NUMBER}\s*(us|ms|s|m|h|d)", re.ASCII)
+_PERCENT: Final = re.compile(rf"{_NUMBER}\s*%", re.ASCII)
+_PLAIN: Final = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
+_RATE: Final = re.compile(rf"{_NUMBER}\s*/\s*(s|m|h|d)", re.ASCII)
+_SIZE: Final = re.compile(rf"{_NUMBER}\s*(B|kB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
+
+
+def _finite(number: float, value: object, what: str) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is too large for {what}; write less")
+    return number
+
+
+def _number(value: object) -> float | None:
+    """A number that is not negative, given as such or as text; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float) and value >= 0:
+        return float(value) if not isinstance(value, int) or value < 2**1000 else math.inf
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return float(value)
+    return None
+
+
+def duration(value: object) -> float:
+    """Seconds, from text such as ``250ms``; 0 needs no unit."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        return _finite(float(found[1]) * _SECONDS[found[2]], value, "a duration")
+    if (number := _number(value)) == 0:
+        return number
+    hint = f"; write {value}s if seconds are meant" if number is not None else ""
+    raise ValueError(f"{value!r} is not a duration such as 250ms, 2s, 10m, 1h or 7d{hint}")
+
+
+def share(value: object) -> float:
+    """A share of one, from ``5%`` or ``0.05``."""
+    if isinstance(value, str) and (found := _PERCENT.fullmatch(value.strip())):
+        number: float | None = _finite(float(found[1]) / 100, value, "a share")
+    else:
+        number = _number(value)
+    if number is None or math.isnan(number):
+        raise ValueError(f"{value!r} is not a share; write it as 5% or 0.05")
+    if number > 1:
+        hint = f"write {number:g}%" if number <= 100 and "%" not in str(value) else "write 100% or less"
+        raise ValueError(f"{value!r} is more than the whole; {hint}")
+    return number
+
+
+def amount(value: object) -> float:
+    """A number that is not negative: ``3``, ``0.5``, ``0.5%`` (0.005)."""
+    if isinstance(value, str) and (found := _PERCENT.fullmatch(value.strip())):
+        return _finite(float(found[1]) / 100, value, "an amount")
+    number = _number(value)
+    if number is None or math.isnan(number):
+        raise ValueError(f"{value!r} is not an amount; write a number that is not negative, or a percentage")
+    return _finite(number, value, "an amount")
+
+
+def rate(value: object) -> float:
+    """Events a second, from ``200/s``, ``60/m``, ``1000/h`` or ``5000/d``."""
+    if isinstance(value, str) and (found := _RATE.fullmatch(value.strip())):
+        number = _finite(float(found[1]) / _SECONDS[found[2]], value, "a rate")
+        if number > 0:
+            return number
+        raise ValueError("a rate of nothing lets no request pass; write a rate above 0, or leave it out")
+    raise ValueError(f"{value!r} is not a rate; write how many in how long, such as 200/s, 60/m or 1000/h")
+
+
+def size(value: object) -> int:
+    """Bytes, from ``64KiB``, ``1MiB``, ``10MB`` or a whole number of bytes."""
+    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if found := _SIZE.fullmatch(text):
+        number = _finite(float(found[1]) * _BYTES[found[2] or "B"], value, "a size")
+        if number.is_integer():
+            return int(number)
+    raise ValueError(f"{value!r} is not a size; write bytes, or 64KiB, 1MiB, 2GiB")
+
+
+def byte_rate(value: object) -> float:
+    """Bytes a second, from ``1KiB/s``; 0 switches the rule off."""
+    if isinstance(value, str) and value.strip().endswith("/s"):
+        return float(size(value.strip().removesuffix("/s").strip()))
+    if (number := _number(value)) == 0:
+        return number
+    raise ValueError(f"{value!r} is not a data rate; write it as 1KiB/s, or 0 for none")
+
+
+def statuses(value: object) -> frozenset[int]:
+    """HTTP statuses, from 503, ``5xx``, ``500-504``, or a list of these."""
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return _status_range(str(value))
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+        return frozenset(status for part in value for status in statuses(part))
+    raise ValueError(f"{value!r} is not a status; write 503, 5xx, 500-504, or a list of these")
+
+
+def _status_range(text: str) -> frozenset[int]:
+    if re.fullmatch(r"[1-5]xx", text):
+        low = int(text[0]) * 100
+        return frozenset(range(low, low + 100))
+    if found := re.fullmatch(r"([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?", text, re.ASCII):
+        low, high = int(found[1]), int(found[2] or found[1])
+        if low <= high:
+            return frozenset(range(low, high + 1))
+    raise ValueError(f"{text!r} is not a status; write 503, 5xx, 500-504, or a list of these")
+
+
+def render_duration(seconds: float) -> str:
+    """The shortest text that reads back as ``seconds``."""
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        number = seconds / _SECONDS[unit]
+        text = f"{number:.0f}{unit}"
+        if number >= 1 and float(f"{number:.0f}") * _SECONDS[unit] == seconds:
+            return text
+    return f"{_decimal(seconds)}s"
+
+
+def render_rate(per_second: float) -> str:
+    for unit in ("s", "m", "h", "d"):
+        whole = round(per_second * _SECONDS[unit])
+        if whole and whole / _SECONDS[unit] == per_second:
+            return f"{whole}/{unit}"
+    return f"{_decimal(per_second)}/s"
+
+
+def render_byte_rate(per_second: float) -> str:
+    return f"{per_second:.0f}B/s"
+
+
+def render_statuses(found: frozenset[int]) -> list[int | str]:
+    """Whole classes as ``5xx``, runs as ``a-b``, the rest one by one."""
+    result: list[int | str] = []
+    left = sorted(found)
+    while left:
+        run = 1
+        while run < len(left) and left[run] == left[0] + run:
+            run += 1
+        low, high = left[0], left[run - 1]
+        result.append(
+            f"{low // 100}xx" if (low % 100, run) == (0, 100) else f"{low}-{high}" if run > 1 else low
+        )
+        left = left[run:]
+    return result
+
+
+def _decimal(number: float) -> str:
+    """All digits of ``number``, without an exponent, which the parsers don't take."""
+    text = repr(number)
+    if "e" in text:
+        from decimal import Decimal
+
+        return f"{Decimal(text):f}"
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[ipv6]:port``. ValueError when it is neither."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text, re.ASCII)
+    if not found or int(found[3]) > 65535:
+        raise ValueError(f"{text!r} is not an address; write host:port such as 127.0.0.1:8080 or [::1]:8080")
+    return found[1] or found[2], int(found[3])
+
+
+def _duration(value: object, info: ValidationInfo) -> float:
+    # Code may build a document from numbers; a file (which is validated with a context) must name units.
+    number = _number(value)
+    return (
+        number
+        if info.context is None and not isinstance(value, str) and number is not None
+        else duration(value)
+    )
+
+
+def _rate(value: object, info: ValidationInfo) -> float:
+    number = _number(value)
+    return number if info.context is None and not isinstance(value, str) and number else rate(value)
+
+
+def _byte_rate(value: object, info: ValidationInfo) -> float:
+    number = _number(value)
+    by_code = info.context is None and not isinstance(value, str) and number is not None
+    return number if by_code and number is not None else byte_rate(value)
+
+
+Duration = Annotated[
+    float, BeforeValidator(_duration), PlainSerializer(render_duration, return_type=str, when_used="json")
+]
+"""Seconds."""
+Positive = Annotated[Duration, Field(gt=0)]
+"""Seconds, more than none."""
+Share = Annotated[float, BeforeValidator(share)]
+"""In [0, 1]."""
+Amount = Annotated[float, BeforeValidator(amount)]
+"""Finite, not negative."""
+Rate = Annotated[
+    float, BeforeValidator(_rate), PlainSerializer(render_rate, return_type=str, when_used="json")
+]
+"""Events a second, above 0."""
+Size = Annotated[int, BeforeValidator(size)]
+"""Bytes."""
+ByteRate = Annotated[
+    float, BeforeValidator(_byte_rate), PlainSerializer(render_byte_rate, return_type=str, when_used="json")
+]
+"""Bytes a second; 0 for no rule."""
+Statuses = Annotated[
+    frozenset[int],
+    BeforeValidator(statuses),
+    PlainSerializer(render_statuses, return_type=list[int | str], when_used="json"),
+]
+"""HTTP statuses, for ``status in route.fallback_on.status``."""
