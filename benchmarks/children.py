@@ -1,0 +1,123 @@
+"""Processes that end with the harness: their own group each, and killed with the parent whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+CONNECT_WAIT = 0.05
+
+
+class StartError(Exception):
+    """A child ended, or did not listen in time; the message has the end of its log."""
+
+
+class Child:
+    """A process group pinned to a set of cores, with its log in a file.
+
+    It leads a session of its own, so the session id names exactly its descendants, both for counting
+    their CPU time (`benchmarks.usage`) and for ending them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        cores: Sequence[int],
+        log: Path,
+        env: dict[str, str] | None = None,
+        nice: int = 0,
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._out: IO[bytes] = log.open("wb")
+        self._process = subprocess.Popen(
+            [*wrapper(cores, nice), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+
+    @property
+    def session(self) -> int:
+        return self._process.pid
+
+    def tail(self, size: int = 2000) -> str:
+        return self._log.read_bytes()[-size:].decode(errors="replace")
+
+    def wait_listening(self, port: int, limit: float = 30.0) -> None:
+        """Returns once 127.0.0.1:port takes connections; raises StartError after ``limit`` seconds."""
+        until = time.monotonic() + limit
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise StartError(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
+            if listening(port):
+                return
+            time.sleep(CONNECT_WAIT)
+        raise StartError(f"{self.name} did not listen on port {port} within {limit:g} s:\n{self.tail()}")
+
+    def stop(self, grace: float = 3.0) -> None:
+        """SIGTERM to the whole group, SIGKILL to what is left after ``grace`` seconds."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._out.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def wrapper(cores: Sequence[int], nice: int = 0) -> list[str]:
+    """The words before a command that pin it and let the kernel end it should the harness be killed."""
+    words = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", ",".join(map(str, cores))]
+    return [*words, "nice", "-n", str(nice)] if nice else words
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on (all held at once, so that they differ)."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that every ``with`` ends its children."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
