@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from gateway.config.part import HeaderName, HeaderValue, Method, Part, Path, Url
-from gateway.config.units import Duration, Positive, Share, Statuses
+from gateway.config.units import Above, Count, Duration, Positive, Share, Statuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Health(Part):
     method: Method = "GET"
     every: Positive = 5.0
     timeout: Positive = 1.0
-    healthy: Annotated[int, Field(ge=1)] = 2
+    healthy: Above = 2
     """Good answers in a row that make an address healthy again."""
-    unhealthy: Annotated[int, Field(ge=1)] = 3
+    unhealthy: Above = 3
     """Bad answers in a row that make it unhealthy."""
     status: Statuses = frozenset(range(200, 300))
     """The statuses of a good answer."""
@@ -57,8 +57,8 @@ class Health(Part):
 class Limit(Part):
     """How much one gateway process asks of the backend at once, over all its addresses."""
 
-    in_flight: Annotated[int, Field(ge=1)] = 1024
-    waiting: Annotated[int, Field(ge=0)] = 1024
+    in_flight: Above = 1024
+    waiting: Count = 1024
     """Requests that may wait for a free place; more are answered with 503 at once."""
     wait: Duration = 1.0
     """The longest a request waits for a place before it is answered with 503."""
@@ -69,20 +69,20 @@ class Pool(Part):
 
     idle: Duration = 4.0
     """How long an unused connection is kept; stay below the backend's own limit (uvicorn's is 5 s)."""
-    size: Annotated[int, Field(ge=0)] = 512
+    size: Count = 512
     """Unused connections kept per address."""
 
 
 class Ejection(Part):
     """Passive health: an address whose answers fail is left out for a while."""
 
-    consecutive: Annotated[int, Field(ge=1)] = 5
+    consecutive: Above = 5
     """Failed requests in a row, error statuses counted."""
-    local_consecutive: Annotated[int, Field(ge=1)] = 3
+    local_consecutive: Above = 3
     """The same for failures without an answer: not reached, reset, timed out."""
     rate: Share | None = 0.5
     """Share of failed requests over ``window``; null: this rule is off."""
-    min_requests: Annotated[int, Field(ge=1)] = 20
+    min_requests: Above = 20
     """Below so many requests in ``window`` the rate says nothing."""
     window: Positive = 10.0
     base: Positive = 10.0

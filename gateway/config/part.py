@@ -32,7 +32,7 @@ class Part(BaseModel):
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a name; write at most 64 of a-z, A-Z, 0-9, '.', '_' and '-', a letter or digit first"
+            f"{value!r} is not a name; write at most 64 letters, digits, '.', '_', '-', no sign first"
         )
     return value
 

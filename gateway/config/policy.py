@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from gateway.config.part import HeaderName, Name, Part
-from gateway.config.units import Amount, Duration, Positive, Share
+from gateway.config.units import Amount, Count, Duration, Positive, Real, Share, milliseconds
 
-Count = Annotated[int, Field(ge=0)]
-Above = Annotated[Amount, Field(gt=0)]
+Weight = Annotated[Amount, Field(gt=0)]
 """A finite number above 0."""
 
 
@@ -47,10 +46,25 @@ class Guardrail(Part):
     """The most by which the metric may be above the baseline's (latencies: in milliseconds)."""
     max_decrease: Amount | None = None
     """The most by which it may be below the baseline's."""
-    max_ratio: Above | None = None
+    max_ratio: Weight | None = None
     """The most that metric / baseline's metric may be."""
     min_samples: Count = 0
     """Before the variant has so many, the verdict is `inconclusive`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latency_as_time(cls, data: Any) -> Any:
+        """The bounds of a latency are times; as numbers they are milliseconds."""
+        if not isinstance(data, Mapping) or not str(data.get("metric")).startswith("latency_"):
+            return data
+        for key in ("max_increase", "max_decrease"):
+            if str(data.get(key)).strip().endswith("%"):
+                raise ValueError(
+                    f"'{key}' of a latency is a time; write it as 20ms, or write 'max_ratio: 1.2'"
+                )
+            if key in data:
+                data = {**data, key: milliseconds(data[key])}
+        return data
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -105,24 +119,24 @@ class Canary(Part):
 class BetaPrior(Part):
     """For boolean and fraction metrics."""
 
-    alpha: Above = 1.0
-    beta: Above = 1.0
+    alpha: Weight = 1.0
+    beta: Weight = 1.0
 
 
 class NormalPrior(Part):
     """For real metrics: Normal-inverse-gamma with mean, its weight in observations, shape and scale."""
 
-    mean: float = 0.0
-    weight: Above = 1e-3
-    shape: Above = 1.0
-    scale: Above = 1.0
+    mean: Real = 0.0
+    weight: Weight = 1e-3
+    shape: Weight = 1.0
+    scale: Weight = 1.0
 
 
 class GammaPrior(Part):
     """For count metrics: Gamma with shape and rate."""
 
-    shape: Above = 1.0
-    rate: Above = 1.0
+    shape: Weight = 1.0
+    rate: Weight = 1.0
 
 
 def _prior_kind(value: Any) -> str:
@@ -165,8 +179,8 @@ class Feature(Part):
     """Keys of the JSON body joined by dots: ``parameters.tier``."""
     values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The categories of a categorical feature; absent: the feature is a number."""
-    minimum: float = 0.0
-    maximum: float = 1.0
+    minimum: Real = 0.0
+    maximum: Real = 1.0
     """A number is clipped to these and scaled to [0, 1]."""
 
     @model_validator(mode="after")
@@ -184,7 +198,7 @@ class Bandit(Part):
     type: Literal["bandit"] = "bandit"
     algorithm: Literal["thompson", "top_two", "linear"] = "thompson"
     metric: Name | None = None
-    utility: Annotated[Mapping[Name, Above], Field(min_length=1)] | None = None
+    utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
     """Weighted sum of several metrics; one to minimise is subtracted. Instead of ``metric``."""
     floor: Share = 0.01
     """The least share of each variant: f + (1 - K f) P(best)."""

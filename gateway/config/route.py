@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from gateway.config.part import HeaderName, HeaderValue, Method, Name, OneOrMore, Part, Path
 from gateway.config.policy import Policy
-from gateway.config.units import Amount, Duration, Positive, Share, Size, Statuses
+from gateway.config.units import Above, Amount, Count, Duration, Positive, Share, Size, Statuses
 
 
 class Match(Part):
@@ -62,7 +62,7 @@ class Variant(Part):
 class Respond(Part):
     """A fixed answer. At most one of ``json`` and ``text``."""
 
-    status: Annotated[int, Field(ge=200, le=599)] = 200
+    status: Annotated[Count, Field(ge=200, le=599)] = 200
     json_: Annotated[JsonValue, Field(alias="json")] = None
     text: str | None = None
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
@@ -132,7 +132,7 @@ class Backoff(Part):
 class Retry(Part):
     """Repetitions at the same variant. What was never sent is always safe to repeat."""
 
-    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    attempts: Annotated[Above, Field(le=10)] = 2
     """All tries of one variant together; 1 repeats nothing."""
     on: RetryOn = RetryOn()
     replayable: bool = False
@@ -140,7 +140,7 @@ class Retry(Part):
     backoff: Backoff = Backoff()
     budget: Share = 0.2
     """Repetitions as a share of the requests in flight at the backend ..."""
-    min: Annotated[int, Field(ge=0)] = 3
+    min: Count = 3
     """... of which so many are always allowed."""
 
 

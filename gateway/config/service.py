@@ -10,16 +10,15 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.part import HeaderName, HeaderValue, Name, Part
-from gateway.config.units import ByteRate, Duration, Positive, Rate, Share, Size
+from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
 
 Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "admin"]
-Above = Annotated[int, Field(ge=1)]
 
 
 def _digest(value: str) -> str:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
         raise ValueError(
-            "this is not the hash of a key; write 'sha256:' and 64 hexadecimal digits ('turnout keys new' does)"
+            "this is not the hash of a key; write 'sha256:' and 64 hexadecimal digits ('turnout keys new')"
         )
     return value
 
@@ -114,8 +113,8 @@ class Metric(Part):
     """How long after the decision a value is accepted."""
     missing: Literal["ignore", "zero"] = "ignore"
     """What a decision without a value counts as, once the window is over."""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: Real | None = None
+    maximum: Real | None = None
     """Values outside are refused. Always within the type's own range; see `lowest` and `highest`."""
     description: str = ""
 

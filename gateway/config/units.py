@@ -53,6 +53,20 @@ def duration(value: object) -> float:
     raise ValueError(f"{value!r} is not a duration such as 250ms, 2s, 10m, 1h or 7d{hint}")
 
 
+def milliseconds(value: object) -> object:
+    """A duration as a number of milliseconds; what isn't one is given back."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        return float(found[1]) * _SECONDS[found[2]] / _SECONDS["ms"]
+    return value
+
+
+def whole(value: object) -> object:
+    """Refuses true and false, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number; write one")
+    return value
+
+
 def share(value: object) -> float:
     """A share of one, from ``5%`` or ``0.05``."""
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value.strip())):
@@ -128,6 +142,8 @@ def _status_range(text: str) -> frozenset[int]:
 
 def render_duration(seconds: float) -> str:
     """The shortest text that reads back as ``seconds``."""
+    if seconds == 0:
+        return "0s"
     for unit in ("d", "h", "m", "s", "ms", "us"):
         number = seconds / _SECONDS[unit]
         text = f"{number:.0f}{unit}"
@@ -217,6 +233,10 @@ Rate = Annotated[
     float, BeforeValidator(_rate), PlainSerializer(render_rate, return_type=str, when_used="json")
 ]
 """Events a second, above 0."""
+Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
+Above = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+"""A whole number of 1 or more."""
+Real = Annotated[float, BeforeValidator(whole)]
 Size = Annotated[int, BeforeValidator(size)]
 """Bytes."""
 ByteRate = Annotated[

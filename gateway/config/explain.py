@@ -1,0 +1,136 @@
+"""Validation errors of pydantic's, in our words, at the places of our file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic_core import ErrorDetails
+
+from gateway.config.faults import KeyPath, nearest, unknown
+from gateway.config.shape import keys_at
+
+Said = tuple[str, str]
+"""A message and a hint."""
+
+
+KEY: Final = "[key]"
+"""What pydantic puts behind a key when the key itself is wrong."""
+
+
+def holds(data: Any, part: str | int) -> bool:
+    """Whether ``data[part]`` exists."""
+    if isinstance(data, list):
+        return isinstance(part, int) and 0 <= part < len(data)
+    return isinstance(data, dict) and part in data
+
+
+def locate(location: tuple[str | int, ...], data: Any) -> KeyPath:
+    """The path in ``data`` that pydantic's ``location`` means: tags of unions fall out.
+
+    The last part of what is missing isn't in ``data`` and stays.
+    """
+    path: list[str | int] = []
+    for index, part in enumerate(location):
+        if holds(data, part):
+            data = data[part]
+            path.append(part)
+        elif part == KEY:
+            break
+        elif index == len(location) - 1 and isinstance(data, dict) and isinstance(part, str):
+            path.append(part)
+    return tuple(path)
+
+
+def explain(error: ErrorDetails) -> Said:
+    """What to say of one error."""
+    kind, given, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(error)
+    if kind == "missing":
+        return f"the key '{error['loc'][-1]}' is missing; write it", ""
+    if kind == "value_error":
+        return str(context.get("error", error["msg"])), ""
+    if kind in ("literal_error", "union_tag_invalid"):
+        return _choice(kind, given, context)
+    if kind == "union_tag_not_found":
+        return f"the key 'type' is missing; write one of {_choices(kind, context)}", ""
+    if given is None and kind in _WANTED:
+        return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
+    if kind in _WANTED:
+        return f"{_shown(given)} is not {_WANTED[kind]}", _WANTED_HINTS.get(kind, _no_hint)(given)
+    if kind in _BOUNDS:
+        return f"{_shown(given)} is {_BOUNDS[kind].format(**context)}", ""
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}", ""
+
+
+def _unknown_key(error: ErrorDetails) -> Said:
+    return unknown("key", str(error["loc"][-1]), keys_at(error["loc"][:-1]))
+
+
+def _choices(kind: str, context: dict[str, Any]) -> str:
+    text = str(context.get("expected" if kind == "literal_error" else "expected_tags", ""))
+    return ", ".join(re.findall(r"'([^']*)'", text)) or text
+
+
+def _choice(kind: str, given: object, context: dict[str, Any]) -> Said:
+    choices = _choices(kind, context) or "single, split, shadow, canary, bandit"
+    value = context.get("tag", given) if kind == "union_tag_invalid" else given
+    if choices == "True":
+        choices = "true"
+    several = "one of " if "," in choices else ""
+    return f"{_shown(value)} is not understood here; write {several}{choices}", nearest(
+        str(value), choices.split(", ")
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def _no_hint(value: object) -> str:
+    return ""
+
+
+def _quote(value: object) -> str:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return f'write "{value}" in quotes' if plain else 'write it in quotes: "..."'
+
+
+_WANTED: Final = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "mapping_type": "a mapping of keys to values",
+    "tuple_type": "a list",
+    "iterable_type": "a list",
+}
+
+_WANTED_HINTS: Final[dict[str, Callable[[object], str]]] = {
+    "string_type": _quote,
+    "tuple_type": lambda value: "" if isinstance(value, dict) else f"write [{value}]",
+}
+
+_BOUNDS: Final = {
+    "greater_than": "too small; write more than {gt:g}",
+    "greater_than_equal": "too small; write at least {ge:g}",
+    "less_than": "too large; write less than {lt:g}",
+    "less_than_equal": "too large; write at most {le:g}",
+    "too_short": "too short; write at least {min_length}",
+    "string_too_short": "too short; write at least {min_length} character(s)",
+}

@@ -1,0 +1,73 @@
+"""What is wrong with a configuration file, where, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+KeyPath = tuple[str | int, ...]
+"""The way from the top of the document to a value: keys, and places in lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault (or warning). ``line`` and ``column`` count from 1; 0 where the file has no such place."""
+
+    line: int
+    column: int
+    path: str
+    """``routes.digits.policy.stages[0].weight``; "" for the file as a whole."""
+    message: str
+    """What is wrong and, where that can be said in general, what to write."""
+    hint: str = ""
+    """What to write in this very case; "" where there is no more to say."""
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ConfigError(Exception):
+    """The configuration was refused as a whole; ``faults`` has every reason, in the file's order."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        super().__init__(render_faults(faults, source=source))
+        self.source = source
+        self.faults = tuple(faults)
+
+
+def render_path(path: Iterable[str | int]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def render_faults(faults: Sequence[Fault], *, source: str = "", as_json: bool = False) -> str:
+    """One line for each fault (``file:line:column: path: message (hint)``), or a JSON array of them."""
+    if as_json:
+        return json.dumps([asdict(fault) for fault in faults], ensure_ascii=False)
+    return "\n".join(_place(source, fault) + str(fault) for fault in faults)
+
+
+def _place(source: str, fault: Fault) -> str:
+    parts = [source] if source else []
+    if fault.line:
+        parts += [str(fault.line), str(fault.column)]
+    return ":".join(parts) + ": " if parts else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "did you mean 'x'?", or "" when nothing known is near."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{found[0]}'?" if found else ""
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> tuple[str, str]:
+    """The message and the hint for a name that leads nowhere."""
+    names = list(known)
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    tail = f"known: {listed}" if names else "there are none"
+    return f"there is no {what} '{word}'; {tail}", nearest(word, names)

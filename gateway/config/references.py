@@ -1,0 +1,298 @@
+"""What one section of the document says about another: names that lead somewhere, shares that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway.config.document import Document, Guardrail, Route, observed
+from gateway.config.faults import KeyPath, unknown
+from gateway.config.policy import Bandit, BetaPrior, Canary, GammaPrior, NormalPrior, Split, named_variants
+from gateway.config.service import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong at ``path``, before it is known in which line that is."""
+
+    path: KeyPath
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that exist, whether or not what they stand for is itself in order."""
+
+    backends: tuple[str, ...]
+    metrics: tuple[str, ...]
+    variants: Mapping[str, tuple[str, ...]]
+    """By route."""
+
+    @classmethod
+    def of(cls, document: Document) -> Names:
+        variants = {name: tuple(route.variants) for name, route in document.routes.items()}
+        return cls(tuple(document.backends), tuple(document.metrics), variants)
+
+
+def faults_of(document: Document, names: Names | None = None) -> Iterator[Finding]:
+    """Every fault between sections, in the order of the sections."""
+    names = names or Names.of(document)
+    yield from _listeners(document)
+    yield from _keys(document, tuple(names.variants))
+    yield from _metrics(document)
+    for name, route in document.routes.items():
+        check = _RouteCheck(("routes", name), route, document, names, names.variants[name])
+        yield from check.findings()
+    yield from _same_matches(document)
+
+
+def _listeners(document: Document) -> Iterator[Finding]:
+    if document.control == document.listen and not document.listen.endswith(":0"):
+        yield Finding(
+            ("control",), "this is the address of 'listen' too; write another, or leave 'control' out"
+        )
+
+
+def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
+    ids: set[str] = set()
+    hashes: dict[str, str] = {}
+    for index, key in enumerate(document.auth.keys if document.auth else ()):
+        here: KeyPath = ("auth", "keys", index)
+        if key.id in ids:
+            yield Finding(
+                (*here, "id"), f"there is another key with the id '{key.id}'; write a different one"
+            )
+        elif key.hash in hashes:
+            yield Finding(
+                (*here, "hash"), f"this is the hash of the key '{hashes[key.hash]}' too; make another key"
+            )
+        ids.add(key.id)
+        hashes.setdefault(key.hash, key.id)
+        for place, route in enumerate(key.routes or ()):
+            if route not in routes:
+                yield Finding((*here, "routes", place), *unknown("route", route, routes))
+
+
+def _metrics(document: Document) -> Iterator[Finding]:
+    for name in document.metrics:
+        if observed(name) or name == "latency" or name.startswith("latency_"):
+            message = f"the gateway measures '{name}' itself; choose another name"
+            yield Finding(("metrics", name), message)
+
+
+def _same_matches(document: Document) -> Iterator[Finding]:
+    seen: dict[object, str] = {}
+    for name, route in document.routes.items():
+        match = route.match
+        path = match.path.rstrip("/")
+        conditions = (path, frozenset(match.host), frozenset(match.headers.items()))
+        key = (*conditions, frozenset(match.methods), frozenset(match.model))
+        if key in seen:
+            message = f"the route '{seen[key]}' matches exactly the same; write another path or condition"
+            yield Finding(("routes", name, "match"), message)
+        seen.setdefault(key, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _RouteCheck:
+    here: KeyPath
+    route: Route
+    document: Document
+    names: Names
+    variants: tuple[str, ...]
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self._paths()
+        yield from self._variants()
+        yield from self._policy()
+        yield from self._shadows()
+        yield from self._fallback()
+        yield from self._rest()
+
+    def _at(self, *parts: str | int) -> KeyPath:
+        return (*self.here, *parts)
+
+    def _variant(self, name: str, *at: str | int) -> Iterator[Finding]:
+        if name not in self.variants:
+            yield Finding(self._at(*at), *unknown("variant", name, self.variants))
+
+    def _metric(self, name: str, *at: str | int, by_gateway: bool = False) -> Iterator[Finding]:
+        if name not in self.names.metrics and not (by_gateway and observed(name)):
+            known = (*self.names.metrics, *(_OBSERVED if by_gateway else ()))
+            if observed(name):
+                message = f"'{name}' is not reported by clients; write one of the declared metrics"
+                yield Finding(self._at(*at), message)
+            else:
+                yield Finding(self._at(*at), *unknown("metric", name, known))
+
+    def _paths(self) -> Iterator[Finding]:
+        path = self.route.match.path
+        if path == "/-" or path.startswith("/-/"):
+            yield Finding(self._at("match", "path"), "'/-/' is the gateway's own; write another path")
+
+    def _variants(self) -> Iterator[Finding]:
+        for name, variant in self.route.variants.items():
+            if variant.backend not in self.names.backends:
+                said = unknown("backend", variant.backend, self.names.backends)
+                yield Finding(self._at("variants", name, "backend"), *said)
+
+    def _policy(self) -> Iterator[Finding]:
+        policy = self.route.policy
+        for path, name in named_variants(policy):
+            yield from self._variant(name, "policy", *path)
+        if isinstance(policy, Split) and not any(policy.weights.values()):
+            yield Finding(self._at("policy", "weights"), "all weights are 0; write at least one above 0")
+        if isinstance(policy, Canary):
+            if policy.baseline == policy.candidate:
+                message = "the candidate is the baseline itself; write another variant"
+                yield Finding(self._at("policy", "candidate"), message)
+            yield from self._guardrails(policy.guardrails)
+        if isinstance(policy, Bandit):
+            yield from self._bandit(policy)
+
+    def _guardrails(self, guardrails: Iterable[Guardrail]) -> Iterator[Finding]:
+        for index, guardrail in enumerate(guardrails):
+            yield from self._metric(
+                guardrail.metric, "policy", "guardrails", index, "metric", by_gateway=True
+            )
+
+    def _bandit(self, policy: Bandit) -> Iterator[Finding]:
+        yield from self._guardrails(policy.guardrails)
+        for name in policy.metrics:
+            yield from self._metric(
+                name, "policy", *(("metric",) if policy.utility is None else ("utility", name))
+            )
+        if policy.floor * len(self.variants) > 1:
+            most = 100 / len(self.variants)
+            message = (
+                f"a floor of {policy.floor:.4g} for each of {len(self.variants)} variants exceeds the whole;"
+                f" write {most:.4g}% or less"
+            )
+            yield Finding(self._at("policy", "floor"), message)
+        metric = self.document.metrics.get(policy.metric or "")
+        if policy.prior is not None and metric is not None and not _fits(policy.prior, metric):
+            message = (
+                f"this prior is not for a metric of type {metric.type}; write {_PRIOR_KEYS[metric.type]}"
+            )
+            yield Finding(self._at("policy", "prior"), message)
+
+    def _shadows(self) -> Iterator[Finding]:
+        for name in self.route.shadows:
+            yield from self._variant(name, "shadows", name)
+
+    def _fallback(self) -> Iterator[Finding]:
+        entries = self.route.fallback
+        for index, entry in enumerate(entries):
+            if isinstance(entry, str):
+                yield from self._variant(entry, "fallback", index)
+                if entry in entries[:index]:
+                    message = f"'{entry}' is in the list already; leave one of them"
+                    yield Finding(self._at("fallback", index), message)
+            elif index < len(entries) - 1:
+                message = "nothing after a fixed answer is ever tried; write 'respond' last"
+                yield Finding(self._at("fallback", index), message)
+
+    def _rest(self) -> Iterator[Finding]:
+        for index, name in enumerate(self.route.feedback or ()):
+            yield from self._metric(name, "feedback", index)
+        if self.route.hedge is not None and not self.route.retry.replayable:
+            message = "a hedge sends a request twice; write 'retry: {replayable: true}' if that is safe"
+            yield Finding(self._at("hedge"), message)
+
+
+_OBSERVED = ("error_rate", "latency_p50", "latency_p95", "latency_p99")
+
+_PRIOR_KEYS = {
+    "boolean": "{alpha, beta}",
+    "fraction": "{alpha, beta}",
+    "real": "{mean, weight, shape, scale}",
+    "count": "{shape, rate}",
+}
+
+
+def _fits(prior: BetaPrior | NormalPrior | GammaPrior, metric: Metric) -> bool:
+    wanted: dict[str, type] = {"real": NormalPrior, "count": GammaPrior}
+    return isinstance(prior, wanted.get(metric.type, BetaPrior))
+
+
+def warnings_of(document: Document) -> Iterator[Finding]:
+    """What is allowed but probably not meant."""
+    yield from _open_door(document)
+    if not document.routes:
+        yield Finding((), "there are no routes: every request is answered with 404")
+    used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
+    for name in document.backends:
+        if name not in used:
+            yield Finding(("backends", name), "no variant uses this backend")
+    for name, route in document.routes.items():
+        for warn in _ROUTE_WARNINGS:
+            yield from warn(("routes", name), route, document)
+
+
+def _open_door(document: Document) -> Iterator[Finding]:
+    for key in ("listen", "control"):
+        address: str | None = getattr(document, key)
+        if document.auth is None and address and not address.startswith(("127.", "localhost:", "[::1]")):
+            message = "without 'auth' everyone who reaches this address may do everything, this file included"
+            yield Finding((key,), message)
+
+
+def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Bandit):
+        return
+    named = {name for _, name in named_variants(route.policy)} | set(route.shadows)
+    named |= {entry for entry in route.fallback if isinstance(entry, str)}
+    for name in route.variants:
+        if name not in named:
+            yield Finding((*here, "variants", name), "neither policy, shadows nor fallback name this variant")
+
+
+def _stages(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    stages = route.policy.stages if isinstance(route.policy, Canary) else ()
+    for index, stage in enumerate(stages[1:], start=1):
+        if stage.weight <= stages[index - 1].weight:
+            message = f"the weight {stage.weight:.4g} is not above the stage's before; stages usually ascend"
+            yield Finding((*here, "policy", "stages", index, "weight"), message)
+
+
+def _unguarded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Canary) and not route.policy.guardrails:
+        message = "without guardrails nothing stops a bad candidate; write at least one on error_rate"
+        yield Finding((*here, "policy"), message)
+
+
+def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    policy = route.policy
+    for index, rail in enumerate(policy.guardrails if isinstance(policy, Canary | Bandit) else ()):
+        metric = document.metrics.get(rail.metric)
+        maximize = metric is not None and metric.goal == "maximize"
+        if rail.max_decrease is None if maximize else rail.max_decrease is not None:
+            direction = "an increase" if maximize else "a decrease"
+            message = f"{direction} of '{rail.metric}' is what is wanted; a guardrail bounds what is not"
+            yield Finding((*here, "policy", "guardrails", index), message)
+
+
+def _unbounded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Bandit) and route.policy.floor == 0:
+        message = "with a floor of 0 intervals for the losing variants mislead; 1% or more keeps them honest"
+        yield Finding((*here, "policy", "floor"), message)
+
+
+def _insecure(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    for name, variant in route.variants.items():
+        backend = document.backends[variant.backend]
+        secure = any(address.secure for address in backend.addresses)
+        if secure and not backend.tls.verify:
+            message = f"'{variant.backend}' is not verified: whoever is in between can read and change all"
+            yield Finding((*here, "variants", name, "backend"), message)
+
+
+_ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], ...] = (
+    _unused_variants,
+    _stages,
+    _unguarded,
+    _guarded_gain,
+    _unbounded,
+    _insecure,
+)

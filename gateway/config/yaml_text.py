@@ -1,0 +1,291 @@
+"""YAML text to plain data, with the place of every key and value, and nothing else.
+
+Scalars are resolved as YAML 1.2's core schema does, so ``no``, ``22:22`` and ``1_000`` stay text.
+Keys are always text. Tags that make objects are refused, duplicate keys too; what anchors may
+multiply is bounded. ``${NAME}`` and ``${NAME:-default}`` in values come from the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from gateway.config.faults import Fault, KeyPath, render_path
+
+LARGEST: Final = 1024 * 1024
+"""Characters of a file."""
+DEEPEST: Final = 50
+MOST_VALUES: Final = 100_000
+"""Values of a document, repeated anchors counted each time."""
+
+_PREFIX: Final = "tag:yaml.org,2002:"
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
+    """libyaml's parser where it is there; ten times as fast."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML reads it from the class
+
+
+def _resolve(kind: str, pattern: str, first: str) -> None:
+    _Loader.add_implicit_resolver(f"{_PREFIX}{kind}", re.compile(rf"^(?:{pattern})$", re.ASCII), list(first))
+
+
+_resolve("null", r"~|null|Null|NULL|", "~nN")
+_Loader.yaml_implicit_resolvers.setdefault("", []).append((f"{_PREFIX}null", re.compile(r"^$")))
+_resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_resolve("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789")
+_resolve("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
+_resolve("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
+
+
+@dataclass(slots=True)
+class Tree:
+    """``data``: dicts with text keys, lists, and scalars. Places are (line, column) from 1."""
+
+    data: Any
+    places: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    """Of values."""
+    key_places: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    secrets: dict[KeyPath, str] = field(default_factory=dict)
+    """The variable that a value came from: such a value must not be shown."""
+
+    def place(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
+        """Of the key or value, or of the nearest thing around it that has a place; (0, 0) for none."""
+        while True:
+            if key and path in self.key_places:
+                return self.key_places[path]
+            if path in self.places:
+                return self.places[path]
+            if not path:
+                return 0, 0
+            path, key = path[:-1], True
+
+
+def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
+    """The tree (None where there is no reading it) and what is wrong with the text as YAML."""
+    if len(text) > LARGEST:
+        return None, [Fault(0, 0, "", f"the file has more than {LARGEST} characters; write a smaller one")]
+    try:
+        # Composing recurses, in C without a guard: the depth is counted on the flat events first.
+        if too_deep := _too_deep(text):
+            return None, [too_deep]
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        return None, [_syntax_fault(error)]
+    except UnicodeEncodeError as error:
+        return None, [
+            Fault(0, 0, "", f"character {error.start + 1} is half a character; save the file as UTF-8")
+        ]
+    if node is None:
+        return None, [Fault(1, 1, "", "the file is empty; write a configuration (see config.example.yaml)")]
+    builder = _Builder(env)
+    try:
+        builder.tree.data = builder.build(node, ())
+    except _HopelessError as error:
+        builder.faults.append(error.fault)
+        return None, builder.faults
+    return builder.tree, builder.faults
+
+
+def _too_deep(text: str) -> Fault | None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            return Fault(*_start(event), "", f"this is nested more than {DEEPEST} deep; write it flatter")
+    return None
+
+
+def _syntax_fault(error: yaml.YAMLError) -> Fault:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
+    context = getattr(error, "context", None)
+    said = f"{problem}, {context}" if context else str(problem)
+    hint = (
+        "indent with spaces, not tabs, and quote text that begins with @, ` or %" if "token" in said else ""
+    )
+    line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+    return Fault(line, column, "", f"not valid YAML: {said}", hint)
+
+
+class _HopelessError(Exception):
+    """The document can't be built at all."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+def _start(node: yaml.Node | yaml.Event) -> tuple[int, int]:
+    mark: Any = node.start_mark
+    return mark.line + 1, mark.column + 1
+
+
+class _Builder:
+    """Walks the nodes once, depth first, in the order of the file."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.tree = Tree(None)
+        self.faults: list[Fault] = []
+        self._values = 0
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._values += 1
+        if self._values > MOST_VALUES:
+            raise _HopelessError(
+                self._fault(
+                    node,
+                    path,
+                    f"the document has more than {MOST_VALUES} values, with what anchors repeat; write fewer",
+                )
+            )
+        if len(path) > DEEPEST:
+            raise _HopelessError(
+                self._fault(node, path[:4], f"this is more than {DEEPEST} deep; write it flatter")
+            )
+        if id(node) in self._open:
+            raise _HopelessError(self._fault(node, path, "this anchor contains itself; write it out"))
+        self.tree.places.setdefault(path, _start(node))
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        self._open.add(id(node))
+        try:
+            return self._mapping(node, path) if isinstance(node, yaml.MappingNode) else self._list(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _list(self, node: yaml.Node, path: KeyPath) -> list[Any]:
+        self._plain_tag(node, path, "seq")
+        return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        self._plain_tag(node, path, "map")
+        result: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.faults.append(self._fault(key_node, path, "a key is a list or a mapping; write a word"))
+            elif key_node.value == "<<" and key_node.style not in ("'", '"'):
+                merged.append(value_node)
+            else:
+                self._entry(result, key_node, value_node, path)
+        for value_node in merged:
+            self._merge(result, value_node, path)
+        return result
+
+    def _entry(self, result: dict[str, Any], key: yaml.ScalarNode, value: yaml.Node, path: KeyPath) -> None:
+        here = (*path, str(key.value))
+        if here[-1] in result:
+            first = self.tree.key_places[here][0]
+            message = f"the key '{key.value}' is already in line {first}; leave one of them"
+            self.faults.append(self._fault(key, here, message))
+            return
+        self.tree.key_places[here] = _start(key)
+        result[str(key.value)] = self.build(value, here)
+
+    def _merge(self, result: dict[str, Any], node: yaml.Node, path: KeyPath) -> None:
+        """``<<``: what is written in the mapping itself wins, then the first merged mapping that has it."""
+        for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(source, yaml.MappingNode):
+                message = "'<<' takes in a mapping; write '<<: *NAME' with the anchor of one"
+                self.faults.append(self._fault(source, path, message))
+                continue
+            if id(source) in self._open:
+                raise _HopelessError(self._fault(source, path, "this anchor contains itself; write it out"))
+            nested = _Builder(self.env)
+            nested._values, nested._open = self._values, self._open
+            entries = nested.build(source, path)
+            self._values = nested._values
+            self._take_in(nested, {key: value for key, value in entries.items() if key not in result}, path)
+            result.update({key: value for key, value in entries.items() if key not in result})
+
+    def _take_in(self, nested: _Builder, new: dict[str, Any], path: KeyPath) -> None:
+        depth = len(path)
+        for mine, theirs in (
+            (self.tree.places, nested.tree.places),
+            (self.tree.key_places, nested.tree.key_places),
+        ):
+            mine.update({at: place for at, place in theirs.items() if len(at) > depth and at[depth] in new})
+        secrets = nested.tree.secrets.items()
+        self.tree.secrets.update({at: name for at, name in secrets if len(at) > depth and at[depth] in new})
+        # The anchor's own place has already reported what is wrong inside it.
+
+    def _plain_tag(self, node: yaml.Node, path: KeyPath, kind: str) -> None:
+        if node.tag not in (f"{_PREFIX}{kind}", "!"):
+            self._refuse_tag(node, path)
+
+    def _refuse_tag(self, node: yaml.Node, path: KeyPath) -> None:
+        tag = str(node.tag).replace(_PREFIX, "!!")
+        self.faults.append(self._fault(node, path, f"the tag '{tag}' is not understood here; leave it out"))
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        kind = str(node.tag).removeprefix(_PREFIX)
+        text = str(node.value)
+        if kind in ("str", "!"):
+            return self._expanded(node, text, path)
+        convert = _SCALARS.get(kind)
+        if convert is None:
+            self._refuse_tag(node, path)
+            return text
+        try:
+            return convert(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else text[:40] + "..."
+            self.faults.append(self._fault(node, path, f"'{shown}' is not a number; write another"))
+            return None
+
+    def _expanded(self, node: yaml.ScalarNode, text: str, path: KeyPath) -> str:
+        def value(found: re.Match[str]) -> str:
+            name, default = found[1], found[2]
+            if found[0] == "$${":
+                return "${"
+            if name is None:
+                self._variable_fault(
+                    node, path, "'${' begins no variable", "write ${NAME}, or $${ for '${' itself"
+                )
+                return ""
+            self.tree.secrets[path] = name
+            if name in self.env:
+                return self.env[name]
+            if default is None:
+                message = f"the environment variable '{name}' is not set"
+                self._variable_fault(node, path, message, f"set it, or write ${{{name}:-DEFAULT}}")
+            return default or ""
+
+        return _VARIABLE.sub(value, text) if "${" in text else text
+
+    def _variable_fault(self, node: yaml.Node, path: KeyPath, message: str, hint: str) -> None:
+        self.faults.append(Fault(*_start(node), render_path(path), message, hint))
+
+    def _fault(self, node: yaml.Node, path: KeyPath, message: str) -> Fault:
+        return Fault(*_start(node), render_path(path), message)
+
+
+def _int(text: str) -> int:
+    if len(text) > 40:
+        raise ValueError("too many digits")
+    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+
+
+def _float(text: str) -> float:
+    return float(text.replace(".inf", "inf").replace(".nan", "nan")) if text[-1:].isalpha() else float(text)
+
+
+_BOOLS: Final = {"true": True, "false": False}
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in _BOOLS:
+        raise ValueError("neither true nor false")
+    return _BOOLS[text.lower()]
+
+
+_SCALARS: Final[dict[str, Any]] = {"int": _int, "float": _float, "bool": _bool, "null": lambda text: None}
