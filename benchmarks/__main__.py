@@ -14,6 +14,7 @@ from benchmarks.result import Result, into_document
 
 SCENARIOS = {
     "closed": "closed loop: requests per second, latency, CPU per request",
+    "streaming": "event streams: age of an event, events per second, CPU per event",
 }
 
 

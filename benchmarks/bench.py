@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks import machine, traffic
 from benchmarks.children import StartError
 from benchmarks.peers import PEERS, Peer, Place, Running, start
 from benchmarks.rounds import progress
-from benchmarks.servers import plain
+from benchmarks.servers import odd, plain
 from benchmarks.usage import core_busy_us, usage
 
 
@@ -60,6 +61,7 @@ def bench(
     cores: Sequence[int] | None = None,
     workers: int = 1,
     extra: Mapping[str, str] | None = None,
+    server: Literal["plain", "odd"] = "plain",
     check: tuple[str, bytes, str] = (traffic.INFER, traffic.INFER_BODY, traffic.INFER_ANSWER),
 ) -> Iterator[Bench]:
     """Starts the backend and each peer of ``options``, and asks each once for the answer of ``check``.
@@ -69,7 +71,8 @@ def bench(
     machine.raise_open_files()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-bench-")))
-        backend, ports = plain.start(directory, options.cores.backend, options.nice)
+        launch = plain.start if server == "plain" else odd.start
+        backend, ports = launch(directory, options.cores.backend, nice=options.nice)
         stack.enter_context(backend)
         made = Bench(options, directory, ports)
         place = Place(directory, cores or options.cores.proxy, ports, options.nice, workers, extra or {})
