@@ -74,20 +74,23 @@ def normal_mixture_bound(
 def gamma_exponential_log_mixture(
     s: npt.ArrayLike, v: npt.ArrayLike, v_opt: float, c: float, alpha_opt: float = 0.05
 ) -> Floats:
-    """log of the gamma-exponential mixture (Proposition 9); S is sub-exponential, scale ``c`` (units of s)."""
+    """log of the gamma-exponential mixture (Proposition 9); S sub-exponential, scale ``c`` (units of s)."""
     return gamma_exponential_at(s, v, normal_rho(v_opt, alpha_opt, one_sided=True), c)
 
 
 def gamma_exponential_at(s: npt.ArrayLike, v: npt.ArrayLike, rho: npt.ArrayLike, c: npt.ArrayLike) -> Floats:
-    """`gamma_exponential_log_mixture` with the mixture precision ``rho`` itself; all four broadcast."""
-    s, v, rho, c2 = _floats(s), _floats(v), _floats(rho), _floats(c) ** 2
-    prior, shape = rho / c2, (v + rho) / c2
-    reach = (_floats(c) * s + v) / c2
+    """`gamma_exponential_log_mixture` with the mixture precision ``rho`` itself; all four broadcast.
+
+    Written with what cancels taken out by hand, so that it holds at 1e9 observations.
+    """
+    s, v, rho, c = _floats(s), _floats(v), _floats(rho), _floats(c)
+    prior, shape = rho / c**2, (v + rho) / c**2
+    shift = c * s / (v + rho)
     # Below its domain the process is certainly not large; the mixture is zero there, not undefined.
-    inside = reach + prior > 0
-    rate = np.where(inside, reach + prior, 1.0)
-    lead = prior * np.log(prior) - gammaln(prior) - _log(gammainc(prior, prior))
-    value = lead + gammaln(shape) + _log(gammainc(shape, rate)) - shape * np.log(rate) + reach
+    inside = shift > -1
+    shift = np.where(inside, shift, 0.0)
+    tail = _log(gammainc(shape, shape * (1 + shift))) - _log(gammainc(prior, prior))
+    value = -shape * _log1p_less(shift) + _stirling(shape) - _stirling(prior) + tail
     return _floats(np.where(inside, value, -np.inf))
 
 
@@ -170,13 +173,29 @@ def beta_binomial_mixture_bound(
 def poly_stitching_bound(
     v: npt.ArrayLike, alpha: float, v_min: float, c: float = 0.0, s: float = 1.4, eta: float = 2.0
 ) -> Floats:
-    """The polynomial stitched boundary (Theorem 1), growing like sqrt(v log log v); S is sub-gamma, scale ``c``."""
+    """The polynomial stitched boundary (Theorem 1): like sqrt(v log log v); S is sub-gamma, scale ``c``."""
     v = np.maximum(_floats(v), v_min)
     k1 = (eta**0.25 + eta**-0.25) / np.sqrt(2)
     k2 = (np.sqrt(eta) + 1) / 2
     ell = s * np.log(np.log(eta * v / v_min)) + np.log(zeta(s) / (alpha * np.log(eta) ** s))
     drift = k2 * c * ell
     return _floats(np.sqrt(k1 * k1 * v * ell + drift * drift) + drift)
+
+
+def _log1p_less(x: Floats) -> Floats:
+    """log(1 + x) - x, without the cancellation that spoils it near 0."""
+    near = np.abs(x) < 0.01
+    y = np.where(near, x, 0.0)
+    series = -y * y * (1 / 2 - y * (1 / 3 - y * (1 / 4 - y * (1 / 5 - y * (1 / 6 - y / 7)))))
+    return _floats(np.where(near, series, np.log1p(x) - x))
+
+
+def _stirling(a: Floats) -> Floats:
+    """log Gamma(a) - a log a + a, by its asymptotic series where the direct form would cancel."""
+    large = np.maximum(a, 1.0)
+    series = 0.5 * np.log(2 * np.pi / large) + 1 / (12 * large) - 1 / (360 * large**3)
+    small = np.minimum(a, 1e3)
+    return _floats(np.where(a > 1e3, series, gammaln(small) - small * np.log(small) + small))
 
 
 def _log_incomplete_beta(a: npt.ArrayLike, b: npt.ArrayLike, x: float) -> Floats:

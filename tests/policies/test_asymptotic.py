@@ -1,0 +1,144 @@
+"""The asymptotic sequence and the one-look tests against an outside implementation."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies import asymptotic, fixed
+from policies.model import RewardSums
+
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "gbstats.json").read_text())[
+    "cases"
+]
+
+
+def of_kind(*kinds: str) -> list[Any]:
+    return [
+        pytest.param(case, id=f"{case['kind']}-{i}") for i, case in enumerate(CASES) if case["kind"] in kinds
+    ]
+
+
+def sums(data: dict[str, float]) -> RewardSums:
+    return RewardSums(data["n"], data["sum"], data.get("sum_squares", data["sum"]))
+
+
+def effect(case: dict[str, Any]) -> fixed.Effect:
+    given = case["input"]
+    return fixed.effect(
+        sums(given["control"]),
+        sums(given["treatment"]),
+        relative=given["difference"] == "relative",
+        boolean=given["stat"] == "prop",
+    )
+
+
+@pytest.mark.parametrize("case", of_kind("seq_halfwidth"))
+def test_half_widths(case: dict[str, Any]) -> None:
+    given, out = case["input"], case["output"]
+    arguments = (given["s2"], given["n"], given["alpha"], given["tuning"])
+    assert asymptotic.asymptotic_rho(given["alpha"], given["tuning"]) == pytest.approx(out["rho2"], rel=1e-9)
+    assert asymptotic.asymptotic_half_width(*arguments) == pytest.approx(out["two_sided"], rel=1e-9)
+    assert asymptotic.asymptotic_half_width(*arguments, one_sided=True) == pytest.approx(
+        out["one_sided"], rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "case", of_kind("sequential_two_sided", "sequential_one_sided_greater", "sequential_one_sided_lesser")
+)
+def test_sequential_intervals(case: dict[str, Any]) -> None:
+    given, out, seen = case["input"], case["output"], effect(case)
+    one_sided = case["kind"] != "sequential_two_sided"
+    half = asymptotic.asymptotic_half_width(
+        seen.variance * seen.n, seen.n, given["alpha"], given["tuning"], one_sided=one_sided
+    )
+    assert seen.estimate == pytest.approx(out["expected"], rel=1e-9)
+    for sign, end in zip((-1, 1), out["ci"], strict=True):
+        if not isinstance(end, str):
+            assert seen.estimate + sign * half == pytest.approx(end, rel=1e-9)
+    if not one_sided:
+        p = asymptotic.asymptotic_p_value(
+            seen.estimate, seen.variance * seen.n, seen.n, given["alpha"], given["tuning"]
+        )
+        assert p == pytest.approx(out["pValue"], rel=1e-6)
+
+
+ABSOLUTE_MEANS = [
+    case
+    for case in CASES
+    if case["kind"] == "sequential_two_sided"
+    and (case["input"]["stat"], case["input"]["difference"]) == ("mean", "absolute")
+    and case["input"]["control"]["n"] >= asymptotic.MINIMUM
+]
+
+
+@pytest.mark.parametrize("case", ABSOLUTE_MEANS)
+def test_the_interval_from_sums_is_the_same(case: dict[str, Any]) -> None:
+    given = case["input"]
+    assert asymptotic.difference_interval(
+        sums(given["control"]), sums(given["treatment"]), given["alpha"], given["tuning"]
+    ) == pytest.approx(tuple(case["output"]["ci"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", of_kind("two_sided_welch", "one_sided_greater", "one_sided_lesser"))
+def test_one_look_tests(case: dict[str, Any]) -> None:
+    out, seen, alpha = case["output"], effect(case), case["input"]["alpha"]
+    one_sided = case["kind"] != "two_sided_welch"
+    interval = fixed.welch_interval(seen, 2 * alpha if one_sided else alpha)
+    for computed, end in zip(interval, out["ci"], strict=True):
+        if not isinstance(end, str):
+            assert computed == pytest.approx(end, rel=1e-7, abs=1e-12)
+    p = fixed.welch_p_value(seen)
+    if one_sided:
+        towards = seen.estimate > 0 if case["kind"] == "one_sided_greater" else seen.estimate < 0
+        p = p / 2 if towards else 1 - p / 2
+    assert p == pytest.approx(out["pValue"], rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", of_kind("srm_chi2"))
+def test_one_look_sample_ratio(case: dict[str, Any]) -> None:
+    given = case["input"]
+    assert fixed.chi_squared_p_value(given["observed"], given["weights"]) == pytest.approx(
+        case["output"]["p_value"], rel=1e-9
+    )
+
+
+def test_too_little_or_constant_data_gives_no_interval() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(3, 1, 60)
+    real = RewardSums(60, float(x.sum()), float((x * x).sum()))
+    few = RewardSums(49, 10.0, 5.0)
+    flat = RewardSums(100, 100.0, 100.0)
+    assert asymptotic.difference_interval(real, few, 0.05) is None
+    assert asymptotic.difference_interval(flat, flat, 0.05) is None
+    assert asymptotic.mean_interval(flat, 0.05) is None
+    assert asymptotic.difference_interval(real, flat, 0.05) is not None
+    assert math.isnan(asymptotic.variance(RewardSums(1, 1, 1)))
+
+
+def test_ratio_agrees_with_the_difference_at_its_ends() -> None:
+    """Fieller's ends r are where the interval of mean_c - r mean_b touches 0."""
+    rng = np.random.default_rng(2)
+    b, c = rng.gamma(4, 1, 4_000), rng.gamma(4, 1.2, 2_000)
+    first, second = (RewardSums(x.size, float(x.sum()), float((x * x).sum())) for x in (b, c))
+    ends = asymptotic.ratio_interval(first, second, 0.05)
+    assert ends is not None
+    assert ends[0] < 1.2 < ends[1]
+    for r in ends:
+        scaled = RewardSums(first.count, r * first.total, r * r * first.squares)
+        interval = asymptotic.difference_interval(scaled, second, 0.05)
+        assert interval is not None
+        assert min(abs(interval[0]), abs(interval[1])) < 1e-9
+
+
+def test_no_ratio_to_a_mean_that_may_be_zero() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(0.01, 1, 500)
+    near_zero = RewardSums(500, float(x.sum()), float((x * x).sum()))
+    assert asymptotic.ratio_interval(near_zero, near_zero, 0.05) is None
