@@ -142,7 +142,7 @@ class Document(Part):
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-* are believed."""
     auth: Auth | None = None
-    """None: everyone may do everything."""
+    """None: everyone may do everything but steer, which is for loopback."""
     metrics: Mapping[Name, Metric] = Field(default_factory=dict)
     backends: Mapping[Name, Backend] = Field(default_factory=dict)
     routes: Mapping[Name, Route] = Field(default_factory=dict)

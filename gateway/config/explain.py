@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic_core import ErrorDetails
 
 from gateway.config.faults import KeyPath, nearest, unknown
-from gateway.config.shape import keys_at
+from gateway.config.policy import Policy
+from gateway.config.shape import keys_at, unfold
 
 Said = tuple[str, str]
 """A message and a hint."""
@@ -49,13 +50,16 @@ def explain(error: ErrorDetails) -> Said:
     if kind == "extra_forbidden":
         return _unknown_key(error)
     if kind == "missing":
-        return f"the key '{error['loc'][-1]}' is missing; write it", ""
+        key = str(error["loc"][-1])
+        return f"the key '{key}' is missing; write {_EXAMPLES.get(key, 'it')}", ""
+    if kind == "value_error" and given is None:
+        return _NOTHING, ""
     if kind == "value_error":
         return str(context.get("error", error["msg"])), ""
     if kind in ("literal_error", "union_tag_invalid"):
         return _choice(kind, given, context)
     if kind == "union_tag_not_found":
-        return f"the key 'type' is missing; write one of {_choices(kind, context)}", ""
+        return f"the key 'type' is missing; write one of {_TYPES}", ""
     if given is None and kind in _WANTED:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
@@ -75,7 +79,7 @@ def _choices(kind: str, context: dict[str, Any]) -> str:
 
 
 def _choice(kind: str, given: object, context: dict[str, Any]) -> Said:
-    choices = _choices(kind, context) or "single, split, shadow, canary, bandit"
+    choices = _choices(kind, context)
     value = context.get("tag", given) if kind == "union_tag_invalid" else given
     if choices == "True":
         choices = "true"
@@ -102,6 +106,18 @@ def _quote(value: object) -> str:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return f'write "{value}" in quotes' if plain else 'write it in quotes: "..."'
 
+
+_TYPES: Final = ", ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in unfold(Policy))
+_NOTHING: Final = "nothing is written here; write a value, or leave the key out"
+
+_EXAMPLES: Final = {
+    "match": "for example 'match: {path: /v2/models/NAME}'",
+    "policy": "for example 'policy: {type: single, variant: NAME}'",
+    "variants": "for example 'variants: {v1: {backend: NAME}}'",
+    "backend": "'backend: ' and the name of one",
+    "type": "one of boolean, fraction, real and count",
+    "hash": "what 'turnout keys new' prints",
+}
 
 _WANTED: Final = {
     "string_type": "text",

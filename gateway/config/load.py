@@ -67,7 +67,8 @@ def examine(text: str, *, env: Mapping[str, str]) -> Examined:
     if tree is None:
         return Examined(None, tuple(faults))
     document, found = _validate(tree)
-    faults += [fault for fault in found if fault not in faults]
+    unset = {fault.path for fault in faults if fault.path}
+    faults += [fault for fault in found if fault.path not in unset]
     if faults or document is None:
         return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
     warnings = [_fault(tree, finding.path, finding) for finding in references.warnings_of(document)]
@@ -95,8 +96,10 @@ def _validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
 
 def _structural(tree: Tree, pruned: Pruned, error: ValidationError) -> list[Fault]:
     faults, cut = [], []
-    for detail in error.errors(include_url=False):
-        path = locate(detail["loc"], pruned.data)
+    located = [(locate(detail["loc"], pruned.data), detail) for detail in error.errors(include_url=False)]
+    for path, detail in located:
+        if detail["type"] == "too_short" and any(_inside(other, path) for other, _ in located):
+            continue  # it is only too short because of what is wrong inside
         whole = pruned.original(path)
         if not pruned.explains(whole):
             faults.append(
@@ -118,10 +121,26 @@ def _structural(tree: Tree, pruned: Pruned, error: ValidationError) -> list[Faul
     return faults
 
 
+def _inside(path: KeyPath, outer: KeyPath) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer
+
+
 def _between(tree: Tree, pruned: Pruned, document: Document) -> list[Fault]:
-    found = references.faults_of(document, _names(tree.data))
-    places = ((pruned.original(finding.path), finding) for finding in found)
-    return [_fault(tree, path, finding) for path, finding in places if not pruned.explains(path)]
+    names = _names(tree.data)
+    places = ((pruned.original(finding.path), finding) for finding in references.faults_of(document, names))
+    found = [(path, finding) for path, finding in places if not pruned.explains(path)]
+    found += [(finding.path, finding) for finding in _lost_names(tree, pruned, names)]
+    return [_fault(tree, path, finding) for path, finding in found]
+
+
+def _lost_names(tree: Tree, pruned: Pruned, names: references.Names) -> list[references.Finding]:
+    """What is to be said of the names in policies that are too faulty to be examined as a whole."""
+    found: list[references.Finding] = []
+    for route in pruned.without_policy:
+        policy = tree.data["routes"][route].get("policy")
+        if isinstance(policy, dict):
+            found += references.names_in(policy, ("routes", route, "policy"), names, names.variants[route])
+    return found
 
 
 def _names(data: Mapping[str, Any]) -> references.Names:

@@ -65,9 +65,9 @@ def _path(value: str) -> str:
     return value
 
 
-def _address(value: str) -> str:
-    split_address(value)
-    return value
+def _address(value: object) -> str:
+    split_address(str(value))
+    return str(value)
 
 
 def _url(value: str) -> str:
@@ -107,7 +107,7 @@ HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Method = Annotated[str, AfterValidator(_method)]
 """Upper case."""
 Path = Annotated[str, AfterValidator(_path)]
-HostPort = Annotated[str, AfterValidator(_address)]
+HostPort = Annotated[str, BeforeValidator(_address)]
 """``host:port``; take it apart with `gateway.config.units.split_address`."""
 Url = Annotated[str, AfterValidator(_url)]
 OneOrMore = BeforeValidator(_as_tuple)

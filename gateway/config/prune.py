@@ -16,6 +16,8 @@ class Pruned:
         self._kept: dict[KeyPath, list[int]] = {}
         """For a list that lost members (by original path): the original places of those left."""
         self._cut: list[KeyPath] = []
+        self.without_policy: list[str] = []
+        """Routes whose policy had to give way to a stand-in."""
 
     def original(self, path: KeyPath) -> KeyPath:
         """The path in the whole document of what is at ``path`` in the pruned one."""
@@ -69,6 +71,7 @@ class Pruned:
         if path[-1] == "policy":
             variants = route.get("variants")
             first = next(iter(variants), "none") if isinstance(variants, dict) else "none"
+            self.without_policy.append(str(path[1]))
             route["policy"] = {"type": "single", "variant": first}
         else:
             route["match"] = {"path": f"/{path[1]}"}

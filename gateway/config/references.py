@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.config.document import Document, Guardrail, Route, observed
 from gateway.config.faults import KeyPath, unknown
@@ -201,6 +202,36 @@ class _RouteCheck:
             yield Finding(self._at("hedge"), message)
 
 
+def names_in(
+    policy: Mapping[str, Any], here: KeyPath, names: Names, variants: tuple[str, ...]
+) -> Iterator[Finding]:
+    """What is wrong with the names in a policy that isn't valid as a whole: data, not a `Policy`."""
+    for key in ("variant", "primary", "baseline", "candidate"):
+        name = policy.get(key)
+        if isinstance(name, str) and name not in variants:
+            yield Finding((*here, key), *unknown("variant", name, variants))
+    for key in ("weights", "shadows"):
+        for name in _keys_of(policy.get(key)):
+            if name not in variants:
+                yield Finding((*here, key, name), *unknown("variant", name, variants))
+    metric = policy.get("metric")
+    if isinstance(metric, str) and metric not in names.metrics:
+        yield Finding((*here, "metric"), *unknown("metric", metric, names.metrics))
+    for name in _keys_of(policy.get("utility")):
+        if name not in names.metrics:
+            yield Finding((*here, "utility", name), *unknown("metric", name, names.metrics))
+    guardrails = policy.get("guardrails")
+    for index, rail in enumerate(guardrails if isinstance(guardrails, list) else ()):
+        name = rail.get("metric") if isinstance(rail, dict) else None
+        if isinstance(name, str) and name not in names.metrics and not observed(name):
+            path = (*here, "guardrails", index, "metric")
+            yield Finding(path, *unknown("metric", name, (*names.metrics, *_OBSERVED)))
+
+
+def _keys_of(value: object) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, dict) else ()
+
+
 _OBSERVED = ("error_rate", "latency_p50", "latency_p95", "latency_p99")
 
 _PRIOR_KEYS = {
@@ -234,7 +265,9 @@ def _open_door(document: Document) -> Iterator[Finding]:
     for key in ("listen", "control"):
         address: str | None = getattr(document, key)
         if document.auth is None and address and not address.startswith(("127.", "localhost:", "[::1]")):
-            message = "without 'auth' everyone who reaches this address may do everything, this file included"
+            message = (
+                "without 'auth' everyone who reaches this address may use every route and read the record"
+            )
             yield Finding((key,), message)
 
 

@@ -1,0 +1,75 @@
+"""``turnout check FILE``: every fault of a configuration, with line, key path and what to write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from gateway.config.document import Document
+from gateway.config.faults import Fault
+from gateway.config.files import missing_files
+from gateway.config.load import ConfigError, Examined, examine, read_text, render_faults
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the configuration; '-' reads standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def main(args: argparse.Namespace) -> int:
+    """0 when the gateway would take the file (warnings or not), else 1."""
+    found = _examined(args.file)
+    name = "standard input" if args.file == "-" else args.file
+    sys.stdout.write(_as_json(name, found) if args.json else _as_text(name, found))
+    return 1 if found.document is None else 0
+
+
+def _examined(file: str) -> Examined:
+    try:
+        text = sys.stdin.read() if file == "-" else read_text(file)
+    except ConfigError as error:
+        return Examined(None, error.faults)
+    except UnicodeDecodeError as error:
+        return Examined(
+            None, (Fault(0, 0, "", f"byte {error.start + 1} is not UTF-8; save the file in UTF-8"),)
+        )
+    found = examine(text, env=os.environ)
+    if found.document is None:
+        return found
+    return Examined(found.document, (), found.warnings + tuple(missing_files(found.document)))
+
+
+def _as_json(name: str, found: Examined) -> str:
+    content = {
+        "file": name,
+        "valid": found.document is not None,
+        "faults": [asdict(fault) for fault in found.faults],
+        "warnings": [asdict(warning) for warning in found.warnings],
+    }
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+def _as_text(name: str, found: Examined) -> str:
+    lines = [render_faults(found.faults, source=name)] if found.faults else []
+    lines += [f"warning: {render_faults([warning], source=name)}" for warning in found.warnings]
+    if found.document is None:
+        lines.append(f"{name}: refused, {_count(len(found.faults), 'fault')}")
+    else:
+        lines.append(f"{name}: valid, {_summary(found.document)}")
+    return "\n".join(lines) + "\n"
+
+
+def _summary(document: Document) -> str:
+    parts = (
+        _count(len(document.routes), "route"),
+        _count(len(document.backends), "backend"),
+        _count(len(document.metrics), "metric"),
+    )
+    return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,77 @@
+"""``turnout keys new``: makes an API key, shows its secret once, and the YAML line with its hash."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from pydantic import ValidationError
+
+from gateway.config.apikey import key_hash, new_secret
+from gateway.config.explain import explain
+from gateway.config.faults import render_path
+from gateway.config.service import Key
+from gateway.config.yaml_text import read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="keys_command", required=True, metavar="new")
+    new = commands.add_parser("new", help="make an API key")
+    new.add_argument("--id", required=True, help="the key's name in logs and records")
+    new.add_argument("--scopes", required=True, help="for example infer,feedback")
+    new.add_argument("--routes", help="the routes it serves, for example digits,faces; absent: every one")
+    new.add_argument("--rate", help="the most requests in a time, for example 200/s; absent: no limit")
+    new.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def main(args: argparse.Namespace) -> int:
+    """0, or 2 when an argument is not what the configuration would take."""
+    secret = new_secret()
+    entry: dict[str, object] = {"id": args.id, "hash": key_hash(secret), "scopes": _listed(args.scopes)}
+    if args.routes is not None:
+        entry["routes"] = _listed(args.routes)
+    if args.rate is not None:
+        entry["rate"] = args.rate
+    try:
+        Key.model_validate(entry, context={"file": True})
+    except ValidationError as error:
+        for detail in error.errors():
+            message, hint = explain(detail)
+            tail = f" ({hint})" if hint else ""
+            sys.stderr.write(f"turnout keys new: --{render_path(detail['loc'])}: {message}{tail}\n")
+        return 2
+    line = yaml_line(entry)
+    sys.stdout.write(_as_json(secret, entry, line) if args.json else _as_text(secret, line))
+    return 0
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def yaml_line(entry: dict[str, object]) -> str:
+    """One entry of ``auth.keys`` as a line of YAML."""
+    return "- {" + ", ".join(f"{key}: {_flow(value)}" for key, value in entry.items()) + "}"
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(part) for part in value) + "]"
+    text = str(value)
+    tree, _ = read(f"[{text}]", {})
+    plain = tree is not None and tree.data == [text] and ":" not in text
+    return text if plain else json.dumps(text)
+
+
+def _as_json(secret: str, entry: dict[str, object], line: str) -> str:
+    return json.dumps({"secret": secret, **entry, "yaml": line}, indent=2) + "\n"
+
+
+def _as_text(secret: str, line: str) -> str:
+    return (
+        "The secret, shown only this once; clients send it as 'authorization: Bearer SECRET':\n\n"
+        f"  {secret}\n\n"
+        "Add this line under 'auth:', 'keys:' in the configuration; it holds only the hash:\n\n"
+        f"    {line}\n"
+    )

@@ -1,0 +1,81 @@
+"""What a route's policy section means to `policies`: a plan."""
+
+from __future__ import annotations
+
+from gateway.config.document import BetaPrior, Document, GammaPrior, NormalPrior, Route
+from gateway.config.policy import Bandit as BanditSection
+from gateway.config.policy import Canary as CanarySection
+from gateway.config.policy import Prior as PriorSection
+from gateway.config.policy import Shadow as ShadowSection
+from gateway.config.policy import Single as SingleSection
+from policies import prior
+from policies.allocate import Plan
+from policies.bandit import Bandit, Objective, Stop
+from policies.canary import Canary
+from policies.shadow import Shadow
+from policies.single import Single
+from policies.split import Split
+
+
+def plan(document: Document, name: str) -> Plan:
+    """The plan of one route. Raises ValueError for what `policies` refuses."""
+    route = document.routes[name]
+    shadows = tuple(route.all_shadows.items())
+    section = route.policy
+    if isinstance(section, SingleSection):
+        return Single(section.variant, shadows)
+    if isinstance(section, ShadowSection):
+        return Shadow(section.primary, shadows)
+    if isinstance(section, CanarySection):
+        return Canary(section.baseline, section.candidate, section.stages[0].weight, shadows)
+    if isinstance(section, BanditSection):
+        return _bandit(document, route, section, shadows)
+    return Split(tuple(section.weights.items()), shadows)
+
+
+def _bandit(
+    document: Document, route: Route, section: BanditSection, shadows: tuple[tuple[str, float], ...]
+) -> Bandit:
+    if section.algorithm == "linear":
+        raise ValueError("'algorithm: linear' is not served by this release; write thompson or top_two")
+    taken = {name for name, _ in shadows}
+    weights = {section.metric: 1.0} if section.metric is not None else dict(section.utility or {})
+    stop = section.stop
+    return Bandit(
+        variants=tuple(name for name in route.variants if name not in taken),
+        objectives=tuple(
+            Objective(
+                metric,
+                document.metrics[metric].type,
+                document.metrics[metric].goal,
+                _prior(section.prior),
+                weight,
+            )
+            for metric, weight in weights.items()
+        ),
+        algorithm=section.algorithm,
+        floor=section.floor,
+        half_life=section.discount.half_life if section.discount is not None else None,
+        stop=None
+        if stop is None
+        else Stop(
+            stop.probability_best,
+            float("inf") if stop.expected_loss is None else stop.expected_loss,
+            stop.min_samples,
+            stop.then,
+        ),
+        shadows=shadows,
+    )
+
+
+def _prior(section: PriorSection | None) -> prior.Prior | None:
+    if section is None:
+        return None
+    if isinstance(section, BetaPrior):
+        return prior.BetaPrior(section.alpha, section.beta)
+    if isinstance(section, GammaPrior):
+        return prior.GammaPrior(section.shape, section.rate)
+    assert isinstance(section, NormalPrior)
+    return prior.NormalPrior(
+        section.mean, (section.scale / section.shape) ** 0.5, section.weight, 2.0 * section.shape
+    )

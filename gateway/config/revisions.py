@@ -1,0 +1,226 @@
+"""Which configuration is in force: accepted ones are kept in the store, refused ones change nothing.
+
+A text is in force once it has been loaded, has passed the gateway's own check (compiling a snapshot)
+and is stored, in this order; whatever fails leaves the last good one in force. Workers and replicas
+share the store: a lease lets one edit at a time through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.config.document import Document
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.load import load
+from gateway.errors import TurnoutError
+from gateway.state.base import Revision, Store
+
+Check = Callable[[Document], None]
+"""Raises `ConfigError` when the gateway could not run with the document; changes nothing."""
+Apply = Callable[[Document, Revision], None]
+"""Puts a document into force. It has been checked, so this does not fail."""
+
+FILE_AUTHOR: Final = "file"
+"""The author of revisions that came from the configuration file."""
+
+_FILE: Final = ("config", "file")
+"""Where the store keeps the entity tag of the file's text that was accepted last."""
+_LEASE: Final = "config-edit"
+_LEASE_SECONDS: Final = 15.0
+_PATIENCE: Final = 0.05, 400
+"""Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
+
+
+def etag(text: str) -> str:
+    """The strong entity tag of a configuration text, quotes included, as it stands in an ETag field."""
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def matches(if_match: str, current: str) -> bool:
+    """Whether an If-Match field (``*`` or a list of entity tags) names ``current``. Weak tags never do."""
+    tags = [tag.strip() for tag in if_match.split(",")]
+    return tags == ["*"] or current in tags
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A configuration that was refused while another stays in force."""
+
+    time: float
+    author: str
+    error: ConfigError
+
+
+class Revisions:
+    """The configuration in force, its history, and the one way to change it.
+
+    Parsing runs in a thread, so that a large file never holds up the event loop; ``check`` and
+    ``apply`` are called on the loop, the latter after the revision is stored.
+    """
+
+    def __init__(
+        self, store: Store, *, clock: Clock, env: Mapping[str, str], check: Check, apply: Apply
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._env = env
+        self._check = check
+        self._apply = apply
+        self._current: tuple[Revision, Document] | None = None
+        self.problem: Problem | None = None
+        """The last refused file or foreign revision; None once a good one has come."""
+
+    @property
+    def current(self) -> Revision:
+        return self._in_force[0]
+
+    @property
+    def document(self) -> Document:
+        return self._in_force[1]
+
+    @property
+    def _in_force(self) -> tuple[Revision, Document]:
+        if self._current is None:
+            raise RuntimeError("no configuration is in force yet: await start() first")
+        return self._current
+
+    async def start(self, text: str) -> Revision:
+        """Puts into force the file's ``text``, or what was edited by way of the API since.
+
+        The file wins when it was changed since it was last accepted; else the newest revision, and
+        if that one does not load here, the file again. Raises `ConfigError` when neither can be had.
+        """
+        async with self._alone():
+            if await self._accepted_file() != etag(text):
+                return await self._accept(text, FILE_AUTHOR, await self._checked(text, FILE_AUTHOR))
+            newest, *older = await self._store.revisions(limit=1000)
+            try:
+                return self._put_in_force(newest, await self._checked(newest.document, newest.author))
+            except ConfigError as error:
+                before = next((found for found in older if found.etag == etag(text)), None)
+                if newest.etag == etag(text) or before is None:
+                    raise
+                self.problem = Problem(self._clock(), newest.author, error)
+                return self._put_in_force(before, await self._checked(text, FILE_AUTHOR))
+
+    async def history(self, *, limit: int = 100) -> list[Revision]:
+        """Newest first."""
+        return await self._store.revisions(limit=limit)
+
+    async def propose(self, text: str, author: str, if_match: str | None) -> Revision:
+        """Makes ``text`` the configuration in force.
+
+        Raises `TurnoutError` with ``precondition_required`` (no If-Match) or ``precondition_failed``
+        (it names another revision than the one in force), and `ConfigError` with every fault; then
+        nothing has changed. The text in force already is answered with its own revision.
+        """
+        if if_match is None:
+            raise TurnoutError("precondition_required")
+        if not matches(if_match, self.current.etag) and not matches(if_match, (await self._newest()).etag):
+            raise TurnoutError("precondition_failed")  # before the work of reading it
+        document = await self._checked(text, author)
+        async with self._alone():
+            newest = await self._newest()
+            if not matches(if_match, newest.etag):
+                raise TurnoutError("precondition_failed")
+            self.problem = None
+            if newest.etag == etag(text):
+                return newest if newest == self.current else self._put_in_force(newest, document)
+            return await self._accept(text, author, document)
+
+    async def restore(self, revision: int, author: str, if_match: str | None) -> Revision:
+        """Proposes the text of an earlier revision; it becomes a new one. `not_found` if there is none."""
+        for found in await self._store.revisions(limit=max(1, self.current.revision - revision) + 1000):
+            if found.revision == revision:
+                return await self.propose(found.document, author, if_match)
+        raise TurnoutError("not_found", f"There is no revision {revision}; see GET /-/config/history.")
+
+    async def adopt_file(self, text: str) -> Revision | None:
+        """Proposes the text of the changed file. None, and a `problem`, when it is refused."""
+        try:
+            return await self.propose(text, FILE_AUTHOR, "*")
+        except ConfigError as error:
+            self.problem = Problem(self._clock(), FILE_AUTHOR, error)
+            return None
+
+    async def refresh(self) -> Revision | None:
+        """Puts into force what another process has stored since. None when there is nothing newer.
+
+        What does not load here (a variable is not set on this machine, say) becomes a `problem`.
+        """
+        newest = await self._newest()
+        source = _source(newest.author, newest.etag)
+        if newest.revision <= self.current.revision:
+            return None
+        if self.problem is not None and self.problem.error.source == source:
+            return None  # refused before, and said so
+        try:
+            document = await self._checked(newest.document, newest.author)
+        except ConfigError as error:
+            self.problem = Problem(self._clock(), newest.author, error)
+            return None
+        if newest.revision <= self.current.revision:
+            return None  # an edit here was faster
+        self.problem = None
+        return self._put_in_force(newest, document)
+
+    async def _newest(self) -> Revision:
+        return next(iter(await self._store.revisions(limit=1)), self.current)
+
+    async def _checked(self, text: str, author: str) -> Document:
+        source = _source(author, etag(text))
+
+        document = await asyncio.to_thread(load, text, source=source, env=self._env)
+        try:
+            self._check(document)
+        except OSError as error:  # a certificate that isn't there, or isn't one
+            raise ConfigError(
+                source, [Fault(0, 0, "", f"the gateway can't run with this: {error}")]
+            ) from error
+        return document
+
+    async def _accept(self, text: str, author: str, document: Document) -> Revision:
+        revision = await self._store.add_revision(
+            time=self._clock(), author=author, etag=etag(text), document=text
+        )
+        if author == FILE_AUTHOR:
+            version, _ = await self._store.load(*_FILE) or (0, "")
+            await self._store.save(*_FILE, json.dumps({"etag": etag(text)}), expected=version)
+        return self._put_in_force(revision, document)
+
+    async def _accepted_file(self) -> str:
+        _, text = await self._store.load(*_FILE) or (0, '{"etag": ""}')
+        return str(json.loads(text)["etag"])
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """No other edit, here or in another process that shares the store, while this is held."""
+        owner = os.urandom(8).hex()
+        pause, tries = _PATIENCE
+        for _ in range(tries):
+            if await self._store.lease(_LEASE, owner, ttl=_LEASE_SECONDS, now=self._clock()) is not None:
+                break
+            await asyncio.sleep(pause)
+        else:
+            raise TurnoutError("conflict", "Another edit of the configuration is under way; try again.")
+        try:
+            yield
+        finally:
+            await self._store.release(_LEASE, owner)
+
+    def _put_in_force(self, revision: Revision, document: Document) -> Revision:
+        self._current = (revision, document)
+        self._apply(document, revision)
+        return revision
+
+
+def _source(author: str, tag: str) -> str:
+    return f"the configuration file {tag}" if author == FILE_AUTHOR else f"revision {tag} by {author}"
