@@ -34,7 +34,8 @@ class Outcome(NamedTuple):
     status: int
     """The status the client got; 499 when it left first."""
     error: str
-    """"" or the error code (`gateway.errors`) of the *assigned* variant's failure: it stays when fallback hid it."""
+    """"" or the error code (`gateway.errors`) of the *assigned* variant's failure; it stays when fallback
+    hid it."""
     fallback: bool
     """Answered by another than the assigned variant."""
     attempts: str

@@ -108,6 +108,26 @@ class OutcomeFilter:
     limit: int = 100
 
 
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many seconds each part of the record is kept.
+
+    ``rewards`` must be longer than the longest window of a metric: a report that comes again after
+    its first was pruned would count twice.
+    """
+
+    outcomes: float = 30 * _DAY
+    """The shadows' answers too."""
+    rewards: float = 90 * _DAY
+    events: float = 400 * _DAY
+    allocations: float = 90 * _DAY
+    """The newest of a route is always kept."""
+    aggregates: float = 800 * _DAY
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
     """All that is known of one decision."""
@@ -133,17 +153,41 @@ class Store(Protocol):
         """Adds to the record and to the aggregates, in one transaction. Repeating a batch changes nothing."""
         ...
 
-    async def reward(self, rewards: Sequence[Reward]) -> list[RewardResult]:
+    async def reward(self, rewards: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
         """Upserts on (decision, metric), in order, atomically and durably before it returns.
 
         The same value again is a "duplicate"; another value, or a retraction, of something reported
         is "updated" (the sums lose the old value and gain the new). Retracting what was never
-        reported is "accepted" and leaves a tombstone that a later report replaces.
+        reported is "accepted" and leaves a tombstone that a later report replaces. With ``replay`` (of
+        a spool), a reward whose ``time`` is before that of the stored one is a "duplicate".
         """
         ...
 
     async def outcomes(self, query: OutcomeFilter) -> list[Outcome]: ...
     async def decision(self, decision: bytes) -> DecisionRecord: ...
+    async def records(
+        self,
+        *,
+        route: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        after: bytes | None = None,
+        limit: int = 1000,
+    ) -> list[DecisionRecord]:
+        """Outcomes with their rewards and shadows, oldest first, those behind the decision ``after``."""
+        ...
+
+    async def metric_names(self) -> list[str]:
+        """Of all metrics that the aggregates hold a value of, in alphabetical order."""
+        ...
+
+    async def prune(self, retention: Retention, *, now: float) -> bool:
+        """One bounded step of forgetting what is too old and of folding old aggregates into coarser
+        buckets (a minute after two hours, an hour after two days, a day after ninety). True while
+        there is more to do. Epochs that lie wholly inside one coarse bucket are counted under the
+        last of them.
+        """
+        ...
 
     # Aggregates ---------------------------------------------------------------------------------
     async def counts(
@@ -159,12 +203,10 @@ class Store(Protocol):
         ...
 
     async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
-        """Buckets of ``step`` seconds (a multiple of BUCKET), oldest first, one for each variant and epoch."""
+        """Buckets of ``step`` seconds (a multiple of BUCKET), oldest first, one a variant and epoch."""
         ...
 
-    async def agreement(
-        self, route: str, *, since: float | None = None
-    ) -> dict[str, tuple[int, int, int]]:
+    async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         """By shadow: (answers, of them compared, of them agreeing)."""
         ...
 

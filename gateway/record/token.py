@@ -1,0 +1,172 @@
+"""The decision id that clients see: sealed, so that a reward needs no look-up and nothing can be forged.
+
+Inside, before base64url without padding (the length is always a multiple of three):
+
+    1   key id                      so that keys can be rotated
+    16  decision                    48 bits milliseconds, 40 random for each process, 40 counting
+    8   unit
+    n   static part                 see `Sealer.static`; compiled once per variant pair, not per request
+    16  BLAKE2b MAC, keyed, of all that stands before it
+
+The static part carries names as text, so that any replica can open an id that was made before an edit
+of the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
+from hashlib import blake2b
+from hmac import compare_digest
+from itertools import count
+from typing import Final, Literal, NamedTuple
+
+BadCode = Literal["malformed", "forged", "unknown_key"]
+
+_MAC: Final = 16
+_HEAD: Final = 1 + 16 + 8
+_STATIC: Final = struct.Struct(">BQdBBB")
+"""Format and flags, epoch, propensity, lengths of the three names."""
+_FORMAT: Final = 0x10
+_FORCED: Final = 0x01
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+_LONGEST: Final = 2048
+
+_MESSAGES: Final[dict[BadCode, str]] = {
+    "malformed": "This is not a decision id; send the value of x-decision-id as it came, whole.",
+    "forged": "The decision id was altered or was not made by this gateway; send x-decision-id as it came.",
+    "unknown_key": "The decision id was sealed with a key that this gateway does not have (any more).",
+}
+
+
+class BadDecisionId(ValueError):
+    """A decision id that can't be opened; ``code`` says why."""
+
+    def __init__(self, code: BadCode) -> None:
+        super().__init__(_MESSAGES[code])
+        self.code: BadCode = code
+
+
+class Opened(NamedTuple):
+    """What a sealed decision id says. ``decided`` is seconds since the epoch, exact to a millisecond."""
+
+    decision: bytes
+    decided: float
+    unit: int
+    route: str
+    assigned: str
+    served: str
+    epoch: int
+    propensity: float
+    forced: bool
+
+
+class Sealer:
+    """Makes and opens sealed decision ids.
+
+    ``keys`` maps a key id (0 to 255) to a secret of 16 to 64 bytes; ``current`` is the one that new ids
+    are sealed with, the others only open what they sealed before. Thread-safe; a forked child draws its
+    own random part.
+    """
+
+    def __init__(self, keys: Mapping[int, bytes], current: int) -> None:
+        if current not in keys:
+            raise ValueError(f"the current key {current} is not among the keys {sorted(keys)}")
+        for key_id, secret in keys.items():
+            if not 0 <= key_id <= 255 or not 16 <= len(secret) <= 64:
+                raise ValueError("a key has an id from 0 to 255 and a secret of 16 to 64 bytes")
+        self._primed = {i: blake2b(key=secret, digest_size=_MAC) for i, secret in keys.items()}
+        self._current = self._primed[current]
+        self._key_id = bytes([current])
+        self._restart()
+        ours = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _restart(ours()))
+
+    def _restart(self) -> None:
+        self._process = int.from_bytes(os.urandom(5), "big") << 40
+        self._count = count()
+
+    def new_decision(self, now: float) -> bytes:
+        """16 bytes, unique; in order of time to the millisecond. ``now``: seconds since the epoch."""
+        number = next(self._count) & 0xFF_FFFF_FFFF
+        return (int(now * 1000.0) << 80 | self._process | number).to_bytes(16, "big")
+
+    @staticmethod
+    def static(route: str, assigned: str, served: str, epoch: int, propensity: float, forced: bool) -> bytes:
+        """The part of an id that is the same for all decisions with these facts; for `seal`.
+
+        Raises ValueError when a name is longer than 255 bytes or the epoch is negative.
+        """
+        names = [name.encode() for name in (route, assigned, served)]
+        if max(map(len, names)) > 255 or not 0 <= epoch < 1 << 64:
+            raise ValueError("names have at most 255 bytes, and an epoch is not negative")
+        fixed = _STATIC.pack(_FORMAT | forced, epoch, propensity, *map(len, names))
+        body = fixed + b"".join(names)
+        return body + bytes(-(_HEAD + len(body) + _MAC) % 3)
+
+    def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
+        """The sealed id as ASCII bytes that are safe in a header. ``unit``: 64 bits."""
+        body = self._key_id + decision + unit.to_bytes(8, "big") + static
+        mac = self._current.copy()
+        mac.update(body)
+        return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL)
+
+    def open(self, text: str | bytes) -> Opened:
+        """What the id says; raises `BadDecisionId`."""
+        raw = _decoded(text)
+        primed = self._primed.get(raw[0])
+        if primed is None:
+            raise BadDecisionId("unknown_key")
+        mac = primed.copy()
+        mac.update(raw[:-_MAC])
+        if not compare_digest(mac.digest(), raw[-_MAC:]):
+            raise BadDecisionId("forged")
+        return _parsed(raw)
+
+
+def _restart(sealer: Sealer | None) -> None:
+    if sealer is not None:
+        sealer._restart()
+
+
+def _decoded(text: str | bytes) -> bytes:
+    try:
+        data = text.encode("ascii") if isinstance(text, str) else text
+        if len(data) > _LONGEST or b"+" in data or b"/" in data:
+            raise BadDecisionId("malformed")
+        raw = a2b_base64(data.translate(_FROM_URL), strict_mode=True)
+    except (UnicodeEncodeError, Base64Error):
+        raise BadDecisionId("malformed") from None
+    # Padding would let two texts mean one id; our own length never needs any.
+    if len(raw) % 3 or len(raw) < _HEAD + _STATIC.size + _MAC or len(data) * 3 != len(raw) * 4:
+        raise BadDecisionId("malformed")
+    return raw
+
+
+def _parsed(raw: bytes) -> Opened:
+    flags, epoch, propensity, *lengths = _STATIC.unpack_from(raw, _HEAD)
+    if flags & 0xF0 != _FORMAT:
+        # Sealed with our key but by a release whose form of ids we don't know.
+        raise BadDecisionId("unknown_key")
+    names = []
+    at = _HEAD + _STATIC.size
+    for length in lengths:
+        names.append(raw[at : at + length].decode())
+        at += length
+    decision = raw[1:17]
+    return Opened(
+        decision=decision,
+        decided=int.from_bytes(decision[:6], "big") / 1000.0,
+        unit=int.from_bytes(raw[17:25], "big"),
+        route=names[0],
+        assigned=names[1],
+        served=names[2],
+        epoch=epoch,
+        propensity=propensity,
+        forced=bool(flags & _FORCED),
+    )

@@ -1,0 +1,79 @@
+"""Opening the file, and saying in plain words why that, or anything later, failed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from gateway.record.page import BadPage
+from gateway.state.base import StoreUnavailable
+from gateway.state.sqlite.schema import TooNew
+
+BUSY_SECONDS: Final = 10.0
+"""How long a writer waits for the writers of other processes."""
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode that any one thread at a time may use."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA fullfsync = ON")  # on macOS plain fsync does not reach the disk
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def plainly(path: Path) -> Iterator[None]:
+    """Turns whatever SQLite raises inside into a `StoreUnavailable` that says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, BadPage, TooNew, OSError) as error:
+        raise StoreUnavailable(advice(error, path)) from error
+
+
+def advice(error: Exception, path: Path) -> str:
+    """What happened and what to do about it."""
+    if isinstance(error, TooNew):
+        return (
+            f"The store {path} was written by a later release of Turnout: {error}. "
+            "Run that release, or name another file under 'store'."
+        )
+    if isinstance(error, BadPage):
+        return f"The store {path} is damaged: {error}. {_RESTORE}"
+    name = getattr(error, "sqlite_errorname", "") or ""
+    for prefix, text in _ADVICE.items():
+        if name.startswith(prefix):
+            return f"The store {path} {text} (SQLite says: {error}.)"
+    return f"The store {path} can't be used: {error}."
+
+
+_RESTORE: Final = (
+    "Stop the gateway, keep a copy of the file with its -wal and -shm, and put back a backup or what "
+    "'sqlite3 FILE .recover' saves of it."
+)
+_ADVICE: Final = {
+    "SQLITE_FULL": "has no room left on its disk. Free some; writing then goes on by itself.",
+    "SQLITE_BUSY": f"was locked by another process for more than {BUSY_SECONDS:g} s. "
+    "Find out which program holds it open; several gateways may share it, backups should use '.backup'.",
+    "SQLITE_LOCKED": "is locked by another process. Find out which program holds it open.",
+    "SQLITE_READONLY": "can't be written. Make the file and its directory writable for the gateway's user "
+    "(SQLite keeps two more files beside it), or name another file under 'store'.",
+    "SQLITE_PERM": "can't be opened. Give the gateway's user the right to read and write it.",
+    "SQLITE_CANTOPEN": "can't be opened. Make sure that its directory exists and that the gateway's user "
+    "may write there, or name another file under 'store'.",
+    "SQLITE_CORRUPT": f"is damaged. {_RESTORE}",
+    "SQLITE_NOTADB": "is not an SQLite file. Name another file under 'store', or move this one away.",
+    "SQLITE_IOERR": "could not be read or written. See the kernel's log for what is wrong with the disk.",
+}

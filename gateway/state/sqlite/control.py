@@ -1,0 +1,169 @@
+"""What the control plane keeps: allocations, documents, revisions, events, leases, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.state.base import Event, Published, Revision
+
+
+def touch(connection: sqlite3.Connection) -> None:
+    """Moves the number that `Store.changed` returns."""
+    connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'changed'")
+
+
+def changed(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT value FROM meta WHERE name = 'changed'").fetchone()[0])
+
+
+def secret(connection: sqlite3.Connection, name: str) -> bytes:
+    connection.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, os.urandom(32)))
+    return bytes(connection.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()[0])
+
+
+# Allocations --------------------------------------------------------------------------------------
+_ALLOCATION: Final = "route, epoch, probabilities, bounds, owners, reason, time, evidence"
+
+
+def publish(connection: sqlite3.Connection, allocation: Published) -> bool:
+    newest = connection.execute(
+        "SELECT MAX(epoch) FROM allocations WHERE route = ?", (allocation.route,)
+    ).fetchone()[0]
+    if newest is not None and allocation.epoch != newest + 1:
+        return False
+    connection.execute(
+        f"INSERT INTO allocations ({_ALLOCATION}) VALUES (?,?,?,?,?,?,?,?)",
+        (
+            allocation.route,
+            allocation.epoch,
+            json.dumps(dict(allocation.probabilities)),
+            json.dumps(allocation.bounds),
+            json.dumps(allocation.owners),
+            allocation.reason,
+            allocation.time,
+            allocation.evidence,
+        ),
+    )
+    touch(connection)
+    return True
+
+
+def published(connection: sqlite3.Connection) -> dict[str, Published]:
+    rows = connection.execute(
+        f"SELECT {_ALLOCATION} FROM allocations JOIN (SELECT route AS r, MAX(epoch) AS e FROM allocations "
+        "GROUP BY route) ON route = r AND epoch = e ORDER BY route"
+    )
+    return {row[0]: _allocation(row) for row in rows}
+
+
+def history(connection: sqlite3.Connection, route: str, limit: int) -> list[Published]:
+    """The newest ``limit`` of them, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_ALLOCATION} FROM allocations WHERE route = ? ORDER BY epoch DESC LIMIT ?", (route, limit)
+    ).fetchall()
+    return [_allocation(row) for row in reversed(rows)]
+
+
+def shares(connection: sqlite3.Connection, route: str, epoch: int) -> Mapping[str, float] | None:
+    """The published probabilities of one epoch."""
+    row = connection.execute(
+        "SELECT probabilities FROM allocations WHERE route = ? AND epoch = ?", (route, epoch)
+    ).fetchone()
+    return json.loads(row[0]) if row is not None else None
+
+
+def _allocation(row: tuple[Any, ...]) -> Published:
+    route, epoch, probabilities, bounds, owners, reason, time, evidence = row
+    return Published(
+        route=route,
+        epoch=epoch,
+        probabilities=json.loads(probabilities),
+        bounds=tuple(json.loads(bounds)),
+        owners=tuple(json.loads(owners)),
+        reason=reason,
+        time=time,
+        evidence=evidence,
+    )
+
+
+# Documents ----------------------------------------------------------------------------------------
+def load(connection: sqlite3.Connection, kind: str, name: str) -> tuple[int, str] | None:
+    row: tuple[int, str] | None = connection.execute(
+        "SELECT version, text FROM documents WHERE kind = ? AND name = ?", (kind, name)
+    ).fetchone()
+    return row
+
+
+def save(connection: sqlite3.Connection, kind: str, name: str, text: str, expected: int) -> bool:
+    if expected == 0:
+        cursor = connection.execute("INSERT OR IGNORE INTO documents VALUES (?, ?, 1, ?)", (kind, name, text))
+    else:
+        cursor = connection.execute(
+            "UPDATE documents SET version = version + 1, text = ? "
+            "WHERE kind = ? AND name = ? AND version = ?",
+            (text, kind, name, expected),
+        )
+    if cursor.rowcount != 1:
+        return False
+    touch(connection)
+    return True
+
+
+# Revisions and events -----------------------------------------------------------------------------
+def add_revision(
+    connection: sqlite3.Connection, time: float, author: str, etag: str, document: str
+) -> Revision:
+    cursor = connection.execute(
+        "INSERT INTO revisions (time, author, etag, document) VALUES (?, ?, ?, ?)",
+        (time, author, etag, document),
+    )
+    touch(connection)
+    return Revision(cursor.lastrowid or 0, time, author, etag, document)
+
+
+def revisions(connection: sqlite3.Connection, limit: int) -> list[Revision]:
+    rows = connection.execute(
+        "SELECT revision, time, author, etag, document FROM revisions ORDER BY revision DESC LIMIT ?",
+        (limit,),
+    )
+    return [Revision(*row) for row in rows]
+
+
+def add_event(connection: sqlite3.Connection, time: float, kind: str, route: str, data: str) -> Event:
+    cursor = connection.execute(
+        "INSERT INTO events (time, kind, route, data) VALUES (?, ?, ?, ?)", (time, kind, route, data)
+    )
+    return Event(cursor.lastrowid or 0, time, kind, route, data)
+
+
+def events(connection: sqlite3.Connection, after: int, limit: int, route: str | None) -> list[Event]:
+    rows = connection.execute(
+        "SELECT id, time, kind, route, data FROM events "
+        "WHERE id > ? AND (? IS NULL OR route = ?) ORDER BY id LIMIT ?",
+        (after, route, route, limit),
+    )
+    return [Event(*row) for row in rows]
+
+
+# Leadership ---------------------------------------------------------------------------------------
+def lease(connection: sqlite3.Connection, name: str, owner: str, ttl: float, now: float) -> int | None:
+    row = connection.execute("SELECT owner, until, fence FROM leases WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        fence = 1
+    elif row[1] <= now:
+        fence = row[2] + 1  # lapsed: even its last owner may have been followed by work of another
+    elif row[0] == owner:
+        fence = row[2]
+    else:
+        return None
+    connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", (name, owner, now + ttl, fence))
+    return int(fence)
+
+
+def release(connection: sqlite3.Connection, name: str, owner: str) -> None:
+    """The fencing number stays, so that the next owner's is higher."""
+    connection.execute("UPDATE leases SET until = 0, owner = '' WHERE name = ? AND owner = ?", (name, owner))

@@ -1,0 +1,203 @@
+"""The record of outcomes: pages written, looked up, listed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from gateway.record.events import Outcome
+from gateway.record.page import decode, encode
+from gateway.state.base import OutcomeFilter
+
+SPAN_MS: Final = 3_600_000
+"""From a page's first decision to its last at most, so that a look-up needs to see few pages."""
+ROWS: Final = 1024
+"""In one page at most."""
+
+
+class PageRow(NamedTuple):
+    first: bytes
+    last: bytes
+    oldest: float
+    newest: float
+    rows: int
+    errors: int
+    routes: str
+    merged: bool
+    data: bytes
+
+
+def write(connection: sqlite3.Connection, outcomes: Iterable[Outcome], *, merged: bool = False) -> None:
+    """Adds the outcomes, whatever their order; ``merged`` pages are compressed, and final."""
+    connection.executemany(
+        "INSERT INTO pages (first, last, oldest, newest, rows, errors, routes, merged, data) "
+        "VALUES (?,?,?,?,?,?,?,?,?)",
+        [_row(part, merged=merged) for part in _parts(sorted(outcomes))],
+    )
+
+
+def _row(outcomes: Sequence[Outcome], *, merged: bool) -> PageRow:
+    times = [o.time for o in outcomes]
+    routes = sorted({o.route for o in outcomes})
+    return PageRow(
+        first=outcomes[0].decision,
+        last=outcomes[-1].decision,
+        oldest=min(times),
+        newest=max(times),
+        rows=len(outcomes),
+        errors=sum(o.error != "" for o in outcomes),
+        routes=json.dumps(routes, ensure_ascii=False),
+        merged=merged,
+        data=encode(outcomes, compress=merged),
+    )
+
+
+def _parts(ordered: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
+    """Runs of at most `ROWS` rows and `SPAN_MS`."""
+    start = 0
+    while start < len(ordered):
+        limit = _milliseconds(ordered[start].decision) + SPAN_MS
+        end = min(start + ROWS, len(ordered))
+        if _milliseconds(ordered[end - 1].decision) > limit:
+            end = next(i for i in range(start, end) if _milliseconds(ordered[i].decision) > limit)
+        yield ordered[start:end]
+        start = end
+
+
+def _milliseconds(decision: bytes) -> int:
+    return int.from_bytes(decision[:6], "big")
+
+
+def _latest_end(decision: bytes) -> bytes:
+    """No page that holds the decision ends behind this."""
+    return min(_milliseconds(decision) + SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
+
+
+def _earliest_start(decision: bytes) -> bytes:
+    """No page that holds the decision begins before this."""
+    return max(_milliseconds(decision) - SPAN_MS, 0).to_bytes(6, "big")
+
+
+# What was seen ------------------------------------------------------------------------------------
+def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Those that are not in the record yet; marks them as seen.
+
+    A decision is one bit: its block is the coarse time, the process and the upper part of the
+    counter, its place in the block the counter's last byte. A bit that is set already makes us look
+    for the decision itself.
+    """
+    if len({o.decision for o in outcomes}) < len(outcomes):
+        outcomes = list({o.decision: o for o in reversed(outcomes)}.values())[::-1]
+    blocks: dict[bytes, int] = {}
+    for outcome in outcomes:
+        decision = outcome.decision
+        block = decision[:4] + decision[6:15]
+        blocks[block] = blocks.get(block, 0) | 1 << decision[15]
+    doubtful = False
+    for block, bits in blocks.items():
+        row = connection.execute("SELECT bits FROM seen WHERE block = ?", (block,)).fetchone()
+        if row is not None:
+            before = int.from_bytes(row[0], "little")
+            doubtful = doubtful or bool(before & bits)
+            blocks[block] = before | bits
+    if doubtful:
+        outcomes = [o for o in outcomes if find(connection, o.decision) is None]
+    connection.executemany(
+        "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits",
+        [(block, bits.to_bytes(32, "little")) for block, bits in blocks.items()],
+    )
+    return outcomes
+
+
+# Reading ------------------------------------------------------------------------------------------
+def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
+    """The outcome of one decision."""
+    pages = connection.execute(
+        "SELECT data FROM pages WHERE first BETWEEN ? AND ? AND last >= ?",
+        (_earliest_start(decision), decision, decision),
+    )
+    for (data,) in pages:
+        for outcome in decode(data):
+            if outcome.decision == decision:
+                return outcome
+    return None
+
+
+def newest_first(connection: sqlite3.Connection, query: OutcomeFilter) -> list[Outcome]:
+    """The outcomes that the filter lets through, ordered by decision."""
+    where, values = _page_filter(query)
+    pages = connection.execute(f"SELECT last, data FROM pages WHERE {where} ORDER BY last DESC", values)
+    found: list[Outcome] = []
+    waiting: list[Outcome] = []
+    for last, data in pages:
+        # Pages overlap: only what lies behind the end of this one and all that follow is certain.
+        waiting.sort(reverse=True)
+        certain = sum(o.decision > last for o in waiting)
+        found += waiting[:certain]
+        if len(found) >= query.limit:
+            return found[: query.limit]
+        waiting = waiting[certain:] + [o for o in decode(data) if matches(o, query)]
+    waiting.sort(reverse=True)
+    return (found + waiting)[: query.limit]
+
+
+def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
+    conditions: list[tuple[str, object]] = [("rows > ?", 0)]
+    if query.before is not None:
+        conditions += [("first < ?", query.before), ("last <= ?", _latest_end(query.before))]
+    if query.route is not None:
+        conditions.append(("instr(routes, ?) > 0", json.dumps(query.route, ensure_ascii=False)))
+    if query.errors_only:
+        conditions.append(("errors > ?", 0))
+    if query.since is not None:
+        conditions.append(("newest >= ?", query.since))
+    if query.until is not None:
+        conditions.append(("oldest < ?", query.until))
+    return " AND ".join(text for text, _ in conditions), [value for _, value in conditions]
+
+
+def matches(outcome: Outcome, query: OutcomeFilter) -> bool:
+    """Whether the filter lets the outcome through (its limit aside). A variant matches the assigned or
+    the served one; ``since`` is inclusive, ``until`` exclusive."""
+    return (
+        (query.before is None or outcome.decision < query.before)
+        and (query.route is None or outcome.route == query.route)
+        and (query.variant is None or query.variant in (outcome.assigned, outcome.served))
+        and (query.status is None or outcome.status == query.status)
+        and (not query.errors_only or outcome.error != "")
+        and (query.since is None or outcome.time >= query.since)
+        and (query.until is None or outcome.time < query.until)
+    )
+
+
+def oldest_first(
+    connection: sqlite3.Connection,
+    *,
+    route: str | None,
+    since: float | None,
+    until: float | None,
+    after: bytes | None,
+    limit: int,
+) -> list[Outcome]:
+    """The outcomes behind ``after``, ordered by decision."""
+    query = OutcomeFilter(route=route, since=since, until=until, limit=limit)
+    where, values = _page_filter(query)
+    floor = after or b""
+    pages = connection.execute(
+        f"SELECT first, data FROM pages WHERE first >= ? AND last > ? AND {where} ORDER BY first",
+        [_earliest_start(floor), floor, *values],
+    )
+    found: list[Outcome] = []
+    waiting: list[Outcome] = []
+    for first, data in pages:
+        # The mirror of `newest_first`: what lies before the start of this page is certain.
+        waiting.sort()
+        certain = sum(o.decision < first for o in waiting)
+        found += waiting[:certain]
+        if len(found) >= limit:
+            return found[:limit]
+        waiting = waiting[certain:] + [o for o in decode(data) if o.decision > floor and matches(o, query)]
+    waiting.sort()
+    return (found + waiting)[:limit]

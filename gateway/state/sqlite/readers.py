@@ -1,0 +1,64 @@
+"""A few threads that read, each on a connection of its own, while the writer writes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock, local
+from typing import Final, TypeVar
+
+from gateway.state.base import StoreUnavailable
+from gateway.state.sqlite.connect import connect, plainly
+
+T = TypeVar("T")
+_THREADS: Final = 3
+
+
+class Readers:
+    """Runs read-only work off the event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-reader")
+        self._mine = local()
+        self._all: list[sqlite3.Connection] = []
+        self._lock = Lock()
+        self._closed = False
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` returns, from one consistent state of the file; raises StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable(f"The store {self._path} is closed.")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        for connection in self._all:
+            connection.close()
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with plainly(self._path):
+            connection = self._connection()
+            try:
+                connection.execute("BEGIN")
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                # The next reader opens anew, on a file perhaps mended.
+                del self._mine.connection
+                connection.close()
+                raise
+            return result
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
+        if connection is None:
+            connection = connect(self._path, read_only=True)
+            self._mine.connection = connection
+            with self._lock:
+                self._all.append(connection)
+        return connection

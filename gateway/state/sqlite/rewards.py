@@ -1,0 +1,125 @@
+"""Rewards and shadows' answers: rows, upserted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.record.events import Reward, Shadowed
+from gateway.state.base import RewardResult
+from gateway.state.exact import ExactSums
+from gateway.state.sqlite.sums import add_shadow_cells, add_sums
+from gateway.state.tally import SumKey, counted_value, sum_key, tally_shadows
+
+_COLUMNS: Final = ", ".join(Reward._fields)
+_PLACES: Final = ",".join("?" * 15)
+
+
+def upsert(
+    connection: sqlite3.Connection, rewards: Sequence[Reward], *, replay: bool = False
+) -> list[RewardResult]:
+    """See `Store.reward`."""
+    connection.execute("SAVEPOINT rewards")
+    before = connection.total_changes
+    rows = [_to_row(reward, counted_value(reward)) for reward in rewards]
+    connection.executemany(f"INSERT OR IGNORE INTO rewards VALUES ({_PLACES})", rows)
+    if connection.total_changes - before == len(rows):
+        connection.execute("RELEASE rewards")
+        _count(connection, [(reward, None, row[-1]) for reward, row in zip(rewards, rows, strict=True)])
+        return ["accepted"] * len(rewards)
+    connection.execute("ROLLBACK TO rewards")
+    connection.execute("RELEASE rewards")
+    return _upsert_slowly(connection, rewards, replay=replay)
+
+
+def _upsert_slowly(
+    connection: sqlite3.Connection, rewards: Sequence[Reward], *, replay: bool
+) -> list[RewardResult]:
+    """The way for batches in which something was reported before."""
+    results: list[RewardResult] = []
+    changes: list[tuple[Reward, float | None, float | None]] = []
+    known: dict[tuple[bytes, str], tuple[float | None, float, float | None] | None] = {}
+    for reward in rewards:
+        key = (reward.decision, reward.metric)
+        if key not in known:
+            known[key] = connection.execute(
+                "SELECT value, time, counted FROM rewards WHERE decision = ? AND metric = ?", key
+            ).fetchone()
+        old = known[key]
+        if old is not None and (old[0] == reward.value or (replay and reward.time < old[1])):
+            results.append("duplicate")
+            continue
+        counted = counted_value(reward)
+        changes.append((reward, old[2] if old is not None else None, counted))
+        known[key] = (reward.value, reward.time, counted)
+        results.append("accepted" if old is None else "updated")
+    connection.executemany(
+        f"INSERT OR REPLACE INTO rewards VALUES ({_PLACES})",
+        [_to_row(reward, counted) for reward, _, counted in changes],
+    )
+    _count(connection, changes)
+    return results
+
+
+def _count(
+    connection: sqlite3.Connection, changes: Sequence[tuple[Reward, float | None, float | None]]
+) -> None:
+    """Moves the sums from what each reward counted as before to what it counts as now."""
+    cells: dict[SumKey, ExactSums] = {}
+    for reward, before, after in changes:
+        if before is None and after is None:
+            continue
+        sums = cells.setdefault(sum_key(reward), ExactSums())
+        if before is not None:
+            sums.retract(before)
+        if after is not None:
+            sums.report(after)
+    add_sums(connection, cells)
+
+
+def _to_row(reward: Reward, counted: float | None) -> tuple[Any, ...]:
+    unit = reward.unit - (1 << 64) if reward.unit >= 1 << 63 else reward.unit
+    return (*reward[:10], unit, *reward[11:], counted)
+
+
+def _from_row(row: tuple[Any, ...]) -> Reward:
+    made = Reward(*row)
+    return made._replace(unit=made.unit & 0xFFFF_FFFF_FFFF_FFFF, forced=bool(made.forced))
+
+
+def of_decision(connection: sqlite3.Connection, decision: bytes) -> tuple[Reward, ...]:
+    """By metric; a retracted one has no value."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM rewards WHERE decision = ? ORDER BY metric", (decision,)
+    )
+    return tuple(map(_from_row, rows))
+
+
+# Shadows ------------------------------------------------------------------------------------------
+_SHADOWED_PLACES: Final = ",".join("?" * 12)
+
+
+def add_shadowed(connection: sqlite3.Connection, shadowed: Sequence[Shadowed]) -> None:
+    """Adds those that are not there yet, and what they count for."""
+    new: dict[tuple[bytes, str], Shadowed] = {}
+    for one in shadowed:
+        key = (one.decision, one.shadow)
+        found = connection.execute("SELECT 1 FROM shadowed WHERE decision = ? AND shadow = ?", key).fetchone()
+        if found is None:
+            new.setdefault(key, one)
+    rows = [(s.decision, s.shadow, s.time, s.route, *s[4:]) for s in new.values()]
+    connection.executemany(f"INSERT INTO shadowed VALUES ({_SHADOWED_PLACES})", rows)
+    add_shadow_cells(connection, tally_shadows(list(new.values())))
+
+
+def shadows_of(connection: sqlite3.Connection, decision: bytes) -> tuple[Shadowed, ...]:
+    """By shadow."""
+    rows = connection.execute(
+        "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
+        "agrees, difference, detail FROM shadowed WHERE decision = ? ORDER BY shadow",
+        (decision,),
+    )
+    return tuple(
+        Shadowed._make((*row[:9], None if row[9] is None else bool(row[9]), *row[10:])) for row in rows
+    )

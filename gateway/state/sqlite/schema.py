@@ -1,0 +1,112 @@
+"""The tables, and how a file of an earlier release becomes one of this."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+_FIRST: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('changed', 0);
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+-- The record. Outcomes are kept by the page (gateway.record.page): 1 us each, where a row each costs 8.
+CREATE TABLE pages (
+  id INTEGER PRIMARY KEY,
+  first BLOB NOT NULL, last BLOB NOT NULL,      -- decisions; last is at most an hour after first
+  oldest REAL NOT NULL, newest REAL NOT NULL,   -- times
+  rows INTEGER NOT NULL, errors INTEGER NOT NULL,
+  routes TEXT NOT NULL,                         -- JSON
+  merged INTEGER NOT NULL,                      -- whether it was made of small pages
+  data BLOB NOT NULL);
+CREATE INDEX pages_to_merge ON pages (first) WHERE merged = 0;
+CREATE INDEX pages_by_last ON pages (last, first);
+CREATE INDEX pages_by_first ON pages (first, last);
+-- One bit for each decision that a page holds, so that repeating a batch changes nothing.
+CREATE TABLE seen (block BLOB PRIMARY KEY, bits BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE shadowed (
+  decision BLOB, shadow TEXT, time REAL NOT NULL, route TEXT NOT NULL, primary_variant TEXT NOT NULL,
+  status INTEGER NOT NULL, error TEXT NOT NULL, latency_ms REAL NOT NULL, primary_ms REAL NOT NULL,
+  agrees INTEGER, difference REAL, detail TEXT NOT NULL,
+  PRIMARY KEY (decision, shadow)) WITHOUT ROWID;
+CREATE TABLE rewards (
+  decision BLOB, metric TEXT, value REAL, time REAL NOT NULL, decided REAL NOT NULL, route TEXT NOT NULL,
+  assigned TEXT NOT NULL, served TEXT NOT NULL, epoch INTEGER NOT NULL, propensity REAL NOT NULL,
+  unit INTEGER NOT NULL,                        -- the 64 bits, as a signed number
+  forced INTEGER NOT NULL, worst REAL, tags TEXT NOT NULL,
+  counted REAL,                                 -- what the sums hold for it
+  PRIMARY KEY (decision, metric)) WITHOUT ROWID;
+
+-- Aggregates. start is in seconds; histograms are packed as gateway.telemetry.histogram says.
+CREATE TABLE outcome_cells (
+  route TEXT, start INTEGER, epoch INTEGER, variant TEXT,
+  assigned INTEGER NOT NULL, served INTEGER NOT NULL, errors INTEGER NOT NULL, fallbacks INTEGER NOT NULL,
+  expected REAL NOT NULL, latency BLOB NOT NULL, gateway BLOB NOT NULL,
+  PRIMARY KEY (route, start, epoch, variant)) WITHOUT ROWID;
+CREATE TABLE reward_cells (
+  route TEXT, start INTEGER, epoch INTEGER, variant TEXT, metric TEXT,
+  count INTEGER NOT NULL, total REAL NOT NULL, squares REAL NOT NULL,
+  total_rest BLOB, squares_rest BLOB,           -- what is missing to the exact sum (gateway.state.exact)
+  PRIMARY KEY (route, start, epoch, variant, metric)) WITHOUT ROWID;
+CREATE TABLE shadow_cells (
+  route TEXT, start INTEGER, shadow TEXT,
+  answers INTEGER NOT NULL, compared INTEGER NOT NULL, agreeing INTEGER NOT NULL, errors INTEGER NOT NULL,
+  PRIMARY KEY (route, start, shadow)) WITHOUT ROWID;
+
+CREATE TABLE allocations (
+  route TEXT, epoch INTEGER, probabilities TEXT NOT NULL, bounds TEXT NOT NULL, owners TEXT NOT NULL,
+  reason TEXT NOT NULL, time REAL NOT NULL, evidence TEXT NOT NULL,
+  PRIMARY KEY (route, epoch)) WITHOUT ROWID;
+CREATE TABLE documents (
+  kind TEXT, name TEXT, version INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE revisions (
+  revision INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, author TEXT NOT NULL, etag TEXT NOT NULL,
+  document TEXT NOT NULL);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, kind TEXT NOT NULL, route TEXT NOT NULL,
+  data TEXT NOT NULL);
+CREATE TABLE leases (
+  name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, fence INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+"""The script that leads to version 1, to version 2, ...; never edited once released."""
+
+
+class TooNew(Exception):
+    """The file was written by a later release."""
+
+
+def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+    """Brings the file to the newest version, in one transaction; raises `TooNew`."""
+    if _version(connection) == len(migrations):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        at = _version(connection)  # another process may have been faster
+        if at > len(migrations):
+            raise TooNew(f"its version is {at}, this release knows versions up to {len(migrations)}")
+        for script in migrations[at:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> list[str]:
+    """The single statements: `executescript` would commit the transaction that is meant to hold them."""
+    found, current = [], ""
+    for line in script.splitlines():
+        current += line.partition("--")[0] + "\n"
+        if sqlite3.complete_statement(current):
+            found.append(current)
+            current = ""
+    return found

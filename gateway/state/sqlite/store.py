@@ -1,0 +1,218 @@
+"""`Store` on one SQLite file in WAL mode.
+
+Several processes may share the file on one machine (never over a network file system: WAL needs shared
+memory). What is acknowledged is on the disk; only `append`, the record of requests, commits without an
+fsync of its own, so a power cut may lose its last second or so (a crash of the process loses nothing
+that was appended).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.state.base import (
+    Bucket,
+    Counts,
+    DecisionRecord,
+    Event,
+    OutcomeFilter,
+    Published,
+    Retention,
+    Revision,
+    RewardResult,
+)
+from gateway.state.sqlite import control, pages, rewards, sums, upkeep
+from gateway.state.sqlite.connect import connect, plainly
+from gateway.state.sqlite.readers import Readers
+from gateway.state.sqlite.schema import migrate
+from gateway.state.sqlite.writer import Work, Writer
+from gateway.state.tally import tally
+from policies.model import RewardSums
+
+T = TypeVar("T")
+_SHARES_KEPT: Final = 4096
+
+
+class SqliteStore:
+    """See `gateway.state.base.Store`; ``path`` is made when it does not exist, its directory is not."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._writer = Writer(self.path)
+        self._readers = Readers(self.path)
+        self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
+
+    async def open(self) -> None:
+        """Makes or migrates the file. Raises StoreUnavailable."""
+        await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        self._writer.start()
+
+    def _prepare(self) -> None:
+        with plainly(self.path):
+            connection = connect(self.path)
+            try:
+                migrate(connection)
+            finally:
+                connection.close()
+
+    async def close(self) -> None:
+        """Finishes what waits to be written."""
+        await self._writer.close()
+        await self._readers.close()
+
+    async def _touching(self, work: Work[T]) -> T:
+        def both(connection: sqlite3.Connection) -> T:
+            control.touch(connection)
+            return work(connection)
+
+        return await self._writer.run(both)
+
+    async def secret(self, name: str) -> bytes:
+        return await self._writer.run(partial(control.secret, name=name))
+
+    # The record ---------------------------------------------------------------------------------
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
+        await self._writer.run(partial(self._append, outcomes=outcomes, shadowed=shadowed), durable=False)
+
+    def _append(
+        self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
+    ) -> None:
+        new = pages.only_new(connection, outcomes) if outcomes else ()
+        if new:
+            pages.write(connection, new)
+            sums.add_cells(connection, tally(new, partial(self._published_shares, connection)))
+        if shadowed:
+            rewards.add_shadowed(connection, shadowed)
+
+    def _published_shares(
+        self, connection: sqlite3.Connection, route: str, epoch: int
+    ) -> Mapping[str, float] | None:
+        """An epoch's probabilities never change once published, so they are asked for once."""
+        found = self._shares.get((route, epoch)) or control.shares(connection, route, epoch)
+        if found:
+            if len(self._shares) >= _SHARES_KEPT:
+                self._shares.clear()
+            self._shares[route, epoch] = found
+        return found
+
+    async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
+        return await self._touching(partial(rewards.upsert, rewards=rewards_, replay=replay))
+
+    async def outcomes(self, query: OutcomeFilter) -> list[Outcome]:
+        return await self._readers.run(partial(pages.newest_first, query=query))
+
+    async def decision(self, decision: bytes) -> DecisionRecord:
+        return await self._readers.run(partial(_decision, decision=decision))
+
+    async def records(
+        self,
+        *,
+        route: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        after: bytes | None = None,
+        limit: int = 1000,
+    ) -> list[DecisionRecord]:
+        work = partial(_records, route=route, since=since, until=until, after=after, limit=limit)
+        return await self._readers.run(work)
+
+    async def metric_names(self) -> list[str]:
+        return await self._readers.run(sums.metric_names)
+
+    async def prune(self, retention: Retention, *, now: float) -> bool:
+        return await self._writer.run(partial(upkeep.step, retention=retention, now=now), durable=False)
+
+    # Aggregates ---------------------------------------------------------------------------------
+    async def counts(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[str, Counts]:
+        return await self._readers.run(
+            partial(sums.counts, route=route, since=since, until=until, epoch=epoch)
+        )
+
+    async def reward_sums(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[tuple[str, str], RewardSums]:
+        work = partial(sums.reward_sums, route=route, since=since, until=until, epoch=epoch)
+        return await self._readers.run(work)
+
+    async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
+        return await self._readers.run(partial(sums.series, route=route, since=since, until=until, step=step))
+
+    async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
+        return await self._readers.run(partial(sums.agreement, route=route, since=since))
+
+    async def changed(self) -> int:
+        return await self._readers.run(control.changed)
+
+    # Control ------------------------------------------------------------------------------------
+    async def publish(self, allocation: Published) -> bool:
+        return await self._writer.run(partial(control.publish, allocation=allocation))
+
+    async def published(self) -> dict[str, Published]:
+        return await self._readers.run(control.published)
+
+    async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
+        return await self._readers.run(partial(control.history, route=route, limit=limit))
+
+    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
+        return await self._readers.run(partial(control.load, kind=kind, name=name))
+
+    async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
+        return await self._writer.run(
+            partial(control.save, kind=kind, name=name, text=text, expected=expected)
+        )
+
+    async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision:
+        work = partial(control.add_revision, time=time, author=author, etag=etag, document=document)
+        return await self._writer.run(work)
+
+    async def revisions(self, *, limit: int = 100) -> list[Revision]:
+        return await self._readers.run(partial(control.revisions, limit=limit))
+
+    async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
+        return await self._writer.run(
+            partial(control.add_event, time=time, kind=kind, route=route, data=data)
+        )
+
+    async def events(self, *, after: int = 0, limit: int = 1000, route: str | None = None) -> list[Event]:
+        return await self._readers.run(partial(control.events, after=after, limit=limit, route=route))
+
+    async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
+        return await self._writer.run(partial(control.lease, name=name, owner=owner, ttl=ttl, now=now))
+
+    async def release(self, name: str, owner: str) -> None:
+        await self._writer.run(partial(control.release, name=name, owner=owner))
+
+
+def _decision(connection: sqlite3.Connection, decision: bytes) -> DecisionRecord:
+    return DecisionRecord(
+        pages.find(connection, decision),
+        rewards.of_decision(connection, decision),
+        rewards.shadows_of(connection, decision),
+    )
+
+
+def _records(
+    connection: sqlite3.Connection,
+    route: str | None,
+    since: float | None,
+    until: float | None,
+    after: bytes | None,
+    limit: int,
+) -> list[DecisionRecord]:
+    found = pages.oldest_first(connection, route=route, since=since, until=until, after=after, limit=limit)
+    return [
+        DecisionRecord(
+            outcome,
+            rewards.of_decision(connection, outcome.decision),
+            rewards.shadows_of(connection, outcome.decision),
+        )
+        for outcome in found
+    ]

@@ -1,0 +1,183 @@
+"""The aggregates: cells written and added up."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from gateway.state.base import Bucket, Counts
+from gateway.state.exact import ExactSums, Expansion
+from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
+from gateway.telemetry.histogram import pack, unpack
+from policies.model import RewardSums
+
+_ALWAYS: Final = 1 << 62
+
+
+def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -> None:
+    """Adds to the counts of each cell."""
+    rows = []
+    for key, counts in cells.items():
+        old = connection.execute(
+            "SELECT latency, gateway FROM outcome_cells "
+            "WHERE route = ? AND start = ? AND epoch = ? AND variant = ?",
+            key,
+        ).fetchone()
+        latency, gateway = pack(counts.latency), pack(counts.gateway)
+        if old is not None:
+            latency, gateway = _joined(old[0], latency), _joined(old[1], gateway)
+        numbers = (counts.assigned, counts.served, counts.errors, counts.fallbacks, counts.expected)
+        rows.append((*key, *numbers, latency, gateway))
+    connection.executemany(
+        "INSERT INTO outcome_cells VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+        "assigned = assigned + excluded.assigned, served = served + excluded.served, "
+        "errors = errors + excluded.errors, fallbacks = fallbacks + excluded.fallbacks, "
+        "expected = expected + excluded.expected, latency = excluded.latency, gateway = excluded.gateway",
+        rows,
+    )
+
+
+def _joined(old: bytes, added: bytes) -> bytes:
+    return pack(unpack(old, added)) if old and added else old or added
+
+
+def add_sums(connection: sqlite3.Connection, cells: Mapping[SumKey, ExactSums]) -> None:
+    """Adds to the sums of each cell, exactly."""
+    rows = []
+    for key, added in cells.items():
+        old = connection.execute(
+            "SELECT count, total, total_rest, squares, squares_rest FROM reward_cells "
+            "WHERE route = ? AND start = ? AND epoch = ? AND variant = ? AND metric = ?",
+            key,
+        ).fetchone()
+        sums = ExactSums()
+        if old is not None:
+            count, total, total_rest, squares, squares_rest = old
+            sums = ExactSums(
+                count, Expansion.joined(total, total_rest), Expansion.joined(squares, squares_rest)
+            )
+        sums.merge(added)
+        total, total_rest = sums.total.split()
+        squares, squares_rest = sums.squares.split()
+        rows.append((*key, sums.count, total, squares, total_rest, squares_rest))
+    connection.executemany("INSERT OR REPLACE INTO reward_cells VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+
+
+def add_shadow_cells(connection: sqlite3.Connection, cells: Mapping[ShadowKey, ShadowCounts]) -> None:
+    connection.executemany(
+        "INSERT INTO shadow_cells VALUES (?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+        "answers = answers + excluded.answers, compared = compared + excluded.compared, "
+        "agreeing = agreeing + excluded.agreeing, errors = errors + excluded.errors",
+        [(*key, *counts) for key, counts in cells.items()],
+    )
+
+
+# Reading ------------------------------------------------------------------------------------------
+def _range(route: str, since: float | None, until: float | None) -> tuple[str, float, float]:
+    """Whole buckets: that in which ``since`` lies is the first, that which begins at ``until`` is out."""
+    return route, -_ALWAYS if since is None else start_of(since), _ALWAYS if until is None else until
+
+
+def counts(
+    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[str, Counts]:
+    """By variant."""
+    rows = connection.execute(
+        "SELECT variant, assigned, served, errors, fallbacks, expected, latency, gateway FROM outcome_cells "
+        "WHERE route = ? AND start >= ? AND start < ?" + (" AND epoch = ?" if epoch is not None else ""),
+        (*_range(route, since, until), *([] if epoch is None else [epoch])),
+    )
+    by_variant: dict[str, list[tuple[int, int, int, int, float, bytes, bytes]]] = {}
+    for variant, *figures in rows:
+        by_variant.setdefault(variant, []).append(tuple(figures))
+    return {variant: _summed(by_variant[variant]) for variant in sorted(by_variant)}
+
+
+def _summed(rows: Sequence[tuple[int, int, int, int, float, bytes, bytes]]) -> Counts:
+    assigned, served, errors, fallbacks, expected, latency, gateway = zip(*rows, strict=True)
+    return Counts(
+        assigned=sum(assigned),
+        served=sum(served),
+        errors=sum(errors),
+        fallbacks=sum(fallbacks),
+        latency=unpack(*latency),
+        gateway=unpack(*gateway),
+        expected=sum(expected),
+    )
+
+
+def reward_sums(
+    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[tuple[str, str], RewardSums]:
+    """By (variant, metric); what is down to no values at all is left out."""
+    rows = connection.execute(
+        "SELECT variant, metric, SUM(count), SUM(total), SUM(squares) FROM reward_cells "
+        "WHERE route = ? AND start >= ? AND start < ?"
+        + (" AND epoch = ?" if epoch is not None else "")
+        + " GROUP BY variant, metric ORDER BY variant, metric",
+        (*_range(route, since, until), *([] if epoch is None else [epoch])),
+    )
+    return {(variant, metric): RewardSums(*sums) for variant, metric, *sums in rows if sums[0]}
+
+
+def series(
+    connection: sqlite3.Connection, route: str, since: float, until: float, step: float
+) -> list[Bucket]:
+    """Oldest first, then by variant and epoch."""
+    width = int(step)
+    found: dict[tuple[int, str, int], tuple[Counts, dict[str, RewardSums]]] = {}
+    for cell, counted in _cells(connection, route, since, until):
+        key = (cell.start - cell.start % width, cell.variant, cell.epoch)
+        add_counts(found.setdefault(key, (Counts(), {}))[0], counted)
+    for sum_cell, sums in _sum_cells(connection, route, since, until):
+        key = (sum_cell.start - sum_cell.start % width, sum_cell.variant, sum_cell.epoch)
+        metrics = found.setdefault(key, (Counts(), {}))[1]
+        metrics[sum_cell.metric] = metrics.get(sum_cell.metric, RewardSums()) + sums
+    return [
+        Bucket(float(start), variant, epoch, counted, {m: s for m, s in metrics.items() if s.count})
+        for (start, variant, epoch), (counted, metrics) in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def _cells(
+    connection: sqlite3.Connection, route: str, since: float, until: float
+) -> Iterable[tuple[CellKey, Counts]]:
+    rows = connection.execute(
+        "SELECT route, start, epoch, variant, "
+        "assigned, served, errors, fallbacks, expected, latency, gateway "
+        "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
+        _range(route, since, until),
+    )
+    for row in rows:
+        yield CellKey(*row[:4]), _summed([row[4:]])
+
+
+def _sum_cells(
+    connection: sqlite3.Connection, route: str, since: float, until: float
+) -> Iterable[tuple[SumKey, RewardSums]]:
+    rows = connection.execute(
+        "SELECT route, start, epoch, variant, metric, count, total, squares "
+        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ?",
+        _range(route, since, until),
+    )
+    for row in rows:
+        yield SumKey(*row[:5]), RewardSums(*row[5:])
+
+
+def agreement(
+    connection: sqlite3.Connection, route: str, since: float | None
+) -> dict[str, tuple[int, int, int]]:
+    rows = connection.execute(
+        "SELECT shadow, SUM(answers), SUM(compared), SUM(agreeing) FROM shadow_cells "
+        "WHERE route = ? AND start >= ? AND start < ? GROUP BY shadow ORDER BY shadow",
+        _range(route, since, None),
+    )
+    return {shadow: (answers, compared, agreeing) for shadow, answers, compared, agreeing in rows}
+
+
+def metric_names(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute(
+        "SELECT metric FROM reward_cells GROUP BY metric HAVING SUM(ABS(count)) > 0 ORDER BY metric"
+    )
+    return [metric for (metric,) in rows]

@@ -1,0 +1,197 @@
+"""Forgetting what is too old, and folding old aggregates and pages together, a bounded step at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from gateway.record.events import Outcome
+from gateway.record.page import decode
+from gateway.state.base import Counts, Retention
+from gateway.state.exact import ExactSums, Expansion
+from gateway.state.sqlite import pages
+from gateway.state.sqlite.sums import add_cells, add_sums
+from gateway.state.tally import CellKey, SumKey, add_counts
+from gateway.telemetry.histogram import unpack
+
+_STEP: Final = 2000
+"""Rows that one step touches at most, so that rewards never wait long behind it."""
+LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
+"""From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
+_PAGE_AGE: Final = 600
+"""Pages older than this many seconds are merged into full, compressed ones."""
+
+
+def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
+    """One bounded step; True while there is more to do."""
+    return (
+        _forget(connection, retention, now)
+        or any(_fold(connection, now - age, width) for age, width in LADDER)
+        or _merge_pages(connection, now)
+    )
+
+
+def _forget(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
+    outcomes = now - retention.outcomes
+    coarse = int(max(outcomes, 0) * 1000).to_bytes(6, "big")[:4]
+    aggregates = now - retention.aggregates
+    deletions = (
+        ("pages", "id", "newest < ?", outcomes),
+        ("seen", "block", "block < ?", coarse),
+        ("shadowed", "decision, shadow", "time < ?", outcomes),
+        ("rewards", "decision, metric", "decided < ?", now - retention.rewards),
+        ("events", "id", "time < ?", now - retention.events),
+        (
+            "allocations",
+            "route, epoch",
+            "time < ? AND (route, epoch) NOT IN (SELECT route, MAX(epoch) FROM allocations GROUP BY route)",
+            now - retention.allocations,
+        ),
+        ("outcome_cells", "route, start, epoch, variant", "start < ?", aggregates),
+        ("reward_cells", "route, start, epoch, variant, metric", "start < ?", aggregates),
+        ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
+    )
+    more = False
+    for one in deletions:
+        more = _delete(connection, *one) or more
+    return more
+
+
+def _delete(connection: sqlite3.Connection, table: str, key: str, where: str, value: object) -> bool:
+    cursor = connection.execute(
+        f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT {_STEP})",
+        (value,),
+    )
+    return cursor.rowcount == _STEP
+
+
+# Aggregates ---------------------------------------------------------------------------------------
+class _Coarse(NamedTuple):
+    """A bucket of the width that its age allows."""
+
+    route: str
+    start: int
+    end: int
+
+
+def _fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
+    """Folds the oldest coarse bucket, wholly in the past of ``before``, that is not folded yet."""
+    edge = int(before // width) * width
+    for table in ("outcome_cells", "reward_cells", "shadow_cells"):
+        row = connection.execute(
+            f"SELECT route, start - start % {width} FROM {table} "
+            f"WHERE start < ? AND start % {width} != 0 LIMIT 1",
+            (edge,),
+        ).fetchone()
+        if row is not None:
+            coarse = _Coarse(row[0], row[1], row[1] + width)
+            epochs = _merged_epochs(connection, coarse)
+            _fold_counts(connection, coarse, epochs)
+            _fold_sums(connection, coarse, epochs)
+            _fold_shadows(connection, coarse)
+            return True
+    return False
+
+
+def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int, int]:
+    """From each epoch of the bucket to the one that it is counted under: one that reaches beyond the
+    bucket stays, the others become the last of them."""
+    union = (
+        "SELECT route, start, epoch FROM outcome_cells UNION ALL SELECT route, start, epoch FROM reward_cells"
+    )
+    inside = {
+        row[0]
+        for row in connection.execute(
+            f"SELECT DISTINCT epoch FROM ({union}) WHERE route = ? AND start >= ? AND start < ?", coarse
+        )
+    }
+    if not inside:
+        return {}
+    # Epochs follow one another, so only the first and the last of them can reach beyond.
+    before = connection.execute(
+        "SELECT epoch FROM outcome_cells WHERE route = ? AND start < ? "
+        "ORDER BY start DESC, epoch DESC LIMIT 1",
+        (coarse.route, coarse.start),
+    ).fetchone()
+    after = connection.execute(
+        "SELECT epoch FROM outcome_cells WHERE route = ? AND start >= ? ORDER BY start, epoch LIMIT 1",
+        (coarse.route, coarse.end),
+    ).fetchone()
+    kept = {
+        epoch
+        for epoch in inside
+        if (before is not None and epoch <= before[0]) or after is None or epoch >= after[0]
+    }
+    short = inside - kept
+    return {epoch: epoch if epoch in kept else max(short) for epoch in inside}
+
+
+def _fold_counts(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
+    cells: dict[CellKey, Counts] = {}
+    rows = connection.execute(
+        "SELECT epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected "
+        "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
+        coarse,
+    ).fetchall()
+    for epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected in rows:
+        key = CellKey(coarse.route, coarse.start, epochs[epoch], variant)
+        counts = Counts(assigned, served, errors, fallbacks, unpack(latency), unpack(gateway), expected)
+        add_counts(cells.setdefault(key, Counts()), counts)
+    _clear(connection, "outcome_cells", coarse)
+    add_cells(connection, cells)
+
+
+def _fold_sums(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
+    cells: dict[SumKey, ExactSums] = {}
+    rows = connection.execute(
+        "SELECT epoch, variant, metric, count, total, total_rest, squares, squares_rest "
+        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ?",
+        coarse,
+    ).fetchall()
+    for epoch, variant, metric, count, total, total_rest, squares, squares_rest in rows:
+        key = SumKey(coarse.route, coarse.start, epochs[epoch], variant, metric)
+        sums = ExactSums(count, Expansion.joined(total, total_rest), Expansion.joined(squares, squares_rest))
+        cells.setdefault(key, ExactSums()).merge(sums)
+    _clear(connection, "reward_cells", coarse)
+    add_sums(connection, cells)
+
+
+def _fold_shadows(connection: sqlite3.Connection, coarse: _Coarse) -> None:
+    rows = connection.execute(
+        "SELECT shadow, SUM(answers), SUM(compared), SUM(agreeing), SUM(errors) FROM shadow_cells "
+        "WHERE route = ? AND start >= ? AND start < ? GROUP BY shadow",
+        coarse,
+    ).fetchall()
+    _clear(connection, "shadow_cells", coarse)
+    connection.executemany(
+        "INSERT INTO shadow_cells VALUES (?,?,?,?,?,?,?)",
+        [(coarse.route, coarse.start, *row) for row in rows],
+    )
+
+
+def _clear(connection: sqlite3.Connection, table: str, coarse: _Coarse) -> None:
+    connection.execute(f"DELETE FROM {table} WHERE route = ? AND start >= ? AND start < ?", coarse)
+
+
+# Pages --------------------------------------------------------------------------------------------
+def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
+    """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
+    edge = int(max(now - _PAGE_AGE, 0) // 3600) * 3_600_000
+    small = connection.execute(
+        "SELECT id, rows FROM pages WHERE merged = 0 AND last < ? ORDER BY first LIMIT 256",
+        (edge.to_bytes(6, "big"),),
+    ).fetchall()
+    chosen: list[int] = []
+    total = 0
+    for page, rows in small:
+        if chosen and total + rows > pages.ROWS:
+            break
+        chosen.append(page)
+        total += rows
+    outcomes: list[Outcome] = []
+    for page in chosen:
+        outcomes += decode(connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()[0])
+        connection.execute("DELETE FROM pages WHERE id = ?", (page,))
+    pages.write(connection, outcomes, merged=True)
+    return bool(chosen)

@@ -1,0 +1,186 @@
+"""What a batch of outcomes adds to the aggregates. Pure; every store applies the same deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.state.base import BUCKET, Counts
+from gateway.telemetry import histogram
+
+
+class CellKey(NamedTuple):
+    """One cell of the aggregates: one variant within one epoch and one bucket of time."""
+
+    route: str
+    start: int
+    """Seconds since the epoch, a multiple of `BUCKET`."""
+    epoch: int
+    variant: str
+
+
+Shares = Callable[[str, int], Mapping[str, float] | None]
+"""From (route, epoch) to the published probabilities; None where none were published."""
+
+_WIDTH: Final = int(BUCKET)
+_STRIDE: Final = histogram.TOP + 1
+
+
+def start_of(time: float) -> int:
+    """The start of the bucket that a time lies in."""
+    return int(time // BUCKET) * _WIDTH
+
+
+class _Group(NamedTuple):
+    route: str
+    start: int
+    epoch: int
+    assigned: str
+    served: str
+
+
+def tally(outcomes: Sequence[Outcome], shares: Shares) -> dict[CellKey, Counts]:
+    """The counts to add, by cell. Forced outcomes count nowhere.
+
+    ``expected`` is exact where the epoch's allocation was published; else the propensities that the
+    batch itself carries stand in for it.
+    """
+    counted = [o for o in outcomes if not o.forced]
+    if not counted:
+        return {}
+    groups, codes = _grouped(counted)
+    failed = np.fromiter((o.failed for o in counted), bool, len(counted))
+    rescued = np.fromiter((o.fallback for o in counted), bool, len(counted))
+    number = len(groups)
+    cells: dict[CellKey, Counts] = {}
+    sizes = np.bincount(codes, minlength=number).tolist()
+    errors = np.bincount(codes[failed], minlength=number).tolist()
+    rescues = np.bincount(codes[rescued], minlength=number).tolist()
+    for group, size, error, rescue in zip(groups, sizes, errors, rescues, strict=True):
+        assigned = cells.setdefault(_key(group, group.assigned), Counts())
+        assigned.assigned += size
+        assigned.errors += error
+        assigned.fallbacks += rescue
+        if group.served:
+            cells.setdefault(_key(group, group.served), Counts()).served += size
+    _add_times(cells, groups, codes, counted)
+    _add_expected(cells, groups, sizes, _recorded(counted), shares)
+    return cells
+
+
+def _key(group: _Group, variant: str) -> CellKey:
+    return CellKey(group.route, group.start, group.epoch, variant)
+
+
+def _grouped(outcomes: Sequence[Outcome]) -> tuple[list[_Group], NDArray[np.int64]]:
+    raw = [(o.route, o.time // BUCKET, o.epoch, o.assigned, o.served) for o in outcomes]
+    places = {key: place for place, key in enumerate(dict.fromkeys(raw))}
+    groups = [
+        _Group(route, int(bucket) * _WIDTH, epoch, assigned, served)
+        for route, bucket, epoch, assigned, served in places
+    ]
+    return groups, np.fromiter(map(places.__getitem__, raw), np.int64, len(raw))
+
+
+def _add_times(
+    cells: dict[CellKey, Counts], groups: list[_Group], codes: NDArray[np.int64], outcomes: Sequence[Outcome]
+) -> None:
+    total = np.fromiter((o.total_ms for o in outcomes), np.float64, len(outcomes))
+    gateway = np.fromiter((o.gateway_ms for o in outcomes), np.float64, len(outcomes))
+    for times, name in ((total, "latency"), (gateway, "gateway")):
+        found, counts = np.unique(codes * _STRIDE + histogram.indices(times), return_counts=True)
+        for code, count in zip(found.tolist(), counts.tolist(), strict=True):
+            group = groups[code // _STRIDE]
+            if group.served:
+                buckets = getattr(cells[_key(group, group.served)], name)
+                buckets[code % _STRIDE] = buckets.get(code % _STRIDE, 0) + count
+
+
+def _recorded(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], dict[str, float]]:
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for route, epoch, variant, propensity in {(o.route, o.epoch, o.assigned, o.propensity) for o in outcomes}:
+        found.setdefault((route, epoch), {})[variant] = propensity
+    return found
+
+
+def _add_expected(
+    cells: dict[CellKey, Counts],
+    groups: list[_Group],
+    sizes: list[int],
+    recorded: Mapping[tuple[str, int], Mapping[str, float]],
+    shares: Shares,
+) -> None:
+    totals: dict[tuple[str, int, int], int] = {}
+    for group, size in zip(groups, sizes, strict=True):
+        place = (group.route, group.start, group.epoch)
+        totals[place] = totals.get(place, 0) + size
+    for (route, start, epoch), size in totals.items():
+        for variant, share in (shares(route, epoch) or recorded[route, epoch]).items():
+            cells.setdefault(CellKey(route, start, epoch, variant), Counts()).expected += size * share
+
+
+class SumKey(NamedTuple):
+    """One cell of the sums of rewards."""
+
+    route: str
+    start: int
+    epoch: int
+    variant: str
+    metric: str
+
+
+def sum_key(reward: Reward) -> SumKey:
+    """Where a reward counts: under the assigned variant, at the time of the decision."""
+    return SumKey(reward.route, start_of(reward.decided), reward.epoch, reward.assigned, reward.metric)
+
+
+def counted_value(reward: Reward) -> float | None:
+    """What a reward adds to the sums; None when it stays out of them (see `Reward.worst`)."""
+    if reward.forced or reward.value is None:
+        return None
+    return reward.value if reward.assigned == reward.served else reward.worst
+
+
+class ShadowKey(NamedTuple):
+    route: str
+    start: int
+    shadow: str
+
+
+class ShadowCounts(NamedTuple):
+    answers: int
+    compared: int
+    agreeing: int
+    errors: int
+
+
+def tally_shadows(shadowed: Sequence[Shadowed]) -> dict[ShadowKey, ShadowCounts]:
+    """The counts to add, by cell."""
+    cells: dict[ShadowKey, ShadowCounts] = {}
+    for one in shadowed:
+        key = ShadowKey(one.route, start_of(one.time), one.shadow)
+        old = cells.get(key, ShadowCounts(0, 0, 0, 0))
+        added = (1, one.agrees is not None, one.agrees is True, one.error != "")
+        cells[key] = ShadowCounts(*map(int.__add__, old, map(int, added)))
+    return cells
+
+
+def add_counts(into: Counts, other: Counts) -> None:
+    """Adds ``other`` in place."""
+    into.assigned += other.assigned
+    into.served += other.served
+    into.errors += other.errors
+    into.fallbacks += other.fallbacks
+    into.expected += other.expected
+    for mine, theirs in ((into.latency, other.latency), (into.gateway, other.gateway)):
+        for i, count in theirs.items():
+            mine[i] = mine.get(i, 0) + count
+
+
+def batches(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """``rows`` in runs of at most ``size``."""
+    return [rows[at : at + size] for at in range(0, len(rows), size)]

@@ -1,0 +1,224 @@
+"""The record: what is appended comes back, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from made import T0, decision, outcome, published, reward, shadowed
+
+from gateway.state.base import OutcomeFilter, Store
+from gateway.telemetry import histogram
+
+
+async def test_an_outcome_comes_back_as_it_was(store: Store) -> None:
+    plain = outcome()
+    odd = outcome(
+        T0 + 1,
+        unit=2**64 - 1,
+        attempts='[["v1","h:1","backend_reset",3.5]]',
+        request_id="\x00 ✓ \udcff",
+        features='{"a":1}',
+        error="backend_reset",
+        status=0,
+        answer_bytes=1 << 40,
+        gateway_ms=0.1,
+        fallback=True,
+        served="",
+        forced=True,
+        sticky=False,
+    )
+    await store.append([plain, odd])
+    assert await store.outcomes(OutcomeFilter()) == [odd, plain]
+    assert (await store.decision(odd.decision)).outcome == odd
+    assert (await store.decision(plain.decision)).outcome == plain
+
+
+async def test_an_unknown_decision_is_an_empty_record(store: Store) -> None:
+    found = await store.decision(os.urandom(16))
+    assert (found.outcome, found.rewards, found.shadows) == (None, (), ())
+
+
+async def test_repeating_a_batch_changes_nothing(store: Store) -> None:
+    batch = [outcome(T0 + i / 10) for i in range(50)]
+    shadows = [shadowed(of=o) for o in batch]
+    await store.append(batch, shadows)
+    before = await store.counts("digits"), await store.agreement("digits")
+    await store.append(batch, shadows)
+    await store.append(batch[::-1], shadows[::-1])
+    assert (await store.counts("digits"), await store.agreement("digits")) == before
+    assert len(await store.outcomes(OutcomeFilter(limit=1000))) == 50
+
+
+async def test_a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new(store: Store) -> None:
+    rows = [outcome(T0 + i) for i in range(6)]
+    await store.append(rows[:4])
+    await store.append([*rows[2:], rows[5], rows[0]])
+    assert await store.outcomes(OutcomeFilter()) == rows[::-1]
+    assert (await store.counts("digits"))["v1"].assigned == 6
+
+
+async def test_decisions_that_share_all_but_a_few_bits_are_told_apart(store: Store) -> None:
+    ids = [decision(T0, 7), decision(T0 + 0.001, 7), decision(T0 + 500, 7), decision(T0, 7 + 256)]
+    for one in ids:
+        await store.append([outcome(decision=one)])
+    assert {o.decision for o in await store.outcomes(OutcomeFilter())} == set(ids)
+    assert (await store.counts("digits"))["v1"].assigned == 4
+
+
+async def test_any_sixteen_bytes_may_be_a_decision(store: Store) -> None:
+    ids = {os.urandom(16) for _ in range(40)} | {b"\x00" * 16, b"\xff" * 16}
+    await store.append([outcome(decision=one) for one in ids])
+    assert [o.decision for o in await store.outcomes(OutcomeFilter())] == sorted(ids, reverse=True)
+    for one in ids:
+        assert (await store.decision(one)).outcome is not None
+
+
+async def test_empty_batches_are_nothing(store: Store) -> None:
+    await store.append([])
+    assert await store.reward([]) == []
+    assert await store.outcomes(OutcomeFilter()) == []
+
+
+async def test_the_list_is_newest_first_whatever_the_order_of_writing(store: Store) -> None:
+    rows = [outcome(T0 + i) for i in range(60)]
+    # As slow requests do: each batch reaches back behind the end of those before.
+    for k in (3, 0, 5, 1, 4, 2):
+        await store.append(rows[k::6])
+    assert await store.outcomes(OutcomeFilter(limit=17)) == rows[::-1][:17]
+    pages, before = [], None
+    while page := await store.outcomes(OutcomeFilter(limit=7, before=before)):
+        pages += page
+        before = page[-1].decision
+    assert pages == rows[::-1]
+
+
+async def test_filters(store: Store) -> None:
+    rows = {
+        "a": outcome(T0, route="a"),
+        "a2": outcome(T0 + 1, route="a", assigned="v2", served="v1", fallback=True, error="backend_reset"),
+        "b": outcome(T0 + 2, route="b", status=503, error="backend_overloaded", served=""),
+        "c": outcome(T0 + 3, route='we"ird'),
+    }
+    await store.append(list(rows.values()))
+
+    async def listed(query: OutcomeFilter) -> list[str]:
+        return [name for o in await store.outcomes(query) for name, row in rows.items() if row == o]
+
+    assert await listed(OutcomeFilter(route="a")) == ["a2", "a"]
+    assert await listed(OutcomeFilter(route='we"ird')) == ["c"]
+    assert await listed(OutcomeFilter(route="nobody")) == []
+    assert await listed(OutcomeFilter(variant="v2")) == ["a2"]
+    assert await listed(OutcomeFilter(variant="v1", route="a")) == ["a2", "a"]
+    assert await listed(OutcomeFilter(status=503)) == ["b"]
+    assert await listed(OutcomeFilter(errors_only=True)) == ["b", "a2"]
+    assert await listed(OutcomeFilter(since=T0 + 1, until=T0 + 3)) == ["b", "a2"]
+    assert await listed(OutcomeFilter(before=rows["b"].decision)) == ["a2", "a"]
+
+
+async def test_records_are_read_oldest_first_with_all_that_belongs_to_them(store: Store) -> None:
+    rows = [outcome(T0 + i, route="ab"[i % 2]) for i in range(20)]
+    for k in (1, 0, 2):
+        await store.append(rows[k::3], [shadowed(of=o) for o in rows[k::3]])
+    reports = [reward(0.5, of=o) for o in rows[::4]]
+    await store.reward(reports)
+    found, after = [], None
+    while part := await store.records(after=after, limit=3):
+        found += part
+        assert part[-1].outcome is not None
+        after = part[-1].outcome.decision
+    assert [r.outcome for r in found] == rows
+    assert [r for record in found for r in record.rewards] == reports
+    assert [s.decision for record in found for s in record.shadows] == [o.decision for o in rows]
+    some = await store.records(route="a", since=T0 + 4, until=T0 + 9)
+    assert [r.outcome for r in some] == [rows[4], rows[6], rows[8]]
+
+
+async def test_a_shadow_comes_back_as_it_was(store: Store) -> None:
+    about = outcome()
+    good = shadowed(of=about, shadow="s1", difference=0.125, agrees=False, detail='{"at":"$.x"}')
+    bad = shadowed(of=about, shadow="s2", status=0, error="backend_connect", agrees=None)
+    await store.append([about], [good, bad])
+    assert (await store.decision(about.decision)).shadows == (good, bad)
+    assert await store.agreement("digits") == {"s1": (1, 1, 0), "s2": (1, 0, 0)}
+    assert await store.agreement("digits", since=T0 + 10) == {}
+
+
+async def test_counts_of_each_kind(store: Store) -> None:
+    await store.publish(published(1, probabilities={"v1": 0.25, "v2": 0.75, "v3": 0.0}))
+    await store.append(
+        [
+            outcome(assigned="v1", total_ms=10.0),
+            outcome(assigned="v1", error="backend_reset", served="v2", fallback=True, total_ms=20.0),
+            outcome(assigned="v2", served="v2", status=499, error="client_left"),
+            outcome(assigned="v2", served="", status=502, error="backend_connect"),
+            outcome(assigned="v2", served="v2", forced=True, propensity=1.0),
+        ]
+    )
+    found = await store.counts("digits")
+    assert list(found) == ["v1", "v2", "v3"]
+    one, two, three = found.values()
+    assert (one.assigned, one.served, one.errors, one.fallbacks) == (2, 1, 1, 1)
+    assert (two.assigned, two.served, two.errors, two.fallbacks) == (2, 2, 1, 0)
+    assert (one.expected, two.expected, three.expected) == (1.0, 3.0, 0.0)
+    assert one.latency == {histogram.index(10.0): 1}
+    assert two.latency == {histogram.index(20.0): 1, histogram.index(3.75): 1}
+    assert two.gateway == {histogram.index(0.25): 2}
+    assert await store.counts("nobody") == {}
+
+
+async def test_without_a_published_allocation_the_recorded_propensities_stand_in(store: Store) -> None:
+    batch = [outcome(assigned="v1", propensity=0.75)] * 1 + [outcome(assigned="v2", propensity=0.25)]
+    await store.append(batch)
+    found = await store.counts("digits")
+    assert (found["v1"].expected, found["v2"].expected) == (1.5, 0.5)
+
+
+async def test_counts_by_time_and_epoch_are_sums_of_whole_buckets(store: Store) -> None:
+    await store.append([outcome(T0 + 5 * i, epoch=1 + i // 4) for i in range(8)])
+
+    async def assigned(**limits: float) -> int:
+        found = await store.counts("digits", **limits)  # type: ignore[arg-type]
+        return sum(c.assigned for c in found.values())
+
+    assert await assigned() == 8
+    assert await assigned(since=T0 + 10) == 6
+    assert await assigned(since=T0 + 19.9) == 6
+    assert await assigned(until=T0 + 10) == 2
+    assert await assigned(until=T0 + 10.1) == 4
+    assert await assigned(epoch=2) == 4
+    assert await assigned(epoch=2, since=T0 + 30) == 2
+    assert await assigned(epoch=9) == 0
+
+
+async def test_the_series_adds_up_to_the_counts(store: Store) -> None:
+    rows = [outcome(T0 + i, epoch=1 + i // 30, assigned=f"v{i % 2}", served=f"v{i % 2}") for i in range(90)]
+    await store.append(rows)
+    await store.reward([reward(float(i % 3), of=o) for i, o in enumerate(rows)])
+    buckets = await store.series("digits", since=T0, until=T0 + 90, step=20)
+    assert [b.start for b in buckets] == sorted(b.start for b in buckets)
+    assert {b.start % 20 for b in buckets} == {0.0}
+    assert sum(b.counts.assigned for b in buckets) == 90
+    assert sum(b.rewards["correct"].count for b in buckets) == 90
+    assert sum(b.rewards["correct"].total for b in buckets) == 90
+    only = [b for b in buckets if b.epoch == 2 and b.variant == "v1"]
+    assert sum(b.counts.assigned for b in only) == 15
+    part = await store.series("digits", since=T0 + 40, until=T0 + 60, step=10)
+    assert sum(b.counts.served for b in part) == 20
+
+
+async def test_the_order_of_batches_does_not_matter_to_the_sums(store: Store) -> None:
+    rows = [outcome(T0 + i % 40, total_ms=1.0 + i, served="v1" if i % 3 else "v2") for i in range(200)]
+    await asyncio.gather(*(store.append(rows[k::8]) for k in range(8)))
+    found = await store.counts("digits")
+    assert found["v1"].assigned == 200
+    assert sum(found["v1"].latency.values()) == found["v1"].served
+    assert sum(found["v2"].latency.values()) == found["v2"].served == 67
+
+
+@pytest.mark.parametrize("number", [1, 3000])
+async def test_batches_of_any_size(store: Store, number: int) -> None:
+    rows = [outcome(T0 + i / 100, total_ms=0.5 * (i + 1)) for i in range(number)]
+    await store.append(rows)
+    assert await store.outcomes(OutcomeFilter(limit=5000)) == rows[::-1]
