@@ -79,7 +79,7 @@ def rate_log_martingale(p: Floats, successes: Floats, n: Floats) -> Floats:
     """
     p = np.clip(p, _EDGE, 1 - _EDGE)
     failures = n - successes
-    k = _CONCENTRATIONS.reshape((-1,) + (1,) * max(p.ndim, n.ndim))
+    k = _CONCENTRATIONS.reshape(-1, *[1] * max(p.ndim, n.ndim, successes.ndim))
     drawn = (
         gammaln(k * p + successes) + gammaln(k * (1 - p) + failures) - gammaln(k * p) - gammaln(k * (1 - p))
     )
@@ -120,7 +120,7 @@ def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
     m = np.clip(mean, _EDGE, 1 - _EDGE)
     s = sums.total - sums.count * m
     v = np.maximum(sums.squares - 2 * m * sums.total + sums.count * m * m, 0.0)
-    rho = _VARIANCES.reshape((-1,) + (1,) * m.ndim)
+    rho = _VARIANCES.reshape(-1, *[1] * m.ndim)
     # A scale larger than needed is still valid, and keeps the gamma functions in range.
     above = gamma_exponential_at(s, v, rho, np.maximum(m, 0.01))
     below = gamma_exponential_at(-s, v, rho, np.maximum(1 - m, 0.01))
