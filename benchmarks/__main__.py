@@ -14,7 +14,12 @@ from benchmarks.result import Result, into_document
 
 SCENARIOS = {
     "closed": "closed loop: requests per second, latency, CPU per request",
+    "latency": "open loop: latency that a proxy adds at a fixed rate",
     "streaming": "event streams: age of an event, events per second, CPU per event",
+    "bodies": "1 and 16 MiB up and down: throughput, CPU per MiB, memory",
+    "workers": "1 to 4 workers on all cores",
+    "idle": "5,000 idle connections: memory of each, latency beside them",
+    "shadow": "no, a healthy, a dead, a hanging and a huge-answer shadow",
 }
 
 
@@ -44,7 +49,7 @@ def _options(given: argparse.Namespace) -> Options:
         rounds=given.rounds,
         seconds=given.seconds,
         concurrency=tuple(int(word) for word in given.concurrency.split(",")),
-        nice=given.nice,
+        priority=given.priority,
     )
 
 
@@ -62,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=int, default=2, help="of one round (default: %(default)s)")
     parser.add_argument("--concurrency", default="1,32,256", help="of the closed loop (default: %(default)s)")
     parser.add_argument(
-        "--nice", type=int, default=0, help="niceness of everything measured; below 0 needs root"
+        "--priority",
+        default="0",
+        help="of all that is measured: a niceness, or 'realtime' (needs root) against other work beside it",
     )
     parser.add_argument(
         "--out", default=".bench/results", help="directory of the results (default: %(default)s)"

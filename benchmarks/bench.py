@@ -8,14 +8,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from benchmarks import machine, traffic
 from benchmarks.children import StartError
+from benchmarks.load.fixed import open_loop
+from benchmarks.load.wrk import closed_loop
 from benchmarks.peers import PEERS, Peer, Place, Running, start
-from benchmarks.rounds import progress
+from benchmarks.rounds import Sample, progress
 from benchmarks.servers import odd, plain
 from benchmarks.usage import core_busy_us, usage
 
@@ -28,7 +30,7 @@ class Options:
     rounds: int = 5
     seconds: int = 2
     concurrency: tuple[int, ...] = (1, 32, 256)
-    nice: int = 0
+    priority: str = "0"
     cores: machine.Cores = field(default_factory=machine.cores)
 
 
@@ -52,6 +54,36 @@ class Bench:
         traffic.write_requests(target, traffic.requests(path, body))
         return target
 
+    def closed(self, name: str, requests: Path, connections: int, units: float = 1.0) -> Sample:
+        """A round of a closed loop; ``cpu_us`` is per 1 / ``units`` of a request."""
+        options, running = self.options, self.running[name]
+        meter = Meter(running, options.cores.proxy)
+        seen = closed_loop(
+            running.port,
+            requests,
+            connections=connections,
+            seconds=options.seconds,
+            cores=options.cores.load,
+            priority=options.priority,
+        )
+        figures = {"rate": seen.rate, "p50_us": seen.p50_us, "p99_us": seen.p99_us, "errors": seen.errors}
+        return {**figures, **meter.read(seen.requests * units)}
+
+    def fixed(self, running: Running, requests: Path, rate: float) -> Sample:
+        """A round of an open loop at ``rate`` requests per second."""
+        options = self.options
+        meter = Meter(running, options.cores.proxy)
+        seen = open_loop(
+            running.port,
+            requests,
+            rate=rate,
+            seconds=options.seconds,
+            cores=options.cores.load,
+            priority=options.priority,
+        )
+        figures = {name: value for name, value in asdict(seen).items() if name != "duration_us"}
+        return {**figures, "rate": rate, **meter.read(seen.requests)}
+
 
 @contextmanager
 def bench(
@@ -60,7 +92,6 @@ def bench(
     peers: Mapping[str, Peer] = PEERS,
     cores: Sequence[int] | None = None,
     workers: int = 1,
-    extra: Mapping[str, str] | None = None,
     server: Literal["plain", "odd"] = "plain",
     check: tuple[str, bytes, str] = (traffic.INFER, traffic.INFER_BODY, traffic.INFER_ANSWER),
 ) -> Iterator[Bench]:
@@ -72,10 +103,10 @@ def bench(
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnout-bench-")))
         launch = plain.start if server == "plain" else odd.start
-        backend, ports = launch(directory, options.cores.backend, nice=options.nice)
+        backend, ports = launch(directory, options.cores.backend, priority=options.priority)
         stack.enter_context(backend)
         made = Bench(options, directory, ports)
-        place = Place(directory, cores or options.cores.proxy, ports, options.nice, workers, extra or {})
+        place = Place(directory, cores or options.cores.proxy, ports, options.priority, workers)
         for name in options.peers:
             progress(f"starting {name}")
             try:

@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-CONNECT_WAIT = 0.05
+_CONNECT_WAIT = 0.05
+_LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class StartError(Exception):
@@ -35,13 +37,13 @@ class Child:
         cores: Sequence[int],
         log: Path,
         env: dict[str, str] | None = None,
-        nice: int = 0,
+        priority: str = "0",
     ) -> None:
         self.name = name
         self._log = log
         self._out: IO[bytes] = log.open("wb")
         self._process = subprocess.Popen(
-            [*wrapper(cores, nice), *command],
+            [*wrapper(cores, priority), *command],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=subprocess.STDOUT,
@@ -64,7 +66,7 @@ class Child:
                 raise StartError(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
             if listening(port):
                 return
-            time.sleep(CONNECT_WAIT)
+            time.sleep(_CONNECT_WAIT)
         raise StartError(f"{self.name} did not listen on port {port} within {limit:g} s:\n{self.tail()}")
 
     def stop(self, grace: float = 3.0) -> None:
@@ -89,10 +91,14 @@ class Child:
         self.stop()
 
 
-def wrapper(cores: Sequence[int], nice: int = 0) -> list[str]:
+def wrapper(cores: Sequence[int], priority: str = "0") -> list[str]:
     """The words before a command that pin it and let the kernel end it should the harness be killed."""
-    words = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", ",".join(map(str, cores))]
-    return [*words, "nice", "-n", str(nice)] if nice else words
+    return [sys.executable, str(_LAUNCH), ",".join(map(str, cores)), priority]
+
+
+def before(priority: str) -> str:
+    """The priority of what measures, so that it sees an answer when it comes, not when others pause."""
+    return "realtime:2" if priority == "realtime" else priority
 
 
 def listening(port: int) -> bool:

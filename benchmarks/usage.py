@@ -28,7 +28,7 @@ class Usage:
 def usage(session: int) -> Usage:
     """Summed over every living process of ``session``; what an ended one used is not in it."""
     cpu, rss, count = 0.0, 0, 0
-    for fields in _stats():
+    for _, fields in _stats():
         if int(fields[_SESSION]) == session:
             cpu += (int(fields[_USER]) + int(fields[_SYSTEM])) * _TICK_US
             rss += int(fields[_RSS]) * _PAGE
@@ -36,7 +36,8 @@ def usage(session: int) -> Usage:
     return Usage(cpu, rss, count)
 
 
-def _stats() -> list[list[str]]:
+def _stats() -> list[tuple[int, list[str]]]:
+    """(pid, the fields behind the name) of every process."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -44,7 +45,7 @@ def _stats() -> list[list[str]]:
                 text = Path(entry.path, "stat").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found.append(text[text.rindex(")") + 2 :].split())
+            found.append((int(entry.name), text[text.rindex(")") + 2 :].split()))
     return found
 
 
@@ -56,3 +57,25 @@ def core_busy_us(core: int) -> float:
             user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (int(field) for field in fields)
             return (user + nice + system + irq + softirq + steal) * _TICK_US
     raise ValueError(f"there is no core {core} in /proc/stat")
+
+
+def reset_peak(session: int) -> int:
+    """Forgets the memory peaks of ``session`` so far; returns what is resident now, in bytes."""
+    for pid in _pids(session):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return usage(session).rss
+
+
+def peak(session: int) -> int:
+    """The most that each process of ``session`` had resident since `reset_peak`, summed; bytes."""
+    lines = [
+        line
+        for pid in _pids(session)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    ]
+    return sum(int(line.split()[1]) * 1024 for line in lines)
+
+
+def _pids(session: int) -> list[int]:
+    return [pid for pid, fields in _stats() if int(fields[_SESSION]) == session]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.children import wrapper
+from benchmarks.children import before, wrapper
 from benchmarks.load.answers import Connection
 from benchmarks.load.clock import Timer
 
@@ -196,13 +196,13 @@ def open_loop(
     seconds: float,
     cores: Sequence[int],
     connections: int = 64,
-    nice: int = 0,
+    priority: str = "0",
 ) -> Open:
     """Runs this module as a process pinned to ``cores``; raises RuntimeError when it failed."""
     words = [sys.executable, "-m", "benchmarks.load.fixed", "--port", str(port), "--requests", str(requests)]
     words += ["--rate", str(rate), "--seconds", str(seconds), "--connections", str(connections)]
     done = subprocess.run(
-        [*wrapper(cores, nice), *words], capture_output=True, check=False, timeout=seconds + 30
+        [*wrapper(cores, before(priority)), *words], capture_output=True, check=False, timeout=seconds + 30
     )
     if done.returncode:
         raise RuntimeError(f"the generator ended with {done.returncode}: {done.stderr.decode()[-500:]}")

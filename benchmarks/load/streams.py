@@ -25,7 +25,7 @@ import httptools
 import uvloop
 
 from benchmarks import traffic
-from benchmarks.children import wrapper
+from benchmarks.children import before, wrapper
 from benchmarks.load.fixed import quantile
 
 _TIME = re.compile(rb'data: \{"t":"(\d+)"')
@@ -104,13 +104,13 @@ async def read(port: int, target: str, streams: int, limit: float) -> Streams:
 
 
 def read_streams(
-    port: int, target: str, *, streams: int, limit: float, cores: Sequence[int], nice: int = 0
+    port: int, target: str, *, streams: int, limit: float, cores: Sequence[int], priority: str = "0"
 ) -> Streams:
     """Runs this module as a process pinned to ``cores``; raises RuntimeError when it failed."""
     words = [sys.executable, "-m", "benchmarks.load.streams", "--port", str(port), "--target", target]
     words += ["--streams", str(streams), "--limit", str(limit)]
     done = subprocess.run(
-        [*wrapper(cores, nice), *words], capture_output=True, check=False, timeout=limit + 30
+        [*wrapper(cores, before(priority)), *words], capture_output=True, check=False, timeout=limit + 30
     )
     if done.returncode:
         raise RuntimeError(f"the reader ended with {done.returncode}: {done.stderr.decode()[-500:]}")

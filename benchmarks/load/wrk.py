@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.children import wrapper
+from benchmarks.children import before, wrapper
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _SPARE = 20.0
@@ -34,13 +34,21 @@ class Closed:
 
 
 def closed_loop(
-    port: int, requests: Path, *, connections: int, seconds: int, cores: Sequence[int], nice: int = 0
+    port: int, requests: Path, *, connections: int, seconds: int, cores: Sequence[int], priority: str = "0"
 ) -> Closed:
     """Runs wrk with one thread for whole ``seconds``; ``requests`` as `traffic.write_requests` wrote it.
 
     Raises RuntimeError when wrk itself failed.
     """
-    command = [*wrapper(cores, nice), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command = [
+        *wrapper(cores, before(priority)),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+    ]
     command += ["-s", str(_SCRIPT), f"http://127.0.0.1:{port}/", "--", str(requests)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=seconds + _SPARE)
     for line in done.stdout.decode().splitlines():

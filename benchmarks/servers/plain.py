@@ -9,14 +9,11 @@ from benchmarks import traffic
 from benchmarks.children import Child, free_ports
 
 _CONFIG = Path(__file__).with_suffix(".conf")
-SOURCES = {"1m": 2**20, "16m": 2**24}
-"""Files under /v2/models/digits/source/ and their sizes in bytes."""
 
 
-def start(directory: Path, cores: Sequence[int], nice: int = 0) -> tuple[Child, tuple[int, int]]:
+def start(directory: Path, cores: Sequence[int], priority: str = "0") -> tuple[Child, tuple[int, int]]:
     """The running backend and its two ports."""
     ports = free_ports(2)
-    _write_sources(directory / "source")
     text = _CONFIG.read_text()
     for name, value in {
         "DIR": str(directory),
@@ -29,7 +26,7 @@ def start(directory: Path, cores: Sequence[int], nice: int = 0) -> tuple[Child, 
     config = directory / "backend.conf"
     config.write_text(text)
     child = Child(
-        "backend", ["nginx", "-c", str(config)], cores=cores, log=directory / "backend.log", nice=nice
+        "backend", ["nginx", "-c", str(config)], cores=cores, log=directory / "backend.log", priority=priority
     )
     try:
         child.wait_listening(ports[1])
@@ -37,9 +34,3 @@ def start(directory: Path, cores: Sequence[int], nice: int = 0) -> tuple[Child, 
         child.stop()
         raise
     return child, (ports[0], ports[1])
-
-
-def _write_sources(directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
-    for name, size in SOURCES.items():
-        (directory / name).write_bytes(bytes(range(256)) * (size // 256))
