@@ -1,0 +1,89 @@
+"""The command line of the bundled model server: `turnout backend`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from backends.errors import LoadError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `turnout backend`; `main` takes what is parsed with them."""
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model repository")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=9101, help="port to listen on, 0 for any (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads per instance (default: by model size)"
+    )
+    parser.add_argument("--allow-load", action="store_true", help="let the API load and unload models")
+    parser.add_argument(
+        "--train", action="store_true", help="train the reference models first if they are missing"
+    )
+    parser.add_argument("--drain-delay", type=float, default=0.5, metavar="S", help=argparse.SUPPRESS)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs what `add_arguments` parsed; the exit status."""
+    if args.train:
+        from backends.train import ensure
+
+        ensure(args.models)
+    return run(
+        args.models,
+        args.host,
+        args.port,
+        args.device,
+        threads=args.threads,
+        control=args.allow_load,
+        drain_delay=args.drain_delay,
+    )
+
+
+def run(
+    models: Path,
+    host: str = "127.0.0.1",
+    port: int = 9101,
+    device: str = "auto",
+    *,
+    threads: int = 0,
+    control: bool = False,
+    drain_delay: float = 0.5,
+) -> int:
+    """Serves the model repository ``models`` until SIGTERM or SIGINT; the exit status.
+
+    ``drain_delay`` is the seconds between saying "not ready" and not listening any more.
+    """
+    from backends.repository import scan
+    from backends.server import Settings, serve
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("turnout.backend").setLevel(logging.INFO)
+    try:
+        if not scan(models):
+            raise LoadError(
+                f"{models} holds no model; put one there, or make the reference models with --train"
+            )
+    except LoadError as error:
+        print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
+        return 1
+    return serve(
+        Settings(models, host, port, device, threads=threads, control=control, drain_delay=drain_delay)
+    )
+
+
+def _standalone() -> int:
+    parser = argparse.ArgumentParser(prog="turnout backend", description=__doc__)
+    add_arguments(parser)
+    return main(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(_standalone())

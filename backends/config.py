@@ -1,0 +1,154 @@
+"""A model's `config.json`: Triton's model configuration, in JSON, as far as this server has what it says.
+
+Keys that are not understood are errors: a setting that is silently not applied is worse than none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from backends.datatypes import Datatype, named
+from backends.errors import LoadError
+
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+"""What a model may be called: it is a folder and a part of a URL."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorConfig(_Part):
+    """One input or output."""
+
+    name: Annotated[str, Field(min_length=1)]
+    data_type: str
+    dims: tuple[int, ...]
+    """Without the batch axis when the model batches; -1 is any size."""
+
+    @field_validator("data_type")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return named(value).name
+
+    @field_validator("dims")
+    @classmethod
+    def _sizes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(size < 1 and size != -1 for size in value):
+            raise ValueError("each size must be 1 or more, or -1 for any")
+        return value
+
+    @property
+    def datatype(self) -> Datatype:
+        return named(self.data_type)
+
+
+class QueuePolicy(_Part):
+    max_queue_size: Annotated[int, Field(ge=1)] = 1024
+    """Requests that may wait; beyond it the answer is 503 with Retry-After."""
+    default_timeout_microseconds: Annotated[int, Field(ge=0)] = 0
+    """How long a request may wait before it is answered 503; 0 is for ever. A request may set its own."""
+
+
+class DynamicBatching(_Part):
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
+    """How long a batch that is not full waits for more; 0: takes what is there when an instance is free."""
+    default_queue_policy: QueuePolicy = QueuePolicy()
+
+
+class InstanceGroup(_Part):
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """Copies of the model, each with a thread of its own."""
+    kind: Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU"] = "KIND_AUTO"
+    gpus: tuple[int, ...] = ()
+
+
+class Latest(_Part):
+    num_versions: Annotated[int, Field(ge=1)] = 1
+
+
+class Specific(_Part):
+    versions: Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class VersionPolicy(_Part):
+    """Which of the version folders are served: exactly one of `latest`, `all` and `specific`."""
+
+    latest: Latest | None = None
+    all: _Part | None = None
+    specific: Specific | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> VersionPolicy:
+        if sum(part is not None for part in (self.latest, self.all, self.specific)) != 1:
+            raise ValueError('write one of {"latest": {"num_versions": 1}}, {"all": {}}, {"specific": {…}}')
+        return self
+
+    def pick(self, versions: list[int]) -> list[int]:
+        """Those of ``versions`` (ascending) that are served."""
+        if self.specific is not None:
+            return [version for version in versions if version in self.specific.versions]
+        if self.latest is not None:
+            return versions[-self.latest.num_versions :]
+        return versions
+
+
+class ModelConfig(_Part):
+    """What `config.json` says."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    platform: Literal["pytorch_module", "pytorch_export"]
+    """`pytorch_module`: class `Model` in `model.py`; `pytorch_export`: a `torch.export` file `model.pt2`."""
+    max_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Rows; 0: the model has no batch axis, and each request runs alone."""
+    input: Annotated[tuple[TensorConfig, ...], Field(min_length=1)]
+    output: Annotated[tuple[TensorConfig, ...], Field(min_length=1)]
+    instance_group: Annotated[tuple[InstanceGroup, ...], Field(min_length=1)] = (InstanceGroup(),)
+    dynamic_batching: DynamicBatching = DynamicBatching()
+    version_policy: VersionPolicy = VersionPolicy(latest=Latest())
+    parameters: dict[str, JsonValue] = {}
+    """Handed to the model's class as keyword arguments."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ModelConfig:
+        for what, tensors in (("input", self.input), ("output", self.output)):
+            if len({tensor.name for tensor in tensors}) != len(tensors):
+                raise ValueError(f"two tensors of {what!r} have the same name; give each its own")
+        return self
+
+    def full_dims(self, tensor: TensorConfig) -> tuple[int, ...]:
+        """The shape with the batch axis, as metadata shows it."""
+        return (-1, *tensor.dims) if self.max_batch_size else tensor.dims
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration in the file ``path``. Raises LoadError that names file, key and what is wrong."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: can't be read ({error.strerror})") from None
+    try:
+        return ModelConfig.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(_fault(dict(item)) for item in error.errors(include_url=False))
+        raise LoadError(f"{path}: {faults}") from None
+
+
+def _fault(item: dict[str, object]) -> str:
+    place = item["loc"]
+    key = ".".join(str(part) for part in place) if isinstance(place, tuple) else ""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "no such key; remove it"
+    return f"{key}: {message}" if key else message

@@ -1,0 +1,74 @@
+"""The errors that a client gets, each with its HTTP status. A message says what to send instead."""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """An error with an answer of its own: ``{"error": message}`` under `status`."""
+
+    status = 500
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else "internal error; the server's log has the details"
+
+
+class InvalidInput(ServerError):
+    """The request can't be used as it is. A model raises it for values that it can't take."""
+
+    status = 400
+
+
+class NotFound(ServerError):
+    """No such model, version or page."""
+
+    status = 404
+
+
+class MethodNotAllowed(ServerError):
+    """The path exists, for another method."""
+
+    status = 405
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class TooLarge(ServerError):
+    """The body is beyond the server's limit."""
+
+    status = 413
+
+
+class UnsupportedEncoding(ServerError):
+    """A content-encoding that the server doesn't know."""
+
+    status = 415
+
+
+class ModelFailed(ServerError):
+    """The model raised, or gave something other than its configuration says."""
+
+    status = 500
+
+
+class Unavailable(ServerError):
+    """Nothing is wrong with the request; the server can't take it now."""
+
+    status = 503
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds, for the Retry-After header."""
+
+
+class ClientLeft(ServerError):
+    """The client closed the connection while its request waited; nobody gets this answer."""
+
+    status = 499
+
+
+class LoadError(Exception):
+    """A model could not be loaded; the message says where and why."""

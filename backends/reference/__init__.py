@@ -1,0 +1,1 @@
+"""The reference model `digits`: its data, its networks, its training."""

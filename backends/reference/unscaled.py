@@ -1,0 +1,38 @@
+"""Version 3 of the reference model `digits`: version 2 with a fault that happens in real life.
+
+Whoever deployed it forgot the scaling: the weights are those of version 2, but they are fed the raw
+pixels, which they never saw in training. Nothing raises, and most answers are wrong.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Model(nn.Module):
+    """pixels FP32 [n, 64], 0 to 16 → scores FP32 [n, 10], probabilities; label INT64 [n]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 12, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(12, 24, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(24 * 4 * 4, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Forgotten here."""
+        return pixels
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        logits = self.net(self.scale(pixels))
+        return {"scores": torch.softmax(logits, dim=-1), "label": logits.argmax(dim=-1)}

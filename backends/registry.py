@@ -1,0 +1,152 @@
+"""The models that are served, and how they come and go: the new version is up before the old one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.config import NAME, ModelConfig
+from backends.errors import LoadError, NotFound, Unavailable
+from backends.repository import FoundModel, scan, scan_model
+from backends.served import Served
+
+log = logging.getLogger("turnout.backend")
+
+_NAME = re.compile(NAME)
+
+
+@dataclass(slots=True)
+class Model:
+    """What is known of one model. `versions` are those loaded, `faults` what the others failed of."""
+
+    name: str
+    config: ModelConfig | None = None
+    versions: dict[str, Served] = field(default_factory=dict)
+    """Ascending by number."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """By version; "" is the model as a whole."""
+
+    @property
+    def newest(self) -> Served | None:
+        return next(reversed(self.versions.values()), None)
+
+
+class Registry:
+    """All models. Its methods belong to the event loop, which never sees a half-made change."""
+
+    def __init__(self, root: Path, device: str = "auto", threads: int = 0) -> None:
+        self.models: dict[str, Model] = {}
+        self.loading = True
+        """Until the first look at the repository is done."""
+        self._root = root
+        self._device = device
+        self._threads = threads
+        self._changing = asyncio.Lock()
+
+    @property
+    def faults(self) -> list[str]:
+        """Why models or versions that should be served are not, one line each."""
+        return [fault for model in self.models.values() for fault in model.faults.values()]
+
+    def find(self, name: str, version: str = "") -> Served:
+        """The version to answer; "" is the newest loaded. Raises NotFound, Unavailable."""
+        model = self.models.get(name)
+        if model is not None:
+            served = model.versions.get(version) if version else model.newest
+            if served is not None:
+                return served
+        raise self._absent(model, name, version)
+
+    def _absent(self, model: Model | None, name: str, version: str) -> NotFound | Unavailable:
+        if self.loading:
+            return Unavailable("the models are still being loaded; try again as Retry-After says")
+        if model is None:
+            return NotFound(f"there is no model {name!r}; there are {', '.join(self.models) or 'none'}")
+        if model.faults and (not version or version in model.faults or "" in model.faults):
+            return Unavailable(
+                f"model {name!r} version {version or 'any'} could not be loaded; see the repository index"
+            )
+        if not model.versions:
+            return Unavailable(f"model {name!r} is not loaded; load it first")
+        return NotFound(f"model {name!r} has no version {version!r}; it has {', '.join(model.versions)}")
+
+    async def load_all(self) -> None:
+        """Loads what the repository holds. Faults of single models are kept, not raised."""
+        try:
+            for found in (await asyncio.to_thread(scan, self._root)).values():
+                self.models[found.name] = Model(found.name)
+                await self._apply(found)
+        finally:
+            self.loading = False
+
+    async def load(self, name: str) -> None:
+        """Brings one model to what the repository says now. Raises NotFound, LoadError.
+
+        What is unchanged stays as it is; what can't be loaded leaves the old in place.
+        """
+        folder = self._root / name
+        if not _NAME.fullmatch(name) or not await asyncio.to_thread(folder.is_dir):
+            raise NotFound(f"the repository has no model {name!r}")
+        found = await asyncio.to_thread(scan_model, folder)
+        self.models.setdefault(name, Model(name))
+        await self._apply(found)
+        if faults := self.models[name].faults:
+            raise LoadError("; ".join(faults.values()))
+
+    async def unload(self, name: str) -> None:
+        """Ends every version of one model, after the requests that it has. Raises NotFound."""
+        async with self._changing:
+            model = self.models.get(name)
+            if model is None:
+                raise NotFound(f"there is no model {name!r}")
+            versions, model.versions, model.faults = model.versions, {}, {}
+            await asyncio.gather(*(served.stop() for served in versions.values()))
+
+    async def close(self) -> None:
+        """Ends everything, after the requests that wait."""
+        for name in list(self.models):
+            await self.unload(name)
+
+    async def _apply(self, found: FoundModel) -> None:
+        async with self._changing:
+            model = self.models[found.name]
+            if found.config is None:
+                log.error("model %s: %s", found.name, found.fault)
+                model.faults = {"": found.fault}
+                return
+            fresh, faults = await self._start(found, found.config, model)
+            kept = {
+                version: served
+                for version, served in model.versions.items()
+                if version in faults or (int(version) in found.versions and version not in fresh)
+            }
+            retired = [
+                served for version, served in model.versions.items() if kept.get(version) is not served
+            ]
+            model.config, model.faults = found.config, faults
+            model.versions = dict(sorted((kept | fresh).items(), key=lambda item: int(item[0])))
+            await asyncio.gather(*(served.stop() for served in retired))
+
+    async def _start(
+        self, found: FoundModel, config: ModelConfig, model: Model
+    ) -> tuple[dict[str, Served], dict[str, str]]:
+        """The versions of ``found`` that are new or changed, running; and why others are not."""
+        fresh: dict[str, Served] = {}
+        faults: dict[str, str] = {}
+        for number, version in found.versions.items():
+            old = model.versions.get(str(number))
+            if old is not None and old.found.fingerprint == version.fingerprint:
+                continue
+            served = Served(config, version)
+            try:
+                await served.start(self._device, self._threads)
+            except LoadError as error:
+                log.error("model %s version %d: %s", found.name, number, error)
+                faults[str(number)] = str(error)
+            else:
+                log.info("model %s version %d is ready", found.name, number)
+                fresh[str(number)] = served
+        return fresh, faults

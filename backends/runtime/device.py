@@ -1,0 +1,57 @@
+"""Which device a model runs on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from backends.config import InstanceGroup
+from backends.errors import LoadError
+
+SMALL_MODEL = 1_000_000
+"""Parameters up to which one CPU thread is faster than several: sharing out the work costs more than it."""
+
+
+def resolve(wish: str) -> torch.device:
+    """The device for ``wish``: ``auto`` (CUDA if there is one, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises LoadError when there is no such device.
+    """
+    if wish == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise LoadError(f"device {wish!r} is unknown; write auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise LoadError(f"device {wish!r} is not served; write auto, cpu, cuda or cuda:N")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise LoadError(
+            f"device {wish!r} is not there ({torch.cuda.device_count()} CUDA devices are); write auto or cpu"
+        )
+    return torch.device("cuda", device.index or 0)
+
+
+def place(groups: tuple[InstanceGroup, ...], default: torch.device) -> list[torch.device]:
+    """A device for each instance of ``groups``; KIND_AUTO is ``default``. Raises LoadError."""
+    devices: list[torch.device] = []
+    for group in groups:
+        for wish in _wishes(group, default):
+            devices += [resolve(wish)] * group.count
+    return devices
+
+
+def _wishes(group: InstanceGroup, default: torch.device) -> list[str]:
+    if group.kind == "KIND_CPU":
+        return ["cpu"]
+    if group.kind == "KIND_AUTO" and default.type == "cpu":
+        return ["cpu"]
+    return [f"cuda:{index}" for index in group.gpus or (default.index or 0,)]
+
+
+def threads_for(parameters: int, wish: int) -> int:
+    """CPU threads for a model of so many ``parameters``; ``wish`` (0: none) wins."""
+    return wish or (1 if parameters <= SMALL_MODEL else os.cpu_count() or 1)

@@ -1,0 +1,164 @@
+"""A loaded model as an instance runs it: rows together, onto the device, through the model, back, checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from backends.batching.entry import Spans
+from backends.config import ModelConfig, TensorConfig
+from backends.datatypes import Datatype
+from backends.errors import InvalidInput, LoadError, ModelFailed, Unavailable
+from backends.runtime.loading import Callee
+
+TORCH: Final[dict[str, torch.dtype]] = {
+    "BOOL": torch.bool,
+    "UINT8": torch.uint8,
+    "UINT16": torch.uint16,
+    "UINT32": torch.uint32,
+    "UINT64": torch.uint64,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "FP16": torch.float16,
+    "FP32": torch.float32,
+    "FP64": torch.float64,
+    "BF16": torch.bfloat16,
+}
+_NOTHING: Final = nullcontext()
+
+
+class TorchExecutable:
+    """One copy of a model on one device. All its methods belong to one thread."""
+
+    def __init__(self, config: ModelConfig, callee: Callee, device: torch.device) -> None:
+        self._callee = callee
+        self._device = device
+        self._cuda = device.type == "cuda"
+        self._inputs = [(tensor.name, tensor.datatype) for tensor in config.input]
+        self._outputs = [(tensor.name, tensor.datatype, config.full_dims(tensor)) for tensor in config.output]
+        self._batched = config.max_batch_size > 0
+        self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
+
+    def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+        """See `backends.batching.instance.Executable`."""
+        try:
+            with torch.inference_mode(), self._on_stream():
+                return self._run(parts, rows, spans)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise Unavailable(
+                "the device has no memory left for this batch; send fewer rows, or later"
+            ) from None
+
+    def _on_stream(self) -> AbstractContextManager[Any]:
+        return _NOTHING if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+        start = time.perf_counter_ns()
+        inputs = {
+            name: self._gather(datatype, [part[index] for part in parts])
+            for index, (name, datatype) in enumerate(self._inputs)
+        }
+        gathered = time.perf_counter_ns()
+        given = self._by_name(self._callee(inputs))
+        called = time.perf_counter_ns()
+        outputs = [
+            self._output(given[name], name, datatype, dims, rows) for name, datatype, dims in self._outputs
+        ]
+        if self._stream is not None:
+            self._stream.synchronize()
+        arrays = [_as_numpy(output) for output in outputs]
+        ended = time.perf_counter_ns()
+        # On CUDA the calls only enqueue work; the device's time shows in the last part, which waits for it.
+        spans.input += gathered - start
+        spans.infer += called - gathered
+        spans.output += ended - called
+        return arrays
+
+    def _gather(self, datatype: Datatype, arrays: list[np.ndarray]) -> Any:
+        """One tensor on the device; the model may write into it, so it never is the request's own memory."""
+        if datatype.kind == "bytes":
+            return np.concatenate(arrays)
+        shape = (
+            (sum(len(array) for array in arrays), *arrays[0].shape[1:]) if self._batched else arrays[0].shape
+        )
+        host = torch.empty(shape, dtype=TORCH[datatype.name], pin_memory=self._cuda)
+        view = host.view(torch.uint16) if datatype.name == "BF16" else host
+        if len(arrays) == 1:
+            np.copyto(view.numpy(), arrays[0])
+        else:
+            np.concatenate(arrays, out=view.numpy())
+        return host.to(self._device, non_blocking=True) if self._cuda else host
+
+    def _by_name(self, given: Any) -> Mapping[str, Any]:
+        """The model's outputs by name: it may give them so, or in the configuration's order, or alone."""
+        if isinstance(given, Mapping):
+            missing = [name for name, *_ in self._outputs if name not in given]
+            if missing:
+                raise ModelFailed(f"the model gave no output {missing[0]!r}, which config.json lists")
+            return given
+        values = given if isinstance(given, tuple | list) else (given,)
+        if len(values) != len(self._outputs):
+            raise ModelFailed(f"the model gave {len(values)} outputs; config.json lists {len(self._outputs)}")
+        return {name: value for (name, *_), value in zip(self._outputs, values, strict=True)}
+
+    def _output(self, value: Any, name: str, datatype: Datatype, dims: tuple[int, ...], rows: int) -> Any:
+        """``value`` on its way to the host, after a check that it is what config.json says."""
+        if datatype.kind == "bytes":
+            right = isinstance(value, np.ndarray) and value.dtype == object
+        else:
+            value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            right = isinstance(value, torch.Tensor) and value.dtype is TORCH[datatype.name]
+        if not right:
+            got = getattr(value, "dtype", type(value).__name__)
+            raise ModelFailed(f"the model gave output {name!r} as {got}; config.json says {datatype.name}")
+        shape = tuple(value.shape)
+        want = (rows, *dims[1:]) if self._batched else dims
+        if len(shape) != len(want) or any(w not in (-1, g) for g, w in zip(shape, want, strict=True)):
+            raise ModelFailed(
+                f"the model gave output {name!r} with shape {list(shape)}; it should be {list(want)}"
+            )
+        if self._cuda and isinstance(value, torch.Tensor) and value.is_cuda:
+            host = torch.empty(shape, dtype=value.dtype, pin_memory=True)
+            host.copy_(value, non_blocking=True)
+            return host
+        return value
+
+    def warm_up(self, config: ModelConfig) -> None:
+        """Runs zeros through the model, one row and a full batch: faults show now, and the device is ready.
+
+        Raises LoadError when what comes out isn't what config.json says.
+        """
+        for rows in sorted({1, max(config.max_batch_size, 1)}):
+            zeros = tuple(_zeros(tensor, config, rows) for tensor in config.input)
+            try:
+                self.run([zeros], rows, Spans())
+            except InvalidInput:
+                pass  # a model may refuse zeros; that it did so well says that it runs
+            except Exception as error:
+                raise LoadError(
+                    f"warm-up with zeros ({rows} rows): {type(error).__name__}: {error}"
+                ) from error
+
+
+def _as_numpy(value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.contiguous()
+    array: np.ndarray = (value.view(torch.uint16) if value.dtype is torch.bfloat16 else value).numpy()
+    return array
+
+
+def _zeros(tensor: TensorConfig, config: ModelConfig, rows: int) -> np.ndarray:
+    dims = [max(size, 1) for size in tensor.dims]
+    shape = [rows, *dims] if config.max_batch_size else dims
+    if tensor.datatype.kind == "bytes":
+        return np.full(shape, b"", dtype=object)
+    return np.zeros(shape, dtype=tensor.datatype.dtype)

@@ -1,0 +1,98 @@
+"""From a version's folder to what can be called: `model.py` with weights, or a `torch.export` file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch.export.passes import move_to_device_pass
+
+from backends.config import ModelConfig
+from backends.errors import LoadError
+
+Callee = Callable[[dict[str, Any]], Any]
+"""Takes the inputs by name (torch tensors; numpy object arrays for BYTES), gives the outputs."""
+
+
+def load(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
+    """The version in ``folder`` on ``device``, and how many parameters it has. Raises LoadError."""
+    return _LOADERS[config.platform](config, folder, device)
+
+
+def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
+    path = folder / "model.py"
+    model_class = getattr(_import(path), "Model", None)
+    if not callable(model_class):
+        raise LoadError(f"{path} has no class Model; define one")
+    model = _construct(path, model_class, config.parameters)
+    if not isinstance(model, torch.nn.Module):
+        if not callable(model):
+            raise LoadError(f"{path}: Model can't be called; give it __call__, or make it a torch.nn.Module")
+        return lambda inputs: model(**inputs), 0
+    weights = folder / "model.safetensors"
+    if weights.exists():
+        _fill(model, weights)
+    model.eval().requires_grad_(False).to(device)
+    return lambda inputs: model(**inputs), sum(parameter.numel() for parameter in model.parameters())
+
+
+def _import(path: Path) -> ModuleType:
+    # Each version has a module of its own, whatever the others are called, and its folder is no package.
+    name = f"turnout_model_{path.parent.parent.name}_{path.parent.name}_{abs(hash(path))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise LoadError(f"{path} is missing; platform pytorch_module needs it")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise LoadError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _construct(path: Path, model_class: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    try:
+        return model_class(**parameters)
+    except Exception as error:
+        raise LoadError(f"{path}: Model(**parameters) raised {type(error).__name__}: {error}") from error
+
+
+def _fill(model: torch.nn.Module, weights: Path) -> None:
+    try:
+        load_model(model, weights, strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise LoadError(f"{weights} does not fit the class Model: {error}") from error
+
+
+def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
+    path = folder / "model.pt2"
+    if not path.is_file():
+        raise LoadError(
+            f"{path} is missing; platform pytorch_export needs it, as torch.export.save writes it"
+        )
+    try:
+        program = torch.export.load(path)
+        if device.type != "cpu":
+            program = move_to_device_pass(program, device)
+        module = program.module()
+    except Exception as error:
+        raise LoadError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
+    names = [tensor.name for tensor in config.input]
+    return lambda inputs: module(*(inputs[name] for name in names)), sum(
+        parameter.numel() for parameter in program.parameters()
+    )
+
+
+_LOADERS: dict[str, Callable[[ModelConfig, Path, torch.device], tuple[Callee, int]]] = {
+    "pytorch_module": _load_module,
+    "pytorch_export": _load_export,
+}

@@ -1,0 +1,178 @@
+"""Trains the reference model `digits` in its three versions, and writes it as a model repository.
+
+Run as ``python -m backends.train DIR``. Seeds are fixed; on one machine the weights come out the same
+each time, on another they may differ in the last bits (and with them, a little, the accuracies).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+log = logging.getLogger("turnout.backend")
+
+NAME: Final = "digits"
+CONFIG: Final[dict[str, Any]] = {
+    "name": NAME,
+    "platform": "pytorch_module",
+    "max_batch_size": 128,
+    "input": [{"name": "pixels", "data_type": "TYPE_FP32", "dims": [64]}],
+    "output": [
+        {"name": "scores", "data_type": "TYPE_FP32", "dims": [10]},
+        {"name": "label", "data_type": "TYPE_INT64", "dims": []},
+    ],
+    "instance_group": [{"count": 1, "kind": "KIND_AUTO"}],
+    "dynamic_batching": {
+        "max_queue_delay_microseconds": 0,
+        "default_queue_policy": {"max_queue_size": 1024},
+    },
+    "version_policy": {"all": {}},
+}
+_SEED: Final = 1
+_EPOCHS: Final = 32
+_BATCH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One version: its `accuracy` on the held-out images, 0 to 1."""
+
+    version: int
+    accuracy: float
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `main` made."""
+
+    model: str
+    folder: Path
+    versions: tuple[Trained, ...]
+
+
+def main(models: Path) -> Summary:
+    """Trains and writes ``models/digits``, replacing what is there; a few seconds."""
+    import torch
+
+    from backends.reference import convolutional, linear, unscaled
+    from backends.reference.digits import training
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small are slower with more, and sums keep their order with one
+    try:
+        data = training()
+        first = _fit_linear(linear.Model(), data)
+        second = _fit_convolutional(convolutional.Model(), data)
+        third = unscaled.Model().eval()
+        third.load_state_dict(second.state_dict())
+        with tempfile.TemporaryDirectory(dir=_made(models), prefix=".training-") as scratch:
+            folder = Path(scratch) / NAME
+            pairs: list[tuple[Any, ModuleType]] = [
+                (first, linear),
+                (second, convolutional),
+                (third, unscaled),
+            ]
+            for version, (model, module) in enumerate(pairs, start=1):
+                _write_version(folder / str(version), model, module)
+            (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+            _replace(folder, models / NAME)
+        versions = (_rate(number, model) for number, (model, _) in enumerate(pairs, start=1))
+        return Summary(NAME, models / NAME, tuple(versions))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def ensure(models: Path) -> Summary | None:
+    """Trains if ``models`` has no `digits` yet; None if it had."""
+    return None if (models / NAME / "config.json").exists() else main(models)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _replace(new: Path, old: Path) -> None:
+    """A reader finds the old or the new, or for a moment neither; never half of one."""
+    if old.exists():
+        old.rename(new.parent / "replaced")
+    new.rename(old)
+
+
+def _write_version(folder: Path, model: Any, module: ModuleType) -> None:
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True)
+    assert module.__file__ is not None
+    shutil.copyfile(module.__file__, folder / "model.py")
+    save_model(model, str(folder / "model.safetensors"))
+
+
+def _fit_linear(model: Any, data: Any) -> Any:
+    """Multinomial logistic regression with a little ridge, by L-BFGS: convex, so every start ends alike."""
+    import torch
+
+    pixels, labels = torch.from_numpy(data.pixels), torch.from_numpy(data.labels)
+    torch.nn.init.zeros_(model.net.weight)
+    torch.nn.init.zeros_(model.net.bias)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        fit = torch.nn.functional.cross_entropy(model.net(model.scale(pixels)), labels)
+        total = fit + 1e-3 * model.net.weight.square().sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return model.eval()
+
+
+def _fit_convolutional(model: Any, data: Any) -> Any:
+    """AdamW with a one-cycle learning rate."""
+    import torch
+
+    pixels, labels = torch.from_numpy(data.pixels), torch.from_numpy(data.labels)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+        steps = _EPOCHS * -(-len(labels) // _BATCH)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+        for _ in range(_EPOCHS):
+            order: Any = torch.randperm(len(labels), generator=generator)
+            for chosen in order.split(_BATCH):
+                optimizer.zero_grad()
+                logits = model.net(model.scale(pixels[chosen]))
+                loss: Any = torch.nn.functional.cross_entropy(logits, labels[chosen])
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return model.eval()
+
+
+def _rate(version: int, model: Any) -> Trained:
+    import torch
+
+    from backends.reference.digits import held_out
+
+    data = held_out()
+    with torch.inference_mode():
+        labels = model(torch.from_numpy(data.pixels))["label"].numpy()
+    accuracy = float((labels == data.labels).mean())
+    return Trained(version, accuracy, sum(parameter.numel() for parameter in model.parameters()))
+
+
+if __name__ == "__main__":
+    summary = main(Path(sys.argv[1] if len(sys.argv) > 1 else "models"))
+    json.dump(asdict(summary), sys.stdout, default=str, indent=2)
+    sys.stdout.write("\n")

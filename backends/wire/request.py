@@ -1,0 +1,235 @@
+"""An inference request: parsed, and checked against what the model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from backends.errors import InvalidInput
+from backends.wire.signature import Signature, TensorSpec
+from backends.wire.tensors import from_bytes, from_json
+
+_REQUEST_KEYS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
+_MAX_AXES: Final = 32
+"""numpy's older limit; nobody has more, and a shape's product stays cheap."""
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """A request that the model can take."""
+
+    id: str | None
+    inputs: tuple[np.ndarray, ...]
+    """In the order of the configuration, batch axis first."""
+    rows: int
+    """1 where the model has no batch axis."""
+    outputs: tuple[tuple[TensorSpec, bool], ...]
+    """The outputs to send, each with whether as binary data."""
+    timeout: float
+    """Seconds that it may wait in the queue; 0: as the model's configuration says."""
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], ...]:
+        """Requests with equal keys can share a batch: their shapes are equal but for the rows."""
+        return tuple(array.shape[1:] for array in self.inputs)
+
+
+def parse(body: bytes, header_length: bytes | None, signature: Signature) -> InferRequest:
+    """The request in ``body``. Raises InvalidInput.
+
+    ``header_length`` is the value of ``inference-header-content-length``: how much of the body is
+    JSON, before the binary data; without it all of it is JSON.
+    """
+    size = _header_size(header_length, len(body))
+    view = memoryview(body)
+    document = _object(_json(view[:size]), "the request")
+    if not document.keys() <= _REQUEST_KEYS:
+        raise InvalidInput(
+            f"unknown key {min(document.keys() - _REQUEST_KEYS)!r}; send only id, inputs, outputs, parameters"
+        )
+    parameters = _parameters(document, "the request")
+    inputs = _inputs(document.get("inputs"), view[size:], signature)
+    return InferRequest(
+        id=_id(document.get("id")),
+        inputs=inputs,
+        rows=_rows(inputs, signature),
+        outputs=_outputs(document.get("outputs"), _flag(parameters, "binary_data_output"), signature),
+        timeout=_timeout(parameters),
+    )
+
+
+def _header_size(header_length: bytes | None, total: int) -> int:
+    if header_length is None:
+        return total
+    if not header_length.isdigit() or len(header_length) > 19 or int(header_length) > total:
+        raise InvalidInput(
+            "inference-header-content-length is not a length within the body; send the bytes of the JSON part"
+        )
+    return int(header_length)
+
+
+def _json(text: memoryview) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"not valid JSON ({error.msg}, byte {error.pos}); NaN and infinities go as binary data"
+        ) from None
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise InvalidInput(f"{what} is not a JSON object; send one")
+    return value
+
+
+def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
+    parameters = document.get("parameters")
+    if parameters is None:
+        return {}
+    return _object(parameters, f"parameters of {what}")
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise InvalidInput(f"parameter {name} is not a boolean; send true or false")
+    return value
+
+
+def _id(value: object) -> str | None:
+    if value is not None and type(value) is not str:
+        raise InvalidInput("id is not a string; send it in quotes")
+    return value
+
+
+def _timeout(parameters: dict[str, Any]) -> float:
+    if parameters.get("sequence_id") not in (None, 0, ""):
+        raise InvalidInput("stateful sequences are not served here; send each request without sequence_id")
+    value = parameters.get("timeout", 0)
+    if type(value) is not int or value < 0:
+        raise InvalidInput("parameter timeout is not a whole number; send microseconds, 0 or more")
+    return value / 1e6
+
+
+def _inputs(items: object, binary: memoryview, signature: Signature) -> tuple[np.ndarray, ...]:
+    if type(items) is not list or not items:
+        raise InvalidInput(f"inputs is not a list of tensors; send {_listing(signature.inputs.values())}")
+    arrays: dict[str, np.ndarray] = {}
+    offset = 0
+    for item in items:
+        spec, tensor = _described(item, signature)
+        if spec.name in arrays:
+            raise InvalidInput(f"input {spec.name!r} is there twice; send it once")
+        shape = _shape(tensor, spec)
+        size = _binary_size(tensor, spec)
+        if size is None:
+            arrays[spec.name] = from_json(spec.name, spec.datatype, shape, tensor["data"])
+        else:
+            arrays[spec.name] = from_bytes(spec.name, spec.datatype, shape, binary[offset : offset + size])
+            offset += size
+            if offset > len(binary):
+                raise InvalidInput(
+                    f"the body ends inside the binary data of input {spec.name!r}; send all {size} bytes"
+                )
+    if offset != len(binary):
+        raise InvalidInput(
+            f"{len(binary) - offset} bytes follow the last tensor; send none, or say binary_data_size"
+        )
+    if len(arrays) != len(signature.inputs):
+        missing = [spec for name, spec in signature.inputs.items() if name not in arrays]
+        raise InvalidInput(f"missing input {_listing(missing)}; send every input of the model")
+    return tuple(arrays[name] for name in signature.inputs)
+
+
+def _listing(specs: Any) -> str:
+    return ", ".join(str(spec) for spec in specs)
+
+
+def _described(item: object, signature: Signature) -> tuple[TensorSpec, dict[str, Any]]:
+    tensor = _object(item, "an entry of inputs")
+    name = tensor.get("name")
+    spec = signature.inputs.get(name) if type(name) is str else None
+    if spec is None:
+        raise InvalidInput(f"unknown input {name!r}; the model takes {_listing(signature.inputs.values())}")
+    if tensor.get("datatype") != spec.datatype.name:
+        raise InvalidInput(
+            f"input {name!r} came with datatype {tensor.get('datatype')!r}; send {spec.datatype.name}"
+        )
+    return spec, tensor
+
+
+def _shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
+    shape = tensor.get("shape")
+    if type(shape) is not list or len(shape) > _MAX_AXES or not set(map(type, shape)) <= {int}:
+        raise InvalidInput(
+            f"shape of input {spec.name!r} is not a list of whole numbers; send {list(spec.shape)}"
+        )
+    fits = len(shape) == len(spec.shape) and all(
+        got == want or (want == -1 and got >= 0) for got, want in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"input {spec.name!r} came with shape {shape}; send {list(spec.shape)}, where -1 is any size"
+        )
+    return tuple(shape)
+
+
+def _binary_size(tensor: dict[str, Any], spec: TensorSpec) -> int | None:
+    """The size of the tensor's binary data; None when its data is in the JSON."""
+    parameters = _parameters(tensor, f"input {spec.name!r}")
+    if "shared_memory_region" in parameters:
+        raise InvalidInput(
+            f"input {spec.name!r} is in shared memory, which is not served here; send the data itself"
+        )
+    size = parameters.get("binary_data_size")
+    if (size is None) != ("data" in tensor):
+        raise InvalidInput(
+            f"input {spec.name!r} needs its data in exactly one form; send data or binary_data_size"
+        )
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidInput(
+            f"binary_data_size of input {spec.name!r} is not a size; send the bytes of its data"
+        )
+    return size
+
+
+def _rows(inputs: tuple[np.ndarray, ...], signature: Signature) -> int:
+    if not signature.max_batch_size:
+        return 1
+    rows = {len(array) for array in inputs}
+    if len(rows) != 1:
+        raise InvalidInput(f"the inputs have {sorted(rows)} rows; send as many in each")
+    (count,) = rows
+    if not 1 <= count <= signature.max_batch_size:
+        raise InvalidInput(f"the request has {count} rows; send from 1 to {signature.max_batch_size}")
+    return count
+
+
+def _outputs(items: object, default: bool, signature: Signature) -> tuple[tuple[TensorSpec, bool], ...]:
+    if items is None or items == []:
+        return tuple((spec, default) for spec in signature.outputs.values())
+    if type(items) is not list:
+        raise InvalidInput(
+            f"outputs is not a list; send some of {_listing(signature.outputs.values())}, or leave it out"
+        )
+    chosen = [_output(item, default, signature) for item in items]
+    if len({spec.name for spec, _ in chosen}) != len(chosen):
+        raise InvalidInput("an output is asked for twice; ask once")
+    return tuple(chosen)
+
+
+def _output(item: object, default: bool, signature: Signature) -> tuple[TensorSpec, bool]:
+    wanted = _object(item, "an entry of outputs")
+    name = wanted.get("name")
+    spec = signature.outputs.get(name) if type(name) is str else None
+    if spec is None:
+        raise InvalidInput(f"unknown output {name!r}; the model gives {_listing(signature.outputs.values())}")
+    parameters = _parameters(wanted, f"output {name!r}")
+    for unserved in ("shared_memory_region", "classification"):
+        if parameters.get(unserved):
+            raise InvalidInput(f"output {name!r} asks for {unserved}, which is not served here; leave it out")
+    return spec, _flag(parameters, "binary_data", default)

@@ -1,0 +1,43 @@
+"""What a model takes and gives, prepared for checking requests against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backends.config import ModelConfig, TensorConfig
+from backends.datatypes import Datatype
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output; `shape` includes the batch axis (-1: any size)."""
+
+    index: int
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.datatype.name} {list(self.shape)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of a model by name, and the most rows one request may bring."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    max_batch_size: int
+    """0: no batch axis."""
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Signature:
+        return cls(_specs(config, config.input), _specs(config, config.output), config.max_batch_size)
+
+
+def _specs(config: ModelConfig, tensors: tuple[TensorConfig, ...]) -> dict[str, TensorSpec]:
+    return {
+        tensor.name: TensorSpec(index, tensor.name, tensor.datatype, config.full_dims(tensor))
+        for index, tensor in enumerate(tensors)
+    }

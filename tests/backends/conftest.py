@@ -1,0 +1,31 @@
+"""The reference models, trained once per session, and a server over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends import train
+from tests.backends.process import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> train.Summary:
+    return train.main(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def models(trained: train.Summary) -> Path:
+    return trained.folder.parent
+
+
+@pytest.fixture(scope="session")
+def server(models: Path) -> Iterator[ServerProcess]:
+    """Shared: tests leave it as they found it."""
+    with ServerProcess(models) as process:
+        process.wait_ready()
+        yield process
+        assert process.stop() == 0, process.log
+        assert "Traceback" not in process.log
