@@ -1,7 +1,9 @@
-"""The one place that reads the clock, so that tests can drive time."""
+"""The one place that reads the clock and throws the dice, so that tests can do both."""
 
 from __future__ import annotations
 
+import random
+import secrets
 import time
 from collections.abc import Callable
 
@@ -10,3 +12,11 @@ Clock = Callable[[], float]
 
 wall: Clock = time.time
 """The real clock."""
+
+Chance = Callable[[], float]
+"""A uniform draw from [0, 1) with 53 bits."""
+
+
+def chance() -> Chance:
+    """A fresh source, seeded by the system: for assignment and jitter, never for secrets."""
+    return random.Random(secrets.randbits(256)).random  # noqa: S311

@@ -75,9 +75,7 @@ Verifier = Callable[[bytes], tuple[Principal, float]]
 class Authenticator:
     """Knows the principals of one configuration."""
 
-    def __init__(
-        self, keys: Mapping[bytes, Principal] | None, *, verify: Verifier | None = None
-    ) -> None:
+    def __init__(self, keys: Mapping[bytes, Principal] | None, *, verify: Verifier | None = None) -> None:
         """``keys`` maps sha256 digests of secrets to principals; None means no authentication at all."""
         self.open = keys is None and verify is None
         self._keys = keys or {}
@@ -110,4 +108,6 @@ class Authenticator:
             return principal, float("inf")
         if self._verify is not None and secret.count(b".") == 2:
             return self._verify(secret)
-        raise TurnoutError("unauthenticated", "The key is not known here; check it, or make one with 'turnout keys new'.")
+        raise TurnoutError(
+            "unauthenticated", "The key is not known here; check it, or make one with 'turnout keys new'."
+        )

@@ -1,0 +1,47 @@
+"""The command ``turnout``: which words it takes, and which module does what they say.
+
+Modules are imported when their command runs: ``turnout check`` need not wait for scipy, nor the gateway for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Final, cast
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("gateway.commands.run", "run the gateway"),
+    "check": ("gateway.commands.check", "validate a configuration file"),
+    "demo": ("gateway.commands.demo", "bundled model server, gateway and replayed real data"),
+    "backend": ("backends.cli", "run the bundled model server"),
+    "keys": ("gateway.commands.keys", "make API keys"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the process's exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="turnout", description="The experimentation and rollout gateway for model servers."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    run: Callable[[argparse.Namespace], int] | None = None
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == wanted:
+            found = import_module(module)
+            found.add_arguments(sub)
+            run = cast("Callable[[argparse.Namespace], int]", found.main)
+    arguments = parser.parse_args(words)
+    assert run is not None
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""``turnout run``: the gateway."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from gateway.config.faults import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the port (1)"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    # Imported late so that 'turnout run --help' is quick.
+    from gateway import server
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        return server.serve(arguments.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:
+        print(f"turnout: {error}", file=sys.stderr)  # noqa: T201
+        return 1

@@ -1,0 +1,319 @@
+"""Document + what was learned → Snapshot. Pure but for the registry, which keeps addresses across edits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from gateway.config.document import Backend as BackendDocument
+from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
+from gateway.config.document import Limits as LimitsDocument
+from gateway.dataplane.auth import Authenticator, Bucket, Principal, Verifier
+from gateway.dataplane.headers import KEEP
+from gateway.dataplane.snapshot import (
+    Condition,
+    Fixed,
+    Limits,
+    RoutePlan,
+    Snapshot,
+    Statics,
+    Table,
+    Timeouts,
+    VariantPlan,
+)
+from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
+from policies.model import Allocation
+
+CONNECT_CODES: Final = frozenset(
+    ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")
+)
+TIMEOUT_CODES: Final = frozenset(("backend_first_byte_timeout", "backend_stalled"))
+RESET_CODES: Final = frozenset(("backend_reset", "backend_protocol"))
+
+
+class Registry:
+    """The addresses and gates of one process. They outlive the configurations that name them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.addresses: dict[tuple[Endpoint, bool], Address] = {}
+        self.gates: dict[str, Gate] = {}
+        self.buckets: dict[tuple[str, float], Bucket] = {}
+
+    def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address:
+        """The address number ``place`` of ``backend``; shadows have connections of their own."""
+        found = backend.addresses[place]
+        tls = _tls_digest(backend) if found.secure else ""
+        endpoint = Endpoint(found.scheme, found.host, found.port, tls)
+        known = self.addresses.get((endpoint, shadow))
+        if known is None:
+            context = _context(backend) if found.secure else None
+            name = (backend.tls.server_name or found.host) if found.secure else None
+            known = Address(endpoint, self._loop, context=context, server_name=name)
+            self.addresses[endpoint, shadow] = known
+        known.idle_limit = backend.pool.idle
+        known.idle_most = backend.pool.size
+        return known
+
+    def gate(self, name: str, backend: BackendDocument) -> Gate:
+        limit = Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
+        gate = self.gates.setdefault(name, Gate(limit))
+        gate.limit = limit
+        return gate
+
+    def retire(self, document: Document) -> None:
+        """Closes the resting connections of addresses that no backend names any more."""
+        named = {
+            (found.scheme, found.host, found.port)
+            for b in document.backends.values()
+            for found in b.addresses
+        }
+        for key in [k for k in self.addresses if (k[0].scheme, k[0].host, k[0].port) not in named]:
+            self.addresses.pop(key).close()
+
+
+def _tls_digest(backend: BackendDocument) -> str:
+    return hashlib.sha256(
+        json.dumps(backend.tls.model_dump(mode="json"), sort_keys=True).encode()
+    ).hexdigest()
+
+
+def _context(backend: BackendDocument) -> ssl.SSLContext:
+    tls = backend.tls
+    context = ssl.create_default_context(cafile=tls.ca)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.cert is not None:
+        context.load_cert_chain(tls.cert, tls.key)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def compile_document(
+    document: Document,
+    *,
+    revision: int,
+    registry: Registry,
+    allocations: Mapping[str, tuple[int, Allocation]],
+    statics: Statics,
+    chance: Callable[[], float],
+    verify: Verifier | None = None,
+) -> Snapshot:
+    """``allocations``: (epoch, allocation) of each route. Raises ssl.SSLError or OSError for bad TLS files."""
+    backends = {
+        name: Backend(
+            name,
+            [registry.address(b, place) for place in range(len(b.addresses))],
+            registry.gate(name, b),
+            chance,
+        )
+        for name, b in document.backends.items()
+    }
+    routes = {
+        name: _route(name, route, document, backends, allocations[name], statics)
+        for name, route in document.routes.items()
+    }
+    snapshot = Snapshot(
+        revision=revision,
+        routes=routes,
+        authenticator=_authenticator(document, registry, verify),
+        limits=_limits(document.limits),
+        trusted=_trusted(document),
+    )
+    for name in _looked_at(document):
+        snapshot.actions.setdefault(name, KEEP)
+    return snapshot
+
+
+def _looked_at(document: Document) -> set[bytes]:
+    """The request fields that some route decides by."""
+    names: set[str] = set()
+    for route in document.routes.values():
+        names.update(route.match.headers)
+        if route.unit is not None and route.unit.header is not None:
+            names.add(route.unit.header)
+        if route.unit is not None and route.unit.cookie is not None:
+            names.add("cookie")
+        if route.policy.type == "bandit":
+            names.update(f.header for f in route.policy.features.values() if f.header is not None)
+    return {name.lower().encode() for name in names}
+
+
+def _limits(limits: LimitsDocument) -> Limits:
+    return Limits(
+        connections=limits.connections,
+        head=limits.head,
+        fields=limits.fields,
+        target=limits.target,
+        body=limits.body,
+        header_timeout=limits.header_timeout,
+        body_timeout=limits.body_timeout,
+        body_min_rate=limits.body_min_rate,
+        body_grace=limits.body_grace,
+        idle_timeout=limits.idle_timeout,
+        write_timeout=limits.write_timeout,
+        control_body=limits.control_body,
+        pipeline=limits.pipeline,
+    )
+
+
+def _trusted(document: Document) -> Callable[[str], bool]:
+    networks = [ip_network(network) for network in document.trusted_proxies]
+    if not networks:
+        return lambda peer: False
+
+    def trusted(peer: str) -> bool:
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in networks)
+
+    return trusted
+
+
+def _authenticator(document: Document, registry: Registry, verify: Verifier | None) -> Authenticator:
+    if document.auth is None:
+        return Authenticator(None)
+    keys = {}
+    for key in document.auth.keys:
+        bucket = None
+        if key.rate is not None:
+            bucket = registry.buckets.setdefault((key.id, key.rate), Bucket(key.rate))
+        routes = None if key.routes is None else frozenset(key.routes)
+        keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
+    return Authenticator(keys, verify=verify)
+
+
+def _route(
+    name: str,
+    route: Route,
+    document: Document,
+    backends: Mapping[str, Backend],
+    allocation: tuple[int, Allocation],
+    statics: Statics,
+) -> RoutePlan:
+    prefix = route.match.path.encode()
+    variants = {
+        key: _variant(key, index, variant, document.backends[variant.backend], backends[variant.backend])
+        for index, (key, variant) in enumerate(route.variants.items())
+    }
+    times = route.timeouts
+    return RoutePlan(
+        name=name,
+        policy=route.policy.type,
+        prefix=prefix,
+        condition=_condition(route),
+        variants=variants,
+        table=Table(name, allocation[0], allocation[1], variants, statics),
+        salt=name.encode(),
+        unit=_unit(route),
+        fallback=tuple(
+            _fixed(e.respond) if isinstance(e, FixedAnswer) else variants[e] for e in route.fallback
+        ),
+        fallback_codes=_codes(route.fallback_on.connect, route.fallback_on.timeout, route.fallback_on.reset)
+        | {"backend_status"},
+        fallback_statuses=frozenset(route.fallback_on.status),
+        retry_attempts=route.retry.attempts - 1,
+        retry_codes=_codes(route.retry.on.connect, route.retry.on.timeout, route.retry.on.reset),
+        retry_statuses=frozenset(route.retry.on.status),
+        replayable=route.retry.replayable,
+        backoff_base=route.retry.backoff.base,
+        backoff_max=route.retry.backoff.max,
+        retry_share=route.retry.budget,
+        retry_least=route.retry.min,
+        timeouts=Timeouts(times.connect, times.first_byte, times.idle, times.total or 0.0),
+        body_limit=document.body_limit(name),
+        buffer_limit=route.buffer_limit,
+        forward_credentials=route.forward_credentials,
+        shadows=tuple((variants[key], share) for key, share in route.all_shadows.items()),
+        needs_body=_needs_body(route),
+        hedge_after=route.hedge.after if route.hedge is not None else 0.0,
+    )
+
+
+def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
+    return frozenset().union(
+        CONNECT_CODES if connect else (), TIMEOUT_CODES if timeout else (), RESET_CODES if reset else ()
+    )
+
+
+def _needs_body(route: Route) -> bool:
+    by_unit = route.unit is not None and route.unit.json_ is not None
+    by_feature = route.policy.type == "bandit" and any(
+        f.json_ is not None for f in route.policy.features.values()
+    )
+    by_model = bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
+    return by_unit or by_feature or by_model
+
+
+def _condition(route: Route) -> Condition | None:
+    match = route.match
+    if not (match.host or match.methods or match.headers or match.model):
+        return None
+    return Condition(
+        hosts=tuple(host.lower().encode() for host in match.host),
+        methods=frozenset(method.encode() for method in match.methods),
+        headers=tuple(
+            (key.lower().encode(), value.encode("latin-1")) for key, value in match.headers.items()
+        ),
+        models=frozenset(match.model),
+    )
+
+
+def _unit(route: Route) -> tuple[str, bytes] | None:
+    unit = route.unit
+    if unit is None:
+        return None
+    if unit.header is not None:
+        return "header", unit.header.lower().encode()
+    if unit.cookie is not None:
+        return "cookie", unit.cookie.encode()
+    if unit.query is not None:
+        return "query", unit.query.encode()
+    if unit.json_ is not None:
+        return "json", unit.json_.encode()
+    return "principal", b""
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % (k.encode(), v.encode("latin-1")) for k, v in headers.items())
+
+
+def _variant(
+    name: str, index: int, variant: Variant, document: BackendDocument, backend: Backend
+) -> VariantPlan:
+    headers = {key.lower(): value for key, value in (*document.headers.items(), *variant.headers.items())}
+    rewrite = variant.rewrite
+    return VariantPlan(
+        name=name,
+        index=index,
+        backend=backend,
+        backend_name=variant.backend,
+        rewrite=rewrite.path.encode() if rewrite.path is not None else None,
+        model=rewrite.model,
+        host=rewrite.host.encode() if rewrite.host is not None else None,
+        preserve_host=document.host == "preserve",
+        lines=_lines(headers),
+        drops=tuple(key.encode() + b":" for key in headers),
+        answer_line=b"x-variant: %b\r\n" % name.encode(),
+        base_path=document.addresses[0].path.encode(),
+    )
+
+
+def _fixed(respond: Respond) -> Fixed:
+    body = b""
+    headers = {key.lower(): value for key, value in respond.headers.items()}
+    if "json_" in respond.model_fields_set:
+        body = json.dumps(respond.json_, ensure_ascii=False).encode()
+        headers.setdefault("content-type", "application/json")
+    elif respond.text is not None:
+        body = respond.text.encode()
+        headers.setdefault("content-type", "text/plain; charset=utf-8")
+    return Fixed(respond.status, body, _lines(headers))

@@ -1,0 +1,776 @@
+"""The life of one request: decide, attempt, relay, record.
+
+States, and what moves a request between them:
+
+    READING     the decision waits for the body (a body rule)        → body complete → decide
+    QUEUED      the address has as many requests as it may           → a slot → CONNECTING / WAITING; too long → next
+    CONNECTING  a new connection is being made                       → connected → WAITING; refused, too long → next
+    BACKOFF     a retry waits for its turn                           → due → attempt
+    WAITING     the request is (being) sent, no byte of an answer    → head → RELAYING; error, too long → next
+    RELAYING    the head went to the client                          → end → DONE; broken → abort the client, DONE
+    DONE        recorded; nothing more happens
+
+"next" is a retry, the next variant of the fallback list, or an error answer, decided by what failed, what the
+client has had (nothing yet) and whether it is still there. The client's leaving ends every state at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from gateway.dataplane import bodies
+from gateway.dataplane.attempts import UNSENT, fallback_to, moves_on, repeat_safe, retry_wanted
+from gateway.dataplane.discard import Discarding
+from gateway.dataplane.headers import STATUS_LINES
+from gateway.dataplane.heads import answer_framing, our_lines, request_head
+from gateway.dataplane.snapshot import Choice, Fixed, RoutePlan, VariantPlan
+from gateway.dataplane.tunnel import Tunnel
+from gateway.errors import CODES, TurnoutError, render
+from gateway.transport.connection import Answer, BackendConnection
+from gateway.transport.pool import Address, Gate
+from policies.assign import point, unit_hash
+
+if TYPE_CHECKING:
+    from gateway.dataplane.protocol import ClientProtocol, Head
+    from gateway.dataplane.worker import Worker
+
+READING, QUEUED, CONNECTING, BACKOFF, WAITING, RELAYING, DONE = range(7)
+NEVER: Final = float("inf")
+BIG: Final = 65_536
+"""A body from here on is written piece by piece instead of being joined (copied)."""
+
+
+class Exchange:
+    """See the module. It is the `User` of the backend's connection and an item of the client's."""
+
+    __slots__ = (
+        "address",
+        "answer_bytes",
+        "answer_lines",
+        "attempts",
+        "backend_ms",
+        "begun",
+        "body_bytes",
+        "captured",
+        "choice",
+        "chunked_out",
+        "chunks",
+        "client",
+        "complete",
+        "connection",
+        "deadline",
+        "decision",
+        "error",
+        "error_detail",
+        "features",
+        "forced",
+        "head",
+        "head_bytes",
+        "head_ms",
+        "holds_place",
+        "out",
+        "plan",
+        "principal",
+        "refused",
+        "repeated",
+        "replayable",
+        "request_id",
+        "retries",
+        "route",
+        "sent",
+        "sent_at",
+        "served",
+        "shadows",
+        "started",
+        "state",
+        "status",
+        "sticky",
+        "task",
+        "total_deadline",
+        "tried",
+        "unit",
+        "upgrade",
+        "upload_paused",
+        "waited",
+        "wall",
+        "worker",
+    )  # fmt: skip
+
+    def __init__(self, client: ClientProtocol, worker: Worker, head: Head, route: RoutePlan) -> None:
+        self.client = client
+        self.worker = worker
+        self.head = head
+        self.route = route
+        self.begun = False
+        self.state = READING
+        self.started = head.started
+        self.upgrade = head.upgrade
+        self.chunks: list[bytes] = []
+        self.body_bytes = 0
+        self.complete = False
+        self.replayable = True
+        self.sent = 0
+        self.out: list[bytes] = []
+        self.connection: BackendConnection | None = None
+        self.address: Address | None = None
+        self.task: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self.attempts: list[list[object]] | None = None
+        self.tried: list[Address] = []
+        self.retries = 0
+        self.repeated = False
+        self.waited = 0.0
+        self.backend_ms = 0.0
+        self.head_ms = 0.0
+        self.status = 0
+        self.answer_bytes = 0
+        self.head_bytes = b""
+        self.chunked_out = False
+        self.error = ""
+        self.error_detail = ""
+        self.served = ""
+        self.features = ""
+        self.upload_paused = False
+        self.holds_place = False
+        self.answer_lines: list[bytes] = []
+        self.refused: TurnoutError | None = None
+        self.deadline = NEVER
+        self.captured: list[bytes] | None = None
+        self.shadows: list[VariantPlan] | None = None
+
+    # The request arrives ----------------------------------------------------------------------------
+    def on_request_data(self, data: bytes) -> None:
+        self.chunks.append(data)
+        self.body_bytes += len(data)
+
+    def on_request_end(self) -> None:
+        self.complete = True
+
+    def advance(self) -> None:
+        """Something of the request came, and the read that brought it is over; or its turn has come."""
+        if not self.begun:
+            self._begin()
+        elif self.state == WAITING or self.state == RELAYING:
+            self._send_more()
+        elif self.state == READING and self.complete:
+            self._decide()
+
+    def _begin(self) -> None:
+        self.begun = True
+        if self.refused is not None:
+            self.client.answer_error(self, self.refused)
+            return
+        worker = self.worker
+        worker.active.add(self)
+        self.wall = worker.wall()
+        self.decision = worker.new_decision(self.wall)
+        self.request_id = self.head.request_id or self.decision.hex().encode()
+        timeouts = self.route.timeouts
+        self.total_deadline = self.started + timeouts.total if timeouts.total else NEVER
+        if self.route.needs_body and not self.complete:
+            self.deadline = self.total_deadline
+            return
+        self._decide()
+
+    def _decide(self) -> None:
+        try:
+            self._choose()
+        except TurnoutError as error:
+            self.state = DONE
+            self.worker.active.discard(self)
+            self.client.answer_error(self, error)
+            return
+        self._attempt()
+
+    def _choose(self) -> None:
+        """Who gets it: one hash or one draw, one bisection."""
+        head, route, worker = self.head, self.route, self.worker
+        if route.needs_body:
+            self.route = route = bodies.choose_route(self, worker)
+        self.principal = head.principal
+        if self.body_bytes > route.body_limit:
+            raise TurnoutError(
+                "body_too_large",
+                f"The body has more than the {route.body_limit} bytes that this route takes.",
+            )
+        table = route.table
+        raw = self._unit(route) if route.unit is not None else None
+        if raw is not None:
+            self.unit = unit_hash(route.salt, raw)
+            u = point(self.unit)
+            self.sticky = True
+        else:
+            self.unit = int.from_bytes(self.decision[8:], "big")
+            u = worker.random()
+            self.sticky = False
+        self.forced = head.variant is not None
+        if head.variant is None:
+            self.choice = table.pick(u)
+        else:
+            self.choice = self._forced(head.variant)
+        self.plan = self.choice.variant
+        if route.shadows:
+            self.shadows = worker.shadow.due(self)
+            if self.shadows:
+                self.captured = []
+
+    def _unit(self, route: RoutePlan) -> bytes | None:
+        assert route.unit is not None
+        kind, name = route.unit
+        if kind == "header":
+            return self.head.kept.get(name)
+        if kind == "principal":
+            return self.principal.id.encode() or None
+        if kind == "cookie":
+            return bodies.cookie(self.head.kept.get(b"cookie", b""), name)
+        if kind == "query":
+            return bodies.query_value(self.head.target, name)
+        return bodies.json_value(self.chunks, name)
+
+    def _forced(self, wanted: bytes) -> Choice:
+        if not self.principal.force:
+            raise TurnoutError(
+                "forbidden", "The key may not force a variant; use one with the scope 'force-variant'."
+            )
+        name = wanted.decode("latin-1")
+        table = self.route.table
+        found = table.by_name.get(name)
+        if found is None:
+            plan = self.route.variants.get(name)
+            if plan is None:
+                known = ", ".join(self.route.variants)
+                raise TurnoutError("unknown_variant", f"The route has no variant {name!r}; it has: {known}.")
+            found = Choice(plan, 0.0, table)
+        return found
+
+    # Attempts ---------------------------------------------------------------------------------------
+    def _attempt(self) -> None:
+        backend = self.plan.backend
+        address = backend.single or backend.pick(self.tried)
+        self.address = address
+        if not self.worker.usable(address, self):
+            self.state = CONNECTING
+            self._next("backend_unhealthy", f"{address.name} is ejected", sent=False)
+            return
+        gate = backend.gate
+        if gate.in_flight >= gate.limit.in_flight:
+            self._queue(gate)
+            return
+        gate.in_flight += 1
+        self._dispatch(address)
+
+    def _queue(self, gate: Gate) -> None:
+        self.state = QUEUED
+        self.address = None
+        if gate.crowded:
+            self._next(
+                "backend_overloaded", f"{self.plan.backend.name} has no place left to wait in", sent=False
+            )
+            return
+        gate.waiting.append(self)
+        self.deadline = min(perf_counter() + gate.limit.wait, self.total_deadline)
+
+    def on_slot(self) -> None:
+        """A place became free at the backend this request queued for."""
+        if self.state == QUEUED:
+            backend = self.plan.backend
+            backend.gate.in_flight += 1
+            self.address = address = backend.single or backend.pick(self.tried)
+            self._dispatch(address)
+
+    def _dispatch(self, address: Address) -> None:
+        self.holds_place = True
+        address.in_flight += 1
+        connection = None if self.repeated else address.resting()
+        if connection is not None:
+            self._send(connection)
+            return
+        self.state = CONNECTING
+        connect = self.route.timeouts.connect
+        self.sent_at = perf_counter()
+        self.deadline = min(self.sent_at + connect, self.total_deadline) if connect else self.total_deadline
+        self.task = address.connect(self)
+
+    def on_connected(self, connection: BackendConnection) -> None:
+        if self.state != CONNECTING:
+            connection.user = None
+            connection.abandon()
+            return
+        self.task = None
+        self._send(connection)
+
+    def _send(self, connection: BackendConnection) -> None:
+        head, plan = self.head, self.plan
+        self.connection = connection
+        connection.begin(self, head=head.method == b"HEAD")
+        self.state = WAITING
+        assert self.address is not None
+        body, size = self._body(plan)
+        parts = request_head(self, plan, self.address, size)
+        if body:
+            if head.chunked and not self.complete:
+                for chunk in body:
+                    parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
+            else:
+                parts += body
+            self.sent = len(self.chunks)
+        self.sent_at = perf_counter()
+        if self.body_bytes < BIG:
+            connection.transport.write(b"".join(parts))
+        else:
+            connection.transport.writelines(parts)
+        if self.complete:
+            connection.sent_whole = True
+        else:
+            self._forget_sent()
+        self._arm_first_byte()
+
+    def _arm_first_byte(self) -> None:
+        """The first-byte timer runs from the end of the request: a slow upload is not the backend's fault."""
+        first = self.route.timeouts.first_byte
+        if self.complete and first:
+            self.deadline = min(self.sent_at + first, self.total_deadline)
+        else:
+            self.deadline = self.total_deadline
+
+    def _body(self, plan: VariantPlan) -> tuple[list[bytes], int]:
+        """The body as ``plan`` wants it, and its size as far as it is here."""
+        if plan.model is None:
+            return self.chunks, self.body_bytes
+        rewritten = bodies.with_model(self.chunks, plan.model)
+        return (self.chunks, self.body_bytes) if rewritten is None else ([rewritten], len(rewritten))
+
+    def shadow_head(self, plan: VariantPlan, address: Address) -> bytes:
+        """The head of a copy for a shadow; the body is known to be whole."""
+        self.head.credential_lines = []  # a shadow is no place for credentials
+        _, size = self._body(plan)
+        return b"".join(request_head(self, plan, address, size))
+
+    def _send_more(self) -> None:
+        """Body pieces that came after the head had been sent."""
+        connection = self.connection
+        if connection is None or connection.closed:
+            return
+        fresh = self.chunks[self.sent :]
+        if fresh:
+            if self.head.chunked:
+                fresh = [part for chunk in fresh for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]
+            self.sent = len(self.chunks)
+        if self.complete and not connection.sent_whole:
+            connection.sent_whole = True
+            if self.head.chunked:
+                fresh.append(b"0\r\n\r\n")
+            self.sent_at = perf_counter()
+            if self.state == WAITING:
+                self._arm_first_byte()
+        if fresh:
+            connection.transport.writelines(fresh)
+            self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        """Body pieces are kept only where a second attempt or a shadow may need them, and up to a limit."""
+        if self.route.retains and self.body_bytes <= self.route.buffer_limit:
+            return
+        self.replayable = False
+        self.shadows = None
+        self.captured = None
+        self.chunks.clear()
+        self.sent = 0
+
+    def pause_upload(self) -> None:
+        if not self.upload_paused:
+            self.upload_paused = True
+            self.client.pause_body()
+
+    def resume_upload(self) -> None:
+        if self.upload_paused:
+            self.upload_paused = False
+            self.client.resume_body()
+
+    # The answer arrives -----------------------------------------------------------------------------
+    def on_interim(self, status: int, lines: list[bytes]) -> None:
+        # 100 was answered by us when the client asked; others are passed on to clients that can take them.
+        if status != 100 and not self.head.old and not self.out and self.state == WAITING:
+            self.client.write(b"".join((STATUS_LINES[status], *lines, b"\r\n")))
+
+    def on_head(self, answer: Answer) -> None:
+        now = perf_counter()
+        self.backend_ms = (now - self.sent_at) * 1e3
+        status = answer.status
+        if status >= 500:
+            self._observe("backend_status")
+            if moves_on(self, status):
+                assert self.connection is not None
+                connection, self.connection = self.connection, None
+                Discarding.start(connection, self.worker)
+                self._next("backend_status", f"it answered {status}", sent=True, status=status)
+                return
+            self.error = self.error or "backend_status"
+        else:
+            self._observe("")
+        self.state = RELAYING
+        self.status = status
+        if self.captured is not None:
+            self.answer_lines = answer.lines
+        self.served = self.plan.name
+        client = self.client
+        framing = answer_framing(self, answer)
+        if not self.complete:
+            self.head.close = True
+        if client.write_paused:  # by the answer before
+            self.pause_answer()
+        self.head_ms = (now - self.started - self.waited) * 1e3 - self.backend_ms
+        self.head_bytes = b"".join(
+            (
+                STATUS_LINES[status],
+                *answer.lines,
+                our_lines(self),
+                framing,
+                client.connection_line(self.head),
+                b"\r\n",
+            )
+        )
+        idle = self.route.timeouts.idle
+        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
+
+    def on_data(self, data: bytes) -> None:
+        self.answer_bytes += len(data)
+        self.out.append(data)
+        if self.captured is not None:
+            self._capture(data)
+
+    def _capture(self, data: bytes) -> None:
+        assert self.captured is not None
+        if self.answer_bytes <= self.worker.shadow.answer_limit:
+            self.captured.append(data)
+        else:
+            self.captured = None
+
+    def flush(self) -> None:
+        """What one read of the backend brought goes out in one write."""
+        out = self.out
+        if not out:
+            if self.head_bytes:
+                self.client.write(self.head_bytes)
+                self.head_bytes = b""
+            return
+        if self.chunked_out:
+            size = sum(map(len, out))
+            out.insert(0, b"%b%x\r\n" % (self.head_bytes, size))
+            out.append(b"\r\n")
+        elif self.head_bytes:
+            out.insert(0, self.head_bytes)
+        self.head_bytes = b""
+        self.client.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+        idle = self.route.timeouts.idle
+        if idle and self.state == RELAYING:
+            self.deadline = min(perf_counter() + idle, self.total_deadline)
+
+    def on_end(self) -> None:
+        if self.state != RELAYING:
+            return
+        out = self.out
+        if self.chunked_out:
+            size = sum(map(len, out))
+            out.insert(0, b"%b%x\r\n" % (self.head_bytes, size) if size else self.head_bytes)
+            out.append(b"\r\n0\r\n\r\n" if size else b"0\r\n\r\n")
+        elif self.head_bytes:
+            out.insert(0, self.head_bytes)
+        self.head_bytes = b""
+        self.connection = None
+        if out:
+            self.client.write(out[0] if len(out) == 1 else b"".join(out))
+        self._leave()
+        self._done()
+        self.client.answered(self)
+
+    # What goes wrong --------------------------------------------------------------------------------
+    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
+        self.connection = None
+        self.task = None
+        state = self.state
+        if state == DONE:
+            return
+        if state == RELAYING:
+            self._broke_off(code, detail)
+            return
+        if fresh and not self.repeated and repeat_safe(self):
+            # The idle-close race: nobody's fault, so once more on a new connection to the same place.
+            self.repeated = True
+            assert self.address is not None
+            address = self.address
+            address.in_flight -= 1  # `_dispatch` counts it again
+            self._rewind()
+            self._dispatch(address)
+            return
+        if not fresh:
+            self._observe(code)
+        self._next(code, detail, sent=code not in UNSENT)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        state = self.state
+        total = now >= self.total_deadline
+        self.deadline = NEVER
+        if state == READING:
+            self._fail(TurnoutError("request_timeout"))
+        elif state == QUEUED:
+            self._next("backend_overloaded", "it waited for a place as long as it may", sent=False)
+        elif state == BACKOFF:
+            self.task = None
+            self._attempt()
+        elif state == CONNECTING:
+            self._cancel_attempt()
+            code = "backend_total_timeout" if total else "backend_connect_timeout"
+            self._observe(code)
+            self._next(code, "", sent=False)
+        elif state == WAITING:
+            self._cancel_attempt()
+            code = "backend_total_timeout" if total else "backend_first_byte_timeout"
+            self._observe(code)
+            self._next(code, "", sent=True)
+        elif state == RELAYING:
+            self._cancel_attempt()
+            code = "backend_total_timeout" if total else "backend_idle_timeout"
+            self._broke_off(code, "")
+
+    def _broke_off(self, code: str, detail: str) -> None:
+        """After the first byte there is no way back: the client must see that the answer is not whole."""
+        self._observe(code)
+        self._leave()
+        self.error = code
+        self.error_detail = detail
+        self._note(code)
+        self._done()
+        self.client.abort()
+
+    def _next(self, code: str, detail: str, *, sent: bool, status: int = 0) -> None:
+        """A retry, the next variant of the fallback list, or an error answer."""
+        self._leave()
+        self._note(status or code)
+        if self.started is not None and self.state in (WAITING, CONNECTING):
+            self.waited += perf_counter() - self.sent_at
+        if self.plan is self.choice.variant:
+            self.error = code
+            self.error_detail = detail
+        if perf_counter() >= self.total_deadline:
+            self._fail(
+                TurnoutError("backend_total_timeout", f"{self.plan.name}: the time for the request is spent.")
+            )
+            return
+        if retry_wanted(self, code, status, sent=sent):
+            self._retry()
+            return
+        following = fallback_to(self, code, status, sent=sent)
+        if following is None:
+            message = f"{CODES[code].message[:-1]} ({detail})." if detail else ""
+            self._fail(TurnoutError(code, message, retry_after=1.0 if CODES[code].status == 503 else None))
+        elif isinstance(following, Fixed):
+            self._answer_fixed(following)
+        else:
+            self.plan = following
+            self.retries = 0
+            self.repeated = False
+            self.tried.clear()
+            self._rewind()
+            self._attempt()
+
+    def _rewind(self) -> None:
+        self.sent = 0
+
+    def _retry(self) -> None:
+        self.retries += 1
+        self.worker.budget.retried()
+        if self.address is not None:
+            self.tried.append(self.address)
+        self._rewind()
+        route = self.route
+        ceiling = min(route.backoff_max, route.backoff_base * 2.0 ** (self.retries - 1))
+        self.state = BACKOFF
+        self.deadline = perf_counter() + self.worker.random() * ceiling
+
+    def _observe(self, code: str) -> None:
+        if self.address is not None:
+            self.worker.observe(self.address, code, self.backend_ms)
+
+    def _note(self, result: object) -> None:
+        """Keeps what came of an attempt, for the record."""
+        if self.attempts is None:
+            self.attempts = []
+        name = self.address.name if self.address is not None else ""
+        spent = (
+            (perf_counter() - self.sent_at) * 1e3 if self.state in (WAITING, CONNECTING, RELAYING) else 0.0
+        )
+        self.attempts.append([self.plan.name, name, result, round(spent, 3)])
+
+    def _leave(self) -> None:
+        """Gives back the place at the address, or the one in the queue."""
+        gate = self.plan.backend.gate
+        if self.holds_place:
+            self.holds_place = False
+            assert self.address is not None
+            self.address.in_flight -= 1
+            self.address = None
+            gate.in_flight -= 1
+            if gate.waiting:
+                gate.admit()
+        elif self.state == QUEUED and self in gate.waiting:
+            gate.waiting.remove(self)
+
+    def _cancel_attempt(self) -> None:
+        """Ends what is under way at the backend, at once."""
+        connection, self.connection = self.connection, None
+        task, self.task = self.task, None
+        if connection is not None:
+            connection.abandon()
+        if task is not None:
+            task.cancel()
+        if self.upload_paused:
+            self.resume_upload()
+
+    # Ends -------------------------------------------------------------------------------------------
+    def client_lost(self) -> None:
+        """The client is gone: the backend learns of it at once, and no fallback starts."""
+        if self.state == DONE or not self.begun:
+            self.state = DONE
+            return
+        state = self.state
+        self._cancel_attempt()
+        self._leave()
+        if state == READING:
+            self.state = DONE
+            self.worker.active.discard(self)
+            return
+        if not self.error:
+            self.error = "client_left"
+        self.status = 499
+        self._note("client_left")
+        self._done()
+
+    def refuse(self, error: TurnoutError) -> None:
+        """The client's body is broken, too large or too slow: its fault, not the variant's."""
+        state = self.state
+        if not self.begun:
+            self.refused = error
+        elif state == RELAYING:
+            self.client_lost()
+            self.client.abort()
+        elif state != DONE:
+            self._cancel_attempt()
+            self._fail(error)
+
+    def pause_answer(self) -> None:
+        if self.connection is not None:
+            self.connection.pause_reading()
+
+    def resume_answer(self) -> None:
+        if self.connection is not None:
+            self.connection.resume_reading()
+
+    def on_tunnel(self, answer: Answer, data: bytes) -> None:
+        """The backend switched protocols: from here on bytes pass unread, both ways."""
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        self.status = 101
+        self.served = self.plan.name
+        self.head.close = True
+        lines = b"".join(answer.lines)
+        Tunnel.open(
+            self,
+            connection,
+            b"%bconnection: upgrade\r\n%b\r\n" % (STATUS_LINES[101], lines + our_lines(self)),
+            data,
+        )
+
+    def tunnel_ended(self) -> None:
+        self._leave()
+        self._done()
+
+    def _fail(self, error: TurnoutError) -> None:
+        """An error answer of our own, with all that an answer carries."""
+        self._leave()
+        if self.state == READING:
+            self.state = DONE
+            self.worker.active.discard(self)
+            self.client.answer_error(self, error)
+            return
+        self.status = error.status
+        self._write_own(error.status, render(error.code, error.message), b"content-type: application/json\r\n",
+                        error.retry_after)  # fmt: skip
+
+    def _answer_fixed(self, fixed: Fixed) -> None:
+        self.status = fixed.status
+        self._write_own(fixed.status, fixed.body, fixed.lines, None)
+
+    def _write_own(self, status: int, body: bytes, lines: bytes, retry_after: float | None) -> None:
+        client = self.client
+        if not self.complete:
+            self.head.close = True
+        self.head_ms = (perf_counter() - self.started - self.waited) * 1e3
+        self.answer_bytes = len(body)
+        # A bodiless status has no body, whatever a fixed answer says.
+        body_out = b"" if self.head.method == b"HEAD" or status in (204, 304) else body
+        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+        retry = b"retry-after: %d\r\n" % max(1, round(retry_after)) if retry_after is not None else b""
+        self.backend_ms = self.waited * 1e3
+        client.write(
+            b"".join(
+                (
+                    STATUS_LINES[status],
+                    lines,
+                    our_lines(self),
+                    retry,
+                    length,
+                    client.connection_line(self.head),
+                    b"\r\n",
+                    body_out,
+                )
+            )
+        )
+        self._done()
+        client.answered(self)
+
+    def _done(self) -> None:
+        """Records the outcome; the only place that does."""
+        if self.state == DONE:
+            return
+        self.state = DONE
+        self.deadline = NEVER
+        worker = self.worker
+        worker.active.discard(self)
+        now = perf_counter()
+        choice, route = self.choice, self.route
+        assigned = choice.variant.name
+        worker.offer(
+            (
+                self.decision,
+                self.wall,
+                route.name,
+                route.policy,
+                worker.snapshot.revision,
+                choice.table.epoch,
+                self.unit,
+                self.sticky,
+                assigned,
+                self.served,
+                1.0 if self.forced else choice.propensity,
+                self.forced,
+                self.status,
+                self.error,
+                self.served != assigned and self.status != 499 and self.error != "",
+                json.dumps(self.attempts) if self.attempts is not None else "",
+                self.head_ms,
+                self.backend_ms,
+                (now - self.started) * 1e3,
+                self.body_bytes,
+                self.answer_bytes,
+                self.request_id.decode("latin-1"),
+                self.principal.id,
+                self.features,
+            )
+        )
+        if self.shadows and self.complete:
+            worker.shadow.offer(self)

@@ -1,0 +1,185 @@
+"""What the gateway does with each header field, and the exact forms it accepts.
+
+A field is looked up once, by its lower-cased name; what is not in the table is passed on as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+
+# What to do with a request's field -----------------------------------------------------------------
+(
+    HOST,
+    LENGTH,
+    CODING,
+    CONNECTION,
+    UPGRADE,
+    EXPECT,
+    DROP,
+    AUTHORIZATION,
+    API_KEY,
+    VARIANT,
+    REQUEST_ID,
+    KEEP,
+    FORWARDED_FOR,
+    FORWARDED,
+    FORWARDED_PROTO,
+    FORWARDED_HOST,
+    CONTROL_ONLY,
+) = range(17)
+
+# Fields that concern one connection (RFC 9110 7.6.1); Connection itself may name more.
+_HOP_BY_HOP: Final = (
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"proxy-authorization",
+    b"proxy-authenticate",
+)
+
+# Fields that only the gateway may set: what a client or a backend sends under these names is not passed on.
+_OURS: Final = (
+    b"x-decision-id",
+    b"server-timing",
+    b"via",
+    b"x-real-ip",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-server",
+    b"x-forwarded-scheme",
+    b"x-forwarded-ssl",
+    b"x-original-url",
+    b"x-rewrite-url",
+)
+
+
+def _request_actions() -> dict[bytes, int]:
+    table = {
+        b"host": HOST,
+        b"content-length": LENGTH,
+        b"transfer-encoding": CODING,
+        b"connection": CONNECTION,
+        b"upgrade": UPGRADE,
+        b"expect": EXPECT,
+        b"authorization": AUTHORIZATION,
+        b"x-api-key": API_KEY,
+        b"x-variant": VARIANT,
+        b"x-request-id": REQUEST_ID,
+        b"x-forwarded-for": FORWARDED_FOR,
+        b"forwarded": FORWARDED,
+        b"x-forwarded-proto": FORWARDED_PROTO,
+        b"x-forwarded-host": FORWARDED_HOST,
+    }
+    table.update(dict.fromkeys((*_HOP_BY_HOP, *_OURS), DROP))
+    # Some servers fold "_" to "-": the twin of a field that we own or judge is dropped (HAProxy forwards it).
+    twins = {name.replace(b"-", b"_"): DROP for name in table if b"-" in name}
+    return twins | table
+
+
+REQUEST_ACTIONS: Final[dict[bytes, int]] = _request_actions()
+"""By lower-cased name. A snapshot adds KEEP for the fields that its routes look at."""
+
+ANSWER_ACTIONS: Final[dict[bytes, int]] = {
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"upgrade": UPGRADE,
+    b"keep-alive": KEEP,
+    **dict.fromkeys(
+        (
+            b"proxy-connection",
+            b"te",
+            b"trailer",
+            b"proxy-authenticate",
+            b"x-decision-id",
+            b"x-variant",
+            b"server-timing",
+            b"x-request-id",
+            b"x_decision_id",
+            b"x_variant",
+            b"server_timing",
+            b"x_request_id",
+            b"transfer_encoding",
+            b"content_length",
+        ),
+        DROP,
+    ),
+}
+
+METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+"""What is served; TRACE would hand credentials back, CONNECT would make us an open proxy."""
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+"""RFC 9110 9.2.2; these may be repeated when a reused connection dies before a byte of the answer."""
+
+_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII
+)
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,200}")
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]*)((?:/|\?|$).*)", re.IGNORECASE | re.DOTALL)
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def valid_host(value: bytes) -> bool:
+    """``reg-name`` or ``[IPv6]``, with an optional port; nothing that could be taken for anything else."""
+    return _HOST.fullmatch(value) is not None
+
+
+def valid_request_id(value: bytes) -> bool:
+    return _REQUEST_ID.fullmatch(value) is not None
+
+
+def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
+    """(authority, origin form) of an absolute http(s) target; None if it is not one (or has userinfo)."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or not valid_host(match[2]):
+        return None
+    rest = match[3]
+    return match[2], rest if rest.startswith(b"/") else b"/" + rest
+
+
+def tokens(values: Iterable[bytes]) -> list[bytes]:
+    """The lower-cased members of comma-separated fields; [] if any is no token."""
+    found = [part.strip(b" \t").lower() for value in values for part in value.split(b",")]
+    return [token for token in found if token]
+
+
+def resolve(path: bytes) -> bytes | None:
+    """``path`` with %2e decoded and dot segments resolved, for matching alone; None if it climbs above "/"."""
+    if b"." not in path and b"%2" not in path:
+        return path
+    decoded = re.sub(rb"%2[eE]", b".", path)
+    if b"/." not in decoded:
+        return decoded
+    out: list[bytes] = []
+    segments = decoded.split(b"/")[1:]
+    for place, segment in enumerate(segments):
+        last = place == len(segments) - 1
+        if segment == b"..":
+            if not out:
+                return None
+            out.pop()
+            if last:
+                out.append(b"")
+        elif segment == b".":
+            if last:
+                out.append(b"")
+        else:
+            out.append(segment)
+    return b"/" + b"/".join(out)
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Client Closed Request" if status == 499 else b"Status"
+
+
+STATUS_LINES: Final[dict[int, bytes]] = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, _reason(status)) for status in range(100, 600)
+}
+"""Status lines with the registered reason: the backend's own may hold anything, so it is never relayed."""

@@ -1,0 +1,263 @@
+"""All that a request reads, compiled off the hot path and immutable but for one pointer a route.
+
+`gateway.config.compile` makes it. A request takes the snapshot once, when its head begins, and finishes on
+it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, by the allocation loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.dataplane.auth import Authenticator
+from gateway.dataplane.headers import REQUEST_ACTIONS, resolve
+from gateway.transport.pool import Backend
+from policies.model import Allocation
+
+PATHS: Final = 4096
+"""Most request paths whose route is remembered; beyond it the cache starts anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0.0 means none."""
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask of the gateway; bytes and seconds."""
+
+    connections: int = 10_000
+    head: int = 65_536
+    fields: int = 128
+    target: int = 16_384
+    body: int = 64 << 20
+    header_timeout: float = 10.0
+    body_timeout: float = 300.0
+    body_min_rate: float = 1024.0
+    body_grace: float = 10.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 30.0
+    control_body: int = 16 << 20
+    pipeline: int = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariantPlan:
+    """One variant as the hot path needs it."""
+
+    name: str
+    index: int
+    backend: Backend
+    backend_name: str
+    rewrite: bytes | None
+    """Replaces the matched prefix of the path; None leaves the path."""
+    model: str | None
+    """Replaces "model" in a JSON body; None leaves the body."""
+    host: bytes | None
+    """The Host to send; None sends the client's own or the address's."""
+    preserve_host: bool
+    lines: bytes
+    """Field lines added to each request."""
+    drops: tuple[bytes, ...]
+    """Lower-cased names (with the colon) that the lines replace."""
+    answer_line: bytes
+    """``x-variant: NAME\\r\\n``"""
+    base_path: bytes = b""
+    """Path of the backend's url, put before the request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The last resort of a fallback list: an answer without a backend."""
+
+    status: int
+    body: bytes
+    lines: bytes
+
+
+class Choice:
+    """One prebuilt decision: a variant with its probability in one epoch."""
+
+    __slots__ = ("_statics", "propensity", "table", "variant")
+
+    def __init__(self, variant: VariantPlan, propensity: float, table: Table) -> None:
+        self.variant = variant
+        self.propensity = propensity
+        self.table = table
+        self._statics: dict[tuple[str, bool], bytes] = {}
+
+    def static(self, served: str, forced: bool) -> bytes:
+        """The part of the decision id that all decisions like this share."""
+        key = (served, forced)
+        known = self._statics.get(key)
+        if known is None:
+            table = self.table
+            known = self._statics[key] = table.statics(
+                table.route, self.variant.name, served, table.epoch, self.propensity, forced
+            )
+        return known
+
+
+Statics = Callable[[str, str, str, int, float, bool], bytes]
+
+
+class Table:
+    """An allocation made ready: the request bisects ``bounds`` and takes the choice."""
+
+    __slots__ = ("allocation", "bounds", "by_name", "choices", "epoch", "route", "statics")
+
+    def __init__(
+        self,
+        route: str,
+        epoch: int,
+        allocation: Allocation,
+        variants: Mapping[str, VariantPlan],
+        statics: Statics,
+    ) -> None:
+        self.route = route
+        self.epoch = epoch
+        self.allocation = allocation
+        self.statics = statics
+        by_index = [
+            Choice(variants[name], probability, self)
+            for name, probability in zip(allocation.variants, allocation.probabilities, strict=True)
+        ]
+        self.by_name = {choice.variant.name: choice for choice in by_index}
+        self.bounds = allocation.bounds
+        self.choices = tuple(by_index[owner] for owner in allocation.owners)
+
+    def pick(self, u: float) -> Choice:
+        return self.choices[bisect_right(self.bounds, u)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """What a request must have besides the path for a route to be its own."""
+
+    hosts: tuple[bytes, ...] = ()
+    """Lower-cased; one that begins with "*." stands for every name below. Empty: any."""
+    methods: frozenset[bytes] = frozenset()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """(lower-cased name, exact value)."""
+    models: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class RoutePlan:
+    """One route. ``table`` is the only thing that changes."""
+
+    name: str
+    policy: str
+    prefix: bytes
+    condition: Condition | None
+    variants: dict[str, VariantPlan]
+    table: Table
+    salt: bytes
+    unit: tuple[str, bytes] | None
+    """("header" | "cookie" | "query" | "json" | "principal", name)"""
+    fallback: tuple[VariantPlan | Fixed, ...]
+    fallback_codes: frozenset[str]
+    fallback_statuses: frozenset[int]
+    retry_attempts: int
+    """Repetitions at the same variant; 0: none."""
+    retry_codes: frozenset[str]
+    retry_statuses: frozenset[int]
+    replayable: bool
+    backoff_base: float
+    backoff_max: float
+    retry_share: float
+    retry_least: int
+    timeouts: Timeouts
+    body_limit: int
+    buffer_limit: int
+    forward_credentials: bool
+    shadows: tuple[tuple[VariantPlan, float], ...]
+    needs_body: bool
+    """Whether the decision waits for the body (a JSON unit, a model to match or rewrite)."""
+    hedge_after: float = 0.0
+    in_flight: int = 0
+    shadow_counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rewrites(self) -> bool:
+        return any(variant.rewrite is not None for variant in self.variants.values())
+
+    @property
+    def retains(self) -> bool:
+        """Whether a body must be kept for a second attempt or a shadow."""
+        return bool(self.fallback or self.shadows or self.retry_attempts)
+
+
+class Snapshot:
+    """One configuration, compiled."""
+
+    def __init__(
+        self,
+        *,
+        revision: int,
+        routes: Mapping[str, RoutePlan],
+        authenticator: Authenticator,
+        limits: Limits,
+        trusted: Callable[[str], bool],
+        rank: Sequence[RoutePlan] | None = None,
+    ) -> None:
+        self.revision = revision
+        self.routes = dict(routes)
+        self.authenticator = authenticator
+        self.limits = limits
+        self.trusted = trusted
+        self.actions = dict(REQUEST_ACTIONS)
+        self.ranked = tuple(rank if rank is not None else sorted(routes.values(), key=_specificity))
+        self._paths: dict[bytes, tuple[RoutePlan, ...]] = {}
+
+    def candidates(self, path: bytes) -> tuple[RoutePlan, ...]:
+        """The routes whose prefix holds ``path`` (without its query), the most specific first."""
+        known = self._paths.get(path)
+        if known is None:
+            if len(self._paths) >= PATHS:
+                self._paths.clear()
+            known = self._paths[path] = self._search(path)
+        return known
+
+    def _search(self, path: bytes) -> tuple[RoutePlan, ...]:
+        resolved = resolve(path)
+        if resolved is None:
+            return ()
+        # The path itself must hold the prefix too: it is forwarded as it came, so one that only reaches the
+        # prefix by way of dot segments would reach the backend as something else.
+        # And where the path is rewritten, they would climb out of the variant.
+        plain = resolved == path
+        return tuple(
+            r
+            for r in self.ranked
+            if holds(r.prefix, resolved) and holds(r.prefix, path) and (plain or not r.rewrites)
+        )
+
+
+def holds(prefix: bytes, path: bytes) -> bool:
+    """Whether ``path`` is ``prefix`` or lies below it, by whole segments."""
+    if not path.startswith(prefix):
+        return False
+    return (
+        len(path) == len(prefix)
+        or prefix.endswith(b"/")
+        or path[len(prefix) : len(prefix) + 1] in (b"/", b":")
+    )
+
+
+def _specificity(route: RoutePlan) -> tuple[int, int]:
+    condition = route.condition
+    extra = 0
+    if condition is not None:
+        extra = (
+            bool(condition.hosts) + bool(condition.methods) + len(condition.headers) + bool(condition.models)
+        )
+    return -len(route.prefix), -extra

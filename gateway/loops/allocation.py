@@ -1,0 +1,240 @@
+"""Keeps every route's allocation where its policy wants it, on all workers and replicas alike.
+
+One leader (a lease) computes and publishes; everybody else follows what is published. A publication is a new
+epoch. What a request reads is swapped with one assignment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.config.document import Document
+from gateway.config.plans import plan
+from gateway.state.base import Published, Store, StoreUnavailable
+from policies import bandit
+from policies.allocate import Plan, allocate
+from policies.bandit import Bandit, Standing
+from policies.model import Allocation, Discounted, Learned
+
+log = logging.getLogger("turnout.allocation")
+
+LEASE: Final = "allocation"
+LEASE_TTL: Final = 5.0
+HISTORY: Final = 12
+"""Half-lives after which a discounted reward no longer matters (2^-12)."""
+
+Swap = Callable[[str, int, Allocation], None]
+"""Puts (route, epoch, allocation) where the requests read it."""
+Announce = Callable[[Published], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The allocation of one route as this process serves it."""
+
+    epoch: int
+    allocation: Allocation
+    plan: Plan
+    published: bool
+    """Whether the store has it (under this epoch)."""
+    reason: str = "config"
+
+
+class Allocations:
+    """See the module. `arrange` is synchronous, for the moment a document is put in force."""
+
+    def __init__(self, store: Store, *, owner: str, clock: Clock, swap: Swap, announce: Announce) -> None:
+        self._store = store
+        self._owner = owner
+        self._clock = clock
+        self._swap = swap
+        self._announce = announce
+        self._stored: dict[str, Published] = {}
+        self._changed = -1
+        self._document: Document | None = None
+        self.held: dict[str, Held] = {}
+        self.weights: dict[str, float] = {}
+        """The candidate's share of each route with a rollout, where one has moved it."""
+        self.caps: dict[str, dict[str, float]] = {}
+        self.leads = False
+
+    async def start(self) -> None:
+        """Reads what was published before; call it before the first `arrange`."""
+        self._stored = await self._store.published()
+
+    # A new document -----------------------------------------------------------------------------------
+    def arrange(self, document: Document) -> dict[str, tuple[int, Allocation]]:
+        """(epoch, allocation) of each route of ``document``. What still fits stays in force."""
+        self._document = document
+        self.held = {name: self._arranged(document, name) for name in document.routes}
+        return {name: (held.epoch, held.allocation) for name, held in self.held.items()}
+
+    def _arranged(self, document: Document, name: str) -> Held:
+        wanted = plan(document, name)
+        stored = self._stored.get(name)
+        previous = _allocation(stored, wanted) if stored is not None else None
+        if isinstance(wanted, Bandit):
+            fresh = previous or allocate(wanted)
+        else:
+            fresh = allocate(wanted, Learned(weight=self.weights.get(name), previous=previous))
+        if stored is not None and previous is not None and _same(previous, fresh):
+            return Held(stored.epoch, fresh, wanted, published=True)
+        return Held(stored.epoch + 1 if stored is not None else 1, fresh, wanted, published=False)
+
+    # The loop -------------------------------------------------------------------------------------------
+    async def run(self, interval: Callable[[], float]) -> None:
+        """Steps for ever. A store that can't be reached leaves all allocations as they are."""
+        while True:
+            try:
+                await self.step()
+            except StoreUnavailable as error:
+                log.warning("allocations stay as they are: %s", error)
+            except Exception:
+                log.exception("the allocation loop failed once; it goes on")
+            await asyncio.sleep(interval())
+
+    async def step(self) -> None:
+        """Follows what was published, publishes what is new, and, as the leader, learns from new rewards."""
+        lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL, now=self._clock())
+        self.leads = lease is not None
+        changed = await self._store.changed()
+        pending = any(not held.published for held in self.held.values())
+        if changed == self._changed and not pending:
+            return
+        self._stored = await self._store.published()
+        for name in tuple(self.held):
+            self._follow(name)
+            await self._publish_pending(name)
+            if self.leads:
+                await self._learn(name)
+        self._changed = changed
+
+    async def reconsider(self, name: str, reason: str) -> None:
+        """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
+        held = self.held[name]
+        if isinstance(held.plan, Bandit):
+            await self._learn(name, reason)
+            return
+        fresh = allocate(held.plan, Learned(weight=self.weights.get(name), previous=held.allocation))
+        if not _same(held.allocation, fresh):
+            await self._publish(name, fresh, reason, "")
+
+    def _follow(self, name: str) -> None:
+        held, stored = self.held[name], self._stored.get(name)
+        if stored is None or stored.epoch < held.epoch:
+            return
+        found = _allocation(stored, held.plan)
+        if found is None:
+            return  # of another configuration; ours, or the newer one, will be published
+        if stored.epoch != held.epoch or not _same(found, held.allocation):
+            self._take(name, stored.epoch, found, stored.reason)
+        elif not held.published:
+            self.held[name] = Held(held.epoch, held.allocation, held.plan, True, held.reason)
+
+    def _take(self, name: str, epoch: int, allocation: Allocation, reason: str) -> None:
+        self.held[name] = Held(epoch, allocation, self.held[name].plan, True, reason)
+        self._swap(name, epoch, allocation)
+
+    async def _publish_pending(self, name: str) -> None:
+        held = self.held[name]
+        if not held.published:
+            await self._publish(name, held.allocation, held.reason, "")
+
+    async def _learn(self, name: str, reason: str = "posterior") -> None:
+        held, document = self.held[name], self._document
+        if not isinstance(held.plan, Bandit) or document is None:
+            return
+        learned = await self._learned(name, held)
+        fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
+        if self.held.get(name) is not held:
+            return  # a new document came meanwhile
+        if not _same(held.allocation, fresh, within=1e-6):
+            await self._publish(name, fresh, reason, _evidence(standing))
+
+    async def _learned(self, name: str, held: Held) -> Learned:
+        assert isinstance(held.plan, Bandit)
+        sums = await self._store.reward_sums(name)
+        discounted: dict[tuple[str, str], Discounted] = {}
+        if held.plan.half_life is not None:
+            discounted = await self._discounted(name, held.plan.half_life)
+        return Learned(
+            sums=sums, discounted=discounted, caps=self.caps.get(name, {}), previous=held.allocation
+        )
+
+    async def _discounted(self, name: str, half_life: float) -> dict[tuple[str, str], Discounted]:
+        now = self._clock()
+        buckets = await self._store.series(name, since=now - HISTORY * half_life, until=now, step=10.0)
+        each = ((b.start, {(b.variant, m): s for m, s in b.rewards.items()}) for b in buckets)
+        return bandit.discounted(each, now=now, half_life=half_life)
+
+    async def _publish(self, name: str, fresh: Allocation, reason: str, evidence: str) -> None:
+        stored = self._stored.get(name)
+        epoch = (stored.epoch if stored is not None else 0) + 1
+        record = Published(
+            route=name,
+            epoch=epoch,
+            probabilities=fresh.as_dict(),
+            bounds=fresh.bounds,
+            owners=fresh.owners,
+            reason=reason,
+            time=self._clock(),
+            evidence=evidence,
+        )
+        if not await self._store.publish(record):
+            self._changed = -1  # somebody was faster: look again, and follow
+            return
+        self._stored[name] = record
+        if name in self.held:
+            self._take(name, epoch, fresh, reason)
+            self._announce(record)
+
+
+def _allocation(stored: Published, wanted: Plan) -> Allocation | None:
+    """What was published, if it speaks of the variants that ``wanted`` does; else None."""
+    fresh = allocate(wanted)
+    if set(stored.probabilities) != set(fresh.variants):
+        return None
+    return Allocation(
+        variants=tuple(stored.probabilities),
+        probabilities=tuple(stored.probabilities.values()),
+        bounds=stored.bounds,
+        owners=stored.owners,
+        shadows=fresh.shadows,
+    )
+
+
+def _same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:
+    """Whether both assign alike (or, ``within`` given, no probability differs by more)."""
+    one, other = a.as_dict(), b.as_dict()
+    if set(one) != set(other):
+        return False
+    if within:
+        return all(abs(one[name] - other[name]) <= within for name in one)
+    owners = [a.variants[k] for k in a.owners] == [b.variants[k] for k in b.owners]
+    return owners and a.bounds == b.bounds
+
+
+def _evidence(standing: Standing) -> str:
+    rows: Mapping[str, Mapping[str, float]] = {
+        name: {
+            "mean": posterior.mean,
+            "probability_best": best,
+            "expected_loss": loss,
+            "rewards": count,
+        }
+        for name, posterior, best, loss, count in zip(
+            standing.variants,
+            standing.posteriors,
+            standing.probability_best,
+            standing.expected_loss,
+            standing.counts,
+            strict=True,
+        )
+    }
+    return json.dumps({"variants": rows, "stopped": standing.stopped})

@@ -1,0 +1,470 @@
+"""The composition root: the only module that knows every room.
+
+`Gateway` is one process: it opens the store, puts the configuration in force, starts the loops and hands the
+data plane its `Worker`. uvicorn carries the sockets; `serve` runs one process, `gateway.supervisor` several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway import clock
+from gateway.config.compile import Registry, compile_document
+from gateway.config.document import Document
+from gateway.config.faults import ConfigError, Fault
+from gateway.config.load import read_text
+from gateway.config.plans import plan
+from gateway.config.revisions import Revisions
+from gateway.config.watch import watch_file
+from gateway.control.app import build
+from gateway.control.context import Action, Live
+from gateway.dataplane.auth import ANYONE, LOCAL, Principal
+from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.shadow import Shadower
+from gateway.dataplane.snapshot import Snapshot, Table
+from gateway.dataplane.worker import Worker
+from gateway.errors import TurnoutError
+from gateway.loops.allocation import Allocations
+from gateway.record.recorder import Recorder
+from gateway.record.rewards import RewardBook
+from gateway.record.token import Sealer
+from gateway.state import open_store
+from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
+from gateway.telemetry.metrics import Metrics
+from policies.model import Allocation
+
+log = logging.getLogger("turnout")
+
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+class Gateway:
+    """One process of the gateway; also the control API's `Context`."""
+
+    store: Store
+    rewards: RewardBook
+
+    def __init__(self, path: Path, *, overrides: Mapping[str, str] | None = None) -> None:
+        """``path``: the configuration file. ``overrides`` replace ``listen`` or ``store`` (the demo's)."""
+        self.path = path
+        self.overrides = dict(overrides or {})
+        self.now = clock.wall
+        self.metrics_ = Metrics()
+        self.worker: Worker | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.news = asyncio.Event()
+        self.ending = False
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    # Life ---------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Everything up, in an order in which each part finds what it needs. Raises ConfigError."""
+        loop = asyncio.get_running_loop()
+        self.loop = loop
+        text = read_text(self.path)
+        document = self.loaded(text)
+        self.store = open_store(document.store)
+        await self.store.open()
+        self.sealer = Sealer({1: await self.store.secret("decision-id")}, current=1)
+        self.registry = Registry(loop)
+        self.random = clock.chance()
+        self.recorder = Recorder(
+            self.store,
+            capacity=document.record.capacity,
+            interval=document.record.flush,
+            sinks=(self.metrics_.outcomes,),
+        )
+        self.allocations = Allocations(
+            self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
+        )
+        await self.allocations.start()
+        self.rewards = RewardBook(self.store, self.sealer, clock=self.now)
+        self.application = build(self)
+        self.revisions = Revisions(
+            self.store, clock=self.now, env=os.environ, check=self._check, apply=self._apply
+        )
+        await self.revisions.start(text)
+        await self._settle()
+        assert self.worker is not None
+        self.worker.start()
+        self._spawn(self.recorder.run())
+        self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
+        self._spawn(self._watch(text))
+        self._spawn(self._follow())
+        self._spawn(self._gauges())
+
+    async def _settle(self) -> None:
+        """The first allocations are published before the first request, so that its epoch is known to all."""
+        with contextlib.suppress(StoreUnavailable):
+            await self.allocations.step()
+
+    async def stop(self) -> None:
+        """What is in flight has ended or has been cut; the record is flushed, then everything closes."""
+        self.ending = True
+        self.news.set()
+        if self.worker is not None:
+            self.worker.stop()
+            for connection in tuple(self.worker.connections):
+                connection.transport.abort()
+        for task in tuple(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.recorder.close()
+        with contextlib.suppress(StoreUnavailable):
+            await self.store.release("allocation", self.owner)
+        await self.store.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a loop has died: %s", task.get_coro(), exc_info=task.exception())
+
+    # Configuration --------------------------------------------------------------------------------------
+    def loaded(self, text: str) -> Document:
+        from gateway.config.load import load
+
+        return self._overridden(load(text, source=str(self.path), env=os.environ))
+
+    def _overridden(self, document: Document) -> Document:
+        return document.model_copy(update=self.overrides) if self.overrides else document
+
+    def _check(self, document: Document) -> None:
+        """What only the running gateway can tell: plans that add up, TLS files that load."""
+        for name in document.routes:
+            try:
+                plan(document, name)
+            except ValueError as error:
+                raise ConfigError(
+                    str(self.path), (Fault(0, 0, f"routes.{name}.policy", str(error), ""),)
+                ) from error
+
+    def _apply(self, document: Document, revision: Revision) -> None:
+        document = self._overridden(document)
+        self._document, self._revision = document, revision
+        snapshot = self._compiled(document, revision)
+        self.rewards.metrics = document.metrics
+        if self.worker is None:
+            self.worker = self._worker(snapshot)
+        else:
+            self.worker.snapshot = snapshot  # the one assignment that puts it in force
+            self.registry.retire(document)
+        self._gauge_allocations()
+        self.metrics_.revision.set(revision.revision)
+
+    def _compiled(self, document: Document, revision: Revision) -> Snapshot:
+        return compile_document(
+            document,
+            revision=revision.revision,
+            registry=self.registry,
+            allocations=self.allocations.arrange(document),
+            statics=self.sealer.static,
+            chance=self.random,
+        )
+
+    def _worker(self, snapshot: Snapshot) -> Worker:
+        shadow = Shadower(
+            pool=self._shadow_address,
+            compare=lambda copy, answer, body: (None, None, ""),
+            record=self._shadowed,
+        )
+        worker = Worker(
+            loop=self.loop,
+            snapshot=snapshot,
+            application=self.application,
+            wall=self.now,
+            random=self.random,
+            new_decision=self.sealer.new_decision,
+            seal=self.sealer.seal,
+            offer=self.recorder.offer,
+            shadow=shadow,
+        )
+        shadow.worker = worker
+        worker.addresses = lambda: tuple(self.registry.addresses.values())
+        return worker
+
+    def _shadow_address(self, variant: Any) -> Any:
+        backend = self._document.backends[variant.backend_name]
+        place = int(self.random() * len(backend.addresses))
+        return self.registry.address(backend, place, shadow=True)
+
+    def _shadowed(self, shadowed: Any) -> None:
+        self.recorder.offer_shadowed(shadowed)
+        self.metrics_.shadowed((shadowed,))
+
+    def _swap(self, name: str, epoch: int, allocation: Allocation) -> None:
+        assert self.worker is not None
+        route = self.worker.snapshot.routes.get(name)
+        if route is not None:
+            route.table = Table(name, epoch, allocation, route.variants, self.sealer.static)
+            self._gauge_allocation(name, epoch, allocation)
+
+    def _gauge_allocations(self) -> None:
+        for name, held in self.allocations.held.items():
+            self._gauge_allocation(name, held.epoch, held.allocation)
+
+    def _gauge_allocation(self, name: str, epoch: int, allocation: Allocation) -> None:
+        self.metrics_.epoch.labels(name).set(epoch)
+        for variant, probability in allocation.as_dict().items():
+            self.metrics_.share.labels(name, variant).set(probability)
+
+    def _announce(self, record: Published) -> None:
+        data = {"epoch": record.epoch, "allocation": dict(record.probabilities), "reason": record.reason}
+        self._spawn(self._emit_quietly("allocation", record.route, data))
+
+    async def _emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self.emit(kind, route, data)
+
+    # Loops ----------------------------------------------------------------------------------------------
+    async def _watch(self, known: str) -> None:
+        """The configuration file: a good edit is taken, a bad one is reported and changes nothing."""
+        async for found in watch_file(self.path, known, interval=self.document().loops.watch):
+            if isinstance(found, ConfigError):
+                log.error("the configuration stays as it is: %s", found)
+                continue
+            try:
+                revision = await self.revisions.adopt_file(found)
+            except (TurnoutError, StoreUnavailable) as error:
+                log.error("the edited configuration could not be stored: %s", error)
+                continue
+            problem = self.revisions.problem
+            if revision is not None:
+                log.info("configuration revision %d is in force", revision.revision)
+                await self._emit_quietly("config", "", {"revision": revision.revision, "author": "file"})
+            elif problem is not None:
+                log.error("the configuration stays as it is: %s", problem.error)
+                await self._emit_quietly("config_refused", "", {"error": str(problem.error)})
+
+    async def _follow(self) -> None:
+        """Other processes' revisions and events."""
+        while True:
+            await asyncio.sleep(self.document().loops.watch)
+            with contextlib.suppress(StoreUnavailable):
+                await self.revisions.refresh()
+            self.news.set()
+
+    async def _gauges(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._update_metrics()
+
+    def _update_metrics(self) -> None:
+        worker = self.worker
+        assert worker is not None
+        m = self.metrics_
+        m.connections.set(len(worker.connections))
+        m.advance(m.refusals, worker.refusals)
+        m.advance(m.shadows, worker.shadow.counts)
+        m.advance(m.record, self.recorder.counts)
+        m.advance(m.rewards, self.rewards.counts)
+        for (endpoint, shadow), address in self.registry.addresses.items():
+            if not shadow:
+                m.in_flight.labels(str(endpoint)).set(address.in_flight)
+                m.healthy.labels(str(endpoint)).set(0 if address.probed_down else 1)
+
+    # The control API's context --------------------------------------------------------------------------
+    def document(self) -> Document:
+        return self._document
+
+    def revision(self) -> Revision:
+        return self._revision
+
+    def live(self, route: str) -> Live | None:
+        assert self.worker is not None
+        held = self.allocations.held.get(route)
+        routed = self.worker.snapshot.routes.get(route)
+        if held is None or routed is None:
+            return None
+        health = {
+            name: [
+                {
+                    "address": address.name,
+                    "state": "unhealthy" if address.probed_down else "healthy",
+                    "in_flight": address.in_flight,
+                    "waiting": len(variant.backend.gate.waiting),
+                }
+                for address in variant.backend.addresses
+            ]
+            for name, variant in routed.variants.items()
+        }
+        shadows: dict[str, dict[str, int]] = {variant.name: {} for variant, _ in routed.shadows}
+        for (name, shadow, event), count in self.worker.shadow.counts.items():
+            if name == route:
+                shadows.setdefault(shadow, {})[event] = count
+        return Live(held.epoch, self.worker.snapshot.revision, held.allocation, health, shadows)
+
+    def ready(self) -> tuple[bool, str]:
+        if self.ending or self.worker is None or self.worker.draining:
+            return False, "The gateway is shutting down."
+        return True, ""
+
+    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
+        assert self.worker is not None
+        authenticator = self.worker.snapshot.authenticator
+        if authenticator.open:
+            return LOCAL if client is not None and client.startswith(LOOPBACK) else ANYONE
+        credential = headers.get("x-api-key") or headers.get("authorization")
+        return authenticator.principal(credential.encode("latin-1") if credential else None, self.now())
+
+    def metrics(self) -> bytes:
+        self._update_metrics()
+        return self.metrics_.text()
+
+    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+        raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
+
+    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
+        return None
+
+    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
+        revision = await self.revisions.propose(text, by, if_match)
+        await self._emit_quietly("config", "", {"revision": revision.revision, "author": by})
+        return revision
+
+    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
+        restored = await self.revisions.restore(revision, by, if_match)
+        await self._emit_quietly("config", "", {"revision": restored.revision, "author": by})
+        return restored
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
+        event = await self.store.add_event(time=self.now(), kind=kind, route=route, data=json.dumps(data))
+        self.news.set()
+        return event
+
+    async def next_events(self, after: int, timeout: float) -> list[Event]:
+        deadline = self.loop.time() + timeout
+        while True:
+            self.news.clear()
+            found = await self.store.events(after=after)
+            left = deadline - self.loop.time()
+            if found or left <= 0 or self.ending:
+                return found
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.news.wait(), left)
+
+
+class Application:
+    """What uvicorn calls: lifespan alone, for requests reach the data plane's protocol directly."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        try:
+            await self.gateway.start()
+        except (ConfigError, StoreUnavailable) as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self.gateway = gateway
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.gateway.worker is not None:
+            self.gateway.worker.draining = True
+        await super().shutdown(sockets)
+
+
+def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Server:
+    """The server of one process; with ``sockets`` it is handed listening ones."""
+    control_port = int(document.control.rpartition(":")[2]) if document.control else None
+
+    def protocol(
+        config: uvicorn.Config,
+        server_state: uvicorn.server.ServerState,
+        app_state: Mapping[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> ClientProtocol:
+        assert gateway.worker is not None
+        return ClientProtocol(gateway.worker, server_state.connections, control_port)
+
+    host, _, port = document.listen.rpartition(":")
+    tls = document.tls
+    config = uvicorn.Config(
+        Application(gateway),
+        host=host.strip("[]") or "0.0.0.0",
+        port=int(port),
+        http=protocol,  # type: ignore[arg-type]
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(document.shutdown.grace)),
+        ssl_certfile=tls.cert if tls is not None else None,
+        ssl_keyfile=tls.key if tls is not None else None,
+        ssl_ca_certs=tls.client_ca if tls is not None else None,
+        ssl_cert_reqs={"none": 0, "optional": 1, "required": 2}[
+            tls.client_auth if tls is not None else "none"
+        ],
+    )
+    return Server(config, gateway)
+
+
+def listening(document: Document) -> list[socket.socket]:
+    """The sockets of the data plane and, where it has a port of its own, of the control API."""
+    return [_listen(place) for place in (document.listen, document.control) if place]
+
+
+def _listen(place: str) -> socket.socket:
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]") or "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((host, int(port)))
+    found.listen(4096)
+    found.setblocking(False)
+    return found
+
+
+def serve(
+    path: Path, *, sockets: list[socket.socket] | None = None, overrides: Mapping[str, str] | None = None
+) -> int:
+    """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens."""
+    gateway = Gateway(path, overrides=overrides)
+    document = gateway.loaded(read_text(path))
+    found = server(gateway, document)
+    found.run(sockets or listening(document))
+    return 0 if found.started else 1
+
+
+__all__ = ["ASGIApp", "Gateway", "listening", "serve", "server"]
