@@ -1,0 +1,188 @@
+"""From the hot path to the store: a bounded ring in memory, written in batches by another task.
+
+The hot path only appends. When the store is away the batches wait, up to the capacity; beyond it what
+comes new is dropped and counted by reason. ``offered = written + dropped + waiting`` at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, Literal, TypeVar
+
+from gateway.record.events import Outcome, Shadowed
+from gateway.state.base import Store, StoreUnavailable
+
+log = logging.getLogger("turnout.record")
+
+T = TypeVar("T")
+DropReason = Literal["full", "closed", "store_unavailable"]
+Sink = Callable[[Sequence[Outcome]], None]
+"""Gets each outcome once, a batch at a time, whether the store takes it or not."""
+
+BATCH: Final = 1000
+"""Rows in one call of the store, so that none of its steps is long."""
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Ring(Generic[T]):
+    """What waits to be written: a fresh part that is appended to, and an older one being written."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.fresh: list[T] = []
+        self.older: list[T] = []
+        self.room = capacity
+        """How long ``fresh`` may get."""
+        self.taken = 0
+        self.written = 0
+        self.dropped: Counter[DropReason] = Counter()
+
+    def offer(self, item: T) -> None:
+        if len(self.fresh) < self.room:
+            self.fresh.append(item)
+        else:
+            self.dropped["closed" if self.room < 0 else "full"] += 1
+
+    def take(self) -> Sequence[T]:
+        """Moves what is fresh to the older part, and returns it."""
+        new, self.fresh = self.fresh, []
+        self.taken += len(new)
+        self.older += new
+        self._make_room()
+        return new
+
+    def wrote(self, number: int) -> None:
+        del self.older[:number]
+        self.written += number
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self.room >= 0:
+            self.room = self.capacity - len(self.older)
+
+    def shut(self) -> None:
+        self.room = -1
+
+    def abandon(self) -> None:
+        """Gives up what could not be written."""
+        self.dropped["store_unavailable"] += len(self.older)
+        self.older.clear()
+
+    @property
+    def waiting(self) -> int:
+        return len(self.fresh) + len(self.older)
+
+    @property
+    def offered(self) -> int:
+        return self.taken + len(self.fresh) + sum(self.dropped.values()) - self.dropped["store_unavailable"]
+
+
+class Recorder:
+    """Takes outcomes (or plain tuples of an `Outcome`'s fields) and shadows' answers from one event loop.
+
+    ``capacity``: how many of each may wait. ``interval``: seconds between writes. ``sinks`` get every
+    batch of outcomes on its way.
+    """
+
+    def __init__(
+        self, store: Store, *, capacity: int = 65_536, interval: float = 0.25, sinks: Sequence[Sink] = ()
+    ) -> None:
+        self._store = store
+        self._interval = interval
+        self._sinks = tuple(sinks)
+        self._outcomes: Ring[Outcome] = Ring(capacity)
+        self._shadowed: Ring[Shadowed] = Ring(capacity)
+        self._flushing = asyncio.Lock()
+        self._pause = interval
+        self.sink_errors = 0
+        self.offer = self._outcomes.offer
+        """``offer(outcome)``: the hot path's only call. Never waits, never raises."""
+        self.offer_shadowed = self._shadowed.offer
+
+    # Figures ------------------------------------------------------------------------------------
+    @property
+    def offered(self) -> int:
+        return self._outcomes.offered + self._shadowed.offered
+
+    @property
+    def written(self) -> int:
+        return self._outcomes.written + self._shadowed.written
+
+    @property
+    def waiting(self) -> int:
+        return self._outcomes.waiting + self._shadowed.waiting
+
+    @property
+    def dropped(self) -> Counter[DropReason]:
+        """By reason."""
+        return self._outcomes.dropped + self._shadowed.dropped
+
+    @property
+    def counts(self) -> Counter[str]:
+        """``offered``, ``written``, ``dropped``: figures that only grow."""
+        return Counter(offered=self.offered, written=self.written, dropped=self.dropped.total())
+
+    # Writing ------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Writes what is offered, until cancelled."""
+        while True:
+            await asyncio.sleep(self._pause)
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Writes all that waits; False when the store did not take it (it then goes on waiting)."""
+        async with self._flushing:
+            self._tell_sinks(self._outcomes.take())
+            self._shadowed.take()
+            try:
+                await self._write()
+            except StoreUnavailable as error:
+                if self._pause == self._interval:
+                    log.warning("the record waits: %s", error, extra={"waiting": self.waiting})
+                self._pause = min(max(self._pause * 2, 0.1), _LONGEST_PAUSE)
+                return False
+            if self._pause != self._interval:
+                log.info("the record is being written again")
+                self._pause = self._interval
+            return True
+
+    async def _write(self) -> None:
+        while self._outcomes.older or self._shadowed.older:
+            outcomes = self._outcomes.older[:BATCH]
+            shadowed = self._shadowed.older[:BATCH]
+            await self._store.append(outcomes, shadowed)
+            self._outcomes.wrote(len(outcomes))
+            self._shadowed.wrote(len(shadowed))
+
+    def _tell_sinks(self, outcomes: Sequence[Outcome]) -> None:
+        if not outcomes:
+            return
+        for sink in self._sinks:
+            try:
+                sink(outcomes)
+            except Exception:
+                self.sink_errors += 1
+                log.exception("a sink of the record failed; the record itself goes on")
+
+    async def _flush_patiently(self) -> None:
+        while True:
+            if await self.flush():
+                return
+            await asyncio.sleep(0.1)
+
+    async def close(self, *, patience: float = 5.0) -> None:
+        """Takes nothing more and writes what waits; gives up, and counts it, after ``patience`` seconds."""
+        self._outcomes.shut()
+        self._shadowed.shut()
+        try:
+            async with asyncio.timeout(patience):
+                await self._flush_patiently()
+        except TimeoutError:
+            log.error("%d rows of the record could not be written and are lost", self.waiting)
+        self._outcomes.take()
+        self._outcomes.abandon()
+        self._shadowed.take()
+        self._shadowed.abandon()

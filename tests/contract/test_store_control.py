@@ -1,0 +1,202 @@
+"""What the control plane keeps."""
+
+from __future__ import annotations
+
+import asyncio
+
+from made import T0, outcome, published, reward
+
+from gateway.state.base import Retention, Store
+from policies.model import RewardSums
+
+DAY = 86_400.0
+
+
+async def test_a_secret_is_made_once(store: Store) -> None:
+    many = await asyncio.gather(*(store.secret("decision-id") for _ in range(5)))
+    assert len(set(many)) == 1
+    assert len(many[0]) == 32
+    assert await store.secret("other") != many[0]
+
+
+async def test_allocations_follow_one_another(store: Store) -> None:
+    assert await store.published() == {}
+    first = published(7)
+    assert await store.publish(first)
+    assert not await store.publish(first)
+    assert not await store.publish(published(9))
+    second = published(8, probabilities={"v1": 0.1, "v2": 0.9}, bounds=(0.1, 1.0))
+    assert await store.publish(second)
+    other = published(1, route="b")
+    assert await store.publish(other)
+    assert await store.published() == {"b": other, "digits": second}
+    assert await store.allocation_history("digits") == [first, second]
+    assert await store.allocation_history("digits", limit=1) == [second]
+    assert await store.allocation_history("nobody") == []
+
+
+async def test_of_two_leaders_only_one_publishes(store: Store) -> None:
+    await store.publish(published(1))
+    results = await asyncio.gather(*(store.publish(published(2, reason=str(k))) for k in range(8)))
+    assert sorted(results) == [False] * 7 + [True]
+
+
+async def test_documents_are_compared_and_swapped(store: Store) -> None:
+    assert await store.load("rollout", "digits") is None
+    assert not await store.save("rollout", "digits", "x", expected=1)
+    assert await store.save("rollout", "digits", '{"a":1}', expected=0)
+    assert not await store.save("rollout", "digits", "late", expected=0)
+    assert await store.load("rollout", "digits") == (1, '{"a":1}')
+    results = await asyncio.gather(*(store.save("rollout", "digits", str(k), expected=1) for k in range(6)))
+    assert results.count(True) == 1
+    assert await store.load("rollout", "digits") == (2, str(results.index(True)))
+    assert await store.load("rollout", "other") is None
+
+
+async def test_revisions_are_numbered_and_listed_newest_first(store: Store) -> None:
+    one = await store.add_revision(time=T0, author="ops", etag="a", document="x: 1\n")
+    two = await store.add_revision(time=T0 + 1, author="file", etag="b", document="x: ü\n")
+    assert (one.revision, two.revision) == (1, 2)
+    assert await store.revisions() == [two, one]
+    assert await store.revisions(limit=1) == [two]
+
+
+async def test_events_are_read_on_from_an_id(store: Store) -> None:
+    made = [
+        await store.add_event(time=T0 + i, kind="alarm", route="ab"[i % 2], data=f'{{"n":{i}}}')
+        for i in range(5)
+    ]
+    assert [e.id for e in made] == sorted({e.id for e in made})
+    assert await store.events() == made
+    assert await store.events(after=made[1].id) == made[2:]
+    assert await store.events(after=made[0].id, limit=2) == made[1:3]
+    assert await store.events(route="b") == made[1::2]
+    assert await store.events(after=made[-1].id) == []
+
+
+async def test_what_changes_moves_the_change_number(store: Store) -> None:
+    seen = [await store.changed()]
+    await store.publish(published(1))
+    seen.append(await store.changed())
+    await store.save("rollout", "digits", "x", expected=0)
+    seen.append(await store.changed())
+    await store.add_revision(time=T0, author="ops", etag="a", document="")
+    seen.append(await store.changed())
+    assert len(set(seen)) == 4
+    assert not await store.publish(published(9))
+    assert not await store.save("rollout", "digits", "x", expected=9)
+    await store.lease("leader", "a", ttl=5, now=T0)
+    assert await store.changed() == seen[-1]
+
+
+async def test_a_lease_has_one_holder_and_a_rising_number(store: Store) -> None:
+    first = await store.lease("leader", "a", ttl=5, now=T0)
+    assert first is not None
+    assert await store.lease("leader", "a", ttl=5, now=T0 + 4) == first
+    assert await store.lease("leader", "b", ttl=5, now=T0 + 8) is None
+    taken = await store.lease("leader", "b", ttl=5, now=T0 + 9)
+    assert taken is not None
+    assert taken > first
+    assert await store.lease("leader", "a", ttl=5, now=T0 + 10) is None
+    again = await store.lease("leader", "b", ttl=5, now=T0 + 60)
+    assert again is not None
+    assert again > taken, "a lapsed lease is a new one"
+
+
+async def test_a_released_lease_is_free_at_once_and_only_its_owner_releases_it(store: Store) -> None:
+    first = await store.lease("leader", "a", ttl=50, now=T0)
+    await store.release("leader", "b")
+    assert await store.lease("leader", "b", ttl=5, now=T0 + 1) is None
+    await store.release("leader", "a")
+    second = await store.lease("leader", "b", ttl=5, now=T0 + 1)
+    assert first is not None
+    assert second is not None
+    assert second > first
+    await store.release("nothing", "a")
+
+
+async def test_of_many_candidates_one_gets_the_lease(store: Store) -> None:
+    results = await asyncio.gather(*(store.lease("leader", f"n{k}", ttl=5, now=T0) for k in range(10)))
+    assert sum(r is not None for r in results) == 1
+
+
+async def pruned(store: Store, retention: Retention, now: float) -> None:
+    for _ in range(10_000):
+        if not await store.prune(retention, now=now):
+            return
+    raise AssertionError("pruning never ends")
+
+
+async def test_pruning_forgets_what_is_too_old_and_nothing_else(store: Store) -> None:
+    now = T0 + 100 * DAY
+    old, new = outcome(now - 31 * DAY), outcome(now - 29 * DAY)
+    await store.append([old, new])
+    await store.reward([reward(of=outcome(now - 91 * DAY), metric="gone"), reward(of=old)])
+    await store.add_event(time=now - 500 * DAY, kind="alarm", route="", data="{}")
+    kept = await store.add_event(time=now, kind="alarm", route="", data="{}")
+    await store.publish(published(1, time=now - 200 * DAY))
+    await store.publish(published(2, time=now - 190 * DAY))
+    before = await store.counts("digits"), await store.reward_sums("digits")
+    await pruned(store, Retention(), now)
+    assert (await store.decision(old.decision)).outcome is None
+    assert (await store.decision(old.decision)).rewards != ()
+    assert (await store.decision(new.decision)).outcome == new
+    assert await store.events() == [kept]
+    assert [a.epoch for a in await store.allocation_history("digits")] == [2]
+    assert (await store.counts("digits"), await store.reward_sums("digits")) == before
+    await pruned(store, Retention(outcomes=DAY, rewards=DAY, aggregates=DAY), now)
+    assert (await store.counts("digits"), await store.reward_sums("digits")) == ({}, {})
+
+
+async def test_folding_keeps_every_sum_and_every_epoch_that_lasted(store: Store) -> None:
+    start = T0 - T0 % DAY
+    rows = []
+    for second in range(0, 6 * 3600, 20):
+        # An hour of epoch 1; then an epoch every minute; then the last for good.
+        epoch = 1 if second < 3600 else min(1 + (second - 3600) // 60, 180)
+        rows.append(
+            outcome(start + second, epoch=epoch, total_ms=1.0 + second % 90, assigned=variant, served=variant)
+        )
+    await store.append(rows)
+    reports = [reward(0.1 * (i % 7), of=o) for i, o in enumerate(rows)]
+    await store.reward(reports)
+    counts, sums = await store.counts("digits"), await store.reward_sums("digits")
+    lasting = {
+        e: (await store.counts("digits", epoch=e), await store.reward_sums("digits", epoch=e))
+        for e in (1, 180)
+    }
+    await pruned(store, Retention(), start + 3 * DAY)
+    folded = await store.counts("digits")
+    assert {v: (c.assigned, c.served, c.latency) for v, c in folded.items()} == {
+        v: (c.assigned, c.served, c.latency) for v, c in counts.items()
+    }
+    again = await store.reward_sums("digits")
+    assert {k: (s.count, round(s.total, 9)) for k, s in again.items()} == {
+        k: (s.count, round(s.total, 9)) for k, s in sums.items()
+    }
+    for epoch, (old_counts, old_sums) in lasting.items():
+        new_counts = await store.counts("digits", epoch=epoch)
+        assert {v: c.assigned for v, c in new_counts.items()} == {
+            v: c.assigned for v, c in old_counts.items()
+        }
+        new_sums = await store.reward_sums("digits", epoch=epoch)
+        assert {k: s.count for k, s in new_sums.items()} == {k: s.count for k, s in old_sums.items()}
+    buckets = await store.series("digits", since=start, until=start + DAY, step=3600)
+    assert len({b.start for b in await store.series("digits", since=start, until=start + DAY, step=10)}) == 6
+    assert sum(b.counts.assigned for b in buckets) == len(rows)
+    # What comes late finds its place, and folds in turn.
+    await store.reward([reports[0]._replace(value=9.0)])
+    await pruned(store, Retention(), start + 3 * DAY)
+    total = sum((s for s in (await store.reward_sums("digits")).values()), RewardSums()).total
+    assert round(total, 9) == round(sum(r.value or 0 for r in reports) + 9.0, 9)
+
+
+async def test_old_pages_are_merged_and_read_as_before(store: Store) -> None:
+    rows = [outcome(T0 + i, route="ab"[i % 2], error="x" if i % 50 == 0 else "") for i in range(400)]
+    for k in range(0, 400, 5):
+        await store.append(rows[k : k + 5])
+    await pruned(store, Retention(), T0 + DAY)
+    assert [r.outcome for r in await store.records(limit=1000)] == rows
+    assert (await store.decision(rows[37].decision)).outcome == rows[37]
+    await store.append(rows[:50])
+    assert sum(c.assigned for c in (await store.counts("a")).values()) == 200
