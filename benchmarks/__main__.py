@@ -19,6 +19,7 @@ SCENARIOS = {
     "bodies": "1 and 16 MiB up and down: throughput, CPU per MiB, memory",
     "workers": "1 to 4 workers on all cores",
     "idle": "5,000 idle connections: memory of each, latency beside them",
+    "openai": "the OpenAI shape, with LiteLLM's proxy",
     "shadow": "no, a healthy, a dead, a hanging and a huge-answer shadow",
 }
 

@@ -2,8 +2,8 @@
 
     python benchmarks/launch.py CORES PRIORITY COMMAND …
 
-PRIORITY is a niceness (0: as everything else), `realtime`, or `realtime:2` to come before such. It runs as a plain script (no import of
-ours), so that it costs as little as an interpreter's start.
+PRIORITY is a niceness (0: as everything else), `realtime`, or `realtime:2` to come before such. It runs
+as a plain script (no import of ours), so that it costs as little as an interpreter's start.
 """
 
 from __future__ import annotations

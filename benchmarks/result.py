@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks import machine
@@ -84,13 +84,15 @@ class Result:
     options: Options
     sections: Sequence[Section]
     missing: Mapping[str, str]
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Versions of what is no regular peer."""
 
     def as_dict(self) -> dict[str, object]:
         return {
             "scenario": self.scenario,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "machine": machine.facts(),
-            "versions": versions(self.options.peers),
+            "versions": self._versions(),
             "options": asdict(self.options),
             "missing": {name: why.strip().split("\n")[0][:200] for name, why in self.missing.items()},
             "sections": [
@@ -99,13 +101,16 @@ class Result:
             ],
         }
 
+    def _versions(self) -> dict[str, str]:
+        return {**versions(self.options.peers), **self.others}
+
     def markdown(self) -> str:
         facts, day = machine.facts(), time.strftime("%Y-%m-%d", time.gmtime())
         about = (
             f"Measured {day}, {facts['cores']} cores ({facts['processor']}), "
             f"Linux {facts['kernel']}, Python {facts['python']}; medians of {self.options.rounds} rounds of "
             f"{self.options.seconds} s, in brackets least and most. "
-            + "; ".join(f"{name} {number}" for name, number in versions(self.options.peers).items() if number)
+            + "; ".join(f"{name} {number}" for name, number in self._versions().items() if number)
             + "."
         )
         parts = [about, *(section.markdown() for section in self.sections)]

@@ -29,7 +29,7 @@ def usage(session: int) -> Usage:
     """Summed over every living process of ``session``; what an ended one used is not in it."""
     cpu, rss, count = 0.0, 0, 0
     for _, fields in _stats():
-        if int(fields[_SESSION]) == session:
+        if int(fields[_SESSION]) == session and fields[0] != "Z":
             cpu += (int(fields[_USER]) + int(fields[_SYSTEM])) * _TICK_US
             rss += int(fields[_RSS]) * _PAGE
             count += 1

@@ -1,0 +1,47 @@
+"""The whole harness, with real proxies, for as short as wrk can run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+
+def measured(directory: Path, scenario: str, *words: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Runs the scenario for a second; by section and peer the medians."""
+    given = [scenario, "--rounds", "1", "--seconds", "1", "--out", str(directory), *words]
+    assert main(given) == 0
+    whole = json.loads((directory / f"{scenario}.json").read_text())
+    assert whole["missing"] == {}
+    return {
+        section["title"]: {name: found["median"] for name, found in section["series"].items()}
+        for section in whole["sections"]
+    }
+
+
+def test_closed_loop(tmp_path: Path) -> None:
+    found = measured(tmp_path, "closed", "--peers", "direct,nginx,haproxy", "--concurrency", "4")
+    table = found["Concurrency 4"]
+    assert table["direct"]["rate"] > table["nginx"]["rate"] > 0
+    assert table["direct"]["cpu_us"] == 0
+    # A request through a proxy costs it at least the microsecond of its four socket calls.
+    assert 1 < table["nginx"]["cpu_us"] < 10_000
+    assert 1 < table["haproxy"]["cpu_us"] < 10_000
+
+
+def test_streams(tmp_path: Path) -> None:
+    found = measured(tmp_path, "streaming", "--peers", "direct,nginx")
+    paced = found["100 streams, an event every 20 ms each"]
+    assert 0 < paced["direct"]["p50_us"] < 1e6
+    assert paced["nginx"]["cpu_us"] > 0
+
+
+def test_bodies(tmp_path: Path) -> None:
+    found = measured(tmp_path, "bodies", "--peers", "direct,haproxy")
+    assert set(found) == {"1 MiB up", "1 MiB down", "16 MiB up", "16 MiB down"}
+    assert all(table[name]["megabytes"] > 0 for table in found.values() for name in ("direct", "haproxy"))
