@@ -115,6 +115,7 @@ class Gateway:
         """What is in flight has ended or has been cut; the record is flushed, then everything closes."""
         self.ending = True
         self.news.set()
+        self.application.close()
         if self.worker is not None:
             self.worker.stop()
             for connection in tuple(self.worker.connections):

@@ -29,6 +29,7 @@ from gateway.dataplane.heads import answer_framing, our_lines, request_head
 from gateway.dataplane.snapshot import Choice, Fixed, RoutePlan, VariantPlan
 from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import CODES, TurnoutError, render
+from gateway.record.events import Outcome
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.pool import Address, Gate
 from policies.assign import point, unit_hash
@@ -744,7 +745,9 @@ class Exchange:
         now = perf_counter()
         choice, route = self.choice, self.route
         assigned = choice.variant.name
-        worker.offer(
+        # Twice as fast as calling the class, which goes through Python.
+        outcome = tuple.__new__(
+            Outcome,
             (
                 self.decision,
                 self.wall,
@@ -770,7 +773,8 @@ class Exchange:
                 self.request_id.decode("latin-1"),
                 self.principal.id,
                 self.features,
-            )
+            ),
         )
+        worker.offer(outcome)
         if self.shadows and self.complete:
             worker.shadow.offer(self)

@@ -74,7 +74,7 @@ class Metrics:
         self.rewards = Counter(
             "turnout_rewards_total",
             "Reported values, by what became of them.",
-            ("route", "metric", "result"),
+            ("result",),
             registry=r,
         )
         self.shadows = Counter(
@@ -131,7 +131,7 @@ class Metrics:
         fallbacks: Tally[tuple[str, str]] = Tally()
         latency: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         overhead: defaultdict[str, list[float]] = defaultdict(list)
-        for o in map(Outcome._make, batch):
+        for o in batch:
             requests[o.route, o.assigned, f"{o.status // 100}xx"] += 1
             if o.error and o.error != "client_left":
                 errors[o.route, o.assigned, o.error] += 1

@@ -1,0 +1,52 @@
+# make run, make test: everything they need is set up in .venv (and, for tests, Debian packages where missing).
+SHELL := /bin/bash
+PYTHON ?= python3
+# The CPU build is enough for the tests; name another torch for a GPU: make run TORCH=torch
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: run test quick soak bench lint format typecheck setup tools clean help
+
+help:            ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backend,export,dev]'
+	touch .venv/ready
+
+run: setup       ## the bundled model server, the gateway, and real data replayed through it
+	$(BIN)/turnout demo
+
+tools:           ## the servers and the browser that tests drive, from Debian packages where missing
+	@deploy/tools.sh
+
+test: setup tools lint typecheck   ## every test
+	$(BIN)/python -m pytest
+
+quick: setup     ## the tests that take no time
+	$(BIN)/python -m pytest -m 'not slow and not soak and not browser'
+
+soak: setup tools ## the minutes-long ones alone
+	$(BIN)/python -m pytest -m soak
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: setup
+	$(BIN)/mypy
+
+format: setup    ## rewrites what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette proxy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis models .run

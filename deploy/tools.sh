@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what the tests drive besides Python packages: a Redis, a Chromium, and for benchmarks' own tests nginx.
+# Only what is missing; with apt-get, as root or by way of sudo.
+set -euo pipefail
+
+declare -A packages=([redis-server]=redis-server [chromium]=chromium [nginx]=nginx [haproxy]=haproxy [wrk]=wrk)
+missing=()
+for program in "${!packages[@]}"; do
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing+=("${packages[$program]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "the tests need: ${missing[*]} (install them with your system's package manager)" >&2
+  exit 1
+fi
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# A packaged server may start itself; the tests start their own on ports of their own.
+for service in redis-server nginx haproxy; do
+  "${as_root[@]}" service "$service" stop >/dev/null 2>&1 || true
+done

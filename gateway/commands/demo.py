@@ -1,0 +1,313 @@
+"""``turnout demo``: bundled model server, gateway, and held-out digits replayed through it with true labels.
+
+Nothing is simulated: both servers are processes of their own, each image goes through the gateway as a client
+would send it, and what the model answered is compared with the label and reported as a reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+MODEL_PORT: Final = 9101
+CLIENTS: Final = 8
+BATCH: Final = 50
+"""Rewards reported in one call."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--duration", type=float, default=None, metavar="S", help="end after S seconds (never)"
+    )
+    parser.add_argument("--config", type=Path, default=Path("config.example.yaml"), metavar="FILE")
+    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="trained if empty")
+    parser.add_argument(
+        "--rate", type=float, default=300.0, metavar="R", help="requests a second, at most (300)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    # Late: torch takes seconds to import, and says by itself what to install when it is missing.
+    from backends.reference import digits
+    from backends.train import ensure
+
+    _say("training the reference models where they are missing ...")
+    ensure(arguments.models)
+    data = digits.held_out()
+    rows = [[float(v) for v in row] for row in data.pixels]
+    labels = [int(label) for label in data.labels]
+    with tempfile.TemporaryDirectory(prefix="turnout-demo-") as folder:
+        return asyncio.run(_demo(arguments, rows, labels, Path(folder)))
+
+
+class Tally:
+    """What the clients saw, by the variant that answered."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, int] = {}
+        self.correct: dict[str, int] = {}
+        self.failed = 0
+        self.lost = 0
+
+    def saw(self, variant: str, correct: bool) -> None:
+        self.requests[variant] = self.requests.get(variant, 0) + 1
+        self.correct[variant] = self.correct.get(variant, 0) + correct
+
+    def line(self) -> str:
+        total = sum(self.requests.values())
+        parts = [
+            f"{name} {count / total:.0%} of traffic, {self.correct[name] / count:.1%} right"
+            for name, count in sorted(self.requests.items())
+        ]
+        return f"{total} requests: {'; '.join(parts)}"
+
+
+class Scene(NamedTuple):
+    """The two processes, and where the gateway listens."""
+
+    url: str
+    processes: tuple[subprocess.Popen[bytes], ...]
+
+
+async def _demo(
+    arguments: argparse.Namespace, rows: Sequence[list[float]], labels: Sequence[int], folder: Path
+) -> int:
+    scene = await _start(arguments, folder)
+    tally = Tally()
+    try:
+        _say(f"dashboard: {scene.url}/-/dashboard/")
+        await _replay(arguments, scene, rows, labels, tally)
+        async with httpx.AsyncClient(base_url=scene.url) as client:
+            await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
+            report: dict[str, Any] = (await client.get("/-/routes/digits")).json()
+    finally:
+        _stop(scene.processes)
+    _summary(report, tally, as_json=arguments.json)
+    return 0 if not tally.lost else 1
+
+
+async def _start(arguments: argparse.Namespace, folder: Path) -> Scene:
+    from gateway.config.load import load_file
+
+    listen = load_file(arguments.config).listen
+    url = f"http://{listen}"
+    turnout = [sys.executable, "-m", "gateway.cli"]
+    backend = [
+        *turnout, "backend", "--models", str(arguments.models), "--port", str(MODEL_PORT), "--device", arguments.device,
+    ]  # fmt: skip
+    gateway = [
+        *turnout, "run", "--config", str(arguments.config), "--store", f"sqlite:///{folder / 'turnout.db'}",
+    ]  # fmt: skip
+    processes = [_spawned(backend)]
+    try:
+        await _ready(f"http://127.0.0.1:{MODEL_PORT}/v2/health/ready", processes)
+        processes.append(_spawned(gateway))
+        await _ready(f"{url}/-/readyz", processes)
+    except BaseException:
+        _stop(processes)
+        raise
+    return Scene(url, tuple(processes))
+
+
+def _spawned(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(words)
+
+
+async def _ready(url: str, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = monotonic() + 120.0
+    async with httpx.AsyncClient() as client:
+        while monotonic() < deadline:
+            if any(process.poll() is not None for process in processes):
+                raise SystemExit(
+                    "turnout demo: a server has ended before it was ready; see its message above"
+                )
+            with contextlib.suppress(httpx.HTTPError):
+                if (await client.get(url)).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"turnout demo: nothing answers at {url}")
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+async def _replay(
+    arguments: argparse.Namespace,
+    scene: Scene,
+    rows: Sequence[list[float]],
+    labels: Sequence[int],
+    tally: Tally,
+) -> None:
+    """Images go round until the time is up or somebody interrupts."""
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end.set)
+    rewards: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    limits = httpx.Limits(max_connections=CLIENTS + 1, max_keepalive_connections=CLIENTS + 1)
+    async with httpx.AsyncClient(base_url=scene.url, limits=limits, timeout=30.0) as client:
+        pace = _Pace(arguments.rate)
+        senders = [
+            loop.create_task(_sender(client, rows, labels, first, rewards, tally, pace, end))
+            for first in range(CLIENTS)
+        ]
+        reporter = loop.create_task(_reporter(client, rewards, tally))
+        progress = loop.create_task(_progress(tally))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), arguments.duration)
+        end.set()
+        await asyncio.gather(*senders)
+        await rewards.join()
+        for task in (reporter, progress):
+            task.cancel()
+
+
+class _Pace:
+    """So many a second over all senders, evenly."""
+
+    def __init__(self, rate: float) -> None:
+        self._gap = 1.0 / rate
+        self._next = monotonic()
+
+    async def turn(self) -> None:
+        self._next = max(self._next + self._gap, monotonic())
+        await asyncio.sleep(max(0.0, self._next - monotonic()))
+
+
+async def _sender(
+    client: httpx.AsyncClient,
+    rows: Sequence[list[float]],
+    labels: Sequence[int],
+    first: int,
+    rewards: asyncio.Queue[dict[str, Any]],
+    tally: Tally,
+    pace: _Pace,
+    end: asyncio.Event,
+) -> None:
+    place = first
+    while not end.is_set():
+        await pace.turn()
+        row, label = rows[place % len(rows)], labels[place % len(rows)]
+        place += CLIENTS
+        body = {"inputs": [{"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": row}]}
+        try:
+            answer = await client.post("/v2/models/digits/infer", json=body)
+        except httpx.HTTPError:
+            tally.failed += 1
+            continue
+        if answer.status_code != 200:
+            tally.failed += 1
+            continue
+        outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
+        correct = int(outputs["label"][0]) == label
+        tally.saw(answer.headers["x-variant"], correct)
+        rewards.put_nowait(
+            {"decision_id": answer.headers["x-decision-id"], "metric": "correct", "value": correct}
+        )
+
+
+async def _reporter(client: httpx.AsyncClient, rewards: asyncio.Queue[dict[str, Any]], tally: Tally) -> None:
+    while True:
+        items = [await rewards.get()]
+        while len(items) < BATCH and not rewards.empty():
+            items.append(rewards.get_nowait())
+        answer = await client.post("/-/feedback", json={"items": items})
+        if answer.status_code != 200 or answer.json()["accepted"] != len(items):
+            tally.lost += len(items)
+        for _ in items:
+            rewards.task_done()
+        await asyncio.sleep(0.05)
+
+
+async def _progress(tally: Tally) -> None:
+    """One line that is written over, and only where somebody is looking."""
+    if not sys.stderr.isatty():
+        return
+    while True:
+        await asyncio.sleep(0.5)
+        if tally.requests:
+            sys.stderr.write(f"\r\x1b[K{tally.line()}")
+            sys.stderr.flush()
+
+
+def _summary(report: dict[str, Any], tally: Tally, *, as_json: bool) -> None:
+    variants = {
+        name: {
+            "requests": v["assigned"],
+            "share": report["allocation"].get(name, 0.0),
+            "accuracy": (v["rewards"].get("correct") or {}).get("mean"),
+            "interval": (v["rewards"].get("correct") or {}).get("interval"),
+            "probability_best": v["probability_best"],
+            "latency_ms": v["latency_ms"],
+        }
+        for name, v in report["variants"].items()
+    }
+    result = {
+        "variants": variants,
+        "failed": tally.failed,
+        "rewards_lost": tally.lost,
+        "epoch": report["epoch"],
+    }
+    if as_json:
+        _print(json.dumps(result, indent=2))
+        return
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    columns = ("variant", "requests", "share now", "accuracy", "95 % interval", "P(best)", "p50 ms", "p99 ms")
+    _print(_FORM.format(*columns))
+    for name, v in variants.items():
+        _print(_row(name, v))
+    _print(f"{tally.failed} requests failed, {tally.lost} rewards lost.")
+
+
+_FORM: Final = "{:10}{:>10}{:>11}{:>10}  {:17}{:>9}{:>9}{:>9}"
+
+
+def _row(name: str, v: dict[str, Any]) -> str:
+    interval = f"[{v['interval'][0]:.3f}, {v['interval'][1]:.3f}]" if v["interval"] else "-"
+
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    latency = v["latency_ms"] or {}
+    return _FORM.format(
+        name,
+        v["requests"],
+        f"{v['share']:.1%}",
+        shown(v["accuracy"], ".1%"),
+        interval,
+        shown(v["probability_best"], ".4f"),
+        shown(latency.get("p50"), ".2f"),
+        shown(latency.get("p99"), ".2f"),
+    )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

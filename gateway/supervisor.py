@@ -1,0 +1,109 @@
+"""Several processes behind one port: started, watched, replaced when they die, ended together.
+
+The parent holds the listening sockets and serves nothing, so a worker that dies takes only its own connections
+with it: what waits in the sockets' queues is accepted by the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from gateway import server
+from gateway.config.load import load_file
+
+log = logging.getLogger("turnout.supervisor")
+
+BREATH: Final = 1.0
+"""Seconds a worker must have lived for its replacement to start at once; a shorter life costs a pause."""
+PAUSE: Final = 2.0
+
+
+def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
+    """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
+    document = load_file(path)
+    sockets = server.listening(document)
+    folder = tempfile.mkdtemp(prefix="turnout-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        return _Family(path, workers, sockets, overrides).run(document.shutdown.grace)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker(path: Path, sockets: list[socket.socket], overrides: Mapping[str, str]) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
+    )
+    raise SystemExit(server.serve(path, sockets=sockets, overrides=overrides))
+
+
+class _Family:
+    def __init__(
+        self, path: Path, workers: int, sockets: list[socket.socket], overrides: Mapping[str, str]
+    ) -> None:
+        # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
+        self._context = multiprocessing.get_context("spawn")
+        self._arguments = (path, sockets, dict(overrides))
+        self._workers = workers
+        self._children: list[tuple[BaseProcess, float]] = []
+        self._ending = False
+
+    def run(self, grace: float) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        for _ in range(self._workers):
+            self._start()
+        while not self._ending:
+            time.sleep(0.1)
+            self._replace_dead()
+        return self._wait(grace)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._ending = True
+
+    def _start(self) -> None:
+        child = self._context.Process(target=_worker, args=self._arguments)
+        child.start()
+        self._children.append((child, time.monotonic()))
+
+    def _replace_dead(self) -> None:
+        for child, born in tuple(self._children):
+            if child.is_alive():
+                continue
+            self._children.remove((child, born))
+            _forget(child.pid)
+            log.error("worker %s ended with %s; another takes its place", child.pid, child.exitcode)
+            if time.monotonic() - born < BREATH:
+                time.sleep(PAUSE)
+            if not self._ending:
+                self._start()
+
+    def _wait(self, grace: float) -> int:
+        for child, _ in self._children:
+            child.terminate()
+        deadline = time.monotonic() + grace + 5.0
+        for child, _ in self._children:
+            child.join(max(0.0, deadline - time.monotonic()))
+            if child.is_alive():
+                child.kill()
+        return 0 if all(child.exitcode == 0 for child, _ in self._children) else 1
+
+
+def _forget(pid: int | None) -> None:
+    """The gauges of a worker that is gone count no more."""
+    if pid is not None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
