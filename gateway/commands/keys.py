@@ -9,7 +9,7 @@ import sys
 from pydantic import ValidationError
 
 from gateway.config.apikey import key_hash, new_secret
-from gateway.config.explain import explain
+from gateway.config.explain import explain, worth_saying
 from gateway.config.faults import render_path
 from gateway.config.service import Key
 from gateway.config.yaml_text import read
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         Key.model_validate(entry, context={"file": True})
     except ValidationError as error:
-        for detail in error.errors():
+        for detail in worth_saying(error):
             message, hint = explain(detail)
             tail = f" ({hint})" if hint else ""
             sys.stderr.write(f"turnout keys new: --{render_path(detail['loc'])}: {message}{tail}\n")

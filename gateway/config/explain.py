@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, get_args
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config.faults import KeyPath, nearest, unknown
@@ -27,10 +28,10 @@ def holds(data: Any, part: str | int) -> bool:
     return isinstance(data, dict) and part in data
 
 
-def locate(location: tuple[str | int, ...], data: Any) -> KeyPath:
+def locate(location: tuple[str | int, ...], data: Any, *, missing: bool = False) -> KeyPath:
     """The path in ``data`` that pydantic's ``location`` means: tags of unions fall out.
 
-    The last part of what is missing isn't in ``data`` and stays.
+    The last part of what is ``missing`` isn't in ``data`` and stays.
     """
     path: list[str | int] = []
     for index, part in enumerate(location):
@@ -39,9 +40,23 @@ def locate(location: tuple[str | int, ...], data: Any) -> KeyPath:
             path.append(part)
         elif part == KEY:
             break
-        elif index == len(location) - 1 and isinstance(data, dict) and isinstance(part, str):
+        elif missing and index == len(location) - 1:
             path.append(part)
     return tuple(path)
+
+
+def worth_saying(error: ValidationError) -> list[ErrorDetails]:
+    """The single errors, without lists that are too short only because of what is wrong inside."""
+    found = error.errors(include_url=False)
+    places = [detail["loc"] for detail in found]
+
+    def echo(detail: ErrorDetails) -> bool:
+        outer = detail["loc"]
+        return detail["type"] == "too_short" and any(
+            place != outer and place[: len(outer)] == outer for place in places
+        )
+
+    return [detail for detail in found if not echo(detail)]
 
 
 def explain(error: ErrorDetails) -> Said:

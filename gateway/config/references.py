@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ class Finding:
     path: KeyPath
     message: str
     hint: str = ""
+    of_key: bool = False
+    """Whether it is the key that is wrong, not its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +118,17 @@ class _RouteCheck:
 
     def _variant(self, name: str, *at: str | int) -> Iterator[Finding]:
         if name not in self.variants:
-            yield Finding(self._at(*at), *unknown("variant", name, self.variants))
+            found = unknown("variant", name, self.variants)
+            yield Finding(self._at(*at), *found, of_key=at[-1] == name)
 
     def _metric(self, name: str, *at: str | int, by_gateway: bool = False) -> Iterator[Finding]:
         if name not in self.names.metrics and not (by_gateway and observed(name)):
             known = (*self.names.metrics, *(_OBSERVED if by_gateway else ()))
             if observed(name):
                 message = f"'{name}' is not reported by clients; write one of the declared metrics"
-                yield Finding(self._at(*at), message)
+                yield Finding(self._at(*at), message, of_key=at[-1] == name)
             else:
-                yield Finding(self._at(*at), *unknown("metric", name, known))
+                yield Finding(self._at(*at), *unknown("metric", name, known), of_key=at[-1] == name)
 
     def _paths(self) -> Iterator[Finding]:
         path = self.route.match.path
@@ -213,13 +216,13 @@ def names_in(
     for key in ("weights", "shadows"):
         for name in _keys_of(policy.get(key)):
             if name not in variants:
-                yield Finding((*here, key, name), *unknown("variant", name, variants))
+                yield Finding((*here, key, name), *unknown("variant", name, variants), of_key=True)
     metric = policy.get("metric")
     if isinstance(metric, str) and metric not in names.metrics:
         yield Finding((*here, "metric"), *unknown("metric", metric, names.metrics))
     for name in _keys_of(policy.get("utility")):
         if name not in names.metrics:
-            yield Finding((*here, "utility", name), *unknown("metric", name, names.metrics))
+            yield Finding((*here, "utility", name), *unknown("metric", name, names.metrics), of_key=True)
     guardrails = policy.get("guardrails")
     for index, rail in enumerate(guardrails if isinstance(guardrails, list) else ()):
         name = rail.get("metric") if isinstance(rail, dict) else None
@@ -245,87 +248,3 @@ _PRIOR_KEYS = {
 def _fits(prior: BetaPrior | NormalPrior | GammaPrior, metric: Metric) -> bool:
     wanted: dict[str, type] = {"real": NormalPrior, "count": GammaPrior}
     return isinstance(prior, wanted.get(metric.type, BetaPrior))
-
-
-def warnings_of(document: Document) -> Iterator[Finding]:
-    """What is allowed but probably not meant."""
-    yield from _open_door(document)
-    if not document.routes:
-        yield Finding((), "there are no routes: every request is answered with 404")
-    used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
-    for name in document.backends:
-        if name not in used:
-            yield Finding(("backends", name), "no variant uses this backend")
-    for name, route in document.routes.items():
-        for warn in _ROUTE_WARNINGS:
-            yield from warn(("routes", name), route, document)
-
-
-def _open_door(document: Document) -> Iterator[Finding]:
-    for key in ("listen", "control"):
-        address: str | None = getattr(document, key)
-        if document.auth is None and address and not address.startswith(("127.", "localhost:", "[::1]")):
-            message = (
-                "without 'auth' everyone who reaches this address may use every route and read the record"
-            )
-            yield Finding((key,), message)
-
-
-def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Bandit):
-        return
-    named = {name for _, name in named_variants(route.policy)} | set(route.shadows)
-    named |= {entry for entry in route.fallback if isinstance(entry, str)}
-    for name in route.variants:
-        if name not in named:
-            yield Finding((*here, "variants", name), "neither policy, shadows nor fallback name this variant")
-
-
-def _stages(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    stages = route.policy.stages if isinstance(route.policy, Canary) else ()
-    for index, stage in enumerate(stages[1:], start=1):
-        if stage.weight <= stages[index - 1].weight:
-            message = f"the weight {stage.weight:.4g} is not above the stage's before; stages usually ascend"
-            yield Finding((*here, "policy", "stages", index, "weight"), message)
-
-
-def _unguarded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Canary) and not route.policy.guardrails:
-        message = "without guardrails nothing stops a bad candidate; write at least one on error_rate"
-        yield Finding((*here, "policy"), message)
-
-
-def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    policy = route.policy
-    for index, rail in enumerate(policy.guardrails if isinstance(policy, Canary | Bandit) else ()):
-        metric = document.metrics.get(rail.metric)
-        maximize = metric is not None and metric.goal == "maximize"
-        if rail.max_decrease is None if maximize else rail.max_decrease is not None:
-            direction = "an increase" if maximize else "a decrease"
-            message = f"{direction} of '{rail.metric}' is what is wanted; a guardrail bounds what is not"
-            yield Finding((*here, "policy", "guardrails", index), message)
-
-
-def _unbounded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Bandit) and route.policy.floor == 0:
-        message = "with a floor of 0 intervals for the losing variants mislead; 1% or more keeps them honest"
-        yield Finding((*here, "policy", "floor"), message)
-
-
-def _insecure(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    for name, variant in route.variants.items():
-        backend = document.backends[variant.backend]
-        secure = any(address.secure for address in backend.addresses)
-        if secure and not backend.tls.verify:
-            message = f"'{variant.backend}' is not verified: whoever is in between can read and change all"
-            yield Finding((*here, "variants", name, "backend"), message)
-
-
-_ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], ...] = (
-    _unused_variants,
-    _stages,
-    _unguarded,
-    _guarded_gain,
-    _unbounded,
-    _insecure,
-)

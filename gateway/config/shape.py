@@ -26,6 +26,29 @@ def yaml_keys(model: type[BaseModel]) -> list[str]:
     return [info.alias or name for name, info in model.model_fields.items()]
 
 
+def every_section() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each section's key path (``backends.NAME.health``, ``auth.keys[]``; "" for the top) and model."""
+    yield from _sections("", Document)
+
+
+def _sections(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield path, model
+    for name, info in model.model_fields.items():
+        here = f"{path}.{info.alias or name}".lstrip(".")
+        for kind in unfold(info.annotation):
+            inner, tail = _content(kind)
+            for alternative in unfold(inner):
+                if isinstance(alternative, type) and issubclass(alternative, BaseModel):
+                    yield from _sections(here + tail, alternative)
+
+
+def _content(kind: Any) -> tuple[Any, str]:
+    """What a list or a mapping holds, and how a key path goes on into it."""
+    if get_origin(kind) is tuple:
+        return get_args(kind)[0], "[]"
+    return (get_args(kind)[1], ".NAME") if _is_mapping(kind) else (kind, "")
+
+
 def _step(kind: Any, part: str | int) -> Iterator[Any]:
     """What may stand at key or place ``part`` of ``kind``; for the tag of a union, its alternatives."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):

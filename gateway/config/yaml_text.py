@@ -107,6 +107,9 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
     context = getattr(error, "context", None)
     said = f"{problem}, {context}" if context else str(problem)
+    begin = getattr(error, "context_mark", None)
+    if context and begin is not None:
+        said += f" that begins in line {begin.line + 1}"
     hint = (
         "indent with spaces, not tabs, and quote text that begins with @, ` or %" if "token" in said else ""
     )

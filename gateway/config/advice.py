@@ -1,0 +1,94 @@
+"""Warnings: what a document may say but probably does not mean. They never keep it from being used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from gateway.config.document import Document, Route
+from gateway.config.faults import KeyPath
+from gateway.config.policy import Bandit, Canary, named_variants
+from gateway.config.references import Finding
+
+
+def warnings_of(document: Document) -> Iterator[Finding]:
+    """What is allowed but probably not meant."""
+    yield from _open_door(document)
+    if not document.routes:
+        yield Finding((), "there are no routes: every request is answered with 404")
+    used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
+    for name in document.backends:
+        if name not in used:
+            yield Finding(("backends", name), "no variant uses this backend")
+    for name, route in document.routes.items():
+        for warn in _ROUTE_WARNINGS:
+            yield from warn(("routes", name), route, document)
+
+
+def _open_door(document: Document) -> Iterator[Finding]:
+    for key in ("listen", "control"):
+        address: str | None = getattr(document, key)
+        if document.auth is None and address and not address.startswith(("127.", "localhost:", "[::1]")):
+            message = (
+                "without 'auth' everyone who reaches this address may use every route and read the record"
+            )
+            yield Finding((key,), message)
+
+
+def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Bandit):
+        return
+    named = {name for _, name in named_variants(route.policy)} | set(route.shadows)
+    named |= {entry for entry in route.fallback if isinstance(entry, str)}
+    for name in route.variants:
+        if name not in named:
+            yield Finding((*here, "variants", name), "neither policy, shadows nor fallback name this variant")
+
+
+def _stages(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    stages = route.policy.stages if isinstance(route.policy, Canary) else ()
+    for index, stage in enumerate(stages[1:], start=1):
+        if stage.weight <= stages[index - 1].weight:
+            message = f"the weight {stage.weight:.4g} is not above the stage's before; stages usually ascend"
+            yield Finding((*here, "policy", "stages", index, "weight"), message)
+
+
+def _unguarded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Canary) and not route.policy.guardrails:
+        message = "without guardrails nothing stops a bad candidate; write at least one on error_rate"
+        yield Finding((*here, "policy"), message)
+
+
+def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    policy = route.policy
+    for index, rail in enumerate(policy.guardrails if isinstance(policy, Canary | Bandit) else ()):
+        metric = document.metrics.get(rail.metric)
+        maximize = metric is not None and metric.goal == "maximize"
+        if rail.max_decrease is None if maximize else rail.max_decrease is not None:
+            direction = "an increase" if maximize else "a decrease"
+            message = f"{direction} of '{rail.metric}' is what is wanted; a guardrail bounds what is not"
+            yield Finding((*here, "policy", "guardrails", index), message)
+
+
+def _floorless(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, Bandit) and route.policy.floor == 0:
+        message = "with a floor of 0 intervals for the losing variants mislead; 1% or more keeps them honest"
+        yield Finding((*here, "policy", "floor"), message)
+
+
+def _unverified(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    for name, variant in route.variants.items():
+        backend = document.backends[variant.backend]
+        secure = any(address.secure for address in backend.addresses)
+        if secure and not backend.tls.verify:
+            message = f"'{variant.backend}' is not verified: whoever is in between can read and change all"
+            yield Finding((*here, "variants", name, "backend"), message)
+
+
+_ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], ...] = (
+    _unused_variants,
+    _stages,
+    _unguarded,
+    _guarded_gain,
+    _floorless,
+    _unverified,
+)

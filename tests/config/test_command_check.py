@@ -1,0 +1,111 @@
+"""``turnout check``: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.commands import check
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    check.add_arguments(parser)
+    return check.main(parser.parse_args(arguments))
+
+
+def test_the_example_passes_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(EXAMPLE)) == 0
+    assert capsys.readouterr().out == f"{EXAMPLE}: valid, 1 route, 1 backend, 1 metric\n"
+
+
+def test_faults_exit_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(EXAMPLE.read_text().replace("metric: correct", "metric: corect").replace("1%  ", "5  "))
+    assert run(str(file)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "routes.digits.policy.metric: there is no metric 'corect'" in lines[0]
+    assert "routes.digits.policy.floor: 5 is more than the whole; write 5%" in lines[1]
+    assert lines[2] == f"{file}: refused, 2 faults"
+
+
+def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listen: 0.0.0.0:80\nroutez: {}\n")
+    assert run(str(file), "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "file": str(file),
+        "valid": False,
+        "faults": [
+            {
+                "line": 2,
+                "column": 1,
+                "path": "routez",
+                "message": "there is no key 'routez'; known: auth, backends, control, limits, listen, loops, "
+                "metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies",
+                "hint": "did you mean 'routes'?",
+            }
+        ],
+        "warnings": [],
+    }
+
+
+def test_warnings_exit_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listen: 0.0.0.0:80\ntls: {cert: nowhere.pem, key: nowhere.key}\n")
+    assert run(str(file)) == 0
+    out = capsys.readouterr().out
+    assert "warning: " in out
+    assert f"{file}:1:9: listen: without 'auth'" in out
+    assert "tls.cert: there is no file 'nowhere.pem' here" in out
+    assert run(str(file), "--json") == 0
+    assert [w["path"] for w in json.loads(capsys.readouterr().out)["warnings"]] == [
+        "",
+        "listen",
+        "tls.cert",
+        "tls.key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\xff\xfe", "byte 1 is not UTF-8"), (b"x" * 5_000_000, "more than"), (b"", "is empty")],
+)
+def test_unreadable_files(
+    content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    assert run(str(file)) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tmp_path / "none.yaml")) == 1
+    assert "the file can't be read: No such file or directory" in capsys.readouterr().out
+    assert run(str(tmp_path)) == 1
+    assert "the file can't be read: Is a directory" in capsys.readouterr().out
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("routes: {"))
+    assert run("-") == 1
+    assert capsys.readouterr().out.startswith("standard input:2:1: not valid YAML: ")
+
+
+def test_variables_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listen: ${TURNOUT_TEST_LISTEN}\nroutes: {}\n")
+    monkeypatch.delenv("TURNOUT_TEST_LISTEN", raising=False)
+    assert run(str(file)) == 1
+    monkeypatch.setenv("TURNOUT_TEST_LISTEN", "127.0.0.1:1")
+    assert run(str(file)) == 0

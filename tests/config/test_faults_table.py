@@ -1,0 +1,317 @@
+"""Broken files, and exactly what is said of each: line, key path, message, hint."""
+# ruff: noqa: E501  # a row of the table is one line of thought
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.config.load import ConfigError, examine, load, render_faults
+
+GOOD = """\
+metrics:
+  correct: {type: boolean}
+  seconds: {type: real, goal: minimize}
+backends:
+  a: {url: "http://127.0.0.1:9101"}
+routes:
+  digits:
+    match: {path: /v2/models/digits}
+    variants:
+      v1: {backend: a}
+      v2: {backend: a}
+    policy: {type: split, weights: {v1: 9, v2: 1}}
+"""
+CANARY = "    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}]"
+
+POLICY = "    policy: {type: split, weights: {v1: 9, v2: 1}}"
+A = '  a: {url: "http://127.0.0.1:9101"}'
+END = "\n"
+
+# (what to replace, by what, line, path, message, hint)
+TABLE = [
+    # Names that lead nowhere
+    (POLICY, CANARY.replace("candidate: v2", "candidate: v3") + "}", 12, "routes.digits.policy.candidate",
+     "there is no variant 'v3'; known: v1, v2", ""),
+    (POLICY, CANARY.replace("candidate: v2", "candidate: v1") + "}", 12, "routes.digits.policy.candidate",
+     "the candidate is the baseline itself; write another variant", ""),
+    (POLICY, "    policy: {type: single, variant: v9}", 12, "routes.digits.policy.variant",
+     "there is no variant 'v9'; known: v1, v2", ""),
+    (POLICY, "    policy: {type: split, weights: {v1: 9, other: 1}}", 12, "routes.digits.policy.weights.other",
+     "there is no variant 'other'; known: v1, v2", ""),
+    (POLICY, "    policy: {type: shadow, primary: v1, shadows: {x: 5%}}", 12, "routes.digits.policy.shadows.x",
+     "there is no variant 'x'; known: v1, v2", ""),
+    (POLICY, POLICY + "\n    shadows: {v22: 5%}", 13, "routes.digits.shadows.v22",
+     "there is no variant 'v22'; known: v1, v2", "did you mean 'v2'?"),
+    (POLICY, POLICY + "\n    fallback: [v1, nobody]", 13, "routes.digits.fallback[1]",
+     "there is no variant 'nobody'; known: v1, v2", ""),
+    (POLICY, POLICY + "\n    fallback: [v1, v1]", 13, "routes.digits.fallback[1]",
+     "'v1' is in the list already; leave one of them", ""),
+    (POLICY, POLICY + "\n    fallback: [{respond: {status: 200}}, v1]", 13, "routes.digits.fallback[0]",
+     "nothing after a fixed answer is ever tried; write 'respond' last", ""),
+    ("v2: {backend: a}", "v2: {backend: aa}", 11, "routes.digits.variants.v2.backend",
+     "there is no backend 'aa'; known: a", "did you mean 'a'?"),
+    (POLICY, "    policy: {type: bandit, metric: corect}", 12, "routes.digits.policy.metric",
+     "there is no metric 'corect'; known: correct, seconds", "did you mean 'correct'?"),
+    (POLICY, "    policy: {type: bandit, metric: error_rate}", 12, "routes.digits.policy.metric",
+     "'error_rate' is not reported by clients; write one of the declared metrics", ""),
+    (POLICY, "    policy: {type: bandit, utility: {correct: 1, cost: 1}}", 12, "routes.digits.policy.utility.cost",
+     "there is no metric 'cost'; known: correct, seconds", ""),
+    (POLICY, CANARY + ", guardrails: [{metric: latency_p0, max_ratio: 2}]}", 12,
+     "routes.digits.policy.guardrails[0].metric",
+     "there is no metric 'latency_p0'; known: correct, seconds, error_rate, latency_p50, latency_p95, latency_p99",
+     "did you mean 'latency_p50'?"),
+    (POLICY, POLICY + "\n    feedback: [x]", 13, "routes.digits.feedback[0]",
+     "there is no metric 'x'; known: correct, seconds", ""),
+    ("metrics:", "auth: {keys: [{id: k, hash: 'sha256:" + "0" * 64 + "', scopes: [infer], routes: [digit]}]}\nmetrics:",
+     1, "auth.keys[0].routes[0]", "there is no route 'digit'; known: digits", "did you mean 'digits'?"),
+    # Shares and numbers that don't add up
+    (POLICY, "    policy: {type: split, weights: {v1: 0, v2: 0%}}", 12, "routes.digits.policy.weights",
+     "all weights are 0; write at least one above 0", ""),
+    (POLICY, "    policy: {type: bandit, metric: correct, floor: 51%}", 12, "routes.digits.policy.floor",
+     "a floor of 0.51 for each of 2 variants exceeds the whole; write 50% or less", ""),
+    (POLICY, "    policy: {type: bandit, metric: correct, prior: {shape: 2}}", 12, "routes.digits.policy.prior",
+     "this prior is not for a metric of type boolean; write {alpha, beta}", ""),
+    (POLICY, CANARY.replace("1%", "5") + "}", 12, "routes.digits.policy.stages[0].weight",
+     "5 is more than the whole; write 5%", ""),
+    (POLICY, CANARY.replace(", for: 1m", "") + "}", 12, "routes.digits.policy.stages[0]",
+     "this stage would be over at once; write 'for', 'min_samples' or both", ""),
+    (POLICY, CANARY.replace("[{weight: 1%, for: 1m}]", "[]") + "}", 12, "routes.digits.policy.stages",
+     "a list is too short; write at least 1", ""),
+    # Guardrails
+    (POLICY, CANARY + ", guardrails: [{metric: correct}]}", 12, "routes.digits.policy.guardrails[0]",
+     "write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'", ""),
+    (POLICY, CANARY + ", guardrails: [{metric: correct, max_decrease: 1%, max_ratio: 1}]}", 12,
+     "routes.digits.policy.guardrails[0]", "write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'", ""),
+    (POLICY, CANARY + ", guardrails: [{metric: latency_p99, max_increase: 5%}]}", 12,
+     "routes.digits.policy.guardrails[0]",
+     "'max_increase' of a latency is a time; write it as 20ms, or write 'max_ratio: 1.2'", ""),
+    (POLICY, "    policy: {type: bandit, metric: correct, guardrails: [{metric: error_rate, max_ratio: 2}]}", 12,
+     "routes.digits.policy", "guardrails compare with a baseline; write 'baseline: VARIANT'", ""),
+    (POLICY, "    policy: {type: bandit, metric: correct, utility: {correct: 1}}", 12, "routes.digits.policy",
+     "write exactly one of 'metric' and 'utility'", ""),
+    (POLICY, "    policy: {type: bandit, metric: correct, algorithm: linear}", 12, "routes.digits.policy",
+     "'features' and 'algorithm: linear' need each other; write both or neither", ""),
+    # Unknown, missing and misplaced keys
+    (POLICY, POLICY + "\n    timeout: {connect: 1s}", 13, "routes.digits.timeout",
+     "there is no key 'timeout'; known: body_limit, buffer_limit, comparison, fallback, fallback_on, feedback, forward_credentials, hedge, match, policy, retry, shadows, timeouts, unit, variants", "did you mean 'timeouts'?"),
+    (POLICY, "    policy: {type: split, weights: {v1: 1}, variant: v1}", 12, "routes.digits.policy.variant",
+     "there is no key 'variant'; known: type, weights", ""),
+    (POLICY, "    policy: {type: bandti, metric: correct}", 12, "routes.digits.policy",
+     "'bandti' is not understood here; write one of single, split, shadow, canary, bandit", "did you mean 'bandit'?"),
+    (POLICY, "    policy: {metric: correct}", 12, "routes.digits.policy",
+     "the key 'type' is missing; write one of single, split, shadow, canary, bandit", ""),
+    (POLICY + END, "", 7, "routes.digits.policy",
+     "the key 'policy' is missing; write for example 'policy: {type: single, variant: NAME}'", ""),
+    ("    match: {path: /v2/models/digits}\n", "", 7, "routes.digits.match",
+     "the key 'match' is missing; write for example 'match: {path: /v2/models/NAME}'", ""),
+    ("v2: {backend: a}", "v2: {}", 11, "routes.digits.variants.v2.backend",
+     "the key 'backend' is missing; write 'backend: ' and the name of one", ""),
+    ("type: boolean", "goal: maximize", 2, "metrics.correct.type",
+     "the key 'type' is missing; write one of boolean, fraction, real and count", ""),
+    ("type: boolean", "type: bool", 2, "metrics.correct.type",
+     "'bool' is not understood here; write one of boolean, fraction, real, count", "did you mean 'boolean'?"),
+    (POLICY, POLICY + "\n    hedge: {after: 1s}", 13, "routes.digits.hedge",
+     "a hedge sends a request twice; write 'retry: {replayable: true}' if that is safe", ""),
+    (POLICY, POLICY + "\n    unit: {header: x-user, cookie: u}", 13, "routes.digits.unit",
+     "write exactly one of 'header', 'cookie', 'query', 'json' and 'principal'", ""),
+    (POLICY, POLICY + "\n    unit: {principal: false}", 13, "routes.digits.unit.principal",
+     "false is not understood here; write true", ""),
+    (POLICY, POLICY + "\n  twin:\n    match: {path: /v2/models/digits/}\n    variants: {x: {backend: a}}\n"
+     "    policy: {type: single, variant: x}", 14, "routes.twin.match",
+     "the route 'digits' matches exactly the same; write another path or condition", ""),
+    ("path: /v2/models/digits", "path: /-/metrics", 8, "routes.digits.match.path",
+     "'/-/' is the gateway's own; write another path", ""),
+    ("path: /v2/models/digits", "path: v2/models", 8, "routes.digits.match.path",
+     "'v2/models' is not a path; write one that begins with '/' and has no '?', '#' or space", ""),
+    # Kinds of values
+    (POLICY, POLICY + "\n    timeouts: {connect: 1}", 13, "routes.digits.timeouts.connect",
+     "1 is not a duration such as 250ms, 2s, 10m, 1h or 7d; write 1s if seconds are meant", ""),
+    (POLICY, POLICY + "\n    timeouts: {connect: 0s}", 13, "routes.digits.timeouts.connect",
+     "'0s' is too small; write more than 0", ""),
+    (POLICY, POLICY + "\n    timeouts:", 13, "routes.digits.timeouts",
+     "nothing is written here; write a mapping of keys to values, or leave the key out", ""),
+    (POLICY, POLICY + "\n    timeouts: {idle: }", 13, "routes.digits.timeouts.idle",
+     "nothing is written here; write a value, or leave the key out", ""),
+    ("v2: {backend: a}", "v2: {backend: 1.10}", 11, "routes.digits.variants.v2.backend",
+     "1.1 is not text", 'write "1.1" in quotes'),
+    (POLICY, POLICY + "\n    forward_credentials: perhaps", 13, "routes.digits.forward_credentials",
+     "'perhaps' is not true or false", ""),
+    (POLICY, POLICY + "\n    fallback: v1", 13, "routes.digits.fallback", "'v1' is not a list", "write [v1]"),
+    (POLICY, POLICY + "\n    retry: {attempts: 11}", 13, "routes.digits.retry.attempts",
+     "11 is too large; write at most 10", ""),
+    (POLICY, POLICY + "\n    retry: {attempts: true}", 13, "routes.digits.retry.attempts",
+     "true is not a number; write one", ""),
+    (POLICY, POLICY + "\n    retry: {attempts: 1.5}", 13, "routes.digits.retry.attempts",
+     "1.5 is not a whole number", ""),
+    (POLICY, POLICY + "\n    body_limit: 1M", 13, "routes.digits.body_limit",
+     "'1M' is not a size; write bytes, or 64KiB, 1MiB, 2GiB", ""),
+    (POLICY, POLICY + "\n    fallback: [{respond: {json: 1, text: a}}]", 13, "routes.digits.fallback[0].respond",
+     "write 'json' or 'text', not both", ""),
+    ("metrics:", "listen: 8080\nmetrics:", 1, "listen",
+     "'8080' is not an address; write host:port such as 127.0.0.1:8080 or [::1]:8080", ""),
+    ("metrics:", "store: mysql://x\nmetrics:", 1, "store",
+     "this is not a store; write sqlite:///FILE or redis://HOST:6379/0", ""),
+    ("metrics:", "control: 127.0.0.1:8080\nmetrics:", 1, "control",
+     "this is the address of 'listen' too; write another, or leave 'control' out", ""),
+    ("metrics:", "trusted_proxies: [10.0.0.1/8]\nmetrics:", 1, "trusted_proxies[0]",
+     "'10.0.0.1/8' is not a network; write one such as 10.0.0.0/8 or 127.0.0.1", ""),
+    ("metrics:", "auth: {}\nmetrics:", 1, "auth",
+     "nobody could get in; write 'keys', 'jwt' or both, or leave 'auth' out", ""),
+    ("metrics:", "tls: {cert: a, key: b, client_auth: required}\nmetrics:", 1, "tls",
+     "'client_ca' and 'client_auth: optional|required' need each other; write both or neither", ""),
+    ("correct:", "latency_p99:", 2, "metrics.latency_p99",
+     "the gateway measures 'latency_p99' itself; choose another name", ""),
+    ("type: boolean", "type: fraction, maximum: 2", 2, "metrics.correct",
+     "a fraction lies between 0 and 1; leave 'minimum' and 'maximum' out, or within", ""),
+    ("type: boolean", "type: real, minimum: 2, maximum: 1", 2, "metrics.correct",
+     "'minimum' is not below 'maximum'; write a range", ""),
+    ("type: boolean", "type: real, minimum: .inf", 2, "metrics.correct.minimum", "inf is not a finite number", ""),
+    # Backends
+    (A, '  a: {url: "http://x:1", urls: ["http://x:2"]}', 5, "backends.a",
+     "write either 'url' (one address) or 'urls' (a list of them)", ""),
+    (A, "  a: {}", 5, "backends.a", "write either 'url' (one address) or 'urls' (a list of them)", ""),
+    (A, "  a: {url: 127.0.0.1:9101}", 5, "backends.a.url",
+     "'127.0.0.1:9101' is not an http or https address; write one such as http://127.0.0.1:9101", ""),
+    (A, '  a: {url: "http://me:secret@x"}', 5, "backends.a.url",
+     "credentials in an address end up in logs; write them under 'headers' of the backend", ""),
+    (A, '  a: {urls: ["http://x:1", "http://x:1/"]}', 5, "backends.a",
+     "the same address is listed twice; write each once", ""),
+    (A, '  a: {url: "http://x:1", healht: {}}', 5, "backends.a.healht",
+     "there is no key 'healht'; known: balance, ejection, headers, health, host, limit, pool, slow_start, tls, url, urls", "did you mean 'health'?"),
+    (A, '  a: {url: "https://x", tls: {cert: c}}', 5, "backends.a.tls",
+     "a client certificate needs both 'cert' and 'key'; write the one that is missing", ""),
+    (A, '  a: {url: "http://x:1", headers: {"bad name": x}}', 5, "backends.a.headers.bad name",
+     "'bad name' is not the name of a header; write one such as x-user-id", ""),
+    (A, '  a: {url: "http://x:1", headers: {x-a: "1\\r\\nx-b: 2"}}', 5, "backends.a.headers.x-a",
+     "a header's value holds no control characters and no spaces at its ends; write it without them", ""),
+    ("  a: {url", "  a b: {url", 5, "backends.a b",
+     "'a b' is not a name; write at most 64 letters, digits, '.', '_', '-', no sign first", ""),
+    # YAML itself
+    (POLICY, POLICY + "\n    match: {}", 13, "routes.digits.match",
+     "the key 'match' is already in line 8; leave one of them", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "line", "path", "message", "hint"), TABLE)
+def test_exactly_this_is_said(old: str, new: str, line: int, path: str, message: str, hint: str) -> None:
+    assert GOOD.count(old) >= 1
+    text = GOOD.replace(old, new, 1)
+    with pytest.raises(ConfigError) as caught:
+        load(text, source="config.yaml", env={})
+    said = {(fault.line, fault.path, fault.message, fault.hint) for fault in caught.value.faults}
+    assert (line, path, message, hint) in said, render_faults(caught.value.faults)
+    # Renaming something also breaks what named it; else there is this one fault alone.
+    follow_up = {fault.path for fault in caught.value.faults} - {path}
+    assert all("variants.v" in other for other in follow_up), render_faults(caught.value.faults)
+
+
+def test_the_good_file_is_good() -> None:
+    found = examine(GOOD, env={})
+    assert found.document is not None
+    assert found.warnings == ()
+
+
+def test_one_fault_hides_no_other() -> None:
+    """Faults of every kind, inside one another and side by side, all at once and in the file's order."""
+    text = """\
+listen: 8080
+contrl: 127.0.0.1:1
+auth:
+  keys:
+    - {id: app, hash: "${UNSET}", scopes: [infr, infer], routes: [digit]}
+metrics:
+  correct: {type: boolean, window: 5}
+backends:
+  a: {url: "http://127.0.0.1:9101", healht: {}}
+  b: {urls: ["ftp://x", "http://x"], health: {path: x, healthy: 0}}
+routes:
+  digits:
+    match: {path: /v2/models/digits}
+    variants:
+      v1: {backend: a, rewrite: /x}
+      v2: {backend: c}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v3
+      stages: [{weight: 5, for: 1m}]
+      guardrails:
+        - {metric: corect, max_decrease: 1%}
+        - {metric: correct}
+      on_success: promot
+    fallback: [v9, {respond: {status: 99}}]
+    timeouts: {connect: 1}
+  two:
+    match: {path: /v2/models/digits}
+    variants: {v1: {backend: b}}
+    policy: {type: bandti}
+    shadows: {v7: 2}
+"""
+    faults = examine(text, env={}).faults
+    assert [(fault.line, fault.path) for fault in faults] == [
+        (1, "listen"),
+        (2, "contrl"),
+        (5, "auth.keys[0].hash"),
+        (5, "auth.keys[0].scopes[0]"),
+        (7, "metrics.correct.window"),
+        (9, "backends.a.healht"),
+        (10, "backends.b.urls[0]"),
+        (10, "backends.b.health.path"),
+        (10, "backends.b.health.healthy"),
+        (15, "routes.digits.variants.v1.rewrite"),
+        (16, "routes.digits.variants.v2.backend"),
+        (20, "routes.digits.policy.candidate"),
+        (21, "routes.digits.policy.stages[0].weight"),
+        (23, "routes.digits.policy.guardrails[0].metric"),
+        (24, "routes.digits.policy.guardrails[1]"),
+        (25, "routes.digits.policy.on_success"),
+        (26, "routes.digits.fallback[0]"),
+        (26, "routes.digits.fallback[1].respond.status"),
+        (27, "routes.digits.timeouts.connect"),
+        (29, "routes.two.match"),
+        (31, "routes.two.policy"),
+        (32, "routes.two.shadows.v7"),
+    ]
+
+
+def test_secrets_are_never_shown() -> None:
+    text = GOOD.replace(
+        "metrics:", "auth: {keys: [{id: '${ID}', hash: '${HASH}', scopes: ['${S}']}]}\nmetrics:", 1
+    )
+    env = {"ID": "hunter two", "HASH": "hunter2-hash", "S": "hunter2-scope"}
+    faults = examine(text, env=env).faults
+    assert len(faults) == 3
+    assert "hunter" not in render_faults(faults)
+    assert "the value of ${S} is not understood here" in render_faults(faults)
+
+
+def test_rendering() -> None:
+    text = GOOD.replace("v2: 1}", "v22: 1}")
+    faults = examine(text, env={}).faults
+    line = "c.yaml:12:44: routes.digits.policy.weights.v22: there is no variant 'v22'; known: v1, v2"
+    assert render_faults(faults, source="c.yaml") == line + " (did you mean 'v2'?)"
+    with pytest.raises(ConfigError, match=r"^c\.yaml:12:44: "):
+        load(text, source="c.yaml", env={})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "said"),
+    [
+        ("metrics:", "listen: 0.0.0.0:80\nmetrics:", "listen", "without 'auth' everyone"),
+        (A, A + '\n  idle: {url: "http://x:1"}', "backends.idle", "no variant uses this backend"),
+        ("v1: 9, ", "", "routes.digits.variants.v1", "neither policy, shadows nor fallback"),
+        (POLICY, CANARY + "}", "routes.digits.policy", "without guardrails nothing stops a bad candidate"),
+        (POLICY, CANARY.replace("}]", "}, {weight: 1%, for: 1m}]") + ", guardrails: [{metric: correct, max_decrease: 1}]}",
+         "routes.digits.policy.stages[1].weight", "stages usually ascend"),
+        (POLICY, CANARY + ", guardrails: [{metric: correct, max_increase: 1%}]}",
+         "routes.digits.policy.guardrails[0]", "an increase of 'correct' is what is wanted"),
+        (POLICY, CANARY + ", guardrails: [{metric: seconds, max_decrease: 1%}]}",
+         "routes.digits.policy.guardrails[0]", "a decrease of 'seconds' is what is wanted"),
+        (POLICY, "    policy: {type: bandit, metric: correct, floor: 0}", "routes.digits.policy.floor", "mislead"),
+        (A, '  a: {url: "https://x", tls: {verify: false}}', "routes.digits.variants.v1.backend", "not verified"),
+    ],
+)  # fmt: skip
+def test_warnings_let_the_file_pass(old: str, new: str, path: str, said: str) -> None:
+    found = examine(GOOD.replace(old, new, 1), env={})
+    assert found.document is not None, render_faults(found.faults)
+    assert [said in warning.message for warning in found.warnings if warning.path == path] == [True]

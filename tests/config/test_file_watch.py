@@ -1,0 +1,112 @@
+"""Watching a real file: edits, replacement, links, what is half written or gone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.config.load import ConfigError
+from gateway.config.watch import FileWatch, watch_file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text("one")
+    return path
+
+
+def settled(file: Path, known: str = "one") -> FileWatch:
+    watch = FileWatch(file, known)
+    assert [watch.look() for _ in range(3)] == [None, None, None]
+    return watch
+
+
+def test_an_edit_is_told_once_it_has_settled(file: Path) -> None:
+    watch = settled(file)
+    file.write_text("two")
+    assert [watch.look() for _ in range(4)] == [None, "two", None, None]
+
+
+def test_a_file_that_keeps_changing_is_not_read(file: Path) -> None:
+    watch = settled(file)
+    for text in ("t", "tw", "two", "two!"):
+        file.write_text(text)
+        assert watch.look() is None
+    assert watch.look() == "two!"
+
+
+def test_a_change_before_the_first_look_is_told(file: Path) -> None:
+    watch = FileWatch(file, "what the caller has read before")
+    assert [watch.look() for _ in range(3)] == [None, "one", None]
+
+
+def test_the_same_text_again_is_no_change(file: Path) -> None:
+    watch = settled(file)
+    os.utime(file, ns=(1, 1))
+    assert [watch.look() for _ in range(3)] == [None, None, None]
+
+
+def test_an_edit_of_the_same_size_is_seen(file: Path) -> None:
+    watch = settled(file)
+    file.write_text("eno")
+    assert [watch.look() for _ in range(2)] == [None, "eno"]
+
+
+def test_atomic_replacement(file: Path) -> None:
+    watch = settled(file)
+    other = file.with_name("new")
+    other.write_text("two")
+    other.rename(file)
+    assert [watch.look() for _ in range(3)] == [None, "two", None]
+
+
+def test_a_swapped_link(tmp_path: Path) -> None:
+    """How Kubernetes updates a mounted ConfigMap."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(name)
+    link = tmp_path / "data"
+    link.symlink_to("one")
+    watch = settled(link / "config.yaml")
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").rename(link)
+    assert [watch.look() for _ in range(3)] == [None, "two", None]
+
+
+def test_a_file_that_is_gone_for_a_while(file: Path) -> None:
+    watch = settled(file)
+    file.unlink()
+    assert [watch.look() for _ in range(3)] == [None, None, None]
+    file.write_text("two")
+    assert [watch.look() for _ in range(3)] == [None, "two", None]
+
+
+def test_bad_bytes_are_reported_once_and_then_over(file: Path) -> None:
+    watch = settled(file)
+    file.write_bytes(b"\xff")
+    assert watch.look() is None
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        watch.look()
+    assert watch.look() is None
+    file.write_text("two")
+    assert [watch.look() for _ in range(3)] == [None, "two", None]
+
+
+async def test_the_stream_of_changes(file: Path) -> None:
+    steps = iter([lambda: file.write_text("two"), lambda: None, lambda: file.write_bytes(b"\xff"), lambda: None,
+                  lambda: file.write_text("three"), lambda: None])  # fmt: skip
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        next(steps)()
+
+    stream = watch_file(file, "one", interval=0.5, sleep=sleep)
+    assert await anext(stream) == "two"
+    assert "not UTF-8" in str(await anext(stream))
+    assert await anext(stream) == "three"
+    assert waited == [0.5] * 6
+    await stream.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,262 @@
+"""Revisions over a real store: If-Match, refusal, restart, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.config.document import Document
+from gateway.config.faults import Fault
+from gateway.config.load import ConfigError
+from gateway.config.revisions import Revisions, etag, matches
+from gateway.errors import TurnoutError
+from gateway.state.base import Revision, Store
+from gateway.state.sqlite import SqliteStore
+
+ONE = "listen: 127.0.0.1:1\nroutes: {}\n"
+TWO = "listen: 127.0.0.1:2\nroutes: {}\n"
+THREE = "listen: 127.0.0.1:3\nroutes: {}\n"
+BAD = "listen: nowhere\n"
+
+Make = Callable[..., Revisions]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+class Gateway:
+    """What the server does with documents, and a clock."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[str, int]] = []
+        self.now = 1000.0
+
+    def clock(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def check(self, document: Document) -> None:
+        if document.listen.endswith(":13"):
+            raise ConfigError("check", [Fault(0, 0, "listen", "13 brings bad luck")])
+        if document.listen.endswith(":14"):
+            raise FileNotFoundError(2, "No such file or directory", "ca.pem")
+
+    def apply(self, document: Document, revision: Revision) -> None:
+        self.applied.append((document.listen, revision.revision))
+
+    def revisions(self, store: Store, env: dict[str, str] | None = None) -> Revisions:
+        return Revisions(store, clock=self.clock, env=env or {}, check=self.check, apply=self.apply)
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+async def revisions(store: Store, gateway: Gateway) -> Revisions:
+    made = gateway.revisions(store)
+    await made.start(ONE)
+    return made
+
+
+def listening(revisions: Revisions) -> str:
+    return revisions.document.listen.removeprefix("127.0.0.1:")
+
+
+async def code(proposal: object) -> str:
+    with pytest.raises(TurnoutError) as caught:
+        await proposal  # type: ignore[misc]
+    return caught.value.code
+
+
+def test_an_etag_is_strong_and_follows_the_text() -> None:
+    assert etag(ONE) == etag(ONE) != etag(TWO)
+    assert etag(ONE)[0] == etag(ONE)[-1] == '"'
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ('"a"', True),
+        ('"b", "a"', True),
+        ("*", True),
+        ('"b"', False),
+        ('W/"a"', False),
+        ("a", False),
+        ("", False),
+    ],
+)
+def test_matching(field: str, found: bool) -> None:
+    assert matches(field, '"a"') is found
+
+
+async def test_nothing_is_in_force_before_the_start(store: Store, gateway: Gateway) -> None:
+    with pytest.raises(RuntimeError, match="start"):
+        _ = gateway.revisions(store).document
+
+
+async def test_the_file_becomes_the_first_revision(revisions: Revisions, gateway: Gateway) -> None:
+    assert (revisions.current.revision, revisions.current.author) == (1, "file")
+    assert revisions.current.etag == etag(ONE)
+    assert gateway.applied == [("127.0.0.1:1", 1)]
+
+
+async def test_an_edit(revisions: Revisions, gateway: Gateway) -> None:
+    revision = await revisions.propose(TWO, "ops", etag(ONE))
+    assert (revision.revision, revision.author, revision.document) == (2, "ops", TWO)
+    assert revisions.current == revision
+    assert gateway.applied[-1] == ("127.0.0.1:2", 2)
+    assert [found.revision for found in await revisions.history()] == [2, 1]
+    assert [found.revision for found in await revisions.history(limit=1)] == [2]
+
+
+async def test_if_match_is_needed_and_must_be_right(revisions: Revisions) -> None:
+    assert await code(revisions.propose(TWO, "ops", None)) == "precondition_required"
+    assert await code(revisions.propose(TWO, "ops", etag(THREE))) == "precondition_failed"
+    assert await code(revisions.propose(TWO, "ops", "W/" + etag(ONE))) == "precondition_failed"
+    assert listening(revisions) == "1"
+    await revisions.propose(TWO, "ops", "*")
+    assert listening(revisions) == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(BAD, "nowhere"), (ONE.replace(":1\n", ":13\n"), "bad luck"), (ONE.replace(":1\n", ":14\n"), "ca.pem")],
+)
+async def test_what_is_refused_changes_nothing(
+    text: str, said: str, revisions: Revisions, gateway: Gateway, store: Store
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        await revisions.propose(text, "ops", etag(ONE))
+    assert listening(revisions) == "1"
+    assert len(gateway.applied) == 1
+    assert len(await store.revisions()) == 1
+    await revisions.propose(TWO, "ops", etag(ONE))  # and nothing is left behind
+
+
+async def test_the_text_in_force_again_is_no_revision(revisions: Revisions, gateway: Gateway) -> None:
+    assert (await revisions.propose(ONE, "ops", etag(ONE))).revision == 1
+    assert len(gateway.applied) == 1
+
+
+async def test_of_many_edits_at_once_one_wins(store: Store, gateway: Gateway, revisions: Revisions) -> None:
+    others = [gateway.revisions(store) for _ in range(3)]
+    for other in others:
+        await other.start(ONE)
+    texts = [f"listen: 127.0.0.1:{port}\nroutes: {{}}\n" for port in range(100, 112)]
+    tries = [
+        (revisions, *others)[index % 4].propose(text, "ops", etag(ONE)) for index, text in enumerate(texts)
+    ]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    won = [result for result in results if isinstance(result, Revision)]
+    lost = [result.code for result in results if isinstance(result, TurnoutError)]
+    assert len(won) == 1
+    assert lost == ["precondition_failed"] * 11
+    assert [found.revision for found in await store.revisions()] == [2, 1]
+
+
+async def test_workers_that_start_together_make_one_revision(store: Store, gateway: Gateway) -> None:
+    workers = [gateway.revisions(store) for _ in range(4)]
+    await asyncio.gather(*(worker.start(ONE) for worker in workers))
+    assert {worker.current.revision for worker in workers} == {1}
+    assert len(await store.revisions()) == 1
+
+
+async def test_restoring(revisions: Revisions) -> None:
+    await revisions.propose(TWO, "ops", etag(ONE))
+    restored = await revisions.restore(1, "ops", etag(TWO))
+    assert (restored.revision, restored.document, listening(revisions)) == (3, ONE, "1")
+    assert await code(revisions.restore(9, "ops", etag(ONE))) == "not_found"
+    assert await code(revisions.restore(2, "ops", etag(TWO))) == "precondition_failed"
+    assert await code(revisions.restore(2, "ops", None)) == "precondition_required"
+
+
+async def test_a_bad_file_is_a_problem_until_a_good_one_comes(revisions: Revisions) -> None:
+    assert await revisions.adopt_file(BAD) is None
+    assert listening(revisions) == "1"
+    assert revisions.problem is not None
+    (fault,) = revisions.problem.error.faults
+    assert (fault.line, fault.path) == (1, "listen")
+    adopted = await revisions.adopt_file(TWO)
+    assert adopted is not None
+    assert adopted.author == "file"
+    assert revisions.problem is None
+
+
+async def test_a_restart_keeps_what_was_edited(store: Store, gateway: Gateway, revisions: Revisions) -> None:
+    await revisions.propose(TWO, "ops", etag(ONE))
+    again = gateway.revisions(store)
+    await again.start(ONE)
+    assert (again.current.revision, listening(again)) == (2, "2")
+
+
+async def test_a_restart_with_an_edited_file_takes_the_file(
+    store: Store, gateway: Gateway, revisions: Revisions
+) -> None:
+    await revisions.propose(TWO, "ops", etag(ONE))
+    again = gateway.revisions(store)
+    await again.start(THREE)
+    assert (again.current.revision, listening(again)) == (3, "3")
+
+
+async def test_a_start_with_a_bad_file_fails_with_every_fault(store: Store, gateway: Gateway) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        await gateway.revisions(store).start(BAD)
+    assert await store.revisions() == []
+
+
+async def test_a_restart_where_the_newest_does_not_load(store: Store, gateway: Gateway) -> None:
+    """A replica with another environment goes on with the file, and says so."""
+    first = gateway.revisions(store, env={"PORT": "5"})
+    await first.start(ONE)
+    await first.propose("listen: 127.0.0.1:${PORT}\nroutes: {}\n", "ops", "*")
+    assert listening(first) == "5"
+    other = gateway.revisions(store)
+    await other.start(ONE)
+    assert (other.current.revision, listening(other)) == (1, "1")
+    assert other.problem is not None
+    assert "'PORT' is not set" in str(other.problem.error)
+
+
+async def test_replicas_follow_one_another(store: Store, gateway: Gateway, revisions: Revisions) -> None:
+    other = gateway.revisions(store)
+    await other.start(ONE)
+    assert await other.refresh() is None
+    await revisions.propose(TWO, "ops", etag(ONE))
+    refreshed = await other.refresh()
+    assert refreshed == revisions.current
+    assert listening(other) == "2"
+    assert await other.refresh() is None
+    # An edit by way of the one that has not heard yet is made on what the store has.
+    await other.propose(THREE, "ops", etag(TWO))
+    assert await code(revisions.propose(ONE, "ops", etag(TWO))) == "precondition_failed"
+    await revisions.propose(ONE, "ops", etag(THREE))
+    assert revisions.current.revision == 4
+
+
+async def test_a_foreign_revision_that_does_not_load_here_is_told_once(
+    store: Store, gateway: Gateway
+) -> None:
+    rich = gateway.revisions(store, env={"PORT": "5"})
+    poor = gateway.revisions(store)
+    await rich.start(ONE)
+    await poor.start(ONE)
+    await rich.propose("listen: 127.0.0.1:${PORT}\nroutes: {}\n", "ops", "*")
+    assert await poor.refresh() is None
+    problem = poor.problem
+    assert problem is not None
+    assert await poor.refresh() is None
+    assert poor.problem is problem
+    assert listening(poor) == "1"
+    await rich.propose(THREE, "ops", "*")
+    assert await poor.refresh() is not None
+    assert poor.problem is None
