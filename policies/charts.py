@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 TAIL = 1e-17
 """Probability left outside each limit."""
@@ -30,6 +31,14 @@ _TINY = 1e-300
 
 class Chart(Protocol):
     """K posteriors of one family."""
+
+    def subset(self, keep: Mask) -> Chart:
+        """Those of the K for which ``keep`` (K,) holds."""
+        ...
+
+    def means(self) -> Array:
+        """E[θ_k], less a constant that is the same for all; (K,)."""
+        ...
 
     def limits(self) -> tuple[Array, Array]:
         """t below and above which each posterior has a probability of TAIL; (K,) each."""
@@ -102,6 +111,12 @@ class BetaChart:
     a: Array
     b: Array
 
+    def subset(self, keep: Mask) -> BetaChart:
+        return BetaChart(self.a[keep], self.b[keep])
+
+    def means(self) -> Array:
+        return self.a / (self.a + self.b)
+
     def limits(self) -> tuple[Array, Array]:
         return _logit_quantile(self.a, self.b), -_logit_quantile(self.b, self.a)
 
@@ -121,14 +136,13 @@ class BetaChart:
         )
 
     def tails(self, t: float) -> tuple[Array, Array]:
-        x, y = special.expit(t), special.expit(-t)
-        return np.asarray(special.betainc(self.a, self.b, x)), np.asarray(special.betainc(self.b, self.a, y))
+        return _beta_tails(self.a, self.b, t)
 
     def shortfall(self, t: float) -> Array:
         x = special.expit(t)
         mean = self.a / (self.a + self.b)
-        below = special.betainc(self.a, self.b, x)
-        return np.asarray(np.maximum(x * below - mean * special.betainc(self.a + 1, self.b, x), 0.0))
+        below, partial = _beta_tails(self.a, self.b, t)[0], _beta_tails(self.a + 1, self.b, t)[0]
+        return np.asarray(np.maximum(x * below - mean * partial, 0.0))
 
     def excess(self, t: float) -> Array:
         # E[(θ - x)⁺] of Beta(a, b) is E[(y - θ')⁺] of Beta(b, a) at y = 1 - x.
@@ -136,6 +150,15 @@ class BetaChart:
 
     def slope(self, t: Array) -> Array:
         return np.asarray(special.expit(t) * special.expit(-t))
+
+
+def _beta_tails(a: Array, b: Array, t: float) -> tuple[Array, Array]:
+    """F and 1 - F, from whichever of x and 1 - x is small: near 1 a float is too coarse for large b."""
+    if t <= 0:
+        x = special.expit(t)
+        return np.asarray(special.betainc(a, b, x)), np.asarray(special.betaincc(a, b, x))
+    y = special.expit(-t)
+    return np.asarray(special.betaincc(b, a, y)), np.asarray(special.betainc(b, a, y))
 
 
 def _side(x: Array, log_x: Array, centre: Array) -> Array:
@@ -156,6 +179,12 @@ class GammaChart:
 
     shape: Array
     rate: Array
+
+    def subset(self, keep: Mask) -> GammaChart:
+        return GammaChart(self.shape[keep], self.rate[keep])
+
+    def means(self) -> Array:
+        return self.shape / self.rate
 
     def limits(self) -> tuple[Array, Array]:
         low = special.gammaincinv(self.shape, TAIL)
@@ -203,13 +232,20 @@ class StudentChart:
     """
 
     df: Array
+    loc: Array
+    scale: Array
     offset: Array
     """loc_k - c."""
-    scale: Array
 
     @classmethod
     def of(cls, df: Array, loc: Array, scale: Array) -> StudentChart:
-        return cls(np.minimum(df, 1e30), loc - loc[np.argmin(scale)], scale)
+        return cls(np.minimum(df, 1e30), loc, scale, loc - loc[np.argmin(scale)])
+
+    def subset(self, keep: Mask) -> StudentChart:
+        return StudentChart.of(self.df[keep], self.loc[keep], self.scale[keep])
+
+    def means(self) -> Array:
+        return self.offset
 
     def limits(self) -> tuple[Array, Array]:
         reach = -_student_quantile(self.df, TAIL) * self.scale

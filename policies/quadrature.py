@@ -44,6 +44,27 @@ def contest(chart: Chart, goal: Goal = "maximize") -> Contest:
 
     Raises ArithmeticError when no refinement makes the probabilities sum to 1 within 1e-9.
     """
+    lower, upper = _limits(chart, goal)
+    alive = upper >= lower.max()
+    if alive.all():
+        return _contest(chart, goal)
+    # Whoever certainly lies below another one has no part in the maximum: its loss is the distance of
+    # the means. The others are compared among themselves, where no hump is far from the range.
+    best, loss = _contest(chart.subset(alive), goal) if alive.sum() > 1 else Contest(np.ones(1), np.zeros(1))
+    means = chart.means() if goal == "maximize" else -chart.means()
+    leader = int(best.argmax())
+    all_best, all_loss = np.zeros(len(alive)), loss[leader] + means[alive][leader] - means
+    all_best[alive], all_loss[alive] = best, loss
+    return Contest(all_best, all_loss)
+
+
+def _limits(chart: Chart, goal: Goal) -> tuple[Array, Array]:
+    """The limits of each posterior on the axis on which more is better; (K,) each."""
+    lower, upper = chart.limits()
+    return (lower, upper) if goal == "maximize" else (-upper, -lower)
+
+
+def _contest(chart: Chart, goal: Goal) -> Contest:
     for halving in range(_HALVINGS):
         grid = _Grid.over(chart, goal, 0.5**halving)
         if grid.defect <= TOLERANCE:
@@ -90,9 +111,7 @@ class _Grid(NamedTuple):
     @classmethod
     def over(cls, chart: Chart, goal: Goal, fineness: float) -> _Grid:
         sign = 1.0 if goal == "maximize" else -1.0
-        lower, upper = chart.limits()
-        if sign < 0:
-            lower, upper = -upper, -lower
+        lower, upper = _limits(chart, goal)
         edges = chart.edges(sign, float(lower.max()), upper, fineness)
         x, w, partial = _rule()
         half = np.diff(edges)[:, None] / 2
