@@ -1,0 +1,154 @@
+"""Rates and bounded means against each other: exact martingales, and intervals that fit the evidence."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.contrast import (
+    SCALES,
+    Arm,
+    Bounded,
+    Rate,
+    bounded_log_martingale,
+    difference_interval,
+    error_rate_difference,
+    evidence_against,
+    mean_interval,
+    rate_log_martingale,
+    ratio_interval,
+)
+from policies.mixtures import beta_binomial_log_mixture
+from policies.model import RewardSums
+
+
+def bounded(x: object) -> Bounded:
+    values = np.asarray(x, dtype=np.float64)
+    return Bounded(RewardSums(values.size, float(values.sum()), float((values**2).sum())))
+
+
+@pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.97])
+def test_the_rate_martingale_is_one(p: float) -> None:
+    """Its mean under the true rate is 1 after any number of observations."""
+    n = 40
+    k = np.arange(n + 1.0)
+    chance = np.asarray([math.comb(n, int(i)) * p**i * (1 - p) ** (n - i) for i in k])
+    mean = np.sum(chance * np.exp(rate_log_martingale(np.asarray(p), k, np.asarray(float(n)))))
+    assert mean == pytest.approx(1.0, rel=1e-9)
+
+
+def test_the_rate_martingale_is_the_published_mixture() -> None:
+    """An equal mixture of the beta-binomial mixtures of Howard et al. (2021) at four sample sizes."""
+    p, n, k = 0.03, 500.0, 22.0
+    v = p * (1 - p)
+    logs = [
+        beta_binomial_log_mixture(k - n * p, n * v, scale * v, p, 1 - p, one_sided=False) for scale in SCALES
+    ]
+    expected = np.log(np.mean(np.exp(logs)))
+    assert float(rate_log_martingale(np.asarray(p), np.asarray(k), np.asarray(n))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mean", [0.1, 0.5, 0.8])
+def test_the_bounded_martingale_never_gains_on_average(mean: float) -> None:
+    """Over every path of seven values from {0, m, 1} with mean m the e-value averages at most 1."""
+    values, weights = (0.0, mean, 1.0), (0.5 * (1 - mean), 0.5, 0.5 * mean)
+    total = 0.0
+    for path in product(range(3), repeat=7):
+        x = [values[i] for i in path]
+        sums = RewardSums(7, sum(x), sum(v * v for v in x))
+        chance = math.prod(weights[i] for i in path)
+        total += chance * math.exp(float(bounded_log_martingale(np.asarray(mean), sums)))
+    assert total <= 1 + 1e-9
+
+
+def test_a_rate_and_its_sums_agree_about_the_sign() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.binomial(1, 0.2, 2_000), rng.binomial(1, 0.3, 1_000)
+    exact = error_rate_difference((float(x.sum()), x.size), (float(y.sum()), y.size), 0.05)
+    through_sums = difference_interval(bounded(x), bounded(y), 0.05)
+    assert exact[0] > 0
+    assert through_sums[0] > 0
+    assert exact == pytest.approx(through_sums, abs=0.02)
+
+
+def test_a_small_variance_narrows_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.beta(200, 50, 2_000)
+    low, high = mean_interval(bounded(x), 0.05)
+    low_rate, high_rate = mean_interval(Rate(float(x.sum()), x.size), 0.05)
+    assert low < 0.8 < high
+    assert high - low < (high_rate - low_rate) / 5
+
+
+ARMS = st.one_of(
+    st.tuples(st.integers(0, 2_000), st.integers(0, 2_000)).map(lambda t: Rate(min(t), max(t))),
+    st.lists(st.floats(0, 1), max_size=30).map(bounded),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(ARMS, ARMS, st.sampled_from([0.05, 0.001]))
+def test_the_ends_are_where_the_evidence_turns(a: Arm, b: Arm, alpha: float) -> None:
+    low, high = difference_interval(a, b, alpha)
+    assert -1 <= low <= high <= 1
+    threshold, width = -math.log(alpha), high - low
+    for end, outwards in [(low, -1), (high, 1)]:
+        inside, outside = end - outwards * 0.01 * width, end + outwards * 0.01 * width
+        assert float(evidence_against(a, b, shift=inside)) < threshold + 1e-6
+        if -1 < outside < 1:
+            assert float(evidence_against(a, b, shift=outside)) > threshold - 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARMS, ARMS)
+def test_the_ratio_has_its_ends_there_too(a: Arm, b: Arm) -> None:
+    low, high = ratio_interval(a, b, 0.05)
+    assert 0 <= low <= high
+    for end, outwards in [(low, 0.97), (high, 1.03)]:
+        if 1e-6 < end < 1e6:
+            assert float(evidence_against(a, b, factor=end * outwards)) > -math.log(0.05) - 1e-6
+            assert float(evidence_against(a, b, factor=end / outwards)) < -math.log(0.05) + 1e-6
+
+
+def test_nothing_seen_excludes_nothing() -> None:
+    nothing = Rate(0, 0)
+    assert mean_interval(nothing, 0.05) == (0.0, 1.0)
+    assert difference_interval(nothing, nothing, 0.05) == (-1.0, 1.0)
+    assert ratio_interval(nothing, nothing, 0.05) == (0.0, math.inf)
+
+
+def test_no_errors_at_all() -> None:
+    low, high = error_rate_difference((0, 10_000), (0, 1_000), 0.05)
+    assert -0.002 < low < 0 < high < 0.01
+    assert ratio_interval(Rate(0, 10_000), Rate(0, 1_000), 0.05) == (0.0, math.inf)
+
+
+def test_a_candidate_that_always_fails_is_found_within_a_dozen_requests() -> None:
+    low, _ = error_rate_difference((0, 10), (10, 10), 0.05)
+    assert low > 0.05
+    low, _ = error_rate_difference((0, 1_000), (6, 6), 0.05)
+    assert low > 0.05
+
+
+def test_a_billion_requests() -> None:
+    low, high = error_rate_difference((900_000, 1e9), (1_000_000, 1e9), 0.05)
+    assert 0.00009 < low < 0.0001 < high < 0.00011
+
+
+def test_claims_that_no_means_satisfy_are_refuted() -> None:
+    assert evidence_against(Rate(1, 2), Rate(1, 2), shift=1.5) == math.inf
+
+
+def test_arrays_of_arms_are_each_what_they_are_alone() -> None:
+    failed, n = np.asarray([0.0, 5.0, 50.0]), np.asarray([100.0, 100.0, 1_000.0])
+    together = evidence_against(Rate(failed, n), Rate(failed[::-1], n[::-1]), shift=0.01)
+    alone = [
+        float(evidence_against(Rate(a, b), Rate(c, d), shift=0.01))
+        for a, b, c, d in zip(failed, n, failed[::-1], n[::-1], strict=True)
+    ]
+    assert together == pytest.approx(np.asarray(alone))

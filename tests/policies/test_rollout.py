@@ -1,0 +1,367 @@
+"""The rollout's table: transcripts of events in and effects out, and properties over random lives."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.guardrails import Verdict
+from policies.rollout import (
+    COMMANDS,
+    GATE,
+    TABLE,
+    Audit,
+    Command,
+    Configured,
+    Effect,
+    Event,
+    Gate,
+    Plan,
+    Refused,
+    SetWeight,
+    Stage,
+    State,
+    Status,
+    Tick,
+    begin,
+    diagram,
+    next_due,
+    possible,
+    shadow_share,
+    share_of_alpha,
+    step,
+)
+
+PLAN = Plan(
+    "v1",
+    "v2",
+    (Stage(0.01, 600), Stage(0.1, 1800, 500), Stage(0.5, 3600)),
+    bake=3600,
+    patience=7200,
+)
+
+
+def verdict(outcome: str, reason: str = "") -> Verdict:
+    return Verdict("error_rate", outcome, "max_increase", 0.005, 0.01, 0.001, (-0.1, 0.1), reason=reason)  # type: ignore[arg-type]
+
+
+def tick(outcome: str = "pass", samples: float = 1e6, sick: str = "") -> Tick:
+    return Tick((verdict(outcome),), samples, sick)
+
+
+def play(*events: tuple[float, Event], plan: Plan = PLAN) -> tuple[State, list[Effect]]:
+    state, effects = begin(plan, 0.0), list[Effect]()
+    for now, event in events:
+        state, more = step(state, event, plan, now)
+        effects += more
+    return state, effects
+
+
+def weights(effects: list[Effect]) -> list[float]:
+    return [effect.weight for effect in effects if isinstance(effect, SetWeight)]
+
+
+def test_a_good_candidate_climbs_and_is_promoted() -> None:
+    state, effects = play((1, tick()), (600, tick()), (2400, tick()), (6000, tick()))
+    assert state.status is Status.PROMOTED
+    assert weights(effects) == [0.1, 0.5, 1.0]
+    assert [e.target for e in effects if isinstance(e, Audit)] == ["running", "running", "promoted"]
+    state, effects = play((600, tick()), (2400, tick()), (6000, tick()), (9600, Tick()))
+    assert state.bake_until is None
+    assert isinstance(effects[-1], Audit)
+    assert effects[-1].signal == "baked"
+    assert next_due(state, PLAN) == math.inf
+
+
+def test_each_step_tells_its_evidence() -> None:
+    _, effects = play((600, tick()))
+    entry = effects[-1]
+    assert isinstance(entry, Audit)
+    assert entry.as_dict() == {
+        "time": 600,
+        "signal": "passed",
+        "source": "running",
+        "target": "running",
+        "stage": 1,
+        "weight": 0.1,
+        "actor": "",
+        "reason": "time, samples and every guardrail are as they should be",
+        "evidence": [verdict("pass").as_dict()],
+    }
+    json.dumps(entry.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("event", "when"),
+    [(tick("inconclusive"), 600), (tick(), 599), (tick("inconclusive"), 7799)],
+)
+def test_a_stage_waits_for_time_and_verdicts(event: Tick, when: float) -> None:
+    state, effects = play((when, event))
+    assert (state.status, state.stage, effects) == (Status.RUNNING, 0, [])
+
+
+def test_a_stage_waits_for_samples() -> None:
+    state, _ = play((600, tick()), (2400, tick(samples=499)))
+    assert state.stage == 1
+    state, _ = step(state, tick(samples=500), PLAN, 2401)
+    assert state.stage == 2
+
+
+@pytest.mark.parametrize("outcome", ["inconclusive", "pass"])
+def test_undecided_past_its_patience_pauses(outcome: str) -> None:
+    state, effects = play((600, tick()), (600 + 1800 + 7200, tick(outcome, samples=7)))
+    assert (state.status, state.weight) == (Status.PAUSED, 0.1)
+    assert "7 of 500 samples" in state.reason
+    assert weights(effects) == [0.1]
+
+
+def test_without_patience_it_waits_for_ever() -> None:
+    state, _ = play((1e9, tick("inconclusive")), plan=replace(PLAN, patience=None))
+    assert state.status is Status.RUNNING
+
+
+def test_after_an_undecided_pause_resuming_gives_new_patience() -> None:
+    state, _ = play((7800, tick("inconclusive")), (9000, Command("resume")), (9001, tick("inconclusive")))
+    assert state.status is Status.RUNNING
+    state, _ = step(state, tick("inconclusive"), PLAN, 9000 + 7200)
+    assert state.status is Status.PAUSED
+
+
+def test_a_failure_rolls_back_at_once() -> None:
+    state, effects = play((5, tick("fail")))
+    assert (state.status, state.weight) == (Status.ROLLED_BACK, 0.0)
+    assert weights(effects) == [0.0]
+    assert "error_rate breaches max_increase 0.005" in state.reason
+    assert next_due(state, PLAN) == math.inf
+
+
+def test_an_error_pauses_and_keeps_the_weight() -> None:
+    state, effects = play((5, Tick((verdict("error", "the store is gone"),))))
+    assert (state.status, state.weight) == (Status.PAUSED, 0.01)
+    assert weights(effects) == []
+    assert "the store is gone" in state.reason
+
+
+def test_a_sick_baseline_halts_even_when_a_guardrail_fails() -> None:
+    state, effects = play((5, tick("fail", sick="the baseline's own error rate is above 0.2")))
+    assert (state.status, state.weight) == (Status.HALTED, 0.01)
+    assert weights(effects) == []
+    assert step(state, tick("fail"), PLAN, 6)[1] == ()
+
+
+def test_a_pause_does_not_count_as_time() -> None:
+    state, effects = play((300, Command("pause", "ops")), (1000, tick()), (5000, Command("resume", "ops")))
+    assert step(state, tick(), PLAN, 5299)[0].stage == 0
+    assert step(state, tick(), PLAN, 5300)[0].stage == 1
+    assert weights(effects) == []
+    assert [e.actor for e in effects if isinstance(e, Audit)] == ["ops", "ops"]
+
+
+def test_a_failure_rolls_back_while_paused() -> None:
+    state, _ = play((300, Command("pause")), (301, tick("fail")))
+    assert state.status is Status.ROLLED_BACK
+
+
+def test_a_weight_by_hand_stops_the_automatic_until_resume() -> None:
+    state, effects = play((10, Command("set", weight=0.3)), (9000, tick()))
+    assert (state.status, state.weight) == (Status.PAUSED, 0.3)
+    assert weights(effects) == [0.3]
+    state, _ = step(state, Command("resume"), PLAN, 9001)
+    assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, 2, 0.5, 9001)
+
+
+def test_a_weight_by_hand_back_to_the_stage_starts_its_time_again() -> None:
+    state, _ = play(
+        (500, Command("set", weight=0.3)), (600, Command("set", weight=0.01)), (700, Command("resume"))
+    )
+    assert state.window == 600
+    assert step(state, tick(), PLAN, 1299)[0].stage == 0
+    assert step(state, tick(), PLAN, 1300)[0].stage == 1
+
+
+@pytest.mark.parametrize("weight", [None, -0.1, 1.1, math.nan])
+def test_a_weight_must_be_a_share(weight: float | None) -> None:
+    state, effects = play((10, Command("set", weight=weight)))
+    assert state.weight == 0.01
+    assert effects == [Refused("set needs a weight between 0 and 1 (0% and 100%)")]
+
+
+def test_an_illegal_command_says_what_is_possible() -> None:
+    state, effects = play((5, Command("rollback")), (6, Command("pause")))
+    assert state.status is Status.ROLLED_BACK
+    assert effects[-1] == Refused(
+        "can't pause a rollout that is rolled_back; possible now: resume, promote, set WEIGHT"
+    )
+    _, effects = play((5, Command("explode")))
+    assert effects == [
+        Refused("there is no command 'explode'; possible now: pause, promote, rollback, set WEIGHT")
+    ]
+
+
+def test_on_success_wait_leaves_promotion_to_a_person() -> None:
+    plan = replace(PLAN, promote=False)
+    state, effects = play((600, tick()), (2400, tick()), (6000, tick()), (1e6, tick()), plan=plan)
+    assert (state.status, state.weight) == (Status.WAITING, 0.5)
+    state, _ = step(state, Command("promote", "ops"), plan, 1e6 + 1)
+    assert (state.status, state.weight) == (Status.PROMOTED, 1.0)
+    assert weights(effects) == [0.1, 0.5]
+
+
+def test_fast_return_during_the_bake_and_by_hand_after_it() -> None:
+    promoted, _ = play((5, Command("promote")))
+    assert promoted.bake_until == 3605
+    assert step(promoted, tick("fail"), PLAN, 100)[0].status is Status.ROLLED_BACK
+    baked, _ = step(promoted, Tick(), PLAN, 3605)
+    assert step(baked, tick("fail"), PLAN, 4000)[0].status is Status.PROMOTED
+    assert step(baked, Command("rollback"), PLAN, 4000)[0].weight == 0.0
+
+
+def test_without_a_bake_promotion_is_final() -> None:
+    plan = replace(PLAN, bake=0)
+    state, _ = play((5, Command("promote")), plan=plan)
+    assert state.bake_until is None
+    assert next_due(state, plan) == math.inf
+
+
+def test_resume_after_a_rollback_starts_over() -> None:
+    state, effects = play((600, tick()), (700, tick("fail")), (800, Command("resume")))
+    assert (state.status, state.stage, state.weight, state.window) == (Status.RUNNING, 0, 0.01, 800)
+    assert weights(effects) == [0.1, 0.0, 0.01]
+
+
+def test_a_gate_shadows_first() -> None:
+    plan = replace(PLAN, gate=Gate(0.98, share=0.5, duration=60, min_samples=100))
+    state = begin(plan, 0)
+    assert (state.stage, state.weight, shadow_share(state, plan)) == (GATE, 0.0, 0.5)
+    assert step(state, tick(samples=99), plan, 60)[0].stage == GATE
+    passed, effects = step(state, tick(samples=100), plan, 60)
+    assert (passed.stage, passed.weight, shadow_share(passed, plan)) == (0, 0.01, 0.0)
+    assert weights(list(effects)) == [0.01]
+    failed, effects = step(state, tick("fail"), plan, 5)
+    assert shadow_share(failed, plan) == 0.0
+    assert weights(list(effects)) == [0.0], "the shadow ends, so an allocation is due"
+    by_hand, _ = step(state, Command("set", weight=0.2), plan, 5)
+    assert shadow_share(by_hand, plan) == 0.0
+
+
+def test_a_new_candidate_is_a_new_rollout() -> None:
+    state, _ = play((5, tick("fail")))
+    plan = replace(PLAN, candidate="v3")
+    state, effects = step(state, Configured("ops"), plan, 10)
+    assert (state.status, state.candidate, state.weight) == (Status.RUNNING, "v3", 0.01)
+    assert weights(list(effects)) == [0.01]
+
+
+def test_the_same_configuration_again_changes_nothing() -> None:
+    lives: list[tuple[Event, ...]] = [(), (tick("fail"),), (Command("promote"),), (Command("pause"),)]
+    for events in lives:
+        state, _ = play(*((5.0, event) for event in events))
+        assert step(state, Configured(), PLAN, 10) == (state, ())
+
+
+def test_changed_stages_apply_to_the_running_stage() -> None:
+    state, _ = play((600, tick()))
+    plan = replace(PLAN, stages=(Stage(0.01, 600), Stage(0.2, 60)))
+    state, effects = step(state, Configured(), plan, 700)
+    assert (state.stage, state.weight, state.entered) == (1, 0.2, 700)
+    assert weights(list(effects)) == [0.2]
+    assert step(state, tick(), plan, 760)[0].status is Status.PROMOTED
+
+
+def test_next_due_is_one_interval_after_the_last_look() -> None:
+    state, _ = play((5, tick()))
+    assert next_due(state, PLAN) == 6
+    assert next_due(begin(PLAN, 3), PLAN) == 4
+
+
+def test_alpha_is_split_over_the_windows() -> None:
+    assert share_of_alpha(PLAN, 0.05) == pytest.approx(0.05 / 4)
+    assert share_of_alpha(replace(PLAN, bake=0, gate=Gate(0.9)), 0.05) == pytest.approx(0.05 / 4)
+
+
+def test_a_plan_must_make_sense() -> None:
+    with pytest.raises(ValueError, match="at least one stage"):
+        Plan("v1", "v2", ())
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Stage(1.5)
+
+
+@pytest.mark.parametrize("data", [{}, {"status": "flying"}])
+def test_a_broken_state_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"flying|not the state"):
+        State.from_dict(begin(PLAN, 0).as_dict() | data if data else {})
+
+
+def test_the_table_keeps_its_two_rules() -> None:
+    automatic = {"fail", "sick", "error", "passed", "finished", "complete", "stale", "baked"}
+    for source in (Status.ROLLED_BACK, Status.HALTED):
+        assert not {str(signal) for signal in TABLE[source]} & automatic
+    for row in TABLE.values():
+        assert all(rule.target is not Status.ROLLED_BACK for signal, rule in row.items() if signal == "error")
+    assert "    running --> rolled_back: fail" in list(diagram())
+    assert set(TABLE) == set(Status)
+
+
+# Random lives ------------------------------------------------------------------------------------------
+
+OUTCOMES = st.sampled_from(["pass", "fail", "inconclusive", "error"])
+TICKS = st.builds(
+    lambda outcomes, samples, sick: Tick(tuple(verdict(o) for o in outcomes), samples, sick),
+    st.lists(OUTCOMES, max_size=3),
+    st.floats(0, 1e4),
+    st.sampled_from(["", "", "", "", "sick"]),
+)
+ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
+WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
+EVENTS = st.one_of(TICKS, TICKS, st.builds(Command, ACTIONS, st.just("ops"), WEIGHTS), st.builds(Configured))
+STAGES = st.lists(
+    st.builds(Stage, st.floats(0, 1), st.floats(0, 100), st.integers(0, 50)), min_size=1, max_size=4
+)
+PLANS = st.builds(
+    Plan,
+    st.just("v1"),
+    st.sampled_from(["v2", "v3"]),
+    STAGES.map(tuple),
+    promote=st.booleans(),
+    bake=st.sampled_from([0.0, 50.0]),
+    patience=st.none() | st.floats(1, 300),
+    gate=st.none() | st.builds(Gate, st.just(0.9)),
+)
+LIVES = st.lists(st.tuples(st.floats(0.1, 200), EVENTS), max_size=40)
+
+
+@settings(max_examples=400, deadline=None)
+@given(PLANS, LIVES)
+def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event]]) -> None:
+    now, state = 0.0, begin(plan, 0.0)
+    for wait, event in life:
+        now += wait
+        before = state
+        allowed = possible(before)
+        state, effects = step(before, event, plan, now)
+        published = [effect.weight for effect in effects if isinstance(effect, SetWeight)]
+        assert all(0 <= weight <= 1 for weight in [state.weight, *published])
+        assert state.weight == (published or [before.weight])[-1]
+        assert 0 <= shadow_share(state, plan) <= 1
+        assert State.from_dict(json.loads(json.dumps(state.as_dict(), allow_nan=False))) == state
+        assert next_due(state, plan) > 0
+        if isinstance(event, Tick):
+            if before.status in (Status.ROLLED_BACK, Status.HALTED):
+                assert replace(state, checked=0) == replace(before, checked=0)
+            if any(v.verdict == "error" for v in event.verdicts) and state.status is Status.ROLLED_BACK:
+                failed = any(v.verdict == "fail" for v in event.verdicts)
+                assert failed or before.status is Status.ROLLED_BACK
+        if state.status is Status.ROLLED_BACK:
+            assert state.weight == 0
+        if state.status is not before.status:
+            assert sum(isinstance(effect, Audit) for effect in effects) == 1
+        if isinstance(event, Command):
+            refused = any(isinstance(effect, Refused) for effect in effects)
+            assert refused or event.action in allowed
+            assert not (refused and len(effects) > 1)
+            assert not refused or state == before
