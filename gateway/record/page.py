@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
-from gateway.record.events import Outcome
+from gateway.record.events import Outcome, columns
 
 _PLAIN: Final = b"TPG1"
 _COMPRESSED: Final = b"TPZ1"
@@ -43,11 +43,14 @@ class BadPage(ValueError):
 
 def encode(outcomes: Sequence[Outcome], *, compress: bool = False) -> bytes:
     """One page of at least one outcome, in the order given."""
-    columns = [
-        _ENCODERS[name](values) for name, values in zip(_NAMES, zip(*outcomes, strict=True), strict=True)
-    ]
-    parts = [_HEAD.pack(len(outcomes), len(columns))]
-    for kind, data in columns:
+    return encode_columns(columns(outcomes), compress=compress)
+
+
+def encode_columns(by_column: Sequence[Sequence[Any]], *, compress: bool = False) -> bytes:
+    """One page of what `gateway.record.events.columns` made."""
+    encoded = [_ENCODERS[name](values) for name, values in zip(_NAMES, by_column, strict=True)]
+    parts = [_HEAD.pack(len(by_column[0]), len(encoded))]
+    for kind, data in encoded:
         parts += (_COLUMN.pack(kind, len(data)), data)
     body = b"".join(parts)
     return _COMPRESSED + zlib.compress(body, 6) if compress else _PLAIN + body
@@ -56,10 +59,10 @@ def encode(outcomes: Sequence[Outcome], *, compress: bool = False) -> bytes:
 def decode(page: bytes) -> list[Outcome]:
     """What `encode` was given; raises `BadPage`."""
     try:
-        columns = list(_columns(_body(page)))
+        values = list(_columns(_body(page)))
     except (struct.error, zlib.error, UnicodeDecodeError, IndexError) as error:
         raise BadPage(f"a page of the record is damaged: {error}") from error
-    return list(map(Outcome._make, zip(*columns, strict=True)))
+    return list(map(Outcome._make, zip(*values, strict=True)))
 
 
 def _body(page: bytes) -> bytes:

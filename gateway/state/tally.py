@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.state.base import BUCKET, Counts
 from gateway.telemetry import histogram
 
@@ -28,6 +28,7 @@ Shares = Callable[[str, int], Mapping[str, float] | None]
 
 _WIDTH: Final = int(BUCKET)
 _STRIDE: Final = histogram.TOP + 1
+_FORCED: Final = Outcome._fields.index("forced")
 
 
 def start_of(time: float) -> int:
@@ -43,23 +44,21 @@ class _Group(NamedTuple):
     served: str
 
 
-def tally(outcomes: Sequence[Outcome], shares: Shares) -> dict[CellKey, Counts]:
-    """The counts to add, by cell. Forced outcomes count nowhere.
+def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
+    """The counts to add, by cell, of what `gateway.record.events.columns` made. Forced ones count nowhere.
 
     ``expected`` is exact where the epoch's allocation was published; else the propensities that the
     batch itself carries stand in for it.
     """
-    counted = [o for o in outcomes if not o.forced]
-    if not counted:
-        return {}
-    groups, codes = _grouped(counted)
-    failed = np.fromiter((o.failed for o in counted), bool, len(counted))
-    rescued = np.fromiter((o.fallback for o in counted), bool, len(counted))
+    if any(by_column.forced):
+        rows = [row for row in zip(*by_column, strict=True) if not row[_FORCED]]
+        return tally(columns(rows), shares) if rows else {}
+    groups, codes = _grouped(by_column)
     number = len(groups)
     cells: dict[CellKey, Counts] = {}
     sizes = np.bincount(codes, minlength=number).tolist()
-    errors = np.bincount(codes[failed], minlength=number).tolist()
-    rescues = np.bincount(codes[rescued], minlength=number).tolist()
+    errors = _where(codes, number, by_column.error, _is_failure)
+    rescues = _where(codes, number, by_column.fallback, bool)
     for group, size, error, rescue in zip(groups, sizes, errors, rescues, strict=True):
         assigned = cells.setdefault(_key(group, group.assigned), Counts())
         assigned.assigned += size
@@ -67,42 +66,68 @@ def tally(outcomes: Sequence[Outcome], shares: Shares) -> dict[CellKey, Counts]:
         assigned.fallbacks += rescue
         if group.served:
             cells.setdefault(_key(group, group.served), Counts()).served += size
-    _add_times(cells, groups, codes, counted)
-    _add_expected(cells, groups, sizes, _recorded(counted), shares)
+    _add_times(cells, groups, codes, by_column.total_ms, "latency")
+    _add_times(cells, groups, codes, by_column.gateway_ms, "gateway")
+    _add_expected(cells, groups, sizes, _recorded(by_column), shares)
     return cells
+
+
+def _is_failure(error: str) -> bool:
+    """`Outcome.failed`."""
+    return error not in ("", "client_left")
 
 
 def _key(group: _Group, variant: str) -> CellKey:
     return CellKey(group.route, group.start, group.epoch, variant)
 
 
-def _grouped(outcomes: Sequence[Outcome]) -> tuple[list[_Group], NDArray[np.int64]]:
-    raw = [(o.route, o.time // BUCKET, o.epoch, o.assigned, o.served) for o in outcomes]
+def _grouped(by_column: Any) -> tuple[list[_Group], NDArray[np.int64]]:
+    buckets = np.floor_divide(by_column.time, BUCKET).tolist()
+    raw = list(
+        zip(by_column.route, buckets, by_column.epoch, by_column.assigned, by_column.served, strict=True)
+    )
     places = {key: place for place, key in enumerate(dict.fromkeys(raw))}
     groups = [
         _Group(route, int(bucket) * _WIDTH, epoch, assigned, served)
         for route, bucket, epoch, assigned, served in places
     ]
+    if len(groups) == 1:
+        return groups, np.zeros(len(raw), np.int64)
     return groups, np.fromiter(map(places.__getitem__, raw), np.int64, len(raw))
 
 
+def _where(
+    codes: NDArray[np.int64], number: int, values: Sequence[Any], holds: Callable[[Any], bool]
+) -> list[int]:
+    """For each group, how many of its rows have a value of which ``holds`` is true."""
+    kinds = {value for value in set(values) if holds(value)}
+    if not kinds:
+        return [0] * number
+    mask = np.fromiter((value in kinds for value in values), bool, len(values))
+    found: list[int] = np.bincount(codes[mask], minlength=number).tolist()
+    return found
+
+
 def _add_times(
-    cells: dict[CellKey, Counts], groups: list[_Group], codes: NDArray[np.int64], outcomes: Sequence[Outcome]
+    cells: dict[CellKey, Counts],
+    groups: list[_Group],
+    codes: NDArray[np.int64],
+    times: Sequence[float],
+    name: Literal["latency", "gateway"],
 ) -> None:
-    total = np.fromiter((o.total_ms for o in outcomes), np.float64, len(outcomes))
-    gateway = np.fromiter((o.gateway_ms for o in outcomes), np.float64, len(outcomes))
-    for times, name in ((total, "latency"), (gateway, "gateway")):
-        found, counts = np.unique(codes * _STRIDE + histogram.indices(times), return_counts=True)
-        for code, count in zip(found.tolist(), counts.tolist(), strict=True):
-            group = groups[code // _STRIDE]
-            if group.served:
-                buckets = getattr(cells[_key(group, group.served)], name)
-                buckets[code % _STRIDE] = buckets.get(code % _STRIDE, 0) + count
+    places = codes * _STRIDE + histogram.indices(np.asarray(times, np.float64))
+    found, counts = np.unique(places, return_counts=True)
+    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
+        group = groups[code // _STRIDE]
+        if group.served:
+            buckets = getattr(cells[_key(group, group.served)], name)
+            buckets[code % _STRIDE] = buckets.get(code % _STRIDE, 0) + count
 
 
-def _recorded(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], dict[str, float]]:
+def _recorded(by_column: Any) -> dict[tuple[str, int], dict[str, float]]:
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for route, epoch, variant, propensity in {(o.route, o.epoch, o.assigned, o.propensity) for o in outcomes}:
+    rows = set(zip(by_column.route, by_column.epoch, by_column.assigned, by_column.propensity, strict=True))
+    for route, epoch, variant, propensity in rows:
         found.setdefault((route, epoch), {})[variant] = propensity
     return found
 

@@ -154,6 +154,7 @@ async def test_folding_keeps_every_sum_and_every_epoch_that_lasted(store: Store)
     for second in range(0, 6 * 3600, 20):
         # An hour of epoch 1; then an epoch every minute; then the last for good.
         epoch = 1 if second < 3600 else min(1 + (second - 3600) // 60, 180)
+        variant = f"v{second % 3}"
         rows.append(
             outcome(start + second, epoch=epoch, total_ms=1.0 + second % 90, assigned=variant, served=variant)
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.record.events import Outcome
-from gateway.record.page import decode, encode
+from gateway.record.page import decode, encode_columns
 from gateway.state.base import OutcomeFilter
 
 SPAN_MS: Final = 3_600_000
@@ -29,39 +30,36 @@ class PageRow(NamedTuple):
     data: bytes
 
 
-def write(connection: sqlite3.Connection, outcomes: Iterable[Outcome], *, merged: bool = False) -> None:
-    """Adds the outcomes, whatever their order; ``merged`` pages are compressed, and final."""
-    connection.executemany(
+def write(connection: sqlite3.Connection, by_column: Any, *, merged: bool = False) -> None:
+    """Adds one page of what `columns` made of a part; ``merged`` pages are compressed, and final."""
+    decisions, errors = by_column.decision, by_column.error
+    row = PageRow(
+        first=decisions[0],
+        last=decisions[-1],
+        oldest=min(by_column.time),
+        newest=max(by_column.time),
+        rows=len(decisions),
+        errors=len(errors) - errors.count(""),
+        routes=json.dumps(sorted(set(by_column.route)), ensure_ascii=False),
+        merged=merged,
+        data=encode_columns(by_column, compress=merged),
+    )
+    connection.execute(
         "INSERT INTO pages (first, last, oldest, newest, rows, errors, routes, merged, data) "
         "VALUES (?,?,?,?,?,?,?,?,?)",
-        [_row(part, merged=merged) for part in _parts(sorted(outcomes))],
+        row,
     )
 
 
-def _row(outcomes: Sequence[Outcome], *, merged: bool) -> PageRow:
-    times = [o.time for o in outcomes]
-    routes = sorted({o.route for o in outcomes})
-    return PageRow(
-        first=outcomes[0].decision,
-        last=outcomes[-1].decision,
-        oldest=min(times),
-        newest=max(times),
-        rows=len(outcomes),
-        errors=sum(o.error != "" for o in outcomes),
-        routes=json.dumps(routes, ensure_ascii=False),
-        merged=merged,
-        data=encode(outcomes, compress=merged),
-    )
-
-
-def _parts(ordered: Sequence[Outcome]) -> Iterator[Sequence[Outcome]]:
-    """Runs of at most `ROWS` rows and `SPAN_MS`."""
+def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
+    """The outcomes in order of decision, in runs of at most `ROWS` rows and `SPAN_MS`."""
+    ordered = sorted(outcomes)
     start = 0
     while start < len(ordered):
-        limit = _milliseconds(ordered[start].decision) + SPAN_MS
+        limit = _milliseconds(ordered[start][0]) + SPAN_MS
         end = min(start + ROWS, len(ordered))
-        if _milliseconds(ordered[end - 1].decision) > limit:
-            end = next(i for i in range(start, end) if _milliseconds(ordered[i].decision) > limit)
+        if _milliseconds(ordered[end - 1][0]) > limit:
+            end = next(i for i in range(start, end) if _milliseconds(ordered[i][0]) > limit)
         yield ordered[start:end]
         start = end
 
@@ -88,13 +86,14 @@ def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Seq
     counter, its place in the block the counter's last byte. A bit that is set already makes us look
     for the decision itself.
     """
-    if len({o.decision for o in outcomes}) < len(outcomes):
-        outcomes = list({o.decision: o for o in reversed(outcomes)}.values())[::-1]
-    blocks: dict[bytes, int] = {}
-    for outcome in outcomes:
-        decision = outcome.decision
-        block = decision[:4] + decision[6:15]
-        blocks[block] = blocks.get(block, 0) | 1 << decision[15]
+    decisions = [outcome[0] for outcome in outcomes]
+    if len(set(decisions)) < len(decisions):
+        outcomes = list(dict(zip(decisions, outcomes, strict=True)).values())
+        decisions = [outcome[0] for outcome in outcomes]
+    places: defaultdict[bytes, list[int]] = defaultdict(list)
+    for decision in decisions:
+        places[decision[:4] + decision[6:15]].append(decision[15])
+    blocks = {block: sum(1 << place for place in set(found)) for block, found in places.items()}
     doubtful = False
     for block, bits in blocks.items():
         row = connection.execute("SELECT bits FROM seen WHERE block = ?", (block,)).fetchone()
@@ -103,12 +102,30 @@ def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Seq
             doubtful = doubtful or bool(before & bits)
             blocks[block] = before | bits
     if doubtful:
-        outcomes = [o for o in outcomes if find(connection, o.decision) is None]
+        found = _present(connection, decisions)
+        outcomes = [outcome for outcome in outcomes if outcome[0] not in found]
     connection.executemany(
         "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits",
         [(block, bits.to_bytes(32, "little")) for block, bits in blocks.items()],
     )
     return outcomes
+
+
+def _present(connection: sqlite3.Connection, decisions: Sequence[bytes]) -> set[bytes]:
+    """Those of the decisions, and perhaps others, that the record holds."""
+    present: set[bytes] = set()
+    decoded: set[int] = set()
+    for decision in decisions:
+        rows = connection.execute(
+            "SELECT id FROM pages WHERE first BETWEEN ? AND ? AND last >= ?",
+            (_earliest_start(decision), decision, decision),
+        ).fetchall()
+        for (page,) in rows:
+            if page not in decoded:
+                decoded.add(page)
+                (data,) = connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()
+                present.update(outcome.decision for outcome in decode(data))
+    return present
 
 
 # Reading ------------------------------------------------------------------------------------------

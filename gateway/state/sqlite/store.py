@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.state.base import (
     Bucket,
     Counts,
@@ -83,10 +83,11 @@ class SqliteStore:
     def _append(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
     ) -> None:
-        new = pages.only_new(connection, outcomes) if outcomes else ()
-        if new:
-            pages.write(connection, new)
-            sums.add_cells(connection, tally(new, partial(self._published_shares, connection)))
+        shares = partial(self._published_shares, connection)
+        for part in pages.parts(pages.only_new(connection, outcomes)):
+            by_column = columns(part)
+            pages.write(connection, by_column)
+            sums.add_cells(connection, tally(by_column, shares))
         if shadowed:
             rewards.add_shadowed(connection, shadowed)
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from gateway.record.events import Outcome
+from gateway.record.events import Outcome, columns
 from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
@@ -193,5 +193,6 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     for page in chosen:
         outcomes += decode(connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()[0])
         connection.execute("DELETE FROM pages WHERE id = ?", (page,))
-    pages.write(connection, outcomes, merged=True)
+    for part in pages.parts(outcomes):
+        pages.write(connection, columns(part), merged=True)
     return bool(chosen)
