@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from gateway.config.document import Document
 from gateway.config.faults import Fault
-from gateway.config.files import missing_files
+from gateway.config.files import unusable_files
 from gateway.config.load import ConfigError, Examined, examine, read_text, render_faults
 
 
@@ -39,7 +39,7 @@ def _examined(file: str) -> Examined:
     found = examine(text, env=os.environ)
     if found.document is None:
         return found
-    return Examined(found.document, (), found.warnings + tuple(missing_files(found.document)))
+    return Examined(found.document, (), found.warnings + tuple(unusable_files(found.document)))
 
 
 def _as_json(name: str, found: Examined) -> str:

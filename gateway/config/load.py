@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
+from gateway.config.pending import pending_options
 from gateway.config.validate import fault_at, validate
 from gateway.config.yaml_text import LARGEST, read
 
@@ -64,5 +65,6 @@ def examine(text: str, *, env: Mapping[str, str]) -> Examined:
     faults += [fault for fault in found if fault.path not in unset]
     if faults or document is None:
         return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
-    warnings = [fault_at(tree, finding) for finding in warnings_of(document)]
+    findings = (*warnings_of(document), *pending_options(document))
+    warnings = [fault_at(tree, finding) for finding in findings]
     return Examined(document, (), tuple(sorted(warnings, key=lambda fault: (fault.line, fault.column))))

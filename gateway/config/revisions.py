@@ -19,6 +19,7 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault
+from gateway.config.files import unusable_files
 from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, Store
@@ -178,14 +179,20 @@ class Revisions:
     async def _checked(self, text: str, author: str) -> Document:
         source = _source(author, etag(text))
 
-        document = await asyncio.to_thread(load, text, source=source, env=self._env)
+        document, unusable = await asyncio.to_thread(self._read, text, source)
+        if unusable:
+            raise ConfigError(source, unusable)
         try:
             self._check(document)
-        except OSError as error:  # a certificate that isn't there, or isn't one
+        except OSError as error:  # some file that is gone since
             raise ConfigError(
                 source, [Fault(0, 0, "", f"the gateway can't run with this: {error}")]
             ) from error
         return document
+
+    def _read(self, text: str, source: str) -> tuple[Document, list[Fault]]:
+        document = load(text, source=source, env=self._env)
+        return document, list(unusable_files(document))
 
     async def _accept(self, text: str, author: str, document: Document) -> Revision:
         revision = await self._store.add_revision(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 from gateway.config.faults import ConfigError
@@ -56,7 +56,7 @@ async def watch_file(
     *,
     interval: float,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[str | ConfigError]:
+) -> AsyncGenerator[str | ConfigError, None]:
     """Yields each new text of the file, or why it can't be read. Never ends; looks every ``interval`` s."""
     watch = FileWatch(path, known)
     while True:

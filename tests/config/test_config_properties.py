@@ -238,7 +238,7 @@ def test_a_document_reads_back_as_it_was(text: str, unset: bool) -> None:
 
 def test_the_whole_file_says_every_option() -> None:
     """Else the round trip above would prove less than it seems to."""
-    written = set()
+    written: set[str] = set()
 
     def collect(value: object) -> None:
         if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,15 @@ def test_bad_bytes_are_reported_once_and_then_over(file: Path) -> None:
 
 
 async def test_the_stream_of_changes(file: Path) -> None:
-    steps = iter([lambda: file.write_text("two"), lambda: None, lambda: file.write_bytes(b"\xff"), lambda: None,
-                  lambda: file.write_text("three"), lambda: None])  # fmt: skip
+    changes: list[Callable[[], object]] = [
+        lambda: file.write_text("two"),
+        lambda: None,
+        lambda: file.write_bytes(b"\xff"),
+        lambda: None,
+        lambda: file.write_text("three"),
+        lambda: None,
+    ]
+    steps = iter(changes)
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -109,4 +117,4 @@ async def test_the_stream_of_changes(file: Path) -> None:
     assert "not UTF-8" in str(await anext(stream))
     assert await anext(stream) == "three"
     assert waited == [0.5] * 6
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()

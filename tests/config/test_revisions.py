@@ -143,6 +143,13 @@ async def test_what_is_refused_changes_nothing(
     await revisions.propose(TWO, "ops", etag(ONE))  # and nothing is left behind
 
 
+async def test_a_file_that_is_missing_refuses_the_document(revisions: Revisions) -> None:
+    text = 'backends: {a: {url: "https://x", tls: {ca: nowhere.pem}}}\n'
+    with pytest.raises(ConfigError, match=r"backends\.a\.tls\.ca: there is no file"):
+        await revisions.propose(text, "ops", "*")
+    assert listening(revisions) == "1"
+
+
 async def test_the_text_in_force_again_is_no_revision(revisions: Revisions, gateway: Gateway) -> None:
     assert (await revisions.propose(ONE, "ops", etag(ONE))).revision == 1
     assert len(gateway.applied) == 1

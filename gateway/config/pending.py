@@ -1,0 +1,74 @@
+"""Options that are understood and checked but that this release does not act on yet.
+
+Whoever writes one is told so, because an option that is silently ignored is a trap. A row goes when
+the code that acts on it comes; docs/configuration.md has the same list, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pydantic import BaseModel
+
+from gateway.config.document import Document
+from gateway.config.faults import KeyPath, render_path
+from gateway.config.references import Finding
+
+PENDING: Final = frozenset(
+    {
+        "auth.jwt",
+        "metrics.NAME.missing",
+        "backends.NAME.balance",
+        "backends.NAME.health",
+        "backends.NAME.ejection",
+        "backends.NAME.slow_start",
+        "routes.NAME.policy.guardrails",
+        "routes.NAME.policy.gate",
+        "routes.NAME.policy.on_success",
+        "routes.NAME.policy.bake",
+        "routes.NAME.policy.inconclusive",
+        "routes.NAME.policy.features",
+        "routes.NAME.hedge",
+        "routes.NAME.comparison",
+        "limits.shadow",
+        "record.enabled",
+        "record.retention",
+        "telemetry.log",
+        "telemetry.traces",
+    }
+)
+
+
+def pending_options(document: Document) -> Iterator[Finding]:
+    """A warning for each such option that is written with another value than its default."""
+    yield from _within(document, (), "")
+
+
+def _within(part: BaseModel, here: KeyPath, pattern: str) -> Iterator[Finding]:
+    for name in sorted(part.model_fields_set, key=list(type(part).model_fields).index):
+        info = type(part).model_fields[name]
+        value = getattr(part, name)
+        key = info.alias or name
+        path, shape = (*here, key), f"{pattern}.{key}".lstrip(".")
+        if shape in PENDING:
+            if value != info.get_default(call_default_factory=True):
+                message = f"this release does not act on '{render_path((key,))}' yet"
+                yield Finding(path, message, "see the end of docs/configuration.md", of_key=True)
+            continue
+        for tail, step, inner in _parts(value):
+            yield from _within(inner, (*path, *tail), shape + step)
+
+
+def _parts(value: object) -> Iterator[tuple[KeyPath, str, BaseModel]]:
+    """The sections in ``value``: how to get there, and how that is written in general."""
+    if isinstance(value, BaseModel):
+        yield (), "", value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if isinstance(inner, BaseModel):
+                yield (name,), ".NAME", inner
+    elif isinstance(value, tuple):
+        for index, inner in enumerate(value):
+            if isinstance(inner, BaseModel):
+                yield (index,), "[]", inner
