@@ -53,6 +53,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("internal", 500, "An error inside the gateway; its log has the details under this request id."),
     ("not_implemented", 501, "This transfer coding is not understood; send 'chunked' or a Content-Length."),
     ("store_unavailable", 503, "The store can't be reached; try again as Retry-After says."),
+    ("not_ready", 503, "The gateway can't serve requests yet; try again as Retry-After says."),
     ("draining", 503, "The gateway is shutting down; try again, another instance will answer."),
     ("too_many_connections", 503, "The gateway has too many connections; try again as Retry-After says."),
     ("http_version", 505, "Only HTTP/1.0 and HTTP/1.1 are served here."),

@@ -1,0 +1,327 @@
+"""The shapes of the control API's JSON answers: what /-/openapi.json says and the tests hold it to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Interval = Annotated[
+    tuple[float, float], Field(description="The 95 % credible interval: lower and upper end.")
+]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FaultShape(Shape):
+    line: int
+    column: int
+    path: str
+    message: str
+    hint: str
+
+
+class ErrorDetail(Shape):
+    code: Annotated[str, Field(description="Stable; what programs match on.", pattern=r"^[a-z][a-z0-9_]*$")]
+    message: Annotated[str, Field(description="What happened, and what to do.")]
+    request_id: str = ""
+    faults: list[FaultShape] | None = Field(
+        None, description="Of a refused configuration, each fault by itself."
+    )
+
+
+class ErrorAnswer(Shape):
+    error: ErrorDetail
+
+
+class Health(Shape):
+    status: Literal["ok", "ready"]
+
+
+class Rejected(Shape):
+    index: Count
+    code: str
+    message: str
+
+
+class FeedbackAnswer(Shape):
+    """Given once everything that is accepted is durable."""
+
+    accepted: Count
+    duplicates: Count
+    updated: Count
+    rejected: list[Rejected]
+
+
+class Quantiles(Shape):
+    """Milliseconds, within 1 %."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class GatewayQuantiles(Shape):
+    """Milliseconds inside the gateway, within 1 %."""
+
+    p50: float
+    p99: float
+
+
+class Estimate(Shape):
+    """A mean with its uncertainty; both null without data."""
+
+    count: Annotated[float, Field(ge=0)]
+    mean: float | None
+    interval: Interval | None
+
+
+class VariantReport(Shape):
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Annotated[Count, Field(description="Assigned to this variant and answered by another.")]
+    expected: Annotated[float, Field(ge=0, description="How many assignments the allocation called for.")]
+    error_rate: Estimate
+    latency_ms: Quantiles | None
+    gateway_ms: GatewayQuantiles | None
+    rewards: dict[str, Estimate]
+    probability_best: Probability | None
+    expected_loss: Annotated[float, Field(ge=0)] | None
+
+
+class Verdict(BaseModel):
+    metric: str
+    verdict: Literal["pass", "fail", "inconclusive", "error"]
+
+
+class Rollout(BaseModel):
+    state: Literal["running", "waiting", "paused", "halted", "promoted", "rolled_back"]
+    stage: int | None = None
+    weight: float | None = None
+    verdicts: list[Verdict] = []
+
+
+class Agreement(Shape):
+    answers: Count
+    compared: Count
+    rate: Probability | None
+    interval: Interval | None
+
+
+class Alarm(BaseModel):
+    code: str
+    message: str
+
+
+class AddressHealth(BaseModel):
+    address: str
+    state: Literal["healthy", "unhealthy", "ejected"]
+
+
+class MetricShape(Shape):
+    type: Literal["boolean", "fraction", "real", "count"]
+    goal: Literal["maximize", "minimize"]
+    description: str
+
+
+class Recent(Shape):
+    """All variants together, over the last minutes."""
+
+    seconds: float
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Count
+    error_rate: Estimate
+    latency_ms: Quantiles | None
+    gateway_ms: GatewayQuantiles | None
+
+
+class RouteHead(Shape):
+    route: str
+    policy: Literal["single", "split", "shadow", "canary", "bandit"]
+    epoch: Count
+    revision: Count
+    allocation: dict[str, Probability]
+    shadows: dict[str, Probability] | None
+    rollout: Rollout | None
+    health: dict[str, list[AddressHealth]]
+    as_of: Annotated[float, Field(description="Seconds since the epoch.")]
+
+
+class RouteSummary(RouteHead):
+    recent: Recent
+
+
+class StageShape(Shape):
+    """Of a canary, as configured."""
+
+    weight: Probability
+    for_: Annotated[float, Field(alias="for", description="Seconds.")]
+    min_samples: Count
+
+
+class RouteReport(RouteHead):
+    baseline: str | None
+    candidate: str | None
+    stages: list[StageShape] | None
+    recent: Recent
+    since: Annotated[
+        float | None, Field(description="From when the figures count; null: from the beginning.")
+    ]
+    metric: Annotated[str | None, Field(description="The metric of probability_best and expected_loss.")]
+    goal: Literal["maximize", "minimize"] | None
+    metrics: dict[str, MetricShape]
+    variants: dict[str, VariantReport]
+    agreement: dict[str, Agreement] | None
+    shadow_counts: dict[str, dict[str, int]] | None
+    alarms: list[Alarm]
+
+
+class RouteList(Shape):
+    routes: list[RouteSummary]
+
+
+class BucketVariant(Shape):
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Count
+    error_rate: Estimate
+    share: Annotated[Probability | None, Field(description="Of the bucket's assignments; null without any.")]
+    allocated: Annotated[
+        Probability | None, Field(description="The mean share that the allocations called for.")
+    ]
+    latency_ms: Quantiles | None
+    gateway_ms: GatewayQuantiles | None
+    rewards: dict[str, Estimate]
+    to_date: Annotated[dict[str, Estimate], Field(description="Rewards up to the end of this bucket.")]
+
+
+class SeriesBucket(Shape):
+    start: float
+    epoch: Annotated[Count, Field(description="The last epoch that the bucket has decisions of.")]
+    variants: dict[str, BucketVariant]
+
+
+class AllocationStep(Shape):
+    time: float
+    epoch: Count
+    allocation: dict[str, Probability]
+    reason: str
+
+
+class Series(Shape):
+    route: str
+    since: float
+    until: float
+    step: float
+    buckets: list[SeriesBucket]
+    allocations: Annotated[
+        list[AllocationStep],
+        Field(description="The allocation in force at `since`, and each change after it."),
+    ]
+
+
+class RevisionAnswer(Shape):
+    revision: Count
+    time: float
+    author: str
+    etag: str
+
+
+class HistoryEntry(RevisionAnswer):
+    current: bool
+
+
+class History(Shape):
+    revisions: Annotated[list[HistoryEntry], Field(description="Newest first.")]
+
+
+class OutcomeShape(Shape):
+    decision: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    time: float
+    route: str
+    policy: str
+    revision: Count
+    epoch: Count
+    unit: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    sticky: bool
+    assigned: str
+    served: str
+    propensity: Probability
+    forced: bool
+    status: Count
+    error: str
+    fallback: bool
+    attempts: Any
+    gateway_ms: float
+    backend_ms: float
+    total_ms: float
+    request_bytes: Count
+    answer_bytes: Count
+    request_id: str
+    principal: str
+    features: Any
+
+
+class Outcomes(Shape):
+    outcomes: Annotated[list[OutcomeShape], Field(description="Newest first.")]
+    next: Annotated[str | None, Field(description="The cursor of the next page; null on the last.")]
+
+
+class RewardShape(Shape):
+    metric: str
+    value: Annotated[float | None, Field(description="null: retracted.")]
+    time: float
+    tags: Any
+
+
+class ShadowedShape(Shape):
+    time: float
+    shadow: str
+    primary: str
+    status: Count
+    error: str
+    latency_ms: float
+    primary_ms: float
+    agrees: bool | None
+    difference: float | None
+    detail: Any
+
+
+class DecisionAnswer(Shape):
+    decision: str
+    time: float
+    route: str
+    sealed: Annotated[dict[str, Any] | None, Field(description="What the decision id itself says.")]
+    outcome: OutcomeShape | None
+    rewards: list[RewardShape]
+    shadows: list[ShadowedShape]
+
+
+class EventShape(Shape):
+    """The ``data`` of a server-sent event."""
+
+    id: Count
+    time: float
+    kind: str
+    route: str
+    data: Any
+
+
+class EventList(Shape):
+    events: Annotated[list[EventShape], Field(description="Oldest first.")]
+
+
+class Session(Shape):
+    """Who is logged in to the dashboard."""
+
+    id: str
+    auth: Annotated[bool, Field(description="Whether this gateway asks for keys at all.")]
+    routes: list[str] | None

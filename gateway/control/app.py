@@ -1,0 +1,99 @@
+"""The control API as one ASGI application: routes made from the table, every call checked alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from gateway.control import openapi
+from gateway.control.access import identify, on_loopback, require
+from gateway.control.ask import Ask
+from gateway.control.calls import LOOPBACK, OPEN, Call
+from gateway.control.context import Context
+from gateway.control.desk import Desk
+from gateway.control.edge import Edge
+from gateway.control.table import CALLS
+from gateway.dataplane.auth import ANYONE
+
+SPECIFICATION: Final = "/-/openapi.json"
+
+
+class ControlApp:
+    """The ASGI application. Call `close` when the gateway begins to shut down: event streams end."""
+
+    def __init__(self, context: Context) -> None:
+        self._desk = Desk(context)
+        self._edge = Edge(_Calls(self._desk))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    def close(self) -> None:
+        self._desk.closing.set()
+
+
+def build(context: Context) -> ControlApp:
+    return ControlApp(context)
+
+
+class _Calls:
+    """Finds the call of a request."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        specification = json.dumps(openapi.document([*CALLS, _SPECIFIED]), ensure_ascii=False).encode()
+
+        async def specified(ask: Ask) -> Response:
+            return Response(specification, media_type="application/json")
+
+        given = Call("GET", SPECIFICATION, OPEN, specified, _SPECIFIED.summary, "application/json")
+        self._router = Router(list(self._routes([given, *CALLS])), redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["app"] = self  # so that the router raises what it does not find
+        await self._router(scope, receive, send)
+
+    def _routes(self, calls: Iterable[Call]) -> Iterable[BaseRoute]:
+        by_path: dict[str, dict[str, Call]] = {}
+        for call in calls:
+            by_path.setdefault(call.path, {})[call.method] = call
+        for path, methods in by_path.items():
+            yield Route(path, _Path(self._desk, methods))
+
+
+class _Path:
+    """One path: its methods, and what must hold before a handler is called."""
+
+    def __init__(self, desk: Desk, methods: dict[str, Call]) -> None:
+        self._desk = desk
+        self._methods = methods | ({"HEAD": methods["GET"]} if "GET" in methods else {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        call = self._methods.get(request.method)
+        if call is None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self._methods))})
+        answer = await self._answer(call, request)
+        await answer(scope, receive, send)
+
+    async def _answer(self, call: Call, request: Request) -> Response:
+        principal = ANYONE
+        if call.scope != OPEN and not (call.unless == LOOPBACK and on_loopback(request)):
+            principal = await identify(request, self._desk.context, self._desk.sessions)
+            require(principal, call.scope)
+        return await call.handler(Ask(request, principal, self._desk))
+
+
+async def _nothing(ask: Ask) -> Response:
+    raise NotImplementedError
+
+
+_SPECIFIED: Final = Call("GET", SPECIFICATION, OPEN, _nothing, "This document", "application/json")

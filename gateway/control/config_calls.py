@@ -1,0 +1,71 @@
+"""GET and PUT /-/config, its history, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.control.ask import Ask, answer
+from gateway.control.questions import ConfigQuery, HistoryQuery, Restore
+from gateway.errors import TurnoutError
+from gateway.state.base import Revision
+
+YAML = "application/yaml"
+
+
+async def read_config(ask: Ask) -> Response:
+    wanted = ask.query(ConfigQuery).revision
+    current = ask.context.revision()
+    found = current if wanted is None or wanted == current.revision else await _earlier(ask, wanted)
+    if ask.request.headers.get("if-none-match") == found.etag:
+        return Response(status_code=304, headers=_headers(found))
+    return Response(found.document, 200, _headers(found), media_type=YAML)
+
+
+async def write_config(ask: Ask) -> Response:
+    try:
+        text = (await ask.bytes()).decode("utf-8")
+    except UnicodeDecodeError:
+        raise TurnoutError(
+            "bad_request", "The body is not valid UTF-8; send the YAML text in UTF-8."
+        ) from None
+    made = await ask.context.put_config(text, ask.author, _if_match(ask))
+    return answer(_shown(made), headers=_headers(made))
+
+
+async def read_history(ask: Ask) -> Response:
+    limit = ask.query(HistoryQuery).limit
+    current = ask.context.revision().revision
+    found = await ask.context.store.revisions(limit=limit)
+    return answer({"revisions": [{**_shown(r), "current": r.revision == current} for r in found]})
+
+
+async def restore(ask: Ask) -> Response:
+    wanted = (await ask.body(Restore)).revision
+    made = await ask.context.restore_config(wanted, ask.author, _if_match(ask))
+    return answer(_shown(made), headers=_headers(made))
+
+
+async def _earlier(ask: Ask, wanted: int) -> Revision:
+    for found in await ask.context.store.revisions(limit=1_000_000):
+        if found.revision == wanted:
+            return found
+    raise TurnoutError("not_found", f"There is no revision {wanted}; GET /-/config/history lists them.")
+
+
+def _if_match(ask: Ask) -> str | None:
+    return ask.request.headers.get("if-match")
+
+
+def _headers(revision: Revision) -> dict[str, str]:
+    return {"etag": revision.etag, "x-revision": str(revision.revision)}
+
+
+def _shown(revision: Revision) -> dict[str, Any]:
+    return {
+        "revision": revision.revision,
+        "time": revision.time,
+        "author": revision.author,
+        "etag": revision.etag,
+    }

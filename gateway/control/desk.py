@@ -1,0 +1,131 @@
+"""What the handlers share: the context, the logins, the news, and reports that are not made twice a second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any, Final
+
+from gateway.control.context import Context, Live
+from gateway.control.news import News
+from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
+from gateway.control.session import Sessions
+from gateway.errors import TurnoutError
+from gateway.state.base import Counts
+from gateway.telemetry.histogram import merge
+from policies.bandit import discounted
+from policies.model import Discounted
+
+FRESH: Final = 1.0
+"""Seconds for which a report is given out again, unless the store says that something changed."""
+_KEPT: Final = 512
+_HALF_LIVES: Final = 10
+"""What is older than so many half-lives counts under a thousandth."""
+
+
+class Desk:
+    """One for each application."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.sessions = Sessions(context)
+        self.news = News(context)
+        self.closing = asyncio.Event()
+        """Set when the gateway shuts down: streams end."""
+        self._cache = _Cache(context)
+
+    async def summary(self, name: str) -> Json:
+        """The route's entry of the list, with the figures of the last minutes."""
+
+        async def make() -> Json:
+            live, rollout = self.live(name), await self.context.rollout_state(name)
+            now = self.context.now()
+            counts = await self.context.store.counts(name, since=now - RECENT)
+            shown = summary(name, self.context.document(), live, rollout, now)
+            return shown | {"recent": recent(together(counts))}
+
+        return await self._cache.get(("summary", name), make)
+
+    async def report(self, name: str, since: float | None, epoch: int | None) -> Json:
+        """The whole report of a route."""
+
+        async def make() -> Json:
+            live, rollout = self.live(name), await self.context.rollout_state(name)
+            document, evidence = self.context.document(), await self._evidence(name, since, epoch)
+            now = self.context.now()
+            return await asyncio.to_thread(report, name, document, evidence, live, rollout, now, since)
+
+        return await self._cache.get(("report", name, since, epoch), make)
+
+    def live(self, name: str) -> Live:
+        live = self.context.live(name)
+        if live is None:
+            raise TurnoutError("not_found", f"The route {name!r} is not served (any more).")
+        return live
+
+    async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
+        store = self.context.store
+        return Evidence(
+            counts=await store.counts(name, since=since, epoch=epoch),
+            sums=await store.reward_sums(name, since=since, epoch=epoch),
+            discounted=await self._discounted(name),
+            agreement=await store.agreement(name, since=since),
+            recent=together(await store.counts(name, since=self.context.now() - RECENT)),
+            alarms=await self._alarms(name),
+        )
+
+    async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:
+        policy = self.context.document().routes[name].policy
+        if policy.type != "bandit" or policy.discount is None:
+            return {}
+        half_life, now = policy.discount.half_life, self.context.now()
+        since = now - _HALF_LIVES * half_life
+        step = max(10.0, half_life // 100 * 10)
+        found = await self.context.store.series(name, since=since, until=now, step=step)
+        buckets = [(b.start, {(b.variant, metric): s for metric, s in b.rewards.items()}) for b in found]
+        return discounted(buckets, now=now, half_life=half_life)
+
+    async def _alarms(self, name: str) -> list[dict[str, Any]]:
+        """What the watching loop has found and keeps in the store."""
+        kept = await self.context.store.load("alarms", name)
+        return list(json.loads(kept[1])) if kept is not None else []
+
+
+def together(counts: dict[str, Counts]) -> Counts:
+    """All variants as one."""
+    each = list(counts.values())
+    return Counts(
+        assigned=sum(c.assigned for c in each),
+        served=sum(c.served for c in each),
+        errors=sum(c.errors for c in each),
+        fallbacks=sum(c.fallbacks for c in each),
+        latency=merge(c.latency for c in each),
+        gateway=merge(c.gateway for c in each),
+    )
+
+
+class _Cache:
+    """Values by key, each made once for all who ask at the same time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._kept: dict[tuple[Any, ...], tuple[object, float, asyncio.Future[Json]]] = {}
+
+    async def get(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
+        state = (await self._context.store.changed(), self._context.revision().revision)
+        known = self._kept.get(key)
+        if known is not None and known[0] == state and perf_counter() - known[1] < FRESH:
+            return await asyncio.shield(known[2])
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        made = asyncio.ensure_future(make())
+        self._kept[key] = (state, perf_counter(), made)
+        try:
+            return await asyncio.shield(made)
+        except Exception:
+            # A failure is not given out again.
+            if self._kept.get(key, (None, 0.0, None))[2] is made:
+                del self._kept[key]
+            raise

@@ -1,0 +1,117 @@
+"""The edge of the control API: every answer gets its headers, every failure the one error shape."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.config.faults import ConfigError, Fault
+from gateway.errors import TurnoutError, render
+from gateway.state.base import StoreUnavailable
+
+log = logging.getLogger("turnout.control")
+
+RETRY_AFTER: Final = 1.0
+"""Seconds, when the store is away."""
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_HEADERS: Final = (("x-content-type-options", "nosniff"), ("cache-control", "no-store"))
+
+
+class Edge:
+    """An ASGI application around another one."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers.setdefault("x-request-id", request_id)
+                for name, value in _HEADERS:
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._inner(scope, receive, with_headers)
+        except Exception as error:
+            failure = refusal(error, request_id, scope)
+            if started:
+                # Too late for another answer: what is cut short must not look complete.
+                raise
+            await failure(scope, receive, with_headers)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
+
+
+def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
+    """The error answer for whatever was raised."""
+    match error:
+        case TurnoutError():
+            return _answer(error, request_id)
+        case ConfigError():
+            return _config_answer(error, request_id)
+        case StoreUnavailable():
+            log.warning("the store is unavailable: %s (request %s)", error, request_id)
+            return _answer(TurnoutError("store_unavailable", retry_after=RETRY_AFTER), request_id)
+        case HTTPException(status_code=404):
+            message = f"There is nothing at {scope['path']}; /-/openapi.json lists the calls."
+            return _answer(TurnoutError("not_found", message), request_id)
+        case HTTPException(status_code=405, headers=headers):
+            allow = (headers or {}).get("Allow", "")
+            message = f"{scope['method']} is not served at {scope['path']}; use {allow}."
+            return _answer(TurnoutError("method_not_allowed", message), request_id, {"allow": allow})
+    log.error("%s %s failed (request %s)", scope["method"], scope["path"], request_id, exc_info=error)
+    return _answer(TurnoutError("internal"), request_id)
+
+
+def _answer(
+    error: TurnoutError, request_id: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> Response:
+    extra = dict(headers or {})
+    if error.retry_after is not None:
+        extra["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        extra["www-authenticate"] = "Bearer"
+    body = body or render(error.code, error.message, request_id=request_id)
+    return Response(body, error.status, extra, media_type="application/json")
+
+
+def _config_answer(error: ConfigError, request_id: str) -> Response:
+    """The faults also one by one, for programs."""
+    message = "The configuration was refused and nothing changed:\n" + str(error)
+    row = TurnoutError("invalid", message)
+    shape: dict[str, Any] = json.loads(render(row.code, row.message, request_id=request_id))
+    shape["error"]["faults"] = [_fault(fault) for fault in error.faults]
+    return _answer(row, request_id, body=json.dumps(shape, ensure_ascii=False).encode())
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    return {
+        "line": fault.line,
+        "column": fault.column,
+        "path": fault.path,
+        "message": fault.message,
+        "hint": fault.hint,
+    }

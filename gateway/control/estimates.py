@@ -1,0 +1,122 @@
+"""Means with intervals, and who is best: the statistics that the reports show.
+
+An interval is the 95 % credible interval of the mean under the metric's own model with its default
+prior (`policies.prior`). Who is best is asked of the policy where it has an opinion (a bandit, with its
+own prior, utility and forgetting), else of the first metric with data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Final
+
+from gateway.config.document import Metric
+from policies.allocate import Plan
+from policies.bandit import Bandit, Objective, Standing, assess
+from policies.model import Discounted, Goal, Learned, RewardSums
+from policies.posterior import Posterior, compare, interval
+from policies.prior import Model, posteriors
+
+LEVEL: Final = 0.95
+_EMPTY: Final[dict[str, Any]] = {"count": 0, "mean": None, "interval": None}
+_NO_SUMS: Final = RewardSums()
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """Who is best in what; empty where nothing can be compared."""
+
+    metric: str | None = None
+    """The metric, or the weighted sum as it is written ("2·clicks − latency")."""
+    goal: Goal | None = None
+    probability_best: Mapping[str, float] = field(default_factory=dict)
+    expected_loss: Mapping[str, float] = field(default_factory=dict)
+
+
+def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
+    """Count, plain mean and credible interval; mean and interval null without data.
+
+    Where the plain mean lies outside the interval (all values at the edge of the range), the interval is
+    drawn out to it: never narrower, and no reader has to wonder.
+    """
+    if sums.count <= 0:
+        return dict(_EMPTY)
+    ends = _ends(model, sums)
+    mean = sums.mean
+    count = int(sums.count) if sums.count == int(sums.count) else sums.count
+    drawn = None if ends is None else [min(ends[0], mean), max(ends[1], mean)]
+    return {"count": count, "mean": mean, "interval": drawn}
+
+
+@lru_cache(maxsize=65_536)
+def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
+    """None where the model has no finite interval (a single real value), or never saw such values."""
+    if model == "real" and sums.count < 2:
+        return None
+    try:
+        low, high = interval(posteriors(model, [sums])[0], LEVEL)
+    except ValueError:
+        # The metric was declared otherwise when these values came in.
+        return None
+    return (low, high) if isfinite(low) and isfinite(high) else None
+
+
+def standings(
+    plan: Plan,
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    sums: Mapping[tuple[str, str], RewardSums],
+    discounted: Mapping[tuple[str, str], Discounted],
+) -> Standings:
+    """P(best) and expected loss of each variant that takes part."""
+    try:
+        if isinstance(plan, Bandit):
+            return _of_bandit(plan, assess(plan, Learned(sums=sums, discounted=discounted)))
+        return _by_first_metric(variants, declared, sums)
+    except (ValueError, ArithmeticError):
+        # Values of another type of metric, or posteriors too extreme to compare: nothing is better than wrong.
+        return Standings()
+
+
+def _of_bandit(plan: Bandit, known: Standing) -> Standings:
+    several = len(plan.objectives) > 1
+    return Standings(
+        _written(plan.objectives),
+        "maximize" if several else plan.objectives[0].goal,
+        dict(zip(known.variants, known.probability_best, strict=True)),
+        {name: max(0.0, loss) for name, loss in zip(known.variants, known.expected_loss, strict=True)},
+    )
+
+
+def _written(objectives: Sequence[Objective]) -> str:
+    """ "clicks", or the weighted sum as a reader would write it."""
+    if len(objectives) == 1:
+        return objectives[0].metric
+    parts = [
+        f"{'−' if o.goal == 'minimize' else '+'} {'' if o.weight == 1 else f'{o.weight:g}·'}{o.metric}"
+        for o in objectives
+    ]
+    return " ".join(parts).removeprefix("+ ")
+
+
+def _by_first_metric(
+    variants: Sequence[str], declared: Mapping[str, Metric], sums: Mapping[tuple[str, str], RewardSums]
+) -> Standings:
+    for name, metric in declared.items():
+        taking_part = [v for v in variants if sums.get((v, name), _NO_SUMS).count > 0]
+        if len(taking_part) > 1:
+            made = posteriors(metric.type, [sums[v, name] for v in taking_part])
+            return _compared(name, metric.goal, taking_part, made)
+    return Standings()
+
+
+def _compared(metric: str, goal: Goal, variants: Sequence[str], made: Sequence[Posterior]) -> Standings:
+    found = compare(made, goal)
+    best = [float(p) for p in found.probability_best]
+    loss = [max(0.0, float(x)) for x in found.expected_loss]
+    return Standings(
+        metric, goal, dict(zip(variants, best, strict=True)), dict(zip(variants, loss, strict=True))
+    )

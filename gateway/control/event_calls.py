@@ -1,0 +1,53 @@
+"""GET /-/events: what happens, as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.responses import Response, StreamingResponse
+
+from gateway.control.ask import Ask, answer
+from gateway.control.news import shown
+from gateway.control.questions import EventQuery, RecentQuery
+from gateway.errors import TurnoutError
+from gateway.state.base import Event
+
+# no-transform and x-accel-buffering: no proxy between shall gather the stream into pieces.
+_HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+
+
+async def stream_events(ask: Ask) -> Response:
+    query = ask.query(EventQuery)
+    if query.route is not None:
+        ask.must_serve(query.route)
+    given = ask.request.headers.get("last-event-id", "")
+    if given and not (given.isascii() and given.isdigit()):
+        raise TurnoutError("invalid", f"{given!r} is no event id; send the last 'id' as it came.")
+    after = int(given) if given else query.after
+    if ask.request.method == "HEAD":
+        return Response(headers=_HEADERS, media_type="text/event-stream")
+    stream = ask.desk.news.stream(after, _wanted(ask, query.route, query.kind), ask.desk.closing)
+    return StreamingResponse(stream, headers=_HEADERS, media_type="text/event-stream")
+
+
+async def recent_events(ask: Ask) -> Response:
+    query = ask.query(RecentQuery)
+    if query.route is not None:
+        ask.must_serve(query.route)
+    found = await ask.desk.news.recent(query.limit, _wanted(ask, query.route, None))
+    return answer({"events": [shown(event) for event in found]})
+
+
+def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], bool]:
+    """What was asked for and the key may see. Events of no route concern whoever sees all routes."""
+    principal = ask.principal
+
+    def wanted(event: Event) -> bool:
+        allowed = principal.serves(event.route) if event.route else principal.routes is None
+        return (
+            allowed
+            and route in (None, event.route, *([""] if not event.route else ()))
+            and kind in (None, event.kind)
+        )
+
+    return wanted

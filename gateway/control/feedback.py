@@ -1,0 +1,32 @@
+"""POST /-/feedback: rewards, one or many, answered once they are durable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.control.ask import Ask, answer
+from gateway.errors import TurnoutError
+
+
+async def report_rewards(ask: Ask) -> Response:
+    items = _items(await ask.json())
+    report = await ask.context.rewards.take(items, may_report=ask.principal.serves)
+    return answer(report.as_dict())
+
+
+def _items(body: Any) -> list[Any]:
+    """The items, not yet looked into: each is taken or refused by itself."""
+    if not isinstance(body, dict):
+        raise TurnoutError(
+            "invalid", 'Send a JSON object: {"decision_id", "metric", "value"} or {"items": [...]}.'
+        )
+    if "items" not in body:
+        return [body]
+    others = sorted(set(body) - {"items"})
+    if others:
+        raise TurnoutError("invalid", f"{others[0]!r} stands beside 'items'; put it into the items.")
+    if not isinstance(body["items"], list):
+        raise TurnoutError("invalid", "'items' is no list; send a list of objects.")
+    return body["items"]

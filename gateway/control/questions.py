@@ -1,0 +1,97 @@
+"""The shapes of what callers send: bodies and query strings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictInt
+
+from gateway.control.times import Moment
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Tag = str | int | float | bool
+
+
+class Question(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FeedbackItem(Question):
+    decision_id: Annotated[str, Field(description="The value of x-decision-id as it came.")]
+    metric: str
+    value: Annotated[bool | Number | None, Field(description="null retracts what was reported before.")]
+    tags: dict[str, Tag] | None = None
+
+
+class FeedbackItems(Question):
+    items: list[FeedbackItem]
+
+
+class Feedback(RootModel[FeedbackItem | FeedbackItems]):
+    pass
+
+
+class RolloutStep(Question):
+    action: Literal["promote", "rollback", "pause", "resume", "set"]
+    weight: Annotated[
+        float | None, Field(ge=0, le=1, description="The candidate's share; with 'set' only.")
+    ] = None
+
+
+class Restore(Question):
+    revision: Annotated[StrictInt, Field(ge=0)]
+
+
+class Login(Question):
+    key: str
+
+
+class ConfigQuery(Question):
+    revision: Annotated[int | None, Field(ge=0, description="An earlier revision's text.")] = None
+
+
+class HistoryQuery(Question):
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class RouteQuery(Question):
+    since: Annotated[Moment | None, Field(description="Count only decisions made after it.")] = None
+    epoch: Annotated[int | None, Field(ge=0, description="Count only decisions of this epoch.")] = None
+
+
+class SeriesQuery(Question):
+    since: Annotated[Moment | None, Field(description="Default: an hour before `until`.")] = None
+    until: Annotated[Moment | None, Field(description="Default: now.")] = None
+    step: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Seconds of a bucket, rounded up to a multiple of 10; default: so that about 120 fit.",
+        ),
+    ] = None
+
+
+class OutcomeQuery(Question):
+    route: str | None = None
+    variant: Annotated[str | None, Field(description="The assigned variant.")] = None
+    status: Annotated[int | None, Field(ge=100, le=599)] = None
+    errors: Annotated[bool, Field(description="Only those where the assigned variant failed.")] = False
+    since: Moment | None = None
+    until: Moment | None = None
+    cursor: Annotated[
+        str | None, Field(pattern="^[0-9a-f]{32}$", description="`next` of the page before.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class EventQuery(Question):
+    after: Annotated[
+        int | None, Field(ge=0, description="Events with a higher id; Last-Event-ID goes before it.")
+    ] = None
+    route: str | None = None
+    kind: str | None = None
+
+
+class RecentQuery(Question):
+    route: str | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50

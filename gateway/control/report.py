@@ -1,0 +1,177 @@
+"""What is known of a route, as JSON: a pure function of the record's sums and of how the route runs now.
+
+Nothing here reads a clock or a store; `gateway.control.desk` gathers the evidence and runs this in a
+thread, since comparing posteriors may take milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.config.document import Canary, Document, Metric, Policy
+from gateway.config.plans import plan
+from gateway.control.context import Live
+from gateway.control.estimates import Standings, estimate, standings
+from gateway.state.base import Counts
+from gateway.telemetry.histogram import quantile
+from policies.model import Discounted, RewardSums
+
+Json = dict[str, Any]
+
+RECENT: Final = 300.0
+"""Seconds that the `recent` figures cover."""
+
+_NO_COUNTS: Final = Counts()
+_NO_SUMS: Final = RewardSums()
+_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the store knows of a route, over some period."""
+
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """By variant."""
+    sums: Mapping[tuple[str, str], RewardSums] = field(default_factory=dict)
+    """By (variant, metric)."""
+    discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
+    """Likewise; only for a bandit that forgets."""
+    agreement: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """By shadow: answers, compared, agreeing."""
+    recent: Counts = field(default_factory=Counts)
+    """Of all variants together, over the last `RECENT` seconds."""
+    alarms: Sequence[Mapping[str, Any]] = ()
+
+
+def summary(name: str, document: Document, live: Live, rollout: Mapping[str, Any] | None, now: float) -> Json:
+    """The part that costs nothing: how the route runs now."""
+    route = document.routes[name]
+    shadows = dict(live.allocation.shadows)
+    return {
+        "route": name,
+        "policy": route.policy.type,
+        "epoch": live.epoch,
+        "revision": live.revision,
+        "allocation": live.allocation.as_dict(),
+        "shadows": shadows or None,
+        "rollout": dict(rollout) if rollout is not None else None,
+        "health": {variant: [dict(one) for one in found] for variant, found in live.health.items()},
+        "as_of": now,
+    }
+
+
+def recent(counts: Counts) -> Json:
+    """The last minutes of a route, all variants together."""
+    return {
+        "seconds": RECENT,
+        "assigned": counts.assigned,
+        "served": counts.served,
+        "errors": counts.errors,
+        "fallbacks": counts.fallbacks,
+        "error_rate": error_rate(counts),
+        "latency_ms": latencies(counts.latency, _LATENCIES),
+        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+    }
+
+
+def report(
+    name: str,
+    document: Document,
+    evidence: Evidence,
+    live: Live,
+    rollout: Mapping[str, Any] | None,
+    now: float,
+    since: float | None = None,
+) -> Json:
+    """The JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
+    declared = reported(document, name)
+    variants = tuple(document.routes[name].variants)
+    standing = standings(plan(document, name), variants, declared, evidence.sums, evidence.discounted)
+    return {
+        **summary(name, document, live, rollout, now),
+        "since": since,
+        **_roles(document.routes[name].policy),
+        "recent": recent(evidence.recent),
+        "metric": standing.metric,
+        "goal": standing.goal,
+        "metrics": {metric: described(m) for metric, m in declared.items()},
+        "variants": {variant: _variant(variant, declared, evidence, standing) for variant in variants},
+        "agreement": _agreement(evidence, live),
+        "shadow_counts": {name: dict(found) for name, found in live.shadow_counts.items()} or None,
+        "alarms": [dict(alarm) for alarm in evidence.alarms],
+    }
+
+
+def _roles(policy: Policy) -> Json:
+    """What the policy says of the variants beyond their shares."""
+    stages = policy.stages if isinstance(policy, Canary) else ()
+    return {
+        "baseline": getattr(policy, "baseline", None),
+        "candidate": policy.candidate if isinstance(policy, Canary) else None,
+        "stages": [{"weight": s.weight, "for": s.for_, "min_samples": s.min_samples} for s in stages] or None,
+    }
+
+
+def reported(document: Document, name: str) -> dict[str, Metric]:
+    """The metrics that may be reported for the route, in the order of the document."""
+    allowed = document.routes[name].feedback
+    return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
+
+
+def described(metric: Metric) -> Json:
+    return {"type": metric.type, "goal": metric.goal, "description": metric.description}
+
+
+def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, standing: Standings) -> Json:
+    counts = evidence.counts.get(variant, _NO_COUNTS)
+    return {
+        "assigned": counts.assigned,
+        "served": counts.served,
+        "errors": counts.errors,
+        "fallbacks": counts.fallbacks,
+        "expected": round(counts.expected, 6),
+        "error_rate": error_rate(counts),
+        "latency_ms": latencies(counts.latency, _LATENCIES),
+        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+        "rewards": rewards(variant, declared, evidence.sums),
+        "probability_best": standing.probability_best.get(variant),
+        "expected_loss": standing.expected_loss.get(variant),
+    }
+
+
+def rewards(
+    variant: str, declared: Mapping[str, Metric], sums: Mapping[tuple[str, str], RewardSums]
+) -> dict[str, Json]:
+    return {name: estimate(m.type, sums.get((variant, name), _NO_SUMS)) for name, m in declared.items()}
+
+
+def error_rate(counts: Counts) -> Json:
+    """Errors per assignment: a failure that fallback hid counts."""
+    errors = float(min(counts.errors, counts.assigned))
+    return estimate("boolean", RewardSums(counts.assigned, errors, errors))
+
+
+def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
+    """Quantiles in milliseconds, three significant digits (they are within 1 %); None without answers."""
+    found = {name: quantile(histogram, q) for name, q in wanted.items()}
+    known = {name: float(f"{value:.3g}") for name, value in found.items() if value is not None}
+    return known or None
+
+
+def _agreement(evidence: Evidence, live: Live) -> dict[str, Json] | None:
+    shadows = [shadow for shadow, _ in live.allocation.shadows]
+    names = dict.fromkeys([*shadows, *evidence.agreement])
+    return {name: _agreed(*evidence.agreement.get(name, (0, 0, 0))) for name in names} or None
+
+
+def _agreed(answers: int, compared: int, agreeing: int) -> Json:
+    found = estimate("boolean", RewardSums(compared, agreeing, agreeing))
+    return {
+        "answers": answers,
+        "compared": compared,
+        "rate": found["mean"],
+        "interval": found["interval"],
+    }

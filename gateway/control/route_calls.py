@@ -1,0 +1,62 @@
+"""GET /-/routes and below: how the variants compare, now and over time; and the steering of rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import Response
+
+from gateway.control.ask import Ask, answer
+from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
+from gateway.control.report import reported
+from gateway.control.series import MOST, series, step_for, steps
+from gateway.errors import TurnoutError
+
+HOUR = 3600.0
+
+
+async def list_routes(ask: Ask) -> Response:
+    names = [name for name in ask.context.document().routes if ask.principal.serves(name)]
+    return answer({"routes": [await ask.desk.summary(name) for name in names]})
+
+
+async def read_route(ask: Ask) -> Response:
+    name, query = ask.route, ask.query(RouteQuery)
+    return answer(await ask.desk.report(name, query.since, query.epoch))
+
+
+async def read_series(ask: Ask) -> Response:
+    name, query = ask.route, ask.query(SeriesQuery)
+    store, document = ask.context.store, ask.context.document()
+    until = query.until if query.until is not None else ask.context.now()
+    since = query.since if query.since is not None else until - HOUR
+    if since >= until:
+        raise TurnoutError("invalid", "'since' is not before 'until'; write an earlier 'since'.")
+    step = step_for(until - since, query.step)
+    if (until - since) / step > MOST:
+        raise TurnoutError(
+            "invalid", f"That is more than {MOST} buckets; write a longer 'step' or a later 'since'."
+        )
+    start = since // step * step
+    buckets = await store.series(name, since=start, until=until, step=step)
+    before = await store.reward_sums(name, until=start)
+    history = await store.allocation_history(name)
+    variants, declared = tuple(document.routes[name].variants), reported(document, name)
+    return answer(
+        {
+            "route": name,
+            "since": since,
+            "until": until,
+            "step": step,
+            "buckets": await asyncio.to_thread(series, variants, declared, buckets, before),
+            "allocations": steps(history, since, until),
+        }
+    )
+
+
+async def steer(ask: Ask) -> Response:
+    name, step = ask.route, await ask.body(RolloutStep)
+    if (step.action == "set") != (step.weight is not None):
+        raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
+    state = await ask.context.rollout(name, step.action, step.weight, ask.author)
+    return answer(dict(state))

@@ -1,0 +1,121 @@
+"""A route over time, as JSON: a pure function of the store's buckets and of the allocations in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any, Final
+
+from gateway.config.document import Metric
+from gateway.control.estimates import estimate
+from gateway.control.report import error_rate, latencies
+from gateway.state.base import BUCKET, Bucket, Counts, Published
+from gateway.telemetry.histogram import merge
+from policies.model import RewardSums
+
+Json = dict[str, Any]
+
+WANTED: Final = 120
+"""Buckets, where the caller does not say."""
+MOST: Final = 2000
+_STEPS: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
+_NO_SUMS: Final = RewardSums()
+
+
+def step_for(span: float, wanted: float | None = None) -> float:
+    """Seconds of one bucket: a multiple of the store's, round where the caller does not say."""
+    if wanted is not None:
+        return max(1, ceil(wanted / BUCKET)) * BUCKET
+    least = span / WANTED
+    return float(next((step for step in _STEPS if step >= least), ceil(least / 86400) * 86400))
+
+
+def series(
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    buckets: Iterable[Bucket],
+    before: Mapping[tuple[str, str], RewardSums],
+) -> list[Json]:
+    """The buckets as JSON, oldest first. ``before``: the rewards' sums up to the first of them."""
+    to_date = dict(before)
+    made = []
+    for start, found in _by_start(buckets):
+        for (variant, _), bucket in found.items():
+            for metric, sums in bucket.rewards.items():
+                key = (variant, metric)
+                to_date[key] = to_date.get(key, _NO_SUMS) + sums
+        made.append(_bucket(start, variants, declared, list(found.values()), to_date))
+    return made
+
+
+def _by_start(buckets: Iterable[Bucket]) -> list[tuple[float, dict[tuple[str, int], Bucket]]]:
+    found: dict[float, dict[tuple[str, int], Bucket]] = {}
+    for bucket in buckets:
+        found.setdefault(bucket.start, {})[bucket.variant, bucket.epoch] = bucket
+    return sorted(found.items())
+
+
+def _bucket(
+    start: float,
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    buckets: Sequence[Bucket],
+    to_date: Mapping[tuple[str, str], RewardSums],
+) -> Json:
+    known = dict.fromkeys([*variants, *(b.variant for b in buckets if b.variant)])
+    total = sum(b.counts.assigned for b in buckets if b.variant)
+    expected = sum(b.counts.expected for b in buckets if b.variant)
+    return {
+        "start": start,
+        "epoch": max(b.epoch for b in buckets),
+        "variants": {
+            name: _variant([b for b in buckets if b.variant == name], declared, total, expected)
+            | {
+                "to_date": {
+                    m: estimate(d.type, to_date.get((name, m), _NO_SUMS)) for m, d in declared.items()
+                }
+            }
+            for name in known
+        },
+    }
+
+
+def _variant(buckets: Sequence[Bucket], declared: Mapping[str, Metric], total: int, expected: float) -> Json:
+    counts = [b.counts for b in buckets]
+    assigned, errors = sum(c.assigned for c in counts), sum(c.errors for c in counts)
+    return {
+        "assigned": assigned,
+        "served": sum(c.served for c in counts),
+        "errors": errors,
+        "error_rate": error_rate(Counts(assigned=assigned, errors=errors)),
+        "fallbacks": sum(c.fallbacks for c in counts),
+        "share": assigned / total if total else None,
+        "allocated": sum(c.expected for c in counts) / expected if expected else None,
+        "latency_ms": latencies(_merged(counts, "latency"), _LATENCIES),
+        "gateway_ms": latencies(_merged(counts, "gateway"), _GATEWAY),
+        "rewards": {name: estimate(d.type, _summed(buckets, name)) for name, d in declared.items()},
+    }
+
+
+def _merged(counts: Sequence[Counts], which: str) -> Mapping[int, int]:
+    histograms = [getattr(c, which) for c in counts]
+    return histograms[0] if len(histograms) == 1 else merge(histograms)
+
+
+def _summed(buckets: Sequence[Bucket], metric: str) -> RewardSums:
+    total = _NO_SUMS
+    for bucket in buckets:
+        total += bucket.rewards.get(metric, _NO_SUMS)
+    return total
+
+
+def steps(history: Sequence[Published], since: float, until: float) -> list[Json]:
+    """The allocation in force at ``since`` and each change up to ``until``; at most `MOST`, the newest."""
+    within = [p for p in history if p.time <= until]
+    earlier = [p for p in within if p.time <= since]
+    return [
+        {"time": p.time, "epoch": p.epoch, "allocation": dict(p.probabilities), "reason": p.reason}
+        for p in (*earlier[-1:], *(p for p in within if p.time > since))
+    ][-MOST:]

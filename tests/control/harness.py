@@ -1,0 +1,220 @@
+"""A gateway without a data plane: the control API's context over a real store, revisions and allocations."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.config.document import Document
+from gateway.config.revisions import Revisions
+from gateway.control.context import Action, Live
+from gateway.dataplane.auth import ANYONE, LOCAL, Authenticator, Principal
+from gateway.errors import TurnoutError
+from gateway.loops.allocation import Allocations
+from gateway.record.rewards import RewardBook
+from gateway.record.token import Sealer
+from gateway.state.base import Event, Revision, Store
+from gateway.state.sqlite import SqliteStore
+
+KEYS: dict[str, str] = {
+    "app": "scopes: [infer, feedback], routes: [digits]",
+    "writer": "scopes: [feedback]",
+    "reader": "scopes: [read]",
+    "digits-reader": "scopes: [read], routes: [digits]",
+    "two-reader": "scopes: [read], routes: [digits, shop]",
+    "scraper": "scopes: [metrics]",
+    "inferrer": "scopes: [infer]",
+    "slow": "scopes: [read], rate: 1/s",
+    "ops": "scopes: [admin]",
+}
+"""By id; the secret is the id itself."""
+
+
+def auth() -> str:
+    rows = [
+        f'    - {{id: {name}, hash: "sha256:{hashlib.sha256(name.encode()).hexdigest()}", {rest}}}'
+        for name, rest in KEYS.items()
+    ]
+    return "auth:\n  keys:\n" + "\n".join(rows) + "\n"
+
+
+ROUTES = """\
+metrics:
+  correct: {type: boolean, description: the label was right}
+  delay: {type: real, goal: minimize}
+backends:
+  a: {url: "http://127.0.0.1:9101"}
+  b: {urls: ["http://127.0.0.1:9102", "http://127.0.0.1:9103"]}
+routes:
+  digits:
+    match: {path: /v2/models/digits}
+    variants: {v1: {backend: a}, v2: {backend: b}, v3: {backend: b}}
+    policy: {type: bandit, metric: correct, floor: 1%}
+    shadows: {v3: 50%}
+    fallback: [v1]
+  shop:
+    match: {path: /v2/models/shop}
+    variants: {old: {backend: a}, new: {backend: b}}
+    policy:
+      type: canary
+      baseline: old
+      candidate: new
+      stages: [{weight: 10%, for: 10m}, {weight: 50%, for: 1h, min_samples: 500}]
+      guardrails: [{metric: error_rate, max_increase: 1%}]
+  quiet:
+    match: {path: /v2/models/quiet}
+    variants: {only: {backend: a}}
+    policy: {type: single, variant: only}
+"""
+
+
+class Harness:
+    """The `gateway.control.context.Context` of the tests. What a test wants to steer is an attribute."""
+
+    def __init__(self, store: Store, sealer: Sealer, clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.now = clock
+        self.sealer = sealer
+        self.rewards = RewardBook(store, sealer, clock=clock)
+        self.readiness = (True, "")
+        self.rollouts: dict[str, dict[str, Any]] = {}
+        self.health: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self.shadow_counts: dict[str, dict[str, dict[str, int]]] = {}
+        self.allocations = Allocations(
+            store, owner="harness", clock=clock, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.authenticator = Authenticator(None)
+        self._news = asyncio.Event()
+
+    async def start(self, text: str) -> None:
+        await self.allocations.start()
+        self.revisions = Revisions(
+            self.store, clock=self.clock, env={}, check=lambda _: None, apply=self._apply
+        )
+        await self.revisions.start(text)
+        await self.allocations.step()
+
+    def _apply(self, document: Document, revision: Revision) -> None:
+        self.rewards.metrics = document.metrics
+        self.allocations.arrange(document)
+        if document.auth is None:
+            self.authenticator = Authenticator(None)
+            return
+        keys = {}
+        for key in document.auth.keys:
+            routes = None if key.routes is None else frozenset(key.routes)
+            bucket = None if key.rate is None else _bucket(key.rate)
+            keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
+        self.authenticator = Authenticator(keys)
+
+    # The context ------------------------------------------------------------------------------------
+    def document(self) -> Document:
+        return self.revisions.document
+
+    def revision(self) -> Revision:
+        return self.revisions.current
+
+    def live(self, route: str) -> Live | None:
+        held = self.allocations.held.get(route)
+        if held is None:
+            return None
+        document = self.document()
+        health: Mapping[str, Sequence[Mapping[str, Any]]] = self.health.get(route) or {
+            name: [
+                {"address": str(a), "state": "healthy", "in_flight": 0, "waiting": 0}
+                for a in document.backends[variant.backend].addresses
+            ]
+            for name, variant in document.routes[route].variants.items()
+        }
+        return Live(
+            held.epoch, self.revision().revision, held.allocation, health, self.shadow_counts.get(route, {})
+        )
+
+    def ready(self) -> tuple[bool, str]:
+        return self.readiness
+
+    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
+        if self.authenticator.open:
+            return LOCAL if client is not None and client.startswith("127.") else ANYONE
+        credential = headers.get("x-api-key") or headers.get("authorization")
+        return self.authenticator.principal(credential.encode() if credential else None, self.clock())
+
+    def metrics(self) -> bytes:
+        return b"# TYPE turnout_up gauge\nturnout_up 1\n"
+
+    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+        state = self.rollouts.get(route)
+        if state is None:
+            raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
+        if action == "promote" and state["state"] == "rolled_back":
+            raise TurnoutError("conflict", "The rollout was rolled back; resume it first.")
+        state["state"] = {
+            "pause": "paused",
+            "resume": "running",
+            "promote": "promoted",
+            "rollback": "rolled_back",
+        }.get(action, state["state"])
+        state["weight"] = weight if weight is not None else state["weight"]
+        await self.emit("rollout", route, {"action": action, "by": by})
+        return state
+
+    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
+        return self.rollouts.get(route)
+
+    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
+        return await self.revisions.propose(text, by, if_match)
+
+    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
+        return await self.revisions.restore(revision, by, if_match)
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
+        event = await self.store.add_event(time=self.clock(), kind=kind, route=route, data=json.dumps(data))
+        self._news.set()
+        return event
+
+    async def next_events(self, after: int, timeout: float) -> list[Event]:
+        self._news.clear()
+        found = await self.store.events(after=after)
+        if found:
+            return found
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout)
+        except TimeoutError:
+            return []
+        return await self.store.events(after=after)
+
+
+def _bucket(rate: float) -> Any:
+    from gateway.dataplane.auth import Bucket
+
+    return Bucket(rate)
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self, at: float = 1_800_000_000.0) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@asynccontextmanager
+async def started(path: Path, text: str | None = None, clock: Clock | None = None) -> AsyncIterator[Harness]:
+    """A harness over the SQLite file ``path``; ``text`` is the configuration (default: `auth` and `ROUTES`)."""
+    store = SqliteStore(path)
+    await store.open()
+    sealer = Sealer({1: await store.secret("decision-id")}, current=1)
+    made = Harness(store, sealer, clock or Clock())
+    try:
+        await made.start(text if text is not None else auth() + ROUTES)
+        yield made
+    finally:
+        await store.close()
