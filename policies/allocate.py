@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from policies import bandit, canary, shadow, single, split
+from policies import bandit, canary, contextual, shadow, single, split
 from policies.bandit import Bandit
 from policies.canary import Canary
+from policies.contextual import Contextual
 from policies.model import Allocation, Learned
 from policies.shadow import Shadow
 from policies.single import Single
 from policies.split import Split
 
-Plan = Single | Split | Shadow | Canary | Bandit
+Plan = Single | Split | Shadow | Canary | Bandit | Contextual
 
 _NOTHING = Learned()
 
@@ -33,3 +34,5 @@ def allocate(plan: Plan, learned: Learned = _NOTHING, now: float = 0.0) -> Alloc
             return canary.allocate(plan, learned.weight)
         case Bandit():
             return bandit.allocate(plan, learned)
+        case Contextual():
+            return contextual.allocate(plan, learned)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from policies.allocate import allocate
+from policies.contextual import Contextual, ensemble
+from policies.features import Categorical, Numeric, columns, encode
+from policies.linear import LinearSums, fit, total
+from policies.model import Learned
+from policies.posterior import Student, compare
+
+FEATURES = (Categorical("tier", ("free", "paid")), Numeric("length", 0, 100))
+
+
+def plan(*variants: str, **rest: object) -> Contextual:
+    return Contextual(variants or ("a", "b"), "correct", rest.pop("features", FEATURES), **rest)  # type: ignore[arg-type]
+
+
+def test_rows_of_features() -> None:
+    assert columns(FEATURES) == ("constant", "tier=free", "tier=paid", "length", "length missing")
+    assert encode(FEATURES, {"tier": "paid", "length": "75"}) == (1, 0, 1, 0.5, 0)
+    assert encode(FEATURES, {"tier": "else", "length": 1e9}) == (1, 0, 0, 1, 0)
+    for unreadable in (None, "long", "nan", float("nan")):
+        assert encode(FEATURES, {"length": unreadable}) == (1, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, math.inf)])
+def test_a_range_that_is_none_is_refused(bad: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="minimum must be below maximum"):
+        Numeric("x", *bad)
+    with pytest.raises(ValueError, match="each only once"):
+        Categorical("x", ("a", "a"))
+
+
+def test_the_posterior_is_the_textbook_one() -> None:
+    rng = np.random.default_rng(1)
+    x = np.column_stack([np.ones(40), rng.normal(size=(40, 2))])
+    r = x @ [2.0, -1.0, 0.5] + rng.normal(0, 0.3, 40)
+    (made,) = fit([LinearSums.of(x.tolist(), r.tolist())], strength=0.7)
+    m0 = np.array([r.mean(), 0, 0])
+    prior, b0 = 0.7 * np.eye(3), 0.5 * r.var()
+    precision = prior + x.T @ x
+    mean = np.linalg.solve(precision, prior @ m0 + x.T @ r)
+    assert made.mean == pytest.approx(mean)
+    assert made.a == 1.5 + 20
+    assert made.b == pytest.approx(b0 + 0.5 * (r @ r + m0 @ prior @ m0 - mean @ precision @ mean))
+    draws = made.draw(np.random.default_rng(2), 100_000)
+    assert draws.mean(axis=0) == pytest.approx(mean, abs=1e-9), "mirrored pairs have the exact mean"
+    covariance = made.b / (made.a - 1) * np.linalg.inv(precision)
+    assert np.cov(draws.T) == pytest.approx(covariance, abs=0.02 * covariance.max())
+
+
+def test_sums_commute_and_subtract() -> None:
+    rng = np.random.default_rng(4)
+    x, r = rng.normal(size=(30, 3)), rng.normal(size=30)
+    whole = LinearSums.of(x, r)
+    parts = [LinearSums.of(x[k : k + 10], r[k : k + 10]) for k in (0, 10, 20)]
+    again = total([parts[2], parts[0], parts[1]], 3) - parts[1] + parts[1]
+    assert again.xx == pytest.approx(whole.xx)
+    assert again.xr == pytest.approx(whole.xr)
+    assert (again.count, again.rr) == pytest.approx((30, whole.rr))
+    kept = LinearSums.from_dict(whole.as_dict())
+    assert (kept.xx == whole.xx).all()
+    assert kept.rr == whole.rr
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32), st.one_of(st.just(0.0), st.floats(1e-3, 0.1)))
+@settings(deadline=None, max_examples=40)
+def test_the_recorded_propensity_is_the_length_of_the_range(k: int, seed: int, floor: float) -> None:
+    names = tuple(f"v{i}" for i in range(k))
+    rng = np.random.default_rng(seed)
+    sums = {n: LinearSums.of(rng.normal(size=(20, 5)), rng.normal(size=20)) for n in names}
+    made = ensemble(plan(*names, floor=floor, draws=64), sums, rng)
+    row = tuple(rng.uniform(-1, 1, 5).tolist())
+    shares = made.shares(row)
+    assert math.isclose(sum(shares), 1.0, abs_tol=1e-12)
+    cuts = np.concatenate([[0.0], np.cumsum(shares)])
+    for i, share in enumerate(shares):
+        if share > 0:
+            inside = made.decide_row(row, float(cuts[i] + 0.5 * share))
+            assert inside.variant == names[i]
+            assert math.isclose(inside.propensity, share, rel_tol=1e-12)
+    assert all(share >= floor for share in shares)
+    assert made.decide_row(row, 1 - 2**-53).propensity > 0
+
+
+def test_shares_tend_to_the_probability_of_being_best() -> None:
+    rng = np.random.default_rng(9)
+    x = np.column_stack([np.ones(60), rng.integers(0, 2, 60), np.zeros((60, 3))])
+    sums = {
+        n: LinearSums.of(x, x @ [0.4, shift, 0, 0, 0] + rng.normal(0, 0.5, 60))
+        for n, shift in (("a", 0.1), ("b", 0.2))
+    }
+    made = ensemble(plan(floor=0.0, draws=100_000), sums, rng)
+    row = (1.0, 1.0, 0.0, 0.0, 0.0)
+    marginals = []
+    for coefficients in made.posteriors:
+        mean, scale = coefficients.predict(np.array([row]))
+        marginals.append(Student(2 * coefficients.a, float(mean[0]), float(scale[0])))
+    assert made.shares(row) == pytest.approx(compare(marginals).probability_best, abs=0.01)
+
+
+def test_every_replica_with_the_seed_decides_alike() -> None:
+    sums = {"a": LinearSums.of([[1, 0, 1, 0.5, 0]] * 5, [1, 0, 1, 1, 0])}
+    one, two = (ensemble(plan(), sums, np.random.default_rng([7, 3])) for _ in range(2))
+    for u in np.linspace(0, 1 - 1e-9, 50):
+        assert one.decide({"tier": "paid"}, float(u)) == two.decide({"tier": "paid"}, float(u))
+
+
+def test_less_is_better_when_the_goal_says_so() -> None:
+    x = [[1.0, 0, 0, 0, 0]] * 50
+    noise = np.random.default_rng(0).normal(0, 0.1, 50)
+    sums = {"a": LinearSums.of(x, 1 + noise), "b": LinearSums.of(x, 2 + noise)}
+    for goal, better in (("minimize", "a"), ("maximize", "b")):
+        made = ensemble(plan(goal=goal, floor=0.0), sums, np.random.default_rng(1))
+        assert dict(zip(("a", "b"), made.shares(tuple(x[0])), strict=True))[better] > 0.99
+
+
+def test_caps_hold_for_every_row() -> None:
+    made = ensemble(plan("a", "b", "c"), {}, np.random.default_rng(1), caps={"b": 0.0, "c": 0.05})
+    assert made.shares((1, 0, 0, 0, 0)) == pytest.approx((0.95, 0.0, 0.05))
+    with pytest.raises(ValueError, match="leave less than everything"):
+        ensemble(plan(), {}, np.random.default_rng(1), caps={"a": 0.1, "b": 0.1})
+
+
+def test_plans_that_make_no_sense_are_refused() -> None:
+    for kwargs, message in (
+        ({"floor": 0.6}, "more than everything"),
+        ({"draws": 7}, "even number"),
+        ({"strength": 0.0}, "strength"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(**kwargs)
+    with pytest.raises(ValueError, match="rows of 5 columns: constant, tier=free"):
+        ensemble(plan(), {"a": LinearSums.empty(3)}, np.random.default_rng(1))
+    with pytest.raises(ValueError, match="lies in"):
+        ensemble(plan(), {}, np.random.default_rng(1)).decide({}, 1.0)
+
+
+def test_before_the_first_ensemble_shares_are_even() -> None:
+    assert allocate(plan("a", "b", "c"), Learned(caps={"a": 0.2})).as_dict() == pytest.approx(
+        {"a": 0.2, "b": 0.4, "c": 0.4}
+    )
+
+
+def test_it_learns_who_is_best_for_whom_and_the_record_can_be_trusted() -> None:
+    """b is better for paid, a for free; importance weights with the recorded propensities are unbiased."""
+    rng = np.random.default_rng(17)
+    made_plan = plan(floor=0.05, features=(Categorical("tier", ("free", "paid")),))
+    chance = {("a", "free"): 0.7, ("a", "paid"): 0.4, ("b", "free"): 0.5, ("b", "paid"): 0.6}
+    sums = {name: LinearSums.empty(3) for name in made_plan.variants}
+    weights, best = [], 0
+    for step in range(40):
+        now = ensemble(made_plan, sums, rng)
+        for _ in range(50):
+            tier = ("free", "paid")[rng.integers(2)]
+            decision = now.decide({"tier": tier}, rng.random())
+            reward = float(rng.random() < chance[decision.variant, tier])
+            row = encode(made_plan.features, {"tier": tier})
+            sums[decision.variant] += LinearSums.of([row], [reward])
+            weights.append((decision.variant == "a") / decision.propensity)
+            best += step >= 20 and decision.variant == {"free": "a", "paid": "b"}[tier]
+    assert best / 1000 > 0.8
+    error = np.std(weights) / math.sqrt(len(weights))
+    assert abs(np.mean(weights) - 1.0) < stats.norm.isf(1e-5) * error
