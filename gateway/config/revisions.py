@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,11 +19,13 @@ from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
-from gateway.config.faults import ConfigError, Fault
+from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.files import unusable_files
-from gateway.config.load import load
+from gateway.config.load import Examined, examine
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, Store
+
+log = logging.getLogger("turnout.config")
 
 Check = Callable[[Document], None]
 """Raises `ConfigError` when the gateway could not run with the document; changes nothing."""
@@ -57,6 +60,8 @@ class Problem:
 
     time: float
     author: str
+    etag: str
+    """Of the refused text."""
     error: ConfigError
 
 
@@ -68,13 +73,22 @@ class Revisions:
     """
 
     def __init__(
-        self, store: Store, *, clock: Clock, env: Mapping[str, str], check: Check, apply: Apply
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        env: Mapping[str, str],
+        check: Check,
+        apply: Apply,
+        name: str = "the configuration file",
     ) -> None:
+        """``name`` is what messages call the configuration file."""
         self._store = store
         self._clock = clock
         self._env = env
         self._check = check
         self._apply = apply
+        self._name = name
         self._current: tuple[Revision, Document] | None = None
         self.problem: Problem | None = None
         """The last refused file or foreign revision; None once a good one has come."""
@@ -109,7 +123,7 @@ class Revisions:
                 before = next((found for found in older if found.etag == etag(text)), None)
                 if newest.etag == etag(text) or before is None:
                     raise
-                self.problem = Problem(self._clock(), newest.author, error)
+                self.problem = Problem(self._clock(), newest.author, newest.etag, error)
                 return self._put_in_force(before, await self._checked(text, FILE_AUTHOR))
 
     async def history(self, *, limit: int = 100) -> list[Revision]:
@@ -149,7 +163,7 @@ class Revisions:
         try:
             return await self.propose(text, FILE_AUTHOR, "*")
         except ConfigError as error:
-            self.problem = Problem(self._clock(), FILE_AUTHOR, error)
+            self.problem = Problem(self._clock(), FILE_AUTHOR, etag(text), error)
             return None
 
     async def refresh(self) -> Revision | None:
@@ -158,15 +172,14 @@ class Revisions:
         What does not load here (a variable is not set on this machine, say) becomes a `problem`.
         """
         newest = await self._newest()
-        source = _source(newest.author, newest.etag)
         if newest.revision <= self.current.revision:
             return None
-        if self.problem is not None and self.problem.error.source == source:
+        if self.problem is not None and self.problem.etag == newest.etag:
             return None  # refused before, and said so
         try:
             document = await self._checked(newest.document, newest.author)
         except ConfigError as error:
-            self.problem = Problem(self._clock(), newest.author, error)
+            self.problem = Problem(self._clock(), newest.author, newest.etag, error)
             return None
         if newest.revision <= self.current.revision:
             return None  # an edit here was faster
@@ -177,22 +190,23 @@ class Revisions:
         return next(iter(await self._store.revisions(limit=1)), self.current)
 
     async def _checked(self, text: str, author: str) -> Document:
-        source = _source(author, etag(text))
-
-        document, unusable = await asyncio.to_thread(self._read, text, source)
-        if unusable:
-            raise ConfigError(source, unusable)
+        source = self._name if author == FILE_AUTHOR else f"the configuration by {author}"
+        found, unusable = await asyncio.to_thread(self._read, text)
+        if found.document is None or unusable:
+            raise ConfigError(source, (*found.faults, *unusable))
         try:
-            self._check(document)
+            self._check(found.document)
         except OSError as error:  # some file that is gone since
             raise ConfigError(
                 source, [Fault(0, 0, "", f"the gateway can't run with this: {error}")]
             ) from error
-        return document
+        for warning in found.warnings:
+            log.warning("%s", render_faults([warning], source=source))
+        return found.document
 
-    def _read(self, text: str, source: str) -> tuple[Document, list[Fault]]:
-        document = load(text, source=source, env=self._env)
-        return document, list(unusable_files(document))
+    def _read(self, text: str) -> tuple[Examined, list[Fault]]:
+        found = examine(text, env=self._env)
+        return found, list(unusable_files(found.document)) if found.document is not None else []
 
     async def _accept(self, text: str, author: str, document: Document) -> Revision:
         revision = await self._store.add_revision(
@@ -227,7 +241,3 @@ class Revisions:
         self._current = (revision, document)
         self._apply(document, revision)
         return revision
-
-
-def _source(author: str, tag: str) -> str:
-    return f"the configuration file {tag}" if author == FILE_AUTHOR else f"revision {tag} by {author}"

@@ -155,6 +155,11 @@ async def test_the_text_in_force_again_is_no_revision(revisions: Revisions, gate
     assert len(gateway.applied) == 1
 
 
+async def test_warnings_are_logged(revisions: Revisions, caplog: pytest.LogCaptureFixture) -> None:
+    await revisions.propose("listen: 0.0.0.0:5\nroutes: {}\n", "ops", "*")
+    assert "the configuration by ops:1:9: listen: without 'auth' everyone" in caplog.text
+
+
 async def test_of_many_edits_at_once_one_wins(store: Store, gateway: Gateway, revisions: Revisions) -> None:
     others = [gateway.revisions(store) for _ in range(3)]
     for other in others:
