@@ -11,7 +11,8 @@ Its unit's point picks among these. So the shares *are* the propensities, to the
 as M grows they tend to Thompson sampling's own (Lu & Van Roy, "Ensemble Sampling", 2017, bound what a
 finite ensemble loses). The same unit with the same features keeps its variant while the ensemble stands,
 and every replica that draws with the same seed from the same sums decides alike. One product of a
-(M K, d) matrix with the row, about 10 µs for 256 draws; rows that recur are remembered.
+(M K, d) matrix with the row decides (`benchmarks/policies.py` has the cost); rows that recur are
+remembered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -79,7 +81,7 @@ class Ensemble:
 
     plan: Contextual
     coefficients: Array
-    """(K, M, d); with the sign that makes more better."""
+    """(M, K, d); with the sign that makes more better."""
     caps: tuple[float, ...]
     posteriors: tuple[Coefficients, ...]
     _remembered: object = field(init=False, repr=False)
@@ -90,7 +92,7 @@ class Ensemble:
     def shares(self, row: Sequence[float]) -> tuple[float, ...]:
         """The K exact probabilities for an encoded row (d numbers); they sum to 1."""
         k = len(self.plan.variants)
-        best = (self.coefficients @ np.asarray(row)).argmax(axis=0)
+        best = (self.coefficients @ np.asarray(row)).argmax(axis=1)
         votes = np.bincount(best, minlength=k) / self.plan.draws
         return tuple(capped(floored(votes.tolist(), self.plan.floor), self.caps))
 
@@ -108,8 +110,11 @@ class Ensemble:
 
     def _decisions(self, row: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[Decision, ...]]:
         """Bounds and what lies below each, for those variants that have a share at all."""
-        made = allocation(dict(zip(self.plan.variants, self.shares(row), strict=True)))
-        return made.bounds, tuple(made.decisions[owner] for owner in made.owners)
+        rows = enumerate(zip(self.plan.variants, self.shares(row), strict=True))
+        own = tuple(Decision(name, k, share, forced=False) for k, (name, share) in rows if share)
+        bounds = list(accumulate(decision.propensity for decision in own))
+        bounds[-1] = 1.0  # the sum of the shares but for rounding
+        return tuple(bounds), own
 
 
 def ensemble(
@@ -135,4 +140,6 @@ def ensemble(
     capped(
         [1.0 / len(limits)] * len(limits), limits
     )  # refuses caps that can't hold, before any request meets them
-    return Ensemble(plan, sign * np.stack([c.draw(rng, plan.draws) for c in fitted]), limits, tuple(fitted))
+    return Ensemble(
+        plan, sign * np.stack([c.draw(rng, plan.draws) for c in fitted], axis=1), limits, tuple(fitted)
+    )
