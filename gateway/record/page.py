@@ -109,10 +109,15 @@ def _floats(values: Sequence[float]) -> Column:
 
 
 def _integers(values: Sequence[int]) -> Column:
-    if min(values) < 0:
+    span = values[:1] if _same(values) else values
+    if min(span) < 0:
         return _packed("q", values)
-    top = max(values)
+    top = max(span)
     return _packed(next(code for limit, code in _UNSIGNED if top < limit), values)
+
+
+def _units(values: Sequence[int]) -> Column:
+    return _packed("Q", values)
 
 
 def _text(values: Sequence[str]) -> bytes:
@@ -120,6 +125,10 @@ def _text(values: Sequence[str]) -> bytes:
     if sys.byteorder == "big":
         lengths.byteswap()
     return lengths.tobytes() + "".join(values).encode("utf-8", "surrogatepass")
+
+
+def _own_text(values: Sequence[str]) -> Column:
+    return b"t", _text(values)
 
 
 def _names(values: Sequence[str]) -> Column:
@@ -181,4 +190,4 @@ _INTEGERS: Final = (
 )
 _ENCODERS: Final[dict[str, Callable[[Sequence[Any]], Column]]] = {
     name: _floats if name in _FLOATS else _integers if name in _INTEGERS else _names for name in _NAMES
-} | {"decision": _raw}
+} | {"decision": _raw, "unit": _units, "request_id": _own_text}

@@ -68,7 +68,7 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
             cells.setdefault(_key(group, group.served), Counts()).served += size
     _add_times(cells, groups, codes, by_column.total_ms, "latency")
     _add_times(cells, groups, codes, by_column.gateway_ms, "gateway")
-    _add_expected(cells, groups, sizes, _recorded(by_column), shares)
+    _add_expected(cells, groups, sizes, by_column, shares)
     return cells
 
 
@@ -82,7 +82,7 @@ def _key(group: _Group, variant: str) -> CellKey:
 
 
 def _grouped(by_column: Any) -> tuple[list[_Group], NDArray[np.int64]]:
-    buckets = np.floor_divide(by_column.time, BUCKET).tolist()
+    buckets = (np.asarray(by_column.time, np.float64) // BUCKET).tolist()
     raw = list(
         zip(by_column.route, buckets, by_column.epoch, by_column.assigned, by_column.served, strict=True)
     )
@@ -117,11 +117,11 @@ def _add_times(
 ) -> None:
     places = codes * _STRIDE + histogram.indices(np.asarray(times, np.float64))
     found, counts = np.unique(places, return_counts=True)
+    targets = [getattr(cells[_key(g, g.served)], name) if g.served else {} for g in groups]
     for code, count in zip(found.tolist(), counts.tolist(), strict=True):
-        group = groups[code // _STRIDE]
-        if group.served:
-            buckets = getattr(cells[_key(group, group.served)], name)
-            buckets[code % _STRIDE] = buckets.get(code % _STRIDE, 0) + count
+        place, i = divmod(code, _STRIDE)
+        buckets = targets[place]
+        buckets[i] = buckets.get(i, 0) + count
 
 
 def _recorded(by_column: Any) -> dict[tuple[str, int], dict[str, float]]:
@@ -136,15 +136,20 @@ def _add_expected(
     cells: dict[CellKey, Counts],
     groups: list[_Group],
     sizes: list[int],
-    recorded: Mapping[tuple[str, int], Mapping[str, float]],
+    by_column: Any,
     shares: Shares,
 ) -> None:
+    recorded: dict[tuple[str, int], dict[str, float]] | None = None
     totals: dict[tuple[str, int, int], int] = {}
     for group, size in zip(groups, sizes, strict=True):
         place = (group.route, group.start, group.epoch)
         totals[place] = totals.get(place, 0) + size
     for (route, start, epoch), size in totals.items():
-        for variant, share in (shares(route, epoch) or recorded[route, epoch]).items():
+        published = shares(route, epoch)
+        if not published:
+            recorded = recorded or _recorded(by_column)
+            published = recorded[route, epoch]
+        for variant, share in published.items():
             cells.setdefault(CellKey(route, start, epoch, variant), Counts()).expected += size * share
 
 

@@ -89,6 +89,7 @@ def merge(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 # The packed form, as the stores keep it -----------------------------------------------------------
 _PAIR: Final = np.dtype([("i", "<u2"), ("n", "<u4")])
+_MOST: Final = 0xFFFF_FFFF
 
 
 def pack(counts: Mapping[int, int]) -> bytes:
@@ -97,24 +98,36 @@ def pack(counts: Mapping[int, int]) -> bytes:
     Two packed histograms can be joined end to end: `unpack` adds what has the same number. A count
     beyond 32 bits is split over several pairs.
     """
-    items = [pair for i in sorted(counts) for pair in _pairs(i, counts[i])]
-    return np.array(items, dtype=_PAIR).tobytes() if items else b""
+    numbers = sorted(i for i, count in counts.items() if count > 0)
+    return _packed(np.array(numbers, np.int64), np.array([counts[i] for i in numbers], np.int64))
 
 
-def _pairs(i: int, count: int) -> list[tuple[int, int]]:
-    most = 0xFFFF_FFFF
-    if count <= most:
-        return [(i, count)] if count > 0 else []
-    whole, rest = divmod(count, most)
-    return [(i, most)] * whole + ([(i, rest)] if rest else [])
+def merge_packed(*packed: bytes) -> bytes:
+    """The sum of packed histograms, packed."""
+    return _packed(*_summed(packed))
 
 
 def unpack(*packed: bytes) -> dict[int, int]:
     """The sum of any number of packed histograms."""
+    numbers, counts = _summed(packed)
+    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def _summed(packed: Iterable[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     pairs: NDArray[Any] = np.frombuffer(b"".join(packed), dtype=_PAIR)
-    if not len(pairs):
-        return {}
     # Weighted bincount adds in doubles: exact to 2**53, which is 285 years at a million a second.
     sums = np.bincount(pairs["i"], weights=pairs["n"])
     present = np.flatnonzero(sums)
-    return dict(zip(present.tolist(), sums[present].astype(np.int64).tolist(), strict=True))
+    return present, sums[present].astype(np.int64)
+
+
+def _packed(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> bytes:
+    parts = []
+    while len(numbers):
+        pairs = np.empty(len(numbers), _PAIR)
+        pairs["i"] = numbers
+        pairs["n"] = np.minimum(counts, _MOST)
+        parts.append(pairs.tobytes())
+        more = counts > _MOST
+        numbers, counts = numbers[more], counts[more] - _MOST
+    return b"".join(parts)

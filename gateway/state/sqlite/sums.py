@@ -9,7 +9,7 @@ from typing import Final
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
-from gateway.telemetry.histogram import pack, unpack
+from gateway.telemetry.histogram import merge_packed, pack, unpack
 from policies.model import RewardSums
 
 _ALWAYS: Final = 1 << 62
@@ -39,7 +39,7 @@ def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -
 
 
 def _joined(old: bytes, added: bytes) -> bytes:
-    return pack(unpack(old, added)) if old and added else old or added
+    return merge_packed(old, added) if old and added else old or added
 
 
 def add_sums(connection: sqlite3.Connection, cells: Mapping[SumKey, ExactSums]) -> None:
