@@ -72,6 +72,7 @@ def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
     if len(text) > LARGEST:
         return None, [Fault(0, 0, "", f"the file has more than {LARGEST} characters; write a smaller one")]
     try:
+        text.encode()
         # Composing recurses, in C without a guard: the depth is counted on the flat events first.
         if too_deep := _too_deep(text):
             return None, [too_deep]
