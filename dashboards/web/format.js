@@ -1,0 +1,115 @@
+// Figures as people read them: no more digits than the interval allows, and times in the reader's own zone.
+
+const NONE = "–";
+const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const clockSeconds = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+export const none = NONE;
+
+export function count(n) {
+  if (n === null || n === undefined) return NONE;
+  return Number.isInteger(n) ? whole.format(n) : fixed(n, 1);
+}
+
+export function short(n) {
+  if (n < 10_000) return whole.format(n);
+  return new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 }).format(n);
+}
+
+function fixed(x, digits) {
+  return new Intl.NumberFormat(undefined, {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  }).format(x);
+}
+
+// How many decimals an interval of this half-width leaves room for: its own first digit, no more.
+export function decimals(half, most = 6) {
+  if (!(half > 0)) return 0;
+  return Math.min(most, Math.max(0, Math.ceil(-Math.log10(half))));
+}
+
+export function share(p) {
+  if (p === null || p === undefined) return NONE;
+  if (p <= 0) return "0%";
+  if (p >= 1) return "100%";
+  if (p < 0.001) return "<0.1%";
+  if (p > 0.999) return ">99.9%";
+  const percent = p * 100;
+  return fixed(percent, Math.abs(percent - Math.round(percent)) < 0.05 ? 0 : 1) + "%";
+}
+
+// A probability that is itself an estimate: whole percents, but honest at the ends.
+export function probability(p) {
+  if (p === null || p === undefined) return NONE;
+  if (p < 0.001) return "<0.1%";
+  if (p > 0.999) return ">99.9%";
+  return fixed(p * 100, p < 0.01 || p > 0.99 ? 1 : 0) + "%";
+}
+
+const relative = (type) => type === "boolean" || type === "fraction";
+
+// An estimate {count, mean, interval} of a metric's type, as {mean, interval} in words.
+export function estimate(found, type) {
+  if (!found || found.mean === null) return { mean: NONE, interval: "" };
+  const factor = relative(type) ? 100 : 1;
+  const unit = relative(type) ? "%" : "";
+  if (!found.interval) return { mean: significant(found.mean * factor, 3) + unit, interval: "" };
+  const [low, high] = found.interval.map((end) => end * factor);
+  const digits = decimals((high - low) / 2, relative(type) ? 3 : 6);
+  const text = (x) => fixed(x, digits);
+  return { mean: text(found.mean * factor) + unit, interval: `${text(low)} – ${text(high)}${unit}` };
+}
+
+export function tick(x, step, type) {
+  const factor = relative(type) ? 100 : 1;
+  return fixed(x * factor, decimals(step * factor * 0.999)) + (relative(type) ? "%" : "");
+}
+
+export function significant(x, digits) {
+  if (x === 0) return "0";
+  return new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits }).format(x);
+}
+
+// An expected loss, in the metric's own unit; percentage points for shares.
+export function loss(x, type) {
+  if (x === null || x === undefined) return NONE;
+  const value = relative(type) ? x * 100 : x;
+  const unit = relative(type) ? " pp" : "";
+  if (value === 0) return "0" + unit;
+  if (relative(type) && value < 0.001) return "<0.001" + unit;
+  return significant(value, 2) + unit;
+}
+
+export function milliseconds(ms) {
+  if (ms === null || ms === undefined) return NONE;
+  if (ms >= 10_000) return significant(ms / 1000, 3) + " s";
+  if (ms >= 1000) return fixed(ms / 1000, 2) + " s";
+  return significant(ms, ms < 1 ? 2 : 3) + " ms";
+}
+
+export function seconds(s) {
+  if (s < 90) return `${Math.round(s)} s`;
+  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 129_600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86_400)} d`;
+}
+
+export function time(at) {
+  return full.format(at * 1000);
+}
+
+export function timeOn(at, span) {
+  const when = at * 1000;
+  if (span > 172_800) return day.format(when);
+  if (span > 86_400) return `${day.format(when)} ${clock.format(when)}`;
+  return span < 600 ? clockSeconds.format(when) : clock.format(when);
+}
+
+export function ago(at, now) {
+  const past = Math.max(0, now - at);
+  return past < 5 ? "just now" : `${seconds(past)} ago`;
+}

@@ -1,0 +1,99 @@
+// What the figures say, in sentences; careful ones while the data are thin.
+
+import { count, loss, probability, share } from "./format.js";
+
+export const FEW = 30; // rewards of a variant below which nothing is claimed
+const CLEAR = 0.95;
+
+export const POLICIES = {
+  single: "Single variant",
+  split: "Fixed split",
+  shadow: "Shadow",
+  canary: "Canary",
+  bandit: "Bandit",
+};
+
+export const STATES = {
+  running: "Running",
+  waiting: "Waiting for you",
+  paused: "Paused",
+  halted: "Halted",
+  promoted: "Promoted",
+  rolled_back: "Rolled back",
+};
+
+export const VERDICTS = {
+  pass: ["✓", "pass"],
+  fail: ["✕", "fail"],
+  inconclusive: ["?", "can't tell yet"],
+  error: ["!", "could not look"],
+};
+
+// {tone, title, detail}: tone is one of good, open, thin.
+export function standing(report) {
+  const names = Object.keys(report.metrics);
+  if (!names.length) {
+    return thin("No reward metric is declared", "Variants can be compared by errors and latency only.");
+  }
+  const taking = Object.entries(report.variants).filter(([, v]) => v.probability_best !== null);
+  if (!report.metric || taking.length < 2) return withoutContest(report, names);
+  const single = report.metric in report.metrics ? report.metric : null;
+  const rewards = ([, v]) => (single ? v.rewards[single].count : leastRewards(v));
+  const few = taking.filter((one) => rewards(one) < FEW);
+  if (few.length) {
+    const listed = few.map((one) => `${one[0]} has ${count(rewards(one))}`).join(", ");
+    return thin("Too few rewards to tell", `Each variant needs about ${FEW}; ${listed}.`);
+  }
+  const [name, best] = taking.reduce((a, b) => (b[1].probability_best > a[1].probability_best ? b : a));
+  const odds = probability(best.probability_best);
+  const type = single ? report.metrics[single].type : "real";
+  const risk = `If you chose ${name} now, you would expect to lose ${loss(best.expected_loss, type)} of ${report.metric}.`;
+  if (best.probability_best >= CLEAR) {
+    return { tone: "good", title: `${name} is best with ${odds} probability`, detail: risk };
+  }
+  return { tone: "open", title: `No clear winner yet: ${name} leads with ${odds}`, detail: risk };
+}
+
+function withoutContest(report, names) {
+  const rewarded = Object.values(report.variants).some((v) => names.some((n) => v.rewards[n].count > 0));
+  if (!rewarded) {
+    return thin("No rewards yet", `Report ${names.join(", ")} through POST /-/feedback, and the variants can be compared.`);
+  }
+  if (Object.keys(report.variants).length < 2) return thin("One variant only", "There is nothing to compare it with.");
+  return thin("Nothing to compare yet", "Only one variant has rewards so far.");
+}
+
+function leastRewards(variant) {
+  return Math.min(...Object.values(variant.rewards).map((r) => r.count));
+}
+
+function thin(title, detail) {
+  return { tone: "thin", title, detail };
+}
+
+export function event(one) {
+  const data = one.data ?? {};
+  switch (one.kind) {
+    case "allocation": {
+      const shares = Object.entries(data.allocation ?? {}).map(([name, p]) => `${name} ${share(p)}`);
+      return ["Allocation", `${shares.join(" · ")}${data.reason ? ` (${data.reason})` : ""}`];
+    }
+    case "config":
+      return ["Configuration", `revision ${data.revision} by ${data.author}`];
+    case "config_refused":
+      return ["Configuration refused", String(data.error ?? "")];
+    default:
+      return [sentence(one.kind), data.message ?? plain(data)];
+  }
+}
+
+export function sentence(text) {
+  const spaced = String(text).replaceAll("_", " ");
+  return spaced.charAt(0).toUpperCase() + spaced.slice(1);
+}
+
+function plain(data) {
+  return Object.entries(data)
+    .map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .join(" · ");
+}
