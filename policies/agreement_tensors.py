@@ -1,0 +1,250 @@
+"""Open Inference Protocol v2 answers: tensors by name, in JSON or binary form, decoded alike."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.agreement_findings import Findings
+from policies.agreement_forms import Answer, Comparison, Json, Malformed, dictionary, parse_json, sequence
+
+Array = npt.NDArray[Any]
+
+_KINDS: Final[dict[str, tuple[str, str]]] = {
+    "BOOL": ("bool", "?"),
+    "UINT8": ("int", "<u1"),
+    "UINT16": ("int", "<u2"),
+    "UINT32": ("int", "<u4"),
+    "UINT64": ("int", "<u8"),
+    "INT8": ("int", "<i1"),
+    "INT16": ("int", "<i2"),
+    "INT32": ("int", "<i4"),
+    "INT64": ("int", "<i8"),
+    "FP16": ("float", "<f2"),
+    "BF16": ("float", "<u2"),
+    "FP32": ("float", "<f4"),
+    "FP64": ("float", "<f8"),
+    "BYTES": ("bytes", "O"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """``values`` flat: float64 for every float type, 64-bit integers, booleans, or bytes objects."""
+
+    kind: str
+    shape: tuple[int, ...]
+    values: Array
+
+
+def is_v2(document: Json) -> bool:
+    """Whether a JSON document looks like a v2 answer."""
+    outputs = dictionary(document).get("outputs")
+    return isinstance(outputs, list) and all(
+        isinstance(output, dict)
+        and isinstance(output.get("name"), str)
+        and isinstance(output.get("datatype"), str)
+        for output in outputs
+    )
+
+
+def decode(answer: Answer, body: bytes, document: Json = None) -> dict[str, Tensor]:
+    """Tensors by name. ``document``: the parsed body if it is known already. Raises Malformed."""
+    rest = memoryview(b"")
+    if answer.inference_header:
+        length = _header_length(answer.inference_header, len(body))
+        document, rest = parse_json(body[:length]), memoryview(body)[length:]
+    elif document is None:
+        document = parse_json(body)
+    if not is_v2(document):
+        raise Malformed("the answer has no list 'outputs' of tensors with name and datatype")
+    tensors: dict[str, Tensor] = {}
+    for output in document["outputs"]:
+        name = output["name"]
+        size = dictionary(output.get("parameters")).get("binary_data_size")
+        if size is None:
+            tensors[name] = _from_json(name, output)
+            continue
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise Malformed(f"output {name[:80]!r} says it has more binary data than there is")
+        tensors[name] = _from_bytes(name, output, rest[:size])
+        rest = rest[size:]
+    if len(rest):
+        raise Malformed(f"{len(rest)} bytes are left behind the last tensor")
+    return tensors
+
+
+def _header_length(text: str, size: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= size):
+        raise Malformed("inference-header-content-length is not a length within the body")
+    return int(text)
+
+
+def _frame(name: str, output: dict[str, Json], most: int) -> tuple[str, str, tuple[int, ...], int]:
+    """(kind, numpy type, shape, number of elements), checked against the ``most`` that can be there."""
+    kind, dtype = _KINDS.get(output["datatype"], ("", ""))
+    if not kind:
+        raise Malformed(f"output {name[:80]!r} has a datatype that is not known")
+    shape = sequence(output.get("shape"))
+    if not all(type(size) is int and 0 <= size <= most for size in shape) or len(shape) > 32:
+        raise Malformed(f"output {name[:80]!r} has no valid shape")
+    return kind, dtype, tuple(shape), math.prod(shape)
+
+
+def _from_json(name: str, output: dict[str, Json]) -> Tensor:
+    values = flatten(output.get("data"))
+    # A size of 0 makes the product 0 whatever the others are, so these are bounded by something, too.
+    kind, dtype, shape, count = _frame(name, output, max(len(values), 2**31))
+    if count != len(values):
+        raise Malformed(f"output {name[:80]!r} has another number of values than its shape")
+    try:
+        return Tensor(kind, shape, _array(kind, dtype, output["datatype"], values))
+    except (OverflowError, TypeError, ValueError) as fault:
+        raise Malformed(f"output {name[:80]!r} has a value that its datatype can't hold") from fault
+
+
+def _array(kind: str, dtype: str, datatype: str, values: list[Json]) -> Array:
+    if kind == "bytes":
+        return _objects([value.encode("utf-8", "surrogatepass") for value in _only(values, str)])
+    if kind == "bool":
+        return np.asarray(_only(values, bool, int), dtype=bool)
+    if kind == "int":
+        return np.asarray(_only(values, int), dtype=dtype)
+    # What the binary form holds in few bits, the JSON form must be rounded to.
+    numbers = [math.nan if value is None else value for value in _only(values, int, float, type(None))]
+    with np.errstate(all="ignore"):
+        wide = np.asarray([float(number) for number in numbers], dtype=np.float64)
+        if datatype == "BF16":
+            return _widen(_to_bf16(wide))
+        return wide.astype(dtype).astype(np.float64)
+
+
+def _only(values: list[Json], *types: type) -> list[Json]:
+    if not set(map(type, values)) <= set(types):
+        raise TypeError
+    return values
+
+
+def _from_bytes(name: str, output: dict[str, Json], data: memoryview) -> Tensor:
+    kind, dtype, shape, count = _frame(name, output, 2**31)
+    if kind == "bytes":
+        return Tensor(kind, shape, _objects(_strings(name, data, count)))
+    if count * np.dtype(dtype).itemsize != len(data):
+        raise Malformed(f"output {name[:80]!r} has another number of bytes than its shape")
+    if kind == "bool":
+        return Tensor(kind, shape, np.frombuffer(data, dtype=np.uint8) != 0)
+    raw = np.frombuffer(data, dtype=dtype)
+    if kind == "int":
+        return Tensor(kind, shape, raw)
+    return Tensor(kind, shape, _widen(raw) if output["datatype"] == "BF16" else raw.astype(np.float64))
+
+
+def _strings(name: str, data: memoryview, count: int) -> list[bytes]:
+    """Each a 4-byte little-endian length, then that many bytes."""
+    found: list[bytes] = []
+    offset = 0
+    while offset + 4 <= len(data):
+        (length,) = struct.unpack_from("<I", data, offset)
+        offset += 4 + length
+        found.append(bytes(data[offset - length : offset]))
+    if offset != len(data) or len(found) != count:
+        raise Malformed(f"output {name[:80]!r} has other strings than its shape and size say")
+    return found
+
+
+def _objects(values: list[bytes]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _to_bf16(wide: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+    """Rounded to nearest, ties to even."""
+    bits = wide.astype("<f4").view("<u4")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return np.where(np.isnan(wide), 0x7FC0, rounded >> 16).astype(np.uint16)
+
+
+def _widen(bf16: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return (bf16.astype("<u4") << 16).view("<f4").astype(np.float64)
+
+
+def flatten(data: Json) -> list[Json]:
+    """The leaves of nested lists, in order; one value alone is a list of one."""
+    if not isinstance(data, list):
+        return [data]
+    level: list[Json] = data
+    while any(isinstance(value, list) for value in level):
+        if not all(isinstance(value, list) for value in level):
+            raise Malformed("the data are lists beside values")
+        level = [value for inner in level for value in inner]
+    return level
+
+
+def compare(
+    primary: dict[str, Tensor], shadow: dict[str, Tensor], how: Comparison, findings: Findings
+) -> None:
+    for name in dict.fromkeys([*primary, *shadow]):
+        if not how.wanted(name):
+            continue
+        a, b = primary.get(name), shadow.get(name)
+        if a is None or b is None:
+            findings.differ(name, "missing" if a is None else "there", "missing" if b is None else "there")
+        else:
+            compare_tensors(name, a, b, how, findings)
+    for name in how.paths:
+        if name not in primary and name not in shadow:
+            raise Malformed(f"neither answer has an output {name[:80]!r}")
+
+
+def compare_tensors(name: str, a: Tensor, b: Tensor, how: Comparison, findings: Findings) -> None:
+    """Exact for integers, booleans and strings, within the tolerance for floats, by argmax for scores."""
+    if a.kind != b.kind or a.shape != b.shape:
+        findings.differ(name, f"{a.kind} {list(a.shape)}", f"{b.kind} {list(b.shape)}")
+        return
+    if a.kind == "float":
+        _compare_floats(name, a, b, how, findings)
+    elif how.ranked(name) and a.kind == "int":
+        _compare_places(name, a, b, findings)
+    else:
+        _report(name, a.values != b.values, a.values, b.values, findings)
+
+
+def _compare_floats(name: str, a: Tensor, b: Tensor, how: Comparison, findings: Findings) -> None:
+    x, y = a.values, b.values
+    with np.errstate(all="ignore"):
+        distance = np.abs(x - y)
+        allowed = how.tolerance * np.maximum(1.0, np.maximum(np.abs(x), np.abs(y)))
+        same = (x == y) | (np.isnan(x) & np.isnan(y)) | (np.isfinite(distance) & (distance <= allowed))
+    finite = distance[np.isfinite(distance)]
+    if x.size:
+        findings.distance(float(finite.max()) if finite.size else 0.0)
+    if how.ranked(name):
+        _compare_places(name, a, b, findings)
+    else:
+        _report(name, ~same, x, y, findings)
+
+
+def _compare_places(name: str, a: Tensor, b: Tensor, findings: Findings) -> None:
+    width = a.shape[-1] if a.shape else 1
+    if not width or not a.values.size:
+        return
+    x, y = (np.argmax(t.values.reshape(-1, width), axis=1) for t in (a, b))
+    _report(f"argmax of {name}", x != y, x, y, findings)
+
+
+def _report(name: str, differ: Any, a: Array, b: Array, findings: Findings) -> None:
+    places = np.flatnonzero(differ)
+    for place in places[:8]:
+        findings.differ(f"{name}[{place}]", _python(a[place]), _python(b[place]))
+    findings.count += max(0, places.size - 8)
+
+
+def _python(value: Any) -> object:
+    return value.item() if isinstance(value, np.generic) else value
