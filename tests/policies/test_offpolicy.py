@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from policies.features import Categorical
+from policies.offpolicy import Limits, Logged, Report, evaluate
+
+MEANS = {"a": 0.3, "b": 0.5, "c": 0.8}
+LOGGED = {"a": 0.6, "b": 0.3, "c": 0.1}
+TARGET = {"a": 0.1, "b": 0.3, "c": 0.6}
+TRUTH = sum(TARGET[v] * MEANS[v] for v in MEANS)
+
+
+def record(n: int, seed: int, shares: dict[str, float] = LOGGED) -> list[Logged]:
+    rng = np.random.default_rng(seed)
+    names = list(shares)
+    chosen = rng.choice(len(names), n, p=list(shares.values()))
+    rewards = rng.random(n) < np.array([MEANS[v] for v in names])[chosen]
+    return [Logged(names[k], shares[names[k]], float(r)) for k, r in zip(chosen, rewards, strict=True)]
+
+
+def by_hand(rows: list[Logged]) -> tuple[float, float]:
+    w = [TARGET[row.variant] / row.propensity for row in rows]
+    wr = [x * row.reward for x, row in zip(w, rows, strict=True)]  # type: ignore[operator]
+    return sum(wr) / len(rows), sum(wr) / sum(w)
+
+
+def test_estimates_are_the_formulas() -> None:
+    rows = record(2000, 1)
+    report = evaluate(rows, TARGET)
+    ips, snips = by_hand(rows)
+    assert report["ips"].value == pytest.approx(ips)
+    assert report["snips"].value == pytest.approx(snips)
+    assert report["logged"].value == pytest.approx(np.mean([row.reward for row in rows]))
+    w = np.array([TARGET[row.variant] / row.propensity for row in rows])
+    assert report.effective == pytest.approx(w.sum() ** 2 / (w**2).sum())
+    assert report.mean_weight == pytest.approx(w.mean())
+    assert report.largest_weight == pytest.approx(6.0)
+    assert report.shares["c"][1] == pytest.approx(0.6)
+    assert report["ips"].error == pytest.approx(
+        stats.sem([x * r.reward for x, r in zip(w, rows, strict=True)]), rel=1e-3
+    )
+
+
+def test_the_policy_that_ran_is_estimated_by_the_plain_mean() -> None:
+    rows = record(3000, 2)
+    report = evaluate(rows, LOGGED)
+    assert report.mean_weight == pytest.approx(1.0)
+    assert report.effective == pytest.approx(3000)
+    for name in ("ips", "snips"):
+        assert report[name].value == pytest.approx(report["logged"].value)
+    for name in ("dm", "dr"):
+        assert report[name].value == pytest.approx(report["logged"].value, abs=0.01)
+
+
+def test_intervals_cover_the_truth() -> None:
+    covered = dict.fromkeys(("ips", "snips", "dm", "dr"), 0)
+    for seed in range(300):
+        report = evaluate(record(800, seed), TARGET)
+        for name in covered:
+            low, high = report[name].interval
+            covered[name] += low <= TRUTH <= high
+    # 95 % nominal; below 0.905 or above 0.985 has a chance under 1e-3 with 300 records (binomial).
+    assert all(0.905 <= count / 300 <= 0.985 for count in covered.values()), covered
+
+
+def test_one_unit_is_one_observation() -> None:
+    rows = record(600, 3)
+    many = [row._replace(unit=f"u{k}") for k, row in enumerate(rows) for _ in range(5)]
+    once, five = evaluate(rows, TARGET), evaluate(many, TARGET)
+    assert (five.rows, five.units) == (3000, 600)
+    for name in ("ips", "snips", "dr"):
+        assert five[name].value == pytest.approx(once[name].value, abs=2e-3)
+        assert five[name].error == pytest.approx(once[name].error, rel=0.02)
+    assert five.effective == pytest.approx(once.effective)
+
+
+def confounded(n: int, seed: int) -> list[Logged]:
+    """The running policy prefers b for paid, where everything is better."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(n):
+        tier = ("free", "paid")[rng.integers(2)]
+        p = {"a": 0.8, "b": 0.2} if tier == "free" else {"a": 0.2, "b": 0.8}
+        v = "a" if rng.random() < p["a"] else "b"
+        mean = {"free": 0.2, "paid": 0.8}[tier] + (0.1 if v == "a" else 0.0)
+        rows.append(Logged(v, p[v], float(rng.random() < mean), features={"tier": tier}))
+    return rows
+
+
+def test_confounding_by_features_is_undone() -> None:
+    rows = confounded(6000, 5)
+    plain = np.mean([row.reward for row in rows if row.variant == "a"])
+    assert abs(plain - 0.6) > 0.15, "the plain mean of a is confounded"
+    report = evaluate(rows, {"a": 1.0}, features=[Categorical("tier", ("free", "paid"))])
+    for name in ("ips", "snips", "dm", "dr"):
+        estimate = report[name]
+        assert abs(estimate.value - 0.6) < 5 * estimate.error
+        assert estimate.error < 0.03
+    assert report["dr"].error < report["ips"].error
+    blind = evaluate(rows, {"a": 1.0})
+    assert abs(blind["dm"].value - 0.6) > 5 * blind["dm"].error, "a model without the feature is wrong"
+    assert abs(blind["dr"].value - 0.6) < 5 * blind["dr"].error, "and DR is right all the same"
+
+
+def test_a_policy_that_looks_at_the_request() -> None:
+    rows = confounded(6000, 6)
+    report = evaluate(rows, lambda row: {"a": 1.0} if row.features["tier"] == "free" else {"b": 1.0})
+    assert report["snips"].value == pytest.approx((0.3 + 0.8) / 2, abs=5 * report["snips"].error)
+
+
+def test_adaptive_records_are_evaluated_without_bias() -> None:
+    """Propensities that follow the rewards, as a bandit's do; the estimates average to the truth."""
+    values = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        good, seen, rows = np.ones(2), np.full(2, 2.0), []
+        for _ in range(20):
+            p = 0.1 + 0.8 * (good / seen) / (good / seen).sum()
+            for _ in range(40):
+                k = int(rng.random() < p[1])
+                r = float(rng.random() < (0.3, 0.6)[k])
+                rows.append(Logged("ab"[k], float(p[k]), r))
+                good[k] += r
+                seen[k] += 1
+        values.append([evaluate(rows, {"a": 0.5, "b": 0.5})[n].value for n in ("ips", "dr")])
+    for column in np.array(values).T:
+        assert abs(column.mean() - 0.45) < 4 * column.std() / math.sqrt(len(column))
+
+
+def refusal(report: Report) -> str:
+    assert report.estimates == ()
+    assert report.refusal is not None
+    return report.refusal
+
+
+def test_it_refuses_what_the_record_cannot_answer() -> None:
+    rows = record(2000, 7)
+    assert "no decision with a reward" in refusal(evaluate([], TARGET))
+    assert "no rewarded decision for new" in refusal(evaluate(rows, {"new": 0.5, "a": 0.5}))
+    assert "10 units, and 30 are needed" in refusal(evaluate(rows[:10], {"a": 1.0}))
+    rare = {"a": 0.985, "b": 0.01, "c": 0.005}
+    assert "effective sample size" in refusal(evaluate(record(3000, 8, rare), {"c": 1.0}))
+    lucky = [*record(5000, 9), Logged("a", 1e-4, 1.0)]
+    limits = Limits(effective=0)
+    assert "one unit carries" in refusal(evaluate(lucky, TARGET, limits=limits))
+    wrong = [row._replace(propensity=1 / 3) for row in rows]
+    assert "the weights average" in refusal(evaluate(wrong, TARGET))
+
+
+def test_rows_that_were_not_drawn_or_not_rewarded_are_left_out_and_counted() -> None:
+    rows = record(500, 10)
+    extra = [Logged("a", 1.0, 1.0, forced=True)] * 3 + [Logged("b", 0.3, None)] * 2
+    report = evaluate([*rows, *extra], TARGET)
+    assert report.left_out == {"forced": 3, "no_reward": 2}
+    assert report["ips"] == evaluate(rows, TARGET)["ips"]
+
+
+def test_wrong_records_and_policies_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"outside \(0, 1\]"):
+        evaluate([Logged("a", 0.0, 1.0)], {"a": 1.0})
+    with pytest.raises(ValueError, match="must sum to 1"):
+        evaluate(record(50, 1), {"a": 0.5})
+
+
+def test_a_report_is_plain_data() -> None:
+    data = json.loads(json.dumps(evaluate(record(1000, 11), TARGET).as_dict()))
+    assert [e["name"] for e in data["estimates"]] == ["ips", "snips", "dm", "dr", "logged"]
+    assert data["refusal"] is None
