@@ -122,7 +122,7 @@ def envoy(name: str, label: str, template: str, extra: _Extra = MappingProxyType
 def turnout(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
     def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
         config = render(template, place, port, extra)
-        words = [str(_BIN / "turnout"), "run", "--config", config]
+        words = [sys.executable, "-m", "gateway.cli", "run", "--config", config]
         return [*words, "--workers", str(place.workers)], {}
 
     return Peer(name, label, command, lambda: package("turnout"))
