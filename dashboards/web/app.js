@@ -16,7 +16,7 @@ const remembered = recall();
 const ui = {
   hover: null,
   tables: new Set(),
-  choices: { range: 3600, rewards: "to_date", quantile: "p99", metric: null, ...remembered.choices },
+  choices: { range: 900, rewards: "to_date", quantile: "p99", metric: null, ...remembered.choices },
   onHover: (at) => ((ui.hover = at), draw()),
   onTable: (id) => (ui.tables.has(id) ? ui.tables.delete(id) : ui.tables.add(id), draw()),
   onChoice: choose,
@@ -77,12 +77,22 @@ async function fetchPage(signal, all) {
   if (!all && Date.now() - seriesAt < EVERY_SERIES) return;
   const until = Math.ceil(state.report.as_of);
   const [series, events, failures] = await Promise.all([
-    get(`routes/${name}/series?since=${until - ui.choices.range}&until=${until}`, signal),
+    get(`routes/${name}/series?since=${until - ui.choices.range}&until=${until}${stepping(until)}`, signal),
     get(`events/recent?route=${name}&limit=40`, signal),
     get(`outcomes?route=${name}&errors=true&limit=12`, signal),
   ]);
   Object.assign(state, { series, events: events.events, failures: failures.outcomes });
   seriesAt = Date.now();
+}
+
+// Of a short history finer steps, so that a gateway that has just begun has something to show.
+const STEPS = [10, 20, 30, 60, 120, 300, 600, 1800, 3600];
+function stepping(until) {
+  const first = state.series?.buckets[0]?.start;
+  if (first === undefined) return ui.choices.range > 900 ? "" : "&step=10";
+  const span = Math.min(ui.choices.range, (until - first) * 1.3);
+  const step = STEPS.find((s) => s >= span / 120);
+  return step ? `&step=${step}` : "";
 }
 
 function fail(error) {
@@ -171,6 +181,7 @@ function choose(name, value) {
   ui.choices = { ...ui.choices, [name]: value };
   remember();
   if (name === "range") {
+    state.series = null;
     seriesAt = 0;
     look(true);
   }
@@ -180,6 +191,7 @@ function choose(name, value) {
 function recall() {
   try {
     const found = JSON.parse(localStorage.getItem("turnout") ?? "{}");
+    if (!["to_date", "rolling"].includes(found.choices?.rewards)) delete found.choices?.rewards;
     if (found.choices && !RANGES.some(([v]) => Number(v) === found.choices.range)) delete found.choices.range;
     return found;
   } catch {

@@ -19,7 +19,8 @@ export function short(n) {
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 }).format(n);
 }
 
-function fixed(x, digits) {
+function fixed(number, digits) {
+  const x = Math.abs(number) < 0.5 * 10 ** -digits ? 0 : number; // no "-0"
   return new Intl.NumberFormat(undefined, {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits,
@@ -93,7 +94,7 @@ export function milliseconds(ms) {
 
 export function seconds(s) {
   if (s < 90) return `${Math.round(s)} s`;
-  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 5400 && s % 3600) return `${Math.round(s / 60)} min`;
   if (s < 129_600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86_400)} d`;
 }

@@ -31,6 +31,23 @@ export const VERDICTS = {
 
 // {tone, title, detail}: tone is one of good, open, thin.
 export function standing(report) {
+  return report.rollout && report.candidate ? rollout(report) : contest(report);
+}
+
+const ROLLOUT_TONES = { running: "open", promoted: "good", halted: "bad", rolled_back: "bad" };
+
+function rollout(report) {
+  const { state, verdicts } = report.rollout;
+  const tone = ROLLOUT_TONES[state] ?? "thin";
+  const title = `${STATES[state] ?? sentence(state)}: ${report.candidate} has ${share(report.allocation[report.candidate] ?? 0)} of the traffic`;
+  const told = (wanted) => (verdicts ?? []).filter((v) => v.verdict === wanted).map((v) => v.metric).join(", ");
+  if (told("fail")) return { tone: "bad", title, detail: `A guardrail fails: ${told("fail")}.` };
+  if (told("error")) return { tone: "thin", title, detail: `A guardrail could not be looked at: ${told("error")}.` };
+  if (told("inconclusive")) return { tone, title, detail: `Too early to tell: ${told("inconclusive")}.` };
+  return { tone, title, detail: verdicts?.length ? "All guardrails pass." : contest(report).title + "." };
+}
+
+function contest(report) {
   const names = Object.keys(report.metrics);
   if (!names.length) {
     return thin("No reward metric is declared", "Variants can be compared by errors and latency only.");
@@ -47,7 +64,8 @@ export function standing(report) {
   const [name, best] = taking.reduce((a, b) => (b[1].probability_best > a[1].probability_best ? b : a));
   const odds = probability(best.probability_best);
   const type = single ? report.metrics[single].type : "real";
-  const risk = `If you chose ${name} now, you would expect to lose ${loss(best.expected_loss, type)} of ${report.metric}.`;
+  const cost = loss(best.expected_loss, type).replace("<", "less than ");
+  const risk = `If you chose ${name} now, you would expect to lose ${cost} of ${report.metric}.`;
   if (best.probability_best >= CLEAR) {
     return { tone: "good", title: `${name} is best with ${odds} probability`, detail: risk };
   }
@@ -96,4 +114,11 @@ function plain(data) {
   return Object.entries(data)
     .map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`)
     .join(" · ");
+}
+
+// The metrics worth showing: those with a reward, and the policy's own; else the first, to say that it waits.
+export function metricsOf(report) {
+  const all = Object.entries(report.metrics);
+  const used = all.filter(([name]) => name === report.metric || Object.values(report.variants).some((v) => v.rewards[name].count > 0));
+  return used.length ? used : all.slice(0, 1);
 }

@@ -200,6 +200,8 @@ class BucketVariant(Shape):
     latency_ms: Quantiles | None
     gateway_ms: GatewayQuantiles | None
     rewards: dict[str, Estimate]
+    rolling: Annotated[dict[str, Estimate], Field(description="Rewards over the `window` that ends here.")]
+    rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
     to_date: Annotated[dict[str, Estimate], Field(description="Rewards up to the end of this bucket.")]
 
 
@@ -221,6 +223,7 @@ class Series(Shape):
     since: float
     until: float
     step: float
+    window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
     buckets: list[SeriesBucket]
     allocations: Annotated[
         list[AllocationStep],

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.control.ask import Ask, answer
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
 from gateway.control.report import reported
-from gateway.control.series import MOST, series, step_for, steps
+from gateway.control.series import MOST, ROLLING, series, step_for, steps
 from gateway.errors import TurnoutError
 
 HOUR = 3600.0
@@ -41,6 +41,7 @@ async def read_series(ask: Ask) -> Response:
     buckets = await store.series(name, since=start, until=until, step=step)
     before = await store.reward_sums(name, until=start)
     history = await store.allocation_history(name)
+    window = max(step, (until - since) / ROLLING)
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
     return answer(
         {
@@ -48,7 +49,8 @@ async def read_series(ask: Ask) -> Response:
             "since": since,
             "until": until,
             "step": step,
-            "buckets": await asyncio.to_thread(series, variants, declared, buckets, before),
+            "window": window,
+            "buckets": await asyncio.to_thread(series, variants, declared, buckets, before, window),
             "allocations": steps(history, since, until),
         }
     )

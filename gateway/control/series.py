@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
@@ -22,6 +23,11 @@ _STEPS: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21
 _LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 _NO_SUMS: Final = RewardSums()
+ROLLING: Final = 12
+"""The rolling figures are over so large a part of the period."""
+
+Key = tuple[str, str]
+"""Variant and metric."""
 
 
 def step_for(span: float, wanted: float | None = None) -> float:
@@ -36,24 +42,60 @@ def series(
     variants: Sequence[str],
     declared: Mapping[str, Metric],
     buckets: Iterable[Bucket],
-    before: Mapping[tuple[str, str], RewardSums],
+    before: Mapping[Key, RewardSums],
+    window: float,
 ) -> list[Json]:
-    """The buckets as JSON, oldest first. ``before``: the rewards' sums up to the first of them."""
-    to_date = dict(before)
+    """The buckets as JSON, oldest first.
+
+    ``before``: the rewards' sums up to the first of them; ``window``: seconds of the rolling figures.
+    """
+    to_date, rolling = _Totals(before), _Totals({})
+    held: deque[tuple[float, list[Bucket]]] = deque()
     made = []
     for start, found in _by_start(buckets):
-        for (variant, _), bucket in found.items():
-            for metric, sums in bucket.rewards.items():
-                key = (variant, metric)
-                to_date[key] = to_date.get(key, _NO_SUMS) + sums
-        made.append(_bucket(start, variants, declared, list(found.values()), to_date))
+        held.append((start, found))
+        to_date.add(found)
+        rolling.add(found)
+        while held[0][0] <= start - window:
+            rolling.take(held.popleft()[1])
+        made.append(_bucket(start, variants, declared, found, to_date, rolling))
     return made
 
 
-def _by_start(buckets: Iterable[Bucket]) -> list[tuple[float, dict[tuple[str, int], Bucket]]]:
-    found: dict[float, dict[tuple[str, int], Bucket]] = {}
+class _Totals:
+    """Sums that buckets are added to and taken from."""
+
+    def __init__(self, before: Mapping[Key, RewardSums]) -> None:
+        self.rewards = dict(before)
+        self.assigned: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    def add(self, buckets: Iterable[Bucket], sign: int = 1) -> None:
+        for bucket in buckets:
+            self.assigned[bucket.variant] += sign * bucket.counts.assigned
+            self.errors[bucket.variant] += sign * bucket.counts.errors
+            for metric, sums in bucket.rewards.items():
+                key = (bucket.variant, metric)
+                known = self.rewards.get(key, _NO_SUMS)
+                self.rewards[key] = known + sums if sign > 0 else known - sums
+
+    def take(self, buckets: Iterable[Bucket]) -> None:
+        self.add(buckets, -1)
+
+    def estimates(self, variant: str, declared: Mapping[str, Metric]) -> Json:
+        return {
+            name: estimate(m.type, self.rewards.get((variant, name), _NO_SUMS))
+            for name, m in declared.items()
+        }
+
+    def error_rate(self, variant: str) -> Json:
+        return error_rate(Counts(assigned=self.assigned[variant], errors=self.errors[variant]))
+
+
+def _by_start(buckets: Iterable[Bucket]) -> list[tuple[float, list[Bucket]]]:
+    found: dict[float, list[Bucket]] = {}
     for bucket in buckets:
-        found.setdefault(bucket.start, {})[bucket.variant, bucket.epoch] = bucket
+        found.setdefault(bucket.start, []).append(bucket)
     return sorted(found.items())
 
 
@@ -62,7 +104,8 @@ def _bucket(
     variants: Sequence[str],
     declared: Mapping[str, Metric],
     buckets: Sequence[Bucket],
-    to_date: Mapping[tuple[str, str], RewardSums],
+    to_date: _Totals,
+    rolling: _Totals,
 ) -> Json:
     known = dict.fromkeys([*variants, *(b.variant for b in buckets if b.variant)])
     total = sum(b.counts.assigned for b in buckets if b.variant)
@@ -73,9 +116,9 @@ def _bucket(
         "variants": {
             name: _variant([b for b in buckets if b.variant == name], declared, total, expected)
             | {
-                "to_date": {
-                    m: estimate(d.type, to_date.get((name, m), _NO_SUMS)) for m, d in declared.items()
-                }
+                "to_date": to_date.estimates(name, declared),
+                "rolling": rolling.estimates(name, declared),
+                "rolling_error_rate": rolling.error_rate(name),
             }
             for name in known
         },

@@ -13,7 +13,7 @@ export function frame(chart, ui) {
   const asTable = ui.tables.has(id);
   return h(
     "figure",
-    { class: "chart card", key: id, "aria-labelledby": `${id}-title`, "data-chart": id },
+    { class: `chart card${chart.wide ? " wide" : ""}`, key: id, "aria-labelledby": `${id}-title`, "data-chart": id },
     h(
       "figcaption",
       { class: "chart-head" },

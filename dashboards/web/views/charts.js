@@ -4,7 +4,8 @@ import { lines, stack } from "../charts/marks.js";
 import { frame } from "../charts/frame.js";
 import { niceTicks } from "../charts/scale.js";
 import { h } from "../dom.js";
-import { count, estimate, milliseconds, share, short, tick } from "../format.js";
+import { count, estimate, milliseconds, seconds, share, short, tick } from "../format.js";
+import { metricsOf } from "../words.js";
 import { choices } from "./parts.js";
 
 export function chartsView(report, series, colour, ui) {
@@ -15,10 +16,17 @@ export function chartsView(report, series, colour, ui) {
     colour,
     ui,
     step: series.step,
-    x: [series.since, series.until],
+    window: series.window,
+    x: [began(series), series.until],
     buckets: series.buckets.map((b) => ({ ...b, time: Math.min(b.start + series.step / 2, series.until) })),
   };
   return h("div", { class: "charts", key: "charts" }, shares(page), rewards(page), latencies(page), errors(page), requests(page));
+}
+
+// A gateway that has just begun need not show the emptiness before.
+function began(series) {
+  const first = series.buckets[0]?.start ?? series.since;
+  return Math.max(series.since, Math.min(first, series.until - Math.max(60, 6 * series.step)));
 }
 
 const NO_TRAFFIC = "No traffic in this period.";
@@ -28,7 +36,8 @@ function shares(page) {
   const names = page.names.filter((name) => page.buckets.some((_, at) => value(at, name) > 0));
   return frame(
     {
-      ...base(page, "shares", "Traffic shares", "What the allocation called for, in each step of time."),
+      ...base(page, "shares", "Traffic shares", `What the allocation called for, in steps of ${seconds(page.step)}.`),
+      wide: true,
       y: { low: 0, high: 1, ticks: [0, 0.25, 0.5, 0.75, 1], text: (v) => share(v) },
       legend: names.map((name) => ({ variant: name, colour: page.colour(name), text: share(page.report.allocation[name]) })),
       marks: (found) => stack(page.buckets, names, value, page.colour, page.step, found),
@@ -40,7 +49,7 @@ function shares(page) {
 }
 
 function rewards(page) {
-  const metrics = Object.keys(page.report.metrics);
+  const metrics = metricsOf(page.report).map(([name]) => name);
   const chosen = metrics.includes(page.ui.choices.metric) ? page.ui.choices.metric : (metrics.find((m) => m === page.report.metric) ?? metrics[0]);
   if (!chosen) return null;
   const { type, goal } = page.report.metrics[chosen];
@@ -48,15 +57,15 @@ function rewards(page) {
   const value = (at, name) => page.buckets[at].variants[name]?.[part]?.[chosen] ?? null;
   const names = page.names.filter((name) => page.buckets.some((_, at) => (value(at, name)?.mean ?? null) !== null));
   const bounds = type === "boolean" || type === "fraction" ? [0, 1] : type === "count" ? [0, Infinity] : [-Infinity, Infinity];
-  const note = part === "to_date" ? "Mean of all rewards so far, with 95% intervals." : "Mean of each step's own rewards, with 95% intervals.";
+  const note = part === "to_date" ? "Mean of all rewards so far, 95% intervals." : `Mean over the last ${seconds(page.window)}, 95% intervals.`;
   return frame(
     {
       ...base(page, "rewards", `Reward: ${chosen}`, `${note} ${goal === "minimize" ? "Less" : "More"} is better.`),
       y: domain(page, names, value, bounds, type),
-      legend: names.map((name) => ({ variant: name, colour: page.colour(name) })),
+      legend: names.map((name) => ({ variant: name, colour: page.colour(name), text: newest(page, name, value, (e) => estimate(e, type).mean) })),
       controls: [
         metrics.length > 1 && choices("Metric", metrics.map((m) => [m, m]), chosen, (m) => page.ui.onChoice("metric", m)),
-        choices("Rewards", [["to_date", "To date"], ["rewards", "Per step"]], part, (v) => page.ui.onChoice("rewards", v)),
+        choices("Rewards", [["to_date", "To date"], ["rolling", "Rolling"]], part, (v) => page.ui.onChoice("rewards", v)),
       ],
       marks: (found) => lines(page.buckets, names, value, page.colour, page.step, found),
       rows: (at) => names.map((name) => row(page, name, inWords(value(at, name), type))),
@@ -74,7 +83,7 @@ function latencies(page) {
     {
       ...base(page, "latency", `Latency, ${q}`, "From a request's first byte to its answer's last, of what the variant served."),
       y: fromZero(page, names, (at, name) => value(at, name)?.mean ?? 0, milliseconds),
-      legend: names.map((name) => ({ variant: name, colour: page.colour(name) })),
+      legend: names.map((name) => ({ variant: name, colour: page.colour(name), text: newest(page, name, value, (e) => milliseconds(e.mean)) })),
       controls: choices("Quantile", ["p50", "p95", "p99"].map((v) => [v, v]), q, (v) => page.ui.onChoice("quantile", v)),
       marks: (found) => lines(page.buckets, names, value, page.colour, page.step, found),
       rows: (at) => names.map((name) => row(page, name, withCount(value(at, name), page.buckets[at].variants[name]))),
@@ -85,14 +94,14 @@ function latencies(page) {
 }
 
 function errors(page) {
-  const value = (at, name) => page.buckets[at].variants[name]?.error_rate ?? null;
+  const value = (at, name) => page.buckets[at].variants[name]?.rolling_error_rate ?? null;
   const names = page.names.filter((name) => page.buckets.some((_, at) => (value(at, name)?.mean ?? null) !== null));
   const y = domain(page, names, value, [0, 1], "boolean");
   return frame(
     {
-      ...base(page, "errors", "Error rate", "Of what was assigned, also where a fallback answered; 95% intervals."),
+      ...base(page, "errors", "Error rate", `Over the last ${seconds(page.window)}, also where a fallback answered; 95% intervals.`),
       y: y && { ...y, low: 0 },
-      legend: names.map((name) => ({ variant: name, colour: page.colour(name) })),
+      legend: names.map((name) => ({ variant: name, colour: page.colour(name), text: newest(page, name, value, (e) => estimate(e, "boolean").mean) })),
       marks: (found) => lines(page.buckets, names, value, page.colour, page.step, found),
       rows: (at) => names.map((name) => row(page, name, inWords(value(at, name), "boolean"))),
       empty: names.length ? null : NO_TRAFFIC,
@@ -121,6 +130,15 @@ function requests(page) {
 
 function base(page, id, title, note) {
   return { id: `chart-${id}`, title, note, x: page.x, buckets: page.buckets };
+}
+
+// The newest figure of a variant, for the legend.
+function newest(page, name, value, text) {
+  for (let at = page.buckets.length - 1; at >= 0; at -= 1) {
+    const found = value(at, name);
+    if (found && found.mean !== null) return text(found);
+  }
+  return "";
 }
 
 function row(page, name, text) {

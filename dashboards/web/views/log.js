@@ -10,7 +10,7 @@ export function logView(events, failures, now) {
 }
 
 function eventsView(events, now) {
-  const shown = events ? [...events].reverse() : [];
+  const shown = events ? gathered([...events].reverse()) : [];
   return section(
     "events",
     "Events",
@@ -21,11 +21,25 @@ function eventsView(events, now) {
           { class: "log" },
           shown.map((one) => {
             const [title, detail] = event(one);
-            return h("li", { key: String(one.id) }, when(one.time, now), h("b", {}, title), h("span", {}, detail));
+            const more = one.times > 1 && h("small", {}, ` ${one.times} changes, the last:`);
+            return h("li", { key: one.key }, when(one.time, now), h("div", {}, h("b", {}, title), more), h("span", {}, detail));
           }),
         )
       : h("p", { class: "empty" }, events ? "Nothing has happened yet." : "Loading…"),
   );
+}
+
+// A bandit changes its allocation every second: a run of such changes is one entry, its oldest naming it.
+function gathered(events) {
+  const found = [];
+  for (const one of events) {
+    const last = found.at(-1);
+    if (one.kind === "allocation" && last?.kind === "allocation" && one.route === last.route) {
+      last.times += 1;
+      last.key = String(one.id);
+    } else found.push({ ...one, times: 1, key: String(one.id) });
+  }
+  return found;
 }
 
 function failuresView(failures, now) {

@@ -55,7 +55,7 @@ function summary(report, colour) {
   const said = standing(report);
   return h(
     "section",
-    { class: `card verdict ${said.tone}`, key: "verdict", "aria-label": "Summary" },
+    { class: `card verdict tone-${said.tone}`, key: "verdict", "aria-label": "Summary" },
     h("div", { class: "verdict-words" }, h("p", { class: "verdict-title", id: "verdict" }, said.title), h("p", { class: "note" }, said.detail)),
     h(
       "div",

@@ -3,14 +3,14 @@
 import { interval, reach } from "../charts/interval.js";
 import { h } from "../dom.js";
 import { count, estimate, loss, milliseconds, none, probability, share } from "../format.js";
-import { FEW } from "../words.js";
+import { FEW, metricsOf } from "../words.js";
 import { figure, section, swatch } from "./parts.js";
 
 const FEW_FOR_P99 = 100;
 
 export function variantsView(report, colour) {
   const names = Object.keys(report.variants);
-  const metrics = Object.entries(report.metrics).filter(([, m]) => m);
+  const metrics = metricsOf(report);
   const scales = new Map(metrics.map(([metric, m]) => [metric, scaleOf(report, metric, m.type)]));
   const errors = reach(names.map((n) => report.variants[n].error_rate), [0, 1]);
   const contested = names.some((n) => report.variants[n].probability_best !== null);
