@@ -38,6 +38,7 @@ from gateway.dataplane.snapshot import Snapshot, Table
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
+from gateway.loops.rollout import Rollouts
 from gateway.record.recorder import Recorder
 from gateway.record.rewards import RewardBook
 from gateway.record.token import Sealer
@@ -91,6 +92,8 @@ class Gateway:
             self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
         )
         await self.allocations.start()
+        self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+        await self.rollouts.start(document)
         self.rewards = RewardBook(self.store, self.sealer, clock=self.now)
         self.application = build(self)
         self.revisions = Revisions(
@@ -102,6 +105,7 @@ class Gateway:
         self.worker.start()
         self._spawn(self.recorder.run())
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
+        self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
         self._spawn(self._watch(text))
         self._spawn(self._follow())
         self._spawn(self._gauges())
@@ -160,6 +164,7 @@ class Gateway:
     def _apply(self, document: Document, revision: Revision) -> None:
         document = self._overridden(document)
         self._document, self._revision = document, revision
+        self.rollouts.arrange(document)
         snapshot = self._compiled(document, revision)
         self.rewards.metrics = document.metrics
         if self.worker is None:
@@ -215,6 +220,7 @@ class Gateway:
         route = self.worker.snapshot.routes.get(name)
         if route is not None:
             route.table = Table(name, epoch, allocation, route.variants, self.sealer.static)
+            route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
             self._gauge_allocation(name, epoch, allocation)
 
     def _gauge_allocations(self) -> None:
@@ -330,10 +336,10 @@ class Gateway:
         return self.metrics_.text()
 
     async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
-        raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
+        return await self.rollouts.command(route, action, weight, by)
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
-        return None
+        return await self.rollouts.describe(route)
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         revision = await self.revisions.propose(text, by, if_match)

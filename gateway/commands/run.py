@@ -15,20 +15,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the port (1)"
     )
+    parser.add_argument("--store", metavar="URL", help="use this store instead of the configured one")
 
 
 def main(arguments: argparse.Namespace) -> int:
     # Imported late so that 'turnout run --help' is quick.
-    from gateway import server
+    from gateway import server, supervisor
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    overrides = {"store": arguments.store} if arguments.store else {}
     try:
-        return server.serve(arguments.config)
+        if arguments.workers > 1:
+            return supervisor.supervise(arguments.config, arguments.workers, overrides)
+        return server.serve(arguments.config, overrides=overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
-        return 1
     except OSError as error:
         print(f"turnout: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+    return 1

@@ -232,7 +232,7 @@ def _route(
         body_limit=document.body_limit(name),
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
-        shadows=tuple((variants[key], share) for key, share in route.all_shadows.items()),
+        shadows=tuple((variants[key], share) for key, share in allocation[1].shadows),
         needs_body=_needs_body(route),
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
     )

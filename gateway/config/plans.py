@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 from gateway.config.document import BetaPrior, Document, GammaPrior, NormalPrior, Route
 from gateway.config.policy import Bandit as BanditSection
 from gateway.config.policy import Canary as CanarySection
@@ -31,6 +34,25 @@ def plan(document: Document, name: str) -> Plan:
     if isinstance(section, BanditSection):
         return _bandit(document, route, section, shadows)
     return Split(tuple(section.weights.items()), shadows)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a rollout has made of a canary's plan: the candidate's share, and the gate's shadow."""
+
+    weight: float
+    shadows: tuple[tuple[str, float], ...] = ()
+
+
+def weighted(weight: float, shadows: Mapping[str, float]) -> Move:
+    return Move(weight, tuple(shadows.items()))
+
+
+def moved(found: Plan, move: Move | None) -> Plan:
+    """``found`` where its rollout stands."""
+    if move is None or not isinstance(found, Canary):
+        return found
+    return replace(found, weight=move.weight, shadows=(*found.shadows, *move.shadows))
 
 
 def _bandit(

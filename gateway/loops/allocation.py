@@ -10,12 +10,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
-from gateway.config.plans import plan
+from gateway.config.plans import Move, moved, plan
 from gateway.state.base import Published, Store, StoreUnavailable
 from policies import bandit
 from policies.allocate import Plan, allocate
@@ -59,8 +59,8 @@ class Allocations:
         self._changed = -1
         self._document: Document | None = None
         self.held: dict[str, Held] = {}
-        self.weights: dict[str, float] = {}
-        """The candidate's share of each route with a rollout, where one has moved it."""
+        self.moves: dict[str, Move] = {}
+        """Where the rollout of a route stands, for those that have one."""
         self.caps: dict[str, dict[str, float]] = {}
         self.leads = False
 
@@ -76,13 +76,13 @@ class Allocations:
         return {name: (held.epoch, held.allocation) for name, held in self.held.items()}
 
     def _arranged(self, document: Document, name: str) -> Held:
-        wanted = plan(document, name)
+        wanted = moved(plan(document, name), self.moves.get(name))
         stored = self._stored.get(name)
         previous = _allocation(stored, wanted) if stored is not None else None
         if isinstance(wanted, Bandit):
             fresh = previous or allocate(wanted)
         else:
-            fresh = allocate(wanted, Learned(weight=self.weights.get(name), previous=previous))
+            fresh = allocate(wanted, Learned(previous=previous))
         if stored is not None and previous is not None and _same(previous, fresh):
             return Held(stored.epoch, fresh, wanted, published=True)
         return Held(stored.epoch + 1 if stored is not None else 1, fresh, wanted, published=False)
@@ -117,18 +117,23 @@ class Allocations:
 
     async def reconsider(self, name: str, reason: str) -> None:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
-        held = self.held[name]
+        held, document = self.held[name], self._document
+        assert document is not None
         if isinstance(held.plan, Bandit):
             await self._learn(name, reason)
             return
-        fresh = allocate(held.plan, Learned(weight=self.weights.get(name), previous=held.allocation))
-        if not _same(held.allocation, fresh):
-            await self._publish(name, fresh, reason, "")
+        wanted = moved(plan(document, name), self.moves.get(name))
+        self.held[name] = replace(held, plan=wanted)
+        await self._publish(name, allocate(wanted, Learned(previous=held.allocation)), reason, "")
 
     def _follow(self, name: str) -> None:
         held, stored = self.held[name], self._stored.get(name)
         if stored is None or stored.epoch < held.epoch:
             return
+        assert self._document is not None
+        wanted = moved(plan(self._document, name), self.moves.get(name))
+        if wanted != held.plan:  # another process has moved the rollout
+            held = self.held[name] = replace(held, plan=wanted)
         found = _allocation(stored, held.plan)
         if found is None:
             return  # of another configuration; ours, or the newer one, will be published

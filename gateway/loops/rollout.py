@@ -1,0 +1,277 @@
+"""Rollouts: one leader looks, `policies.rollout` decides, and what follows is published.
+
+The state of each rollout is a document in the store under compare-and-swap, so that it survives restarts, a
+command may come in at any replica, and two leaders at once (which a lease can't rule out) can't both move it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, Final
+
+from gateway.clock import Clock
+from gateway.config.document import Canary, Document
+from gateway.config.document import Guardrail as GuardrailSection
+from gateway.config.plans import weighted
+from gateway.errors import TurnoutError
+from gateway.loops.allocation import Allocations
+from gateway.state.base import Counts, Store, StoreUnavailable
+from gateway.telemetry.histogram import edges
+from policies import rollout
+from policies.guardrails import Evidence, Guardrail, Judgement, judge_agreement, judge_all
+from policies.model import RewardSums
+from policies.rollout import Audit, Command, Configured, Event, Plan, Refused, SetWeight, State, Tick
+
+log = logging.getLogger("turnout.rollout")
+
+KIND: Final = "rollout"
+EASE: Final = 20.0
+"""A look that took t seconds is followed by a rest of 20 t at least: looking takes 5 % of the leader at most."""
+TRIES: Final = 5
+
+Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+def plan_of(section: Canary) -> Plan:
+    """What a canary's section asks of its rollout."""
+    return Plan(
+        section.baseline,
+        section.candidate,
+        tuple(rollout.Stage(s.weight, s.for_, s.min_samples) for s in section.stages),
+        promote=section.on_success == "promote",
+        bake=section.bake,
+        patience=section.inconclusive,
+        gate=None
+        if section.gate is None
+        else rollout.Gate(
+            section.gate.agreement, section.gate.share, section.gate.for_, section.gate.min_samples
+        ),
+    )
+
+
+def rail_of(section: GuardrailSection) -> Guardrail:
+    return Guardrail(
+        section.metric, section.max_increase, section.max_decrease, section.max_ratio, section.min_samples
+    )
+
+
+class Rollouts:
+    """See the module. `arrange` is synchronous, for the moment a document is put in force."""
+
+    def __init__(self, store: Store, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+        self._store = store
+        self._allocations = allocations
+        self._clock = clock
+        self._emit = emit
+        self._document: Document | None = None
+        self._versions: dict[str, int] = {}
+        self._resting: dict[str, float] = {}
+        self._configured: set[str] = set()
+        self.states: dict[str, State] = {}
+
+    # A new document -----------------------------------------------------------------------------------
+    def arrange(self, document: Document) -> None:
+        """Call it before `Allocations.arrange`: it says which share each candidate has."""
+        self._document = document
+        now = self._clock()
+        for name, section in _canaries(document).items():
+            plan = plan_of(section)
+            state = self.states.get(name) or rollout.begin(plan, now)
+            if (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
+                state = rollout.begin(plan, now)
+            self._hand_over(name, state, plan)
+            self._configured.add(name)
+
+    async def start(self, document: Document) -> None:
+        """Reads where the rollouts of ``document`` stand; call it before the first `arrange`."""
+        for name in _canaries(document):
+            await self._read(name)
+
+    def _hand_over(self, name: str, state: State, plan: Plan) -> None:
+        """Tells the allocation what share the rollout wants."""
+        share = rollout.shadow_share(state, plan)
+        shadows = {state.candidate: share} if share else {}
+        self._allocations.moves[name] = weighted(state.weight, shadows)
+
+    # The loop -------------------------------------------------------------------------------------------
+    async def run(self, interval: Callable[[], float]) -> None:
+        """Steps for ever. A store that can't be reached leaves every rollout where it is."""
+        while True:
+            try:
+                await self.step()
+            except StoreUnavailable as error:
+                log.warning("rollouts stay as they are: %s", error)
+            except Exception:
+                log.exception("the rollout loop failed once; it goes on")
+            await asyncio.sleep(interval())
+
+    async def step(self) -> None:
+        """Everybody reads where the rollouts stand; the leader looks at the evidence too."""
+        document = self._document
+        if document is None:
+            return
+        for name, section in _canaries(document).items():
+            plan = plan_of(section)
+            await self._read(name)
+            if name in self._configured or name not in self._versions:
+                self._configured.discard(name)
+                await self._event(name, plan, Configured())
+            state = self.states[name]
+            self._hand_over(name, state, plan)
+            if self._allocations.leads and self._clock() >= rollout.next_due(state, plan):
+                await self._look(name, section, plan, state)
+
+    async def _look(self, name: str, section: Canary, plan: Plan, state: State) -> None:
+        now = self._clock()
+        if now < self._resting.get(name, 0.0):
+            return
+        began = perf_counter()
+        try:
+            tick = await self._tick(name, section, plan, state)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("rollout of %s: the evidence could not be read", name)
+            tick = Tick((_blind(section, str(error)),))
+        await self._event(name, plan, tick)
+        self._resting[name] = now + EASE * (perf_counter() - began)
+
+    async def _tick(self, name: str, section: Canary, plan: Plan, state: State) -> Tick:
+        judgement, samples = await self.judged(name, section, plan, state)
+        return Tick(judgement.verdicts, samples, judgement.sick)
+
+    async def judged(self, name: str, section: Canary, plan: Plan, state: State) -> tuple[Judgement, float]:
+        """The verdicts over the current window, and the candidate's samples in it."""
+        document = self._document
+        assert document is not None
+        alpha = rollout.share_of_alpha(plan)
+        seconds = max(0.0, self._clock() - state.window)
+        if rollout.shadow_share(state, plan):
+            found = await self._store.agreement(name, since=state.window)
+            _, compared, agreeing = found.get(plan.candidate, (0, 0, 0))
+            assert plan.gate is not None
+            verdict = judge_agreement(agreeing, compared, plan.gate.agreement, alpha, seconds=seconds)
+            return Judgement((verdict,)), float(compared)
+        epoch = self._allocations.held[name].epoch
+        # Only this epoch counts: the same weights throughout, so both saw the same hours of the day.
+        since = state.window - 10.0
+        counts = await self._store.counts(name, since=since, epoch=epoch)
+        sums = await self._store.reward_sums(name, since=since, epoch=epoch)
+        kinds = {key: metric.type for key, metric in document.metrics.items()}
+
+        def evidence(variant: str) -> Evidence:
+            found = counts.get(variant, Counts())
+            rewards: dict[str, RewardSums] = {m: s for (v, m), s in sums.items() if v == variant}
+            return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds)
+
+        candidate = evidence(plan.candidate)
+        judgement = await asyncio.to_thread(
+            judge_all,
+            [rail_of(rail) for rail in section.guardrails],
+            evidence(plan.baseline),
+            candidate,
+            alpha,
+            edges=edges,
+        )
+        return judgement, candidate.requests
+
+    # Moving ---------------------------------------------------------------------------------------------
+    async def _read(self, name: str) -> None:
+        found = await self._store.load(KIND, name)
+        if found is not None:
+            self._versions[name] = found[0]
+            self.states[name] = State.from_dict(json.loads(found[1]))
+
+    async def _event(self, name: str, plan: Plan, event: Event) -> State:
+        """Applies one event under compare-and-swap. Raises TurnoutError for a command that can't be."""
+        for _ in range(TRIES):
+            now = self._clock()
+            fresh = name not in self._versions
+            before = self.states.get(name) or rollout.begin(plan, now)
+            after, effects = rollout.step(before, event, plan, now)
+            refused = next((e for e in effects if isinstance(e, Refused)), None)
+            if refused is not None:
+                raise TurnoutError("conflict", refused.message)
+            if not fresh and replace(after, checked=before.checked) == before:
+                # A look that changed nothing is not written down: it would be a write each second.
+                self.states[name] = after
+                return after
+            text = json.dumps(after.as_dict())
+            version = self._versions.get(name, 0)
+            if await self._store.save(KIND, name, text, expected=version):
+                self._versions[name] = version + 1
+                self.states[name] = after
+                await self._carry_out(name, plan, after, effects)
+                return after
+            await self._read(name)
+        raise TurnoutError("conflict", f"The rollout of {name!r} keeps moving; read its state and try again.")
+
+    async def _carry_out(self, name: str, plan: Plan, state: State, effects: tuple[object, ...]) -> None:
+        self._hand_over(name, state, plan)
+        reasons = [effect.reason for effect in effects if isinstance(effect, SetWeight)]
+        if reasons:
+            await self._allocations.reconsider(name, reasons[-1])
+        for effect in effects:
+            if isinstance(effect, Audit):
+                log.info("rollout of %s: %s → %s (%s)", name, effect.source, effect.target, effect.reason)
+                await self._emit("rollout", name, effect.as_dict())
+
+    # For people -----------------------------------------------------------------------------------------
+    def _section(self, name: str) -> Canary:
+        document = self._document
+        section = _canaries(document).get(name) if document is not None else None
+        if section is None:
+            raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is no canary.")
+        return section
+
+    async def command(self, name: str, action: str, weight: float | None, by: str) -> Mapping[str, Any]:
+        """A person's word; the state that follows. Raises TurnoutError (not_found, conflict)."""
+        plan = plan_of(self._section(name))
+        await self._read(name)
+        await self._event(name, plan, Command(action, by, weight))
+        return await self.describe(name) or {}
+
+    async def describe(self, name: str) -> Mapping[str, Any] | None:
+        """The rollout as the API tells it; None for a route without one."""
+        document = self._document
+        section = _canaries(document).get(name) if document is not None else None
+        state = self.states.get(name)
+        if section is None or state is None or name not in self._allocations.held:
+            return None
+        plan = plan_of(section)
+        judgement, samples = await self.judged(name, section, plan, state)
+        stage = rollout.stage_of(plan, state.stage)
+        return {
+            "state": str(state.status),
+            "stage": state.stage,
+            "stages": len(plan.stages),
+            "weight": state.weight,
+            "baseline": plan.baseline,
+            "candidate": plan.candidate,
+            "reason": state.reason,
+            "since": state.since,
+            "entered": state.entered,
+            "stage_ends": state.entered + stage.duration if stage.duration else None,
+            "samples": samples,
+            "min_samples": stage.min_samples,
+            "bake_until": state.bake_until,
+            "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
+            "sick_baseline": judgement.sick or None,
+            "possible": list(rollout.possible(state)),
+        }
+
+
+def _canaries(document: Document) -> dict[str, Canary]:
+    return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, Canary)}
+
+
+def _blind(section: Canary, reason: str) -> Any:
+    from policies.guardrails import could_not_look
+
+    rail = rail_of(section.guardrails[0]) if section.guardrails else Guardrail("error_rate", max_increase=0.0)
+    return could_not_look(rail, 0.0, reason)

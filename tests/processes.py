@@ -1,0 +1,91 @@
+"""The real gateway as a process, on a port of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class GatewayProcess:
+    """`turnout run` over a configuration in which @PORT@ and @DIR@ stand for the port and a directory."""
+
+    def __init__(self, folder: Path, config: str, *options: str, ready: bool = True) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.path = folder / "turnout.yaml"
+        self.template = config
+        self.options = options
+        self.write(config)
+        self.log_path = folder / "gateway.log"
+        self.start(ready=ready)
+
+    def write(self, config: str) -> None:
+        text = config.replace("@PORT@", str(self.port)).replace("@DIR@", str(self.folder))
+        new = self.path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.path)
+
+    def start(self, *, ready: bool = True) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway.cli", "run", "--config", str(self.path), *self.options],
+                stderr=log,
+                stdout=log,
+            )
+        if ready:
+            self.wait_ready()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_ready(self, limit: float = 30.0) -> None:
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            assert self.process.poll() is None, f"the gateway ended:\n{self.log}"
+            try:
+                if httpx.get(f"{self.url}/-/readyz").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"the gateway did not become ready:\n{self.log}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, limit: float = 40.0) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(limit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
