@@ -1,0 +1,191 @@
+"""A canary's whole life over real processes: promoted on evidence, rolled back on evidence, steered by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from backends.reference import digits
+from tests.backends.process import ServerProcess
+from tests.e2e.common import replay, report, wait_for
+from tests.processes import GatewayProcess, free_port
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics:
+  correct: {type: boolean}
+backends:
+  digits: {url: "http://@BACKEND@"}
+  dead: {url: "http://127.0.0.1:@DEAD@"}
+routes:
+  digits:
+    match: {path: /v2/models/digits}
+    variants:
+      v1: {backend: digits, rewrite: {path: /v2/models/digits/versions/1}}
+      v2: {backend: @CANDIDATE@}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: @STAGES@
+      guardrails: @RAILS@
+      bake: 60s
+    fallback: [v1]
+"""
+
+
+def config(server: ServerProcess, *, candidate: str, stages: str, rails: str) -> str:
+    text = CONFIG.replace("@CANDIDATE@", candidate).replace("@STAGES@", stages).replace("@RAILS@", rails)
+    return text.replace("@BACKEND@", server.address).replace("@DEAD@", str(free_port()))
+
+
+def good(version: int) -> str:
+    return f"digits, rewrite: {{path: /v2/models/digits/versions/{version}}}"
+
+
+async def until(gateway: GatewayProcess, data: digits.Digits, state: str, *, limit: float) -> dict[str, Any]:
+    """Traffic with rewards until the rollout is in ``state``."""
+    async with asyncio.timeout(limit):
+        while True:
+            await replay(gateway.url, data, 200)
+            found = report(gateway)
+            if found["rollout"]["state"] == state:
+                return found
+
+
+def trail(gateway: GatewayProcess) -> list[str]:
+    """The targets of the audit trail's entries, from the server-sent events."""
+    import json
+
+    steps = []
+    with httpx.stream("GET", f"{gateway.url}/-/events", headers={"last-event-id": "0"}, timeout=2) as answer:
+        try:
+            for line in answer.iter_lines():
+                if line.startswith("data:") and '"signal"' in line:
+                    steps.append(json.loads(line[5:]))
+        except httpx.ReadTimeout:
+            pass
+    return [f"{(s.get('data') or s)['signal']}→{(s.get('data') or s)['target']}" for s in steps]
+
+
+@pytest.mark.slow
+async def test_a_better_version_is_promoted_by_itself(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    text = config(
+        model_server,
+        candidate=good(2),
+        stages="[{weight: 20%, for: 1s, min_samples: 30}, {weight: 50%, for: 1s}]",
+        rails="[{metric: error_rate, max_increase: 10%}, {metric: correct, max_decrease: 15%}]",
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+        assert report(gateway)["rollout"]["state"] == "running"
+        assert report(gateway)["allocation"] == {"v1": 0.8, "v2": 0.2}
+        found = await until(gateway, held_out, "promoted", limit=90)
+        assert found["allocation"]["v2"] == 1.0
+        assert found["rollout"]["weight"] == 1.0
+        assert trail(gateway)[-1] == "finished→promoted"
+        # A restart remembers.
+        gateway.kill()
+        gateway.start()
+        again = report(gateway)
+        assert again["rollout"]["state"] == "promoted"
+        assert again["allocation"]["v2"] == 1.0
+        assert again["epoch"] == found["epoch"]
+
+
+@pytest.mark.slow
+async def test_a_version_that_fails_is_rolled_back_and_no_client_notices(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    text = config(
+        model_server,
+        candidate="dead",
+        stages="[{weight: 20%, for: 1h}]",
+        rails="[{metric: error_rate, max_increase: 1%}]",
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+        found = await until(gateway, held_out, "rolled_back", limit=60)
+        assert found["allocation"] == {"v1": 1.0, "v2": 0.0}
+        assert "error_rate breaches" in found["rollout"]["reason"]
+        assert trail(gateway)[-1] == "fail→rolled_back"
+
+
+@pytest.mark.slow
+async def test_a_less_accurate_version_is_rolled_back_on_its_rewards(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    text = config(
+        model_server,
+        candidate=good(3),
+        stages="[{weight: 30%, for: 1h}]",
+        rails="[{metric: error_rate, max_increase: 5%}, {metric: correct, max_decrease: 5%}]",
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+        found = await until(gateway, held_out, "rolled_back", limit=60)
+        assert "correct breaches" in found["rollout"]["reason"]
+        assert found["variants"]["v3" if "v3" in found["variants"] else "v2"]["errors"] == 0
+
+
+async def test_a_person_steers_at_any_moment(tmp_path: Path, model_server: ServerProcess) -> None:
+    text = config(
+        model_server, candidate=good(2), stages="[{weight: 1%, for: 1h}, {weight: 50%, for: 1h}]", rails="[]"
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+
+        def say(status: int = 200, **word: Any) -> dict[str, Any]:
+            answer = httpx.post(f"{gateway.url}/-/routes/digits/rollout", json=word)
+            assert answer.status_code == status, answer.text
+            found: dict[str, Any] = answer.json()
+            return found
+
+        def share() -> float:
+            return float(report(gateway)["allocation"]["v2"])
+
+        wait_for(lambda: report(gateway)["rollout"] is not None)
+        assert say(action="pause")["state"] == "paused"
+        refused = say(409, action="pause")
+        assert "possible now" in refused["error"]["message"]
+        assert say(action="set", weight=0.3)["weight"] == 0.3
+        wait_for(lambda: share() == pytest.approx(0.3))
+        say(422, action="set", weight=7)
+        say(422, action="set")
+        say(422, action="explode")
+        assert say(action="resume")["state"] == "running"
+        assert say(action="promote")["state"] == "promoted"
+        wait_for(lambda: share() == 1.0)
+        assert say(action="rollback")["state"] == "rolled_back"
+        wait_for(lambda: share() == 0.0)
+        assert httpx.get(f"{gateway.url}/v2/models/digits/ready").headers["x-variant"] == "v1"
+
+
+async def test_a_ramp_moves_nobody_back(tmp_path: Path, model_server: ServerProcess) -> None:
+    text = config(model_server, candidate=good(2), stages="[{weight: 10%, for: 1h}]", rails="[]").replace(
+        "    variants:\n", "    unit: {header: x-user-id}\n    variants:\n"
+    )
+    users = [f"user-{n}" for n in np.arange(200)]
+    with GatewayProcess(tmp_path, text) as gateway, httpx.Client(base_url=gateway.url) as client:
+
+        def on_candidate() -> set[str]:
+            return {
+                user
+                for user in users
+                if client.get("/v2/models/digits/ready", headers={"x-user-id": user}).headers["x-variant"]
+                == "v2"
+            }
+
+        seen: set[str] = set()
+        for weight in (0.1, 0.4, 0.9):
+            answer = client.post("/-/routes/digits/rollout", json={"action": "set", "weight": weight})
+            assert answer.status_code == 200
+            wait_for(lambda: report(gateway)["allocation"]["v2"] == pytest.approx(weight))  # noqa: B023
+            now = on_candidate()
+            assert seen <= now
+            assert abs(len(now) / len(users) - weight) < 0.15
+            seen = now
