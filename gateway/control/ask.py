@@ -109,7 +109,10 @@ def _no_constant(name: str) -> Never:
 def parse(body: bytes) -> Any:
     """Strict JSON: no NaN, no Infinity. Raises bad_json with the place of the fault."""
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return value
     except json.JSONDecodeError as error:
         raise TurnoutError(
             "bad_json",
@@ -117,6 +120,8 @@ def parse(body: bytes) -> Any:
         ) from None
     except UnicodeDecodeError:
         raise TurnoutError("bad_json", "The body is not valid UTF-8; send JSON in UTF-8.") from None
+    except UnicodeEncodeError:
+        raise TurnoutError("bad_json", "The body holds half of a surrogate pair; send whole characters.") from None
     except (ValueError, RecursionError) as error:
         raise TurnoutError("bad_json", f"The body is not valid JSON: {error}.") from None
 
