@@ -39,6 +39,7 @@ from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.rollout import Rollouts
+from gateway.loops.watch import Watch
 from gateway.record.recorder import Recorder
 from gateway.record.rewards import RewardBook
 from gateway.record.token import Sealer
@@ -107,6 +108,15 @@ class Gateway:
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
         self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
         self._spawn(self._watch(text))
+        watch = Watch(
+            self.store,
+            self.allocations,
+            clock=self.now,
+            emit=self._emit_quietly,
+            raised=lambda route, code: self.metrics_.alarms.labels(route, code).inc(),
+            dropped=lambda: self.recorder.dropped.total(),
+        )
+        self._spawn(watch.run(self.document))
         self._spawn(self._follow())
         self._spawn(self._gauges())
 

@@ -1,0 +1,170 @@
+"""Checks that run all the time: are units assigned as the allocation says, is the record whole, do rewards come?
+
+The leader looks; what it finds is kept in the store as the route's alarms, so that every replica tells the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.clock import Clock
+from gateway.config.document import Document
+from gateway.loops.allocation import Allocations
+from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
+from policies.srm import SampleRatio
+
+log = logging.getLogger("turnout.watch")
+
+KIND: Final = "alarms"
+EVERY: Final = 10.0
+"""Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
+ALPHA: Final = 0.001
+"""Probability that a healthy route ever raises a sample-ratio alarm, over all looks."""
+ENOUGH: Final = 200
+"""Answers of a variant without a single reward that are worth an alarm."""
+SETTLED: Final = 30.0
+"""Seconds after which a bucket of the aggregates is whole: every worker has flushed."""
+PATIENCE: Final = 300.0
+"""Seconds before a missing reward is missing and not late."""
+
+Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something a person should look at."""
+
+    code: str
+    """sample_ratio_mismatch | record_loss | no_rewards"""
+    message: str
+
+
+@dataclass(slots=True)
+class _Tested:
+    """The sample-ratio test of one route so far: each bucket of the aggregates goes in once."""
+
+    ratio: SampleRatio = field(default_factory=SampleRatio)
+    until: float = 0.0
+    """Buckets that begin before this are in ``ratio``."""
+
+
+class Watch:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        allocations: Allocations,
+        *,
+        clock: Clock,
+        emit: Emit,
+        raised: Callable[[str, str], None],
+        dropped: Callable[[], int],
+    ) -> None:
+        """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost."""
+        self._store = store
+        self._allocations = allocations
+        self._clock = clock
+        self._emit = emit
+        self._raised = raised
+        self._dropped = dropped
+        self._told = 0
+        self._tested: dict[str, _Tested] = {}
+
+    async def run(self, document: Callable[[], Document]) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.record_loss()
+                if self._allocations.leads:
+                    for name in document().routes:
+                        await self.look(document(), name)
+            except StoreUnavailable as error:
+                log.warning("nothing is watched while the store is away: %s", error)
+            except Exception:
+                log.exception("the watch failed once; it goes on")
+
+    async def record_loss(self) -> None:
+        """Any process may lose outcomes, so each tells its own."""
+        lost = self._dropped()
+        if lost > self._told:
+            message = f"{lost - self._told} outcomes were not recorded: the store is too slow or away."
+            self._told = lost
+            self._raised("", "record_loss")
+            await self._emit("alarm", "", {"code": "record_loss", "message": message})
+
+    async def look(self, document: Document, name: str) -> list[Alarm]:
+        """Looks at one route, and keeps and tells what changed."""
+        alarms = [a for a in (await self._ratio(document, name), await self._silent(document, name)) if a]
+        before = await self._store.load(KIND, name)
+        known = {a["code"] for a in json.loads(before[1])} if before is not None else set()
+        if known == {a.code for a in alarms}:
+            return alarms
+        text = json.dumps([{"code": a.code, "message": a.message} for a in alarms])
+        if await self._store.save(KIND, name, text, expected=before[0] if before is not None else 0):
+            for alarm in alarms:
+                if alarm.code not in known:
+                    log.warning("%s: %s", name, alarm.message)
+                    self._raised(name, alarm.code)
+                    await self._emit("alarm", name, {"code": alarm.code, "message": alarm.message})
+            for code in known - {a.code for a in alarms}:
+                await self._emit("alarm_over", name, {"code": code})
+        return alarms
+
+    async def _ratio(self, document: Document, name: str) -> Alarm | None:
+        """Sample-ratio mismatch. With sticky units the requests of one user all go to one variant, which is no
+        fault and can't be told from one by counting requests, so those routes are not tested."""
+        if document.routes[name].unit is not None:
+            return None
+        tested = self._tested.setdefault(name, _Tested())
+        ratio, until = tested.ratio, self._clock() // BUCKET * BUCKET - SETTLED
+        history = await self._store.allocation_history(name)
+        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET)
+        tested.until = until
+        for probabilities, assigned in _by_epoch(
+            {p.epoch: dict(p.probabilities) for p in history}, ((b.epoch, b.variant, b.counts) for b in cells)
+        ):
+            ratio.add(assigned, probabilities)
+        if not ratio.mismatch(ALPHA):
+            return None
+        shown = ", ".join(f"{v}: {n:.0f} (expected {ratio.expected[v]:.0f})" for v, n in ratio.counts.items())
+        return Alarm(
+            "sample_ratio_mismatch",
+            f"Variants were not assigned as the allocation says: {shown}. Comparisons can't be trusted until "
+            "the cause is known (a retrying client, a lost part of the record, a cache in front).",
+        )
+
+    async def _silent(self, document: Document, name: str) -> Alarm | None:
+        """A variant that answers and for which nobody reports anything, while others get rewards."""
+        until = self._clock() - PATIENCE
+        counts = await self._store.counts(name, until=until)
+        sums = await self._store.reward_sums(name, until=until)
+        rewarded = {variant for (variant, _), s in sums.items() if s.count}
+        silent = [v for v, c in counts.items() if c.served >= ENOUGH and v not in rewarded]
+        if not silent or not (rewarded or _learns(document, name)):
+            return None
+        return Alarm(
+            "no_rewards",
+            f"No reward was ever reported for {', '.join(silent)}; check that clients send x-decision-id back.",
+        )
+
+
+def _learns(document: Document, name: str) -> bool:
+    return document.routes[name].policy.type == "bandit"
+
+
+def _by_epoch(
+    probabilities: Mapping[int, Mapping[str, float]], cells: Iterable[tuple[int, str, Counts]]
+) -> Iterable[tuple[Mapping[str, float], Mapping[str, float]]]:
+    """(probabilities, assigned by variant) of each epoch whose allocation is known."""
+    assigned: dict[int, dict[str, float]] = {}
+    for epoch, variant, counts in cells:
+        if epoch in probabilities:
+            of_epoch = assigned.setdefault(epoch, {})
+            of_epoch[variant] = of_epoch.get(variant, 0.0) + counts.assigned
+    return [(probabilities[epoch], found) for epoch, found in sorted(assigned.items())]

@@ -1,0 +1,142 @@
+"""The checks that run all the time, over a real store with a clock of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.config.load import load
+from gateway.loops.allocation import Allocations
+from gateway.loops.watch import Watch
+from gateway.record.events import Outcome
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+
+START = 1_800_000_000.0
+CONFIG = """
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy: {type: split, weights: {v1: 9, v2: 1}}
+"""
+
+
+def outcome(number: int, time: float, assigned: str, propensity: float) -> Outcome:
+    return Outcome(
+        decision=number.to_bytes(16, "big"), time=time, route="r", policy="split", revision=1, epoch=1,
+        unit=number, sticky=False, assigned=assigned, served=assigned, propensity=propensity, forced=False,
+        status=200, error="", fallback=False, attempts="", gateway_ms=0.1, backend_ms=1.0, total_ms=1.2,
+        request_bytes=1, answer_bytes=1, request_id="", principal="", features="",
+    )  # fmt: skip
+
+
+class Scene:
+    def __init__(self, store: Store) -> None:
+        self.time = START
+        self.store = store
+        self.document = load(CONFIG, source="test", env={})
+        self.events: list[tuple[str, str, str]] = []
+        self.raised: list[tuple[str, str]] = []
+        self.lost = 0
+        self.allocations = Allocations(
+            store, owner="me", clock=lambda: self.time, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.watch = Watch(
+            store,
+            self.allocations,
+            clock=lambda: self.time,
+            emit=self.emit,
+            raised=lambda route, code: self.raised.append((route, code)),
+            dropped=lambda: self.lost,
+        )
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        self.events.append((kind, route, data["code"]))
+
+    async def assign(self, share: float, requests: int, seed: int) -> None:
+        """``requests`` over ten seconds, of which ``share`` really go to v2 (it should be 0.1)."""
+        rng = np.random.default_rng(seed)
+        rows = [
+            outcome(
+                int(self.time * 1000) + n,
+                self.time + n * 10.0 / requests,
+                *(("v2", 0.1) if hit else ("v1", 0.9)),
+            )
+            for n, hit in enumerate(rng.random(requests) < share)
+        ]
+        await self.store.append(rows)
+        self.time += 10.0
+
+    async def look(self) -> list[str]:
+        return [alarm.code for alarm in await self.watch.look(self.document, "r")]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    store = SqliteStore(str(tmp_path / "turnout.db"))
+    await store.open()
+    made = Scene(store)
+    await made.allocations.start()
+    made.allocations.arrange(made.document)
+    await made.allocations.step()
+    yield made
+    await store.close()
+
+
+async def test_a_healthy_route_raises_nothing(scene: Scene) -> None:
+    for seed in range(30):
+        await scene.assign(0.1, 500, seed)
+        scene.time += 60
+        assert await scene.look() == []
+    assert scene.events == []
+
+
+async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene) -> None:
+    found: list[str] = []
+    for seed in range(30):
+        await scene.assign(0.2, 500, seed)
+        scene.time += 60
+        found = await scene.look()
+    assert found == ["sample_ratio_mismatch"]
+    assert scene.events == [("alarm", "r", "sample_ratio_mismatch")]
+    assert scene.raised == [("r", "sample_ratio_mismatch")]
+    kept = await scene.store.load("alarms", "r")
+    assert kept is not None
+    assert "expected" in json.loads(kept[1])[0]["message"]
+
+
+async def test_a_sticky_route_is_not_tested_by_requests(scene: Scene) -> None:
+    """One busy user would look like a mismatch."""
+    sticky = CONFIG.replace("    variants", "    unit: {header: x-user-id}\n    variants")
+    scene.document = load(sticky, source="test", env={})
+    for seed in range(10):
+        await scene.assign(0.9, 500, seed)
+        scene.time += 60
+        assert await scene.look() == []
+
+
+async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(scene: Scene) -> None:
+    bandit = CONFIG.replace("{type: split, weights: {v1: 9, v2: 1}}", "{type: bandit, metric: correct}")
+    await scene.assign(0.1, 5000, 1)
+    assert await scene.look() == []
+    scene.document = load(bandit, source="test", env={})
+    assert await scene.look() == []  # not missing yet, only late
+    scene.time += 400
+    assert await scene.look() == ["no_rewards"]
+
+
+async def test_a_lossy_record_is_told_by_whoever_lost(scene: Scene) -> None:
+    await scene.watch.record_loss()
+    assert scene.events == []
+    scene.lost = 7
+    await scene.watch.record_loss()
+    await scene.watch.record_loss()
+    assert scene.events == [("alarm", "", "record_loss")]
