@@ -38,6 +38,7 @@ from gateway.dataplane.snapshot import Snapshot, Table
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
+from gateway.loops.guards import Guards
 from gateway.loops.rollout import Rollouts
 from gateway.loops.watch import Watch
 from gateway.record.recorder import Recorder
@@ -108,6 +109,8 @@ class Gateway:
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
         self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
         self._spawn(self._watch(text))
+        guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+        self._spawn(guards.run(self.document))
         watch = Watch(
             self.store,
             self.allocations,

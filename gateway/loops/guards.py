@@ -1,0 +1,168 @@
+"""Guardrails that bind a bandit: a variant shown to breach one gets no more traffic, whatever it earns.
+
+The leader compares each variant with the concurrent baseline (`policies.matching`), always validly. What is
+ejected is kept in the store, and stays ejected until the route's policy section is edited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.clock import Clock
+from gateway.config.document import Bandit, Document
+from gateway.loops.allocation import Allocations
+from gateway.loops.rollout import rail_of
+from gateway.state.base import BUCKET, Bucket, Store, StoreUnavailable
+from gateway.telemetry.histogram import edges
+from policies.guardrails import Verdict, judge_all
+from policies.matching import Matched, Side
+from policies.model import RewardSums
+
+log = logging.getLogger("turnout.guards")
+
+KIND: Final = "guards"
+EVERY: Final = 5.0
+ALPHA: Final = 0.05
+"""Probability that anything is ever ejected wrongly, over all variants, guardrails and looks of a route."""
+SETTLED: Final = 10.0
+"""Seconds after which a bucket of the aggregates is taken: its outcomes and most of its rewards are there."""
+
+Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One route's comparisons so far."""
+
+    fingerprint: str
+    since: float
+    until: float
+    ejected: dict[str, str]
+    """Variant → why."""
+    matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
+
+
+class Guards:
+    """See the module."""
+
+    def __init__(self, store: Store, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+        self._store = store
+        self._allocations = allocations
+        self._clock = clock
+        self._emit = emit
+        self._watched: dict[str, _Watched] = {}
+
+    async def run(self, document: Callable[[], Document]) -> None:
+        while True:
+            try:
+                await self.step(document())
+            except StoreUnavailable as error:
+                log.warning("guardrails of bandits rest while the store is away: %s", error)
+            except Exception:
+                log.exception("the guardrails of bandits failed once; they go on")
+            await asyncio.sleep(EVERY)
+
+    async def step(self, document: Document) -> None:
+        for name, route in document.routes.items():
+            section = route.policy
+            if isinstance(section, Bandit) and section.guardrails:
+                await self._step(document, name, section)
+
+    async def _step(self, document: Document, name: str, section: Bandit) -> None:
+        watched = await self._known(name, section)
+        caps = dict.fromkeys(watched.ejected, 0.0)
+        if self._allocations.caps.get(name, {}) != caps:
+            self._allocations.caps[name] = caps
+            if self._allocations.leads:
+                await self._allocations.reconsider(name, "guardrail")
+        if self._allocations.leads:
+            await self._look(document, name, section, watched)
+
+    async def _known(self, name: str, section: Bandit) -> _Watched:
+        """What the store says is ejected under this very section; a new section begins anew."""
+        fingerprint = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:16]
+        found = await self._store.load(KIND, name)
+        kept = json.loads(found[1]) if found is not None else {}
+        known = self._watched.get(name)
+        if known is None or known.fingerprint != fingerprint:
+            since = kept["since"] if kept.get("fingerprint") == fingerprint else self._clock()
+            known = self._watched[name] = _Watched(fingerprint, since, since, {})
+        if kept.get("fingerprint") == fingerprint:
+            known.ejected = dict(kept["ejected"])
+        elif self._allocations.leads:
+            await self._keep(name, known, found[0] if found is not None else 0)
+        return known
+
+    async def _keep(self, name: str, watched: _Watched, version: int) -> bool:
+        text = json.dumps(
+            {"fingerprint": watched.fingerprint, "since": watched.since, "ejected": watched.ejected}
+        )
+        return await self._store.save(KIND, name, text, expected=version)
+
+    async def _look(self, document: Document, name: str, section: Bandit, watched: _Watched) -> None:
+        assert section.baseline is not None
+        until = (self._clock() - SETTLED) // BUCKET * BUCKET
+        if until > watched.until:
+            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
+            watched.until = until
+            _add(watched.matched, section.baseline, buckets)
+        others = [v for v in self._allocations.held[name].allocation.variants if v != section.baseline]
+        kinds = {key: metric.type for key, metric in document.metrics.items()}
+        rails = [rail_of(rail) for rail in section.guardrails]
+        for variant in others:
+            if variant in watched.ejected or variant not in watched.matched:
+                continue
+            pair = watched.matched[variant].evidence(kinds, self._clock() - watched.since)
+            judgement = await asyncio.to_thread(judge_all, rails, *pair, ALPHA / len(others), edges=edges)
+            failed = [v for v in judgement.verdicts if v.verdict == "fail"]
+            # A baseline that is itself ill is no measure: nothing is ejected by it.
+            if failed and not judgement.sick:
+                await self._eject(name, variant, watched, failed[0])
+
+    async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
+        reason = f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}"
+        watched.ejected[variant] = reason
+        found = await self._store.load(KIND, name)
+        if not await self._keep(name, watched, found[0] if found is not None else 0):
+            del watched.ejected[variant]  # another leader was faster; its word is read next time
+            return
+        log.warning("%s: variant %s gets no more traffic: %s", name, variant, reason)
+        self._allocations.caps[name] = dict.fromkeys(watched.ejected, 0.0)
+        await self._emit(
+            "guardrail", name, {"variant": variant, "reason": reason, "evidence": verdict.as_dict()}
+        )
+        await self._allocations.reconsider(name, f"guardrail: {variant}")
+
+
+def _add(matched: dict[str, Matched], baseline: str, buckets: list[Bucket]) -> None:
+    """Adds each bucket of time to the comparison of every variant that was seen in it."""
+    by_time: dict[float, dict[str, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
+    for bucket in buckets:
+        by_time[bucket.start][bucket.variant].append(bucket)
+    for found in by_time.values():
+        for variant, own in found.items():
+            if variant != baseline:
+                matched[variant].add(_side(found.get(baseline, [])), _side(own))
+
+
+def _side(buckets: list[Bucket]) -> Side:
+    """All epochs of one bucket of time together: ten seconds are short against what else changes."""
+    side = Side()
+    latency: dict[int, float] = defaultdict(float)
+    rewards: dict[str, RewardSums] = {}
+    for bucket in buckets:
+        side.requests += bucket.counts.assigned
+        side.errors += bucket.counts.errors
+        for place, count in bucket.counts.latency.items():
+            latency[place] += count
+        for metric, sums in bucket.rewards.items():
+            rewards[metric] = rewards.get(metric, RewardSums()) + sums
+    side.latency, side.rewards = latency, rewards
+    return side

@@ -1,0 +1,96 @@
+"""Comparing two variants whose shares move with time, as a bandit's do.
+
+Pooling over time would confound: if everything gets slower in the evening, the variant whose share grew in the
+evening looks slower. So each stretch of time counts for both variants with the same weight: of a stretch with n₁
+observations of one and n₂ of the other, min(n₁, n₂) count on either side, the larger one's sums scaled down.
+
+A scaled-down sum of n observations varies less than one of m = min(n₁, n₂) observations (m²/n ≤ m), so treating
+it as m observations is conservative: always-valid intervals stay valid, and get a little wider than they need be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from policies.measures import Evidence, Kind
+from policies.model import RewardSums
+
+
+@dataclass(slots=True)
+class Side:
+    """What one variant did in one stretch: requests, errors, a latency histogram, sums by metric."""
+
+    requests: float = 0.0
+    errors: float = 0.0
+    latency: Mapping[int, float] = field(default_factory=dict)
+    rewards: Mapping[str, RewardSums] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Total:
+    requests: float = 0.0
+    errors: float = 0.0
+    latency: dict[int, float] = field(default_factory=dict)
+    rewards: dict[str, RewardSums] = field(default_factory=dict)
+
+
+class Matched:
+    """The running comparison of one variant with its baseline; stretches are added in any order, once each."""
+
+    def __init__(self) -> None:
+        self._baseline, self._candidate = _Total(), _Total()
+
+    def add(self, baseline: Side, candidate: Side) -> None:
+        """One stretch of time, short against whatever else changes."""
+        for total, own, other in (
+            (self._baseline, baseline, candidate),
+            (self._candidate, candidate, baseline),
+        ):
+            _add_counts(total, own, _kept(own.requests, other.requests))
+            _add_latency(total, own, other)
+            for metric, sums in own.rewards.items():
+                against = other.rewards.get(metric, RewardSums())
+                _add_rewards(total, metric, sums, _kept(sums.count, against.count))
+
+    def evidence(self, kinds: Mapping[str, Kind], seconds: float) -> tuple[Evidence, Evidence]:
+        """(baseline, candidate) as `policies.guardrails.judge_all` takes them; counts may be fractions."""
+        return self._as_evidence(self._baseline, kinds, seconds), self._as_evidence(
+            self._candidate, kinds, seconds
+        )
+
+    @staticmethod
+    def _as_evidence(total: _Total, kinds: Mapping[str, Kind], seconds: float) -> Evidence:
+        # Histograms are of whole observations; rounding down keeps them conservative.
+        latency = {bucket: int(count) for bucket, count in total.latency.items() if count >= 1.0}
+        return Evidence(total.requests, total.errors, latency, dict(total.rewards), kinds, seconds)
+
+
+def matched(stretches: Iterable[tuple[Side, Side]]) -> Matched:
+    """`Matched` over (baseline, candidate) stretches."""
+    found = Matched()
+    for baseline, candidate in stretches:
+        found.add(baseline, candidate)
+    return found
+
+
+def _kept(own: float, other: float) -> float:
+    """The share of one's own observations that counts."""
+    return min(own, other) / own if own > 0 else 0.0
+
+
+def _add_counts(total: _Total, own: Side, kept: float) -> None:
+    total.requests += own.requests * kept
+    total.errors += own.errors * kept
+
+
+def _add_latency(total: _Total, own: Side, other: Side) -> None:
+    kept = _kept(float(sum(own.latency.values())), float(sum(other.latency.values())))
+    if kept:
+        for bucket, count in own.latency.items():
+            total.latency[bucket] = total.latency.get(bucket, 0.0) + count * kept
+
+
+def _add_rewards(total: _Total, metric: str, sums: RewardSums, kept: float) -> None:
+    scaled = RewardSums(sums.count * kept, sums.total * kept, sums.squares * kept)
+    total.rewards[metric] = total.rewards.get(metric, RewardSums()) + scaled

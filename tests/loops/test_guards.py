@@ -1,0 +1,136 @@
+"""A bandit's guardrails: what earns well but fails is ejected, for good, on every replica."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.config.load import load
+from gateway.loops.allocation import Allocations
+from gateway.loops.guards import Guards
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+from tests.loops.test_watch import START, outcome
+
+CONFIG = """
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
+    policy:
+      type: bandit
+      metric: correct
+      baseline: v1
+      guardrails: [{metric: error_rate, max_increase: 2%}]
+"""
+
+
+class Replica:
+    """The allocation loop and the guards of one process."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self.allocations = Allocations(
+            scene.store, owner=name, clock=scene.clock, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.guards = Guards(scene.store, self.allocations, clock=scene.clock, emit=scene.emit)
+        self.document = load(CONFIG, source="test", env={})
+
+    async def start(self) -> None:
+        await self.allocations.start()
+        self.allocations.arrange(self.document)
+        await self.step()
+
+    async def step(self) -> None:
+        await self.allocations.step()
+        await self.guards.step(self.document)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return self.allocations.held["r"].allocation.as_dict()
+
+
+class Scene:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.time = START
+        self.events: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.number = 0
+
+    def clock(self) -> float:
+        return self.time
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        self.events.append((kind, route, data))
+
+    async def serve(self, errors: Mapping[str, float], requests: int, rng: np.random.Generator) -> None:
+        """Ten seconds in which the three variants get the same and fail as often as ``errors`` says."""
+        rows = []
+        for n in range(requests):
+            variant = f"v{n % 3 + 1}"
+            self.number += 1
+            row = outcome(self.number, self.time + n * 10.0 / requests, variant, 1 / 3)
+            rows.append(row._replace(error="backend_reset" if rng.random() < errors[variant] else ""))
+        await self.store.append(rows)
+        self.time += 10.0
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    store = SqliteStore(str(tmp_path / "turnout.db"))
+    await store.open()
+    yield Scene(store)
+    await store.close()
+
+
+async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Scene) -> None:
+    leader, follower = Replica(scene, "leader"), Replica(scene, "follower")
+    await leader.start()
+    await follower.start()
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        await scene.serve({"v1": 0.01, "v2": 0.01, "v3": 0.15}, 300, rng)
+        for replica in (leader, follower):
+            await replica.step()
+    assert leader.shares["v3"] == 0.0
+    assert leader.shares["v2"] > 0.01
+    assert follower.shares == leader.shares
+    assert [(kind, data["variant"]) for kind, _, data in scene.events] == [("guardrail", "v3")]
+    assert scene.events[0][2]["evidence"]["verdict"] == "fail"
+    # After a restart it is still ejected, without new evidence.
+    scene.time += 60
+    again = Replica(scene, "again")
+    await again.start()
+    await again.step()
+    assert again.shares["v3"] == 0.0
+
+
+async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene) -> None:
+    leader = Replica(scene, "leader")
+    await leader.start()
+    rng = np.random.default_rng(6)
+    for _ in range(30):
+        await scene.serve({"v1": 0.0, "v2": 0.3, "v3": 0.0}, 300, rng)
+        await leader.step()
+    assert leader.shares["v2"] == 0.0
+    leader.document = load(CONFIG.replace("2%", "3%"), source="test", env={})
+    leader.allocations.arrange(leader.document)
+    await leader.step()
+    await leader.step()
+    assert leader.shares["v2"] > 0.0
+
+
+async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
+    leader = Replica(scene, "leader")
+    await leader.start()
+    rng = np.random.default_rng(7)
+    for _ in range(30):
+        await scene.serve({"v1": 0.03, "v2": 0.03, "v3": 0.02}, 300, rng)
+        await leader.step()
+    assert min(leader.shares.values()) >= 0.01
+    assert scene.events == []
