@@ -156,6 +156,7 @@ def judge_all(
     *,
     edges: Edges | None = None,
     sick_above: float = SICK,
+    forecast: bool = True,
 ) -> Judgement:
     """Every guardrail, and whether the baseline itself is sick.
 
@@ -163,7 +164,9 @@ def judge_all(
     probability that anything at all is said wrongly in this epoch, over all looks, is at most ``alpha``.
     """
     share = alpha / (len(guardrails) + 1)
-    verdicts = tuple(judge(rail, baseline, candidate, share, edges=edges) for rail in guardrails)
+    verdicts = tuple(
+        judge(rail, baseline, candidate, share, edges=edges, forecast=forecast) for rail in guardrails
+    )
     failed = any(verdict.verdict == "fail" for verdict in verdicts)
     return Judgement(verdicts, sick_baseline(baseline, candidate, share, failed=failed, limit=sick_above))
 
@@ -200,10 +203,12 @@ def judge(
     alpha: float,
     *,
     edges: Edges | None = None,
+    forecast: bool = True,
 ) -> Verdict:
     """One guardrail's verdict at level ``alpha`` (for several guardrails see `judge_all`).
 
-    ``edges`` gives the ends of a latency bucket in milliseconds; a latency guardrail needs it. Never
+    ``edges`` gives the ends of a latency bucket in milliseconds; a latency guardrail needs it. ``forecast``:
+    whether to work out how much more data an undecided verdict needs, which is most of the cost. Never
     raises: what can't be looked at is the verdict ``error`` with a reason.
     """
     try:
@@ -211,7 +216,14 @@ def judge(
         measured = measure(guardrail.metric, baseline, candidate, ratio=ratio, edges=edges)
     except ValueError as fault:
         return could_not_look(guardrail, alpha, str(fault))
-    return _decide(guardrail, measured, candidate, alpha)
+    verdict = _decide(guardrail, measured, alpha)
+    if verdict.verdict != "inconclusive" or not forecast:
+        return verdict
+    more = _more_requests(guardrail, measured, candidate, alpha)
+    rate = candidate.requests / candidate.seconds if candidate.seconds > 0 else 0.0
+    return replace(
+        verdict, more_requests=more, minutes=more / rate / 60 if more is not None and rate else None
+    )
 
 
 def could_not_look(guardrail: Guardrail, alpha: float, reason: str) -> Verdict:
@@ -258,13 +270,13 @@ def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
 # From the interval to the verdict --------------------------------------------------------------------
 
 
-def _decide(guardrail: Guardrail, measured: Measured, candidate: Evidence, alpha: float) -> Verdict:
+def _decide(guardrail: Guardrail, measured: Measured, alpha: float) -> Verdict:
     interval = measured.interval(alpha, 1.0) if measured.samples and measured.baseline_samples else None
     outcome: Outcome = guardrail.outcome(interval) if interval is not None else "inconclusive"
     reason = _reason(guardrail, measured, interval)
     if measured.samples < guardrail.min_samples:
         outcome = "inconclusive"
-    verdict = Verdict(
+    return Verdict(
         guardrail.metric,
         outcome,
         guardrail.bound,
@@ -276,13 +288,6 @@ def _decide(guardrail: Guardrail, measured: Measured, candidate: Evidence, alpha
         _known(measured.candidate),
         measured.samples,
         reason if outcome == "inconclusive" else "",
-    )
-    if outcome != "inconclusive":
-        return verdict
-    more = _more_requests(guardrail, measured, candidate, alpha)
-    rate = candidate.requests / candidate.seconds if candidate.seconds > 0 else 0.0
-    return replace(
-        verdict, more_requests=more, minutes=more / rate / 60 if more is not None and rate else None
     )
 
 
