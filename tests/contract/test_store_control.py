@@ -151,9 +151,9 @@ async def test_pruning_forgets_what_is_too_old_and_nothing_else(store: Store) ->
 async def test_folding_keeps_every_sum_and_every_epoch_that_lasted(store: Store) -> None:
     start = T0 - T0 % DAY
     rows = []
-    for second in range(0, 6 * 3600, 20):
-        # An hour of epoch 1; then an epoch every minute; then the last for good.
-        epoch = 1 if second < 3600 else min(1 + (second - 3600) // 60, 180)
+    for second in range(0, 6 * 3600, 60):
+        # An hour of epoch 1; then an epoch every two minutes; then the last for good.
+        epoch = 1 if second < 3600 else min(1 + (second - 3600) // 120, 90)
         variant = f"v{second % 3}"
         rows.append(
             outcome(start + second, epoch=epoch, total_ms=1.0 + second % 90, assigned=variant, served=variant)
@@ -164,7 +164,7 @@ async def test_folding_keeps_every_sum_and_every_epoch_that_lasted(store: Store)
     counts, sums = await store.counts("digits"), await store.reward_sums("digits")
     lasting = {
         e: (await store.counts("digits", epoch=e), await store.reward_sums("digits", epoch=e))
-        for e in (1, 180)
+        for e in (1, 90)
     }
     await pruned(store, Retention(), start + 3 * DAY)
     folded = await store.counts("digits")

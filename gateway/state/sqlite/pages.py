@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from gateway.record.events import Outcome
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import OutcomeFilter
-
-SPAN_MS: Final = 3_600_000
-"""From a page's first decision to its last at most, so that a look-up needs to see few pages."""
-ROWS: Final = 1024
-"""In one page at most."""
+from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds
 
 
 class PageRow(NamedTuple):
@@ -51,49 +46,27 @@ def write(connection: sqlite3.Connection, by_column: Any, *, merged: bool = Fals
     )
 
 
-def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
-    """The outcomes in order of decision, in runs of at most `ROWS` rows and `SPAN_MS`."""
-    ordered = sorted(outcomes)
-    start = 0
-    while start < len(ordered):
-        limit = _milliseconds(ordered[start][0]) + SPAN_MS
-        end = min(start + ROWS, len(ordered))
-        if _milliseconds(ordered[end - 1][0]) > limit:
-            end = next(i for i in range(start, end) if _milliseconds(ordered[i][0]) > limit)
-        yield ordered[start:end]
-        start = end
-
-
-def _milliseconds(decision: bytes) -> int:
-    return int.from_bytes(decision[:6], "big")
-
-
 def _latest_end(decision: bytes) -> bytes:
     """No page that holds the decision ends behind this."""
-    return min(_milliseconds(decision) + SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
+    return min(milliseconds(decision) + SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
 
 
 def _earliest_start(decision: bytes) -> bytes:
     """No page that holds the decision begins before this."""
-    return max(_milliseconds(decision) - SPAN_MS, 0).to_bytes(6, "big")
+    return max(milliseconds(decision) - SPAN_MS, 0).to_bytes(6, "big")
 
 
 # What was seen ------------------------------------------------------------------------------------
 def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """Those that are not in the record yet; marks them as seen.
 
-    A decision is one bit: its block is the coarse time, the process and the upper part of the
-    counter, its place in the block the counter's last byte. A bit that is set already makes us look
-    for the decision itself.
+    A decision is one bit (see `by_block`); one that is set already makes us look for the decision itself.
     """
     decisions = [outcome[0] for outcome in outcomes]
     if len(set(decisions)) < len(decisions):
         outcomes = list(dict(zip(decisions, outcomes, strict=True)).values())
         decisions = [outcome[0] for outcome in outcomes]
-    places: defaultdict[bytes, list[int]] = defaultdict(list)
-    for decision in decisions:
-        places[decision[:4] + decision[6:15]].append(decision[15])
-    blocks = {block: sum(1 << place for place in set(found)) for block, found in places.items()}
+    blocks = by_block(decisions)
     doubtful = False
     for block, bits in blocks.items():
         row = connection.execute("SELECT bits FROM seen WHERE block = ?", (block,)).fetchone()
@@ -173,20 +146,6 @@ def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
     if query.until is not None:
         conditions.append(("oldest < ?", query.until))
     return " AND ".join(text for text, _ in conditions), [value for _, value in conditions]
-
-
-def matches(outcome: Outcome, query: OutcomeFilter) -> bool:
-    """Whether the filter lets the outcome through (its limit aside). A variant matches the assigned or
-    the served one; ``since`` is inclusive, ``until`` exclusive."""
-    return (
-        (query.before is None or outcome.decision < query.before)
-        and (query.route is None or outcome.route == query.route)
-        and (query.variant is None or query.variant in (outcome.assigned, outcome.served))
-        and (query.status is None or outcome.status == query.status)
-        and (not query.errors_only or outcome.error != "")
-        and (query.since is None or outcome.time >= query.since)
-        and (query.until is None or outcome.time < query.until)
-    )
 
 
 def oldest_first(

@@ -27,6 +27,7 @@ from gateway.state.base import (
     Revision,
     RewardResult,
 )
+from gateway.state.paging import parts
 from gateway.state.sqlite import control, pages, rewards, sums, upkeep
 from gateway.state.sqlite.connect import connect, plainly
 from gateway.state.sqlite.readers import Readers
@@ -84,7 +85,7 @@ class SqliteStore:
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
     ) -> None:
         shares = partial(self._published_shares, connection)
-        for part in pages.parts(pages.only_new(connection, outcomes)):
+        for part in parts(pages.only_new(connection, outcomes)):
             by_column = columns(part)
             pages.write(connection, by_column)
             sums.add_cells(connection, tally(by_column, shares))

@@ -10,6 +10,8 @@ from gateway.record.events import Outcome, columns
 from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
+from gateway.state.folding import LADDER, PAGE_AGE, merged_epochs
+from gateway.state.paging import ROWS, parts
 from gateway.state.sqlite import pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
@@ -17,10 +19,6 @@ from gateway.telemetry.histogram import unpack
 
 _STEP: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""
-LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
-"""From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
-_PAGE_AGE: Final = 600
-"""Pages older than this many seconds are merged into full, compressed ones."""
 
 
 def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
@@ -95,8 +93,7 @@ def _fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
 
 
 def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int, int]:
-    """From each epoch of the bucket to the one that it is counted under: one that reaches beyond the
-    bucket stays, the others become the last of them."""
+    """See `merged_epochs`."""
     union = (
         "SELECT route, start, epoch FROM outcome_cells UNION ALL SELECT route, start, epoch FROM reward_cells"
     )
@@ -108,7 +105,6 @@ def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int,
     }
     if not inside:
         return {}
-    # Epochs follow one another, so only the first and the last of them can reach beyond.
     before = connection.execute(
         "SELECT epoch FROM outcome_cells WHERE route = ? AND start < ? "
         "ORDER BY start DESC, epoch DESC LIMIT 1",
@@ -118,13 +114,7 @@ def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int,
         "SELECT epoch FROM outcome_cells WHERE route = ? AND start >= ? ORDER BY start, epoch LIMIT 1",
         (coarse.route, coarse.end),
     ).fetchone()
-    kept = {
-        epoch
-        for epoch in inside
-        if (before is not None and epoch <= before[0]) or after is None or epoch >= after[0]
-    }
-    short = inside - kept
-    return {epoch: epoch if epoch in kept else max(short) for epoch in inside}
+    return merged_epochs(inside, before and before[0], after and after[0])
 
 
 def _fold_counts(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
@@ -177,7 +167,7 @@ def _clear(connection: sqlite3.Connection, table: str, coarse: _Coarse) -> None:
 # Pages --------------------------------------------------------------------------------------------
 def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
-    edge = int(max(now - _PAGE_AGE, 0) // 3600) * 3_600_000
+    edge = int(max(now - PAGE_AGE, 0) // 3600) * 3_600_000
     small = connection.execute(
         "SELECT id, rows FROM pages WHERE merged = 0 AND last < ? ORDER BY first LIMIT 256",
         (edge.to_bytes(6, "big"),),
@@ -185,7 +175,7 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     chosen: list[int] = []
     total = 0
     for page, rows in small:
-        if chosen and total + rows > pages.ROWS:
+        if chosen and total + rows > ROWS:
             break
         chosen.append(page)
         total += rows
@@ -193,6 +183,6 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     for page in chosen:
         outcomes += decode(connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()[0])
         connection.execute("DELETE FROM pages WHERE id = ?", (page,))
-    for part in pages.parts(outcomes):
+    for part in parts(outcomes):
         pages.write(connection, columns(part), merged=True)
     return bool(chosen)

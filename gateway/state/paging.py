@@ -1,0 +1,60 @@
+"""How outcomes are cut into pages, and which of them a filter lets through. Pure; for every store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from gateway.record.events import Outcome
+from gateway.state.base import OutcomeFilter
+
+SPAN_MS: Final = 3_600_000
+"""From a page's first decision to its last at most, so that a look-up needs to see few pages."""
+ROWS: Final = 1024
+"""In one page at most."""
+
+
+def milliseconds(decision: bytes) -> int:
+    """The time that a decision begins with."""
+    return int.from_bytes(decision[:6], "big")
+
+
+def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
+    """The outcomes in order of decision, in runs of at most `ROWS` rows and `SPAN_MS`."""
+    ordered = sorted(outcomes)
+    start = 0
+    while start < len(ordered):
+        limit = milliseconds(ordered[start][0]) + SPAN_MS
+        end = min(start + ROWS, len(ordered))
+        if milliseconds(ordered[end - 1][0]) > limit:
+            end = next(i for i in range(start, end) if milliseconds(ordered[i][0]) > limit)
+        yield ordered[start:end]
+        start = end
+
+
+def by_block(decisions: Iterable[bytes]) -> dict[bytes, int]:
+    """The decisions as bits, 256 in a block, so that what was seen costs a bit to remember.
+
+    A block (13 bytes) is the coarse time, the process and the upper part of the counter; the place in
+    it the counter's last byte. The milliseconds' lower part is left out, so a bit that is set already
+    is a reason to look, not a proof.
+    """
+    places: defaultdict[bytes, list[int]] = defaultdict(list)
+    for decision in decisions:
+        places[decision[:4] + decision[6:15]].append(decision[15])
+    return {block: sum(1 << place for place in set(found)) for block, found in places.items()}
+
+
+def matches(outcome: Outcome, query: OutcomeFilter) -> bool:
+    """Whether the filter lets the outcome through (its limit aside). A variant matches the assigned or
+    the served one; ``since`` is inclusive, ``until`` exclusive."""
+    return (
+        (query.before is None or outcome.decision < query.before)
+        and (query.route is None or outcome.route == query.route)
+        and (query.variant is None or query.variant in (outcome.assigned, outcome.served))
+        and (query.status is None or outcome.status == query.status)
+        and (not query.errors_only or outcome.error != "")
+        and (query.since is None or outcome.time >= query.since)
+        and (query.until is None or outcome.time < query.until)
+    )

@@ -1,0 +1,98 @@
+"""The bytes that Redis keeps, where a Lua script and Python must read the same."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from gateway.record.events import Reward, Shadowed
+from gateway.state.base import Counts, Published
+from gateway.state.exact import ExactSums, Expansion
+from gateway.telemetry.histogram import pack, unpack
+
+_COUNTS: Final = struct.Struct("<qqqqdI")
+"""assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow."""
+_SUMS: Final = struct.Struct("<qHH")
+"""count, then how many doubles the exact total and the exact squares have; these follow."""
+_REWARD: Final = struct.Struct("<BdBdd")
+"""Has it a value, the value; does it count, as what; its time. The whole reward follows as JSON."""
+
+
+# Aggregates ---------------------------------------------------------------------------------------
+def cell_field(epoch: int, variant: str, metric: str | None = None) -> bytes:
+    """The name of a cell within its bucket; with an ``epoch`` of -1, of a total."""
+    return f"{epoch}:{variant}".encode() + (b"" if metric is None else b"\0" + metric.encode())
+
+
+def cell_parts(field: bytes) -> tuple[int, str, str]:
+    """Epoch, variant and metric ("" where there is none)."""
+    epoch, _, rest = field.partition(b":")
+    variant, _, metric = rest.partition(b"\0")
+    return int(epoch), variant.decode(), metric.decode()
+
+
+def pack_counts(counts: Counts) -> bytes:
+    latency = pack(counts.latency)
+    numbers = (counts.assigned, counts.served, counts.errors, counts.fallbacks, counts.expected)
+    return _COUNTS.pack(*numbers, len(latency)) + latency + pack(counts.gateway)
+
+
+def unpack_counts(cells: Sequence[bytes]) -> Counts:
+    """The sum of any number of cells."""
+    total = Counts()
+    latency, gateway = [], []
+    for cell in cells:
+        assigned, served, errors, fallbacks, expected, length = _COUNTS.unpack_from(cell)
+        total.assigned += assigned
+        total.served += served
+        total.errors += errors
+        total.fallbacks += fallbacks
+        total.expected += expected
+        latency.append(cell[_COUNTS.size : _COUNTS.size + length])
+        gateway.append(cell[_COUNTS.size + length :])
+    total.latency, total.gateway = unpack(*latency), unpack(*gateway)
+    return total
+
+
+def unpack_sums(cell: bytes) -> ExactSums:
+    count, totals, squares = _SUMS.unpack_from(cell)
+    parts = struct.unpack_from(f"<{totals + squares}d", cell, _SUMS.size)
+    return ExactSums(count, Expansion(list(parts[:totals])), Expansion(list(parts[totals:])))
+
+
+# Rows ---------------------------------------------------------------------------------------------
+def pack_reward(reward: Reward, counted: float | None) -> bytes:
+    head = _REWARD.pack(
+        reward.value is not None, reward.value or 0.0, counted is not None, counted or 0.0, reward.time
+    )
+    return head + _json([reward.decision.hex(), *reward[1:]])
+
+
+def unpack_reward(row: bytes) -> Reward:
+    decision, *rest = json.loads(row[_REWARD.size :])
+    return Reward(bytes.fromhex(decision), *rest)
+
+
+def pack_shadowed(shadowed: Shadowed) -> bytes:
+    return _json([shadowed.decision.hex(), *shadowed[1:]])
+
+
+def unpack_shadowed(row: bytes) -> Shadowed:
+    decision, *rest = json.loads(row)
+    return Shadowed(bytes.fromhex(decision), *rest)
+
+
+def pack_published(allocation: Published) -> bytes:
+    return _json(asdict(allocation) | {"probabilities": dict(allocation.probabilities)})
+
+
+def unpack_published(row: bytes) -> Published:
+    fields = json.loads(row)
+    return Published(**fields | {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])})
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

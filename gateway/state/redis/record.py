@@ -1,0 +1,205 @@
+"""The record of outcomes: pages, written by one script with all that they add to the aggregates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from heapq import merge
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from gateway.record.events import Outcome, Shadowed, columns
+from gateway.record.page import decode, encode_columns
+from gateway.state.base import OutcomeFilter
+from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds, parts
+from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
+from gateway.state.redis.link import Link
+from gateway.state.redis.scripts import APPEND, SHADOWED
+from gateway.state.tally import Shares, start_of, tally
+
+T = TypeVar("T")
+_AT_ONCE: Final = 16
+"""Pages fetched in one round trip."""
+
+
+async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Shares) -> None:
+    """Adds the outcomes of one route that are not there yet, page by page, each page atomically."""
+    for part in parts({outcome[0]: outcome for outcome in outcomes}.values()):
+        rows, expected = part, ""
+        while rows:
+            number = int(await link.run(APPEND, link.of_route(route), *_arguments(rows, expected, shares)))
+            if number > 0:
+                break
+            # Some may be there already (or another page came in between): look, and try again.
+            known = await _steadily(partial(_known, link, route, part))
+            rows, expected = [row for row in part if row[0] not in known], str(-number - 1)
+
+
+def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[Any]:
+    by_column = columns(rows)
+    blocks = by_block(by_column.decision)
+    arguments: list[Any] = [
+        expected,
+        milliseconds(rows[0][0]),
+        milliseconds(rows[-1][0]),
+        encode_columns(by_column),
+        len(blocks),
+    ]
+    for block, bits in blocks.items():
+        arguments += (block[:4].hex(), block[4:], bits.to_bytes(32, "little"))
+    for key, counts in tally(by_column, shares).items():
+        arguments += (key.start, cell_field(key.epoch, key.variant), pack_counts(counts))
+    return arguments
+
+
+async def _known(link: Link, route: str, rows: Sequence[Outcome]) -> set[bytes]:
+    first, last = milliseconds(rows[0][0]), milliseconds(rows[-1][0])
+    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", first, last + SPAN_MS)
+    pages = await _pages(link, route, numbers)
+    return {outcome.decision for page in pages for outcome in page}
+
+
+async def _pages(link: Link, route: str, numbers: Sequence[bytes]) -> list[list[Outcome]]:
+    """The outcomes of each page; raises `_Moved` when one was merged or forgotten meanwhile."""
+    if not numbers:
+        return []
+    data = await link.command("HMGET", f"{link.of_route(route)}:page", *numbers)
+    if None in data:
+        raise _Moved
+    with link.plainly():
+        return [decode(page) for page in data]
+
+
+async def add_shadowed(link: Link, route: str, shadowed: Sequence[Shadowed]) -> None:
+    arguments: list[Any] = []
+    for one in shadowed:
+        shadow = one.shadow.encode()
+        arguments += (
+            hour_of(one.decision),
+            one.decision + shadow,
+            one.decision,
+            shadow,
+            pack_shadowed(one),
+            start_of(one.time),
+            int(one.agrees is not None),
+            int(one.agrees is True),
+            int(one.error != ""),
+        )
+    await link.run(SHADOWED, link.of_route(route), *arguments)
+
+
+def hour_of(decision: bytes) -> int:
+    """Where what belongs to a decision is kept: hours since the epoch."""
+    return milliseconds(decision) // 3_600_000
+
+
+def by_route(rows: Sequence[Any], place: int) -> Mapping[str, list[Any]]:
+    """Rows by the route that stands at ``place`` of each."""
+    found: defaultdict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        found[row[place]].append(row)
+    return found
+
+
+class _Moved(Exception):
+    """Pages changed while they were read."""
+
+
+async def _steadily(read: Callable[[], Awaitable[T]]) -> T:
+    """What ``read`` returns from pages that stay where they are; merging pages is rare."""
+    while True:
+        try:
+            return await read()
+        except _Moved:
+            continue
+
+
+# Reading ------------------------------------------------------------------------------------------
+async def find(link: Link, route: str, decision: bytes) -> Outcome | None:
+    """The outcome of one decision, if the route has it."""
+    return await _steadily(partial(_find, link, route, decision))
+
+
+async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
+    at = milliseconds(decision)
+    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", at, at + SPAN_MS)
+    for start in range(0, len(numbers), _AT_ONCE):
+        for page in await _pages(link, route, numbers[start : start + _AT_ONCE]):
+            for outcome in page:
+                if outcome.decision == decision:
+                    return outcome
+    return None
+
+
+async def newest_first(link: Link, routes: Sequence[str], query: OutcomeFilter) -> list[Outcome]:
+    """The outcomes that the filter lets through, ordered by decision."""
+    found = [await _steadily(partial(_newest_of_one, link, route, query)) for route in routes]
+    return list(islice(merge(*found, reverse=True), query.limit))
+
+
+async def _newest_of_one(link: Link, route: str, query: OutcomeFilter) -> list[Outcome]:
+    top = "+inf" if query.before is None else milliseconds(query.before) + SPAN_MS
+    found: list[Outcome] = []
+    waiting: list[Outcome] = []
+    at = 0
+    while True:
+        pages = await _window(link, route, "last", at, (top, "-inf"))
+        for last, page in pages:
+            # Pages overlap: only what lies behind the end of this one and all that follow is certain.
+            waiting.sort(reverse=True)
+            certain = sum(milliseconds(o.decision) > last for o in waiting)
+            found += waiting[:certain]
+            if len(found) >= query.limit:
+                return found[: query.limit]
+            waiting = waiting[certain:] + [o for o in page if matches(o, query)]
+        if len(pages) < _AT_ONCE:
+            return (found + sorted(waiting, reverse=True))[: query.limit]
+        at += _AT_ONCE
+
+
+async def _window(
+    link: Link, route: str, index: str, at: int, limits: tuple[Any, Any]
+) -> list[tuple[int, list[Outcome]]]:
+    """Some pages by the milliseconds of their ``last`` (descending) or ``first`` decision (ascending)."""
+    command = "ZREVRANGEBYSCORE" if index == "last" else "ZRANGEBYSCORE"
+    scored = await link.command(
+        command, f"{link.of_route(route)}:{index}", *limits, "WITHSCORES", "LIMIT", at, _AT_ONCE
+    )
+    numbers, scores = _pairs(scored)
+    return list(zip(scores, await _pages(link, route, numbers), strict=True))
+
+
+def _pairs(scored: Sequence[Any]) -> tuple[list[bytes], list[int]]:
+    """Members and scores, whichever form the client gives them."""
+    if scored and isinstance(scored[0], tuple | list):
+        return [member for member, _ in scored], [int(float(score)) for _, score in scored]
+    return list(scored[::2]), [int(float(score)) for score in scored[1::2]]
+
+
+async def oldest_first(
+    link: Link, routes: Sequence[str], query: OutcomeFilter, after: bytes
+) -> list[Outcome]:
+    """The outcomes behind ``after``, ordered by decision."""
+    found = [await _steadily(partial(_oldest_of_one, link, route, query, after)) for route in routes]
+    return list(islice(merge(*found), query.limit))
+
+
+async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: bytes) -> list[Outcome]:
+    bottom = milliseconds(after) - SPAN_MS if after else "-inf"
+    found: list[Outcome] = []
+    waiting: list[Outcome] = []
+    at = 0
+    while True:
+        pages = await _window(link, route, "first", at, (bottom, "+inf"))
+        for first, page in pages:
+            # The mirror of `_newest_of_one`: what lies before the start of this page is certain.
+            waiting.sort()
+            certain = sum(milliseconds(o.decision) < first for o in waiting)
+            found += waiting[:certain]
+            if len(found) >= query.limit:
+                return found[: query.limit]
+            waiting = waiting[certain:] + [o for o in page if o.decision > after and matches(o, query)]
+        if len(pages) < _AT_ONCE:
+            return (found + sorted(waiting))[: query.limit]
+        at += _AT_ONCE

@@ -1,0 +1,84 @@
+"""Rewards, and what belongs to one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.state.base import DecisionRecord, RewardResult
+from gateway.state.redis.codec import cell_field, pack_reward, unpack_reward, unpack_shadowed
+from gateway.state.redis.link import Link
+from gateway.state.redis.record import hour_of
+from gateway.state.redis.scripts import REWARD
+from gateway.state.tally import counted_value, start_of
+
+_AT_ONCE: Final = 500
+"""Rewards in one script, so that it never holds others up for more than a few milliseconds."""
+_RESULTS: Final[dict[int, RewardResult]] = {ord("a"): "accepted", ord("d"): "duplicate", ord("u"): "updated"}
+
+
+async def upsert(link: Link, route: str, rewards: Sequence[Reward], *, replay: bool) -> list[RewardResult]:
+    """Of one route, in order."""
+    results: list[RewardResult] = []
+    for at in range(0, len(rewards), _AT_ONCE):
+        arguments: list[Any] = ["1" if replay else "0"]
+        for reward in rewards[at : at + _AT_ONCE]:
+            arguments += _arguments(reward)
+        letters = await link.run(REWARD, link.of_route(route), *arguments, wait=True)
+        results += [_RESULTS[letter] for letter in letters]
+    return results
+
+
+def _arguments(reward: Reward) -> tuple[Any, ...]:
+    metric = reward.metric.encode()
+    return (
+        hour_of(reward.decision),
+        reward.decision + metric,
+        reward.decision,
+        metric,
+        pack_reward(reward, counted_value(reward)),
+        start_of(reward.decided),
+        cell_field(reward.epoch, reward.assigned, reward.metric),
+    )
+
+
+async def rewards_of(link: Link, route: str, decision: bytes) -> tuple[Reward, ...]:
+    """By metric; a retracted one has no value."""
+    return tuple(map(unpack_reward, (await _rows_of(link, route, [decision], "rewards"))[0]))
+
+
+async def shadows_of(link: Link, route: str, decision: bytes) -> tuple[Shadowed, ...]:
+    """By shadow."""
+    return tuple(map(unpack_shadowed, (await _rows_of(link, route, [decision], "shadowed"))[0]))
+
+
+async def with_what_belongs(link: Link, outcomes: Sequence[Outcome]) -> list[DecisionRecord]:
+    """The outcomes with their rewards and shadows, in two round trips a route."""
+    found: dict[bytes, DecisionRecord] = {}
+    by_route: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_route.setdefault(outcome.route, []).append(outcome)
+    for route, mine in by_route.items():
+        decisions = [outcome.decision for outcome in mine]
+        rewards = await _rows_of(link, route, decisions, "rewards")
+        shadows = await _rows_of(link, route, decisions, "shadowed")
+        for outcome, reward_rows, shadow_rows in zip(mine, rewards, shadows, strict=True):
+            found[outcome.decision] = DecisionRecord(
+                outcome, tuple(map(unpack_reward, reward_rows)), tuple(map(unpack_shadowed, shadow_rows))
+            )
+    return [found[outcome.decision] for outcome in outcomes]
+
+
+async def _rows_of(link: Link, route: str, decisions: Sequence[bytes], kind: str) -> list[list[bytes]]:
+    """For each decision the rows of one kind, in the order of their names."""
+    base = link.of_route(route)
+    keys = [f"{base}:{kind}:{hour_of(decision)}" for decision in decisions]
+    names = await link.commands([("HGET", key, d) for key, d in zip(keys, decisions, strict=True)])
+    wanted = [
+        ("HMGET", key, *(decision + name for name in sorted(packed.split(b"\0"))))
+        for key, decision, packed in zip(keys, decisions, names, strict=True)
+        if packed is not None
+    ]
+    rows = iter(await link.commands(wanted))
+    return [[] if packed is None else next(rows) for packed in names]

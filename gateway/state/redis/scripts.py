@@ -1,0 +1,425 @@
+"""The Lua scripts: each is one atomic step on the keys of one route (or of none), which share a slot.
+
+``KEYS[1]`` is the prefix that all keys of the step begin with; it carries the hash tag.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import Final
+
+
+class Script:
+    """Lua source and the digest that a server knows it by."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_LIBRARY: Final = """
+local P = KEYS[1]
+
+-- Packed histograms (gateway.telemetry.histogram): a + sign * b.
+local function histogram(a, b, sign)
+  if b == '' then return a end
+  if a == '' and sign > 0 then return b end
+  local counts, numbers, out = {}, {}, {}
+  for _, term in ipairs({{a, 1}, {b, sign}}) do
+    local part, factor, at = term[1], term[2], 1
+    while at <= #part do
+      local i, n
+      i, n, at = struct.unpack('<I2I4', part, at)
+      counts[i] = (counts[i] or 0) + n * factor
+    end
+  end
+  for i, n in pairs(counts) do
+    if n > 0 then numbers[#numbers + 1] = i end
+  end
+  table.sort(numbers)
+  for _, i in ipairs(numbers) do
+    local n = counts[i]
+    while n > 4294967295 do
+      out[#out + 1] = struct.pack('<I2I4', i, 4294967295)
+      n = n - 4294967295
+    end
+    out[#out + 1] = struct.pack('<I2I4', i, n)
+  end
+  return table.concat(out)
+end
+
+-- Adds a cell of counts (gateway.state.redis.codec) to a field of a hash; sign -1 takes it away.
+local function add_counts(key, field, delta, sign)
+  local old = redis.call('HGET', key, field)
+  if not old and sign > 0 then
+    redis.call('HSET', key, field, delta)
+    return
+  end
+  old = old or struct.pack('<i8i8i8i8dI4', 0, 0, 0, 0, 0, 0)
+  local a1, s1, e1, f1, x1, l1, at1 = struct.unpack('<i8i8i8i8dI4', old)
+  local a2, s2, e2, f2, x2, l2, at2 = struct.unpack('<i8i8i8i8dI4', delta)
+  local latency = histogram(string.sub(old, at1, at1 + l1 - 1), string.sub(delta, at2, at2 + l2 - 1), sign)
+  local gateway = histogram(string.sub(old, at1 + l1), string.sub(delta, at2 + l2), sign)
+  local a, s = a1 + sign * a2, s1 + sign * s2
+  if sign < 0 and a == 0 and s == 0 then
+    redis.call('HDEL', key, field)
+    return
+  end
+  redis.call('HSET', key, field, struct.pack('<i8i8i8i8dI4', a, s,
+    e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, #latency) .. latency .. gateway)
+end
+
+-- Exact sums (gateway.state.exact): adds x to the list of parts.
+local function grow(parts, x)
+  local kept, number = 0, #parts
+  for k = 1, number do
+    local y = parts[k]
+    if math.abs(x) < math.abs(y) then x, y = y, x end
+    local high = x + y
+    local low = y - (high - x)
+    if low ~= 0 then
+      kept = kept + 1
+      parts[kept] = low
+    end
+    x = high
+  end
+  for k = number, kept + 1, -1 do parts[k] = nil end
+  if x ~= 0 then parts[kept + 1] = x end
+end
+
+local function read_sums(value)
+  local sums = {count = 0, total = {}, squares = {}}
+  if value then
+    local count, totals, squares, at = struct.unpack('<i8I2I2', value)
+    sums.count = count
+    for k = 1, totals do sums.total[k], at = struct.unpack('<d', value, at) end
+    for k = 1, squares do sums.squares[k], at = struct.unpack('<d', value, at) end
+  end
+  return sums
+end
+
+local function write_sums(key, field, sums)
+  local out = {struct.pack('<i8I2I2', sums.count, #sums.total, #sums.squares)}
+  for _, part in ipairs(sums.total) do out[#out + 1] = struct.pack('<d', part) end
+  for _, part in ipairs(sums.squares) do out[#out + 1] = struct.pack('<d', part) end
+  redis.call('HSET', key, field, table.concat(out))
+end
+
+local function add_sums(key, field, value, sign)
+  local sums, other = read_sums(redis.call('HGET', key, field)), read_sums(value)
+  sums.count = sums.count + sign * other.count
+  for _, part in ipairs(other.total) do grow(sums.total, sign * part) end
+  for _, part in ipairs(other.squares) do grow(sums.squares, sign * part) end
+  write_sums(key, field, sums)
+end
+
+local function total_of(field)
+  return '-1' .. string.sub(field, string.find(field, ':', 1, true), -1)
+end
+
+local function in_pairs(list)
+  local k = -1
+  return function()
+    k = k + 2
+    return list[k], list[k + 1]
+  end
+end
+"""
+
+APPEND: Final = Script(
+    _LIBRARY
+    + """
+-- ARGV: number of pages expected ('' any), first ms, last ms, page, number of blocks,
+-- block key, field and bits for each; then start, field and delta of each cell.
+-- Returns the number of pages so far, negative when some decision may be there already.
+local number = tonumber(redis.call('GET', P .. ':pages') or '0')
+local sure = ARGV[1] ~= ''
+if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
+local blocks, at = tonumber(ARGV[5]), 6
+local merged = {}
+for k = 1, blocks do
+  local key, field, bits = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local old = redis.call('HGET', key, field)
+  if old then
+    local out = {}
+    for i = 1, 32 do
+      local a, b = string.byte(old, i), string.byte(bits, i)
+      if not sure and bit.band(a, b) ~= 0 then return -number - 1 end
+      out[i] = string.char(bit.bor(a, b))
+    end
+    bits = table.concat(out)
+  end
+  merged[k] = {key, field, bits}
+  at = at + 3
+end
+for _, one in ipairs(merged) do
+  redis.call('HSET', one[1], one[2], one[3])
+  redis.call('EXPIRE', one[1], 172800)
+end
+number = redis.call('INCR', P .. ':pages')
+redis.call('HSET', P .. ':page', number, ARGV[4])
+redis.call('ZADD', P .. ':first', ARGV[2], number)
+redis.call('ZADD', P .. ':last', ARGV[3], number)
+redis.call('ZADD', P .. ':small', ARGV[3], number)
+while at <= #ARGV do
+  local start, field, delta = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  redis.call('ZADD', P .. ':cells', start, start)
+  add_counts(P .. ':c:' .. start, field, delta, 1)
+  add_counts(P .. ':c:all', total_of(field), delta, 1)
+  at = at + 3
+end
+return number
+"""
+)
+
+REWARD: Final = Script(
+    _LIBRARY
+    + """
+-- ARGV: '1' for a replay; then hour, field, decision, metric, row, start and cell of each reward.
+-- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
+local replay, results, cells, order, touched = ARGV[1] == '1', {}, {}, {}, false
+
+local function cell(key, field)
+  local name = key .. ' ' .. field
+  if not cells[name] then
+    cells[name] = {key, field, read_sums(redis.call('HGET', key, field))}
+    order[#order + 1] = name
+  end
+  return cells[name][3]
+end
+
+local function count(start, field, value, sign)
+  for key, name in in_pairs({P .. ':s:' .. start, field, P .. ':s:all', total_of(field)}) do
+    local sums = cell(key, name)
+    sums.count = sums.count + sign
+    grow(sums.total, sign * value)
+    grow(sums.squares, sign * (value * value))
+  end
+  redis.call('ZADD', P .. ':cells', start, start)
+end
+
+for at = 2, #ARGV, 7 do
+  local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local row, start, name = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  local key = P .. ':rewards:' .. hour
+  local has, value, counts, counted, time = struct.unpack('<BdBdd', row)
+  local old = redis.call('HGET', key, field)
+  local result = 'a'
+  if old then
+    local had, was, did, before, at_time = struct.unpack('<BdBdd', old)
+    if (had == has and (has == 0 or was == value)) or (replay and time < at_time) then
+      result = 'd'
+    else
+      result = 'u'
+      if did == 1 then count(start, name, before, -1) end
+    end
+  else
+    redis.call('ZADD', P .. ':reward_hours', hour, hour)
+    local metrics = redis.call('HGET', key, decision)
+    redis.call('HSET', key, decision, metrics and (metrics .. '\\0' .. metric) or metric)
+  end
+  if result ~= 'd' then
+    touched = true
+    redis.call('HSET', key, field, row)
+    if counts == 1 then count(start, name, counted, 1) end
+  end
+  results[#results + 1] = result
+end
+for _, name in ipairs(order) do
+  write_sums(cells[name][1], cells[name][2], cells[name][3])
+end
+if touched then redis.call('INCR', P .. ':changed') end
+return table.concat(results)
+"""
+)
+
+SHADOWED: Final = Script(
+    """
+-- ARGV: hour, field, decision, shadow, row, start, compared, agreeing and errors of each.
+local P = KEYS[1]
+for at = 1, #ARGV, 9 do
+  local key, decision, shadow = P .. ':shadowed:' .. ARGV[at], ARGV[at + 2], ARGV[at + 3]
+  if redis.call('HSETNX', key, ARGV[at + 1], ARGV[at + 4]) == 1 then
+    redis.call('ZADD', P .. ':shadowed_hours', ARGV[at], ARGV[at])
+    local shadows = redis.call('HGET', key, decision)
+    redis.call('HSET', key, decision, shadows and (shadows .. '\\0' .. shadow) or shadow)
+    redis.call('ZADD', P .. ':shadow_cells', ARGV[at + 5], ARGV[at + 5])
+    for _, start in ipairs({ARGV[at + 5], 'all'}) do
+      local cell = P .. ':a:' .. start
+      redis.call('HINCRBY', cell, shadow .. '\\0answers', 1)
+      redis.call('HINCRBY', cell, shadow .. '\\0compared', ARGV[at + 6])
+      redis.call('HINCRBY', cell, shadow .. '\\0agreeing', ARGV[at + 7])
+      redis.call('HINCRBY', cell, shadow .. '\\0errors', ARGV[at + 8])
+    end
+  end
+end
+return 1
+"""
+)
+
+FOLD: Final = Script(
+    _LIBRARY
+    + """
+-- ARGV: coarse start, number of fine starts, these; then epoch and the one it is counted under, in pairs.
+local coarse, number, under = ARGV[1], tonumber(ARGV[2]), {}
+for k = 3 + number, #ARGV, 2 do under[ARGV[k]] = ARGV[k + 1] end
+for k = 3, 2 + number do
+  for letter, add in pairs({c = add_counts, s = add_sums}) do
+    local key, into = P .. ':' .. letter .. ':' .. ARGV[k], P .. ':' .. letter .. ':' .. coarse
+    for field, value in in_pairs(redis.call('HGETALL', key)) do
+      local colon = string.find(field, ':', 1, true)
+      local epoch = string.sub(field, 1, colon - 1)
+      local new = (under[epoch] or epoch) .. string.sub(field, colon)
+      if key ~= into or new ~= field then
+        redis.call('HDEL', key, field)
+        add(into, new, value, 1)
+      end
+    end
+  end
+  redis.call('ZREM', P .. ':cells', ARGV[k])
+end
+redis.call('ZADD', P .. ':cells', coarse, coarse)
+return 1
+"""
+)
+
+FORGET_CELLS: Final = Script(
+    _LIBRARY
+    + """
+-- ARGV: starts of buckets to forget; the totals lose them too.
+for _, start in ipairs(ARGV) do
+  for field, value in in_pairs(redis.call('HGETALL', P .. ':c:' .. start)) do
+    add_counts(P .. ':c:all', total_of(field), value, -1)
+  end
+  for field, value in in_pairs(redis.call('HGETALL', P .. ':s:' .. start)) do
+    add_sums(P .. ':s:all', total_of(field), value, -1)
+  end
+  redis.call('DEL', P .. ':c:' .. start, P .. ':s:' .. start)
+  redis.call('ZREM', P .. ':cells', start)
+end
+return 1
+"""
+)
+
+FOLD_SHADOWS: Final = Script(
+    """
+-- ARGV: where to ('' to forget, the totals too), then the starts of the buckets.
+local P = KEYS[1]
+for k = 2, #ARGV do
+  local key = P .. ':a:' .. ARGV[k]
+  local fields = redis.call('HGETALL', key)
+  redis.call('DEL', key)
+  redis.call('ZREM', P .. ':shadow_cells', ARGV[k])
+  for i = 1, #fields, 2 do
+    if ARGV[1] ~= '' then
+      redis.call('HINCRBY', P .. ':a:' .. ARGV[1], fields[i], fields[i + 1])
+    elseif redis.call('HINCRBY', P .. ':a:all', fields[i], -fields[i + 1]) == 0 then
+      redis.call('HDEL', P .. ':a:all', fields[i])
+    end
+  end
+end
+if ARGV[1] ~= '' then redis.call('ZADD', P .. ':shadow_cells', ARGV[1], ARGV[1]) end
+return 1
+"""
+)
+
+REPLACE_PAGES: Final = Script(
+    """
+-- ARGV: number of pages to take out, these; then first ms, last ms and page of each new one.
+local P = KEYS[1]
+local out = tonumber(ARGV[1])
+for k = 2, out + 1 do
+  if redis.call('HEXISTS', P .. ':page', ARGV[k]) == 0 then return 0 end
+end
+for k = 2, out + 1 do
+  redis.call('HDEL', P .. ':page', ARGV[k])
+  for _, index in ipairs({':first', ':last', ':small'}) do redis.call('ZREM', P .. index, ARGV[k]) end
+end
+for k = out + 2, #ARGV, 3 do
+  local number = redis.call('INCR', P .. ':pages')
+  redis.call('HSET', P .. ':page', number, ARGV[k + 2])
+  redis.call('ZADD', P .. ':first', ARGV[k], number)
+  redis.call('ZADD', P .. ':last', ARGV[k + 1], number)
+end
+return 1
+"""
+)
+
+PUBLISH: Final = Script(
+    """
+-- ARGV: epoch, the allocation.
+local P, epoch = KEYS[1], tonumber(ARGV[1])
+local newest = redis.call('GET', P .. ':epoch')
+if newest and tonumber(newest) + 1 ~= epoch then return 0 end
+redis.call('SET', P .. ':epoch', ARGV[1])
+redis.call('HSET', P .. ':allocations', ARGV[1], ARGV[2])
+redis.call('INCR', P .. ':changed')
+return 1
+"""
+)
+
+SAVE: Final = Script(
+    """
+-- ARGV: document, expected version, text.
+local P, key = KEYS[1], KEYS[1] .. ':documents'
+local stored = redis.call('HGET', key, ARGV[1])
+local version = stored and string.match(stored, '^%d+') or '0'
+if tonumber(version) ~= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', key, ARGV[1], string.format('%d', tonumber(version) + 1) .. '\\n' .. ARGV[3])
+redis.call('INCR', P .. ':changed')
+return 1
+"""
+)
+
+ADD_REVISION: Final = Script(
+    """
+-- ARGV: the revision without its number.
+local P = KEYS[1]
+local number = redis.call('INCR', P .. ':revision')
+redis.call('HSET', P .. ':revisions', number, ARGV[1])
+redis.call('INCR', P .. ':changed')
+return number
+"""
+)
+
+ADD_EVENT: Final = Script(
+    """
+-- ARGV: time, kind, route, data.
+local P = KEYS[1]
+local number = redis.call('INCR', P .. ':event')
+redis.call('XADD', P .. ':events', string.format('%d-1', number),
+  'time', ARGV[1], 'kind', ARGV[2], 'route', ARGV[3], 'data', ARGV[4])
+return number
+"""
+)
+
+LEASE: Final = Script(
+    """
+-- ARGV: name, owner, until, now. Returns the fencing number, or 0.
+local key = KEYS[1] .. ':lease:' .. ARGV[1]
+local held = redis.call('HMGET', key, 'owner', 'until', 'fence')
+local fence = 1
+if held[3] then
+  if tonumber(held[2]) <= tonumber(ARGV[4]) then
+    fence = tonumber(held[3]) + 1
+  elseif held[1] == ARGV[2] then
+    fence = tonumber(held[3])
+  else
+    return 0
+  end
+end
+redis.call('HSET', key, 'owner', ARGV[2], 'until', ARGV[3], 'fence', fence)
+return fence
+"""
+)
+
+RELEASE: Final = Script(
+    """
+-- ARGV: name, owner. The fencing number stays.
+local key = KEYS[1] .. ':lease:' .. ARGV[1]
+if redis.call('HGET', key, 'owner') == ARGV[2] then
+  redis.call('HSET', key, 'owner', '', 'until', '0')
+end
+return 1
+"""
+)

@@ -1,0 +1,126 @@
+"""The aggregates, read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.state.base import Bucket, Counts
+from gateway.state.exact import ExactSums
+from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_sums
+from gateway.state.redis.link import Link
+from gateway.state.tally import start_of
+from policies.model import RewardSums
+
+Fields = dict[bytes, bytes]
+ALL = "all"
+"""The bucket that holds the sum of all others."""
+
+
+async def buckets(
+    link: Link, route: str, letter: str, since: float | None, until: float | None
+) -> list[tuple[int, Fields]]:
+    """Start and cells of each bucket, oldest first; ``letter``: c(ounts), s(ums)."""
+    base = link.of_route(route)
+    low = "-inf" if since is None else start_of(since)
+    high = "+inf" if until is None else f"({until!r}"
+    starts = [int(start) for start in await link.command("ZRANGEBYSCORE", f"{base}:cells", low, high)]
+    found = await link.commands([("HGETALL", f"{base}:{letter}:{start}") for start in starts])
+    return [(start, as_fields(fields)) for start, fields in zip(starts, found, strict=True)]
+
+
+def as_fields(reply: object) -> Fields:
+    """HGETALL's reply, whichever form the client gives it."""
+    if isinstance(reply, dict):
+        return reply
+    assert isinstance(reply, list)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+async def _cells(
+    link: Link, route: str, letter: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[tuple[str, str], list[bytes]]:
+    """By variant and metric, all cells that the limits let through."""
+    if since is None and until is None and epoch is None:
+        groups = [as_fields(await link.command("HGETALL", f"{link.of_route(route)}:{letter}:{ALL}"))]
+    else:
+        groups = [fields for _, fields in await buckets(link, route, letter, since, until)]
+    found: dict[tuple[str, str], list[bytes]] = {}
+    for fields in groups:
+        for field, cell in fields.items():
+            of_epoch, variant, metric = cell_parts(field)
+            if epoch is None or of_epoch == epoch:
+                found.setdefault((variant, metric), []).append(cell)
+    return dict(sorted(found.items()))
+
+
+async def counts(
+    link: Link, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[str, Counts]:
+    cells = await _cells(link, route, "c", since, until, epoch)
+    return {variant: unpack_counts(found) for (variant, _), found in cells.items()}
+
+
+async def reward_sums(
+    link: Link, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[tuple[str, str], RewardSums]:
+    cells = await _cells(link, route, "s", since, until, epoch)
+    summed = {key: summed_up(found) for key, found in cells.items()}
+    return {key: sums for key, sums in summed.items() if sums.count}
+
+
+def summed_up(cells: Sequence[bytes]) -> RewardSums:
+    total = ExactSums()
+    for cell in cells:
+        total.merge(unpack_sums(cell))
+    return total.rounded
+
+
+async def series(link: Link, route: str, since: float, until: float, step: float) -> list[Bucket]:
+    """Oldest first, then by variant and epoch."""
+    width = int(step)
+    counted: dict[tuple[int, str, int], list[bytes]] = {}
+    rewarded: dict[tuple[int, str, int], dict[str, list[bytes]]] = {}
+    for start, fields in await buckets(link, route, "c", since, until):
+        for field, cell in fields.items():
+            epoch, variant, _ = cell_parts(field)
+            counted.setdefault((start - start % width, variant, epoch), []).append(cell)
+    for start, fields in await buckets(link, route, "s", since, until):
+        for field, cell in fields.items():
+            epoch, variant, metric = cell_parts(field)
+            metrics = rewarded.setdefault((start - start % width, variant, epoch), {})
+            metrics.setdefault(metric, []).append(cell)
+    made = []
+    for key in sorted(counted.keys() | rewarded.keys()):
+        sums = {metric: summed_up(cells) for metric, cells in rewarded.get(key, {}).items()}
+        kept = {metric: one for metric, one in sums.items() if one.count}
+        start, variant, epoch = key
+        made.append(Bucket(float(start), variant, epoch, unpack_counts(counted.get(key, [])), kept))
+    return made
+
+
+async def agreement(link: Link, route: str, since: float | None) -> dict[str, tuple[int, int, int]]:
+    base = link.of_route(route)
+    starts: list[bytes | str] = [ALL]
+    if since is not None:
+        starts = await link.command("ZRANGEBYSCORE", f"{base}:shadow_cells", start_of(since), "+inf")
+    found: dict[str, dict[str, int]] = {}
+    for reply in await link.commands([("HGETALL", f"{base}:a:{_text(start)}") for start in starts]):
+        for field, count in as_fields(reply).items():
+            shadow, _, figure = field.decode().partition("\0")
+            figures = found.setdefault(shadow, {})
+            figures[figure] = figures.get(figure, 0) + int(count)
+    return {
+        s: (f["answers"], f["compared"], f["agreeing"]) for s, f in sorted(found.items()) if f.get("answers")
+    }
+
+
+def _text(start: bytes | str) -> str:
+    return start if isinstance(start, str) else start.decode()
+
+
+async def metric_names(link: Link, routes: Sequence[str]) -> list[str]:
+    names: set[str] = set()
+    for route in routes:
+        fields = as_fields(await link.command("HGETALL", f"{link.of_route(route)}:s:{ALL}"))
+        names |= {cell_parts(field)[2] for field, cell in fields.items() if unpack_sums(cell).count}
+    return sorted(names)

@@ -1,0 +1,162 @@
+"""Forgetting what is too old, and folding old aggregates and pages together, a bounded step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.record.events import Outcome, columns
+from gateway.record.page import decode, encode_columns
+from gateway.state.base import Retention
+from gateway.state.folding import LADDER, PAGE_AGE, merged_epochs
+from gateway.state.paging import ROWS, milliseconds, parts
+from gateway.state.redis.codec import cell_parts, unpack_published
+from gateway.state.redis.link import Link
+from gateway.state.redis.scripts import FOLD, FOLD_SHADOWS, FORGET_CELLS, REPLACE_PAGES
+
+_STEP: Final = 200
+"""Keys or fields that one step touches at most, so that rewards never wait long behind it."""
+
+
+async def step(link: Link, routes: Sequence[str], retention: Retention, now: float) -> bool:
+    """One bounded step for each route; True while there is more to do."""
+    more = await _forget_events(link, now - retention.events)
+    for route in routes:
+        base = link.of_route(route)
+        more = (
+            await _forget(link, base, retention, now)
+            or await _fold(link, base, now)
+            or await _fold_shadows(link, base, now)
+            or await _merge_pages(link, base, now)
+            or more
+        )
+    return more
+
+
+async def _forget(link: Link, base: str, retention: Retention, now: float) -> bool:
+    more = await _forget_pages(link, base, (now - retention.outcomes) * 1000)
+    for name, age in (("reward", retention.rewards), ("shadowed", retention.outcomes)):
+        key = "rewards" if name == "reward" else name
+        hours = await _below(link, f"{base}:{name}_hours", (now - age) / 3600 - 1)
+        for hour in hours:
+            await link.command("UNLINK", f"{base}:{key}:{int(hour)}")
+            await link.command("ZREM", f"{base}:{name}_hours", hour)
+        more = more or len(hours) == _STEP
+    cells = await _below(link, f"{base}:cells", now - retention.aggregates)
+    if cells:
+        await link.run(FORGET_CELLS, base, *cells)
+    shadows = await _below(link, f"{base}:shadow_cells", now - retention.aggregates)
+    if shadows:
+        await link.run(FOLD_SHADOWS, base, "", *shadows)
+    await _forget_allocations(link, base, now - retention.allocations)
+    return more or len(cells) == _STEP or len(shadows) == _STEP
+
+
+async def _below(link: Link, key: str, limit: float) -> list[bytes]:
+    found: list[bytes] = await link.command("ZRANGEBYSCORE", key, "-inf", f"({limit!r}", "LIMIT", 0, _STEP)
+    return found
+
+
+async def _forget_pages(link: Link, base: str, limit: float) -> bool:
+    numbers = await _below(link, f"{base}:last", limit)
+    if numbers:
+        await link.run(REPLACE_PAGES, base, len(numbers), *numbers)
+    return len(numbers) == _STEP
+
+
+async def _forget_allocations(link: Link, base: str, limit: float) -> None:
+    """Epochs follow one another in time, so only the lowest need to be looked at."""
+    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1][:_STEP]
+    if not epochs:
+        return
+    rows = await link.command("HMGET", f"{base}:allocations", *epochs)
+    old = [e for e, row in zip(epochs, rows, strict=True) if row and unpack_published(row).time < limit]
+    if old:
+        await link.command("HDEL", f"{base}:allocations", *old)
+
+
+async def _forget_events(link: Link, limit: float) -> bool:
+    key = f"{link.of_all}:events"
+    entries = await link.command("XRANGE", key, "-", "+", "COUNT", _STEP)
+    old = [number for number, fields in entries if _time(fields) < limit]
+    if old:
+        await link.command("XDEL", key, *old)
+    return len(old) == _STEP
+
+
+def _time(fields: Any) -> float:
+    given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    return float(given[b"time"])
+
+
+# Aggregates ---------------------------------------------------------------------------------------
+async def _fold(link: Link, base: str, now: float) -> bool:
+    """Folds the oldest bucket that is finer than its age allows; False when there is none."""
+    found = await link.command("ZRANGEBYSCORE", f"{base}:cells", "-inf", now - LADDER[0][0])
+    starts = [int(start) for start in found]
+    place = _next(starts, now)
+    if place is None:
+        return False
+    coarse, width = place
+    inside = [start for start in starts if coarse <= start < coarse + width]
+    before = [start for start in starts if start < coarse][-1:]
+    after = await link.command("ZRANGEBYSCORE", f"{base}:cells", coarse + width, "+inf", "LIMIT", 0, 1)
+    under = merged_epochs(
+        await _epochs(link, base, inside),
+        max(await _epochs(link, base, before), default=None),
+        min(await _epochs(link, base, [int(start) for start in after]), default=None),
+    )
+    pairs = [str(number) for item in under.items() for number in item]
+    await link.run(FOLD, base, coarse, len(inside), *inside, *pairs)
+    return True
+
+
+def _next(starts: Sequence[int], now: float) -> tuple[int, int] | None:
+    for age, width in LADDER:
+        edge = int((now - age) // width) * width
+        for start in starts:
+            if start < edge and start % width:
+                return start - start % width, width
+    return None
+
+
+async def _epochs(link: Link, base: str, starts: Sequence[int]) -> set[int]:
+    keys = [("HKEYS", f"{base}:{letter}:{start}") for start in starts for letter in "cs"]
+    return {cell_parts(field)[0] for fields in await link.commands(keys) for field in fields}
+
+
+async def _fold_shadows(link: Link, base: str, now: float) -> bool:
+    found = await link.command("ZRANGEBYSCORE", f"{base}:shadow_cells", "-inf", now - LADDER[0][0])
+    starts = [int(start) for start in found]
+    place = _next(starts, now)
+    if place is None:
+        return False
+    coarse, width = place
+    inside = [start for start in starts if coarse <= start < coarse + width and start != coarse]
+    await link.run(FOLD_SHADOWS, base, coarse, *inside)
+    return True
+
+
+# Pages --------------------------------------------------------------------------------------------
+async def _merge_pages(link: Link, base: str, now: float) -> bool:
+    """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
+    edge = int(max(now - PAGE_AGE, 0) // 3600) * 3_600_000
+    numbers = (await _below(link, f"{base}:small", edge))[:64]
+    if not numbers:
+        return False
+    pages = await link.command("HMGET", f"{base}:page", *numbers)
+    chosen: list[bytes] = []
+    rows: list[Outcome] = []
+    with link.plainly():
+        for number, page in zip(numbers, pages, strict=True):
+            outcomes = decode(page) if page else []
+            if chosen and len(rows) + len(outcomes) > ROWS:
+                break
+            chosen.append(number)
+            rows += outcomes
+    made: list[Any] = []
+    for part in parts(rows):
+        page = encode_columns(columns(part), compress=True)
+        made += (milliseconds(part[0][0]), milliseconds(part[-1][0]), page)
+    await link.run(REPLACE_PAGES, base, len(chosen), *chosen, *made)
+    return True

@@ -1,0 +1,85 @@
+"""Real Redis servers on loopback, each on a port of its own."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process; `stop` and `start` keep its data."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.binary = shutil.which("redis-server") or ""
+        if not self.binary:
+            pytest.fail("redis-server is missing; 'make test' installs it")
+        self.port = free_port()
+        self.directory = directory
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *self.options]
+        with (self.directory / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if self.send("PING").startswith("+PONG"):
+                return
+            time.sleep(0.02)
+        pytest.fail((self.directory / "redis.log").read_text())
+
+    def send(self, command: str) -> str:
+        """One inline command, its raw answer ("" when nobody listens)."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
+                link.sendall(command.encode() + b"\r\n")
+                return link.recv(65536).decode()
+        except OSError:
+            return ""
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(directory, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def redis_cluster(directory: Path) -> Iterator[RedisServer]:
+    """A cluster of one node: it refuses whatever touches two slots at once, like any cluster."""
+    with redis_server(directory, "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server:
+        server.send("CLUSTER ADDSLOTSRANGE 0 16383")
+        deadline = time.monotonic() + 10
+        while "cluster_state:ok" not in server.send("CLUSTER INFO"):
+            assert time.monotonic() < deadline, server.send("CLUSTER INFO")
+            time.sleep(0.05)
+        yield server
