@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,26 @@ from gateway.config.revisions import Revisions
 from gateway.config.watch import watch_file
 from gateway.control.app import build
 from gateway.control.context import Action, Live
-from gateway.dataplane.auth import ANYONE, LOCAL, Principal
+from gateway.dataplane.auth import ANYONE, LOCAL, Principal, Verifier
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot, Table
+from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
 from gateway.loops.rollout import Rollouts
+from gateway.loops.upkeep import keep_small
 from gateway.loops.watch import Watch
+from gateway.record.events import Outcome, Shadowed
 from gateway.record.recorder import Recorder
 from gateway.record.rewards import RewardBook
+from gateway.record.spool import Spool
 from gateway.record.token import Sealer
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
+from gateway.telemetry.log import configure
 from gateway.telemetry.metrics import Metrics
 from policies.model import Allocation
 
@@ -68,6 +73,8 @@ class Gateway:
         self.metrics_ = Metrics()
         self.worker: Worker | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+        self.tokens: Tokens | None = None
+        self.fetching: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
         self.ending = False
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -85,7 +92,7 @@ class Gateway:
         self.registry = Registry(loop)
         self.random = clock.chance()
         self.recorder = Recorder(
-            self.store,
+            self.store if document.record.enabled else Unrecorded(),
             capacity=document.record.capacity,
             interval=document.record.flush,
             sinks=(self.metrics_.outcomes,),
@@ -96,7 +103,10 @@ class Gateway:
         await self.allocations.start()
         self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         await self.rollouts.start(document)
-        self.rewards = RewardBook(self.store, self.sealer, clock=self.now)
+        self.spool = Spool(_spool_folder(document.store), self.store)
+        self.rewards = RewardBook(
+            self.store, self.sealer, clock=self.now, spool=self.spool, allowed=self._takes
+        )
         self.application = build(self)
         self.revisions = Revisions(
             self.store, clock=self.now, env=os.environ, check=self._check, apply=self._apply
@@ -108,6 +118,8 @@ class Gateway:
         self._spawn(self.recorder.run())
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
         self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
+        self._spawn(self.spool.run())
+        self._spawn(keep_small(self.store, self.allocations, self.document, self.now))
         self._spawn(self._watch(text))
         guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         self._spawn(guards.run(self.document))
@@ -141,19 +153,26 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.recorder.close()
+        await self.spool.close()
         with contextlib.suppress(StoreUnavailable):
             await self.store.release("allocation", self.owner)
         await self.store.close()
 
-    def _spawn(self, work: Any) -> None:
-        task = self.loop.create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a loop has died: %s", task.get_coro(), exc_info=task.exception())
+
+    def _takes(self, route: str, metric: str) -> bool:
+        """Whether the route takes values of the metric (`routes.NAME.feedback`)."""
+        found = self._document.routes.get(route)
+        return found is None or found.feedback is None or metric in found.feedback
 
     # Configuration --------------------------------------------------------------------------------------
     def loaded(self, text: str) -> Document:
@@ -196,7 +215,20 @@ class Gateway:
             allocations=self.allocations.arrange(document),
             statics=self.sealer.static,
             chance=self.random,
+            verify=self._verifier(document),
         )
+
+    def _verifier(self, document: Document) -> Verifier | None:
+        """Tokens keep their keys, and their fetching, as long as the section stays the same."""
+        settings = document.auth.jwt if document.auth is not None else None
+        if settings is None:
+            return None
+        if self.tokens is None or self.tokens.settings != settings:
+            self.tokens = Tokens(settings)
+            if self.fetching is not None:
+                self.fetching.cancel()
+            self.fetching = self._spawn(self.tokens.run())
+        return self.tokens.verify
 
     def _worker(self, snapshot: Snapshot) -> Worker:
         shadow = Shadower(
@@ -381,6 +413,21 @@ class Gateway:
                 await asyncio.wait_for(self.news.wait(), left)
 
 
+class Unrecorded:
+    """Where outcomes go with ``record: {enabled: false}``: into the metrics alone."""
+
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
+        """Nothing is kept."""
+
+
+def _spool_folder(store: str) -> Path:
+    """Beside the embedded store's file; for a store elsewhere, in the working directory."""
+    if store.startswith("sqlite:///"):
+        path = Path(store.removeprefix("sqlite:///"))
+        return path.with_name(f"{path.name}.spool")
+    return Path("turnout.spool")
+
+
 class Application:
     """What uvicorn calls: lifespan alone, for requests reach the data plane's protocol directly."""
 
@@ -482,6 +529,7 @@ def serve(
     """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens."""
     gateway = Gateway(path, overrides=overrides)
     document = gateway.loaded(read_text(path))
+    configure(document.telemetry.log)
     found = server(gateway, document)
     found.run(sockets or listening(document))
     return 0 if found.started else 1

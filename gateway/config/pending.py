@@ -17,24 +17,16 @@ from gateway.config.references import Finding
 
 PENDING: Final = frozenset(
     {
-        "auth.jwt",
         "metrics.NAME.missing",
         "backends.NAME.balance",
         "backends.NAME.health",
         "backends.NAME.ejection",
         "backends.NAME.slow_start",
-        "routes.NAME.policy.guardrails",
         "routes.NAME.policy.gate",
-        "routes.NAME.policy.on_success",
-        "routes.NAME.policy.bake",
-        "routes.NAME.policy.inconclusive",
         "routes.NAME.policy.features",
         "routes.NAME.hedge",
         "routes.NAME.comparison",
         "limits.shadow",
-        "record.enabled",
-        "record.retention",
-        "telemetry.log",
         "telemetry.traces",
     }
 )

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from gateway.record.events import Outcome, Shadowed
-from gateway.state.base import Store, StoreUnavailable
+from gateway.state.base import StoreUnavailable
 
 log = logging.getLogger("turnout.record")
 
@@ -80,6 +80,12 @@ class Ring(Generic[T]):
         return self.taken + len(self.fresh) + sum(self.dropped.values()) - self.dropped["store_unavailable"]
 
 
+class Appends(Protocol):
+    """The part of a `Store` that the recorder writes to."""
+
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None: ...
+
+
 class Recorder:
     """Takes outcomes (or plain tuples of an `Outcome`'s fields) and shadows' answers from one event loop.
 
@@ -88,7 +94,7 @@ class Recorder:
     """
 
     def __init__(
-        self, store: Store, *, capacity: int = 65_536, interval: float = 0.25, sinks: Sequence[Sink] = ()
+        self, store: Appends, *, capacity: int = 65_536, interval: float = 0.25, sinks: Sequence[Sink] = ()
     ) -> None:
         self._store = store
         self._interval = interval
