@@ -31,6 +31,8 @@ class Options:
     seconds: int = 2
     concurrency: tuple[int, ...] = (1, 32, 256)
     priority: str = "0"
+    pause: float = 0.0
+    """Seconds between two rounds."""
     cores: machine.Cores = field(default_factory=machine.cores)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -48,13 +49,22 @@ class Series:
 
 
 def interleave(
-    names: Sequence[str], rounds: int, measure: Callable[[str], Sample], *, title: str = ""
+    names: Sequence[str],
+    rounds: int,
+    measure: Callable[[str], Sample],
+    *,
+    title: str = "",
+    pause: float = 0.0,
 ) -> dict[str, Series]:
-    """``rounds`` times every name in turn, each round beginning one name further."""
+    """``rounds`` times every name in turn, each round beginning one name further.
+
+    ``pause``: seconds before each measurement, in which other work on the machine gets its turn.
+    """
     series = {name: Series() for name in names}
     for number in range(rounds):
         start = number % len(names)
         for name in [*names[start:], *names[:start]]:
+            time.sleep(pause)
             try:
                 series[name].add(measure(name))
             except (OSError, RuntimeError) as error:

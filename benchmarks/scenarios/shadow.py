@@ -64,7 +64,7 @@ def _peers(names: list[str], ports: dict[str, int]) -> dict[str, Peer]:
 
 def _sections(made: Bench, labels: dict[str, str]) -> list[Section]:
     requests = made.requests(traffic.INFER, traffic.INFER_BODY)
-    rounds = made.options.rounds
+    rounds, pause = made.options.rounds, made.options.pause
 
     def fixed(name: str) -> Sample:
         return made.fixed(made.running[name], requests, RATE)
@@ -76,13 +76,13 @@ def _sections(made: Bench, labels: dict[str, str]) -> list[Section]:
         Section(
             f"{RATE:g} requests a second",
             _COLUMNS,
-            interleave(made.names, rounds, fixed, title="fixed rate"),
+            interleave(made.names, rounds, fixed, title="fixed rate", pause=pause),
             labels=labels,
         ),
         Section(
             f"Closed loop, concurrency {CONNECTIONS}",
             _COLUMNS,
-            interleave(made.names, rounds, closed, title="closed loop"),
+            interleave(made.names, rounds, closed, title="closed loop", pause=pause),
             labels=labels,
         ),
     ]

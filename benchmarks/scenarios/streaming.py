@@ -35,13 +35,25 @@ def run(options: Options) -> Result:
             Section(
                 f"{STREAMS} streams, an event every {GAP_MS} ms each",
                 _PACED,
-                interleave(made.names, options.rounds, lambda name: measure(name, paced), title="paced"),
+                interleave(
+                    made.names,
+                    options.rounds,
+                    lambda name: measure(name, paced),
+                    title="paced",
+                    pause=options.pause,
+                ),
                 ratio="cpu_us",
             ),
             Section(
                 f"{STREAMS} streams without pauses, {FLOOD_EVENTS} events each",
                 _FLOOD,
-                interleave(made.names, options.rounds, lambda name: measure(name, flood), title="flood"),
+                interleave(
+                    made.names,
+                    options.rounds,
+                    lambda name: measure(name, flood),
+                    title="flood",
+                    pause=options.pause,
+                ),
                 ratio="cpu_us",
             ),
         ]
