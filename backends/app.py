@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
@@ -70,8 +69,7 @@ class App:
                 return self._pages.ready(self.draining)
             case ["metrics"]:
                 _allow(method, "GET")
-                text = await asyncio.to_thread(self._metrics.render)
-                return Response(text, headers=((b"content-type", CONTENT_TYPE.encode()),))
+                return Response(self._metrics.render(), headers=((b"content-type", CONTENT_TYPE.encode()),))
             case ["v2", "models", "stats"]:
                 _allow(method, "GET")
                 return self._pages.stats("", "")

@@ -25,7 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train", action="store_true", help="train the reference models first if they are missing"
     )
-    parser.add_argument("--drain-delay", type=float, default=0.5, metavar="S", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--drain-delay",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="from not ready to not listening (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain-limit",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="what requests may then take (default: %(default)s)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
         threads=args.threads,
         control=args.allow_load,
         drain_delay=args.drain_delay,
+        drain_limit=args.drain_limit,
     )
 
 
@@ -54,18 +68,16 @@ def run(
     threads: int = 0,
     control: bool = False,
     drain_delay: float = 0.5,
+    drain_limit: float = 30.0,
 ) -> int:
     """Serves the model repository ``models`` until SIGTERM or SIGINT; the exit status.
 
-    ``drain_delay`` is the seconds between saying "not ready" and not listening any more.
+    The options are those of `backends.server.Settings`.
     """
     from backends.repository import scan
     from backends.server import Settings, serve
 
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("turnout.backend").setLevel(logging.INFO)
+    _log_to_stderr()
     try:
         if not scan(models):
             raise LoadError(
@@ -75,8 +87,23 @@ def run(
         print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
         return 1
     return serve(
-        Settings(models, host, port, device, threads=threads, control=control, drain_delay=drain_delay)
+        Settings(
+            models,
+            host,
+            port,
+            device,
+            threads=threads,
+            control=control,
+            drain_delay=drain_delay,
+            drain_limit=drain_limit,
+        )
     )
+
+
+def _log_to_stderr() -> None:
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr)
+    logging.getLogger("turnout.backend").setLevel(logging.INFO)
 
 
 def _standalone() -> int:

@@ -19,8 +19,8 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = (b"content-type", b"application/json")
 BINARY: Final = (b"content-type", b"application/octet-stream")
-_OFFLOAD: Final = 256 * 1024
-"""Compressed bytes above which unpacking moves to a thread (zlib lets the event loop run meanwhile)."""
+OFFLOAD: Final = 256 * 1024
+"""Bytes from which (de)compression moves to a thread; zlib lets the event loop run meanwhile."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     encoding = header(headers, b"content-encoding")
     if encoding is None:
         return body
-    if len(body) > _OFFLOAD:
+    if len(body) > OFFLOAD:
         return await asyncio.to_thread(unpack, body, encoding.decode("latin-1"), limit)
     return unpack(body, encoding.decode("latin-1"), limit)
 

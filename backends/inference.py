@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.batching.entry import Entry
 from backends.errors import ClientLeft, InvalidInput
-from backends.http import BINARY, JSON, Headers, Receive, Response, header, read_body
+from backends.http import BINARY, JSON, OFFLOAD, Headers, Receive, Response, header, read_body
 from backends.registry import Registry
 from backends.served import Served
 from backends.wire.answer import Answer, render
@@ -40,7 +40,7 @@ class Inference:
             raise
         outputs = await self._wait(served, request, receive)
         answer = render(served.name, served.version, request.id, request.outputs, outputs)
-        return _respond(answer, header(headers, b"accept-encoding"))
+        return await _respond(answer, header(headers, b"accept-encoding"))
 
     async def _wait(self, served: Served, request: InferRequest, receive: Receive) -> list[np.ndarray]:
         entry = served.submit(request)
@@ -92,13 +92,16 @@ async def _watch(entry: Entry, served: Served, receive: Receive) -> None:
     served.abandon(entry, ClientLeft())
 
 
-def _respond(answer: Answer, accept: bytes | None) -> Response:
+async def _respond(answer: Answer, accept: bytes | None) -> Response:
     headers = [JSON if answer.header_length is None else BINARY]
     if answer.header_length is not None:
         headers.append((b"inference-header-content-length", b"%d" % answer.header_length))
     body, encoding = answer.body, ""
     if accept is not None:
-        body, encoding = pack(body, accept.decode("latin-1"))
+        wish = accept.decode("latin-1")
+        body, encoding = (
+            await asyncio.to_thread(pack, body, wish) if len(body) > OFFLOAD else pack(body, wish)
+        )
         headers.append((b"vary", b"accept-encoding"))
     if encoding:
         headers.append((b"content-encoding", encoding.encode()))

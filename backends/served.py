@@ -54,8 +54,7 @@ class Served:
     async def stop(self) -> None:
         """Takes no more requests, answers those that wait, and frees the model."""
         self.queue.close()
-        for instance in self._instances:
-            await asyncio.to_thread(instance.join)
+        await asyncio.gather(*(asyncio.wrap_future(instance.ended) for instance in self._instances))
         self._instances.clear()
 
     def submit(self, request: InferRequest) -> Entry:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 import uvloop
@@ -21,6 +24,9 @@ from backends.protocol import Protocol
 from backends.registry import Registry
 
 log = logging.getLogger("turnout.backend")
+
+_CLOSE_LIMIT: Final = 5.0
+"""Seconds that models get to finish their batches once no client waits any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class Server(uvicorn.Server):
         self._app = app
         self._drain_delay = drain_delay
         self.listening = asyncio.Event()
+        self.failed = False
+        """Whether the server ends because it could not do what it was told to."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -96,8 +104,17 @@ async def _serve(settings: Settings) -> int:
     finally:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-        await registry.close()
-    return 0
+        await _close(registry)
+    return 1 if server.failed else 0
+
+
+async def _close(registry: Registry) -> None:
+    try:
+        await asyncio.wait_for(registry.close(), _CLOSE_LIMIT)
+    except TimeoutError:
+        log.error("a model is still busy; ending without it")
+        logging.shutdown()
+        os._exit(1)  # the interpreter's own end could not be trusted with a thread inside a model
 
 
 async def _load(registry: Registry, server: Server, settings: Settings) -> None:
@@ -106,14 +123,22 @@ async def _load(registry: Registry, server: Server, settings: Settings) -> None:
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     log.info("listening on http://%s:%d", host, port)
     try:
+        await asyncio.to_thread(_check_device, settings.device)
         await registry.load_all()
     except LoadError as error:
         log.error("%s", error)
+        server.failed = server.should_exit = True
         return
     # What is loaded stays: the collector need not walk through torch again and again.
     gc.collect()
     gc.freeze()
     log.info("ready" if not registry.faults else "not ready: some models could not be loaded")
+
+
+def _check_device(device: str) -> None:
+    from backends.runtime.device import resolve
+
+    log.info("models run on %s", resolve(device))
 
 
 def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
@@ -128,7 +153,8 @@ def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.drain_limit),
+        timeout_graceful_shutdown=math.ceil(settings.drain_limit),
         backlog=1024,
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from backends.batching.entry import Entry, Report, Spans
 from backends.batching.queue import Batch, Queue
-from backends.errors import InvalidInput, ModelFailed, ServerError, Unavailable
+from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
 
 log = logging.getLogger("turnout.backend")
 
@@ -42,24 +42,31 @@ class Instance:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.ready: Future[None] = Future()
-        """Done when the model is loaded, or holds what `load` raised."""
+        """Done when the model is loaded, or holds a LoadError."""
+        self.ended: Future[None] = Future()
+        """Done when the thread has nothing more to do: after the queue is closed and empty."""
         self._name = name
         self._queue = queue
         self._load = load
         self._deliver = deliver
         self._loop = loop
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
-
-    def join(self) -> None:
-        """Waits for the thread to end; the queue must be closed."""
-        self._thread.join()
+        # A daemon: a model that hangs must not keep the process from ending.
+        threading.Thread(target=self._main, name=name, daemon=True).start()
 
     def _main(self) -> None:
         try:
+            self._serve()
+        finally:
+            self.ended.set_result(None)
+
+    def _serve(self) -> None:
+        try:
             executable = self._load()
-        except BaseException as error:  # noqa: BLE001  a model's file may raise anything; whoever waits gets it
+        except LoadError as error:
             self.ready.set_exception(error)
+            return
+        except BaseException as error:  # noqa: BLE001  a model's code may raise anything, SystemExit too
+            self.ready.set_exception(LoadError(f"{self._name}: {type(error).__name__}: {error}"))
             return
         self.ready.set_result(None)
         while (batch := self._queue.take()) is not None:

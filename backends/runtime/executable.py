@@ -112,7 +112,7 @@ class TorchExecutable:
     def _output(self, value: Any, name: str, datatype: Datatype, dims: tuple[int, ...], rows: int) -> Any:
         """``value`` on its way to the host, after a check that it is what config.json says."""
         if datatype.kind == "bytes":
-            right = isinstance(value, np.ndarray) and value.dtype == object
+            right = isinstance(value, np.ndarray) and set(map(type, value.flat)) <= {bytes}
         else:
             value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
             right = isinstance(value, torch.Tensor) and value.dtype is TORCH[datatype.name]
@@ -125,11 +125,11 @@ class TorchExecutable:
             raise ModelFailed(
                 f"the model gave output {name!r} with shape {list(shape)}; it should be {list(want)}"
             )
-        if self._cuda and isinstance(value, torch.Tensor) and value.is_cuda:
-            host = torch.empty(shape, dtype=value.dtype, pin_memory=True)
-            host.copy_(value, non_blocking=True)
-            return host
-        return value
+        if isinstance(value, np.ndarray):
+            return value
+        # A copy on the CPU too: the model may give what it keeps, and write into it with the next batch.
+        host = torch.empty(shape, dtype=value.dtype, pin_memory=self._cuda)
+        return host.copy_(value, non_blocking=self._cuda)
 
     def warm_up(self, config: ModelConfig) -> None:
         """Runs zeros through the model, one row and a full batch: faults show now, and the device is ready.
@@ -151,7 +151,6 @@ class TorchExecutable:
 def _as_numpy(value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value
-    value = value.contiguous()
     array: np.ndarray = (value.view(torch.uint16) if value.dtype is torch.bfloat16 else value).numpy()
     return array
 

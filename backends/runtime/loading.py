@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +18,8 @@ from torch.export.passes import move_to_device_pass
 
 from backends.config import ModelConfig
 from backends.errors import LoadError
+
+_COUNT = itertools.count()
 
 Callee = Callable[[dict[str, Any]], Any]
 """Takes the inputs by name (torch tensors; numpy object arrays for BYTES), gives the outputs."""
@@ -44,19 +48,33 @@ def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> tup
 
 
 def _import(path: Path) -> ModuleType:
-    # Each version has a module of its own, whatever the others are called, and its folder is no package.
-    name = f"turnout_model_{path.parent.parent.name}_{path.parent.name}_{abs(hash(path))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    """The module in ``path``, as a package of its own, so that it can say ``from .helpers import …``.
+
+    Every load makes a new one: versions and reloads share nothing.
+    """
+    if not path.is_file():
         raise LoadError(f"{path} is missing; platform pytorch_module needs it")
+    name = f"turnout_model_{next(_COUNT)}"
+    loader = _Source(name, str(path))
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=loader, submodule_search_locations=[str(path.parent)]
+    )
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise LoadError(f"{path}: {type(error).__name__}: {error}") from error
     return module
+
+
+class _Source(SourceFileLoader):
+    """Neither reads nor writes bytecode, which is told from an edited file by its second and size only."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError
 
 
 def _construct(path: Path, model_class: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:

@@ -168,14 +168,20 @@ def _shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
         raise InvalidInput(
             f"shape of input {spec.name!r} is not a list of whole numbers; send {list(spec.shape)}"
         )
-    fits = len(shape) == len(spec.shape) and all(
-        got == want or (want == -1 and got >= 0) for got, want in zip(shape, spec.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(shape, spec.shape):
         raise InvalidInput(
             f"input {spec.name!r} came with shape {shape}; send {list(spec.shape)}, where -1 is any size"
         )
     return tuple(shape)
+
+
+def _fits(shape: list[int], wanted: tuple[int, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    for got, want in zip(shape, wanted, strict=True):  # noqa: SIM110  `all` over a generator takes thrice the time
+        if got < 0 or got != want != -1:
+            return False
+    return True
 
 
 def _binary_size(tensor: dict[str, Any], spec: TensorSpec) -> int | None:

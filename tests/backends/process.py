@@ -33,7 +33,7 @@ class ServerProcess:
 
     def wait_ready(self, limit: float = 60.0) -> None:
         end = time.monotonic() + limit
-        while httpx.get(f"{self.url}/v2/health/ready").status_code != 200:
+        while httpx.get(f"{self.url}/v2/health/ready", timeout=limit).status_code != 200:
             assert time.monotonic() < end, "the server did not become ready"
             time.sleep(0.02)
 

@@ -1,0 +1,160 @@
+"""Starting, ending, being too busy, and clients that leave: real processes and real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.backends.process import ServerProcess
+from tests.backends.repositories import write_model, write_sleeper
+
+SLEEP = "/v2/models/sleeper/infer"
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[ServerProcess]:
+    batching = {"default_queue_policy": {"max_queue_size": 2}}
+    write_sleeper(tmp_path, max_batch_size=1, dynamic_batching=batching)
+    with ServerProcess(tmp_path) as server:
+        server.wait_ready()
+        yield server
+
+
+def asking(seconds: float, timeout_us: int = 0) -> dict[str, object]:
+    tensor = {"name": "seconds", "datatype": "FP32", "shape": [1, 1], "data": [seconds]}
+    return {"inputs": [tensor], **({"parameters": {"timeout": timeout_us}} if timeout_us else {})}
+
+
+async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: Path) -> None:
+    write_sleeper(tmp_path)
+    with ServerProcess(tmp_path, "--drain-delay", "0.6") as server:
+        server.wait_ready()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            running = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
+            await asyncio.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            ready = await client.get("/v2/health/ready")
+            assert (ready.status_code, ready.json()["error"]) == (503, "the server is shutting down")
+            assert (await client.get("/v2/health/live")).status_code == 200
+            late = await client.post(SLEEP, json=asking(0.0))
+            assert late.status_code == 200, "until it stops listening it still answers"
+            assert late.headers["connection"] == "close"
+            assert (await running).status_code == 200
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/v2/health/live")
+
+
+def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+    code = "import time\nclass Model:\n    def __init__(self): self.calls = 0\n"
+    code += "    def __call__(self, x):\n        self.calls += 1\n        time.sleep(1000 if x.any() else 0)\n        return x\n"
+    write_model(tmp_path, "hung", code, {"x": ("FP32", [1])}, {"y": ("FP32", [1])})
+    with ServerProcess(tmp_path, "--drain-delay", "0", "--drain-limit", "1") as server:
+        server.wait_ready()
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v2/models/hung/infer", json={"inputs": [tensor]}, timeout=0.5)
+        start = time.monotonic()
+        assert server.stop() == 1
+        assert time.monotonic() - start < 15
+        assert "still busy" in server.log
+
+
+async def test_a_full_queue_answers_503_with_retry_after(sleeper: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=sleeper.url) as client:
+        first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
+        await asyncio.sleep(0.2)
+        answers = await asyncio.gather(*(client.post(SLEEP, json=asking(0.0)) for _ in range(6)))
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len(refused) == 4
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert "2 requests are waiting" in refused[0].json()["error"]
+        assert [answer.status_code for answer in (*answers, await first)].count(200) == 3
+        assert 'outcome="rejected",version="1"} 4.0' in (await client.get("/metrics")).text
+
+
+async def test_a_request_may_say_how_long_it_waits(sleeper: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=sleeper.url) as client:
+        first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
+        await asyncio.sleep(0.2)
+        late = await client.post(SLEEP, json=asking(0.0, timeout_us=1000))
+        assert late.status_code == 503
+        assert "waited longer than its timeout" in late.json()["error"]
+        assert (await first).status_code == 200
+
+
+async def test_work_for_a_client_that_left_is_not_done(sleeper: ServerProcess) -> None:
+    async with httpx.AsyncClient(base_url=sleeper.url) as client:
+        first = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
+        await asyncio.sleep(0.2)
+        host, port = sleeper.address.split(":")
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(host, int(port))
+            body = json.dumps(asking(30.0)).encode()
+            writer.write(
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (SLEEP.encode(), len(body))
+                + body
+            )
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+        assert (await client.post(SLEEP, json=asking(0.0))).status_code == 503, "not noticed yet"
+        await asyncio.sleep(0.9)
+        answer = await client.post(SLEEP, json=asking(0.0))
+        assert answer.status_code == 200, "both left the queue"
+        assert (await first).status_code == 200
+        (stats,) = (await client.get("/v2/models/sleeper/stats")).json()["model_stats"]
+        assert stats["inference_count"] == 2
+
+
+def test_alive_before_ready(models: Path) -> None:
+    with ServerProcess(models) as server:
+        assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        ready = httpx.get(f"{server.url}/v2/health/ready")
+        early = httpx.get(f"{server.url}/v2/models/digits")
+        if ready.status_code == 503:
+            assert "still being loaded" in ready.json()["error"]
+            assert early.status_code in (200, 503)
+        server.wait_ready()
+        assert httpx.get(f"{server.url}/v2/models/digits").status_code == 200
+        assert server.stop() == 0
+
+
+def fails(*options: str) -> str:
+    command = [sys.executable, "-m", "backends.cli", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    assert "is no folder" in fails("--models", str(tmp_path / "absent"))
+    assert "holds no model" in fails("--models", str(tmp_path))
+
+
+def test_a_port_that_is_taken(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "in use" in fails("--models", str(models), "--port", str(taken.getsockname()[1]))
+
+
+def test_a_device_that_is_not_there(models: Path) -> None:
+    for device, message in (
+        ("cuda:99", "is not there"),
+        ("quantum", "is unknown"),
+        ("meta", "is not served"),
+    ):
+        assert message in fails("--models", str(models), "--port", "0", "--device", device)
