@@ -12,7 +12,8 @@ from gateway.dataplane.headers import STATUS_LINES
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
-    from gateway.dataplane.protocol import ClientProtocol, Head
+    from gateway.dataplane.head import Head
+    from gateway.dataplane.protocol import ClientProtocol
     from gateway.dataplane.worker import Worker
 
 Message = MutableMapping[str, Any]
@@ -146,6 +147,8 @@ class ControlCall:
             if not self._ended and not self._gone:
                 self._give_up()
         except Exception:
+            if self._gone:
+                return  # how an application hears of it that nobody listens any more
             log.exception("control call failed: %s", self.head.path.decode("latin-1"))
             if not self._ended and not self._gone:
                 self._give_up()
@@ -184,7 +187,9 @@ class ControlCall:
 
     async def _send(self, message: Message) -> None:
         await self._writable.wait()
-        if self._gone or self._ended:
+        if self._gone:
+            raise OSError("the client has gone")  # as the specification 2.4 asks: it ends a stream
+        if self._ended:
             return
         if message["type"] == "http.response.start":
             self._start(message)

@@ -72,7 +72,7 @@ def choose_route(exchange: Exchange, worker: Worker) -> RoutePlan:
         if condition is None or (
             meets(condition, head) and (not condition.models or model in condition.models)
         ):
-            exchange.client.admit_route(head, route.name)
+            head.admit(route.name)
             return route
     known = sorted({m for c in candidates if c.condition for m in c.condition.models})
     raise TurnoutError("unknown_route", f"No route serves the model {model!r}; known: {', '.join(known)}.")

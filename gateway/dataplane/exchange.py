@@ -35,7 +35,8 @@ from gateway.transport.pool import Address, Gate
 from policies.assign import point, unit_hash
 
 if TYPE_CHECKING:
-    from gateway.dataplane.protocol import ClientProtocol, Head
+    from gateway.dataplane.head import Head
+    from gateway.dataplane.protocol import ClientProtocol
     from gateway.dataplane.worker import Worker
 
 READING, QUEUED, CONNECTING, BACKOFF, WAITING, RELAYING, DONE = range(7)
@@ -155,8 +156,11 @@ class Exchange:
             self._begin()
         elif self.state == WAITING or self.state == RELAYING:
             self._send_more()
-        elif self.state == READING and self.complete:
-            self._decide()
+        elif self.state == READING:
+            if self.complete:
+                self._decide()
+        elif self.body_bytes > BIG and not self.complete:
+            self.pause_upload()  # there is no connection yet that takes it
 
     def _begin(self) -> None:
         self.begun = True
@@ -305,6 +309,8 @@ class Exchange:
     def _send(self, connection: BackendConnection) -> None:
         head, plan = self.head, self.plan
         self.connection = connection
+        if self.upload_paused:
+            self.resume_upload()
         connection.begin(self, head=head.method == b"HEAD")
         self.state = WAITING
         assert self.address is not None

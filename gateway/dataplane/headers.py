@@ -45,7 +45,6 @@ _HOP_BY_HOP: Final = (
 _OURS: Final = (
     b"x-decision-id",
     b"server-timing",
-    b"via",
     b"x-real-ip",
     b"x-forwarded-port",
     b"x-forwarded-prefix",
@@ -116,16 +115,17 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 9.2.2; these may be repeated when a reused connection dies before a byte of the answer."""
 
 _HOST: Final = re.compile(
-    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?",
+    re.ASCII,
 )
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,200}")
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]*)((?:/|\?|$).*)", re.IGNORECASE | re.DOTALL)
-_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def valid_host(value: bytes) -> bool:
     """``reg-name`` or ``[IPv6]``, with an optional port; nothing that could be taken for anything else."""
-    return _HOST.fullmatch(value) is not None
+    match = _HOST.fullmatch(value)
+    return match is not None and (match[1] is None or int(match[1]) <= 65_535)
 
 
 def valid_request_id(value: bytes) -> bool:
@@ -142,7 +142,7 @@ def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
 
 
 def tokens(values: Iterable[bytes]) -> list[bytes]:
-    """The lower-cased members of comma-separated fields; [] if any is no token."""
+    """The lower-cased members of comma-separated fields, empty ones left out."""
     found = [part.strip(b" \t").lower() for value in values for part in value.split(b",")]
     return [token for token in found if token]
 

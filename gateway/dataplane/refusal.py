@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
-    from gateway.dataplane.protocol import ClientProtocol, Head
+    from gateway.dataplane.head import Head
+    from gateway.dataplane.protocol import ClientProtocol
 
 DRAIN: Final = 65_536
 """A body up to this size is read to its end so that the connection can be kept; beyond it, it is closed."""

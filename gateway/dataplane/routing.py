@@ -8,7 +8,7 @@ from gateway.dataplane.snapshot import Condition, RoutePlan, Snapshot
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
-    from gateway.dataplane.protocol import Head
+    from gateway.dataplane.head import Head
 
 
 def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
@@ -24,11 +24,17 @@ def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
 
 def meets(condition: Condition, head: Head) -> bool:
     """Whether the head has what ``condition`` asks (the model aside, which only the body tells)."""
-    if condition.hosts and not _named(condition.hosts, head.host.rpartition(b":")[0] or head.host):
+    if condition.hosts and not _named(condition.hosts, _name(head.host)):
         return False
     if condition.methods and head.method not in condition.methods:
         return False
     return all(head.kept.get(name) == value for name, value in condition.headers)
+
+
+def _name(host: bytes) -> bytes:
+    """Without the port: "[::1]:80" and "[::1]" are one name."""
+    name, colon, port = host.rpartition(b":")
+    return name if colon and port.isdigit() else host
 
 
 def _named(hosts: tuple[bytes, ...], host: bytes) -> bool:

@@ -1,18 +1,22 @@
-"""An upgraded connection: bytes pass both ways, unread, with back-pressure."""
+"""An upgraded connection: bytes pass both ways, unread, with back-pressure, until either side ends."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
 
 from gateway.transport.connection import BackendConnection
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
+NEVER: Final = float("inf")
+LAST_WORDS: Final = 5.0
+"""Seconds that one side has, after the other's end, to take what was already sent to it."""
 
-class _Side(asyncio.Protocol):
-    """What one side's transport tells; it acts on the other's."""
+
+class Side:
+    """What one side's connection tells; it acts on the other's."""
 
     def __init__(self, tunnel: Tunnel, *, from_client: bool) -> None:
         self.tunnel = tunnel
@@ -30,24 +34,29 @@ class _Side(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.tunnel.release(self.from_client)
 
+    def check(self, now: float) -> None:
+        self.tunnel.check(now)
+
 
 class Tunnel:
-    """Two sides of one upgraded connection; it ends when either does."""
+    """Two sides of one upgraded connection; it ends when either does, or when both have long been silent."""
 
     def __init__(self, exchange: Exchange, connection: BackendConnection) -> None:
         self.exchange = exchange
         self.connection = connection
         self.client = exchange.client
         self.ended = False
+        self.last = perf_counter()
+        """When the last byte came, from either side."""
 
     @classmethod
     def open(cls, exchange: Exchange, connection: BackendConnection, head: bytes, data: bytes) -> None:
         """``head`` goes to the client, then ``data``; what the client sent meanwhile goes to the backend."""
         tunnel = cls(exchange, connection)
-        connection.tunnel = _Side(tunnel, from_client=False)
-        held = tunnel.client.open_tunnel(_Side(tunnel, from_client=True))
-        exchange.deadline = float("inf")
-        exchange.total_deadline = float("inf")
+        exchange.deadline = NEVER
+        exchange.total_deadline = NEVER
+        connection.tunnel = Side(tunnel, from_client=False)
+        held = tunnel.client.open_tunnel(Side(tunnel, from_client=True))
         tunnel.client.write(head + data)
         if held:
             connection.transport.write(held)
@@ -55,6 +64,7 @@ class Tunnel:
     def relay(self, data: bytes, from_client: bool) -> None:
         if self.ended:
             return
+        self.last = perf_counter()
         if from_client:
             self.exchange.body_bytes += len(data)
             self.connection.transport.write(data)
@@ -64,11 +74,25 @@ class Tunnel:
 
     def hold(self, client_full: bool) -> None:
         """One side can't take more: the other is read no further."""
-        (self.connection.transport if client_full else self.client.transport).pause_reading()
+        if self.ended:
+            return
+        if client_full:
+            self.connection.pause_reading()
+        else:
+            self.client.pause_body()
 
     def release(self, client_full: bool) -> None:
-        if not self.ended:
-            (self.connection.transport if client_full else self.client.transport).resume_reading()
+        if self.ended:
+            return
+        if client_full:
+            self.connection.resume_reading()
+        else:
+            self.client.resume_body()
+
+    def check(self, now: float) -> None:
+        """Called about once a second. A peer that vanished without a word would hold its tunnel for ever."""
+        if now - self.last > self.client.snapshot.limits.idle_timeout:
+            self.end()
 
     def end(self) -> None:
         """Either side has ended: what was written goes out, then both are closed."""
@@ -78,4 +102,10 @@ class Tunnel:
         self.connection.transport.close()
         if not self.client.lost:
             self.client.transport.close()
+        self.exchange.worker.loop.call_later(LAST_WORDS, self._abort)
         self.exchange.tunnel_ended()
+
+    def _abort(self) -> None:
+        self.connection.abandon()
+        if not self.client.lost:
+            self.client.transport.abort()

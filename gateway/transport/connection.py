@@ -50,6 +50,15 @@ class User(Protocol):
     def resume_upload(self) -> None: ...
 
 
+class Pipe(Protocol):
+    """Whoever takes the bytes of a connection that has switched protocols."""
+
+    def data_received(self, data: bytes) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
 class Answer:
     """The head of an answer, checked."""
 
@@ -115,7 +124,7 @@ class BackendConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.idle_limit = 0.0
         """Seconds the backend said it keeps an idle connection (keep-alive: timeout=); 0.0 if it did not."""
-        self.tunnel: asyncio.Protocol | None = None
+        self.tunnel: Pipe | None = None
         self._paused = False
 
     # The user's side --------------------------------------------------------------------------------
@@ -137,7 +146,7 @@ class BackendConnection(asyncio.Protocol):
         self._length = -1
         self._coding: list[bytes] = []
         self._connection: list[bytes] = []
-        self._upgrade = False
+        self._upgrade: list[bytes] = []
         self._head_done = False
         self._interim = False
         self._until_close = False
@@ -185,31 +194,31 @@ class BackendConnection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._done and not self._poisoned and self.user is user:
-                self._open_tunnel(user, data[upgrade.args[0] :])
-                return
-            self._fail("backend_protocol", "it switched protocols unasked")
+            self._open_tunnel(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
-            if self._done and self._tunnelled():
-                self._open_tunnel(user, b"")
-                return
-            cause = error.__context__
-            if not isinstance(cause, BadAnswerError):
-                cause = error
-            self._fail("backend_protocol", str(cause))
+            self._on_error(error)
             return
         user = self.user
         if user is None:  # it was let go during the read
             return
         if self._done:
             self._finish(user)
-        elif (
-            self._raw > HEAD_LIMIT
-        ):  # so many bytes since the last body byte: a head, chunk lines or trailers
-            self._fail("backend_protocol", f"its head is larger than {HEAD_LIMIT} bytes")
+        elif self._raw > HEAD_LIMIT:  # since the last byte of a body: a head, chunk lines or trailers
+            self._fail(f"its head is larger than {HEAD_LIMIT} bytes")
         else:
             user.flush()
+
+    def _on_error(self, error: httptools.HttpParserError) -> None:
+        user = self.user
+        if user is None:
+            return
+        if self._done:  # the answer is whole and stands; what came behind it answers nothing
+            self._poisoned = True
+            self._finish(user)
+            return
+        cause = error.__context__
+        self._fail(str(cause if isinstance(cause, BadAnswerError) else error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -230,11 +239,15 @@ class BackendConnection(asyncio.Protocol):
             user.on_failure("backend_reset", "it closed the connection before it answered", fresh=fresh)
 
     def pause_writing(self) -> None:
-        if self.user is not None:
+        if self.tunnel is not None:
+            self.tunnel.pause_writing()
+        elif self.user is not None:
             self.user.pause_upload()
 
     def resume_writing(self) -> None:
-        if self.user is not None:
+        if self.tunnel is not None:
+            self.tunnel.resume_writing()
+        elif self.user is not None:
             self.user.resume_upload()
 
     # The parser's side ------------------------------------------------------------------------------
@@ -259,8 +272,7 @@ class BackendConnection(asyncio.Protocol):
         elif action is CONNECTION:
             self._connection.append(value)
         elif action is UPGRADE:
-            self._upgrade = True
-            self._lines.append(b"%b: %b\r\n" % (name, value))
+            self._upgrade.append(value.rstrip(b" \t").lower())
         elif action is KEEP:
             self._note_keep_alive(value)
         else:
@@ -299,6 +311,8 @@ class BackendConnection(asyncio.Protocol):
         bodiless = self.method_head or status in (204, 304)
         self._until_close = not bodiless and not chunked and self._length < 0
         self._keep = self.parser.should_keep_alive() and not self._until_close
+        if status == 204 and (chunked or self._length > 0):
+            self._keep = False  # it announces what must not be: whether bytes follow is anybody's guess
         assert self.user is not None
         self.user.on_head(Answer(status, self._lines, self._length, chunked, bodiless, self._until_close))
         if bodiless:
@@ -319,15 +333,14 @@ class BackendConnection(asyncio.Protocol):
         if self._interims > INTERIM_LIMIT:
             raise BadAnswerError(f"it sent more than {INTERIM_LIMIT} interim answers")
         assert self.user is not None
+        if self._length >= 0 or chunked:
+            raise BadAnswerError("its interim answer announces a body")
         if status == 101:
             if not self.user.upgrade:
                 raise BadAnswerError("it switched protocols unasked")
-            self._head_done = True
-            self._done = True
-            self._keep = False
+            if self._upgrade != [self.user.upgrade] or b"upgrade" not in tokens(self._connection):
+                raise BadAnswerError("it switched to another protocol than was asked for")
             return
-        if self._length >= 0 or chunked:
-            raise BadAnswerError("its interim answer announces a body")
         self._interim = True
         self.user.on_interim(status, self._lines)
 
@@ -348,9 +361,6 @@ class BackendConnection(asyncio.Protocol):
     # Ends -------------------------------------------------------------------------------------------
     def _finish(self, user: User) -> None:
         """The answer is whole, and the read that ended it is over."""
-        if self._tunnelled():
-            self._open_tunnel(user, b"")
-            return
         self.user = None
         self.served += 1
         if self.method_head or self.parser.get_status_code() in (204, 304):
@@ -362,23 +372,20 @@ class BackendConnection(asyncio.Protocol):
             self._drop()
         user.on_end()
 
-    def _tunnelled(self) -> bool:
-        return bool(self._head_done and self.user is not None and self.user.upgrade) and (
-            self.parser.get_status_code() == 101
-        )
-
-    def _open_tunnel(self, user: User, data: bytes) -> None:
-        self.user = None
-        user.on_tunnel(Answer(101, self._lines, -1, False, True, False), data)
-
-    def _fail(self, code: str, detail: str) -> None:
+    def _open_tunnel(self, data: bytes) -> None:
+        """The parser stands behind a 101 that was found good; ``data`` follows it."""
         user, self.user = self.user, None
-        broken = self._head_done
+        if user is not None:
+            self._lines.append(b"upgrade: %b\r\n" % self._upgrade[0])
+            user.on_tunnel(Answer(101, self._lines, -1, False, True, False), data)
+
+    def _fail(self, detail: str) -> None:
+        """What it sent is no valid answer."""
+        user, self.user = self.user, None
+        code = "backend_truncated" if self._head_done else "backend_protocol"
         self._drop()
         if user is not None:
-            user.on_failure(
-                "backend_truncated" if broken and code == "backend_protocol" else code, detail, fresh=False
-            )
+            user.on_failure(code, detail, fresh=False)
 
     def _drop(self) -> None:
         self.user = None

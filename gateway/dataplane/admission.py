@@ -1,0 +1,53 @@
+"""Which lane a request takes, and whether whoever asks may: settled when its head is complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.dataplane.asgi import ControlCall
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.refusal import Refusal
+from gateway.dataplane.routing import find_route
+from gateway.errors import TurnoutError
+
+if TYPE_CHECKING:
+    from gateway.dataplane.head import Head
+    from gateway.dataplane.protocol import ClientProtocol
+
+
+def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal:
+    """An exchange for what matches a route, an ASGI call below ``/-/``, an error answer for all else."""
+    worker = client.worker
+    if head.path.startswith(b"/-/"):
+        return ControlCall(client, worker, head)
+    try:
+        if client.control_only:
+            raise TurnoutError("unknown_route", "This port serves the control API; see /-/openapi.json.")
+        if worker.overloaded:
+            raise TurnoutError("too_many_connections", retry_after=1.0)
+        route = find_route(client.snapshot, head)
+        admit(client, head, route.name)
+        if head.length > route.body_limit:
+            raise TurnoutError(
+                "body_too_large",
+                f"The body has more than the {route.body_limit} bytes that this route takes.",
+            )
+    except TurnoutError as error:
+        return Refusal(client, head, error)
+    return Exchange(client, worker, head, route)
+
+
+def admit(client: ClientProtocol, head: Head, route: str) -> None:
+    """Names the principal of ``head``. Raises TurnoutError unless it may use the route now."""
+    authenticator = client.snapshot.authenticator
+    credential = head.api_key if head.api_key is not None else head.authorization
+    head.principal = principal = authenticator.principal(credential, client.worker.wall())
+    if credential is not None:
+        head.set_credentials(openly=authenticator.open)
+    if not principal.infer:
+        raise TurnoutError("forbidden", "The key may not infer; use one with the scope 'infer'.")
+    head.admit(route)
+    if principal.bucket is not None:
+        wait = principal.bucket.take(client.now)
+        if wait:
+            raise TurnoutError("rate_limited", retry_after=wait)
