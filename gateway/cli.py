@@ -17,6 +17,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("gateway.commands.demo", "bundled model server, gateway and replayed real data"),
     "backend": ("backends.cli", "run the bundled model server"),
     "keys": ("gateway.commands.keys", "make API keys"),
+    "status": ("gateway.commands.status", "look at a running gateway"),
+    "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout by hand"),
+    "explain": ("gateway.commands.explain", "which variant a unit gets, with what probability, and why"),
 }
 
 

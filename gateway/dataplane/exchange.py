@@ -705,7 +705,7 @@ class Exchange:
             self.client.answer_error(self, error)
             return
         self.status = error.status
-        self._write_own(error.status, render(error.code, error.message), b"content-type: application/json\r\n",
+        self._write_own(error.status, render(error.code, error.message, request_id=self.request_id.decode("latin-1")), b"content-type: application/json\r\n",
                         error.retry_after)  # fmt: skip
 
     def _answer_fixed(self, fixed: Fixed) -> None:

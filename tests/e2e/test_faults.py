@@ -74,7 +74,8 @@ def test_one_shape(
     assert answer.status_code == status, answer.text
     error = answer.json()
     assert set(error) == {"error"}
-    assert set(error["error"]) == {"code", "message"}
+    assert set(error["error"]) == {"code", "message", "request_id"}
+    assert error["error"]["request_id"] == answer.headers["x-request-id"]
     assert error["error"]["code"] == code
     assert "Traceback" not in answer.text
     assert answer.headers["x-request-id"]

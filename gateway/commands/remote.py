@@ -1,0 +1,52 @@
+"""Talking to a running gateway from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any, Final
+
+import httpx
+
+DEFAULT: Final = "http://127.0.0.1:8080"
+
+
+class RemoteError(Exception):
+    """The gateway could not be asked, or it refused; the message says what to do."""
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=DEFAULT, help=f"the gateway's control API ({DEFAULT})")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """The JSON answer. The key comes from the environment (TURNOUT_KEY), so that it is in no process list."""
+    key = os.environ.get("TURNOUT_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.request(method, f"{arguments.url}{path}", json=body, headers=headers, timeout=10.0)
+    except httpx.HTTPError as error:
+        raise RemoteError(f"no gateway answers at {arguments.url} ({error}); see --url") from error
+    try:
+        found: dict[str, Any] = answer.json()
+    except ValueError:
+        raise RemoteError(
+            f"{arguments.url} answered {answer.status_code} and no JSON; is it a gateway?"
+        ) from None
+    if answer.is_error:
+        refused = found.get("error", {})
+        hint = " (set TURNOUT_KEY)" if answer.status_code == 401 and not key else ""
+        raise RemoteError(f"{refused.get('message', answer.status_code)}{hint}")
+    return found
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def complain(error: Exception) -> int:
+    sys.stderr.write(f"turnout: {error}\n")
+    return 1

@@ -1,0 +1,44 @@
+"""``turnout rollout ROUTE promote|rollback|pause|resume|set WEIGHT``: steers a running gateway."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("route", metavar="ROUTE")
+    parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "set"))
+    parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="for set: 5%% or 0.05")
+    add_remote_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        body: dict[str, Any] = {"action": arguments.action}
+        if arguments.action == "set":
+            body["weight"] = _weight(arguments.weight)
+        found = call(arguments, "POST", f"/-/routes/{arguments.route}/rollout", body)
+    except RemoteError as error:
+        return complain(error)
+    if arguments.json:
+        print_json(found)
+    else:
+        sys.stdout.write(
+            f"{arguments.route}: {found['state']}, {found['candidate']} at {found['weight']:.1%}\n"
+        )
+    return 0
+
+
+def _weight(text: str | None) -> float:
+    try:
+        if text is not None:
+            weight = float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+            if 0.0 <= weight <= 1.0:
+                return weight
+    except ValueError:
+        pass
+    raise RemoteError(f"set takes a weight between 0% and 100%, not {text!r}; write 5% or 0.05")

@@ -1,0 +1,65 @@
+"""``turnout status``: the routes of a running gateway at a glance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("route", nargs="?", metavar="ROUTE", help="one route in full (all, in short)")
+    add_remote_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    path = f"/-/routes/{arguments.route}" if arguments.route else "/-/routes"
+    try:
+        found = call(arguments, "GET", path)
+    except RemoteError as error:
+        return complain(error)
+    if arguments.json:
+        print_json(found)
+        return 0
+    for route in [found] if arguments.route else found["routes"]:
+        sys.stdout.write(_shown(route))
+    return 0
+
+
+def _shown(route: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in route["allocation"].items())
+    lines = [f"{route['route']}: {route['policy']}, epoch {route['epoch']}, {shares}"]
+    if route["shadows"]:
+        lines.append("  shadows: " + ", ".join(f"{n} {s:.0%}" for n, s in route["shadows"].items()))
+    rollout = route["rollout"]
+    if rollout is not None:
+        lines.append(
+            f"  rollout: {rollout['state']}, stage {rollout['stage'] + 1} at {rollout['weight']:.1%}"
+        )
+        lines += [f"    {_verdict(v)}" for v in rollout["verdicts"]]
+    lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
+    lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    more = verdict.get("more_requests")
+    tail = (
+        f", about {more} more requests" if more is not None and verdict["verdict"] == "inconclusive" else ""
+    )
+    return f"{verdict['metric']}: {verdict['verdict']}{tail}"
+
+
+def _variant(name: str, v: dict[str, Any]) -> str:
+    parts = [f"{name}: {v['assigned']} assigned, {v['errors']} errors, {v['fallbacks']} fallbacks"]
+    if v["latency_ms"]:
+        parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))
+    for metric, reward in v["rewards"].items():
+        if reward["count"]:
+            low, high = reward["interval"]
+            parts.append(f"{metric} {reward['mean']:.4g} [{low:.4g}, {high:.4g}] of {reward['count']:g}")
+    if v["probability_best"] is not None:
+        parts.append(f"P(best) {v['probability_best']:.3f}")
+    return "; ".join(parts)
