@@ -32,11 +32,12 @@ def peer(request: Request) -> str | None:
 
 
 def on_loopback(request: Request) -> bool:
-    address = peer(request)
     try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
+        address = ipaddress.ip_address(peer(request) or "")
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def has_header(headers: Mapping[str, str]) -> bool:

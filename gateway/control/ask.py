@@ -121,7 +121,9 @@ def parse(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise TurnoutError("bad_json", "The body is not valid UTF-8; send JSON in UTF-8.") from None
     except UnicodeEncodeError:
-        raise TurnoutError("bad_json", "The body holds half of a surrogate pair; send whole characters.") from None
+        raise TurnoutError(
+            "bad_json", "The body holds half of a surrogate pair; send whole characters."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise TurnoutError("bad_json", f"The body is not valid JSON: {error}.") from None
 

@@ -44,10 +44,6 @@ def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], 
 
     def wanted(event: Event) -> bool:
         allowed = principal.serves(event.route) if event.route else principal.routes is None
-        return (
-            allowed
-            and route in (None, event.route, *([""] if not event.route else ()))
-            and kind in (None, event.kind)
-        )
+        return allowed and (route is None or event.route in (route, "")) and kind in (None, event.kind)
 
     return wanted

@@ -73,7 +73,7 @@ class SeriesQuery(Question):
 
 class OutcomeQuery(Question):
     route: str | None = None
-    variant: Annotated[str | None, Field(description="The assigned variant.")] = None
+    variant: Annotated[str | None, Field(description="The variant that was assigned, or that served.")] = None
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     errors: Annotated[bool, Field(description="Only those where the assigned variant failed.")] = False
     since: Moment | None = None

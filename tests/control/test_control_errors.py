@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.control.app import SPECIFICATION
-from gateway.control.calls import LOOPBACK, OPEN, Call
+from gateway.control.calls import LOOPBACK, OPEN
 from gateway.control.table import CALLS
 from gateway.errors import CODES
 from tests.control.conftest import Client
@@ -148,7 +148,9 @@ async def test_a_fault_of_ours_is_a_500_that_tells_the_log_and_not_the_client(
 
 async def test_request_ids_are_taken_over_only_if_they_are_safe_to_repeat(client: Client) -> None:
     http = client()
-    assert (await http.get("/-/healthz", headers={"x-request-id": "abc-1"})).headers["x-request-id"] == "abc-1"
+    assert (await http.get("/-/healthz", headers={"x-request-id": "abc-1"})).headers[
+        "x-request-id"
+    ] == "abc-1"
     for bad in ("a b", "x" * 200, "é"):
         answer = await http.get("/-/healthz", headers={"x-request-id": bad.encode()})  # type: ignore[dict-item]
         assert re.fullmatch(r"[0-9a-f]{24}", answer.headers["x-request-id"])

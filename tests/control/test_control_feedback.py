@@ -15,7 +15,9 @@ def sealed(harness: Harness, route: str = "digits", variant: str = "v1") -> str:
     return harness.sealer.seal(harness.sealer.new_decision(harness.clock()), 7, static).decode()
 
 
-async def test_one_reward_is_accepted_then_a_duplicate_then_an_update(harness: Harness, client: Client) -> None:
+async def test_one_reward_is_accepted_then_a_duplicate_then_an_update(
+    harness: Harness, client: Client
+) -> None:
     item = {"decision_id": sealed(harness), "metric": "correct", "value": True}
     http = client("app")
     first = await http.post("/-/feedback", json=item)
@@ -30,7 +32,9 @@ async def test_one_reward_is_accepted_then_a_duplicate_then_an_update(harness: H
     assert sums.get(("v1", "correct")) is None or sums["v1", "correct"].count == 0
 
 
-async def test_bad_items_are_refused_one_by_one_and_the_others_count(harness: Harness, client: Client) -> None:
+async def test_bad_items_are_refused_one_by_one_and_the_others_count(
+    harness: Harness, client: Client
+) -> None:
     good = {"decision_id": sealed(harness), "metric": "correct", "value": 1}
     forged = good["decision_id"][:-4] + "AAAA"
     items = [
@@ -115,7 +119,10 @@ async def test_what_can_not_be_made_durable_is_503_with_retry_after(
 
 async def test_many_at_once_are_all_counted(harness: Harness, client: Client) -> None:
     http = client("app")
-    batches = [[{"decision_id": sealed(harness), "metric": "correct", "value": True} for _ in range(50)] for _ in range(8)]
+    batches = [
+        [{"decision_id": sealed(harness), "metric": "correct", "value": True} for _ in range(50)]
+        for _ in range(8)
+    ]
     answers = await asyncio.gather(*(http.post("/-/feedback", json={"items": batch}) for batch in batches))
     assert sum(a.json()["accepted"] for a in answers) == 400
     assert (await harness.store.reward_sums("digits"))["v1", "correct"].count == 400

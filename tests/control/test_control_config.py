@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from tests.control.conftest import Client
+from tests.control.harness import ROUTES, Harness, auth
+
+GOOD = auth() + ROUTES.replace("floor: 1%", "floor: 2%")
+
+
+async def test_read_edit_and_go_back(harness: Harness, client: Client) -> None:
+    http = client("ops")
+    first = await http.get("/-/config")
+    assert first.text == auth() + ROUTES
+    assert first.headers["content-type"].startswith("application/yaml")
+    etag = first.headers["etag"]
+    assert (await http.get("/-/config", headers={"if-none-match": etag})).status_code == 304
+
+    edited = await http.put("/-/config", content=GOOD, headers={"if-match": etag})
+    assert edited.status_code == 200, edited.text
+    assert edited.json()["author"] == "ops"
+    assert edited.headers["etag"] == edited.json()["etag"] != etag
+    assert harness.document().routes["digits"].policy.floor == 0.02  # type: ignore[union-attr]
+    assert (await http.get("/-/config")).text == GOOD
+    assert (await http.get("/-/config?revision=1")).text == auth() + ROUTES
+
+    history = (await http.get("/-/config/history")).json()["revisions"]
+    assert [(r["revision"], r["current"], r["author"]) for r in history] == [
+        (2, True, "ops"),
+        (1, False, "file"),
+    ]
+    back = await http.post(
+        "/-/config/restore", json={"revision": 1}, headers={"if-match": edited.headers["etag"]}
+    )
+    assert back.json()["revision"] == 3
+    assert (await http.get("/-/config")).text == auth() + ROUTES
+
+
+async def test_an_edit_of_something_else_than_what_is_in_force_changes_nothing(client: Client) -> None:
+    http = client("ops")
+    for headers, code, status in (
+        ({}, "precondition_required", 428),
+        ({"if-match": '"old"'}, "precondition_failed", 412),
+    ):
+        for answer in (
+            await http.put("/-/config", content=GOOD, headers=headers),
+            await http.post("/-/config/restore", json={"revision": 1}, headers=headers),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert (await http.get("/-/config")).text == auth() + ROUTES
+
+
+async def test_a_refused_configuration_names_every_fault_and_changes_nothing(client: Client) -> None:
+    http = client("ops")
+    bad = GOOD.replace("floor: 2%", "flor: 2%").replace("backend: b}, v3", "backend: c}, v3")
+    answer = await http.put("/-/config", content=bad, headers={"if-match": "*"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "invalid")
+    assert {fault["path"] for fault in error["faults"]} == {
+        "routes.digits.policy.flor",
+        "routes.digits.variants.v2.backend",
+    }
+    assert all(fault["line"] > 0 and fault["message"] for fault in error["faults"])
+    assert (await http.get("/-/config")).text == auth() + ROUTES
+
+
+async def test_texts_that_are_none(client: Client) -> None:
+    http = client("ops")
+    for body, code in ((b"\xff\xfe", "bad_request"), (b"", "invalid"), (b"[1, 2", "invalid")):
+        answer = await http.put("/-/config", content=body, headers={"if-match": "*"})
+        assert answer.json()["error"]["code"] == code
+
+
+async def test_revisions_that_are_none(client: Client) -> None:
+    http = client("ops")
+    assert (await http.get("/-/config?revision=99")).status_code == 404
+    answer = await http.post("/-/config/restore", json={"revision": 99}, headers={"if-match": "*"})
+    assert answer.status_code == 404
+    for wrong in ({"revision": "1"}, {"revision": -1}, {"revision": True}, {}):
+        answer = await http.post("/-/config/restore", json=wrong, headers={"if-match": "*"})
+        assert answer.json()["error"]["code"] == "invalid", wrong
+
+
+async def test_a_key_taken_out_is_out_at_once(client: Client) -> None:
+    http = client("ops")
+    assert (await client("reader").get("/-/routes")).status_code == 200
+    without = "\n".join(line for line in GOOD.splitlines() if "id: reader" not in line) + "\n"
+    assert (await http.put("/-/config", content=without, headers={"if-match": "*"})).status_code == 200
+    assert (await client("reader").get("/-/routes")).status_code == 401
+
+
+async def test_steering(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = {"state": "running", "stage": 0, "weight": 0.1, "verdicts": []}
+    http = client("ops")
+    answer = await http.post("/-/routes/shop/rollout", json={"action": "set", "weight": 0.25})
+    assert answer.json()["weight"] == 0.25
+    assert (await client("reader").get("/-/routes/shop")).json()["rollout"]["weight"] == 0.25
+    for wrong in (
+        {"action": "set"},
+        {"action": "pause", "weight": 0.1},
+        {"action": "set", "weight": 1.1},
+        {"action": "go"},
+    ):
+        answer = await http.post("/-/routes/shop/rollout", json=wrong)
+        assert answer.json()["error"]["code"] == "invalid", wrong
+    assert (await http.post("/-/routes/digits/rollout", json={"action": "pause"})).status_code == 404
+    await http.post("/-/routes/shop/rollout", json={"action": "rollback"})
+    assert (await http.post("/-/routes/shop/rollout", json={"action": "promote"})).status_code == 409

@@ -1,0 +1,179 @@
+"""Server-sent events over real sockets: order, resumption, scopes, heartbeats, and every way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway.control import news
+from gateway.control.app import ControlApp
+from tests.control.conftest import Client
+from tests.control.harness import Harness
+
+
+class Listening:
+    """A server on a free port."""
+
+    def __init__(self, app: ControlApp) -> None:
+        config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+        self.app = app
+        self.server = uvicorn.Server(config)
+
+    async def start(self) -> str:
+        self.task = asyncio.create_task(self.server.serve())
+        while not self.server.started:
+            await asyncio.sleep(0.01)
+        host, port = self.server.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        self.app.close()
+        self.server.should_exit = True
+        await asyncio.wait_for(self.task, 10)
+
+
+@pytest.fixture
+async def server(app: ControlApp) -> AsyncIterator[tuple[Listening, str]]:
+    listening = Listening(app)
+    address = await listening.start()
+    yield listening, address
+    await listening.stop()
+
+
+@asynccontextmanager
+async def stream(address: str, key: str = "reader", query: str = "", **headers: str) -> AsyncIterator[Any]:
+    """Yields an async iterator of the stream's blocks, each as a dict of its fields."""
+    http = httpx.AsyncClient(headers={"x-api-key": key, **headers}, timeout=10)
+    async with http, http.stream("GET", f"{address}/-/events{query}") as answer:
+        assert answer.status_code == 200, await answer.aread()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+        async def blocks() -> AsyncIterator[dict[str, str]]:
+            text = ""
+            async for piece in answer.aiter_text():
+                text += piece
+                while "\n\n" in text:
+                    block, text = text.split("\n\n", 1)
+                    yield dict(line.split(": ", 1) for line in block.split("\n"))
+
+        found = blocks()
+        assert "retry" in await anext(found)
+        yield found
+        await found.aclose()
+
+
+async def test_events_come_as_they_happen_each_once_and_in_order(
+    harness: Harness, server: tuple[Listening, str]
+) -> None:
+    await harness.emit("before", "digits", {})
+    async with stream(server[1]) as found:
+        for k in range(5):
+            await harness.emit("allocation", "digits", {"k": k, "text": "two\nlines"})
+        got = [await asyncio.wait_for(anext(found), 5) for _ in range(5)]
+    assert [json.loads(one["data"])["data"] for one in got] == [
+        {"k": k, "text": "two\nlines"} for k in range(5)
+    ]
+    assert {one["event"] for one in got} == {"allocation"}
+    ids = [int(one["id"]) for one in got]
+    assert ids == sorted(set(ids))
+
+
+async def test_a_stream_goes_on_behind_the_last_event_that_was_seen(
+    harness: Harness, server: tuple[Listening, str]
+) -> None:
+    made = [await harness.emit("config", "", {"k": k}) for k in range(4)]
+    async with stream(server[1], **{"last-event-id": str(made[1].id)}) as found:
+        got = [json.loads((await asyncio.wait_for(anext(found), 5))["data"])["data"]["k"] for _ in range(2)]
+    assert got == [2, 3]
+    async with stream(server[1], query=f"?after={made[2].id}") as found:
+        assert int((await asyncio.wait_for(anext(found), 5))["id"]) == made[3].id
+
+
+async def test_a_key_hears_of_its_own_routes_only(harness: Harness, server: tuple[Listening, str]) -> None:
+    async with stream(server[1], "digits-reader", "?after=0") as found:
+        await harness.emit("rollout", "shop", {})
+        await harness.emit("config", "", {})
+        await harness.emit("rollout", "digits", {})
+        assert json.loads((await asyncio.wait_for(anext(found), 5))["data"])["route"] == "digits"
+
+
+async def test_a_stream_of_one_route_or_kind(harness: Harness, server: tuple[Listening, str]) -> None:
+    for one in (("rollout", "shop"), ("alarm", "digits"), ("config", ""), ("alarm", "shop")):
+        await harness.emit(*one, {})
+    async with stream(server[1], query="?after=0&route=shop") as found:
+        got = [json.loads((await asyncio.wait_for(anext(found), 5))["data"]) for _ in range(3)]
+    assert [(e["kind"], e["route"]) for e in got] == [("rollout", "shop"), ("config", ""), ("alarm", "shop")]
+    async with stream(server[1], query="?after=0&kind=alarm") as found:
+        got = [json.loads((await asyncio.wait_for(anext(found), 5))["data"]) for _ in range(2)]
+    assert [e["route"] for e in got] == ["digits", "shop"]
+
+
+async def test_silence_is_broken_by_heartbeats(
+    server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "HEARTBEAT", 0.05)
+    async with stream(server[1]) as found:
+        for _ in range(3):
+            assert await asyncio.wait_for(anext(found), 5) == {"": "heartbeat"}
+
+
+async def test_a_client_that_leaves_ends_its_stream(
+    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = 0
+    next_events = harness.next_events
+
+    async def counted(after: int, timeout: float) -> Any:
+        nonlocal waiting
+        waiting += 1
+        try:
+            return await next_events(after, timeout)
+        finally:
+            waiting -= 1
+
+    monkeypatch.setattr(harness, "next_events", counted)
+    async with stream(server[1]):
+        await asyncio.sleep(0.1)
+        assert waiting == 1
+    for _ in range(100):
+        if not waiting:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the stream goes on for nobody")
+
+
+async def test_shutdown_ends_streams_at_once(app: ControlApp) -> None:
+    listening = Listening(app)
+    address = await listening.start()
+    async with stream(address) as found:
+        stopping = asyncio.create_task(listening.stop())
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(anext(found), 3)
+        await asyncio.wait_for(stopping, 3)
+
+
+async def test_the_last_events_as_a_list(harness: Harness, client: Client) -> None:
+    for k in range(7):
+        await harness.emit("allocation", "digits" if k % 2 else "shop", {"k": k})
+    await harness.emit("config", "", {})
+    http = client("reader")
+    found = (await http.get("/-/events/recent?limit=3")).json()["events"]
+    assert [(e["kind"], e["data"]) for e in found] == [
+        ("allocation", {"k": 5}),
+        ("allocation", {"k": 6}),
+        ("config", {}),
+    ]
+    bound = (await client("digits-reader").get("/-/events/recent")).json()["events"]
+    assert [e["data"]["k"] for e in bound] == [1, 3, 5]
+
+
+async def test_an_event_id_that_is_none(client: Client) -> None:
+    answer = await client("reader").get("/-/events", headers={"last-event-id": "x"})
+    assert answer.json()["error"]["code"] == "invalid"

@@ -1,0 +1,277 @@
+"""Reports against figures worked out by hand or by scipy alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from gateway.config.load import load
+from gateway.control.context import Live
+from gateway.control.estimates import estimate
+from gateway.control.report import Evidence, report
+from gateway.control.series import series, step_for, steps
+from gateway.state.base import Bucket, Counts, Published
+from gateway.telemetry.histogram import index
+from policies.assign import allocation
+from policies.model import RewardSums
+from tests.control.conftest import Client
+from tests.control.harness import ROUTES, Harness
+from tests.control.seed import World, live_through
+
+DOCUMENT = load(ROUTES, source="test", env={})
+LIVE = Live(17, 3, allocation({"v1": 0.03, "v2": 0.97}, shadows=(("v3", 0.5),)), {}, {"v3": {"sent": 9}})
+
+
+def booleans(good: int, n: int) -> RewardSums:
+    return RewardSums(n, good, good)
+
+
+def made(evidence: Evidence, route: str = "digits", live: Live = LIVE) -> dict[str, Any]:
+    found = report(route, DOCUMENT, evidence, live, None, now=100.0)
+    json.dumps(found, allow_nan=False)  # whatever comes in, what goes out is JSON
+    return found
+
+
+def test_an_interval_is_the_beta_posteriors() -> None:
+    low, high = stats.beta(1 + 95, 1 + 5).ppf([0.025, 0.975])
+    found = estimate("boolean", booleans(95, 100))
+    assert found["count"] == 100
+    assert found["mean"] == pytest.approx(0.95)
+    assert found["interval"] == pytest.approx([low, high], abs=1e-12)
+
+
+def test_an_interval_is_never_narrower_than_its_mean_calls_for() -> None:
+    """3 of 3: the credible interval alone would end below the mean that stands beside it."""
+    low, high = estimate("boolean", booleans(3, 3))["interval"]
+    assert high == 1.0
+    assert low == pytest.approx(stats.beta(4, 1).ppf(0.025), abs=1e-12)
+
+
+def test_real_and_count_metrics_have_their_own_models() -> None:
+    values = [1.0, 2.5, 2.0, 4.0, 3.5, 2.2]
+    sums = RewardSums(len(values), sum(values), sum(v * v for v in values))
+    low, high = estimate("real", sums)["interval"]
+    t_low, t_high = stats.t.interval(0.95, 5, stats.tmean(values), stats.sem(values))
+    # The prior is worth one observation, so the two need only be near.
+    assert low == pytest.approx(t_low, abs=0.4)
+    assert high == pytest.approx(t_high, abs=0.4)
+    counts = estimate("count", RewardSums(20, 40, 120))
+    # Gamma posterior with the prior of one observation at the pooled mean: shape 1 + 40, rate 21/41 + 20.
+    assert counts["interval"] == pytest.approx(
+        stats.gamma(41, scale=1 / (21 / 41 + 20)).ppf([0.025, 0.975]), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("model", ["boolean", "fraction", "real", "count"])
+def test_thin_or_impossible_data_give_null_and_no_error(model: Any) -> None:
+    assert estimate(model, RewardSums()) == {"count": 0, "mean": None, "interval": None}
+    for sums in (RewardSums(1, 1, 1), RewardSums(5, -3, 9), RewardSums(2, 5e9, 2e19), RewardSums(3, 0, 0)):
+        json.dumps(estimate(model, sums), allow_nan=False)
+
+
+def test_the_contracts_shape() -> None:
+    evidence = Evidence(
+        counts={
+            "v1": Counts(
+                assigned=120, served=118, errors=2, fallbacks=1, latency={index(3.1): 118}, expected=118.5
+            ),
+            "v2": Counts(assigned=4000, served=4000, latency={index(6.0): 3970, index(50.0): 30}),
+        },
+        sums={("v1", "correct"): booleans(95, 100), ("v2", "correct"): booleans(2960, 3000)},
+        agreement={"v3": (905, 900, 883)},
+        alarms=[{"code": "sample_ratio_mismatch", "message": "look"}],
+    )
+    found = made(evidence)
+    assert (found["route"], found["policy"], found["epoch"], found["revision"]) == ("digits", "bandit", 17, 3)
+    assert found["allocation"] == pytest.approx({"v1": 0.03, "v2": 0.97})
+    assert found["shadows"] == {"v3": 0.5}
+    assert found["rollout"] is None
+    v1, v2 = found["variants"]["v1"], found["variants"]["v2"]
+    assert {k: v1[k] for k in ("assigned", "served", "errors", "fallbacks")} == {
+        "assigned": 120,
+        "served": 118,
+        "errors": 2,
+        "fallbacks": 1,
+    }
+    assert v1["latency_ms"]["p50"] == pytest.approx(3.1, rel=0.015)
+    assert v2["latency_ms"]["p99"] == pytest.approx(6.0, rel=0.015)
+    assert v1["gateway_ms"] is None
+    assert v1["error_rate"]["interval"] == pytest.approx(stats.beta(3, 119).ppf([0.025, 0.975]), abs=1e-12)
+    assert found["agreement"]["v3"]["compared"] == 900
+    assert found["agreement"]["v3"]["rate"] == pytest.approx(883 / 900)
+    assert found["agreement"]["v3"]["interval"] == pytest.approx(
+        stats.beta(884, 18).ppf([0.025, 0.975]), abs=1e-12
+    )
+    assert found["alarms"] == [{"code": "sample_ratio_mismatch", "message": "look"}]
+    assert found["shadow_counts"] == {"v3": {"sent": 9}}
+
+
+def test_probability_best_and_expected_loss_agree_with_simulation() -> None:
+    sums = {("v1", "correct"): booleans(80, 100), ("v2", "correct"): booleans(88, 100)}
+    found = made(Evidence(sums=sums))["variants"]
+    a = stats.beta(81, 21).rvs(400_000, random_state=1)
+    b = stats.beta(89, 13).rvs(400_000, random_state=2)
+    assert found["v1"]["probability_best"] + found["v2"]["probability_best"] == pytest.approx(1, abs=1e-9)
+    assert found["v2"]["probability_best"] == pytest.approx((b > a).mean(), abs=0.004)
+    assert found["v1"]["expected_loss"] == pytest.approx((b - a).clip(0).mean(), rel=0.01)
+    assert found["v3"]["probability_best"] is None, "a shadow is no contender"
+
+
+def test_a_policy_without_a_metric_is_compared_by_the_first_that_has_data() -> None:
+    live = Live(1, 1, allocation({"old": 0.9, "new": 0.1}), {}, {})
+    sums = {
+        ("old", "delay"): RewardSums(50, 500, 5200),
+        ("new", "delay"): RewardSums(50, 450, 4300),
+        ("old", "correct"): booleans(3, 4),
+    }
+    found = made(Evidence(sums=sums), "shop", live)
+    assert (found["metric"], found["goal"]) == ("delay", "minimize")
+    assert found["variants"]["new"]["probability_best"] > 0.9, "less is better"
+    assert (found["baseline"], found["candidate"]) == ("old", "new")
+    assert [s["weight"] for s in found["stages"]] == [0.1, 0.5]
+    alone = made(Evidence(sums={("old", "correct"): booleans(3, 4)}), "shop", live)
+    assert alone["metric"] is None
+    assert alone["variants"]["old"]["probability_best"] is None
+
+
+def test_values_of_a_metric_that_changed_its_type_are_no_error() -> None:
+    found = made(Evidence(sums={("v1", "correct"): RewardSums(10, 900, 90_000)}))
+    assert found["metric"] is None
+    assert found["variants"]["v1"]["rewards"]["correct"] == {"count": 10, "mean": 90.0, "interval": None}
+
+
+def test_a_utility_says_what_it_weighs() -> None:
+    text = ROUTES.replace("metric: correct, floor", "utility: {correct: 2, delay: 1}, floor")
+    document = load(text, source="test", env={})
+    found = report("digits", document, Evidence(), LIVE, None, 0.0)
+    assert found["metric"] == "2·correct − delay"
+    assert sum(v["probability_best"] or 0 for v in found["variants"].values()) == pytest.approx(1)
+
+
+def test_series_adds_up_and_rolls() -> None:
+    declared = DOCUMENT.metrics
+    buckets = [
+        Bucket(
+            start=10.0 * k,
+            variant=name,
+            epoch=k + 1,
+            counts=Counts(assigned=a, errors=k % 2, expected=a + 0.5, latency={index(4.0): a}),
+            rewards={"correct": booleans(1, 2)},
+        )
+        for k in range(6)
+        for name, a in (("v1", 1), ("v2", 3))
+    ]
+    found = series(("v1", "v2", "v3"), declared, buckets, {("v1", "correct"): booleans(10, 10)}, window=20.0)
+    assert [b["start"] for b in found] == [0, 10, 20, 30, 40, 50]
+    assert [b["epoch"] for b in found] == [1, 2, 3, 4, 5, 6]
+    last = found[-1]["variants"]
+    assert last["v2"]["share"] == 0.75
+    assert last["v2"]["allocated"] == pytest.approx(3.5 / 5)
+    assert last["v3"]["share"] == 0
+    assert last["v1"]["to_date"]["correct"]["count"] == 10 + 12
+    assert last["v1"]["to_date"]["correct"]["mean"] == pytest.approx(16 / 22)
+    assert last["v1"]["rolling"]["correct"]["count"] == 4
+    assert last["v1"]["rolling_error_rate"] == estimate("boolean", booleans(1, 2))
+    assert last["v1"]["rewards"]["correct"]["count"] == 2
+    json.dumps(found, allow_nan=False)
+
+
+def test_two_epochs_of_one_bucket_are_one_bucket() -> None:
+    buckets = [
+        Bucket(0.0, "v1", epoch, Counts(assigned=5, latency={index(2.0): 5}), {"correct": booleans(2, 3)})
+        for epoch in (4, 5)
+    ]
+    (only,) = series(("v1",), DOCUMENT.metrics, buckets, {}, window=10.0)
+    assert only["epoch"] == 5
+    assert only["variants"]["v1"]["assigned"] == 10
+    assert only["variants"]["v1"]["rewards"]["correct"]["count"] == 6
+
+
+@pytest.mark.parametrize(
+    ("span", "wanted", "step"),
+    [(3600, None, 30), (900, None, 10), (86_400, None, 900), (3600, 12, 20), (3600, 0.1, 10)],
+)
+def test_steps_are_round_multiples_of_the_stores(span: float, wanted: float | None, step: float) -> None:
+    assert step_for(span, wanted) == step
+
+
+def test_allocations_begin_with_the_one_in_force() -> None:
+    history = [Published("r", k, {"v1": 1.0}, (1.0,), (0,), "config", time=100.0 * k) for k in range(1, 6)]
+    assert [s["epoch"] for s in steps(history, 250.0, 450.0)] == [2, 3, 4]
+    assert steps([], 0.0, 1.0) == []
+
+
+async def test_reports_follow_rewards_at_once_and_traffic_within_a_second(
+    harness: Harness, client: Client
+) -> None:
+    http = client("reader")
+    world = World("digits", {"v1": 0.9, "v2": 0.9}, metric=None)
+    assert (await http.get("/-/routes/digits")).json()["variants"]["v1"]["assigned"] == 0
+    await live_through(harness, world, steps=1, per_step=40)
+    rewarded = World("digits", {"v1": 0.9, "v2": 0.9}, feedback=1.0)
+    await live_through(harness, rewarded, steps=1, per_step=40)
+    found = (await http.get("/-/routes/digits")).json()
+    assert sum(v["rewards"]["correct"]["count"] for v in found["variants"].values()) == 40
+    await live_through(harness, world, steps=1, per_step=40)
+    await asyncio.sleep(1.05)
+    found = (await http.get("/-/routes/digits")).json()
+    assert sum(v["assigned"] for v in found["variants"].values()) == 120
+
+
+async def test_many_who_ask_at_once_cost_one_report(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    counts = harness.store.counts
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        return await counts(*args, **more)
+
+    monkeypatch.setattr(harness.store, "counts", counted)
+    http = client("reader")
+    answers = await asyncio.gather(*(http.get("/-/routes/digits") for _ in range(20)))
+    assert len({a.text for a in answers}) == 1
+    assert asked == 2, "once for the report, once for its last minutes"
+
+
+async def test_lists_leave_out_what_a_key_may_not_see(client: Client) -> None:
+    names = {}
+    for key in ("reader", "digits-reader", "two-reader"):
+        names[key] = [r["route"] for r in (await client(key).get("/-/routes")).json()["routes"]]
+    assert names == {
+        "reader": ["digits", "shop", "quiet"],
+        "digits-reader": ["digits"],
+        "two-reader": ["digits", "shop"],
+    }
+
+
+async def test_an_epoch_and_a_beginning_can_be_asked_for(harness: Harness, client: Client) -> None:
+    start = harness.clock()
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.9}), steps=4, per_step=20)
+    http = client("reader")
+
+    async def assigned(query: str) -> int:
+        found = (await http.get(f"/-/routes/digits?{query}")).json()
+        return sum(v["assigned"] for v in found["variants"].values())
+
+    assert await assigned("") == 80
+    assert await assigned(f"since={start + 20}") == 40
+    assert 0 < await assigned("epoch=1") < 80
+
+
+async def test_series_say_no_to_the_impossible(client: Client) -> None:
+    http = client("reader")
+    for query in ("since=200&until=100", "since=0&until=1800000000&step=10", "step=-1"):
+        answer = await http.get(f"/-/routes/digits/series?{query}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+    iso = await http.get(
+        "/-/routes/digits/series?since=2027-01-15T08:00:00Z&until=2027-01-15T09:00:00%2B00:00"
+    )
+    assert iso.json()["until"] - iso.json()["since"] == 3600
