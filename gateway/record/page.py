@@ -60,9 +60,11 @@ def decode(page: bytes) -> list[Outcome]:
     """What `encode` was given; raises `BadPage`."""
     try:
         values = list(_columns(_body(page)))
-    except (struct.error, zlib.error, UnicodeDecodeError, IndexError) as error:
+        return list(map(Outcome._make, zip(*values, strict=True)))
+    except BadPage:
+        raise
+    except (struct.error, zlib.error, ValueError, IndexError) as error:
         raise BadPage(f"a page of the record is damaged: {error}") from error
-    return list(map(Outcome._make, zip(*values, strict=True)))
 
 
 def _body(page: bytes) -> bytes:
@@ -81,7 +83,10 @@ def _columns(body: bytes) -> Iterator[Sequence[Any]]:
     for name in _NAMES[:number]:
         kind, length = _COLUMN.unpack_from(body, at)
         at += _COLUMN.size
-        values = _read(kind.decode("ascii"), body[at : at + length], rows)
+        data = body[at : at + length]
+        values = _read(kind.decode("ascii"), data, rows)
+        if len(data) != length or len(values) != rows:
+            raise BadPage(f"a page of the record is damaged in its column {name!r}")
         yield list(map(bool, values)) if name in _BOOLEANS else values
         at += length
     for name in _NAMES[number:]:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from servers import RedisServer, redis_cluster, redis_server
 
 from gateway.state import open_store
 from gateway.state.base import Store
+from tests.contract.servers import RedisServer, redis_cluster, redis_server
 
 
 @pytest.fixture(scope="session")

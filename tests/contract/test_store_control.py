@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from made import T0, outcome, published, reward
-
 from gateway.state.base import Retention, Store
 from policies.model import RewardSums
+from tests.contract.made import T0, outcome, published, reward
 
 DAY = 86_400.0
 

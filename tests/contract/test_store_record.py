@@ -6,10 +6,10 @@ import asyncio
 import os
 
 import pytest
-from made import T0, decision, outcome, published, reward, shadowed
 
 from gateway.state.base import OutcomeFilter, Store
 from gateway.telemetry import histogram
+from tests.contract.made import T0, decision, outcome, published, reward, shadowed
 
 
 async def test_an_outcome_comes_back_as_it_was(store: Store) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 
-from made import T0, outcome, reward, shadowed
-
 from gateway.state.base import RewardResult, Store
 from policies.model import RewardSums
+from tests.contract.made import T0, outcome, reward, shadowed
 
 
 async def sums_of(store: Store, variant: str = "v1", metric: str = "correct") -> RewardSums:

@@ -1,0 +1,282 @@
+"""Reports checked, item by item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import TurnoutError
+from gateway.record.events import Reward
+from gateway.record.rewards import MOST_ITEMS, FeedbackReport, RewardBook, worst
+from gateway.record.spool import Spool
+from gateway.record.token import Sealer
+from gateway.state.base import RewardResult, StoreUnavailable
+from gateway.state.sqlite import SqliteStore
+from policies.model import RewardSums
+
+NOW = 1_700_000_000.0
+SEALER = Sealer({1: b"k" * 32}, 1)
+
+
+@dataclass(frozen=True)
+class Declared:
+    type: str
+    goal: str = "maximize"
+    window: float = 3600.0
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+METRICS = {
+    "correct": Declared("boolean"),
+    "score": Declared("fraction"),
+    "clicks": Declared("count"),
+    "amount": Declared("real"),
+    "delay": Declared("real", "minimize", 60.0, 0.0, 100.0),
+}
+
+
+class Away(SqliteStore):
+    away = False
+
+    async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
+        if self.away:
+            raise StoreUnavailable("The store is switched off; switch it on.")
+        return await super().reward(rewards_, replay=replay)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Away]:
+    made = Away(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def book(store: Away) -> RewardBook:
+    return RewardBook(store, SEALER, metrics=METRICS, clock=lambda: NOW)
+
+
+def sealed(
+    ago: float = 10.0, *, route: str = "digits", assigned: str = "v1", served: str = "v1", **kw: Any
+) -> str:
+    static = Sealer.static(route, assigned, served, kw.get("epoch", 3), 0.5, kw.get("forced", False))
+    return SEALER.seal(SEALER.new_decision(NOW - ago), 99, static).decode()
+
+
+def item(metric: str = "correct", value: object = True, **fields: Any) -> dict[str, Any]:
+    return {"decision_id": fields.pop("id", None) or sealed(), "metric": metric, "value": value, **fields}
+
+
+def codes(report: FeedbackReport) -> list[tuple[int, str]]:
+    return [(r.index, r.code) for r in report.rejected]
+
+
+async def test_a_batch_is_answered_item_by_item(book: RewardBook, store: Away) -> None:
+    same = sealed()
+    report = await book.take(
+        [
+            item(id=same),
+            item(id=same, value=1),
+            item(id=same, value=False),
+            item("nonsense"),
+            item(id="forged"),
+            item("score", 0.25, tags={"b": 1, "a": "ü"}),
+            item(id=same, value=None),
+        ]
+    )
+    assert report.as_dict() | {"rejected": []} == {
+        "accepted": 2,
+        "duplicates": 1,
+        "updated": 2,
+        "rejected": [],
+    }
+    assert codes(report) == [(3, "unknown_metric"), (4, "malformed")]
+    assert "nonsense" in report.rejected[0].message
+    assert await store.reward_sums("digits") == {("v1", "score"): RewardSums(1, 0.25, 0.0625)}
+    kept = [reward for reward, _ in report.rewards]
+    assert kept[3].tags == '{"a":"ü","b":1}'
+    assert (kept[0].time, kept[0].unit, kept[0].epoch, kept[0].propensity) == (NOW, 99, 3, 0.5)
+    assert book.counts == {"accepted": 2, "duplicate": 1, "updated": 2, "rejected": 2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "kept"),
+    [
+        ("correct", True, 1.0),
+        ("correct", False, 0.0),
+        ("correct", 0, 0.0),
+        ("correct", 1.0, 1.0),
+        ("score", 0, 0.0),
+        ("score", 0.5, 0.5),
+        ("clicks", 3, 3.0),
+        ("clicks", 3.0, 3.0),
+        ("amount", -2.5, -2.5),
+        ("amount", 10**15, 1e15),
+        ("delay", 100, 100.0),
+    ],
+)
+async def test_values_that_fit(book: RewardBook, metric: str, value: object, kept: float) -> None:
+    report = await book.take([item(metric, value)])
+    assert report.accepted == 1
+    assert report.rewards[0][0].value == kept
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "code"),
+    [
+        ("correct", 2, "invalid"),
+        ("correct", 0.5, "invalid"),
+        ("correct", "true", "invalid"),
+        ("score", 1.01, "out_of_bounds"),
+        ("score", -0.01, "out_of_bounds"),
+        ("score", True, "invalid"),
+        ("clicks", 1.5, "invalid"),
+        ("clicks", -1, "out_of_bounds"),
+        ("amount", math.nan, "invalid"),
+        ("amount", math.inf, "invalid"),
+        ("amount", 10**400, "invalid"),
+        ("amount", [1], "invalid"),
+        ("delay", 100.5, "out_of_bounds"),
+    ],
+)
+async def test_values_that_do_not(book: RewardBook, metric: str, value: object, code: str) -> None:
+    report = await book.take([item(metric, value)])
+    assert codes(report) == [(0, code)]
+    assert report.accepted == 0
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+        max_leaves=8,
+    )
+)
+def test_no_item_makes_it_stumble(given_item: object) -> None:
+    import asyncio
+
+    book = RewardBook(None, SEALER, metrics=METRICS, clock=lambda: NOW)  # type: ignore[arg-type]
+    report = asyncio.run(
+        book.take([given_item, {"decision_id": "x", "metric": "correct", "value": given_item}])
+    )
+    assert len(report.rejected) == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "text",
+        {},
+        {"decision_id": 7, "metric": "correct", "value": 1},
+        {"decision_id": "x", "metric": "correct"},
+        item(extra=1),
+        item(tags=[1]),
+        item(tags={"a": {"b": 1}}),
+        item(tags={"a": math.nan}),
+        item(tags={"a": "x" * 2000}),
+    ],
+)
+async def test_items_of_another_shape(book: RewardBook, bad: object) -> None:
+    assert codes(await book.take([bad])) == [(0, "invalid")]
+
+
+async def test_the_window_of_the_metric(book: RewardBook) -> None:
+    report = await book.take(
+        [
+            item(id=sealed(3599)),
+            item(id=sealed(3601)),
+            item("delay", 1, id=sealed(61)),
+            item("delay", None, id=sealed(61)),
+            item(id=sealed(-30)),
+            item(id=sealed(-61)),
+        ]
+    )
+    assert codes(report) == [
+        (1, "window_closed"),
+        (2, "window_closed"),
+        (3, "window_closed"),
+        (5, "clock_skew"),
+    ]
+
+
+async def test_whose_key_may_report_what(book: RewardBook) -> None:
+    book.allowed = lambda route, metric: (route, metric) != ("digits", "clicks")
+    items = [
+        item(),
+        item(id=sealed(route="other")),
+        item("clicks", 1),
+        item("clicks", 1, id=sealed(route="third")),
+    ]
+    report = await book.take(items, may_report=lambda route: route != "other")
+    assert codes(report) == [(1, "forbidden"), (2, "unknown_metric")]
+
+
+async def test_forged_and_foreign_ids(book: RewardBook) -> None:
+    foreign = Sealer({1: b"other" * 5}, 1)
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    text = foreign.seal(foreign.new_decision(NOW), 1, static).decode()
+    unknown = Sealer({9: b"other" * 5}, 9).seal(foreign.new_decision(NOW), 1, static).decode()
+    assert codes(await book.take([item(id=text), item(id=unknown)])) == [(0, "forged"), (1, "unknown_key")]
+
+
+async def test_a_rescued_decision_counts_as_the_worst(book: RewardBook, store: Away) -> None:
+    rescued = {"assigned": "v2", "served": "v1"}
+    await book.take(
+        [
+            item("correct", True, id=sealed(**rescued)),
+            item("delay", 3, id=sealed(**rescued)),
+            item("amount", 3, id=sealed(**rescued)),
+            item("correct", True, id=sealed(forced=True)),
+        ]
+    )
+    assert await store.reward_sums("digits") == {
+        ("v2", "correct"): RewardSums(1, 0.0, 0.0),
+        ("v2", "delay"): RewardSums(1, 100.0, 10_000.0),
+    }
+
+
+def test_the_worst_value_of_each_metric() -> None:
+    assert [worst(m) for m in METRICS.values()] == [0.0, 0.0, 0.0, None, 100.0]
+    assert worst(Declared("count", "minimize")) is None
+    assert worst(Declared("real", "maximize", maximum=5.0)) is None
+    assert worst(Declared("fraction", "minimize", minimum=0.5)) == 1.0
+
+
+async def test_too_many_items(book: RewardBook) -> None:
+    with pytest.raises(TurnoutError, match="at most 10000"):
+        await book.take([{}] * (MOST_ITEMS + 1))
+    report = await book.take([item() for _ in range(1000)])
+    assert report.accepted == 1000
+
+
+async def test_without_a_spool_a_store_that_is_away_is_an_error(book: RewardBook, store: Away) -> None:
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        await book.take([item()])
+    assert book.counts["accepted"] == 0
+
+
+async def test_with_a_spool_rewards_are_taken_and_queue_up(
+    book: RewardBook, store: Away, tmp_path: Path
+) -> None:
+    book.spool = Spool(tmp_path / "spool", store)
+    same = sealed()
+    store.away = True
+    assert (await book.take([item(id=same, value=True)])).accepted == 1
+    store.away = False
+    # What waits comes first: a correction must not overtake what it corrects.
+    assert (await book.take([item(id=same, value=False)])).accepted == 1
+    assert await store.reward_sums("digits") == {}
+    assert await book.spool.replay() == 2
+    assert await store.reward_sums("digits") == {("v1", "correct"): RewardSums(1, 0.0, 0.0)}
+    assert (await book.take([item(id=same, value=False)])).duplicates == 1
+    await book.spool.close()

@@ -1,0 +1,145 @@
+"""Sealed decision ids."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.record.token import BadDecisionId, Opened, Sealer
+
+KEY = bytes(range(32))
+SEALER = Sealer({1: KEY}, current=1)
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=0, max_size=60)
+
+
+def sealed(sealer: Sealer = SEALER, unit: int = 7) -> bytes:
+    static = Sealer.static("digits", "v1", "v2", 17, 0.97, False)
+    return sealer.seal(sealer.new_decision(1_700_000_000.123), unit, static)
+
+
+def code_of(text: str | bytes, sealer: Sealer = SEALER) -> str:
+    with pytest.raises(BadDecisionId) as caught:
+        sealer.open(text)
+    return caught.value.code
+
+
+@given(
+    route=names,
+    assigned=names,
+    served=names,
+    epoch=st.integers(0, 2**64 - 1),
+    propensity=st.floats(0, 1),
+    forced=st.booleans(),
+    unit=st.integers(0, 2**64 - 1),
+    milliseconds=st.integers(0, 2**47),
+)
+def test_what_was_sealed_opens(
+    route: str,
+    assigned: str,
+    served: str,
+    epoch: int,
+    propensity: float,
+    forced: bool,
+    unit: int,
+    milliseconds: int,
+) -> None:
+    decision = milliseconds.to_bytes(6, "big") + os.urandom(10)
+    static = Sealer.static(route, assigned, served, epoch, propensity, forced)
+    text = SEALER.seal(decision, unit, static)
+    assert re.fullmatch(rb"[A-Za-z0-9_-]+", text)
+    assert SEALER.open(text) == Opened(
+        decision, milliseconds / 1000, unit, route, assigned, served, epoch, propensity, forced
+    )
+    assert SEALER.open(text.decode()) == SEALER.open(text)
+
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@given(st.data())
+def test_any_changed_character_is_refused(data: st.DataObject) -> None:
+    text = sealed().decode()
+    place = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from(ALPHABET).filter(lambda c: c != text[place]))
+    assert code_of(text[:place] + other + text[place + 1 :]) in ("forged", "unknown_key")
+
+
+@given(st.data())
+def test_anything_added_or_left_out_is_refused(data: st.DataObject) -> None:
+    text = sealed().decode()
+    cut = data.draw(st.integers(0, len(text) - 1))
+    assert code_of(text[:cut]) in ("malformed", "forged", "unknown_key")
+    extra = data.draw(st.text(ALPHABET + "=+/ \n", min_size=1, max_size=8))
+    assert code_of(text[:cut] + extra + text[cut:]) in ("malformed", "forged", "unknown_key")
+    assert code_of(text + extra) in ("malformed", "forged")
+
+
+@given(st.one_of(st.text(max_size=300), st.binary(max_size=300)))
+def test_noise_is_refused(noise: str | bytes) -> None:
+    assert code_of(noise) in ("malformed", "forged", "unknown_key")
+
+
+def test_one_id_has_one_text() -> None:
+    text = sealed().decode()
+    for variant in (text + "=", text.replace("_", "/"), text.replace("-", "+"), text + "\n", f" {text}"):
+        assert variant == text or code_of(variant) == "malformed"
+
+
+def test_a_key_rotates() -> None:
+    old, new = Sealer({1: KEY}, 1), Sealer({1: KEY, 2: b"n" * 32}, 2)
+    assert new.open(sealed(old)).route == "digits"
+    assert code_of(sealed(new), old) == "unknown_key"
+    assert code_of(sealed(Sealer({1: b"x" * 32}, 1))) == "forged"
+
+
+def test_a_later_form_of_ids_is_not_guessed_at() -> None:
+    static = bytearray(Sealer.static("digits", "v1", "v2", 17, 0.97, False))
+    static[0] = 0x20
+    assert code_of(SEALER.seal(os.urandom(16), 1, bytes(static))) == "unknown_key"
+
+
+@pytest.mark.parametrize(
+    ("keys", "current"), [({}, 1), ({2: KEY}, 1), ({256: KEY}, 256), ({1: b"short"}, 1), ({1: b"x" * 65}, 1)]
+)
+def test_unfit_keys_are_refused(keys: dict[int, bytes], current: int) -> None:
+    with pytest.raises(ValueError, match="key"):
+        Sealer(keys, current)
+
+
+def test_unfit_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="255 bytes"):
+        Sealer.static("ä" * 128, "v1", "v1", 1, 1.0, False)
+    with pytest.raises(ValueError, match="epoch"):
+        Sealer.static("r", "v1", "v1", -1, 1.0, False)
+
+
+def test_decisions_are_unique_and_in_order() -> None:
+    made = [SEALER.new_decision(1_700_000_000 + i // 100) for i in range(5000)]
+    assert len(set(made)) == 5000
+    assert made == sorted(made)
+    assert {len(one) for one in made} == {16}
+    assert int.from_bytes(made[0][:6], "big") == 1_700_000_000_000
+
+
+def _child(queue: multiprocessing.Queue[list[bytes]]) -> None:
+    queue.put([SEALER.new_decision(1_700_000_000.0) for _ in range(100)])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_processes_never_make_the_same_decision(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    queue: multiprocessing.Queue[list[bytes]] = context.Queue()
+    children = [context.Process(target=_child, args=(queue,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    made = [one for _ in children for one in queue.get(timeout=30)]
+    for child in children:
+        child.join()
+    made += [SEALER.new_decision(1_700_000_000.0) for _ in range(100)]
+    assert len(set(made)) == 300
