@@ -1,0 +1,65 @@
+"""What users can touch is documented: metrics, commands and their options, and links lead somewhere."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import COMMANDS
+from gateway.errors import CODES
+from gateway.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    real = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
+    assert set(re.findall(r"^\| `(turnout_\w+)`", text, re.M)) == real
+
+
+def test_every_label_is_documented() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    made = Metrics()
+    for found in vars(made).values():
+        labels = getattr(found, "_labelnames", None)
+        if labels:
+            name = found.describe()[0].name
+            row = re.search(rf"^\| `{name}(?:_total)?` \| ([^|]*)\|", text, re.M)
+            assert row is not None, name
+            assert [label.strip() for label in row[1].split(",")] == list(labels)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    text = (ROOT / "docs/commands.md").read_text() + (ROOT / "docs/backend.md").read_text()
+    assert f"turnout {name}" in text
+    parser = argparse.ArgumentParser()
+    import_module(COMMANDS[name][0]).add_arguments(parser)
+    seen = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                seen += sub._actions
+    for action in seen:
+        for option in action.option_strings:
+            if option not in ("-h", "--help"):
+                assert option in text, f"turnout {name} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_every_error_code_is_documented() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    missing = [code for code in CODES if f"`{code}`" not in text]
+    assert not missing
