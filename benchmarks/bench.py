@@ -69,6 +69,7 @@ class Bench:
             priority=options.priority,
         )
         figures = {"rate": seen.rate, "p50_us": seen.p50_us, "p99_us": seen.p99_us, "errors": seen.errors}
+        figures["errors"] += not seen.requests  # wrk does not count those it still waits for
         return {**figures, **meter.read(seen.requests * units)}
 
     def fixed(self, running: Running, requests: Path, rate: float) -> Sample:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.children import before, wrapper
+from benchmarks.children import wrapper
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _SPARE = 20.0
@@ -41,7 +41,7 @@ def closed_loop(
     Raises RuntimeError when wrk itself failed.
     """
     command = [
-        *wrapper(cores, before(priority)),
+        *wrapper(cores, priority),
         "wrk",
         "-t1",
         f"-c{connections}",
