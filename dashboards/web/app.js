@@ -9,7 +9,7 @@ import { routesView } from "./views/routes.js";
 
 const EVERY = 1500; // milliseconds between two looks at the figures
 const EVERY_SERIES = 5000; // and at the history, which costs more; an event hastens both
-const KEEP_STALE = 4; // looks that may fail before the page says that it is out of date
+const KEEP_STALE = 2; // looks that may fail before the page says that it is out of date
 
 const state = { page: null, routes: null, report: null, series: null, events: null, failures: null, session: null, problem: null, fetched: 0, missed: 0, now: Date.now() / 1000 };
 const remembered = recall();

@@ -25,13 +25,17 @@ DIGITS = World(
     {"v1": 0.012, "v2": 0.004},
     shadow=("v3", 0.962),
 )
-SHOP = World("shop", {"old": 0.5, "new": 0.52}, {"old": 40.0, "new": 44.0}, {"old": 0.003, "new": 0.02}, metric=None)
+SHOP = World(
+    "shop", {"old": 0.5, "new": 0.52}, {"old": 40.0, "new": 44.0}, {"old": 0.003, "new": 0.02}, metric=None
+)
 
 
 class Served:
     """Runs until `stop`; ``text`` is the configuration."""
 
-    def __init__(self, path: Path, *, text: str | None = None, keys: bool = False, start: float | None = None) -> None:
+    def __init__(
+        self, path: Path, *, text: str | None = None, keys: bool = False, start: float | None = None
+    ) -> None:
         self.path = path
         self.text = text if text is not None else (auth() if keys else "") + ROUTES
         self.clock = Clock(start if start is not None else time.time() - 1800)
@@ -71,8 +75,8 @@ class Served:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
 
-    def live(self, world: World, *, steps: int, per_step: int, seed: int = 1) -> None:
-        self.do(lambda harness: live_through(harness, world, steps=steps, per_step=per_step, seed=seed))
+    def live(self, world: World, *, steps: int, per_step: int, step: float = 10.0, seed: int = 1) -> None:
+        self.do(lambda h: live_through(h, world, steps=steps, per_step=per_step, step=step, seed=seed))
 
     def wind(self, seconds: float) -> None:
         self.clock.at += seconds

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.serving import DIGITS, SHOP, Served
+
+# The flags keep the browser from asking anything of anybody but the page under test.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.fail("no Chromium here: install the package chromium ('make test' does)")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
+@dataclass
+class Tab:
+    """A page, and all that must not happen on it."""
+
+    page: Page
+    origin: str
+    complaints: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    refused: set[int] = field(default_factory=set)
+    """Statuses that the test brings about on purpose; the browser tells of them on the console."""
+
+    def watch(self) -> None:
+        self.page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "request", lambda r: None if r.url.startswith(self.origin) else self.strangers.append(r.url)
+        )
+
+    def check(self) -> None:
+        told = [c for c in self.complaints if not any(f"status of {status}" in c for status in self.refused)]
+        assert not told
+        assert not self.strangers
+
+
+class Tabs:
+    """Opens pages in fresh contexts; each is checked when the test ends."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.contexts: list[BrowserContext] = []
+        self.open: list[Tab] = []
+
+    def new(self, origin: str, path: str = "/-/dashboard/", *, width: int = 1280, **options: object) -> Tab:
+        context = self.browser.new_context(viewport={"width": width, "height": 900}, **options)  # type: ignore[arg-type]
+        context.set_default_timeout(15_000)
+        self.contexts.append(context)
+        tab = Tab(context.new_page(), origin)
+        tab.watch()
+        tab.page.goto(origin + path)
+        self.open.append(tab)
+        return tab
+
+
+@pytest.fixture
+def tabs(browser: Browser) -> Iterator[Tabs]:
+    made = Tabs(browser)
+    yield made
+    for context in made.contexts:
+        context.close()
+    for tab in made.open:
+        tab.check()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Empty, without auth."""
+    found = Served(tmp_path / "turnout.db").start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway with twenty minutes behind it; tests only look."""
+    found = Served(tmp_path_factory.mktemp("lived") / "turnout.db", start=time.time() - 1210).start()
+    found.live(DIGITS, steps=60, per_step=50, step=20.0)
+    found.wind(-1200)
+    found.live(SHOP, steps=60, per_step=30, step=20.0, seed=3)
+    found.set_rollout(
+        "shop",
+        {
+            "state": "running",
+            "stage": 0,
+            "weight": 0.1,
+            "verdicts": [
+                {"metric": "error_rate", "verdict": "fail", "message": "2.0% against 0.3%"},
+                {"metric": "latency_p99", "verdict": "inconclusive", "message": "about 400 more requests"},
+            ],
+        },
+    )
+    found.harness.shadow_counts["digits"] = {"v3": {"offered": 3000, "sent": 2990, "dropped": 10}}
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With keys."""
+    found = Served(tmp_path_factory.mktemp("locked") / "turnout.db", keys=True).start()
+    yield found
+    found.stop()

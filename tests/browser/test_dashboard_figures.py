@@ -1,0 +1,177 @@
+"""What the page says is what the API says, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.browser.conftest import Tab, Tabs
+from tests.browser.serving import DIGITS, Served
+
+pytestmark = pytest.mark.browser
+
+
+def api(served: Served, path: str) -> Any:
+    return httpx.get(f"{served.address}/-/{path}", timeout=10).json()
+
+
+def values(tab: Tab) -> dict[str, str]:
+    """Every figure on the page by its field, unrounded."""
+    script = "nodes => nodes.map(n => [n.dataset.field, n.dataset.value])"
+    return dict(tab.page.locator("[data-field]").evaluate_all(script))
+
+
+def text(tab: Tab, field: str) -> str:
+    return tab.page.locator(f'[data-field="{field}"]').first.inner_text()
+
+
+def number(value: str) -> float | None:
+    return None if value == "" else float(value)
+
+
+def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    tab.page.locator('[data-chart="chart-requests"] path').first.wait_for(state="attached")
+    report = api(lived, "routes/digits")
+    shown = values(tab)
+    compared = 0
+    for name, variant in report["variants"].items():
+        expected = {
+            "assigned": variant["assigned"],
+            "fallbacks": variant["fallbacks"],
+            "probability_best": variant["probability_best"],
+            "expected_loss": variant["expected_loss"],
+        }
+        if variant["assigned"]:
+            expected |= {"errors": variant["errors"], "error_rate.mean": variant["error_rate"]["mean"]}
+        for q, value in (variant["latency_ms"] or {}).items():
+            expected[f"latency_ms.{q}"] = value
+        if variant["rewards"]["correct"]["count"]:
+            expected["rewards.correct.mean"] = variant["rewards"]["correct"]["mean"]
+            expected["rewards.correct.count"] = variant["rewards"]["correct"]["count"]
+        for rest, value in expected.items():
+            if value is None:
+                assert shown.get(f"variants.{name}.{rest}", "") == ""
+                continue
+            assert number(shown[f"variants.{name}.{rest}"]) == value, (name, rest)
+            compared += 1
+        assert number(shown[f"allocation.{name}"]) == report["allocation"].get(name, 0)
+    assert compared > 20
+    assert number(shown["epoch"]) == report["epoch"]
+    assert number(shown["agreement.v3.rate"]) == report["agreement"]["v3"]["rate"]
+    assert number(shown["agreement.v3.compared"]) == report["agreement"]["v3"]["compared"]
+
+
+def test_figures_are_rounded_to_what_their_interval_allows(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    tab.page.locator('[data-variant="v2"]').wait_for()
+    found = api(lived, "routes/digits")["variants"]["v2"]["rewards"]["correct"]
+    low, high = found["interval"]
+    assert 0.001 < (high - low) / 2 < 0.01, "the seed makes an interval of some tenths of a percent"
+    assert text(tab, "variants.v2.rewards.correct.mean") == f"{found['mean'] * 100:.1f}%"
+    row = tab.page.locator('[data-variant="v2"]').inner_text()
+    assert f"{low * 100:.1f} – {high * 100:.1f}%" in row
+    assert (
+        text(tab, "variants.v2.assigned") == f"{api(lived, 'routes/digits')['variants']['v2']['assigned']:,}"
+    )
+
+
+def test_the_verdict_says_who_is_best(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    verdict = tab.page.locator("#verdict")
+    verdict.wait_for()
+    p = api(lived, "routes/digits")["variants"]["v2"]["probability_best"]
+    assert p > 0.95
+    assert verdict.inner_text().startswith("v2 is best with ")
+
+
+def test_charts_draw_the_series(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    chart = tab.page.locator('[data-chart="chart-shares"]')
+    chart.locator("path.area").first.wait_for(state="attached")
+    assert chart.locator("path.area").count() == 2
+    chart.get_by_role("button", name="Table").click()
+    rows = chart.locator("tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
+    )
+    series = api(lived, f"routes/digits/series?since={lived.clock() - 900}&until={lived.clock()}&step=10")
+    shares = [round(b["variants"]["v2"]["allocated"] * 100, 1) for b in series["buckets"]]
+    told = [float(row[2].rstrip("%").lstrip(">")) for row in rows][::-1]
+    # The page asked a little later or earlier; what both know must be the same.
+    assert len(told) > 40
+    overlap = shares[-30:-5]
+    assert any(told[k : k + len(overlap)] == pytest.approx(overlap, abs=0.06) for k in range(len(told)))
+
+
+def test_the_cross_hair_tells_the_figures_of_its_moment(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    plot = tab.page.locator('[data-chart="chart-rewards"] .plot')
+    plot.wait_for()
+    plot.hover(position={"x": 200, "y": 60})
+    tip = plot.locator(".tip")
+    tip.wait_for()
+    assert "v1" in tip.inner_text()
+    assert "n = " in tip.inner_text()
+    assert tab.page.locator(".crosshair").count() >= 4, "every chart marks the same moment"
+    before = tip.inner_text()
+    plot.focus()
+    plot.press("ArrowLeft")
+    plot.press("ArrowLeft")
+    tab.page.wait_for_function("before => document.querySelector('.tip').innerText !== before", arg=before)
+    plot.press("Escape")
+    tip.wait_for(state="detached")
+
+
+def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/#/routes/shop")
+    rollout = tab.page.locator("#rollout")
+    rollout.wait_for()
+    assert "Running" in rollout.inner_text()
+    assert rollout.locator("[aria-current=step]").inner_text().startswith("10%")
+    assert "fail" in rollout.locator("tr", has_text="error_rate").inner_text()
+    assert "can't tell yet" in rollout.locator("tr", has_text="latency_p99").inner_text()
+    assert "error_rate" in tab.page.locator(".verdict").inner_text()
+    tab.page.locator("#failures li").first.wait_for()
+    assert "Backend reset" in tab.page.locator("#failures").inner_text()
+
+
+def test_the_list_of_routes_leads_to_each(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address)
+    tab.page.locator('[data-route="digits"]').wait_for()
+    listed = api(lived, "routes")["routes"]
+    shown = values(tab)
+    for route in listed:
+        name = route["route"]
+        assert number(shown[f"{name}.recent.assigned"]) == route["recent"]["assigned"]
+        for variant, share in route["allocation"].items():
+            assert number(shown[f"{name}.allocation.{variant}"]) == share
+    tab.page.get_by_role("link", name="shop").click()
+    tab.page.locator("h1", has_text="shop").wait_for()
+    assert tab.page.title() == "shop · Turnout"
+    tab.page.go_back()
+    tab.page.locator("h1", has_text="Routes").wait_for()
+
+
+def test_thin_data_are_called_thin(served: Served, tabs: Tabs) -> None:
+    served.clock.at += 1700
+    served.live(DIGITS, steps=1, per_step=16)
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    tab.page.locator("#verdict", has_text="Too few rewards to tell").wait_for()
+    assert "too few" in tab.page.locator('[data-variant="v1"]').inner_text()
+    quiet = tabs.new(served.address, "/-/dashboard/#/routes/quiet")
+    quiet.page.locator("#verdict", has_text="No rewards yet").wait_for()
+    assert "No traffic in this period." in quiet.page.locator('[data-chart="chart-shares"]').inner_text()
+    assert "NaN" not in quiet.page.locator("main").inner_text()
+    assert "undefined" not in quiet.page.locator("main").inner_text()
+
+
+def test_alarms_are_shown(served: Served, tabs: Tabs) -> None:
+    alarms = [{"code": "sample_ratio_mismatch", "message": "v1: 10 (expected 500)"}]
+    served.do(lambda harness: harness.store.save("alarms", "digits", json.dumps(alarms), expected=0))
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    alert = tab.page.get_by_role("alert")
+    alert.wait_for()
+    assert "expected 500" in alert.inner_text()

@@ -1,0 +1,155 @@
+"""The page follows the gateway, says when it can't, and lets only readers in."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import Tabs
+from tests.browser.serving import DIGITS, Served
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+
+pytestmark = pytest.mark.browser
+
+
+def test_new_traffic_and_rewards_appear_by_themselves(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    figure = tab.page.locator('[data-field="recent.assigned"]')
+    figure.wait_for()
+    assert figure.get_attribute("data-value") == "0"
+    served.live(DIGITS, steps=3, per_step=20)
+    tab.page.locator('[data-field="recent.assigned"][data-value="60"]').wait_for(timeout=6000)
+    served.live(DIGITS, steps=3, per_step=20, seed=2)
+    tab.page.locator('[data-field="recent.assigned"][data-value="120"]').wait_for(timeout=6000)
+    epoch = served.harness.live("digits").epoch  # type: ignore[union-attr]
+    tab.page.locator(f'[data-field="epoch"][data-value="{epoch}"]').wait_for(timeout=6000)
+
+
+def test_an_event_is_shown_within_a_second_or_two(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/shop")
+    tab.page.locator("#events").wait_for()
+    time.sleep(2.5)
+    start = time.monotonic()
+    served.do(lambda h: h.emit("rollout", "shop", {"message": "stage 2 began"}))
+    tab.page.locator("#events", has_text="stage 2 began").wait_for(timeout=5000)
+    assert time.monotonic() - start < 3.0
+
+
+def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -> None:
+    served.live(DIGITS, steps=2, per_step=20)
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    button = tab.page.get_by_role("button", name="6 h")
+    button.wait_for()
+    button.focus()
+    served.live(DIGITS, steps=2, per_step=20, seed=5)
+    tab.page.locator('[data-field="recent.assigned"][data-value="80"]').wait_for(timeout=6000)
+    assert tab.page.evaluate("document.activeElement.textContent") == "6 h"
+
+
+def test_a_hidden_page_asks_for_nothing(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    tab.page.locator("#verdict").wait_for()
+    asked: list[str] = []
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    tab.page.evaluate(hide, True)
+    tab.page.wait_for_timeout(300)
+    tab.page.on("request", lambda r: asked.append(r.url))
+    tab.page.wait_for_timeout(3500)
+    assert asked == []
+    tab.page.evaluate(hide, False)
+    tab.page.wait_for_timeout(1000)
+    assert any("/events" in url for url in asked)
+    assert any("/routes/digits" in url for url in asked)
+
+
+def test_a_gateway_that_is_gone_is_said_to_be_and_what_was_known_stays(served: Served, tabs: Tabs) -> None:
+    served.live(DIGITS, steps=2, per_step=20)
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    tab.page.locator("#verdict").wait_for()
+    tab.page.route("**/-/**", lambda route: route.abort("connectionrefused"))
+    tab.page.locator(".live.off", has_text="Unreachable").wait_for(timeout=8000)
+    tab.page.get_by_role("alert").filter(has_text="can't be reached").wait_for(timeout=40_000)
+    assert tab.page.locator('[data-variant="v1"]').count() == 1
+    tab.page.unroute("**/-/**")
+    tab.page.locator(".live.on").wait_for(timeout=15_000)
+    assert tab.page.get_by_role("alert").count() == 0
+    tab.complaints[:] = [c for c in tab.complaints if "ERR_CONNECTION_REFUSED" not in c]
+
+
+def test_a_route_that_is_none_is_said_to_be(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/none")
+    tab.refused.add(404)
+    notice = tab.page.locator(".notice", has_text="No such route")
+    notice.wait_for()
+    notice.get_by_role("link").click()
+    tab.page.locator('[data-route="digits"]').wait_for()
+
+
+def test_nothing_overflows_a_phone_and_both_schemes_are_readable(lived: Served, tabs: Tabs) -> None:
+    for path in ("", "#/routes/digits", "#/routes/shop"):
+        for scheme in ("light", "dark"):
+            tab = tabs.new(lived.address, f"/-/dashboard/{path}", width=375, color_scheme=scheme)
+            tab.page.locator("h1").wait_for()
+            tab.page.wait_for_timeout(400)
+            wide = tab.page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert wide <= 0, path
+            found = tab.page.evaluate(CONTRAST)
+            assert found["least"] >= 4.5, found
+
+
+def test_without_a_key_nobody_gets_in_and_with_one_everybody_may_leave(locked: Served, tabs: Tabs) -> None:
+    tab = tabs.new(locked.address)
+    page = tab.page
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("alert").filter(has_text="not known here").wait_for()
+    page.get_by_label("API key").fill("inferrer")
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("alert").filter(has_text="may not read").wait_for()
+    page.get_by_label("API key").fill("digits-reader")
+    page.get_by_role("button", name="Log in").click()
+    page.locator('[data-route="digits"]').wait_for()
+    assert page.locator("[data-route]").count() == 1
+    assert page.evaluate("document.cookie") == "", "scripts do not see the login"
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_label("API key").wait_for()
+    page.goto(locked.address + "/-/dashboard/")
+    page.get_by_label("API key").wait_for()
+
+
+def test_a_key_that_may_not_see_a_route_is_told_so(locked: Served, tabs: Tabs) -> None:
+    tab = tabs.new(locked.address)
+    tab.refused |= {403}
+    tab.page.get_by_label("API key").fill("digits-reader")
+    tab.page.get_by_label("API key").press("Enter")
+    tab.page.locator('[data-route="digits"]').wait_for()
+    tab.page.goto(locked.address + "/-/dashboard/#/routes/shop")
+    tab.page.get_by_role("alert").filter(has_text="may not see this").wait_for()
+
+
+def test_an_ended_login_leads_back_to_the_form(locked: Served, tabs: Tabs) -> None:
+    tab = tabs.new(locked.address)
+    tab.refused.add(401)
+    tab.page.get_by_label("API key").fill("reader")
+    tab.page.get_by_label("API key").press("Enter")
+    tab.page.locator('[data-route="digits"]').wait_for()
+    tab.page.context.clear_cookies()
+    tab.page.get_by_label("API key").wait_for(timeout=10_000)
+
+
+def test_the_theme_can_be_chosen_and_is_kept(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address)
+    button = tab.page.get_by_role("button", name="change")
+    button.click()
+    assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.page.reload()
+    tab.page.locator("h1").wait_for()
+    assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
