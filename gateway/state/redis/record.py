@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
 from gateway.record.page import decode, encode_columns
-from gateway.state.base import OutcomeFilter
+from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds, parts
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
@@ -21,6 +21,8 @@ from gateway.state.tally import Shares, start_of, tally
 T = TypeVar("T")
 _AT_ONCE: Final = 16
 """Pages fetched in one round trip."""
+_PATIENCE: Final = 50
+"""Times that a read begins again because pages moved."""
 
 
 async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Shares) -> None:
@@ -32,7 +34,7 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
             if number > 0:
                 break
             # Some may be there already (or another page came in between): look, and try again.
-            known = await _steadily(partial(_known, link, route, part))
+            known = await _steadily(link, route, partial(_known, link, route, part))
             rows, expected = [row for row in part if row[0] not in known], str(-number - 1)
 
 
@@ -103,22 +105,29 @@ def by_route(rows: Sequence[Any], place: int) -> Mapping[str, list[Any]]:
 
 
 class _Moved(Exception):
-    """Pages changed while they were read."""
+    """Pages were merged or forgotten while they were read."""
 
 
-async def _steadily(read: Callable[[], Awaitable[T]]) -> T:
-    """What ``read`` returns from pages that stay where they are; merging pages is rare."""
-    while True:
+async def _steadily(link: Link, route: str, read: Callable[[], Awaitable[T]]) -> T:
+    """What ``read`` returns from pages of the route that stay where they are; merging them is rare."""
+    moved = f"{link.of_route(route)}:moved"
+    for _ in range(_PATIENCE):
+        before = await link.command("GET", moved)
         try:
-            return await read()
+            found = await read()
         except _Moved:
             continue
+        if await link.command("GET", moved) == before:
+            return found
+    raise StoreUnavailable(
+        f"The record of {route!r} in {link.shown} kept moving while it was read; try again."
+    )
 
 
 # Reading ------------------------------------------------------------------------------------------
 async def find(link: Link, route: str, decision: bytes) -> Outcome | None:
     """The outcome of one decision, if the route has it."""
-    return await _steadily(partial(_find, link, route, decision))
+    return await _steadily(link, route, partial(_find, link, route, decision))
 
 
 async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
@@ -134,7 +143,7 @@ async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
 
 async def newest_first(link: Link, routes: Sequence[str], query: OutcomeFilter) -> list[Outcome]:
     """The outcomes that the filter lets through, ordered by decision."""
-    found = [await _steadily(partial(_newest_of_one, link, route, query)) for route in routes]
+    found = [await _steadily(link, route, partial(_newest_of_one, link, route, query)) for route in routes]
     return list(islice(merge(*found, reverse=True), query.limit))
 
 
@@ -142,9 +151,9 @@ async def _newest_of_one(link: Link, route: str, query: OutcomeFilter) -> list[O
     top = "+inf" if query.before is None else milliseconds(query.before) + SPAN_MS
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    at = 0
+    at, seen = 0, set[bytes]()
     while True:
-        pages = await _window(link, route, "last", at, (top, "-inf"))
+        size, pages = await _window(link, route, "last", at, (top, "-inf"), seen)
         for last, page in pages:
             # Pages overlap: only what lies behind the end of this one and all that follow is certain.
             waiting.sort(reverse=True)
@@ -153,21 +162,28 @@ async def _newest_of_one(link: Link, route: str, query: OutcomeFilter) -> list[O
             if len(found) >= query.limit:
                 return found[: query.limit]
             waiting = waiting[certain:] + [o for o in page if matches(o, query)]
-        if len(pages) < _AT_ONCE:
+        if size < _AT_ONCE:
             return (found + sorted(waiting, reverse=True))[: query.limit]
         at += _AT_ONCE
 
 
 async def _window(
-    link: Link, route: str, index: str, at: int, limits: tuple[Any, Any]
-) -> list[tuple[int, list[Outcome]]]:
-    """Some pages by the milliseconds of their ``last`` (descending) or ``first`` decision (ascending)."""
+    link: Link, route: str, index: str, at: int, limits: tuple[Any, Any], seen: set[bytes]
+) -> tuple[int, list[tuple[int, list[Outcome]]]]:
+    """Some pages by the milliseconds of their ``last`` (descending) or ``first`` decision (ascending).
+
+    Returns how many the index named, and those not ``seen`` before: one that is written meanwhile
+    shifts the others, so that some are named twice.
+    """
     command = "ZREVRANGEBYSCORE" if index == "last" else "ZRANGEBYSCORE"
     scored = await link.command(
         command, f"{link.of_route(route)}:{index}", *limits, "WITHSCORES", "LIMIT", at, _AT_ONCE
     )
     numbers, scores = _pairs(scored)
-    return list(zip(scores, await _pages(link, route, numbers), strict=True))
+    new = [(number, score) for number, score in zip(numbers, scores, strict=True) if number not in seen]
+    seen.update(numbers)
+    pages = await _pages(link, route, [number for number, _ in new])
+    return len(numbers), [(score, page) for (_, score), page in zip(new, pages, strict=True)]
 
 
 def _pairs(scored: Sequence[Any]) -> tuple[list[bytes], list[int]]:
@@ -181,7 +197,9 @@ async def oldest_first(
     link: Link, routes: Sequence[str], query: OutcomeFilter, after: bytes
 ) -> list[Outcome]:
     """The outcomes behind ``after``, ordered by decision."""
-    found = [await _steadily(partial(_oldest_of_one, link, route, query, after)) for route in routes]
+    found = [
+        await _steadily(link, route, partial(_oldest_of_one, link, route, query, after)) for route in routes
+    ]
     return list(islice(merge(*found), query.limit))
 
 
@@ -189,9 +207,9 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
     bottom = milliseconds(after) - SPAN_MS if after else "-inf"
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    at = 0
+    at, seen = 0, set[bytes]()
     while True:
-        pages = await _window(link, route, "first", at, (bottom, "+inf"))
+        size, pages = await _window(link, route, "first", at, (bottom, "+inf"), seen)
         for first, page in pages:
             # The mirror of `_newest_of_one`: what lies before the start of this page is certain.
             waiting.sort()
@@ -200,6 +218,6 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
             if len(found) >= query.limit:
                 return found[: query.limit]
             waiting = waiting[certain:] + [o for o in page if o.decision > after and matches(o, query)]
-        if len(pages) < _AT_ONCE:
+        if size < _AT_ONCE:
             return (found + sorted(waiting))[: query.limit]
         at += _AT_ONCE

@@ -335,6 +335,7 @@ for k = 2, out + 1 do
   redis.call('HDEL', P .. ':page', ARGV[k])
   for _, index in ipairs({':first', ':last', ':small'}) do redis.call('ZREM', P .. index, ARGV[k]) end
 end
+if out > 0 then redis.call('INCR', P .. ':moved') end
 for k = out + 2, #ARGV, 3 do
   local number = redis.call('INCR', P .. ':pages')
   redis.call('HSET', P .. ':page', number, ARGV[k + 2])

@@ -102,7 +102,8 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> list[str]:
-    """The single statements: `executescript` would commit the transaction that is meant to hold them."""
+    """The single statements, each of which ends its line: `executescript` would commit the transaction
+    that is meant to hold them."""
     found, current = [], ""
     for line in script.splitlines():
         current += line.partition("--")[0] + "\n"

@@ -1,0 +1,177 @@
+"""The shared store when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
+from gateway.state.redis import RedisStore
+from tests.contract.made import T0, outcome, reward
+from tests.contract.servers import RedisServer, free_port, redis_server
+
+pytestmark = pytest.mark.redis
+ROOT = Path(__file__).parents[2]
+Connect = Callable[[str], Awaitable[RedisStore]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Opens stores, and closes them at the end whatever happened."""
+    made: list[RedisStore] = []
+
+    async def opened(url: str) -> RedisStore:
+        store = RedisStore(url, clock=lambda: T0)
+        made.append(store)
+        await store.open()
+        return store
+
+    yield opened
+    for store in made:
+        await store.close()
+
+
+def address(server: RedisServer, query: str = "") -> str:
+    return f"redis://127.0.0.1:{server.port}/0{query}"
+
+
+async def test_acknowledged_rewards_outlive_a_kill_of_the_server(
+    server: RedisServer, connect: Connect
+) -> None:
+    command = [sys.executable, "-m", "tests.state.workers", "acknowledge", address(server)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        acknowledged = [int(client.stdout.readline()) for _ in range(100)]
+        server.kill()
+        client.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in client.stdout.read().split("\n")[:-1]]
+    server.start()
+    store = await connect(address(server))
+    for number in acknowledged:
+        record = await store.decision(number.to_bytes(16, "big"))
+        assert [r.value for r in record.rewards] == [1.0], number
+
+
+async def test_a_server_that_is_away_is_reported_and_found_again(
+    server: RedisServer, connect: Connect
+) -> None:
+    store = await connect(address(server))
+    await store.reward([reward()])
+    server.kill()
+    with pytest.raises(StoreUnavailable, match=r"redis://127\.0\.0\.1:\d+/0 can't be reached"):
+        await store.reward([reward(of=outcome(T0 + 1))])
+    server.start()
+    assert await store.reward([reward(of=outcome(T0 + 2))]) == ["accepted"]
+    assert (await store.reward_sums("digits"))["v1", "correct"].count == 2
+
+
+async def test_nobody_listens() -> None:
+    with pytest.raises(StoreUnavailable, match="See that it is up"):
+        await RedisStore(f"redis://127.0.0.1:{free_port()}/0").open()
+
+
+async def test_the_password_stays_out_of_messages(server: RedisServer, connect: Connect) -> None:
+    server.send("CONFIG SET requirepass right")
+    wrong = RedisStore(f"redis://:wr0ng@127.0.0.1:{server.port}/0")
+    with pytest.raises(StoreUnavailable, match="refuses the credentials") as caught:
+        await wrong.open()
+    assert "wr0ng" not in str(caught.value)
+    right = await connect(f"redis://:right@127.0.0.1:{server.port}/0")
+    assert await right.reward([reward()]) == ["accepted"]
+
+
+async def test_a_server_that_keeps_nothing_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, connect: Connect
+) -> None:
+    with redis_server(tmp_path, "--appendonly", "no") as server, caplog.at_level(logging.WARNING):
+        store = await connect(address(server))
+        (event,) = await store.events()
+        assert (event.kind, event.time) == ("alarm", T0)
+    assert json.loads(event.data)["code"] == "store_not_durable"
+    assert "appendonly yes" in caplog.text
+
+
+async def test_a_durable_server_is_not(server: RedisServer, connect: Connect) -> None:
+    store = await connect(address(server))
+    assert await store.events() == []
+
+
+async def test_out_of_memory_is_reported(server: RedisServer, connect: Connect) -> None:
+    store = await connect(address(server))
+    server.send("CONFIG SET maxmemory 1")
+    with pytest.raises(StoreUnavailable, match="maxmemory"):
+        await store.reward([reward()])
+    server.send("CONFIG SET maxmemory 0")
+    assert await store.reward([reward()]) == ["accepted"]
+
+
+async def test_scripts_come_back_after_a_flush(server: RedisServer, connect: Connect) -> None:
+    store = await connect(address(server))
+    await store.reward([reward()])
+    server.send("SCRIPT FLUSH")
+    assert await store.reward([reward(of=outcome(T0 + 1))]) == ["accepted"]
+
+
+async def test_replicas_that_are_asked_for_must_have_the_reward(
+    server: RedisServer, tmp_path: Path, connect: Connect
+) -> None:
+    server.send("CONFIG SET repl-diskless-sync-delay 0")
+    store = await connect(address(server, "?replicas=1"))
+    with pytest.raises(StoreUnavailable, match="Only 0 of the 1 replicas"):
+        await store.reward([reward()])
+    other = tmp_path / "replica"
+    other.mkdir()
+    with redis_server(other, "--replicaof", f"127.0.0.1 {server.port}"):
+        async with asyncio.timeout(20):
+            while "state=online" not in server.send("INFO replication"):
+                await asyncio.sleep(0.05)
+        assert await store.reward([reward(of=outcome(T0 + 1))]) == ["accepted"]
+
+
+async def test_two_prefixes_share_a_server(server: RedisServer, connect: Connect) -> None:
+    one, two = await connect(address(server, "?prefix=a")), await connect(address(server, "?prefix=b"))
+    await one.reward([reward()])
+    assert await two.reward_sums("digits") == {}
+    assert await one.secret("x") != await two.secret("x")
+
+
+async def test_names_with_braces_keep_to_one_slot(server: RedisServer, connect: Connect) -> None:
+    store = await connect(address(server))
+    about = outcome(route="a{b}%c")
+    await store.append([about])
+    await store.reward([reward(of=about)])
+    assert (await store.counts("a{b}%c"))["v1"].assigned == 1
+    assert (await store.decision(about.decision)).outcome == about
+
+
+async def test_a_page_merged_while_it_is_read_is_read_again(server: RedisServer, connect: Connect) -> None:
+    store = await connect(address(server))
+    rows = [outcome(T0 + i) for i in range(100)]
+    for k in range(0, 100, 2):
+        await store.append(rows[k : k + 2])
+
+    async def merge() -> None:
+        while await store.prune(Retention(), now=T0 + 2 * 86_400):
+            pass
+
+    async def read() -> None:
+        for _ in range(20):
+            assert await store.outcomes(OutcomeFilter(limit=200)) == rows[::-1]
+
+    await asyncio.gather(merge(), read())

@@ -1,0 +1,283 @@
+"""The embedded store when things go wrong: processes die, files are damaged, disks fill up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.record.page import encode
+from gateway.state import open_store
+from gateway.state.base import OutcomeFilter, StoreUnavailable
+from gateway.state.sqlite import SqliteStore, schema
+from gateway.state.sqlite.connect import connect
+from policies.model import RewardSums
+from tests.contract.made import T0, outcome, published, reward
+
+ROOT = Path(__file__).parents[2]
+
+
+def worker(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.state.workers", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+async def opened(path: Path) -> SqliteStore:
+    store = SqliteStore(path)
+    await store.open()
+    return store
+
+
+@pytest.mark.parametrize("after", [1, 60, 200])
+async def test_a_sigkill_loses_no_acknowledged_reward(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "store.db"
+    with worker("acknowledge", f"sqlite:///{path}") as victim:
+        assert victim.stdout is not None
+        acknowledged = [int(victim.stdout.readline()) for _ in range(after)]
+        victim.send_signal(signal.SIGKILL)
+        lines = victim.stdout.read().split("\n")
+        acknowledged += [int(line) for line in lines[:-1]]
+    store = await opened(path)
+    try:
+        for number in acknowledged:
+            record = await store.decision(number.to_bytes(16, "big"))
+            assert [r.value for r in record.rewards] == [1.0], number
+            assert record.outcome is not None, number
+        sums = (await store.reward_sums("digits"))["v1", "correct"]
+        assert sums.count >= len(acknowledged)
+        rows = await store.outcomes(OutcomeFilter(limit=100_000))
+        assert (await store.counts("digits"))["v1"].assigned == len(rows)
+    finally:
+        await store.close()
+
+
+async def test_four_processes_share_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    batches = 12
+    workers = [worker("fill", f"sqlite:///{path}", str(k), str(batches)) for k in range(4)]
+    for one in workers:
+        with one:
+            assert one.wait(timeout=100) == 0
+    store = await opened(path)
+    try:
+        assert (await store.counts("digits"))["v1"].assigned == 4 * batches * 20 + batches
+        sums = await store.reward_sums("digits")
+        assert sums["v1", "correct"] == RewardSums(4 * batches * 20, 4 * batches * 20.0, 4 * batches * 20.0)
+        assert sums["v1", "shared"] == RewardSums(batches, batches * 0.5, batches * 0.25)
+        found = await store.load("document", "counter")
+        assert found is not None
+        assert found[0] == batches
+    finally:
+        await store.close()
+
+
+async def test_a_killed_writer_leaves_no_lock_behind(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with worker("leave_open", f"sqlite:///{path}") as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "open\n"
+        victim.kill()
+    store = await opened(path)
+    assert await store.reward([reward()]) == ["accepted"]
+    await store.close()
+
+
+async def test_reopening_finds_everything(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    about = outcome()
+    await store.append([about])
+    await store.reward([reward(0.5, of=about)])
+    await store.publish(published(1))
+    secret = await store.secret("x")
+    await store.close()
+    store = await opened(tmp_path / "store.db")
+    assert (await store.decision(about.decision)).outcome == about
+    assert await store.published() == {"digits": published(1)}
+    assert await store.secret("x") == secret
+    await store.append([about])
+    assert (await store.counts("digits"))["v1"].assigned == 1
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.changed()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.append([about])
+
+
+async def test_a_file_that_is_no_database_is_refused_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.write_bytes(b"this is no database, not at all" * 100)
+    with pytest.raises(StoreUnavailable, match=r"store\.db is not an SQLite file.*another file"):
+        await SqliteStore(path).open()
+
+
+async def test_a_damaged_file_is_reported_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = await opened(path)
+    await store.append([outcome(T0 + i) for i in range(3000)])
+    await store.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+    store = await opened(path)
+    try:
+        with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
+            await store.outcomes(OutcomeFilter())
+        with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
+            await store.append([outcome(T0 + 9999)])
+    finally:
+        await store.close()
+
+
+async def test_a_damaged_page_of_the_record_is_reported(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    await store.append([outcome()])
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE pages SET data = ?", (encode([outcome()])[:-3],))
+    connection.close()
+    with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
+        await store.outcomes(OutcomeFilter())
+    await store.close()
+
+
+async def test_a_full_disk_is_reported_and_writing_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    await store.append([outcome(T0)])
+    # The limit stands for a disk: SQLite answers both alike, and the connection keeps it.
+    await store._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 60").fetchall())
+
+    async def fill() -> None:
+        for k in range(200):
+            await store.append([outcome(T0 + k + i / 100, features=os.urandom(40).hex()) for i in range(100)])
+
+    with pytest.raises(StoreUnavailable, match=r"no room left.*Free some"):
+        await fill()
+    assert await store.reward([reward()]) == ["accepted"]
+    await store.append([outcome(T0 + 5000)])
+    assert (await store.outcomes(OutcomeFilter(limit=1)))[0].time == T0 + 5000
+    await store.close()
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="directory exists"):
+        await SqliteStore(tmp_path / "missing" / "store.db").open()
+
+
+READ_ONLY = """
+import asyncio, os, sys
+import gateway.state.sqlite
+from gateway.state import open_store
+from gateway.state.base import StoreUnavailable
+async def main():
+    try:
+        await open_store(sys.argv[1]).open()
+    except StoreUnavailable as error:
+        print(error)
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+asyncio.run(main())
+"""
+
+
+def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents):
+        if not directory.stat().st_mode & 0o001 and directory.is_relative_to("/tmp"):
+            directory.chmod(directory.stat().st_mode | 0o005)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    command = [sys.executable, "-c", READ_ONLY, f"sqlite:///{locked / 'store.db'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "may write there" in done.stdout
+
+
+async def test_a_file_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="later release"):
+        await SqliteStore(tmp_path / "store.db").open()
+
+
+def test_migrations_run_once_and_whole(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "store.db")
+    schema.migrate(connection)
+    more = (*schema.MIGRATIONS, "ALTER TABLE events ADD COLUMN seen INTEGER;\nCREATE TABLE extra (a);")
+    schema.migrate(connection, more)
+    schema.migrate(connection, more)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(more),)
+    assert connection.execute("SELECT count(*) FROM extra").fetchone() == (0,)
+    with pytest.raises(sqlite3.OperationalError, match="nonsense"):
+        schema.migrate(connection, (*more, "CREATE TABLE third (a);\nnonsense;"))
+    assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'third'").fetchone() is None
+    connection.close()
+
+
+async def test_rewards_of_many_callers_share_a_sync(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    before = store._writer.syncs
+    await asyncio.gather(*(store.reward([reward(of=outcome(T0 + i))]) for i in range(400)))
+    assert store._writer.syncs - before < 100
+    await store.append([outcome()])
+    assert store._writer.commits > store._writer.syncs, "the record commits without one"
+    await store.close()
+
+
+async def test_one_job_that_fails_takes_nobody_along(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO meta VALUES ('half', 1)")
+        raise RuntimeError("a fault of ours")
+
+    results = await asyncio.gather(
+        *(store.reward([reward(of=outcome(T0 + i))]) for i in range(20)),
+        store._writer.run(broken),
+        store._writer.run(lambda connection: connection.execute("SELECT nonsense")),
+        *(store.reward([reward(of=outcome(T0 + i))]) for i in range(20)),
+        return_exceptions=True,
+    )
+    failures = [r for r in results if isinstance(r, BaseException)]
+    assert [type(f) for f in failures] == [RuntimeError, StoreUnavailable]
+    assert sum(r == ["accepted"] for r in results) == 40
+    assert (await store.reward_sums("digits"))["v1", "correct"].count == 40
+    connection = sqlite3.connect(tmp_path / "store.db")
+    assert connection.execute("SELECT count(*) FROM meta WHERE name = 'half'").fetchone() == (0,)
+    connection.close()
+    await store.close()
+
+
+async def test_a_lock_held_by_another_program_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.state.sqlite.connect.BUSY_SECONDS", 0.1)
+    store = await opened(tmp_path / "store.db")
+    connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked by another process"):
+        await store.reward([reward()])
+    assert await store.changed() == 0, "reading goes on"
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert await store.reward([reward()]) == ["accepted"]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://x.db", "sqlite:///", "postgres://h/db", "nonsense", "sqlite:///dir/"]
+)
+def test_addresses_that_name_no_store(url: str) -> None:
+    with pytest.raises(ValueError, match="write sqlite:///"):
+        open_store(url)
+
+
+def test_addresses_of_files() -> None:
+    relative, absolute, odd = map(open_store, ("sqlite:///a.db", "sqlite:////var/a.db", "sqlite:///a%20b.db"))
+    assert [str(one.path) for one in (relative, absolute, odd)] == ["a.db", "/var/a.db", "a b.db"]  # type: ignore[attr-defined]

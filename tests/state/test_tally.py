@@ -1,0 +1,85 @@
+"""What a batch adds to the aggregates, against a plain loop over its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.record.events import Outcome, columns
+from gateway.state.folding import merged_epochs
+from gateway.state.paging import ROWS, SPAN_MS, by_block, milliseconds, parts
+from gateway.state.tally import start_of, tally
+from gateway.telemetry.histogram import index
+from tests.contract.made import T0, decision, outcome
+
+rows = st.builds(
+    outcome,
+    st.floats(T0, T0 + 60),
+    route=st.sampled_from(["a", "b"]),
+    epoch=st.integers(1, 3),
+    assigned=st.sampled_from(["v1", "v2"]),
+    served=st.sampled_from(["v1", "v2", ""]),
+    error=st.sampled_from(["", "client_left", "backend_reset"]),
+    fallback=st.booleans(),
+    forced=st.booleans(),
+    total_ms=st.floats(0.002, 1e5),
+    gateway_ms=st.floats(0, 10),
+)
+
+
+@given(st.lists(rows, min_size=1, max_size=60))
+def test_a_tally_counts_what_a_loop_counts(batch: list[Outcome]) -> None:
+    shares = {"v1": 0.25, "v2": 0.5, "v3": 0.25}
+    found = tally(columns(batch), lambda route, epoch: shares)
+    counted = [o for o in batch if not o.forced]
+
+    def sums(key: str, field: str) -> Counter[tuple[str, int, int, str]]:
+        return Counter(
+            (o.route, start_of(o.time), o.epoch, getattr(o, key)) for o in counted if _holds(o, field)
+        )
+
+    def by(field: str) -> dict[tuple[str, int, int, str], int]:
+        return {tuple(k): getattr(c, field) for k, c in found.items() if getattr(c, field)}  # type: ignore[misc]
+
+    assert by("assigned") == sums("assigned", "")
+    assert by("errors") == sums("assigned", "failed")
+    assert by("fallbacks") == sums("assigned", "fallback")
+    assert by("served") == sums("served", "served")
+    for key, cell in found.items():
+        mine = [o for o in counted if (o.route, start_of(o.time), o.epoch, o.served) == tuple(key)]
+        assert cell.latency == Counter(index(o.total_ms) for o in mine)
+        assert cell.gateway == Counter(index(o.gateway_ms) for o in mine)
+        size = sum((o.route, start_of(o.time), o.epoch) == key[:3] for o in counted)
+        assert cell.expected == size * shares[key.variant]
+
+
+def _holds(one: Outcome, field: str) -> bool:
+    return field == "" or bool(getattr(one, field))
+
+
+@given(st.lists(st.integers(0, 4 * SPAN_MS), min_size=1, max_size=80))
+def test_parts_are_ordered_and_bounded(offsets: list[int]) -> None:
+    batch = [outcome(T0, decision=decision(T0 + ms / 1000)) for ms in offsets]
+    cut = list(parts(batch))
+    assert [o for part in cut for o in part] == sorted(batch)
+    for part in cut:
+        assert 0 < len(part) <= ROWS
+        assert milliseconds(part[-1].decision) - milliseconds(part[0].decision) <= SPAN_MS
+
+
+def test_a_block_has_a_bit_for_each_decision() -> None:
+    blocks = by_block(decision(T0, number) for number in range(1, 1001))
+    assert sum(bits.bit_count() for bits in blocks.values()) == 1000
+    assert {len(block) for block in blocks} == {13}
+    assert max(blocks.values()) < 1 << 256
+
+
+def test_which_epochs_are_merged() -> None:
+    # 3 began before the bucket, 7 goes on behind it; 4, 5 and 6 lie inside.
+    assert merged_epochs([3, 4, 5, 6, 7], before=3, after=7) == {3: 3, 4: 6, 5: 6, 6: 6, 7: 7}
+    assert merged_epochs([3, 4], before=2, after=5) == {3: 4, 4: 4}
+    assert merged_epochs([3], before=3, after=3) == {3: 3}
+    assert merged_epochs([3, 4], before=None, after=None) == {3: 3, 4: 4}
+    assert merged_epochs([], before=None, after=None) == {}
