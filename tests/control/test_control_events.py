@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ async def stream(address: str, key: str = "reader", query: str = "", **headers: 
         assert answer.status_code == 200, await answer.aread()
         assert answer.headers["content-type"].startswith("text/event-stream")
 
-        async def blocks() -> AsyncIterator[dict[str, str]]:
+        async def blocks() -> AsyncGenerator[dict[str, str], None]:
             text = ""
             async for piece in answer.aiter_text():
                 text += piece

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,7 @@ async def test_one_reward_is_accepted_then_a_duplicate_then_an_update(
 async def test_bad_items_are_refused_one_by_one_and_the_others_count(
     harness: Harness, client: Client
 ) -> None:
-    good = {"decision_id": sealed(harness), "metric": "correct", "value": 1}
+    good: dict[str, Any] = {"decision_id": sealed(harness), "metric": "correct", "value": 1}
     forged = good["decision_id"][:-4] + "AAAA"
     items = [
         good,
@@ -93,7 +95,7 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(harness: Harness
     declared = await client("app").post("/-/feedback", content=b" " * (limit + 1))
     assert declared.json()["error"]["code"] == "body_too_large"
 
-    async def trickle() -> object:
+    async def trickle() -> AsyncIterator[bytes]:
         for _ in range(limit // 1_000_000 + 2):
             yield b" " * 1_000_000
 
