@@ -1,0 +1,54 @@
+"""What many repetitions say: means and shares with confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+
+class Estimated(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimated:
+    """The mean of independent values with Student's interval; a single value has an endless one."""
+    data = np.asarray(values, dtype=float)
+    n = len(data)
+    centre = float(data.mean())
+    if n < 2:
+        return Estimated(centre, -np.inf, np.inf)
+    half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * float(data.std(ddof=1)) / sqrt(n)
+    return Estimated(centre, centre - half, centre + half)
+
+
+def share(count: int, n: int, level: float = 0.95) -> Estimated:
+    """count / n with the exact interval of Clopper & Pearson (1934); of nothing at all, [0, 1]."""
+    if not n:
+        return Estimated(float("nan"), 0.0, 1.0)
+    tail = (1 - level) / 2
+    low = float(special.betaincinv(count, n - count + 1, tail)) if count else 0.0
+    high = float(special.betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
+    return Estimated(count / n, low, high)
+
+
+def median(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimated:
+    """The median with the interval of order statistics, which holds for any distribution.
+
+    (Conover, "Practical Nonparametric Statistics", section 3.2.) Values may be infinite ("never").
+    """
+    data = np.sort(np.asarray(values, dtype=float))
+    n = len(data)
+    if not n:
+        return Estimated(float("nan"), -np.inf, np.inf)
+    below = int(special.bdtrik((1 - level) / 2, n, 0.5)) if n > 5 else 0
+    middle = data[(n - 1) // 2], data[n // 2]
+    centre = float(middle[0] if middle[0] == middle[1] else (middle[0] + middle[1]) / 2)
+    return Estimated(centre, float(data[below]), float(data[n - 1 - below]))
