@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -88,12 +89,16 @@ def _from_row(row: tuple[Any, ...]) -> Reward:
     return made._replace(unit=made.unit & 0xFFFF_FFFF_FFFF_FFFF, forced=bool(made.forced))
 
 
-def of_decision(connection: sqlite3.Connection, decision: bytes) -> tuple[Reward, ...]:
-    """By metric; a retracted one has no value."""
+def between(connection: sqlite3.Connection, first: bytes, last: bytes) -> defaultdict[bytes, list[Reward]]:
+    """Those of a span of decisions, by decision and then metric; a retracted one has no value."""
+    found: defaultdict[bytes, list[Reward]] = defaultdict(list)
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM rewards WHERE decision = ? ORDER BY metric", (decision,)
+        f"SELECT {_COLUMNS} FROM rewards WHERE decision BETWEEN ? AND ? ORDER BY decision, metric",
+        (first, last),
     )
-    return tuple(map(_from_row, rows))
+    for row in rows:
+        found[row[0]].append(_from_row(row))
+    return found
 
 
 # Shadows ------------------------------------------------------------------------------------------
@@ -113,13 +118,17 @@ def add_shadowed(connection: sqlite3.Connection, shadowed: Sequence[Shadowed]) -
     add_shadow_cells(connection, tally_shadows(list(new.values())))
 
 
-def shadows_of(connection: sqlite3.Connection, decision: bytes) -> tuple[Shadowed, ...]:
-    """By shadow."""
+def shadows_between(
+    connection: sqlite3.Connection, first: bytes, last: bytes
+) -> defaultdict[bytes, list[Shadowed]]:
+    """Those of a span of decisions, by decision and then shadow."""
+    found: defaultdict[bytes, list[Shadowed]] = defaultdict(list)
     rows = connection.execute(
         "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
-        "agrees, difference, detail FROM shadowed WHERE decision = ? ORDER BY shadow",
-        (decision,),
+        "agrees, difference, detail FROM shadowed WHERE decision BETWEEN ? AND ? ORDER BY decision, shadow",
+        (first, last),
     )
-    return tuple(
-        Shadowed._make((*row[:9], None if row[9] is None else bool(row[9]), *row[10:])) for row in rows
-    )
+    for row in rows:
+        agrees = None if row[9] is None else bool(row[9])
+        found[row[0]].append(Shadowed._make((*row[:9], agrees, *row[10:])))
+    return found

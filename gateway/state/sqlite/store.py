@@ -196,8 +196,8 @@ class SqliteStore:
 def _decision(connection: sqlite3.Connection, decision: bytes) -> DecisionRecord:
     return DecisionRecord(
         pages.find(connection, decision),
-        rewards.of_decision(connection, decision),
-        rewards.shadows_of(connection, decision),
+        tuple(rewards.between(connection, decision, decision)[decision]),
+        tuple(rewards.shadows_between(connection, decision, decision)[decision]),
     )
 
 
@@ -210,11 +210,11 @@ def _records(
     limit: int,
 ) -> list[DecisionRecord]:
     found = pages.oldest_first(connection, route=route, since=since, until=until, after=after, limit=limit)
+    if not found:
+        return []
+    span = found[0].decision, found[-1].decision
+    reports, shadows = rewards.between(connection, *span), rewards.shadows_between(connection, *span)
     return [
-        DecisionRecord(
-            outcome,
-            rewards.of_decision(connection, outcome.decision),
-            rewards.shadows_of(connection, outcome.decision),
-        )
+        DecisionRecord(outcome, tuple(reports[outcome.decision]), tuple(shadows[outcome.decision]))
         for outcome in found
     ]
