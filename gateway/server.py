@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -103,7 +105,7 @@ class Gateway:
         await self.allocations.start()
         self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         await self.rollouts.start(document)
-        self.spool = Spool(_spool_folder(document.store), self.store)
+        self.spool = Spool(beside(document.store, "spool"), self.store)
         self.rewards = RewardBook(
             self.store, self.sealer, clock=self.now, spool=self.spool, allowed=self._takes
         )
@@ -420,12 +422,35 @@ class Unrecorded:
         """Nothing is kept."""
 
 
-def _spool_folder(store: str) -> Path:
-    """Beside the embedded store's file; for a store elsewhere, in the working directory."""
+def raise_open_files(connections: int) -> None:
+    """Raises the soft limit to the hard one, and warns where even that is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = 2 * connections
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning(
+            "at most %d files may be open, and 'limits.connections: %d' may need %d: raise the limit "
+            "(ulimit -n, LimitNOFILE) or lower the option",
+            hard,
+            connections,
+            wanted,
+        )
+
+
+def _ease_collector() -> None:
+    """What was loaded at start never becomes garbage: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def beside(store: str, kind: str) -> Path:
+    """A place of our own beside the embedded store's file; for a store elsewhere, in the working directory."""
     if store.startswith("sqlite:///"):
         path = Path(store.removeprefix("sqlite:///"))
-        return path.with_name(f"{path.name}.spool")
-    return Path("turnout.spool")
+        return path.with_name(f"{path.name}.{kind}")
+    return Path(f"turnout.{kind}")
 
 
 class Application:
@@ -530,6 +555,8 @@ def serve(
     gateway = Gateway(path, overrides=overrides)
     document = gateway.loaded(read_text(path))
     configure(document.telemetry.log)
+    raise_open_files(document.limits.connections)
+    _ease_collector()
     found = server(gateway, document)
     found.run(sockets or listening(document))
     return 0 if found.started else 1

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
@@ -34,8 +33,10 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
     document = load_file(path)
     sockets = server.listening(document)
-    folder = tempfile.mkdtemp(prefix="turnout-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    # Beside the store and not in a temporary directory: the rest of the file system may be read-only.
+    folder = server.beside(overrides.get("store", document.store), f"metrics-{os.getpid()}")
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     try:
         return _Family(path, workers, sockets, overrides).run(document.shutdown.grace)
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +63,13 @@ async def until(gateway: GatewayProcess, data: digits.Digits, state: str, *, lim
 
 def trail(gateway: GatewayProcess) -> list[str]:
     """The targets of the audit trail's entries, from the server-sent events."""
-    import json
-
-    steps = []
-    with httpx.stream("GET", f"{gateway.url}/-/events", headers={"last-event-id": "0"}, timeout=2) as answer:
-        try:
-            for line in answer.iter_lines():
-                if line.startswith("data:") and '"signal"' in line:
-                    steps.append(json.loads(line[5:]))
-        except httpx.ReadTimeout:
-            pass
+    steps: list[dict[str, Any]] = []
+    with (
+        contextlib.suppress(httpx.ReadTimeout),
+        httpx.stream("GET", f"{gateway.url}/-/events", headers={"last-event-id": "0"}, timeout=2) as answer,
+    ):
+        lines = (line for line in answer.iter_lines() if line.startswith("data:") and '"signal"' in line)
+        steps.extend(json.loads(line[5:]) for line in lines)
     return [f"{(s.get('data') or s)['signal']}→{(s.get('data') or s)['target']}" for s in steps]
 
 

@@ -1,0 +1,187 @@
+"""Starting, sharing a port, dying and ending: what an operator relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.common import wait_for
+from tests.processes import GatewayProcess, free_port
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics: {good: {type: boolean}}
+backends:
+  slow: {url: "http://127.0.0.1:@BACKEND@"}
+routes:
+  slow:
+    match: {path: /slow}
+    variants: {v1: {backend: slow}}
+    policy: {type: single, variant: v1}
+"""
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Takes as long as the query says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        time.sleep(float(self.path.partition("?")[2] or 0))
+        self.send_response(200)
+        self.send_header("content-length", "4")
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError):  # some tests leave early, on purpose
+            self.wfile.write(b"done")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def text() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield CONFIG.replace("@BACKEND@", str(server.server_address[1]))
+    server.shutdown()
+    server.server_close()
+
+
+async def test_sigterm_finishes_what_is_under_way(tmp_path: Path, text: str) -> None:
+    with GatewayProcess(tmp_path, text) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            idle = await client.get("/slow?0")
+            assert idle.status_code == 200
+            under_way = [asyncio.create_task(client.get("/slow?1.5")) for _ in range(20)]
+            await asyncio.sleep(0.5)
+            gateway.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.4)
+            with pytest.raises(httpx.ConnectError):
+                async with httpx.AsyncClient(base_url=gateway.url) as late:
+                    await late.get("/slow?0")
+            answers = await asyncio.gather(*under_way)
+            assert [a.status_code for a in answers] == [200] * 20
+            assert all(a.headers["connection"] == "close" for a in answers)
+        assert gateway.process.wait(10) == 0
+        gateway.start()
+        found = httpx.get(f"{gateway.url}/-/routes/slow").json()["variants"]["v1"]
+        assert found["assigned"] == found["served"] == 21
+
+
+async def test_sigterm_waits_no_longer_than_it_may(tmp_path: Path, text: str) -> None:
+    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 1s}}\n") as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            asking = asyncio.create_task(client.get("/slow?20"))
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            code = await asyncio.to_thread(gateway.process.wait, 15)
+            assert code == 0
+            assert time.monotonic() - began < 8
+            with pytest.raises(httpx.TransportError):
+                await asking
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
+
+
+@pytest.mark.slow
+async def test_a_worker_that_dies_is_replaced_and_no_answered_reward_is_lost(
+    tmp_path: Path, text: str
+) -> None:
+    with GatewayProcess(tmp_path, text, "--workers", "2") as gateway:
+        wait_for(lambda: len(children(gateway.process.pid)) == 2, 30)
+        acknowledged = 0
+        stop = time.monotonic() + 12
+        first = set(children(gateway.process.pid))
+        killed = False
+        while time.monotonic() < stop:
+            try:
+                async with httpx.AsyncClient(base_url=gateway.url, timeout=5) as client:
+                    for _ in range(10):
+                        answer = await client.get("/slow?0")
+                        item = {
+                            "decision_id": answer.headers["x-decision-id"],
+                            "metric": "good",
+                            "value": True,
+                        }
+                        reported = await client.post("/-/feedback", json=item)
+                        acknowledged += reported.status_code == 200
+            except httpx.TransportError:
+                assert killed
+            if not killed and acknowledged > 50:
+                os.kill(min(first), signal.SIGKILL)
+                killed = True
+        assert killed
+        now = set(children(gateway.process.pid))
+        assert len(now) == 2
+        assert len(now & first) == 1
+        assert "another takes its place" in gateway.log
+        reward = httpx.get(f"{gateway.url}/-/routes/slow").json()["variants"]["v1"]["rewards"]["good"]
+        assert acknowledged <= reward["count"] <= acknowledged + 1
+        # A scrape of either worker tells of both.
+        scraped = httpx.get(f"{gateway.url}/-/metrics").text
+        assert 'turnout_rewards_total{result="accepted"}' in scraped
+        assert gateway.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_it_runs_as_nobody_and_writes_nothing_but_its_state(tmp_path: Path, text: str) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    port = free_port()
+    config = tmp_path / "turnout.yaml"
+    config.write_text(text.replace("@PORT@", str(port)).replace("@DIR@", str(state)))
+    before = {path for path in tmp_path.rglob("*") if state not in path.parents}
+    for path in (tmp_path, *tmp_path.parents):
+        if os.stat(path).st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    os.chown(state, 65534, 65534)
+    package = Path(__file__).parent.parent.parent
+    if any(
+        not os.stat(p).st_mode & 0o001
+        for p in [package, *package.parents, *Path(sys.executable).resolve().parents]
+    ):
+        pytest.skip("nobody may not even read this checkout")
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-m", "gateway.cli", "run", "--config", str(config), "--workers", "2"],
+        cwd=package,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        env={"PATH": os.environ["PATH"]},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        end = time.monotonic() + 30
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/slow?0").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        assert httpx.get(f"http://127.0.0.1:{port}/slow?0").status_code == 200
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said.decode()
+    assert {path for path in tmp_path.rglob("*") if state not in path.parents} == before
+    assert {path.name.split(".")[0] for path in state.iterdir()} == {"turnout"}
