@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policies.guardrails import Guardrail
+from policies.rollout import Plan, Stage
+from policies.simulate_rollout import CanaryWorld, RolloutReport, Service, _buckets, edges, run, standard
+
+PLAN = Plan("v1", "v2", (Stage(0.2, 120), Stage(0.5, 120)))
+ERRORS = (Guardrail("error_rate", max_increase=0.01),)
+WORLDS = standard(rate=50.0, seconds=3600.0)
+
+
+def simulate(name: str, guardrails: tuple[Guardrail, ...] = ERRORS, repetitions: int = 4) -> RolloutReport:
+    return run(PLAN, guardrails, WORLDS[name], repetitions=repetitions, tick=60.0, seed=4)
+
+
+def test_sound_candidates_are_promoted_and_faulty_ones_rolled_back() -> None:
+    sound, faulty = simulate("equal"), simulate("errors")
+    assert sound.ended["promoted"].value >= 0.9
+    assert set(faulty.ended) == {"rolled_back"}
+    assert faulty.ended["rolled_back"].low == pytest.approx(0.025 ** (1 / 4))
+    assert faulty.time_to_detect.value < 1200
+    assert sound.time_to_detect.value == math.inf
+
+
+@pytest.mark.slow
+def test_no_false_alarm_though_looked_at_all_the_time() -> None:
+    report = run(PLAN, ERRORS, WORLDS["equal"], repetitions=40, tick=30.0, seed=1)
+    assert report.ended.get("rolled_back", (0, 0, 0))[1] <= 0.05
+
+
+def test_a_candidate_that_breaks_later_is_caught_after_it_did() -> None:
+    world = replace(WORLDS["breaks later"], turns_at=100.0)
+    report = run(PLAN, ERRORS, world, repetitions=3, tick=15.0, seed=4)
+    assert report.ended["rolled_back"].value == 1.0
+    assert 0 < report.time_to_detect.value < 120
+
+
+def test_a_sick_baseline_halts() -> None:
+    assert set(simulate("sick baseline").ended) == {"halted"}
+
+
+def test_rewards_and_latency_are_watched_too() -> None:
+    wrong = simulate("wrong answers", (Guardrail("correct", max_decrease=0.02),), repetitions=5)
+    slow = simulate("slow", (Guardrail("latency_p99", max_ratio=1.2),), repetitions=2)
+    assert set(wrong.ended) == set(slow.ended) == {"rolled_back"}
+
+
+def test_few_requests_decide_nothing() -> None:
+    world = replace(WORLDS["ten an hour"], seconds=18_000.0)
+    report = run(PLAN, ERRORS, world, repetitions=2, tick=600.0, seed=1)
+    assert set(report.ended) == {"running"}
+    assert report.exposed.value < 100
+
+
+def test_reports_repeat_and_are_plain_data() -> None:
+    one, two = simulate("errors", repetitions=2), simulate("errors", repetitions=2)
+    assert one == two
+    data = json.loads(json.dumps(simulate("equal", repetitions=2).as_dict()))
+    assert data["time_to_detect"]["value"] is None
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    world = CanaryWorld("w", Service(), Service(), seconds=60.0)
+    run(PLAN, ERRORS, world, repetitions=2, tick=30.0, progress=lambda *a: told.append(a))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_buckets_are_those_of_the_distribution() -> None:
+    service = Service(latency_ms=20.0, spread=0.4)
+    first, p = _buckets(service)
+    assert p.sum() == pytest.approx(1.0)
+    ends = np.array([edges(first + k) for k in range(len(p))])
+    assert (ends[1:, 0] == ends[:-1, 1]).all()
+    median = ends[np.searchsorted(np.cumsum(p), 0.5)]
+    assert median[0] <= 20.0 <= median[1] * 1.0001
+    p99 = ends[np.searchsorted(np.cumsum(p), 0.99)]
+    exact = 20.0 * math.exp(0.4 * 2.3263478740408408)
+    assert p99[0] <= exact <= p99[1]
