@@ -41,6 +41,9 @@ _BOOLEANS: Final = frozenset({"sticky", "forced", "fallback"})
 _INTEGERS: Final = frozenset({"revision", "epoch", "status", "request_bytes", "answer_bytes"})
 
 
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class MissingExtra(Exception):
     """The format needs a package that is not installed; the message says how to install it."""
 
@@ -119,11 +122,13 @@ def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
 
 
 def _shadows(record: DecisionRecord) -> str:
+    if not record.shadows:
+        return ""
     shown = [
         {name: value for name, value in shadow._asdict().items() if name not in ("decision", "time", "route")}
         for shadow in record.shadows
     ]
-    return json.dumps(shown, ensure_ascii=False, separators=(",", ":")) if shown else ""
+    return _json(shown)
 
 
 def names(metrics: Sequence[str]) -> list[str]:
@@ -146,8 +151,7 @@ class Jsonl:
 
     def write(self, rows: Sequence[Row]) -> None:
         for one in rows:
-            text = json.dumps(one, ensure_ascii=False, separators=(",", ":"))
-            self._target.write(text.encode("utf-8", "backslashreplace") + b"\n")
+            self._target.write(_json(one).encode("utf-8", "backslashreplace") + b"\n")
 
     def finish(self) -> None:
         self._target.flush()

@@ -22,8 +22,9 @@ DropReason = Literal["full", "closed", "store_unavailable"]
 Sink = Callable[[Sequence[Outcome]], None]
 """Gets each outcome once, a batch at a time, whether the store takes it or not."""
 
-BATCH: Final = 1000
-"""Rows in one call of the store, so that none of its steps is long."""
+BATCH: Final = 500
+"""Rows in one call of the store: the embedded one then never keeps the event loop from its turn for
+much more than a millisecond."""
 _LONGEST_PAUSE: Final = 5.0
 
 
