@@ -27,6 +27,9 @@ log = logging.getLogger("turnout.supervisor")
 BREATH: Final = 1.0
 """Seconds a worker must have lived for its replacement to start at once; a shorter life costs a pause."""
 PAUSE: Final = 2.0
+WELL: Final = (0, -signal.SIGTERM)
+"""How a worker may end when it is told to: a running one drains and exits with 0, one that has not got as far as
+handling signals has nothing to drain."""
 
 
 def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
@@ -99,7 +102,10 @@ class _Family:
             child.join(max(0.0, deadline - time.monotonic()))
             if child.is_alive():
                 child.kill()
-        return 0 if all(child.exitcode == 0 for child, _ in self._children) else 1
+                child.join()
+            if child.exitcode not in WELL:
+                log.error("worker %s did not end well: %s", child.pid, child.exitcode)
+        return 0 if all(child.exitcode in WELL for child, _ in self._children) else 1
 
 
 def _forget(pid: int | None) -> None:
