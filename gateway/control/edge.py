@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,6 +54,8 @@ class Edge:
         try:
             await self._inner(scope, receive, with_headers)
         except Exception as error:
+            if isinstance(error, ClientDisconnect):
+                return  # nobody is left to be told
             failure = refusal(error, request_id, scope)
             if started:
                 # Too late for another answer: what is cut short must not look complete.

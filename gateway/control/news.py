@@ -14,6 +14,8 @@ from gateway.state.base import Event
 HEARTBEAT: Final = 10.0
 """Seconds of silence after which a comment is sent, so that proxies keep the stream and leaving is noticed."""
 KEPT: Final = 1000
+_LOOK: Final = 0.5
+"""Seconds between two looks whether the gateway is still ready."""
 _PAGE: Final = 1000
 _RETRY_MS: Final = 2000
 
@@ -59,12 +61,18 @@ class News:
                 yield b": heartbeat\n\n"
 
     async def _next(self, after: int, closing: asyncio.Event) -> list[Event] | None:
-        """The next events, none after `HEARTBEAT`, None when it is time to close."""
+        """The next events, none after `HEARTBEAT`, None when it is time to close.
+
+        A gateway that is no longer ready (it is draining, say) keeps no reader: another one will serve it.
+        """
         news = asyncio.ensure_future(self._context.next_events(after, HEARTBEAT))
         end = asyncio.ensure_future(closing.wait())
         try:
-            await asyncio.wait((news, end), return_when=asyncio.FIRST_COMPLETED)
-            return await news if news.done() else None
+            while not news.done():
+                if closing.is_set() or not self._context.ready()[0]:
+                    return None
+                await asyncio.wait((news, end), timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            return news.result()
         finally:
             news.cancel()
             end.cancel()

@@ -43,17 +43,21 @@ async def read_series(ask: Ask) -> Response:
     history = await store.allocation_history(name)
     window = max(step, (until - since) / ROLLING)
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
-    return answer(
-        {
-            "route": name,
-            "since": since,
-            "until": until,
-            "step": step,
-            "window": window,
-            "buckets": await asyncio.to_thread(series, variants, declared, buckets, before, window),
-            "allocations": steps(history, since, until),
-        }
-    )
+
+    def made() -> Response:
+        return answer(
+            {
+                "route": name,
+                "since": since,
+                "until": until,
+                "step": step,
+                "window": window,
+                "buckets": series(variants, declared, buckets, before, window),
+                "allocations": steps(history, since, until),
+            }
+        )
+
+    return await asyncio.to_thread(made)
 
 
 async def steer(ask: Ask) -> Response:

@@ -83,10 +83,7 @@ class _Totals:
         self.add(buckets, -1)
 
     def estimates(self, variant: str, declared: Mapping[str, Metric]) -> Json:
-        return {
-            name: estimate(m.type, self.rewards.get((variant, name), _NO_SUMS))
-            for name, m in declared.items()
-        }
+        return _estimates({name: self.rewards.get((variant, name), _NO_SUMS) for name in declared}, declared)
 
     def error_rate(self, variant: str) -> Json:
         return error_rate(Counts(assigned=self.assigned[variant], errors=self.errors[variant]))
@@ -138,8 +135,13 @@ def _variant(buckets: Sequence[Bucket], declared: Mapping[str, Metric], total: i
         "allocated": sum(c.expected for c in counts) / expected if expected else None,
         "latency_ms": latencies(_merged(counts, "latency"), _LATENCIES),
         "gateway_ms": latencies(_merged(counts, "gateway"), _GATEWAY),
-        "rewards": {name: estimate(d.type, _summed(buckets, name)) for name, d in declared.items()},
+        "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared),
     }
+
+
+def _estimates(sums: Mapping[str, RewardSums], declared: Mapping[str, Metric]) -> Json:
+    """Of the metrics with data: a series says nothing of what it has nothing to say of."""
+    return {name: estimate(declared[name].type, s) for name, s in sums.items() if s.count > 0}
 
 
 def _merged(counts: Sequence[Counts], which: str) -> Mapping[int, int]:
