@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from itertools import product
 from typing import Final
 
 # What to do with a request's field -----------------------------------------------------------------
@@ -74,40 +75,44 @@ def _request_actions() -> dict[bytes, int]:
         b"x-forwarded-host": FORWARDED_HOST,
     }
     table.update(dict.fromkeys((*_HOP_BY_HOP, *_OURS), DROP))
-    # Some servers fold "_" to "-": the twin of a field that we own or judge is dropped (HAProxy forwards it).
-    twins = {name.replace(b"-", b"_"): DROP for name in table if b"-" in name}
+    return _with_twins(table)
+
+
+def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
+    """Some servers fold "_" to "-": the twins of fields that we own or judge are dropped (HAProxy forwards them)."""
+    twins = {}
+    for name in table:
+        first, *rest = name.split(b"-")
+        for marks in product((b"-", b"_"), repeat=len(rest)):
+            twins[first + b"".join(mark + part for mark, part in zip(marks, rest, strict=True))] = DROP
     return twins | table
 
 
 REQUEST_ACTIONS: Final[dict[bytes, int]] = _request_actions()
 """By lower-cased name. A snapshot adds KEEP for the fields that its routes look at."""
 
-ANSWER_ACTIONS: Final[dict[bytes, int]] = {
-    b"content-length": LENGTH,
-    b"transfer-encoding": CODING,
-    b"connection": CONNECTION,
-    b"upgrade": UPGRADE,
-    b"keep-alive": KEEP,
-    **dict.fromkeys(
-        (
-            b"proxy-connection",
-            b"te",
-            b"trailer",
-            b"proxy-authenticate",
-            b"x-decision-id",
-            b"x-variant",
-            b"server-timing",
-            b"x-request-id",
-            b"x_decision_id",
-            b"x_variant",
-            b"server_timing",
-            b"x_request_id",
-            b"transfer_encoding",
-            b"content_length",
+ANSWER_ACTIONS: Final = _with_twins(
+    {
+        b"content-length": LENGTH,
+        b"transfer-encoding": CODING,
+        b"connection": CONNECTION,
+        b"upgrade": UPGRADE,
+        b"keep-alive": KEEP,
+        **dict.fromkeys(
+            (
+                b"proxy-connection",
+                b"te",
+                b"trailer",
+                b"proxy-authenticate",
+                b"x-decision-id",
+                b"x-variant",
+                b"server-timing",
+                b"x-request-id",
+            ),
+            DROP,
         ),
-        DROP,
-    ),
-}
+    }
+)
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 """What is served; TRACE would hand credentials back, CONNECT would make us an open proxy."""

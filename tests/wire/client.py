@@ -47,7 +47,8 @@ class Answer:
         """The code of an error of the gateway's own."""
         found: Any = json.loads(self.body)
         assert set(found) == {"error"}
-        assert set(found["error"]) == {"code", "message"}
+        assert set(found["error"]) == {"code", "message", "request_id"}
+        assert [found["error"]["request_id"].encode("latin-1")] == self.all("x-request-id")
         assert self.all("content-type") == [b"application/json"]
         return str(found["error"]["code"])
 

@@ -78,6 +78,7 @@ FRAMING: dict[str, tuple[bytes, int, str]] = {
     "te-comma": (post(b"transfer-encoding: ,chunked", body=CHUNKS), 501, "not_implemented"),
     "te-comma-behind": (post(b"transfer-encoding: chunked,", body=CHUNKS), 400, ""),
     "te-vertical-tab": (post(b"transfer-encoding: \x0bchunked", body=CHUNKS), 400, "bad_request"),
+    "te-tab-behind": (post(b"transfer-encoding: chunked\t", body=CHUNKS), 400, ""),
     "te-nul": (post(b"transfer-encoding: chunked\x00", body=CHUNKS), 400, "bad_request"),
     "te-http-1.0": (post(TE, body=CHUNKS, version=b"HTTP/1.0"), 400, "bad_framing"),
     "te-space-before-colon": (post(b"transfer-encoding : chunked", body=CHUNKS), 400, "bad_request"),
