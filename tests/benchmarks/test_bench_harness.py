@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import hotpath
 from benchmarks.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -45,3 +46,19 @@ def test_bodies(tmp_path: Path) -> None:
     found = measured(tmp_path, "bodies", "--peers", "direct,haproxy")
     assert set(found) == {"1 MiB up", "1 MiB down", "16 MiB up", "16 MiB down"}
     assert all(table[name]["megabytes"] > 0 for table in found.values() for name in ("direct", "haproxy"))
+
+
+def test_turnout_is_measured_beside_the_others(tmp_path: Path) -> None:
+    peers = "direct,nginx,starlette,turnout,turnout-routing"
+    found = measured(tmp_path, "closed", "--peers", peers, "--concurrency", "8")["Concurrency 8"]
+    assert set(found) == set(peers.split(","))
+    assert 1 < found["turnout"]["cpu_us"] < 10_000
+    assert found["turnout"]["rate"] > 0
+
+
+async def test_the_hot_path_without_sockets() -> None:
+    times, counts = await hotpath.measure("turnout.yaml", rounds=1)
+    assert 1 < times[0] < 10_000
+    assert counts["call", "ClientProtocol.data_received"] == 1
+    assert counts["call", "BackendConnection.data_received"] == 1
+    assert sum(counts.values()) > 100
