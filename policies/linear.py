@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class LinearSums:
         return cls(0.0, np.zeros((d, d)), np.zeros(d), 0.0)
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[float]], rewards: Sequence[float]) -> LinearSums:
+    def of(cls, rows: ArrayLike, rewards: ArrayLike) -> LinearSums:
         """Sums of n rows; (n, d) and (n,). Raises ValueError when n is 0 (d would be unknown)."""
         x, r = np.asarray(rows, dtype=float), np.asarray(rewards, dtype=float)
         if x.ndim != 2 or len(x) != len(r):

@@ -1,0 +1,177 @@
+"""What deciding costs: a refresh of all allocations (slow path), and one decision (hot path).
+
+    python -m benchmarks.policies [--routes 100] [--variants 5] [--json]
+
+For the refresh it measures what matters to requests: the longest time for which the event loop does not
+come round, with one route at a time on the loop, and with all of them in a thread. Single figures are
+medians of processor time, so that other work on the machine counts little; the gaps are wall time, and
+want a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+
+from policies.assign import point, unit_hash
+from policies.bandit import Bandit, Objective, refresh
+from policies.contextual import Contextual, ensemble
+from policies.features import Categorical, Numeric
+from policies.linear import LinearSums
+from policies.model import Learned, RewardSums, decide
+from policies.prior import Model
+
+Job = tuple[Bandit, Learned]
+
+
+def job(variants: int, model: Model, rng: np.random.Generator, spread: float = 0.1) -> Job:
+    """A bandit in mid-flight: thousands of rewards, nothing decided, an allocation in force."""
+    names = tuple(f"v{k}" for k in range(variants))
+    plan = Bandit(names, (Objective("m", model),), floor=0.01 / variants)
+    counts = rng.integers(100, 20_000, variants)
+    means = 0.3 + spread * rng.random(variants)
+    sums = {
+        (name, "m"): RewardSums(float(n), float(round(n * m)), float(round(n * m * 1.3)))
+        for name, n, m in zip(names, counts, means, strict=True)
+    }
+    before, _ = refresh(plan, Learned())
+    return plan, Learned(sums=sums, previous=before)
+
+
+def milliseconds(work: Callable[[], object], repetitions: int = 50) -> float:
+    work()
+    times = []
+    for _ in range(repetitions):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return 1e3 * statistics.median(times)
+
+
+def microseconds(work: Callable[[], object], batch: int = 2000) -> float:
+    def many() -> None:
+        for _ in range(batch):
+            work()
+
+    return 1e3 * milliseconds(many, 9) / batch
+
+
+def one_route(rng: np.random.Generator) -> dict[str, float]:
+    rows = {}
+    for model in ("boolean", "real", "count"):
+        for variants in (2, 5, 20, 100):
+            plan, learned = job(variants, model, rng)
+            rows[f"{model}, {variants} variants"] = milliseconds(lambda p=plan, x=learned: refresh(p, x))  # type: ignore[misc]
+    fresh = job(5, "boolean", rng)[0]
+    rows["boolean, 5 variants, no rewards yet"] = milliseconds(lambda: refresh(fresh, Learned()))
+    return rows
+
+
+async def gaps(work: Callable[[], Coroutine[Any, Any, None]]) -> tuple[float, float, float]:
+    """Runs ``work`` beside a loop that only comes round; its time, the longest and the 99th gap, in ms."""
+    seen: list[float] = []
+    done = asyncio.Event()
+
+    async def come_round() -> None:
+        last = time.perf_counter()
+        while not done.is_set():
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            seen.append(now - last)
+            last = now
+
+    watcher = asyncio.create_task(come_round())
+    await asyncio.sleep(0.02)
+    seen.clear()
+    start = time.perf_counter()
+    await work()
+    took = time.perf_counter() - start
+    done.set()
+    await watcher
+    return 1e3 * took, 1e3 * max(seen), 1e3 * float(np.quantile(seen, 0.99))
+
+
+def all_routes(routes: int, variants: int, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
+    jobs = [job(variants, "boolean", rng) for _ in range(routes)]
+
+    async def on_the_loop() -> None:
+        for plan, learned in jobs:
+            refresh(plan, learned)
+            await asyncio.sleep(0)
+
+    async def each_in_a_thread() -> None:
+        for plan, learned in jobs:
+            await asyncio.to_thread(refresh, plan, learned)
+
+    async def all_in_a_thread() -> None:
+        await asyncio.to_thread(lambda: [refresh(plan, learned) for plan, learned in jobs])
+
+    ways = {
+        "a route at a time, on the loop": on_the_loop,
+        "a route at a time, in a thread": each_in_a_thread,
+        "all at once, in a thread": all_in_a_thread,
+    }
+    return {name: asyncio.run(gaps(work)) for name, work in ways.items()}
+
+
+def one_decision(rng: np.random.Generator) -> dict[str, float]:
+    plan, learned = job(5, "boolean", rng)
+    allocation, _ = refresh(plan, learned)
+    salt, unit = b"route" * 6, b"user-1234567"
+    features = (Categorical("tier", ("free", "paid")), Numeric("length", 0, 1000))
+    contextual = Contextual(plan.variants, "m", features)
+    sums = {v: LinearSums.of(rng.normal(size=(200, 5)), rng.normal(size=200)) for v in plan.variants}
+    drawn = ensemble(contextual, sums, rng)
+    rows = iter(rng.uniform(-1, 1, (100_000, 5)).tolist())
+    raw = {"tier": "paid", "length": "512"}
+    return {
+        "unit_hash": microseconds(lambda: unit_hash(salt, unit)),
+        "unit_hash, point and decide": microseconds(lambda: decide(allocation, point(unit_hash(salt, unit)))),
+        "decide": microseconds(lambda: decide(allocation, 0.7)),
+        "contextual, a row seen before": microseconds(lambda: drawn.decide(raw, 0.7)),
+        "contextual, a new row (256 draws)": microseconds(
+            lambda: drawn.decide_row(tuple(next(rows)), 0.7), 500
+        ),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="What deciding costs.")
+    parser.add_argument("--routes", type=int, default=100)
+    parser.add_argument("--variants", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    rng = np.random.default_rng(1)
+    route, everything, decision = (
+        one_route(rng),
+        all_routes(given.routes, given.variants, rng),
+        one_decision(rng),
+    )
+    if given.json:
+        json.dump({"refresh_ms": route, "loop_ms": everything, "decision_us": decision}, sys.stdout, indent=1)
+        print()
+        return 0
+    print("one refresh (posteriors, P(best), loss, ranges)          median ms")
+    for name, value in route.items():
+        print(f"  {name:52} {value:10.2f}")
+    print(
+        f"\n{given.routes} routes x {given.variants} variants                total ms  longest gap  99 % of gaps"
+    )
+    for name, (took, longest, usual) in everything.items():
+        print(f"  {name:32} {took:10.1f} {longest:12.2f} {usual:13.2f}")
+    print("\none decision                                             median µs")
+    for name, value in decision.items():
+        print(f"  {name:52} {value:10.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
