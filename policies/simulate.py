@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from policies import bandit, summary
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit
+from policies.canary import Canary
 from policies.model import Discounted, Learned, RewardSums
 from policies.posterior import interval
 from policies.prior import posteriors
+from policies.single import Single
 from policies.split import Split
 from policies.summary import Estimated
 from policies.worlds import World
@@ -312,6 +314,8 @@ def _without(plan: Plan, absent: set[str]) -> Plan:
         return replace(plan, variants=tuple(v for v in plan.variants if v not in absent))
     if isinstance(plan, Split):
         return replace(plan, weights=tuple((v, w) for v, w in plan.weights if v not in absent))
+    if isinstance(plan, Canary) and plan.candidate in absent:
+        return Single(plan.baseline)
     return plan
 
 

@@ -1,0 +1,158 @@
+"""Each policy in each synthetic world: the tables of docs/statistics.md, as Markdown.
+
+    python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--rollouts]
+
+Everything comes from `policies.simulate` and `policies.simulate_rollout`, which run the policies' own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from math import isfinite
+
+from policies import simulate, simulate_rollout
+from policies.allocate import Plan
+from policies.bandit import Bandit, Objective, Stop
+from policies.canary import Canary
+from policies.guardrails import Guardrail
+from policies.rollout import Plan as RolloutPlan
+from policies.rollout import Stage
+from policies.simulate import Report
+from policies.split import Split
+from policies.summary import Estimated
+from policies.worlds import World, standard
+
+GOAL = (Objective("reward"),)
+
+
+def bandit(world: World, **rest: object) -> Bandit:
+    return Bandit(world.variants, GOAL, **rest)  # type: ignore[arg-type]
+
+
+POLICIES: dict[str, Callable[[World], Plan]] = {
+    "even split": lambda w: Split.of(dict.fromkeys(w.variants, 1.0)),
+    "canary of the best, 10 %": lambda w: Canary(w.variants[0], w.variants[-1], 0.1),
+    "thompson": lambda w: bandit(w, stop=Stop(0.99)),
+    "thompson, floor 5 %": lambda w: bandit(w, floor=0.05, stop=Stop(0.99)),
+    "top-two": lambda w: bandit(w, algorithm="top_two", stop=Stop(0.99)),
+    "thompson, half-life 10 min": lambda w: bandit(w, floor=0.01, half_life=600.0),
+    "thompson, stops at 99 %": lambda w: bandit(w, stop=Stop(0.99, then="single")),
+}
+
+
+def number(x: float, digits: int = 0) -> str:
+    return f"{x:,.{digits}f}" if isfinite(x) else "never"
+
+
+def ranged(e: Estimated | None, digits: int = 0) -> str:
+    return (
+        ""
+        if e is None
+        else f"{number(e.value, digits)} ({number(e.low, digits)} to {number(e.high, digits)})"
+    )
+
+
+def percent(e: Estimated | None) -> str:
+    return "" if e is None else f"{100 * e.value:.0f} % ({100 * e.low:.0f} to {100 * e.high:.0f})"
+
+
+def when(e: Estimated | None) -> str:
+    return "" if e is None else number(e.value)
+
+
+def regrets(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
+    print("| policy | " + " | ".join(worlds) + " |")
+    print("|---" * (len(worlds) + 1) + "|")
+    for policy in POLICIES:
+        cells = [ranged(reports[policy, world].regret) for world in worlds]
+        print(f"| {policy} | " + " | ".join(cells) + " |")
+
+
+def details(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
+    print(
+        "| world | policy | on the best | settled | after | bad one left | after "
+        "| named a winner | wrongly | coverage |"
+    )
+    print("|---" * 10 + "|")
+    for world in worlds:
+        for policy in POLICIES:
+            r = reports[policy, world]
+            cells = (
+                percent(r.best_share),
+                percent(r.settled),
+                when(r.time_to_settle),
+                percent(r.detected),
+                when(r.time_to_detect),
+                percent(r.stopped),
+                percent(r.false_alarms),
+                percent(r.coverage),
+            )
+            print(f"| {world} | {policy} | " + " | ".join(cells) + " |")
+
+
+def allocations(repetitions: int, refreshes: int, seed: int) -> None:
+    worlds = standard()
+    reports = {}
+    for name, world in worlds.items():
+        for policy, plan in POLICIES.items():
+            note(f"{name}: {policy}")
+            reports[policy, name] = simulate.run(
+                plan(world), world, repetitions=repetitions, refreshes=refreshes, seed=seed
+            )
+    print("Regret (95 % interval):\n")
+    regrets(reports, list(worlds))
+    print("\nThe rest:\n")
+    details(reports, list(worlds))
+
+
+def rollouts(repetitions: int, seed: int) -> None:
+    plan = RolloutPlan("v1", "v2", (Stage(0.05, 600, 500), Stage(0.25, 600, 500), Stage(0.5, 600)))
+    rails = (
+        Guardrail("error_rate", max_increase=0.01),
+        Guardrail("latency_p95", max_ratio=1.3),
+        Guardrail("correct", max_decrease=0.03),
+    )
+    print(
+        "| candidate | promoted | rolled back | other | end after, s | detected after, s | requests to it |"
+    )
+    print("|---" * 7 + "|")
+    for name, world in simulate_rollout.standard().items():
+        note(name)
+        tick = 10.0 if world.rate > 1 else 600.0
+        r = simulate_rollout.run(plan, rails, world, repetitions=repetitions, tick=tick, seed=seed)
+        other = ", ".join(
+            f"{k} {percent(v)}" for k, v in r.ended.items() if k not in ("promoted", "rolled_back")
+        )
+        cells = (
+            percent(r.ended.get("promoted")) or "0",
+            percent(r.ended.get("rolled_back")) or "0",
+            other,
+            when(r.time_to_end),
+            when(r.time_to_detect),
+            ranged(r.exposed),
+        )
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def note(text: str) -> None:
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Each policy in each synthetic world.")
+    parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--refreshes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rollouts", action="store_true", help="canary rollouts instead")
+    given = parser.parse_args()
+    if given.rollouts:
+        rollouts(given.repetitions, given.seed)
+    else:
+        allocations(given.repetitions, given.refreshes, given.seed)
+
+
+if __name__ == "__main__":
+    main()
