@@ -161,6 +161,13 @@ async def test_concurrent_reports_of_the_same_count_once(store: Store) -> None:
     assert await sums_of(store) == RewardSums(20, 20.0, 20.0)
 
 
+async def test_hundreds_of_callers_at_once(store: Store) -> None:
+    results = await asyncio.gather(*(store.reward([reward(of=outcome(T0 + i))]) for i in range(300)))
+    assert results == [["accepted"]] * 300
+    assert await sums_of(store) == RewardSums(300, 300.0, 300.0)
+    await asyncio.gather(*(store.changed() for _ in range(300)))
+
+
 async def test_metric_names(store: Store) -> None:
     assert await store.metric_names() == []
     await store.reward([reward(1.0, metric=name) for name in ("b", "a", "b")])

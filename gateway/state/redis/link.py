@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -24,6 +25,8 @@ from gateway.state.redis.scripts import Script
 
 _TIMEOUT: Final = 5.0
 _GLOBAL: Final = "."
+_CONNECTIONS: Final = 48
+"""At the same time; redis-py's pool has room for a hundred."""
 _AT_ONCE: Final = 500
 """Commands in one pipeline."""
 
@@ -46,6 +49,8 @@ class Link:
         self._address = urlunsplit((scheme, parts.netloc, parts.path, urlencode(query), ""))
         self._is_cluster = kind == "cluster"
         self._connected: Redis | RedisCluster | None = None
+        self._gate = asyncio.Semaphore(_CONNECTIONS)
+        """Callers wait here; in the client's own pool they would fail."""
 
     @property
     def _client(self) -> Redis | RedisCluster:
@@ -74,7 +79,8 @@ class Link:
     async def command(self, *parts: Any) -> Any:
         """One command; raises StoreUnavailable."""
         with self.plainly():
-            return await cast("Awaitable[Any]", self._client.execute_command(*parts))
+            async with self._gate:
+                return await cast("Awaitable[Any]", self._client.execute_command(*parts))
 
     async def settings(self, pattern: str) -> dict[str, str]:
         """What one server says of its configuration."""
@@ -90,11 +96,16 @@ class Link:
                 pipeline = self._pipeline()
                 for command in commands[at : at + _AT_ONCE]:
                     pipeline.execute_command(*command)
-                found += await pipeline.execute()
+                async with self._gate:
+                    found += await pipeline.execute()
         return found
 
     async def run(self, script: Script, base: str, *arguments: Any, wait: bool = False) -> Any:
         """One script on the keys that begin with ``base``; with ``wait``, once the replicas have it too."""
+        async with self._gate:
+            return await self._run_either(script, base, arguments, wait)
+
+    async def _run_either(self, script: Script, base: str, arguments: tuple[Any, ...], wait: bool) -> Any:
         with self.plainly():
             try:
                 return await self._run(("EVALSHA", script.digest, 1, base, *arguments), wait)
