@@ -64,6 +64,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("backend_reset", 502, "The backend closed the connection before it answered."),
     ("backend_protocol", 502, "The backend's answer is not valid HTTP."),
     ("backend_first_byte_timeout", 504, "The backend did not begin to answer in time."),
+    ("backend_stalled", 504, "The backend has stopped answering; see its health."),
     ("backend_idle_timeout", 504, "The backend's answer stalled."),
     ("backend_total_timeout", 504, "The backend did not finish in time."),
     ("backend_truncated", 502, "The backend's answer broke off."),

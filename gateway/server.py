@@ -18,6 +18,7 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import uvicorn
@@ -34,6 +35,7 @@ from gateway.config.watch import watch_file
 from gateway.control.app import build
 from gateway.control.context import Action, Live
 from gateway.dataplane.auth import ANYONE, LOCAL, Principal, Verifier
+from gateway.dataplane.comparing import Comparer
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot, Table
@@ -91,7 +93,7 @@ class Gateway:
         self.store = open_store(document.store)
         await self.store.open()
         self.sealer = Sealer({1: await self.store.secret("decision-id")}, current=1)
-        self.registry = Registry(loop)
+        self.registry = Registry(loop, self._tell_health)
         self.random = clock.chance()
         self.recorder = Recorder(
             self.store if document.record.enabled else Unrecorded(),
@@ -235,8 +237,8 @@ class Gateway:
     def _worker(self, snapshot: Snapshot) -> Worker:
         shadow = Shadower(
             pool=self._shadow_address,
-            compare=lambda copy, answer, body: (None, None, ""),
             record=self._shadowed,
+            comparer=Comparer(),
         )
         worker = Worker(
             loop=self.loop,
@@ -251,6 +253,7 @@ class Gateway:
         )
         shadow.worker = worker
         worker.addresses = lambda: tuple(self.registry.addresses.values())
+        worker.healths = lambda: tuple(self.registry.healths.values())
         return worker
 
     def _shadow_address(self, variant: Any) -> Any:
@@ -278,6 +281,10 @@ class Gateway:
         self.metrics_.epoch.labels(name).set(epoch)
         for variant, probability in allocation.as_dict().items():
             self.metrics_.share.labels(name, variant).set(probability)
+
+    def _tell_health(self, kind: str, data: Mapping[str, Any]) -> None:
+        log.warning("%(backend)s at %(address)s: %(state)s (%(reason)s)", data)
+        self._spawn(self._emit_quietly(kind, "", data))
 
     def _announce(self, record: Published) -> None:
         data = {"epoch": record.epoch, "allocation": dict(record.probabilities), "reason": record.reason}
@@ -329,10 +336,12 @@ class Gateway:
         m.advance(m.shadows, worker.shadow.counts)
         m.advance(m.record, self.recorder.counts)
         m.advance(m.rewards, self.rewards.counts)
+        now = perf_counter()
         for (endpoint, shadow), address in self.registry.addresses.items():
             if not shadow:
                 m.in_flight.labels(str(endpoint)).set(address.in_flight)
-                m.healthy.labels(str(endpoint)).set(0 if address.probed_down else 1)
+                well = all(h.state(address, now) == "healthy" for h in worker.healths())
+                m.healthy.labels(str(endpoint)).set(1 if well else 0)
 
     # The control API's context --------------------------------------------------------------------------
     def document(self) -> Document:
@@ -347,11 +356,12 @@ class Gateway:
         routed = self.worker.snapshot.routes.get(route)
         if held is None or routed is None:
             return None
+        now = perf_counter()
         health = {
             name: [
                 {
                     "address": address.name,
-                    "state": "unhealthy" if address.probed_down else "healthy",
+                    "state": variant.backend.health.state(address, now),
                     "in_flight": address.in_flight,
                     "waiting": len(variant.backend.gate.waiting),
                 }

@@ -86,13 +86,15 @@ class Ejection(Part):
     """Below so many requests in ``window`` the rate says nothing."""
     window: Positive = 10.0
     base: Positive = 10.0
-    """The first ejection lasts this long, the n-th in a row n times as long ..."""
+    """The first ejection lasts this long, each further one in a row twice as long ..."""
     max: Positive = 300.0
     """... but never longer than this."""
     max_share: Share = 0.5
     """Never more of the addresses than this are ejected at once."""
     panic: Share = 0.5
     """With a smaller share of healthy addresses than this, health is ignored: all share the load."""
+    silence: Duration = 0.25
+    """Silent for so long, and for several times the usual, while requests wait: taken for hung. 0: never."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -20,13 +21,17 @@ from gateway.dataplane.snapshot import (
     Fixed,
     Limits,
     RoutePlan,
+    ShadowLimits,
     Snapshot,
     Statics,
     Table,
     Timeouts,
     VariantPlan,
 )
+from gateway.transport import health
 from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
+from policies import ejection
+from policies.agreement import Comparison
 from policies.model import Allocation
 
 CONNECT_CODES: Final = frozenset(
@@ -37,12 +42,15 @@ RESET_CODES: Final = frozenset(("backend_reset", "backend_protocol"))
 
 
 class Registry:
-    """The addresses and gates of one process. They outlive the configurations that name them."""
+    """The addresses, gates and health of one process. They outlive the configurations that name them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Tell) -> None:
+        """``tell`` hears of what becomes of addresses' health."""
         self._loop = loop
+        self._tell = tell
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         self.gates: dict[str, Gate] = {}
+        self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
 
     def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address:
@@ -60,6 +68,17 @@ class Registry:
         known.idle_most = backend.pool.size
         return known
 
+    def backend(self, name: str, document: BackendDocument, chance: Callable[[], float]) -> Backend:
+        """The backend ``name`` as ``document`` has it, with what is known of its addresses."""
+        addresses = [self.address(document, place) for place in range(len(document.addresses))]
+        found = self.healths.setdefault(name, health.Health(name, self._tell))
+        found.configure(addresses, _settings(document))
+        rules = document.ejection
+        for address in addresses:
+            address.silence = rules.silence if rules is not None else 0.0
+        gate = self.gate(name, document)
+        return Backend(name, addresses, gate, chance, health=found, balance=document.balance)
+
     def gate(self, name: str, backend: BackendDocument) -> Gate:
         limit = Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
         gate = self.gates.setdefault(name, Gate(limit))
@@ -75,6 +94,26 @@ class Registry:
         }
         for key in [k for k in self.addresses if (k[0].scheme, k[0].host, k[0].port) not in named]:
             self.addresses.pop(key).close()
+        for name in [n for n in self.healths if n not in document.backends]:
+            del self.healths[name]
+
+
+def _settings(backend: BackendDocument) -> ejection.Settings:
+    rules = backend.ejection
+    if rules is None:
+        return replace(health.OFF, slow_start=backend.slow_start)
+    return ejection.Settings(
+        consecutive_local=rules.local_consecutive,
+        consecutive_remote=rules.consecutive,
+        interval=rules.window,
+        failure_share=2.0 if rules.rate is None else rules.rate,
+        min_requests=rules.min_requests,
+        base=rules.base,
+        longest=rules.max,
+        max_ejected=rules.max_share,
+        panic=rules.panic,
+        slow_start=backend.slow_start,
+    )
 
 
 def _tls_digest(backend: BackendDocument) -> str:
@@ -106,15 +145,7 @@ def compile_document(
     verify: Verifier | None = None,
 ) -> Snapshot:
     """``allocations``: (epoch, allocation) of each route. Raises ssl.SSLError or OSError for bad TLS files."""
-    backends = {
-        name: Backend(
-            name,
-            [registry.address(b, place) for place in range(len(b.addresses))],
-            registry.gate(name, b),
-            chance,
-        )
-        for name, b in document.backends.items()
-    }
+    backends = {name: registry.backend(name, b, chance) for name, b in document.backends.items()}
     routes = {
         name: _route(name, route, document, backends, allocations[name], statics)
         for name, route in document.routes.items()
@@ -160,6 +191,7 @@ def _limits(limits: LimitsDocument) -> Limits:
         write_timeout=limits.write_timeout,
         control_body=limits.control_body,
         pipeline=limits.pipeline,
+        shadow=ShadowLimits(**limits.shadow.model_dump()),
     )
 
 
@@ -235,6 +267,13 @@ def _route(
         shadows=tuple((variants[key], share) for key, share in allocation[1].shadows),
         needs_body=_needs_body(route),
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
+        hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
+        comparison=Comparison(
+            form=route.comparison.type,
+            paths=route.comparison.paths,
+            argmax=route.comparison.argmax or None,
+            tolerance=route.comparison.tolerance,
+        ),
     )
 
 

@@ -18,15 +18,8 @@ from gateway.config.references import Finding
 PENDING: Final = frozenset(
     {
         "metrics.NAME.missing",
-        "backends.NAME.balance",
-        "backends.NAME.health",
-        "backends.NAME.ejection",
-        "backends.NAME.slow_start",
         "routes.NAME.policy.gate",
         "routes.NAME.policy.features",
-        "routes.NAME.hedge",
-        "routes.NAME.comparison",
-        "limits.shadow",
         "telemetry.traces",
     }
 )

@@ -154,6 +154,8 @@ class ShadowLimits(Part):
     timeout: Positive = 30.0
     answer: Size = 1024 * 1024
     """The most of an answer that is read for comparison."""
+    load: Above = 512
+    """With more requests than this under way no copies are made."""
 
 
 class Limits(Part):

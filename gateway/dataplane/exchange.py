@@ -3,15 +3,16 @@
 States, and what moves a request between them:
 
     READING     the decision waits for the body (a body rule)        → body complete → decide
-    QUEUED      the address has as many requests as it may           → a slot → CONNECTING / WAITING; too long → next
+    QUEUED      the backend has as many requests as it may           → a slot → CONNECTING / WAITING; too long → next
     CONNECTING  a new connection is being made                       → connected → WAITING; refused, too long → next
     BACKOFF     a retry waits for its turn                           → due → attempt
-    WAITING     the request is (being) sent, no byte of an answer    → head → RELAYING; error, too long → next
+    WAITING     the request is (being) sent, no byte of an answer    → head → RELAYING; error, silence, too long → next
     RELAYING    the head went to the client                          → end → DONE; broken → abort the client, DONE
     DONE        recorded; nothing more happens
 
 "next" is a retry, the next variant of the fallback list, or an error answer, decided by what failed, what the
-client has had (nothing yet) and whether it is still there. The client's leaving ends every state at once.
+client has had (nothing yet) and whether it is still there (`gateway.dataplane.failures`). The client's leaving
+ends every state at once.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import json
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane import bodies
-from gateway.dataplane.attempts import UNSENT, fallback_to, moves_on, repeat_safe, retry_wanted
+from gateway.dataplane import bodies, failures, hedging
+from gateway.dataplane.attempts import elsewhere, moves_on
 from gateway.dataplane.discard import Discarding
 from gateway.dataplane.headers import STATUS_LINES
 from gateway.dataplane.heads import answer_framing, our_lines, request_head
-from gateway.dataplane.snapshot import Choice, Fixed, RoutePlan, VariantPlan
+from gateway.dataplane.own_answer import fail
+from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
+from gateway.dataplane.states import CONNECTING, DONE, NEVER, QUEUED, READING, RELAYING, WAITING
 from gateway.dataplane.tunnel import Tunnel
-from gateway.errors import CODES, TurnoutError, render
+from gateway.errors import TurnoutError
 from gateway.record.events import Outcome
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.pool import Address, Gate
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
     from gateway.dataplane.protocol import ClientProtocol
     from gateway.dataplane.worker import Worker
 
-READING, QUEUED, CONNECTING, BACKOFF, WAITING, RELAYING, DONE = range(7)
-NEVER: Final = float("inf")
 BIG: Final = 65_536
 """A body from here on is written piece by piece instead of being joined (copied)."""
 
@@ -72,6 +73,7 @@ class Exchange:
         "head",
         "head_bytes",
         "head_ms",
+        "hedge",
         "holds_place",
         "out",
         "plan",
@@ -81,6 +83,7 @@ class Exchange:
         "replayable",
         "request_id",
         "retries",
+        "retrying",
         "route",
         "sent",
         "sent_at",
@@ -119,9 +122,11 @@ class Exchange:
         self.connection: BackendConnection | None = None
         self.address: Address | None = None
         self.task: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self.hedge: hedging.Hedge | asyncio.TimerHandle | None = None
         self.attempts: list[list[object]] | None = None
         self.tried: list[Address] = []
         self.retries = 0
+        self.retrying = False
         self.repeated = False
         self.waited = 0.0
         self.backend_ms = 0.0
@@ -187,7 +192,7 @@ class Exchange:
             self.worker.active.discard(self)
             self.client.answer_error(self, error)
             return
-        self._attempt()
+        self.attempt()
 
     def _choose(self) -> None:
         """Who gets it: one hash or one draw, one bisection."""
@@ -251,41 +256,60 @@ class Exchange:
         return found
 
     # Attempts ---------------------------------------------------------------------------------------
-    def _attempt(self) -> None:
+    def attempt(self) -> None:
+        """Tries ``plan``: at once, or from the queue."""
         backend = self.plan.backend
-        address = backend.single or backend.pick(self.tried)
+        address = backend.single
+        if address is None or backend.health.troubled:
+            address = self._pick()
+            if address is None:
+                return
         self.address = address
-        if not self.worker.usable(address, self):
-            self.state = CONNECTING
-            self._next("backend_unhealthy", f"{address.name} is ejected", sent=False)
-            return
         gate = backend.gate
         if gate.in_flight >= gate.limit.in_flight:
             self._queue(gate)
             return
         gate.in_flight += 1
-        self._dispatch(address)
+        self.dispatch(address)
+
+    def _pick(self) -> Address | None:
+        """Where to send it; None if nowhere, which is dealt with."""
+        backend = self.plan.backend
+        now = perf_counter()
+        stands_by = backend.health.troubled and elsewhere(self)
+        address = backend.pick(now, self.tried, elsewhere=stands_by)
+        if address is None:
+            self.address = None
+            failures.next_step(self, "backend_unhealthy", f"none of {backend.name} may be used", sent=False)
+        return address
 
     def _queue(self, gate: Gate) -> None:
         self.state = QUEUED
         self.address = None
-        if gate.crowded:
-            self._next(
-                "backend_overloaded", f"{self.plan.backend.name} has no place left to wait in", sent=False
-            )
+        if gate.crowded or gate.hopeless():
+            detail = f"{self.plan.backend.name} has no place left to wait in"
+            failures.next_step(self, "backend_overloaded", detail, sent=False)
             return
         gate.waiting.append(self)
-        self.deadline = min(perf_counter() + gate.limit.wait, self.total_deadline)
+        self.sent_at = perf_counter()
+        self.deadline = min(self.sent_at + gate.limit.wait, self.total_deadline)
 
     def on_slot(self) -> None:
         """A place became free at the backend this request queued for."""
         if self.state == QUEUED:
+            self.waited += perf_counter() - self.sent_at
             backend = self.plan.backend
+            address = backend.single
+            if address is None or backend.health.troubled:
+                address = self._pick()
+                if address is None:
+                    return
+            self.address = address
             backend.gate.in_flight += 1
-            self.address = address = backend.single or backend.pick(self.tried)
-            self._dispatch(address)
+            self.dispatch(address)
 
-    def _dispatch(self, address: Address) -> None:
+    def dispatch(self, address: Address) -> None:
+        """A place at the backend is held: sends on a resting connection, or makes a new one."""
         self.holds_place = True
         address.in_flight += 1
         connection = None if self.repeated else address.resting()
@@ -314,7 +338,7 @@ class Exchange:
         connection.begin(self, head=head.method == b"HEAD")
         self.state = WAITING
         assert self.address is not None
-        body, size = self._body(plan)
+        body, size = self.body_for(plan)
         parts = request_head(self, plan, self.address, size)
         if body:
             if head.chunked and not self.complete:
@@ -341,18 +365,19 @@ class Exchange:
             self.deadline = min(self.sent_at + first, self.total_deadline)
         else:
             self.deadline = self.total_deadline
+        if self.route.hedge_after:
+            hedging.arm(self)
 
-    def _body(self, plan: VariantPlan) -> tuple[list[bytes], int]:
+    def body_for(self, plan: VariantPlan) -> tuple[list[bytes], int]:
         """The body as ``plan`` wants it, and its size as far as it is here."""
         if plan.model is None:
             return self.chunks, self.body_bytes
         rewritten = bodies.with_model(self.chunks, plan.model)
         return (self.chunks, self.body_bytes) if rewritten is None else ([rewritten], len(rewritten))
 
-    def shadow_head(self, plan: VariantPlan, address: Address) -> bytes:
+    def shadow_head(self, plan: VariantPlan, address: Address, size: int) -> bytes:
         """The head of a copy for a shadow; the body is known to be whole."""
         self.head.credential_lines = []  # a shadow is no place for credentials
-        _, size = self._body(plan)
         return b"".join(request_head(self, plan, address, size))
 
     def _send_more(self) -> None:
@@ -381,8 +406,9 @@ class Exchange:
         if self.route.retains and self.body_bytes <= self.route.buffer_limit:
             return
         self.replayable = False
-        self.shadows = None
-        self.captured = None
+        if self.shadows:
+            self.worker.shadow.drop(self, self.shadows, "body_too_large")
+            self.shadows = self.captured = None
         self.chunks.clear()
         self.sent = 0
 
@@ -406,17 +432,13 @@ class Exchange:
         now = perf_counter()
         self.backend_ms = (now - self.sent_at) * 1e3
         status = answer.status
+        if self.hedge is not None:
+            hedging.end(self)
         if status >= 500:
-            self._observe("backend_status")
-            if moves_on(self, status):
-                assert self.connection is not None
-                connection, self.connection = self.connection, None
-                Discarding.start(connection, self.worker)
-                self._next("backend_status", f"it answered {status}", sent=True, status=status)
+            if not self._accept_bad(status, now):
                 return
-            self.error = self.error or "backend_status"
         else:
-            self._observe("")
+            self._accept_good(now)
         self.state = RELAYING
         self.status = status
         if self.captured is not None:
@@ -426,8 +448,6 @@ class Exchange:
         framing = answer_framing(self, answer)
         if not self.complete:
             self.head.close = True
-        if client.write_paused:  # by the answer before
-            self.pause_answer()
         self.head_ms = (now - self.started - self.waited) * 1e3 - self.backend_ms
         self.head_bytes = b"".join(
             (
@@ -441,6 +461,36 @@ class Exchange:
         )
         idle = self.route.timeouts.idle
         self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
+        if client.write_paused:  # by the answer before
+            self.pause_answer()
+
+    def _accept_good(self, now: float) -> None:
+        address = self.address
+        assert address is not None
+        if self.complete:
+            address.answered(self.backend_ms, now)
+        else:
+            address.heard = now  # early: it says nothing about how long answers take
+        health = self.plan.backend.health
+        health.good(address, now)
+        if address.suspect:
+            address.reconsider(health, self.backend_ms, now)
+        if self.error and self.plan is self.choice.variant:
+            self.error = self.error_detail = ""  # a repetition has mended it
+
+    def _accept_bad(self, status: int, now: float) -> bool:
+        """False where something better than passing the error on can be done, and is."""
+        assert self.address is not None
+        self.address.heard = now
+        failures.observe(self, "backend_status")
+        if moves_on(self, status):
+            assert self.connection is not None
+            connection, self.connection = self.connection, None
+            Discarding.start(connection, self.worker)
+            failures.next_step(self, "backend_status", f"it answered {status}", sent=True, status=status)
+            return False
+        self.error = self.error or "backend_status"
+        return True
 
     def on_data(self, data: bytes) -> None:
         self.answer_bytes += len(data)
@@ -450,7 +500,7 @@ class Exchange:
 
     def _capture(self, data: bytes) -> None:
         assert self.captured is not None
-        if self.answer_bytes <= self.worker.shadow.answer_limit:
+        if self.answer_bytes <= self.worker.shadow.limits.answer:
             self.captured.append(data)
         else:
             self.captured = None
@@ -472,9 +522,11 @@ class Exchange:
         self.head_bytes = b""
         self.client.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
-        idle = self.route.timeouts.idle
-        if idle and self.state == RELAYING:
-            self.deadline = min(perf_counter() + idle, self.total_deadline)
+        if self.state == RELAYING and not self.client.write_paused:
+            now = perf_counter()
+            self._arm_idle(now)
+            assert self.address is not None
+            self.address.heard = now
 
     def on_end(self) -> None:
         if self.state != RELAYING:
@@ -490,144 +542,61 @@ class Exchange:
         self.connection = None
         if out:
             self.client.write(out[0] if len(out) == 1 else b"".join(out))
-        self._leave()
-        self._done()
+        self.leave()
+        self.done()
         self.client.answered(self)
 
-    # What goes wrong --------------------------------------------------------------------------------
+    # What goes wrong: see `gateway.dataplane.failures` ----------------------------------------------
     def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
-        self.connection = None
-        self.task = None
-        state = self.state
-        if state == DONE:
-            return
-        if state == RELAYING:
-            self._broke_off(code, detail)
-            return
-        if fresh and not self.repeated and repeat_safe(self):
-            # The idle-close race: nobody's fault, so once more on a new connection to the same place.
-            self.repeated = True
-            assert self.address is not None
-            address = self.address
-            address.in_flight -= 1  # `_dispatch` counts it again
-            self._rewind()
-            self._dispatch(address)
-            return
-        if not fresh:
-            self._observe(code)
-        self._next(code, detail, sent=code not in UNSENT)
+        failures.on_failure(self, code, detail, fresh=fresh)
 
     def expire(self, now: float) -> None:
         """The deadline has passed."""
-        state = self.state
-        total = now >= self.total_deadline
-        self.deadline = NEVER
-        if state == READING:
-            self._fail(TurnoutError("request_timeout"))
-        elif state == QUEUED:
-            self._next("backend_overloaded", "it waited for a place as long as it may", sent=False)
-        elif state == BACKOFF:
-            self.task = None
-            self._attempt()
-        elif state == CONNECTING:
-            self._cancel_attempt()
-            code = "backend_total_timeout" if total else "backend_connect_timeout"
-            self._observe(code)
-            self._next(code, "", sent=False)
-        elif state == WAITING:
-            self._cancel_attempt()
-            code = "backend_total_timeout" if total else "backend_first_byte_timeout"
-            self._observe(code)
-            self._next(code, "", sent=True)
-        elif state == RELAYING:
-            self._cancel_attempt()
-            code = "backend_total_timeout" if total else "backend_idle_timeout"
-            self._broke_off(code, "")
+        failures.expire(self, now)
 
-    def _broke_off(self, code: str, detail: str) -> None:
-        """After the first byte there is no way back: the client must see that the answer is not whole."""
-        self._observe(code)
-        self._leave()
-        self.error = code
-        self.error_detail = detail
-        self._note(code)
-        self._done()
-        self.client.abort()
+    def waits_at(self, address: Address, since: float) -> bool:
+        """Whether it has waited for ``address`` since before ``since``, through no fault of its client."""
+        return (
+            self.address is address
+            and self.sent_at <= since
+            and (self.state == CONNECTING or (self.state == WAITING and self.complete))
+        )
 
-    def _next(self, code: str, detail: str, *, sent: bool, status: int = 0) -> None:
-        """A retry, the next variant of the fallback list, or an error answer."""
-        self._leave()
-        self._note(status or code)
-        if self.started is not None and self.state in (WAITING, CONNECTING):
-            self.waited += perf_counter() - self.sent_at
-        if self.plan is self.choice.variant:
-            self.error = code
-            self.error_detail = detail
-        if perf_counter() >= self.total_deadline:
-            self._fail(
-                TurnoutError("backend_total_timeout", f"{self.plan.name}: the time for the request is spent.")
-            )
-            return
-        if retry_wanted(self, code, status, sent=sent):
-            self._retry()
-            return
-        following = fallback_to(self, code, status, sent=sent)
-        if following is None:
-            message = f"{CODES[code].message[:-1]} ({detail})." if detail else ""
-            self._fail(TurnoutError(code, message, retry_after=1.0 if CODES[code].status == 503 else None))
-        elif isinstance(following, Fixed):
-            self._answer_fixed(following)
-        else:
-            self.plan = following
-            self.retries = 0
-            self.repeated = False
-            self.tried.clear()
-            self._rewind()
-            self._attempt()
+    def on_silence(self) -> None:
+        """The address that it waits at has fallen silent."""
+        failures.on_silence(self)
 
-    def _rewind(self) -> None:
+    def rewind(self) -> None:
+        """What was sent must be sent again."""
         self.sent = 0
 
-    def _retry(self) -> None:
-        self.retries += 1
-        self.worker.budget.retried()
-        if self.address is not None:
-            self.tried.append(self.address)
-        self._rewind()
-        route = self.route
-        ceiling = min(route.backoff_max, route.backoff_base * 2.0 ** (self.retries - 1))
-        self.state = BACKOFF
-        self.deadline = perf_counter() + self.worker.random() * ceiling
-
-    def _observe(self, code: str) -> None:
-        if self.address is not None:
-            self.worker.observe(self.address, code, self.backend_ms)
-
-    def _note(self, result: object) -> None:
-        """Keeps what came of an attempt, for the record."""
+    def note(self, result: object, spent: float | None = None) -> None:
+        """Keeps what came of an attempt, for the record. ``spent``: seconds, where it is not the main attempt's."""
         if self.attempts is None:
             self.attempts = []
         name = self.address.name if self.address is not None else ""
-        spent = (
-            (perf_counter() - self.sent_at) * 1e3 if self.state in (WAITING, CONNECTING, RELAYING) else 0.0
-        )
-        self.attempts.append([self.plan.name, name, result, round(spent, 3)])
+        if spent is None:
+            under_way = self.state in (WAITING, CONNECTING, RELAYING)
+            spent = perf_counter() - self.sent_at if under_way else 0.0
+        self.attempts.append([self.plan.name, name, result, round(spent * 1e3, 3)])
 
-    def _leave(self) -> None:
-        """Gives back the place at the address, or the one in the queue."""
+    def leave(self) -> None:
+        """Gives back the place at the backend, or the one in the queue."""
         gate = self.plan.backend.gate
+        if self.retrying:
+            self.retrying = False
+            gate.retrying -= 1
         if self.holds_place:
             self.holds_place = False
             assert self.address is not None
             self.address.in_flight -= 1
-            self.address = None
             gate.in_flight -= 1
             if gate.waiting:
-                gate.admit()
+                gate.admit(perf_counter())
         elif self.state == QUEUED and self in gate.waiting:
             gate.waiting.remove(self)
 
-    def _cancel_attempt(self) -> None:
+    def cancel_attempt(self) -> None:
         """Ends what is under way at the backend, at once."""
         connection, self.connection = self.connection, None
         task, self.task = self.task, None
@@ -635,6 +604,8 @@ class Exchange:
             connection.abandon()
         if task is not None:
             task.cancel()
+        if self.hedge is not None:
+            hedging.end(self)
         if self.upload_paused:
             self.resume_upload()
 
@@ -645,8 +616,8 @@ class Exchange:
             self.state = DONE
             return
         state = self.state
-        self._cancel_attempt()
-        self._leave()
+        self.cancel_attempt()
+        self.leave()
         if state == READING:
             self.state = DONE
             self.worker.active.discard(self)
@@ -654,8 +625,8 @@ class Exchange:
         if not self.error:
             self.error = "client_left"
         self.status = 499
-        self._note("client_left")
-        self._done()
+        self.note("client_left")
+        self.done()
 
     def refuse(self, error: TurnoutError) -> None:
         """The client's body is broken, too large or too slow: its fault, not the variant's."""
@@ -666,21 +637,28 @@ class Exchange:
             self.client_lost()
             self.client.abort()
         elif state != DONE:
-            self._cancel_attempt()
-            self._fail(error)
+            self.cancel_attempt()
+            fail(self, error)
 
     def pause_answer(self) -> None:
         if self.connection is not None:
             self.connection.pause_reading()
+            self.deadline = self.total_deadline  # the backend is not slow, its answer is not being read
 
     def resume_answer(self) -> None:
         if self.connection is not None:
             self.connection.resume_reading()
+            self._arm_idle(perf_counter())
+
+    def _arm_idle(self, now: float) -> None:
+        idle = self.route.timeouts.idle
+        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
 
     def on_tunnel(self, answer: Answer, data: bytes) -> None:
         """The backend switched protocols: from here on bytes pass unread, both ways."""
         connection, self.connection = self.connection, None
         assert connection is not None
+        self.state = RELAYING
         self.status = 101
         self.served = self.plan.name
         self.head.close = True
@@ -693,54 +671,10 @@ class Exchange:
         )
 
     def tunnel_ended(self) -> None:
-        self._leave()
-        self._done()
+        self.leave()
+        self.done()
 
-    def _fail(self, error: TurnoutError) -> None:
-        """An error answer of our own, with all that an answer carries."""
-        self._leave()
-        if self.state == READING:
-            self.state = DONE
-            self.worker.active.discard(self)
-            self.client.answer_error(self, error)
-            return
-        self.status = error.status
-        self._write_own(error.status, render(error.code, error.message, request_id=self.request_id.decode("latin-1")), b"content-type: application/json\r\n",
-                        error.retry_after)  # fmt: skip
-
-    def _answer_fixed(self, fixed: Fixed) -> None:
-        self.status = fixed.status
-        self._write_own(fixed.status, fixed.body, fixed.lines, None)
-
-    def _write_own(self, status: int, body: bytes, lines: bytes, retry_after: float | None) -> None:
-        client = self.client
-        if not self.complete:
-            self.head.close = True
-        self.head_ms = (perf_counter() - self.started - self.waited) * 1e3
-        self.answer_bytes = len(body)
-        # A bodiless status has no body, whatever a fixed answer says.
-        body_out = b"" if self.head.method == b"HEAD" or status in (204, 304) else body
-        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-        retry = b"retry-after: %d\r\n" % max(1, round(retry_after)) if retry_after is not None else b""
-        self.backend_ms = self.waited * 1e3
-        client.write(
-            b"".join(
-                (
-                    STATUS_LINES[status],
-                    lines,
-                    our_lines(self),
-                    retry,
-                    length,
-                    client.connection_line(self.head),
-                    b"\r\n",
-                    body_out,
-                )
-            )
-        )
-        self._done()
-        client.answered(self)
-
-    def _done(self) -> None:
+    def done(self) -> None:
         """Records the outcome; the only place that does."""
         if self.state == DONE:
             return
@@ -782,5 +716,5 @@ class Exchange:
             ),
         )
         worker.offer(outcome)
-        if self.shadows and self.complete:
+        if self.shadows:
             worker.shadow.offer(self)

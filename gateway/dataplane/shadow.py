@@ -1,135 +1,58 @@
 """Shadows: copies of requests to variants whose answers no client sees.
 
 A copy leaves only after the primary's answer has gone out, from a queue bounded by count and by bytes, over
-connections of its own, with limits of its own. Whatever a shadow does, the primary does not feel it; and
-offered = sent + dropped + waiting, always.
+connections of its own, with limits of its own (``limits.shadow``); each shadow has an equal part of them, so
+that one that hangs leaves room for the others. Under load copies are the first to go. Whatever a shadow does,
+the primary does not feel it; and offered = sent + dropped + waiting, always, with a reason for each drop.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane.snapshot import VariantPlan
+from gateway.dataplane.comparing import Comparer, comparable
+from gateway.dataplane.shadow_call import Copy, Original, ShadowCall
+from gateway.dataplane.snapshot import ShadowLimits, VariantPlan
+from gateway.dataplane.states import READING
 from gateway.record.events import Shadowed
-from gateway.transport.connection import Answer, BackendConnection
+from gateway.transport.connection import Answer
 from gateway.transport.pool import Address
+from policies import ejection
+from policies.agreement import Agreement
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.worker import Worker
 
-ANSWER_LIMIT: Final = 1 << 20
-"""Most bytes of an answer that are kept for comparison; a longer one is cut off and not compared."""
+BUSY: Final = 0.95
+"""The share of a second that the event loop may compute before copies are dropped for the clients' sake."""
+DEAD: Final = ejection.Settings(
+    consecutive_local=5,
+    consecutive_remote=0,
+    failure_share=2.0,
+    base=1.0,
+    longest=30.0,
+    max_ejected=1.0,
+    panic=0.0,
+    slow_start=0.0,
+)
+"""A shadow that can't be reached, hangs or breaks five times in a row is left alone for a growing while."""
 
 
-class Copy:
-    """One request to one shadow, with the primary's answer to compare with."""
+class Lane:
+    """What waits for one address of a shadow, and is under way there."""
 
-    __slots__ = (
-        "address", "body", "decision", "plan", "primary", "primary_body", "primary_lines", "primary_ms", "primary_status",
-        "request", "route", "size",
-    )  # fmt: skip
+    __slots__ = ("bytes", "group", "health", "queue", "running")
 
-    def __init__(self, exchange: Exchange, plan: VariantPlan, address: Address) -> None:
-        self.address = address
-        self.plan = plan
-        self.route = exchange.route
-        self.decision = exchange.decision
-        self.request = exchange.shadow_head(plan, address)
-        self.body = exchange.chunks
-        self.primary = exchange.served
-        self.primary_status = exchange.status
-        self.primary_ms = exchange.backend_ms
-        self.primary_lines = exchange.answer_lines
-        self.primary_body = exchange.captured
-        kept = exchange.answer_bytes if exchange.captured is not None else 0
-        self.size = exchange.body_bytes + len(self.request) + kept
-
-
-Compare = Callable[[Copy, Answer | None, bytes | None], tuple[bool | None, float | None, str]]
-
-
-class ShadowCall:
-    """One copy under way; the `User` of a connection of the shadow's own pool."""
-
-    __slots__ = ("_address", "_answer", "_connection", "_out", "_size", "_started", "_task", "copy", "deadline",
-                 "shadower", "upgrade")  # fmt: skip
-
-    def __init__(self, shadower: Shadower, copy: Copy, address: Address) -> None:
-        self.shadower = shadower
-        self.copy = copy
-        self.upgrade = b""
-        self._address = address
-        self._answer: Answer | None = None
-        self._out: list[bytes] = []
-        self._size = 0
-        self._connection: BackendConnection | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._started = perf_counter()
-        timeouts = copy.route.timeouts
-        self.deadline = self._started + min(
-            timeouts.total or shadower.time_limit,
-            shadower.time_limit,
-            timeouts.connect + (timeouts.first_byte or 30.0),
-        )
-
-    def start(self) -> None:
-        connection = self._address.resting()
-        if connection is not None:
-            self.on_connected(connection)
-        else:
-            self._task = self._address.connect(self)
-
-    def on_connected(self, connection: BackendConnection) -> None:
-        self._task = None
-        self._connection = connection
-        connection.begin(self, head=self.copy.request.startswith(b"HEAD "))
-        connection.transport.writelines([self.copy.request, *self.copy.body])
-        connection.sent_whole = True
-
-    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
-    def flush(self) -> None: ...
-    def pause_upload(self) -> None: ...
-    def resume_upload(self) -> None: ...
-
-    def on_head(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def on_data(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > ANSWER_LIMIT:
-            self._cut("shadow_answer_too_large")
-        else:
-            self._out.append(data)
-
-    def on_end(self) -> None:
-        answer = self._answer
-        assert answer is not None
-        error = "backend_status" if answer.status >= 500 else ""
-        self.shadower.ended(self, error, answer, b"".join(self._out), self._spent())
-
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
-        self.shadower.ended(self, code, None, None, self._spent())
-
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
-        self._cut("backend_protocol")
-
-    def expire(self, now: float) -> None:
-        self._cut("backend_total_timeout")
-
-    def _cut(self, code: str) -> None:
-        if self._connection is not None:
-            self._connection.abandon()
-        if self._task is not None:
-            self._task.cancel()
-        self.shadower.ended(self, code, self._answer, None, self._spent())
-
-    def _spent(self) -> float:
-        return (perf_counter() - self._started) * 1e3
+    def __init__(self, address: Address) -> None:
+        self.queue: deque[Copy] = deque()
+        self.running = 0
+        self.bytes = 0
+        self.group = ejection.Group([address.name], DEAD)
+        self.health = self.group.addresses[address.name]
 
 
 class Shadower:
@@ -139,29 +62,38 @@ class Shadower:
         self,
         *,
         pool: Callable[[VariantPlan], Address],
-        compare: Compare,
         record: Callable[[Shadowed], None],
-        concurrent: int = 32,
-        waiting: int = 256,
-        waiting_bytes: int = 64 << 20,
-        time_limit: float = 30.0,
+        comparer: Comparer,
     ) -> None:
-        self.answer_limit = ANSWER_LIMIT
-        self.time_limit = time_limit
-        self._pool = pool
-        self._compare = compare
-        self._record = record
-        self._concurrent = concurrent
-        self._waiting = waiting
-        self._waiting_bytes = waiting_bytes
-        self._queue: deque[Copy] = deque()
-        self._bytes = 0
-        self._running: set[ShadowCall] = set()
-        self._due: dict[tuple[str, str], float] = {}
+        """``pool``: an address for a shadow, apart from those that serve clients."""
+        self.limits = ShadowLimits()
         self.worker: Worker | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """By (route, shadow, offered | sent | failed | dropped:REASON)."""
+        self._pool = pool
+        self._record = record
+        self._comparer = comparer
+        self._lanes: dict[Address, Lane] = {}
+        self._bytes = 0
+        self._running: set[ShadowCall] = set()
+        self._due: dict[tuple[str, str], float] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Copies that wait to be sent."""
+        return sum(len(lane.queue) for lane in self._lanes.values())
+
+    @property
+    def running(self) -> int:
+        """Copies under way."""
+        return len(self._running)
+
+    @property
+    def held(self) -> int:
+        """Bytes of requests and kept answers, waiting and under way."""
+        return self._bytes
+
+    # Which requests ---------------------------------------------------------------------------------
     def due(self, exchange: Exchange) -> list[VariantPlan] | None:
         """The shadows whose turn it is: exact shares by counting, not by chance."""
         found: list[VariantPlan] | None = None
@@ -175,41 +107,101 @@ class Shadower:
                     found = found or []
                     found.append(plan)
             self._due[key] = count
+        if found:
+            self.limits = exchange.client.snapshot.limits.shadow
+            for plan in found:
+                self.counts[route.name, plan.name, "offered"] += 1
+            if self._loaded():
+                self.drop(exchange, found, "load")
+                return None
         return found
 
+    def _loaded(self) -> bool:
+        worker = self.worker
+        assert worker is not None
+        return worker.busy > BUSY or len(worker.active) - len(self._running) > self.limits.load
+
+    def drop(self, exchange: Exchange, shadows: list[VariantPlan] | None, reason: str) -> None:
+        """Counts copies that are not made, by the reason."""
+        for plan in shadows or ():
+            self._drop(exchange.route.name, plan, reason)
+
+    def _drop(self, route: str, plan: VariantPlan, reason: str) -> None:
+        self.counts[route, plan.name, f"dropped:{reason}"] += 1
+
+    # The queue --------------------------------------------------------------------------------------
     def offer(self, exchange: Exchange) -> None:
-        """Takes copies of a finished request, or counts why not."""
-        for plan in exchange.shadows or ():
-            route = exchange.route.name
-            self.counts[route, plan.name, "offered"] += 1
-            if len(self._queue) >= self._waiting:
-                self._drop(route, plan.name, "queue_full")
-                continue
-            copy = Copy(exchange, plan, self._pool(plan))
-            if self._bytes + copy.size > self._waiting_bytes:
-                self._drop(route, plan.name, "queue_bytes")
-                continue
-            self._queue.append(copy)
-            self._bytes += copy.size
+        """Takes the copies of a finished request, or counts why not."""
+        shadows = exchange.shadows
+        if not exchange.complete or exchange.state == READING:
+            self.drop(exchange, shadows, "request_incomplete")
+            return
+        original = Original(exchange)
+        for plan in shadows or ():
+            copy = Copy(exchange, original, plan, self._pool(plan))
+            reason = self._refuse(copy)
+            if reason:
+                self._drop(exchange.route.name, plan, reason)
+            else:
+                self._take(copy)
         self._next()
 
-    def _drop(self, route: str, shadow: str, reason: str) -> None:
-        self.counts[route, shadow, f"dropped:{reason}"] += 1
+    def _refuse(self, copy: Copy) -> str:
+        """Why there is no place for it; "" if there is."""
+        limits, original = self.limits, copy.original
+        lane = self._lanes.get(copy.address)
+        if lane is None:
+            lane = self._lanes[copy.address] = Lane(copy.address)
+        lanes = len(self._lanes)
+        if lane.health.ejected(perf_counter()):
+            return "unhealthy"
+        if len(lane.queue) >= max(1, limits.waiting // lanes):
+            return "queue_full"
+        size = copy.size + (0 if original.holders else original.size)
+        whole = copy.size + original.size
+        if self._bytes + size > limits.bytes or (lane.bytes and lane.bytes + whole > limits.bytes // lanes):
+            return "queue_bytes"
+        return ""
+
+    def _take(self, copy: Copy) -> None:
+        original = copy.original
+        lane = self._lanes[copy.address]
+        lane.queue.append(copy)
+        lane.bytes += copy.size + original.size
+        self._bytes += copy.size + (0 if original.holders else original.size)
+        original.holders += 1
+
+    def _let_go(self, copy: Copy) -> None:
+        original = copy.original
+        lane = self._lanes.get(copy.address)
+        if lane is not None:
+            lane.bytes -= copy.size + original.size
+        original.holders -= 1
+        self._bytes -= copy.size + (0 if original.holders else original.size)
 
     def _next(self) -> None:
-        while self._queue and len(self._running) < self._concurrent:
-            copy = self._queue.popleft()
-            self._bytes -= copy.size
-            self.counts[copy.route.name, copy.plan.name, "sent"] += 1
-            call = ShadowCall(self, copy, copy.address)
-            self._running.add(call)
-            assert self.worker is not None
-            self.worker.active.add(call)
-            call.start()
+        """Sends what may be sent, a copy of each shadow in turn."""
+        limits = self.limits
+        share = max(1, limits.in_flight // max(1, len(self._lanes)))
+        sent = True
+        while sent:
+            sent = False
+            for lane in self._lanes.values():
+                if lane.queue and lane.running < share and len(self._running) < limits.in_flight:
+                    sent = True
+                    self._send(lane, lane.queue.popleft())
 
-    def ended(
-        self, call: ShadowCall, error: str, answer: Answer | None, body: bytes | None, milliseconds: float
-    ) -> None:
+    def _send(self, lane: Lane, copy: Copy) -> None:
+        lane.running += 1
+        self.counts[copy.original.route.name, copy.plan.name, "sent"] += 1
+        call = ShadowCall(self, copy, timeout=self.limits.timeout, limit=self.limits.answer)
+        self._running.add(call)
+        assert self.worker is not None
+        self.worker.active.add(call)
+        call.start()
+
+    # Ends -------------------------------------------------------------------------------------------
+    def ended(self, call: ShadowCall, error: str, body: bytes | None) -> None:
         """One copy is done with; what its answer says goes to the record."""
         if call not in self._running:
             return
@@ -218,22 +210,78 @@ class Shadower:
         self.worker.active.discard(call)
         copy = call.copy
         if error:
-            self.counts[copy.route.name, copy.plan.name, "failed"] += 1
-        agrees, difference, detail = self._compare(copy, answer, body)
+            self.counts[copy.original.route.name, copy.plan.name, "failed"] += 1
+        self._judge(copy, error)
+        self._let_go(copy)
+        self._compare(call, error, body)
+        self._next()
+
+    def _judge(self, copy: Copy, error: str) -> None:
+        lane = self._lanes.get(copy.address)
+        if lane is None:
+            return
+        lane.running -= 1
+        bad = error not in ("", "backend_status", "shadow_answer_too_large")
+        if lane.group.observe(lane.health, ejection.LOCAL if bad else ejection.OK, perf_counter()):
+            while lane.queue:
+                waiting = lane.queue.popleft()
+                self._let_go(waiting)
+                self._drop(waiting.original.route.name, waiting.plan, "unhealthy")
+
+    def _compare(self, call: ShadowCall, error: str, body: bytes | None) -> None:
+        original, answer, spent = call.copy.original, call.answer, call.milliseconds
+
+        def record(found: Agreement | None) -> None:
+            self._store(call.copy, answer, error, spent, found)
+
+        if error or body is None or answer is None or original.answer is None or not original.primary:
+            record(None)
+            return
+        first = comparable(original.lines, b"".join(original.answer))
+        self._comparer.compare(
+            original.status, first, answer.status, comparable(answer.lines, body),
+            original.route.comparison, record,
+        )  # fmt: skip
+
+    def _store(
+        self, copy: Copy, answer: Answer | None, error: str, spent: float, found: Agreement | None
+    ) -> None:
+        original, worker = copy.original, self.worker
+        assert worker is not None
         self._record(
             Shadowed(
-                decision=copy.decision,
-                time=self.worker.wall(),
-                route=copy.route.name,
+                decision=original.decision,
+                time=worker.wall(),
+                route=original.route.name,
                 shadow=copy.plan.name,
-                primary=copy.primary,
+                primary=original.primary,
                 status=answer.status if answer is not None else 0,
                 error=error,
-                latency_ms=milliseconds,
-                primary_ms=copy.primary_ms,
-                agrees=agrees,
-                difference=difference,
-                detail=detail,
+                latency_ms=spent,
+                primary_ms=original.primary_ms,
+                agrees=found.agrees if found is not None else None,
+                difference=found.difference if found is not None else None,
+                detail=found.detail if found is not None else "",
             )
         )
-        self._next()
+
+    # Life -------------------------------------------------------------------------------------------
+    def tick(self) -> None:
+        """Forgets shadows that get no copies any more, so that the others have their part; once a second."""
+        for address in [
+            a for a, lane in self._lanes.items() if not (lane.queue or lane.running or lane.bytes)
+        ]:
+            lane = self._lanes[address]
+            if not lane.health.ejected(perf_counter()) and not lane.health.runs[ejection.LOCAL]:
+                del self._lanes[address]
+
+    def close(self) -> None:
+        """The gateway ends: what waits is dropped, what is under way is cut."""
+        for lane in self._lanes.values():
+            while lane.queue:
+                copy = lane.queue.popleft()
+                self._let_go(copy)
+                self._drop(copy.original.route.name, copy.plan, "shutdown")
+        for call in tuple(self._running):
+            call.expire(0.0)
+        self._comparer.close()

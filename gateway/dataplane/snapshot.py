@@ -1,4 +1,4 @@
-"""All that a request reads, compiled off the hot path and immutable but for one pointer a route.
+"""All that a request reads, compiled off the hot path and immutable but for one pointer (and one counter) a route.
 
 `gateway.config.compile` makes it. A request takes the snapshot once, when its head begins, and finishes on
 it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, by the allocation loop.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.dataplane.auth import Authenticator
 from gateway.dataplane.headers import REQUEST_ACTIONS, resolve
 from gateway.transport.pool import Backend
+from policies.agreement import Comparison
 from policies.model import Allocation
 
 PATHS: Final = 4096
@@ -28,6 +29,18 @@ class Timeouts:
     first_byte: float
     idle: float
     total: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowLimits:
+    """What all shadows of a process may use together; bytes and seconds."""
+
+    waiting: int = 256
+    bytes: int = 64 << 20
+    in_flight: int = 64
+    timeout: float = 30.0
+    answer: int = 1 << 20
+    load: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,7 @@ class Limits:
     write_timeout: float = 30.0
     control_body: int = 16 << 20
     pipeline: int = 16
+    shadow: ShadowLimits = ShadowLimits()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +166,7 @@ class Condition:
 
 @dataclass(slots=True, eq=False)
 class RoutePlan:
-    """One route. ``table`` is the only thing that changes."""
+    """One route. Only ``table`` and ``hedge_credit`` change."""
 
     name: str
     policy: str
@@ -180,11 +194,14 @@ class RoutePlan:
     buffer_limit: int
     forward_credentials: bool
     shadows: tuple[tuple[VariantPlan, float], ...]
+    comparison: Comparison
+    """How a shadow's answer is compared with the primary's."""
     needs_body: bool
     """Whether the decision waits for the body (a JSON unit, a model to match or rewrite)."""
     hedge_after: float = 0.0
-    in_flight: int = 0
-    shadow_counts: dict[str, int] = field(default_factory=dict)
+    hedge_share: float = 0.0
+    hedge_credit: float = 0.0
+    """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
 
     @property
     def rewrites(self) -> bool:

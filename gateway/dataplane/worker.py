@@ -6,21 +6,25 @@ import asyncio
 import select
 from collections import Counter
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.clock import Clock
 from gateway.dataplane.asgi import Application
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot
-from gateway.transport.pool import Address
+from gateway.transport.health import Health
+from gateway.transport.pool import PROBE_EVERY, Address
 
 if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.protocol import ClientProtocol
 
 TICK: Final = 0.05
 """Seconds between two looks at the deadlines: one loop over what is in flight instead of a timer each."""
+LATE: Final = 0.05
+"""Seconds by which a tick may come late before the loop counts as having been held up."""
+ENOUGH: Final = 3
+"""Requests that must wait in silence for it to mean anything: one alone may simply take long."""
 RDHUP: Final = getattr(select, "POLLRDHUP", 0x2000)
 
 
@@ -31,24 +35,13 @@ class Timed(Protocol):
 
     def expire(self, now: float) -> None: ...
 
+    def waits_at(self, address: Address, since: float) -> bool:
+        """Whether it has waited for a byte from ``address`` since before ``since``."""
+        ...
 
-class RetryBudget:
-    """Retries may be a share of the requests in flight, and always a few (Envoy's retry budget)."""
-
-    __slots__ = ("running",)
-
-    def __init__(self) -> None:
-        self.running = 0.0
-
-    def available(self, active: int, share: float, least: int) -> bool:
-        return self.running < max(least, share * active)
-
-    def retried(self) -> None:
-        self.running += 1.0
-
-    def tick(self, seconds: float) -> None:
-        """A retry counts for about a second."""
-        self.running = max(0.0, self.running - self.running * min(1.0, seconds))
+    def on_silence(self) -> None:
+        """The address that it waits at has fallen silent."""
+        ...
 
 
 class Worker:
@@ -76,7 +69,6 @@ class Worker:
         self.seal = seal
         self.offer = offer
         self.shadow = shadow
-        self.budget = RetryBudget()
         self.active: set[Timed] = set()
         self.connections: set[ClientProtocol] = set()
         self.unread: set[ClientProtocol] = set()
@@ -87,7 +79,15 @@ class Worker:
         self.overloaded = False
         self._timer: asyncio.TimerHandle | None = None
         self._second = 0.0
+        self._due = 0.0
+        self._held_up = False
+        self._awake = 0.0
+        """When the loop last had been held up: what it did not hear before then says nothing."""
+        self._cpu = 0.0
+        self.busy = 0.0
+        """The share of the last second that this loop's thread spent computing."""
         self.addresses: Callable[[], tuple[Address, ...]] = tuple
+        self.healths: Callable[[], tuple[Health, ...]] = tuple
 
     # Connections ------------------------------------------------------------------------------------
     def opened(self, connection: ClientProtocol) -> None:
@@ -103,36 +103,70 @@ class Worker:
         """An error answer that concerns no decision."""
         self.refusals[code] += 1
 
-    # Health, as the hot path sees it ------------------------------------------------------------------
-    def usable(self, address: Address, exchange: Exchange) -> bool:
-        return not address.probed_down or not exchange.route.fallback
-
-    def observe(self, address: Address, code: str, milliseconds: float) -> None:
-        """What came of an attempt: "" is a success."""
-
     # Time -------------------------------------------------------------------------------------------
     def start(self) -> None:
+        self._second = perf_counter()
+        self._cpu = thread_time()
+        self._due = self._second + TICK
         self._timer = self.loop.call_later(TICK, self._tick)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self.shadow.close()
 
     def _tick(self) -> None:
-        self._timer = self.loop.call_later(TICK, self._tick)
         now = perf_counter()
+        if now - self._due > LATE and not self._held_up:
+            # The loop was held up. What has come meanwhile is read before anything counts as too late.
+            self._held_up = True
+            self._awake = now
+            self._timer = self.loop.call_later(0.001, self._tick)
+            return
+        self._held_up = False
+        self._due = now + TICK
+        self._timer = self.loop.call_later(TICK, self._tick)
         due = [x for x in self.active if x.deadline <= now]
         for x in due:
             x.expire(now)
+        self._listen(now)
         if self.unread:
             self._notice_gone()
         if now - self._second >= 1.0:
-            self.budget.tick(now - self._second)
-            self._second = now
-            for connection in tuple(self.connections):
-                connection.check(now)
-            for address in self.addresses():
-                address.sweep()
+            self._every_second(now)
+
+    def _every_second(self, now: float) -> None:
+        cpu = thread_time()
+        self.busy = (cpu - self._cpu) / (now - self._second)
+        self._cpu = cpu
+        self._second = now
+        for connection in tuple(self.connections):
+            connection.check(now)
+        for address in self.addresses():
+            address.sweep()
+        for health in self.healths():
+            health.tick(now)
+        self.shadow.tick()
+
+    def _listen(self, now: float) -> None:
+        """Finds addresses that have fallen silent while requests wait there."""
+        for address in self.addresses():
+            crowded = address.in_flight >= ENOUGH
+            if address.suspect or (crowded and now - max(address.heard, self._awake) > address.patience()):
+                self._silent(address, now)
+
+    def _silent(self, address: Address, now: float) -> None:
+        since = now - address.patience()
+        waiting = [x for x in self.active if x.waits_at(address, since)]
+        if not address.suspect:
+            if len(waiting) < ENOUGH:
+                return
+            address.suspect = True
+            address.next_probe = now + PROBE_EVERY
+            for health in self.healths():
+                health.suspected(address, len(waiting), now - address.heard)
+        for x in waiting:
+            x.on_silence()
 
     def _notice_gone(self) -> None:
         """While a connection is not read, neither FIN nor RST is noticed: so ask the kernel."""

@@ -11,16 +11,21 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from gateway.transport.connection import BackendConnection, User
+from gateway.transport.health import Health
 
-CONNECT_TIMEOUT: Final = 10.0
-"""The last resort for a connect whose request has gone; requests have their own limit."""
+Balance = Literal["least_load", "round_robin", "random"]
+
+LEARNED: Final = 20
+"""Answers after which an address's usual latency means something."""
+SEVERAL: Final = 3.0
+"""Times the usual (mean and four mean deviations): so long may an address be silent."""
 
 
 class Waiter(Protocol):
-    """A request in the queue of an address."""
+    """A request in the queue of a backend."""
 
     def on_slot(self) -> None: ...
 
@@ -36,14 +41,33 @@ class Limit:
 
 
 class Gate:
-    """The bound of one backend: so many in flight, a short queue behind, and no more."""
+    """The bound of one backend: so many in flight, a short queue behind, and no more.
 
-    __slots__ = ("in_flight", "limit", "waiting")
+    It also counts the repetitions under way, which may be a share of what is in flight (Envoy's retry
+    budget): when everything fails, retries must not double the load.
+    """
+
+    __slots__ = ("_freed", "in_flight", "interval", "limit", "retrying", "waiting")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.in_flight = 0
+        self.retrying = 0
         self.waiting: deque[Waiter] = deque()
+        self.interval = 0.0
+        """Seconds between two places that became free while somebody waited, smoothed."""
+        self._freed = 0.0
+
+    def may_retry(self, share: float, least: int) -> bool:
+        return self.retrying < max(least, share * self.in_flight)
+
+    def hopeless(self) -> bool:
+        """Whether a request that joins the queue now would be turned away anyway once its time is over."""
+        return len(self.waiting) * self.interval > self.limit.wait
+
+    def drained_after(self) -> float:
+        """Seconds until the queue as it stands is likely to be empty."""
+        return len(self.waiting) * self.interval
 
     @property
     def full(self) -> bool:
@@ -54,8 +78,11 @@ class Gate:
         """Whether there is no place left even to wait."""
         return len(self.waiting) >= self.limit.waiting
 
-    def admit(self) -> None:
+    def admit(self, now: float) -> None:
         """A place became free: the next in the queue gets it."""
+        since, self._freed = now - self._freed, now
+        if since < self.limit.wait:  # else nobody was waiting meanwhile
+            self.interval += (since - self.interval) / 16
         while self.waiting and not self.full:
             self.waiting.popleft().on_slot()
 
@@ -86,8 +113,9 @@ class Address:
     """One place where a backend listens: its resting connections (last in, first out) and its load."""
 
     __slots__ = (
-        "all", "authority", "connecting", "context", "endpoint", "ewma_ms", "idle", "idle_limit", "idle_most",
-        "in_flight", "loop", "name", "outlier", "probed_down", "server_name", "stalled", "started", "time",
+        "all", "authority", "connecting", "context", "endpoint", "heard", "idle", "idle_limit", "idle_most",
+        "in_flight", "learned", "loop", "mean", "name", "next_probe", "probes", "server_name", "silence", "spread",
+        "suspect", "time",
     )  # fmt: skip
 
     def __init__(
@@ -113,11 +141,43 @@ class Address:
         self.authority = endpoint.authority
         self.connecting: set[asyncio.Task[None]] = set()
         self.time = loop.time
-        self.outlier: Outlier | None = None
-        self.probed_down = False
-        self.stalled = 0
-        self.ewma_ms = 0.0
-        self.started = loop.time()
+        self.heard = 0.0
+        """`perf_counter` when an answer last began or went on; 0.0: never."""
+        self.learned = 0
+        self.mean = self.spread = 0.0
+        """Of the milliseconds to an answer's head: smoothed mean and mean deviation (as TCP estimates its
+        round trip, RFC 6298)."""
+        self.silence = 0.0
+        """Seconds below which silence never counts; 0.0: this address is never taken for hung."""
+        self.suspect = False
+        """Requests wait, and it has been silent for several times the usual."""
+        self.next_probe = 0.0
+        """When the next request may try a suspect address."""
+        self.probes = 0
+        """Requests left with a suspect address, though their clients were answered otherwise."""
+
+    # What is usual ----------------------------------------------------------------------------------
+    def answered(self, milliseconds: float, now: float) -> None:
+        """The head of a good answer came, so long after the request."""
+        self.heard = now
+        off = milliseconds - self.mean
+        self.mean += off * 0.0625
+        self.spread += ((off if off > 0.0 else -off) - self.spread) * 0.0625
+        self.learned += 1
+
+    def patience(self) -> float:
+        """Seconds of silence that are still usual; infinite while too little is known."""
+        if self.learned < LEARNED or not self.silence:
+            return float("inf")
+        return max(self.silence, SEVERAL * (self.mean + 4.0 * self.spread) / 1e3)
+
+    def reconsider(self, health: Health, milliseconds: float, now: float) -> None:
+        """A suspect address has answered: as quickly as it used to, or it is given another chance at once."""
+        if milliseconds <= self.patience() * 1e3:
+            self.suspect = False
+            health.cleared(self)
+        else:
+            self.next_probe = now
 
     # Taking and giving back -------------------------------------------------------------------------
     def resting(self) -> BackendConnection | None:
@@ -155,15 +215,15 @@ class Address:
         return task
 
     async def _connect(self, user: User) -> None:
-        def factory() -> BackendConnection:
-            connection = BackendConnection(self, user)
-            self.all.add(connection)
-            return connection
-
+        connection = BackendConnection(self, user)
         endpoint = self.endpoint
         try:
             await self.loop.create_connection(
-                factory, endpoint.host, endpoint.port, ssl=self.context, server_hostname=self.server_name
+                lambda: connection,
+                endpoint.host,
+                endpoint.port,
+                ssl=self.context,
+                server_hostname=self.server_name,
             )
         except ssl.SSLError as error:
             user.on_failure("backend_tls", f"{self.name}: {error.reason or error}", fresh=False)
@@ -185,39 +245,93 @@ class Address:
         self.idle.clear()
 
 
-class Outlier(Protocol):
-    """Passive health of one address."""
-
-    def available(self, now: float) -> bool: ...
-
-
 Chance = Callable[[], float]
 
 
 class Backend:
     """The addresses that serve one backend of the configuration, and the choice between them."""
 
-    __slots__ = ("addresses", "chance", "gate", "name", "single")
+    __slots__ = ("addresses", "balance", "chance", "gate", "health", "name", "single", "turn")
 
-    def __init__(self, name: str, addresses: Sequence[Address], gate: Gate, chance: Chance) -> None:
+    def __init__(
+        self,
+        name: str,
+        addresses: Sequence[Address],
+        gate: Gate,
+        chance: Chance,
+        *,
+        health: Health,
+        balance: Balance = "least_load",
+    ) -> None:
         self.name = name
         self.gate = gate
         self.addresses = tuple(addresses)
         self.single = self.addresses[0] if len(self.addresses) == 1 else None
         self.chance = chance
+        self.health = health
+        self.balance = balance
+        self.turn = 0
 
-    def pick(self, tried: Sequence[Address] = ()) -> Address:
-        """The less loaded of two chosen by chance (power of two choices), an untried one if there is one."""
-        if self.single is not None:
-            return self.single
-        usable = [a for a in self.addresses if a not in tried and not a.probed_down] or [
-            a for a in self.addresses if a not in tried
-        ]
-        if not usable:
-            usable = list(self.addresses)
-        if len(usable) == 1:
-            return usable[0]
-        first = int(self.chance() * len(usable))
-        second = int(self.chance() * (len(usable) - 1))
-        a, b = usable[first], usable[second + (second >= first)]
-        return a if a.in_flight <= b.in_flight else b
+    def pick(self, now: float, tried: Sequence[Address] = (), *, elsewhere: bool = False) -> Address | None:
+        """Where a request goes: an address that is well, and one that was not ``tried`` if there is one.
+
+        ``elsewhere``: another variant stands by, so that nothing need be tried that is known to be ill.
+        None where no address may be used.
+        """
+        health = self.health
+        found: Sequence[Address] = self.addresses
+        if health.troubled:
+            found = health.usable(now, strict=elsewhere)
+        if tried:
+            found = [a for a in found if a not in tried] or found
+        if health.troubled and any(a.suspect for a in found):
+            for address in found:
+                if address.suspect and may_probe(address, now, rescued=elsewhere or len(found) > 1):
+                    return address
+            found = [a for a in found if not a.suspect] or (() if elsewhere else found)
+        if len(found) < 2:
+            return found[0] if found else None
+        return self._balanced(found, now)
+
+    def _balanced(self, found: Sequence[Address], now: float) -> Address:
+        if self.balance == "least_load":
+            return self._less_loaded(found, now)
+        for _ in found:
+            if self.balance == "random":
+                address = found[int(self.chance() * len(found))]
+            else:
+                self.turn += 1
+                address = found[self.turn % len(found)]
+            if not self.health.troubled or self.chance() < self.health.weight(address, now):
+                break
+        return address
+
+    def _less_loaded(self, found: Sequence[Address], now: float) -> Address:
+        """The less loaded of two chosen by chance (power of two choices)."""
+        first = int(self.chance() * len(found))
+        second = int(self.chance() * (len(found) - 1))
+        a, b = found[first], found[second + (second >= first)]
+        if not self.health.troubled:
+            return a if a.in_flight <= b.in_flight else b
+        # While one of them starts slowly, its load counts for more, and where neither has any, chance decides.
+        weight, other = self.health.weight(a, now), self.health.weight(b, now)
+        if weight == other:
+            return a if a.in_flight <= b.in_flight else b
+        if (a.in_flight + 1) * other == (b.in_flight + 1) * weight or not (a.in_flight or b.in_flight):
+            return a if self.chance() * (weight + other) < weight else b
+        return a if (a.in_flight + 1) * other < (b.in_flight + 1) * weight else b
+
+
+PROBE_EVERY: Final = 0.25
+"""Seconds between two requests that try a suspect address, where they can be served elsewhere if it is silent."""
+
+
+def may_probe(address: Address, now: float, *, rescued: bool) -> bool:
+    """Whether one request may try a suspect address; if so, the next one only later.
+
+    ``rescued``: it can be served elsewhere when nothing comes. Where it can't, one tries at a time.
+    """
+    if now < address.next_probe or not (rescued or not address.in_flight):
+        return False
+    address.next_probe = now + PROBE_EVERY
+    return True

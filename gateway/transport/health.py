@@ -1,0 +1,145 @@
+"""Which addresses of a backend may be used: what probes say, what answers say, and who has fallen silent.
+
+One `Health` for each backend of the configuration, kept across edits. The judgement on failures is
+`policies.ejection`; here it meets the addresses. As long as nothing is wrong, a request pays for one
+observation, and the choice between addresses does not look here at all (`Health.troubled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from policies import ejection
+
+if TYPE_CHECKING:
+    from gateway.transport.pool import Address
+
+State = Literal["healthy", "unhealthy", "ejected", "stalled"]
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Takes the kind of an event ("health", "ejection") and what happened."""
+
+OFF: Final = ejection.Settings(consecutive_local=0, consecutive_remote=0, failure_share=2.0)
+"""No failure ejects."""
+
+RESULTS: Final[dict[str, int]] = {"backend_status": ejection.REMOTE}
+"""What an error code means for an address's health; what is not here is a local failure."""
+
+
+class Health:
+    """See the module. Times are of `perf_counter`."""
+
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_group",
+        "_places",
+        "_records",
+        "_returning",
+        "backend",
+        "tell",
+        "troubled",
+    )
+
+    def __init__(self, backend: str, tell: Tell) -> None:
+        self.backend = backend
+        self.tell = tell
+        self._group = ejection.Group(())
+        self._records: dict[Address, ejection.Address] = {}
+        self._places: dict[str, Address] = {}
+        self._returning: set[Address] = set()
+        """Ejected ones whose return is still to be told."""
+        self._asked: tuple[ejection.Address, ...] | None = None
+        self._answer: tuple[Address, ...] = ()
+        self.troubled = False
+        """Whether any address is out, under suspicion or starting slowly."""
+
+    def configure(self, addresses: Sequence[Address], settings: ejection.Settings) -> None:
+        """Takes over a configuration; what is known of the addresses that stay is kept."""
+        self._places = {address.name: address for address in addresses}
+        self._group.update(self._places, settings)
+        self._records = {a: self._group.addresses[a.name] for a in addresses}
+        self._returning &= self._records.keys()
+        self._asked = None
+        self.tick(perf_counter())
+
+    # What is seen -----------------------------------------------------------------------------------
+    def good(self, address: Address, now: float) -> None:
+        """An answer of ``address`` began, and it is no error."""
+        record = self._records.get(address)
+        if record is not None:
+            self._group.observe(record, ejection.OK, now)
+
+    def failed(self, address: Address, code: str, now: float) -> None:
+        """An attempt at ``address`` failed with the error ``code``; may eject it."""
+        record = self._records.get(address)
+        if record is None:  # a configuration without it came meanwhile
+            return
+        reason = self._group.observe(record, RESULTS.get(code, ejection.LOCAL), now)
+        if reason:
+            self.troubled = True
+            self._returning.add(address)
+            self._say("ejection", address, "ejected", reason, seconds=round(record.ejected_until - now, 3))
+
+    def probed(self, address: Address, *, healthy: bool, reason: str, now: float) -> None:
+        """Active probes have come to another verdict on ``address``."""
+        record = self._records.get(address)
+        if record is None or record.healthy == healthy:
+            return
+        self._group.mark(record, healthy=healthy)
+        if healthy:
+            record.returned = now  # so that it starts slowly
+        self.troubled = True
+        self._say("health", address, "healthy" if healthy else "unhealthy", reason)
+
+    def suspected(self, address: Address, waiting: int, seconds: float) -> None:
+        """``address`` has fallen silent while requests wait."""
+        if address not in self._records:
+            return
+        self.troubled = True
+        self._say("health", address, "stalled", f"silent for {seconds:.3f} s while {waiting} requests wait")
+
+    def cleared(self, address: Address) -> None:
+        """``address`` answers again as it used to."""
+        self._say("health", address, "healthy", "it answers again")
+
+    def _say(self, kind: str, address: Address, state: str, reason: str, **more: object) -> None:
+        data = {"backend": self.backend, "address": address.name, "state": state, "reason": reason}
+        self.tell(kind, {**data, **more})
+
+    # What may be used -------------------------------------------------------------------------------
+    def usable(self, now: float, *, strict: bool = False) -> tuple[Address, ...]:
+        """Those that may be used; all of them in a panic, unless ``strict`` and none is well."""
+        if strict and not any(r.healthy and not r.ejected(now) for r in self._records.values()):
+            return ()
+        found = self._group.usable(now)
+        if found is not self._asked:
+            self._asked = found
+            self._answer = tuple(self._places[record.name] for record in found)
+        return self._answer
+
+    def weight(self, address: Address, now: float) -> float:
+        """The share of ``address`` relative to a settled one."""
+        record = self._records.get(address)
+        return 1.0 if record is None else record.weight(now, self._group.settings)
+
+    def state(self, address: Address, now: float) -> State:
+        record = self._records.get(address)
+        if record is not None and not record.healthy:
+            return "unhealthy"
+        if record is not None and record.ejected(now):
+            return "ejected"
+        return "stalled" if address.suspect else "healthy"
+
+    # Time -------------------------------------------------------------------------------------------
+    def tick(self, now: float) -> None:
+        """Tells of addresses that came back, and finds out whether all is well again; about once a second."""
+        for address in tuple(self._returning):
+            if not self._records[address].ejected(now):
+                self._returning.discard(address)
+                self._say("ejection", address, "returned", "its time is over")
+        self.troubled = any(
+            self.state(address, now) != "healthy" or self.weight(address, now) < 1.0
+            for address in self._records
+        )
