@@ -19,6 +19,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("gateway.commands.keys", "make API keys"),
     "status": ("gateway.commands.status", "look at a running gateway"),
     "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout by hand"),
+    "simulate": ("gateway.commands.simulate", "a policy against synthetic worlds"),
+    "evaluate": ("gateway.commands.evaluate", "what another policy would have earned, from the record"),
+    "export": ("gateway.commands.export", "the record as Parquet, JSONL or CSV"),
     "explain": ("gateway.commands.explain", "which variant a unit gets, with what probability, and why"),
 }
 

@@ -1,0 +1,111 @@
+"""``turnout export``: the record as Parquet, JSONL or CSV."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway.commands.remote import complain, print_json
+from gateway.config.faults import ConfigError
+from gateway.config.load import load_file
+from gateway.record.export import MissingExtra, export, format_of
+from gateway.state import open_store
+from gateway.state.base import StoreUnavailable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_store_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="its ending says the format")
+    parser.add_argument("--format", choices=("parquet", "jsonl", "csv"), help="instead of the ending's")
+    parser.add_argument("--json", action="store_true", help="print what was done as one JSON document")
+
+
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which part of which record."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the record of this configuration's store"
+    )
+    parser.add_argument(
+        "--record", metavar="URL", help="or the record of this store (sqlite:///FILE, redis://…)"
+    )
+    parser.add_argument("--route", metavar="R", help="one route (all)")
+    parser.add_argument(
+        "--since", type=moment, metavar="TIME", help="decided at or after: 2026-01-31T12:00:00Z"
+    )
+    parser.add_argument("--until", type=moment, metavar="TIME", help="decided before")
+
+
+def moment(text: str) -> float:
+    """Seconds since the epoch, from such a number or RFC 3339 text (UTC where it names no zone)."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-01-31T12:00:00Z") from None
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+
+
+def store_url(arguments: argparse.Namespace) -> str:
+    """Raises ValueError and ConfigError."""
+    if arguments.record:
+        if "://" in arguments.record:
+            return str(arguments.record)
+        return f"sqlite:///{arguments.record}"
+    if arguments.config is None:
+        raise ValueError("whose record? write --config FILE or --record URL")
+    return load_file(arguments.config).store
+
+
+def existing(url: str) -> str:
+    """``url``, if its file is there: reading a record must not make an empty one. Raises ValueError."""
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).exists():
+        raise ValueError(f"there is no record at {url}; run the gateway first, or name another store")
+    return url
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        url = existing(store_url(arguments))
+        chosen = arguments.format or format_of(arguments.out)
+        number = asyncio.run(_export(arguments, url, chosen))
+    except (ConfigError, ValueError, OSError, StoreUnavailable, MissingExtra) as error:
+        return complain(error)
+    if arguments.json:
+        print_json({"file": str(arguments.out), "format": chosen, "rows": number})
+    else:
+        sys.stdout.write(f"{number} rows in {arguments.out}\n")
+    return 0
+
+
+async def _export(arguments: argparse.Namespace, url: str, chosen: str) -> int:
+    store = open_store(url)
+    await store.open()
+    try:
+        new = arguments.out.with_name(f".{arguments.out.name}.part")
+        with open(new, "wb") as target:  # noqa: ASYNC230 - nothing else runs on this loop
+            number = await export(
+                store,
+                target,
+                format=chosen,  # type: ignore[arg-type]
+                route=arguments.route,
+                since=arguments.since,
+                until=arguments.until,
+                progress=_progress,
+            )
+        new.replace(arguments.out)  # whole or not at all
+        return number
+    finally:
+        await store.close()
+
+
+def _progress(rows: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{rows} rows")
+        sys.stderr.flush()
