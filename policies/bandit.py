@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Literal
 
 from policies.assign import allocation
@@ -29,6 +29,13 @@ class Objective:
     goal: Goal = "maximize"
     prior: Prior | None = None
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        posteriors(self.model, (_NO_SUMS,), self.prior)  # refuses a prior of another family
+        if not (isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"the weight of {self.metric!r} is {self.weight!r}; write a number not below zero"
+            )
 
 
 @dataclass(frozen=True, slots=True)

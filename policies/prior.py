@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, isfinite, sqrt
 from typing import Literal, TypeVar
 
 from policies.model import RewardSums, Sums
@@ -26,6 +26,9 @@ class BetaPrior:
 
     alpha: float = 1.0
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _above_zero("a Beta prior", alpha=self.alpha, beta=self.beta)
 
     @classmethod
     def of(cls, mean: float, strength: float) -> BetaPrior:
@@ -45,6 +48,14 @@ class NormalPrior:
     strength: float = 1.0
     df: float = 3.0
 
+    def __post_init__(self) -> None:
+        _above_zero("a Normal-Inverse-Gamma prior", scale=self.scale, strength=self.strength)
+        if not 1 < self.df < inf or not isfinite(self.mean):
+            raise ValueError(
+                "a Normal-Inverse-Gamma prior needs a finite mean, and df (twice its shape) above 1: below, "
+                "the mean it implies does not exist"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class GammaPrior:
@@ -53,10 +64,19 @@ class GammaPrior:
     shape: float
     rate: float
 
+    def __post_init__(self) -> None:
+        _above_zero("a Gamma prior", shape=self.shape, rate=self.rate)
+
     @classmethod
     def of(cls, mean: float, strength: float) -> GammaPrior:
         """The prior with this mean that is worth ``strength`` observations."""
         return cls(mean * strength, strength)
+
+
+def _above_zero(what: str, **parameters: float) -> None:
+    for name, value in parameters.items():
+        if not 0 < value < inf:
+            raise ValueError(f"{what} needs {name} above zero and finite, not {value!r}")
 
 
 Prior = BetaPrior | NormalPrior | GammaPrior
@@ -151,4 +171,4 @@ def _real_prior(sums: Sequence[Sums]) -> NormalPrior:
 
 def _count_prior(sums: Sequence[Sums]) -> GammaPrior:
     pooled = _pooled(sums)
-    return GammaPrior(1.0, (pooled.count + 1.0) / (pooled.total + 1.0))
+    return GammaPrior(1.0, (pooled.count + 1.0) / (max(0.0, pooled.total) + 1.0))

@@ -11,6 +11,7 @@ from policies.allocate import allocate
 from policies.bandit import Bandit, Debut, Objective, Stop, discounted, refresh, utility
 from policies.model import Discounted, Learned, RewardSums
 from policies.posterior import Beta, Gamma, Student, compare
+from policies.prior import BetaPrior
 from policies.shares import floored, top_two
 
 GBSTATS = json.loads((Path(__file__).parent / "cases" / "gbstats_bayes.json").read_text())["cases"]
@@ -56,6 +57,10 @@ def test_plans_that_make_no_sense_are_refused() -> None:
         plan(half_life=60.0, stop=Stop())
     with pytest.raises(ValueError, match="between 0 and 1"):
         plan(second=1.0)
+    with pytest.raises(ValueError, match="a count metric takes a GammaPrior"):
+        Objective("m", "count", prior=BetaPrior())
+    with pytest.raises(ValueError, match="weight of 'm'"):
+        Objective("m", weight=-1.0)
 
 
 def test_less_is_better_when_the_goal_says_so() -> None:

@@ -108,6 +108,14 @@ def test_sums_that_cannot_be_are_refused() -> None:
         posteriors("real", [RewardSums()], BetaPrior())
 
 
+def test_priors_that_cannot_be_are_refused() -> None:
+    for make in (lambda: BetaPrior(0, 1), lambda: GammaPrior(1, math.inf), lambda: NormalPrior(0, -1)):
+        with pytest.raises(ValueError, match="above zero and finite"):
+            make()
+    with pytest.raises(ValueError, match="above 1"):
+        NormalPrior(0, 1, df=1.0)
+
+
 def test_rounding_of_subtracted_sums_is_forgiven() -> None:
     sums = RewardSums(3, 0.1 + 0.2 + 0.3, 0.14) - RewardSums(3, 0.6, 0.14)
     assert posteriors("fraction", [sums]) == (Beta(1 + max(0.0, sums.total), 1.0),)
