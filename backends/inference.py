@@ -87,8 +87,8 @@ class Leavers:
 
 
 async def _watch(entry: Entry, served: Served, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    while (await receive())["type"] != "http.disconnect":  # noqa: ASYNC110  it is receive that waits
+        await asyncio.sleep(LOOK)  # nothing else should come; should it, then not without end
     served.abandon(entry, ClientLeft())
 
 

@@ -44,7 +44,11 @@ class TorchExecutable:
         self._inputs = [(tensor.name, tensor.datatype) for tensor in config.input]
         self._outputs = [(tensor.name, tensor.datatype, config.full_dims(tensor)) for tensor in config.output]
         self._batched = config.max_batch_size > 0
+        # A stream of its own, so that instances on one device don't wait for one another.
         self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
+
+        if self._stream is not None:  # the weights came by way of the current one
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
         """See `backends.batching.instance.Executable`."""

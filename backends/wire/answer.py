@@ -38,9 +38,7 @@ def render(
         _tensor(spec, arrays[spec.index], as_binary, binary) for spec, as_binary in outputs
     ]
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not any(as_binary for _, as_binary in outputs):
-        return Answer(head, None)
-    return Answer(b"".join((head, *binary)), len(head))
+    return Answer(b"".join((head, *binary)), len(head)) if binary else Answer(head, None)
 
 
 def _tensor(spec: TensorSpec, array: np.ndarray, as_binary: bool, binary: list[bytes]) -> dict[str, Any]:

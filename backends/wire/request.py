@@ -34,7 +34,7 @@ class InferRequest:
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
         """Requests with equal keys can share a batch: their shapes are equal but for the rows."""
-        return tuple(array.shape[1:] for array in self.inputs)
+        return tuple([array.shape[1:] for array in self.inputs])
 
 
 def parse(body: bytes, header_length: bytes | None, signature: Signature) -> InferRequest:

@@ -55,33 +55,36 @@ def _flat(name: str, shape: tuple[int, ...], data: object) -> list[Any]:
 
 def _array(name: str, datatype: Datatype, values: list[Any]) -> np.ndarray:
     if datatype.kind == "bytes":
-        array = np.empty(len(values), dtype=object)
-        try:
-            array[:] = [value.encode() for value in values]
-        except UnicodeEncodeError:
-            raise InvalidInput(
-                f"input {name!r} has a string that is not Unicode; send it as binary data"
-            ) from None
-        return array
+        return _objects([value.encode() for value in values])  # orjson lets no lone surrogate through
     try:
-        if datatype.kind != "float":
-            return np.array(values, dtype=datatype.dtype)
-        wide = datatype.name == "BF16"
-        with np.errstate(over="ignore"):
-            array = np.array(values, dtype="<f4" if wide else datatype.dtype)
-            array = fp32_to_bf16(array) if wide and np.isfinite(array).all() else array
+        numbers = _numbers(datatype, values)
     except OverflowError:
-        raise _out_of_range(name, datatype) from None
-    # JSON has no infinity, so what is one now was a number too large for the datatype.
-    if not np.isfinite(bf16_to_fp32(array) if array.dtype == np.uint16 else array).all():
-        raise _out_of_range(name, datatype)
-    return array
+        numbers = None
+    if numbers is None:
+        raise InvalidInput(
+            f"input {name!r} has a value outside the range of {datatype.name}; send one inside it"
+        )
+    return numbers
 
 
-def _out_of_range(name: str, datatype: Datatype) -> InvalidInput:
-    return InvalidInput(
-        f"input {name!r} has a value outside the range of {datatype.name}; send one inside it"
-    )
+def _numbers(datatype: Datatype, values: list[Any]) -> np.ndarray | None:
+    """None, or OverflowError, when a value doesn't fit. JSON has no infinity: what becomes one was too large."""
+    if datatype.kind != "float":
+        return np.array(values, dtype=datatype.dtype)
+    with np.errstate(over="ignore"):
+        numbers = np.array(values, dtype="<f4" if datatype.name == "BF16" else datatype.dtype)
+    if not np.isfinite(numbers).all():
+        return None
+    if datatype.name != "BF16":
+        return numbers
+    rounded = fp32_to_bf16(numbers)
+    return rounded if np.isfinite(bf16_to_fp32(rounded)).all() else None
+
+
+def _objects(elements: list[bytes]) -> np.ndarray:
+    strings = np.empty(len(elements), dtype=object)
+    strings[:] = elements
+    return strings
 
 
 def from_bytes(name: str, datatype: Datatype, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
@@ -122,14 +125,12 @@ def _strings(name: str, count: int, data: memoryview) -> np.ndarray:
         elements.append(bytes(data[offset - length : offset]))
     if len(elements) != count:
         raise InvalidInput(f"input {name!r} has {len(elements)} elements; its shape needs {count}")
-    array = np.empty(count, dtype=object)
-    array[:] = elements
-    return array
+    return _objects(elements)
 
 
-def to_json(name: str, datatype: Datatype, array: np.ndarray) -> np.ndarray | list[str]:
+def to_json(name: str, datatype: Datatype, values: np.ndarray) -> np.ndarray | list[str]:
     """Flat values for the JSON writer. What JSON has no number for (NaN, infinities) becomes null there."""
-    flat = array.reshape(-1)
+    flat = values.reshape(-1)
     if datatype.kind != "bytes":
         return np.ascontiguousarray(bf16_to_fp32(flat) if datatype.name == "BF16" else flat)
     try:
@@ -140,8 +141,8 @@ def to_json(name: str, datatype: Datatype, array: np.ndarray) -> np.ndarray | li
         ) from None
 
 
-def to_bytes(datatype: Datatype, array: np.ndarray) -> bytes:
-    """The raw form of ``array``."""
+def to_bytes(datatype: Datatype, values: np.ndarray) -> bytes:
+    """The raw form of ``values``."""
     if datatype.kind != "bytes":
-        return array.tobytes()
-    return b"".join(struct.pack("<I", len(element)) + element for element in array.reshape(-1))
+        return values.tobytes()
+    return b"".join(struct.pack("<I", len(element)) + element for element in values.reshape(-1))

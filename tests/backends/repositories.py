@@ -21,6 +21,15 @@ class Model:
         return {"slept": seconds.clone()}
 """
 
+HANGER = """
+import time
+
+class Model:
+    def __call__(self, x):
+        time.sleep(1000 if x.any() else 0)
+        return x
+"""
+
 PICKY = """
 from backends import InvalidInput
 

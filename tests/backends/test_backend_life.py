@@ -14,18 +14,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
+from backends.errors import LoadError
+from backends.runtime.device import resolve
 from tests.backends.process import ServerProcess
-from tests.backends.repositories import write_model, write_sleeper
+from tests.backends.repositories import HANGER, write_model, write_sleeper
 
 SLEEP = "/v2/models/sleeper/infer"
 
 
-@pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[ServerProcess]:
-    batching = {"default_queue_policy": {"max_queue_size": 2}}
-    write_sleeper(tmp_path, max_batch_size=1, dynamic_batching=batching)
-    with ServerProcess(tmp_path) as server:
+@pytest.fixture(scope="module")
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("sleeper")
+    write_sleeper(root, max_batch_size=1, dynamic_batching={"default_queue_policy": {"max_queue_size": 2}})
+    with ServerProcess(root) as server:
         server.wait_ready()
         yield server
 
@@ -33,6 +36,11 @@ def sleeper(tmp_path: Path) -> Iterator[ServerProcess]:
 def asking(seconds: float, timeout_us: int = 0) -> dict[str, object]:
     tensor = {"name": "seconds", "datatype": "FP32", "shape": [1, 1], "data": [seconds]}
     return {"inputs": [tensor], **({"parameters": {"timeout": timeout_us}} if timeout_us else {})}
+
+
+async def answered(client: httpx.AsyncClient) -> int:
+    (stats,) = (await client.get("/v2/models/sleeper/stats")).json()["model_stats"]
+    return int(stats["inference_count"])
 
 
 async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: Path) -> None:
@@ -51,15 +59,14 @@ async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: P
             assert late.status_code == 200, "until it stops listening it still answers"
             assert late.headers["connection"] == "close"
             assert (await running).status_code == 200
-        assert await asyncio.to_thread(server.process.wait, 10) == 0
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/v2/health/live")
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
-    code = "import time\nclass Model:\n    def __init__(self): self.calls = 0\n"
-    code += "    def __call__(self, x):\n        self.calls += 1\n        time.sleep(1000 if x.any() else 0)\n        return x\n"
-    write_model(tmp_path, "hung", code, {"x": ("FP32", [1])}, {"y": ("FP32", [1])})
+    write_model(tmp_path, "hung", HANGER, {"x": ("FP32", [1])}, {"y": ("FP32", [1])})
     with ServerProcess(tmp_path, "--drain-delay", "0", "--drain-limit", "1") as server:
         server.wait_ready()
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
@@ -67,7 +74,7 @@ def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path
             httpx.post(f"{server.url}/v2/models/hung/infer", json={"inputs": [tensor]}, timeout=0.5)
         start = time.monotonic()
         assert server.stop() == 1
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 25
         assert "still busy" in server.log
 
 
@@ -96,16 +103,15 @@ async def test_a_request_may_say_how_long_it_waits(sleeper: ServerProcess) -> No
 
 async def test_work_for_a_client_that_left_is_not_done(sleeper: ServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
+        before = await answered(client)
         first = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
         await asyncio.sleep(0.2)
         host, port = sleeper.address.split(":")
         for _ in range(2):
             _, writer = await asyncio.open_connection(host, int(port))
             body = json.dumps(asking(30.0)).encode()
-            writer.write(
-                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (SLEEP.encode(), len(body))
-                + body
-            )
+            head = f"POST {SLEEP} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
             await writer.drain()
             await asyncio.sleep(0.1)
             writer.close()
@@ -114,8 +120,7 @@ async def test_work_for_a_client_that_left_is_not_done(sleeper: ServerProcess) -
         answer = await client.post(SLEEP, json=asking(0.0))
         assert answer.status_code == 200, "both left the queue"
         assert (await first).status_code == 200
-        (stats,) = (await client.get("/v2/models/sleeper/stats")).json()["model_stats"]
-        assert stats["inference_count"] == 2
+        assert await answered(client) == before + 2
 
 
 def test_alive_before_ready(models: Path) -> None:
@@ -152,9 +157,9 @@ def test_a_port_that_is_taken(models: Path) -> None:
 
 
 def test_a_device_that_is_not_there(models: Path) -> None:
-    for device, message in (
-        ("cuda:99", "is not there"),
-        ("quantum", "is unknown"),
-        ("meta", "is not served"),
-    ):
-        assert message in fails("--models", str(models), "--port", "0", "--device", device)
+    assert "is not there" in fails("--models", str(models), "--port", "0", "--device", "cuda:99")
+    for device, message in (("quantum", "is unknown"), ("meta", "is not served")):
+        with pytest.raises(LoadError, match=message):
+            resolve(device)
+    assert resolve("cpu").type == "cpu"
+    assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
