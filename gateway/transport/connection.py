@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT: Final = 65_536
 FIELD_LIMIT: Final = 128
+FIRST_BYTE: Final = ord("H")
+"""Of an answer: the parser would take RTSP for HTTP."""
 INTERIM_LIMIT: Final = 8
 """Most 1xx answers before the final one."""
 HIGH_WATER: Final = 65_536
@@ -189,7 +191,11 @@ class BackendConnection(asyncio.Protocol):
         if user is None:  # a byte on an idle connection: whatever it is, it answers nothing
             self._drop()
             return
-        self._started = True
+        if not self._started:
+            self._started = True
+            if data[0] != FIRST_BYTE:
+                self._fail("its status line is not HTTP")
+                return
         self._raw += len(data)
         try:
             self.parser.feed_data(data)

@@ -70,6 +70,7 @@ class RawBackend:
     server: asyncio.Server | None = None
     port: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -81,6 +82,8 @@ class RawBackend:
         self.requests.clear()
         self.plans.clear()
         self.released = asyncio.Event()
+        for task in self.tasks:
+            task.cancel()
         for connection in self.connections:
             connection.transport.abort()
         self.connections.clear()
@@ -113,7 +116,6 @@ class Connection(asyncio.Protocol):
         self.early = False
         self.tunnel = False
         self.steps: Sequence[Step] | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -193,11 +195,13 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"".join(cast("Sequence[bytes]", steps)))
             return
         task = asyncio.get_running_loop().create_task(self._play(steps, self.backend.released))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.backend.tasks.add(task)
+        task.add_done_callback(self.backend.tasks.discard)
 
     async def _play(self, steps: Sequence[Step], released: asyncio.Event) -> None:
         for step in steps:
+            if not self.open:
+                return
             if isinstance(step, bytes):
                 if step.startswith(b"HTTP/1.1 101"):
                     self.tunnel = True

@@ -328,6 +328,16 @@ def test_a_rewritten_target(rig: Rig, target: bytes, onward: bytes) -> None:
     assert [r.target for r in rig.requests] == [onward]
 
 
+@pytest.mark.parametrize("version", [b"RTSP/1.0", b"RTSP/1.1"])
+def test_rtsp_is_read_as_http(rig: Rig, version: bytes) -> None:
+    """The parser takes the one for the other (GET, POST and OPTIONS alone), and a head's bytes are not looked at
+    twice for it: the framing rules are the same, so nothing can hide, and HTTP/1.1 goes onward."""
+    with rig.client() as client:
+        client.send(get(version=version))
+        assert client.answer().status == 200
+    assert rig.requests[0].line == b"GET /p/x HTTP/1.1"
+
+
 def test_options_star_is_not_served_but_harmless(rig: Rig) -> None:
     with rig.client() as client:
         client.send(b"OPTIONS * HTTP/1.1\r\n" + H + b"\r\n")
