@@ -44,6 +44,7 @@ from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
+from gateway.loops.probes import Probes
 from gateway.loops.rollout import Rollouts
 from gateway.loops.upkeep import keep_small
 from gateway.loops.watch import Watch
@@ -123,6 +124,7 @@ class Gateway:
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
         self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
         self._spawn(self.spool.run())
+        self._spawn(Probes(self.registry, self.random).run(self.document))
         self._spawn(keep_small(self.store, self.allocations, self.document, self.now))
         self._spawn(self._watch(text))
         guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)

@@ -79,6 +79,13 @@ class Registry:
         gate = self.gate(name, document)
         return Backend(name, addresses, gate, chance, health=found, balance=document.balance)
 
+    def probe_address(self, backend: BackendDocument, place: int) -> Address:
+        """The address number ``place`` for a probe: with a connection of its own, which never rests."""
+        known = self.address(backend, place)
+        return Address(
+            known.endpoint, self._loop, context=known.context, server_name=known.server_name, idle_most=0
+        )
+
     def gate(self, name: str, backend: BackendDocument) -> Gate:
         limit = Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
         gate = self.gates.setdefault(name, Gate(limit))

@@ -93,6 +93,12 @@ class Health:
         self.troubled = True
         self._say("health", address, "healthy" if healthy else "unhealthy", reason)
 
+    def unwatched(self, name: str) -> None:
+        """The address of this name is probed no more, so what its last probes said is forgotten."""
+        record = self._group.addresses.get(name)
+        if record is not None:
+            self._group.mark(record, healthy=True)
+
     def suspected(self, address: Address, waiting: int, seconds: float) -> None:
         """``address`` has fallen silent while requests wait."""
         if address not in self._records:

@@ -1,0 +1,199 @@
+"""Active health checks: every address of a backend with ``health`` is asked by itself, over its own connections.
+
+A probe opens a connection, asks, reads the answer's status and closes. The first probe of an address decides by
+itself; from then on so many good (``healthy``) or bad ones (``unhealthy``) in a row change the verdict. What is
+asked and how often follows the configuration; what is known of an address outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final, Protocol
+
+from gateway.config.backend import Backend as BackendDocument
+from gateway.config.backend import Health as HealthDocument
+from gateway.config.document import Document
+from gateway.transport.connection import Answer, BackendConnection
+from gateway.transport.health import Health
+from gateway.transport.pool import Address
+
+LOOK: Final = 0.1
+"""Seconds between two looks at what is due."""
+JITTER: Final = 0.1
+"""Share by which the time between two probes varies, so that many gateways do not ask in step."""
+
+
+class Places(Protocol):
+    """Where addresses and what is known of them are kept; `gateway.config.compile.Registry`."""
+
+    healths: dict[str, Health]
+
+    def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address: ...
+    def probe_address(self, backend: BackendDocument, place: int) -> Address: ...
+
+
+@dataclass(slots=True)
+class Watched:
+    """One address of one backend, as its probes see it."""
+
+    due: float
+    good: int = 0
+    bad: int = 0
+    """In a row; one of them is 0."""
+    verdict: bool | None = None
+    """None before the first probe."""
+    probing: asyncio.Task[None] | None = None
+
+    def count(self, well: bool, rule: HealthDocument) -> bool:
+        """Takes a probe's result; whether the verdict changed."""
+        self.good, self.bad = (self.good + 1, 0) if well else (0, self.bad + 1)
+        enough = self.good >= rule.healthy if well else self.bad >= rule.unhealthy
+        if self.verdict is None or (enough and self.verdict != well):
+            changed, self.verdict = self.verdict != well, well
+            return changed
+        return False
+
+
+@dataclass
+class Probes:
+    """The loop. ``random`` draws from [0, 1)."""
+
+    registry: Places
+    random: Callable[[], float]
+    watched: dict[tuple[str, str], Watched] = field(default_factory=dict)
+    """By backend and address."""
+
+    async def run(self, document: Callable[[], Document]) -> None:
+        """Runs until cancelled."""
+        try:
+            while True:
+                self.step(document().backends)
+                await asyncio.sleep(LOOK)
+        finally:
+            for watched in self.watched.values():
+                if watched.probing is not None:
+                    watched.probing.cancel()
+
+    def step(self, backends: Mapping[str, BackendDocument]) -> None:
+        """Starts the probes that are due; forgets addresses that are not probed any more."""
+        now = perf_counter()
+        wanted = {
+            (name, place): backend
+            for name, backend in backends.items()
+            if backend.health is not None
+            for place in range(len(backend.addresses))
+        }
+        kept = set()
+        for (name, place), backend in wanted.items():
+            address = self.registry.address(backend, place)
+            key = (name, address.name)
+            kept.add(key)
+            watched = self.watched.get(key)
+            if watched is None:
+                watched = self.watched[key] = Watched(now + self.random() * LOOK)
+            if now >= watched.due and watched.probing is None:
+                watched.probing = asyncio.get_running_loop().create_task(
+                    self._probe(name, backend, place, address, watched)
+                )
+        for key in [key for key in self.watched if key not in kept]:
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """No probe speaks for it any more: so it counts as healthy."""
+        watched = self.watched.pop(key)
+        if watched.probing is not None:
+            watched.probing.cancel()
+        health = self.registry.healths.get(key[0])
+        if health is not None and watched.verdict is False:
+            health.unwatched(key[1])
+
+    async def _probe(
+        self, name: str, backend: BackendDocument, place: int, address: Address, watched: Watched
+    ) -> None:
+        rule = backend.health
+        assert rule is not None
+        try:
+            found = await ask(
+                self.registry.probe_address(backend, place), request(backend, place, address), rule
+            )
+            well = not found
+            if watched.count(well, rule):
+                reason = found or f"{watched.good} good probes"
+                self.registry.healths[name].probed(address, healthy=well, reason=reason, now=perf_counter())
+        finally:
+            watched.probing = None
+            watched.due = perf_counter() + rule.every * (1.0 + JITTER * (2.0 * self.random() - 1.0))
+
+
+def request(backend: BackendDocument, place: int, address: Address) -> bytes:
+    """The bytes of a probe: the path under the backend's base path, with the fields that it always gets."""
+    rule = backend.health
+    assert rule is not None
+    given = {key.lower(): value for key, value in backend.headers.items()}
+    fields = {"host": address.authority.decode(), "user-agent": "turnout", "accept": "*/*", **given}
+    lines = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
+    path = backend.addresses[place].path + rule.path
+    return f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")
+
+
+async def ask(address: Address, sent: bytes, rule: HealthDocument) -> str:
+    """Sends one probe; "" when the answer is good, else what was wrong. Takes ``rule.timeout`` at most."""
+    probe = Probe(sent)
+    probe.task = address.connect(probe)
+    try:
+        async with asyncio.timeout(rule.timeout):
+            status, trouble = await probe.found
+    except TimeoutError:
+        return f"no answer within {rule.timeout:g} s"
+    finally:
+        probe.end()
+    if trouble:
+        return trouble
+    return "" if status in rule.status else f"it answered {status}"
+
+
+class Probe:
+    """One question; the `User` of its connection. ``found``: (status, "") or (0, what went wrong)."""
+
+    def __init__(self, sent: bytes) -> None:
+        self.upgrade = b""
+        self.found: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+        self._sent = sent
+        self._connection: BackendConnection | None = None
+
+    def on_connected(self, connection: BackendConnection) -> None:
+        self._connection = connection
+        connection.begin(self, head=self._sent.startswith(b"HEAD "))
+        connection.transport.write(self._sent)
+        connection.sent_whole = True
+
+    def on_head(self, answer: Answer) -> None:
+        self._tell(answer.status, "")
+
+    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
+        self._tell(0, detail)
+
+    def on_tunnel(self, answer: Answer, data: bytes) -> None:
+        self._tell(0, "it switched protocols unasked")
+
+    def _tell(self, status: int, trouble: str) -> None:
+        if not self.found.done():
+            self.found.set_result((status, trouble))
+
+    def end(self) -> None:
+        """The body is of no interest."""
+        if self.task is not None:
+            self.task.cancel()
+        if self._connection is not None:
+            self._connection.abandon()
+
+    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
+    def on_data(self, data: bytes) -> None: ...
+    def on_end(self) -> None: ...
+    def flush(self) -> None: ...
+    def pause_upload(self) -> None: ...
+    def resume_upload(self) -> None: ...
