@@ -48,7 +48,7 @@ class Arm(Protocol):
         ...
 
     def __call__(self, mean: Floats) -> Floats:
-        """log of the martingale at each supposed ``mean`` in (0, 1); falls, then rises."""
+        """log of the martingale at each supposed ``mean`` in (0, 1)."""
         ...
 
 
@@ -138,10 +138,12 @@ def evidence_against(baseline: Arm, candidate: Arm, *, factor: float = 1.0, shif
     low, high = max(_EDGE, (_EDGE - shift) / factor), min(1 - _EDGE, (1 - _EDGE - shift) / factor)
     if low > high:
         return np.full(np.shape(baseline.centre), np.inf)
-    # Both martingales fall, then rise: the smallest product lies between the two centres.
+    # Both martingales fall, then rise (but for a handful of values in [0, 1], hence the points all over):
+    # the smallest product lies between the two centres.
+    everywhere = np.linspace(low, high, _POINTS) + np.zeros((*np.shape(baseline.centre), 1))
     ends = baseline.centre, (candidate.centre - shift) / factor
     left, right = np.clip(np.minimum(*ends), low, high), np.clip(np.maximum(*ends), low, high)
-    best = np.full(np.shape(left), np.inf)
+    best = np.min(baseline(everywhere) + candidate(factor * everywhere + shift), axis=-1)
     for _ in range(_ZOOMS):
         grid = np.linspace(left, right, _POINTS, axis=-1)
         value = baseline(grid) + candidate(factor * grid + shift)
@@ -179,25 +181,68 @@ def _exact(mean: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One arm from its centre outwards: ``means``, and the log martingale at each, which only rises."""
+    """One arm from its centre outwards: ``means``, and the least log martingale at each or farther out.
 
+    The martingale rises outwards but where there are next to no data; then it is the farthest mean that counts.
+    """
+
+    arm: Arm
     means: Floats
     levels: Floats
 
     def reach(self, level: float | Floats) -> Floats:
         """The farthest mean that is not refuted at ``level``."""
-        return np.asarray(np.interp(level, self.levels, self.means), dtype=np.float64)
+        level = np.asarray(level, dtype=np.float64)
+        at = np.clip(np.searchsorted(self.levels, level, side="right"), 1, self.levels.size - 1)
+        near, far, low, high = self.means[at - 1], self.means[at], self.levels[at - 1], self.levels[at]
+        mean = near
+        # The curve is convex: its chord is too short, and the chord of what is left is short by far less.
+        for _ in range(_CHORDS):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                part = np.where(high <= level, 1.0, np.maximum((level - low) / (high - low), 0.0))
+            mean = near + part * (far - near)
+            found = self.arm(mean)
+            inside = found <= level
+            near, low = np.where(inside, mean, near), np.where(inside, found, low)
+            far, high = np.where(inside, far, mean), np.where(inside, high, found)
+        return np.asarray(mean, dtype=np.float64)
+
+
+_CHORDS: Final = 3
 
 
 def _branch(arm: Arm, edge: float, level: float) -> _Branch:
+    """``arm`` from its centre towards ``edge``, as far as ``level`` reaches."""
     centre = float(arm.centre)
-    steps = centre + (edge - centre) * np.geomspace(1e-9, 1.0, 64)
-    over = arm(steps) > level
-    end = float(steps[int(np.argmax(over))]) if over.any() else edge
-    means = np.linspace(centre, end, 192)
+    end = _end(arm, _outwards(arm, edge), level)
+    means = np.linspace(centre, end, 96)
     if end < centre / 4:  # a ratio turns on the small means, too
-        means = np.sort(np.concatenate([means, np.geomspace(end, centre, 64)]))[::-1]
-    return _Branch(means, np.maximum.accumulate(arm(means)))
+        means = np.sort(np.concatenate([means, np.geomspace(end, centre, 96)]))[::-1]
+    return _along(arm, means)
+
+
+def _end(arm: Arm, steps: Floats, level: float) -> float:
+    """Just beyond the last of ever finer steps at which ``arm`` is not above ``level``."""
+    for _ in range(_ZOOMS):
+        kept = np.flatnonzero(arm(steps) <= level)
+        last = int(kept[-1]) if kept.size else 0
+        if last == steps.size - 1:
+            break
+        steps = np.linspace(steps[last], steps[last + 1], 33)
+    return float(steps[-1])
+
+
+def _outwards(arm: Arm, edge: float) -> Floats:
+    centre = float(arm.centre)
+    return centre + (edge - centre) * np.append(0.0, np.geomspace(1e-9, 1.0, 64))
+
+
+def _along(arm: Arm, means: Floats) -> _Branch:
+    return _Branch(arm, means, np.minimum.accumulate(arm(means)[::-1])[::-1])
+
+
+def _least(arm: Arm) -> float:
+    return min(float(arm(_outwards(arm, edge)).min()) for edge in (_EDGE, 1 - _EDGE))
 
 
 _Pairs = tuple[Floats, Floats]
@@ -208,8 +253,7 @@ def _corners(baseline: Arm, candidate: Arm, level: float) -> tuple[_Pairs, _Pair
 
     First where the candidate is low and the baseline high, then the other way round.
     """
-    b_room = level - float(candidate(candidate.centre))
-    c_room = level - float(baseline(baseline.centre))
+    b_room, c_room = level - _least(candidate), level - _least(baseline)
     low, high = _EDGE, 1 - _EDGE
     return (
         _border(_branch(baseline, high, b_room), _branch(candidate, low, c_room), level),
@@ -222,7 +266,8 @@ def _border(baseline: _Branch, candidate: _Branch, level: float) -> _Pairs:
     inside = baseline.levels < room
     means = np.append(baseline.means[inside], baseline.reach(room))
     levels = np.append(baseline.levels[inside], min(room, baseline.levels[-1]))
-    return means, candidate.reach(level - levels)
+    # A hair more room: where an arm is flat, rounding must not decide how far it reaches.
+    return means, candidate.reach(level - levels + 1e-9)
 
 
 def error_rate_difference(

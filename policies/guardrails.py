@@ -12,7 +12,7 @@ nothing. Comparison is with the concurrent baseline of the same epoch only, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -219,11 +219,8 @@ def judge(
     verdict = _decide(guardrail, measured, alpha)
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
-    more = _more_requests(guardrail, measured, candidate, alpha)
-    rate = candidate.requests / candidate.seconds if candidate.seconds > 0 else 0.0
-    return replace(
-        verdict, more_requests=more, minutes=more / rate / 60 if more is not None and rate else None
-    )
+    scale = _missing(guardrail, measured, alpha) if candidate.requests else None
+    return _forecast(verdict, scale, candidate.requests, candidate.seconds)
 
 
 def could_not_look(guardrail: Guardrail, alpha: float, reason: str) -> Verdict:
@@ -236,16 +233,31 @@ def judge_agreement(
 ) -> Verdict:
     """A shadow's gate: pass once the agreement rate is shown to be at least ``at_least``.
 
-    ``agreeing`` of ``compared`` answers agreed, within ``seconds``.
+    ``agreeing`` of ``compared`` answers agreed, within ``seconds``; what is missing is in compared answers.
     """
-    interval = mean_interval(Rate(agreeing, compared), alpha)
-    outcome: Outcome = "pass" if interval[0] >= at_least else "inconclusive"
-    if interval[1] < at_least:
-        outcome = "fail"
+
+    def outcome(scale: float) -> Outcome:
+        low, high = mean_interval(Rate(agreeing * scale, compared * scale), alpha)
+        if high < at_least:
+            return "fail"
+        return "pass" if low >= at_least else "inconclusive"
+
+    rate = agreeing / compared if compared else None
     verdict = Verdict(
-        "agreement", outcome, "at_least", at_least, alpha, agreeing / compared if compared else None, interval
+        "agreement",
+        outcome(1.0),
+        "at_least",
+        at_least,
+        alpha,
+        rate,
+        mean_interval(Rate(agreeing, compared), alpha),
+        candidate=rate,
+        samples=compared,
     )
-    return replace(verdict, candidate=verdict.estimate, samples=compared)
+    if verdict.verdict != "inconclusive" or not compared:
+        return verdict
+    scale = _enough(lambda k: outcome(k) == "inconclusive")
+    return _forecast(verdict, scale, compared, seconds)
 
 
 def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
@@ -316,27 +328,42 @@ def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None)
     return "the interval includes the limit"
 
 
-def _more_requests(guardrail: Guardrail, measured: Measured, candidate: Evidence, alpha: float) -> int | None:
-    """How many more until the interval leaves the limit, if both variants go on exactly as so far."""
-    if not (measured.samples and measured.baseline_samples and candidate.requests):
+def _missing(guardrail: Guardrail, measured: Measured, alpha: float) -> float | None:
+    """How many times the data it takes for the interval to leave the limit, if both go on exactly as so far."""
+    if not (measured.samples and measured.baseline_samples):
         return None
 
     def undecided(scale: float) -> bool:
         interval = measured.interval(alpha, scale)
         return interval is None or guardrail.outcome(interval) == "inconclusive"
 
-    low, high = 1.0, max(2.0, guardrail.min_samples / measured.samples)
+    least = guardrail.min_samples / measured.samples
+    scale = _enough(undecided, max(2.0, least))
+    return None if scale is None else max(scale, least)
+
+
+def _enough(undecided: Callable[[float], bool], high: float = 2.0) -> float | None:
+    """Roughly the least scale that decides; None where no honest one can be had."""
+    low = 1.0
     for _ in range(_HORIZON):
         if not undecided(high):
             break
         low, high = high, high * 2
     else:
         return None
-    least = guardrail.min_samples / measured.samples
     for _ in range(3):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if undecided(middle) else (low, middle)
-    return _rounded((max(high, least) - 1) * candidate.requests)
+    return high
+
+
+def _forecast(verdict: Verdict, scale: float | None, requests: float, seconds: float) -> Verdict:
+    if scale is None:
+        return verdict
+    more = _rounded((scale - 1) * requests)
+    return replace(
+        verdict, more_requests=more, minutes=more / requests * seconds / 60 if seconds > 0 else None
+    )
 
 
 def _rounded(requests: float) -> int:

@@ -411,7 +411,7 @@ SETTINGS = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(ANSWERS, ANSWERS, SETTINGS)
 @example(Answer(b"[" * 990 + b"]" * 990), Answer(b"[" * 990 + b"]" * 990), Comparison())
 @example(
@@ -429,7 +429,7 @@ def test_no_bytes_make_it_raise(a: Answer, b: Answer, how: Comparison) -> None:
         assert json.loads(result.detail)["differences"] >= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ANSWERS, SETTINGS)
 def test_every_answer_that_can_be_compared_agrees_with_itself(a: Answer, how: Comparison) -> None:
     assert (
@@ -438,7 +438,7 @@ def test_every_answer_that_can_be_compared_agrees_with_itself(a: Answer, how: Co
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ANSWERS, ANSWERS)
 def test_agreement_has_no_direction_where_both_can_be_read(a: Answer, b: Answer) -> None:
     there, back = compare(a, b), compare(b, a)

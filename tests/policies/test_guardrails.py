@@ -224,7 +224,13 @@ def test_counts_that_cannot_be_do_not_make_a_baseline_sick() -> None:
     [(0, 0, "inconclusive"), (2_000, 2_000, "pass"), (50, 50, "inconclusive"), (900, 1_000, "fail")],
 )
 def test_agreement(agreeing: int, compared: int, outcome: str) -> None:
-    assert judge_agreement(agreeing, compared, 0.98, 0.05).verdict == outcome
+    verdict = judge_agreement(agreeing, compared, 0.98, 0.05, seconds=60)
+    assert verdict.verdict == outcome
+    assert (verdict.more_requests is not None) is (outcome == "inconclusive" and compared > 0)
+    if verdict.more_requests is not None:
+        more = agreeing + verdict.more_requests
+        assert judge_agreement(more, more, 0.98, 0.05).verdict == "pass"
+        assert verdict.minutes == pytest.approx(verdict.more_requests / compared)
 
 
 @pytest.mark.parametrize(

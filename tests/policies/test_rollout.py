@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -307,6 +308,11 @@ def test_the_table_keeps_its_two_rules() -> None:
     assert set(TABLE) == set(Status)
 
 
+def test_the_documented_diagram_is_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    assert "\n".join(["```mermaid", *diagram(), "```"]) in text
+
+
 # Random lives ------------------------------------------------------------------------------------------
 
 OUTCOMES = st.sampled_from(["pass", "fail", "inconclusive", "error"])
@@ -335,7 +341,7 @@ PLANS = st.builds(
 LIVES = st.lists(st.tuples(st.floats(0.1, 200), EVENTS), max_size=40)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(PLANS, LIVES)
 def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event]]) -> None:
     now, state = 0.0, begin(plan, 0.0)
