@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         default="0",
         help="of all that is measured: a niceness, or 'realtime' (needs root) against other work beside it",
     )
-    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two rounds")
+    parser.add_argument("--pause", type=float, default=0.3, help="seconds between two rounds")
     parser.add_argument(
         "--out", default=".bench/results", help="directory of the results (default: %(default)s)"
     )

@@ -31,7 +31,7 @@ class Options:
     seconds: int = 2
     concurrency: tuple[int, ...] = (1, 32, 256)
     priority: str = "0"
-    pause: float = 0.0
+    pause: float = 0.3
     """Seconds between two rounds."""
     cores: machine.Cores = field(default_factory=machine.cores)
 
@@ -49,6 +49,16 @@ class Bench:
     @property
     def names(self) -> list[str]:
         return list(self.running)
+
+    def only(self, name: str) -> None:
+        """Lets ``name`` alone run, so that it need not share its core with idle peers; then waits a while."""
+        for other, running in self.running.items():
+            if running.child is not None and other != name:
+                running.child.freeze()
+        child = self.running[name].child
+        if child is not None:
+            child.thaw()
+        time.sleep(self.options.pause)
 
     def requests(self, path: str, body: bytes) -> Path:
         """A file of requests to ``path`` for wrk."""

@@ -72,11 +72,19 @@ class Child:
     def stop(self, grace: float = 3.0) -> None:
         """SIGTERM to the whole group, SIGKILL to what is left after ``grace`` seconds."""
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace)
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._out.close()
+
+    def freeze(self) -> None:
+        """Stops the whole group where it is: it takes no time from others until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

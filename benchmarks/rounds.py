@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -54,17 +53,18 @@ def interleave(
     measure: Callable[[str], Sample],
     *,
     title: str = "",
-    pause: float = 0.0,
+    before: Callable[[str], None] | None = None,
 ) -> dict[str, Series]:
     """``rounds`` times every name in turn, each round beginning one name further.
 
-    ``pause``: seconds before each measurement, in which other work on the machine gets its turn.
+    ``before`` is called with the name ahead of each measurement.
     """
     series = {name: Series() for name in names}
     for number in range(rounds):
         start = number % len(names)
         for name in [*names[start:], *names[:start]]:
-            time.sleep(pause)
+            if before is not None:
+                before(name)
             try:
                 series[name].add(measure(name))
             except (OSError, RuntimeError) as error:

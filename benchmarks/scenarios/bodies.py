@@ -33,7 +33,7 @@ def run(options: Options) -> Result:
                     return _one(made, name, requests, size)
 
                 title = f"{size // _MIB} MiB {way}"
-                series = interleave(made.names, options.rounds, measure, title=title, pause=options.pause)
+                series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
                 sections.append(Section(title, _COLUMNS, series, ratio="cpu_us"))
         return Result("bodies", options, sections, made.missing)
 

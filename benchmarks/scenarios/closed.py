@@ -38,6 +38,6 @@ def run(options: Options) -> Result:
                 return made.closed(name, requests, connections)
 
             title = f"Concurrency {connections}"
-            series = interleave(made.names, options.rounds, measure, title=title, pause=options.pause)
+            series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
             sections.append(Section(title, COLUMNS, series, ratio="cpu_us"))
         return Result("closed", options, sections, made.missing)

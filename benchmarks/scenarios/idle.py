@@ -32,9 +32,7 @@ def run(options: Options) -> Result:
     with bench(options) as made:
         names = [name for name in made.names if name != "direct"]
         requests = made.requests(traffic.INFER, traffic.INFER_BODY)
-        series = interleave(
-            names, 1, lambda name: _one(made, name, requests), title="idle", pause=options.pause
-        )
+        series = interleave(names, 1, lambda name: _one(made, name, requests), title="idle", before=made.only)
         title = f"{CONNECTIONS:,} idle connections".replace(",", " ")
         return Result("idle", options, [Section(title, _COLUMNS, series)], made.missing)
 

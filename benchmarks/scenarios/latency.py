@@ -40,7 +40,7 @@ def run(options: Options) -> Result:
         def same(name: str) -> Sample:
             return _one(made, requests, name, SAME_RATE)
 
-        halves = interleave(names, options.rounds, half, title="half of saturation", pause=options.pause)
+        halves = interleave(names, options.rounds, half, title="half of saturation", before=made.only)
         able = [name for name in names if halves[name].median("rate") > SAME_RATE]
         return Result(
             "latency",
@@ -50,7 +50,7 @@ def run(options: Options) -> Result:
                 Section(
                     f"{SAME_RATE:,.0f} requests a second for all",
                     _COLUMNS,
-                    interleave(able, options.rounds, same, title="same rate", pause=options.pause),
+                    interleave(able, options.rounds, same, title="same rate", before=made.only),
                 ),
             ],
             made.missing,

@@ -46,7 +46,7 @@ def run(options: Options) -> Result:
                 return made.closed(name, requests, connections)
 
             title = f"Concurrency {connections}"
-            series = interleave(made.names, options.rounds, measure, title=title, pause=options.pause)
+            series = interleave(made.names, options.rounds, measure, title=title, before=made.only)
             labels = {name: peer.label for name, peer in chosen.items()}
             sections.append(Section(title, _COLUMNS, series, ratio="cpu_us", labels=labels))
         return Result("openai", ours, sections, made.missing, {"litellm": LITELLM.version()})

@@ -33,6 +33,7 @@ _COLUMNS = (
     Column("p99 ms", "p99_us", 1e-3, 2, spread=True),
     Column("CPU µs/request", "cpu_us", 1, 1, spread=True),
 )
+_LOADED = (Column("requests/s", "rate", 1, 0, spread=True), _COLUMNS[1], _COLUMNS[3])
 
 
 def run(options: Options) -> Result:
@@ -64,7 +65,7 @@ def _peers(names: list[str], ports: dict[str, int]) -> dict[str, Peer]:
 
 def _sections(made: Bench, labels: dict[str, str]) -> list[Section]:
     requests = made.requests(traffic.INFER, traffic.INFER_BODY)
-    rounds, pause = made.options.rounds, made.options.pause
+    rounds = made.options.rounds
 
     def fixed(name: str) -> Sample:
         return made.fixed(made.running[name], requests, RATE)
@@ -76,13 +77,13 @@ def _sections(made: Bench, labels: dict[str, str]) -> list[Section]:
         Section(
             f"{RATE:g} requests a second",
             _COLUMNS,
-            interleave(made.names, rounds, fixed, title="fixed rate", pause=pause),
+            interleave(made.names, rounds, fixed, title="fixed rate", before=made.only),
             labels=labels,
         ),
         Section(
             f"Closed loop, concurrency {CONNECTIONS}",
-            _COLUMNS,
-            interleave(made.names, rounds, closed, title="closed loop", pause=pause),
+            _LOADED,
+            interleave(made.names, rounds, closed, title="closed loop", before=made.only),
             labels=labels,
         ),
     ]

@@ -43,7 +43,5 @@ def _with_workers(options: Options, workers: int) -> tuple[dict[str, Series], di
         def measure(name: str) -> Sample:
             return made.closed(name, requests, CONNECTIONS)
 
-        series = interleave(
-            made.names, options.rounds, measure, title=f"{workers} workers", pause=options.pause
-        )
+        series = interleave(made.names, options.rounds, measure, title=f"{workers} workers", before=made.only)
         return series, made.missing
