@@ -96,6 +96,10 @@ export function event(one) {
       const shares = Object.entries(data.allocation ?? {}).map(([name, p]) => `${name} ${share(p)}`);
       return ["Allocation", `${shares.join(" · ")}${data.reason ? ` (${data.reason})` : ""}`];
     }
+    case "rollout":
+      return ["Rollout", data.target ? step(data) : (data.message ?? plain(data))];
+    case "guardrail":
+      return ["Guardrail", `${data.variant}: ${data.reason}`];
     case "config":
       return ["Configuration", `revision ${data.revision} by ${data.author}`];
     case "config_refused":
@@ -103,6 +107,12 @@ export function event(one) {
     default:
       return [sentence(one.kind), data.message ?? plain(data)];
   }
+}
+
+function step({ source, target, stage, weight, actor, reason }) {
+  const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
+  const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, stage ${stage + 1}`;
+  return [moved, `${share(weight)} of the traffic`, reason, actor && `by ${actor}`].filter(Boolean).join(" · ");
 }
 
 export function sentence(text) {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from policies.guardrails import Verdict
 from tests.browser.serving import DIGITS, SHOP, Served
 
 # The flags keep the browser from asking anything of anybody but the page under test.
@@ -113,8 +114,34 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             "stage": 0,
             "weight": 0.1,
             "verdicts": [
-                {"metric": "error_rate", "verdict": "fail", "message": "2.0% against 0.3%"},
-                {"metric": "latency_p99", "verdict": "inconclusive", "message": "about 400 more requests"},
+                Verdict(
+                    "error_rate",
+                    "fail",
+                    "max_increase",
+                    0.005,
+                    0.02,
+                    0.017,
+                    (0.006, 0.03),
+                    0.003,
+                    0.02,
+                    900.0,
+                    "over the limit",
+                ).as_dict(),
+                Verdict(
+                    "latency_p99",
+                    "inconclusive",
+                    "max_ratio",
+                    1.2,
+                    0.02,
+                    1.08,
+                    (0.9, 1.4),
+                    92.0,
+                    99.4,
+                    900.0,
+                    "",
+                    400,
+                    12.0,
+                ).as_dict(),
             ],
         },
     )

@@ -133,6 +133,12 @@ def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None
     assert rollout.locator("[aria-current=step]").inner_text().startswith("10%")
     assert "fail" in rollout.locator("tr", has_text="error_rate").inner_text()
     assert "can't tell yet" in rollout.locator("tr", has_text="latency_p99").inner_text()
+    errors = rollout.locator('[data-guardrail="error_rate"]').inner_text()
+    assert "at most 0.5 pp more" in errors
+    assert "+1.7 pp" in errors
+    latency = rollout.locator('[data-guardrail="latency_p99"]').inner_text()
+    assert "about 400 more requests, 12 min at the present rate" in latency
+    assert "×1.08" in latency
     assert "error_rate" in tab.page.locator(".verdict").inner_text()
     tab.page.locator("#failures li").first.wait_for()
     assert "Backend reset" in tab.page.locator("#failures").inner_text()

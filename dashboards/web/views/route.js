@@ -27,7 +27,7 @@ export function routeView(state, ui) {
     head(report),
     report.alarms.map((alarm) => notice("bad", alarm.code.replaceAll("_", " "), alarm.message)),
     summary(report, colour),
-    rolloutView(report),
+    rolloutView(report, now),
     variantsView(report, colour),
     h(
       "div",
