@@ -1,0 +1,184 @@
+"""The command line against a running gateway and its record, as its user types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet
+import pytest
+
+from backends.reference import digits
+from tests.backends.process import ServerProcess
+from tests.e2e.common import replay, report, wait_for
+from tests.processes import GatewayProcess
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics:
+  correct: {type: boolean}
+backends:
+  digits: {url: "http://@BACKEND@"}
+routes:
+  digits:
+    match: {path: /v2/models/digits}
+    unit: {header: x-user-id}
+    variants:
+      v1: {backend: digits, rewrite: {path: /v2/models/digits/versions/1}}
+      v3: {backend: digits, rewrite: {path: /v2/models/digits/versions/3}}
+    policy: {type: split, weights: {v1: 1, v3: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, model_server: ServerProcess, held_out: digits.Digits
+) -> Iterator[GatewayProcess]:
+    import asyncio
+
+    text = CONFIG.replace("@BACKEND@", model_server.address)
+    with GatewayProcess(tmp_path_factory.mktemp("commands"), text) as found:
+        asyncio.run(replay(found.url, held_out, 600))
+        wait_for(lambda: sum(v["assigned"] for v in report(found)["variants"].values()) == 600)
+        yield found
+
+
+def turnout(*words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def turnout_json(*words: str, code: int = 0) -> Any:
+    return json.loads(turnout(*words, "--json", code=code))
+
+
+def test_status(gateway: GatewayProcess) -> None:
+    said = turnout("status", "digits", "--url", gateway.url)
+    assert "digits: split, epoch 1, v1 50.0%, v3 50.0%" in said
+    assert "correct 0." in said
+    assert turnout_json("status", "--url", gateway.url)["routes"][0]["route"] == "digits"
+
+
+def test_a_gateway_that_is_not_there(gateway: GatewayProcess) -> None:
+    assert "see --url" in turnout("status", "--url", "http://127.0.0.1:9", code=1)
+
+
+def test_a_rollout_of_a_route_without_one(gateway: GatewayProcess) -> None:
+    assert "no canary" in turnout("rollout", "digits", "promote", "--url", gateway.url, code=1)
+    assert "write 5% or 0.05" in turnout("rollout", "digits", "set", "500%", "--url", gateway.url, code=1)
+
+
+def test_explain_tells_what_the_gateway_does(gateway: GatewayProcess) -> None:
+    for user in ("ada", "grace", "linus", "guido"):
+        found = turnout_json("explain", "--config", str(gateway.path), "--route", "digits", "--unit", user)
+        answer = httpx.get(f"{gateway.url}/v2/models/digits/ready", headers={"x-user-id": user})
+        assert answer.headers["x-variant"] == found["variant"]
+        assert found["probability"] == 0.5
+        assert found["epoch"] == 1
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_export(gateway: GatewayProcess, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"record.{ending}"
+    done = turnout_json("export", "--config", str(gateway.path), "--out", str(path))
+    if ending == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    elif ending == "csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    assert done["rows"] == len(rows) >= 600
+    rewarded = [row for row in rows if row["reward_correct"] not in (None, "")]
+    assert len(rewarded) == 600
+    assert {row["assigned"] for row in rows} == {"v1", "v3"}
+    assert all(float(row["propensity"]) == 0.5 for row in rows)
+
+
+def test_evaluate_agrees_with_what_was_seen(gateway: GatewayProcess, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{v1: 90%, v3: 10%}")
+    words = (
+        "evaluate",
+        "--config",
+        str(gateway.path),
+        "--route",
+        "digits",
+        "--metric",
+        "correct",
+        "--policy",
+        str(policy),
+    )
+    found = turnout_json(*words)
+    assert found["refusal"] is None
+    means = {n: v["rewards"]["correct"]["mean"] for n, v in report(gateway)["variants"].items()}
+    truth = 0.9 * means["v1"] + 0.1 * means["v3"]
+    for estimate in found["estimates"]:
+        if estimate["name"] in ("snips", "dr", "dm"):
+            assert estimate["value"] == pytest.approx(truth, abs=0.02)
+            assert estimate["interval"][0] < truth < estimate["interval"][1]
+    assert "doubly robust" in turnout(*words)
+
+
+def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    base = ("evaluate", "--config", str(gateway.path), "--route", "digits", "--policy", str(policy))
+    policy.write_text("{v9: 100%}")
+    assert turnout_json(*base, "--metric", "correct", code=1)["refusal"]
+    policy.write_text("{v1: 50%}")
+    assert "sum to 0.5" in turnout(*base, "--metric", "correct", code=1)
+    policy.write_text("{v1: 100%}")
+    assert "refused" in turnout(*base, "--metric", "unheard-of", code=1)
+
+
+def test_a_record_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.db"
+    said = turnout("export", "--record", f"sqlite:///{path}", "--out", str(tmp_path / "x.csv"), code=1)
+    assert "there is no record" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
+    example = Path(__file__).parent.parent.parent / "config.example.yaml"
+    plot = tmp_path / "regret.svg"
+    words = (
+        "simulate",
+        "--config",
+        str(example),
+        "--world",
+        "stationary",
+        "--requests",
+        "2000",
+        "--repetitions",
+        "10",
+    )
+    found = turnout_json(*words, "--plot", str(plot))
+    (world,) = found["worlds"]
+    assert world["regret"]["value"] < world["even_regret"]
+    assert "<svg" in plot.read_text()
+    canary = tmp_path / "canary.yaml"
+    canary.write_text(
+        example.read_text().replace(
+            "      type: bandit                          # shares follow the probability of being best\n"
+            "      metric: correct\n"
+            "      floor: 1%                             # the least that each variant gets\n",
+            "      type: canary\n      baseline: v1\n      candidate: v2\n"
+            "      stages: [{weight: 20%, for: 1m}]\n"
+            "      guardrails: [{metric: error_rate, max_increase: 1%}]\n",
+        )
+    )
+    found = turnout_json(
+        "simulate", "--config", str(canary), "--world", "failing", "--requests", "60000", "--repetitions", "5"
+    )
+    assert found["worlds"][0]["ended"]["rolled_back"]["value"] > 0.5
