@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from gateway import server
+from gateway import serving
 from gateway.config.load import load_file
+from gateway.server import beside
 
 log = logging.getLogger("turnout.supervisor")
 
@@ -35,9 +36,9 @@ handling signals has nothing to drain."""
 def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
     document = load_file(path)
-    sockets = server.listening(document)
+    sockets = serving.listening(document)
     # Beside the store and not in a temporary directory: the rest of the file system may be read-only.
-    folder = server.beside(overrides.get("store", document.store), f"metrics-{os.getpid()}")
+    folder = beside(overrides.get("store", document.store), f"metrics-{os.getpid()}")
     folder.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     try:
@@ -50,7 +51,7 @@ def _worker(path: Path, sockets: list[socket.socket], overrides: Mapping[str, st
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
-    raise SystemExit(server.serve(path, sockets=sockets, overrides=overrides))
+    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides))
 
 
 class _Family:

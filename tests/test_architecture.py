@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[set[str], set[str] | None]] = {
 # Only commands may reach the model server (to start it), and only by name at the moment they run.
 MAY_START_BACKENDS = {"gateway/commands/demo.py"}
 # The composition root and what starts it.
-MAY_IMPORT_SERVER = {"gateway/commands/run.py", "gateway/supervisor.py"}
+MAY_IMPORT_SERVER = {"gateway/serving.py", "gateway/supervisor.py"}
 IMPURE = {
     "asyncio", "datetime", "io", "os", "pathlib", "random", "secrets", "socket", "subprocess", "tempfile",
     "threading", "time", "urllib",

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     # Imported late so that 'turnout run --help' is quick.
-    from gateway import server, supervisor
+    from gateway import serving, supervisor
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         if arguments.workers > 1:
             return supervisor.supervise(arguments.config, arguments.workers, overrides)
-        return server.serve(arguments.config, overrides=overrides)
+        return serving.serve(arguments.config, overrides=overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
     except OSError as error:

@@ -194,7 +194,7 @@ class Shutdown(Part):
 class Record(Part):
     enabled: bool = True
     capacity: Above = 100_000
-    """Outcomes held in memory while the store is slow; beyond it the oldest are dropped, and counted."""
+    """Outcomes held in memory while the store is slow; beyond it the newest are dropped, and counted."""
     flush: Positive = 0.2
     """How often outcomes are written."""
     retention: Positive | None = 30 * 86400.0

@@ -1,0 +1,162 @@
+"""A gateway process on its sockets: uvicorn carries them, the data plane's protocol reads them.
+
+`serve` runs one process until a signal; `gateway.supervisor` several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from gateway.config.document import Document
+from gateway.config.faults import ConfigError
+from gateway.config.load import read_text
+from gateway.dataplane.protocol import ClientProtocol
+from gateway.server import Gateway
+from gateway.state.base import StoreUnavailable
+from gateway.telemetry.log import configure
+
+log = logging.getLogger("turnout")
+
+
+class Application:
+    """What uvicorn calls: lifespan alone, for requests reach the data plane's protocol directly."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        try:
+            await self.gateway.start()
+        except (ConfigError, StoreUnavailable) as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self.gateway = gateway
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.gateway.worker is not None:
+            self.gateway.worker.draining = True
+        await super().shutdown(sockets)
+
+
+def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Server:
+    """The server of one process; with ``sockets`` it is handed listening ones."""
+    control_port = int(document.control.rpartition(":")[2]) if document.control else None
+
+    def protocol(
+        config: uvicorn.Config,
+        server_state: uvicorn.server.ServerState,
+        app_state: Mapping[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> ClientProtocol:
+        assert gateway.worker is not None
+        return ClientProtocol(gateway.worker, server_state.connections, control_port)
+
+    host, _, port = document.listen.rpartition(":")
+    tls = document.tls
+    config = uvicorn.Config(
+        Application(gateway),
+        host=host.strip("[]") or "0.0.0.0",
+        port=int(port),
+        http=protocol,  # type: ignore[arg-type]
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(document.shutdown.grace)),
+        ssl_certfile=tls.cert if tls is not None else None,
+        ssl_keyfile=tls.key if tls is not None else None,
+        ssl_ca_certs=tls.client_ca if tls is not None else None,
+        ssl_cert_reqs={"none": 0, "optional": 1, "required": 2}[
+            tls.client_auth if tls is not None else "none"
+        ],
+    )
+    return Server(config, gateway)
+
+
+def listening(document: Document) -> list[socket.socket]:
+    """The sockets of the data plane and, where it has a port of its own, of the control API."""
+    return [_listen(place) for place in (document.listen, document.control) if place]
+
+
+def _listen(place: str) -> socket.socket:
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]") or "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((host, int(port)))
+    found.listen(4096)
+    found.setblocking(False)
+    return found
+
+
+def serve(
+    path: Path, *, sockets: list[socket.socket] | None = None, overrides: Mapping[str, str] | None = None
+) -> int:
+    """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens."""
+    gateway = Gateway(path, overrides=overrides)
+    document = gateway.loaded(read_text(path))
+    configure(document.telemetry.log)
+    raise_open_files(document.limits.connections)
+    _ease_collector()
+    found = server(gateway, document)
+    found.run(sockets or listening(document))
+    return 0 if found.started else 1
+
+
+def raise_open_files(connections: int) -> None:
+    """Raises the soft limit to the hard one, and warns where even that is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = 2 * connections
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning(
+            "at most %d files may be open, and 'limits.connections: %d' may need %d: raise the limit "
+            "(ulimit -n, LimitNOFILE) or lower the option",
+            hard,
+            connections,
+            wanted,
+        )
+
+
+def _ease_collector() -> None:
+    """What was loaded at start never becomes garbage: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
