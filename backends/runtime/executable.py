@@ -46,7 +46,6 @@ class TorchExecutable:
         self._batched = config.max_batch_size > 0
         # A stream of its own, so that instances on one device don't wait for one another.
         self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
-
         if self._stream is not None:  # the weights came by way of the current one
             self._stream.wait_stream(torch.cuda.current_stream(device))
 

@@ -63,6 +63,7 @@ def write_model(
     code: str | None,
     inputs: dict[str, tuple[str, list[int]]],
     outputs: dict[str, tuple[str, list[int]]],
+    /,
     *,
     version: int = 1,
     **config: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -245,3 +246,26 @@ async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
         assert (await client.post("/v2/repository/models/%2e%2e/load")).status_code == 404
         overridden = await client.post("/v2/repository/models/m/load", json={"parameters": {"config": "{}"}})
         assert overridden.status_code == 400
+
+
+async def test_a_reload_under_load_fails_no_request(tmp_path: Path) -> None:
+    code = "class Model:\n    def __call__(self, x): return x * {}"
+    write_model(tmp_path, "m", code.format(1), X, Y)
+    async with serving(tmp_path) as client:
+        seen: list[float] = []
+        done = asyncio.Event()
+
+        async def ask_on() -> None:
+            while not done.is_set():
+                answer = await client.post("/v2/models/m/infer", json={"inputs": [ONES]})
+                seen.append(outputs(answer)["y"][0])
+
+        asking = [asyncio.create_task(ask_on()) for _ in range(8)]
+        for factor in (20, 300, 4000):
+            write_model(tmp_path, "m", code.format(factor), X, Y)
+            assert (await client.post("/v2/repository/models/m/load")).status_code == 200
+            await asyncio.sleep(0.05)
+        done.set()
+        await asyncio.gather(*asking)
+    assert sorted(set(seen)) == [1, 20, 300, 4000]
+    assert seen[-1] == 4000
