@@ -69,6 +69,7 @@ class Exchange:
         "error",
         "error_detail",
         "features",
+        "fixed",
         "forced",
         "head",
         "head_bytes",
@@ -138,6 +139,7 @@ class Exchange:
         self.error = ""
         self.error_detail = ""
         self.served = ""
+        self.fixed = False
         self.features = ""
         self.upload_paused = False
         self.holds_place = False
@@ -703,7 +705,7 @@ class Exchange:
                 self.forced,
                 self.status,
                 self.error,
-                self.served != assigned and self.status != 499 and self.error != "",
+                (self.served != assigned if self.served else self.fixed) and self.status != 499,
                 json.dumps(self.attempts) if self.attempts is not None else "",
                 self.head_ms,
                 self.backend_ms,

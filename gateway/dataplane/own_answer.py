@@ -31,6 +31,7 @@ def fail(x: Exchange, error: TurnoutError) -> None:
 def answer_fixed(x: Exchange, fixed: Fixed) -> None:
     """The last resort of a fallback list."""
     x.status = fixed.status
+    x.fixed = True
     _write(x, fixed.status, fixed.body, fixed.lines, None)
 
 

@@ -216,7 +216,9 @@ class Address:
 
     async def _connect(self, user: User) -> None:
         connection = BackendConnection(self, user)
+        self.all.add(connection)
         endpoint = self.endpoint
+        made = False
         try:
             await self.loop.create_connection(
                 lambda: connection,
@@ -225,10 +227,14 @@ class Address:
                 ssl=self.context,
                 server_hostname=self.server_name,
             )
+            made = True
         except ssl.SSLError as error:
             user.on_failure("backend_tls", f"{self.name}: {error.reason or error}", fresh=False)
         except OSError as error:
             user.on_failure("backend_connect", f"{self.name}: {error.strerror or error}", fresh=False)
+        finally:
+            if not made:  # nobody will tell that it is gone
+                self.all.discard(connection)
 
     def sweep(self) -> None:
         """Closes what has rested too long, oldest first; called about once a second."""

@@ -1,0 +1,236 @@
+"""The real gateway between raw sockets, with a configuration of the test's own and the record at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.worker import Worker
+from gateway.record.events import Outcome, Shadowed
+from gateway.server import Gateway
+from tests.processes import free_port
+from tests.wire.backend import RawBackend, Step
+from tests.wire.client import PATIENCE, Client
+
+T = TypeVar("T")
+
+HEAD = """\
+listen: 127.0.0.1:0
+store: sqlite:///@DIR@/turnout.db
+loops: {allocation: 1h, watch: 1h}
+"""
+
+
+class Always(deque[Sequence[Step]]):
+    """The same steps for every request."""
+
+    def popleft(self) -> Sequence[Step]:
+        return self[0]
+
+
+class FaultRig:
+    """The gateway and its backends on one event loop in a thread. Started once a module; `fresh` between tests.
+
+    In the configuration @NAME@ stands for the port of the backend of that name, one for each of ``names``;
+    @DEAD@ for a port where nobody listens.
+    """
+
+    def __init__(self, folder: Path, config: str, names: Sequence[str] = ("a", "b")) -> None:
+        self.folder = folder
+        self.config = config
+        self.names = tuple(names)
+        self.backends: dict[str, RawBackend] = {}
+        self.loop = uvloop.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.errors: list[dict[str, Any]] = []
+        self.outcomes: list[Outcome] = []
+        """What was recorded since the last `fresh`."""
+        self.shadowed: list[Shadowed] = []
+
+    # Life -------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.thread.start()
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        for name in self.names:
+            self.backends[name] = backend = RawBackend(name.encode())
+            await backend.start()
+        self.path = self.folder / "turnout.yaml"
+        self.path.write_text(self.text(self.config))
+        self.gateway = Gateway(self.path)
+        await self.gateway.start()
+        self._listen_in()
+        self.server = await self.loop.create_server(lambda: ClientProtocol(self.worker), "127.0.0.1", 0)
+        self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+
+    def text(self, config: str) -> str:
+        text = (HEAD + config).replace("@DIR@", str(self.folder)).replace("@DEAD@", str(free_port()))
+        for name, backend in self.backends.items():
+            text = text.replace(f"@{name.upper()}@", str(backend.port))
+        return text
+
+    def _listen_in(self) -> None:
+        worker, offer = self.worker, self.worker.offer
+        record = worker.shadow._record
+
+        def both(outcome: Any) -> None:
+            self.outcomes.append(Outcome._make(outcome))
+            offer(outcome)
+
+        def shadowed(row: Shadowed) -> None:
+            self.shadowed.append(row)
+            record(row)
+
+        worker.offer = both
+        worker.shadow._record = shadowed
+
+    @property
+    def worker(self) -> Worker:
+        assert self.gateway.worker is not None
+        return self.gateway.worker
+
+    def stop(self) -> None:
+        self.run(self._stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE)
+        self.loop.close()
+
+    async def _stop(self) -> None:
+        self.server.close()
+        for backend in self.backends.values():
+            assert backend.server is not None
+            backend.server.close()
+            backend.reset()
+        await self.gateway.stop()
+        await asyncio.sleep(0.02)
+
+    def edit(self, config: str) -> None:
+        """Puts another configuration in force."""
+        etag = self.gateway.revision().etag
+        self.run(self.gateway.put_config(self.text(config), "test", etag))
+
+    # Into the loop ----------------------------------------------------------------------------------
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE * 6)
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls it on the loop's thread."""
+
+        async def work() -> T:
+            return function(*arguments)
+
+        return self.run(work())
+
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+        """Waits, on the loop's thread, until ``condition`` holds; AssertionError if it never does."""
+
+        async def wait() -> None:
+            end = self.loop.time() + seconds
+            while not condition():
+                assert self.loop.time() < end, "it did not come about"
+                await asyncio.sleep(0.001)
+
+        self.run(wait())
+
+    # What backends do -------------------------------------------------------------------------------
+    def next(self, name: str, *steps: Step) -> None:
+        """What ``name`` does with its next unplanned request."""
+        self.backends[name].plans.append(steps)
+
+    def always(self, name: str, *steps: Step) -> None:
+        """What ``name`` does with every request from now on."""
+        self.backends[name].plans = Always([steps])
+
+    def well(self, name: str) -> None:
+        """From now on ``name`` answers as it should; what it holds back goes out."""
+        backend = self.backends[name]
+        backend.plans = deque()
+
+        def release() -> None:
+            backend.released.set()
+            backend.released = asyncio.Event()
+
+        self.call(release)
+
+    # What tests ask ---------------------------------------------------------------------------------
+    def fresh(self) -> None:
+        """Nothing in flight, no connection, nothing recorded, nobody ill."""
+
+        async def work() -> None:
+            for connection in tuple(self.worker.connections):
+                connection.transport.abort()
+            for backend in self.backends.values():
+                backend.plans = deque()
+                backend.reset()
+            for _ in range(8):
+                await asyncio.sleep(0)
+
+        self.run(work())
+        registry = self.gateway.registry
+        self.until(lambda: not any(a.all for a in registry.addresses.values()))
+        self.until(lambda: not self.worker.active)
+        self.errors.clear()
+        self.outcomes.clear()
+        self.shadowed.clear()
+
+    def clean(self) -> None:
+        """Asserts that nothing is left in flight anywhere and that no callback raised."""
+        registry = self.gateway.registry
+        self.until(lambda: not self.worker.active)
+        for address in registry.addresses.values():
+            assert address.in_flight == 0, address.name
+            assert address.probes == 0, address.name
+            assert all(c.user is None for c in address.all), "a connection still has a user"
+        self.until(lambda: not any(address.connecting for address in registry.addresses.values()))
+        for name, gate in registry.gates.items():
+            assert gate.in_flight == 0, name
+            assert gate.retrying == 0, name
+            assert not gate.waiting
+        shadow = self.worker.shadow
+        assert (shadow.waiting, shadow.running, shadow.held) == (0, 0, 0)
+        assert not self.errors, self.errors
+
+    def client(self, **options: Any) -> Client:
+        return Client(self.port, **options)
+
+    def ask(self, path: str, *, method: bytes = b"POST", body: bytes = b"{}", lines: bytes = b"") -> Any:
+        """One request on a connection of its own, answered."""
+        with self.client() as client:
+            client.send(request(path, method=method, body=body, lines=lines))
+            return client.answer(method)
+
+    def outcome(self) -> Outcome:
+        """The one outcome that was recorded."""
+        self.until(lambda: self.outcomes)
+        (found,) = self.outcomes
+        return found
+
+    def attempts(self) -> list[tuple[str, object]]:
+        """(variant, what came of it) of each attempt but a single good one."""
+        text = self.outcome().attempts
+        return [(variant, result) for variant, _, result, _ in json.loads(text)] if text else []
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What was told of ``kind``, oldest first."""
+
+        async def found() -> list[dict[str, Any]]:
+            await asyncio.sleep(0.05)
+            events = await self.gateway.store.events()
+            return [json.loads(event.data) for event in events if event.kind == kind]
+
+        return self.run(found())
+
+
+def request(path: str, *, method: bytes = b"POST", body: bytes = b"{}", lines: bytes = b"") -> bytes:
+    length = b"content-length: %d\r\n" % len(body) if body else b""
+    return b"%b %b HTTP/1.1\r\nhost: test\r\n%b%b\r\n%b" % (method, path.encode(), length, lines, body)
