@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.gateway.worker is not None:
             self.gateway.worker.draining = True
+            self.gateway.application.close()  # event streams end now, or they would be waited for
         await super().shutdown(sockets)
 
 

@@ -8,7 +8,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
-from gateway.dataplane.headers import STATUS_LINES
+from gateway.dataplane.headers import (
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    STATUS_LINES,
+)
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
@@ -26,6 +32,12 @@ log = logging.getLogger("turnout.control")
 # On the port of the data plane when the control API has one of its own (contract: data plane, feedback, health).
 PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz"))
 HIGH_WATER: Final = 1 << 20
+_FORWARDING: Final = {
+    FORWARDED: b"forwarded",
+    FORWARDED_FOR: b"x-forwarded-for",
+    FORWARDED_HOST: b"x-forwarded-host",
+    FORWARDED_PROTO: b"x-forwarded-proto",
+}
 
 
 class ControlCall:
@@ -122,6 +134,8 @@ class ControlCall:
             headers.append((b"content-length", b"%d" % head.length))
         if head.request_id:
             headers.append((b"x-request-id", head.request_id))
+        # As they came: the application must see that a caller is behind a proxy, and so not local.
+        headers += [(_FORWARDING[kind], value) for kind, value in head.forwarded]
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},

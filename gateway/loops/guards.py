@@ -120,7 +120,9 @@ class Guards:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
             pair = watched.matched[variant].evidence(kinds, self._clock() - watched.since)
-            judgement = await asyncio.to_thread(judge_all, rails, *pair, ALPHA / len(others), edges=edges)
+            judgement = await asyncio.to_thread(
+                judge_all, rails, *pair, ALPHA / len(others), edges=edges, forecast=False
+            )
             failed = [v for v in judgement.verdicts if v.verdict == "fail"]
             # A baseline that is itself ill is no measure: nothing is ejected by it.
             if failed and not judgement.sick:

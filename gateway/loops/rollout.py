@@ -23,9 +23,19 @@ from gateway.loops.allocation import Allocations
 from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.telemetry.histogram import edges
 from policies import rollout
-from policies.guardrails import Evidence, Guardrail, Judgement, judge_agreement, judge_all
+from policies.guardrails import (
+    SICK,
+    Evidence,
+    Guardrail,
+    Judgement,
+    Verdict,
+    could_not_look,
+    judge_agreement,
+    judge_all,
+    judge_alone,
+)
 from policies.model import RewardSums
-from policies.rollout import Audit, Command, Configured, Event, Plan, Refused, SetWeight, State, Tick
+from policies.rollout import Audit, Command, Configured, Event, Plan, Refused, SetWeight, State, Status, Tick
 
 log = logging.getLogger("turnout.rollout")
 
@@ -33,6 +43,8 @@ KIND: Final = "rollout"
 EASE: Final = 20.0
 """A look that took t seconds is followed by a rest of 20 t at least: looking takes 5 % of the leader at most."""
 TRIES: Final = 5
+BLIND: Final = 3
+"""Looks in a row at which the evidence could not be read before that is a verdict (and pauses the rollout)."""
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
@@ -72,6 +84,7 @@ class Rollouts:
         self._versions: dict[str, int] = {}
         self._resting: dict[str, float] = {}
         self._configured: set[str] = set()
+        self._blind: dict[str, int] = {}
         self.states: dict[str, State] = {}
 
     # A new document -----------------------------------------------------------------------------------
@@ -137,15 +150,22 @@ class Rollouts:
             raise
         except Exception as error:
             log.exception("rollout of %s: the evidence could not be read", name)
+            self._blind[name] = self._blind.get(name, 0) + 1
+            if self._blind[name] < BLIND:
+                return
             tick = Tick((_blind(section, str(error)),))
+        else:
+            self._blind.pop(name, None)
         await self._event(name, plan, tick)
         self._resting[name] = now + EASE * (perf_counter() - began)
 
     async def _tick(self, name: str, section: Canary, plan: Plan, state: State) -> Tick:
-        judgement, samples = await self.judged(name, section, plan, state)
+        judgement, samples = await self.judged(name, section, plan, state, forecast=False)
         return Tick(judgement.verdicts, samples, judgement.sick)
 
-    async def judged(self, name: str, section: Canary, plan: Plan, state: State) -> tuple[Judgement, float]:
+    async def judged(
+        self, name: str, section: Canary, plan: Plan, state: State, *, forecast: bool = True
+    ) -> tuple[Judgement, float]:
         """The verdicts over the current window, and the candidate's samples in it."""
         document = self._document
         assert document is not None
@@ -170,6 +190,10 @@ class Rollouts:
             return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds)
 
         candidate = evidence(plan.candidate)
+        if state.status is Status.PROMOTED:
+            limit = await self._tolerated(name, section, plan, state)
+            alone = await asyncio.to_thread(judge_alone, candidate, limit, alpha)
+            return Judgement((alone,)), candidate.requests
         judgement = await asyncio.to_thread(
             judge_all,
             [rail_of(rail) for rail in section.guardrails],
@@ -177,8 +201,21 @@ class Rollouts:
             candidate,
             alpha,
             edges=edges,
+            forecast=forecast,
         )
         return judgement, candidate.requests
+
+    async def _tolerated(self, name: str, section: Canary, plan: Plan, state: State) -> float:
+        """The error rate that a promoted candidate may have. There is no concurrent baseline any more, so it is
+        what the baseline had until then, and as much more as the guardrail on errors allows."""
+        before = (await self._store.counts(name, until=state.window)).get(plan.baseline, Counts())
+        usual = before.errors / before.assigned if before.assigned else 0.0
+        rails = [rail for rail in section.guardrails if rail.metric == "error_rate"]
+        allowed = [
+            usual + rail.max_increase if rail.max_increase is not None else usual * (rail.max_ratio or 1.0)
+            for rail in rails
+        ]
+        return min(1.0, max(0.001, *allowed)) if allowed else SICK
 
     # Moving ---------------------------------------------------------------------------------------------
     async def _read(self, name: str) -> None:
@@ -270,8 +307,6 @@ def _canaries(document: Document) -> dict[str, Canary]:
     return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, Canary)}
 
 
-def _blind(section: Canary, reason: str) -> Any:
-    from policies.guardrails import could_not_look
-
+def _blind(section: Canary, reason: str) -> Verdict:
     rail = rail_of(section.guardrails[0]) if section.guardrails else Guardrail("error_rate", max_increase=0.0)
     return could_not_look(rail, 0.0, reason)

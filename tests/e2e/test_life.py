@@ -185,3 +185,12 @@ def test_it_runs_as_nobody_and_writes_nothing_but_its_state(tmp_path: Path, text
     assert process.returncode == 0, said.decode()
     assert {path for path in tmp_path.rglob("*") if state not in path.parents} == before
     assert {path.name.split(".")[0] for path in state.iterdir()} == {"turnout"}
+
+
+def test_a_caller_behind_a_proxy_is_not_local(tmp_path: Path, text: str) -> None:
+    """Without `auth` only this machine may steer; a proxy on this machine must not lend that to the world."""
+    with GatewayProcess(tmp_path, text) as gateway:
+        url = f"{gateway.url}/-/config"
+        assert httpx.get(url).status_code == 200
+        for name, value in (("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.9")):
+            assert httpx.get(url, headers={name: value}).status_code == 403
