@@ -188,3 +188,22 @@ async def test_a_ramp_moves_nobody_back(tmp_path: Path, model_server: ServerProc
             assert seen <= now
             assert abs(len(now) / len(users) - weight) < 0.15
             seen = now
+
+
+async def test_what_breaks_after_promotion_goes_back_fast(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    """There is no concurrent baseline any more; during the bake the candidate's own error rate is watched."""
+    text = config(
+        model_server,
+        candidate="dead",
+        stages="[{weight: 1%, for: 1h}]",
+        rails="[{metric: error_rate, max_increase: 5%}]",
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+        answer = httpx.post(f"{gateway.url}/-/routes/digits/rollout", json={"action": "promote"})
+        assert answer.status_code == 200
+        wait_for(lambda: report(gateway)["allocation"]["v2"] == 1.0)
+        found = await until(gateway, held_out, "rolled_back", limit=60)
+        assert found["allocation"]["v1"] == 1.0
+        assert "at_most" in found["rollout"]["reason"]
