@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+MAX_MESSAGE: Final = 1000
+"""Characters; a message quotes what the client sent, which may be of any length."""
+
 
 class ServerError(Exception):
     """An error with an answer of its own: ``{"error": message}`` under `status`."""
@@ -10,7 +15,8 @@ class ServerError(Exception):
 
     @property
     def message(self) -> str:
-        return str(self.args[0]) if self.args else "internal error; the server's log has the details"
+        text = str(self.args[0]) if self.args else "internal error; the server's log has the details"
+        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
 class InvalidInput(ServerError):

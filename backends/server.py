@@ -102,19 +102,23 @@ async def _serve(settings: Settings) -> int:
     except SystemExit:  # uvicorn's way to say that the address can't be had; it has logged why
         return 1
     finally:
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
-        await _close(registry)
+        await _close(registry, loading)
     return 1 if server.failed else 0
 
 
-async def _close(registry: Registry) -> None:
+async def _close(registry: Registry, loading: asyncio.Task[None]) -> None:
+    loaded = not registry.loading
+    loading.cancel()
     try:
-        await asyncio.wait_for(registry.close(), _CLOSE_LIMIT)
+        async with asyncio.timeout(_CLOSE_LIMIT):
+            await asyncio.gather(loading, return_exceptions=True)
+            await registry.close()
     except TimeoutError:
         log.error("a model is still busy; ending without it")
         logging.shutdown()
-        os._exit(1)  # the interpreter's own end could not be trusted with a thread inside a model
+        # The interpreter's own end can't be trusted with a thread inside a model. Only where models had been
+        # loaded can somebody be left without an answer.
+        os._exit(1 if loaded else 0)
 
 
 async def _load(registry: Registry, server: Server, settings: Settings) -> None:

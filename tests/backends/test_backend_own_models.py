@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from backends.app import App
 from backends.registry import Registry
 from tests.backends.process import ServerProcess
-from tests.backends.repositories import ECHO, SCALED, write_model, write_picky
+from tests.backends.repositories import ECHO, SCALED, write_model, write_picky, write_sleeper
 
 UPPER = """
 import numpy as np
@@ -246,6 +246,16 @@ async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
         assert (await client.post("/v2/repository/models/%2e%2e/load")).status_code == 404
         overridden = await client.post("/v2/repository/models/m/load", json={"parameters": {"config": "{}"}})
         assert overridden.status_code == 400
+
+
+async def test_instances_work_side_by_side(tmp_path: Path) -> None:
+    write_sleeper(tmp_path, max_batch_size=1, instance_group=[{"count": 2}])
+    async with serving(tmp_path) as client:
+        tensor = {"name": "seconds", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
+        asking = (client.post("/v2/models/sleeper/infer", json={"inputs": [tensor]}) for _ in range(2))
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200]
+        (stats,) = (await client.get("/v2/models/sleeper/stats")).json()["model_stats"]
+        assert stats["inference_stats"]["queue"]["ns"] < 9e8, "neither waited for the other"
 
 
 async def test_a_reload_under_load_fails_no_request(tmp_path: Path) -> None:

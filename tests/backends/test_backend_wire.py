@@ -160,6 +160,10 @@ def test_header_lengths_that_are_none(length: bytes) -> None:
         parse(b"{}", length, signature())
 
 
+def test_a_message_does_not_quote_without_end() -> None:
+    assert len(refused({"inputs": [{**tensor(), "name": "n" * 100_000}]})) < 1100
+
+
 def test_integers_keep_every_bit_and_their_range() -> None:
     extremes = [0, 2**63, 2**64 - 1]
     request = parsed({"inputs": [tensor(extremes, datatype="UINT64")]}, signature("UINT64"))
