@@ -19,4 +19,4 @@ Chance = Callable[[], float]
 
 def chance() -> Chance:
     """A fresh source, seeded by the system: for assignment and jitter, never for secrets."""
-    return random.Random(secrets.randbits(256)).random  # noqa: S311
+    return random.Random(secrets.randbits(256)).random

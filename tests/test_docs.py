@@ -20,7 +20,7 @@ PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 def test_every_metric_is_documented_and_no_other() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
     real = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
-    assert set(re.findall(r"^\| `(turnout_\w+)`", text, re.M)) == real
+    assert set(re.findall(r"^\| `(turnout_\w+)`", text, re.MULTILINE)) == real
 
 
 def test_every_label_is_documented() -> None:
@@ -30,7 +30,7 @@ def test_every_label_is_documented() -> None:
         labels = getattr(found, "_labelnames", None)
         if labels:
             name = found.describe()[0].name
-            row = re.search(rf"^\| `{name}(?:_total)?` \| ([^|]*)\|", text, re.M)
+            row = re.search(rf"^\| `{name}(?:_total)?` \| ([^|]*)\|", text, re.MULTILINE)
             assert row is not None, name
             assert [label.strip() for label in row[1].split(",")] == list(labels)
 
