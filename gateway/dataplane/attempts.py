@@ -80,8 +80,8 @@ def fallback_to(x: Exchange, code: str, status: int, *, sent: bool) -> VariantPl
 
 
 def repeat_safe(x: Exchange) -> bool:
-    """Whether the idle-close race may be answered by sending once more, on a new connection."""
-    return x.replayable and (x.head.method in IDEMPOTENT or x.route.replayable or bool(x.route.fallback))
+    """Whether the idle-close race may be answered by sending once more, though the backend may have read it."""
+    return x.head.method in IDEMPOTENT or x.route.replayable or bool(x.route.fallback)
 
 
 def moves_on(x: Exchange, status: int) -> bool:

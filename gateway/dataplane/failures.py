@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def on_failure(x: Exchange, code: str, detail: str, *, fresh: bool) -> None:
     """The attempt's connection, or the making of one, failed. ``fresh``: see `User.on_failure`."""
-    x.connection = None
+    connection, x.connection = x.connection, None
     x.task = None
     state = x.state
     if state == DONE:
@@ -36,7 +36,8 @@ def on_failure(x: Exchange, code: str, detail: str, *, fresh: bool) -> None:
     if state == RELAYING:
         broke_off(x, code, detail)
         return
-    if fresh and not x.repeated and repeat_safe(x):
+    unread = connection is not None and connection.unread
+    if fresh and not x.repeated and x.replayable and (unread or repeat_safe(x)):
         # The idle-close race: nobody's fault, so once more on a new connection to the same place.
         x.repeated = True
         assert x.address is not None

@@ -13,6 +13,8 @@ events with one write.
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
@@ -29,6 +31,9 @@ FIRST_BYTE: Final = ord("H")
 INTERIM_LIMIT: Final = 8
 """Most 1xx answers before the final one."""
 HIGH_WATER: Final = 65_536
+REFUSAL_WAIT: Final = 0.01
+REFUSAL_LOOKS: Final = 5
+"""Seconds between two looks for the refusal of a request, and how many: a round trip takes no longer."""
 
 
 class User(Protocol):
@@ -113,6 +118,7 @@ class BackendConnection(asyncio.Protocol):
         "served",
         "transport",
         "tunnel",
+        "unread",
         "user",
     )  # fmt: skip
 
@@ -128,6 +134,8 @@ class BackendConnection(asyncio.Protocol):
         """Seconds the backend said it keeps an idle connection (keep-alive: timeout=); 0.0 if it did not."""
         self.tunnel: Pipe | None = None
         self._paused = False
+        self.unread = False
+        """Whether the last request is known not to have been read."""
 
     # The user's side --------------------------------------------------------------------------------
     def begin(self, user: User, *, head: bool) -> None:
@@ -243,6 +251,29 @@ class BackendConnection(asyncio.Protocol):
         else:
             fresh = not self._started and self.served > 0
             user.on_failure("backend_reset", "it closed the connection before it answered", fresh=fresh)
+
+    def eof_received(self) -> bool:
+        """True keeps the transport open for a moment, see `_await_refusal`."""
+        waits = self.user is not None and not self._started and self.served > 0 and self.tunnel is None
+        if not waits or self.address.context is not None:
+            return False
+        self._await_refusal(REFUSAL_LOOKS)
+        return True
+
+    def _await_refusal(self, looks: int) -> None:
+        """The backend closed a connection that had rested, as a request was on its way to it.
+
+        If its kernel refuses our bytes, the backend had closed before they came: it can't have acted on the
+        request, which may then be repeated whatever it does. Refused bytes after an end set EPIPE (Linux).
+        """
+        if self.closed:
+            return
+        sock = self.transport.get_extra_info("socket")
+        self.unread = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
+        if self.unread or not looks:
+            self.transport.abort()
+        else:
+            self.address.loop.call_later(REFUSAL_WAIT, self._await_refusal, looks - 1)
 
     def pause_writing(self) -> None:
         if self.tunnel is not None:
