@@ -134,7 +134,8 @@ class ClientProtocol(asyncio.Protocol):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         self.forwarding = Forwarding(self.peer, self.scheme)
-        self.deadline = perf_counter() + self.worker.snapshot.limits.header_timeout
+        self._taken_at = perf_counter()
+        self.deadline = self._taken_at + self.worker.snapshot.limits.header_timeout
         if self.control_port is not None:
             own = transport.get_extra_info("sockname")
             self.control_only = isinstance(own, tuple) and own[1] == self.control_port

@@ -15,7 +15,15 @@ CLOSE, RESET, EOF, EARLY, HOLD = "close", "reset", "eof", "early", "hold"
 """Steps besides bytes (sent) and numbers (seconds of rest): CLOSE after what was sent went out; RESET at once;
 EOF ends our side only; EARLY as the first one: do not wait for the body; HOLD: wait for `RawBackend.release`."""
 
-Step = bytes | float | str
+
+@dataclass(frozen=True)
+class Flood:
+    """A step that sends ``size`` bytes, no faster than they are taken; the byte at place n is n // 65536 % 251."""
+
+    size: int
+
+
+Step = bytes | float | str | Flood
 
 
 @dataclass
@@ -71,6 +79,7 @@ class RawBackend:
     port: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    paused: bool = False
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -79,6 +88,7 @@ class RawBackend:
 
     def reset(self) -> None:
         """Forgets what was; drops the connections that rest."""
+        self.paused = False
         self.requests.clear()
         self.plans.clear()
         self.released = asyncio.Event()
@@ -87,6 +97,15 @@ class RawBackend:
         for connection in self.connections:
             connection.transport.abort()
         self.connections.clear()
+
+    def pause(self) -> None:
+        """New connections are not read (beyond what the kernel takes) until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        for connection in self.connections:
+            connection.transport.resume_reading()
 
     def marker(self, request: Request) -> bytes:
         """An answer that names its request, so that a swapped one is noticed."""
@@ -115,24 +134,48 @@ class Connection(asyncio.Protocol):
         self.chunked = False
         self.early = False
         self.tunnel = False
+        self.sink = False
+        self.swallowed = 0
         self.steps: Sequence[Step] | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.number = len(self.backend.connections)
         self.backend.connections.append(self)
+        if self.backend.paused:
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.open = False
         self.lost = exc
 
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
     def data_received(self, data: bytes) -> None:
+        if self.sink:
+            self._swallow(data)
+            return
         self.raw += data
         if self.tunnel:
             return
         self.rest += data
         while self._advance():
             pass
+
+    def _swallow(self, data: bytes) -> None:
+        """A large body is counted, not kept."""
+        request = self.current
+        assert request is not None
+        self.swallowed += len(data)
+        if self.swallowed == self.left or (self.chunked and data.endswith(b"\r\n0\r\n\r\n")):
+            self.sink, request.complete, self.current = False, True, None
+            self._answer(request)
 
     def _advance(self) -> bool:
         if self.current is None:
@@ -143,6 +186,8 @@ class Connection(asyncio.Protocol):
             self._begin(head)
         request = self.current
         assert request is not None
+        if self.sink:
+            return False
         if self.chunked:
             if not self._take_chunks(request):
                 return False
@@ -168,6 +213,9 @@ class Connection(asyncio.Protocol):
         self.chunked = b"chunked" in coding
         self.left = int(lengths[0]) if lengths and not self.chunked else 0
         self.steps = self.backend.plans.popleft() if self.backend.plans else None
+        if request.target == b"/large" and request.method == b"POST":
+            self.swallowed = len(self.rest)
+            self.rest, self.sink = b"", True
         self.early = bool(self.steps) and self.steps[0] == EARLY  # type: ignore[index]
         if self.early:
             self._answer(request)
@@ -206,6 +254,8 @@ class Connection(asyncio.Protocol):
                 if step.startswith(b"HTTP/1.1 101"):
                     self.tunnel = True
                 self.transport.write(step)
+            elif isinstance(step, Flood):
+                await self._flood(step.size)
             elif isinstance(step, int | float):
                 await asyncio.sleep(step)
             elif step == HOLD:
@@ -216,6 +266,14 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
             elif step == RESET:
                 reset(self.transport)
+
+    async def _flood(self, size: int) -> None:
+        for place in range(0, size, 65536):
+            await self.writable.wait()
+            if not self.open:
+                return
+            self.transport.write(bytes([place // 65536 % 251]) * min(65536, size - place))
+            await asyncio.sleep(0)
 
 
 def reset(transport: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -30,6 +31,8 @@ backends:
   based: {{url: "http://127.0.0.1:{a}/base", ejection: null}}
   kept: {{url: "http://127.0.0.1:{a}", ejection: null, host: preserve, headers: {{x-added: "1"}}}}
   dead: {{url: "http://127.0.0.1:9", ejection: null}}
+  silent: {{url: "http://127.0.0.1:{silent}", ejection: null}}
+  narrow: {{url: "http://127.0.0.1:{a}", ejection: null, limit: {{in_flight: 1, waiting: 4, wait: 3s}}}}
 routes:
   plain:
     match: {{path: /p}}
@@ -44,6 +47,26 @@ routes:
     policy: {{type: single, variant: v1}}
     retry: {{attempts: 1}}
     body_limit: 1000B
+  large:
+    match: {{path: /large}}
+    variants: {{v1: {{backend: a}}}}
+    policy: {{type: single, variant: v1}}
+    retry: {{attempts: 1}}
+    body_limit: 1GiB
+    timeouts: {{total: null}}
+  silent:
+    match: {{path: /silent}}
+    variants: {{v1: {{backend: silent}}}}
+    policy: {{type: single, variant: v1}}
+    retry: {{attempts: 1}}
+    body_limit: 1GiB
+    timeouts: {{connect: 3s}}
+  narrow:
+    match: {{path: /narrow}}
+    variants: {{v1: {{backend: narrow}}}}
+    policy: {{type: single, variant: v1}}
+    retry: {{attempts: 1}}
+    body_limit: 1GiB
   fall:
     match: {{path: /fall}}
     variants: {{v1: {{backend: a}}, v2: {{backend: b}}}}
@@ -108,6 +131,7 @@ class Rig:
         self.a, self.b = RawBackend(b"A"), RawBackend(b"B")
         await self.a.start()
         await self.b.start()
+        self._silence()
         path = self.folder / "turnout.yaml"
         limits = f"limits: {{{self.limits}}}" if self.limits else ""
         path.write_text(
@@ -118,12 +142,23 @@ class Rig:
                 routes=self.routes,
                 a=self.a.port,
                 b=self.b.port,
+                silent=self.silent.getsockname()[1],
             )
         )
         self.gateway = Gateway(path)
         await self.gateway.start()
         self.server = await self.loop.create_server(self._protocol, "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+
+    def _silence(self) -> None:
+        """A port that never completes a connection: its queue is full and nobody accepts."""
+        self.silent = socket.socket()
+        self.silent.bind(("127.0.0.1", 0))
+        self.silent.listen(0)
+        self.stuffing = [socket.socket() for _ in range(3)]
+        for each in self.stuffing:
+            each.setblocking(False)
+            each.connect_ex(self.silent.getsockname())
 
     def _protocol(self) -> ClientProtocol:
         return ClientProtocol(self.worker)
@@ -146,6 +181,8 @@ class Rig:
             backend.server.close()
             backend.reset()
         await self.gateway.stop()
+        for each in (self.silent, *self.stuffing):
+            each.close()
         await asyncio.sleep(0.02)
 
     # Into the loop ----------------------------------------------------------------------------------
