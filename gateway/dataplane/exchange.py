@@ -281,17 +281,22 @@ class Exchange:
         stands_by = backend.health.troubled and elsewhere(self)
         address = backend.pick(now, self.tried, elsewhere=stands_by)
         if address is None:
-            self.address = None
-            failures.next_step(self, "backend_unhealthy", f"none of {backend.name} may be used", sent=False)
+            self._turn_away("backend_unhealthy", f"no address of {backend.name} may be used")
         return address
 
+    def _turn_away(self, code: str, detail: str) -> None:
+        """It can't even be sent."""
+        self.state = CONNECTING
+        self.address = None
+        self.sent_at = perf_counter()
+        failures.next_step(self, code, detail, sent=False)
+
     def _queue(self, gate: Gate) -> None:
+        if gate.crowded or gate.hopeless():
+            self._turn_away("backend_overloaded", f"{self.plan.backend.name} has no place left to wait in")
+            return
         self.state = QUEUED
         self.address = None
-        if gate.crowded or gate.hopeless():
-            detail = f"{self.plan.backend.name} has no place left to wait in"
-            failures.next_step(self, "backend_overloaded", detail, sent=False)
-            return
         gate.waiting.append(self)
         self.sent_at = perf_counter()
         self.deadline = min(self.sent_at + gate.limit.wait, self.total_deadline)
