@@ -217,7 +217,7 @@ def _rows(inputs: tuple[np.ndarray, ...], signature: Signature) -> int:
 
 def _outputs(items: object, default: bool, signature: Signature) -> tuple[tuple[TensorSpec, bool], ...]:
     if items is None or items == []:
-        return tuple((spec, default) for spec in signature.outputs.values())
+        return signature.all_outputs[default]
     if type(items) is not list:
         raise InvalidInput(
             f"outputs is not a list; send some of {_listing(signature.outputs.values())}, or leave it out"

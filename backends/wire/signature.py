@@ -30,10 +30,14 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     max_batch_size: int
     """0: no batch axis."""
+    all_outputs: tuple[tuple[tuple[TensorSpec, bool], ...], tuple[tuple[TensorSpec, bool], ...]]
+    """What a request gets that names no outputs: all of them as JSON, or (second) as binary data."""
 
     @classmethod
     def of(cls, config: ModelConfig) -> Signature:
-        return cls(_specs(config, config.input), _specs(config, config.output), config.max_batch_size)
+        outputs = _specs(config, config.output)
+        as_json, as_binary = (tuple((spec, form) for spec in outputs.values()) for form in (False, True))
+        return cls(_specs(config, config.input), outputs, config.max_batch_size, (as_json, as_binary))
 
 
 def _specs(config: ModelConfig, tensors: tuple[TensorConfig, ...]) -> dict[str, TensorSpec]:

@@ -57,28 +57,26 @@ def _array(name: str, datatype: Datatype, values: list[Any]) -> np.ndarray:
     if datatype.kind == "bytes":
         return _objects([value.encode() for value in values])  # orjson lets no lone surrogate through
     try:
-        numbers = _numbers(datatype, values)
-    except OverflowError:
-        numbers = None
-    if numbers is None:
+        return _numbers(datatype, values)
+    except (OverflowError, FloatingPointError):
         raise InvalidInput(
             f"input {name!r} has a value outside the range of {datatype.name}; send one inside it"
-        )
-    return numbers
+        ) from None
 
 
-def _numbers(datatype: Datatype, values: list[Any]) -> np.ndarray | None:
-    """None, or OverflowError, when a value doesn't fit. JSON has no infinity: what becomes one was too large."""
+def _numbers(datatype: Datatype, values: list[Any]) -> np.ndarray:
+    """Raises OverflowError or FloatingPointError when a value doesn't fit. (JSON's own are all finite.)"""
     if datatype.kind != "float":
         return np.array(values, dtype=datatype.dtype)
-    with np.errstate(over="ignore"):
-        numbers = np.array(values, dtype="<f4" if datatype.name == "BF16" else datatype.dtype)
-    if not np.isfinite(numbers).all():
-        return None
-    if datatype.name != "BF16":
+    brain = datatype.name == "BF16"
+    with np.errstate(over="raise"):
+        numbers = np.array(values, dtype="<f4" if brain else datatype.dtype)
+    if not brain:
         return numbers
     rounded = fp32_to_bf16(numbers)
-    return rounded if np.isfinite(bf16_to_fp32(rounded)).all() else None
+    if not np.isfinite(bf16_to_fp32(rounded)).all():
+        raise OverflowError
+    return rounded
 
 
 def _objects(elements: list[bytes]) -> np.ndarray:
