@@ -589,6 +589,8 @@ class Exchange:
 
     def leave(self) -> None:
         """Gives back the place at the backend, or the one in the queue."""
+        if self.state == READING:
+            return  # there is no plan yet
         gate = self.plan.backend.gate
         if self.retrying:
             self.retrying = False
