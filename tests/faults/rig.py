@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -174,6 +176,7 @@ class FaultRig:
                 backend.reset()
             for _ in range(8):
                 await asyncio.sleep(0)
+            self._heal()
 
         self.run(work())
         registry = self.gateway.registry
@@ -182,6 +185,18 @@ class FaultRig:
         self.errors.clear()
         self.outcomes.clear()
         self.shadowed.clear()
+
+    def _heal(self) -> None:
+        """Nobody is ejected, under suspicion, or known to be slow."""
+        for address in self.gateway.registry.addresses.values():
+            address.suspect = False
+            address.learned = 0
+        for health in self.gateway.registry.healths.values():
+            for record in health._records.values():
+                record.__init__(record.name)  # type: ignore[misc]
+            health._group._changes = -math.inf
+            health._returning.clear()
+            health.tick(time.perf_counter())
 
     def clean(self) -> None:
         """Asserts that nothing is left in flight anywhere and that no callback raised."""

@@ -17,7 +17,10 @@ backends:
   a: {url: "http://127.0.0.1:@A@"}
   b: {url: "http://127.0.0.1:@B@"}
   deaf: {url: "http://127.0.0.1:@A@", ejection: {silence: 0s}}
-  pair: {urls: ["http://127.0.0.1:@A@", "http://127.0.0.1:@C@"], balance: round_robin, ejection: {local_consecutive: 1000, rate: null}}
+  pair:
+    urls: ["http://127.0.0.1:@A@", "http://127.0.0.1:@C@"]
+    balance: round_robin
+    ejection: {local_consecutive: 1000, rate: null}
 routes:
   fall:
     match: {path: /fall}
@@ -137,7 +140,7 @@ def test_one_slow_request_is_no_silence(rig: FaultRig) -> None:
         time.sleep(0.8)
         assert not address(rig, "a").suspect
         rig.well("a")
-        assert b"" == first.buffer
+        assert first.buffer == b""
     rig.until(lambda: len(rig.outcomes) == 2)
 
 
