@@ -10,8 +10,7 @@ from backends.reference.digits import held_out, training
 from backends.train import Summary, ensure
 from tests.backends.process import ServerProcess
 
-RANGES = {1: (0.95, 0.965), 2: (0.98, 0.995), 3: (0.25, 0.7)}
-"""Version 3's is wide: what it makes of input it never saw hangs on the last bits of its weights."""
+RANGES = {1: (0.95, 0.965), 2: (0.98, 0.995), 3: (0.44, 0.53)}
 
 
 def test_split_is_fixed_and_disjoint() -> None:
