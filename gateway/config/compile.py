@@ -37,7 +37,7 @@ from policies.model import Allocation
 CONNECT_CODES: Final = frozenset(
     ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")
 )
-TIMEOUT_CODES: Final = frozenset(("backend_first_byte_timeout", "backend_stalled"))
+TIMEOUT_CODES: Final = frozenset(("backend_first_byte_timeout", "backend_stalled", "backend_total_timeout"))
 RESET_CODES: Final = frozenset(("backend_reset", "backend_protocol"))
 
 

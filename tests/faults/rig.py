@@ -193,7 +193,9 @@ class FaultRig:
             address.learned = 0
         for health in self.gateway.registry.healths.values():
             for record in health._records.values():
+                healthy = record.healthy  # what probes say, they must take back themselves
                 record.__init__(record.name)  # type: ignore[misc]
+                record.healthy = healthy
             health._group._changes = -math.inf
             health._returning.clear()
             health.tick(time.perf_counter())

@@ -87,9 +87,12 @@ def test_what_may_not_be_repeated_and_may_have_been_read_is_told(rig: FaultRig) 
 
 def test_what_was_provably_not_read_is_repeated_whatever_it_does(rig: FaultRig) -> None:
     """The backend has closed, and nobody has noticed, when the request is sent: its kernel refuses the bytes."""
-    with socket.create_server(
-        ("127.0.0.1", rig.gateway.document().backends["plain"].addresses[0].port)
-    ) as server, rig.client() as client:
+    with (
+        socket.create_server(
+            ("127.0.0.1", rig.gateway.document().backends["plain"].addresses[0].port)
+        ) as server,
+        rig.client() as client,
+    ):
         client.send(request("/plain"))
         first = serve(server, b"first")
         assert client.answer().body == b"first"

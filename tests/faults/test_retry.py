@@ -1,0 +1,168 @@
+"""Repetitions: only where safe, with a jittered pause, and never more than a share of what is under way."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.rig import FaultRig, request
+from tests.wire.backend import RESET, ok
+
+CONFIG = """
+backends:
+  a: {url: "http://127.0.0.1:@A@", ejection: null}
+  half: {urls: ["http://127.0.0.1:@DEAD@", "http://127.0.0.1:@B@"], ejection: null}
+  pair: {urls: ["http://127.0.0.1:@A@", "http://127.0.0.1:@B@"], ejection: null}
+routes:
+  once:
+    match: {path: /once}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+  again:
+    match: {path: /again}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 3, replayable: true, backoff: {base: 100ms, max: 150ms}}
+  half:
+    match: {path: /half}
+    variants: {v1: {backend: half}}
+    policy: {type: single, variant: v1}
+    retry: {backoff: {base: 1ms}}
+  pair:
+    match: {path: /pair}
+    variants: {v1: {backend: pair}}
+    policy: {type: single, variant: v1}
+    retry: {replayable: true, backoff: {base: 1ms}}
+  few:
+    match: {path: /few}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 2, replayable: true, budget: 0%, min: 1, backoff: {base: 400ms, max: 400ms}}
+"""
+
+BUSY = ok(b"busy", status=b"503 Busy")
+
+
+def test_what_was_sent_is_not_repeated_unless_the_route_says_so(rig: FaultRig) -> None:
+    rig.next("a", RESET)
+    assert rig.ask("/once").code == "backend_reset"
+    assert len(rig.backends["a"].requests) == 1
+
+
+def test_a_replayable_request_is_repeated_and_the_record_is_mended(rig: FaultRig) -> None:
+    rig.next("a", RESET)
+    rig.next("a", BUSY)
+    assert rig.ask("/again", body=b'{"x": 1}').body == b"a|POST|/again|8"
+    assert [r.body for r in rig.backends["a"].requests] == [b'{"x": 1}'] * 3
+    found = rig.outcome()
+    assert (found.status, found.error, found.served, found.fallback) == (200, "", "v1", False)
+    assert rig.attempts() == [("v1", "backend_reset"), ("v1", 503)]
+
+
+def test_the_last_failure_is_told(rig: FaultRig) -> None:
+    for _ in range(3):
+        rig.next("a", BUSY)
+    answer = rig.ask("/again")
+    assert (answer.status, answer.body) == (503, b"busy")
+    assert rig.outcome().error == "backend_status"
+    assert len(rig.backends["a"].requests) == 3
+
+
+@pytest.mark.parametrize(("drawn", "least", "most"), [(0.0, 0.0, 0.15), (0.999, 0.24, 0.9)])
+def test_the_pause_is_a_random_part_of_a_growing_ceiling(
+    rig: FaultRig, monkeypatch: pytest.MonkeyPatch, drawn: float, least: float, most: float
+) -> None:
+    """100 ms, then 200 ms but for the maximum of 150 ms."""
+    monkeypatch.setattr(rig.worker, "random", lambda: drawn)
+    rig.next("a", RESET)
+    rig.next("a", RESET)
+    begun = time.monotonic()
+    assert rig.ask("/again").status == 200
+    assert least <= time.monotonic() - begun < most
+
+
+def test_the_pause_is_no_time_of_the_gateways(rig: FaultRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.worker, "random", lambda: 0.999)
+    rig.next("a", RESET)
+    rig.ask("/again")
+    found = rig.outcome()
+    assert found.total_ms > 90
+    assert found.gateway_ms < found.total_ms - 90
+
+
+def test_what_was_never_sent_goes_to_the_other_address(rig: FaultRig) -> None:
+    for _ in range(20):
+        answer = rig.ask("/half")
+        assert (answer.status, answer.body) == (200, b"b|POST|/half|2")
+    assert {o.error for o in rig.outcomes} == {""}
+    tried = [o for o in rig.outcomes if o.attempts]
+    assert tried  # half of them met the dead address first
+
+
+def test_a_repetition_goes_to_an_address_that_was_not_tried(rig: FaultRig) -> None:
+    for _ in range(10):
+        rig.next("a", RESET)
+        rig.next("b", ok(b"good"))
+        answer = rig.ask("/pair")
+        assert answer.status == 200
+        rig.well("a")
+        rig.well("b")
+    assert all(o.error == "" for o in rig.outcomes)
+
+
+def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time: while the first waits for its turn, the others are told at once."""
+    monkeypatch.setattr(rig.worker, "random", lambda: 0.999)
+    for _ in range(3):
+        rig.next("a", BUSY)
+    clients = [rig.client() for _ in range(3)]
+    try:
+        clients[0].send(request("/few"))
+        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 1)
+        for client in clients[1:]:
+            client.send(request("/few"))
+            assert client.answer().status == 503
+        assert clients[0].answer().status == 200
+        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 0)
+        # And the place is free again.
+        rig.next("a", BUSY)
+        assert rig.ask("/few").status == 200
+    finally:
+        for client in clients:
+            client.socket.close()
+
+
+def test_the_budget_is_a_share_of_what_is_under_way() -> None:
+    from gateway.transport.pool import Gate, Limit
+
+    gate = Gate(Limit())
+    gate.in_flight, gate.retrying = 100, 19
+    assert gate.may_retry(0.2, 3)
+    gate.retrying = 20
+    assert not gate.may_retry(0.2, 3)
+    gate.in_flight, gate.retrying = 0, 2
+    assert gate.may_retry(0.2, 3)
+    gate.retrying = 3
+    assert not gate.may_retry(0.2, 3)
+
+
+def test_a_client_that_leaves_during_the_pause_is_not_repeated_for(
+    rig: FaultRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.worker, "random", lambda: 0.999)
+    rig.next("a", RESET)
+    with rig.client() as client:
+        client.send(request("/again"))
+        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 1)
+    rig.until(lambda: rig.outcomes)
+    time.sleep(0.2)
+    assert len(rig.backends["a"].requests) == 1
+    assert rig.outcome().status == 499
+
+
+def test_a_body_too_large_to_keep_is_not_repeated(rig: FaultRig) -> None:
+    rig.next("a", RESET)
+    answer = rig.ask("/again", body=bytes(3 << 20))
+    assert (answer.status, answer.code) == (502, "backend_reset")
+    assert len(rig.backends["a"].requests) <= 1
