@@ -53,6 +53,9 @@ class Transport:
 
     abort = close
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def set_write_buffer_limits(self, high: int) -> None:
         assert high
 

@@ -141,7 +141,7 @@ def _starlette(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("direct", "no proxy", None, lambda: first_line("nginx", "-v").removeprefix("nginx version: ")),
+        Peer("direct", "no proxy", None, lambda: ""),
         nginx("nginx", "nginx", "nginx.conf"),
         Peer("haproxy", "HAProxy", _haproxy, lambda: first_line("haproxy", "-v").split()[2].split("-")[0]),
         envoy("envoy", "Envoy", "envoy.yaml"),
