@@ -1,0 +1,405 @@
+"""Shadows: whatever they do, the client's own request does not feel it, and every copy is accounted for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.rig import FaultRig, request
+from tests.wire.backend import CLOSE, HOLD, RESET, Step, chunked, ok
+
+NAMES = ("a", "s", "t")
+CONFIG = """
+limits:
+  shadow: {waiting: 8, bytes: 256KiB, in_flight: 4, timeout: 400ms, answer: 64KiB, load: 50}
+backends:
+  a: {url: "http://127.0.0.1:@A@"}
+  s: {url: "http://127.0.0.1:@S@"}
+  t: {url: "http://127.0.0.1:@T@"}
+  dead: {url: "http://127.0.0.1:@DEAD@"}
+routes:
+  one:
+    match: {path: /one}
+    variants: {v1: {backend: a}, shade: {backend: s}}
+    policy: {type: shadow, primary: v1, shadows: {shade: 100%}}
+  two:
+    match: {path: /two}
+    variants: {v1: {backend: a}, shade: {backend: s}, tint: {backend: t}}
+    policy: {type: single, variant: v1}
+    shadows: {shade: 100%, tint: 100%}
+  third:
+    match: {path: /third}
+    variants: {v1: {backend: a}, shade: {backend: s}, tint: {backend: t}}
+    policy: {type: single, variant: v1}
+    shadows: {shade: 30%, tint: 5%}
+  dead:
+    match: {path: /dead}
+    variants: {v1: {backend: a}, shade: {backend: dead}}
+    policy: {type: shadow, primary: v1, shadows: {shade: 100%}}
+  same:
+    match: {path: /same}
+    variants: {v1: {backend: a}, v2: {backend: a, rewrite: {path: /other}}}
+    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
+  model:
+    match: {path: /model}
+    variants: {v1: {backend: a}, shade: {backend: s, rewrite: {model: another}}}
+    policy: {type: shadow, primary: v1, shadows: {shade: 100%}}
+  near:
+    match: {path: /near}
+    variants: {v1: {backend: a}, shade: {backend: s}}
+    policy: {type: shadow, primary: v1, shadows: {shade: 100%}}
+    comparison: {type: json, tolerance: 0.5}
+  kept:
+    match: {path: /kept}
+    buffer_limit: 1KiB
+    variants: {v1: {backend: a}, shade: {backend: s}}
+    policy: {type: shadow, primary: v1, shadows: {shade: 100%}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def start(rig: FaultRig) -> None:
+    shadow = rig.worker.shadow
+    shadow.counts.clear()
+    shadow._lanes.clear()
+    shadow._due.clear()
+
+
+def counts(rig: FaultRig, route: str, shadow: str = "shade") -> Counter[str]:
+    return Counter({e: n for (r, s, e), n in rig.worker.shadow.counts.items() if (r, s) == (route, shadow)})
+
+
+def settled(rig: FaultRig) -> None:
+    shadow = rig.worker.shadow
+    rig.until(lambda: not (shadow.waiting or shadow.running or shadow.held))
+
+
+def row(rig: FaultRig) -> Any:
+    rig.until(lambda: rig.shadowed)
+    (found,) = rig.shadowed
+    return found
+
+
+def json_answer(document: Any, *lines: bytes) -> bytes:
+    return ok(json.dumps(document).encode(), b"content-type: application/json", *lines)
+
+
+# What a copy is --------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_the_request_and_leaves_behind_the_answer(rig: FaultRig) -> None:
+    rig.next("a", 0.1, ok(b"the answer"))
+    with rig.client() as client:
+        client.send(request("/one", body=b'{"x": 1}', lines=b"x-own: 1\r\nauthorization: Bearer secret\r\n"))
+        time.sleep(0.05)
+        assert rig.backends["s"].requests == []
+        assert client.answer().body == b"the answer"
+    rig.until(lambda: rig.backends["s"].requests)
+    (copy,) = rig.backends["s"].requests
+    assert (copy.line, copy.body) == (b"POST /one HTTP/1.1", b'{"x": 1}')
+    assert copy.all("x-own") == [b"1"]
+    assert copy.all("host") == [b"127.0.0.1:%d" % rig.backends["s"].port]
+    settled(rig)
+    assert counts(rig, "one") == {"offered": 1, "sent": 1}
+
+
+def test_a_shadow_has_connections_of_its_own(rig: FaultRig) -> None:
+    with rig.client() as client:
+        for _ in range(5):
+            client.send(request("/same"))
+            client.answer()
+            settled(rig)
+    asked = {r.target: r.connection for r in rig.backends["a"].requests}
+    assert set(asked) == {b"/same", b"/other"}
+    primary = {r.connection for r in rig.backends["a"].requests if r.target == b"/same"}
+    shadow = {r.connection for r in rig.backends["a"].requests if r.target == b"/other"}
+    assert len(primary) == len(shadow) == 1
+    assert not primary & shadow
+
+
+def test_several_shadows_share_one_body(rig: FaultRig) -> None:
+    rig.always("s", HOLD)
+    rig.always("t", HOLD)
+    body = bytes(50_000)
+    rig.ask("/two", body=body)
+    rig.until(lambda: rig.backends["s"].requests and rig.backends["t"].requests)
+    shadow = rig.worker.shadow
+    assert shadow.running == 2
+    assert len(body) < shadow.held < len(body) + 3000  # once, and two heads
+    first, second = [call.copy for call in shadow._running]
+    assert first.body is second.body
+    rig.until(lambda: len(rig.shadowed) == 2)
+    assert {r.body for n in "st" for r in rig.backends[n].requests} == {body}
+    assert {r.error for r in rig.shadowed} == {"backend_total_timeout"}
+
+
+def test_shares_are_exact(rig: FaultRig) -> None:
+    with rig.client() as client:
+        for _ in range(100):
+            client.send(request("/third"))
+            client.answer()
+            settled(rig)
+    assert counts(rig, "third", "shade") == {"offered": 30, "sent": 30}
+    assert counts(rig, "third", "tint") == {"offered": 5, "sent": 5}
+    assert (len(rig.backends["s"].requests), len(rig.backends["t"].requests)) == (30, 5)
+
+
+def test_a_copy_has_the_model_of_its_variant(rig: FaultRig) -> None:
+    rig.ask("/model", body=b'{"model":"mine","x":1}')
+    rig.until(lambda: rig.backends["s"].requests)
+    rig.until(lambda: rig.backends["s"].requests[0].complete)
+    assert rig.backends["a"].requests[0].body == b'{"model":"mine","x":1}'
+    (copy,) = rig.backends["s"].requests
+    assert copy.body == b'{"model":"another","x":1}'
+    assert copy.all("content-length") == [b"25"]
+
+
+def test_a_chunked_request_is_copied_whole(rig: FaultRig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /one HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        client.send(0.02, b"2\r\nde\r\n0\r\n\r\n")
+        client.answer()
+    rig.until(lambda: rig.backends["s"].requests and rig.backends["s"].requests[0].complete)
+    assert rig.backends["s"].requests[0].body == b"abcde"
+
+
+# What a shadow may do --------------------------------------------------------------------------------
+
+ENDLESS: Sequence[Step] = [
+    b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n",
+    *[step for _ in range(200) for step in (bytes(65536), 0.001)],
+]
+BAD: dict[str, tuple[Sequence[Step], str]] = {
+    "hangs": ((HOLD,), "backend_total_timeout"),
+    "resets": ((RESET,), "backend_reset"),
+    "closes": ((CLOSE,), "backend_reset"),
+    "garbage": ((b"\x00\x01 what\r\n\r\n",), "backend_protocol"),
+    "breaks-off": ((b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", CLOSE), "backend_truncated"),
+    "stalls": ((b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", HOLD), "backend_total_timeout"),
+    "answers-1-gib": (ENDLESS, "shadow_answer_too_large"),
+    "trickles": ([s for b in b"HTTP/1.1 200 OK\r\n" for s in (bytes((b,)), 0.1)], "backend_total_timeout"),
+    "answers-500": ((ok(status=b"500 Ill"),), "backend_status"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_the_client_does_not_feel_it(rig: FaultRig, fault: str) -> None:
+    steps, error = BAD[fault]
+    rig.always("s", *steps)
+    with rig.client() as client:
+        spent = []
+        for _ in range(3):
+            begun = time.monotonic()
+            client.send(request("/one"))
+            answer = client.answer()
+            spent.append(time.monotonic() - begun)
+            assert (answer.status, answer.body) == (200, b"a|POST|/one|2")
+        assert sorted(spent)[1] < 0.2
+    rig.until(lambda: len(rig.shadowed) == 3)
+    assert {r.error for r in rig.shadowed} == {error}
+    assert {(r.agrees, r.difference, r.primary, r.shadow) for r in rig.shadowed} == {
+        (None, None, "v1", "shade")
+    }
+    assert all(o.error == "" for o in rig.outcomes)
+    settled(rig)
+    assert counts(rig, "one") == {"offered": 3, "sent": 3, "failed": 3}
+    rig.until(lambda: all(c.user is None for x in rig.gateway.registry.addresses.values() for c in x.all))
+
+
+def test_refused(rig: FaultRig) -> None:
+    rig.ask("/dead")
+    assert row(rig).error == "backend_connect"
+
+
+def test_one_that_fails_again_and_again_is_left_alone_for_a_while(rig: FaultRig) -> None:
+    for _ in range(20):
+        rig.ask("/dead")
+        settled(rig)
+    assert counts(rig, "dead") == {"offered": 20, "sent": 5, "failed": 5, "dropped:unhealthy": 15}
+    rig.until(lambda: _rested(rig), 3.0)
+    rig.ask("/dead")
+    settled(rig)
+    assert counts(rig, "dead")["sent"] == 6
+
+
+def _rested(rig: FaultRig) -> bool:
+    lanes = rig.worker.shadow._lanes.values()
+    return not any(lane.health.ejected(time.perf_counter()) for lane in lanes)
+
+
+def test_a_client_that_left_needs_no_copy_of_half_a_request(rig: FaultRig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /one HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\nabc")
+        rig.until(lambda: rig.backends["a"].requests)
+    rig.until(lambda: rig.outcomes)
+    settled(rig)
+    assert counts(rig, "one") == {"offered": 1, "dropped:request_incomplete": 1}
+
+
+# Bounds ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_drops_and_counts(rig: FaultRig) -> None:
+    rig.always("s", HOLD)
+    with rig.client() as client:
+        for _ in range(20):
+            client.send(request("/one"))
+            assert client.answer().status == 200
+    found = counts(rig, "one")
+    shadow = rig.worker.shadow
+    assert shadow.running == 4
+    assert found["offered"] == 20 == found["sent"] + found["dropped:queue_full"] + shadow.waiting
+    assert found["dropped:queue_full"] == 8
+    settled(rig)
+    done = counts(rig, "one")
+    assert done["offered"] == done["sent"] + sum(n for e, n in done.items() if e.startswith("dropped"))
+
+
+def test_bytes_are_bounded_with_those_under_way(rig: FaultRig) -> None:
+    rig.always("s", HOLD)
+    with rig.client() as client:
+        for _ in range(6):
+            client.send(request("/one", body=bytes(60_000)))
+            assert client.answer().status == 200
+            assert rig.worker.shadow.held <= 256 * 1024
+    assert counts(rig, "one")["dropped:queue_bytes"] == 2
+    settled(rig)
+
+
+def test_a_hanging_shadow_leaves_room_for_another(rig: FaultRig) -> None:
+    rig.always("s", HOLD)
+    with rig.client() as client:
+        client.send(request("/two"))
+        client.answer()
+        rig.until(lambda: rig.backends["t"].requests)
+        for _ in range(15):
+            client.send(request("/two"))
+            client.answer()
+            rig.until(lambda: rig.worker.shadow.running <= 2)
+    rig.until(lambda: len(rig.backends["t"].requests) == 16)
+    assert counts(rig, "two", "tint") == {"offered": 16, "sent": 16}
+    assert counts(rig, "two", "shade")["dropped:queue_full"] > 0
+    settled(rig)
+
+
+@pytest.mark.parametrize("how", ["busy", "crowded"])
+def test_under_load_copies_go_first(rig: FaultRig, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "busy":
+        monkeypatch.setattr(rig.worker, "_every_second", lambda now: None)
+        rig.call(setattr, rig.worker, "busy", 1.0)
+    rig.always("a", HOLD)
+    clients = [rig.client() for _ in range(55 if how == "crowded" else 2)]
+    for number, client in enumerate(clients):
+        client.send(request("/one"))
+        rig.until(lambda number=number: len(rig.worker.active) > number)
+    found = counts(rig, "one")
+    assert found["dropped:load"] == (2 if how == "busy" else 5)
+    for client in clients:
+        client.socket.close()
+    rig.until(lambda: not rig.worker.active)
+    rig.call(setattr, rig.worker, "busy", 0.0)
+    settled(rig)
+
+
+def test_a_body_that_is_not_kept_can_not_be_copied(rig: FaultRig) -> None:
+    assert rig.ask("/kept", body=bytes(200_000)).status == 200
+    settled(rig)
+    found = counts(rig, "kept")
+    assert found["offered"] == found["dropped:body_too_large"] + found["sent"] == 1
+
+
+def test_an_edit_changes_the_limits(rig: FaultRig) -> None:
+    rig.edit(CONFIG.replace("waiting: 8", "waiting: 1").replace("in_flight: 4", "in_flight: 1"))
+    try:
+        rig.always("s", HOLD)
+        for _ in range(4):
+            rig.ask("/one")
+        assert counts(rig, "one")["dropped:queue_full"] == 2
+        settled(rig)
+    finally:
+        rig.edit(CONFIG)
+
+
+# Comparison ------------------------------------------------------------------------------------------
+
+
+def test_answers_that_agree(rig: FaultRig) -> None:
+    rig.next("a", json_answer({"x": 1.0, "y": ["z"]}))
+    rig.next("s", json_answer({"y": ["z"], "x": 1.00001}))
+    rig.ask("/one")
+    found = row(rig)
+    assert (found.agrees, found.error, found.status, found.route) == (True, "", 200, "one")
+    assert found.difference == pytest.approx(1e-5)
+    assert found.decision == rig.outcome().decision
+    assert found.latency_ms > 0
+
+
+def test_answers_that_differ(rig: FaultRig) -> None:
+    rig.next("a", json_answer({"x": 1.0}))
+    rig.next("s", json_answer({"x": 1.25}))
+    rig.ask("/one")
+    found = row(rig)
+    assert (found.agrees, found.difference) == (False, 0.25)
+    assert json.loads(found.detail)["first"][0]["where"] == "x"
+
+
+def test_the_comparison_of_the_route(rig: FaultRig) -> None:
+    rig.next("a", json_answer({"x": 1.0}))
+    rig.next("s", json_answer({"x": 1.25}))
+    rig.ask("/near")
+    assert row(rig).agrees is True
+
+
+def test_statuses_that_differ(rig: FaultRig) -> None:
+    rig.next("a", json_answer({"x": 1}))
+    rig.next("s", ok(b"", status=b"404 None"))
+    rig.ask("/one")
+    found = row(rig)
+    assert (found.agrees, found.status, found.error) == (False, 404, "")
+    assert json.loads(found.detail)["first"] == [{"where": "status", "primary": "200", "shadow": "404"}]
+
+
+def test_nothing_is_compared_with_a_primary_that_failed(rig: FaultRig) -> None:
+    rig.next("a", RESET)
+    assert rig.ask("/one").status == 502
+    found = row(rig)
+    assert (found.agrees, found.error, found.primary) == (None, "", "")
+
+
+def test_large_answers_are_compared_by_another_process(rig: FaultRig) -> None:
+    first = [0.5 + n for n in range(4000)]
+    rig.next("a", json_answer({"data": first}))
+    rig.next("s", json_answer({"data": [*first[:-1], 7.0]}))
+    rig.ask("/one")
+    rig.until(lambda: rig.shadowed, 30.0)
+    found = row(rig)
+    assert found.agrees is False
+    assert found.difference == pytest.approx(3992.5)
+
+
+def test_an_answer_over_the_limit_is_not_compared(rig: FaultRig) -> None:
+    rig.next("a", ok(bytes(70_000)))
+    rig.next("s", ok(b"small"))
+    assert len(rig.ask("/one").body) == 70_000
+    found = row(rig)
+    assert (found.agrees, found.error) == (None, "")
+
+
+def test_a_chunked_answer_is_compared_by_what_it_says(rig: FaultRig) -> None:
+    rig.next("a", chunked(b'{"x":', b" 1}", lines=b"content-type: application/json\r\n"))
+    rig.next("s", json_answer({"x": 1}))
+    rig.ask("/one")
+    assert row(rig).agrees is True
+
+
+def test_the_live_figures_count_them(rig: FaultRig) -> None:
+    rig.ask("/one")
+    settled(rig)
+    live = rig.call(rig.gateway.live, "one")
+    assert live is not None
+    assert dict(live.shadow_counts["shade"]) == {"offered": 1, "sent": 1}
