@@ -1,6 +1,6 @@
 """Each policy in each synthetic world: the tables of docs/statistics.md, as Markdown.
 
-    python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--rollouts]
+    python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME] [--rollouts]
 
 Everything comes from `policies.simulate` and `policies.simulate_rollout`, which run the policies' own code.
 """
@@ -92,8 +92,8 @@ def details(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
             print(f"| {world} | {policy} | " + " | ".join(cells) + " |")
 
 
-def allocations(repetitions: int, refreshes: int, seed: int) -> None:
-    worlds = standard()
+def allocations(repetitions: int, refreshes: int, seed: int, only: list[str]) -> None:
+    worlds = {name: world for name, world in standard().items() if not only or name in only}
     reports = {}
     for name, world in worlds.items():
         for policy, plan in POLICIES.items():
@@ -146,12 +146,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--refreshes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--world", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--rollouts", action="store_true", help="canary rollouts instead")
     given = parser.parse_args()
     if given.rollouts:
         rollouts(given.repetitions, given.seed)
     else:
-        allocations(given.repetitions, given.refreshes, given.seed)
+        allocations(given.repetitions, given.refreshes, given.seed, given.world)
 
 
 if __name__ == "__main__":

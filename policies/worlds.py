@@ -92,9 +92,13 @@ class World:
         return np.array([name not in absent for name in self.variants])
 
     def gap_at(self, t: float) -> Array:
-        """How much worse than the best present one each variant is at time t; (K,), 0 for the best."""
+        """How much worse than the best present one each variant is at time t; (K,), 0 for the best.
+
+        Infinite for one that is not there.
+        """
         better = self.means_at(t) if self.goal == "maximize" else -self.means_at(t)
-        return np.asarray(better[self.present_at(t)].max() - better)
+        present = self.present_at(t)
+        return np.where(present, better[present].max() - better, np.inf)
 
     @property
     def event(self) -> tuple[str, float] | None:

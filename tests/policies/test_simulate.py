@@ -125,6 +125,15 @@ def test_whoever_is_named_among_equals_is_a_false_alarm() -> None:
     assert report.stopped.value > 0.2
 
 
+def test_naming_the_best_before_a_better_one_joins_is_no_false_alarm() -> None:
+    world = replace(WORLDS["new arm"], joins=(("v3", 0.99),))
+    report = run(thompson(world, stop=Stop(0.99, samples=20)), world, repetitions=12, refreshes=30, seed=3)
+    assert report.stopped is not None
+    assert report.false_alarms is not None
+    assert report.stopped.value > 0.5
+    assert report.false_alarms.value < 0.2
+
+
 def test_reports_are_plain_data() -> None:
     data = json.loads(
         json.dumps(run(even(WORLDS["stationary"]), WORLDS["stationary"], repetitions=2).as_dict())
@@ -189,6 +198,7 @@ def test_the_best_changes_as_the_world_says() -> None:
     )
     assert world.event == ("b", 0.5)
     assert world.present_at(0.1).tolist() == [False, True]
+    assert world.gap_at(0.1).tolist() == [math.inf, 0.0]
     assert world.gap_at(0.3).tolist() == pytest.approx([0.2, 0.0])
     assert world.gap_at(0.6).tolist() == pytest.approx([0.0, 0.1])
     assert replace(world, goal="minimize").event is None
