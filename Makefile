@@ -30,8 +30,8 @@ test: setup tools lint typecheck   ## every test
 quick: setup     ## the tests that take no time
 	$(BIN)/python -m pytest -m 'not slow and not soak and not browser'
 
-soak: setup tools ## the minutes-long ones alone
-	$(BIN)/python -m pytest -m soak
+soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
+	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak
 
 lint: setup
 	$(BIN)/ruff check .
