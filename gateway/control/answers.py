@@ -120,7 +120,7 @@ class Alarm(BaseModel):
 
 class AddressHealth(BaseModel):
     address: str
-    state: Literal["healthy", "unhealthy", "ejected"]
+    state: Literal["healthy", "unhealthy", "ejected", "stalled"]
 
 
 class MetricShape(Shape):

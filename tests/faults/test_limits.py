@@ -35,7 +35,10 @@ class Clients:
         self.clients = [rig.client() for _ in range(count)]
         for number, client in enumerate(self.clients):
             client.send(request(path))
-            rig.until(lambda number=number: len(rig.worker.active) + len(rig.outcomes) > number)
+            self._until_seen(number + 1)
+
+    def _until_seen(self, count: int) -> None:
+        self.rig.until(lambda: len(self.rig.worker.active) + len(self.rig.outcomes) >= count)
 
     def __enter__(self) -> list[Any]:
         return self.clients
@@ -129,7 +132,7 @@ def test_under_a_rush_everyone_is_answered_and_the_backend_never_has_more_than_i
         most = max(most, rig.gateway.registry.gates["a"].in_flight)
         return seen(asked)
 
-    rig.backends["a"].marker = marker  # type: ignore[method-assign]
+    rig.backends["a"].marker = marker  # type: ignore[method-assign,assignment]
     clients = [rig.client() for _ in range(40)]
     for _ in range(5):
         for client in clients:

@@ -74,6 +74,10 @@ def counts(rig: FaultRig, route: str, shadow: str = "shade") -> Counter[str]:
     return Counter({e: n for (r, s, e), n in rig.worker.shadow.counts.items() if (r, s) == (route, shadow)})
 
 
+def until_active(rig: FaultRig, count: int) -> None:
+    rig.until(lambda: len(rig.worker.active) >= count)
+
+
 def settled(rig: FaultRig) -> None:
     shadow = rig.worker.shadow
     rig.until(lambda: not (shadow.waiting or shadow.running or shadow.held))
@@ -296,7 +300,7 @@ def test_under_load_copies_go_first(rig: FaultRig, how: str, monkeypatch: pytest
     clients = [rig.client() for _ in range(55 if how == "crowded" else 2)]
     for number, client in enumerate(clients):
         client.send(request("/one"))
-        rig.until(lambda number=number: len(rig.worker.active) > number)
+        until_active(rig, number + 1)
     found = counts(rig, "one")
     assert found["dropped:load"] == (2 if how == "busy" else 5)
     for client in clients:

@@ -59,7 +59,7 @@ def gateway(tmp_path: Path, backends: list[Backend]) -> Iterator[GatewayProcess]
         yield found
 
 
-def test_memory_is_flat(gateway: GatewayProcess, record_property: pytest.RecordProperty) -> None:
+def test_memory_is_flat(gateway: GatewayProcess) -> None:
     """A million requests, with the record, the allocation loop and aggregates at work all the while."""
     count = scale(60_000, 1_000_000)
     loop = ClosedLoop(gateway.port, traffic.requests("/plain"), 32)

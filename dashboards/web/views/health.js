@@ -5,7 +5,7 @@ import { count } from "../format.js";
 import { sentence } from "../words.js";
 import { badge, section, swatch } from "./parts.js";
 
-const TONES = { healthy: "good", unhealthy: "bad", ejected: "warn" };
+const TONES = { healthy: "good", unhealthy: "bad", ejected: "warn", stalled: "warn" };
 
 export function healthView(report, colour) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
