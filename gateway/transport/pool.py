@@ -302,12 +302,23 @@ class Backend:
     def _balanced(self, found: Sequence[Address], now: float) -> Address:
         if self.balance == "least_load":
             return self._less_loaded(found, now)
+        if self.balance == "round_robin":
+            return self._next_in_turn(found, now)
+        if not self.health.troubled:
+            return found[int(self.chance() * len(found))]
+        weights = [self.health.weight(address, now) for address in found]
+        drawn = self.chance() * sum(weights)
+        for address, weight in zip(found, weights, strict=True):
+            drawn -= weight
+            if drawn < 0.0:
+                break
+        return address
+
+    def _next_in_turn(self, found: Sequence[Address], now: float) -> Address:
+        """Whoever starts slowly is passed over now and then."""
         for _ in found:
-            if self.balance == "random":
-                address = found[int(self.chance() * len(found))]
-            else:
-                self.turn += 1
-                address = found[self.turn % len(found)]
+            self.turn += 1
+            address = found[self.turn % len(found)]
             if not self.health.troubled or self.chance() < self.health.weight(address, now):
                 break
         return address
