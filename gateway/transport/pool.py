@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal, Protocol
 
 from gateway.transport.connection import BackendConnection, User
@@ -306,13 +308,8 @@ class Backend:
             return self._next_in_turn(found, now)
         if not self.health.troubled:
             return found[int(self.chance() * len(found))]
-        weights = [self.health.weight(address, now) for address in found]
-        drawn = self.chance() * sum(weights)
-        for address, weight in zip(found, weights, strict=True):
-            drawn -= weight
-            if drawn < 0.0:
-                break
-        return address
+        edges = list(accumulate(self.health.weight(address, now) for address in found))
+        return found[min(bisect_right(edges, self.chance() * edges[-1]), len(found) - 1)]
 
     def _next_in_turn(self, found: Sequence[Address], now: float) -> Address:
         """Whoever starts slowly is passed over now and then."""
