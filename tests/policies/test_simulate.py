@@ -247,7 +247,7 @@ def test_regret_on_known_problems(case: dict[str, Any]) -> None:
     Never asserted to lose more than C ln T: at small T it lies below the asymptote of Lai & Robbins.
     """
     world = bandit_world(case, 10_000)
-    report = run(thompson(world, floor=0.0), world, repetitions=20, refreshes=200, seed=5)
+    report = run(thompson(world, floor=0.0), world, repetitions=12, refreshes=100, seed=5)
     bound = case["C*ln(T)"]["10000"]
     assert report.regret.high < 1.5 * bound
     assert report.regret.value < report.even_regret
