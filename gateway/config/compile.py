@@ -74,8 +74,10 @@ class Registry:
         found = self.healths.setdefault(name, health.Health(name, self._tell))
         found.configure(addresses, _settings(document))
         rules = document.ejection
-        for address in addresses:
-            address.silence = rules.silence if rules is not None else 0.0
+        silence = rules.silence if rules is not None else 0.0
+        found.wary = silence > 0.0
+        for address in addresses:  # which several backends may name
+            address.silence = max(address.silence, silence)
         gate = self.gate(name, document)
         return Backend(name, addresses, gate, chance, health=found, balance=document.balance)
 
@@ -152,6 +154,8 @@ def compile_document(
     verify: Verifier | None = None,
 ) -> Snapshot:
     """``allocations``: (epoch, allocation) of each route. Raises ssl.SSLError or OSError for bad TLS files."""
+    for address in registry.addresses.values():
+        address.silence = 0.0
     backends = {name: registry.backend(name, b, chance) for name, b in document.backends.items()}
     routes = {
         name: _route(name, route, document, backends, allocations[name], statics)

@@ -49,6 +49,9 @@ class Discarding:
     def waits_at(self, address: Address, since: float) -> bool:
         return False
 
+    def behind(self) -> int:
+        return 0
+
     def on_data(self, data: bytes) -> None:
         self.left -= len(data)
         if self.left < 0:

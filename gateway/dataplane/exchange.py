@@ -569,6 +569,9 @@ class Exchange:
             and (self.state == CONNECTING or (self.state == WAITING and self.complete))
         )
 
+    def behind(self) -> int:
+        return len(self.plan.backend.gate.waiting)
+
     def on_silence(self) -> None:
         """The address that it waits at has fallen silent."""
         failures.on_silence(self)

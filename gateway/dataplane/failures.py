@@ -82,6 +82,8 @@ def _too_long(x: Exchange, code: str, *, sent: bool) -> None:
 
 def on_silence(x: Exchange) -> None:
     """The address that ``x`` waits at has fallen silent: it goes elsewhere, if it may and there is somewhere."""
+    if not x.plan.backend.health.wary:
+        return
     sent = x.state == WAITING
     again = other_address(x) and retry_wanted(x, "backend_stalled", 0, sent=sent)
     if not again and fallback_to(x, "backend_stalled", 0, sent=sent) is None:

@@ -110,6 +110,9 @@ class ShadowCall:
     def waits_at(self, address: Address, since: float) -> bool:
         return False
 
+    def behind(self) -> int:
+        return 0
+
     def on_head(self, answer: Answer) -> None:
         self._head_at = perf_counter()
         self.answer = answer

@@ -39,6 +39,10 @@ class Timed(Protocol):
         """Whether it has waited for a byte from ``address`` since before ``since``."""
         ...
 
+    def behind(self) -> int:
+        """How many wait in the queue of the backend that it is at."""
+        ...
+
     def on_silence(self) -> None:
         """The address that it waits at has fallen silent."""
         ...
@@ -151,15 +155,15 @@ class Worker:
     def _listen(self, now: float) -> None:
         """Finds addresses that have fallen silent while requests wait there."""
         for address in self.addresses():
-            crowded = address.in_flight >= ENOUGH
-            if address.suspect or (crowded and now - max(address.heard, self._awake) > address.patience()):
+            silent = now - max(address.heard, self._awake)
+            if address.suspect or (address.in_flight and silent > address.patience()):
                 self._silent(address, now)
 
     def _silent(self, address: Address, now: float) -> None:
         since = now - address.patience()
         waiting = [x for x in self.active if x.waits_at(address, since)]
         if not address.suspect:
-            if len(waiting) < ENOUGH:
+            if not waiting or len(waiting) + max(x.behind() for x in waiting) < ENOUGH:
                 return
             address.suspect = True
             address.next_probe = now + PROBE_EVERY

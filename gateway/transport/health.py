@@ -40,6 +40,7 @@ class Health:
         "backend",
         "tell",
         "troubled",
+        "wary",
     )
 
     def __init__(self, backend: str, tell: Tell) -> None:
@@ -54,6 +55,8 @@ class Health:
         self._answer: tuple[Address, ...] = ()
         self.troubled = False
         """Whether any address is out, under suspicion or starting slowly."""
+        self.wary = True
+        """Whether silence is held against an address."""
 
     def configure(self, addresses: Sequence[Address], settings: ejection.Settings) -> None:
         """Takes over a configuration; what is known of the addresses that stay is kept."""
@@ -101,7 +104,7 @@ class Health:
 
     def suspected(self, address: Address, waiting: int, seconds: float) -> None:
         """``address`` has fallen silent while requests wait."""
-        if address not in self._records:
+        if address not in self._records or not self.wary:
             return
         self.troubled = True
         self._say("health", address, "stalled", f"silent for {seconds:.3f} s while {waiting} requests wait")
@@ -136,7 +139,7 @@ class Health:
             return "unhealthy"
         if record is not None and record.ejected(now):
             return "ejected"
-        return "stalled" if address.suspect else "healthy"
+        return "stalled" if address.suspect and self.wary else "healthy"
 
     # Time -------------------------------------------------------------------------------------------
     def tick(self, now: float) -> None:

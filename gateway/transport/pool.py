@@ -292,7 +292,7 @@ class Backend:
             found = health.usable(now, strict=elsewhere)
         if tried:
             found = [a for a in found if a not in tried] or found
-        if health.troubled and any(a.suspect for a in found):
+        if health.troubled and health.wary and any(a.suspect for a in found):
             for address in found:
                 if address.suspect and may_probe(address, now, rescued=elsewhere or len(found) > 1):
                     return address

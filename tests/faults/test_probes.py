@@ -161,7 +161,9 @@ def test_an_edit_keeps_the_verdict_and_the_end_of_probing_forgets_it(rig: FaultR
     rig.edit(CONFIG.replace("every: 100ms", "every: 150ms"))
     live: Any = rig.call(rig.gateway.live, "pair")
     assert [p["state"] for p in live.health["v1"]] == ["healthy", "unhealthy"]
-    line = "    health: {path: /v2/models/digits/ready, every: 100ms, timeout: 1s, healthy: 2, unhealthy: 2}\n"
+    line = (
+        "    health: {path: /v2/models/digits/ready, every: 100ms, timeout: 1s, healthy: 2, unhealthy: 2}\n"
+    )
     assert line in CONFIG
     rig.edit(CONFIG.replace(line, ""))
     ready.wait("pair", "healthy", "healthy")

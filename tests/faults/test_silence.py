@@ -17,6 +17,7 @@ backends:
   a: {url: "http://127.0.0.1:@A@"}
   b: {url: "http://127.0.0.1:@B@"}
   deaf: {url: "http://127.0.0.1:@A@", ejection: {silence: 0s}}
+  narrow: {url: "http://127.0.0.1:@A@", limit: {in_flight: 1, waiting: 8, wait: 5s}}
   pair:
     urls: ["http://127.0.0.1:@A@", "http://127.0.0.1:@C@"]
     balance: round_robin
@@ -28,6 +29,18 @@ routes:
     policy: {type: single, variant: v1}
     fallback: [v2]
     timeouts: {first_byte: 2s}
+  deaf:
+    match: {path: /deaf}
+    variants: {v1: {backend: deaf}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    fallback: [v2]
+    timeouts: {first_byte: 1s}
+  narrow:
+    match: {path: /narrow}
+    variants: {v1: {backend: narrow}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    fallback: [v2]
+    timeouts: {first_byte: 5s}
   alone:
     match: {path: /alone}
     variants: {v1: {backend: a}}
@@ -245,3 +258,29 @@ def test_a_loop_that_was_held_up_blames_nobody(rig: FaultRig) -> None:
     finally:
         for client in clients:
             client.socket.close()
+
+
+def test_those_in_the_queue_count_too(rig: FaultRig) -> None:
+    """A backend that takes one request at a time shows only one that waits for an answer."""
+    rig.always("a", HOLD)
+    clients = [rig.client() for _ in range(4)]
+    try:
+        begun = time.monotonic()
+        for client in clients:
+            client.send(request("/narrow"))
+        assert {client.answer().body for client in clients} == {b"b|POST|/narrow|2"}
+        assert time.monotonic() - begun < 2.0
+        assert {o.error for o in rig.outcomes} == {"backend_stalled", "backend_unhealthy"}
+    finally:
+        for client in clients:
+            client.socket.close()
+
+
+def test_silence_may_be_switched_off(rig: FaultRig) -> None:
+    """For one backend; another that names the same address is still wary of it."""
+    rig.always("a", HOLD)
+    begun = time.monotonic()
+    answers = load(rig, "/deaf", rate=20, seconds=0.4)
+    assert all(b"b|POST" in answer for _, answer in answers)
+    assert time.monotonic() - begun > 0.9
+    assert {o.error for o in rig.outcomes} == {"backend_first_byte_timeout"}
