@@ -115,6 +115,9 @@ class ClientProtocol(asyncio.Protocol):
         self.data_only = False
         self._raw = 0
         self._fields = 0
+        self._most_fields = 0
+        self._actions = self.snapshot.actions
+        self._lines: list[bytes] = []
         self._body = 0
         self._body_since = 0.0
         self._url = b""
@@ -238,8 +241,11 @@ class ClientProtocol(asyncio.Protocol):
         self.in_head = True
         self._fields = 0
         self._url = b""
-        self.snapshot = self.worker.snapshot
-        self.head = Head(self.now)
+        self.snapshot = snapshot = self.worker.snapshot
+        self.head = head = Head(self.now)
+        self._actions = snapshot.actions
+        self._most_fields = snapshot.limits.fields
+        self._lines = head.lines
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -248,18 +254,16 @@ class ClientProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
-        snapshot = self.snapshot
-        if self._fields > snapshot.limits.fields:
+        if self._fields > self._most_fields:
             raise TurnoutError(
-                "head_too_large", f"The request has more than {snapshot.limits.fields} fields; send fewer."
+                "head_too_large", f"The request has more than {self._most_fields} fields; send fewer."
             )
-        if not self.in_head:
-            return  # a trailer
-        action = snapshot.actions.get(name.lower())
+        action = self._actions.get(name.lower())
         if action is None:
-            self.head.lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
-        else:
-            self.head.take(action, name, value.rstrip(b" \t"))
+            # The parser has refused every other control character, so this strips spaces and tabs.
+            self._lines.append(b"%b: %b\r\n" % (name, value.rstrip()))
+        elif self.in_head:
+            self.head.take(action, name, value.rstrip())
 
     def on_headers_complete(self) -> None:
         head = self.head
@@ -270,6 +274,7 @@ class ClientProtocol(asyncio.Protocol):
         if head.host != self._host or not head.host:
             self._check_host(head)
         self.in_head = False
+        self._lines = []  # of trailers, which go nowhere
         self.requests += 1
         self._body = 0
         self._body_since = self.now
