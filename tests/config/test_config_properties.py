@@ -147,7 +147,7 @@ backends:
     limit: {in_flight: 16, waiting: 64, wait: 250ms}
     pool: {idle: 1s, size: 3}
     ejection: {consecutive: 1, local_consecutive: 1, rate: null, min_requests: 1, window: 1s, base: 1s, max: 2s,
-               max_share: 10%, panic: 0}
+               max_share: 10%, panic: 0, silence: 100ms}
     slow_start: 10s
     tls: {ca: ca, cert: c, key: k, verify: false, server_name: n}
   b: {url: "http://[::1]:9101", ejection: null}
@@ -211,7 +211,7 @@ routes:
     policy: {type: split, weights: {v1: 90%}}
 limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_body: 1, pipeline: 1, header_timeout: 1s,
          body_timeout: 1s, body_min_rate: 0, body_grace: 0, idle_timeout: 1s, write_timeout: 1s,
-         shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1}}
+         shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1, load: 1}}
 shutdown: {grace: 0, idle: 0}
 record: {enabled: false, capacity: 1, flush: 1s, retention: null}
 loops: {allocation: 100ms, watch: 100ms}
