@@ -83,7 +83,7 @@ class RawBackend:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0)
+        self.server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=1024)
         self.port = self.server.sockets[0].getsockname()[1]
 
     def reset(self) -> None:

@@ -147,7 +147,7 @@ class Rig:
         )
         self.gateway = Gateway(path)
         await self.gateway.start()
-        self.server = await self.loop.create_server(self._protocol, "127.0.0.1", 0)
+        self.server = await self.loop.create_server(self._protocol, "127.0.0.1", 0, backlog=1024)
         self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
 
     def _silence(self) -> None:
