@@ -25,7 +25,7 @@ tools:           ## the servers and the browser that tests drive, from Debian pa
 	@deploy/tools.sh
 
 test: setup tools lint typecheck   ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 
 quick: setup     ## the tests that take no time
 	$(BIN)/python -m pytest -m 'not slow and not soak and not browser'
