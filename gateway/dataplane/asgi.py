@@ -111,6 +111,8 @@ class ControlCall:
         self._gone = True
         self._news.set()
         self._writable.set()
+        if self._started and not self._ended and self._task is not None:
+            self._task.cancel()  # a stream; what has not answered yet may be writing something down
 
     def pause_answer(self) -> None:
         self._writable.clear()

@@ -1,0 +1,96 @@
+"""The control API below ``/-/`` through the same strict protocol: bodies, streams, ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.wire.rig import Rig
+
+H = b"host: gateway.test\r\n"
+TE = b"transfer-encoding: chunked\r\n"
+FEEDBACK = b'{"decision_id": "nonsense", "metric": "m", "value": 1}'
+
+
+def kept(rig: Rig, client: object) -> bool:
+    client.send(b"GET /p/probe HTTP/1.1\r\n" + H + b"\r\n")  # type: ignore[attr-defined]
+    return bool(client.answer().body == b"A|GET|/p/probe|0")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 1000], ids=["bytes", "threes", "whole"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_body_arrives_whole(rig: Rig, chunked: bool, pieces: int) -> None:
+    if chunked:
+        body = b"5\r\n%b\r\n%x\r\n%b\r\n0\r\nx-t: 1\r\n\r\n" % (FEEDBACK[:5], len(FEEDBACK) - 5, FEEDBACK[5:])
+        data = b"POST /-/feedback HTTP/1.1\r\n" + H + TE + b"\r\n" + body
+    else:
+        data = b"POST /-/feedback HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (H, len(FEEDBACK), FEEDBACK)
+    with rig.client() as client:
+        client.send(*(data[place : place + pieces] for place in range(0, len(data), pieces)))
+        answer = client.answer()
+        assert answer.status == 200
+        assert [item["code"] for item in json.loads(answer.body)["rejected"]] == ["malformed"]
+        assert kept(rig, client)
+
+
+def test_an_answer_to_head_has_no_body(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"HEAD /-/healthz HTTP/1.1\r\n" + H + b"\r\n")
+        client.answer(b"HEAD")
+        assert kept(rig, client)
+
+
+def test_http_1_0(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"GET /-/healthz HTTP/1.0\r\n\r\n")
+        assert client.answer().status == 200
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("path", [b"/-/nothing", b"/-/", b"/-/../-/healthz", b"/-/%2e%2e/x", b"/-/healthz/x"])
+def test_what_is_not_there_is_404(rig: Rig, path: bytes) -> None:
+    with rig.client() as client:
+        client.send(b"GET %b HTTP/1.1\r\n%b\r\n" % (path, H))
+        answer = client.answer()
+        assert answer.status == 404
+        assert answer.code
+        assert kept(rig, client)
+
+
+def test_a_body_that_is_too_large(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /-/feedback HTTP/1.1\r\n%bcontent-length: 100000000\r\n\r\n" % H)
+        client.send(*[b" " * 65536] * 400)
+        assert client.answer().code == "body_too_large"
+        assert client.at_end()
+
+
+def test_a_bad_chunk(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /-/feedback HTTP/1.1\r\n" + H + TE + b"\r\n", 0.01, b"zz\r\n")
+        assert client.answer().code == "bad_request"
+        assert client.at_end()
+    rig.until(lambda: not rig.worker.control_tasks)
+
+
+def test_a_stream_of_events_ends_with_its_reader(rig: Rig) -> None:
+    """A task that goes on for somebody who has left would be there for ever."""
+    clients = [rig.client() for _ in range(5)]
+    for client in clients:
+        client.send(b"GET /-/events HTTP/1.1\r\n" + H + b"\r\n")
+        assert b"text/event-stream" in client._until(b"\r\n\r\n")
+    assert len(rig.worker.control_tasks) == 5
+    for client in clients:
+        client.socket.close()
+    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.worker.control_tasks, 0.5)
+
+
+def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
+    for _ in range(20):
+        client = rig.client()
+        client.send(b"GET /-/routes HTTP/1.1\r\n" + H + b"\r\n")
+        client.reset()
+    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.worker.control_tasks, 20)

@@ -1,0 +1,140 @@
+"""Who asks: refusals that come early, and what becomes of credentials and of what proxies say."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.wire.rig import Rig
+
+
+def key(name: str, rest: str) -> str:
+    return f'    - {{id: {name}, hash: "sha256:{hashlib.sha256(name.encode()).hexdigest()}", {rest}}}\n'
+
+
+RIG = {
+    "top": "trusted_proxies: [127.0.0.0/8]\nauth:\n  keys:\n"
+    + key("app", "scopes: [infer], routes: [plain, passing]")
+    + key("forcer", "scopes: [infer, force-variant]")
+    + key("reader", "scopes: [read]")
+    + key("slow", "scopes: [infer], rate: 1/s"),
+    "routes": """\
+  passing:
+    match: {path: /passing}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    forward_credentials: true
+    fallback: [v2]
+""",
+}
+H = b"host: gateway.test\r\n"
+APP = b"x-api-key: app"
+
+
+def get(target: bytes, *lines: bytes) -> bytes:
+    return b"GET %b HTTP/1.1\r\n%b%b\r\n" % (target, H, b"".join(line + b"\r\n" for line in lines))
+
+
+def kept(rig: Rig, client: object) -> bool:
+    client.send(get(b"/p/probe", APP))  # type: ignore[attr-defined]
+    return bool(client.answer().body == b"A|GET|/p/probe|0")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "code"),
+    [
+        ([], 401, "unauthenticated"),
+        ([b"x-api-key: wrong"], 401, "unauthenticated"),
+        ([b"authorization: Bearer wrong"], 401, "unauthenticated"),
+        ([b"x_api_key: app"], 401, "unauthenticated"),
+        ([b"x-api-key: reader"], 403, "forbidden"),
+        ([b"x-api-key: app", b"x-variant: v2"], 403, "forbidden"),
+    ],
+)
+@pytest.mark.parametrize("length", [0, 20_000, 50_000_000])
+def test_a_refusal_with_its_body_outstanding(
+    rig: Rig, lines: list[bytes], status: int, code: str, length: int
+) -> None:
+    """A small body is drained and the connection kept; a large one is not read."""
+    fields = b"".join(line + b"\r\n" for line in lines)
+    with rig.client() as client:
+        client.send(b"POST /passing/x HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (H, fields, length))
+        client.send(b"x" * min(length, 100_000))
+        answer = client.answer()
+        assert (answer.status, answer.code) == (status, code)
+        if status == 401:
+            assert answer.all("www-authenticate") == [b"Bearer"]
+        assert kept(rig, client) if length <= 20_000 else client.at_end()
+
+
+def test_a_rate(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(get(b"/p/x", b"x-api-key: slow") * 2)
+        assert client.answer().status == 200
+        answer = client.answer()
+        assert (answer.status, answer.code) == (429, "rate_limited")
+        assert answer.all("retry-after") == [b"1"]
+        assert kept(rig, client)
+
+
+@pytest.mark.parametrize(
+    ("lines", "passed"),
+    [
+        ([b"x-api-key: app"], {}),
+        ([b"authorization: Bearer app"], {}),
+        # The key is the gateway's, so the other one is the backend's
+        ([b"x-api-key: app", b"authorization: Bearer other"], {"authorization": [b"Bearer other"]}),
+        ([b"x-api-key: app", b"authorization: Bearer other", b"connection: authorization"], {}),
+    ],
+)
+def test_the_gateways_credentials_stay_here(
+    rig: Rig, lines: list[bytes], passed: dict[str, list[bytes]]
+) -> None:
+    with rig.client() as client:
+        client.send(get(b"/p/x", *lines))
+        assert client.answer().status == 200
+    (request,) = rig.requests
+    for name in ("authorization", "x-api-key"):
+        assert request.all(name) == passed.get(name, [])
+
+
+def test_a_route_that_passes_credentials_on(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(get(b"/passing/x", b"authorization: Bearer app"))
+        assert client.answer().status == 200
+    assert rig.requests[0].all("authorization") == [b"Bearer app"]
+
+
+def test_a_forced_variant_is_not_told_to_the_backend(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(get(b"/passing/x", b"x-api-key: forcer", b"x-variant: v2"))
+        answer = client.answer()
+        assert answer.body.startswith(b"B|")
+        assert answer.all("x-variant") == [b"v2"]
+    assert rig.b.requests[0].all("x-variant") == []
+
+
+def test_what_a_trusted_proxy_says_is_kept_and_added_to(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(
+            get(
+                b"/p/x",
+                APP,
+                b"x-forwarded-for: 10.0.0.1, 10.0.0.2",
+                b"x-forwarded-for: 10.0.0.3",
+                b"x-forwarded-proto: https",
+                b"x-forwarded-host: public.test",
+                b"forwarded: for=10.0.0.1;proto=https",
+                b"x-real-ip: 10.0.0.9",
+            )
+        )
+        assert client.answer().status == 200
+    (request,) = rig.requests
+    assert request.all("x-forwarded-for") == [b"10.0.0.1, 10.0.0.2, 10.0.0.3, 127.0.0.1"]
+    assert request.all("x-forwarded-proto") == [b"https"]
+    assert request.all("x-forwarded-host") == [b"public.test"]
+    assert request.all("forwarded") == [
+        b'for=10.0.0.1;proto=https, for=127.0.0.1;proto=https;host="public.test"'
+    ]
+    assert request.all("x-real-ip") == []
