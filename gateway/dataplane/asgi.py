@@ -14,6 +14,7 @@ from gateway.dataplane.headers import (
     FORWARDED_HOST,
     FORWARDED_PROTO,
     STATUS_LINES,
+    date_line,
 )
 from gateway.errors import TurnoutError
 
@@ -214,6 +215,7 @@ class ControlCall:
 
     def _start(self, message: Message) -> None:
         self._status = message["status"]
+        self._lines.append(date_line(self.worker.wall()))
         named = False
         for name, value in message.get("headers", ()):
             lowered = name.lower()

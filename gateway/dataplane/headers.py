@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from itertools import product
 from typing import Final
@@ -175,6 +177,16 @@ def resolve(path: bytes) -> bytes | None:
         else:
             out.append(segment)
     return b"/" + b"/".join(out)
+
+
+def date_line(now: float) -> bytes:
+    """``date: …`` for the answers that are our own (RFC 9110 6.6.1); ``now``: seconds since the epoch."""
+    return _date_line(int(now))
+
+
+@lru_cache(maxsize=2)
+def _date_line(second: int) -> bytes:
+    return b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
 
 
 def _reason(status: int) -> bytes:

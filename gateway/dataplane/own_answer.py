@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from gateway.dataplane.headers import STATUS_LINES
+from gateway.dataplane.headers import STATUS_LINES, date_line
 from gateway.dataplane.heads import our_lines
 from gateway.dataplane.snapshot import Fixed
 from gateway.dataplane.states import DONE, READING
@@ -48,6 +48,7 @@ def _write(x: Exchange, status: int, body: bytes, lines: bytes, retry_after: flo
     retry = b"retry-after: %d\r\n" % max(1, round(retry_after)) if retry_after is not None else b""
     parts = (
         STATUS_LINES[status],
+        date_line(x.wall),
         lines,
         our_lines(x),
         retry,

@@ -23,7 +23,7 @@ from gateway.dataplane.admission import lane
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.forwarding import Forwarding
 from gateway.dataplane.head import Head
-from gateway.dataplane.headers import METHODS, STATUS_LINES, valid_host
+from gateway.dataplane.headers import METHODS, STATUS_LINES, date_line, valid_host
 from gateway.dataplane.refusal import Refusal
 from gateway.dataplane.snapshot import Snapshot
 from gateway.errors import TurnoutError, render
@@ -350,13 +350,15 @@ class ClientProtocol(asyncio.Protocol):
             extra += b"www-authenticate: Bearer\r\n"
         if error.status == 405:
             extra += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
-        request_id = head.request_id or self.worker.new_decision(self.worker.wall()).hex().encode()
+        wall = self.worker.wall()
+        request_id = head.request_id or self.worker.new_decision(wall).hex().encode()
         body = render(error.code, error.message, request_id=request_id.decode("latin-1"))
         self.worker.refused(error.code)
         self.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
+            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
             % (
                 STATUS_LINES[error.status],
+                date_line(wall),
                 len(body),
                 request_id,
                 extra,

@@ -406,7 +406,7 @@ class Stage:
 
 _OURS = re.compile(
     rb"(?:x-decision-id|x-request-id|server-timing|x-variant|forwarded|x-forwarded-\w+|via|host|"
-    rb"content-type): [^\r]*\r\n"
+    rb"content-type|date): [^\r]*\r\n"
 )
 
 

@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,6 +51,8 @@ class Answer:
         assert set(found["error"]) == {"code", "message", "request_id"}
         assert [found["error"]["request_id"].encode("latin-1")] == self.all("x-request-id")
         assert self.all("content-type") == [b"application/json"]
+        assert parsedate_to_datetime(self.all("date")[0].decode()).tzinfo is not None
+        assert len(self.all("date")) == 1
         return str(found["error"]["code"])
 
 

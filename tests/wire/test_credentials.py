@@ -49,7 +49,6 @@ def kept(rig: Rig, client: object) -> bool:
         ([b"authorization: Bearer wrong"], 401, "unauthenticated"),
         ([b"x_api_key: app"], 401, "unauthenticated"),
         ([b"x-api-key: reader"], 403, "forbidden"),
-        ([b"x-api-key: app", b"x-variant: v2"], 403, "forbidden"),
     ],
 )
 @pytest.mark.parametrize("length", [0, 20_000, 50_000_000])
@@ -66,6 +65,14 @@ def test_a_refusal_with_its_body_outstanding(
         if status == 401:
             assert answer.all("www-authenticate") == [b"Bearer"]
         assert kept(rig, client) if length <= 20_000 else client.at_end()
+
+
+def test_a_variant_that_the_key_may_not_force(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(get(b"/passing/x", APP, b"x-variant: v2"))
+        answer = client.answer()
+        assert (answer.status, answer.code) == (403, "forbidden")
+        assert kept(rig, client)
 
 
 def test_a_rate(rig: Rig) -> None:
