@@ -349,11 +349,13 @@ async def measure(directory: Path, names: Sequence[str], seconds: float) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("rows", nargs="*", default=list(ROWS), choices=[*ROWS, []], metavar="ROW")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)}; all without")
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="of the longest row (default: %(default)s)"
     )
     given = parser.parse_args()
+    if unknown := {*given.rows} - {*ROWS}:
+        parser.error(f"there is no row {', '.join(sorted(unknown))}; see --help")
     end_on_signals()
     with TemporaryDirectory(prefix="turnout-faults-") as directory:
         uvloop.run(measure(Path(directory), given.rows or list(ROWS), given.seconds))
