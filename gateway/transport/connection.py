@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
@@ -244,13 +245,28 @@ class BackendConnection(asyncio.Protocol):
         if user is None:
             return
         self.user = None
-        if self._head_done and self._until_close and exc is None:
+        if self._head_done and self._until_close and exc is None and self._said_goodbye():
             user.on_end()
         elif self._head_done:
             user.on_failure("backend_truncated", "the answer broke off", fresh=False)
         else:
             fresh = not self._started and self.served > 0
             user.on_failure("backend_reset", "it closed the connection before it answered", fresh=fresh)
+
+    def _said_goodbye(self) -> bool:
+        """Whether the backend meant the end of its connection.
+
+        Over TLS only a close_notify says so (RFC 9112 9.8): anybody on the way can send a FIN.
+        """
+        found: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        if found is None:
+            return True
+        try:
+            return not found.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
 
     def eof_received(self) -> bool:
         """True keeps the transport open for a moment, see `_await_refusal`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -81,9 +82,11 @@ class RawBackend:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     paused: bool = False
 
-    async def start(self) -> None:
+    async def start(self, context: ssl.SSLContext | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=1024)
+        self.server = await loop.create_server(
+            lambda: Connection(self), "127.0.0.1", 0, backlog=1024, ssl=context
+        )
         self.port = self.server.sockets[0].getsockname()[1]
 
     def reset(self) -> None:

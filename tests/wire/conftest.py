@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.wire.rig import Rig
 @pytest.fixture(scope="module")
 def shared_rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """One gateway a module; a module may set RIG to options of `Rig`."""
-    options: dict[str, str] = getattr(request.module, "RIG", {})
+    options: dict[str, Any] = getattr(request.module, "RIG", {})
     folder: Path = tmp_path_factory.mktemp("rig")
     found = Rig(folder, **options)
     found.start()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,7 @@ backends:
   dead: {{url: "http://127.0.0.1:9", ejection: null}}
   silent: {{url: "http://127.0.0.1:{silent}", ejection: null}}
   narrow: {{url: "http://127.0.0.1:{a}", ejection: null, limit: {{in_flight: 1, waiting: 4, wait: 3s}}}}
+{backends}
 routes:
   plain:
     match: {{path: /p}}
@@ -111,12 +114,33 @@ routes:
 """
 
 
+@dataclass(frozen=True)
+class Tls:
+    gateway: ssl.SSLContext
+    backend: ssl.SSLContext
+    client: ssl.SSLContext
+
+
 class Rig:
     """Started once a module; `fresh` between tests."""
 
-    def __init__(self, folder: Path, *, limits: str = "", top: str = "", routes: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limits: str = "",
+        top: str = "",
+        routes: str = "",
+        backends: str = "",
+        tls: Callable[[Path], Tls] | None = None,
+    ) -> None:
+        """``backends`` may name FOLDER and PORT, that of the backend "b".
+
+        ``tls`` makes certificates: the gateway and the backend "b" then speak TLS.
+        """
         self.folder = folder
-        self.limits, self.top, self.routes = limits, top, routes
+        self.tls = tls(folder) if tls is not None else None
+        self.limits, self.top, self.routes, self.backends = limits, top, routes, backends
         self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.errors: list[dict[str, Any]] = []
@@ -130,7 +154,7 @@ class Rig:
     async def _start(self) -> None:
         self.a, self.b = RawBackend(b"A"), RawBackend(b"B")
         await self.a.start()
-        await self.b.start()
+        await self.b.start(self.tls.backend if self.tls is not None else None)
         self._silence()
         path = self.folder / "turnout.yaml"
         limits = f"limits: {{{self.limits}}}" if self.limits else ""
@@ -140,6 +164,7 @@ class Rig:
                 limits=limits,
                 top=self.top,
                 routes=self.routes,
+                backends=self.backends.replace("PORT", str(self.b.port)).replace("FOLDER", str(self.folder)),
                 a=self.a.port,
                 b=self.b.port,
                 silent=self.silent.getsockname()[1],
@@ -147,7 +172,13 @@ class Rig:
         )
         self.gateway = Gateway(path)
         await self.gateway.start()
-        self.server = await self.loop.create_server(self._protocol, "127.0.0.1", 0, backlog=1024)
+        self.server = await self.loop.create_server(
+            self._protocol,
+            "127.0.0.1",
+            0,
+            backlog=1024,
+            ssl=self.tls.gateway if self.tls is not None else None,
+        )
         self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
 
     def _silence(self) -> None:
@@ -248,6 +279,10 @@ class Rig:
 
     def client(self, **options: Any) -> Client:
         return Client(self.port, **options)
+
+    def secure_client(self) -> Client:
+        assert self.tls is not None
+        return Client(self.port, context=self.tls.client)
 
     @property
     def requests(self) -> list[Request]:
