@@ -277,7 +277,8 @@ class Gateway:
             self.metrics_.share.labels(name, variant).set(probability)
 
     def _tell_health(self, kind: str, data: Mapping[str, Any]) -> None:
-        log.warning("%(backend)s at %(address)s: %(state)s (%(reason)s)", data)
+        level = logging.INFO if data["state"] in ("healthy", "returned") else logging.WARNING
+        log.log(level, "%(backend)s at %(address)s: %(state)s (%(reason)s)", data)
         self._spawn(self._emit_quietly(kind, "", data))
 
     def _announce(self, record: Published) -> None:

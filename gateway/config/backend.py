@@ -93,7 +93,7 @@ class Ejection(Part):
     """Never more of the addresses than this are ejected at once."""
     panic: Share = 0.5
     """With a smaller share of healthy addresses than this, health is ignored: all share the load."""
-    silence: Duration = 0.25
+    silence: Duration = 0.3
     """Silent for so long, and for several times the usual, while requests wait: taken for hung. 0: never."""
 
     @model_validator(mode="after")
