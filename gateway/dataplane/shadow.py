@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.worker import Worker
 
 BUSY: Final = 0.95
-"""The share of a second that the event loop may compute before copies are dropped for the clients' sake."""
+"""The share of a second that the event loop may be busy before copies are dropped for the clients' sake."""
 DEAD: Final = ejection.Settings(
     consecutive_local=5,
     consecutive_remote=0,
@@ -119,7 +119,7 @@ class Shadower:
     def _loaded(self) -> bool:
         worker = self.worker
         assert worker is not None
-        return worker.busy > BUSY or len(worker.active) - len(self._running) > self.limits.load
+        return worker.load.busy > BUSY or len(worker.active) - len(self._running) > self.limits.load
 
     def drop(self, exchange: Exchange, shadows: list[VariantPlan] | None, reason: str) -> None:
         """Counts copies that are not made, by the reason."""

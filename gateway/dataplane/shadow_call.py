@@ -116,6 +116,8 @@ class ShadowCall:
     def on_head(self, answer: Answer) -> None:
         self._head_at = perf_counter()
         self.answer = answer
+        if answer.length > self.limit and not answer.bodiless:
+            self._cut("shadow_answer_too_large")  # before it fills our buffers
 
     def on_data(self, data: bytes) -> None:
         self._size += len(data)

@@ -6,11 +6,12 @@ import asyncio
 import select
 from collections import Counter
 from collections.abc import Callable
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.clock import Clock
 from gateway.dataplane.asgi import Application
+from gateway.dataplane.load import Load
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot
 from gateway.transport.health import Health
@@ -87,9 +88,7 @@ class Worker:
         self._held_up = False
         self._awake = 0.0
         """When the loop last had been held up: what it did not hear before then says nothing."""
-        self._cpu = 0.0
-        self.busy = 0.0
-        """The share of the last second that this loop's thread spent computing."""
+        self.load = Load()
         self.addresses: Callable[[], tuple[Address, ...]] = tuple
         self.healths: Callable[[], tuple[Health, ...]] = tuple
 
@@ -110,7 +109,7 @@ class Worker:
     # Time -------------------------------------------------------------------------------------------
     def start(self) -> None:
         self._second = perf_counter()
-        self._cpu = thread_time()
+        self.load.measure(self._second)
         self._due = self._second + TICK
         self._timer = self.loop.call_later(TICK, self._tick)
 
@@ -140,10 +139,8 @@ class Worker:
             self._every_second(now)
 
     def _every_second(self, now: float) -> None:
-        cpu = thread_time()
-        self.busy = (cpu - self._cpu) / (now - self._second)
-        self._cpu = cpu
         self._second = now
+        self.load.measure(now)
         for connection in tuple(self.connections):
             connection.check(now)
         for address in self.addresses():

@@ -295,7 +295,7 @@ def test_a_hanging_shadow_leaves_room_for_another(rig: FaultRig) -> None:
 def test_under_load_copies_go_first(rig: FaultRig, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "busy":
         monkeypatch.setattr(rig.worker, "_every_second", lambda now: None)
-        rig.call(setattr, rig.worker, "busy", 1.0)
+        rig.call(setattr, rig.worker.load, "busy", 1.0)
     rig.always("a", HOLD)
     clients = [rig.client() for _ in range(55 if how == "crowded" else 2)]
     for number, client in enumerate(clients):
@@ -306,7 +306,7 @@ def test_under_load_copies_go_first(rig: FaultRig, how: str, monkeypatch: pytest
     for client in clients:
         client.socket.close()
     rig.until(lambda: not rig.worker.active)
-    rig.call(setattr, rig.worker, "busy", 0.0)
+    rig.call(setattr, rig.worker.load, "busy", 0.0)
     settled(rig)
 
 
