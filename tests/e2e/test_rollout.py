@@ -207,3 +207,26 @@ async def test_what_breaks_after_promotion_goes_back_fast(
         found = await until(gateway, held_out, "rolled_back", limit=60)
         assert found["allocation"]["v1"] == 1.0
         assert "at_most" in found["rollout"]["reason"]
+
+
+async def test_a_gate_lets_a_shadow_that_agrees_go_on_to_traffic(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    """Before the first stage the candidate answers nobody; its answers are compared, and that is the evidence."""
+    text = config(model_server, candidate=good(2), stages="[{weight: 20%, for: 1h}]", rails="[]").replace(
+        "      bake: 60s", "      bake: 60s\n      gate: {agreement: 80%, share: 100%, min_samples: 30}"
+    )
+    with GatewayProcess(tmp_path, text) as gateway:
+        wait_for(lambda: report(gateway)["rollout"] is not None)
+        before = report(gateway)
+        assert before["allocation"]["v2"] == 0.0
+        assert before["shadows"] == {"v2": 1.0}
+        assert before["rollout"]["stage"] == -1
+        async with asyncio.timeout(60):
+            while report(gateway)["rollout"]["stage"] < 0:
+                await replay(gateway.url, held_out, 100)
+        after = report(gateway)
+        assert after["allocation"]["v2"] == pytest.approx(0.2)
+        assert not after["shadows"]
+        assert after["agreement"] is None or after["agreement"]["v2"]["rate"] > 0.8
+        assert "passed→running" in trail(gateway)
