@@ -89,7 +89,8 @@ def on_silence(x: Exchange) -> None:
     if not again and fallback_to(x, "backend_stalled", 0, sent=sent) is None:
         return
     assert x.address is not None
-    detail = f"{x.address.name} has been silent for {perf_counter() - x.address.heard:.3f} s"
+    silent = perf_counter() - max(x.address.heard, x.sent_at)
+    detail = f"{x.address.name} has been silent for {silent:.3f} s"
     if x.connection is not None and Straggler.wanted(x.address):
         connection, x.connection = x.connection, None
         Straggler.start(connection, x)

@@ -165,7 +165,7 @@ class Worker:
             address.suspect = True
             address.next_probe = now + PROBE_EVERY
             for health in self.healths():
-                health.suspected(address, len(waiting), now - address.heard)
+                health.suspected(address, len(waiting), address.patience())
         for x in waiting:
             x.on_silence()
 

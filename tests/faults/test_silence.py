@@ -28,7 +28,7 @@ routes:
     variants: {v1: {backend: a}, v2: {backend: b}}
     policy: {type: single, variant: v1}
     fallback: [v2]
-    timeouts: {first_byte: 2s}
+    timeouts: {first_byte: 4s}
   deaf:
     match: {path: /deaf}
     variants: {v1: {backend: deaf}, v2: {backend: b}}
@@ -40,7 +40,7 @@ routes:
     variants: {v1: {backend: narrow}, v2: {backend: b}}
     policy: {type: single, variant: v1}
     fallback: [v2]
-    timeouts: {first_byte: 5s}
+    timeouts: {first_byte: 3s}
   alone:
     match: {path: /alone}
     variants: {v1: {backend: a}}
@@ -108,9 +108,9 @@ def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
     answers = load(rig, "/fall", rate=60, seconds=2.0)
     assert all(b"b|POST" in answer for _, answer in answers)
     # Those that were waiting when silence was noticed, and a probe every quarter of a second after that.
-    slow = [spent for spent, _ in answers if spent > 0.2]
-    assert len(slow) < 40
-    assert max(slow) < 1.0  # 300 ms on a quiet machine; the timeout is 2 s
+    stalled = [o for o in rig.outcomes if o.error == "backend_stalled"]
+    assert len(stalled) < 60
+    assert max(spent for spent, _ in answers) < 2.0  # 350 ms on a quiet machine; the timeout is 4 s
     assert {o.error for o in rig.outcomes} == {"backend_stalled", "backend_unhealthy"}
     assert all(o.served == "v2" and o.fallback for o in rig.outcomes)
     assert address(rig, "a").suspect
@@ -269,7 +269,7 @@ def test_those_in_the_queue_count_too(rig: FaultRig) -> None:
         for client in clients:
             client.send(request("/narrow"))
         assert {client.answer().body for client in clients} == {b"b|POST|/narrow|2"}
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 2.5
         assert {o.error for o in rig.outcomes} == {"backend_stalled", "backend_unhealthy"}
     finally:
         for client in clients:

@@ -150,10 +150,10 @@ def test_a_slow_upload_is_not_the_backends_fault(rig: FaultRig) -> None:
 
 def test_a_slow_reader_is_not_the_backends_fault(rig: FaultRig) -> None:
     """While the answer is not read on, because the client takes nothing, no timer of the backend's runs."""
-    rig.next("a", ok(bytes(8 << 20)))
+    rig.next("a", ok(bytes(4 << 20)))
     with rig.client(receive_buffer=4096) as client:
         client.send(request("/patient"))
         time.sleep(1.0)
-        assert len(client.answer().body) == 8 << 20
+        assert len(client.answer().body) == 4 << 20
     found = rig.outcome()
-    assert (found.error, found.answer_bytes) == ("", 8 << 20)
+    assert (found.error, found.answer_bytes) == ("", 4 << 20)

@@ -208,7 +208,7 @@ def suspected(made: Made, place: int) -> Address:
 def test_a_silent_address_is_passed_by_but_for_a_probe_now_and_then(loop: asyncio.AbstractEventLoop) -> None:
     made = Made(loop, 2)
     silent = suspected(made, 0)
-    assert made.told[0][1]["reason"] == "silent for 0.300 s while 7 requests wait"
+    assert made.told[0][1]["reason"] == "silent for over 0.300 s while 7 requests wait"
     assert made.picked(0.5) == [0.0, 1.0]
     picks = [made.backend.pick(1.0 + n / 100) for n in range(100)]
     assert picks.count(silent) == 4  # one each quarter of a second
