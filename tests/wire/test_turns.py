@@ -572,6 +572,7 @@ def test_a_reset_client_is_noticed_while_nothing_is_read(rig: Rig) -> None:
     rig.a.plans.append([HOLD])
     client = rig.client()
     client.send(get() + get(b"/n/x") * 3000)
+    rig.until(lambda: rig.requests)
     (connection,) = rig.worker.connections
     rig.until(lambda: connection.pauses)
     client.reset()
