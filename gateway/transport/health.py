@@ -107,7 +107,9 @@ class Health:
         if address not in self._records or not self.wary:
             return
         self.troubled = True
-        self._say("health", address, "stalled", f"silent for over {seconds:.3f} s while {waiting} requests wait")
+        self._say(
+            "health", address, "stalled", f"silent for over {seconds:.3f} s while {waiting} requests wait"
+        )
 
     def cleared(self, address: Address) -> None:
         """``address`` answers again as it used to."""
