@@ -18,26 +18,26 @@ ends every state at once.
 from __future__ import annotations
 
 import asyncio
-import json
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane import bodies, failures, hedging
 from gateway.dataplane.attempts import elsewhere, moves_on
+from gateway.dataplane.deciding import choose
 from gateway.dataplane.discard import Discarding
 from gateway.dataplane.headers import STATUS_LINES
 from gateway.dataplane.heads import answer_framing, our_lines, request_head
+from gateway.dataplane.outcome import outcome
 from gateway.dataplane.own_answer import fail
 from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
 from gateway.dataplane.states import CONNECTING, DONE, NEVER, QUEUED, READING, RELAYING, WAITING
 from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import TurnoutError
-from gateway.record.events import Outcome
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.pool import Address, Gate
-from policies.assign import point, unit_hash
 
 if TYPE_CHECKING:
+    from gateway.dataplane.auth import Principal
     from gateway.dataplane.head import Head
     from gateway.dataplane.protocol import ClientProtocol
     from gateway.dataplane.worker import Worker
@@ -50,60 +50,24 @@ class Exchange:
     """See the module. It is the `User` of the backend's connection and an item of the client's."""
 
     __slots__ = (
-        "address",
-        "answer_bytes",
-        "answer_lines",
-        "attempts",
-        "backend_ms",
-        "begun",
-        "body_bytes",
-        "captured",
-        "choice",
-        "chunked_out",
-        "chunks",
-        "client",
-        "complete",
-        "connection",
-        "deadline",
-        "decision",
-        "error",
-        "error_detail",
-        "features",
-        "fixed",
-        "forced",
-        "head",
-        "head_bytes",
-        "head_ms",
-        "hedge",
-        "holds_place",
-        "out",
-        "plan",
-        "principal",
-        "refused",
-        "repeated",
-        "replayable",
-        "request_id",
-        "retries",
-        "retrying",
-        "route",
-        "sent",
-        "sent_at",
-        "served",
-        "shadows",
-        "started",
-        "state",
-        "status",
-        "sticky",
-        "task",
-        "total_deadline",
-        "tried",
-        "unit",
-        "upgrade",
-        "upload_paused",
-        "waited",
-        "wall",
-        "worker",
+        "address", "answer_bytes", "answer_lines", "attempts", "backend_ms", "begun", "body_bytes",
+        "captured", "choice", "chunked_out", "chunks", "client", "complete", "connection", "deadline",
+        "decision", "error", "error_detail", "features", "fixed", "forced", "head", "head_bytes", "head_ms",
+        "hedge", "holds_place", "out", "plan", "principal", "refused", "repeated", "replayable",
+        "request_id", "retries", "retrying", "revision", "route", "sent", "sent_at", "served", "shadows", "started",
+        "state", "status", "sticky", "task", "total_deadline", "tried", "unit", "upgrade", "upload_paused",
+        "waited", "wall", "worker",
     )  # fmt: skip
+
+    # Set by `gateway.dataplane.deciding`.
+    choice: Choice
+    plan: VariantPlan
+    """The variant that is being tried: the assigned one, or one of the fallback list."""
+    principal: Principal
+    revision: int
+    unit: int
+    sticky: bool
+    forced: bool
 
     def __init__(self, client: ClientProtocol, worker: Worker, head: Head, route: RoutePlan) -> None:
         self.client = client
@@ -188,74 +152,13 @@ class Exchange:
 
     def _decide(self) -> None:
         try:
-            self._choose()
+            choose(self)
         except TurnoutError as error:
             self.state = DONE
             self.worker.active.discard(self)
             self.client.answer_error(self, error)
             return
         self.attempt()
-
-    def _choose(self) -> None:
-        """Who gets it: one hash or one draw, one bisection."""
-        head, route, worker = self.head, self.route, self.worker
-        if route.needs_body:
-            self.route = route = bodies.choose_route(self, worker)
-        self.principal = head.principal
-        if self.body_bytes > route.body_limit:
-            raise TurnoutError(
-                "body_too_large",
-                f"The body has more than the {route.body_limit} bytes that this route takes.",
-            )
-        table = route.table
-        raw = self._unit(route) if route.unit is not None else None
-        if raw is not None:
-            self.unit = unit_hash(route.salt, raw)
-            u = point(self.unit)
-            self.sticky = True
-        else:
-            self.unit = int.from_bytes(self.decision[8:], "big")
-            u = worker.random()
-            self.sticky = False
-        self.forced = head.variant is not None
-        if head.variant is None:
-            self.choice = table.pick(u)
-        else:
-            self.choice = self._forced(head.variant)
-        self.plan = self.choice.variant
-        if route.shadows:
-            self.shadows = worker.shadow.due(self)
-            if self.shadows:
-                self.captured = []
-
-    def _unit(self, route: RoutePlan) -> bytes | None:
-        assert route.unit is not None
-        kind, name = route.unit
-        if kind == "header":
-            return self.head.kept.get(name)
-        if kind == "principal":
-            return self.principal.id.encode() or None
-        if kind == "cookie":
-            return bodies.cookie(self.head.kept.get(b"cookie", b""), name)
-        if kind == "query":
-            return bodies.query_value(self.head.target, name)
-        return bodies.json_value(self.chunks, name)
-
-    def _forced(self, wanted: bytes) -> Choice:
-        if not self.principal.force:
-            raise TurnoutError(
-                "forbidden", "The key may not force a variant; use one with the scope 'force-variant'."
-            )
-        name = wanted.decode("latin-1")
-        table = self.route.table
-        found = table.by_name.get(name)
-        if found is None:
-            plan = self.route.variants.get(name)
-            if plan is None:
-                known = ", ".join(self.route.variants)
-                raise TurnoutError("unknown_variant", f"The route has no variant {name!r}; it has: {known}.")
-            found = Choice(plan, 0.0, table)
-        return found
 
     # Attempts ---------------------------------------------------------------------------------------
     def attempt(self) -> None:
@@ -694,39 +597,6 @@ class Exchange:
         self.deadline = NEVER
         worker = self.worker
         worker.active.discard(self)
-        now = perf_counter()
-        choice, route = self.choice, self.route
-        assigned = choice.variant.name
-        # Twice as fast as calling the class, which goes through Python.
-        outcome = tuple.__new__(
-            Outcome,
-            (
-                self.decision,
-                self.wall,
-                route.name,
-                route.policy,
-                worker.snapshot.revision,
-                choice.table.epoch,
-                self.unit,
-                self.sticky,
-                assigned,
-                self.served,
-                1.0 if self.forced else choice.propensity,
-                self.forced,
-                self.status,
-                self.error,
-                (self.served != assigned if self.served else self.fixed) and self.status != 499,
-                json.dumps(self.attempts) if self.attempts is not None else "",
-                self.head_ms,
-                self.backend_ms,
-                (now - self.started) * 1e3,
-                self.body_bytes,
-                self.answer_bytes,
-                self.request_id.decode("latin-1"),
-                self.principal.id,
-                self.features,
-            ),
-        )
-        worker.offer(outcome)
+        worker.offer(outcome(self))
         if self.shadows:
             worker.shadow.offer(self)
