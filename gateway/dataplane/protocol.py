@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
+from gateway.dataplane import deadlines
 from gateway.dataplane.admission import lane
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.forwarding import Forwarding
 from gateway.dataplane.head import Head
-from gateway.dataplane.headers import METHODS, STATUS_LINES, date_line, valid_host
-from gateway.dataplane.refusal import Refusal
+from gateway.dataplane.headers import valid_host
+from gateway.dataplane.refusal import Refusal, complaint, error_answer
 from gateway.dataplane.snapshot import Snapshot
-from gateway.errors import TurnoutError, render
+from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
     from gateway.dataplane.tunnel import Side
@@ -75,8 +76,6 @@ class ClientProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_actions",
-        "_body",
-        "_body_since",
         "_fields",
         "_host",
         "_lines",
@@ -84,11 +83,10 @@ class ClientProtocol(asyncio.Protocol):
         "_most_fields",
         "_pumping",
         "_raw",
-        "_taken",
-        "_taken_at",
         "_url",
-        "_written",
         "backlog",
+        "body_read",
+        "body_since",
         "closing",
         "control_only",
         "control_port",
@@ -109,11 +107,14 @@ class ClientProtocol(asyncio.Protocol):
         "registered",
         "scheme",
         "snapshot",
+        "taken",
+        "taken_at",
         "transport",
         "tunnel",
         "upgrading",
         "worker",
         "write_paused",
+        "written",
     )
 
     def __init__(
@@ -164,15 +165,17 @@ class ClientProtocol(asyncio.Protocol):
         self._most_fields = 0
         self._actions = self.snapshot.actions
         self._lines: list[bytes] = []
-        self._body = 0
-        self._body_since = 0.0
+        self.body_read = 0
+        """Bytes of the body that ``incoming`` has had, since ``body_since``."""
+        self.body_since = 0.0
         self._url = b""
         self._host = b""
         self._pumping = False
         self._lingered = 0
-        self._written = 0
-        self._taken = 0
-        self._taken_at = 0.0
+        self.written = 0
+        """Bytes of answers; of these the client had ``taken`` so many when it last took any, at ``taken_at``."""
+        self.taken = 0
+        self.taken_at = 0.0
 
     # asyncio's side ---------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -183,8 +186,8 @@ class ClientProtocol(asyncio.Protocol):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         self.forwarding = Forwarding(self.peer, self.scheme)
-        self._taken_at = perf_counter()
-        self.deadline = self._taken_at + self.worker.snapshot.limits.header_timeout
+        self.taken_at = perf_counter()
+        self.deadline = self.taken_at + self.worker.snapshot.limits.header_timeout
         if self.control_port is not None:
             own = transport.get_extra_info("sockname")
             self.control_only = isinstance(own, tuple) and own[1] == self.control_port
@@ -246,7 +249,7 @@ class ClientProtocol(asyncio.Protocol):
             return PIECE
         if incoming.head.chunked:
             return CHUNKED_PIECE
-        return max(PIECE, incoming.head.length - self._body)
+        return max(PIECE, incoming.head.length - self.body_read)
 
     def _feed(self, data: bytes) -> None:
         self._raw += len(data)
@@ -265,11 +268,11 @@ class ClientProtocol(asyncio.Protocol):
                     continue
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                self._refuse(cause if isinstance(cause, TurnoutError) else _complaint(error, self.in_head))
+                self.refuse(cause if isinstance(cause, TurnoutError) else complaint(error, self.in_head))
                 return
             break
         if self._raw > self.snapshot.limits.head:
-            self._refuse(TurnoutError("head_too_large"))
+            self.refuse(TurnoutError("head_too_large"))
 
     def _hold(self, data: bytes) -> None:
         """Bytes wait unparsed: behind an upgrade for the backend's word, behind many requests for answers."""
@@ -321,8 +324,8 @@ class ClientProtocol(asyncio.Protocol):
             self._check_host(head)
         self.in_head = False
         self._lines = []  # of trailers, which go nowhere
-        self._body = 0
-        self._body_since = self.now
+        self.body_read = 0
+        self.body_since = self.now
         self.incoming = item = lane(self, head)
         if self.current is None and not self.queue and not self.write_paused:
             self._front(item)
@@ -342,14 +345,14 @@ class ClientProtocol(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._raw = 0
-        self._body += len(data)
+        self.body_read += len(data)
         item = self.incoming
         if item is None:
             return
-        if self._body > self._body_limit(item):
+        if self.body_read > self._body_limit(item):
             raise TurnoutError("body_too_large")
         item.on_request_data(data)
-        if self._body > HIGH_WATER and item is not self.current:
+        if self.body_read > HIGH_WATER and item is not self.current:
             self._pause(READ_BODY)  # its turn has not come, and nobody takes it
 
     def _body_limit(self, item: Item) -> int:
@@ -368,7 +371,7 @@ class ClientProtocol(asyncio.Protocol):
     # Answers ----------------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
         if not self.lost:
-            self._written += len(data)
+            self.written += len(data)
             self.transport.write(data)
 
     def connection_line(self, head: Head) -> bytes:
@@ -388,29 +391,8 @@ class ClientProtocol(asyncio.Protocol):
         head = item.head
         if not item.complete:
             head.close = True
-        extra = b""
-        if error.retry_after is not None:
-            extra = b"retry-after: %d\r\n" % max(1, round(error.retry_after))
-        if error.status == 401:
-            extra += b"www-authenticate: Bearer\r\n"
-        if error.status == 405:
-            extra += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
-        wall = self.worker.wall()
-        request_id = head.request_id or self.worker.new_decision(wall).hex().encode()
-        body = render(error.code, error.message, request_id=request_id.decode("latin-1"))
         self.worker.refused(error.code)
-        self.write(
-            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b"
-            % (
-                STATUS_LINES[error.status],
-                date_line(wall),
-                len(body),
-                request_id,
-                extra,
-                self.connection_line(head),
-                b"" if head.method == b"HEAD" else body,
-            )
-        )
+        self.write(error_answer(self, head, error))
         self.answered(item)
 
     def answered(self, item: Item) -> None:
@@ -464,7 +446,7 @@ class ClientProtocol(asyncio.Protocol):
         """Whether the client has asked for as much as it may ahead of the answers."""
         return self.upgrading or len(self.queue) > self.snapshot.limits.pipeline
 
-    def _refuse(self, error: TurnoutError) -> None:
+    def refuse(self, error: TurnoutError) -> None:
         """What is being read can't be understood: an error answer behind those still owed, then the end."""
         if self.deaf:
             return
@@ -559,59 +541,18 @@ class ClientProtocol(asyncio.Protocol):
         self._resume(READ_HELD | READ_PIPELINE)
         return held
 
-    # Time -------------------------------------------------------------------------------------------
+    # Time: see `gateway.dataplane.deadlines` ----------------------------------------------------------
     def check(self, now: float) -> None:
-        """Called about once a second: every state a client can dawdle in has an end."""
-        if self.lost or self._stuck(now):
-            return
-        limits = self.snapshot.limits
-        if self.tunnel is not None:
-            self.tunnel.check(now)
-        elif self.closing:
-            if now > self.deadline and not self.transport.get_write_buffer_size():
-                self.transport.abort()
-        elif self.in_head:
-            if self.pauses:
-                self.head.started = now  # we are not reading, so the client is not slow
-            elif now - self.head.started > limits.header_timeout:
-                self._refuse(TurnoutError("request_timeout"))
-        elif self.incoming is not None and not self.incoming.complete:
-            self._check_body(now)
-        elif self.current is None and not self.queue:
-            if not self.deadline:
-                self._rest(now)
-            elif now > self.deadline:
-                self.transport.close()
+        """Called about once a second."""
+        deadlines.check(self, now)
 
-    def _rest(self, now: float) -> None:
+    def rest(self, now: float) -> None:
         """Between two requests: what the last one left in memory is let go."""
         self.snapshot = self.worker.snapshot
         self.deadline = now + self.snapshot.limits.idle_timeout
         self.head = NOBODY
         self._lines = []
         self._url = b""
-
-    def _stuck(self, now: float) -> bool:
-        """Aborts, and says so, where the client has taken nothing of what waits for it for too long."""
-        left = self.transport.get_write_buffer_size()
-        taken = self._written - left
-        if not left or taken > self._taken:
-            self._taken, self._taken_at = taken, now
-        elif now - self._taken_at > self.snapshot.limits.write_timeout:
-            self.transport.abort()
-            return True
-        return False
-
-    def _check_body(self, now: float) -> None:
-        limits = self.snapshot.limits
-        if self.pauses:
-            self._body_since += now - self.now  # we are not reading, so the client is not slow
-            self.now = now
-            return
-        spent = now - self._body_since
-        earned = limits.body_min_rate * (spent - limits.body_grace)
-        if self._body < earned or now - self.now > limits.body_timeout:
-            self._refuse(TurnoutError("request_timeout"))
 
     def shutdown(self) -> None:
         """The server is ending: no further request after those under way."""
@@ -620,16 +561,3 @@ class ClientProtocol(asyncio.Protocol):
             self.deadline = min(self.deadline, soon) if self.deadline else soon
         if self.tunnel is not None:
             self.transport.close()
-
-
-def _complaint(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:
-    """What the parser refused, in words; its own text names the rule that was broken."""
-    text = str(error).strip() or "it can't be parsed"
-    if isinstance(error, httptools.HttpParserInvalidMethodError):
-        return TurnoutError(
-            "bad_request", "The request does not begin with a known method; send valid HTTP/1.1."
-        )
-    if text == "Invalid HTTP version":
-        return TurnoutError("http_version")
-    what = "request" if in_head else "request's body"
-    return TurnoutError("bad_request", f"The {what} is not valid HTTP/1.1: {text[:120]}.")

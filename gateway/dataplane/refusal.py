@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import TurnoutError
+import httptools
+
+from gateway.dataplane.headers import METHODS, STATUS_LINES, date_line
+from gateway.errors import TurnoutError, render
 
 if TYPE_CHECKING:
     from gateway.dataplane.head import Head
@@ -53,3 +56,40 @@ class Refusal:
 
     def resume_answer(self) -> None:
         """See `pause_answer`."""
+
+
+def error_answer(client: ClientProtocol, head: Head, error: TurnoutError) -> bytes:
+    """The whole answer, as it is written to the client."""
+    worker = client.worker
+    wall = worker.wall()
+    request_id = head.request_id or worker.new_decision(wall).hex().encode()
+    body = render(error.code, error.message, request_id=request_id.decode("latin-1"))
+    extra = b""
+    if error.retry_after is not None:
+        extra = b"retry-after: %d\r\n" % max(1, round(error.retry_after))
+    if error.status == 401:
+        extra += b"www-authenticate: Bearer\r\n"
+    if error.status == 405:
+        extra += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
+    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b" % (
+        STATUS_LINES[error.status],
+        date_line(wall),
+        len(body),
+        request_id,
+        extra,
+        client.connection_line(head),
+        b"" if head.method == b"HEAD" else body,
+    )
+
+
+def complaint(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:
+    """What the parser refused, in words; its own text names the rule that was broken."""
+    text = str(error).strip() or "it can't be parsed"
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return TurnoutError(
+            "bad_request", "The request does not begin with a known method; send valid HTTP/1.1."
+        )
+    if text == "Invalid HTTP version":
+        return TurnoutError("http_version")
+    what = "request" if in_head else "request's body"
+    return TurnoutError("bad_request", f"The {what} is not valid HTTP/1.1: {text[:120]}.")
