@@ -494,3 +494,111 @@ def test_two_readers_never_understand_an_answer_differently(
     assert found.status == status
     assert found.body == body
     assert whole or found.status in (204, 304) or method == b"HEAD"
+
+
+# Anything at all ----------------------------------------------------------------------------------------
+EDIT = st.tuples(
+    st.integers(0, 400),
+    st.integers(0, 3),
+    st.one_of(
+        st.binary(max_size=3), st.sampled_from([b"\r\n", b"\n", b" ", b":", b"\x00", b"0", b",", b"\r\n\r\n"])
+    ),
+)
+
+
+def edited(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """``data`` with some bytes cut out and others put in."""
+    for place, size, put in edits:
+        at = place % (len(data) + 1)
+        data = data[:at] + put + data[at + size :]
+    return data
+
+
+SMALL = settings(RELAXED, max_examples=600)
+FIRM = (
+    b"POST /p/1 HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\nconnection: x\r\nx: y\r\n\r\nabc"
+    b"POST /p/2 HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3;e\r\nabc\r\n0\r\nt: u\r\n\r\n"
+    b"GET /p/ws HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    b"GET http://h:80/p/3?q=%20 HTTP/1.0\r\nconnection: keep-alive\r\n\r\n"
+)
+
+
+@SMALL
+@given(st.lists(EDIT, min_size=1, max_size=6), CUTS)
+def test_edited_requests_are_understood_alike_or_refused(
+    theatre: Stage, edits: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    """Nothing raises, nothing is left over, and what a backend gets whole h11 would have read alike."""
+    reset(theatre)
+    data = edited(FIRM, edits)
+    answer = Told(
+        b"",
+        "length",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    )
+    show = Show(theatre, split(data, cuts), [answer], [])
+    while show.step(1):
+        pass
+    ours = [(method, body) for method, _, body in show.seen]
+    theirs, refused = seen_by_h11(data)
+    common = min(len(ours), len(theirs))
+    assert ours[:common] == [(method, body) for method, _, body in theirs][:common]
+    assert len(ours) <= len(theirs) or refused
+    show.client.leave()
+    theatre.turn()
+    theatre.clean()
+
+
+ANSWERS = [
+    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: x\r\nx: y\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;e\r\nabc\r\n0\r\nt: u\r\n\r\n",
+    b"HTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.0 200 OK\r\n\r\nabc",
+    b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nabc",
+    b"HTTP/1.1 204 No\r\nkeep-alive: timeout=5\r\n\r\n",
+]
+
+
+@SMALL
+@given(
+    st.sampled_from(ANSWERS),
+    st.lists(EDIT, min_size=1, max_size=5),
+    CUTS,
+    st.sampled_from([b"/p/x", b"/fall/x", b"/replay/x"]),
+    st.booleans(),
+)
+def test_edited_answers_are_understood_alike_or_broken(
+    theatre: Stage,
+    data: bytes,
+    edits: list[tuple[int, int, bytes]],
+    cuts: list[int],
+    target: bytes,
+    upgrade: bool,
+) -> None:
+    reset(theatre)
+    client = theatre.client()
+    wants = b"connection: upgrade\r\nupgrade: websocket\r\n" if upgrade else b""
+    client.give(b"GET %b HTTP/1.1\r\nhost: h\r\n%b\r\n" % (target, wants))
+    backend = theatre.connected()
+    data = edited(data, edits)
+    for piece in split(data, cuts):
+        if not backend.closing:
+            backend.give(piece)
+    if not backend.closing:
+        backend.leave()
+    for _ in range(4):  # whoever stands in fails too
+        theatre.wait(1.1)
+        while any(not dial.over for dial in theatre.dials):
+            theatre.refused()
+    if client.written and not client.written.startswith(b"HTTP/1.1 101"):
+        try:
+            (found,) = answers_in(client.written, [b"GET"])
+        except Cut:
+            assert client.closing
+        else:
+            if found.status != 502:
+                theirs = read_by_h11(data, "GET")
+                assert theirs is None or (found.status, found.body) == theirs[:2]
+    client.leave()
+    theatre.turn()
+    theatre.clean()
