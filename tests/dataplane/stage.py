@@ -416,8 +416,8 @@ def shortened(data: bytes) -> str:
         return data.decode("latin-1")
     head, _, body = data.partition(b"\r\n\r\n")
     line, _, fields = (_OURS.sub(b"", head + b"\r\n")).partition(b"\r\n")
-    short = line.removeprefix(b"HTTP/1.1 ").removesuffix(b" HTTP/1.1").decode()
-    rest = ", ".join(field.decode() for field in fields.split(b"\r\n") if field)
+    short = line.removeprefix(b"HTTP/1.1 ").removesuffix(b" HTTP/1.1").decode("latin-1")
+    rest = ", ".join(field.decode("latin-1") for field in fields.split(b"\r\n") if field)
     code = re.search(rb'"code":"(\w+)"', body)
     told = code[1].decode() if code else body.decode("latin-1")
     if code:

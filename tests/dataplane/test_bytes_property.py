@@ -542,9 +542,8 @@ def test_edited_requests_are_understood_alike_or_refused(
         pass
     ours = [(method, body) for method, _, body in show.seen]
     theirs, refused = seen_by_h11(data)
-    common = min(len(ours), len(theirs))
-    assert ours[:common] == [(method, body) for method, _, body in theirs][:common]
-    assert len(ours) <= len(theirs) or refused
+    rest = iter((method, body) for method, _, body in theirs)  # among them what belongs to no route
+    assert all(one in rest for one in ours) or refused
     show.client.leave()
     theatre.turn()
     theatre.clean()
@@ -596,7 +595,7 @@ def test_edited_answers_are_understood_alike_or_broken(
         except Cut:
             assert client.closing
         else:
-            if found.status != 502:
+            if not found.body.startswith(b'{"error"'):
                 theirs = read_by_h11(data, "GET")
                 assert theirs is None or (found.status, found.body) == theirs[:2]
     client.leave()
