@@ -9,29 +9,38 @@ records it. Here the leader draws a finite *ensemble* of coefficients from the p
 
 Its unit's point picks among these. So the shares *are* the propensities, to the last digit, whatever M is;
 as M grows they tend to Thompson sampling's own (Lu & Van Roy, "Ensemble Sampling", 2017, bound what a
-finite ensemble loses). The same unit with the same features keeps its variant while the ensemble stands,
-and every replica that draws with the same seed from the same sums decides alike. One product of a
-(M K, d) matrix with the row decides (`benchmarks/policies.py` has the cost); rows that recur are
-remembered.
+finite ensemble loses). The same unit with the same features keeps its variant while the ensemble stands.
+One product of a (M K, d) matrix with the row decides (`benchmarks/policies.py` has the cost); rows that
+recur are remembered.
+
+Every replica that holds the same ensemble decides alike, to the last bit: coefficients lie on a grid of 30
+bits, rows on one of 12 (`policies.features`), so that the products are exact whatever the machine, and
+`Ensemble.packed` loses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from math import frexp
 
 import numpy as np
 
 from policies.assign import allocation
-from policies.features import Feature, Raw, columns, encode
+from policies.features import MOST_COLUMNS, Feature, Raw, columns, encode
 from policies.linear import Array, Coefficients, LinearSums, fit
 from policies.model import Allocation, Decision, Goal, Learned
 from policies.shares import capped, floored
 
 REMEMBERED = 4096
 """Rows whose shares an ensemble keeps."""
+BITS = 30
+"""Of a coefficient, beside its sign; with 12 of a row's entry and 5 for 32 of them a sum fits a float's 53."""
+MOST_COEFFICIENTS = 256
+"""K d at most: what a request multiplies with and what is published grow with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class Contextual:
     floor: float = 0.01
     draws: int = 256
     strength: float = 1.0
+    half_life: float | None = None
+    """Seconds after which a decision counts half; None: all count the same."""
     shadows: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,6 +71,15 @@ class Contextual:
             raise ValueError(f"draws come in pairs: write an even number above zero, not {self.draws}")
         if not self.strength > 0:
             raise ValueError(f"the prior's strength is {self.strength!r}; write a number above zero")
+        if self.half_life is not None and not self.half_life > 0:
+            raise ValueError(f"the half-life is {self.half_life!r}; write a time above zero")
+        wide = columns(self.features)
+        if len(wide) > MOST_COLUMNS or len(wide) * len(self.variants) > MOST_COEFFICIENTS:
+            raise ValueError(
+                f"the features make {len(wide)} columns ({', '.join(wide[:6])}, ...), for each of "
+                f"{len(self.variants)} variants; at most {MOST_COLUMNS} columns and {MOST_COEFFICIENTS} "
+                "coefficients can be learned: declare fewer values or features"
+            )
 
     @property
     def width(self) -> int:
@@ -81,9 +101,10 @@ class Ensemble:
 
     plan: Contextual
     coefficients: Array
-    """(M, K, d); with the sign that makes more better."""
+    """(M, K, d); with the sign that makes more better, less what all have in common, on a grid of `BITS`."""
     caps: tuple[float, ...]
     posteriors: tuple[Coefficients, ...]
+    """What it was drawn from; empty in one that was `restored`."""
     _remembered: object = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +116,17 @@ class Ensemble:
         best = (self.coefficients @ np.asarray(row)).argmax(axis=1)
         votes = np.bincount(best, minlength=k) / self.plan.draws
         return tuple(capped(floored(votes.tolist(), self.plan.floor), self.caps))
+
+    def average(self, rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        """The mean of the shares over encoded rows, (n, d) with n above zero; K numbers that sum to 1."""
+        each = np.array([self.shares(row) for row in rows])
+        return tuple(each.mean(axis=0).tolist())
+
+    def packed(self) -> bytes:
+        """The coefficients as bytes: the exponent of the grid's step, then 4 bytes for each number."""
+        step = _step(float(np.abs(self.coefficients).max()))
+        whole = np.ldexp(self.coefficients, -step).astype("<i4")
+        return struct.pack("<i", step) + whole.tobytes()
 
     def decide(self, raw: Raw, u: float) -> Decision:
         """What the request with these features, whose unit is at point ``u``, gets."""
@@ -136,10 +168,68 @@ def ensemble(
         )
     fitted = fit(mine, plan.strength)
     sign = 1.0 if plan.goal == "maximize" else -1.0
-    limits = tuple((caps or {}).get(name, 1.0) for name in plan.variants)
-    capped(
-        [1.0 / len(limits)] * len(limits), limits
-    )  # refuses caps that can't hold, before any request meets them
-    return Ensemble(
-        plan, sign * np.stack([c.draw(rng, plan.draws) for c in fitted], axis=1), limits, tuple(fitted)
-    )
+    limits = _limits(plan, caps or {})
+    drawn = sign * np.stack([c.draw(rng, plan.draws) for c in fitted], axis=1)
+    return Ensemble(plan, _on_grid(drawn), limits, tuple(fitted))
+
+
+def restored(plan: Contextual, data: bytes, caps: Mapping[str, float] | None = None) -> Ensemble:
+    """What `Ensemble.packed` was made of. Raises ValueError when ``data`` is not of the plan's size."""
+    shape = (plan.draws, len(plan.variants), plan.width)
+    if len(data) != 4 + 4 * shape[0] * shape[1] * shape[2]:
+        raise ValueError(f"{len(data)} bytes are no coefficients of the shape {shape}")
+    (step,) = struct.unpack_from("<i", data)
+    whole = np.frombuffer(data, "<i4", offset=4).astype(np.float64)
+    return Ensemble(plan, np.ldexp(whole, step).reshape(shape), _limits(plan, caps or {}), ())
+
+
+def moved(before: Sequence[Coefficients], after: Sequence[Coefficients], by: float = 0.05) -> bool:
+    """Whether any coefficient's posterior mean has moved by more than ``by`` of its standard deviation, or
+    the deviation itself by such a part: less would change nobody's share by anything to speak of."""
+    if len(before) != len(after):
+        return True
+    for old, new in zip(before, after, strict=True):
+        if old.mean.shape != new.mean.shape:
+            return True
+        was, now = old.deviation, new.deviation
+        if (np.abs(new.mean - old.mean) > by * now).any() or (np.abs(was - now) > by * now).any():
+            return True
+    return False
+
+
+def discounted(
+    buckets: Iterable[tuple[float, Mapping[str, LinearSums]]], *, now: float, half_life: float
+) -> dict[str, LinearSums]:
+    """Sums by variant in which what is ``half_life`` seconds old counts half, as `policies.bandit.discounted`
+    has it. ``buckets`` are (start in seconds, sums by variant)."""
+    found: dict[str, LinearSums] = {}
+    for start, sums in buckets:
+        weight = 0.5 ** (max(0.0, now - start) / half_life)
+        for variant, one in sums.items():
+            found[variant] = found[variant] + one * weight if variant in found else one * weight
+    return found
+
+
+def _limits(plan: Contextual, caps: Mapping[str, float]) -> tuple[float, ...]:
+    """The caps in the plan's order; those that can't hold are refused before any request meets them."""
+    limits = tuple(caps.get(name, 1.0) for name in plan.variants)
+    capped([1.0 / len(limits)] * len(limits), limits)
+    return limits
+
+
+def _on_grid(drawn: Array) -> Array:
+    """``drawn`` (M, K, d) less the mean constant, rounded to `BITS` bits of the largest.
+
+    What all variants share decides nothing, and would cost the digits in which they differ.
+    """
+    near = drawn.copy()
+    near[:, :, 0] -= drawn[:, :, 0].mean()
+    step = _step(float(np.abs(near).max()))
+    most = 2.0**BITS - 1  # the largest may round up to 2**BITS, and would then ask for another step
+    whole: Array = np.clip(np.rint(np.ldexp(near, -step)), -most, most)
+    return np.ldexp(whole, step)
+
+
+def _step(largest: float) -> int:
+    """The exponent of the grid's step: ``largest`` is below 2**`BITS` steps."""
+    return max(frexp(largest)[1] - BITS, -1000)

@@ -56,6 +56,9 @@ class LinearSums:
             self.count - other.count, self.xx - other.xx, self.xr - other.xr, self.rr - other.rr
         )
 
+    def __mul__(self, weight: float) -> LinearSums:
+        return LinearSums(weight * self.count, weight * self.xx, weight * self.xr, weight * self.rr)
+
     def as_dict(self) -> dict[str, Any]:
         return {"count": self.count, "xx": self.xx.tolist(), "xr": self.xr.tolist(), "rr": self.rr}
 
@@ -83,6 +86,11 @@ class Coefficients:
         # Λ' = L Lᵀ, so that Lᵀ w = z has the covariance Λ'⁻¹.
         away = sigma * np.linalg.solve(np.linalg.cholesky(self.precision).T, z.T).T
         return np.concatenate([self.mean + away, self.mean - away])
+
+    @property
+    def deviation(self) -> Array:
+        """The scale of each coefficient's posterior, Student with 2a degrees of freedom; (d,)."""
+        return np.sqrt(self.b / self.a * np.diagonal(np.linalg.inv(self.precision)))
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Posterior mean and scale of x·w for rows (n, d): (n,) each; Student with 2a degrees of freedom."""

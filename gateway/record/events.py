@@ -94,6 +94,8 @@ class Reward(NamedTuple):
     so neither credits the rescuer nor hides the failure; the record itself keeps ``value``."""
     tags: str = ""
     """"" or canonical JSON."""
+    context: str = ""
+    """"" or the features that the decision was made from (`gateway.record.context`), in hexadecimal."""
 
 
 class Shadowed(NamedTuple):

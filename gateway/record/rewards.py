@@ -186,6 +186,7 @@ class RewardBook:
             forced=opened.forced,
             worst=worst(metric),
             tags=tags,
+            context=opened.context.hex(),
         )
 
     def _metric(self, route: str, name: str) -> Metric:

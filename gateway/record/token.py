@@ -9,7 +9,8 @@ Inside, before base64url without padding (the length is always a multiple of thr
     16  BLAKE2b MAC, keyed, of all that stands before it
 
 The static part carries names as text, so that any replica can open an id that was made before an edit
-of the configuration.
+of the configuration. Where a bandit looked at features, it carries these too (`gateway.record.context`): a
+format of its own, so that ids of other routes stay as they are.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _HEAD: Final = 1 + 16 + 8
 _STATIC: Final = struct.Struct(">BQdBBB")
 """Format and flags, epoch, propensity, lengths of the three names."""
 _FORMAT: Final = 0x10
+_WITH_CONTEXT: Final = 0x20
+"""After the names: a byte with the length of the context, and the context."""
 _FORCED: Final = 0x01
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
@@ -64,6 +67,8 @@ class Opened(NamedTuple):
     epoch: int
     propensity: float
     forced: bool
+    context: bytes = b""
+    """The features that the policy saw, packed; b"" where it looks at none."""
 
 
 class Sealer:
@@ -97,16 +102,26 @@ class Sealer:
         return (int(now * 1000.0) << 80 | self._process | number).to_bytes(16, "big")
 
     @staticmethod
-    def static(route: str, assigned: str, served: str, epoch: int, propensity: float, forced: bool) -> bytes:
+    def static(
+        route: str,
+        assigned: str,
+        served: str,
+        epoch: int,
+        propensity: float,
+        forced: bool,
+        context: bytes = b"",
+    ) -> bytes:
         """The part of an id that is the same for all decisions with these facts; for `seal`.
 
-        Raises ValueError when a name is longer than 255 bytes or the epoch is negative.
+        Raises ValueError when a name or the context is longer than 255 bytes or the epoch is negative.
         """
         names = [name.encode() for name in (route, assigned, served)]
-        if max(map(len, names)) > 255 or not 0 <= epoch < 1 << 64:
-            raise ValueError("names have at most 255 bytes, and an epoch is not negative")
-        fixed = _STATIC.pack(_FORMAT | forced, epoch, propensity, *map(len, names))
-        body = fixed + b"".join(names)
+        if max(map(len, (*names, context))) > 255 or not 0 <= epoch < 1 << 64:
+            raise ValueError("names and context have at most 255 bytes, and an epoch is not negative")
+        form = (_WITH_CONTEXT if context else _FORMAT) | forced
+        body = _STATIC.pack(form, epoch, propensity, *map(len, names)) + b"".join(names)
+        if context:
+            body += bytes([len(context)]) + context
         return body + bytes(-(_HEAD + len(body) + _MAC) % 3)
 
     def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
@@ -150,7 +165,7 @@ def _decoded(text: str | bytes) -> bytes:
 
 def _parsed(raw: bytes) -> Opened:
     flags, epoch, propensity, *lengths = _STATIC.unpack_from(raw, _HEAD)
-    if flags & 0xF0 != _FORMAT:
+    if flags & 0xF0 not in (_FORMAT, _WITH_CONTEXT):
         # Sealed with our key but by a release whose form of ids we don't know.
         raise BadDecisionId("unknown_key")
     names = []
@@ -158,6 +173,7 @@ def _parsed(raw: bytes) -> Opened:
     for length in lengths:
         names.append(raw[at : at + length].decode())
         at += length
+    context = raw[at + 1 : at + 1 + raw[at]] if flags & 0xF0 == _WITH_CONTEXT else b""
     decision = raw[1:17]
     return Opened(
         decision=decision,
@@ -169,4 +185,5 @@ def _parsed(raw: bytes) -> Opened:
         epoch=epoch,
         propensity=propensity,
         forced=bool(flags & _FORCED),
+        context=context,
     )

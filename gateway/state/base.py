@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
+from policies.linear import LinearSums
 from policies.model import RewardSums
 
 BUCKET = 10.0
@@ -202,6 +203,17 @@ class Store(Protocol):
         """By (variant, metric); since/until bound the time of the decision."""
         ...
 
+    async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
+        """Over all rewards of decisions with these features, by (variant, metric)."""
+        ...
+
+    async def linear_series(
+        self, route: str, fingerprint: str, *, since: float
+    ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
+        """The same by the time of the decision, oldest first: (start of the bucket, sums). A bucket is a
+        minute wide at first, an hour or a day when it is older (`gateway.state.folding`)."""
+        ...
+
     async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
         """Buckets of ``step`` seconds (a multiple of BUCKET), oldest first, one a variant and epoch."""
         ...
@@ -215,8 +227,15 @@ class Store(Protocol):
         ...
 
     # Allocations --------------------------------------------------------------------------------
-    async def publish(self, allocation: Published) -> bool:
-        """Stores it if its epoch is one more than the stored one (or it is the first); else False."""
+    async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
+        """Stores it if its epoch is one more than the stored one (or it is the first); else False.
+
+        ``ensemble`` is what a bandit with features decides by, stored in the same step.
+        """
+        ...
+
+    async def ensemble(self, route: str, epoch: int) -> bytes | None:
+        """What was published with an epoch; kept for the newest two of a route."""
         ...
 
     async def published(self) -> dict[str, Published]:

@@ -168,6 +168,30 @@ def sum_key(reward: Reward) -> SumKey:
     return SumKey(reward.route, start_of(reward.decided), reward.epoch, reward.assigned, reward.metric)
 
 
+class LinearKey(NamedTuple):
+    """One cell of the sums over rows of features."""
+
+    route: str
+    start: int
+    """Seconds since the epoch, a multiple of `ROWS`; `EVER` in the total over all times."""
+    variant: str
+    metric: str
+    fingerprint: str
+    """Of the declared features, in hexadecimal: rows of other columns are never mixed."""
+
+
+ROWS: Final = 60
+"""Seconds of a bucket of these sums: they are wide, so there are fewer of them than of others."""
+EVER: Final = -1
+
+
+def linear_keys(reward: Reward, fingerprint: str) -> tuple[LinearKey, LinearKey]:
+    """The bucket in which a reward with features counts, and the total."""
+    where = (reward.assigned, reward.metric, fingerprint)
+    start = int(reward.decided // ROWS) * ROWS
+    return LinearKey(reward.route, start, *where), LinearKey(reward.route, EVER, *where)
+
+
 def counted_value(reward: Reward) -> float | None:
     """What a reward adds to the sums; None when it stays out of them (see `Reward.worst`)."""
     if reward.forced or reward.value is None:

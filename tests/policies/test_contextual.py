@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from policies.allocate import allocate
-from policies.contextual import Contextual, ensemble
-from policies.features import Categorical, Numeric, columns, encode
+from policies.contextual import Contextual, discounted, ensemble, moved, restored
+from policies.features import GRID, Categorical, Numeric, columns, encode, fingerprint, recorded
 from policies.linear import LinearSums, fit, total
 from policies.model import Learned
 from policies.posterior import Student, compare
@@ -28,6 +30,40 @@ def test_rows_of_features() -> None:
     assert encode(FEATURES, {"tier": "else", "length": 1e9}) == (1, 0, 0, 1, 0)
     for unreadable in (None, "long", "nan", float("nan")):
         assert encode(FEATURES, {"length": unreadable}) == (1, 0, 0, 0, 1)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["tier", "length", "other"]),
+        st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=70)),
+    )
+)
+def test_what_is_recorded_makes_the_same_row(raw: dict[str, str | float | bool | None]) -> None:
+    row = encode(FEATURES, raw)
+    assert all((x * GRID).is_integer() and -1 <= x <= 1 for x in row)
+    text = recorded(FEATURES, raw)
+    found = json.loads(text)
+    assert set(found) == {"tier", "length"}
+    assert encode(FEATURES, found) == row
+    assert recorded(FEATURES, found) == text
+
+
+def test_categories_of_json_are_read_as_json_writes_them() -> None:
+    feature = Categorical("x", ("true", "3", "0.5"))
+    assert [feature.encode(v).index(1.0) for v in (True, 3, 3.0, 0.5, "true")] == [0, 1, 1, 2, 0]
+    assert recorded((feature, Numeric("n")), {"x": "a" * 65, "n": 10**400}) == '{"n":null,"x":null}'
+
+
+def test_a_fingerprint_changes_with_the_meaning_of_a_column() -> None:
+    tier, length = FEATURES
+    others = (
+        (length, tier), (tier,), (tier, Numeric("length", 0, 99)), (tier, Numeric("size", 0, 100)),
+        (Categorical("tier", ("paid", "free")), length),
+    )  # fmt: skip
+    assert len({fingerprint(f) for f in (FEATURES, *others)}) == 6
+    assert fingerprint(FEATURES) == fingerprint(
+        (Categorical("tier", ("free", "paid")), Numeric("length", 0, 100))
+    )
 
 
 @pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, math.inf)])
@@ -113,6 +149,57 @@ def test_every_replica_with_the_seed_decides_alike() -> None:
         assert one.decide({"tier": "paid"}, float(u)) == two.decide({"tier": "paid"}, float(u))
 
 
+@given(st.integers(1, 5), st.integers(0, 2**32), st.sampled_from([1e-90, 1e-3, 1.0, 1e6, 1e90]))
+@settings(deadline=None, max_examples=30)
+def test_a_restored_ensemble_decides_alike_to_the_last_bit(k: int, seed: int, unit: float) -> None:
+    """Products on the grids are exact: whichever way they are summed, the votes are the same."""
+    names = tuple(f"v{i}" for i in range(k))
+    rng = np.random.default_rng(seed)
+    xs = np.round(rng.uniform(-1, 1, (30, 5)) * GRID) / GRID
+    sums = {n: LinearSums.of(xs, unit * (7 + rng.normal(size=30))) for n in names}
+    made = ensemble(plan(*names, draws=64), sums, rng, caps={names[0]: 1.0 if k == 1 else 0.4})
+    again = restored(made.plan, made.packed(), caps={names[0]: 1.0 if k == 1 else 0.4})
+    assert (again.coefficients == made.coefficients).all()
+    assert again.packed() == made.packed()
+    for row in xs[:10]:
+        assert again.shares(row.tolist()) == made.shares(row.tolist())
+        by_hand = [[sum(map(Fraction, (w * row).tolist())) for w in each] for each in made.coefficients]
+        product = made.coefficients @ row
+        assert [[Fraction(float(p)) for p in each] for each in product] == by_hand
+
+
+def test_bytes_of_another_plan_are_refused() -> None:
+    made = ensemble(plan(), {}, np.random.default_rng(1))
+    with pytest.raises(ValueError, match=r"are no coefficients of the shape \(256, 3, 5\)"):
+        restored(plan("a", "b", "c"), made.packed())
+
+
+def test_nothing_has_moved_until_the_posterior_has() -> None:
+    rng = np.random.default_rng(5)
+    x, r = np.round(rng.uniform(-1, 1, (4000, 5)) * GRID) / GRID, rng.normal(size=4000)
+    fits = [fit([LinearSums.of(x[:n], r[:n])]) for n in (2000, 2001, 4000)]
+    assert not moved(fits[0], fits[0])
+    assert not moved(fits[0], fits[1])
+    assert moved(fits[0], fits[2])
+    assert moved(fits[0], fits[0] * 2)
+    assert moved((), fits[0])
+
+
+def test_old_rewards_count_less() -> None:
+    one = LinearSums.of([[1.0, 0.5]], [2.0])
+    found = discounted([(0.0, {"a": one}), (100.0, {"a": one, "b": one})], now=200.0, half_life=100.0)
+    assert found["a"].count == 0.25 + 0.5
+    assert found["b"].xr.tolist() == [1.0, 0.5]
+    assert found["a"].xx[0, 1] == 0.75 * 0.5
+
+
+def test_the_average_share_is_the_mean_over_rows() -> None:
+    made = ensemble(plan(), {}, np.random.default_rng(3))
+    rows = [(1.0, 1.0, 0.0, 0.5, 0.0), (1.0, 0.0, 1.0, -0.5, 0.0)]
+    wanted = np.mean([made.shares(row) for row in rows], axis=0)
+    assert made.average(rows) == pytest.approx(wanted)
+
+
 def test_less_is_better_when_the_goal_says_so() -> None:
     x = [[1.0, 0, 0, 0, 0]] * 50
     noise = np.random.default_rng(0).normal(0, 0.1, 50)
@@ -134,6 +221,8 @@ def test_plans_that_make_no_sense_are_refused() -> None:
         ({"floor": 0.6}, "more than everything"),
         ({"draws": 7}, "even number"),
         ({"strength": 0.0}, "strength"),
+        ({"half_life": 0.0}, "half-life"),
+        ({"features": (Categorical("c", tuple(map(str, range(32)))),)}, "make 33 columns .constant, c=0"),
     ):
         with pytest.raises(ValueError, match=message):
             plan(**kwargs)

@@ -37,6 +37,7 @@ def code_of(text: str | bytes, sealer: Sealer = SEALER) -> str:
     forced=st.booleans(),
     unit=st.integers(0, 2**64 - 1),
     milliseconds=st.integers(0, 2**47),
+    context=st.one_of(st.just(b""), st.binary(max_size=255)),
 )
 def test_what_was_sealed_opens(
     route: str,
@@ -47,13 +48,14 @@ def test_what_was_sealed_opens(
     forced: bool,
     unit: int,
     milliseconds: int,
+    context: bytes,
 ) -> None:
     decision = milliseconds.to_bytes(6, "big") + os.urandom(10)
-    static = Sealer.static(route, assigned, served, epoch, propensity, forced)
+    static = Sealer.static(route, assigned, served, epoch, propensity, forced, context)
     text = SEALER.seal(decision, unit, static)
     assert re.fullmatch(rb"[A-Za-z0-9_-]+", text)
     assert SEALER.open(text) == Opened(
-        decision, milliseconds / 1000, unit, route, assigned, served, epoch, propensity, forced
+        decision, milliseconds / 1000, unit, route, assigned, served, epoch, propensity, forced, context
     )
     assert SEALER.open(text.decode()) == SEALER.open(text)
 
@@ -99,7 +101,7 @@ def test_a_key_rotates() -> None:
 
 def test_a_later_form_of_ids_is_not_guessed_at() -> None:
     static = bytearray(Sealer.static("digits", "v1", "v2", 17, 0.97, False))
-    static[0] = 0x20
+    static[0] = 0x30
     assert code_of(SEALER.seal(os.urandom(16), 1, bytes(static))) == "unknown_key"
 
 
@@ -116,6 +118,15 @@ def test_unfit_names_are_refused() -> None:
         Sealer.static("ä" * 128, "v1", "v1", 1, 1.0, False)
     with pytest.raises(ValueError, match="epoch"):
         Sealer.static("r", "v1", "v1", -1, 1.0, False)
+    with pytest.raises(ValueError, match="255 bytes"):
+        Sealer.static("r", "v1", "v1", 1, 1.0, False, bytes(256))
+
+
+def test_ids_without_features_are_as_they_were() -> None:
+    """So that a release that knows no features opens them."""
+    assert Sealer.static("r", "v1", "v2", 1, 0.5, True)[0] == 0x11
+    assert Sealer.static("r", "v1", "v2", 1, 0.5, True, b"") == Sealer.static("r", "v1", "v2", 1, 0.5, True)
+    assert Sealer.static("r", "v1", "v2", 1, 0.5, True, b"x")[0] == 0x21
 
 
 def test_decisions_are_unique_and_in_order() -> None:

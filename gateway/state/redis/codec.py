@@ -34,6 +34,17 @@ def cell_parts(field: bytes) -> tuple[int, str, str]:
     return int(epoch), variant.decode(), metric.decode()
 
 
+def linear_field(variant: str, metric: str, fingerprint: str) -> bytes:
+    """The name of a cell of sums over rows of features within its bucket."""
+    return f"{variant}\0{metric}\0{fingerprint}".encode()
+
+
+def linear_parts(field: bytes) -> tuple[str, str, str]:
+    """Variant, metric and fingerprint."""
+    variant, metric, fingerprint = field.decode().split("\0")
+    return variant, metric, fingerprint
+
+
 def pack_counts(counts: Counts) -> bytes:
     latency = pack(counts.latency)
     numbers = (counts.assigned, counts.served, counts.errors, counts.fallbacks, counts.expected)

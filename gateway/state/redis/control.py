@@ -29,9 +29,15 @@ async def changed(link: Link, routes: Sequence[str]) -> int:
 
 
 # Allocations --------------------------------------------------------------------------------------
-async def publish(link: Link, allocation: Published) -> bool:
+async def publish(link: Link, allocation: Published, ensemble: bytes) -> bool:
     base = link.of_route(allocation.route)
-    return bool(await link.run(scripts.PUBLISH, base, allocation.epoch, pack_published(allocation)))
+    row = pack_published(allocation)
+    return bool(await link.run(scripts.PUBLISH, base, allocation.epoch, row, ensemble))
+
+
+async def ensemble(link: Link, route: str, epoch: int) -> bytes | None:
+    found: bytes | None = await link.command("HGET", f"{link.of_route(route)}:ensembles", epoch)
+    return found
 
 
 async def published(link: Link, routes: Sequence[str]) -> dict[str, Published]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gateway.record.context import unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import DecisionRecord, RewardResult
-from gateway.state.redis.codec import cell_field, pack_reward, unpack_reward, unpack_shadowed
+from gateway.state.redis.codec import cell_field, linear_field, pack_reward, unpack_reward, unpack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
 from gateway.state.redis.scripts import REWARD
-from gateway.state.tally import counted_value, start_of
+from gateway.state.tally import counted_value, linear_keys, start_of
 
 _AT_ONCE: Final = 500
 """Rewards in one script, so that it never holds others up for more than a few milliseconds."""
@@ -40,7 +41,17 @@ def _arguments(reward: Reward) -> tuple[Any, ...]:
         pack_reward(reward, counted_value(reward)),
         start_of(reward.decided),
         cell_field(reward.epoch, reward.assigned, reward.metric),
+        *_row(reward),
     )
+
+
+def _row(reward: Reward) -> tuple[Any, ...]:
+    """The packed features, the start of their bucket and the name of their cell."""
+    if not reward.context:
+        return "", "", ""
+    packed = bytes.fromhex(reward.context)
+    key, _ = linear_keys(reward, unpack(packed).fingerprint)
+    return packed, key.start, linear_field(key.variant, key.metric, key.fingerprint)
 
 
 async def rewards_of(link: Link, route: str, decision: bytes) -> tuple[Reward, ...]:

@@ -117,6 +117,70 @@ local function total_of(field)
   return '-1' .. string.sub(field, string.find(field, ':', 1, true), -1)
 end
 
+-- Sums over rows of features (gateway.state.linear).
+local function read_linear(value, width)
+  local cell = {count = 0, width = width, products = {}, rewards = {}}
+  if not value then
+    for k = 1, width * (width + 1) / 2 do cell.products[k] = 0 end
+    for k = 1, width + 1 do cell.rewards[k] = {} end
+    return cell
+  end
+  local at
+  cell.count, cell.width, at = struct.unpack('<i8B', value)
+  for k = 1, cell.width * (cell.width + 1) / 2 do
+    cell.products[k], at = struct.unpack('<d', value, at)
+  end
+  for k = 1, cell.width + 1 do
+    local number, parts = string.byte(value, at), {}
+    at = at + 1
+    for n = 1, number do parts[n], at = struct.unpack('<d', value, at) end
+    cell.rewards[k] = parts
+  end
+  return cell
+end
+
+local function write_linear(key, field, cell)
+  local out = {struct.pack('<i8B', cell.count, cell.width)}
+  for _, product in ipairs(cell.products) do out[#out + 1] = struct.pack('<d', product) end
+  for _, parts in ipairs(cell.rewards) do
+    out[#out + 1] = string.char(#parts)
+    for _, part in ipairs(parts) do out[#out + 1] = struct.pack('<d', part) end
+  end
+  redis.call('HSET', key, field, table.concat(out))
+end
+
+-- Adds a row (gateway.record.context) with its reward; sign -1 takes it away.
+local function add_row(cell, context, value, sign)
+  local entries, at = {{0, 1}}, 10
+  while at <= #context do
+    local column, steps
+    column, steps, at = struct.unpack('>Bi2', context, at)
+    entries[#entries + 1] = {column, steps / 4096}
+  end
+  cell.count = cell.count + sign
+  for k, one in ipairs(entries) do
+    local i, x = one[1], one[2]
+    local start = i * cell.width - i * (i - 1) / 2 - i + 1
+    for n = k, #entries do
+      local place = start + entries[n][1]
+      cell.products[place] = cell.products[place] + sign * (x * entries[n][2])
+    end
+    grow(cell.rewards[i + 1], sign * (value * x))
+  end
+  grow(cell.rewards[cell.width + 1], sign * (value * value))
+end
+
+local function add_linear(key, field, value, sign)
+  local other = read_linear(value)
+  local cell = read_linear(redis.call('HGET', key, field), other.width)
+  cell.count = cell.count + sign * other.count
+  for k, product in ipairs(other.products) do cell.products[k] = cell.products[k] + sign * product end
+  for k, parts in ipairs(other.rewards) do
+    for _, part in ipairs(parts) do grow(cell.rewards[k], sign * part) end
+  end
+  write_linear(key, field, cell)
+end
+
 local function in_pairs(list)
   local k = -1
   return function()
@@ -175,9 +239,11 @@ return number
 REWARD: Final = Script(
     _LIBRARY
     + """
--- ARGV: '1' for a replay; then hour, field, decision, metric, row, start and cell of each reward.
+-- ARGV: '1' for a replay; then hour, field, decision, metric, row, start and cell of each reward, and of
+-- its features (or '' thrice) the packed row, start and cell.
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
 local replay, results, cells, order, touched = ARGV[1] == '1', {}, {}, {}, false
+local rows, rows_order = {}, {}
 
 local function cell(key, field)
   local name = key .. ' ' .. field
@@ -198,7 +264,22 @@ local function count(start, field, value, sign)
   redis.call('ZADD', P .. ':cells', start, start)
 end
 
-for at = 2, #ARGV, 7 do
+local function count_row(at, value, sign)
+  local context, start, field = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
+  if context == '' then return end
+  for _, bucket in ipairs({start, 'all'}) do
+    local name = bucket .. ' ' .. field
+    if not rows[name] then
+      local key = P .. ':l:' .. bucket
+      rows[name] = {key, field, read_linear(redis.call('HGET', key, field), string.byte(context, 9))}
+      rows_order[#rows_order + 1] = name
+    end
+    add_row(rows[name][3], context, value, sign)
+  end
+  redis.call('ZADD', P .. ':linear', start, start)
+end
+
+for at = 2, #ARGV, 10 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local row, start, name = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local key = P .. ':rewards:' .. hour
@@ -211,7 +292,10 @@ for at = 2, #ARGV, 7 do
       result = 'd'
     else
       result = 'u'
-      if did == 1 then count(start, name, before, -1) end
+      if did == 1 then
+        count(start, name, before, -1)
+        count_row(at, before, -1)
+      end
     end
   else
     redis.call('ZADD', P .. ':reward_hours', hour, hour)
@@ -221,12 +305,18 @@ for at = 2, #ARGV, 7 do
   if result ~= 'd' then
     touched = true
     redis.call('HSET', key, field, row)
-    if counts == 1 then count(start, name, counted, 1) end
+    if counts == 1 then
+      count(start, name, counted, 1)
+      count_row(at, counted, 1)
+    end
   end
   results[#results + 1] = result
 end
 for _, name in ipairs(order) do
   write_sums(cells[name][1], cells[name][2], cells[name][3])
+end
+for _, name in ipairs(rows_order) do
+  write_linear(rows[name][1], rows[name][2], rows[name][3])
 end
 if touched then redis.call('INCR', P .. ':changed') end
 return table.concat(results)
@@ -301,6 +391,27 @@ return 1
 """
 )
 
+FOLD_LINEAR: Final = Script(
+    _LIBRARY
+    + """
+-- ARGV: where to ('' to forget, the totals too), then the starts of the buckets.
+for k = 2, #ARGV do
+  local key = P .. ':l:' .. ARGV[k]
+  for field, value in in_pairs(redis.call('HGETALL', key)) do
+    if ARGV[1] ~= '' then
+      add_linear(P .. ':l:' .. ARGV[1], field, value, 1)
+    else
+      add_linear(P .. ':l:all', field, value, -1)
+    end
+  end
+  redis.call('DEL', key)
+  redis.call('ZREM', P .. ':linear', ARGV[k])
+end
+if ARGV[1] ~= '' then redis.call('ZADD', P .. ':linear', ARGV[1], ARGV[1]) end
+return 1
+"""
+)
+
 FOLD_SHADOWS: Final = Script(
     """
 -- ARGV: where to ('' to forget, the totals too), then the starts of the buckets.
@@ -348,12 +459,17 @@ return 1
 
 PUBLISH: Final = Script(
     """
--- ARGV: epoch, the allocation.
+-- ARGV: epoch, the allocation, the ensemble ('' for none). The ensemble before is kept too: a follower may
+-- be about to read it.
 local P, epoch = KEYS[1], tonumber(ARGV[1])
 local newest = redis.call('GET', P .. ':epoch')
 if newest and tonumber(newest) + 1 ~= epoch then return 0 end
 redis.call('SET', P .. ':epoch', ARGV[1])
 redis.call('HSET', P .. ':allocations', ARGV[1], ARGV[2])
+for _, old in ipairs(redis.call('HKEYS', P .. ':ensembles')) do
+  if tonumber(old) < epoch - 1 then redis.call('HDEL', P .. ':ensembles', old) end
+end
+if ARGV[3] ~= '' then redis.call('HSET', P .. ':ensembles', ARGV[1], ARGV[3]) end
 redis.call('INCR', P .. ':changed')
 return 1
 """

@@ -27,8 +27,9 @@ from gateway.state.base import (
     RewardResult,
     StoreUnavailable,
 )
-from gateway.state.redis import control, record, rewards, sums, upkeep
+from gateway.state.redis import control, linear, record, rewards, sums, upkeep
 from gateway.state.redis.link import Link
+from policies.linear import LinearSums
 from policies.model import RewardSums
 
 log = logging.getLogger("turnout.store")
@@ -192,6 +193,14 @@ class RedisStore:
             return since
         return max(found.time - _EARLY, since if since is not None else 0.0)
 
+    async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
+        return await linear.totals(self._link, route, fingerprint)
+
+    async def linear_series(
+        self, route: str, fingerprint: str, *, since: float
+    ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
+        return await linear.series(self._link, route, fingerprint, since)
+
     async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
         return await sums.series(self._link, route, since, until, step)
 
@@ -202,9 +211,12 @@ class RedisStore:
         return await control.changed(self._link, await self._routes())
 
     # Control ------------------------------------------------------------------------------------
-    async def publish(self, allocation: Published) -> bool:
+    async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
         await self._know(allocation.route)
-        return await control.publish(self._link, allocation)
+        return await control.publish(self._link, allocation, ensemble)
+
+    async def ensemble(self, route: str, epoch: int) -> bytes | None:
+        return await control.ensemble(self._link, route, epoch)
 
     async def published(self) -> dict[str, Published]:
         return await control.published(self._link, await self._routes())

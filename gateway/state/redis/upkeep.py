@@ -10,6 +10,7 @@ from gateway.record.page import decode, encode_columns
 from gateway.state.base import Retention
 from gateway.state.folding import LADDER, PAGE_AGE, merged_epochs
 from gateway.state.paging import ROWS, milliseconds, parts
+from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published
 from gateway.state.redis.link import Link
 from gateway.state.redis.scripts import FOLD, FOLD_SHADOWS, FORGET_CELLS, REPLACE_PAGES
@@ -27,6 +28,7 @@ async def step(link: Link, routes: Sequence[str], retention: Retention, now: flo
             await _forget(link, base, retention, now)
             or await _fold(link, base, now)
             or await _fold_shadows(link, base, now)
+            or await linear.fold(link, base, now)
             or await _merge_pages(link, base, now)
             or more
         )
@@ -49,6 +51,7 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
     if shadows:
         await link.run(FOLD_SHADOWS, base, "", *shadows)
     await _forget_allocations(link, base, now - retention.allocations)
+    more = await linear.forget(link, base, now - retention.aggregates) or more
     return more or len(cells) == _STEP or len(shadows) == _STEP
 
 

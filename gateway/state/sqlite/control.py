@@ -29,7 +29,7 @@ def secret(connection: sqlite3.Connection, name: str) -> bytes:
 _ALLOCATION: Final = "route, epoch, probabilities, bounds, owners, reason, time, evidence"
 
 
-def publish(connection: sqlite3.Connection, allocation: Published) -> bool:
+def publish(connection: sqlite3.Connection, allocation: Published, ensemble: bytes) -> bool:
     newest = connection.execute(
         "SELECT MAX(epoch) FROM allocations WHERE route = ?", (allocation.route,)
     ).fetchone()[0]
@@ -48,8 +48,21 @@ def publish(connection: sqlite3.Connection, allocation: Published) -> bool:
             allocation.evidence,
         ),
     )
+    # The one before is kept too: a follower may be about to read it.
+    old = (allocation.route, allocation.epoch - 1)
+    connection.execute("DELETE FROM ensembles WHERE route = ? AND epoch < ?", old)
+    if ensemble:
+        row = (allocation.route, allocation.epoch, ensemble)
+        connection.execute("INSERT INTO ensembles VALUES (?, ?, ?)", row)
     touch(connection)
     return True
+
+
+def ensemble(connection: sqlite3.Connection, route: str, epoch: int) -> bytes | None:
+    row = connection.execute(
+        "SELECT data FROM ensembles WHERE route = ? AND epoch = ?", (route, epoch)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def published(connection: sqlite3.Connection) -> dict[str, Published]:

@@ -10,11 +10,12 @@ from typing import Any, Final
 from gateway.record.events import Reward, Shadowed
 from gateway.state.base import RewardResult
 from gateway.state.exact import ExactSums
+from gateway.state.sqlite import linear
 from gateway.state.sqlite.sums import add_shadow_cells, add_sums
 from gateway.state.tally import SumKey, counted_value, sum_key, tally_shadows
 
 _COLUMNS: Final = ", ".join(Reward._fields)
-_PLACES: Final = ",".join("?" * 15)
+_INTO: Final = f"rewards ({_COLUMNS}, counted) VALUES ({','.join('?' * (len(Reward._fields) + 1))})"
 
 
 def upsert(
@@ -24,7 +25,7 @@ def upsert(
     connection.execute("SAVEPOINT rewards")
     before = connection.total_changes
     rows = [_to_row(reward, counted_value(reward)) for reward in rewards]
-    connection.executemany(f"INSERT OR IGNORE INTO rewards VALUES ({_PLACES})", rows)
+    connection.executemany(f"INSERT OR IGNORE INTO {_INTO}", rows)
     if connection.total_changes - before == len(rows):
         connection.execute("RELEASE rewards")
         _count(connection, [(reward, None, row[-1]) for reward, row in zip(rewards, rows, strict=True)])
@@ -56,7 +57,7 @@ def _upsert_slowly(
         known[key] = (reward.value, reward.time, counted)
         results.append("accepted" if old is None else "updated")
     connection.executemany(
-        f"INSERT OR REPLACE INTO rewards VALUES ({_PLACES})",
+        f"INSERT OR REPLACE INTO {_INTO}",
         [_to_row(reward, counted) for reward, _, counted in changes],
     )
     _count(connection, changes)
@@ -68,15 +69,20 @@ def _count(
 ) -> None:
     """Moves the sums from what each reward counted as before to what it counts as now."""
     cells: dict[SumKey, ExactSums] = {}
+    rows: list[tuple[Reward, float | None, float | None]] = []
     for reward, before, after in changes:
         if before is None and after is None:
             continue
+        if reward.context:
+            rows.append((reward, before, after))
         sums = cells.setdefault(sum_key(reward), ExactSums())
         if before is not None:
             sums.retract(before)
         if after is not None:
             sums.report(after)
     add_sums(connection, cells)
+    if rows:
+        linear.add(connection, linear.changed_cells(rows))
 
 
 def _to_row(reward: Reward, counted: float | None) -> tuple[Any, ...]:

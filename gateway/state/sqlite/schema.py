@@ -69,7 +69,18 @@ CREATE TABLE leases (
   name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL, fence INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+_FEATURES: Final = """
+ALTER TABLE rewards ADD COLUMN context TEXT NOT NULL DEFAULT '';
+-- Sums over rows of features (gateway.state.linear). start is a minute's, or -1 in the total over all times.
+CREATE TABLE linear_cells (
+  route TEXT, start INTEGER, variant TEXT, metric TEXT, fingerprint TEXT, data BLOB NOT NULL,
+  PRIMARY KEY (route, fingerprint, start, variant, metric)) WITHOUT ROWID;
+CREATE INDEX linear_by_start ON linear_cells (start);
+CREATE TABLE ensembles (
+  route TEXT, epoch INTEGER, data BLOB NOT NULL, PRIMARY KEY (route, epoch)) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

@@ -28,12 +28,13 @@ from gateway.state.base import (
     RewardResult,
 )
 from gateway.state.paging import parts
-from gateway.state.sqlite import control, pages, rewards, sums, upkeep
+from gateway.state.sqlite import control, linear, pages, rewards, sums, upkeep
 from gateway.state.sqlite.connect import connect, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Work, Writer
 from gateway.state.tally import tally
+from policies.linear import LinearSums
 from policies.model import RewardSums
 
 T = TypeVar("T")
@@ -144,6 +145,15 @@ class SqliteStore:
         work = partial(sums.reward_sums, route=route, since=since, until=until, epoch=epoch)
         return await self._readers.run(work)
 
+    async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
+        return await self._readers.run(partial(linear.totals, route=route, fingerprint=fingerprint))
+
+    async def linear_series(
+        self, route: str, fingerprint: str, *, since: float
+    ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
+        work = partial(linear.series, route=route, fingerprint=fingerprint, since=since)
+        return await self._readers.run(work)
+
     async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
         return await self._readers.run(partial(sums.series, route=route, since=since, until=until, step=step))
 
@@ -154,8 +164,11 @@ class SqliteStore:
         return await self._readers.run(control.changed)
 
     # Control ------------------------------------------------------------------------------------
-    async def publish(self, allocation: Published) -> bool:
-        return await self._writer.run(partial(control.publish, allocation=allocation))
+    async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
+        return await self._writer.run(partial(control.publish, allocation=allocation, ensemble=ensemble))
+
+    async def ensemble(self, route: str, epoch: int) -> bytes | None:
+        return await self._readers.run(partial(control.ensemble, route=route, epoch=epoch))
 
     async def published(self) -> dict[str, Published]:
         return await self._readers.run(control.published)

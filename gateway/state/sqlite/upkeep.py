@@ -10,9 +10,9 @@ from gateway.record.events import Outcome, columns
 from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
-from gateway.state.folding import LADDER, PAGE_AGE, merged_epochs
+from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE, merged_epochs
 from gateway.state.paging import ROWS, parts
-from gateway.state.sqlite import pages
+from gateway.state.sqlite import linear, pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.telemetry.histogram import unpack
@@ -26,6 +26,7 @@ def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bo
     return (
         _forget(connection, retention, now)
         or any(_fold(connection, now - age, width) for age, width in LADDER)
+        or any(linear.fold(connection, now - age, width) for age, width in LINEAR_LADDER)
         or _merge_pages(connection, now)
     )
 
@@ -50,7 +51,7 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("reward_cells", "route, start, epoch, variant, metric", "start < ?", aggregates),
         ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
     )
-    more = False
+    more = linear.forget(connection, aggregates)
     for one in deletions:
         more = _delete(connection, *one) or more
     return more
