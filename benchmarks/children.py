@@ -106,7 +106,7 @@ def wrapper(cores: Sequence[int], priority: str = "0") -> list[str]:
 
 def before(priority: str) -> str:
     """The priority of what measures, so that it sees an answer when it comes, not when others pause."""
-    return "realtime:2" if priority == "realtime" else priority
+    return "realtime:6" if priority == "realtime" else priority
 
 
 def listening(port: int) -> bool:

@@ -2,8 +2,9 @@
 
     python benchmarks/launch.py CORES PRIORITY COMMAND …
 
-PRIORITY is a niceness (0: as everything else), `realtime`, or `realtime:2` to come before such. It runs
-as a plain script (no import of ours), so that it costs as little as an interpreter's start.
+PRIORITY is a niceness (0: as everything else), `realtime` (which is 5, so that a peer may put threads of its
+own behind), or `realtime:6` to come before such. It runs as a plain script (no import of ours), so that it
+costs as little as an interpreter's start.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def prepare(cores: set[int], priority: str) -> None:
     if kind == "realtime":
         # A kernel with lazy preemption lets a woken task wait for the tick (4 ms) while another runs;
         # on a machine that does other work that alone would be everybody's p99.
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(int(number or 1)))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(int(number or 5)))
     else:
         os.nice(int(kind))
 

@@ -49,6 +49,7 @@ from gateway.record.token import Sealer
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
 from gateway.telemetry.metrics import Metrics
+from gateway.threads import pool
 from policies.model import Allocation
 
 log = logging.getLogger("turnout")
@@ -81,6 +82,7 @@ class Gateway:
         """Everything up, in an order in which each part finds what it needs. Raises ConfigError."""
         loop = asyncio.get_running_loop()
         self.loop = loop
+        loop.set_default_executor(pool())
         text = read_text(self.path)
         document = self.loaded(text)
         self.store = open_store(document.store)

@@ -26,6 +26,7 @@ from gateway.dataplane.protocol import ClientProtocol
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
 from gateway.telemetry.log import configure
+from gateway.threads import step_forward
 
 log = logging.getLogger("turnout")
 
@@ -135,6 +136,7 @@ def serve(
     configure(document.telemetry.log)
     raise_open_files(document.limits.connections)
     _ease_collector()
+    step_forward()
     found = server(gateway, document)
     found.run(sockets or listening(document))
     return 0 if found.started else 1

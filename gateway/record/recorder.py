@@ -20,11 +20,11 @@ log = logging.getLogger("turnout.record")
 T = TypeVar("T")
 DropReason = Literal["full", "closed", "store_unavailable"]
 Sink = Callable[[Sequence[Outcome]], None]
-"""Gets each outcome once, a batch at a time, whether the store takes it or not."""
+"""Gets each outcome once, a batch at a time, whether the store takes it or not; in a background thread."""
 
 BATCH: Final = 500
-"""Rows in one call of the store: the embedded one then never keeps the event loop from its turn for
-much more than a millisecond."""
+"""Rows in one call of the store or of a sink. Whatever is done to all of them in one step of the
+interpreter (turning them on their side, say) keeps the event loop from its turn for 0.1 ms at most."""
 _LONGEST_PAUSE: Final = 5.0
 
 
@@ -38,6 +38,8 @@ class Ring(Generic[T]):
         self.room = capacity
         """How long ``fresh`` may get."""
         self.taken = 0
+        self.told = 0
+        """How many of ``older`` the sinks have got."""
         self.written = 0
         self.dropped: Counter[DropReason] = Counter()
 
@@ -47,16 +49,22 @@ class Ring(Generic[T]):
         else:
             self.dropped["closed" if self.room < 0 else "full"] += 1
 
-    def take(self) -> Sequence[T]:
-        """Moves what is fresh to the older part, and returns it."""
+    def take(self) -> None:
+        """Moves what is fresh to the older part."""
         new, self.fresh = self.fresh, []
         self.taken += len(new)
         self.older += new
         self._make_room()
-        return new
+
+    def untold(self) -> Sequence[T]:
+        """The next batch for the sinks; it counts as told."""
+        batch = self.older[self.told : self.told + BATCH]
+        self.told += len(batch)
+        return batch
 
     def wrote(self, number: int) -> None:
         del self.older[:number]
+        self.told -= number
         self.written += number
         self._make_room()
 
@@ -71,6 +79,7 @@ class Ring(Generic[T]):
         """Gives up what could not be written."""
         self.dropped["store_unavailable"] += len(self.older)
         self.older.clear()
+        self.told = 0
 
     @property
     def waiting(self) -> int:
@@ -142,8 +151,10 @@ class Recorder:
     async def flush(self) -> bool:
         """Writes all that waits; False when the store did not take it (it then goes on waiting)."""
         async with self._flushing:
-            self._tell_sinks(self._outcomes.take())
+            self._outcomes.take()
             self._shadowed.take()
+            while batch := self._outcomes.untold():
+                await asyncio.to_thread(self._tell_sinks, batch)
             try:
                 await self._write()
             except StoreUnavailable as error:
@@ -165,8 +176,6 @@ class Recorder:
             self._shadowed.wrote(len(shadowed))
 
     def _tell_sinks(self, outcomes: Sequence[Outcome]) -> None:
-        if not outcomes:
-            return
         for sink in self._sinks:
             try:
                 sink(outcomes)

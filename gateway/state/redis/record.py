@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -30,7 +31,8 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
     for part in parts({outcome[0]: outcome for outcome in outcomes}.values()):
         rows, expected = part, ""
         while rows:
-            number = int(await link.run(APPEND, link.of_route(route), *_arguments(rows, expected, shares)))
+            arguments = await asyncio.to_thread(_arguments, rows, expected, shares)
+            number = int(await link.run(APPEND, link.of_route(route), *arguments))
             if number > 0:
                 break
             # Some may be there already (or another page came in between): look, and try again.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, local
 from typing import Final, TypeVar
 
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import connect, plainly
+from gateway.threads import pool
 
 T = TypeVar("T")
 _THREADS: Final = 3
@@ -22,7 +22,7 @@ class Readers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store-reader")
+        self._pool = pool(_THREADS, name="store-reader")
         self._mine = local()
         self._all: list[sqlite3.Connection] = []
         self._lock = Lock()

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from gateway.record.page import BadPage
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import advice, connect
+from gateway.threads import stand_back
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -73,6 +74,7 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
     def _loop(self) -> None:
+        stand_back()
         open_ended = True
         while open_ended:
             first = self._queue.get()
