@@ -21,7 +21,8 @@ from policies import bandit, summary
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit
 from policies.canary import Canary
-from policies.model import Discounted, Learned, RewardSums
+from policies.crowd import Served
+from policies.model import Allocation, Discounted, Learned, RewardSums
 from policies.posterior import interval
 from policies.prior import posteriors
 from policies.single import Single
@@ -158,14 +159,27 @@ class _Course:
         self.assigned = np.zeros((periods, repetitions, k), dtype=np.int64)
         self.named: list[str | None] = [None] * repetitions
         self.named_right = np.zeros(repetitions, dtype=bool)
+        self.made: list[Allocation | None] = [None] * repetitions
+        crowd = world.crowd
+        self.served = None if crowd is None else Served(crowd, world.model, world.sd, repetitions, k, rng)
 
     def advance(self, period: int) -> None:
         t = (self.ends[period] - self.sizes[period]) / self.world.requests
         self._arrive()
         p = self._allocated(t)
-        n = self.rng.multinomial(self.sizes[period], p)
+        n, rewards = self._drawn(p, int(self.sizes[period]), t)
         self.shares[period], self.assigned[period] = p, n
-        self._send(self._rewards(n, t))
+        self._send(rewards)
+
+    def _drawn(self, p: Array, size: int, t: float) -> tuple[NDArray[np.int64], Array]:
+        """How many requests of this period went to each variant (R, K), and the sums of their rewards."""
+        if self.served is None:
+            n = self.rng.multinomial(size, p)
+            return n, self._rewards(n, t)
+        made = [allocation for allocation in self.made if allocation is not None]
+        world = self.world
+        n, sums = self.served.serve(made, world.variants, size, world.means_at(t), world.draw_each)
+        return n, sums[:, :, None, :]
 
     # Rewards --------------------------------------------------------------------------------------------
     def _arrive(self) -> None:
@@ -201,13 +215,20 @@ class _Course:
         there = dict(zip(self.world.variants, self.world.present_at(t).tolist(), strict=True))
         plan = _without(self.plan, {name for name, present in there.items() if not present})
         if not isinstance(plan, Bandit):
-            return np.tile(self._in_order(allocate(plan).as_dict()), (self.repetitions, 1))
+            made = allocate(plan)
+            self.made = [made] * self.repetitions
+            return np.tile(self._in_order(made.as_dict()), (self.repetitions, 1))
         best = [v for v, gap in zip(self.world.variants, self.world.gap_at(t), strict=True) if gap <= 1e-12]
         winner = best[0] if len(best) == 1 else None
         return np.array([self._asked(plan, r, winner) for r in range(self.repetitions)])
 
     def _asked(self, plan: Bandit, r: int, winner: str | None) -> Array:
-        made, standing = bandit.refresh(plan, self._learned(plan, r))
+        # Only sticky units feel where the ranges lie, and so what was in force before.
+        learned = self._learned(plan, r)
+        if self.served is not None:
+            learned = replace(learned, previous=self.made[r])
+        made, standing = bandit.refresh(plan, learned)
+        self.made[r] = made
         if standing.stopped is not None and self.named[r] is None:
             self.named[r] = standing.stopped
             self.named_right[r] = standing.stopped == winner

@@ -10,6 +10,7 @@ from math import pi
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.crowd import Crowd
 from policies.model import Goal
 from policies.prior import Model
 
@@ -57,6 +58,8 @@ class World:
     delay: float = 0.0
     """Mean time (of the run's length) until a reward is reported; the delays are geometric."""
     poison: Poison | None = None
+    crowd: Crowd | None = None
+    """Who sends the requests; None: each is its own unit."""
     requests: int = 10_000
     seconds: float = 3600.0
 
@@ -65,6 +68,8 @@ class World:
             raise ValueError("a world needs at least two variants")
         if not 0 < self.reported <= 1 or not 0 <= self.delay < 1:
             raise ValueError("reported must lie in (0, 1] and delay in [0, 1)")
+        if self.crowd is not None and (self.delay or self.reported < 1 or self.poison is not None):
+            raise ValueError("a world with a crowd has all its rewards at once, and none forged")
         bounded = self.model in ("boolean", "fraction")
         reach = [m for _, m in self.means] + [c.mean for c in self.changes]
         if bounded and not all(self.swing <= m <= 1 - self.swing for m in reach):
@@ -110,7 +115,10 @@ class World:
 
     def draw(self, rng: np.random.Generator, n: NDArray[np.int64], means: Array) -> Array:
         """Sums (count, total, squares) of ``n`` (..., K, L) rewards with ``means`` (K,); (..., K, L, 3)."""
-        mean = np.broadcast_to(means[:, None], n.shape)
+        return self.draw_each(rng, n, np.broadcast_to(means[:, None], n.shape))
+
+    def draw_each(self, rng: np.random.Generator, n: NDArray[np.int64], mean: Array) -> Array:
+        """The same where each of ``n`` (...) has a ``mean`` of its own (...); (..., 3)."""
         if self.model == "boolean":
             total = rng.binomial(n, mean)
             return np.stack([n, total, total], axis=-1).astype(float)
@@ -161,5 +169,7 @@ def standard(means: Sequence[float] = (0.10, 0.12, 0.15), requests: int = 10_000
         replace(plain, name="cold start", requests=max(1, requests // 20)),
         replace(plain, name="new arm", joins=((best[0], 0.3),)),
         replace(plain, name="faulty version", changes=(Change(best[0], 0.5, worst[1] / 5),)),
+        replace(plain, name="heavy users", crowd=Crowd()),
+        replace(plain, name="heavy users, each once", crowd=Crowd(once=True)),
     )
     return {world.name: world for world in worlds}
