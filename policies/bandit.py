@@ -120,7 +120,10 @@ class Standing:
 
 def allocate(plan: Bandit, learned: Learned) -> Allocation:
     """The allocation that the rewards so far call for; see `refresh`."""
-    return refresh(plan, learned)[0]
+    if learned.sums or learned.discounted or (plan.stop is not None and not plan.stop.samples):
+        return refresh(plan, learned)[0]
+    # Before the first reward all variants have the same belief: nothing need be integrated.
+    return _laid_out(plan, learned, [1.0 / len(plan.variants)] * len(plan.variants), _caps(plan, learned))
 
 
 def refresh(plan: Bandit, learned: Learned) -> tuple[Allocation, Standing]:
@@ -131,12 +134,12 @@ def refresh(plan: Bandit, learned: Learned) -> tuple[Allocation, Standing]:
     ValueError when the caps leave less than everything.
     """
     standing = assess(plan, learned)
-    shares = _shares(plan, standing)
-    shares = capped(shares, [_cap(plan, learned, standing, k) for k in range(len(shares))])
-    made = allocation(
-        dict(zip(plan.variants, shares, strict=True)), previous=learned.previous, shadows=plan.shadows
-    )
-    return made, standing
+    return _laid_out(plan, learned, _shares(plan, standing), _caps(plan, learned, standing.counts)), standing
+
+
+def _laid_out(plan: Bandit, learned: Learned, shares: Sequence[float], caps: Sequence[float]) -> Allocation:
+    made = dict(zip(plan.variants, capped(shares, caps), strict=True))
+    return allocation(made, previous=learned.previous, shadows=plan.shadows)
 
 
 def assess(plan: Bandit, learned: Learned) -> Standing:
@@ -170,12 +173,14 @@ def _shares(plan: Bandit, standing: Standing) -> list[float]:
     return floored(top_two(best, plan.second) if plan.algorithm == "top_two" else best, plan.floor)
 
 
-def _cap(plan: Bandit, learned: Learned, standing: Standing, k: int) -> float:
-    cap = learned.caps.get(plan.variants[k], 1.0)
+def _caps(plan: Bandit, learned: Learned, counts: Sequence[float] = ()) -> list[float]:
+    """What guardrails, and a newcomer's lack of rewards, leave each variant at most; no ``counts``: all are new."""
+    caps = [learned.caps.get(name, 1.0) for name in plan.variants]
     debut = plan.debut
-    if debut is None or standing.counts[k] >= debut.samples or max(standing.counts) < debut.samples:
-        return cap
-    return min(cap, max(debut.share, plan.floor))
+    if debut is None or max(counts, default=0.0) < debut.samples:
+        return caps
+    held = max(debut.share, plan.floor)
+    return [min(cap, held) if n < debut.samples else cap for cap, n in zip(caps, counts, strict=True)]
 
 
 def _sums(plan: Bandit, learned: Learned, variant: str, objective: Objective) -> Sums:

@@ -63,6 +63,8 @@ class Allocations:
         """Where the rollout of a route stands, for those that have one."""
         self.caps: dict[str, dict[str, float]] = {}
         self.leads = False
+        self._asked: dict[str, tuple[Plan, Learned]] = {}
+        """What each route's allocation was last computed from."""
 
     async def start(self) -> None:
         """Reads what was published before; call it before the first `arrange`."""
@@ -109,6 +111,9 @@ class Allocations:
             return
         self._stored = await self._store.published()
         for name in tuple(self.held):
+            await asyncio.sleep(0)  # a route at a time: requests come in between
+            if name not in self.held:
+                continue  # a new document came meanwhile
             self._follow(name)
             await self._publish_pending(name)
             if self.leads:
@@ -156,9 +161,12 @@ class Allocations:
         if not isinstance(held.plan, Bandit) or document is None:
             return
         learned = await self._learned(name, held)
+        if self._asked.get(name) == (held.plan, learned):
+            return  # the rewards that came were another route's
         fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
         if self.held.get(name) is not held:
             return  # a new document came meanwhile
+        self._asked[name] = held.plan, learned
         if not _same(held.allocation, fresh, within=1e-6):
             await self._publish(name, fresh, reason, _evidence(standing))
 

@@ -184,3 +184,24 @@ def test_weights_of_another_bandit(case: dict[str, Any]) -> None:
     else:
         weights = floored(top_two(best, 0.5), given["min_variation_weight"])
     assert weights == pytest.approx(out["bandit_weights"], abs=noise)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {},
+        {"floor": 0.1},
+        {"algorithm": "top_two"},
+        {"debut": Debut(0.1, 10)},
+        {"stop": Stop(0.9)},
+        {"stop": Stop(0.9, samples=0, then="single")},
+        {"half_life": 60.0},
+    ],
+)
+@pytest.mark.parametrize("caps", [{}, {"b": 0.0}, {"a": 0.2, "c": 0.5}])
+def test_before_the_first_reward_shares_are_those_that_integrals_give(
+    rest: dict[str, Any], caps: dict[str, float]
+) -> None:
+    plan = Bandit(("a", "b", "c"), (Objective("m", "real"),), **rest)
+    learned = Learned(caps=caps)
+    assert allocate(plan, learned).as_dict() == pytest.approx(refresh(plan, learned)[0].as_dict(), abs=1e-9)

@@ -1,0 +1,219 @@
+"""How long the running allocation loop holds up the event loop: `gateway.loops.allocation` itself, on uvloop,
+over a real SQLite store, with 100 bandit routes of 5 variants that all have new rewards each second.
+
+    python -m benchmarks.allocations [--routes 100] [--variants 5] [--metric boolean] [--seconds 20] [--json]
+
+A heartbeat comes round as often as the loop lets it; each gap between two beats is a time for which no request
+would have been looked at. In wall time a gap has in it whatever else the machine was doing meanwhile, and the
+first row (the same loop with nothing to do) says how much that is. "ours" leaves it out: of each gap the
+processor time of all threads of this process, those that held the interpreter while the loop waited included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import uvloop
+
+from gateway.config.document import Document
+from gateway.config.load import load
+from gateway.loops.allocation import Allocations
+from gateway.record.events import Reward
+from gateway.state.sqlite import SqliteStore
+
+METRIC = "m"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run showed; times in milliseconds."""
+
+    beats: int
+    longest: float
+    over_1ms: int
+    over_5ms: int
+    ours: float
+    """The longest gap in processor time of the whole process (or in wall time where that is less)."""
+    on_the_loop: float
+    """The longest gap in processor time of the loop's own thread."""
+    published: float
+    """Allocations a second."""
+
+
+class Heartbeat:
+    """Gaps between two turns of the event loop. Only what is longest is kept: a list of millions would
+    grow, and be walked by the garbage collector, in gaps of its own."""
+
+    def __init__(self) -> None:
+        self.beats = self.over_1ms = self.over_5ms = 0
+        self.longest = self.ours = self.on_the_loop = 0.0
+
+    async def run(self) -> None:
+        wall, process, thread = time.perf_counter(), time.process_time(), time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            before = wall, process, thread
+            wall, process, thread = time.perf_counter(), time.process_time(), time.thread_time()
+            gap = wall - before[0]
+            self.beats += 1
+            if gap > 1e-3:
+                self.over_1ms += 1
+                self.over_5ms += gap > 5e-3
+            self.longest = max(self.longest, gap)
+            self.ours = max(self.ours, min(gap, process - before[1]))
+            self.on_the_loop = max(self.on_the_loop, thread - before[2])
+
+    def row(self, published: float) -> Row:
+        return Row(
+            self.beats,
+            1e3 * self.longest,
+            self.over_1ms,
+            self.over_5ms,
+            1e3 * self.ours,
+            1e3 * self.on_the_loop,
+            published,
+        )
+
+
+def document(routes: int, variants: int, kind: str) -> Document:
+    names = [f"v{k}" for k in range(variants)]
+    lines = [
+        f"metrics: {{{METRIC}: {{type: {kind}}}}}",
+        "backends: {a: {url: 'http://127.0.0.1:1'}}",
+        "routes:",
+    ]
+    for r in range(routes):
+        members = ", ".join(f"{name}: {{backend: a}}" for name in names)
+        lines += [
+            f"  r{r}:",
+            f"    match: {{path: /r{r}}}",
+            f"    variants: {{{members}}}",
+            f"    policy: {{type: bandit, metric: {METRIC}, floor: {0.01 / variants:.5f}}}",
+        ]
+    return load("\n".join(lines), source="benchmark", env={})
+
+
+class Rewards:
+    """New rewards for every route, as clients would report them."""
+
+    def __init__(self, store: SqliteStore, routes: int, variants: int, rng: np.random.Generator) -> None:
+        self._store, self._routes, self._variants, self._rng = store, routes, variants, rng
+        self._numbers = count(1)
+
+    async def report(self, each: int, pause: float) -> None:
+        """``each`` rewards for every variant of every route, a route at a time, as feedback calls would."""
+        for r in range(self._routes):
+            await self._store.reward([self._reward(r, k) for k in range(self._variants) for _ in range(each)])
+            await asyncio.sleep(pause)
+
+    def _reward(self, route: int, k: int) -> Reward:
+        now, number = time.time(), next(self._numbers)
+        return Reward(
+            decision=number.to_bytes(16, "big"),
+            metric=METRIC,
+            value=float(self._rng.random() < 0.5 + 0.02 * k),
+            time=now,
+            decided=now - 1.0,
+            route=f"r{route}",
+            assigned=f"v{k}",
+            served=f"v{k}",
+            epoch=1,
+            propensity=1.0 / self._variants,
+            unit=number,
+            forced=False,
+        )
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[Heartbeat]:
+    heart = Heartbeat()
+    task = asyncio.create_task(heart.run())
+    try:
+        yield heart
+    finally:
+        task.cancel()
+
+
+async def resting(seconds: float) -> Row:
+    async with beating() as heart:
+        await asyncio.sleep(seconds)
+    return heart.row(0.0)
+
+
+async def measured(routes: int, variants: int, kind: str, seconds: float) -> dict[str, Row]:
+    rows = {"nothing to do": await resting(seconds / 4)}
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStore(Path(folder) / "record.db")
+        await store.open()
+        published = count()
+        allocations = Allocations(
+            store, owner="bench", clock=time.time, swap=lambda *_: None, announce=lambda _: next(published)
+        )
+        await allocations.start()
+        allocations.arrange(document(routes, variants, kind))
+        rewards = Rewards(store, routes, variants, np.random.default_rng(1))
+        await rewards.report(20, 0.0)
+        await allocations.step()
+        rows["rewards alone"] = await _run(rewards, routes, None, seconds / 4)
+        loop = asyncio.create_task(allocations.run(lambda: 1.0))
+        before = next(published)
+        found = await _run(rewards, routes, loop, seconds)
+        rows["rewards, and the allocation loop"] = replace(
+            found, published=(next(published) - before - 1) / seconds
+        )
+        await store.close()
+    return rows
+
+
+async def _run(rewards: Rewards, routes: int, loop: asyncio.Task[None] | None, seconds: float) -> Row:
+    """Each second rewards for every route, and whatever ``loop`` does beside."""
+    async with beating() as heart:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await rewards.report(1, 1.0 / routes)
+    if loop is not None:
+        loop.cancel()
+    return heart.row(0.0)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="How long a refresh of all allocations holds up the event loop."
+    )
+    parser.add_argument("--routes", type=int, default=100)
+    parser.add_argument("--variants", type=int, default=5)
+    parser.add_argument("--metric", default="boolean", choices=("boolean", "fraction", "real", "count"))
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        rows = runner.run(measured(given.routes, given.variants, given.metric, given.seconds))
+    if given.json:
+        json.dump({name: asdict(row) for name, row in rows.items()}, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"{given.routes} routes x {given.variants} variants, {given.metric}; ms")
+    print(
+        f"{'':34}{'longest':>9}{'over 1':>8}{'over 5':>8}{'ours':>8}{'loop':>8}{'published/s':>13}{'beats':>10}"
+    )
+    for name, row in rows.items():
+        print(
+            f"{name:34}{row.longest:9.2f}{row.over_1ms:8}{row.over_5ms:8}{row.ours:8.2f}{row.on_the_loop:8.2f}"
+            f"{row.published:13.0f}{row.beats:10}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,118 @@
+"""The allocation loop never does the integrals on the event loop, nor those that nothing asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.config.load import load
+from gateway.loops.allocation import Allocations
+from gateway.state.sqlite import SqliteStore
+from policies import posterior
+from tests.contract.made import outcome, reward
+
+CONFIG = """
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+"""
+ROUTE = """
+  {0}:
+    match: {{path: /{0}}}
+    variants: {{v1: {{backend: a}}, v2: {{backend: a}}}}
+    policy: {{type: bandit, metric: correct}}
+"""
+DOCUMENT = load(
+    CONFIG + "".join(ROUTE.format(name) for name in ("one", "two", "three")), source="test", env={}
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    made = SqliteStore(tmp_path / "record.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def integrals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """For each integration whether it ran on the event loop's thread."""
+    seen: list[bool] = []
+    main, real = threading.current_thread(), posterior.contest
+
+    def spy(*arguments: object) -> object:
+        seen.append(threading.current_thread() is main)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(posterior, "contest", spy)
+    yield seen
+    assert not any(seen), "an integration ran on the event loop"
+
+
+async def replica(store: SqliteStore, owner: str) -> Allocations:
+    made = Allocations(
+        store, owner=owner, clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
+    )
+    await made.start()
+    made.arrange(DOCUMENT)
+    await made.step()
+    return made
+
+
+async def test_only_the_route_with_new_rewards_is_computed_anew(
+    store: SqliteStore, integrals: list[bool]
+) -> None:
+    leader = await replica(store, "leader")
+    await leader.step()
+    integrals.clear()
+    await leader.step()
+    assert integrals == [], "nothing has changed"
+    await store.reward([reward(of=outcome(route="two"))])
+    await leader.step()
+    assert integrals == [False]
+    assert leader.held["two"].epoch > leader.held["one"].epoch
+    await leader.step()  # from what has just been published: the same again
+    await leader.step()
+    count = len(integrals)
+    await leader.step()
+    assert len(integrals) == count
+
+
+async def test_followers_integrate_nothing_and_let_others_in_between_routes(
+    store: SqliteStore, integrals: list[bool]
+) -> None:
+    leader = await replica(store, "leader")
+    follower = await replica(store, "follower")
+    assert leader.leads
+    assert not follower.leads
+    for name in DOCUMENT.routes:
+        await store.reward([reward(of=outcome(route=name))])
+    await leader.step()
+    integrals.clear()
+    turns = 0
+
+    async def come_round() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += len({held.epoch for held in follower.held.values()}) > 1
+
+    task = asyncio.create_task(come_round())
+    await follower.step()
+    task.cancel()
+    assert integrals == []
+    assert {n: h.epoch for n, h in follower.held.items()} == {n: h.epoch for n, h in leader.held.items()}
+    assert turns > 0, "all routes were taken in one go"
+
+
+async def test_a_new_document_integrates_nothing(store: SqliteStore, integrals: list[bool]) -> None:
+    made = await replica(store, "leader")
+    integrals.clear()
+    shares = made.arrange(DOCUMENT)
+    assert integrals == []
+    assert shares["one"][1].as_dict() == {"v1": 0.5, "v2": 0.5}
