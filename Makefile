@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: run test quick soak bench lint format typecheck setup tools clean help
+.PHONY: run test quick soak bench lint format typecheck setup tools compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,5 +48,11 @@ bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette prox
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
-clean:
+compiled: setup  ## compiles what every request passes through, in place (needs a C compiler and Python's headers)
+	$(BIN)/python deploy/compiled.py
+
+interpreted:     ## removes what 'make compiled' made
+	$(PYTHON) deploy/compiled.py --remove
+
+clean: interpreted
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis models .run

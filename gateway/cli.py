@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final, cast
 
+from gateway import build
+
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("gateway.commands.run", "run the gateway"),
     "check": ("gateway.commands.check", "validate a configuration file"),
@@ -28,9 +30,16 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the process's exit code."""
+    wrong = build.fault()
+    if wrong:
+        print(f"turnout: {wrong}", file=sys.stderr)  # noqa: T201
+        return 1
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="turnout", description="The experimentation and rollout gateway for model servers."
+    )
+    parser.add_argument(
+        "--version", action="version", version=build.described() if "--version" in words else ""
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((word for word in words if not word.startswith("-")), None)

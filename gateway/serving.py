@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from gateway import build
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import read_text
@@ -134,6 +135,7 @@ def serve(
     gateway = Gateway(path, overrides=overrides)
     document = gateway.loaded(read_text(path))
     configure(document.telemetry.log)
+    log.info("%s", build.described())
     raise_open_files(document.limits.connections)
     _ease_collector()
     step_forward()

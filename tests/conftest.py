@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from gateway import build
 
 # A busy machine may take any time for an example: slowness is measured in benchmarks, never in a test.
 settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turnout")
+
+
+def pytest_configure() -> None:
+    """What is tested must be what was written."""
+    wrong = build.fault()
+    if wrong:
+        raise pytest.UsageError(wrong)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway import build
 from gateway.control.answers import ErrorAnswer, EventShape
 from gateway.control.calls import OPEN, PARAMETERS, Call
 from gateway.errors import CODES
@@ -55,7 +55,7 @@ def document(calls: Sequence[Call]) -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "Turnout control API",
-            "version": _version(),
+            "version": build.version(),
             "description": "Rewards, comparisons, steering and configuration of a Turnout gateway.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -63,13 +63,6 @@ def document(calls: Sequence[Call]) -> Json:
         "paths": paths,
         "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY},
     }
-
-
-def _version() -> str:
-    try:
-        return version("turnout")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _models(calls: Iterable[Call]) -> list[type[BaseModel]]:

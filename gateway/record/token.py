@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import struct
-import weakref
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
@@ -71,6 +70,25 @@ class Opened(NamedTuple):
     """The features that the policy saw, packed; b"" where it looks at none."""
 
 
+class _Process:
+    """What sets this process's decisions apart from those of all others; one for all sealers."""
+
+    __slots__ = ("count", "random")
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Also in a forked child, which would go on counting where its parent does."""
+        self.random = int.from_bytes(os.urandom(5), "big") << 40
+        """Its place in the number that a decision is."""
+        self.count = count()
+
+
+_OWN: Final = _Process()
+os.register_at_fork(after_in_child=_OWN.start)
+
+
 class Sealer:
     """Makes and opens sealed decision ids.
 
@@ -88,18 +106,13 @@ class Sealer:
         self._primed = {i: blake2b(key=secret, digest_size=_MAC) for i, secret in keys.items()}
         self._current = self._primed[current]
         self._key_id = bytes([current])
-        self._restart()
-        ours = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _restart(ours()))
-
-    def _restart(self) -> None:
-        self._process = int.from_bytes(os.urandom(5), "big") << 40
-        self._count = count()
+        self._own = _OWN
 
     def new_decision(self, now: float) -> bytes:
         """16 bytes, unique; in order of time to the millisecond. ``now``: seconds since the epoch."""
-        number = next(self._count) & 0xFF_FFFF_FFFF
-        return (int(now * 1000.0) << 80 | self._process | number).to_bytes(16, "big")
+        own = self._own
+        number = next(own.count) & 0xFF_FFFF_FFFF
+        return (int(now * 1000.0) << 80 | own.random | number).to_bytes(16, "big")
 
     @staticmethod
     def static(
@@ -142,11 +155,6 @@ class Sealer:
         if not compare_digest(mac.digest(), raw[-_MAC:]):
             raise BadDecisionId("forged")
         return _parsed(raw)
-
-
-def _restart(sealer: Sealer | None) -> None:
-    if sealer is not None:
-        sealer._restart()
 
 
 def _decoded(text: str | bytes) -> bytes:

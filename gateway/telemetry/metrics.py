@@ -7,6 +7,7 @@ directory (PROMETHEUS_MULTIPROC_DIR), so that a scrape of any worker sees all of
 from __future__ import annotations
 
 import os
+import platform
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from gateway import build
 from gateway.record.events import Outcome, Shadowed, columns
 
 LATENCY_BUCKETS: Final = (
@@ -118,6 +120,11 @@ class Metrics:
             "turnout_config_revision", "The revision of the configuration in force.", registry=r,
             multiprocess_mode="max",
         )  # fmt: skip
+        self.build = Gauge(
+            "turnout_build_info", "1 for what runs: version, form of the hot path, interpreter.",
+            ("version", "form", "python"), registry=r, multiprocess_mode="max",
+        )  # fmt: skip
+        self.build.labels(build.version(), build.form(), platform.python_version()).set(1)
         self.alarms = Counter(
             "turnout_alarms_total", "Alarms raised, by code.", ("route", "code"), registry=r
         )

@@ -4,17 +4,19 @@ that a test moves by hand. What comes out is kept as a transcript.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import heapq
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from gateway.config.compile import Registry, compile_document
-from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.config.plans import plan
@@ -23,7 +25,7 @@ from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.worker import TICK, Worker
 from gateway.record.events import Outcome
-from gateway.transport.connection import BackendConnection, User
+from gateway.transport.connection import BackendConnection
 from gateway.transport.pool import Address
 from policies.allocate import allocate
 
@@ -103,8 +105,9 @@ class Handle:
 class Loop:
     """As much of an event loop as the data plane's callbacks use."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, dial: Callable[[Any], Dial]) -> None:
         self.time = clock
+        self.create_task = dial  # connections are all that tasks are made for
         self._clock = clock
         self._timers: list[tuple[float, int, Handle]] = []
         self._serial = itertools.count()
@@ -116,6 +119,9 @@ class Loop:
 
     def call_soon(self, function: Callable[..., object], *arguments: Any) -> Handle:
         return self.call_later(0.0, function, *arguments)
+
+    def create_connection(self, factory: Callable[[], BackendConnection], *_: Any, **__: Any) -> Wanted:
+        return Wanted(factory())
 
     def run(self, until: float) -> None:
         """Everything that is due up to ``until``, in order."""
@@ -230,55 +236,50 @@ class Transport:
             self.protocol.resume_writing()
 
 
-class Dial:
-    """A connection being made; in place of the pool's task."""
+class Wanted:
+    """What the pool waits for: a connection that the loop is to make."""
 
-    def __init__(self, address: StageAddress, user: User) -> None:
-        self.address = address
-        self.user = user
+    def __init__(self, protocol: BackendConnection) -> None:
+        self.protocol = protocol
+
+    def __await__(self) -> Generator[Wanted, None, tuple[None, BackendConnection]]:
+        yield self
+        return None, self.protocol
+
+
+class Dial:
+    """A connection being made, and the pool's task that makes it; the test says how both end."""
+
+    def __init__(self, stage: Stage, work: Coroutine[Wanted, None, None]) -> None:
+        self.stage = stage
+        self.protocol = work.send(None).protocol
+        self.short = stage.short(self.protocol.address)
         self.over = False
+        self._work: Coroutine[Wanted, None, None] | None = work
+        self._listeners: list[Callable[[Any], object]] = []
+        stage.log.append(f"{self.short} dialled")
+
+    def add_done_callback(self, function: Callable[[Any], object]) -> None:
+        self._listeners.append(function)
 
     def cancel(self) -> None:
         if not self.over:
             self.over = True
-            self.address.stage.log.append(f"{self.address.short} dial cancelled")
+            self.stage.log.append(f"{self.short} dial cancelled")
+            self.stage.loop.call_soon(self.end, asyncio.CancelledError())
 
-
-class StageAddress(Address):
-    """An address whose connections are made by the test."""
-
-    __slots__ = ("short", "stage")
-    stage: Stage
-    short: str
-
-    def connect(self, user: User) -> Any:
-        self.stage.log.append(f"{self.short} dialled")
-        dial = Dial(self, user)
-        self.stage.dials.append(dial)
-        return dial
-
-
-class StageRegistry(Registry):
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(cast("Any", stage.loop), lambda *_: None)
-        self.stage = stage
-
-    def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address:
-        found = super().address(backend, place, shadow=shadow)
-        if not isinstance(found, StageAddress):
-            made = StageAddress(
-                found.endpoint,
-                found.loop,
-                context=found.context,
-                server_name=found.server_name,
-                idle_limit=found.idle_limit,
-                idle_most=found.idle_most,
-            )
-            made.stage = self.stage
-            made.short = found.endpoint.host.partition(".")[0] + ("-shadow" if shadow else "")
-            self.addresses[found.endpoint, shadow] = made
-            return made
-        return found
+    def end(self, error: BaseException | None = None) -> None:
+        """The task goes on to its end: with the connection, or with ``error``."""
+        work, self._work = self._work, None
+        if work is None:
+            return
+        with contextlib.suppress(StopIteration, asyncio.CancelledError):
+            if error is None:
+                work.send(None)
+            else:
+                work.throw(error)
+        for function in self._listeners:
+            function(self)
 
 
 class Stage:
@@ -291,13 +292,13 @@ class Stage:
                 module, "perf_counter"
             ):
                 monkeypatch.setattr(module, "perf_counter", self.clock)
-        self.loop = Loop(self.clock)
+        self.loop = Loop(self.clock, self._dialled)
         self.log: list[str] = []
         self.dials: list[Dial] = []
         self.outcomes: list[Outcome] = []
         self.transports: list[Transport] = []
         self.document: Document = load(CONFIG.format(more=more), source="stage", env={})
-        self.registry = StageRegistry(self)
+        self.registry = Registry(cast("Any", self.loop), lambda *_: None)
         self.serial = itertools.count(1)
         self.chance = 0.5
         self.worker = self._worker()
@@ -357,6 +358,18 @@ class Stage:
         protocol.connection_made(cast("Any", transport))
         return transport
 
+    def _dialled(self, work: Coroutine[Wanted, None, None]) -> Dial:
+        dial = Dial(self, work)
+        self.dials.append(dial)
+        return dial
+
+    def short(self, address: Address) -> str:
+        """What an address is called here."""
+        shadow = any(
+            known is address and of_shadow for (_, of_shadow), known in self.registry.addresses.items()
+        )
+        return address.endpoint.host.partition(".")[0] + ("-shadow" if shadow else "")
+
     def dial(self) -> Dial:
         """The oldest connection under way that was not cancelled."""
         self.dials = [dial for dial in self.dials if not dial.over]
@@ -366,19 +379,18 @@ class Stage:
         """The oldest dial succeeds."""
         dial = self.dial()
         dial.over = True
-        transport = Transport(self, name or dial.address.short)
-        connection = BackendConnection(dial.address, dial.user)
-        transport.protocol = connection
+        transport = Transport(self, name or dial.short)
+        transport.protocol = dial.protocol
         self.transports.append(transport)
-        dial.address.all.add(connection)
-        connection.connection_made(cast("Any", transport))
+        dial.protocol.connection_made(cast("Any", transport))
+        dial.end()
         return transport
 
     def refused(self) -> None:
         """The oldest dial fails."""
         dial = self.dial()
         dial.over = True
-        dial.user.on_failure("backend_connect", "refused", fresh=False)
+        dial.end(OSError(errno.ECONNREFUSED, "refused"))
 
     def turn(self) -> None:
         """The loop goes round: ends are noticed."""

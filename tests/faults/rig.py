@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import threading
 import time
 from collections import deque
@@ -192,12 +191,11 @@ class FaultRig:
             address.suspect = False
             address.learned = 0
         for health in self.gateway.registry.healths.values():
-            for record in health._records.values():
-                healthy = record.healthy  # what probes say, they must take back themselves
-                record.__init__(record.name)  # type: ignore[misc]
-                record.healthy = healthy
-            health._group._changes = -math.inf
-            health._returning.clear()
+            known, settings = dict(health._records), health._group.settings
+            health.configure((), settings)  # forgets whoever is not named
+            health.configure(tuple(known), settings)
+            for address, record in known.items():  # what probes say, they must take back themselves
+                health._group.mark(health._records[address], healthy=record.healthy)
             health.tick(time.perf_counter())
 
     def clean(self) -> None:
