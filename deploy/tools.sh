@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Installs what the tests drive besides Python packages: a Redis, a Chromium, and for benchmarks' own tests nginx.
+# Installs what the tests drive besides Python packages: a Redis, a Chromium, a C compiler with Python's headers (for
+# the compiled form), and for benchmarks' own tests nginx.
 # Only what is missing; with apt-get, as root or by way of sudo.
 set -euo pipefail
 
-declare -A packages=([redis-server]=redis-server [chromium]=chromium [nginx]=nginx [haproxy]=haproxy [wrk]=wrk)
+declare -A packages=([redis-server]=redis-server [gcc]="gcc libc6-dev" [chromium]=chromium [nginx]=nginx [haproxy]=haproxy [wrk]=wrk)
 missing=()
 for program in "${!packages[@]}"; do
-  PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing+=("${packages[$program]}")
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing+=(${packages[$program]})
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+python=.venv/bin/python
+[ -x "$python" ] || python=python3
+header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+headers=()
+# Debian's own interpreter has them in a package; most others bring them.
+[ -e "$header" ] || headers=("$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')")
+[ ${#missing[@]} -eq 0 ] && [ ${#headers[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
   echo "the tests need: ${missing[*]} (install them with your system's package manager)" >&2
@@ -18,7 +25,9 @@ as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
 export DEBIAN_FRONTEND=noninteractive
 "${as_root[@]}" apt-get update -qq
-"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+[ ${#missing[@]} -eq 0 ] || "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+[ ${#headers[@]} -eq 0 ] || "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${headers[@]}" >/dev/null ||
+  echo "$header is missing and ${headers[*]} can't be had: the compiled form will not be tested" >&2
 # A packaged server may start itself; the tests start their own on ports of their own.
 for service in redis-server nginx haproxy; do
   "${as_root[@]}" service "$service" stop >/dev/null 2>&1 || true
