@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Outcome(NamedTuple):
     """One request, as the gateway saw it: the decision, and what came of it.
@@ -68,6 +71,31 @@ def columns(rows: Sequence[tuple[Any, ...]]) -> Any:
     outcome's fields will do as rows; the hot path makes no more than these. Needs at least one.
     """
     return Outcome._make(zip(*rows, strict=True))
+
+
+def grouped(*by_column: Sequence[Any]) -> tuple[list[tuple[Any, ...]], NDArray[np.int64]]:
+    """The distinct rows of some columns, in the order of their first appearance; and for each of the n rows
+    (at least one) its place among them.
+
+    In a batch of requests most columns have one value, and two that stand side by side are often alike:
+    only the others are looked at row by row.
+    """
+    rows = len(by_column[0])
+    varying = [
+        c for i, c in enumerate(by_column) if c.count(c[0]) < rows and (not i or c != by_column[i - 1])
+    ]
+    keys = varying[0] if len(varying) == 1 else tuple(zip(*varying, strict=True))
+    if not varying:
+        return [tuple(c[0] for c in by_column)], np.zeros(rows, np.int64)
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    codes: NDArray[np.int64]
+    if len(places) <= 256:  # the usual case, at half the cost
+        codes = np.frombuffer(bytes(map(places.__getitem__, keys)), np.uint8).astype(np.int64)
+    else:
+        codes = np.fromiter(map(places.__getitem__, keys), np.int64, rows)
+    first = np.full(len(places), rows)
+    np.minimum.at(first, codes, np.arange(rows))
+    return [tuple(c[row] for c in by_column) for row in first.tolist()], codes
 
 
 class Reward(NamedTuple):

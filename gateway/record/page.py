@@ -48,7 +48,13 @@ def encode(outcomes: Sequence[Outcome], *, compress: bool = False) -> bytes:
 
 def encode_columns(by_column: Sequence[Sequence[Any]], *, compress: bool = False) -> bytes:
     """One page of what `gateway.record.events.columns` made."""
-    encoded = [_ENCODERS[name](values) for name, values in zip(_NAMES, by_column, strict=True)]
+    encoded: list[Column] = []
+    before: Any = None
+    for name, values in zip(_NAMES, by_column, strict=True):
+        # Most requests are served by the variant that they were assigned to.
+        alike = _ENCODERS[name] is _names and values == before
+        encoded.append(encoded[-1] if alike else _ENCODERS[name](values))
+        before = values
     parts = [_HEAD.pack(len(by_column[0]), len(encoded))]
     for kind, data in encoded:
         parts += (_COLUMN.pack(kind, len(data)), data)
@@ -144,10 +150,13 @@ def _names(values: Sequence[str]) -> Column:
     if len(places) > 0xFFFF or len(places) * 2 > len(values):
         return b"t", _text(values)
     table = _text(tuple(places))
-    indices = array("B" if len(places) <= 256 else "H", map(places.__getitem__, values))
+    head = struct.pack("<II", len(places), len(table)) + table
+    if len(places) <= 256:
+        return b"m", head + bytes(map(places.__getitem__, values))
+    indices = array("H", map(places.__getitem__, values))
     if sys.byteorder == "big":
         indices.byteswap()
-    return b"m", struct.pack("<II", len(places), len(table)) + table + indices.tobytes()
+    return b"m", head + indices.tobytes()
 
 
 # Reading ------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final
+
+import numpy as np
 
 from gateway.record.events import Outcome
 from gateway.state.base import OutcomeFilter
@@ -13,6 +15,9 @@ SPAN_MS: Final = 3_600_000
 """From a page's first decision to its last at most, so that a look-up needs to see few pages."""
 ROWS: Final = 1024
 """In one page at most."""
+
+_OF_BLOCK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+"""The bytes of a decision that are the same in all of a block."""
 
 
 def milliseconds(decision: bytes) -> int:
@@ -40,10 +45,18 @@ def by_block(decisions: Iterable[bytes]) -> dict[bytes, int]:
     it the counter's last byte. The milliseconds' lower part is left out, so a bit that is set already
     is a reason to look, not a proof.
     """
-    places: defaultdict[bytes, list[int]] = defaultdict(list)
-    for decision in decisions:
-        places[decision[:4] + decision[6:15]].append(decision[15])
-    return {block: sum(1 << place for place in set(found)) for block, found in places.items()}
+    ordered = sorted(decisions)
+    rows = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
+    moved = (rows[1:, _OF_BLOCK] != rows[:-1, _OF_BLOCK]).any(axis=1)
+    starts = [0, *(np.flatnonzero(moved) + 1).tolist(), len(ordered)] if ordered else []
+    blocks: dict[bytes, int] = {}
+    for start, end in pairwise(starts):
+        places = np.zeros(256, np.uint8)
+        places[rows[start:end, 15]] = 1
+        block = ordered[start][:4] + ordered[start][6:15]
+        bits = int.from_bytes(np.packbits(places, bitorder="little").tobytes(), "little")
+        blocks[block] = blocks.get(block, 0) | bits
+    return blocks
 
 
 def matches(outcome: Outcome, query: OutcomeFilter) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.events import Outcome, Reward, Shadowed, columns, grouped
 from gateway.state.base import BUCKET, Counts
 from gateway.telemetry import histogram
 
@@ -82,18 +82,11 @@ def _key(group: _Group, variant: str) -> CellKey:
 
 
 def _grouped(by_column: Any) -> tuple[list[_Group], NDArray[np.int64]]:
-    buckets = (np.asarray(by_column.time, np.float64) // BUCKET).tolist()
-    raw = list(
-        zip(by_column.route, buckets, by_column.epoch, by_column.assigned, by_column.served, strict=True)
+    starts = (np.asarray(by_column.time, np.float64) // BUCKET).astype(np.int64) * _WIDTH
+    found, codes = grouped(
+        by_column.route, starts.tolist(), by_column.epoch, by_column.assigned, by_column.served
     )
-    places = {key: place for place, key in enumerate(dict.fromkeys(raw))}
-    groups = [
-        _Group(route, int(bucket) * _WIDTH, epoch, assigned, served)
-        for route, bucket, epoch, assigned, served in places
-    ]
-    if len(groups) == 1:
-        return groups, np.zeros(len(raw), np.int64)
-    return groups, np.fromiter(map(places.__getitem__, raw), np.int64, len(raw))
+    return list(map(_Group._make, found)), codes
 
 
 def _where(
@@ -115,13 +108,20 @@ def _add_times(
     times: Sequence[float],
     name: Literal["latency", "gateway"],
 ) -> None:
-    places = codes * _STRIDE + histogram.indices(np.asarray(times, np.float64))
-    found, counts = np.unique(places, return_counts=True)
-    targets = [getattr(cells[_key(g, g.served)], name) if g.served else {} for g in groups]
-    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
-        place, i = divmod(code, _STRIDE)
-        buckets = targets[place]
-        buckets[i] = buckets.get(i, 0) + count
+    """Adds each row's time to the histogram ``name`` of the cell of the variant that served it."""
+    counts = np.bincount(codes * _STRIDE + histogram.indices(np.asarray(times, np.float64)))
+    found = np.flatnonzero(counts)
+    ends = np.searchsorted(found, np.arange(1, len(groups) + 1) * _STRIDE).tolist()
+    start = 0
+    for place, (group, end) in enumerate(zip(groups, ends, strict=True)):
+        if group.served:
+            mine = found[start:end]
+            added = dict(zip((mine - place * _STRIDE).tolist(), counts[mine].tolist(), strict=True))
+            cell = cells[_key(group, group.served)]
+            setattr(
+                cell, name, histogram.merge((getattr(cell, name), added)) if getattr(cell, name) else added
+            )
+        start = end
 
 
 def _recorded(by_column: Any) -> dict[tuple[str, int], dict[str, float]]:

@@ -98,8 +98,11 @@ def pack(counts: Mapping[int, int]) -> bytes:
     Two packed histograms can be joined end to end: `unpack` adds what has the same number. A count
     beyond 32 bits is split over several pairs.
     """
-    numbers = sorted(i for i, count in counts.items() if count > 0)
-    return _packed(np.array(numbers, np.int64), np.array([counts[i] for i in numbers], np.int64))
+    numbers = np.fromiter(counts.keys(), np.int64, len(counts))
+    found = np.fromiter(counts.values(), np.int64, len(counts))
+    order = np.argsort(numbers)
+    order = order[found[order] > 0]
+    return _packed(numbers[order], found[order])
 
 
 def merge_packed(*packed: bytes) -> bytes:

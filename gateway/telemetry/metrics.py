@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import build
-from gateway.record.events import Outcome, Shadowed, columns
+from gateway.record.events import Outcome, Shadowed, columns, grouped
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -135,23 +135,21 @@ class Metrics:
         """Counts a batch of the record (at least one), by the column: one increment for each series that
         it touches, not for each request. Any thread may call it."""
         c = columns(batch)
-        for (route, variant, status), count in Tally(zip(c.route, c.assigned, c.status, strict=True)).items():
+        for (route, variant, status), count in _counted(c.route, c.assigned, c.status):
             self.requests.labels(route, variant, f"{status // 100}xx").inc(count)
         if any(c.error):
-            for (route, variant, code), count in Tally(
-                zip(c.route, c.assigned, c.error, strict=True)
-            ).items():
+            for (route, variant, code), count in _counted(c.route, c.assigned, c.error):
                 if code and code != "client_left":
                     self.errors.labels(route, variant, code).inc(count)
         if any(c.fallback):
-            for (*names, rescued), count in Tally(zip(c.route, c.assigned, c.fallback, strict=True)).items():
-                if rescued:
-                    self.fallbacks.labels(*names).inc(count)
-        for pair, times in _by_series(zip(c.route, c.served, strict=True), c.total_ms):
-            if pair[1]:
-                _observe_all(self.latency.labels(*pair), times, LATENCY_BUCKETS)
-        for route, times in _by_series(zip(c.route, strict=True), c.gateway_ms):
-            _observe_all(self.overhead.labels(*route), times, OVERHEAD_BUCKETS)
+            for (route, variant, fallback), count in _counted(c.route, c.assigned, c.fallback):
+                if fallback:
+                    self.fallbacks.labels(route, variant).inc(count)
+        for (route, variant), times in _parted((c.route, c.served), c.total_ms):
+            if variant:
+                _observe_all(self.latency.labels(route, variant), times, LATENCY_BUCKETS)
+        for (route,), times in _parted((c.route,), c.gateway_ms):
+            _observe_all(self.overhead.labels(route), times, OVERHEAD_BUCKETS)
 
     def shadowed(self, batch: Iterable[Shadowed]) -> None:
         for s in batch:
@@ -177,19 +175,20 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def _by_series(
-    labels: Iterable[tuple[str, ...]], times_ms: Sequence[float]
+def _counted(*by_column: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """How often each distinct row occurs."""
+    rows, codes = grouped(*by_column)
+    return zip(rows, np.bincount(codes).tolist(), strict=True)
+
+
+def _parted(
+    by_column: Sequence[Sequence[str]], times_ms: Sequence[float]
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float64]]]:
-    """The times, in seconds, of each distinct tuple of labels."""
-    rows = tuple(labels)
-    places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+    """The times, in seconds, that belong to each distinct row."""
+    rows, codes = grouped(*by_column)
     times = np.asarray(times_ms, np.float64) / 1e3
-    if len(places) == 1:
-        yield rows[0], times
-        return
-    codes = np.fromiter(map(places.__getitem__, rows), np.int64, len(rows))
-    for row, place in places.items():
-        yield row, times[codes == place]
+    for place, row in enumerate(rows):
+        yield row, times if len(rows) == 1 else times[codes == place]
 
 
 def _observe_all(histogram: Histogram, values: NDArray[np.float64], edges: tuple[float, ...]) -> None:
@@ -197,7 +196,7 @@ def _observe_all(histogram: Histogram, values: NDArray[np.float64], edges: tuple
 
     Reaches into the library's own counters, which it offers no batch for.
     """
-    counts = np.bincount(np.searchsorted(edges, values))
+    counts = np.bincount(np.searchsorted(np.array(edges), values))
     for place in np.flatnonzero(counts).tolist():
         histogram._buckets[place].inc(int(counts[place]))
     histogram._sum.inc(float(values.sum()))
