@@ -30,8 +30,9 @@ from gateway.control.app import build
 from gateway.control.context import Action, Live
 from gateway.dataplane.auth import ANYONE, LOCAL, Principal, Verifier
 from gateway.dataplane.comparing import Comparer
+from gateway.dataplane.contextual import table
 from gateway.dataplane.shadow import Shadower
-from gateway.dataplane.snapshot import Snapshot, Table
+from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
@@ -50,6 +51,7 @@ from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import pool
+from policies.contextual import Ensemble
 from policies.model import Allocation
 
 log = logging.getLogger("turnout")
@@ -208,14 +210,16 @@ class Gateway:
         self.metrics_.revision.set(revision.revision)
 
     def _compiled(self, document: Document, revision: Revision) -> Snapshot:
+        allocations = self.allocations.arrange(document)
         return compile_document(
             document,
             revision=revision.revision,
             registry=self.registry,
-            allocations=self.allocations.arrange(document),
+            allocations=allocations,
             statics=self.sealer.static,
             chance=self.random,
             verify=self._verifier(document),
+            ensembles=self.allocations.ensembles,
         )
 
     def _verifier(self, document: Document) -> Verifier | None:
@@ -261,11 +265,13 @@ class Gateway:
         self.recorder.offer_shadowed(shadowed)
         self.metrics_.shadowed((shadowed,))
 
-    def _swap(self, name: str, epoch: int, allocation: Allocation) -> None:
+    def _swap(self, name: str, epoch: int, allocation: Allocation, ensemble: Ensemble | None) -> None:
         assert self.worker is not None
         route = self.worker.snapshot.routes.get(name)
         if route is not None:
-            route.table = Table(name, epoch, allocation, route.variants, self.sealer.static)
+            route.table = table(
+                name, epoch, allocation, route.variants, self.sealer.static, route.sight, ensemble
+            )
             route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
             self._gauge_allocation(name, epoch, allocation)
 

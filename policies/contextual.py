@@ -30,8 +30,8 @@ from math import frexp
 import numpy as np
 
 from policies.assign import allocation
-from policies.features import MOST_COLUMNS, Feature, Raw, columns, encode
-from policies.linear import Array, Coefficients, LinearSums, fit
+from policies.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, Raw, columns, encode
+from policies.linear import Array, Belief, Coefficients, LinearSums, fit
 from policies.model import Allocation, Decision, Goal, Learned
 from policies.shares import capped, floored
 
@@ -39,8 +39,6 @@ REMEMBERED = 4096
 """Rows whose shares an ensemble keeps."""
 BITS = 30
 """Of a coefficient, beside its sign; with 12 of a row's entry and 5 for 32 of them a sum fits a float's 53."""
-MOST_COEFFICIENTS = 256
-"""K d at most: what a request multiplies with and what is published grow with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +181,7 @@ def restored(plan: Contextual, data: bytes, caps: Mapping[str, float] | None = N
     return Ensemble(plan, np.ldexp(whole, step).reshape(shape), _limits(plan, caps or {}), ())
 
 
-def moved(before: Sequence[Coefficients], after: Sequence[Coefficients], by: float = 0.05) -> bool:
+def moved(before: Sequence[Belief], after: Sequence[Belief], by: float = 0.05) -> bool:
     """Whether any coefficient's posterior mean has moved by more than ``by`` of its standard deviation, or
     the deviation itself by such a part: less would change nobody's share by anything to speak of."""
     if len(before) != len(after):
@@ -191,8 +189,10 @@ def moved(before: Sequence[Coefficients], after: Sequence[Coefficients], by: flo
     for old, new in zip(before, after, strict=True):
         if old.mean.shape != new.mean.shape:
             return True
-        was, now = old.deviation, new.deviation
-        if (np.abs(new.mean - old.mean) > by * now).any() or (np.abs(was - now) > by * now).any():
+        limit = by * new.deviation
+        if (np.abs(new.mean - old.mean) > limit).any():
+            return True
+        if (np.abs(old.deviation - new.deviation) > limit).any():
             return True
     return False
 

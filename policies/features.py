@@ -24,6 +24,8 @@ GRID = 4096
 """Steps of a row's entries from 0 to 1."""
 MOST_COLUMNS = 32
 """What a row may have at most: the sums behind a posterior hold d (d + 3) / 2 numbers and more."""
+MOST_COEFFICIENTS = 256
+"""Columns times variants at most: what a request multiplies with and what is published grow with it."""
 LONGEST = 64
 """Characters of a category that are kept; a longer value is no declared one and reads as missing."""
 
@@ -90,7 +92,7 @@ Feature = Numeric | Categorical
 def _written(value: float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+    return str(_plain(value))
 
 
 def columns(features: Sequence[Feature]) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ def recorded(features: Sequence[Feature], raw: Raw) -> str:
     """
     found = {feature.name: feature.read(raw.get(feature.name)) for feature in features}
     plain = {name: _plain(value) for name, value in found.items()}
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 def _plain(value: str | float | None) -> str | float | int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -68,6 +69,22 @@ class LinearSums:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Belief:
+    """The posterior of each coefficient by itself: Student with ``df`` degrees of freedom."""
+
+    mean: Array
+    """(d,)."""
+    deviation: Array
+    """The scale; (d,)."""
+    df: float
+
+    def intervals(self, level: float = 0.95) -> list[tuple[float, float]]:
+        """Equal-tailed credible intervals, one for each column."""
+        half = float(special.stdtrit(self.df, (1.0 + level) / 2)) * self.deviation
+        return list(zip((self.mean - half).tolist(), (self.mean + half).tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Coefficients:
     """The posterior of w and σ²."""
 
@@ -88,9 +105,10 @@ class Coefficients:
         return np.concatenate([self.mean + away, self.mean - away])
 
     @property
-    def deviation(self) -> Array:
-        """The scale of each coefficient's posterior, Student with 2a degrees of freedom; (d,)."""
-        return np.sqrt(self.b / self.a * np.diagonal(np.linalg.inv(self.precision)))
+    def belief(self) -> Belief:
+        """The marginal posteriors of the coefficients."""
+        variance = self.b / self.a * np.diagonal(np.linalg.inv(self.precision))
+        return Belief(self.mean, np.sqrt(variance), 2.0 * self.a)
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Posterior mean and scale of x·w for rows (n, d): (n,) each; Student with 2a degrees of freedom."""

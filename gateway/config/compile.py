@@ -9,12 +9,17 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from sys import maxsize
+from types import MappingProxyType
 from typing import Final
 
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
+from gateway.config.plans import features_of
+from gateway.config.policy import Feature
 from gateway.dataplane.auth import Authenticator, Bucket, Principal, Verifier
+from gateway.dataplane.contextual import Sight, table
 from gateway.dataplane.headers import KEEP
 from gateway.dataplane.snapshot import (
     Condition,
@@ -24,7 +29,6 @@ from gateway.dataplane.snapshot import (
     ShadowLimits,
     Snapshot,
     Statics,
-    Table,
     Timeouts,
     VariantPlan,
 )
@@ -32,6 +36,7 @@ from gateway.transport import health
 from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
 from policies import ejection
 from policies.agreement import Comparison
+from policies.contextual import Ensemble
 from policies.model import Allocation
 
 CONNECT_CODES: Final = frozenset(
@@ -152,13 +157,17 @@ def compile_document(
     statics: Statics,
     chance: Callable[[], float],
     verify: Verifier | None = None,
+    ensembles: Mapping[str, Ensemble] = MappingProxyType({}),
 ) -> Snapshot:
-    """``allocations``: (epoch, allocation) of each route. Raises ssl.SSLError or OSError for bad TLS files."""
+    """``allocations``: (epoch, allocation) of each route; ``ensembles``: of those with features.
+
+    Raises ssl.SSLError or OSError for bad TLS files.
+    """
     for address in registry.addresses.values():
         address.silence = 0.0
     backends = {name: registry.backend(name, b, chance) for name, b in document.backends.items()}
     routes = {
-        name: _route(name, route, document, backends, allocations[name], statics)
+        name: _route(name, route, document, backends, allocations[name], statics, ensembles.get(name))
         for name, route in document.routes.items()
     }
     snapshot = Snapshot(
@@ -241,6 +250,7 @@ def _route(
     backends: Mapping[str, Backend],
     allocation: tuple[int, Allocation],
     statics: Statics,
+    ensemble: Ensemble | None,
 ) -> RoutePlan:
     prefix = route.match.path.encode()
     variants = {
@@ -248,13 +258,14 @@ def _route(
         for index, (key, variant) in enumerate(route.variants.items())
     }
     times = route.timeouts
+    sight = _sight(route)
     return RoutePlan(
         name=name,
         policy=route.policy.type,
         prefix=prefix,
         condition=_condition(route),
         variants=variants,
-        table=Table(name, allocation[0], allocation[1], variants, statics),
+        table=table(name, allocation[0], allocation[1], variants, statics, sight, ensemble),
         salt=name.encode(),
         unit=_unit(route),
         fallback=tuple(
@@ -276,7 +287,9 @@ def _route(
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
         shadows=tuple((variants[key], share) for key, share in allocation[1].shadows),
-        needs_body=_needs_body(route),
+        needs_body=_must_read(route) or (sight is not None and sight.in_body),
+        sight=sight,
+        patience=maxsize if _must_read(route) else route.buffer_limit,
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
@@ -294,13 +307,25 @@ def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
     )
 
 
-def _needs_body(route: Route) -> bool:
+def _must_read(route: Route) -> bool:
+    """Whether nothing can be decided before the whole body is there."""
     by_unit = route.unit is not None and route.unit.json_ is not None
-    by_feature = route.policy.type == "bandit" and any(
-        f.json_ is not None for f in route.policy.features.values()
-    )
     by_model = bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
-    return by_unit or by_feature or by_model
+    return by_unit or by_model
+
+
+def _sight(route: Route) -> Sight | None:
+    if route.policy.type != "bandit" or not route.policy.features:
+        return None
+    features = features_of(route.policy)
+    return Sight([(f, *_source(route.policy.features[f.name])) for f in features])
+
+
+def _source(feature: Feature) -> tuple[bytes | None, tuple[str, ...]]:
+    if feature.header is not None:
+        return feature.header.lower().encode(), ()
+    assert feature.json_ is not None
+    return None, tuple(feature.json_.split("."))
 
 
 def _condition(route: Route) -> Condition | None:

@@ -15,6 +15,8 @@ from policies import prior
 from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Stop
 from policies.canary import Canary
+from policies.contextual import Contextual
+from policies.features import Categorical, Feature, Numeric
 from policies.shadow import Shadow
 from policies.single import Single
 from policies.split import Split
@@ -55,11 +57,35 @@ def moved(found: Plan, move: Move | None) -> Plan:
     return replace(found, weight=move.weight, shadows=(*found.shadows, *move.shadows))
 
 
+def features_of(section: BanditSection) -> tuple[Feature, ...]:
+    """The declared features, in the order of the document. Raises ValueError for a range that is none."""
+    return tuple(
+        Numeric(name, f.minimum, f.maximum) if f.values is None else Categorical(name, f.values)
+        for name, f in section.features.items()
+    )
+
+
+def _contextual(
+    document: Document, route: Route, section: BanditSection, shadows: tuple[tuple[str, float], ...]
+) -> Contextual:
+    taken = {name for name, _ in shadows}
+    assert section.metric is not None
+    return Contextual(
+        variants=tuple(name for name in route.variants if name not in taken),
+        metric=section.metric,
+        features=features_of(section),
+        goal=document.metrics[section.metric].goal,
+        floor=section.floor,
+        half_life=section.discount.half_life if section.discount is not None else None,
+        shadows=shadows,
+    )
+
+
 def _bandit(
     document: Document, route: Route, section: BanditSection, shadows: tuple[tuple[str, float], ...]
-) -> Bandit:
+) -> Bandit | Contextual:
     if section.algorithm == "linear":
-        raise ValueError("'algorithm: linear' is not served by this release; write thompson or top_two")
+        return _contextual(document, route, section, shadows)
     taken = {name for name, _ in shadows}
     weights = {section.metric: 1.0} if section.metric is not None else dict(section.utility or {})
     stop = section.stop

@@ -181,7 +181,7 @@ class Feature(Part):
     """The categories of a categorical feature; absent: the feature is a number."""
     minimum: Real = 0.0
     maximum: Real = 1.0
-    """A number is clipped to these and scaled to [0, 1]."""
+    """A number is clipped to these and scaled to [-1, 1]."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -189,6 +189,10 @@ class Feature(Part):
             raise ValueError("write exactly one of 'header' and 'json'")
         if not self.minimum < self.maximum:
             raise ValueError("'minimum' is not below 'maximum'; write a range")
+        if self.values is not None and (self.minimum, self.maximum) != (0.0, 1.0):
+            raise ValueError("categories have no range; leave 'minimum' and 'maximum' out, or 'values'")
+        if self.values is not None and len(set(self.values)) < len(self.values):
+            raise ValueError("'values' has one of them twice; write each once")
         return self
 
 
@@ -221,7 +225,27 @@ class Bandit(Part):
             raise ValueError("guardrails compare with a baseline; write 'baseline: VARIANT'")
         if (self.algorithm == "linear") != bool(self.features):
             raise ValueError("'features' and 'algorithm: linear' need each other; write both or neither")
+        if self.algorithm == "linear":
+            self._fits_features()
         return self
+
+    def _fits_features(self) -> None:
+        if self.utility is not None:
+            raise ValueError(
+                "'algorithm: linear' learns from one metric; write 'metric' instead of 'utility'"
+            )
+        if self.prior is not None:
+            raise ValueError("'algorithm: linear' has a prior of its own; leave 'prior' out")
+        if self.stop is not None:
+            raise ValueError(
+                "with features there is no one winner to stop at: who is best depends on the request; "
+                "leave 'stop' out"
+            )
+
+    @property
+    def columns(self) -> int:
+        """Of the row that the features of a request become (`policies.features.columns`)."""
+        return 1 + sum(2 if f.values is None else len(f.values) for f in self.features.values())
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from gateway.config.document import Document, Guardrail, Route, observed
 from gateway.config.faults import KeyPath, unknown
 from gateway.config.policy import Bandit, BetaPrior, Canary, GammaPrior, NormalPrior, Split, named_variants
 from gateway.config.service import Metric
+from gateway.dataplane.headers import REQUEST_ACTIONS
+from policies.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +176,31 @@ class _RouteCheck:
                 f" write {most:.4g}% or less"
             )
             yield Finding(self._at("policy", "floor"), message)
+        if policy.features:
+            yield from self._features(policy)
         metric = self.document.metrics.get(policy.metric or "")
         if policy.prior is not None and metric is not None and not _fits(policy.prior, metric):
             message = (
                 f"this prior is not for a metric of type {metric.type}; write {_PRIOR_KEYS[metric.type]}"
             )
             yield Finding(self._at("policy", "prior"), message)
+
+    def _features(self, policy: Bandit) -> Iterator[Finding]:
+        shadows = self.route.all_shadows
+        variants = sum(name not in shadows for name in self.variants)
+        most = min(MOST_COLUMNS, MOST_COEFFICIENTS // max(1, variants))
+        if policy.columns > most:
+            message = (
+                f"these features make {policy.columns} columns (a constant, two for each number, one for each "
+                f"category) for each of {variants} variants; write features with at most {most}"
+            )
+            yield Finding(self._at("policy", "features"), message, of_key=True)
+        for name, feature in policy.features.items():
+            if feature.header is not None and feature.header.lower().encode() in REQUEST_ACTIONS:
+                message = (
+                    f"'{feature.header}' is a field that the gateway itself acts on; write another header"
+                )
+                yield Finding(self._at("policy", "features", name, "header"), message)
 
     def _shadows(self) -> Iterator[Finding]:
         for name in self.route.shadows:

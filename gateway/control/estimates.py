@@ -16,6 +16,7 @@ from typing import Any, Final
 from gateway.config.document import Metric
 from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Standing, assess
+from policies.contextual import Contextual
 from policies.model import Discounted, Goal, Learned, RewardSums
 from policies.posterior import Posterior, compare, interval
 from policies.prior import Model, posteriors
@@ -72,6 +73,9 @@ def standings(
     discounted: Mapping[tuple[str, str], Discounted],
 ) -> Standings:
     """P(best) and expected loss of each variant that takes part."""
+    if isinstance(plan, Contextual):
+        # Each variant has seen other requests than the rest, and who is best depends on them.
+        return Standings(plan.metric, plan.goal)
     try:
         if isinstance(plan, Bandit):
             return _of_bandit(plan, assess(plan, Learned(sums=sums, discounted=discounted)))

@@ -38,7 +38,7 @@ def choose(x: Exchange) -> None:
         x.sticky = False
     if head.variant is None:
         x.forced = False
-        x.choice = route.table.pick(u)
+        x.choice = route.table.pick(u, x)
     else:
         x.forced = True
         x.choice = _forced(x, head.variant)
@@ -71,6 +71,7 @@ def _forced(x: Exchange, wanted: bytes) -> Choice:
         )
     name = wanted.decode("latin-1")
     table = x.route.table
+    table.note(x)
     found = table.by_name.get(name)
     if found is None:
         plan = x.route.variants.get(name)

@@ -128,7 +128,7 @@ class Exchange:
         elif self.state == WAITING or self.state == RELAYING:
             self._send_more()
         elif self.state == READING:
-            if self.complete:
+            if self.complete or self.body_bytes > self.route.patience:
                 self._decide()
         elif self.body_bytes > BIG and not self.complete:
             self.pause_upload()  # there is no connection yet that takes it
@@ -145,7 +145,7 @@ class Exchange:
         self.request_id = self.head.request_id or self.decision.hex().encode()
         timeouts = self.route.timeouts
         self.total_deadline = self.started + timeouts.total if timeouts.total else NEVER
-        if self.route.needs_body and not self.complete:
+        if self.route.needs_body and not self.complete and self.body_bytes <= self.route.patience:
             self.deadline = self.total_deadline
             return
         self._decide()

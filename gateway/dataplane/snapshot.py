@@ -9,13 +9,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from sys import maxsize
+from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.auth import Authenticator
 from gateway.dataplane.headers import REQUEST_ACTIONS, resolve
 from gateway.transport.pool import Backend
 from policies.agreement import Comparison
 from policies.model import Allocation
+
+if TYPE_CHECKING:
+    from gateway.dataplane.contextual import Sight
+    from gateway.dataplane.exchange import Exchange
 
 PATHS: Final = 4096
 """Most request paths whose route is remembered; beyond it the cache starts anew."""
@@ -100,12 +105,14 @@ class Fixed:
 class Choice:
     """One prebuilt decision: a variant with its probability in one epoch."""
 
-    __slots__ = ("_statics", "propensity", "table", "variant")
+    __slots__ = ("_statics", "context", "propensity", "table", "variant")
 
-    def __init__(self, variant: VariantPlan, propensity: float, table: Table) -> None:
+    def __init__(self, variant: VariantPlan, propensity: float, table: Table, context: bytes = b"") -> None:
         self.variant = variant
         self.propensity = propensity
         self.table = table
+        self.context = context
+        """The features that led here, packed (`gateway.record.context`); b"" where none are looked at."""
         self._statics: dict[tuple[str, bool], bytes] = {}
 
     def static(self, served: str, forced: bool) -> bytes:
@@ -115,12 +122,12 @@ class Choice:
         if known is None:
             table = self.table
             known = self._statics[key] = table.statics(
-                table.route, self.variant.name, served, table.epoch, self.propensity, forced
+                table.route, self.variant.name, served, table.epoch, self.propensity, forced, self.context
             )
         return known
 
 
-Statics = Callable[[str, str, str, int, float, bool], bytes]
+Statics = Callable[[str, str, str, int, float, bool, bytes], bytes]
 
 
 class Table:
@@ -148,8 +155,11 @@ class Table:
         self.bounds = allocation.bounds
         self.choices = tuple(by_index[owner] for owner in allocation.owners)
 
-    def pick(self, u: float) -> Choice:
+    def pick(self, u: float, x: Exchange) -> Choice:
         return self.choices[bisect_right(self.bounds, u)]
+
+    def note(self, x: Exchange) -> None:
+        """What the record says of ``x`` although nothing was picked for it: its variant was forced."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,11 +207,16 @@ class RoutePlan:
     comparison: Comparison
     """How a shadow's answer is compared with the primary's."""
     needs_body: bool
-    """Whether the decision waits for the body (a JSON unit, a model to match or rewrite)."""
+    """Whether the decision waits for the body (a JSON unit or feature, a model to match or rewrite)."""
     hedge_after: float = 0.0
     hedge_share: float = 0.0
     hedge_credit: float = 0.0
     """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
+    sight: Sight | None = None
+    """What a bandit with features looks at; None for all other policies."""
+    patience: int = maxsize
+    """Bytes of a body for which the decision waits, where it waits for the body: without the rest the
+    features in it are missing."""
 
     @property
     def rewrites(self) -> bool:

@@ -16,10 +16,14 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.plans import Move, moved, plan
-from gateway.state.base import Published, Store, StoreUnavailable
-from policies import bandit
+from gateway.loops.ensembles import RECENT, Drawn, averaged, draw, expected, refit, restore, seed
+from gateway.state.base import OutcomeFilter, Published, Store, StoreUnavailable
+from policies import bandit, contextual
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit, Standing
+from policies.contextual import Contextual, Ensemble
+from policies.features import fingerprint
+from policies.linear import LinearSums
 from policies.model import Allocation, Discounted, Learned
 
 log = logging.getLogger("turnout.allocation")
@@ -29,8 +33,8 @@ LEASE_TTL: Final = 5.0
 HISTORY: Final = 12
 """Half-lives after which a discounted reward no longer matters (2^-12)."""
 
-Swap = Callable[[str, int, Allocation], None]
-"""Puts (route, epoch, allocation) where the requests read it."""
+Swap = Callable[[str, int, Allocation, Ensemble | None], None]
+"""Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
 Announce = Callable[[Published], None]
 
 
@@ -44,6 +48,12 @@ class Held:
     published: bool
     """Whether the store has it (under this epoch)."""
     reason: str = "config"
+    drawn: Drawn | None = None
+    """Of a bandit with features: what it decides by; None while nothing was learned."""
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        return self.drawn.ensemble if self.drawn is not None else None
 
 
 class Allocations:
@@ -56,6 +66,8 @@ class Allocations:
         self._swap = swap
         self._announce = announce
         self._stored: dict[str, Published] = {}
+        self._packed: dict[str, tuple[int, bytes]] = {}
+        """By route: the epoch and the ensemble that was published with it."""
         self._changed = -1
         self._document: Document | None = None
         self.held: dict[str, Held] = {}
@@ -68,7 +80,17 @@ class Allocations:
 
     async def start(self) -> None:
         """Reads what was published before; call it before the first `arrange`."""
+        await self._read()
+
+    async def _read(self) -> None:
+        """What is published now, with the ensembles that belong to it."""
         self._stored = await self._store.published()
+        for name, stored in self._stored.items():
+            epoch = self._packed.get(name, (0, b""))[0]
+            if stored.epoch != epoch and expected(stored.evidence):
+                data = await self._store.ensemble(name, stored.epoch)
+                if data is not None:
+                    self._packed[name] = stored.epoch, data
 
     # A new document -----------------------------------------------------------------------------------
     def arrange(self, document: Document) -> dict[str, tuple[int, Allocation]]:
@@ -81,13 +103,31 @@ class Allocations:
         wanted = moved(plan(document, name), self.moves.get(name))
         stored = self._stored.get(name)
         previous = _allocation(stored, wanted) if stored is not None else None
-        if isinstance(wanted, Bandit):
+        drawn = None
+        of_features = stored is not None and expected(stored.evidence)
+        if isinstance(wanted, Contextual):
+            drawn = self._drawn(wanted, stored) if stored is not None else None
+            fresh = previous if drawn is not None and previous is not None else allocate(wanted)
+        elif isinstance(wanted, Bandit):
             fresh = previous or allocate(wanted)
         else:
             fresh = allocate(wanted, Learned(previous=previous))
-        if stored is not None and previous is not None and _same(previous, fresh):
-            return Held(stored.epoch, fresh, wanted, published=True)
-        return Held(stored.epoch + 1 if stored is not None else 1, fresh, wanted, published=False)
+        # What was published with an ensemble is the same only if it is decided by that very ensemble.
+        kept = drawn.exact if drawn is not None else not of_features
+        if stored is not None and previous is not None and kept and _same(previous, fresh):
+            return Held(stored.epoch, fresh, wanted, published=True, drawn=drawn)
+        epoch = stored.epoch + 1 if stored is not None else 1
+        return Held(epoch, fresh, wanted, published=False, drawn=drawn)
+
+    def _drawn(self, wanted: Contextual, stored: Published) -> Drawn | None:
+        """The ensemble that was published with ``stored``, if there was one and it is for such a plan."""
+        epoch, data = self._packed.get(stored.route, (0, b""))
+        return restore(wanted, data) if epoch == stored.epoch and data else None
+
+    @property
+    def ensembles(self) -> dict[str, Ensemble]:
+        """Of the routes that have one."""
+        return {name: held.ensemble for name, held in self.held.items() if held.ensemble is not None}
 
     # The loop -------------------------------------------------------------------------------------------
     async def run(self, interval: Callable[[], float]) -> None:
@@ -109,7 +149,7 @@ class Allocations:
         pending = any(not held.published for held in self.held.values())
         if changed == self._changed and not pending:
             return
-        self._stored = await self._store.published()
+        await self._read()
         for name in tuple(self.held):
             await asyncio.sleep(0)  # a route at a time: requests come in between
             if name not in self.held:
@@ -124,7 +164,7 @@ class Allocations:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
         held, document = self.held[name], self._document
         assert document is not None
-        if isinstance(held.plan, Bandit):
+        if isinstance(held.plan, Bandit | Contextual):
             await self._learn(name, reason)
             return
         wanted = moved(plan(document, name), self.moves.get(name))
@@ -142,22 +182,31 @@ class Allocations:
         found = _allocation(stored, held.plan)
         if found is None:
             return  # of another configuration; ours, or the newer one, will be published
+        drawn = None
+        if expected(stored.evidence):
+            drawn = self._drawn(held.plan, stored) if isinstance(held.plan, Contextual) else None
+            if drawn is None or not drawn.exact:
+                return  # likewise; or a newer epoch has come already, and is followed at the next step
         if stored.epoch != held.epoch or not _same(found, held.allocation):
-            self._take(name, stored.epoch, found, stored.reason)
+            self._take(name, stored.epoch, found, stored.reason, drawn)
         elif not held.published:
-            self.held[name] = Held(held.epoch, held.allocation, held.plan, True, held.reason)
+            self.held[name] = replace(held, published=True, drawn=drawn)
 
-    def _take(self, name: str, epoch: int, allocation: Allocation, reason: str) -> None:
-        self.held[name] = Held(epoch, allocation, self.held[name].plan, True, reason)
-        self._swap(name, epoch, allocation)
+    def _take(
+        self, name: str, epoch: int, allocation: Allocation, reason: str, drawn: Drawn | None = None
+    ) -> None:
+        held = self.held[name] = Held(epoch, allocation, self.held[name].plan, True, reason, drawn)
+        self._swap(name, epoch, allocation, held.ensemble)
 
     async def _publish_pending(self, name: str) -> None:
         held = self.held[name]
         if not held.published:
-            await self._publish(name, held.allocation, held.reason, "")
+            await self._publish(name, held.allocation, held.reason, "", held.drawn)
 
     async def _learn(self, name: str, reason: str = "posterior") -> None:
         held, document = self.held[name], self._document
+        if isinstance(held.plan, Contextual):
+            await self._learn_rows(name, held.plan, reason)
         if not isinstance(held.plan, Bandit) or document is None:
             return
         learned = await self._learned(name, held)
@@ -169,6 +218,38 @@ class Allocations:
         self._asked[name] = held.plan, learned
         if not _same(held.allocation, fresh, within=1e-6):
             await self._publish(name, fresh, reason, _evidence(standing))
+
+    async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
+        """The same for a bandit with features. All work on numbers is done in threads."""
+        held, caps, document = self.held[name], self.caps.get(name, {}), self._document
+        sums = await self._rows(name, plan)
+        if not any(s.count > 0 for s in sums.values()):
+            fresh = allocate(plan, Learned(caps=caps, previous=held.allocation))
+            if held.drawn is not None or not _same(held.allocation, fresh, within=1e-6):
+                await self._publish(name, fresh, reason, "")
+            return
+        if not await asyncio.to_thread(refit, plan, sums, caps, held.drawn):
+            return
+        assert document is not None
+        stored = self._stored.get(name)
+        epoch = (stored.epoch if stored is not None else 0) + 1
+        drawn = await asyncio.to_thread(
+            draw, plan, sums, caps, seed(name, epoch, sticky=document.routes[name].unit is not None)
+        )
+        recent = await self._store.outcomes(OutcomeFilter(route=name, limit=RECENT))
+        fresh = await asyncio.to_thread(averaged, drawn, recent, held.allocation)
+        if self.held.get(name) is held:  # else a new document came meanwhile
+            await self._publish(name, fresh, reason, drawn.evidence, drawn)
+
+    async def _rows(self, name: str, plan: Contextual) -> dict[str, LinearSums]:
+        """What the metric's rewards say by variant; old ones count less where there is a half-life."""
+        of = fingerprint(plan.features).hex()
+        if plan.half_life is None:
+            return _of_metric(await self._store.linear_sums(name, of), plan.metric)
+        now = self._clock()
+        buckets = await self._store.linear_series(name, of, since=now - HISTORY * plan.half_life)
+        each = [(start, _of_metric(sums, plan.metric)) for start, sums in buckets]
+        return await asyncio.to_thread(contextual.discounted, each, now=now, half_life=plan.half_life)
 
     async def _learned(self, name: str, held: Held) -> Learned:
         assert isinstance(held.plan, Bandit)
@@ -186,7 +267,9 @@ class Allocations:
         each = ((b.start, {(b.variant, m): s for m, s in b.rewards.items()}) for b in buckets)
         return bandit.discounted(each, now=now, half_life=half_life)
 
-    async def _publish(self, name: str, fresh: Allocation, reason: str, evidence: str) -> None:
+    async def _publish(
+        self, name: str, fresh: Allocation, reason: str, evidence: str, drawn: Drawn | None = None
+    ) -> None:
         stored = self._stored.get(name)
         epoch = (stored.epoch if stored is not None else 0) + 1
         record = Published(
@@ -197,15 +280,23 @@ class Allocations:
             owners=fresh.owners,
             reason=reason,
             time=self._clock(),
-            evidence=evidence,
+            evidence=drawn.evidence if drawn is not None else evidence,
         )
-        if not await self._store.publish(record):
+        packed = drawn.packed() if drawn is not None else b""
+        if not await self._store.publish(record, packed):
             self._changed = -1  # somebody was faster: look again, and follow
             return
         self._stored[name] = record
-        if name in self.held:
-            self._take(name, epoch, fresh, reason)
-            self._announce(record)
+        if drawn is not None:
+            self._packed[name] = epoch, packed
+            drawn = replace(drawn, exact=True)
+        if name not in self.held:
+            return
+        if drawn is not None and self.held[name].plan != drawn.ensemble.plan:
+            self._changed = -1  # the document was edited meanwhile: these coefficients are of other features
+            return
+        self._take(name, epoch, fresh, reason, drawn)
+        self._announce(record)
 
 
 def _allocation(stored: Published, wanted: Plan) -> Allocation | None:
@@ -220,6 +311,10 @@ def _allocation(stored: Published, wanted: Plan) -> Allocation | None:
         owners=stored.owners,
         shadows=fresh.shadows,
     )
+
+
+def _of_metric(sums: Mapping[tuple[str, str], LinearSums], metric: str) -> dict[str, LinearSums]:
+    return {variant: one for (variant, name), one in sums.items() if name == metric}
 
 
 def _same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:

@@ -190,12 +190,18 @@ routes:
       algorithm: linear
       metric: cost
       floor: 10%
-      prior: {mean: -1.5, weight: 2, shape: 3, scale: 4}
       discount: {half_life: 1d}
-      stop: {probability_best: 99%, expected_loss: 0.1, min_samples: 3, then: single}
       baseline: v1
       guardrails: [{metric: correct, max_decrease: 1%}, {metric: cost, max_ratio: 1.1}]
       features: {tier: {header: x-tier, values: [free, paid]}, age: {json: user.age, minimum: 0, maximum: 120}}
+  settled:
+    match: {path: /z}
+    variants: {v1: {backend: b}, v2: {backend: b}}
+    policy:
+      type: bandit
+      metric: cost
+      prior: {mean: -1.5, weight: 2, shape: 3, scale: 4}
+      stop: {probability_best: 99%, expected_loss: 0.1, min_samples: 3, then: single}
   useful:
     match: {path: /u}
     variants: {v1: {backend: b}, v2: {backend: b}}

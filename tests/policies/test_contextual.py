@@ -177,7 +177,7 @@ def test_bytes_of_another_plan_are_refused() -> None:
 def test_nothing_has_moved_until_the_posterior_has() -> None:
     rng = np.random.default_rng(5)
     x, r = np.round(rng.uniform(-1, 1, (4000, 5)) * GRID) / GRID, rng.normal(size=4000)
-    fits = [fit([LinearSums.of(x[:n], r[:n])]) for n in (2000, 2001, 4000)]
+    fits = [[fit([LinearSums.of(x[:n], r[:n])])[0].belief] for n in (2000, 2001, 4000)]
     assert not moved(fits[0], fits[0])
     assert not moved(fits[0], fits[1])
     assert moved(fits[0], fits[2])

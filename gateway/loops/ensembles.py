@@ -1,0 +1,121 @@
+"""What a bandit with features has learned, as the leader publishes it and everybody restores it.
+
+The bytes are a line of JSON (what it is about, and the posterior for people to read), then the coefficients
+exactly as they were drawn. So all workers and replicas decide by the very same numbers, whatever machine drew
+them, and a restart finds them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from gateway.record.events import Outcome
+from policies import contextual
+from policies.assign import allocation
+from policies.contextual import Contextual, Ensemble
+from policies.features import encode, fingerprint
+from policies.linear import Belief, LinearSums, fit
+from policies.model import Allocation
+
+RECENT = 256
+"""The last requests of a route over which its shares are averaged, for people and metrics to see."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """An ensemble with what it follows from."""
+
+    ensemble: Ensemble
+    beliefs: tuple[Belief, ...]
+    """By variant, in the plan's order."""
+    rewards: Mapping[str, float]
+    """By variant: how many (with a half-life: their weight)."""
+    caps: Mapping[str, float]
+    exact: bool = True
+    """Whether it decides as it was published: the floor has not been edited since."""
+
+    def packed(self) -> bytes:
+        plan = self.ensemble.plan
+        head = _identity(plan) | {
+            "floor": plan.floor,
+            "caps": dict(self.caps),
+            "rewards": dict(self.rewards),
+            "beliefs": [[b.mean.tolist(), b.deviation.tolist(), b.df] for b in self.beliefs],
+        }
+        return json.dumps(head).encode() + b"\n" + self.ensemble.packed()
+
+    @property
+    def evidence(self) -> str:
+        """For the history of allocations."""
+        return json.dumps(
+            {"features": fingerprint(self.ensemble.plan.features).hex(), "rewards": self.rewards}
+        )
+
+
+def _identity(plan: Contextual) -> dict[str, Any]:
+    """What must be the same for coefficients to mean the same."""
+    return {
+        "features": fingerprint(plan.features).hex(),
+        "variants": list(plan.variants),
+        "metric": plan.metric,
+        "goal": plan.goal,
+        "draws": plan.draws,
+    }
+
+
+def restore(plan: Contextual, data: bytes) -> Drawn | None:
+    """What was `Drawn.packed`, if it was drawn for such a plan; else None."""
+    line, _, rest = data.partition(b"\n")
+    head = json.loads(line)
+    wanted = _identity(plan)
+    if {key: head[key] for key in wanted} != wanted:
+        return None
+    beliefs = tuple(Belief(np.array(mean), np.array(sd), df) for mean, sd, df in head["beliefs"])
+    made = contextual.restored(plan, rest, head["caps"])
+    return Drawn(made, beliefs, head["rewards"], head["caps"], exact=head["floor"] == plan.floor)
+
+
+def expected(evidence: str) -> bool:
+    """Whether an allocation with this evidence was published together with an ensemble."""
+    return "features" in json.loads(evidence) if evidence else False
+
+
+def refit(
+    plan: Contextual, sums: Mapping[str, LinearSums], caps: Mapping[str, float], before: Drawn | None
+) -> bool:
+    """Whether the posterior (or a cap) has moved so far that an ensemble should be drawn anew."""
+    if before is None or dict(before.caps) != dict(caps):
+        return True
+    empty = LinearSums.empty(plan.width)
+    fitted = fit([sums.get(name, empty) for name in plan.variants], plan.strength)
+    return contextual.moved(before.beliefs, [c.belief for c in fitted])
+
+
+def draw(
+    plan: Contextual, sums: Mapping[str, LinearSums], caps: Mapping[str, float], seed: Sequence[int]
+) -> Drawn:
+    """A fresh ensemble. Raises ValueError when the caps leave less than everything."""
+    made = contextual.ensemble(plan, sums, np.random.default_rng(seed), caps)
+    rewards = {name: sums[name].count if name in sums else 0.0 for name in plan.variants}
+    return Drawn(made, tuple(c.belief for c in made.posteriors), rewards, dict(caps))
+
+
+def seed(route: str, epoch: int, *, sticky: bool) -> tuple[int, int]:
+    """By route and epoch. With sticky units by the route alone: the draws then move as little as the posterior
+    does, and a unit keeps its variant from epoch to epoch unless what was learned speaks against it."""
+    digest = blake2b(route.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big"), 0 if sticky else epoch
+
+
+def averaged(drawn: Drawn, recent: Iterable[Outcome], previous: Allocation) -> Allocation:
+    """The mean of the shares that recent requests would get: what the allocation comes to on the whole."""
+    plan = drawn.ensemble.plan
+    rows = [encode(plan.features, json.loads(outcome.features)) for outcome in recent if outcome.features]
+    shares = drawn.ensemble.average(rows or [encode(plan.features, {})])
+    return allocation(dict(zip(plan.variants, shares, strict=True)), previous=previous, shadows=plan.shadows)

@@ -1,0 +1,156 @@
+"""A bandit that looks at features, over real processes: it learns who is best for whom, and its record is true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.common import report, wait_for
+from tests.e2e.tiered import best, models
+from tests.processes import GatewayProcess
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+record: {flush: 100ms}
+loops: {allocation: 100ms}
+metrics:
+  right: {type: boolean}
+backends:
+  models: {url: "http://@BACKEND@"}
+routes:
+  answers:
+    match: {path: /answers}
+    variants:
+      small: {backend: models, rewrite: {path: /small}}
+      large: {backend: models, rewrite: {path: /large}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: right
+      floor: 5%
+      features:
+        tier: {header: x-tier, values: [free, paid]}
+        length: {json: prompt.length, minimum: 0, maximum: 1000}
+"""
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[str]:
+    with models() as address:
+        yield address
+
+
+def made(rng: np.random.Generator) -> tuple[str, int]:
+    """A request: its tier, and how long its prompt is (one of few lengths, so that rows recur).
+
+    Half are those for which ``large`` is better: no shares that are the same for all get more than half right.
+    """
+    if rng.random() < 0.5:
+        return "paid", int(rng.choice([800, 900]))
+    tier, lengths = [("free", [100, 200]), ("free", [800, 900]), ("paid", [100, 200])][int(rng.integers(3))]
+    return tier, int(rng.choice(lengths))
+
+
+async def traffic(url: str, requests: int, seed: int, *, clients: int = 8) -> list[dict[str, Any]]:
+    """Requests with true rewards; what was asked and who answered."""
+    seen: list[dict[str, Any]] = []
+
+    async def one(client: httpx.AsyncClient, rng: np.random.Generator, number: int) -> None:
+        for _ in range(number):
+            tier, length = made(rng)
+            answer = await client.post(
+                "/answers", json={"prompt": {"length": length}}, headers={"x-tier": tier}
+            )
+            assert answer.status_code == 200, answer.text
+            identity = answer.headers["x-decision-id"]
+            reward = {"decision_id": identity, "metric": "right", "value": answer.json()["right"]}
+            reported = await client.post("/-/feedback", json=reward)
+            assert reported.json()["accepted"] == 1, reported.text
+            seen.append(
+                {"tier": tier, "length": length, "variant": answer.headers["x-variant"], "id": identity}
+            )
+
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        rngs = np.random.default_rng(seed).spawn(clients)
+        await asyncio.gather(*(one(client, rng, requests // clients) for rng in rngs))
+    return seen
+
+
+def outcomes(gateway: GatewayProcess, route: str = "answers") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = httpx.get(f"{gateway.url}/-/outcomes?route={route}&limit=1000{cursor}").json()
+        found += page["outcomes"]
+        if page["next"] is None:
+            return found
+        cursor = f"&cursor={page['next']}"
+
+
+def right_choices(seen: list[dict[str, Any]]) -> float:
+    return sum(one["variant"] == best(one["tier"], one["length"]) for one in seen) / len(seen)
+
+
+@pytest.mark.slow
+def test_it_learns_to_route_by_features_and_survives_a_restart(tmp_path: Path, backend: str) -> None:
+    with GatewayProcess(tmp_path, CONFIG.replace("@BACKEND@", backend)) as gateway:
+        asyncio.run(traffic(gateway.url, 200, 1))
+        learned = asyncio.run(traffic(gateway.url, 1800, 2))
+        assert right_choices(learned[-600:]) > 0.8
+        wait_for(lambda: len(outcomes(gateway)) == 2000)
+        recorded = outcomes(gateway)
+        _propensities_are_right(recorded)
+        _decisions_are_alike(recorded)
+        one = httpx.get(f"{gateway.url}/-/decisions/{learned[-1]['id']}").json()
+        features = {"tier": learned[-1]["tier"], "length": learned[-1]["length"]}
+        assert one["outcome"]["features"] == features
+        before = report(gateway, "answers")
+        assert before["epoch"] > 5
+        assert before["variants"]["small"]["probability_best"] is None
+        assert sum(before["allocation"].values()) == pytest.approx(1.0)
+        gateway.stop()
+        gateway.start()
+        after = report(gateway, "answers")
+        assert (after["epoch"], after["allocation"]) == (before["epoch"], before["allocation"])
+        assert right_choices(asyncio.run(traffic(gateway.url, 200, 3))) > 0.8
+
+
+def _propensities_are_right(recorded: list[dict[str, Any]]) -> None:
+    """Within each row of features the variants come as often as their recorded propensities say.
+
+    Over decisions i of one row, Σ 1{small} - p_i(small) has mean 0 and variance Σ p_i (1 - p_i).
+    """
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in recorded:
+        rows[json.dumps(one["features"])].append(one)
+    assert len(rows) == 8
+    for row, mine in rows.items():
+        p = np.array([
+            o["propensity"] if o["assigned"] == "small" else 1 - o["propensity"] for o in mine
+        ])  # fmt: skip
+        took = np.array([o["assigned"] == "small" for o in mine])
+        z = (took - p).sum() / math.sqrt((p * (1 - p)).sum())
+        assert abs(z) < 4.5, (row, z)
+        assert p.min() >= 0.05 - 1e-12, "the floor"
+        assert p.max() <= 0.95 + 1e-12
+    weights = np.array([1.0 / o["propensity"] for o in recorded])
+    error = weights.std() / math.sqrt(len(weights))
+    assert abs(weights.mean() - 2.0) < 4.5 * error, "the mean of 1 / propensity is the number of variants"
+
+
+def _decisions_are_alike(recorded: list[dict[str, Any]]) -> None:
+    """In one epoch a row has one share for each variant."""
+    known: dict[tuple[int, str, str], float] = {}
+    for one in recorded:
+        key = (one["epoch"], json.dumps(one["features"]), one["assigned"])
+        assert known.setdefault(key, one["propensity"]) == one["propensity"]
