@@ -184,6 +184,8 @@ class Allocations:
             return  # of another configuration; ours, or the newer one, will be published
         drawn = None
         if expected(stored.evidence):
+            if held.published and held.epoch == stored.epoch:
+                return
             drawn = self._drawn(held.plan, stored) if isinstance(held.plan, Contextual) else None
             if drawn is None or not drawn.exact:
                 return  # likewise; or a newer epoch has come already, and is followed at the next step
