@@ -22,7 +22,7 @@ from policies.allocate import Plan
 from policies.bandit import Bandit
 from policies.contextual import Contextual, Ensemble
 from policies.linear import LinearSums
-from policies.model import Learned, RewardSums
+from policies.model import Discounted, Learned, RewardSums
 from policies.shares import capped
 from policies.simulate import Point, Progress, plain
 from policies.summary import Estimated
@@ -108,6 +108,9 @@ class _Run:
         self.plan, self.world, self.rng = plan, world, rng
         k = len(world.variants)
         self.ends = np.linspace(0, world.requests, periods + 1).round().astype(int)[1:]
+        half_life = plan.half_life if isinstance(plan, Contextual | Bandit) else None
+        self.keep = 0.5 ** (world.seconds / periods / half_life) if half_life is not None else 1.0
+        """What a period leaves of a discounted sum."""
         self.linear = {name: LinearSums.empty(width(world)) for name in world.variants}
         self.sums = {name: RewardSums() for name in world.variants}
         self.lost, self.even, self.best, self.weights = (np.zeros(periods) for _ in range(4))
@@ -137,6 +140,9 @@ class _Run:
 
     def _learn(self, x: Array, chosen: NDArray[np.intp], rewards: Array) -> None:
         for k, name in enumerate(self.world.variants):
+            if self.keep < 1.0:
+                self.linear[name] *= self.keep
+                self.sums[name] = _faded(self.sums[name], self.keep)
             mine = chosen == k
             if mine.any():
                 r = rewards[mine]
@@ -152,10 +158,20 @@ class _Run:
             ]
             padded = np.column_stack([shares_of(drawn, x), np.zeros(len(x))])
             return np.asarray(padded[:, place])
-        metric = self.plan.objectives[0].metric if isinstance(self.plan, Bandit) else ""
-        learned = Learned(sums={(name, metric): sums for name, sums in self.sums.items()})
-        made = allocating.allocate(self.plan, learned).as_dict()
+        made = allocating.allocate(self.plan, self._learned()).as_dict()
         return np.tile([made.get(name, 0.0) for name in self.world.variants], (len(x), 1))
+
+    def _learned(self) -> Learned:
+        """What a plan that looks at no features is handed."""
+        metric = self.plan.objectives[0].metric if isinstance(self.plan, Bandit) else ""
+        sums = {(name, metric): found for name, found in self.sums.items()}
+        if self.keep == 1.0:
+            return Learned(sums=sums)
+        return Learned(discounted={k: Discounted(s.count, s.total, s.squares) for k, s in sums.items()})
+
+
+def _faded(sums: RewardSums, keep: float) -> RewardSums:
+    return RewardSums(keep * sums.count, keep * sums.total, keep * sums.squares)
 
 
 def shares_of(drawn: Ensemble, x: Array) -> Array:

@@ -60,6 +60,7 @@ class ContextWorld:
     sd: float = 1.0
     """Of real values about their mean."""
     requests: int = 10_000
+    seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         if len(self.means) < 2 or not self.features:

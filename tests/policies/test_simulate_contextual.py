@@ -72,6 +72,18 @@ def test_preferences_that_turn_are_lost_on_a_policy_that_does_not_forget() -> No
     assert halves[0] > 0.7 > halves[1]
 
 
+def test_a_policy_that_forgets_follows_preferences_that_turn() -> None:
+    world = replace(WORLDS["preferences turn"], requests=6000)
+    for plan in (linear, thompson):
+        kept, forgotten = (
+            run(replace(plan(world), half_life=h), world, repetitions=5, refreshes=40, seed=3)
+            for h in (None, 300.0)
+        )
+        if plan is linear:
+            assert forgotten.regret.high < kept.regret.low
+        assert forgotten.regret != kept.regret
+
+
 def test_no_straight_line_can_follow_a_bent_world() -> None:
     looking, _ = simulate("no straight line")
     assert looking.regret_single.high > -0.1 * looking.even_regret.value
