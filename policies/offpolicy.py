@@ -96,7 +96,8 @@ class Report:
     refusal: str | None
     """Why there are no estimates; None when there are."""
     estimates: tuple[Estimate, ...] = ()
-    """ips, snips, dm, dr; and logged, what the running policy earned itself."""
+    """ips, snips, dm, dr; logged, what the running policy earned itself; and gain, dr less logged, with an
+    interval of its own: both are of the same rows, so theirs can't be held against each other."""
     level: float = 0.95
     shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """By variant: (share of the record's rows, share that the target would give it)."""
@@ -223,13 +224,19 @@ def _facts(table: _Table, weight: Array, left_out: Mapping[str, int], level: flo
         "rows": n,
         "units": table.units,
         "left_out": left_out,
-        "effective": total * total / float(weight @ weight) if total else 0.0,
+        "effective": _kish(weight),
         "mean_weight": float(table.weight.mean()),
         "largest_weight": float(table.weight.max()),
         "largest_share": float(weight.max()) / total if total else 1.0,
         "level": level,
         "shares": {name: (float(taken[k]), float(wanted[k])) for k, name in enumerate(table.variants)},
     }
+
+
+def _kish(weight: Array) -> float:
+    """(Σ w)² / Σ w²: how many of equal weight say as much; 0 of none."""
+    total = float(weight.sum())
+    return total * total / float(weight @ weight) if total else 0.0
 
 
 def _refused(why: str, left_out: Mapping[str, int]) -> Report:
@@ -245,6 +252,12 @@ def _refusal(facts: Mapping[str, Any], table: _Table, limits: Limits) -> str | N
         )
     if table.units < limits.units:
         return f"the record has {table.units} units, and {limits.units} are needed"
+    alike = _kish(table.by_unit(np.ones(len(table.weight))))
+    if alike < limits.effective:
+        return (
+            f"a few of the {table.units} units sent most of the requests: they count as {alike:.0f} alike, and "
+            f"{limits.effective:.0f} are needed"
+        )
     if facts["effective"] < limits.effective:
         return (
             f"the effective sample size is {facts['effective']:.0f} of {table.units} units, and "
@@ -277,6 +290,7 @@ def _estimates(table: _Table, folds: int, level: float) -> tuple[Estimate, ...]:
         _direct("dm", table, direct, fold, folds, level),
         _averaged("dr", table, corrected, level),
         _averaged("logged", table, r, level),
+        _averaged("gain", table, corrected - r, level),
     )
 
 

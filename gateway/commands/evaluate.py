@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import yaml
 
+from gateway.clock import wall
 from gateway.commands.export import add_store_arguments, existing, store_url
 from gateway.commands.remote import complain, print_json
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.config.load import load
+from gateway.config.load import load, load_file
 from gateway.config.plans import plan
 from gateway.config.units import share
 from gateway.record.export import chunks
+from gateway.record.logged import Reading
 from gateway.state import open_store
-from gateway.state.base import DecisionRecord, StoreUnavailable
+from gateway.state.base import StoreUnavailable
 from policies.allocate import allocate
-from policies.offpolicy import Logged, Report, evaluate
+from policies.contextual import Contextual
+from policies.features import Feature
+from policies.offpolicy import Estimate, Report, evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The policy to evaluate."""
+
+    shares: Mapping[str, float]
+    note: str = ""
+    """What the shares are of a policy that would move them; "" where they are all there is to it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
-    parser.add_argument("--metric", required=True, metavar="M", help="the reward to be had")
+    parser.add_argument(
+        "--metric", required=True, action="append", metavar="M", help="the reward to be had; once or more"
+    )
     parser.add_argument(
         "--policy",
         type=Path,
@@ -43,26 +60,37 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.route is None:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
-        rows = asyncio.run(_rows(arguments, existing(store_url(arguments))))
-        report = evaluate(rows, target)
+        document = load_file(arguments.config) if arguments.config is not None else None
+        readings = _readings(arguments, document)
+        known = asyncio.run(_read(arguments, existing(store_url(arguments)), readings))
+        _check(arguments, readings, known)
+        features = _features(document, arguments.route)
+        reports = {reading.name: _evaluated(reading, target, features) for reading in readings}
     except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
         return complain(error)
     if arguments.json:
-        print_json(report.as_dict())
+        print_json(
+            {
+                "route": arguments.route,
+                "policy": {"shares": dict(target.shares), "note": target.note},
+                "metrics": {name: report.as_dict() for name, report in reports.items()},
+            }
+        )
     else:
-        sys.stdout.write(_shown(report, arguments.metric))
-    return 0 if report.refusal is None else 1
+        sys.stdout.write(_shown(target, reports))
+    return 0 if all(report.refusal is None for report in reports.values()) else 1
 
 
-def _target(arguments: argparse.Namespace) -> Mapping[str, float]:
-    """The probabilities of the policy to evaluate. Raises ValueError and ConfigError."""
+# The policy -------------------------------------------------------------------------------------------
+def _target(arguments: argparse.Namespace) -> Target:
+    """Raises ValueError and ConfigError."""
     text = arguments.policy.read_text()
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{arguments.policy} is not YAML: {error}") from error
     if isinstance(content, dict) and "routes" in content:
-        document = load(text, source=str(arguments.policy), env={})
+        document = load(text, source=str(arguments.policy), env=os.environ)
         if arguments.route not in document.routes:
             raise ValueError(f"{arguments.policy} has no route {arguments.route!r}")
         return _begins_with(document, arguments.route)
@@ -72,39 +100,82 @@ def _target(arguments: argparse.Namespace) -> Mapping[str, float]:
     total = sum(shares.values())
     if abs(total - 1.0) > 1e-9:
         raise ValueError(f"{arguments.policy}: the shares sum to {total:g}, not to 1")
-    return shares
+    return Target(shares)
 
 
-def _begins_with(document: Document, route: str) -> Mapping[str, float]:
-    """The allocation with which a configured policy begins; a bandit's would move with rewards it has not seen."""
-    return allocate(plan(document, route)).as_dict()
+def _begins_with(document: Document, route: str) -> Target:
+    """The allocation with which a configured policy begins; rewards that it has not seen would move it on."""
+    section = document.routes[route].policy
+    return Target(allocate(plan(document, route)).as_dict(), _NOTES.get(section.type, ""))
 
 
-async def _rows(arguments: argparse.Namespace, url: str) -> list[Logged]:
+_NOTES: Final = {
+    "bandit": "the even shares with which a bandit begins, as if they stayed; for what it may learn: turnout simulate",
+    "canary": "the shares of the first stage",
+}
+
+
+# The record -------------------------------------------------------------------------------------------
+def _readings(arguments: argparse.Namespace, document: Document | None) -> list[Reading]:
+    """One for each metric. Its declaration is in --config; a record by itself has none."""
+    declared = document.metrics if document is not None else {}
+    return [Reading(name, declared.get(name), wall()) for name in dict.fromkeys(arguments.metric)]
+
+
+def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
+    """What the model of the reward may look at: the features that the route's own policy does."""
+    if document is None or route not in document.routes:
+        return ()
+    found = plan(document, route)
+    return found.features if isinstance(found, Contextual) else ()
+
+
+async def _read(arguments: argparse.Namespace, url: str, readings: Sequence[Reading]) -> list[str]:
+    """Fills the readings; the metrics that were ever reported."""
     store = open_store(url)
     await store.open()
     try:
-        found: list[Logged] = []
         async for records in chunks(
             store, route=arguments.route, since=arguments.since, until=arguments.until
         ):
-            found += [_logged(record, arguments.metric) for record in records]
-        return found
+            for reading in readings:
+                reading.add(records)
+        return await store.metric_names()
     finally:
         await store.close()
 
 
-def _logged(record: DecisionRecord, metric: str) -> Logged:
-    outcome = record.outcome
-    assert outcome is not None
-    value = next((r.value for r in record.rewards if r.metric == metric), None)
-    unit = f"{outcome.unit:016x}" if outcome.sticky else ""
-    return Logged(outcome.assigned, outcome.propensity, value, unit, {}, outcome.forced)
+def _check(arguments: argparse.Namespace, readings: Sequence[Reading], known: Sequence[str]) -> None:
+    """Raises ValueError for what can only be a slip of the pen."""
+    if not readings[0].rows and not readings[0].window_open:
+        raise ValueError(
+            f"the record has no decision of the route {arguments.route!r} in that time; "
+            "see --route, --since and --until"
+        )
+    for reading in readings:
+        if reading.name not in known and reading.metric is None:
+            there = ", ".join(known) or "none"
+            raise ValueError(f"nothing was ever reported of the metric {reading.name!r} (there: {there})")
 
 
-def _shown(report: Report, metric: str) -> str:
-    left = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items() if count)
-    lines = [f"{report.rows} decisions of {report.units} units" + (f"; left out: {left}" if left else "")]
+def _evaluated(reading: Reading, target: Target, features: tuple[Feature, ...]) -> Report:
+    found = evaluate(reading.rows, target.shares, features=features)
+    return replace(found, left_out={**found.left_out, "window_open": reading.window_open})
+
+
+# Showing ----------------------------------------------------------------------------------------------
+def _shown(target: Target, reports: Mapping[str, Report]) -> str:
+    note = f"the policy: {target.note}\n" if target.note else ""
+    return note + "\n".join(_one(report, metric) for metric, report in reports.items())
+
+
+def _one(report: Report, metric: str) -> str:
+    left = ", ".join(
+        f"{count} {reason.replace('_', ' ')}" for reason, count in report.left_out.items() if count
+    )
+    lines = [
+        f"{metric}: {report.rows} decisions of {report.units} units" + (f"; left out: {left}" if left else "")
+    ]
     lines += [
         f"  {name}: {had:.1%} of the record, {would:.1%} under the policy"
         for name, (had, would) in report.shares.items()
@@ -115,18 +186,19 @@ def _shown(report: Report, metric: str) -> str:
     )
     if report.refusal is not None:
         lines.append(f"refused: {report.refusal}")
-    lines += [f"{_NAMES.get(e.name, e.name):28} {metric} {_figure(e)}" for e in report.estimates]
+    lines += [f"{_NAMES.get(e.name, e.name):30} {metric} {_figure(e)}" for e in report.estimates]
     return "\n".join(lines) + "\n"
 
 
-_NAMES: Mapping[str, str] = {
-    "logged": "as it was",
+_NAMES: Final[Mapping[str, str]] = {
     "ips": "inverse propensity",
     "snips": "self-normalised",
     "dm": "direct method",
     "dr": "doubly robust",
+    "logged": "as it was",
+    "gain": "doubly robust, less as it was",
 }
 
 
-def _figure(e: Any) -> str:
+def _figure(e: Estimate) -> str:
     return f"{e.value:.4g}  [{e.interval[0]:.4g}, {e.interval[1]:.4g}]"

@@ -120,7 +120,9 @@ def test_evaluate_agrees_with_what_was_seen(gateway: GatewayProcess, tmp_path: P
         "--policy",
         str(policy),
     )
-    found = turnout_json(*words)
+    said = turnout_json(*words)
+    assert said["policy"] == {"shares": {"v1": 0.9, "v3": 0.1}, "note": ""}
+    found = said["metrics"]["correct"]
     assert found["refusal"] is None
     means = {n: v["rewards"]["correct"]["mean"] for n, v in report(gateway)["variants"].items()}
     truth = 0.9 * means["v1"] + 0.1 * means["v3"]
@@ -135,11 +137,38 @@ def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, t
     policy = tmp_path / "policy.yaml"
     base = ("evaluate", "--config", str(gateway.path), "--route", "digits", "--policy", str(policy))
     policy.write_text("{v9: 100%}")
-    assert turnout_json(*base, "--metric", "correct", code=1)["refusal"]
+    found = turnout_json(*base, "--metric", "correct", code=1)["metrics"]["correct"]
+    assert "no rewarded decision for v9" in found["refusal"]
+    assert found["estimates"] == []
     policy.write_text("{v1: 50%}")
     assert "sum to 0.5" in turnout(*base, "--metric", "correct", code=1)
     policy.write_text("{v1: 100%}")
-    assert "refused" in turnout(*base, "--metric", "unheard-of", code=1)
+    assert "(there: correct)" in turnout(*base, "--metric", "unheard-of", code=1)
+    nowhen = (*base, "--metric", "correct", "--until", "2020-01-01T00:00:00Z")
+    assert "no decision of the route 'digits'" in turnout(*nowhen, code=1)
+    none = turnout(
+        "evaluate", "--config", str(gateway.path), "--policy", str(policy), "--metric", "correct", code=1
+    )
+    assert "write --route" in none
+
+
+def test_evaluate_the_policy_of_a_configuration_with_several_metrics(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    text = gateway.path.read_text()
+    other.write_text(
+        text.replace("type: split, weights: {v1: 1, v3: 1}", "type: bandit, metric: correct").replace(
+            f"sqlite:///{gateway.folder}", "${NOT_SO_SECRET:-sqlite:///x}"
+        )
+    )
+    words = ("evaluate", "--config", str(gateway.path), "--route", "digits", "--policy", str(other))
+    found = turnout_json(*words, "--metric", "correct", "--metric", "correct")
+    assert list(found["metrics"]) == ["correct"]
+    assert found["policy"]["shares"] == {"v1": 0.5, "v3": 0.5}
+    assert "a bandit begins" in found["policy"]["note"]
+    gain = next(e for e in found["metrics"]["correct"]["estimates"] if e["name"] == "gain")
+    assert gain["interval"][0] <= 0 <= gain["interval"][1], "the same shares as those that ran"
 
 
 def test_a_record_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -168,7 +168,33 @@ def test_wrong_records_and_policies_are_errors() -> None:
         evaluate(record(50, 1), {"a": 0.5})
 
 
+def test_a_few_busy_units_are_called_what_they_are() -> None:
+    rows = [row._replace(unit=f"u{min(k, 40)}") for k, row in enumerate(record(3000, 8))]
+    for k in range(4):
+        rows += [row._replace(unit=f"busy{k}") for row in record(3000, 9 + k)]
+    found = evaluate(rows, LOGGED, limits=Limits(units=10, effective=30.0, largest=1.0)).refusal
+    assert (
+        found == "a few of the 45 units sent most of the requests: they count as 5 alike, and 30 are needed"
+    )
+
+
+def test_the_gain_is_the_difference_with_an_interval_of_its_own() -> None:
+    """Both estimates hang on the same rows, so the interval of their difference is narrower than theirs suggest."""
+    report = evaluate(record(4000, 21), TARGET)
+    gain, dr, logged = report["gain"], report["dr"], report["logged"]
+    assert gain.value == pytest.approx(dr.value - logged.value)
+    assert gain.interval[0] > 0
+    same = evaluate(record(4000, 22), LOGGED)
+    assert same["gain"].error < 0.5 * same["dr"].error
+    held = 0
+    truth = TRUTH - sum(LOGGED[v] * MEANS[v] for v in MEANS)
+    for seed in range(100):
+        low, high = evaluate(record(800, 1000 + seed), TARGET)["gain"].interval
+        held += low <= truth <= high
+    assert held >= stats.binom.ppf(1e-4, 100, 0.95)
+
+
 def test_a_report_is_plain_data() -> None:
     data = json.loads(json.dumps(evaluate(record(1000, 11), TARGET).as_dict()))
-    assert [e["name"] for e in data["estimates"]] == ["ips", "snips", "dm", "dr", "logged"]
+    assert [e["name"] for e in data["estimates"]] == ["ips", "snips", "dm", "dr", "logged", "gain"]
     assert data["refusal"] is None

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.config.document import Metric
+from gateway.record.events import Outcome, Reward
+from gateway.record.logged import Reading
+from gateway.state.base import DecisionRecord
+from tests.contract.made import T0, outcome, reward
+
+
+def record(about: Outcome, *rewards: Reward) -> DecisionRecord:
+    return DecisionRecord(about, rewards, ())
+
+
+def value(
+    about: Outcome, *rewards: Reward, metric: Metric | None = None, now: float = T0 + 1e6
+) -> float | None:
+    reading = Reading("correct", metric, now)
+    reading.add([record(about, *rewards)])
+    (row,) = reading.rows
+    return row.reward
+
+
+ZERO = Metric(type="boolean", missing="zero", window=60.0)
+
+
+def test_a_row_says_who_was_assigned_how_likely_and_what_came() -> None:
+    about = outcome(assigned="v2", served="v2", propensity=0.125, features='{"tier":"paid"}')
+    reading = Reading("correct")
+    reading.add([record(about, reward(0.0, of=about, metric="other"), reward(1.0, of=about))])
+    (row,) = reading.rows
+    assert (row.variant, row.propensity, row.reward) == ("v2", 0.125, 1.0)
+    assert row.unit == "fedcba9876543210"
+    assert row.features == {"tier": "paid"}
+    assert not row.forced
+
+
+def test_decisions_without_a_unit_are_each_their_own() -> None:
+    reading = Reading("correct")
+    reading.add([record(outcome(sticky=False)), record(outcome(sticky=False, forced=True))])
+    assert [row.unit for row in reading.rows] == ["", ""]
+    assert [row.forced for row in reading.rows] == [False, True]
+
+
+def test_nothing_reported_or_retracted_is_no_reward() -> None:
+    about = outcome()
+    assert value(about) is None
+    assert value(about, reward(None, of=about)) is None
+    assert value(about, metric=Metric(type="boolean")) is None
+
+
+def test_a_rescue_is_not_credited() -> None:
+    about = outcome(assigned="v2", served="v1", fallback=True, error="timeout")
+    assert value(about, reward(1.0, of=about, worst=0.0)) == 0.0
+    assert value(about, reward(1.0, of=about, worst=None)) is None
+
+
+def test_a_missing_value_counts_as_the_metric_says() -> None:
+    assert value(outcome(), metric=ZERO) == 0.0
+    assert value(outcome(), reward(None, of=outcome()), metric=ZERO) == 0.0
+    complaints = Metric(type="boolean", goal="minimize", missing="zero", window=60.0)
+    assert value(outcome(), metric=complaints) == 0.0
+    assert value(outcome(error="timeout", served=""), metric=complaints) == 1.0
+
+
+@pytest.mark.parametrize("rewarded", [False, True])
+def test_while_its_window_is_open_a_decision_is_left_out_rewarded_or_not(rewarded: bool) -> None:
+    about = outcome()
+    rewards = (reward(1.0, of=about),) if rewarded else ()
+    reading = Reading("correct", ZERO, now=T0 + 59)
+    reading.add([record(about, *rewards)])
+    assert (reading.rows, reading.window_open) == ([], 1)
+    ended = Reading("correct", ZERO, now=T0 + 60)
+    ended.add([record(about, *rewards)])
+    assert (len(ended.rows), ended.window_open) == (1, 0)
+
+
+def test_rewards_whose_outcome_is_lost_are_passed_over() -> None:
+    reading = Reading("correct")
+    reading.add([DecisionRecord(None, (reward(),), ())])
+    assert reading.rows == []
