@@ -13,6 +13,7 @@ from gateway.config.references import Finding
 def warnings_of(document: Document) -> Iterator[Finding]:
     """What is allowed but probably not meant."""
     yield from _open_door(document)
+    yield from _traces(document)
     if not document.routes:
         yield Finding((), "there are no routes: every request is answered with 404")
     used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
@@ -32,6 +33,17 @@ def _open_door(document: Document) -> Iterator[Finding]:
                 "without 'auth' everyone who reaches this address may use every route and read the record"
             )
             yield Finding((key,), message)
+
+
+def _traces(document: Document) -> Iterator[Finding]:
+    traces = document.telemetry.traces
+    if traces is None or not traces.tls.model_fields_set:
+        return
+    here = ("telemetry", "traces", "tls")
+    if not traces.endpoint.startswith("https:"):
+        yield Finding(here, "the endpoint is not https, so this is without effect")
+    elif not traces.tls.verify:
+        yield Finding(here, "the endpoint is not verified: whoever is in between can read all spans")
 
 
 def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:

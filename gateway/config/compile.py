@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.config.document import Backend as BackendDocument
-from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
+from gateway.config.document import BackendTls, Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
 from gateway.config.plans import features_of
 from gateway.config.policy import Feature
@@ -32,6 +32,7 @@ from gateway.dataplane.snapshot import (
     Timeouts,
     VariantPlan,
 )
+from gateway.dataplane.tracing import Tracing
 from gateway.transport import health
 from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
 from policies import ejection
@@ -65,7 +66,7 @@ class Registry:
         endpoint = Endpoint(found.scheme, found.host, found.port, tls)
         known = self.addresses.get((endpoint, shadow))
         if known is None:
-            context = _context(backend) if found.secure else None
+            context = client_context(backend.tls) if found.secure else None
             name = (backend.tls.server_name or found.host) if found.secure else None
             known = Address(endpoint, self._loop, context=context, server_name=name)
             self.addresses[endpoint, shadow] = known
@@ -136,8 +137,8 @@ def _tls_digest(backend: BackendDocument) -> str:
     ).hexdigest()
 
 
-def _context(backend: BackendDocument) -> ssl.SSLContext:
-    tls = backend.tls
+def client_context(tls: BackendTls) -> ssl.SSLContext:
+    """How we speak TLS to others. Raises ssl.SSLError or OSError for files that can't be used."""
     context = ssl.create_default_context(cafile=tls.ca)
     context.set_alpn_protocols(["http/1.1"])
     if tls.cert is not None:
@@ -158,6 +159,7 @@ def compile_document(
     chance: Callable[[], float],
     verify: Verifier | None = None,
     ensembles: Mapping[str, Ensemble] = MappingProxyType({}),
+    tracing: Tracing | None = None,
 ) -> Snapshot:
     """``allocations``: (epoch, allocation) of each route; ``ensembles``: of those with features.
 
@@ -176,6 +178,7 @@ def compile_document(
         authenticator=_authenticator(document, registry, verify),
         limits=_limits(document.limits),
         trusted=_trusted(document),
+        tracing=tracing,
     )
     for name in _looked_at(document):
         snapshot.actions.setdefault(name, KEEP)
@@ -183,8 +186,10 @@ def compile_document(
 
 
 def _looked_at(document: Document) -> set[bytes]:
-    """The request fields that some route decides by."""
+    """The request fields that some route, or the choice of what is traced, decides by."""
     names: set[str] = set()
+    if document.telemetry.traces is not None:
+        names.update(("traceparent", "tracestate"))
     for route in document.routes.values():
         names.update(route.match.headers)
         if route.unit is not None and route.unit.header is not None:

@@ -18,6 +18,11 @@ def unusable_files(document: Document) -> Iterator[Fault]:
     for name, backend in document.backends.items():
         own = backend.tls
         yield from _certificates(("backends", name, "tls"), "ca", own.ca, own.cert, own.key)
+    traces = document.telemetry.traces
+    if traces is not None:
+        yield from _certificates(
+            ("telemetry", "traces", "tls"), "ca", traces.tls.ca, traces.tls.cert, traces.tls.key
+        )
     jwt = document.auth.jwt if document.auth else None
     if jwt is not None and "://" not in jwt.jwks:
         yield from _missing(("auth", "jwt", "jwks"), jwt.jwks)

@@ -18,7 +18,6 @@ from gateway.config.references import Finding
 PENDING: Final = frozenset(
     {
         "metrics.NAME.missing",
-        "telemetry.traces",
     }
 )
 

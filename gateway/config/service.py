@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config.part import HeaderName, HeaderValue, Name, Part
+from gateway.config.backend import BackendTls
+from gateway.config.part import HeaderName, HeaderValue, Name, Part, Url
 from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
 
 Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "admin"]
@@ -214,11 +216,39 @@ class Log(Part):
 
 
 class Traces(Part):
-    endpoint: str
-    """Where spans go (OTLP over HTTP)."""
+    """Spans of those requests that are sampled, sent to a collector by OTLP over HTTP."""
+
+    endpoint: Url
+    """Where spans go; without a path, to `/v1/traces` there."""
     sample: Share = 0.01
     """The share of requests traced, where the client's `traceparent` doesn't say."""
+    parent: Literal["follow", "link"] = "follow"
+    """``follow``: a client's `traceparent` decides, and the trace goes on. ``link``: it only is linked to."""
+    propagate: bool = True
+    """Whether backends are told of the gateway's span; else what the client said passes as it came."""
+    service: Annotated[str, Field(min_length=1)] = "turnout"
+    """`service.name` of the spans."""
+    resource: Mapping[str, str] = Field(default_factory=dict)
+    """Further attributes of the gateway as a resource."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    """Sent along to the endpoint."""
+    tls: BackendTls = BackendTls()
+    """For an https endpoint."""
+    timeout: Positive = 10.0
+    """For one delivery."""
+    flush: Positive = 1.0
+    """How often spans are sent; sooner where many wait."""
+    capacity: Above = 20_000
+    """Spans that may wait for the collector; beyond it the newest are dropped, and counted."""
+
+    @property
+    def address(self) -> str:
+        """Where spans are posted to."""
+        return (
+            self.endpoint
+            if urlsplit(self.endpoint).path.strip("/")
+            else f"{self.endpoint.rstrip('/')}/v1/traces"
+        )
 
 
 class Telemetry(Part):

@@ -8,6 +8,7 @@ from gateway.dataplane.asgi import ControlCall
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.refusal import Refusal
 from gateway.dataplane.routing import find_route
+from gateway.dataplane.tracing import traced
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal:
     """An exchange for what matches a route, an ASGI call below ``/-/``, an error answer for all else."""
-    worker = client.worker
+    worker, tracing = client.worker, client.snapshot.tracing
     if head.path.startswith(b"/-/"):
         return ControlCall(client, worker, head)
     try:
@@ -33,7 +34,11 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
                 f"The body has more than the {route.body_limit} bytes that this route takes.",
             )
     except TurnoutError as error:
+        if tracing is not None:
+            tracing.begins(head)
         return Refusal(client, head, error)
+    if tracing is not None and tracing.begins(head):
+        return traced(client, head, route)
     return Exchange(client, worker, head, route)
 
 

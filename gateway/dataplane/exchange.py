@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.auth import Principal
     from gateway.dataplane.head import Head
     from gateway.dataplane.protocol import ClientProtocol
+    from gateway.dataplane.tracing import ShadowTrace
     from gateway.dataplane.worker import Worker
 
 BIG: Final = 65_536
@@ -284,6 +285,13 @@ class Exchange:
             return self.chunks, self.body_bytes
         rewritten = bodies.with_model(self.chunks, plan.model)
         return (self.chunks, self.body_bytes) if rewritten is None else ([rewritten], len(rewritten))
+
+    def branch(self, address: Address, begun: float) -> None:
+        """A second copy is about to be sent to ``address``; a traced request names a span of its own there."""
+
+    def shadowing(self, plan: VariantPlan, address: Address) -> ShadowTrace | None:
+        """A copy for a shadow is about to be made; a traced request keeps what its span needs."""
+        return None
 
     def shadow_head(self, plan: VariantPlan, address: Address, size: int) -> bytes:
         """The head of a copy for a shadow; the body is known to be whole."""

@@ -37,6 +37,7 @@ from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
     from gateway.dataplane.auth import Principal
+    from gateway.telemetry.trace import Trace
 
 EMPTY: Final[dict[bytes, bytes]] = {}
 KEPT_WITH_CONNECTION: Final = (b"close", b"keep-alive", b"upgrade")
@@ -76,6 +77,8 @@ class Head:
     listed: tuple[bytes, ...] = ()
     """The lower-cased names of fields that Connection lists: they go no further."""
     forwarded: tuple[tuple[int, bytes], ...] = ()
+    trace: Trace | None = None
+    """Set for a request that is traced."""
     principal: Principal
 
     def __init__(self, started: float) -> None:

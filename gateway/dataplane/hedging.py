@@ -96,6 +96,7 @@ class Hedge:
         self.connection = connection
         connection.begin(self, head=x.head.method == b"HEAD")
         body, size = x.body_for(x.plan)
+        x.branch(self.address, self.sent_at)
         connection.transport.writelines([*request_head(x, x.plan, self.address, size), *body])
         connection.sent_whole = True
         self.sent_at = perf_counter()

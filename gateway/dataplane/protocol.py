@@ -393,6 +393,8 @@ class ClientProtocol(asyncio.Protocol):
             head.close = True
         self.worker.refused(error.code)
         self.write(error_answer(self, head, error))
+        if head.trace is not None:
+            head.trace.tracing.refused(self, head, head.trace, error)
         self.answered(item)
 
     def answered(self, item: Item) -> None:

@@ -213,6 +213,7 @@ class Shadower:
             self.counts[copy.original.route.name, copy.plan.name, "failed"] += 1
         self._judge(copy, error)
         self._let_go(copy)
+        call.tell_trace(error)
         self._compare(call, error, body)
         self._next()
 

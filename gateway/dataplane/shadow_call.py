@@ -13,6 +13,7 @@ from gateway.transport.pool import Address
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.shadow import Shadower
+    from gateway.dataplane.tracing import ShadowTrace
 
 
 class Original:
@@ -48,13 +49,14 @@ class Original:
 class Copy:
     """One request for one shadow."""
 
-    __slots__ = ("address", "body", "original", "plan", "request", "size")
+    __slots__ = ("address", "body", "original", "plan", "request", "size", "trace")
 
     def __init__(self, x: Exchange, original: Original, plan: VariantPlan, address: Address) -> None:
         self.original = original
         self.address = address
         self.plan = plan
         self.body, size = x.body_for(plan)
+        self.trace: ShadowTrace | None = x.shadowing(plan, address)
         self.request = x.shadow_head(plan, address, size)
         self.size = len(self.request) + (size if self.body is not original.body else 0)
         """Bytes of its own, beside the original's."""
@@ -64,8 +66,8 @@ class ShadowCall:
     """One copy under way; the `User` of a connection of the shadow's own pool."""
 
     __slots__ = (
-        "_connection", "_head_at", "_out", "_size", "_started", "_task", "answer", "copy", "deadline", "limit",
-        "shadower", "upgrade",
+        "_begun", "_connection", "_head_at", "_out", "_size", "_started", "_task", "answer", "copy", "deadline",
+        "limit", "shadower", "upgrade",
     )  # fmt: skip
 
     def __init__(self, shadower: Shadower, copy: Copy, *, timeout: float, limit: int) -> None:
@@ -79,7 +81,7 @@ class ShadowCall:
         self._size = 0
         self._connection: BackendConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._started = perf_counter()
+        self._begun = self._started = perf_counter()
         self._head_at = 0.0
         times = copy.original.route.timeouts
         self.deadline = self._started + min(times.total or timeout, timeout)
@@ -151,3 +153,10 @@ class ShadowCall:
     def milliseconds(self) -> float:
         """To the answer's head, or to the failure."""
         return ((self._head_at or perf_counter()) - self._started) * 1e3
+
+    def tell_trace(self, error: str) -> None:
+        """It has ended; where the request is traced, so is this."""
+        if self.copy.trace is not None:
+            sent = self._started if self._connection is not None else 0.0
+            status = self.answer.status if self.answer is not None else 0
+            self.copy.trace.ended(self._begun, sent, self._head_at, status, error)

@@ -21,6 +21,7 @@ from policies.model import Allocation
 if TYPE_CHECKING:
     from gateway.dataplane.contextual import Sight
     from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.tracing import Tracing
 
 PATHS: Final = 4096
 """Most request paths whose route is remembered; beyond it the cache starts anew."""
@@ -239,6 +240,7 @@ class Snapshot:
         authenticator: Authenticator,
         limits: Limits,
         trusted: Callable[[str], bool],
+        tracing: Tracing | None = None,
         rank: Sequence[RoutePlan] | None = None,
     ) -> None:
         self.revision = revision
@@ -246,6 +248,8 @@ class Snapshot:
         self.authenticator = authenticator
         self.limits = limits
         self.trusted = trusted
+        self.tracing = tracing
+        """None: no request is traced, and what names a trace passes as it came."""
         self.actions = dict(REQUEST_ACTIONS)
         self.ranked = tuple(rank if rank is not None else sorted(routes.values(), key=_specificity))
         self._paths: dict[bytes, tuple[RoutePlan, ...]] = {}

@@ -42,3 +42,6 @@ def configure(settings: Log) -> None:
     root.setLevel(settings.level.upper())
     # uvicorn's own start and stop lines are ours to tell.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # httpx tells each request that it makes.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)

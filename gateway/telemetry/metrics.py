@@ -97,6 +97,12 @@ class Metrics:
             ("event",),
             registry=r,
         )
+        self.spans = Counter(
+            "turnout_trace_spans_total",
+            "Spans of traced requests: offered, exported, rejected, failed, dropped.",
+            ("event",),
+            registry=r,
+        )
         self.share = Gauge(
             "turnout_allocation_share", "The probability with which a variant is assigned.", labels, registry=r,
             multiprocess_mode="mostrecent",

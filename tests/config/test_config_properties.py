@@ -221,7 +221,10 @@ limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_bod
 shutdown: {grace: 0, idle: 0}
 record: {enabled: false, capacity: 1, flush: 1s, retention: null}
 loops: {allocation: 100ms, watch: 100ms}
-telemetry: {log: {level: debug, format: json}, traces: {endpoint: "http://x", sample: 0.5, headers: {a: b}}}
+telemetry:
+  log: {level: debug, format: json}
+  traces: {endpoint: "http://x", sample: 0.5, parent: link, propagate: false, service: edge,
+           resource: {zone: a}, headers: {a: b}}
 """.replace("HASH", "ab" * 32)
 
 

@@ -308,6 +308,10 @@ def test_rendering() -> None:
         (POLICY, CANARY + ", guardrails: [{metric: seconds, max_decrease: 1%}]}",
          "routes.digits.policy.guardrails[0]", "a decrease of 'seconds' is what is wanted"),
         (POLICY, "    policy: {type: bandit, metric: correct, floor: 0}", "routes.digits.policy.floor", "mislead"),
+        ("metrics:", 'telemetry: {traces: {endpoint: "https://x", tls: {verify: false}}}\nmetrics:',
+         "telemetry.traces.tls", "not verified"),
+        ("metrics:", 'telemetry: {traces: {endpoint: "http://x", tls: {server_name: y}}}\nmetrics:',
+         "telemetry.traces.tls", "without effect"),
         (A, '  a: {url: "https://x", tls: {verify: false}}', "routes.digits.variants.v1.backend", "not verified"),
     ],
 )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Spans on their way to a collector: a bounded ring, written in batches by OTLP over HTTP.
+
+https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. Spans are built and sent by a task of
+the event loop, a few at a time: a thread that computes would hold the interpreter from the loop for up to its
+switch interval, 5 ms, each time. A collector that is away, slow or talks nonsense costs spans, which are counted,
+and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from typing import Final
+
+import httpx
+
+from gateway.clock import Chance
+from gateway.config.compile import client_context
+from gateway.config.document import Traces
+from gateway.telemetry import otlp, spans
+from gateway.telemetry.trace import Traced
+
+log = logging.getLogger("turnout.traces")
+
+BATCH: Final = 512
+"""Records in one delivery; as soon as so many wait, they are sent."""
+TURN: Final = 16
+"""Records built before the loop gets its turn: less than a millisecond."""
+AGAIN: Final = frozenset((429, 502, 503, 504))
+"""Statuses after which the same may be sent once more (OTLP); after others it is given up."""
+PATIENCE: Final = 60.0
+"""Seconds after which a batch that could not be delivered is given up."""
+LONGEST_PAUSE: Final = 30.0
+LONGEST_ANSWER: Final = 65_536
+"""Most bytes of a collector's answer that are read."""
+
+
+class Exporter:
+    """Delivers the spans of one process, by one configuration's ``telemetry.traces``."""
+
+    def __init__(self, settings: Traces, *, counts: Counter[str], chance: Chance) -> None:
+        """``counts``: by offered | exported | rejected | failed | dropped; shared with later exporters."""
+        self.settings = settings
+        self.counts = counts
+        self._chance = chance
+        self._ring: deque[Traced] = deque()
+        self._built: list[bytes] = []
+        """Spans of the next delivery."""
+        self._batch: tuple[bytes, int] | None = None
+        """What is being delivered, and how many spans that is."""
+        self._waiting = 0
+        self._room = settings.capacity
+        self._wake = asyncio.Event()
+        self._resource = spans.resource(settings.service, settings.resource)
+        self._scope = spans.scope()
+        self._client: httpx.AsyncClient | None = None
+        self._well = True
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are not yet delivered, given up or dropped."""
+        return self._waiting
+
+    def offer(self, record: Traced) -> None:
+        """Takes what a request left. Never waits, never raises."""
+        size = record.size
+        self.counts["offered"] += size
+        if self._waiting + size > self._room:
+            self.counts["dropped"] += size
+            return
+        self._waiting += size
+        self._ring.append(record)
+        if len(self._ring) == BATCH:
+            self._wake.set()
+
+    # Batches ----------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Delivers what is offered, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self.settings.flush)
+            self._wake.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Delivers, or gives up, all that waits. May be cancelled, and called again."""
+        while self._batch is not None or self._built or self._ring:
+            if self._batch is None:
+                await self._build()
+                body = otlp.request(self._resource, self._scope, self._built)
+                self._batch, self._built = (body, len(self._built)), []
+            await self._deliver(*self._batch)
+            self._batch = None
+
+    async def _build(self) -> None:
+        for number in range(1, BATCH + 1):
+            if not self._ring:
+                return
+            record = self._ring.popleft()
+            try:
+                self._built += spans.spans(record)
+            except Exception:
+                log.exception("a span could not be built; the others are")
+                self._settle("failed", record.size)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+
+    def _settle(self, event: str, number: int) -> None:
+        self.counts[event] += number
+        self._waiting -= number
+
+    async def close(self, *, patience: float = 2.0) -> None:
+        """Takes nothing more and delivers what waits; drops it, and counts it, after ``patience`` seconds."""
+        self._room = -1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.flush()
+        if self._waiting:
+            log.warning("%d spans could not be delivered before the end", self._waiting)
+            self._settle("dropped", self._waiting)
+        self._ring.clear()
+        if self._client is not None:
+            await self._client.aclose()
+
+    # Deliveries -------------------------------------------------------------------------------------
+    async def _deliver(self, body: bytes, size: int) -> None:
+        """Tries until it is taken, refused, or old; the pauses double, and are never the same for all of us."""
+        loop = asyncio.get_running_loop()
+        old, pause = loop.time() + PATIENCE, 1.0
+        while True:
+            status, answer, rest = await self._post(body)
+            if 200 <= status < 300:
+                self._taken(answer, size)
+                return
+            self._trouble(f"it answered {status}" if status else answer.decode())
+            rest = max(rest, pause * (0.5 + self._chance()))
+            if (status and status not in AGAIN) or loop.time() + rest > old:
+                self._settle("failed", size)
+                return
+            await asyncio.sleep(rest)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _post(self, body: bytes) -> tuple[int, bytes, float]:
+        """(status, answer, seconds it asks us to wait); status 0 where there was none, and then the reason."""
+        s = self.settings
+        headers = {**s.headers, "content-type": "application/x-protobuf", "user-agent": "turnout"}
+        try:
+            if self._client is None:
+                self._client = self._connected()
+            async with (
+                asyncio.timeout(s.timeout),
+                self._client.stream(
+                    "POST", s.address, content=body, headers=headers, extensions=self._extensions()
+                ) as answer,
+            ):
+                return answer.status_code, await _beginning(answer), _rest(answer)
+        except TimeoutError:
+            return 0, f"it took longer than {s.timeout:g} s".encode(), 0.0
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            return 0, (str(error) or type(error).__name__).encode(), 0.0
+
+    def _connected(self) -> httpx.AsyncClient:
+        secure = self.settings.address.startswith("https:")
+        context = client_context(self.settings.tls) if secure else False
+        # No proxies of the environment: a gateway's endpoints are all in its configuration.
+        return httpx.AsyncClient(verify=context, timeout=self.settings.timeout, trust_env=False)
+
+    def _extensions(self) -> dict[str, str]:
+        name = self.settings.tls.server_name
+        return {"sni_hostname": name} if name is not None else {}
+
+    def _taken(self, answer: bytes, size: int) -> None:
+        number, why = otlp.rejected(answer)
+        number = min(number, size)
+        self._settle("rejected", number)
+        self._settle("exported", size - number)
+        if number:
+            self._trouble(f"it rejected {number} of {size} spans: {why[:200]}")
+        elif not self._well:
+            self._well = True
+            log.info("traces are delivered to %s again", self.settings.address)
+
+    def _trouble(self, why: str) -> None:
+        """Said once, until all is well again; the metrics count."""
+        if self._well:
+            self._well = False
+            log.warning("traces can't be delivered to %s: %s", self.settings.address, why)
+
+
+async def _beginning(answer: httpx.Response) -> bytes:
+    """The answer as it came, or as much of it as anybody could want."""
+    found = b""
+    async for piece in answer.aiter_raw():
+        found += piece
+        if len(found) > LONGEST_ANSWER:
+            break
+    return found[:LONGEST_ANSWER]
+
+
+def _rest(answer: httpx.Response) -> float:
+    """Retry-After in seconds, as far as we would wait; its form as a date is not looked at."""
+    value = answer.headers.get("retry-after", "")
+    return min(float(value), PATIENCE) if value.isascii() and value.isdigit() else 0.0
