@@ -18,7 +18,7 @@ from gateway import build
 ROOMS = {
     "wire": ["tests/wire"],
     "faults": ["tests/faults"],
-    "dataplane": ["tests/dataplane", "tests/transport", "tests/record"],
+    "dataplane": ["tests/dataplane", "tests/transport", "tests/record", "tests/telemetry"],
     "whole": [f"tests/{name}.py" for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection")],
 }
 """Each runs in a process of its own, all at once: they mostly wait."""
