@@ -49,7 +49,10 @@ class Edge:
                 headers.setdefault("x-request-id", request_id)
                 for name, value in _HEADERS:
                     headers.setdefault(name, value)
-            await send(message)
+            try:
+                await send(message)
+            except OSError:
+                raise ClientDisconnect from None  # so that it can't be taken for a fault of ours
 
         try:
             await self._inner(scope, receive, with_headers)

@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.control.app import SPECIFICATION
 from gateway.control.calls import LOOPBACK, OPEN
+from gateway.control.edge import Edge
 from gateway.control.table import CALLS
 from gateway.errors import CODES
 from tests.control.conftest import Client
@@ -174,3 +177,20 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_back(client: Clien
 
 def test_loopback_excuses_only_the_figures_for_prometheus() -> None:
     assert [call.path for call in CALLS if call.unless == LOOPBACK] == ["/-/metrics"]
+
+
+async def test_a_client_that_leaves_before_its_answer_is_no_fault_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"late": True})(scope, receive, send)
+
+    async def send(message: Message) -> None:
+        raise OSError("the client has gone")
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/-/routes", "headers": []}
+    await Edge(answers)(scope, receive, send)
+    assert not caplog.records
