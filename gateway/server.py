@@ -24,7 +24,7 @@ from gateway.config.compile import Registry, compile_document
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import read_text
-from gateway.config.plans import plan
+from gateway.config.plans import period, plan
 from gateway.config.revisions import Revisions
 from gateway.config.watch import watch_file
 from gateway.control.app import build
@@ -112,7 +112,12 @@ class Gateway:
         await self.rollouts.start(document)
         self.spool = Spool(beside(document.store, "spool"), self.store)
         self.rewards = RewardBook(
-            self.store, self.sealer, clock=self.now, spool=self.spool, allowed=self._takes
+            self.store,
+            self.sealer,
+            clock=self.now,
+            spool=self.spool,
+            allowed=self._takes,
+            period=lambda route, *when: period(self._document.routes.get(route), *when),
         )
         self.application = build(self)
         self.revisions = Revisions(

@@ -15,11 +15,7 @@ from gateway.config.document import Document
 from gateway.config.faults import KeyPath, render_path
 from gateway.config.references import Finding
 
-PENDING: Final = frozenset(
-    {
-        "metrics.NAME.missing",
-    }
-)
+PENDING: Final[frozenset[str]] = frozenset()
 
 
 def pending_options(document: Document) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gateway.config.document import BetaPrior, Document, GammaPrior, NormalPrior, Route
+from gateway.config.document import BetaPrior, Document, GammaPrior, Metric, NormalPrior, Route
 from gateway.config.policy import Bandit as BanditSection
 from gateway.config.policy import Canary as CanarySection
 from gateway.config.policy import Prior as PriorSection
@@ -36,6 +36,26 @@ def plan(document: Document, name: str) -> Plan:
     if isinstance(section, BanditSection):
         return _bandit(document, route, section, shadows)
     return Split(tuple(section.weights.items()), shadows)
+
+
+def reported(document: Document, name: str) -> dict[str, Metric]:
+    """The metrics that may be reported for the route, in the order of the document."""
+    allowed = document.routes[name].feedback
+    return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
+
+
+def period(route: Route | None, epoch: int, decided: float) -> str:
+    """Within what all values of a sticky unit are one observation (`gateway.state.units`).
+
+    Guardrails of a canary compare within an epoch, so a unit counts once in each. A bandit's epochs follow one
+    another each second, and its beliefs are of all time; where it forgets, of about a half-life.
+    """
+    section = route.policy if route is not None else None
+    if not isinstance(section, BanditSection):
+        return f"e{epoch}"
+    if section.discount is None:
+        return "all"
+    return f"h{decided // section.discount.half_life:.0f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,10 @@ class Metric(Part):
             )
         if self.type == "boolean" and (self.lowest, self.highest) != (0, 1):
             raise ValueError("a boolean is 0 or 1; leave 'minimum' and 'maximum' out")
+        if self.missing == "zero" and not self.lowest <= 0 <= self.highest:
+            raise ValueError(
+                "'missing: zero' needs a range with 0 in it; widen 'minimum' and 'maximum', or leave it out"
+            )
         if self.type == "count" and self.lowest < 0:
             raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
         return self

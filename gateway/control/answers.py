@@ -80,6 +80,17 @@ class Estimate(Shape):
     interval: Interval | None
 
 
+class RewardEstimate(Estimate):
+    """``count`` is of values; mean and interval are of the independent observations among them."""
+
+    observations: Annotated[
+        float, Field(ge=0, description="A sticky unit's values are one observation: their mean.")
+    ]
+    missing: Annotated[
+        float, Field(ge=0, description="How many of `count` were not reported and count as zero.")
+    ]
+
+
 class VariantReport(Shape):
     assigned: Count
     served: Count
@@ -89,7 +100,7 @@ class VariantReport(Shape):
     error_rate: Estimate
     latency_ms: Quantiles | None
     gateway_ms: GatewayQuantiles | None
-    rewards: dict[str, Estimate]
+    rewards: dict[str, RewardEstimate]
     probability_best: Probability | None
     expected_loss: Annotated[float, Field(ge=0)] | None
 
@@ -126,6 +137,8 @@ class AddressHealth(BaseModel):
 class MetricShape(Shape):
     type: Literal["boolean", "fraction", "real", "count"]
     goal: Literal["maximize", "minimize"]
+    missing: Literal["ignore", "zero"]
+    window: Annotated[float, Field(description="Seconds.")]
     description: str
 
 
@@ -199,10 +212,12 @@ class BucketVariant(Shape):
     ]
     latency_ms: Quantiles | None
     gateway_ms: GatewayQuantiles | None
-    rewards: dict[str, Estimate]
-    rolling: Annotated[dict[str, Estimate], Field(description="Rewards over the `window` that ends here.")]
+    rewards: dict[str, RewardEstimate]
+    rolling: Annotated[
+        dict[str, RewardEstimate], Field(description="Rewards over the `window` that ends here.")
+    ]
     rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
-    to_date: Annotated[dict[str, Estimate], Field(description="Rewards up to the end of this bucket.")]
+    to_date: Annotated[dict[str, RewardEstimate], Field(description="Rewards up to the end of this bucket.")]
 
 
 class SeriesBucket(Shape):

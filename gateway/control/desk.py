@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
+from gateway.config.plans import reported
 from gateway.control.context import Context, Live
 from gateway.control.news import News
 from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
 from gateway.control.session import Sessions
 from gateway.errors import TurnoutError
 from gateway.state.base import Counts
+from gateway.state.evidence import by_time, of_buckets, rewarded
 from gateway.telemetry.histogram import merge
 from policies.bandit import discounted
 from policies.model import Discounted
@@ -67,9 +69,18 @@ class Desk:
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
         store = self.context.store
+        found = await rewarded(
+            store,
+            name,
+            reported(self.context.document(), name),
+            now=self.context.now(),
+            since=since,
+            epoch=epoch,
+            part=since is not None or epoch is not None,
+        )
         return Evidence(
             counts=await store.counts(name, since=since, epoch=epoch),
-            sums=await store.reward_sums(name, since=since, epoch=epoch),
+            rewards=found,
             discounted=await self._discounted(name),
             agreement=await store.agreement(name, since=since),
             recent=together(await store.counts(name, since=self.context.now() - RECENT)),
@@ -84,8 +95,8 @@ class Desk:
         since = now - _HALF_LIVES * half_life
         step = max(10.0, half_life // 100 * 10)
         found = await self.context.store.series(name, since=since, until=now, step=step)
-        buckets = [(b.start, {(b.variant, metric): s for metric, s in b.rewards.items()}) for b in found]
-        return discounted(buckets, now=now, half_life=half_life)
+        read = of_buckets(found, reported(self.context.document(), name), now=now, step=step)
+        return discounted(by_time(read), now=now, half_life=half_life)
 
     async def _alarms(self, name: str) -> list[dict[str, Any]]:
         """What the watching loop has found and keeps in the store."""

@@ -14,6 +14,7 @@ from math import isfinite
 from typing import Any, Final
 
 from gateway.config.document import Metric
+from gateway.state.evidence import Rewarded
 from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Standing, assess
 from policies.contextual import Contextual
@@ -47,9 +48,24 @@ def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
         return dict(_EMPTY)
     ends = _ends(model, sums)
     mean = sums.mean
-    count = int(sums.count) if sums.count == int(sums.count) else sums.count
     drawn = None if ends is None else [min(ends[0], mean), max(ends[1], mean)]
-    return {"count": count, "mean": mean, "interval": drawn}
+    return {"count": whole(sums.count), "mean": mean, "interval": drawn}
+
+
+def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
+    """`estimate` of the independent observations; beside it how many values there are, and how many of these
+    were not reported and count as zero."""
+    observed = estimate(model, found.observations)
+    return observed | {
+        "count": whole(found.values.count),
+        "observations": observed["count"],
+        "missing": whole(found.missing),
+    }
+
+
+def whole(count: float) -> float:
+    """A count as an integer where it is one."""
+    return int(count) if count == int(count) else count
 
 
 @lru_cache(maxsize=65_536)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.config.document import Canary, Document, Metric, Policy
-from gateway.config.plans import plan
+from gateway.config.plans import plan, reported
 from gateway.control.context import Live
-from gateway.control.estimates import Standings, estimate, standings
+from gateway.control.estimates import Standings, estimate, reward_estimate, standings
 from gateway.state.base import Counts
+from gateway.state.evidence import Rewarded, observations
 from gateway.telemetry.histogram import quantile
 from policies.model import Discounted, RewardSums
 
@@ -24,7 +25,7 @@ RECENT: Final = 300.0
 """Seconds that the `recent` figures cover."""
 
 _NO_COUNTS: Final = Counts()
-_NO_SUMS: Final = RewardSums()
+_NOTHING: Final = Rewarded()
 _LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 
@@ -35,7 +36,7 @@ class Evidence:
 
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """By variant."""
-    sums: Mapping[tuple[str, str], RewardSums] = field(default_factory=dict)
+    rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
     """By (variant, metric)."""
     discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
     """Likewise; only for a bandit that forgets."""
@@ -89,7 +90,8 @@ def report(
     """The JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
     declared = reported(document, name)
     variants = tuple(document.routes[name].variants)
-    standing = standings(plan(document, name), variants, declared, evidence.sums, evidence.discounted)
+    sums = observations(evidence.rewards)
+    standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
     return {
         **summary(name, document, live, rollout, now),
         "since": since,
@@ -115,14 +117,14 @@ def _roles(policy: Policy) -> Json:
     }
 
 
-def reported(document: Document, name: str) -> dict[str, Metric]:
-    """The metrics that may be reported for the route, in the order of the document."""
-    allowed = document.routes[name].feedback
-    return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
-
-
 def described(metric: Metric) -> Json:
-    return {"type": metric.type, "goal": metric.goal, "description": metric.description}
+    return {
+        "type": metric.type,
+        "goal": metric.goal,
+        "missing": metric.missing,
+        "window": metric.window,
+        "description": metric.description,
+    }
 
 
 def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, standing: Standings) -> Json:
@@ -136,16 +138,18 @@ def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, s
         "error_rate": error_rate(counts),
         "latency_ms": latencies(counts.latency, _LATENCIES),
         "gateway_ms": latencies(counts.gateway, _GATEWAY),
-        "rewards": rewards(variant, declared, evidence.sums),
+        "rewards": rewards(variant, declared, evidence.rewards),
         "probability_best": standing.probability_best.get(variant),
         "expected_loss": standing.expected_loss.get(variant),
     }
 
 
 def rewards(
-    variant: str, declared: Mapping[str, Metric], sums: Mapping[tuple[str, str], RewardSums]
+    variant: str, declared: Mapping[str, Metric], found: Mapping[tuple[str, str], Rewarded]
 ) -> dict[str, Json]:
-    return {name: estimate(m.type, sums.get((variant, name), _NO_SUMS)) for name, m in declared.items()}
+    return {
+        name: reward_estimate(m.type, found.get((variant, name), _NOTHING)) for name, m in declared.items()
+    }
 
 
 def error_rate(counts: Counts) -> Json:

@@ -6,11 +6,12 @@ import asyncio
 
 from starlette.responses import Response
 
+from gateway.config.plans import reported
 from gateway.control.ask import Ask, answer
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
-from gateway.control.report import reported
 from gateway.control.series import MOST, ROLLING, series, step_for, steps
 from gateway.errors import TurnoutError
+from gateway.state.evidence import of_buckets, rewarded
 
 HOUR = 3600.0
 
@@ -39,10 +40,11 @@ async def read_series(ask: Ask) -> Response:
         )
     start = since // step * step
     buckets = await store.series(name, since=start, until=until, step=step)
-    before = await store.reward_sums(name, until=start)
+    variants, declared = tuple(document.routes[name].variants), reported(document, name)
+    now = ask.context.now()
+    before = await rewarded(store, name, declared, now=now, until=start)
     history = await store.allocation_history(name)
     window = max(step, (until - since) / ROLLING)
-    variants, declared = tuple(document.routes[name].variants), reported(document, name)
 
     def made() -> Response:
         return answer(
@@ -52,7 +54,9 @@ async def read_series(ask: Ask) -> Response:
                 "until": until,
                 "step": step,
                 "window": window,
-                "buckets": series(variants, declared, buckets, before, window),
+                "buckets": series(
+                    variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window
+                ),
                 "allocations": steps(history, since, until),
             }
         )

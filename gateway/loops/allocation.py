@@ -15,9 +15,10 @@ from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
-from gateway.config.plans import Move, moved, plan
+from gateway.config.plans import Move, moved, plan, reported
 from gateway.loops.ensembles import RECENT, Drawn, averaged, draw, expected, refit, restore, seed
-from gateway.state.base import OutcomeFilter, Published, Store, StoreUnavailable
+from gateway.state.base import BUCKET, OutcomeFilter, Published, Store, StoreUnavailable
+from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
 from policies import bandit, contextual
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit, Standing
@@ -69,6 +70,7 @@ class Allocations:
         self._packed: dict[str, tuple[int, bytes]] = {}
         """By route: the epoch and the ensemble that was published with it."""
         self._changed = -1
+        self._bucket = -1.0
         self._document: Document | None = None
         self.held: dict[str, Held] = {}
         self.moves: dict[str, Move] = {}
@@ -147,7 +149,7 @@ class Allocations:
         self.leads = lease is not None
         changed = await self._store.changed()
         pending = any(not held.published for held in self.held.values())
-        if changed == self._changed and not pending:
+        if changed == self._changed and not pending and not self._ended():
             return
         await self._read()
         for name in tuple(self.held):
@@ -159,6 +161,19 @@ class Allocations:
             if self.leads:
                 await self._learn(name)
         self._changed = changed
+
+    def _ended(self) -> bool:
+        """Whether windows have ended since the last look, at whose end missing rewards count: nothing in the
+        store moves then."""
+        bucket = self._clock() // BUCKET
+        if bucket == self._bucket:
+            return False
+        self._bucket = bucket
+        plans = ((name, held.plan) for name, held in self.held.items())
+        learning = ((name, found) for name, found in plans if isinstance(found, Bandit))
+        return any(
+            m.missing == "zero" for name, found in learning for m in self._metrics(name, found).values()
+        )
 
     async def reconsider(self, name: str, reason: str) -> None:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
@@ -255,19 +270,27 @@ class Allocations:
 
     async def _learned(self, name: str, held: Held) -> Learned:
         assert isinstance(held.plan, Bandit)
-        sums = await self._store.reward_sums(name)
+        metrics = self._metrics(name, held.plan)
+        sums = observations(await rewarded(self._store, name, metrics, now=self._clock()))
         discounted: dict[tuple[str, str], Discounted] = {}
         if held.plan.half_life is not None:
-            discounted = await self._discounted(name, held.plan.half_life)
+            discounted = await self._discounted(name, held.plan.half_life, metrics)
         return Learned(
             sums=sums, discounted=discounted, caps=self.caps.get(name, {}), previous=held.allocation
         )
 
-    async def _discounted(self, name: str, half_life: float) -> dict[tuple[str, str], Discounted]:
+    def _metrics(self, name: str, found: Bandit) -> dict[str, Metric]:
+        """What the bandit learns from."""
+        assert self._document is not None
+        declared = reported(self._document, name)
+        return {o.metric: declared[o.metric] for o in found.objectives if o.metric in declared}
+
+    async def _discounted(
+        self, name: str, half_life: float, metrics: Mapping[str, Metric]
+    ) -> dict[tuple[str, str], Discounted]:
         now = self._clock()
-        buckets = await self._store.series(name, since=now - HISTORY * half_life, until=now, step=10.0)
-        each = ((b.start, {(b.variant, m): s for m, s in b.rewards.items()}) for b in buckets)
-        return bandit.discounted(each, now=now, half_life=half_life)
+        buckets = await self._store.series(name, since=now - HISTORY * half_life, until=now, step=BUCKET)
+        return bandit.discounted(by_time(of_buckets(buckets, metrics, now=now)), now=now, half_life=half_life)
 
     async def _publish(
         self, name: str, fresh: Allocation, reason: str, evidence: str, drawn: Drawn | None = None

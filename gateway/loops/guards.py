@@ -11,15 +11,17 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.clock import Clock
 from gateway.config.document import Bandit, Document
+from gateway.config.plans import reported
 from gateway.loops.allocation import Allocations
 from gateway.loops.rollout import rail_of
-from gateway.state.base import BUCKET, Bucket, Store, StoreUnavailable
+from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
+from gateway.state.evidence import RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
 from policies.guardrails import Verdict, judge_all
 from policies.matching import Matched, Side
@@ -46,6 +48,8 @@ class _Watched:
     until: float
     ejected: dict[str, str]
     """Variant → why."""
+    rewarded: dict[str, float] = field(default_factory=dict)
+    """Of each metric whose missing values count, the end of what is in ``matched``."""
     matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
 
 
@@ -108,11 +112,7 @@ class Guards:
 
     async def _look(self, document: Document, name: str, section: Bandit, watched: _Watched) -> None:
         assert section.baseline is not None
-        until = (self._clock() - SETTLED) // BUCKET * BUCKET
-        if until > watched.until:
-            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
-            watched.until = until
-            _add(watched.matched, section.baseline, buckets)
+        await self._add_new(document, name, section.baseline, watched)
         others = [v for v in self._allocations.held[name].allocation.variants if v != section.baseline]
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         rails = [rail_of(rail) for rail in section.guardrails]
@@ -127,6 +127,24 @@ class Guards:
             # A baseline that is itself ill is no measure: nothing is ejected by it.
             if failed and not judgement.sick:
                 await self._eject(name, variant, watched, failed[0])
+
+    async def _add_new(self, document: Document, name: str, baseline: str, watched: _Watched) -> None:
+        """Each bucket goes in once: as soon as it is settled, and for a metric whose missing values count when
+        its window is over."""
+        now, declared = self._clock() - SETTLED, reported(document, name)
+        at_once = {metric: m for metric, m in declared.items() if m.missing == "ignore"}
+        until = now // BUCKET * BUCKET
+        if until > watched.until:
+            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
+            watched.until = until
+            _add(watched.matched, baseline, of_buckets(buckets, at_once, now=now), at_once)
+        for metric, m in declared.items():
+            edge, since = ended_before(now, m.window), watched.rewarded.get(metric, watched.since)
+            if m.missing == "zero" and edge > since:
+                buckets = await self._store.series(name, since=since, until=edge, step=BUCKET)
+                watched.rewarded[metric] = edge
+                read = [replace(b, counts=Counts()) for b in of_buckets(buckets, {metric: m}, now=now)]
+                _add(watched.matched, baseline, read, {metric: m})
 
     async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
         reason = f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}"
@@ -143,18 +161,20 @@ class Guards:
         await self._allocations.reconsider(name, f"guardrail: {variant}")
 
 
-def _add(matched: dict[str, Matched], baseline: str, buckets: list[Bucket]) -> None:
+def _add(
+    matched: dict[str, Matched], baseline: str, buckets: list[RewardedBucket], metrics: Collection[str]
+) -> None:
     """Adds each bucket of time to the comparison of every variant that was seen in it."""
-    by_time: dict[float, dict[str, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
+    by_time: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
     for bucket in buckets:
         by_time[bucket.start][bucket.variant].append(bucket)
     for found in by_time.values():
         for variant, own in found.items():
             if variant != baseline:
-                matched[variant].add(_side(found.get(baseline, [])), _side(own))
+                matched[variant].add(_side(found.get(baseline, []), metrics), _side(own, metrics))
 
 
-def _side(buckets: list[Bucket]) -> Side:
+def _side(buckets: list[RewardedBucket], metrics: Collection[str]) -> Side:
     """All epochs of one bucket of time together: ten seconds are short against what else changes."""
     side = Side()
     latency: dict[int, float] = defaultdict(float)
@@ -164,7 +184,7 @@ def _side(buckets: list[Bucket]) -> Side:
         side.errors += bucket.counts.errors
         for place, count in bucket.counts.latency.items():
             latency[place] += count
-        for metric, sums in bucket.rewards.items():
-            rewards[metric] = rewards.get(metric, RewardSums()) + sums
+        for metric in bucket.rewards.keys() & metrics:
+            rewards[metric] = rewards.get(metric, RewardSums()) + bucket.rewards[metric].observations
     side.latency, side.rewards = latency, rewards
     return side

@@ -17,10 +17,11 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.config.document import Canary, Document
 from gateway.config.document import Guardrail as GuardrailSection
-from gateway.config.plans import weighted
+from gateway.config.plans import reported, weighted
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.state.base import Counts, Store, StoreUnavailable
+from gateway.state.evidence import observations, rewarded
 from gateway.telemetry.histogram import edges
 from policies import rollout
 from policies.guardrails import (
@@ -181,7 +182,11 @@ class Rollouts:
         # Only this epoch counts: the same weights throughout, so both saw the same hours of the day.
         since = state.window - 10.0
         counts = await self._store.counts(name, since=since, epoch=epoch)
-        sums = await self._store.reward_sums(name, since=since, epoch=epoch)
+        declared = reported(document, name)
+        found_rewards = await rewarded(
+            self._store, name, declared, now=self._clock(), since=since, epoch=epoch
+        )
+        sums = observations(found_rewards)
         kinds = {key: metric.type for key, metric in document.metrics.items()}
 
         def evidence(variant: str) -> Evidence:

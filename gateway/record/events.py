@@ -124,6 +124,9 @@ class Reward(NamedTuple):
     """"" or canonical JSON."""
     context: str = ""
     """"" or the features that the decision was made from (`gateway.record.context`), in hexadecimal."""
+    period: str = ""
+    """For a sticky unit the period within which all its values count as one observation
+    (`gateway.state.units`); "" where the request had no unit, and each value counts by itself."""
 
 
 class Shadowed(NamedTuple):

@@ -82,8 +82,9 @@ class FeedbackReport:
 class RewardBook:
     """Takes reports. ``metrics`` (by name) may be replaced at any time.
 
-    ``allowed(route, metric)`` says whether a route takes a metric (default: every one). With a
-    ``spool``, reports are taken while the store is away too.
+    ``allowed(route, metric)`` says whether a route takes a metric (default: every one).
+    ``period(route, epoch, decided)`` names the period within which the values of a sticky unit are one
+    observation (default: the epoch). With a ``spool``, reports are taken while the store is away too.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class RewardBook:
         clock: Clock = wall,
         spool: Spool | None = None,
         allowed: Callable[[str, str], bool] | None = None,
+        period: Callable[[str, int, float], str] | None = None,
     ) -> None:
         self.store = store
         self.sealer = sealer
         self.metrics: Mapping[str, Metric] = metrics or {}
         self.spool = spool
         self.allowed = allowed
+        self.period = period or (lambda route, epoch, decided: f"e{epoch}")
         self.counts: Counter[str] = Counter()
         """accepted | duplicate | updated | rejected: figures that only grow."""
         self._clock = clock
@@ -187,6 +190,7 @@ class RewardBook:
             worst=worst(metric),
             tags=tags,
             context=opened.context.hex(),
+            period=self.period(opened.route, opened.epoch, opened.decided) if opened.sticky else "",
         )
 
     def _metric(self, route: str, name: str) -> Metric:

@@ -69,6 +69,11 @@ class Opened(NamedTuple):
     context: bytes = b""
     """The features that the policy saw, packed; b"" where it looks at none."""
 
+    @property
+    def sticky(self) -> bool:
+        """Whether the unit came from the request: without one, the decision's own bits stand in for it."""
+        return self.unit != int.from_bytes(self.decision[8:], "big")
+
 
 class _Process:
     """What sets this process's decisions apart from those of all others; one for all sealers."""

@@ -85,7 +85,9 @@ async def test_rescued_and_forced_decisions(store: Store) -> None:
     assert await store.reward_sums("digits") == {
         ("v1", "correct"): RewardSums(1, 1.0, 1.0),
         ("v2", "correct"): RewardSums(1, 0.0, 0.0),
+        ("v2", "correct|rescued"): RewardSums(1, 0.0, 0.0),
     }
+    assert await store.metric_names() == ["correct"]
 
 
 async def test_a_rescued_decision_keeps_its_value_and_can_be_corrected(store: Store) -> None:

@@ -14,7 +14,8 @@ from tests.control.harness import Harness
 
 def sealed(harness: Harness, route: str = "digits", variant: str = "v1") -> str:
     static = harness.sealer.static(route, variant, variant, 1, 0.5, False)
-    return harness.sealer.seal(harness.sealer.new_decision(harness.clock()), 7, static).decode()
+    decision = harness.sealer.new_decision(harness.clock())
+    return harness.sealer.seal(decision, int.from_bytes(decision[8:], "big"), static).decode()
 
 
 async def test_one_reward_is_accepted_then_a_duplicate_then_an_update(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from gateway.control.context import Live
 from gateway.control.estimates import estimate
 from gateway.control.report import Evidence, report
 from gateway.control.series import series, step_for, steps
-from gateway.state.base import Bucket, Counts, Published
+from gateway.state.base import Counts, Published
+from gateway.state.evidence import Rewarded, RewardedBucket
 from gateway.telemetry.histogram import index
 from policies.assign import allocation
 from policies.model import RewardSums
@@ -28,6 +30,15 @@ LIVE = Live(17, 3, allocation({"v1": 0.03, "v2": 0.97}, shadows=(("v3", 0.5),)),
 
 def booleans(good: int, n: int) -> RewardSums:
     return RewardSums(n, good, good)
+
+
+def alone(sums: RewardSums) -> Rewarded:
+    """Values that are each an observation."""
+    return Rewarded(sums, sums)
+
+
+def each_alone(sums: Mapping[tuple[str, str], RewardSums]) -> Evidence:
+    return Evidence(rewards={key: alone(one) for key, one in sums.items()})
 
 
 def made(evidence: Evidence, route: str = "digits", live: Live = LIVE) -> dict[str, Any]:
@@ -81,7 +92,10 @@ def test_the_contracts_shape() -> None:
             ),
             "v2": Counts(assigned=4000, served=4000, latency={index(6.0): 3970, index(50.0): 30}),
         },
-        sums={("v1", "correct"): booleans(95, 100), ("v2", "correct"): booleans(2960, 3000)},
+        rewards={
+            ("v1", "correct"): alone(booleans(95, 100)),
+            ("v2", "correct"): alone(booleans(2960, 3000)),
+        },
         agreement={"v3": (905, 900, 883)},
         alarms=[{"code": "sample_ratio_mismatch", "message": "look"}],
     )
@@ -112,7 +126,7 @@ def test_the_contracts_shape() -> None:
 
 def test_probability_best_and_expected_loss_agree_with_simulation() -> None:
     sums = {("v1", "correct"): booleans(80, 100), ("v2", "correct"): booleans(88, 100)}
-    found = made(Evidence(sums=sums))["variants"]
+    found = made(each_alone(sums))["variants"]
     a = stats.beta(81, 21).rvs(400_000, random_state=1)
     b = stats.beta(89, 13).rvs(400_000, random_state=2)
     assert found["v1"]["probability_best"] + found["v2"]["probability_best"] == pytest.approx(1, abs=1e-9)
@@ -128,20 +142,26 @@ def test_a_policy_without_a_metric_is_compared_by_the_first_that_has_data() -> N
         ("new", "delay"): RewardSums(50, 450, 4300),
         ("old", "correct"): booleans(3, 4),
     }
-    found = made(Evidence(sums=sums), "shop", live)
+    found = made(each_alone(sums), "shop", live)
     assert (found["metric"], found["goal"]) == ("delay", "minimize")
     assert found["variants"]["new"]["probability_best"] > 0.9, "less is better"
     assert (found["baseline"], found["candidate"]) == ("old", "new")
     assert [s["weight"] for s in found["stages"]] == [0.1, 0.5]
-    alone = made(Evidence(sums={("old", "correct"): booleans(3, 4)}), "shop", live)
-    assert alone["metric"] is None
-    assert alone["variants"]["old"]["probability_best"] is None
+    single = made(each_alone({("old", "correct"): booleans(3, 4)}), "shop", live)
+    assert single["metric"] is None
+    assert single["variants"]["old"]["probability_best"] is None
 
 
 def test_values_of_a_metric_that_changed_its_type_are_no_error() -> None:
-    found = made(Evidence(sums={("v1", "correct"): RewardSums(10, 900, 90_000)}))
+    found = made(each_alone({("v1", "correct"): RewardSums(10, 900, 90_000)}))
     assert found["metric"] is None
-    assert found["variants"]["v1"]["rewards"]["correct"] == {"count": 10, "mean": 90.0, "interval": None}
+    assert found["variants"]["v1"]["rewards"]["correct"] == {
+        "count": 10,
+        "mean": 90.0,
+        "interval": None,
+        "observations": 10,
+        "missing": 0,
+    }
 
 
 def test_a_utility_says_what_it_weighs() -> None:
@@ -155,17 +175,18 @@ def test_a_utility_says_what_it_weighs() -> None:
 def test_series_adds_up_and_rolls() -> None:
     declared = DOCUMENT.metrics
     buckets = [
-        Bucket(
+        RewardedBucket(
             start=10.0 * k,
             variant=name,
             epoch=k + 1,
             counts=Counts(assigned=a, errors=k % 2, expected=a + 0.5, latency={index(4.0): a}),
-            rewards={"correct": booleans(1, 2)},
+            rewards={"correct": alone(booleans(1, 2))},
         )
         for k in range(6)
         for name, a in (("v1", 1), ("v2", 3))
     ]
-    found = series(("v1", "v2", "v3"), declared, buckets, {("v1", "correct"): booleans(10, 10)}, window=20.0)
+    before = {("v1", "correct"): alone(booleans(10, 10))}
+    found = series(("v1", "v2", "v3"), declared, buckets, before, window=20.0)
     assert [b["start"] for b in found] == [0, 10, 20, 30, 40, 50]
     assert [b["epoch"] for b in found] == [1, 2, 3, 4, 5, 6]
     last = found[-1]["variants"]
@@ -182,7 +203,9 @@ def test_series_adds_up_and_rolls() -> None:
 
 def test_two_epochs_of_one_bucket_are_one_bucket() -> None:
     buckets = [
-        Bucket(0.0, "v1", epoch, Counts(assigned=5, latency={index(2.0): 5}), {"correct": booleans(2, 3)})
+        RewardedBucket(
+            0.0, "v1", epoch, Counts(assigned=5, latency={index(2.0): 5}), {"correct": alone(booleans(2, 3))}
+        )
         for epoch in (4, 5)
     ]
     (only,) = series(("v1",), DOCUMENT.metrics, buckets, {}, window=10.0)

@@ -69,7 +69,8 @@ def sealed(
     ago: float = 10.0, *, route: str = "digits", assigned: str = "v1", served: str = "v1", **kw: Any
 ) -> str:
     static = Sealer.static(route, assigned, served, kw.get("epoch", 3), 0.5, kw.get("forced", False))
-    return SEALER.seal(SEALER.new_decision(NOW - ago), 99, static).decode()
+    decision = SEALER.new_decision(NOW - ago)
+    return SEALER.seal(decision, kw.get("unit", int.from_bytes(decision[8:], "big")), static).decode()
 
 
 def item(metric: str = "correct", value: object = True, **fields: Any) -> dict[str, Any]:
@@ -104,7 +105,7 @@ async def test_a_batch_is_answered_item_by_item(book: RewardBook, store: Away) -
     assert await store.reward_sums("digits") == {("v1", "score"): RewardSums(1, 0.25, 0.0625)}
     kept = [reward for reward, _ in report.rewards]
     assert kept[3].tags == '{"a":"ü","b":1}'
-    assert (kept[0].time, kept[0].unit, kept[0].epoch, kept[0].propensity) == (NOW, 99, 3, 0.5)
+    assert (kept[0].time, kept[0].period, kept[0].epoch, kept[0].propensity) == (NOW, "", 3, 0.5)
     assert book.counts == {"accepted": 2, "duplicate": 1, "updated": 2, "rejected": 2}
 
 
@@ -241,6 +242,8 @@ async def test_a_rescued_decision_counts_as_the_worst(book: RewardBook, store: A
     assert await store.reward_sums("digits") == {
         ("v2", "correct"): RewardSums(1, 0.0, 0.0),
         ("v2", "delay"): RewardSums(1, 100.0, 10_000.0),
+        ("v2", "correct|rescued"): RewardSums(1, 0.0, 0.0),
+        ("v2", "delay|rescued"): RewardSums(1, 100.0, 10_000.0),
     }
 
 
@@ -280,3 +283,20 @@ async def test_with_a_spool_rewards_are_taken_and_queue_up(
     assert await store.reward_sums("digits") == {("v1", "correct"): RewardSums(1, 0.0, 0.0)}
     assert (await book.take([item(id=same, value=False)])).duplicates == 1
     await book.spool.close()
+
+
+async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
+    when: list[tuple[str, int, float]] = []
+
+    def period(route: str, epoch: int, decided: float) -> str:
+        when.append((route, epoch, decided))
+        return "all"
+
+    book = RewardBook(store, SEALER, metrics=METRICS, clock=lambda: NOW, period=period)
+    await book.take([item(value=v, id=sealed(unit=99)) for v in (True, False)] + [item(value=True)])
+    assert await store.reward_sums("digits") == {
+        ("v1", "correct"): RewardSums(1, 1.0, 1.0),
+        ("v1", "correct|sticky"): RewardSums(2, 1.0, 1.0),
+        ("v1", "correct|units"): RewardSums(1, 0.5, 0.25),
+    }
+    assert when == [("digits", 3, NOW - 10.0)] * 2

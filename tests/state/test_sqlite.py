@@ -283,3 +283,31 @@ def test_addresses_that_name_no_store(url: str) -> None:
 def test_addresses_of_files() -> None:
     relative, absolute, odd = map(open_store, ("sqlite:///a.db", "sqlite:////var/a.db", "sqlite:///a%20b.db"))
     assert [str(one.path) for one in (relative, absolute, odd)] == ["a.db", "/var/a.db", "a b.db"]  # type: ignore[attr-defined]
+
+
+async def test_rewards_of_an_earlier_release_can_still_be_corrected(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(connection, schema.MIGRATIONS[:1])
+    one = reward(1.0)
+    columns = [name for name in one._fields if name not in ("context", "period")]
+    fields = [getattr(one, name) for name in columns]
+    fields[columns.index("unit")] -= 1 << 64
+    places = ",".join("?" * (len(columns) + 1))
+    connection.execute(
+        f"INSERT INTO rewards ({', '.join(columns)}, counted) VALUES ({places})", (*fields, 1.0)
+    )
+    cell = (one.route, int(one.decided), one.epoch, one.assigned, one.metric, 1, 1.0, 1.0, None, None)
+    connection.execute("INSERT INTO reward_cells VALUES (?,?,?,?,?,?,?,?,?,?)", cell)
+    connection.close()
+    store = await opened(path)
+    try:
+        assert (await store.decision(one.decision)).rewards == (one,)
+        assert await store.reward([one._replace(value=0.0, period="all")]) == ["updated"]
+        found = await store.reward_sums("digits")
+        assert {name: (s.count, s.total) for (_, name), s in found.items()} == {
+            "correct|sticky": (1, 0.0),
+            "correct|units": (1, 0.0),
+        }
+    finally:
+        await store.close()

@@ -18,7 +18,11 @@ _COUNTS: Final = struct.Struct("<qqqqdI")
 _SUMS: Final = struct.Struct("<qHH")
 """count, then how many doubles the exact total and the exact squares have; these follow."""
 _REWARD: Final = struct.Struct("<BdBdd")
-"""Has it a value, the value; does it count, as what; its time. The whole reward follows as JSON."""
+"""Has it a value, the value; does it count, as what; its time. The whole reward follows as JSON.
+
+Of a sticky unit the first byte is 2 more, and between the two stand u16 length and text of the period, and
+the time of the decision as a double."""
+_STICKY: Final = 2
 
 
 # Aggregates ---------------------------------------------------------------------------------------
@@ -76,14 +80,19 @@ def unpack_sums(cell: bytes) -> ExactSums:
 
 # Rows ---------------------------------------------------------------------------------------------
 def pack_reward(reward: Reward, counted: float | None) -> bytes:
-    head = _REWARD.pack(
-        reward.value is not None, reward.value or 0.0, counted is not None, counted or 0.0, reward.time
-    )
+    period = reward.period.encode()
+    flags = (reward.value is not None) + (_STICKY if period else 0)
+    head = _REWARD.pack(flags, reward.value or 0.0, counted is not None, counted or 0.0, reward.time)
+    if period:
+        head += struct.pack(f"<H{len(period)}sd", len(period), period, reward.decided)
     return head + _json([reward.decision.hex(), *reward[1:]])
 
 
 def unpack_reward(row: bytes) -> Reward:
-    decision, *rest = json.loads(row[_REWARD.size :])
+    at = _REWARD.size
+    if row[0] >= _STICKY:
+        at += 2 + struct.unpack_from("<H", row, at)[0] + 8
+    decision, *rest = json.loads(row[at:])
     return Reward(bytes.fromhex(decision), *rest)
 
 

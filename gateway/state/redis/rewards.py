@@ -8,7 +8,7 @@ from typing import Any, Final
 from gateway.record.context import unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import DecisionRecord, RewardResult
-from gateway.state.redis.codec import cell_field, linear_field, pack_reward, unpack_reward, unpack_shadowed
+from gateway.state.redis.codec import linear_field, pack_reward, unpack_reward, unpack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
 from gateway.state.redis.scripts import REWARD
@@ -40,8 +40,11 @@ def _arguments(reward: Reward) -> tuple[Any, ...]:
         metric,
         pack_reward(reward, counted_value(reward)),
         start_of(reward.decided),
-        cell_field(reward.epoch, reward.assigned, reward.metric),
         *_row(reward),
+        reward.epoch,
+        reward.assigned.encode() + b"\0" + metric,
+        f"{reward.unit:016x}",
+        int(reward.assigned != reward.served),
     )
 
 

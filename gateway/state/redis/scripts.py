@@ -8,6 +8,8 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final
 
+from gateway.state.redis.unit_scripts import UNITS
+
 
 class Script:
     """Lua source and the digest that a server knows it by."""
@@ -238,9 +240,11 @@ return number
 
 REWARD: Final = Script(
     _LIBRARY
+    + UNITS
     + """
--- ARGV: '1' for a replay; then hour, field, decision, metric, row, start and cell of each reward, and of
--- its features (or '' thrice) the packed row, start and cell.
+-- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
+-- (or '' thrice) the packed row, start and cell, and epoch, name of the cell, unit and '1' for a rescued
+-- decision. A row begins as gateway.state.redis.codec says.
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
 local replay, results, cells, order, touched = ARGV[1] == '1', {}, {}, {}, false
 local rows, rows_order = {}, {}
@@ -265,7 +269,7 @@ local function count(start, field, value, sign)
 end
 
 local function count_row(at, value, sign)
-  local context, start, field = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
+  local context, start, field = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
   if context == '' then return end
   for _, bucket in ipairs({start, 'all'}) do
     local name = bucket .. ' ' .. field
@@ -279,22 +283,49 @@ local function count_row(at, value, sign)
   redis.call('ZADD', P .. ':linear', start, start)
 end
 
-for at = 2, #ARGV, 10 do
+local function read_row(row)
+  local one, at, flags, size = {}, nil, nil, nil
+  flags, one.value, one.counts, one.counted, one.time, at = struct.unpack('<BdBdd', row)
+  one.has, one.period = flags % 2, ''
+  if flags >= 2 then
+    size, at = struct.unpack('<I2', row, at)
+    one.period = string.sub(row, at, at + size - 1)
+    one.decided = struct.unpack('<d', row, at + size)
+  end
+  if one.counts == 0 then one.counted = nil end
+  return one
+end
+
+-- Moves the sums for a reward that counts under a period, by a value and its sign.
+local function move(place, period, value, sign)
+  local name = place.epoch .. ':' .. place.name
+  count(place.start, period == '' and name or name .. '|sticky', value, sign)
+  if place.rescued then count(place.start, name .. '|rescued', value, sign) end
+end
+
+for at = 2, #ARGV, 13 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local row, start, name = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  local row, unit = ARGV[at + 4], ARGV[at + 11]
+  local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10],
+    rescued = ARGV[at + 12] == '1'}
   local key = P .. ':rewards:' .. hour
-  local has, value, counts, counted, time = struct.unpack('<BdBdd', row)
+  local new, before, period = read_row(row), nil, ''
   local old = redis.call('HGET', key, field)
   local result = 'a'
   if old then
-    local had, was, did, before, at_time = struct.unpack('<BdBdd', old)
-    if (had == has and (has == 0 or was == value)) or (replay and time < at_time) then
+    local was = read_row(old)
+    if (was.has == new.has and (new.has == 0 or was.value == new.value))
+        or (replay and new.time < was.time) then
       result = 'd'
     else
-      result = 'u'
-      if did == 1 then
-        count(start, name, before, -1)
+      result, before, period = 'u', was.counted, was.period
+      if before then
+        move(place, period, before, -1)
         count_row(at, before, -1)
+      end
+      if before and period ~= '' and period ~= new.period then
+        observe(count, unit, period, place, was.decided, before, nil)
+        before = nil
       end
     end
   else
@@ -305,9 +336,12 @@ for at = 2, #ARGV, 10 do
   if result ~= 'd' then
     touched = true
     redis.call('HSET', key, field, row)
-    if counts == 1 then
-      count(start, name, counted, 1)
-      count_row(at, counted, 1)
+    if new.counted then
+      move(place, new.period, new.counted, 1)
+      count_row(at, new.counted, 1)
+    end
+    if new.period ~= '' and (before or new.counted) then
+      observe(count, unit, new.period, place, new.decided, before, new.counted)
     end
   end
   results[#results + 1] = result

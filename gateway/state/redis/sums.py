@@ -9,6 +9,7 @@ from gateway.state.exact import ExactSums
 from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_sums
 from gateway.state.redis.link import Link
 from gateway.state.tally import start_of
+from gateway.state.units import metric_of
 from policies.model import RewardSums
 
 Fields = dict[bytes, bytes]
@@ -122,5 +123,7 @@ async def metric_names(link: Link, routes: Sequence[str]) -> list[str]:
     names: set[str] = set()
     for route in routes:
         fields = as_fields(await link.command("HGETALL", f"{link.of_route(route)}:s:{ALL}"))
-        names |= {cell_parts(field)[2] for field, cell in fields.items() if unpack_sums(cell).count}
+        names |= {
+            metric_of(cell_parts(field)[2]) for field, cell in fields.items() if unpack_sums(cell).count
+        }
     return sorted(names)

@@ -9,13 +9,16 @@ from typing import Any, Final
 
 from gateway.record.events import Reward, Shadowed
 from gateway.state.base import RewardResult
-from gateway.state.exact import ExactSums
-from gateway.state.sqlite import linear
+from gateway.state.sqlite import linear, units
 from gateway.state.sqlite.sums import add_shadow_cells, add_sums
-from gateway.state.tally import SumKey, counted_value, sum_key, tally_shadows
+from gateway.state.tally import counted_value, tally_shadows
 
 _COLUMNS: Final = ", ".join(Reward._fields)
-_INTO: Final = f"rewards ({_COLUMNS}, counted) VALUES ({','.join('?' * (len(Reward._fields) + 1))})"
+_INTO: Final = f"INTO rewards ({_COLUMNS}, counted) VALUES ({','.join('?' * (len(Reward._fields) + 1))})"
+_UNIT: Final = Reward._fields.index("unit")
+
+_Change = tuple[Reward, float | None, float | None, str]
+"""A reward, what it counted as before and what it counts as now, and the period it was counted under."""
 
 
 def upsert(
@@ -25,10 +28,10 @@ def upsert(
     connection.execute("SAVEPOINT rewards")
     before = connection.total_changes
     rows = [_to_row(reward, counted_value(reward)) for reward in rewards]
-    connection.executemany(f"INSERT OR IGNORE INTO {_INTO}", rows)
+    connection.executemany(f"INSERT OR IGNORE {_INTO}", rows)
     if connection.total_changes - before == len(rows):
         connection.execute("RELEASE rewards")
-        _count(connection, [(reward, None, row[-1]) for reward, row in zip(rewards, rows, strict=True)])
+        _count(connection, [(reward, None, row[-1], "") for reward, row in zip(rewards, rows, strict=True)])
         return ["accepted"] * len(rewards)
     connection.execute("ROLLBACK TO rewards")
     connection.execute("RELEASE rewards")
@@ -40,54 +43,46 @@ def _upsert_slowly(
 ) -> list[RewardResult]:
     """The way for batches in which something was reported before."""
     results: list[RewardResult] = []
-    changes: list[tuple[Reward, float | None, float | None]] = []
-    known: dict[tuple[bytes, str], tuple[float | None, float, float | None] | None] = {}
+    changes: list[_Change] = []
+    known: dict[tuple[bytes, str], tuple[float | None, float, float | None, str] | None] = {}
     for reward in rewards:
         key = (reward.decision, reward.metric)
         if key not in known:
             known[key] = connection.execute(
-                "SELECT value, time, counted FROM rewards WHERE decision = ? AND metric = ?", key
+                "SELECT value, time, counted, period FROM rewards WHERE decision = ? AND metric = ?", key
             ).fetchone()
         old = known[key]
         if old is not None and (old[0] == reward.value or (replay and reward.time < old[1])):
             results.append("duplicate")
             continue
         counted = counted_value(reward)
-        changes.append((reward, old[2] if old is not None else None, counted))
-        known[key] = (reward.value, reward.time, counted)
+        changes.append((reward, *((old[2], counted, old[3]) if old is not None else (None, counted, ""))))
+        known[key] = (reward.value, reward.time, counted, reward.period)
         results.append("accepted" if old is None else "updated")
     connection.executemany(
-        f"INSERT OR REPLACE INTO {_INTO}",
-        [_to_row(reward, counted) for reward, _, counted in changes],
+        f"INSERT OR REPLACE {_INTO}", [_to_row(reward, counted) for reward, _, counted, _ in changes]
     )
     _count(connection, changes)
     return results
 
 
-def _count(
-    connection: sqlite3.Connection, changes: Sequence[tuple[Reward, float | None, float | None]]
-) -> None:
-    """Moves the sums from what each reward counted as before to what it counts as now."""
-    cells: dict[SumKey, ExactSums] = {}
+def _count(connection: sqlite3.Connection, changes: Sequence[_Change]) -> None:
+    """Moves the sums, and the observations of units, from what each reward counted as to what it counts as."""
+    counting = units.Counting(units.Known(connection))
     rows: list[tuple[Reward, float | None, float | None]] = []
-    for reward, before, after in changes:
-        if before is None and after is None:
-            continue
-        if reward.context:
-            rows.append((reward, before, after))
-        sums = cells.setdefault(sum_key(reward), ExactSums())
-        if before is not None:
-            sums.retract(before)
-        if after is not None:
-            sums.report(after)
-    add_sums(connection, cells)
+    for reward, before, after, period in changes:
+        if before is not None or after is not None:
+            counting.change(reward, before, after, period)
+            if reward.context:
+                rows.append((reward, before, after))
+    add_sums(connection, counting.cells)
+    units.keep(connection, counting.known)
     if rows:
         linear.add(connection, linear.changed_cells(rows))
 
 
 def _to_row(reward: Reward, counted: float | None) -> tuple[Any, ...]:
-    unit = reward.unit - (1 << 64) if reward.unit >= 1 << 63 else reward.unit
-    return (*reward[:10], unit, *reward[11:], counted)
+    return (*reward[:_UNIT], units.signed(reward.unit), *reward[_UNIT + 1 :], counted)
 
 
 def _from_row(row: tuple[Any, ...]) -> Reward:

@@ -80,7 +80,17 @@ CREATE TABLE ensembles (
   route TEXT, epoch INTEGER, data BLOB NOT NULL, PRIMARY KEY (route, epoch)) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES)
+_UNITS: Final = """
+ALTER TABLE rewards ADD COLUMN period TEXT NOT NULL DEFAULT '';
+-- What the rewards of one sticky unit count as (gateway.state.units).
+CREATE TABLE units (
+  route TEXT, unit INTEGER, period TEXT, variant TEXT, metric TEXT,
+  count INTEGER NOT NULL, total REAL NOT NULL, total_rest BLOB, mean REAL NOT NULL,
+  start INTEGER NOT NULL, epoch INTEGER NOT NULL, last REAL NOT NULL,
+  PRIMARY KEY (route, unit, period, variant, metric)) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
+from gateway.state.units import metric_of
 from gateway.telemetry.histogram import merge_packed, pack, unpack
 from policies.model import RewardSums
 
@@ -180,4 +181,4 @@ def metric_names(connection: sqlite3.Connection) -> list[str]:
     rows = connection.execute(
         "SELECT metric FROM reward_cells GROUP BY metric HAVING SUM(ABS(count)) > 0 ORDER BY metric"
     )
-    return [metric for (metric,) in rows]
+    return sorted({metric_of(name) for (name,) in rows})

@@ -15,6 +15,7 @@ from gateway.state.paging import ROWS, parts
 from gateway.state.sqlite import linear, pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
+from gateway.state.units import REST
 from gateway.telemetry.histogram import unpack
 
 _STEP: Final = 2000
@@ -40,6 +41,7 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("seen", "block", "block < ?", coarse),
         ("shadowed", "decision, shadow", "time < ?", outcomes),
         ("rewards", "decision, metric", "decided < ?", now - retention.rewards),
+        ("units", "route, unit, period, variant, metric", "last < ?", now - REST),
         ("events", "id", "time < ?", now - retention.events),
         (
             "allocations",

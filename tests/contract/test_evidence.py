@@ -1,0 +1,208 @@
+"""What rewards amount to: missing ones at the window's end, and units once, over every store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gateway.record.events import Outcome
+from gateway.state.base import Retention, Store
+from gateway.state.evidence import (
+    Rewarded,
+    by_time,
+    ended_before,
+    observations,
+    of_buckets,
+    rewarded,
+    share_observed,
+)
+from policies.model import RewardSums
+from tests.contract.made import T0, outcome, reward
+
+
+@dataclass(frozen=True)
+class Declared:
+    type: str = "boolean"
+    goal: str = "maximize"
+    window: float = 60.0
+    missing: str = "zero"
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+ZERO = {"correct": Declared()}
+
+
+async def read(store: Store, now: float, metrics: Any = ZERO, **limits: Any) -> dict[str, Rewarded]:
+    """By variant, of the one metric."""
+    found = await rewarded(store, "digits", metrics, now=now, **limits)
+    return {variant: one for (variant, _), one in found.items()}
+
+
+def of(number: float, good: float = 0.0) -> RewardSums:
+    return RewardSums(number, good, good)
+
+
+async def test_missing_counts_when_the_window_is_over_for_all_variants_alike(store: Store) -> None:
+    rows = [outcome(T0 + k, assigned=v, served=v) for k in range(10) for v in ("v1", "v2")]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row) for row in rows[:6] if row.assigned == "v1"])
+    before = await read(store, T0 + 69.9)
+    assert before == {"v1": Rewarded(of(3, 3), of(3, 3))}
+    after = await read(store, T0 + 70)
+    assert after == {"v1": Rewarded(of(10, 3), of(10, 3), 7), "v2": Rewarded(of(10), of(10), 10)}
+    assert await read(store, T0 + 9999) == after, "exactly once"
+    ignored = {"correct": Declared(missing="ignore")}
+    assert await read(store, T0 + 9999, ignored) == before
+
+
+async def test_a_bucket_that_straddles_the_end_of_the_window_waits_until_it_is_whole(store: Store) -> None:
+    await store.append([outcome(T0 + k) for k in range(20)])
+    assert (await read(store, T0 + 75))["v1"].missing == 10
+    assert (await read(store, T0 + 79.9))["v1"].missing == 10
+    assert (await read(store, T0 + 80))["v1"].missing == 20
+
+
+async def test_corrections_retractions_and_duplicates(store: Store) -> None:
+    rows = [outcome(T0 + k) for k in range(10)]
+    await store.append(rows)
+    one = reward(1.0, of=rows[0])
+    for report, good, missing in ((one, 1, 9), (one, 1, 9), (one._replace(value=0.0), 0, 9)):
+        await store.reward([report])
+        assert await read(store, T0 + 100) == {"v1": Rewarded(of(10, good), of(10, good), missing)}
+    await store.reward([one._replace(value=None)])
+    assert await read(store, T0 + 100) == {"v1": Rewarded(of(10), of(10), 10)}
+
+
+async def test_forced_decisions_count_nowhere(store: Store) -> None:
+    rows = [outcome(T0 + k, forced=k % 2 == 0) for k in range(10)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=rows[0]), reward(1.0, of=rows[1])])
+    assert (await read(store, T0 + 100))["v1"] == Rewarded(of(5, 1), of(5, 1), 4)
+
+
+def failed(time: float, served: str) -> Outcome:
+    return outcome(time, assigned="v2", served=served, error="backend_reset", fallback=bool(served))
+
+
+@pytest.mark.parametrize(("goal", "worst"), [("maximize", 0.0), ("minimize", 1.0)])
+async def test_a_failure_earns_the_worst_reported_or_not(store: Store, goal: str, worst: float) -> None:
+    """Of ten decisions of v2 four failed: two were rescued, and of one of these a value was reported."""
+    rows = [outcome(T0 + k, assigned="v2", served="v2") for k in range(6)]
+    rows += [failed(T0 + 6, "v1"), failed(T0 + 7, "v1"), failed(T0 + 8, ""), failed(T0 + 9, "")]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=rows[0]), reward(0.5, of=rows[6], worst=worst)])
+    found = await read(store, T0 + 100, {"correct": Declared(goal=goal)})
+    assert found == {"v2": Rewarded(of(10, 1 + 4 * worst), of(10, 1 + 4 * worst), 8)}
+
+
+async def test_without_a_worst_value_a_failure_is_a_zero(store: Store) -> None:
+    rows = [outcome(T0, assigned="v2", served="v2"), failed(T0 + 1, "v1"), failed(T0 + 2, "")]
+    await store.append(rows)
+    await store.reward([reward(7.0, of=rows[0]), reward(5.0, of=rows[1], worst=None)])
+    found = await read(store, T0 + 100, {"correct": Declared("real")})
+    assert found["v2"] == Rewarded(RewardSums(3, 7.0, 49.0), RewardSums(3, 7.0, 49.0), 2)
+
+
+async def test_values_of_decisions_that_the_record_lost_make_nothing_negative(store: Store) -> None:
+    await store.reward([reward(1.0, of=outcome(T0)) for _ in range(3)])
+    await store.append([outcome(T0)])
+    assert (await read(store, T0 + 100))["v1"] == Rewarded(of(3, 3), of(3, 3))
+
+
+async def test_epochs_and_limits(store: Store) -> None:
+    rows = [outcome(T0 + 10 * k, epoch=1 + k // 2) for k in range(6)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=rows[2])])
+    assert (await read(store, T0 + 500, epoch=1))["v1"].missing == 2
+    assert (await read(store, T0 + 500, epoch=2))["v1"] == Rewarded(of(2, 1), of(2, 1), 1)
+    assert (await read(store, T0 + 500, since=T0 + 40))["v1"].missing == 2
+    assert (await read(store, T0 + 500, until=T0 + 20))["v1"].missing == 2
+    assert (await read(store, T0 + 90, since=T0 + 10, until=T0 + 60))["v1"].missing == 1
+    assert await read(store, T0 + 500, since=T0 + 480) == {}
+
+
+async def test_folding_changes_nothing(store: Store) -> None:
+    long = {"correct": Declared(window=3 * 3600.0)}
+    rows = [outcome(T0 + 30 * k) for k in range(600)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row) for row in rows[::3]])
+    for age in (5 * 3600, 9 * 3600, 60 * 3600, 200 * 3600):
+        now = T0 + age
+        unfolded = await read(store, now, long)
+        while await store.prune(Retention(), now=now):
+            pass
+        assert await read(store, now, long) == unfolded
+    assert unfolded["v1"] == Rewarded(of(600, 200), of(600, 200), 400)
+
+
+@pytest.mark.parametrize("window", [10.0, 3600.0, 7190.0, 7200.0, 86_400.0, 7 * 86_400.0])
+def test_a_cell_that_may_be_folded_is_taken_whole_or_not_at_all(window: float) -> None:
+    for now in (T0, T0 + 3, T0 + 59, T0 + 3599.5, T0 + 86_399):
+        edge = ended_before(now, window)
+        assert edge <= now - window
+        width = 10 if window < 7140 else 60 if window < 172_740 else 3600
+        assert edge % width == 0
+        assert now - window - edge < width
+
+
+async def test_buckets_and_sums_agree(store: Store) -> None:
+    rows = [outcome(T0 + 7 * k, assigned=v, served=v) for k in range(40) for v in ("v1", "v2")]
+    await store.append(rows)
+    await store.reward([reward(float(k % 2), of=row) for k, row in enumerate(rows[:50])])
+    for step in (10.0, 30.0):
+        buckets = await store.series("digits", since=T0, until=T0 + 400, step=step)
+        for now in (T0 + 100, T0 + 200.0, T0 + 1000):
+            total: dict[str, Rewarded] = {}
+            for bucket in of_buckets(buckets, ZERO, now=now, step=step):
+                for one in bucket.rewards.values():
+                    total[bucket.variant] = total.get(bucket.variant, Rewarded()) + one
+            if step == 10.0 or now > T0 + 900:
+                assert total == await read(store, now)
+    each = list(by_time(of_buckets(buckets, ZERO, now=T0 + 1000, step=30)))
+    assert sum(sums["v1", "correct"].count for _, sums in each if ("v1", "correct") in sums) == 40
+
+
+async def test_missing_values_of_units_enter_as_the_reported_ones_do(store: Store) -> None:
+    """Two units of ten requests, of which half are reported: two observations and as many that are missing."""
+    rows = [outcome(T0 + k % 10, unit=k // 10) for k in range(20)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row, period="all") for row in rows[::2]])
+    found = await rewarded(store, "digits", ZERO, now=T0 + 100)
+    assert found["v1", "correct"] == Rewarded(of(20, 10), of(4, 2), 10)
+    assert observations(found) == {("v1", "correct"): of(4, 2)}
+    assert share_observed([{"correct": found["v1", "correct"]}], "correct") == 0.2
+
+
+async def test_limits_that_cut_through_periods_estimate_the_observations(store: Store) -> None:
+    rows = [outcome(T0 + 100 * k, unit=k % 2) for k in range(20)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row, period="all") for row in rows])
+    ignored = {"correct": Declared(missing="ignore")}
+    whole = await read(store, T0 + 9999, ignored)
+    assert whole["v1"] == Rewarded(of(20, 20), of(2, 2))
+    assert (await read(store, T0 + 9999, ignored, since=T0 + 1000))["v1"] == Rewarded(
+        of(10, 10), RewardSums()
+    )
+    part = await read(store, T0 + 9999, ignored, since=T0 + 1000, part=True)
+    assert part["v1"] == Rewarded(of(10, 10), of(1, 1))
+
+
+async def test_reading_while_rewards_come_in_counts_nothing_twice(store: Store) -> None:
+    rows = [outcome(T0 + k / 10) for k in range(200)]
+    await store.append(rows)
+
+    async def write() -> None:
+        for row in rows:
+            await store.reward([reward(1.0, of=row)])
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        found = await read(store, T0 + 90)
+        assert found["v1"].missing >= 0
+        assert found["v1"].values.count <= 200
+    await writing
+    assert (await read(store, T0 + 90))["v1"] == Rewarded(of(200, 200), of(200, 200))

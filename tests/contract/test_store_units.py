@@ -1,0 +1,139 @@
+"""A sticky unit's values are one observation, whatever becomes of the values."""
+
+from __future__ import annotations
+
+import random
+from math import fsum
+
+import pytest
+
+from gateway.record.events import Outcome, Reward
+from gateway.state.base import Retention, Store
+from gateway.state.units import STICKY, UNITS
+from policies.model import RewardSums
+from tests.contract.made import T0, outcome, reward
+
+Key = tuple[str, str]
+
+
+def of_unit(unit: int, value: float | None, *, of: Outcome | None = None, period: str = "all") -> Reward:
+    return reward(value, of=of or outcome(unit=unit), unit=unit, period=period)
+
+
+async def sums_of(store: Store, aspect: str, variant: str = "v1") -> RewardSums:
+    return (await store.reward_sums("digits")).get((variant, "correct" + aspect), RewardSums())
+
+
+async def test_the_mean_of_a_unit_counts_once(store: Store) -> None:
+    await store.reward([of_unit(7, v) for v in (1.0, 0.0, 0.0, 1.0)])
+    await store.reward([of_unit(8, 1.0), reward(0.0)])
+    assert await sums_of(store, "") == RewardSums(1, 0.0, 0.0)
+    assert await sums_of(store, STICKY) == RewardSums(5, 3.0, 3.0)
+    assert await sums_of(store, UNITS) == RewardSums(2, 1.5, 1.25)
+    assert await store.metric_names() == ["correct"]
+
+
+async def test_duplicates_corrections_and_retractions_of_a_unit(store: Store) -> None:
+    one, other = of_unit(7, 1.0), of_unit(7, 0.5)
+    assert await store.reward([one, other]) == ["accepted", "accepted"]
+    assert await store.reward([one]) == ["duplicate"]
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.75, 0.5625)
+    assert await store.reward([one._replace(value=0.0)]) == ["updated"]
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.25, 0.0625)
+    assert await store.reward([one._replace(value=None)]) == ["updated"]
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.5, 0.25)
+    assert await store.reward([other._replace(value=None)]) == ["updated"]
+    assert await store.reward_sums("digits") == {}
+    assert await store.reward([one]) == ["updated"]
+    assert await sums_of(store, UNITS) == RewardSums(1, 1.0, 1.0)
+    assert (await store.decision(one.decision)).rewards == (one,)
+
+
+async def test_a_unit_counts_once_in_each_period_for_each_variant(store: Store) -> None:
+    first, second = outcome(epoch=1), outcome(epoch=2)
+    await store.reward([of_unit(7, 1.0, of=first, period="e1"), of_unit(7, 1.0, of=first, period="e1")])
+    await store.reward([of_unit(7, 0.0, of=second, period="e2")])
+    await store.reward([of_unit(7, 1.0, of=outcome(assigned="v2", served="v2"))])
+    assert await sums_of(store, UNITS) == RewardSums(2, 1.0, 1.0)
+    assert await sums_of(store, UNITS, "v2") == RewardSums(1, 1.0, 1.0)
+    found = await store.reward_sums("digits", epoch=2)
+    assert found["v1", "correct" + UNITS] == RewardSums(1, 0.0, 0.0)
+
+
+async def test_a_correction_under_another_period_takes_the_old_one_away(store: Store) -> None:
+    one, other = of_unit(7, 1.0, period="all"), of_unit(7, 0.0, period="all")
+    await store.reward([one, other])
+    await store.reward([one._replace(value=0.25, period="h3")])
+    assert await sums_of(store, UNITS) == RewardSums(2, 0.25, 0.0625)
+    await store.reward([one._replace(value=None, period="h4")])
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.0, 0.0)
+
+
+async def test_the_observation_stands_where_the_first_value_does(store: Store) -> None:
+    early, late = outcome(T0), outcome(T0 + 500)
+    await store.reward([of_unit(7, 1.0, of=early)])
+    await store.reward([of_unit(7, 0.0, of=late)])
+    buckets = await store.series("digits", since=T0, until=T0 + 1000, step=10)
+    assert [(b.start - T0, sorted(b.rewards)) for b in buckets] == [
+        (0, ["correct" + STICKY, "correct" + UNITS]),
+        (500, ["correct" + STICKY]),
+    ]
+    assert buckets[0].rewards["correct" + UNITS] == RewardSums(1, 0.5, 0.25)
+
+
+async def test_folding_keeps_units_exact(store: Store) -> None:
+    rows = [outcome(T0 + 37 * n, unit=n % 3) for n in range(200)]
+    rewards = [of_unit(row.unit, float(n % 5), of=row) for n, row in enumerate(rows)]
+    await store.append(rows)
+    await store.reward(rewards)
+    before = await store.reward_sums("digits")
+    while await store.prune(Retention(), now=T0 + 5 * 86_400):
+        pass
+    assert await store.reward_sums("digits") == before
+    await store.reward([r._replace(value=None) for r in rewards])
+    while await store.prune(Retention(), now=T0 + 6 * 86_400):
+        pass
+    assert await store.reward_sums("digits") == {}
+
+
+def expected(final: dict[tuple[bytes, str], Reward]) -> dict[Key, RewardSums]:
+    """From what is reported in the end, all at once."""
+    units: dict[tuple[int, str, str], list[float]] = {}
+    values: dict[Key, list[float]] = {}
+    for one in final.values():
+        if one.value is None:
+            continue
+        name = "correct" + (STICKY if one.period else "")
+        values.setdefault((one.assigned, name), []).append(one.value)
+        if one.period:
+            units.setdefault((one.unit, one.period, one.assigned), []).append(one.value)
+    for (_, _, variant), found in units.items():
+        values.setdefault((variant, "correct" + UNITS), []).append(fsum(found) / len(found))
+    return {k: RewardSums(len(v), fsum(v), fsum(x * x for x in v)) for k, v in values.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_history_ends_in_the_sums_of_what_is_reported_in_the_end(store: Store, seed: int) -> None:
+    rng = random.Random(seed)
+    decisions = [
+        (outcome(T0 + 3 * n, assigned=rng.choice(("v1", "v2")), epoch=1 + n // 30), rng.randrange(6))
+        for n in range(60)
+    ]
+    final: dict[tuple[bytes, str], Reward] = {}
+    for _ in range(12):
+        batch = []
+        for _ in range(rng.randrange(1, 25)):
+            about, unit = rng.choice(decisions)
+            about = about._replace(served=about.assigned)
+            period = "" if unit == 0 else "all" if unit < 4 else f"e{about.epoch}"
+            value = rng.choice((None, 0.1, 0.2, 0.7, 1.0, 1e15))
+            one = reward(value, of=about, unit=unit, period=period)
+            batch.append(one)
+            final[one.decision, one.metric] = one
+        await store.reward(batch)
+    found, wanted = await store.reward_sums("digits"), expected(final)
+    assert found.keys() == wanted.keys()
+    for key, sums in found.items():
+        assert sums.count == wanted[key].count
+        assert sums.total == pytest.approx(wanted[key].total, rel=1e-14)
+        assert sums.squares == pytest.approx(wanted[key].squares, rel=1e-14)
