@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gateway.clock import wall
 from gateway.commands.remote import complain, print_json
+from gateway.config.document import Metric
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.record.export import MissingExtra, export, format_of
@@ -62,6 +65,11 @@ def store_url(arguments: argparse.Namespace) -> str:
     return load_file(arguments.config).store
 
 
+def declared(arguments: argparse.Namespace) -> Mapping[str, Metric]:
+    """The metrics of the configuration that was named, if one was. Raises ValueError and ConfigError."""
+    return load_file(arguments.config).metrics if arguments.config is not None else {}
+
+
 def existing(url: str) -> str:
     """``url``, if its file is there: reading a record must not make an empty one. Raises ValueError."""
     path = url.removeprefix("sqlite:///")
@@ -74,7 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         url = existing(store_url(arguments))
         chosen = arguments.format or format_of(arguments.out)
-        number = asyncio.run(_export(arguments, url, chosen))
+        number = asyncio.run(_export(arguments, url, chosen, declared(arguments)))
     except (ConfigError, ValueError, OSError, StoreUnavailable, MissingExtra) as error:
         return complain(error)
     if arguments.json:
@@ -84,7 +92,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _export(arguments: argparse.Namespace, url: str, chosen: str) -> int:
+async def _export(arguments: argparse.Namespace, url: str, chosen: str, metrics: Mapping[str, Metric]) -> int:
     store = open_store(url)
     await store.open()
     try:
@@ -97,6 +105,8 @@ async def _export(arguments: argparse.Namespace, url: str, chosen: str) -> int:
                 route=arguments.route,
                 since=arguments.since,
                 until=arguments.until,
+                declared=metrics,
+                now=wall(),
                 progress=_progress,
             )
         new.replace(arguments.out)  # whole or not at all

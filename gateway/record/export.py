@@ -1,8 +1,9 @@
 """The record as a file: Parquet, JSONL or CSV, streamed with bounded memory.
 
 One row for each outcome: its fields, the figures of its rewards as columns ``reward_METRIC`` (empty where
-nothing was reported), and of its shadows as JSON in ``shadows``. Decisions and units are hexadecimal text,
-the unit because 64 unsigned bits are more than many readers of numbers hold.
+nothing was reported), and of its shadows as JSON in ``shadows``. For each metric whose missing values count as
+zero, ``counts_METRIC`` is what the decision counts as (`gateway.record.worth`). Decisions and units are
+hexadecimal text, the unit because 64 unsigned bits are more than many readers of numbers hold.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from gateway.record.events import Outcome
+from gateway.record.worth import worth
 from gateway.state.base import DecisionRecord, Store
+from gateway.state.evidence import Metric
 
 Format = Literal["parquet", "jsonl", "csv"]
 Row = dict[str, Any]
@@ -74,18 +77,22 @@ async def export(
     route: str | None = None,
     since: float | None = None,
     until: float | None = None,
+    declared: Mapping[str, Metric] | None = None,
+    now: float = 0.0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Writes the outcomes of a route (None: all) and a span of time, oldest first; how many these were.
 
-    ``since`` (inclusive) and ``until`` are seconds since the epoch. ``progress`` is told the number of
-    rows so far. Raises StoreUnavailable, `MissingExtra` and OSError.
+    ``since`` (inclusive), ``until`` and ``now`` are seconds since the epoch; ``declared`` the metrics as they
+    are configured, where that is known. ``progress`` is told the number of rows so far. Raises
+    StoreUnavailable, `MissingExtra` and OSError.
     """
     metrics = await store.metric_names()
-    writer = _WRITERS[format](target, metrics)
+    filled = {name: m for name, m in (declared or {}).items() if m.missing == "zero"}
+    writer = _WRITERS[format](target, [*(f"reward_{m}" for m in metrics), *(f"counts_{m}" for m in filled)])
     number = 0
     async for records in chunks(store, route=route, since=since, until=until):
-        writer.write([row(record, metrics) for record in records])
+        writer.write([row(record, metrics) | counts(record, filled, now) for record in records])
         number += len(records)
         progress(number)
     writer.finish()
@@ -121,6 +128,11 @@ def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
     return made
 
 
+def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
+    """What the decision counts as in each metric."""
+    return {f"counts_{name}": worth(record, name, metric, now=now) for name, metric in metrics.items()}
+
+
 def _shadows(record: DecisionRecord) -> str:
     if not record.shadows:
         return ""
@@ -131,14 +143,14 @@ def _shadows(record: DecisionRecord) -> str:
     return _json(shown)
 
 
-def names(metrics: Sequence[str]) -> list[str]:
-    """The columns, in order."""
-    return [*Outcome._fields, *(f"reward_{metric}" for metric in metrics), "shadows"]
+def names(rewards: Sequence[str]) -> list[str]:
+    """The columns, in order; ``rewards`` are those of the metrics."""
+    return [*Outcome._fields, *rewards, "shadows"]
 
 
 # The formats --------------------------------------------------------------------------------------
 class Writer(Protocol):
-    def __init__(self, target: BinaryIO, metrics: Sequence[str]) -> None: ...
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None: ...
     def write(self, rows: Sequence[Row]) -> None: ...
     def finish(self) -> None: ...
 
@@ -146,7 +158,7 @@ class Writer(Protocol):
 class Jsonl:
     """One JSON object a line."""
 
-    def __init__(self, target: BinaryIO, metrics: Sequence[str]) -> None:
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         self._target = target
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -160,10 +172,10 @@ class Jsonl:
 class Csv:
     """With a head line; missing values are empty, booleans true and false."""
 
-    def __init__(self, target: BinaryIO, metrics: Sequence[str]) -> None:
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         self._target = target
         self._buffer = io.StringIO(newline="")
-        self._writer = csv.DictWriter(self._buffer, names(metrics))
+        self._writer = csv.DictWriter(self._buffer, names(rewards))
         self._writer.writeheader()
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -185,7 +197,7 @@ class Csv:
 class Parquet:
     """Zstandard-compressed, texts that repeat as dictionaries; ``time`` is a UTC timestamp."""
 
-    def __init__(self, target: BinaryIO, metrics: Sequence[str]) -> None:
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -195,7 +207,7 @@ class Parquet:
                 "or export as jsonl or csv."
             ) from error
         self._arrow = pyarrow
-        self._schema = _schema(pyarrow, metrics)
+        self._schema = _schema(pyarrow, rewards)
         self._writer = pyarrow.parquet.ParquetWriter(target, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -209,7 +221,7 @@ class Parquet:
         self._writer.close()
 
 
-def _schema(arrow: Any, metrics: Sequence[str]) -> Any:
+def _schema(arrow: Any, rewards: Sequence[str]) -> Any:
     def kind(name: str) -> Any:
         if name == "time":
             return arrow.timestamp("us", tz="UTC")
@@ -219,7 +231,7 @@ def _schema(arrow: Any, metrics: Sequence[str]) -> Any:
             return arrow.bool_()
         return arrow.int64() if name in _INTEGERS else arrow.float64()
 
-    return arrow.schema([(name, kind(name)) for name in names(metrics)])
+    return arrow.schema([(name, kind(name)) for name in names(rewards)])
 
 
 _WRITERS: Final[dict[Format, type[Writer]]] = {"parquet": Parquet, "jsonl": Jsonl, "csv": Csv}

@@ -2,20 +2,19 @@
 
 The same rules hold as for the sums that a bandit learns from: a reward belongs to the variant assigned, a
 rescued decision counts as the metric's worst value (or not at all where it has none: fallback never credits the
-rescuer), and a missing one counts as the metric says once its window is over.
+rescuer), and a missing one counts as the metric says once its window is over (`gateway.record.worth`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway.config.document import Metric
-from gateway.record.events import Outcome, Reward
-from gateway.record.rewards import worst
+from gateway.record.events import Outcome
+from gateway.record.worth import worth
 from gateway.state.base import DecisionRecord
-from gateway.state.tally import counted_value
 from policies.features import Raw
 from policies.offpolicy import Logged
 
@@ -43,7 +42,7 @@ class Reading:
             if self._counts_missing and outcome.time + self._window > self.now:
                 self.window_open += 1
                 continue
-            value = self._value(outcome, record.rewards)
+            value = worth(record, self.name, self.metric, now=self.now)
             unit = f"{outcome.unit:016x}" if outcome.sticky else ""
             features = _features(outcome)
             self.rows.append(
@@ -57,14 +56,6 @@ class Reading:
     @property
     def _window(self) -> float:
         return self.metric.window if self.metric is not None else 0.0
-
-    def _value(self, outcome: Outcome, rewards: Sequence[Reward]) -> float | None:
-        found = next((r for r in rewards if r.metric == self.name and r.value is not None), None)
-        if found is not None:
-            return counted_value(found)
-        if self.metric is None or self.metric.missing != "zero":
-            return None
-        return (worst(self.metric) or 0.0) if outcome.failed else 0.0
 
 
 def _features(outcome: Outcome) -> Raw:

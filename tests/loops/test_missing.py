@@ -1,0 +1,139 @@
+"""Missing rewards and heavy units, as the loops take them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.load import load
+from gateway.config.plans import period
+from gateway.loops.allocation import Allocations
+from gateway.loops.guards import Guards
+from gateway.record.events import Outcome, Reward
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+from tests.contract.made import reward
+from tests.loops.test_watch import START, outcome
+
+CONFIG = """
+metrics: {bought: {type: boolean, missing: zero, window: 10m}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: bandit
+      metric: bought
+      baseline: v1
+      guardrails: [{metric: bought, max_decrease: 5%}]
+"""
+
+
+class Scene:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.time = START
+        self.events: list[tuple[str, str]] = []
+        self.load(CONFIG)
+
+    def load(self, text: str) -> None:
+        self.document = load(text, source="test", env={})
+        self.allocations = Allocations(
+            self.store, owner="me", clock=self.clock, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.guards = Guards(self.store, self.allocations, clock=self.clock, emit=self.emit)
+
+    def clock(self) -> float:
+        return self.time
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        self.events.append((kind, str(data["variant"])))
+
+    async def start(self) -> None:
+        await self.allocations.start()
+        self.allocations.arrange(self.document)
+        await self.step()
+
+    async def step(self) -> float:
+        await self.allocations.step()
+        await self.guards.step(self.document)
+        return self.allocations.held["r"].allocation.probability("v2")
+
+    async def serve(self, rate: Mapping[str, int], *, requests: int = 400, of_unit: int = 0) -> None:
+        """Ten seconds, half of the requests to each; every ``rate``-th of a variant's is reported as a 1."""
+        rows: list[Outcome] = []
+        rewards: list[Reward] = []
+        for k in range(requests):
+            variant = f"v{k % 2 + 1}"
+            time = self.time + k * 10.0 / requests
+            rows.append(outcome(int(self.time) * 1000 + k, time, variant, 0.5))
+            if rate[variant] and k // 2 % rate[variant] == 0:
+                rewards.append(reward(1.0, of=rows[-1], metric="bought"))
+        if of_unit:
+            route = self.document.routes["r"]
+            rewards = [r._replace(unit=of_unit, period=period(route, r.epoch, r.decided)) for r in rewards]
+        await self.store.append(rows)
+        await self.store.reward(rewards)
+        self.time += 10.0
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    store = SqliteStore(str(tmp_path / "turnout.db"))
+    await store.open()
+    yield Scene(store)
+    await store.close()
+
+
+async def test_a_bandit_learns_from_what_is_missing_when_the_windows_end(scene: Scene) -> None:
+    """v1 sells to one in ten and v2 to one in four: each report is a sale, so only what is missing tells."""
+    await scene.start()
+    for _ in range(5):
+        await scene.serve({"v1": 10, "v2": 4})
+    before = await scene.step()
+    assert 0.2 < before < 0.8
+    scene.time += 500
+    assert await scene.step() == before
+    scene.time += 110
+    assert await scene.step() > 0.98, "nothing was reported meanwhile"
+
+
+async def test_a_guardrail_counts_what_is_missing_once_its_window_is_over(scene: Scene) -> None:
+    await scene.start()
+    for _ in range(40):
+        await scene.serve({"v1": 2, "v2": 4})
+        await scene.step()
+    assert scene.events == [], "every report was a 1"
+    for _ in range(70):
+        scene.time += 10
+        await scene.step()
+    assert scene.events == [("guardrail", "v2")]
+
+
+async def test_one_busy_unit_moves_no_bandit(scene: Scene) -> None:
+    """Two hundred sales to one user are one observation; to two hundred users they are two hundred."""
+    scene.load(CONFIG.replace(", missing: zero", ""))
+    await scene.start()
+    await scene.serve({"v1": 0, "v2": 1}, of_unit=7)
+    assert await scene.step() < 0.8
+    await scene.serve({"v1": 0, "v2": 1})
+    assert await scene.step() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("{type: bandit, metric: bought}", "all"),
+        ("{type: bandit, metric: bought, discount: {half_life: 1h}}", "h500000"),
+        ("{type: split, weights: {v1: 1, v2: 1}}", "e7"),
+    ],
+)
+def test_the_period_of_a_unit_is_what_the_policy_compares_within(policy: str, expected: str) -> None:
+    text = CONFIG[: CONFIG.index("    policy")] + f"    policy: {policy}\n"
+    route = load(text, source="test", env={}).routes["r"]
+    assert period(route, 7, START) == expected
+    assert period(None, 7, START) == "e7"
