@@ -20,6 +20,7 @@ def warnings_of(document: Document) -> Iterator[Finding]:
     for name in document.backends:
         if name not in used:
             yield Finding(("backends", name), "no variant uses this backend")
+    yield from _untold(document)
     for name, route in document.routes.items():
         for warn in _ROUTE_WARNINGS:
             yield from warn(("routes", name), route, document)
@@ -44,6 +45,24 @@ def _traces(document: Document) -> Iterator[Finding]:
         yield Finding(here, "the endpoint is not https, so this is without effect")
     elif not traces.tls.verify:
         yield Finding(here, "the endpoint is not verified: whoever is in between can read all spans")
+
+
+def _untold(document: Document) -> Iterator[Finding]:
+    for name, metric in document.metrics.items():
+        if metric.missing == "zero" and not document.record.enabled:
+            message = (
+                "without a record nobody knows what is missing, so nothing counts as zero; keep a record"
+            )
+            yield Finding(("metrics", name, "missing"), message)
+
+
+def _unfelt(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    policy = route.policy
+    if isinstance(policy, Bandit) and policy.algorithm == "linear" and policy.metric is not None:
+        metric = document.metrics.get(policy.metric)
+        if metric is not None and metric.missing == "zero":
+            message = "'linear' learns from what is reported alone; report the zeros of this metric too"
+            yield Finding((*here, "policy", "metric"), message)
 
 
 def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
@@ -102,5 +121,6 @@ _ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], 
     _unguarded,
     _guarded_gain,
     _floorless,
+    _unfelt,
     _unverified,
 )

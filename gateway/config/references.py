@@ -80,13 +80,10 @@ def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _metrics(document: Document) -> Iterator[Finding]:
-    for name, metric in document.metrics.items():
+    for name in document.metrics:
         if observed(name) or name == "latency" or name.startswith("latency_"):
             message = f"the gateway measures '{name}' itself; choose another name"
             yield Finding(("metrics", name), message)
-        if metric.missing == "zero" and not document.record.enabled:
-            message = "what is missing is told from the record; write 'record: {enabled: true}' or 'missing: ignore'"
-            yield Finding(("metrics", name, "missing"), message)
 
 
 def _same_matches(document: Document) -> Iterator[Finding]:

@@ -165,6 +165,8 @@ TABLE = [
      "a fraction lies between 0 and 1; leave 'minimum' and 'maximum' out, or within", ""),
     ("type: boolean", "type: real, minimum: 2, maximum: 1", 2, "metrics.correct",
      "'minimum' is not below 'maximum'; write a range", ""),
+    ("type: boolean", "type: real, minimum: 1, maximum: 5, missing: zero", 2, "metrics.correct",
+     "'missing: zero' needs a range with 0 in it; widen 'minimum' and 'maximum', or leave it out", ""),
     ("type: boolean", "type: real, minimum: .inf", 2, "metrics.correct.minimum", "inf is not a finite number", ""),
     # Backends
     (A, '  a: {url: "http://x:1", urls: ["http://x:2"]}', 5, "backends.a",
@@ -312,10 +314,18 @@ def test_rendering() -> None:
          "telemetry.traces.tls", "not verified"),
         ("metrics:", 'telemetry: {traces: {endpoint: "http://x", tls: {server_name: y}}}\nmetrics:',
          "telemetry.traces.tls", "without effect"),
+        ("correct: {type: boolean", "correct: {type: boolean, missing: zero", "metrics.correct.missing", "keep a record"),
+        (POLICY, "    policy: {type: bandit, metric: correct, algorithm: linear, features: {f: {header: x-f}}}",
+         "routes.digits.policy.metric", "report the zeros of this metric too"),
         (A, '  a: {url: "https://x", tls: {verify: false}}', "routes.digits.variants.v1.backend", "not verified"),
     ],
 )  # fmt: skip
 def test_warnings_let_the_file_pass(old: str, new: str, path: str, said: str) -> None:
-    found = examine(GOOD.replace(old, new, 1), env={})
+    text = GOOD.replace(old, new, 1)
+    if "record" in said:
+        text += "record: {enabled: false}\n"
+    if "zeros" in said:
+        text = text.replace("type: boolean", "type: boolean, missing: zero")
+    found = examine(text, env={})
     assert found.document is not None, render_faults(found.faults)
     assert [said in warning.message for warning in found.warnings if warning.path == path] == [True]
