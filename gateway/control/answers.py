@@ -89,6 +89,12 @@ class RewardEstimate(Estimate):
     missing: Annotated[
         float, Field(ge=0, description="How many of `count` were not reported and count as zero.")
     ]
+    waiting: Annotated[
+        float,
+        Field(
+            ge=0, description="Reported, but with `missing: zero` no value counts before its window is over."
+        ),
+    ]
 
 
 class VariantReport(Shape):

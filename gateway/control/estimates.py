@@ -53,13 +53,14 @@ def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
 
 
 def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
-    """`estimate` of the independent observations; beside it how many values there are, and how many of these
-    were not reported and count as zero."""
+    """`estimate` of the independent observations; beside it how many values there are, how many of these were
+    not reported and count as zero, and how many wait for the end of their window."""
     observed = estimate(model, found.observations)
     return observed | {
         "count": whole(found.values.count),
         "observations": observed["count"],
         "missing": whole(found.missing),
+        "waiting": whole(max(0.0, found.waiting)),
     }
 
 

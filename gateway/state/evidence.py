@@ -3,10 +3,13 @@
 Two rules are applied here, on reading, so that nothing has to be written for them and an edit of the
 configuration holds for all that was recorded:
 
-*Missing.* Where a metric says ``missing: zero``, each decision of a bucket whose window is over and for which
-no value counts is one of value 0, for every variant alike: decisions (`Counts.assigned`) less values. A
-decision that failed, or that fallback rescued, earned nothing either; where the metric's worst value is bounded
-and not 0 (a complaint, to be minimised), it counts as that, as a reported rescue does (`Reward.worst`).
+*Missing.* Where a metric says ``missing: zero``, a decision enters when its window is over, and not before: with
+the value that counts for it, or with 0, for every variant alike. (Values that are there earlier wait. Taken at
+once they would make whoever was served last look better: good news comes before the end of the window, and
+nothing comes at its end.) How many are missing is the number of decisions (`Counts.assigned`) less that of
+values, in the buckets that are over. A decision that failed, or that fallback rescued, earned nothing either;
+where the metric's worst value is bounded and not 0 (a complaint, to be minimised), it counts as that, as a
+reported rescue does (`Reward.worst`).
 
 *Units.* Statistics take the mean of a sticky unit's values as one observation (`gateway.state.units`). Whose the
 missing ones are is not recorded; they enter in the proportion in which values became observations.
@@ -15,7 +18,7 @@ missing ones are is not recorded; they enter in the proportion in which values b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from gateway.record.rewards import Metric as Bounds
@@ -33,6 +36,7 @@ Sums = Mapping[Key, RewardSums]
 _SKEW: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
+_NOBODY: Final = Counts()
 
 
 class Metric(Bounds, Protocol):
@@ -54,20 +58,28 @@ class Rewarded:
     """What may be taken for independent; statistics use nothing else. Counts may be fractions."""
     missing: float = 0.0
     """How many of ``values`` were not reported."""
+    waiting: float = 0.0
+    """Values that were reported and are not among ``values`` yet: their decisions' windows are open."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
-            self.values + other.values, self.observations + other.observations, self.missing + other.missing
+            self.values + other.values,
+            self.observations + other.observations,
+            self.missing + other.missing,
+            self.waiting + other.waiting,
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
-            self.values - other.values, self.observations - other.observations, self.missing - other.missing
+            self.values - other.values,
+            self.observations - other.observations,
+            self.missing - other.missing,
+            self.waiting - other.waiting,
         )
 
     def scaled(self, share: float) -> Rewarded:
         """With ``share`` observations for each value, whatever the units' own means were."""
-        return Rewarded(self.values, _times(self.values, share), self.missing)
+        return replace(self, observations=_times(self.values, share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +123,18 @@ async def rewarded(
     found = _joined(sums)
     for edge, names in _edges(metrics, now).items():
         limit = edge if until is None else min(edge, until)
-        if since is not None and limit <= since:
-            continue
-        counts = await store.counts(route, since=since, until=limit, epoch=epoch)
-        ended = await store.reward_sums(route, since=since, until=limit, epoch=epoch)
+        counts: Mapping[str, Counts] = {}
+        ended: Sums = {}
+        if since is None or limit > since:
+            counts = await store.counts(route, since=since, until=limit, epoch=epoch)
+            ended = await store.reward_sums(route, since=since, until=limit, epoch=epoch)
         for name in names:
             share = _share(found, name)
-            for variant, of_variant in counts.items():
-                missing = _missing(of_variant, ended, variant, name, metrics[name])
-                if missing.count:
-                    _put(found, (variant, name), _filled(missing, share))
+            _hold_back(found, name)
+            for variant in counts.keys() | {variant for variant, _ in ended}:
+                one = _entered(counts.get(variant, _NOBODY), ended, variant, name, metrics[name], share)
+                _put(found, (variant, name), one)
+    found = {key: one for key, one in found.items() if one.values.count > 0 or one.waiting > 0}
     if part and any(name.endswith(STICKY) for _, name in sums):
         whole = _joined(await store.reward_sums(route))
         found = {key: one.scaled(_share(whole, key[1])) for key, one in found.items()}
@@ -130,7 +144,7 @@ async def rewarded(
 def of_buckets(
     buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET
 ) -> list[RewardedBucket]:
-    """Buckets of ``step`` seconds, their rewards read by the rules; the missing ones of a bucket once it is over."""
+    """Buckets of ``step`` seconds, their rewards read by the rules, each bucket as a whole."""
     each = [(b, _joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
     whole: dict[Key, Rewarded] = {}
     for _, found in each:
@@ -140,11 +154,11 @@ def of_buckets(
         for name in names:
             share = _share(whole, name)
             for bucket, found in each:
+                _hold_back(found, name)
                 if bucket.start < edge:
-                    ended = {(bucket.variant, key): s for key, s in bucket.rewards.items()}
-                    missing = _missing(bucket.counts, ended, bucket.variant, name, metrics[name])
-                    if missing.count:
-                        _put(found, (bucket.variant, name), _filled(missing, share))
+                    ended = {(bucket.variant, key): one for key, one in bucket.rewards.items()}
+                    one = _entered(bucket.counts, ended, bucket.variant, name, metrics[name], share)
+                    _put(found, (bucket.variant, name), one)
     return [
         RewardedBucket(b.start, b.variant, b.epoch, b.counts, {name: r for (_, name), r in found.items()})
         for b, found in each
@@ -206,8 +220,21 @@ def _missing(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
     return RewardSums(number, failed * value, failed * value * value)
 
 
-def _filled(missing: RewardSums, share: float) -> Rewarded:
-    return Rewarded(missing, _times(missing, share), missing.count)
+def _hold_back(found: dict[Key, Rewarded], name: str) -> None:
+    """All reported values of a metric wait; `_entered` takes those whose windows are over out again."""
+    for key, one in found.items():
+        if key[1] == name:
+            found[key] = Rewarded(waiting=one.values.count)
+
+
+def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric, share: float) -> Rewarded:
+    """What entered of one variant: its values and the missing ones, where all windows are over."""
+    reported = _joined({key: one for key, one in ended.items() if key[0] == variant}).get(
+        (variant, name), Rewarded()
+    )
+    missing = _missing(counts, ended, variant, name, metric)
+    filled = Rewarded(missing, _times(missing, share), missing.count)
+    return replace(reported + filled, waiting=-reported.values.count)
 
 
 def _times(sums: RewardSums, share: float) -> RewardSums:

@@ -161,6 +161,7 @@ def test_values_of_a_metric_that_changed_its_type_are_no_error() -> None:
         "interval": None,
         "observations": 10,
         "missing": 0,
+        "waiting": 0,
     }
 
 
