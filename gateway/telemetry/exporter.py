@@ -2,8 +2,8 @@
 
 https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. Spans are built and sent by a task of
 the event loop, so few at a time that the loop is held for less than by a thread beside it, which would take turns
-of `gateway.threads.SWITCH` and cost the same. A collector that is away, slow or talks nonsense costs spans, which are counted,
-and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
+of `gateway.threads.SWITCH` and cost the same. A collector that is away, slow or talks nonsense costs spans, which
+are counted, and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ AGAIN: Final = frozenset((429, 502, 503, 504))
 """Statuses after which the same may be sent once more (OTLP); after others it is given up."""
 PATIENCE: Final = 60.0
 """Seconds after which a batch that could not be delivered is given up."""
+FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
+"""Seconds between two tries of the same batch: from the first on twice as long each time, and random by half."""
 LONGEST_ANSWER: Final = 65_536
 """Most bytes of a collector's answer that are read."""
 
@@ -128,7 +130,7 @@ class Exporter:
     async def _deliver(self, body: bytes, size: int) -> None:
         """Tries until it is taken, refused, or old; the pauses double, and are never the same for all of us."""
         loop = asyncio.get_running_loop()
-        old, pause = loop.time() + PATIENCE, 1.0
+        old, pause = loop.time() + PATIENCE, FIRST_PAUSE
         while True:
             status, answer, rest = await self._post(body)
             if 200 <= status < 300:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -106,6 +107,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self._decoded: dict[bytes, list[Span]] = {}
         self.heads: list[tuple[str, dict[str, str]]] = []
         """(path, lower-cased fields) of each delivery."""
         self.answer: Callable[[], Answer] = lambda: GOOD
@@ -115,7 +117,10 @@ class Collector:
 
     @property
     def spans(self) -> list[Span]:
-        return [span for body in self.bodies for span in decode(body)]
+        for body in tuple(self.bodies):
+            if body not in self._decoded:
+                self._decoded[body] = list(decode(body))
+        return [span for body in tuple(self.bodies) for span in self._decoded[body]]
 
     def wait(self, number: int, seconds: float = 10.0) -> list[Span]:
         """The spans, once there are so many; AssertionError if there never are, or soon after if there are more."""
@@ -131,6 +136,7 @@ class Collector:
 def collector(port: int = 0, *, context: ssl.SSLContext | None = None) -> Iterator[Collector]:
     """A collector on a port of the loopback interface."""
     made = Collector()
+    taken: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -159,6 +165,10 @@ def collector(port: int = 0, *, context: ssl.SSLContext | None = None) -> Iterat
         daemon_threads = True
         allow_reuse_address = True
 
+        def process_request(self, request: Any, client_address: Any) -> None:
+            taken.append(request)
+            super().process_request(request, client_address)
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A gateway that gave up waiting is part of some tests."""
 
@@ -174,3 +184,6 @@ def collector(port: int = 0, *, context: ssl.SSLContext | None = None) -> Iterat
         server.shutdown()
         server.server_close()
         thread.join()
+        for connection in taken:  # those that rest would be served on by their threads
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
