@@ -414,7 +414,9 @@ class Gateway:
         for (name, shadow, event), count in self.worker.shadow.counts.items():
             if name == route:
                 shadows.setdefault(shadow, {})[event] = count
-        return Live(held.epoch, self.worker.snapshot.revision, held.allocation, health, shadows)
+        return Live(
+            held.epoch, self.worker.snapshot.revision, held.allocation, health, shadows, held.contextual
+        )
 
     def ready(self) -> tuple[bool, str]:
         if self.ending or self.worker is None or self.worker.draining:

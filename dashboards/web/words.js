@@ -52,6 +52,7 @@ function contest(report) {
   if (!names.length) {
     return thin("No reward metric is declared", "Variants can be compared by errors and latency only.");
   }
+  if (report.contextual) return dependsOnRequest(report);
   const taking = Object.entries(report.variants).filter(([, v]) => v.probability_best !== null);
   if (!report.metric || taking.length < 2) return withoutContest(report, names);
   const single = report.metric in report.metrics ? report.metric : null;
@@ -70,6 +71,14 @@ function contest(report) {
     return { tone: "good", title: `${name} is best with ${odds} probability`, detail: risk };
   }
   return { tone: "open", title: `No clear winner yet: ${name} leads with ${odds}`, detail: risk };
+}
+
+function dependsOnRequest({ contextual, metric }) {
+  const seen = contextual.features.join(", ");
+  const learned = Object.values(contextual.rewards).reduce((a, b) => a + b, 0);
+  if (!learned) return thin("Nothing learned yet", `Shares are even until ${metric} is reported; then they follow ${seen}.`);
+  const detail = `Shares follow ${seen}; the averages below are over the requests that each variant got, which differ.`;
+  return { tone: "open", title: "Which variant is best depends on the request", detail };
 }
 
 function withoutContest(report, names) {

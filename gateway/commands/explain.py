@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.config.plans import plan
+from gateway.loops.ensembles import Drawn, expected, restore
 from gateway.state import open_store
 from gateway.state.base import Published, StoreUnavailable
-from policies.allocate import allocate
+from policies.allocate import Plan, allocate
 from policies.assign import point, unit_hash
+from policies.contextual import Contextual
+from policies.features import Scalar, columns, encode
 from policies.model import Allocation
 
 
@@ -24,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--route", required=True, metavar="R")
     parser.add_argument("--unit", metavar="U", help="the value of the route's unit (a user id, say)")
+    parser.add_argument(
+        "--feature",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the request shows of a declared feature; those that are not given are missing",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -33,8 +45,10 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.route not in document.routes:
             known = ", ".join(document.routes) or "none"
             raise ValueError(f"there is no route {arguments.route!r}; known: {known}")
-        published = asyncio.run(_published(document)) if _exists(document.store) else {}
-        found = _explained(document, arguments.route, arguments.unit, published)
+        stored, packed = None, None
+        if _exists(document.store):
+            stored, packed = asyncio.run(_published(document, arguments.route))
+        found = _explained(document, arguments.route, arguments.unit, stored, packed, arguments.feature)
     except (ConfigError, ValueError) as error:
         return complain(error)
     if arguments.json:
@@ -49,13 +63,16 @@ def _exists(store: str) -> bool:
     return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
 
 
-async def _published(document: Document) -> dict[str, Published]:
-    """What the gateway has published."""
+async def _published(document: Document, route: str) -> tuple[Published | None, bytes | None]:
+    """What the gateway has published for the route, and the ensemble with it."""
     store = open_store(document.store)
     try:
         await store.open()
         try:
-            return await store.published()
+            stored = (await store.published()).get(route)
+            if stored is None or not expected(stored.evidence):
+                return stored, None
+            return stored, await store.ensemble(route, stored.epoch)
         finally:
             await store.close()
     except StoreUnavailable as error:
@@ -63,10 +80,14 @@ async def _published(document: Document) -> dict[str, Published]:
 
 
 def _explained(
-    document: Document, name: str, unit: str | None, published: dict[str, Published]
+    document: Document,
+    name: str,
+    unit: str | None,
+    stored: Published | None,
+    packed: bytes | None,
+    given: list[str],
 ) -> dict[str, Any]:
     wanted = plan(document, name)
-    stored = published.get(name)
     allocation = allocate(wanted)
     epoch, reason = 0, "nothing was published yet, so this is how the policy begins"
     if stored is not None and set(stored.probabilities) == set(allocation.variants):
@@ -79,6 +100,12 @@ def _explained(
         f"route {name}: policy {route.policy.type} ({reason})",
         "shares: " + ", ".join(f"{v} {p:.4%}" for v, p in allocation.as_dict().items()),
     ]
+    whole = allocation
+    features = _features(wanted, given)
+    if isinstance(wanted, Contextual):
+        drawn = restore(wanted, packed) if packed is not None else None
+        allocation, said = _for_features(wanted, drawn, allocation, features or {})
+        why += said
     variant = None
     u = None
     if unit is None:
@@ -97,13 +124,56 @@ def _explained(
         "route": name,
         "policy": route.policy.type,
         "epoch": epoch,
-        "allocation": allocation.as_dict(),
+        "allocation": whole.as_dict(),
+        "features": features,
+        "shares": allocation.as_dict(),
         "unit": unit,
         "point": u,
         "variant": variant,
         "probability": allocation.probability(variant) if variant is not None else None,
         "why": why,
     }
+
+
+def _features(wanted: Plan, given: list[str]) -> dict[str, str | float | None] | None:
+    """What each declared feature is read as; None for a policy without. Raises ValueError."""
+    if not isinstance(wanted, Contextual):
+        if given:
+            raise ValueError("the route's policy looks at no features; leave --feature out")
+        return None
+    declared = {feature.name: feature for feature in wanted.features}
+    said: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals or key not in declared:
+            raise ValueError(f"{one!r} is not NAME=VALUE of a declared feature: {', '.join(declared)}")
+        said[key] = value
+    return {name: feature.read(said.get(name)) for name, feature in declared.items()}
+
+
+def _for_features(
+    wanted: Contextual, drawn: Drawn | None, even: Allocation, features: Mapping[str, Scalar]
+) -> tuple[Allocation, list[str]]:
+    """The shares of such a request, laid out as the gateway does, and where they come from."""
+    row = encode(wanted.features, features)
+    shown = ", ".join(f"{name} {'missing' if v is None else v}" for name, v in features.items())
+    why = [f"features: {shown}", "row: " + ", ".join(map(_column, columns(wanted.features), row))]
+    if drawn is None:
+        return even, [*why, "nothing was learned about these features yet: the shares are the same for all"]
+    each = dict(zip(wanted.variants, drawn.ensemble.shares(row), strict=True))
+    shares = {name: share for name, share in each.items() if share}
+    bounds = [*[*accumulate(shares.values())][:-1], 1.0]
+    rewards = sum(drawn.rewards.values())
+    why.append(
+        f"shares for this row, from {wanted.draws} draws after {rewards:.6g} rewards: "
+        + ", ".join(f"{v} {p:.4%}" for v, p in shares.items())
+    )
+    made = Allocation(tuple(shares), tuple(shares.values()), tuple(bounds), tuple(range(len(shares))))
+    return made, why
+
+
+def _column(name: str, value: float) -> str:
+    return f"{name} {value:.4g}"
 
 
 def _range(allocation: Allocation, u: float) -> tuple[float, float]:

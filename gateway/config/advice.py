@@ -106,6 +106,16 @@ def _floorless(here: KeyPath, route: Route, document: Document) -> Iterator[Find
         yield Finding((*here, "policy", "floor"), message)
 
 
+def _guarded_rows(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+    policy = route.policy
+    if isinstance(policy, Bandit) and policy.features and policy.guardrails:
+        message = (
+            "with features each variant gets other requests, and a guardrail compares what it got; leave room "
+            "for what the requests themselves do to the metric"
+        )
+        yield Finding((*here, "policy", "guardrails"), message, of_key=True)
+
+
 def _unverified(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
     for name, variant in route.variants.items():
         backend = document.backends[variant.backend]
@@ -122,5 +132,6 @@ _ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], 
     _guarded_gain,
     _floorless,
     _unfelt,
+    _guarded_rows,
     _unverified,
 )

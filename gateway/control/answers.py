@@ -185,6 +185,28 @@ class StageShape(Shape):
     min_samples: Count
 
 
+class Coefficient(Shape):
+    """What a column of the features adds to the metric's mean, from its middle to its end."""
+
+    mean: float
+    interval: Interval
+
+
+class Contextual(Shape):
+    """What a bandit with features has learned."""
+
+    features: Annotated[list[str], Field(description="By their declared names.")]
+    fingerprint: Annotated[
+        str, Field(pattern="^[0-9a-f]{16}$", description="Of the declaration; another one begins anew.")
+    ]
+    draws: Count
+    rewards: Annotated[dict[str, float], Field(description="By variant, those behind the coefficients.")]
+    coefficients: Annotated[
+        dict[str, dict[str, Coefficient]],
+        Field(description="By variant and column; empty before any reward."),
+    ]
+
+
 class RouteReport(RouteHead):
     baseline: str | None
     candidate: str | None
@@ -197,6 +219,13 @@ class RouteReport(RouteHead):
     goal: Literal["maximize", "minimize"] | None
     metrics: dict[str, MetricShape]
     variants: dict[str, VariantReport]
+    contextual: Annotated[
+        Contextual | None,
+        Field(
+            description="Of a bandit with features. Its `allocation` is the mean of the shares that the last "
+            "requests would get, and no variant is best for all."
+        ),
+    ]
     agreement: dict[str, Agreement] | None
     shadow_counts: dict[str, dict[str, int]] | None
     alarms: list[Alarm]

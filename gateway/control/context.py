@@ -26,6 +26,8 @@ class Live:
     """By variant: each address with its state (healthy | unhealthy | ejected | stalled), in_flight, waiting."""
     shadow_counts: Mapping[str, Mapping[str, int]]
     """By shadow: offered, sent, dropped by reason, failed."""
+    contextual: Mapping[str, Any] | None = None
+    """Of a bandit with features: `gateway.loops.ensembles.described`."""
 
 
 class Context(Protocol):

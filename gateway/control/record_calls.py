@@ -13,6 +13,7 @@ from starlette.responses import Response
 from gateway.control.ask import Ask, answer
 from gateway.control.questions import OutcomeQuery
 from gateway.errors import TurnoutError
+from gateway.record.context import unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.token import BadDecisionId, Opened
 from gateway.state.base import OutcomeFilter
@@ -120,7 +121,17 @@ def _sealed(opened: Opened) -> dict[str, Any]:
         "propensity": opened.propensity,
         "forced": opened.forced,
         "unit": f"{opened.unit:016x}",
+        "context": _context(opened.context) if opened.context else None,
     }
+
+
+def _context(packed: bytes) -> dict[str, Any]:
+    """The row of features as numbers, and of which declaration."""
+    found = unpack(packed)
+    row = [0.0] * found.width
+    for column, value in found.entries:
+        row[column] = value
+    return {"fingerprint": found.fingerprint, "row": row}
 
 
 def _reward(found: Reward) -> dict[str, Any]:

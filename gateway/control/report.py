@@ -101,6 +101,7 @@ def report(
         "goal": standing.goal,
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "variants": {variant: _variant(variant, declared, evidence, standing) for variant in variants},
+        "contextual": None if live.contextual is None else dict(live.contextual),
         "agreement": _agreement(evidence, live),
         "shadow_counts": {name: dict(found) for name, found in live.shadow_counts.items()} or None,
         "alarms": [dict(alarm) for alarm in evidence.alarms],

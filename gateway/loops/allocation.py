@@ -11,12 +11,22 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.plans import Move, moved, plan, reported
-from gateway.loops.ensembles import RECENT, Drawn, averaged, draw, expected, refit, restore, seed
+from gateway.loops.ensembles import (
+    RECENT,
+    Drawn,
+    averaged,
+    described,
+    draw,
+    expected,
+    refit,
+    restore,
+    seed,
+)
 from gateway.state.base import BUCKET, OutcomeFilter, Published, Store, StoreUnavailable
 from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
 from policies import bandit, contextual
@@ -55,6 +65,11 @@ class Held:
     @property
     def ensemble(self) -> Ensemble | None:
         return self.drawn.ensemble if self.drawn is not None else None
+
+    @property
+    def contextual(self) -> dict[str, Any] | None:
+        """What was learned about features, for people; None for a policy without."""
+        return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
 
 
 class Allocations:

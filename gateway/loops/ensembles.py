@@ -19,7 +19,7 @@ from gateway.record.events import Outcome
 from policies import contextual
 from policies.assign import allocation
 from policies.contextual import Contextual, Ensemble
-from policies.features import encode, fingerprint
+from policies.features import columns, encode, fingerprint
 from policies.linear import Belief, LinearSums, fit
 from policies.model import Allocation
 
@@ -105,6 +105,24 @@ def draw(
     made = contextual.ensemble(plan, sums, np.random.default_rng(seed), caps)
     rewards = {name: sums[name].count if name in sums else 0.0 for name in plan.variants}
     return Drawn(made, tuple(c.belief for c in made.posteriors), rewards, dict(caps))
+
+
+def described(plan: Contextual, drawn: Drawn | None) -> dict[str, Any]:
+    """For people: the columns of a row, and what each variant's coefficients are believed to be."""
+    names = columns(plan.features)
+    believed = {} if drawn is None else dict(zip(plan.variants, drawn.beliefs, strict=True))
+    return {
+        "features": [feature.name for feature in plan.features],
+        "fingerprint": fingerprint(plan.features).hex(),
+        "draws": plan.draws,
+        "rewards": {} if drawn is None else dict(drawn.rewards),
+        "coefficients": {variant: _figures(names, belief) for variant, belief in believed.items()},
+    }
+
+
+def _figures(names: Sequence[str], belief: Belief) -> dict[str, dict[str, Any]]:
+    rows = zip(names, belief.mean.tolist(), belief.intervals(), strict=True)
+    return {name: {"mean": mean, "interval": list(ends)} for name, mean, ends in rows}
 
 
 def seed(route: str, epoch: int, *, sticky: bool) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.config.document import Document
+from gateway.config.document import Bandit, Document
 from gateway.loops.allocation import Allocations
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
 from policies.srm import SampleRatio
@@ -118,8 +118,10 @@ class Watch:
 
     async def _ratio(self, document: Document, name: str) -> Alarm | None:
         """Sample-ratio mismatch. With sticky units the requests of one user all go to one variant, which is no
-        fault and can't be told from one by counting requests, so those routes are not tested."""
-        if document.routes[name].unit is not None:
+        fault and can't be told from one by counting requests, so those routes are not tested; nor are those whose
+        shares depend on features, of which the allocation has the mean alone."""
+        route = document.routes[name]
+        if route.unit is not None or (isinstance(route.policy, Bandit) and route.policy.features):
             return None
         tested = self._tested.setdefault(name, _Tested())
         ratio, until = tested.ratio, self._clock() // BUCKET * BUCKET - SETTLED

@@ -21,6 +21,7 @@ routes:
       v2: {backend: a}
     policy: {type: split, weights: {v1: 9, v2: 1}}
 """
+LINEAR = "    policy: {type: bandit, algorithm: linear, metric: correct, "
 CANARY = "    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}]"
 
 POLICY = "    policy: {type: split, weights: {v1: 9, v2: 1}}"
@@ -91,6 +92,26 @@ TABLE = [
      "write exactly one of 'metric' and 'utility'", ""),
     (POLICY, "    policy: {type: bandit, metric: correct, algorithm: linear}", 12, "routes.digits.policy",
      "'features' and 'algorithm: linear' need each other; write both or neither", ""),
+    # Features
+    (POLICY, LINEAR + "features: {t: {header: x-t, json: a.b}}}", 12, "routes.digits.policy.features.t",
+     "write exactly one of 'header' and 'json'", ""),
+    (POLICY, LINEAR + "features: {t: {json: a, values: [x, y], minimum: 3, maximum: 4}}}", 12,
+     "routes.digits.policy.features.t",
+     "categories have no range; leave 'minimum' and 'maximum' out, or 'values'", ""),
+    (POLICY, LINEAR + "features: {t: {json: a, values: [x, x]}}}", 12, "routes.digits.policy.features.t",
+     "'values' has one of them twice; write each once", ""),
+    (POLICY, LINEAR + "stop: {}, features: {t: {json: a}}}", 12, "routes.digits.policy",
+     "with features there is no one winner to stop at: who is best depends on the request; leave 'stop' out", ""),
+    (POLICY, LINEAR + "prior: {alpha: 2}, features: {t: {json: a}}}", 12, "routes.digits.policy",
+     "'algorithm: linear' has a prior of its own; leave 'prior' out", ""),
+    (POLICY, LINEAR.replace("metric: correct", "utility: {correct: 1}") + "features: {t: {json: a}}}", 12,
+     "routes.digits.policy", "'algorithm: linear' learns from one metric; write 'metric' instead of 'utility'", ""),
+    (POLICY, LINEAR + "features: {t: {json: a}, c: {json: b, values: [" + ", ".join(f"v{k}" for k in range(30)) + "]}}}",
+     12, "routes.digits.policy.features",
+     ("these features make 33 columns (a constant, two for each number, one for each category) for each of 2 variants; "
+     "write features with at most 32"), ""),
+    (POLICY, LINEAR + "features: {t: {header: X-Variant}}}", 12, "routes.digits.policy.features.t.header",
+     "'x-variant' is a field that the gateway itself acts on; write another header", ""),
     # Unknown, missing and misplaced keys
     (POLICY, POLICY + "\n    timeout: {connect: 1s}", 13, "routes.digits.timeout",
      "there is no key 'timeout'; known: body_limit, buffer_limit, comparison, fallback, fallback_on, feedback, forward_credentials, hedge, match, policy, retry, shadows, timeouts, unit, variants", "did you mean 'timeouts'?"),

@@ -133,7 +133,12 @@ class Harness:
             for name, variant in document.routes[route].variants.items()
         }
         return Live(
-            held.epoch, self.revision().revision, held.allocation, health, self.shadow_counts.get(route, {})
+            held.epoch,
+            self.revision().revision,
+            held.allocation,
+            health,
+            self.shadow_counts.get(route, {}),
+            held.contextual,
         )
 
     def ready(self) -> tuple[bool, str]:

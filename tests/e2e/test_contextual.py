@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.common import report, wait_for
+from tests.e2e.test_commands import turnout_json
 from tests.e2e.tiered import best, models
 from tests.processes import GatewayProcess
 
@@ -118,11 +119,32 @@ def test_it_learns_to_route_by_features_and_survives_a_restart(tmp_path: Path, b
         assert before["epoch"] > 5
         assert before["variants"]["small"]["probability_best"] is None
         assert sum(before["allocation"].values()) == pytest.approx(1.0)
+        small = before["contextual"]["coefficients"]["small"]
+        assert small["tier=paid"]["mean"] < small["tier=free"]["mean"]
+        assert small["length"]["interval"][1] < 0, "the longer the prompt, the worse"
+        assert sum(before["contextual"]["rewards"].values()) > 1900
+        assert one["sealed"]["context"]["fingerprint"] == before["contextual"]["fingerprint"]
+        _explained(gateway, before["epoch"])
         gateway.stop()
         gateway.start()
         after = report(gateway, "answers")
         assert (after["epoch"], after["allocation"]) == (before["epoch"], before["allocation"])
         assert right_choices(asyncio.run(traffic(gateway.url, 200, 3))) > 0.8
+
+
+def _explained(gateway: GatewayProcess, epoch: int) -> None:
+    """`turnout explain` works out for a kind of request what the gateway does with one."""
+    for tier, length in (("free", 100), ("paid", 900)):
+        features = ["--feature", f"tier={tier}", "--feature", f"length={length}"]
+        told = turnout_json("explain", "--config", str(gateway.path), "--route", "answers", *features)
+        assert told["epoch"] == epoch
+        assert told["features"] == {"tier": tier, "length": length}
+        answer = httpx.post(
+            f"{gateway.url}/answers", json={"prompt": {"length": length}}, headers={"x-tier": tier}
+        )
+        sealed = httpx.get(f"{gateway.url}/-/decisions/{answer.headers['x-decision-id']}").json()["sealed"]
+        assert told["shares"][sealed["assigned"]] == sealed["propensity"]
+        assert max(told["shares"], key=told["shares"].__getitem__) == best(tier, length)
 
 
 def _propensities_are_right(recorded: list[dict[str, Any]]) -> None:

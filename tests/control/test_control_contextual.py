@@ -1,0 +1,85 @@
+"""What the control API tells of a bandit with features."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gateway.config.load import load
+from gateway.config.plans import plan
+from gateway.control.answers import RouteReport
+from gateway.control.context import Live
+from gateway.control.record_calls import _sealed
+from gateway.control.report import Evidence, report
+from gateway.loops.ensembles import described, draw
+from gateway.record.context import pack
+from gateway.record.token import Opened
+from policies.allocate import allocate
+from policies.contextual import Contextual
+from policies.features import encode, fingerprint
+from policies.linear import LinearSums, fit
+from policies.model import RewardSums
+
+DOCUMENT = load(
+    """
+metrics: {right: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: right
+      features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
+""",
+    source="test",
+    env={},
+)
+PLAN = plan(DOCUMENT, "r")
+assert isinstance(PLAN, Contextual)
+LIVE = Live(1, 1, allocate(PLAN), {}, {}, described(PLAN, None))
+SUMS = {("v1", "right"): RewardSums(90, 80, 80), ("v2", "right"): RewardSums(90, 10, 10)}
+
+
+def test_nobody_is_best_for_all() -> None:
+    found = report("r", DOCUMENT, Evidence(sums=SUMS), LIVE, None, now=1.0)
+    RouteReport.model_validate(found)
+    assert (found["metric"], found["goal"]) == ("right", "maximize")
+    assert found["variants"]["v1"]["rewards"]["right"]["mean"] == pytest.approx(80 / 90)
+    assert found["variants"]["v1"]["probability_best"] is None
+    assert found["variants"]["v1"]["expected_loss"] is None
+    assert found["contextual"]["coefficients"] == {}
+    assert found["contextual"]["features"] == ["tier", "age"]
+
+
+def test_coefficients_come_with_their_credible_intervals() -> None:
+    assert isinstance(PLAN, Contextual)
+    rng = np.random.default_rng(2)
+    rows = [encode(PLAN.features, {"tier": ("free", "paid")[k % 2], "age": k % 100}) for k in range(80)]
+    sums = {"v1": LinearSums.of(rows, [0.5 * row[2] + rng.normal(0, 0.1) for row in rows])}
+    shown = described(PLAN, draw(PLAN, sums, {}, (1, 2)))
+    json.dumps(shown, allow_nan=False)
+    found = report("r", DOCUMENT, Evidence(), replace(LIVE, contextual=shown), None, now=1.0)
+    RouteReport.model_validate(found)
+    assert found["contextual"]["rewards"] == {"v1": 80.0, "v2": 0.0}
+    (made, _) = fit([sums["v1"], LinearSums.empty(PLAN.width)])
+    scale = np.sqrt(made.b / made.a * np.linalg.inv(made.precision)[2, 2])
+    low, high = stats.t(2 * made.a, made.mean[2], scale).interval(0.95)
+    paid = found["contextual"]["coefficients"]["v1"]["tier=paid"]
+    assert paid["mean"] == pytest.approx(made.mean[2])
+    assert paid["interval"] == pytest.approx([low, high])
+
+
+def test_a_sealed_id_says_what_the_policy_saw() -> None:
+    assert isinstance(PLAN, Contextual)
+    row = encode(PLAN.features, {"tier": "paid", "age": 75})
+    of = fingerprint(PLAN.features)
+    opened = Opened(bytes(16), 1.0, 7, "r", "v1", "v1", 3, 0.5, False, pack(of, row))
+    assert _sealed(opened)["context"] == {"fingerprint": of.hex(), "row": list(row)}
+    assert _sealed(opened._replace(context=b""))["context"] is None

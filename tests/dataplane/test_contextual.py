@@ -1,0 +1,228 @@
+"""Deciding by features: what is read of a request, and what it gets for it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gateway.dataplane.contextual import REMEMBERED, ContextualTable, Sight
+from gateway.record.context import unpack
+from policies.contextual import Contextual, Ensemble, ensemble
+from policies.features import Categorical, Numeric, encode
+from policies.linear import LinearSums
+from tests.dataplane.stage import Stage
+
+ROUTE = """
+  seen:
+    match: {path: /seen}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: right
+      features:
+        tier: {header: X-Tier, values: [free, paid]}
+        age: {json: user.age, minimum: 0, maximum: 100}
+    retry: {attempts: 1}
+    fallback: [v2]
+    buffer_limit: 200
+    timeouts: {connect: 1s, first_byte: 2s, idle: 3s, total: 4s}
+  heads:
+    match: {path: /heads}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: right
+      features: {tier: {header: x-tier, values: [free, paid]}}
+    retry: {attempts: 1}
+metrics: {right: {type: boolean}}
+"""
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch, more=ROUTE)
+
+
+def post(body: str, *fields: str, path: str = "/seen", length: int | None = None) -> str:
+    head = [f"POST {path} HTTP/1.1", "host: h", f"content-length: {length or len(body.encode())}", *fields]
+    return "\r\n".join([*head, "", body])
+
+
+def taught(stage: Stage, route: str = "seen") -> Ensemble:
+    """An ensemble for which free users are v1's and paid ones v2's, put where requests read it."""
+    plan = stage.worker.snapshot.routes[route]
+    assert plan.sight is not None
+    contextual = Contextual(("v1", "v2"), "right", plan.sight.features, floor=0.1)
+    rng = np.random.default_rng(1)
+    rows = [
+        encode(contextual.features, {"tier": ("free", "paid")[k % 2], "age": k % 100}) for k in range(300)
+    ]
+    sums = {
+        "v1": LinearSums.of(rows, [float(row[1]) for row in rows]),
+        "v2": LinearSums.of(rows, [float(row[2]) for row in rows]),
+    }
+    made = ensemble(contextual, sums, rng)
+    old = plan.table
+    plan.table = ContextualTable(route, 2, old.allocation, plan.variants, old.statics, plan.sight, made)
+    return made
+
+
+def sent(stage: Stage, request: str) -> None:
+    """A whole exchange."""
+    client = stage.client()
+    client.give(request.encode())
+    stage.connected().give(OK)
+    client.leave()
+    stage.turn()
+
+
+def test_features_of_header_and_body_decide(stage: Stage) -> None:
+    made = taught(stage)
+    body = json.dumps({"user": {"age": 40}})
+    for tier, variant in (("free", "v1"), ("paid", "v2")):
+        sent(stage, post(body, f"x-tier: {tier}"))
+        outcome = stage.outcomes[-1]
+        row = encode(made.plan.features, {"tier": tier, "age": 40})
+        shares = dict(zip(("v1", "v2"), made.shares(row), strict=True))
+        assert outcome.assigned == variant
+        assert outcome.propensity == shares[variant] > 0.8
+        assert outcome.features == f'{{"age":40,"tier":"{tier}"}}'
+        assert outcome.epoch == 2
+    stage.clean()
+
+
+@pytest.mark.parametrize(
+    ("request_", "features"),
+    [
+        (post("{}"), {"age": None, "tier": None}),
+        (post("not json", "x-tier: gold"), {"age": None, "tier": "gold"}),
+        (post('{"user": 3}', "x-tier: "), {"age": None, "tier": ""}),
+        (post('{"user": {"age": "31.5"}}', "X-TIER: free"), {"age": 31.5, "tier": "free"}),
+        (post('{"user": {"age": {"a": 1}}}', "x-tier: " + "f" * 65), {"age": None, "tier": None}),
+        (post('{"user": {"age": 1e400}}'), {"age": None, "tier": None}),
+        (post('{"user": {"age": true}}', "x-tier: fr\u00e9e"), {"age": 1, "tier": "fr\u00e9e"}),
+        ("GET /seen HTTP/1.1\r\nhost: h\r\n\r\n", {"age": None, "tier": None}),
+    ],
+)
+def test_what_cannot_be_read_is_missing(stage: Stage, request_: str, features: dict[str, object]) -> None:
+    taught(stage)
+    sent(stage, request_)
+    assert stage.outcomes[-1].status == 200
+    assert json.loads(stage.outcomes[-1].features) == features
+
+
+def test_before_anything_was_learned_shares_are_even_and_features_recorded(stage: Stage) -> None:
+    sent(stage, post('{"user": {"age": 7}}', "x-tier: paid"))
+    outcome = stage.outcomes[-1]
+    assert (outcome.propensity, outcome.features) == (0.5, '{"age":7,"tier":"paid"}')
+
+
+def test_the_decision_waits_for_a_short_body(stage: Stage) -> None:
+    taught(stage)
+    body = json.dumps({"user": {"age": 40}})
+    client = stage.client()
+    client.give((post(body[:5], "x-tier: free", length=len(body))).encode())
+    assert stage.take() == []
+    client.give((body[5:]).encode())
+    assert stage.take() == ["a dialled"]
+    stage.connected().give(OK)
+    assert stage.outcomes[-1].features == '{"age":40,"tier":"free"}'
+
+
+def test_of_a_long_body_the_features_are_missing_and_it_streams_on(stage: Stage) -> None:
+    taught(stage)
+    body = json.dumps({"user": {"age": 40}, "text": "x" * 500})
+    client = stage.client()
+    client.give((post(body[:100], "x-tier: free", length=len(body))).encode())
+    assert stage.take() == []
+    client.give((body[100:300]).encode())
+    assert stage.take() == ["a dialled"], "beyond buffer_limit it waits no longer"
+    backend = stage.connected()
+    client.give((body[300:]).encode())
+    sent_on = "".join(stage.take())
+    assert sent_on.count("x") >= 500
+    backend.give(OK)
+    assert stage.outcomes[-1].features == '{"age":null,"tier":"free"}'
+    client.leave()
+    stage.clean()
+
+
+def test_routes_whose_features_are_headers_do_not_wait(stage: Stage) -> None:
+    taught(stage, "heads")
+    client = stage.client()
+    client.give((post("ab", "x-tier: paid", path="/heads", length=10)).encode())
+    assert stage.take() == ["b dialled"]
+
+
+def test_a_forced_variant_keeps_the_features_in_the_record(stage: Stage) -> None:
+    taught(stage)
+    body = json.dumps({"user": {"age": 40}})
+    client = stage.client()
+    client.give((post(body, "x-tier: free", "x-variant: v2")).encode())
+    stage.connected().give(OK)
+    outcome = stage.outcomes[-1]
+    assert (outcome.assigned, outcome.forced, outcome.propensity) == ("v2", True, 1.0)
+    assert outcome.features == '{"age":40,"tier":"free"}'
+
+
+def test_a_rescued_request_is_the_assigned_variants_with_its_share(stage: Stage) -> None:
+    made = taught(stage)
+    client = stage.client()
+    client.give((post(json.dumps({"user": {"age": 40}}), "x-tier: free")).encode())
+    stage.refused()
+    stage.connected().give(OK)
+    outcome = stage.outcomes[-1]
+    assert (outcome.assigned, outcome.served, outcome.fallback) == ("v1", "v2", True)
+    assert outcome.propensity == made.shares(encode(made.plan.features, {"tier": "free", "age": 40}))[0]
+
+
+def table(stage: Stage) -> ContextualTable:
+    taught(stage)
+    found = stage.worker.snapshot.routes["seen"].table
+    assert isinstance(found, ContextualTable)
+    return found
+
+
+def test_each_point_gets_the_variant_whose_range_it_is_in(stage: Stage) -> None:
+    kind = table(stage).kind(("free", 40.0))
+    first = kind.shares[0]
+    assert kind.pick(0.0).variant.name == kind.pick(np.nextafter(first, 0)).variant.name == "v1"
+    assert kind.pick(first).variant.name == kind.pick(1 - 2**-53).variant.name == "v2"
+    assert kind.pick(0.0) is kind.pick(first / 2)
+    assert kind.pick(0.0).propensity == first
+
+
+def test_the_decision_id_carries_the_row(stage: Stage) -> None:
+    made = table(stage)
+    choice = made.kind(("paid", None)).pick(0.5)
+    context = unpack(choice.context)
+    assert context.fingerprint == made.sight.fingerprint.hex()
+    assert context.width == 5
+    assert context.entries == ((0, 1.0), (2, 1.0), (4, 1.0))
+
+
+def test_no_more_kinds_are_remembered_than_fit(stage: Stage) -> None:
+    made = table(stage)
+    for age in range(REMEMBERED + 10):
+        made.kind(("free", float(age)))
+    assert len(made.kinds) == 10
+    assert made.kind(("free", 1.0)).shares == made.kind(("free", 1.0)).shares
+
+
+def test_other_routes_have_the_table_they_had(stage: Stage) -> None:
+    routes = stage.worker.snapshot.routes
+    assert type(routes["plain"].table).__name__ == "Table"
+    assert routes["plain"].sight is None
+    assert not routes["heads"].needs_body
+    assert routes["body"].patience > 1 << 60, "a unit in the body is waited for, however long it is"
+
+
+def test_a_sight_names_what_it_sees() -> None:
+    sight = Sight([(Categorical("a", ("x", "y")), b"x-a", ()), (Numeric("b"), b"x-b", ())])
+    assert sight.named(("x", None)) == {"a": "x", "b": None}
+    assert not sight.in_body
