@@ -195,13 +195,6 @@ class _RouteCheck:
                 f"category) for each of {variants} variants; write features with at most {most}"
             )
             yield Finding(self._at("policy", "features"), message, of_key=True)
-        metric = self.document.metrics.get(policy.metric or "")
-        if metric is not None and metric.missing == "zero":
-            message = (
-                f"'{policy.metric}' counts missing rewards as zero, which are not known row by row; with "
-                "'algorithm: linear' write a metric with 'missing: ignore', and report the zeros"
-            )
-            yield Finding(self._at("policy", "metric"), message)
         for name, feature in policy.features.items():
             if feature.header is not None and feature.header.lower().encode() in REQUEST_ACTIONS:
                 message = (

@@ -18,6 +18,7 @@ from gateway.control.report import Evidence, report
 from gateway.loops.ensembles import described, draw
 from gateway.record.context import pack
 from gateway.record.token import Opened
+from gateway.state.evidence import Rewarded
 from policies.allocate import allocate
 from policies.contextual import Contextual
 from policies.features import encode, fingerprint
@@ -44,11 +45,14 @@ routes:
 PLAN = plan(DOCUMENT, "r")
 assert isinstance(PLAN, Contextual)
 LIVE = Live(1, 1, allocate(PLAN), {}, {}, described(PLAN, None))
-SUMS = {("v1", "right"): RewardSums(90, 80, 80), ("v2", "right"): RewardSums(90, 10, 10)}
+REWARDS = {
+    ("v1", "right"): Rewarded(RewardSums(90, 80, 80), RewardSums(90, 80, 80)),
+    ("v2", "right"): Rewarded(RewardSums(90, 10, 10), RewardSums(90, 10, 10)),
+}
 
 
 def test_nobody_is_best_for_all() -> None:
-    found = report("r", DOCUMENT, Evidence(sums=SUMS), LIVE, None, now=1.0)
+    found = report("r", DOCUMENT, Evidence(rewards=REWARDS), LIVE, None, now=1.0)
     RouteReport.model_validate(found)
     assert (found["metric"], found["goal"]) == ("right", "maximize")
     assert found["variants"]["v1"]["rewards"]["right"]["mean"] == pytest.approx(80 / 90)
