@@ -7,7 +7,7 @@ another kind), and never on forced decisions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -117,6 +117,70 @@ class SampleRatio:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         norms = {variant: np.asarray(norm, dtype=np.float64) for variant, norm in data["norms"].items()}
         return cls(dict(data["counts"]), dict(data["expected"]), norms, float(data["impossible"]))
+
+
+EVERY_UNIT: Final = 1 << 64
+"""More than any `mix`: the sample holds all units."""
+
+
+def mix(units: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """64 bits for each 64-bit unit, as good as independent of the unit's own upper bits, which say what it gets.
+
+    The finalizer of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"); one
+    to one, so no two units share their bits.
+    """
+    z = units + np.uint64(0x9E37_79B9_7F4A_7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return np.asarray(z ^ (z >> np.uint64(31)), dtype=np.uint64)
+
+
+@dataclass(slots=True)
+class UnitRatio:
+    """`SampleRatio` over distinct units, in bounded memory: each counts once, at the first of its decisions.
+
+    The requests of a unit are not independent, but the hashes of different units are: the first decision of a
+    unit that was not seen before is a fair draw with the probabilities in force at that moment. Which units have
+    been seen is remembered for a sample: those whose `mix` is less than ``below``. When ``size`` of them are
+    known, ``below`` is halved and half of them are forgotten; they are never counted again, and what they counted
+    stays. Whether a unit is looked at depends on its mix and on the past only, never on what it is given, so the
+    evidence remains a martingale (and its alarm always valid) however often the sample shrinks.
+    """
+
+    ratio: SampleRatio = field(default_factory=SampleRatio)
+    seen: set[int] = field(default_factory=set)
+    """Mixes of the units of the sample that were counted."""
+    below: int = EVERY_UNIT
+    size: int = 16_384
+
+    def add(
+        self,
+        sightings: Iterable[tuple[int, int, str]],
+        probabilities: Mapping[int, Mapping[str, float]],
+    ) -> None:
+        """Adds decisions as (mix, epoch, variant), oldest first. Those of an epoch without probabilities are
+        passed over."""
+        assigned: dict[int, dict[str, float]] = {}
+        for mixed, epoch, variant in sightings:
+            if mixed >= self.below or mixed in self.seen or epoch not in probabilities:
+                continue
+            self.seen.add(mixed)
+            of_epoch = assigned.setdefault(epoch, {})
+            of_epoch[variant] = of_epoch.get(variant, 0.0) + 1.0
+            if len(self.seen) >= self.size:
+                self._shrink()
+        for epoch, counts in assigned.items():
+            self.ratio.add(counts, probabilities[epoch])
+
+    def _shrink(self) -> None:
+        while len(self.seen) > self.size // 2 and self.below > 1:
+            self.below //= 2
+            self.seen = {mixed for mixed in self.seen if mixed < self.below}
+
+    def renewed(self) -> UnitRatio:
+        """A new test that begins now. The known units stay known: whether they come back may depend on what they
+        were given, so only new ones are a fair sample."""
+        return UnitRatio(SampleRatio(), self.seen, self.below, self.size)
 
 
 def sample_ratio(

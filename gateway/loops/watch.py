@@ -8,27 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.config.document import Bandit, Document
+from gateway.config.document import Document
 from gateway.loops.allocation import Allocations
-from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
-from policies.srm import SampleRatio
+from gateway.loops.ratio import ALPHA, Ratios
+from gateway.state.base import Store, StoreUnavailable
 
 log = logging.getLogger("turnout.watch")
 
 KIND: Final = "alarms"
 EVERY: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
-ALPHA: Final = 0.001
-"""Probability that a healthy route ever raises a sample-ratio alarm, over all looks."""
 ENOUGH: Final = 200
 """Answers of a variant without a single reward that are worth an alarm."""
-SETTLED: Final = 30.0
-"""Seconds after which a bucket of the aggregates is whole: every worker has flushed."""
 PATIENCE: Final = 300.0
 """Seconds before a missing reward is missing and not late."""
 
@@ -42,15 +38,6 @@ class Alarm:
     code: str
     """sample_ratio_mismatch | record_loss | no_rewards"""
     message: str
-
-
-@dataclass(slots=True)
-class _Tested:
-    """The sample-ratio test of one route so far: each bucket of the aggregates goes in once."""
-
-    ratio: SampleRatio = field(default_factory=SampleRatio)
-    until: float = 0.0
-    """Buckets that begin before this are in ``ratio``."""
 
 
 class Watch:
@@ -74,14 +61,16 @@ class Watch:
         self._raised = raised
         self._dropped = dropped
         self._told = 0
-        self._tested: dict[str, _Tested] = {}
+        self._ratios = Ratios(store, clock)
 
     async def run(self, document: Callable[[], Document]) -> None:
         while True:
             await asyncio.sleep(EVERY)
             try:
                 await self.record_loss()
-                if self._allocations.leads:
+                if not self._allocations.leads:
+                    self._ratios.forget()
+                else:
                     for name in document().routes:
                         await self.look(document(), name)
             except StoreUnavailable as error:
@@ -117,28 +106,15 @@ class Watch:
         return alarms
 
     async def _ratio(self, document: Document, name: str) -> Alarm | None:
-        """Sample-ratio mismatch. With sticky units the requests of one user all go to one variant, which is no
-        fault and can't be told from one by counting requests, so those routes are not tested; nor are those whose
-        shares depend on features, of which the allocation has the mean alone."""
-        route = document.routes[name]
-        if route.unit is not None or (isinstance(route.policy, Bandit) and route.policy.features):
+        found = await self._ratios.look(name, document.routes[name])
+        if found is None or not found[0].mismatch(ALPHA):
             return None
-        tested = self._tested.setdefault(name, _Tested())
-        ratio, until = tested.ratio, self._clock() // BUCKET * BUCKET - SETTLED
-        history = await self._store.allocation_history(name)
-        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET)
-        tested.until = until
-        for probabilities, assigned in _by_epoch(
-            {p.epoch: dict(p.probabilities) for p in history}, ((b.epoch, b.variant, b.counts) for b in cells)
-        ):
-            ratio.add(assigned, probabilities)
-        if not ratio.mismatch(ALPHA):
-            return None
+        ratio, what = found
         shown = ", ".join(f"{v}: {n:.0f} (expected {ratio.expected[v]:.0f})" for v, n in ratio.counts.items())
         return Alarm(
             "sample_ratio_mismatch",
-            f"Variants were not assigned as the allocation says: {shown}. Comparisons can't be trusted until "
-            "the cause is known (a retrying client, a lost part of the record, a cache in front).",
+            f"Variants were not assigned as the allocation says, in {what}: {shown}. Comparisons can't be trusted "
+            "until the cause is known (a retrying client, a lost part of the record, a cache in front).",
         )
 
     async def _silent(self, document: Document, name: str) -> Alarm | None:
@@ -158,15 +134,3 @@ class Watch:
 
 def _learns(document: Document, name: str) -> bool:
     return document.routes[name].policy.type == "bandit"
-
-
-def _by_epoch(
-    probabilities: Mapping[int, Mapping[str, float]], cells: Iterable[tuple[int, str, Counts]]
-) -> Iterable[tuple[Mapping[str, float], Mapping[str, float]]]:
-    """(probabilities, assigned by variant) of each epoch whose allocation is known."""
-    assigned: dict[int, dict[str, float]] = {}
-    for epoch, variant, counts in cells:
-        if epoch in probabilities:
-            of_epoch = assigned.setdefault(epoch, {})
-            of_epoch[variant] = of_epoch.get(variant, 0.0) + counts.assigned
-    return [(probabilities[epoch], found) for epoch, found in sorted(assigned.items())]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.sightings import Sighting
 from policies.linear import LinearSums
 from policies.model import RewardSums
 
@@ -176,6 +177,10 @@ class Store(Protocol):
         limit: int = 1000,
     ) -> list[DecisionRecord]:
         """Outcomes with their rewards and shadows, oldest first, those behind the decision ``after``."""
+        ...
+
+    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
+        """The decisions for those units whose mix is less than ``below`` (`gateway.record.sightings`)."""
         ...
 
     async def metric_names(self) -> list[str]:

@@ -12,10 +12,12 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
+from gateway.loops.ratio import Ratios
 from gateway.loops.watch import Watch
 from gateway.record.events import Outcome
 from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from policies.assign import point, unit_hash
 
 START = 1_800_000_000.0
 CONFIG = """
@@ -113,14 +115,70 @@ async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene
     assert "expected" in json.loads(kept[1])[0]["message"]
 
 
-async def test_a_sticky_route_is_not_tested_by_requests(scene: Scene) -> None:
-    """One busy user would look like a mismatch."""
-    sticky = CONFIG.replace("    variants", "    unit: {header: x-user-id}\n    variants")
-    scene.document = load(sticky, source="test", env={})
-    for seed in range(10):
-        await scene.assign(0.9, 500, seed)
+STICKY = CONFIG.replace("    variants", "    unit: {header: x-user-id}\n    variants")
+
+
+async def of_users(scene: Scene, users: range, *, lost: float = 0.0, times: int = 2, seed: int = 0) -> None:
+    """Ten seconds in which each user comes ``times`` times on average, a few far more often. Of those that are
+    given v2 a share is ``lost``: never seen at all."""
+    rng = np.random.default_rng(seed)
+    table = scene.allocations.held["r"].allocation
+    rows = []
+    for n, user in enumerate(rng.zipf(1.5, len(users) * times) % len(users) + users.start):
+        unit = unit_hash(b"r", str(user).encode())
+        assigned = table.variants[table.pick(point(unit))]
+        if assigned == "v2" and user % 100 < lost * 100:
+            continue
+        row = outcome(int(scene.time * 1000) + n, scene.time + n % 1000 / 100, assigned, 0.1)
+        rows.append(row._replace(unit=unit, sticky=True))
+    await scene.store.append(rows)
+    scene.time += 10.0
+
+
+async def test_a_sticky_route_is_tested_by_its_units(scene: Scene) -> None:
+    """One busy user is no mismatch; users that one variant loses are."""
+    scene.document = load(STICKY, source="test", env={})
+    for turn in range(5):
+        await of_users(scene, range(2000), seed=turn)
         scene.time += 60
         assert await scene.look() == []
+    for turn in range(1, 4):
+        await of_users(scene, range(10_000 * turn, 10_000 * turn + 2000), lost=0.7, seed=turn)
+        scene.time += 60
+        await scene.look()
+    assert scene.events == [("alarm", "r", "sample_ratio_mismatch")]
+    kept = await scene.store.load("alarms", "r")
+    assert kept is not None
+    assert "in units" in json.loads(kept[1])[0]["message"]
+
+
+async def test_a_new_leader_goes_on_with_the_units_that_were_seen(scene: Scene) -> None:
+    scene.document = load(STICKY, source="test", env={})
+    for turn in range(6):
+        await of_users(scene, range(2000), seed=turn)
+        scene.time += 70
+        await scene.look()
+    before = await scene.watch._ratios.look("r", scene.document.routes["r"])
+    other = Ratios(scene.store, lambda: scene.time)
+    after = await other.look("r", scene.document.routes["r"])
+    assert before is not None
+    assert after is not None
+    assert before[0].counts == after[0].counts
+    assert 500 < sum(after[0].counts.values()) <= 2000, "each user once"
+
+
+async def test_an_edited_route_is_tested_anew_by_units_that_are_new(scene: Scene) -> None:
+    scene.document = load(STICKY, source="test", env={})
+    await of_users(scene, range(2000))
+    scene.time += 70
+    await scene.look()
+    scene.document = load(STICKY.replace("    unit", "    body_limit: 1MiB\n    unit"), source="test", env={})
+    await of_users(scene, range(2000))
+    await of_users(scene, range(5000, 5100))
+    scene.time += 70
+    found = await scene.watch._ratios.look("r", scene.document.routes["r"])
+    assert found is not None
+    assert 50 < sum(found[0].counts.values()) < 350, "those of the first time are known"
 
 
 async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(scene: Scene) -> None:

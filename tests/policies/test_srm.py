@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.srm import SampleRatio, multinomial_log_martingale, multinomial_p_values, sample_ratio
+from policies.srm import (
+    SampleRatio,
+    UnitRatio,
+    mix,
+    multinomial_log_martingale,
+    multinomial_p_values,
+    sample_ratio,
+)
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "cases" / "sequential_srm.json").read_text()
@@ -81,3 +89,91 @@ def test_state_survives_as_json() -> None:
     ratio.add({"a": 3}, {"a": 0.2, "b": 0.8})
     assert again.log_evidence == ratio.log_evidence
     assert again.as_dict() == ratio.as_dict()
+
+
+# Units --------------------------------------------------------------------------------------------
+def split(units: np.ndarray, share: float = 0.1) -> list[str]:
+    """What each 64-bit unit is given by its upper bits."""
+    return ["v2" if u else "v1" for u in (units >> np.uint64(11)).astype(float) * 2.0**-53 < share]
+
+
+def of(units: np.ndarray, epoch: int = 1, share: float = 0.1) -> list[tuple[int, int, str]]:
+    return [(int(m), epoch, v) for m, v in zip(mix(units), split(units, share), strict=True)]
+
+
+def hashes(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.integers(0, 1 << 64, n, dtype=np.uint64)
+
+
+PROBABILITIES = {1: {"v1": 0.9, "v2": 0.1}, 2: {"v1": 0.5, "v2": 0.5}}
+
+
+def test_a_mix_says_nothing_of_what_a_unit_is_given() -> None:
+    units = hashes(np.random.default_rng(1), 200_000)
+    mixed = mix(units)
+    given = np.asarray(split(units)) == "v2"
+    for low in (mixed < 1 << 63, mixed < 1 << 60, mixed & np.uint64(1) == 1):
+        assert abs(given[low].mean() - 0.1) < 4 * np.sqrt(0.09 / low.sum())
+    assert len(np.unique(mixed)) == len(np.unique(units))
+
+
+def test_each_unit_counts_once_by_the_epoch_it_first_came_in() -> None:
+    units = hashes(np.random.default_rng(2), 500)
+    test = UnitRatio()
+    test.add(of(units) * 3, PROBABILITIES)
+    test.add(of(units, 2, 0.5), PROBABILITIES)
+    assert sum(test.ratio.counts.values()) == 500
+    assert test.ratio.expected["v2"] == pytest.approx(50)
+    fresh = hashes(np.random.default_rng(3), 100)
+    test.add(of(fresh, 2, 0.5), PROBABILITIES)
+    assert test.ratio.expected["v2"] == pytest.approx(100)
+    test.add(of(hashes(np.random.default_rng(4), 10), 3), PROBABILITIES)
+    assert sum(test.ratio.counts.values()) == 600, "nothing is known of epoch 3"
+
+
+def test_the_sample_is_bounded_and_counts_none_twice() -> None:
+    rng = np.random.default_rng(5)
+    test = UnitRatio(size=256)
+    everybody = hashes(rng, 20_000)
+    for part in np.array_split(everybody, 40):
+        test.add(of(part), PROBABILITIES)
+        assert len(test.seen) < 256
+    counted = sum(test.ratio.counts.values())
+    assert 256 + 128 * 5 < counted < 256 + 128 * 9
+    test.add(of(rng.permutation(everybody)), PROBABILITIES)
+    assert sum(test.ratio.counts.values()) == counted
+
+
+def test_a_variant_that_loses_units_is_found_though_the_sample_shrinks() -> None:
+    rng = np.random.default_rng(6)
+    test = UnitRatio(size=512)
+    for _ in range(200):
+        units = hashes(rng, 500)
+        kept = [one for one in of(units) if one[2] == "v1" or rng.random() < 0.6]
+        test.add(kept, PROBABILITIES)
+    assert test.ratio.mismatch()
+    assert len(test.seen) < 512
+
+
+def alarms(*, by_unit: bool, repetitions: int, seed: int, looks: int = 60) -> float:
+    """How often an A/A test whose users are heavy raises an alarm at a nominal 5 %, in any of the looks."""
+    rng = np.random.default_rng(seed)
+    raised = 0
+    for _ in range(repetitions):
+        units = hashes(rng, 3000)
+        activity = np.arange(1, 3001.0) ** -1.0
+        rows = of(units)
+        test, ratio = UnitRatio(size=256), SampleRatio()
+        for _ in range(looks):
+            came = [rows[k] for k in rng.choice(3000, 100, p=activity / activity.sum())]
+            test.add(came, PROBABILITIES)
+            ratio.add(Counter(v for _, _, v in came), PROBABILITIES[1])
+            if (test.ratio if by_unit else ratio).mismatch(0.05):
+                raised += 1
+                break
+    return raised / repetitions
+
+
+def test_heavy_users_raise_no_false_alarm_counted_once() -> None:
+    assert alarms(by_unit=False, repetitions=25, seed=7) > 0.5
+    assert alarms(by_unit=True, repetitions=60, seed=8) <= 0.1

@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
     Counts,
@@ -166,6 +167,9 @@ class RedisStore:
         query = OutcomeFilter(since=since, until=until, limit=limit)
         found = await record.oldest_first(self._link, routes, query, after or b"")
         return await rewards.with_what_belongs(self._link, found)
+
+    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
+        return await record.sightings_of(self._link, route, since, until, below)
 
     async def metric_names(self) -> list[str]:
         return await sums.metric_names(self._link, await self._routes())

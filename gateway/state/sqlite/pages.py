@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gateway.record.events import Outcome
 from gateway.record.page import decode, encode_columns
+from gateway.record.sightings import Sighting, sightings
 from gateway.state.base import OutcomeFilter
 from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds
 
@@ -177,3 +178,12 @@ def oldest_first(
         waiting = waiting[certain:] + [o for o in decode(data) if o.decision > floor and matches(o, query)]
     waiting.sort()
     return (found + waiting)[:limit]
+
+
+def sightings_of(
+    connection: sqlite3.Connection, route: str, since: float, until: float, below: int
+) -> list[Sighting]:
+    """See `Store.sightings`."""
+    where, values = _page_filter(OutcomeFilter(route=route, since=since, until=until))
+    rows = connection.execute(f"SELECT data FROM pages WHERE {where}", values)
+    return sightings((data for (data,) in rows), route, since=since, until=until, below=below)

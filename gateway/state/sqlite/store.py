@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
     Counts,
@@ -123,6 +124,10 @@ class SqliteStore:
         limit: int = 1000,
     ) -> list[DecisionRecord]:
         work = partial(_records, route=route, since=since, until=until, after=after, limit=limit)
+        return await self._readers.run(work)
+
+    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
+        work = partial(pages.sightings_of, route=route, since=since, until=until, below=below)
         return await self._readers.run(work)
 
     async def metric_names(self) -> list[str]:

@@ -1,0 +1,165 @@
+"""Sample-ratio mismatch, looked for all the time: were units assigned as the allocation says?
+
+A route without units is tested by its requests, from the aggregates. With sticky units the requests of one user all
+go to one variant, which is no fault and can't be told from one by counting requests: there each *unit* counts
+once, read from the record, so by the leader alone, whatever worker or replica served it. That test is kept in the
+store: a new leader goes on where the last one stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from gateway.clock import Clock
+from gateway.config.document import Bandit, Route
+from gateway.state.base import BUCKET, Counts, Store
+from policies.srm import SampleRatio, UnitRatio
+
+KIND: Final = "units"
+ALPHA: Final = 0.001
+"""Probability that a healthy route ever raises an alarm, over all looks at it until its section is edited."""
+SETTLED: Final = 30.0
+"""Seconds after which a bucket of the aggregates, and the record, is whole: every worker has flushed."""
+BACK: Final = 3600.0
+"""Seconds of the record that a test begins with."""
+STEP: Final = 10.0
+"""Seconds of the record that are read at once."""
+AT_ONCE: Final = 360
+"""Such steps in one look, after a pause."""
+KEPT: Final = 60.0
+"""Seconds between two writes of a test to the store."""
+
+Probabilities = Mapping[int, Mapping[str, float]]
+"""By epoch."""
+
+
+@dataclass(slots=True)
+class _Requests:
+    """A route without units: each bucket of the aggregates goes in once."""
+
+    ratio: SampleRatio = field(default_factory=SampleRatio)
+    until: float = 0.0
+    """Buckets that begin before this are in ``ratio``."""
+
+
+@dataclass(slots=True)
+class _Units:
+    """A route with units: each decision of the record is looked at once."""
+
+    fingerprint: str
+    test: UnitRatio
+    until: float
+    version: int
+    kept: float = 0.0
+
+
+class Ratios:
+    """The tests of all routes, for `gateway.loops.watch`."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._requests: dict[str, _Requests] = {}
+        self._units: dict[str, _Units] = {}
+
+    async def look(self, name: str, route: Route) -> tuple[SampleRatio, str] | None:
+        """The test of a route so far, and what it counts; None where there is none: with `algorithm: linear`
+        each request has probabilities of its own, and the record has only that of the variant it got."""
+        if isinstance(route.policy, Bandit) and route.policy.algorithm == "linear":
+            return None
+        found = await self._store.allocation_history(name)
+        probabilities = {p.epoch: dict(p.probabilities) for p in found}
+        if route.unit is None:
+            return await self._by_request(name, probabilities), "requests"
+        return await self._by_unit(name, route, probabilities), "units"
+
+    async def _by_request(self, name: str, probabilities: Probabilities) -> SampleRatio:
+        tested = self._requests.setdefault(name, _Requests())
+        until = self._clock() // BUCKET * BUCKET - SETTLED
+        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET)
+        tested.until = until
+        for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
+            tested.ratio.add(assigned, known)
+        return tested.ratio
+
+    async def _by_unit(self, name: str, route: Route, probabilities: Probabilities) -> SampleRatio:
+        tested = await self._known(name, route)
+        until = self._clock() - SETTLED
+        for _ in range(AT_ONCE):
+            if tested.until >= until:
+                break
+            end = min(tested.until + STEP, until)
+            found = await self._store.sightings(name, since=tested.until, until=end, below=tested.test.below)
+            each = [(s.mix, s.epoch, s.assigned) for s in found]
+            await asyncio.to_thread(tested.test.add, each, probabilities)
+            tested.until = end
+        if self._clock() - tested.kept >= KEPT:
+            await self._keep(name, tested)
+        return tested.test.ratio
+
+    async def _known(self, name: str, route: Route) -> _Units:
+        """The test as this process or, where it is new, the store has it; anew for an edited route."""
+        fingerprint = hashlib.sha256(route.model_dump_json().encode()).hexdigest()[:16]
+        tested = self._units.get(name)
+        if tested is None:
+            tested = await self._read(name) or _Units(
+                fingerprint, UnitRatio(), self._clock() - SETTLED - BACK, 0
+            )
+        if tested.fingerprint != fingerprint:
+            tested.fingerprint, tested.test = fingerprint, tested.test.renewed()
+        self._units[name] = tested
+        return tested
+
+    async def _read(self, name: str) -> _Units | None:
+        found = await self._store.load(KIND, name)
+        if found is None:
+            return None
+        version, kept = found[0], json.loads(found[1])
+        seen = np.frombuffer(base64.b64decode(kept["seen"]), "<u8").tolist()
+        test = UnitRatio(SampleRatio.from_dict(kept["ratio"]), set(seen), kept["below"])
+        return _Units(kept["fingerprint"], test, kept["until"], version, self._clock())
+
+    async def _keep(self, name: str, tested: _Units) -> None:
+        text = await asyncio.to_thread(_written, tested)
+        tested.kept = self._clock()
+        if await self._store.save(KIND, name, text, expected=tested.version):
+            tested.version += 1
+        else:
+            self._units.pop(name, None)  # another leader has gone on with it: so do we, from there
+
+    def forget(self) -> None:
+        """What another leader may go on with: call it while another one leads."""
+        self._units.clear()
+
+
+def _written(tested: _Units) -> str:
+    test = tested.test
+    seen = np.sort(np.fromiter(test.seen, "<u8", len(test.seen)))
+    kept: dict[str, Any] = {
+        "fingerprint": tested.fingerprint,
+        "until": tested.until,
+        "below": test.below,
+        "ratio": test.ratio.as_dict(),
+        "seen": base64.b64encode(seen.tobytes()).decode(),
+    }
+    return json.dumps(kept)
+
+
+def _by_epoch(
+    probabilities: Probabilities, cells: Iterable[tuple[int, str, Counts]]
+) -> Iterable[tuple[Mapping[str, float], Mapping[str, float]]]:
+    """(probabilities, assigned by variant) of each epoch whose allocation is known."""
+    assigned: dict[int, dict[str, float]] = {}
+    for epoch, variant, counts in cells:
+        if epoch in probabilities:
+            of_epoch = assigned.setdefault(epoch, {})
+            of_epoch[variant] = of_epoch.get(variant, 0.0) + counts.assigned
+    return [(probabilities[epoch], found) for epoch, found in sorted(assigned.items())]
