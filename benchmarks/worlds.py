@@ -1,8 +1,10 @@
 """Each policy in each synthetic world: the tables of docs/statistics.md, as Markdown.
 
-    python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME] [--rollouts]
+    python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME]
+                                [--policy NAME] [--rollouts | --features]
 
-Everything comes from `policies.simulate` and `policies.simulate_rollout`, which run the policies' own code.
+Everything comes from `policies.simulate`, `policies.simulate_contextual` and `policies.simulate_rollout`, which
+run the policies' own code.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import sys
 from collections.abc import Callable
 from math import isfinite
 
-from policies import simulate, simulate_rollout
+from policies import simulate, simulate_contextual, simulate_rollout, worlds_contextual
 from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Stop
 from policies.canary import Canary
+from policies.contextual import Contextual
 from policies.guardrails import Guardrail
 from policies.rollout import Plan as RolloutPlan
 from policies.rollout import Stage
@@ -23,6 +26,7 @@ from policies.simulate import Report
 from policies.split import Split
 from policies.summary import Estimated
 from policies.worlds import World, standard
+from policies.worlds_contextual import ContextWorld
 
 GOAL = (Objective("reward"),)
 
@@ -39,6 +43,20 @@ POLICIES: dict[str, Callable[[World], Plan]] = {
     "top-two": lambda w: bandit(w, algorithm="top_two", stop=Stop(0.99)),
     "thompson, half-life 10 min": lambda w: bandit(w, floor=0.01, half_life=600.0),
     "thompson, stops at 99 %": lambda w: bandit(w, stop=Stop(0.99, then="single")),
+}
+
+
+def linear(world: ContextWorld, **rest: float) -> Contextual:
+    return Contextual(world.variants, "reward", world.features, **rest)  # type: ignore[arg-type]
+
+
+WITH_FEATURES: dict[str, Callable[[ContextWorld], Plan]] = {
+    "even split": lambda w: Split.of(dict.fromkeys(w.variants, 1.0)),
+    "thompson, floor 1 %": lambda w: Bandit(w.variants, GOAL, floor=0.01),
+    "thompson, half-life 10 min": lambda w: Bandit(w.variants, GOAL, floor=0.01, half_life=600.0),
+    "linear, floor 1 %": lambda w: linear(w, floor=0.01),
+    "linear, floor 5 %": lambda w: linear(w, floor=0.05),
+    "linear, half-life 10 min": lambda w: linear(w, floor=0.01, half_life=600.0),
 }
 
 
@@ -65,7 +83,7 @@ def when(e: Estimated | None) -> str:
 def regrets(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
     print("| policy | " + " | ".join(worlds) + " |")
     print("|---" * (len(worlds) + 1) + "|")
-    for policy in POLICIES:
+    for policy in dict.fromkeys(policy for policy, _ in reports):
         cells = [ranged(reports[policy, world].regret) for world in worlds]
         print(f"| {policy} | " + " | ".join(cells) + " |")
 
@@ -77,7 +95,7 @@ def details(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
     )
     print("|---" * 10 + "|")
     for world in worlds:
-        for policy in POLICIES:
+        for policy in dict.fromkeys(policy for policy, _ in reports):
             r = reports[policy, world]
             cells = (
                 percent(r.best_share),
@@ -92,11 +110,13 @@ def details(reports: dict[tuple[str, str], Report], worlds: list[str]) -> None:
             print(f"| {world} | {policy} | " + " | ".join(cells) + " |")
 
 
-def allocations(repetitions: int, refreshes: int, seed: int, only: list[str]) -> None:
+def allocations(repetitions: int, refreshes: int, seed: int, only: list[str], policies: list[str]) -> None:
     worlds = {name: world for name, world in standard().items() if not only or name in only}
     reports = {}
     for name, world in worlds.items():
         for policy, plan in POLICIES.items():
+            if policies and policy not in policies:
+                continue
             note(f"{name}: {policy}")
             reports[policy, name] = simulate.run(
                 plan(world), world, repetitions=repetitions, refreshes=refreshes, seed=seed
@@ -107,7 +127,23 @@ def allocations(repetitions: int, refreshes: int, seed: int, only: list[str]) ->
     details(reports, list(worlds))
 
 
-def rollouts(repetitions: int, seed: int) -> None:
+def with_features(repetitions: int, refreshes: int, seed: int, only: list[str]) -> None:
+    worlds = worlds_contextual.standard()
+    print("| world | policy | regret | beyond the best single variant | on the best | mean weight |")
+    print("|---" * 6 + "|")
+    for name, world in worlds.items():
+        for policy, plan in WITH_FEATURES.items():
+            if only and name not in only:
+                continue
+            note(f"{name}: {policy}")
+            r = simulate_contextual.run(
+                plan(world), world, repetitions=repetitions, refreshes=refreshes, seed=seed
+            )
+            cells = ranged(r.regret), ranged(r.regret_single), percent(r.best_share), ranged(r.weight, 2)
+            print(f"| {name} | {policy} | " + " | ".join(cells) + " |", flush=True)
+
+
+def rollouts(repetitions: int, seed: int, only: list[str]) -> None:
     plan = RolloutPlan("v1", "v2", (Stage(0.05, 600, 500), Stage(0.25, 600, 500), Stage(0.5, 600)))
     rails = (
         Guardrail("error_rate", max_increase=0.01),
@@ -119,6 +155,8 @@ def rollouts(repetitions: int, seed: int) -> None:
     )
     print("|---" * 7 + "|")
     for name, world in simulate_rollout.standard().items():
+        if only and name not in only:
+            continue
         note(name)
         tick = 10.0 if world.rate > 1 else 600.0
         r = simulate_rollout.run(plan, rails, world, repetitions=repetitions, tick=tick, seed=seed)
@@ -147,12 +185,16 @@ def main() -> None:
     parser.add_argument("--refreshes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--world", action="append", default=[], help="only this one; may be repeated")
+    parser.add_argument("--policy", action="append", default=[], help="only this one; may be repeated")
     parser.add_argument("--rollouts", action="store_true", help="canary rollouts instead")
+    parser.add_argument("--features", action="store_true", help="worlds whose requests have features instead")
     given = parser.parse_args()
-    if given.rollouts:
-        rollouts(given.repetitions, given.seed)
+    if given.features:
+        with_features(given.repetitions, given.refreshes, given.seed, given.world)
+    elif given.rollouts:
+        rollouts(given.repetitions, given.seed, given.world)
     else:
-        allocations(given.repetitions, given.refreshes, given.seed, given.world)
+        allocations(given.repetitions, given.refreshes, given.seed, given.world, given.policy)
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ class _Course:
             seed=seed,
             regret=summary.mean(regret[-1]),
             even_regret=float((self.sizes * gaps.sum(axis=1) / present.sum(axis=1)).sum()),
-            best_share=summary.mean(on_best),
+            best_share=summary.mean(on_best, within=(0.0, 1.0)),
             settled=summary.share(int(np.isfinite(settled).sum()), n),
             time_to_settle=summary.median(settled),
             **self._detection(),
@@ -276,7 +276,7 @@ class _Course:
             coverage=self._coverage(),
             shares=dict(zip(self.world.variants, self.shares[-1].mean(axis=0).tolist(), strict=True)),
             curve=tuple(
-                Point(int(self.ends[i]), summary.mean(regret[i]), summary.mean(best[i]))
+                Point(int(self.ends[i]), summary.mean(regret[i]), summary.mean(best[i], within=(0.0, 1.0)))
                 for i in _spread(self.periods)
             ),
         )

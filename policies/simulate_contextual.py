@@ -200,8 +200,11 @@ def _report(world: ContextWorld, runs: list[_Run], seed: int | None) -> ContextR
         summary.mean(lost[:, -1]),
         summary.mean([run.lost.sum() - run.single.min() for run in runs]),
         summary.mean([run.even.sum() for run in runs]),
-        summary.mean((best * sizes).sum(axis=1) / world.requests),
+        summary.mean((best * sizes).sum(axis=1) / world.requests, within=(0.0, 1.0)),
         summary.mean([float(run.weights @ sizes) / world.requests for run in runs]),
         dict(zip(world.variants, np.mean([run.shares for run in runs], axis=0).tolist(), strict=True)),
-        tuple(Point(ends[i], summary.mean(lost[:, i]), summary.mean(best[:, i])) for i in moments),
+        tuple(
+            Point(ends[i], summary.mean(lost[:, i]), summary.mean(best[:, i], within=(0.0, 1.0)))
+            for i in moments
+        ),
     )

@@ -229,6 +229,7 @@ def standard(rate: float = 50.0, seconds: float = 7200.0) -> dict[str, CanaryWor
         CanaryWorld("wrong answers", sound, Service(correct=0.8), rate, seconds),
         CanaryWorld("breaks later", sound, sound, rate, seconds, Service(error_rate=0.2), seconds / 10),
         CanaryWorld("sick baseline", Service(error_rate=0.4), sound, rate, seconds),
-        CanaryWorld("ten an hour", sound, Service(error_rate=0.03), 10 / 3600, 10 * seconds),
+        CanaryWorld("ten an hour", sound, sound, 10 / 3600, 200 * seconds),
+        CanaryWorld("ten an hour, dead", sound, Service(error_rate=1.0), 10 / 3600, 200 * seconds),
     )
     return {world.name: world for world in worlds}

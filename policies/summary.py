@@ -18,15 +18,23 @@ class Estimated(NamedTuple):
     high: float
 
 
-def mean(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimated:
-    """The mean of independent values with Student's interval; a single value has an endless one."""
+def mean(
+    values: Sequence[float] | np.ndarray,
+    level: float = 0.95,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimated:
+    """The mean of independent values with Student's interval; a single value has an endless one.
+
+    ``within``: the range that the values, and so the mean, can't leave.
+    """
     data = np.asarray(values, dtype=float)
     n = len(data)
     centre = float(data.mean())
     if n < 2:
-        return Estimated(centre, -np.inf, np.inf)
+        return Estimated(centre, *within)
     half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * float(data.std(ddof=1)) / sqrt(n)
-    return Estimated(centre, centre - half, centre + half)
+    return Estimated(centre, max(within[0], centre - half), min(within[1], centre + half))
 
 
 def share(count: int, n: int, level: float = 0.95) -> Estimated:

@@ -151,25 +151,62 @@ def _reals(rng: np.random.Generator, n: NDArray[np.int64], mean: Array, sd: floa
     return np.stack([n, total, squares], axis=-1).astype(float)
 
 
-def standard(means: Sequence[float] = (0.10, 0.12, 0.15), requests: int = 10_000) -> dict[str, World]:
-    """The worlds of the published table, by name; the last of ``means`` is the best of them.
+def standard(
+    means: Sequence[float] = (0.10, 0.12, 0.15),
+    requests: int = 10_000,
+    *,
+    model: Model = "boolean",
+    goal: Goal = "maximize",
+    sd: float = 1.0,
+) -> dict[str, World]:
+    """The worlds of the published table, by name, on variants v1, v2, ... in the order of ``means``.
 
-    Booleans to be maximised, on variants v1, v2, ... in the order of ``means``.
+    ``sd`` is that of real values about their mean. Raises ValueError for means that the metric can't have.
     """
     named = tuple((f"v{k + 1}", float(mean)) for k, mean in enumerate(means))
-    worst, best = min(named, key=lambda m: m[1]), max(named, key=lambda m: m[1])
-    plain = World("stationary", named, requests=requests)
+    plain = World("stationary", named, model, goal, sd, requests=requests)
+    low, high = min(named, key=_mean), max(named, key=_mean)
+    worst, best = (low, high) if goal == "maximize" else (high, low)
     worlds = (
         plain,
         replace(plain, name="equal", means=tuple((name, best[1]) for name, _ in named)),
-        replace(plain, name="drifting", swing=min(0.05, worst[1] / 2), period=1.0),
+        replace(plain, name="drifting", swing=_swing(model, low[1], high[1]), period=1.0),
         replace(plain, name="delayed", delay=0.05),
         replace(plain, name="sparse", reported=0.05),
-        replace(plain, name="poisoned", poison=Poison(worst[0], 0.2, 1.0)),
+        replace(plain, name="poisoned", poison=Poison(worst[0], 0.2, _forged(plain, best[1]))),
         replace(plain, name="cold start", requests=max(1, requests // 20)),
         replace(plain, name="new arm", joins=((best[0], 0.3),)),
-        replace(plain, name="faulty version", changes=(Change(best[0], 0.5, worst[1] / 5),)),
+        replace(plain, name="faulty version", changes=(Change(best[0], 0.5, _faulty(plain, worst[1])),)),
         replace(plain, name="heavy users", crowd=Crowd()),
         replace(plain, name="heavy users, each once", crowd=Crowd(once=True)),
     )
     return {world.name: world for world in worlds}
+
+
+def _mean(named: tuple[str, float]) -> float:
+    return named[1]
+
+
+def _swing(model: Model, low: float, high: float) -> float:
+    """How far means may drift without leaving the metric's range: of reals as far as they are apart."""
+    if model == "real":
+        return high - low
+    return min(0.05, low / 2) if model == "count" else min(0.05, low / 2, (1 - high) / 2)
+
+
+def _forged(world: World, best: float) -> float:
+    """A value that makes any variant look good."""
+    if world.model == "real":
+        return best + (5.0 if world.goal == "maximize" else -5.0) * world.sd
+    if world.goal == "minimize":
+        return 0.0
+    return max(1.0, float(round(5 * best))) if world.model == "count" else 1.0
+
+
+def _faulty(world: World, worst: float) -> float:
+    """The mean of a version that broke: four fifths of the way from the worst to the end of the range."""
+    if world.model == "real":
+        return worst - (2.0 if world.goal == "maximize" else -2.0) * world.sd
+    if world.goal == "maximize":
+        return worst / 5
+    return 5 * worst if world.model == "count" else 1 - (1 - worst) / 5

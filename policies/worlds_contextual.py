@@ -152,16 +152,22 @@ def standard(
     requests: int = 10_000,
     features: tuple[Feature, ...] = TWO_FEATURES,
     tilt: float = 0.2,
+    model: Model = "boolean",
 ) -> dict[str, ContextWorld]:
-    """The worlds of the published table, by name: booleans to be maximised, on variants v1, v2, ...
+    """The worlds of the published table, by name, on variants v1, v2, ... to be maximised.
 
-    ``tilt`` is made smaller where it would lead out of [0, 1]. Raises ValueError for means outside [0, 1].
+    ``tilt`` is made smaller where it would lead out of the metric's range. Raises ValueError for means that
+    lie outside it themselves.
     """
     named = tuple((f"v{k + 1}", float(mean)) for k, mean in enumerate(means))
-    if not all(0 <= mean <= 1 for mean in means):
-        raise ValueError("the means of variants must lie in [0, 1]")
-    room = min(tilt, *means, *(1.0 - mean for mean in means))
-    plain = ContextWorld("features decide", named, features, room, requests=requests)
+    room = [*means] if model != "real" else []
+    if model in ("boolean", "fraction"):
+        room += [1.0 - mean for mean in means]
+    if min(room, default=0.0) < 0:
+        raise ValueError(f"the means of a {model} metric must lie in its range")
+    plain = ContextWorld(
+        "features decide", named, features, min([tilt, *room]), model=model, requests=requests
+    )
     worlds = [
         plain,
         replace(plain, name="features irrelevant", tilt=0.0),

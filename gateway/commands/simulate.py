@@ -16,12 +16,15 @@ from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.config.plans import plan
 from gateway.loops.rollout import plan_of, rail_of
-from policies import simulate, simulate_rollout
+from policies import simulate, simulate_contextual, simulate_rollout, worlds_contextual
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit
+from policies.contextual import Contextual
+from policies.simulate_contextual import ContextReport
 from policies.simulate_rollout import CanaryWorld, Service
 from policies.summary import Estimated
 from policies.worlds import World, standard
+from policies.worlds_contextual import ContextWorld
 
 CANARIES: Final = {
     "sound": Service(),
@@ -38,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--route", metavar="R", help="whose policy (the only route)")
     parser.add_argument("--world", action="append", metavar="NAME", help="once or more (all)")
     parser.add_argument("--means", metavar="A,B,…", help="true means of the variants, in their order")
+    parser.add_argument("--sd", type=float, default=1.0, metavar="S", help="of a real metric's values (1)")
+    parser.add_argument("--metric", metavar="M", help="which one of a utility's")
     parser.add_argument("--requests", type=int, default=10_000, metavar="N", help="of one run (10000)")
     parser.add_argument("--rate", type=float, default=50.0, metavar="R", help="a second, for canaries (50)")
     parser.add_argument("--repetitions", type=int, default=100, metavar="N", help="of each world (100)")
@@ -76,19 +81,12 @@ def _chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
 
 # Policies that share traffic out ----------------------------------------------------------------------
 def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int:
-    found = plan(document, name)
-    variants = allocate(found).variants
-    worlds = _worlds(found, variants, _means(arguments.means, variants), arguments.requests)
-    reports = [
-        simulate.run(
-            found,
-            worlds[world],
-            repetitions=arguments.repetitions,
-            seed=arguments.seed,
-            progress=_Progress(world),
-        )
-        for world in _chosen(list(worlds), arguments.world)
-    ]
+    found = _of_one_metric(plan(document, name), arguments.metric)
+    reports = (
+        _with_features(arguments, document, found)
+        if isinstance(found, Contextual)
+        else _without_features(arguments, found)
+    )
     if arguments.plot is not None:
         _plot(reports, arguments.plot)
     if arguments.json:
@@ -99,21 +97,88 @@ def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int
                 "worlds": [r.as_dict() for r in reports],
             }
         )
-        return 0
-    _print(_FORM.format("world", "regret", "even split", "best's share", "settled after", "false alarms"))
-    for r in reports:
-        row = (r.world, _shown(r.regret), f"{r.even_regret:.0f}", _shown(r.best_share, 3),
-               _shown(r.time_to_settle), _shown(r.false_alarms, 3))  # fmt: skip
-        _print(_FORM.format(*row))
+    else:
+        _table(reports)
     return 0
 
 
-_FORM: Final = "{:16}{:>24}{:>12}{:>26}{:>30}{:>24}"
+def _of_one_metric(found: Plan, wanted: str | None) -> Plan:
+    """A world has one metric: of a utility one is simulated at a time. Raises ValueError."""
+    if not isinstance(found, Bandit) or (wanted is None and len(found.objectives) == 1):
+        return found
+    mine = tuple(replace(o, weight=1.0) for o in found.objectives if o.metric == wanted)
+    if not mine:
+        names = ", ".join(o.metric for o in found.objectives)
+        raise ValueError(f"a world has one metric; write --metric with one of: {names}")
+    return replace(found, objectives=mine)
 
 
-def _means(text: str | None, variants: Sequence[str]) -> list[float]:
+def _without_features(arguments: argparse.Namespace, found: Plan) -> list[simulate.Report]:
+    variants = allocate(found).variants
+    worlds = _worlds(found, variants, _means(arguments.means, variants, 0.10), arguments)
+    return [
+        simulate.run(
+            found,
+            worlds[world],
+            repetitions=arguments.repetitions,
+            seed=arguments.seed,
+            progress=_Progress(world),
+        )
+        for world in _chosen(list(worlds), arguments.world)
+    ]
+
+
+def _with_features(
+    arguments: argparse.Namespace, document: Document, found: Contextual
+) -> list[ContextReport]:
+    metric = document.metrics[found.metric]
+    means = _means(arguments.means, found.variants, 0.30)
+    made = worlds_contextual.standard(means, arguments.requests, found.features, model=metric.type)
+    worlds: dict[str, ContextWorld] = {
+        name: replace(
+            world,
+            means=tuple(zip(found.variants, means, strict=True)),
+            goal=metric.goal,
+            sd=arguments.sd,
+        )
+        for name, world in made.items()
+    }
+    return [
+        simulate_contextual.run(
+            found,
+            worlds[world],
+            repetitions=arguments.repetitions,
+            seed=arguments.seed,
+            progress=_Progress(world),
+        )
+        for world in _chosen(list(worlds), arguments.world)
+    ]
+
+
+def _table(reports: Sequence[simulate.Report | ContextReport]) -> None:
+    rows = [_row(report) for report in reports]
+    if isinstance(reports[0], ContextReport):
+        _print(_FORM.format("world", "regret", "even split", "best's share", "beyond the best single", ""))
+    else:
+        _print(_FORM.format("world", "regret", "even split", "best's share", "settled after", "false alarms"))
+    for row in rows:
+        _print(_FORM.format(*row).rstrip())
+
+
+def _row(r: simulate.Report | ContextReport) -> tuple[str, ...]:
+    if isinstance(r, ContextReport):
+        even, last = r.even_regret.value, (_shown(r.regret_single), "")
+    else:
+        even, last = r.even_regret, (_shown(r.time_to_settle), _shown(r.false_alarms, 3))
+    return r.world, _shown(r.regret), f"{even:.0f}", _shown(r.best_share, 3), *last
+
+
+_FORM: Final = "{:23}{:>24}{:>12}{:>26}{:>30}{:>24}"
+
+
+def _means(text: str | None, variants: Sequence[str], least: float) -> list[float]:
     if text is None:
-        return [0.10 + 0.05 * k / max(1, len(variants) - 1) for k in range(len(variants))]
+        return [least + 0.05 * k / max(1, len(variants) - 1) for k in range(len(variants))]
     try:
         means = [float(part) for part in text.split(",")]
     except ValueError:
@@ -126,11 +191,11 @@ def _means(text: str | None, variants: Sequence[str]) -> list[float]:
 
 
 def _worlds(
-    found: Plan, variants: Sequence[str], means: Sequence[float], requests: int
+    found: Plan, variants: Sequence[str], means: Sequence[float], arguments: argparse.Namespace
 ) -> Mapping[str, World]:
     """The standard worlds with this plan's variants, and its metric's type and goal."""
     names = {f"v{k + 1}": variant for k, variant in enumerate(variants)}
-    objective = found.objectives[0] if isinstance(found, Bandit) else None
+    made = standard(means, arguments.requests, sd=arguments.sd, **_kind(found))
     return {
         key: replace(
             world,
@@ -140,11 +205,16 @@ def _worlds(
             poison=None
             if world.poison is None
             else replace(world.poison, variant=names[world.poison.variant]),
-            model=objective.model if objective is not None else world.model,
-            goal=objective.goal if objective is not None else world.goal,
         )
-        for key, world in standard(means, requests).items()
+        for key, world in made.items()
     }
+
+
+def _kind(found: Plan) -> dict[str, Any]:
+    """The metric that the policy is after; without one, a boolean to be maximised."""
+    if not isinstance(found, Bandit):
+        return {}
+    return {"model": found.objectives[0].model, "goal": found.objectives[0].goal}
 
 
 # Rollouts ---------------------------------------------------------------------------------------------
@@ -198,12 +268,12 @@ class _Progress:
             filled = round(30 * done / whole)
             end = "\r\x1b[K" if done == whole else ""
             sys.stderr.write(
-                f"\r\x1b[K{self._name:16} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}{end}"
+                f"\r\x1b[K{self._name:23} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}{end}"
             )
             sys.stderr.flush()
 
 
-def _plot(reports: Sequence[simulate.Report], path: Path) -> None:
+def _plot(reports: Sequence[simulate.Report | ContextReport], path: Path) -> None:
     try:
         import matplotlib as mpl
     except ImportError:

@@ -211,3 +211,68 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
         "simulate", "--config", str(canary), "--world", "failing", "--requests", "60000", "--repetitions", "5"
     )
     assert found["worlds"][0]["ended"]["rolled_back"]["value"] > 0.5
+
+
+LINEAR = """
+metrics: {good: {type: boolean}, cost: {type: real, goal: minimize}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  seeing:
+    match: {path: /a}
+    variants: {small: {backend: a}, large: {backend: a}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: good
+      features: {tier: {header: x-tier, values: [free, paid]}, length: {json: prompt.length, maximum: 4000}}
+  several:
+    match: {path: /b}
+    variants: {small: {backend: a}, large: {backend: a}}
+    policy: {type: bandit, utility: {good: 1, cost: 0.2}}
+"""
+
+
+def test_simulate_a_bandit_that_looks_at_features(tmp_path: Path) -> None:
+    path = tmp_path / "linear.yaml"
+    path.write_text(LINEAR)
+    words = (
+        "simulate",
+        "--config",
+        str(path),
+        "--route",
+        "seeing",
+        "--requests",
+        "2000",
+        "--repetitions",
+        "5",
+    )
+    plot = tmp_path / "regret.svg"
+    found = turnout_json(
+        *words, "--world", "features decide", "--world", "features irrelevant", "--plot", str(plot)
+    )
+    decide, irrelevant = found["worlds"]
+    assert decide["regret_single"]["high"] < 0 <= irrelevant["regret_single"]["low"]
+    assert set(decide["shares"]) == {"small", "large"}
+    assert "<svg" in plot.read_text()
+    assert "beyond the best single" in turnout(*words, "--world", "preferences turn")
+    assert "known: features decide" in turnout(*words, "--world", "stationary", code=1)
+
+
+def test_simulate_one_metric_of_a_utility(tmp_path: Path) -> None:
+    path = tmp_path / "several.yaml"
+    path.write_text(LINEAR)
+    words = (
+        "simulate",
+        "--config",
+        str(path),
+        "--route",
+        "several",
+        "--requests",
+        "500",
+        "--repetitions",
+        "3",
+    )
+    assert "--metric with one of: good, cost" in turnout(*words, code=1)
+    named = (*words, "--world", "stationary", "--means", "5,4", "--sd", "0.1")
+    (world,) = turnout_json(*named, "--metric", "cost")["worlds"]
+    assert world["shares"]["large"] > 0.9, "less is better"

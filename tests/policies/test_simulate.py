@@ -174,6 +174,34 @@ def test_worlds_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
         World("bad", **bad)
 
 
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+@pytest.mark.parametrize(
+    ("model", "means"),
+    [
+        ("boolean", (0.2, 0.5)),
+        ("boolean", (0.97, 0.99)),
+        ("fraction", (0.01, 0.5)),
+        ("count", (3.0, 20.0)),
+        ("real", (-5.0, -3.0)),
+        ("real", (0.0, 400.0)),
+    ],
+)
+def test_worlds_are_what_their_names_say_for_every_metric(model: Any, means: Any, goal: Any) -> None:
+    worlds = standard(means, 1000, model=model, goal=goal, sd=2.0)
+    best, worst = ("v2", "v1") if goal == "maximize" else ("v1", "v2")
+    sign = 1 if goal == "maximize" else -1
+    poison = worlds["poisoned"].poison
+    assert poison is not None
+    assert poison.variant == worst
+    true = dict(worlds["poisoned"].means)
+    assert sign * (poison.value - true[best]) > 0
+    assert worlds["new arm"].joins == ((best, 0.3),)
+    assert worlds["faulty version"].event == (best, 0.5)
+    gaps = dict(zip(("v1", "v2"), worlds["faulty version"].gap_at(0.6), strict=True))
+    assert gaps[best] > 0 == gaps[worst]
+    assert worlds["drifting"].swing > 0
+
+
 @pytest.mark.parametrize(
     ("model", "mean", "variance"),
     [("boolean", 0.3, 0.21), ("fraction", 0.3, 0.105), ("count", 2.5, 2.5), ("real", -4.0, 9.0)],
