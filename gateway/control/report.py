@@ -13,10 +13,11 @@ from typing import Any, Final
 from gateway.config.document import Canary, Document, Metric, Policy
 from gateway.config.plans import plan, reported
 from gateway.control.context import Live
-from gateway.control.estimates import Standings, estimate, reward_estimate, standings
+from gateway.control.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.state.base import Counts
 from gateway.state.evidence import Rewarded, observations
 from gateway.telemetry.histogram import quantile
+from policies.contrast import Rate, mean_interval
 from policies.model import Discounted, RewardSums
 
 Json = dict[str, Any]
@@ -173,10 +174,10 @@ def _agreement(evidence: Evidence, live: Live) -> dict[str, Json] | None:
 
 
 def _agreed(answers: int, compared: int, agreeing: int) -> Json:
-    found = estimate("boolean", RewardSums(compared, agreeing, agreeing))
+    """The interval is that of the gate's verdict: looked at all the time it holds with probability `LEVEL`."""
     return {
         "answers": answers,
         "compared": compared,
-        "rate": found["mean"],
-        "interval": found["interval"],
+        "rate": agreeing / compared if compared else None,
+        "interval": list(mean_interval(Rate(agreeing, compared), 1.0 - LEVEL)) if compared else None,
     }

@@ -19,6 +19,7 @@ from gateway.state.base import Counts, Published
 from gateway.state.evidence import Rewarded, RewardedBucket
 from gateway.telemetry.histogram import index
 from policies.assign import allocation
+from policies.contrast import Rate, mean_interval
 from policies.model import RewardSums
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness
@@ -117,9 +118,10 @@ def test_the_contracts_shape() -> None:
     assert v1["error_rate"]["interval"] == pytest.approx(stats.beta(3, 119).ppf([0.025, 0.975]), abs=1e-12)
     assert found["agreement"]["v3"]["compared"] == 900
     assert found["agreement"]["v3"]["rate"] == pytest.approx(883 / 900)
-    assert found["agreement"]["v3"]["interval"] == pytest.approx(
-        stats.beta(884, 18).ppf([0.025, 0.975]), abs=1e-12
-    )
+    low, high = found["agreement"]["v3"]["interval"]
+    assert (low, high) == pytest.approx(mean_interval(Rate(883, 900), 0.05)), "looked at all the time"
+    fixed = stats.beta(884, 18).ppf([0.025, 0.975])
+    assert low < fixed[0] < fixed[1] < high
     assert found["alarms"] == [{"code": "sample_ratio_mismatch", "message": "look"}]
     assert found["shadow_counts"] == {"v3": {"sent": 9}}
 
