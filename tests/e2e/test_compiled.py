@@ -15,13 +15,12 @@ import pytest
 
 from gateway import build
 
+WHOLE = [f"tests/{name}.py" for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection")]
 ROOMS = {
     "wire": ["tests/wire"],
-    "faults": ["tests/faults"],
-    "dataplane": ["tests/dataplane", "tests/transport", "tests/record", "tests/telemetry"],
-    "whole": [f"tests/{name}.py" for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection")],
+    "the-rest": ["tests/faults", "tests/dataplane", "tests/transport", "tests/record", "tests/telemetry", *WHOLE],
 }
-"""Each runs in a process of its own, all at once: they mostly wait."""
+"""Two processes beside each other, which mostly wait."""
 BESIDE = (
     "tests",
     "benchmarks",

@@ -105,7 +105,7 @@ def test_the_copy_goes_on_when_the_first_fails(rig: FaultRig) -> None:
 
 def test_both_fail(rig: FaultRig) -> None:
     rig.next("a", 0.15, RESET)
-    rig.next("b", 0.15, b"garbage\r\n\r\n")
+    rig.next("b", 0.5, b"garbage\r\n\r\n")
     assert rig.ask("/all").code == "backend_protocol"
     assert rig.attempts() == [("v1", "backend_reset"), ("v1", "backend_protocol")]
 
