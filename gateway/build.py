@@ -37,9 +37,7 @@ PARTS: Final = (
     "policies/ejection.py",
 )
 """Files, or directories whose modules are compiled."""
-LEFT_OUT: Final = frozenset(
-    ("gateway/dataplane/asgi.py", "gateway/dataplane/comparing.py", "gateway/dataplane/tokens.py")
-)
+LEFT_OUT: Final = frozenset(("gateway/dataplane/comparing.py", "gateway/dataplane/tokens.py"))
 """Tasks and threads of the slow path: nothing to gain."""
 
 

@@ -190,10 +190,10 @@ class Head:
             if self.hosts and not valid_host(self.host):
                 raise TurnoutError("bad_host")
             self.host, target = absolute  # RFC 9112 3.2.2: the target's authority, not Host, counts
-        if b"#" in target:
+        if target.find(b"#") >= 0:  # bytes look faster than "in" does
             raise TurnoutError("bad_target", "The request target holds a fragment; send it without '#'.")
         self.target = target
-        self.path = target.partition(b"?")[0] if b"?" in target else target
+        self.path = target.partition(b"?")[0] if target.find(b"?") >= 0 else target
 
     def _strip_listed(self) -> None:
         """Removes the fields that Connection names, which concern this connection alone (RFC 9110 7.6.1)."""

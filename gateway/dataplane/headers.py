@@ -14,25 +14,23 @@ from itertools import product
 from typing import Final
 
 # What to do with a request's field -----------------------------------------------------------------
-(
-    HOST,
-    LENGTH,
-    CODING,
-    CONNECTION,
-    UPGRADE,
-    EXPECT,
-    DROP,
-    AUTHORIZATION,
-    API_KEY,
-    VARIANT,
-    REQUEST_ID,
-    KEEP,
-    FORWARDED_FOR,
-    FORWARDED,
-    FORWARDED_PROTO,
-    FORWARDED_HOST,
-    CONTROL_ONLY,
-) = range(17)
+HOST: Final = 0
+LENGTH: Final = 1
+CODING: Final = 2
+CONNECTION: Final = 3
+UPGRADE: Final = 4
+EXPECT: Final = 5
+DROP: Final = 6
+AUTHORIZATION: Final = 7
+API_KEY: Final = 8
+VARIANT: Final = 9
+REQUEST_ID: Final = 10
+KEEP: Final = 11
+FORWARDED_FOR: Final = 12
+FORWARDED: Final = 13
+FORWARDED_PROTO: Final = 14
+FORWARDED_HOST: Final = 15
+CONTROL_ONLY: Final = 16
 
 # Fields that concern one connection (RFC 9110 7.6.1); Connection itself may name more.
 _HOP_BY_HOP: Final = (

@@ -14,7 +14,7 @@ import asyncio
 import socket
 import struct
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
@@ -29,8 +29,16 @@ from gateway.dataplane.snapshot import Snapshot
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
+    from gateway.dataplane.asgi import ControlCall
     from gateway.dataplane.tunnel import Side
     from gateway.dataplane.worker import Worker
+
+    Item = Exchange | ControlCall | Refusal
+    """What stands in the queue of answers owed. All have ``head`` and ``complete`` (the request has come whole),
+    hear of the body (``on_request_data``, ``on_request_end``), of what concerns the answer (``pause_answer``,
+    ``resume_answer``, ``client_lost``), and two things more: ``advance``, when it is the front of the queue and
+    something came, or has just become the front; ``refuse``, when its body can't be understood, is too large or
+    too slow. A union of classes, since compiled code calls a class's methods directly, a protocol's by name."""
 
 LINGER: Final = 1.0
 """Seconds that a connection with unread request bytes is read on after its last answer, so that the answer is
@@ -42,33 +50,18 @@ PIECE: Final = 4096
 CHUNKED_PIECE: Final = 16_384
 """The same within a chunked body, whose end can't be foreseen."""
 
-READ_PIPELINE, READ_BODY, READ_HELD, READ_DEAF = 1, 2, 4, 8
-"""Reasons not to read: answers owed; a body that nobody takes yet; an upgrade's fate; nothing more to learn."""
+READ_PIPELINE: Final = 1
+"""Reasons not to read: answers are owed;"""
+READ_BODY: Final = 2
+"""nobody takes the body yet;"""
+READ_HELD: Final = 4
+"""the fate of an upgrade is open;"""
+READ_DEAF: Final = 8
+"""there is nothing more to learn."""
 
 
 NOBODY: Final = Head(0.0)
 """Stands for the request of a connection that has none; never changed."""
-
-
-class Item(Protocol):
-    """What stands in the queue of answers owed."""
-
-    head: Head
-    complete: bool
-
-    def on_request_data(self, data: bytes) -> None: ...
-    def on_request_end(self) -> None: ...
-    def advance(self) -> None:
-        """It is the front of the queue and something came, or it has just become the front."""
-        ...
-
-    def refuse(self, error: TurnoutError) -> None:
-        """Its body can't be understood, is too large or too slow."""
-        ...
-
-    def client_lost(self) -> None: ...
-    def pause_answer(self) -> None: ...
-    def resume_answer(self) -> None: ...
 
 
 class ClientProtocol(asyncio.Protocol):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-READING, QUEUED, CONNECTING, BACKOFF, WAITING, RELAYING, DONE = range(7)
+READING: Final = 0
+QUEUED: Final = 1
+CONNECTING: Final = 2
+BACKOFF: Final = 3
+WAITING: Final = 4
+RELAYING: Final = 5
+DONE: Final = 6
 NEVER: Final = float("inf")
 """The deadline of what has none."""

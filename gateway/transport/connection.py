@@ -318,18 +318,18 @@ class BackendConnection(asyncio.Protocol):
         action = ANSWER_ACTIONS.get(name.lower())
         if action is None:
             self._lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
-        elif action is LENGTH:
+        elif action == LENGTH:
             self._length = int(value)  # llhttp has refused what is no number, and a second one
-        elif action is CODING:
+        elif action == CODING:
             self._coding.append(value)
-        elif action is CONNECTION:
+        elif action == CONNECTION:
             self._connection.append(value)
-        elif action is UPGRADE:
+        elif action == UPGRADE:
             self._upgrade.append(value.rstrip(b" \t").lower())
-        elif action is KEEP:
+        elif action == KEEP:
             self._note_keep_alive(value)
         else:
-            assert action is DROP
+            assert action == DROP
 
     def _note_keep_alive(self, value: bytes) -> None:
         for part in value.split(b","):
