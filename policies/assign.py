@@ -8,6 +8,7 @@ are whole numbers: nothing drifts however often an allocation is changed, the la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from math import fsum, isfinite
 
@@ -27,8 +28,16 @@ def unit_hash(salt: bytes, unit: bytes) -> int:
 
     ``salt`` keeps the routes apart: a unit that is early in one is anywhere in another.
     """
+    state = _keyed(salt).copy()
+    state.update(unit)
+    return int.from_bytes(state.digest(), "little")
+
+
+@lru_cache(maxsize=1024)
+def _keyed(salt: bytes) -> blake2b:
+    """The hash before its first byte: a route has one salt, and taking in a key costs as much as the unit."""
     key = salt if len(salt) <= _KEY else blake2b(salt).digest()
-    return int.from_bytes(blake2b(unit, digest_size=8, key=key).digest(), "little")
+    return blake2b(digest_size=8, key=key)
 
 
 def point(h: int) -> float:
