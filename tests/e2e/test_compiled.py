@@ -18,7 +18,14 @@ from gateway import build
 WHOLE = [f"tests/{name}.py" for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection")]
 ROOMS = {
     "wire": ["tests/wire"],
-    "the-rest": ["tests/faults", "tests/dataplane", "tests/transport", "tests/record", "tests/telemetry", *WHOLE],
+    "the-rest": [
+        "tests/faults",
+        "tests/dataplane",
+        "tests/transport",
+        "tests/record",
+        "tests/telemetry",
+        *WHOLE,
+    ],
 }
 """Two processes beside each other, which mostly wait."""
 BESIDE = (
