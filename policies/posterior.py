@@ -156,7 +156,7 @@ def _chart(posteriors: Sequence[Posterior]) -> Chart:
     if family is Beta:
         return BetaChart(*_columns(posteriors, "a", "b"))
     if family is Gamma:
-        return GammaChart(*_columns(posteriors, "shape", "rate"))
+        return GammaChart.of(*_columns(posteriors, "shape", "rate"))
     df, loc, scale = _columns(posteriors, "df", "loc", "scale")
     return StudentChart.of(df, loc, scale)
 

@@ -169,13 +169,21 @@ class Allocations:
         await self._read()
         for name in tuple(self.held):
             await asyncio.sleep(0)  # a route at a time: requests come in between
-            if name not in self.held:
-                continue  # a new document came meanwhile
-            self._follow(name)
-            await self._publish_pending(name)
-            if self.leads:
-                await self._learn(name)
+            try:
+                await self._step_route(name)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one route's numbers must not hold up the others
+                log.exception("the allocation of %s stays as it is", name)
         self._changed = changed
+
+    async def _step_route(self, name: str) -> None:
+        if name not in self.held:
+            return  # a new document came meanwhile
+        self._follow(name)
+        await self._publish_pending(name)
+        if self.leads:
+            await self._learn(name)
 
     def _ended(self) -> bool:
         """Whether windows have ended since the last look, at whose end missing rewards count: nothing in the

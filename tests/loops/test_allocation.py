@@ -12,7 +12,8 @@ import pytest
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.state.sqlite import SqliteStore
-from policies import posterior
+from policies import bandit, posterior
+from policies.model import Learned
 from tests.contract.made import outcome, reward
 
 CONFIG = """
@@ -116,3 +117,24 @@ async def test_a_new_document_integrates_nothing(store: SqliteStore, integrals: 
     shares = made.arrange(DOCUMENT)
     assert integrals == []
     assert shares["one"][1].as_dict() == {"v1": 0.5, "v2": 0.5}
+
+
+async def test_a_route_whose_numbers_fail_does_not_hold_up_the_others(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leader = await replica(store, "leader")
+    real = bandit.refresh
+
+    def failing(plan: bandit.Bandit, learned: Learned) -> object:
+        if learned.sums and max(s.count for s in learned.sums.values()) == 1:
+            raise ArithmeticError("too extreme")
+        return real(plan, learned)
+
+    monkeypatch.setattr(bandit, "refresh", failing)
+    await store.reward([reward(of=outcome(route="one"))])
+    await store.reward([reward(of=outcome(route="three")) for _ in range(2)])
+    before = leader.held["one"].epoch
+    await leader.step()
+    assert leader.held["one"].epoch == before
+    assert leader.held["three"].epoch == before + 1
+    assert "the allocation of one stays as it is" in caplog.text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
 from policies.charts import BetaChart, GammaChart, StudentChart, log1p_less, stirling
 from policies.posterior import (
@@ -188,10 +188,55 @@ def test_densities_are_those_of_scipy(a: float) -> None:
     x = 1 / (1 + np.exp(-t))
     beta = BetaChart(np.array([a]), np.array([2.0])).log_density(t)[0]
     assert beta == pytest.approx(stats.beta(a, 2).logpdf(x) + np.log(x * (1 - x)), rel=1e-9, abs=1e-9)
-    gamma = GammaChart(np.array([a]), np.array([2.0])).log_density(t)[0]
-    assert gamma == pytest.approx(stats.gamma(a, scale=0.5).logpdf(np.exp(t)) + t, rel=1e-9, abs=1e-9)
+    gamma = GammaChart.of(np.array([a]), np.array([2.0])).log_density(t)[0]
+    x = a / 2 * np.exp(t)
+    assert gamma == pytest.approx(stats.gamma(a, scale=0.5).logpdf(x) + np.log(x), rel=1e-9, abs=1e-9)
     student = StudentChart.of(np.array([a]), np.array([0.0]), np.array([2.0])).log_density(t)[0]
     assert student == pytest.approx(stats.t(a, 0.0, 2.0).logpdf(t), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "log_ratio", "tail"),
+    [
+        (1e5, -0.018973665961010275, 1.1154797066600566e-09),
+        (1e5, -0.0031622776601683794, 0.15903814575260442),
+        (1e5, 0.018973665961010275, 8.71620844855866e-10),
+        (1e7, -0.0015811388300841897, 2.88774255513028e-07),
+        (1e7, 0.0006324555320336759, 0.022733063004337226),
+        (1e10, -6e-05, 9.869725205280645e-10),
+        (1e10, -1e-05, 0.15865646378810427),
+        (1e10, 6e-05, 9.862029086850501e-10),
+    ],
+)
+def test_tails_of_many_counts_keep_their_digits(shape: float, log_ratio: float, tail: float) -> None:
+    """From 40-digit integrals; scipy's gammainc is wrong by a factor of ten in some of these."""
+    chart = GammaChart.of(np.array([shape]), np.array([3.0]))
+    below, above = (float(side[0]) for side in chart.tails(log_ratio))
+    assert (below if log_ratio < 0 else above) == pytest.approx(tail, rel=1e-10)
+    assert below + above == pytest.approx(1.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("a", [1.5, 30.0, 2e5])
+def test_what_lies_beyond_a_point_is_what_integration_finds(a: float) -> None:
+    chart, frozen = GammaChart.of(np.array([a]), np.array([2.0])), stats.gamma(a, scale=0.5)
+    for z in (-1.5, 0.3, 2.0):
+        x = float(max(frozen.mean() + z * frozen.std(), 0.01 * frozen.mean()))
+        t = math.log(x / frozen.mean())
+        far = frozen.mean() + (40 if a < 10 else 12) * frozen.std()
+        expected, _ = integrate.quad(lambda y, x=x: (y - x) * frozen.pdf(y), x, far, epsabs=0, limit=200)
+        assert chart.excess(t)[0] == pytest.approx(expected, rel=1e-7)
+        assert chart.shortfall(t)[0] == pytest.approx(expected + x - frozen.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_a_billion_counts_that_hardly_differ_are_told_apart(k: int, goal: Any) -> None:
+    """As normal distributions of the same mean and deviation are."""
+    many = [Gamma(1e9 * (10 + 2e-4 * i), 1e9) for i in range(k)]
+    normal = [Student(inf, p.mean, p.sd) for p in many]
+    found, expected = compare(many, goal), compare(normal, goal)
+    assert found.probability_best == pytest.approx(expected.probability_best, abs=1e-5)
+    assert found.expected_loss == pytest.approx(expected.expected_loss, abs=1e-8)
 
 
 def test_helpers_keep_their_digits() -> None:
