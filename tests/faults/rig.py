@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from gateway.dataplane.load import Load
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome, Shadowed
@@ -35,6 +36,13 @@ class Always(deque[Sequence[Step]]):
 
     def popleft(self) -> Sequence[Step]:
         return self[0]
+
+
+class Calm(Load):
+    """What else the machine does while tests run is no load on the gateway."""
+
+    def measure(self, now: float) -> None:
+        pass
 
 
 class FaultRig:
@@ -70,6 +78,7 @@ class FaultRig:
         self.path.write_text(self.text(self.config))
         self.gateway = Gateway(self.path)
         await self.gateway.start()
+        self.worker.load = Calm()
         self._listen_in()
         self.server = await self.loop.create_server(lambda: ClientProtocol(self.worker), "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
