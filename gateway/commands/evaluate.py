@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import yaml
 
 from gateway.clock import wall
@@ -26,9 +27,11 @@ from gateway.record.logged import Reading
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 from policies.allocate import allocate
-from policies.contextual import Contextual
-from policies.features import Feature
+from policies.contextual import Contextual, ensemble
+from policies.features import Feature, encode
+from policies.linear import LinearSums
 from policies.offpolicy import Estimate, Report, evaluate
+from policies.offpolicy import Target as Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,9 @@ class Target:
     shares: Mapping[str, float]
     note: str = ""
     """What the shares are of a policy that would move them; "" where they are all there is to it."""
+    learns: Contextual | None = None
+    """A bandit with features has no shares to begin with that are worth a figure: it learns from the earlier
+    half of the record, and is evaluated on the later one, of which it has seen nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,18 +67,23 @@ def main(arguments: argparse.Namespace) -> int:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
         document = load_file(arguments.config) if arguments.config is not None else None
-        readings = _readings(arguments, document)
+        readings = _readings(arguments, document, target)
         known = asyncio.run(_read(arguments, existing(store_url(arguments)), readings))
         _check(arguments, readings, known)
-        features = _features(document, arguments.route)
-        reports = {reading.name: _evaluated(reading, target, features) for reading in readings}
+        features = target.learns.features if target.learns else _features(document, arguments.route)
+        cut, wanted = _learned(target, readings)
+        reports = {
+            reading.name: _evaluated(reading, cut, wanted, features)
+            for reading in readings
+            if reading.name in arguments.metric
+        }
     except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
         return complain(error)
     if arguments.json:
         print_json(
             {
                 "route": arguments.route,
-                "policy": {"shares": dict(target.shares), "note": target.note},
+                "policy": {"shares": None if target.learns else dict(target.shares), "note": target.note},
                 "metrics": {name: report.as_dict() for name, report in reports.items()},
             }
         )
@@ -105,10 +116,16 @@ def _target(arguments: argparse.Namespace) -> Target:
 
 def _begins_with(document: Document, route: str) -> Target:
     """The allocation with which a configured policy begins; rewards that it has not seen would move it on."""
-    section = document.routes[route].policy
+    section, found = document.routes[route].policy, plan(document, route)
+    if isinstance(found, Contextual):
+        return Target({}, _LEARNS, found)
     return Target(allocate(plan(document, route)).as_dict(), _NOTES.get(section.type, ""))
 
 
+_LEARNS: Final = (
+    "what the bandit with features learns from the earlier half of the decisions; "
+    "the figures are over the later half"
+)
 _NOTES: Final = {
     "bandit": "the even shares with which a bandit begins, as if they stayed; for what it may learn: turnout simulate",
     "canary": "the shares of the first stage",
@@ -116,10 +133,14 @@ _NOTES: Final = {
 
 
 # The record -------------------------------------------------------------------------------------------
-def _readings(arguments: argparse.Namespace, document: Document | None) -> list[Reading]:
-    """One for each metric. Its declaration is in --config; a record by itself has none."""
+def _readings(arguments: argparse.Namespace, document: Document | None, target: Target) -> list[Reading]:
+    """One for each metric, and for the one to learn from. Its declaration is in --config; a record by itself
+    has none."""
     declared = document.metrics if document is not None else {}
-    return [Reading(name, declared.get(name), wall()) for name in dict.fromkeys(arguments.metric)]
+    learned = [target.learns.metric] if target.learns else []
+    return [
+        Reading(name, declared.get(name), wall()) for name in dict.fromkeys([*arguments.metric, *learned])
+    ]
 
 
 def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
@@ -158,8 +179,37 @@ def _check(arguments: argparse.Namespace, readings: Sequence[Reading], known: Se
             raise ValueError(f"nothing was ever reported of the metric {reading.name!r} (there: {there})")
 
 
-def _evaluated(reading: Reading, target: Target, features: tuple[Feature, ...]) -> Report:
-    found = evaluate(reading.rows, target.shares, features=features)
+def _learned(target: Target, readings: Sequence[Reading]) -> tuple[int, Wanted]:
+    """How many decisions a policy learns from, and its shares then. Raises ValueError."""
+    found = target.learns
+    if found is None:
+        return 0, target.shares
+    rows = next(reading.rows for reading in readings if reading.name == found.metric)
+    cut = len(rows) // 2
+    known = [row for row in rows[:cut] if row.features and not row.forced and row.reward is not None]
+    if not known:
+        names = ", ".join(feature.name for feature in found.features)
+        raise ValueError(
+            f"no rewarded decision of the earlier half of the record has features, so nothing can be learned about "
+            f"{names}: a route records them while its own policy looks at features"
+        )
+    mine = {name: [row for row in known if row.variant == name] for name in found.variants}
+    sums = {
+        name: LinearSums.of(
+            [encode(found.features, row.features) for row in of], [row.reward or 0.0 for row in of]
+        )
+        for name, of in mine.items()
+        if of
+    }
+    drawn = ensemble(found, sums, np.random.default_rng(0))
+    return cut, lambda row: dict(
+        zip(found.variants, drawn.shares(encode(found.features, row.features)), strict=True)
+    )
+
+
+def _evaluated(reading: Reading, cut: int, wanted: Wanted, features: tuple[Feature, ...]) -> Report:
+    """Over all decisions but the first ``cut``."""
+    found = evaluate(reading.rows[cut:], wanted, features=features)
     return replace(found, left_out={**found.left_out, "window_open": reading.window_open})
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.common import report, wait_for
 from tests.e2e.test_commands import turnout_json
-from tests.e2e.tiered import best, models
+from tests.e2e.tiered import best, chance, models
 from tests.processes import GatewayProcess
 
 CONFIG = """
@@ -124,12 +124,45 @@ def test_it_learns_to_route_by_features_and_survives_a_restart(tmp_path: Path, b
         assert small["length"]["interval"][1] < 0, "the longer the prompt, the worse"
         assert sum(before["contextual"]["rewards"].values()) > 1900
         assert one["sealed"]["context"]["fingerprint"] == before["contextual"]["fingerprint"]
+        _evaluated(gateway, tmp_path)
         _explained(gateway, before["epoch"])
         gateway.stop()
         gateway.start()
         after = report(gateway, "answers")
         assert (after["epoch"], after["allocation"]) == (before["epoch"], before["allocation"])
         assert right_choices(asyncio.run(traffic(gateway.url, 200, 3))) > 0.8
+
+
+def _evaluated(gateway: GatewayProcess, folder: Path) -> None:
+    """Off-policy evaluation of what was recorded: the bandit that learns from the earlier half earns more on the
+    later one than shares that are the same for all, as the truth has it."""
+    record = ["--config", str(gateway.path), "--route", "answers", "--metric", "right"]
+    even = folder / "even.yaml"
+    even.write_text("{small: 50%, large: 50%}")
+    told = turnout_json("evaluate", *record, "--policy", str(gateway.path))
+    assert "earlier half" in told["policy"]["note"]
+    learned = {e["name"]: e for e in told["metrics"]["right"]["estimates"]}
+    plain = {
+        e["name"]: e
+        for e in turnout_json("evaluate", *record, "--policy", str(even))["metrics"]["right"]["estimates"]
+    }
+    rows = {(tier, length): n for tier, length, n in KINDS}
+    truth = sum(n * (chance("small", *row) + chance("large", *row)) / 2 for row, n in rows.items())
+    for name in ("ips", "snips", "dm", "dr"):
+        spread = plain[name]["interval"][1] - plain[name]["interval"][0]
+        assert abs(plain[name]["value"] - truth) < 1.5 * spread, (name, plain[name], truth)
+        assert learned[name]["value"] > plain[name]["value"] + 0.05, name
+    top = sum(n * max(chance("small", *row), chance("large", *row)) for row, n in rows.items())
+    assert learned["dr"]["value"] < top + 0.05
+
+
+KINDS = [("paid", 800, 0.25), ("paid", 900, 0.25)] + [
+    (tier, length, 1 / 12)
+    for tier, length in (
+        ("free", 100), ("free", 200), ("free", 800), ("free", 900), ("paid", 100), ("paid", 200)
+    )
+]  # fmt: skip
+"""What `made` draws, with its probabilities."""
 
 
 def _explained(gateway: GatewayProcess, epoch: int) -> None:
