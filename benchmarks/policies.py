@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import contextual
 from policies.assign import point, unit_hash
 from policies.bandit import Bandit, Objective, refresh
 from policies.contextual import Contextual, ensemble
@@ -131,9 +132,9 @@ def one_decision(rng: np.random.Generator) -> dict[str, float]:
     allocation, _ = refresh(plan, learned)
     salt, unit = b"route" * 6, b"user-1234567"
     features = (Categorical("tier", ("free", "paid")), Numeric("length", 0, 1000))
-    contextual = Contextual(plan.variants, "m", features)
+    looking = Contextual(plan.variants, "m", features)
     sums = {v: LinearSums.of(rng.normal(size=(200, 5)), rng.normal(size=200)) for v in plan.variants}
-    drawn = ensemble(contextual, sums, rng)
+    drawn = ensemble(looking, sums, rng)
     rows = iter(rng.uniform(-1, 1, (100_000, 5)).tolist())
     raw = {"tier": "paid", "length": "512"}
     return {
@@ -159,8 +160,10 @@ def main(arguments: list[str] | None = None) -> int:
         all_routes(given.routes, given.variants, rng),
         one_decision(rng),
     )
+    seeing, drawing_all = contextual.decisions(microseconds, rng), contextual.refreshes(milliseconds, rng)
     if given.json:
-        json.dump({"refresh_ms": route, "loop_ms": everything, "decision_us": decision}, sys.stdout, indent=1)
+        figures = {"refresh_ms": route, "loop_ms": everything, "decision_us": decision}
+        json.dump(figures | {"features_us": seeing, "ensembles": drawing_all}, sys.stdout, indent=1)
         print()
         return 0
     print("one refresh (posteriors, P(best), loss, ranges)          median ms")
@@ -174,6 +177,12 @@ def main(arguments: list[str] | None = None) -> int:
     print("\none decision                                             median µs")
     for name, value in decision.items():
         print(f"  {name:52} {value:10.2f}")
+    print("\na bandit with features, in the gateway                    median µs")
+    for name, value in seeing.items():
+        print(f"  {name:52} {value:10.2f}")
+    print("\nits ensembles (256 draws)        has it moved, ms   draw, ms   restore, ms   bytes")
+    for name, (moving, drawing, restoring, size) in drawing_all.items():
+        print(f"  {name:30} {moving:16.2f} {drawing:10.2f} {restoring:13.2f} {size:7d}")
     return 0
 
 

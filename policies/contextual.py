@@ -104,14 +104,18 @@ class Ensemble:
     posteriors: tuple[Coefficients, ...]
     """What it was drawn from; empty in one that was `restored`."""
     _remembered: object = field(init=False, repr=False)
+    _flat: Array = field(init=False, repr=False)
+    """The coefficients as (M K, d): one product with a row is three times as fast as M of them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_remembered", lru_cache(maxsize=REMEMBERED)(self._decisions))
+        flat = np.ascontiguousarray(self.coefficients).reshape(-1, self.coefficients.shape[-1])
+        object.__setattr__(self, "_flat", flat)
 
     def shares(self, row: Sequence[float]) -> tuple[float, ...]:
         """The K exact probabilities for an encoded row (d numbers); they sum to 1."""
         k = len(self.plan.variants)
-        best = (self.coefficients @ np.asarray(row)).argmax(axis=1)
+        best = (self._flat @ np.asarray(row)).reshape(-1, k).argmax(axis=1)
         votes = np.bincount(best, minlength=k) / self.plan.draws
         return tuple(capped(floored(votes.tolist(), self.plan.floor), self.caps))
 

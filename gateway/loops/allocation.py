@@ -330,7 +330,7 @@ class Allocations:
             time=self._clock(),
             evidence=drawn.evidence if drawn is not None else evidence,
         )
-        packed = drawn.packed() if drawn is not None else b""
+        packed = await asyncio.to_thread(drawn.packed) if drawn is not None else b""
         if not await self._store.publish(record, packed):
             self._changed = -1  # somebody was faster: look again, and follow
             return
