@@ -31,15 +31,20 @@ routes:
 """
 
 
+LINEAR = CONFIG.replace(
+    "metric: correct\n", "metric: correct\n      algorithm: linear\n      features: {f: {header: x-f}}\n"
+)
+
+
 class Replica:
     """The allocation loop and the guards of one process."""
 
-    def __init__(self, scene: Scene, name: str) -> None:
+    def __init__(self, scene: Scene, name: str, config: str = CONFIG) -> None:
         self.allocations = Allocations(
             scene.store, owner=name, clock=scene.clock, swap=lambda *_: None, announce=lambda _: None
         )
         self.guards = Guards(scene.store, self.allocations, clock=scene.clock, emit=scene.emit)
-        self.document = load(CONFIG, source="test", env={})
+        self.document = load(config, source="test", env={})
 
     async def start(self) -> None:
         await self.allocations.start()
@@ -88,8 +93,12 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     await store.close()
 
 
-async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Scene) -> None:
-    leader, follower = Replica(scene, "leader"), Replica(scene, "follower")
+with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], ids=["plain", "features"])
+
+
+@with_and_without_features
+async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Scene, config: str) -> None:
+    leader, follower = Replica(scene, "leader", config), Replica(scene, "follower", config)
     await leader.start()
     await follower.start()
     rng = np.random.default_rng(5)
@@ -104,21 +113,22 @@ async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Sc
     assert scene.events[0][2]["evidence"]["verdict"] == "fail"
     # After a restart it is still ejected, without new evidence.
     scene.time += 60
-    again = Replica(scene, "again")
+    again = Replica(scene, "again", config)
     await again.start()
     await again.step()
     assert again.shares["v3"] == 0.0
 
 
-async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene) -> None:
-    leader = Replica(scene, "leader")
+@with_and_without_features
+async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) -> None:
+    leader = Replica(scene, "leader", config)
     await leader.start()
     rng = np.random.default_rng(6)
     for _ in range(30):
         await scene.serve({"v1": 0.0, "v2": 0.3, "v3": 0.0}, 300, rng)
         await leader.step()
     assert leader.shares["v2"] == 0.0
-    leader.document = load(CONFIG.replace("2%", "3%"), source="test", env={})
+    leader.document = load(config.replace("2%", "3%"), source="test", env={})
     leader.allocations.arrange(leader.document)
     await leader.step()
     await leader.step()
