@@ -7,6 +7,7 @@ them. A token that was proved good is remembered by `gateway.dataplane.auth` unt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterable
@@ -76,10 +77,10 @@ class Tokens:
             rest = self.settings.refresh if await self.fetch() else RETRY
             await asyncio.sleep(min(LEAST, rest))
             self._wanted.clear()
-            try:
-                await asyncio.wait_for(self._wanted.wait(), max(0.0, rest - LEAST))
-            except TimeoutError:
-                continue
+            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes in the moment of the waking.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, rest - LEAST)):
+                    await self._wanted.wait()
 
     async def fetch(self) -> bool:
         """Whether the keys could be had; if not, the old ones stay."""

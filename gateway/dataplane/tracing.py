@@ -16,7 +16,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.headers import FORWARDED_FOR
 from gateway.dataplane.outcome import outcome
 from gateway.dataplane.states import DONE, RELAYING, WAITING
-from gateway.telemetry.context import SAMPLED, Context, parse
+from gateway.telemetry.context import SAMPLED, Context, declines, parse
 from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Tracing:
 
     def _asked(self, head: Head, value: bytes) -> bool:
         """The client has sent a traceparent."""
+        if self.follow and declines(value):
+            return False
         context = parse(value, head.kept.get(STATE, b""))
         if context is not None and self.follow:
             if context.sampled:

@@ -21,6 +21,7 @@ LARGE: Final = 128
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
+_DECLINED: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
 _MEMBER: Final = re.compile(
     rb"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 )
@@ -67,6 +68,11 @@ def parse(parent: bytes, state: bytes = b"") -> Context | None:
         known,
         tracestate(state) if state else b"",
     )
+
+
+def declines(parent: bytes) -> bool:
+    """Whether this is a valid traceparent of version 00 that is not sampled: the quick answer for most requests."""
+    return _DECLINED.fullmatch(parent) is not None
 
 
 def tracestate(value: bytes) -> bytes:

@@ -81,8 +81,10 @@ class Exporter:
     async def run(self) -> None:
         """Delivers what is offered, until cancelled."""
         while True:
+            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes in the moment of the waking.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.settings.flush)
+                async with asyncio.timeout(self.settings.flush):
+                    await self._wake.wait()
             self._wake.clear()
             await self.flush()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.context import LENGTH, Context, parse, tracestate
+from gateway.telemetry.context import LENGTH, Context, declines, parse, tracestate
 
 TRACE, SPAN = "12345678901234567890123456789012", "1234567890123456"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -70,6 +70,22 @@ def test_what_is_valid_is_read(value: str, flags: int) -> None:
 )
 def test_what_is_not_valid_is_nobody(value: str) -> None:
     assert parse(value.encode(), b"foo=1") is None
+
+
+@given(
+    st.one_of(
+        st.from_regex(rb"(00|01|ff)-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
+        st.binary(max_size=60),
+    )
+)
+def test_the_quick_answer_is_the_right_one(value: bytes) -> None:
+    found = parse(value)
+    assert declines(value) == (found is not None and not found.sampled and value.startswith(b"00"))
+
+
+@pytest.mark.parametrize("zeros", [f"00-{'0' * 32}-{SPAN}-00", f"00-{TRACE}-{'0' * 16}-00"])
+def test_zeros_are_not_declined_but_invalid(zeros: str) -> None:
+    assert not declines(zeros.encode())
 
 
 def test_a_context_is_written_as_it_is_read() -> None:

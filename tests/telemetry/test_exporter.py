@@ -293,6 +293,23 @@ async def test_what_cannot_be_built_does_not_stop_the_others(
     assert "could not be built" in said(caplog)[0][1]
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_it_ends_when_it_is_told_to_in_the_moment_in_which_it_wakes(turns: int) -> None:
+    given = Traces.model_validate({"endpoint": f"http://127.0.0.1:{free_port()}", "flush": 60.0})
+    made = Exporter(given, counts=Counter(), chance=lambda: 0.5)
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0.01)
+    for number in range(module.BATCH):
+        made.offer(record(number + 1))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=2.0)
+    assert done
+    await made.close(patience=0.0)
+    assert made.counts["dropped"] == module.BATCH
+
+
 # TLS ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
