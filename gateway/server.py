@@ -42,6 +42,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
 from gateway.loops.probes import Probes
 from gateway.loops.rollout import Rollouts
+from gateway.loops.stops import Stops
 from gateway.loops.upkeep import keep_small
 from gateway.loops.watch import Watch
 from gateway.record.events import Outcome, Shadowed
@@ -110,6 +111,8 @@ class Gateway:
         await self.allocations.start()
         self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         await self.rollouts.start(document)
+        self.stops = Stops(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+        await self.stops.start(document)
         self.spool = Spool(beside(document.store, "spool"), self.store)
         self.rewards = RewardBook(
             self.store,
@@ -130,6 +133,7 @@ class Gateway:
         self._spawn(self.recorder.run())
         self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
         self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
+        self._spawn(self.stops.run(self.document, lambda: self.document().loops.allocation))
         self._spawn(self.spool.run())
         self._spawn(Probes(self.registry, self.random).run(self.document))
         self._spawn(keep_small(self.store, self.allocations, self.document, self.now))
@@ -436,10 +440,16 @@ class Gateway:
         return self.metrics_.text()
 
     async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+        section = self._document.routes.get(route)
+        if section is not None and section.policy.type == "bandit":
+            return await self.stops.command(route, section, action, by)
         return await self.rollouts.command(route, action, weight, by)
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
         return await self.rollouts.describe(route)
+
+    def stop_state(self, route: str) -> Mapping[str, Any] | None:
+        return self.stops.describe(route)
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         revision = await self.revisions.propose(text, by, if_match)

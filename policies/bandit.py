@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import fsum, inf, isfinite
 from typing import Literal
 
 from policies.assign import allocation
@@ -43,7 +43,8 @@ class Stop:
     """When the bandit has seen enough: the leader is best with ``probability`` at least, choosing it
     loses ``loss`` at most in expectation, and each variant has ``samples`` rewards.
 
-    ``then`` "single" gives the leader everything for as long as that is so; "ask" only says it.
+    ``then`` "single" gives the leader everything for as long as that is so (for good, once the gateway has taken
+    it down as `Learned.winner`); "ask" only says it.
     """
 
     probability: float = 0.99
@@ -120,7 +121,12 @@ class Standing:
 
 def allocate(plan: Bandit, learned: Learned) -> Allocation:
     """The allocation that the rewards so far call for; see `refresh`."""
-    if learned.sums or learned.discounted or (plan.stop is not None and not plan.stop.samples):
+    if (
+        learned.sums
+        or learned.discounted
+        or learned.winner
+        or (plan.stop is not None and not plan.stop.samples)
+    ):
         return refresh(plan, learned)[0]
     # Before the first reward all variants have the same belief: nothing need be integrated.
     return _laid_out(plan, learned, [1.0 / len(plan.variants)] * len(plan.variants), _caps(plan, learned))
@@ -130,10 +136,15 @@ def refresh(plan: Bandit, learned: Learned) -> tuple[Allocation, Standing]:
     """The allocation, and the standing that it follows from.
 
     Shares are floor + (1 - K floor) P: never clipped and rescaled, so the floor holds and P keeps its
-    proportions. A guardrail's cap then binds; what it takes goes to the others in proportion. Raises
-    ValueError when the caps leave less than everything.
+    proportions. A guardrail's cap then binds; what it takes goes to the others in proportion. A winner to whom
+    the bandit was handed over has everything, unless a guardrail ejected it. Raises ValueError when the caps
+    leave less than everything.
     """
     standing = assess(plan, learned)
+    winner = learned.winner
+    if winner in plan.variants and learned.caps.get(winner, 1.0) > 0.0:
+        alone = [float(name == winner) for name in plan.variants]
+        return _laid_out(plan, learned, alone, [1.0] * len(alone)), standing
     return _laid_out(plan, learned, _shares(plan, standing), _caps(plan, learned, standing.counts)), standing
 
 
@@ -180,7 +191,22 @@ def _caps(plan: Bandit, learned: Learned, counts: Sequence[float] = ()) -> list[
     if debut is None or max(counts, default=0.0) < debut.samples:
         return caps
     held = max(debut.share, plan.floor)
-    return [min(cap, held) if n < debut.samples else cap for cap, n in zip(caps, counts, strict=True)]
+    both = [min(cap, held) if n < debut.samples else cap for cap, n in zip(caps, counts, strict=True)]
+    # Where a guardrail ejected who is known, the newcomer must do.
+    return both if fsum(both) >= 1.0 else caps
+
+
+def joined(plan: Bandit, before: Mapping[str, float]) -> Allocation:
+    """Until the rewards are looked at, the allocation after the variants with the shares ``before`` became the
+    plan's: who stays keeps its proportion, and each newcomer gets the debut's share, or an even one."""
+    even = 1.0 / len(plan.variants)
+    each = even if plan.debut is None else min(even, max(plan.debut.share, plan.floor))
+    staying = fsum(before.get(name, 0.0) for name in plan.variants)
+    if staying <= 0.0:
+        return allocate(plan, Learned())
+    rest = 1.0 - each * sum(name not in before for name in plan.variants)
+    shares = {name: rest * before[name] / staying if name in before else each for name in plan.variants}
+    return allocation(shares, shadows=plan.shadows)
 
 
 def _sums(plan: Bandit, learned: Learned, variant: str, objective: Objective) -> Sums:

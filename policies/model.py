@@ -121,6 +121,8 @@ class Learned:
     """The candidate's share at which the rollout stands; None: the canary's own."""
     caps: Mapping[str, float] = field(default_factory=dict)
     """The largest share that a guardrail leaves a variant, in [0, 1]; 0 ejects it."""
+    winner: str | None = None
+    """Of a bandit, the variant that it was handed over to."""
     previous: Allocation | None = None
     """What is in force now, so that as few units as possible change their variant."""
 

@@ -27,10 +27,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
     else:
-        sys.stdout.write(
-            f"{arguments.route}: {found['state']}, {found['candidate']} at {found['weight']:.1%}\n"
-        )
+        sys.stdout.write(f"{arguments.route}: {found['state'].replace('_', ' ')}{_who(found)}\n")
     return 0
+
+
+def _who(found: dict[str, Any]) -> str:
+    if "candidate" in found:
+        return f", {found['candidate']} at {found['weight']:.1%}"
+    return f" to {found['winner']}" if found["winner"] else ""
 
 
 def _weight(text: str | None) -> float:

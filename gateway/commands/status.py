@@ -39,6 +39,9 @@ def _shown(route: dict[str, Any]) -> str:
             f"  rollout: {rollout['state']}, stage {rollout['stage'] + 1} at {rollout['weight']:.1%}"
         )
         lines += [f"    {_verdict(v)}" for v in rollout["verdicts"]]
+    stop = route.get("stop")
+    if stop is not None and stop["winner"] is not None:
+        lines.append(f"  {stop['winner']} has won ({stop['state'].replace('_', ' ')}): {stop['command']}")
     lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
     lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
     return "\n".join(lines) + "\n"

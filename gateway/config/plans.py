@@ -13,7 +13,7 @@ from gateway.config.policy import Shadow as ShadowSection
 from gateway.config.policy import Single as SingleSection
 from policies import prior
 from policies.allocate import Plan
-from policies.bandit import Bandit, Objective, Stop
+from policies.bandit import Bandit, Debut, Objective, Stop
 from policies.canary import Canary
 from policies.contextual import Contextual
 from policies.features import Categorical, Feature, Numeric
@@ -132,6 +132,7 @@ def _bandit(
             stop.min_samples,
             stop.then,
         ),
+        debut=Debut(section.debut.share, section.debut.samples) if section.debut is not None else None,
         shadows=shadows,
     )
 

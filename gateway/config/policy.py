@@ -171,6 +171,13 @@ class Stop(Part):
     then: Literal["ask", "single"] = "ask"
 
 
+class Debut(Part):
+    """A variant that joins a running bandit gets ``share`` at most until it has ``samples`` rewards."""
+
+    share: Annotated[Share, Field(gt=0)] = 0.1
+    samples: Annotated[Count, Field(gt=0)] = 100
+
+
 class Feature(Part):
     """What the contextual bandit sees of a request; from exactly one of ``header`` and ``json``."""
 
@@ -210,6 +217,8 @@ class Bandit(Part):
     """Null: Beta(1, 1), or the weak default of the metric's type."""
     discount: Discount | None = None
     stop: Stop | None = None
+    debut: Debut | None = None
+    """Null: a newcomer's share follows its prior at once."""
     baseline: Name | None = None
     """What the guardrails compare with."""
     guardrails: tuple[Guardrail, ...] = ()
@@ -227,6 +236,10 @@ class Bandit(Part):
             raise ValueError("'features' and 'algorithm: linear' need each other; write both or neither")
         if self.algorithm == "linear":
             self._fits_features()
+        if self.debut is not None and self.debut.share < self.floor:
+            raise ValueError(
+                "the debut's 'share' is below the floor, which every variant has; write more, or a lower floor"
+            )
         return self
 
     def _fits_features(self) -> None:
@@ -240,6 +253,10 @@ class Bandit(Part):
             raise ValueError(
                 "with features there is no one winner to stop at: who is best depends on the request; "
                 "leave 'stop' out"
+            )
+        if self.debut is not None:
+            raise ValueError(
+                "with features a newcomer's share depends on the request, so 'debut' can't hold it; leave it out"
             )
 
     @property

@@ -207,7 +207,22 @@ class Contextual(Shape):
     ]
 
 
+class StopShape(Shape):
+    """Where the stop rule of a bandit stands."""
+
+    state: Annotated[
+        Literal["learning", "asking", "handed_over"],
+        Field(description="asking: the rule names a winner, and a person decides."),
+    ]
+    winner: str | None
+    since: float | None
+    by: Annotated[str, Field(description="A person, `rule` or `guardrail`.")]
+    probability_best: Annotated[Probability | None, Field(description="Of the winner, now.")]
+    command: Annotated[str | None, Field(description="What hands over to the winner, or takes that back.")]
+
+
 class RouteReport(RouteHead):
+    stop: StopShape | None
     baseline: str | None
     candidate: str | None
     stages: list[StageShape] | None

@@ -65,6 +65,10 @@ class Context(Protocol):
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None: ...
 
+    def stop_state(self, route: str) -> Mapping[str, Any] | None:
+        """Where the stop rule of a bandit stands; None without one."""
+        ...
+
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         """Validates, stores, applies. Raises TurnoutError or gateway.config.load.ConfigError."""
         ...

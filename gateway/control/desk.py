@@ -85,6 +85,7 @@ class Desk:
             agreement=await store.agreement(name, since=since),
             recent=together(await store.counts(name, since=self.context.now() - RECENT)),
             alarms=await self._alarms(name),
+            stop=self.context.stop_state(name),
         )
 
     async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:

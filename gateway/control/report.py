@@ -46,6 +46,8 @@ class Evidence:
     recent: Counts = field(default_factory=Counts)
     """Of all variants together, over the last `RECENT` seconds."""
     alarms: Sequence[Mapping[str, Any]] = ()
+    stop: Mapping[str, Any] | None = None
+    """Where the stop rule stands."""
 
 
 def summary(name: str, document: Document, live: Live, rollout: Mapping[str, Any] | None, now: float) -> Json:
@@ -98,6 +100,7 @@ def report(
         "since": since,
         **_roles(document.routes[name].policy),
         "recent": recent(evidence.recent),
+        "stop": dict(evidence.stop) if evidence.stop is not None else None,
         "metric": standing.metric,
         "goal": standing.goal,
         "metrics": {metric: described(m) for metric, m in declared.items()},

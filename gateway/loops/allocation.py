@@ -91,6 +91,10 @@ class Allocations:
         self.moves: dict[str, Move] = {}
         """Where the rollout of a route stands, for those that have one."""
         self.caps: dict[str, dict[str, float]] = {}
+        self.winners: dict[str, str] = {}
+        """The variant that a bandit was handed over to (`gateway.loops.stops`), by route."""
+        self.standings: dict[str, Standing] = {}
+        """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
         self._asked: dict[str, tuple[Plan, Learned]] = {}
         """What each route's allocation was last computed from."""
@@ -126,7 +130,8 @@ class Allocations:
             drawn = self._drawn(wanted, stored) if stored is not None else None
             fresh = previous if drawn is not None and previous is not None else allocate(wanted)
         elif isinstance(wanted, Bandit):
-            fresh = previous or allocate(wanted)
+            shares = stored.probabilities if stored is not None else {}
+            fresh = previous or bandit.joined(wanted, shares)
         else:
             fresh = allocate(wanted, Learned(previous=previous))
         # What was published with an ensemble is the same only if it is decided by that very ensemble.
@@ -256,6 +261,7 @@ class Allocations:
         if self.held.get(name) is not held:
             return  # a new document came meanwhile
         self._asked[name] = held.plan, learned
+        self.standings[name] = standing
         if not _same(held.allocation, fresh, within=1e-6):
             await self._publish(name, fresh, reason, _evidence(standing))
 
@@ -299,7 +305,11 @@ class Allocations:
         if held.plan.half_life is not None:
             discounted = await self._discounted(name, held.plan.half_life, metrics)
         return Learned(
-            sums=sums, discounted=discounted, caps=self.caps.get(name, {}), previous=held.allocation
+            sums=sums,
+            discounted=discounted,
+            caps=self.caps.get(name, {}),
+            winner=self.winners.get(name),
+            previous=held.allocation,
         )
 
     def _metrics(self, name: str, found: Bandit) -> dict[str, Metric]:

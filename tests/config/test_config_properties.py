@@ -202,6 +202,7 @@ routes:
       metric: cost
       prior: {mean: -1.5, weight: 2, shape: 3, scale: 4}
       stop: {probability_best: 99%, expected_loss: 0.1, min_samples: 3, then: single}
+      debut: {share: 5%, samples: 30}
   useful:
     match: {path: /u}
     variants: {v1: {backend: b}, v2: {backend: b}}

@@ -84,6 +84,7 @@ class Harness:
         self.rewards = RewardBook(store, sealer, clock=clock)
         self.readiness = (True, "")
         self.rollouts: dict[str, dict[str, Any]] = {}
+        self.stops: dict[str, dict[str, Any]] = {}
         self.health: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.shadow_counts: dict[str, dict[str, dict[str, int]]] = {}
         self.allocations = Allocations(
@@ -171,6 +172,9 @@ class Harness:
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
         return self.rollouts.get(route)
+
+    def stop_state(self, route: str) -> Mapping[str, Any] | None:
+        return self.stops.get(route)
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         return await self.revisions.propose(text, by, if_match)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from policies.allocate import allocate
-from policies.bandit import Bandit, Debut, Objective, Stop, discounted, refresh, utility
+from policies.bandit import Bandit, Debut, Objective, Stop, discounted, joined, refresh, utility
 from policies.model import Discounted, Learned, RewardSums
 from policies.posterior import Beta, Gamma, Student, compare
 from policies.prior import BetaPrior
@@ -205,3 +205,29 @@ def test_before_the_first_reward_shares_are_those_that_integrals_give(
     plan = Bandit(("a", "b", "c"), (Objective("m", "real"),), **rest)
     learned = Learned(caps=caps)
     assert allocate(plan, learned).as_dict() == pytest.approx(refresh(plan, learned)[0].as_dict(), abs=1e-9)
+
+
+def test_a_winner_has_everything_whatever_is_believed_until_a_guardrail_ejects_it() -> None:
+    sums = {("a", "correct"): RewardSums(100, 90, 90), ("b", "correct"): RewardSums(100, 10, 10)}
+    made, standing = refresh(plan("a", "b"), Learned(sums=sums, winner="b"))
+    assert made.as_dict() == {"a": 0.0, "b": 1.0}
+    assert standing.probability_best[0] > 0.99
+    assert refresh(plan("a", "b"), Learned(sums=sums, winner="gone"))[0].probability("a") > 0.99
+    ejected = Learned(sums=sums, winner="b", caps={"b": 0.0})
+    assert refresh(plan("a", "b"), ejected)[0].as_dict() == {"a": 1.0, "b": 0.0}
+    assert allocate(plan("a", "b"), Learned(winner="a")).as_dict() == {"a": 1.0, "b": 0.0}
+
+
+def test_who_joins_takes_no_more_than_the_debut_from_the_first_moment() -> None:
+    held = plan("a", "b", "new", floor=0.01, debut=Debut(share=0.1, samples=50))
+    made = joined(held, {"a": 0.03, "b": 0.97})
+    assert made.as_dict() == pytest.approx({"a": 0.027, "b": 0.873, "new": 0.1})
+    assert joined(plan("a", "b", "new"), {"a": 0.5, "b": 0.5}).probability("new") == pytest.approx(1 / 3)
+    assert joined(plan("a", "b"), {"a": 0.2, "b": 0.2, "gone": 0.6}).as_dict() == {"a": 0.5, "b": 0.5}
+    assert joined(held, {}).as_dict() == pytest.approx(dict.fromkeys(("a", "b", "new"), 1 / 3))
+
+
+def test_a_newcomer_stands_in_for_those_that_were_ejected() -> None:
+    held = plan("a", "new", debut=Debut(share=0.1, samples=50))
+    known = Learned(sums={("a", "correct"): RewardSums(100, 50, 50)}, caps={"a": 0.0})
+    assert refresh(held, known)[0].as_dict() == {"a": 0.0, "new": 1.0}

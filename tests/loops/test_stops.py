@@ -1,0 +1,191 @@
+"""What is made of a stop rule's word: kept, told, carried out, taken back; on every replica, over restarts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.load import load
+from gateway.errors import TurnoutError
+from gateway.loops.allocation import Allocations
+from gateway.loops.stops import Stops
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+from tests.contract.made import outcome, reward
+
+CONFIG = """
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: bandit
+      metric: correct
+      stop: {probability_best: 95%, min_samples: 50, then: ask}
+"""
+SINGLE = CONFIG.replace("ask", "single")
+
+
+class Replica:
+    def __init__(self, store: Store, name: str, text: str) -> None:
+        self.time = 1_800_000_000.0
+        self.events: list[dict[str, Any]] = []
+        self.allocations = Allocations(
+            store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.stops = Stops(store, self.allocations, clock=self.clock, emit=self.emit)
+        self.document = load(text, source="test", env={})
+
+    def clock(self) -> float:
+        return self.time
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        assert (kind, route) == ("winner", "r")
+        self.events.append(dict(data))
+
+    async def start(self) -> Replica:
+        await self.allocations.start()
+        await self.stops.start(self.document)
+        self.allocations.arrange(self.document)
+        await self.step()
+        return self
+
+    async def edit(self, text: str) -> None:
+        self.document = load(text, source="test", env={})
+        self.allocations.arrange(self.document)
+        await self.step()
+
+    async def step(self) -> None:
+        await self.allocations.step()
+        await self.stops.step(self.document)
+
+    async def command(self, action: str) -> Mapping[str, Any]:
+        return await self.stops.command("r", self.document.routes["r"], action, "ann")
+
+    @property
+    def share(self) -> float:
+        return self.allocations.held["r"].allocation.probability("v2")
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        found = self.stops.describe("r")
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def report(store: Store, good: Mapping[str, int], each: int = 100) -> None:
+    rewards = [
+        reward(float(k < good[v]), of=outcome(route="r", assigned=v, served=v, sticky=False))
+        for v in good
+        for k in range(each)
+    ]
+    await store.reward(rewards)
+
+
+async def test_ask_names_the_winner_and_the_command_hands_over(store: Store) -> None:
+    one = await Replica(store, "one", CONFIG).start()
+    with pytest.raises(TurnoutError, match="no winner yet"):
+        await one.command("promote")
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert (one.told["state"], one.told["winner"]) == ("asking", "v2")
+    assert one.told["command"] == "turnout rollout r promote"
+    assert one.told["probability_best"] > 0.99
+    assert 0.9 < one.share < 1.0, "asking changes nothing"
+    await one.step()
+    assert [(e["before"], e["state"], e["winner"]) for e in one.events] == [("learning", "asking", "v2")]
+    answer = await one.command("promote")
+    assert (answer["state"], answer["winner"], answer["by"]) == ("handed_over", "v2", "ann")
+    assert one.share == 1.0
+    with pytest.raises(TurnoutError, match="handed over already"):
+        await one.command("promote")
+
+
+async def test_single_hands_over_for_good(store: Store) -> None:
+    one = await Replica(store, "one", SINGLE).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert (one.told["state"], one.told["by"], one.share) == ("handed_over", "rule", 1.0)
+    # Beliefs that move on move nothing any more.
+    await report(store, {"v2": 0}, each=200)
+    await one.step()
+    await one.step()
+    assert (one.told["winner"], one.share) == ("v2", 1.0)
+    assert [e["state"] for e in one.events] == ["handed_over"]
+    again = await Replica(store, "again", SINGLE).start()
+    again.time += 60
+    await again.step()
+    assert (again.told["state"], again.share) == ("handed_over", 1.0)
+    assert again.events == []
+
+
+async def test_a_hand_over_that_was_taken_back_asks_the_next_time(store: Store) -> None:
+    one = await Replica(store, "one", SINGLE).start()
+    with pytest.raises(TurnoutError, match="handed nothing over"):
+        await one.command("rollback")
+    await report(store, {"v1": 70, "v2": 80}, each=1000)
+    await report(store, {"v1": 0, "v2": 30}, each=50)
+    await one.step()
+    assert one.share == 1.0
+    answer = await one.command("rollback")
+    assert (answer["state"], answer["winner"]) == ("learning", None)
+    await one.step()
+    assert one.told["state"] == "asking"
+    with pytest.raises(TurnoutError, match="knows 'promote'"):
+        await one.command("pause")
+
+
+async def test_a_winner_that_is_no_longer_one_is_not_asked_about(store: Store) -> None:
+    one = await Replica(store, "one", CONFIG).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    await report(store, {"v1": 100, "v2": 60})
+    await one.step()
+    assert (one.told["state"], one.told["winner"], one.told["command"]) == ("learning", None, None)
+    assert [e["state"] for e in one.events] == ["asking", "learning"]
+
+
+async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Store) -> None:
+    leader = await Replica(store, "leader", CONFIG).start()
+    follower = await Replica(store, "follower", CONFIG).start()
+    await report(store, {"v1": 40, "v2": 80})
+    for replica in (leader, follower):
+        await replica.step()
+    assert follower.told["winner"] == "v2"
+    await follower.command("promote")
+    for replica in (leader, follower):
+        await replica.step()
+        await replica.step()
+    assert (leader.share, follower.share) == (1.0, 1.0)
+
+
+async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store) -> None:
+    one = await Replica(store, "one", SINGLE).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    one.allocations.caps["r"] = {"v2": 0.0}
+    await one.step()
+    assert (one.told["state"], one.told["by"], one.share) == ("learning", "guardrail", 0.0)
+    one.allocations.caps.clear()
+    joined = SINGLE.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}")
+    await one.edit(joined.replace("stop:", "debut: {share: 10%, samples: 50}\n      stop:"))
+    await one.step()
+    assert one.told["state"] == "learning", "v3 has no rewards yet"
+    assert one.allocations.held["r"].allocation.probability("v3") == pytest.approx(0.1)
+    await one.edit(CONFIG.replace("      stop: {probability_best: 95%, min_samples: 50, then: ask}\n", ""))
+    assert one.stops.describe("r") is None
+    with pytest.raises(TurnoutError, match="no stop rule"):
+        await one.command("promote")
