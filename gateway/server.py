@@ -165,7 +165,7 @@ class Gateway:
         if self.worker is not None:
             self.worker.stop()
             for connection in tuple(self.worker.connections):
-                connection.transport.abort()
+                connection.end()
         for task in tuple(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

@@ -13,7 +13,9 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import ssl
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,9 +58,14 @@ class Application:
 class Server(uvicorn.Server):
     """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(
+        self, config: uvicorn.Config, gateway: Gateway, *, control_port: int | None, handshake: float
+    ) -> None:
+        """``handshake``: the most seconds for one over TLS."""
         super().__init__(config)
         self.gateway = gateway
+        self.control_port = control_port
+        self.handshake = handshake
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,39 +76,59 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but that a TLS handshake has no more time than a head (uvicorn leaves it a minute)."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(3)
+        config, loop = self.config, asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if config.ssl is not None:
+            tls = {"ssl": config.ssl, "ssl_handshake_timeout": self.handshake}
+        made = [
+            await loop.create_server(self._protocol, sock=each, backlog=config.backlog, **tls)
+            for each in sockets or ()
+        ]
+        self.servers: list[asyncio.base_events.Server] = made
+        self.started = True
+
+    def _protocol(self) -> ClientProtocol:
+        assert self.gateway.worker is not None
+        return ClientProtocol(self.gateway.worker, self.server_state.connections, self.control_port)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.gateway.worker is not None:
             self.gateway.worker.draining = True
             self.gateway.application.close()  # event streams end now, or they would be waited for
         await super().shutdown(sockets)
+        if self.force_exit:  # a second signal cuts the requests short, not the record
+            await self.lifespan.shutdown()
+
+
+def _client_tls(_: uvicorn.Config, made: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """uvicorn's context, with what is spoken over it."""
+    context = made()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Server:
     """The server of one process; with ``sockets`` it is handed listening ones."""
     control_port = int(document.control.rpartition(":")[2]) if document.control else None
-
-    def protocol(
-        config: uvicorn.Config,
-        server_state: uvicorn.server.ServerState,
-        app_state: Mapping[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> ClientProtocol:
-        assert gateway.worker is not None
-        return ClientProtocol(gateway.worker, server_state.connections, control_port)
-
     host, _, port = document.listen.rpartition(":")
     tls = document.tls
     config = uvicorn.Config(
         Application(gateway),
         host=host.strip("[]") or "0.0.0.0",
         port=int(port),
-        http=protocol,  # type: ignore[arg-type]
+        http=ClientProtocol,
         ws="none",
         loop="uvloop",
         lifespan="on",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(document.shutdown.grace)),
+        ssl_context_factory=_client_tls if tls is not None else None,
         ssl_certfile=tls.cert if tls is not None else None,
         ssl_keyfile=tls.key if tls is not None else None,
         ssl_ca_certs=tls.client_ca if tls is not None else None,
@@ -109,7 +136,7 @@ def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Se
             tls.client_auth if tls is not None else "none"
         ],
     )
-    return Server(config, gateway)
+    return Server(config, gateway, control_port=control_port, handshake=document.limits.header_timeout)
 
 
 def listening(document: Document) -> list[socket.socket]:

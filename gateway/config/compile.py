@@ -176,7 +176,7 @@ def compile_document(
         revision=revision,
         routes=routes,
         authenticator=_authenticator(document, registry, verify),
-        limits=_limits(document.limits),
+        limits=_limits(document.limits, document.shutdown.idle),
         trusted=_trusted(document),
         tracing=tracing,
     )
@@ -201,7 +201,7 @@ def _looked_at(document: Document) -> set[bytes]:
     return {name.lower().encode() for name in names}
 
 
-def _limits(limits: LimitsDocument) -> Limits:
+def _limits(limits: LimitsDocument, last_idle: float) -> Limits:
     return Limits(
         connections=limits.connections,
         head=limits.head,
@@ -216,6 +216,7 @@ def _limits(limits: LimitsDocument) -> Limits:
         write_timeout=limits.write_timeout,
         control_body=limits.control_body,
         pipeline=limits.pipeline,
+        last_idle=last_idle,
         shadow=ShadowLimits(**limits.shadow.model_dump()),
     )
 

@@ -24,7 +24,8 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
     try:
         if client.control_only:
             raise TurnoutError("unknown_route", "This port serves the control API; see /-/openapi.json.")
-        if worker.overloaded:
+        if client.surplus:
+            head.close = True
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
         admit(client, head, route.name)

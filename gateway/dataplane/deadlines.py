@@ -53,8 +53,10 @@ def _stuck(client: ClientProtocol, now: float) -> bool:
 
 def _check_body(client: ClientProtocol, now: float) -> None:
     limits = client.snapshot.limits
-    if client.pauses:
-        client.body_since += now - client.now  # we are not reading, so the client is not slow
+    incoming = client.incoming
+    waits = incoming is not None and incoming is not client.current and incoming.head.expects_continue
+    if client.pauses or waits:  # we are not reading, or it waits for our word: the client is not slow
+        client.body_since += now - client.now
         client.now = now
         return
     earned = limits.body_min_rate * (now - client.body_since - limits.body_grace)

@@ -43,7 +43,7 @@ def choose(x: Exchange) -> None:
         x.forced = True
         x.choice = _forced(x, head.variant)
     x.plan = x.choice.variant
-    if route.shadows:
+    if route.shadows and not x.upgrade:  # a copy of a handshake says nothing of what follows it
         x.shadows = worker.shadow.due(x)
         if x.shadows:
             x.captured = []

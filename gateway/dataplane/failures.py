@@ -109,6 +109,22 @@ def broke_off(x: Exchange, code: str, detail: str) -> None:
     x.client.abort()
 
 
+def cut_short(x: Exchange) -> None:
+    """The process ends before ``x`` does, which is nobody's fault: an error answer if nothing went out yet."""
+    state = x.state
+    if state == DONE or not x.begun:
+        return
+    x.cancel_attempt()
+    x.error = x.error or "draining"
+    if state != RELAYING:
+        fail(x, TurnoutError("draining", retry_after=1.0))
+        return
+    x.leave()
+    x.note("draining")
+    x.done()
+    x.client.abort()
+
+
 def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 0) -> None:
     """A retry, the next variant of the fallback list, or an error answer. ``status``: of a bad answer, else 0."""
     x.leave()

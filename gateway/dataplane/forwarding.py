@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
 
 KEPT: Final = 8
 """Most hosts whose lines one connection remembers."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _quoted(value: bytes) -> bytes:
+    """As a quoted string, in which nothing can pass for a further element (RFC 9110 5.6.4)."""
+    return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 class Forwarding:
@@ -52,9 +59,10 @@ class Forwarding:
     ) -> bytes:
         address = self.peer.encode()
         node = b'"[%b]"' % address if b":" in address else address or b"unknown"
-        element = b"for=%b;proto=%b" % (node, scheme)
+        # What a trusted proxy says of scheme and host may be what its client told it.
+        element = b"for=%b;proto=%b" % (node, scheme if _TOKEN.fullmatch(scheme) else _quoted(scheme))
         if host:
-            element += b';host="%b"' % host
+            element += b";host=" + _quoted(host)
         return b"".join(
             (
                 b"forwarded: %b\r\n" % b", ".join((*elements, element)),

@@ -115,6 +115,8 @@ class Head:
         elif action == CONNECTION:
             self.connection += (value,)
         elif action == VARIANT:
+            if self.variant is not None:
+                raise TurnoutError("bad_request", "More than one x-variant field; send one.")
             self.variant = value
         elif action == CODING:
             self.codings += (value,)

@@ -124,6 +124,8 @@ _HOST: Final = re.compile(
     re.ASCII,
 )
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
+_ODD_SEPARATOR: Final = re.compile(rb"[\\;]|%2[fF]|%5[cC]")
+"""What some servers take for the end of a path segment."""
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]*)((?:/|\?|$).*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -153,11 +155,22 @@ def tokens(values: Iterable[bytes]) -> list[bytes]:
     return [token for token in found if token]
 
 
+def _dots(path: bytes) -> int:
+    """How many of its segments are dots."""
+    return sum(segment in (b".", b"..") for segment in path.split(b"/"))
+
+
 def resolve(path: bytes) -> bytes | None:
-    """``path`` with %2e decoded and dot segments resolved, for matching alone; None if it climbs above "/"."""
+    """``path`` with %2e decoded and dot segments resolved, for matching alone; None if it climbs above "/".
+
+    None too where only some servers would see a dot segment, since they take ``%2f`` or a backslash for ``/``, or
+    ignore what follows ``;``.
+    """
     if b"." not in path and b"%2" not in path:
         return path
     decoded = re.sub(rb"%2[eE]", b".", path)
+    if b"." in decoded and _dots(_ODD_SEPARATOR.sub(b"/", decoded)) != _dots(decoded):
+        return None
     if b"/." not in decoded:
         return decoded
     out: list[bytes] = []

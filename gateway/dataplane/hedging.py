@@ -27,6 +27,8 @@ def arm(x: Exchange) -> None:
     route = x.route
     if x.hedge is not None or not x.complete or not x.replayable or x.plan.backend.single is not None:
         return
+    if x.upgrade:  # of two tunnels nobody could say which one is the client's
+        return
     route.hedge_credit = min(route.hedge_credit + route.hedge_share, BURST)
     x.hedge = x.worker.loop.call_later(route.hedge_after, _due, x)
 
@@ -127,6 +129,7 @@ class Hedge:
         x.connection = self.connection
         x.address = self.address
         x.holds_place = True
+        x.waited += self.sent_at - x.sent_at  # for the first one, which is no time of the gateway's
         x.sent_at = self.sent_at
 
     def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:

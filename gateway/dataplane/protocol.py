@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
-from gateway.dataplane import deadlines
+from gateway.dataplane import deadlines, failures
 from gateway.dataplane.admission import lane
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.forwarding import Forwarding
@@ -100,6 +100,7 @@ class ClientProtocol(asyncio.Protocol):
         "registered",
         "scheme",
         "snapshot",
+        "surplus",
         "taken",
         "taken_at",
         "transport",
@@ -153,6 +154,8 @@ class ClientProtocol(asyncio.Protocol):
         self.scheme = b"http"
         self.control_only = False
         self.data_only = False
+        self.surplus = False
+        """It came when there were as many connections as there may be: it is told so, and ends."""
         self._raw = 0
         self._fields = 0
         self._most_fields = 0
@@ -186,7 +189,7 @@ class ClientProtocol(asyncio.Protocol):
             self.control_only = isinstance(own, tuple) and own[1] == self.control_port
             self.data_only = not self.control_only
         self.registered.add(self)
-        self.worker.opened(self)
+        self.surplus = self.worker.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -544,7 +547,9 @@ class ClientProtocol(asyncio.Protocol):
     def rest(self, now: float) -> None:
         """Between two requests: what the last one left in memory is let go."""
         self.snapshot = self.worker.snapshot
-        self.deadline = now + self.snapshot.limits.idle_timeout
+        limits = self.snapshot.limits
+        # An answer that began before the process was told to end did not say that its connection will.
+        self.deadline = now + (limits.last_idle if self.worker.draining else limits.idle_timeout)
         self.head = NOBODY
         self._lines = []
         self._url = b""
@@ -552,7 +557,15 @@ class ClientProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server is ending: no further request after those under way."""
         if self.current is None and not self.queue and not self.in_head:
-            soon = perf_counter() + 1.0
+            soon = perf_counter() + self.worker.snapshot.limits.last_idle
             self.deadline = min(self.deadline, soon) if self.deadline else soon
         if self.tunnel is not None:
             self.transport.close()
+
+    def end(self) -> None:
+        """The process ends now: what is still under way hears that it was cut short, then the connection ends."""
+        item = self.current
+        if isinstance(item, Exchange):
+            failures.cut_short(item)
+        if not self.closing:
+            self.transport.abort()

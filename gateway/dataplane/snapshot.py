@@ -66,6 +66,8 @@ class Limits:
     write_timeout: float = 30.0
     control_body: int = 16 << 20
     pipeline: int = 16
+    last_idle: float = 1.0
+    """So long an idle connection stays open when the process ends."""
     shadow: ShadowLimits = ShadowLimits()
 
 

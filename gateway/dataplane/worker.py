@@ -81,7 +81,6 @@ class Worker:
         self.control_tasks: set[asyncio.Task[None]] = set()
         self.refusals: Counter[str] = Counter()
         self.draining = False
-        self.overloaded = False
         self._timer: asyncio.TimerHandle | None = None
         self._second = 0.0
         self._due = 0.0
@@ -93,14 +92,14 @@ class Worker:
         self.healths: Callable[[], tuple[Health, ...]] = tuple
 
     # Connections ------------------------------------------------------------------------------------
-    def opened(self, connection: ClientProtocol) -> None:
+    def opened(self, connection: ClientProtocol) -> bool:
+        """Whether it is one too many; those that were there before are served on."""
         self.connections.add(connection)
-        self.overloaded = len(self.connections) > self.snapshot.limits.connections
+        return len(self.connections) > self.snapshot.limits.connections
 
     def closed(self, connection: ClientProtocol) -> None:
         self.connections.discard(connection)
         self.unread.discard(connection)
-        self.overloaded = len(self.connections) > self.snapshot.limits.connections
 
     def refused(self, code: str) -> None:
         """An error answer that concerns no decision."""

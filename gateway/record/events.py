@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLAMELESS: Final = frozenset(("", "client_left", "draining"))
+"""What an outcome's ``error`` may be without counting against the variant."""
 
 
 class Outcome(NamedTuple):
@@ -61,7 +64,7 @@ class Outcome(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether this counts as an error of the assigned variant."""
-        return self.error != "" and self.error != "client_left"
+        return self.error not in BLAMELESS
 
 
 def columns(rows: Sequence[tuple[Any, ...]]) -> Any:

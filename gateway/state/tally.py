@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.record.events import Outcome, Reward, Shadowed, columns, grouped
+from gateway.record.events import BLAMELESS, Outcome, Reward, Shadowed, columns, grouped
 from gateway.state.base import BUCKET, Counts
 from gateway.telemetry import histogram
 
@@ -74,7 +74,7 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
 
 def _is_failure(error: str) -> bool:
     """`Outcome.failed`."""
-    return error not in ("", "client_left")
+    return error not in BLAMELESS
 
 
 def _key(group: _Group, variant: str) -> CellKey:

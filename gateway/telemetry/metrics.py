@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import build
-from gateway.record.events import Outcome, Shadowed, columns, grouped
+from gateway.record.events import BLAMELESS, Outcome, Shadowed, columns, grouped
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -145,7 +145,7 @@ class Metrics:
             self.requests.labels(route, variant, f"{status // 100}xx").inc(count)
         if any(c.error):
             for (route, variant, code), count in _counted(c.route, c.assigned, c.error):
-                if code and code != "client_left":
+                if code not in BLAMELESS:
                     self.errors.labels(route, variant, code).inc(count)
         if any(c.fallback):
             for (route, variant, fallback), count in _counted(c.route, c.assigned, c.fallback):

@@ -25,7 +25,7 @@ LONGEST: Final = 1024
 REMOTE: Final = 0x300
 """Flags of a span whose parent is known to be elsewhere (``HAS_IS_REMOTE`` and ``IS_REMOTE``)."""
 LOCAL: Final = 0x100
-NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left"))
+NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left", "draining"))
 """Ends of an attempt that say nothing bad about the backend."""
 _PORTS: Final = {b"http": 80, b"https": 443}
 

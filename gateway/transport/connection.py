@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -32,6 +33,8 @@ FIRST_BYTE: Final = ord("H")
 INTERIM_LIMIT: Final = 8
 """Most 1xx answers before the final one."""
 HIGH_WATER: Final = 65_536
+LAST_READS: Final = 16
+"""Reads of up to `HIGH_WATER` bytes that are made of a connection which a failed write has ended."""
 REFUSAL_WAIT: Final = 0.01
 REFUSAL_LOOKS: Final = 5
 """Seconds between two looks for the refusal of a request, and how many: a round trip takes no longer."""
@@ -241,6 +244,8 @@ class BackendConnection(asyncio.Protocol):
         if self.tunnel is not None:
             self.tunnel.connection_lost(exc)
             return
+        if exc is not None and self.user is not None and self.address.context is None:
+            self._read_last_words()
         user = self.user
         if user is None:
             return
@@ -252,6 +257,22 @@ class BackendConnection(asyncio.Protocol):
         else:
             fresh = not self._started and self.served > 0
             user.on_failure("backend_reset", "it closed the connection before it answered", fresh=fresh)
+
+    def _read_last_words(self) -> None:
+        """Reads what the kernel still has, as when the loop would have looked there before it wrote.
+
+        A backend that answers early and closes refuses the rest of the body: a write fails with a reset while
+        the answer, which came before it, lies unread.
+        """
+        place = self.transport.get_extra_info("socket").fileno()
+        for _ in range(LAST_READS):
+            try:
+                data = os.read(place, HIGH_WATER)
+            except OSError:
+                return
+            if not data or self.user is None:
+                return
+            self.data_received(data)
 
     def _said_goodbye(self) -> bool:
         """Whether the backend meant the end of its connection.

@@ -234,6 +234,8 @@ class Address:
             user.on_failure("backend_tls", f"{self.name}: {error.reason or error}", fresh=False)
         except OSError as error:
             user.on_failure("backend_connect", f"{self.name}: {error.strerror or error}", fresh=False)
+        except UnicodeError as error:  # a host that is no name, which only its look-up finds out
+            user.on_failure("backend_connect", f"{self.name}: {error}", fresh=False)
         finally:
             if not made:  # nobody will tell that it is gone
                 self.all.discard(connection)

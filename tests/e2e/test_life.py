@@ -40,12 +40,19 @@ class Slow(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        time.sleep(float(self.path.partition("?")[2] or 0))
+        path, _, seconds = self.path.partition("?")
+        if path.endswith("/half"):
+            self._begin()
+        time.sleep(float(seconds or 0))
+        if not path.endswith("/half"):
+            self._begin()
+        with contextlib.suppress(BrokenPipeError):  # some tests leave early, on purpose
+            self.wfile.write(b"done")
+
+    def _begin(self) -> None:
         self.send_response(200)
         self.send_header("content-length", "4")
         self.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # some tests leave early, on purpose
-            self.wfile.write(b"done")
 
     def log_message(self, *_: object) -> None:
         pass
@@ -92,8 +99,79 @@ async def test_sigterm_waits_no_longer_than_it_may(tmp_path: Path, text: str) ->
             code = await asyncio.to_thread(gateway.process.wait, 15)
             assert code == 0
             assert time.monotonic() - began < 8
+            assert (await asking).status_code == 503
+
+
+async def test_what_the_end_cuts_short_is_told_and_recorded(tmp_path: Path, text: str) -> None:
+    """Whoever has had nothing gets an answer; an answer under way is cut; neither is the variant's fault."""
+    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 1s}}\n") as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+            waiting = asyncio.create_task(client.get("/slow?20"))
+            relaying = asyncio.create_task(client.get("/slow/half?20"))
+            await asyncio.sleep(0.5)
+            gateway.process.send_signal(signal.SIGTERM)
+            answer = await waiting
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+            assert answer.headers["retry-after"] == "1"
+            assert answer.headers["connection"] == "close"
             with pytest.raises(httpx.TransportError):
-                await asking
+                await relaying
+        assert gateway.process.wait(10) == 0
+        gateway.start()
+        found = httpx.get(f"{gateway.url}/-/outcomes").json()["outcomes"]
+        assert sorted((o["status"], o["error"], o["served"]) for o in found) == [
+            (200, "draining", "v1"),
+            (503, "draining", ""),
+        ]
+        counted = httpx.get(f"{gateway.url}/-/routes/slow").json()["variants"]["v1"]
+        assert (counted["assigned"], counted["errors"]) == (2, 0)
+
+
+async def test_idle_connections_stay_as_long_as_they_may(tmp_path: Path, text: str) -> None:
+    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 20s, idle: 3s}}\n") as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            assert (await client.get("/slow?0")).status_code == 200
+            gateway.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(2)
+            late = await client.get("/slow?0")
+            assert (late.status_code, late.headers["connection"]) == (200, "close")
+            assert await asyncio.to_thread(gateway.process.wait, 15) == 0
+
+
+async def test_a_connection_whose_answer_began_before_the_end_does_not_hold_it_up(
+    tmp_path: Path, text: str
+) -> None:
+    """Its head could not say that the connection will end; the client keeps it, and the gateway does not."""
+    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 30s}}\n") as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            relaying = asyncio.create_task(client.get("/slow/half?1.5"))
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            answer = await relaying
+            assert answer.text == "done"
+            assert "connection" not in answer.headers
+            assert await asyncio.to_thread(gateway.process.wait, 40) == 0
+            assert time.monotonic() - began < 10
+
+
+async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(tmp_path: Path, text: str) -> None:
+    with GatewayProcess(tmp_path, text) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            assert (await client.get("/slow?0")).status_code == 200
+            waiting = asyncio.create_task(client.get("/slow?15"))
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            gateway.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.3)
+            gateway.process.send_signal(signal.SIGINT)
+            assert (await waiting).json()["error"]["code"] == "draining"
+            assert await asyncio.to_thread(gateway.process.wait, 15) == 0
+            assert time.monotonic() - began < 5
+        assert "Traceback" not in gateway.log
+        gateway.start()
+        found = httpx.get(f"{gateway.url}/-/outcomes").json()["outcomes"]
+        assert sorted(o["status"] for o in found) == [200, 503]
 
 
 def children(pid: int) -> list[int]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +26,7 @@ from tests.processes import GatewayProcess
 CONFIG = """
 listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
+limits: {header_timeout: 2s}
 tls: {cert: "@PKI@/server.pem", key: "@PKI@/server.key", client_ca: "@PKI@/ca.pem", client_auth: required}
 backends:
   good:
@@ -48,11 +52,12 @@ routes:
 @dataclass
 class Issuer:
     folder: Path
+    authority: str = "ca"
 
     def __post_init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Turnout tests")])
-        self._write("ca", self._made(self.name, self.key, authority=True), self.key)
+        self._write(self.authority, self._made(self.name, self.key, authority=True), self.key)
 
     def issue(self, name: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -119,6 +124,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     issuer = Issuer(folder)
     for name in ("server", "client"):
         issuer.issue(name)
+    Issuer(folder, "elsewhere").issue("stranger")
     return folder
 
 
@@ -146,11 +152,18 @@ def gateway(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gat
     backend.server_close()
 
 
-def client(gateway: GatewayProcess, pki: Path, *, certificate: bool = True) -> httpx.Client:
+def client(gateway: GatewayProcess, pki: Path, *, certificate: str = "client") -> httpx.Client:
+    return httpx.Client(
+        base_url=f"https://localhost:{gateway.port}", verify=trust(pki, certificate), timeout=10
+    )
+
+
+def trust(pki: Path, certificate: str = "client") -> ssl.SSLContext:
+    """What a client brings along; ``certificate``: "" for none."""
     context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
     if certificate:
-        context.load_cert_chain(pki / "client.pem", pki / "client.key")
-    return httpx.Client(base_url=f"https://localhost:{gateway.port}", verify=context, timeout=10)
+        context.load_cert_chain(pki / f"{certificate}.pem", pki / f"{certificate}.key")
+    return context
 
 
 def test_both_sides_speak_tls(gateway: GatewayProcess, pki: Path) -> None:
@@ -179,9 +192,37 @@ def test_a_backend_that_wants_our_certificate_and_gets_none(gateway: GatewayProc
         assert answer.json()["error"]["code"] in ("backend_tls", "backend_reset")
 
 
-def test_a_client_without_a_certificate_is_not_let_in(gateway: GatewayProcess, pki: Path) -> None:
-    with client(gateway, pki, certificate=False) as asking, pytest.raises(httpx.TransportError):
+@pytest.mark.parametrize("certificate", ["", "stranger"], ids=["none", "of another authority"])
+def test_a_client_without_a_good_certificate_is_not_let_in(
+    gateway: GatewayProcess, pki: Path, certificate: str
+) -> None:
+    with client(gateway, pki, certificate=certificate) as asking, pytest.raises(httpx.TransportError):
         asking.get("/good")
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["h2"], None)])
+def test_http_1_1_is_what_is_agreed_on(
+    gateway: GatewayProcess, pki: Path, offered: list[str], chosen: str | None
+) -> None:
+    context = trust(pki)
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        assert secured.selected_alpn_protocol() == chosen
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["nothing", "half"]
+)
+def test_a_handshake_has_no_more_time_than_a_head(gateway: GatewayProcess, sent: bytes) -> None:
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as plain:
+        plain.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert plain.recv(100) == b""
+    assert 1.5 < time.monotonic() - began < 6
 
 
 def test_plain_text_on_the_tls_port_is_not_answered(gateway: GatewayProcess) -> None:

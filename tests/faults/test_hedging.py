@@ -66,6 +66,7 @@ def test_the_copy_wins(rig: FaultRig) -> None:
     assert not found.fallback
     assert rig.attempts() == [("v1", "hedged")]
     assert found.backend_ms < 75  # of the attempt that served
+    assert found.gateway_ms < 60  # the wait for the first one was not the gateway's
 
 
 def test_the_first_wins(rig: FaultRig) -> None:
@@ -174,3 +175,22 @@ def test_a_copy_takes_a_place_like_any_request(rig: FaultRig) -> None:
         client.send(request("/all"))
         rig.until(lambda: rig.backends["b"].requests)
         assert rig.gateway.registry.gates["pair"].in_flight == 2
+
+
+UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+
+
+@pytest.mark.parametrize("late", [SWITCH, ok(b"no upgrade")], ids=["switch", "answer"])
+def test_a_handshake_has_no_copy(rig: FaultRig, late: bytes) -> None:
+    """What would come of a copy after the switch would end up in the tunnel."""
+    rig.next("a", 0.2, SWITCH)
+    rig.next("b", 0.3, late)
+    with rig.client() as client:
+        client.send(request("/all", method=b"GET", body=b"", lines=UPGRADE))
+        assert client.answer().status == 101
+        assert client.quiet(0.4)
+        client.send(b"still a tunnel")
+        rig.until(lambda: rig.backends["a"].connections[0].raw.endswith(b"still a tunnel"))
+    assert rig.backends["b"].requests == []
+    assert rig.attempts() == []

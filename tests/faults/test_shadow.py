@@ -409,3 +409,22 @@ def test_the_live_figures_count_them(rig: FaultRig) -> None:
     live = rig.call(rig.gateway.live, "one")
     assert live is not None
     assert dict(live.shadow_counts["shade"]) == {"offered": 1, "sent": 1}
+
+
+def test_a_handshake_is_not_copied(rig: FaultRig) -> None:
+    """The shadow would switch and be cut, five times in a row, and get no copies of plain requests any more."""
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    lines = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    for _ in range(6):
+        rig.next("a", switch)
+        rig.next("s", switch)
+        with rig.client() as client:
+            client.send(request("/one", method=b"GET", body=b"", lines=lines))
+            assert client.answer().status == 101
+    rig.until(lambda: len(rig.outcomes) == 6)
+    assert rig.backends["s"].requests == []
+    assert counts(rig, "one") == Counter()
+    rig.backends["s"].plans.clear()
+    assert rig.ask("/one").status == 200
+    settled(rig)
+    assert counts(rig, "one") == Counter({"offered": 1, "sent": 1})

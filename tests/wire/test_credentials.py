@@ -145,3 +145,18 @@ def test_what_a_trusted_proxy_says_is_kept_and_added_to(rig: Rig) -> None:
         b'for=10.0.0.1;proto=https, for=127.0.0.1;proto=https;host="public.test"'
     ]
     assert request.all("x-real-ip") == []
+
+
+def test_what_a_proxy_passes_on_can_not_pose_as_an_element_of_forwarded(rig: Rig) -> None:
+    """A trusted proxy may hand on what its client sent as scheme and host."""
+    with rig.client() as client:
+        lines = [b'x-forwarded-host: a";for="10.6.6.6', b"x-forwarded-proto: https;for=10.6.6.6, for=x"]
+        client.send(get(b"/p/x", APP, *lines))
+        assert client.answer().status == 200
+        client.send(get(b"/p/x", APP, b"x-forwarded-host: a\\"))
+        assert client.answer().status == 200
+    first, second = (request.all("forwarded") for request in rig.requests)
+    assert first == [
+        b'for=127.0.0.1;proto="https;for=10.6.6.6, for=x";host="a\\";for=\\"10.6.6.6"',
+    ]
+    assert second == [b'for=127.0.0.1;proto=http;host="a\\\\"']

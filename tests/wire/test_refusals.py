@@ -263,6 +263,7 @@ SYNTAX: dict[str, tuple[bytes, int, str]] = {
     "expect-list": (get(b"expect: 100-continue, x"), 417, "expectation_failed"),
     # Credentials that could be read in two ways
     "authorization-twice": (get(b"authorization: Bearer a", b"authorization: Bearer b"), 400, "bad_request"),
+    "variant-twice": (get(b"x-variant: v1", b"x-variant: v2"), 400, "bad_request"),
     "api-key-twice": (get(b"x-api-key: a", b"x-api-key: b"), 400, "bad_request"),
 }
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.wire.backend import ok
+from tests.wire.backend import HOLD, ok
 from tests.wire.client import Client, Cut
 from tests.wire.rig import Rig
 
@@ -236,3 +236,25 @@ def test_many_slow_clients_do_not_matter_to_the_others(rig: Rig) -> None:
     finally:
         for client in slow:
             client.socket.close()
+
+
+def test_a_client_that_waits_for_its_continue_is_not_slow(rig: Rig) -> None:
+    """It may send nothing before its turn has come: the time until then is not its own."""
+    rig.a.plans.append([HOLD, ok(b"first")])
+    with rig.client() as client:
+        client.send(b"GET /p/1 HTTP/1.1\r\n" + H + b"\r\n")
+        client.send(b"POST /p/2 HTTP/1.1\r\n" + H + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        assert client.quiet(2.5)
+        rig.call(rig.a.released.set)
+        assert client.answer().body == b"first"
+        assert client.answer().status == 100
+        client.send(b"hello")
+        assert client.answer().body == b"A|POST|/p/2|5"
+
+
+def test_nor_is_it_given_for_ever_once_it_has_it(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /p/2 HTTP/1.1\r\n" + H + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        assert client.answer().status == 100
+        assert client.answer().code == "request_timeout"
+        assert client.at_end()
