@@ -61,8 +61,9 @@ def _variant(name: str, v: dict[str, Any]) -> str:
         parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))
     for metric, reward in v["rewards"].items():
         if reward["count"]:
-            low, high = reward["interval"]
-            parts.append(f"{metric} {reward['mean']:.4g} [{low:.4g}, {high:.4g}] of {reward['count']:g}")
+            ends = reward["interval"]
+            interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends is not None else ""
+            parts.append(f"{metric} {reward['mean']:.4g}{interval} of {reward['count']:g}")
     if v["probability_best"] is not None:
         parts.append(f"P(best) {v['probability_best']:.3f}")
     return "; ".join(parts)

@@ -123,10 +123,11 @@ async def rewarded(
     found = _joined(sums)
     for edge, names in _edges(metrics, now).items():
         limit = edge if until is None else min(edge, until)
-        counts: Mapping[str, Counts] = {}
+        counts: dict[str, Counts] = {}
         ended: Sums = {}
         if since is None or limit > since:
-            counts = await store.counts(route, since=since, until=limit, epoch=epoch)
+            decided = await store.decided(route, since=since, until=limit, epoch=epoch)
+            counts = {name: Counts(assigned=made, errors=failed) for name, (made, failed) in decided.items()}
             ended = await store.reward_sums(route, since=since, until=limit, epoch=epoch)
         for name in names:
             share = _share(found, name)

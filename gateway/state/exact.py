@@ -75,11 +75,12 @@ class ExactSums:
         self.total.add(-value)
         self.squares.add(-(value * value))
 
-    def merge(self, other: ExactSums) -> None:
-        self.count += other.count
+    def merge(self, other: ExactSums, sign: int = 1) -> None:
+        """Adds the other; with -1 takes it away."""
+        self.count += sign * other.count
         for mine, theirs in ((self.total, other.total), (self.squares, other.squares)):
             for part in theirs.parts:
-                mine.add(part)
+                mine.add(sign * part)
 
     @property
     def rounded(self) -> RewardSums:

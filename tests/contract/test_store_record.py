@@ -222,3 +222,22 @@ async def test_batches_of_any_size(store: Store, number: int) -> None:
     rows = [outcome(T0 + i / 100, total_ms=0.5 * (i + 1)) for i in range(number)]
     await store.append(rows)
     assert await store.outcomes(OutcomeFilter(limit=5000)) == rows[::-1]
+
+
+async def test_decided_is_what_counts_say_of_assignments_and_errors(store: Store) -> None:
+    rows = [
+        outcome(T0 + 7 * k, assigned=f"v{k % 2}", epoch=1 + k // 30, error="timeout" if k % 5 == 0 else "")
+        for k in range(60)
+    ]
+    await store.append(rows)
+    for limits in (
+        {},
+        {"until": T0 + 100},
+        {"until": T0},
+        {"since": T0 + 50, "until": T0 + 300},
+        {"epoch": 2},
+        {"epoch": 1, "until": T0 + 100},
+    ):
+        full = await store.counts("digits", **limits)  # type: ignore[arg-type]
+        wanted = {name: (c.assigned, c.errors) for name, c in full.items() if c.assigned}
+        assert await store.decided("digits", **limits) == wanted  # type: ignore[arg-type]

@@ -183,3 +183,13 @@ async def test_rewards_move_the_change_number(store: Store) -> None:
     assert after != before
     await store.append([outcome()])
     assert await store.changed() == after
+
+
+async def test_sums_up_to_a_time(store: Store) -> None:
+    values = [0.1, 5.0, 0.2, -5.0, 0.7]
+    for k, value in enumerate(values):
+        await store.reward([reward(value, of=outcome(T0 + 10 * k), metric="amount")])
+    for k in range(1, 6):
+        found = (await store.reward_sums("digits", until=T0 + 10 * k))["v1", "amount"]
+        assert found.count == k
+        assert math.isclose(found.total, math.fsum(values[:k]), rel_tol=1e-12)

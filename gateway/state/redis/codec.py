@@ -72,6 +72,12 @@ def unpack_counts(cells: Sequence[bytes]) -> Counts:
     return total
 
 
+def unpack_decided(cell: bytes) -> tuple[int, int]:
+    """Assigned and errors of a cell of counts."""
+    assigned, _, errors, _, _, _ = _COUNTS.unpack_from(cell)
+    return assigned, errors
+
+
 def unpack_sums(cell: bytes) -> ExactSums:
     count, totals, squares = _SUMS.unpack_from(cell)
     parts = struct.unpack_from(f"<{totals + squares}d", cell, _SUMS.size)

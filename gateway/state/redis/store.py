@@ -183,6 +183,11 @@ class RedisStore:
     ) -> dict[str, Counts]:
         return await sums.counts(self._link, route, await self._since(route, since, epoch), until, epoch)
 
+    async def decided(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[str, tuple[int, int]]:
+        return await sums.decided(self._link, route, await self._since(route, since, epoch), until, epoch)
+
     async def reward_sums(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[tuple[str, str], RewardSums]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums
-from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_sums
+from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided, unpack_sums
 from gateway.state.redis.link import Link
 from gateway.state.tally import start_of
 from gateway.state.units import metric_of
@@ -54,6 +54,47 @@ async def _cells(
     return dict(sorted(found.items()))
 
 
+Cells = dict[tuple[str, str], list[bytes]]
+
+
+async def _before(link: Link, route: str, letter: str, until: float) -> tuple[Cells, Cells]:
+    """What makes up all that was before ``until``: the totals, and what is to be taken from them. There are
+    thousands of old buckets, and few that are new."""
+    base = link.of_route(route)
+    starts = await link.command("ZRANGEBYSCORE", f"{base}:cells", until, "+inf")
+    keys = [ALL, *(str(int(start)) for start in starts)]
+    found = await link.commands([("HGETALL", f"{base}:{letter}:{key}") for key in keys])
+    total, newer = Cells(), Cells()
+    for place, reply in enumerate(found):
+        for field, cell in as_fields(reply).items():
+            _, variant, metric = cell_parts(field)
+            (newer if place else total).setdefault((variant, metric), []).append(cell)
+    return dict(sorted(total.items())), newer
+
+
+async def decided(
+    link: Link, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[str, tuple[int, int]]:
+    """Assigned and errors, by variant."""
+    newer: Cells = {}
+    if since is None and epoch is None and until is not None:
+        cells, newer = await _before(link, route, "c", until)
+    else:
+        cells = await _cells(link, route, "c", since, until, epoch)
+    made = {}
+    for key, found in cells.items():
+        assigned, errors = _sum_decided(found)
+        less, fewer = _sum_decided(newer.get(key, []))
+        if assigned > less:
+            made[key[0]] = (assigned - less, errors - fewer)
+    return made
+
+
+def _sum_decided(cells: Sequence[bytes]) -> tuple[int, int]:
+    each = [unpack_decided(cell) for cell in cells]
+    return sum(assigned for assigned, _ in each), sum(errors for _, errors in each)
+
+
 async def counts(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, Counts]:
@@ -64,15 +105,22 @@ async def counts(
 async def reward_sums(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[tuple[str, str], RewardSums]:
-    cells = await _cells(link, route, "s", since, until, epoch)
-    summed = {key: summed_up(found) for key, found in cells.items()}
+    newer: Cells = {}
+    if since is None and epoch is None and until is not None:
+        cells, newer = await _before(link, route, "s", until)
+    else:
+        cells = await _cells(link, route, "s", since, until, epoch)
+    summed = {key: summed_up(found, newer.get(key, ())) for key, found in cells.items()}
     return {key: sums for key, sums in summed.items() if sums.count}
 
 
-def summed_up(cells: Sequence[bytes]) -> RewardSums:
+def summed_up(cells: Sequence[bytes], less: Sequence[bytes] = ()) -> RewardSums:
+    """The sum of the cells, without those that are ``less``."""
     total = ExactSums()
     for cell in cells:
         total.merge(unpack_sums(cell))
+    for cell in less:
+        total.merge(unpack_sums(cell), -1)
     return total.rounded
 
 

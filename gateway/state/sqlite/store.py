@@ -144,6 +144,12 @@ class SqliteStore:
             partial(sums.counts, route=route, since=since, until=until, epoch=epoch)
         )
 
+    async def decided(
+        self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
+    ) -> dict[str, tuple[int, int]]:
+        work = partial(sums.decided, route=route, since=since, until=until, epoch=epoch)
+        return await self._readers.run(work)
+
     async def reward_sums(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[tuple[str, str], RewardSums]:

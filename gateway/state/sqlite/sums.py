@@ -95,6 +95,20 @@ def counts(
     return {variant: _summed(by_variant[variant]) for variant in sorted(by_variant)}
 
 
+def decided(
+    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+) -> dict[str, tuple[int, int]]:
+    """Assigned and errors, by variant."""
+    rows = connection.execute(
+        "SELECT variant, SUM(assigned), SUM(errors) FROM outcome_cells "
+        "WHERE route = ? AND start >= ? AND start < ?"
+        + (" AND epoch = ?" if epoch is not None else "")
+        + " GROUP BY variant HAVING SUM(assigned) > 0 ORDER BY variant",
+        (*_range(route, since, until), *([] if epoch is None else [epoch])),
+    )
+    return {variant: (assigned, errors) for variant, assigned, errors in rows}
+
+
 def _summed(rows: Sequence[tuple[int, int, int, int, float, bytes, bytes]]) -> Counts:
     assigned, served, errors, fallbacks, expected, latency, gateway = zip(*rows, strict=True)
     return Counts(
