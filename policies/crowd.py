@@ -28,7 +28,8 @@ class Crowd:
     """``units`` of which the k-th busiest sends requests in proportion to k^-``skew`` (Zipf).
 
     ``alike`` is the correlation of two rewards of one unit (the intraclass correlation), in (0, 1).
-    ``once``: a unit's rewards are reported as one, their mean, which is corrected as they come.
+    ``once``: a unit's rewards are one observation, their mean, as in the gateway (`gateway.state.units`); else
+    each reward counts by itself.
     """
 
     units: int = 300
@@ -64,44 +65,71 @@ class Crowd:
 
 
 class Served:
-    """What the units of R runs have been given and have reported so far."""
+    """What the units of R runs have been given and have reported so far.
+
+    ``keep`` is what a period leaves of a discounted sum, ``span`` the periods of a half-life. As in the gateway a
+    unit that counts once counts once in each, at the age of the first of its values; without a half-life
+    (``span`` None) it counts once for good.
+    """
 
     def __init__(
-        self, crowd: Crowd, model: Model, sd: float, runs: int, variants: int, rng: np.random.Generator
+        self,
+        crowd: Crowd,
+        model: Model,
+        sd: float,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        keep: float = 1.0,
+        span: float | None = None,
     ) -> None:
-        self.crowd, self.model, self.sd, self.variants, self.rng = crowd, model, sd, variants, rng
+        """``shape`` is (R, K)."""
+        self.crowd, self.model, self.sd, self.rng, self.keep, self.span = crowd, model, sd, rng, keep, span
+        runs, variants = shape
         self.points = rng.random((runs, crowd.units))
         """Where the unit's hash puts it: which variant it gets."""
         self.places = rng.random((runs, crowd.units))
         """How easily it is pleased, by whichever variant."""
         self.sums = np.zeros((runs, crowd.units, variants, 3))
+        self.since = np.zeros((runs, crowd.units, variants))
+        """The period of the first value in ``sums``."""
+        self.period = 0
 
     def serve(
         self, allocations: Sequence[Allocation], order: Sequence[str], requests: int, means: Array, draw: Draw
-    ) -> tuple[NDArray[np.int64], Array]:
-        """One period of ``requests``: how many went to each variant (R, K), and the sums (R, K, 3) that were added.
+    ) -> tuple[NDArray[np.int64], Array, Array]:
+        """One period of ``requests``: how many went to each variant (R, K), what that adds to the sums (R, K, 3),
+        and what it adds to discounted ones.
 
         ``order`` names the variants of ``means`` (K,).
         """
+        self._begin()
         n = self.rng.multinomial(requests, self.crowd.activity, size=len(self.points))
         given = np.stack([_picked(a, order, u) for a, u in zip(allocations, self.points, strict=True)])
         mean = self.crowd.unit_means(self.model, self.places, means[given], self.sd)
         new = draw(self.rng, n, mean)
-        mine = given[..., None] == np.arange(self.variants)
+        mine = given[..., None] == np.arange(len(order))
         before = self._reported()
-        self.sums += mine[..., None] * new[:, :, None, :]
-        return (n[..., None] * mine).sum(axis=1), self._reported() - before
+        self.since = np.where(self.sums[..., 0] > 0, self.since, self.period)
+        self.sums = self.sums + mine[..., None] * new[:, :, None, :]
+        added = self._reported() - before
+        age = self.keep ** (self.period - self.since) if self.crowd.once else np.ones(self.since.shape)
+        self.period += 1
+        return (n[..., None] * mine).sum(axis=1), added.sum(axis=1), (added * age[..., None]).sum(axis=1)
+
+    def _begin(self) -> None:
+        """A half-life that begins makes every unit a new one."""
+        if self.span is not None and self.period // self.span != (self.period - 1) // self.span:
+            self.sums = np.zeros_like(self.sums)
 
     def _reported(self) -> Array:
-        """The sums (R, K, 3) as they stand in the record."""
+        """What the record holds of each unit; (R, U, K, 3)."""
         if not self.crowd.once:
-            return np.asarray(self.sums.sum(axis=1))
+            return self.sums
         count, total = self.sums[..., 0], self.sums[..., 1]
-        there = count > 0
+        there = (count > 0).astype(float)
         mean = total / np.maximum(count, 1)
-        return np.stack([there.sum(axis=1), mean.sum(axis=1), (mean * mean).sum(axis=1)], axis=-1).astype(
-            float
-        )
+        return np.stack([there, mean, mean * mean], axis=-1)
 
 
 def _picked(allocation: Allocation, order: Sequence[str], points: Array) -> Places:

@@ -160,26 +160,43 @@ class _Course:
         self.named: list[str | None] = [None] * repetitions
         self.named_right = np.zeros(repetitions, dtype=bool)
         self.made: list[Allocation | None] = [None] * repetitions
-        crowd = world.crowd
-        self.served = None if crowd is None else Served(crowd, world.model, world.sd, repetitions, k, rng)
+        self.served = self._crowd()
+
+    def _crowd(self) -> Served | None:
+        world, crowd = self.world, self.world.crowd
+        if crowd is None:
+            return None
+        half_life = self.plan.half_life if isinstance(self.plan, Bandit) else None
+        span = None if half_life is None else half_life / world.seconds * self.periods
+        shape = self.repetitions, len(world.variants)
+        return Served(crowd, world.model, world.sd, shape, self.rng, keep=self.keep, span=span)
 
     def advance(self, period: int) -> None:
         t = (self.ends[period] - self.sizes[period]) / self.world.requests
         self._arrive()
         p = self._allocated(t)
-        n, rewards = self._drawn(p, int(self.sizes[period]), t)
+        n = (
+            self._crowded(int(self.sizes[period]), t)
+            if self.served is not None
+            else self._drawn(p, period, t)
+        )
         self.shares[period], self.assigned[period] = p, n
-        self._send(rewards)
 
-    def _drawn(self, p: Array, size: int, t: float) -> tuple[NDArray[np.int64], Array]:
-        """How many requests of this period went to each variant (R, K), and the sums of their rewards."""
-        if self.served is None:
-            n = self.rng.multinomial(size, p)
-            return n, self._rewards(n, t)
+    def _drawn(self, p: Array, period: int, t: float) -> NDArray[np.int64]:
+        """How many requests of this period went to each variant (R, K); their rewards are on their way."""
+        n = self.rng.multinomial(self.sizes[period], p)
+        self._send(self._rewards(n, t))
+        return n
+
+    def _crowded(self, size: int, t: float) -> NDArray[np.int64]:
+        """The same where sticky units send them."""
+        assert self.served is not None
         made = [allocation for allocation in self.made if allocation is not None]
-        world = self.world
-        n, sums = self.served.serve(made, world.variants, size, world.means_at(t), world.draw_each)
-        return n, sums[:, :, None, :]
+        means, draw = self.world.means_at(t), self.world.draw_each
+        n, sums, faded = self.served.serve(made, self.world.variants, size, means, draw)
+        self.pending[0] += sums
+        self.pending_faded[0] += faded
+        return n
 
     # Rewards --------------------------------------------------------------------------------------------
     def _arrive(self) -> None:

@@ -61,19 +61,20 @@ def test_units_earn_the_mean_and_their_rewards_go_together(model: Model) -> None
 
 def test_requests_go_where_the_ranges_say_and_sums_add_up() -> None:
     world = EQUAL
-    served = Served(Crowd(units=50), "boolean", 1.0, 2, 2, np.random.default_rng(3))
+    served = Served(Crowd(units=50), "boolean", 1.0, (2, 2), np.random.default_rng(3))
     made = [allocation({"v2": 0.0, "v1": 1.0}), allocation({"v1": 0.25, "v2": 0.75})]
-    n, sums = served.serve(made, world.variants, 40_000, np.array([0.3, 0.3]), world.draw_each)
+    n, sums, faded = served.serve(made, world.variants, 40_000, np.array([0.3, 0.3]), world.draw_each)
     assert n.sum(axis=1).tolist() == [40_000, 40_000]
     assert n[0].tolist() == [40_000, 0]
     assert (sums[..., 0] == n).all()
+    assert (faded == sums).all()
     owner = [made[1].variants[made[1].pick(u)] for u in served.points[1].tolist()]
     mine = served.crowd.activity[[name == "v2" for name in owner]].sum()
     assert n[1, 1] / 40_000 == pytest.approx(mine, abs=0.02)
 
 
 def test_a_unit_that_reports_once_is_one_observation_however_much_it_sends() -> None:
-    served = Served(Crowd(units=5, once=True), "boolean", 1.0, 1, 2, np.random.default_rng(3))
+    served = Served(Crowd(units=5, once=True), "boolean", 1.0, (1, 2), np.random.default_rng(3))
     made = [allocation({"v1": 1.0, "v2": 0.0})]
     total = np.zeros(3)
     for _ in range(4):
@@ -82,6 +83,31 @@ def test_a_unit_that_reports_once_is_one_observation_however_much_it_sends() -> 
     assert total[0] == 5
     assert total[1] == pytest.approx((of / count).sum())
     assert total[2] == pytest.approx(((of / count) ** 2).sum())
+
+
+def test_what_is_forgotten_of_a_unit_is_as_old_as_its_first_value() -> None:
+    """With a half-life of 2 periods a unit is one observation in each two; corrections are of that one's age."""
+    made = [allocation({"v1": 1.0, "v2": 0.0})]
+    crowd = Crowd(units=4, skew=0.0, once=True)
+    served = Served(crowd, "boolean", 1.0, (1, 2), np.random.default_rng(3), keep=0.5**0.5, span=2.0)
+    sums, faded = np.zeros(3), np.zeros(3)
+    expected: dict[int, np.ndarray] = {}
+    for period in range(6):
+        _, added, fresh = served.serve(made, EQUAL.variants, 200, np.array([0.3, 0.3]), EQUAL.draw_each)
+        sums += added[0, 0]
+        faded = served.keep * faded + fresh[0, 0]
+        mean = served.sums[0, :, 0, 1] / served.sums[0, :, 0, 0]
+        first = period - period % 2
+        expected[first] = np.array([4.0, mean.sum(), (mean * mean).sum()])
+        assert sums == pytest.approx(sum(expected.values()))
+        assert faded == pytest.approx(sum(served.keep ** (period - at) * one for at, one in expected.items()))
+
+
+def test_a_policy_that_forgets_lives_with_a_crowd() -> None:
+    plan = Bandit(EQUAL.variants, (Objective("m"),), floor=0.01, half_life=300.0)
+    world = replace(EQUAL, means=(("v1", 0.1), ("v2", 0.6)), crowd=Crowd(once=True))
+    report = run(plan, world, repetitions=10, refreshes=30, seed=1)
+    assert report.regret.high < report.even_regret
 
 
 def test_crowds_that_cannot_be_are_refused() -> None:
