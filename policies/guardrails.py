@@ -229,7 +229,13 @@ def could_not_look(guardrail: Guardrail, alpha: float, reason: str) -> Verdict:
 
 
 def judge_agreement(
-    agreeing: float, compared: float, at_least: float, alpha: float, *, seconds: float = 0.0
+    agreeing: float,
+    compared: float,
+    at_least: float,
+    alpha: float,
+    *,
+    seconds: float = 0.0,
+    forecast: bool = True,
 ) -> Verdict:
     """A shadow's gate: pass once the agreement rate is shown to be at least ``at_least``.
 
@@ -254,7 +260,7 @@ def judge_agreement(
         candidate=rate,
         samples=compared,
     )
-    if verdict.verdict != "inconclusive" or not compared:
+    if verdict.verdict != "inconclusive" or not compared or not forecast:
         return verdict
     scale = _enough(lambda k: outcome(k) == "inconclusive")
     return _forecast(verdict, scale, compared, seconds)

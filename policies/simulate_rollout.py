@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies import rollout, summary
-from policies.guardrails import Evidence, Guardrail, Judgement, judge_all
+from policies.guardrails import Evidence, Guardrail, Judgement, judge_agreement, judge_all
+from policies.measures import Kind
 from policies.model import RewardSums
 from policies.rollout import Plan, State, Status
+from policies.rollout_plan import Gate
 from policies.simulate import Progress, plain
 from policies.summary import Estimated
 
 REWARD = "correct"
-"""The name of the boolean metric that services are rewarded by."""
+"""The name of the boolean metric that services are rewarded by ..."""
+COMPLAINT = "wrong"
+"""... and of its opposite, to be kept low."""
+SETTLES = 15_000.0
+"""About as many of its requests as it takes to clear a sound candidate (docs/statistics.md)."""
 _RATIO = 1.02  # between the ends of a latency bucket
 _ENDED = (Status.PROMOTED, Status.ROLLED_BACK, Status.HALTED, Status.PAUSED, Status.WAITING)
 
@@ -38,6 +44,8 @@ class Service:
     correct: float = 0.9
     latency_ms: float = 20.0
     spread: float = 0.4
+    agrees: float = 0.995
+    """The share of its answers that agree with the baseline's, for a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ def run(
     """Lets ``repetitions`` rollouts of ``plan`` run in ``world``, with a look every ``tick`` seconds.
 
     ``alpha`` is the false-alarm rate of a whole rollout, as in the gateway. Guardrails may be over
-    error_rate, latency quantiles and the boolean metric `REWARD`.
+    error_rate, latency quantiles and the boolean metrics `REWARD` and `COMPLAINT`.
     """
     rng = np.random.default_rng(seed)
     ends: list[tuple[State, float, float]] = []
@@ -135,6 +143,7 @@ class _Trial:
         self.state = rollout.begin(plan, 0.0)
         self.latency = any(g.metric.startswith("latency_") for g in guardrails)
         self.window = (_Window(), _Window())
+        self.compared = self.agreeing = 0
         self.exposed = 0.0
         self.found = Judgement(())
 
@@ -152,6 +161,11 @@ class _Trial:
         turned = world.turned is not None and now >= world.turns_at
         candidate = world.turned if turned and world.turned is not None else world.candidate
         arrived = int(self.rng.poisson(world.rate * self.tick))
+        share = rollout.shadow_share(self.state, self.plan)
+        if share:
+            copies = int(self.rng.binomial(arrived, share))
+            self.compared += copies
+            self.agreeing += int(self.rng.binomial(copies, candidate.agrees))
         mine = int(self.rng.binomial(arrived, weight))
         self.exposed += mine
         for window, service, n in zip(
@@ -162,17 +176,23 @@ class _Trial:
 
     def _look(self, now: float, *, anew: bool) -> None:
         """Verdicts, and what the table makes of them. Nothing ``anew``: the same evidence, the same verdicts."""
+        gate = self.plan.gate if rollout.shadow_share(self.state, self.plan) else None
         if anew:
-            seconds = now - self.state.window
-            baseline, candidate = (window.evidence(seconds) for window in self.window)
-            self.found = judge_all(
-                self.guardrails, baseline, candidate, self.alpha, edges=edges, forecast=False
-            )
-        event = rollout.Tick(self.found.verdicts, self.window[1].requests, self.found.sick)
+            self.found = self._judged(now - self.state.window, gate)
+        samples = self.window[1].requests if gate is None else self.compared
+        event = rollout.Tick(self.found.verdicts, samples, self.found.sick)
         before = self.state.window
         self.state, _ = rollout.step(self.state, event, self.plan, now)
         if self.state.window != before:
             self.window, self.found = (_Window(), _Window()), Judgement(())
+
+    def _judged(self, seconds: float, gate: Gate | None) -> Judgement:
+        if gate is not None:
+            return Judgement(
+                (judge_agreement(self.agreeing, self.compared, gate.agreement, self.alpha, forecast=False),)
+            )
+        baseline, candidate = (window.evidence(seconds) for window in self.window)
+        return judge_all(self.guardrails, baseline, candidate, self.alpha, edges=edges, forecast=False)
 
 
 class _Window:
@@ -197,10 +217,10 @@ class _Window:
                 self.latency[first + k] = self.latency.get(first + k, 0.0) + float(counts[k])
 
     def evidence(self, seconds: float) -> Evidence:
-        sums = RewardSums(self.rewarded, self.correct, self.correct)
-        return Evidence(
-            self.requests, self.errors, dict(self.latency), {REWARD: sums}, {REWARD: "boolean"}, seconds
-        )
+        n, good = self.rewarded, self.correct
+        sums = {REWARD: RewardSums(n, good, good), COMPLAINT: RewardSums(n, n - good, n - good)}
+        kinds: dict[str, Kind] = dict.fromkeys(sums, "boolean")
+        return Evidence(self.requests, self.errors, dict(self.latency), sums, kinds, seconds)
 
 
 def edges(bucket: int) -> tuple[float, float]:
@@ -216,6 +236,17 @@ def _buckets(service: Service) -> tuple[int, NDArray[np.float64]]:
     ends = np.arange(first + 1, last + 1) * step
     below = special.ndtr((ends - log(service.latency_ms)) / service.spread)
     return first, np.diff(np.concatenate([[0.0], below, [1.0]]))
+
+
+def horizon(plan: Plan, rate: float) -> float:
+    """Seconds in which a rollout should have come to its end, at ``rate`` requests a second: half as long again
+    as a sound candidate takes, or as the plan has patience."""
+    total = plan.gate.duration + 60 + plan.gate.min_samples / (rate * plan.gate.share) if plan.gate else 0.0
+    for stage in plan.stages:
+        samples = max(SETTLES, stage.min_samples) / (rate * max(min(stage.weight, 1 - stage.weight), 1e-3))
+        needed = max(stage.duration, samples)
+        total += needed if plan.patience is None else min(needed, stage.duration + plan.patience)
+    return max(600.0, 1.5 * total)
 
 
 def standard(rate: float = 50.0, seconds: float = 7200.0) -> dict[str, CanaryWorld]:

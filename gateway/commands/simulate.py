@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.commands import simulate_canary
 from gateway.commands.remote import complain, print_json
+from gateway.commands.simulate_shown import Progress, chosen, plot, say, shown
 from gateway.config.document import Canary, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.config.plans import plan
-from gateway.loops.rollout import plan_of, rail_of
-from policies import simulate, simulate_contextual, simulate_rollout, worlds_contextual
+from policies import simulate, simulate_contextual, worlds_contextual
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit
 from policies.contextual import Contextual
 from policies.simulate_contextual import ContextReport
-from policies.simulate_rollout import CanaryWorld, Service
-from policies.summary import Estimated
 from policies.worlds import World, standard
 from policies.worlds_contextual import ContextWorld
 
-CANARIES: Final = {
-    "sound": Service(),
-    "better": Service(error_rate=0.001, correct=0.95, latency_ms=15.0),
-    "failing": Service(error_rate=0.03),
-    "slower": Service(latency_ms=35.0),
-    "less accurate": Service(correct=0.82),
-}
-"""What the candidate is like; the baseline is sound."""
+REQUESTS: Final = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--means", metavar="A,B,…", help="true means of the variants, in their order")
     parser.add_argument("--sd", type=float, default=1.0, metavar="S", help="of a real metric's values (1)")
     parser.add_argument("--metric", metavar="M", help="which one of a utility's")
-    parser.add_argument("--requests", type=int, default=10_000, metavar="N", help="of one run (10000)")
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help="of one run (10000; for a canary, until it should be over)"
+    )
     parser.add_argument("--rate", type=float, default=50.0, metavar="R", help="a second, for canaries (50)")
     parser.add_argument("--repetitions", type=int, default=100, metavar="N", help="of each world (100)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
@@ -57,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
         name = _route(document, arguments.route)
         section = document.routes[name].policy
         if isinstance(section, Canary):
-            return _canary(arguments, section)
+            return simulate_canary.run(arguments, name, section)
         return _shares(arguments, document, name)
     except (ConfigError, ValueError, OSError) as error:
         return complain(error)
@@ -72,15 +64,9 @@ def _route(document: Document, wanted: str | None) -> str:
     return wanted
 
 
-def _chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
-    unknown = [name for name in wanted or () if name not in names]
-    if unknown:
-        raise ValueError(f"there is no world {unknown[0]!r}; known: {', '.join(names)}")
-    return list(wanted or names)
-
-
 # Policies that share traffic out ----------------------------------------------------------------------
 def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int:
+    arguments.requests = arguments.requests or REQUESTS
     found = _of_one_metric(plan(document, name), arguments.metric)
     reports = (
         _with_features(arguments, document, found)
@@ -88,7 +74,7 @@ def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int
         else _without_features(arguments, found)
     )
     if arguments.plot is not None:
-        _plot(reports, arguments.plot)
+        plot(reports, arguments.plot)
     if arguments.json:
         print_json(
             {
@@ -122,9 +108,9 @@ def _without_features(arguments: argparse.Namespace, found: Plan) -> list[simula
             worlds[world],
             repetitions=arguments.repetitions,
             seed=arguments.seed,
-            progress=_Progress(world),
+            progress=Progress(world),
         )
-        for world in _chosen(list(worlds), arguments.world)
+        for world in chosen(list(worlds), arguments.world)
     ]
 
 
@@ -149,28 +135,28 @@ def _with_features(
             worlds[world],
             repetitions=arguments.repetitions,
             seed=arguments.seed,
-            progress=_Progress(world),
+            progress=Progress(world),
         )
-        for world in _chosen(list(worlds), arguments.world)
+        for world in chosen(list(worlds), arguments.world)
     ]
 
 
 def _table(reports: Sequence[simulate.Report | ContextReport]) -> None:
     rows = [_row(report) for report in reports]
     if isinstance(reports[0], ContextReport):
-        _print(_FORM.format("world", "regret", "even split", "best's share", "beyond the best single", ""))
+        say(_FORM.format("world", "regret", "even split", "best's share", "beyond the best single", ""))
     else:
-        _print(_FORM.format("world", "regret", "even split", "best's share", "settled after", "false alarms"))
+        say(_FORM.format("world", "regret", "even split", "best's share", "settled after", "false alarms"))
     for row in rows:
-        _print(_FORM.format(*row).rstrip())
+        say(_FORM.format(*row).rstrip())
 
 
 def _row(r: simulate.Report | ContextReport) -> tuple[str, ...]:
     if isinstance(r, ContextReport):
-        even, last = r.even_regret.value, (_shown(r.regret_single), "")
+        even, last = r.even_regret.value, (shown(r.regret_single), "")
     else:
-        even, last = r.even_regret, (_shown(r.time_to_settle), _shown(r.false_alarms, 3))
-    return r.world, _shown(r.regret), f"{even:.0f}", _shown(r.best_share, 3), *last
+        even, last = r.even_regret, (shown(r.time_to_settle), shown(r.false_alarms, 3))
+    return r.world, shown(r.regret), f"{even:.0f}", shown(r.best_share, 3), *last
 
 
 _FORM: Final = "{:23}{:>24}{:>12}{:>26}{:>30}{:>24}"
@@ -215,84 +201,3 @@ def _kind(found: Plan) -> dict[str, Any]:
     if not isinstance(found, Bandit):
         return {}
     return {"model": found.objectives[0].model, "goal": found.objectives[0].goal}
-
-
-# Rollouts ---------------------------------------------------------------------------------------------
-def _canary(arguments: argparse.Namespace, section: Canary) -> int:
-    rollout = plan_of(section)
-    rails = [rail_of(rail) for rail in section.guardrails]
-    foreign = [r.metric for r in rails if r.metric != "error_rate" and not r.metric.startswith("latency_")]
-    rails = [replace(r, metric=simulate_rollout.REWARD) if r.metric in foreign else r for r in rails]
-    seconds = arguments.requests / arguments.rate
-    reports = []
-    for name in _chosen(list(CANARIES), arguments.world):
-        world = CanaryWorld(name, Service(), CANARIES[name], rate=arguments.rate, seconds=seconds)
-        reports.append(
-            simulate_rollout.run(
-                rollout,
-                rails,
-                world,
-                repetitions=arguments.repetitions,
-                seed=arguments.seed,
-                progress=_Progress(name),
-            )
-        )
-    if arguments.json:
-        print_json({"policy": "canary", "worlds": [r.as_dict() for r in reports]})
-        return 0
-    _print(f"{'candidate':16}{'ended':>60}{'seconds to roll back':>32}{'its requests':>26}")
-    for r in reports:
-        ended = ", ".join(f"{state} {e.value:.0%}" for state, e in r.ended.items())
-        _print(f"{r.world:16}{ended:>60}{_shown(r.time_to_detect):>32}{_shown(r.exposed):>26}")
-    return 0
-
-
-# Showing ----------------------------------------------------------------------------------------------
-def _shown(found: Estimated | None, digits: int = 0) -> str:
-    if found is None:
-        return "-"
-    values = [found.value, found.low, found.high]
-    if not isfinite(found.value):
-        return "never"
-    return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in values))
-
-
-class _Progress:
-    """A bar, where somebody is looking."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, done: int, whole: int) -> None:
-        if sys.stderr.isatty():
-            filled = round(30 * done / whole)
-            end = "\r\x1b[K" if done == whole else ""
-            sys.stderr.write(
-                f"\r\x1b[K{self._name:23} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}{end}"
-            )
-            sys.stderr.flush()
-
-
-def _plot(reports: Sequence[simulate.Report | ContextReport], path: Path) -> None:
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ValueError("a plot needs matplotlib: pip install 'turnout[plot]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
-    for report in reports:
-        requests = [point.requests for point in report.curve]
-        low, high = [p.regret.low for p in report.curve], [p.regret.high for p in report.curve]
-        (line,) = axes.plot(requests, [point.regret.value for point in report.curve], label=report.world)
-        axes.fill_between(requests, low, high, alpha=0.15, color=line.get_color())
-    axes.set(xlabel="requests", ylabel="regret (mean over runs, 95 % interval)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    pyplot.close(figure)
-
-
-def _print(text: Any) -> None:
-    sys.stdout.write(f"{text}\n")

@@ -212,7 +212,7 @@ class Rollouts:
 
     async def _tolerated(self, name: str, section: Canary, plan: Plan, state: State) -> float:
         """The error rate that a promoted candidate may have. There is no concurrent baseline any more, so it is
-        what the baseline had until then, and as much more as the guardrail on errors allows."""
+        what the baseline had until then, and as much more as the strictest guardrail on errors allows."""
         before = (await self._store.counts(name, until=state.window)).get(plan.baseline, Counts())
         usual = before.errors / before.assigned if before.assigned else 0.0
         rails = [rail for rail in section.guardrails if rail.metric == "error_rate"]
@@ -220,7 +220,7 @@ class Rollouts:
             usual + rail.max_increase if rail.max_increase is not None else usual * (rail.max_ratio or 1.0)
             for rail in rails
         ]
-        return min(1.0, max(0.001, *allowed)) if allowed else SICK
+        return min(1.0, max(0.001, min(allowed))) if allowed else SICK
 
     # Moving ---------------------------------------------------------------------------------------------
     async def _read(self, name: str) -> None:

@@ -9,7 +9,18 @@ import pytest
 
 from policies.guardrails import Guardrail
 from policies.rollout import Plan, Stage
-from policies.simulate_rollout import CanaryWorld, RolloutReport, Service, _buckets, edges, run, standard
+from policies.rollout_plan import Gate
+from policies.simulate_rollout import (
+    COMPLAINT,
+    CanaryWorld,
+    RolloutReport,
+    Service,
+    _buckets,
+    edges,
+    horizon,
+    run,
+    standard,
+)
 
 PLAN = Plan("v1", "v2", (Stage(0.2, 120), Stage(0.5, 120)))
 ERRORS = (Guardrail("error_rate", max_increase=0.01),)
@@ -84,3 +95,26 @@ def test_buckets_are_those_of_the_distribution() -> None:
     p99 = ends[np.searchsorted(np.cumsum(p), 0.99)]
     exact = 20.0 * math.exp(0.4 * 2.3263478740408408)
     assert p99[0] <= exact <= p99[1]
+
+
+def test_a_gate_lets_those_through_that_agree_and_exposes_nobody_to_the_others() -> None:
+    plan = replace(PLAN, gate=Gate(0.98))
+    alike = replace(WORLDS["equal"], candidate=Service(agrees=0.999))
+    other = replace(WORLDS["equal"], candidate=Service(agrees=0.9))
+    one, two = (run(plan, ERRORS, world, repetitions=3, tick=60.0, seed=4) for world in (alike, other))
+    assert set(one.ended) == {"promoted"}
+    assert set(two.ended) == {"rolled_back"}
+    assert two.exposed.value == 0
+
+
+def test_what_is_to_be_kept_low_is_watched_too() -> None:
+    wrong = simulate("wrong answers", (Guardrail(COMPLAINT, max_increase=0.02),), repetitions=2)
+    assert set(wrong.ended) == {"rolled_back"}
+
+
+def test_a_sound_candidate_comes_to_its_end_within_the_horizon() -> None:
+    for plan, rate in ((PLAN, 100.0), (replace(PLAN, patience=3600.0), 1.0)):
+        world = replace(WORLDS["equal"], rate=rate, seconds=horizon(plan, rate))
+        report = run(plan, ERRORS, world, repetitions=2, tick=world.seconds / 50, seed=4)
+        assert "running" not in report.ended
+    assert horizon(PLAN, 1e9) == 600.0

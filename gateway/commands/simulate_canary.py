@@ -1,0 +1,97 @@
+"""``turnout simulate`` of a canary: candidates of several kinds, with the rollout's own state table and verdicts."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Final
+
+from gateway.commands.remote import print_json
+from gateway.commands.simulate_shown import Progress, chosen, say, shown
+from gateway.config.document import Canary
+from gateway.loops.rollout import plan_of, rail_of
+from policies import simulate_rollout
+from policies.guardrails import Guardrail
+from policies.rollout import Plan
+from policies.simulate_rollout import CanaryWorld, RolloutReport, Service
+
+CANDIDATES: Final = {
+    "sound": Service(),
+    "better": Service(error_rate=0.001, correct=0.95, latency_ms=15.0),
+    "failing": Service(error_rate=0.03),
+    "slower": Service(latency_ms=35.0),
+    "less accurate": Service(correct=0.82, agrees=0.9),
+}
+"""What the candidate is like; the baseline is sound."""
+LOOKS: Final = 2_000
+"""At most so many in one run; the gateway looks each second."""
+
+
+def run(arguments: argparse.Namespace, name: str, section: Canary) -> int:
+    """Raises ValueError for options that mean nothing to a rollout."""
+    _refuse(arguments)
+    rollout = plan_of(section)
+    rails = [rail_of(rail) for rail in section.guardrails]
+    notes = [note for note in map(_note, rails) if note]
+    reports = [
+        _simulated(arguments, rollout, [_known(rail) for rail in rails], world)
+        for world in chosen(list(CANDIDATES), arguments.world)
+    ]
+    if arguments.json:
+        worlds = [report.as_dict() for report in reports]
+        print_json({"route": name, "policy": "canary", "worlds": worlds, "notes": notes})
+    else:
+        _table(reports, notes)
+    return 0
+
+
+def _refuse(arguments: argparse.Namespace) -> None:
+    for option in ("plot", "means", "metric"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(
+                f"--{option} means nothing to a canary: its candidates are {', '.join(CANDIDATES)}; leave it out"
+            )
+
+
+def _simulated(
+    arguments: argparse.Namespace, rollout: Plan, rails: list[Guardrail], name: str
+) -> RolloutReport:
+    rate = arguments.rate
+    seconds = arguments.requests / rate if arguments.requests else simulate_rollout.horizon(rollout, rate)
+    return simulate_rollout.run(
+        rollout,
+        rails,
+        CanaryWorld(name, Service(), CANDIDATES[name], rate=rate, seconds=seconds),
+        repetitions=arguments.repetitions,
+        tick=max(10.0, seconds / LOOKS),
+        seed=arguments.seed,
+        progress=Progress(name),
+    )
+
+
+def _observed(rail: Guardrail) -> bool:
+    return rail.metric == "error_rate" or rail.metric.startswith("latency_")
+
+
+def _known(rail: Guardrail) -> Guardrail:
+    """The services know one metric of their own: the share of good answers, or of bad ones where less is better."""
+    if _observed(rail):
+        return rail
+    opposite = rail.max_decrease is None
+    return replace(rail, metric=simulate_rollout.COMPLAINT if opposite else simulate_rollout.REWARD)
+
+
+def _note(rail: Guardrail) -> str:
+    if _observed(rail):
+        return ""
+    said = "bad answers, usually 10 %" if rail.max_decrease is None else "good answers, usually 90 %"
+    return f"{rail.metric} is simulated as the share of {said}: 82 % good in the less accurate"
+
+
+def _table(reports: list[RolloutReport], notes: list[str]) -> None:
+    say(f"{'candidate':16}{'ended':>60}{'seconds to roll back':>32}{'its requests':>26}")
+    for r in reports:
+        ended = ", ".join(f"{state} {e.value:.0%}" for state, e in r.ended.items())
+        say(f"{r.world:16}{ended:>60}{shown(r.time_to_detect):>32}{shown(r.exposed):>26}")
+    for note in notes:
+        say(note)

@@ -1,0 +1,71 @@
+"""What `turnout simulate` shows, whatever it simulates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from policies.simulate import Report
+from policies.simulate_contextual import ContextReport
+from policies.summary import Estimated
+
+
+def chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in wanted or () if name not in names]
+    if unknown:
+        raise ValueError(f"there is no world {unknown[0]!r}; known: {', '.join(names)}")
+    return list(wanted or names)
+
+
+def shown(found: Estimated | None, digits: int = 0) -> str:
+    if found is None:
+        return "-"
+    values = [found.value, found.low, found.high]
+    if not isfinite(found.value):
+        return "never"
+    return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in values))
+
+
+class Progress:
+    """A bar, where somebody is looking."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, done: int, whole: int) -> None:
+        if sys.stderr.isatty():
+            filled = round(30 * done / whole)
+            end = "\r\x1b[K" if done == whole else ""
+            sys.stderr.write(
+                f"\r\x1b[K{self._name:23} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}{end}"
+            )
+            sys.stderr.flush()
+
+
+def plot(reports: Sequence[Report | ContextReport], path: Path) -> None:
+    """Regret over time, as the ending of ``path`` says. Raises ValueError without matplotlib."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ValueError("a plot needs matplotlib: pip install 'turnout[plot]'") from None
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    for report in reports:
+        requests = [point.requests for point in report.curve]
+        low, high = [p.regret.low for p in report.curve], [p.regret.high for p in report.curve]
+        (line,) = axes.plot(requests, [point.regret.value for point in report.curve], label=report.world)
+        axes.fill_between(requests, low, high, alpha=0.15, color=line.get_color())
+    axes.set(xlabel="requests", ylabel="regret (mean over runs, 95 % interval)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def say(text: Any) -> None:
+    sys.stdout.write(f"{text}\n")
