@@ -56,7 +56,7 @@ function contest(report) {
   const taking = Object.entries(report.variants).filter(([, v]) => v.probability_best !== null);
   if (!report.metric || taking.length < 2) return withoutContest(report, names);
   const single = report.metric in report.metrics ? report.metric : null;
-  const rewards = ([, v]) => (single ? v.rewards[single].count : leastRewards(v));
+  const rewards = ([, v]) => (single ? Math.floor(v.rewards[single].observations) : leastRewards(v));
   const few = taking.filter((one) => rewards(one) < FEW);
   if (few.length) {
     const listed = few.map((one) => `${one[0]} has ${count(rewards(one))}`).join(", ");
@@ -67,10 +67,17 @@ function contest(report) {
   const type = single ? report.metrics[single].type : "real";
   const cost = loss(best.expected_loss, type).replace("<", "less than ");
   const risk = `If you chose ${name} now, you would expect to lose ${cost} of ${report.metric}.`;
+  if (report.stop?.winner) return settled(report.stop, odds, risk);
   if (best.probability_best >= CLEAR) {
     return { tone: "good", title: `${name} is best with ${odds} probability`, detail: risk };
   }
   return { tone: "open", title: `No clear winner yet: ${name} leads with ${odds}`, detail: risk };
+}
+
+// A bandit's stop rule has named its winner.
+function settled({ state, winner, command }, odds, risk) {
+  if (state === "handed_over") return { tone: "good", title: `${winner} has won and gets everything`, detail: `To take that back: ${command}` };
+  return { tone: "good", title: `${winner} has won: it is best with ${odds} probability`, detail: `${risk} To hand over: ${command}` };
 }
 
 function dependsOnRequest({ contextual, metric }) {
@@ -91,7 +98,7 @@ function withoutContest(report, names) {
 }
 
 function leastRewards(variant) {
-  return Math.min(...Object.values(variant.rewards).map((r) => r.count));
+  return Math.min(...Object.values(variant.rewards).map((r) => Math.floor(r.observations)));
 }
 
 function thin(title, detail) {
@@ -109,6 +116,8 @@ export function event(one) {
       return ["Rollout", data.target ? step(data) : (data.message ?? plain(data))];
     case "guardrail":
       return ["Guardrail", `${data.variant}: ${data.reason}`];
+    case "winner":
+      return ["Winner", winner(data)];
     case "config":
       return ["Configuration", `revision ${data.revision} by ${data.author}`];
     case "config_refused":
@@ -116,6 +125,11 @@ export function event(one) {
     default:
       return [sentence(one.kind), data.message ?? plain(data)];
   }
+}
+
+function winner({ before, state, winner: name, by, command }) {
+  if (state === "learning") return `${before === "handed_over" ? "taken back" : "no longer clear"}, by ${by}`;
+  return `${name} ${state === "asking" ? `has won; to hand over: ${command}` : `gets everything, by ${by}`}`;
 }
 
 function step({ source, target, stage, weight, actor, reason }) {

@@ -35,7 +35,9 @@ STEP: Final = 10.0
 AT_ONCE: Final = 360
 """Such steps in one look, after a pause."""
 KEPT: Final = 60.0
-"""Seconds between two writes of a test to the store."""
+"""Seconds between two writes of a test to the store, where it has seen somebody."""
+IDLE: Final = 1800.0
+"""The same where nobody came."""
 
 Probabilities = Mapping[int, Mapping[str, float]]
 """By epoch."""
@@ -59,6 +61,9 @@ class _Units:
     until: float
     version: int
     kept: float = 0.0
+    """When it was written to the store."""
+    news: bool = True
+    """Whether somebody was seen since."""
 
 
 class Ratios:
@@ -98,10 +103,11 @@ class Ratios:
                 break
             end = min(tested.until + STEP, until)
             found = await self._store.sightings(name, since=tested.until, until=end, below=tested.test.below)
+            tested.news = tested.news or bool(found)
             each = [(s.mix, s.epoch, s.assigned) for s in found]
             await asyncio.to_thread(tested.test.add, each, probabilities)
             tested.until = end
-        if self._clock() - tested.kept >= KEPT:
+        if self._clock() - tested.kept >= (KEPT if tested.news else IDLE):
             await self._keep(name, tested)
         return tested.test.ratio
 
@@ -129,7 +135,7 @@ class Ratios:
 
     async def _keep(self, name: str, tested: _Units) -> None:
         text = await asyncio.to_thread(_written, tested)
-        tested.kept = self._clock()
+        tested.kept, tested.news = self._clock(), False
         if await self._store.save(KIND, name, text, expected=tested.version):
             tested.version += 1
         else:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.config.document import Document
+from gateway.config.document import Bandit, Document
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.state.base import Store, StoreUnavailable
+from gateway.state.units import metric_of
 
 log = logging.getLogger("turnout.watch")
 
@@ -122,9 +123,11 @@ class Watch:
         until = self._clock() - PATIENCE
         counts = await self._store.counts(name, until=until)
         sums = await self._store.reward_sums(name, until=until)
-        rewarded = {variant for (variant, _), s in sums.items() if s.count}
+        # Where a missing value is a zero, silence says something of the variant and nothing of its clients.
+        meant = {metric for metric, m in document.metrics.items() if m.missing == "zero"}
+        rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
         silent = [v for v, c in counts.items() if c.served >= ENOUGH and v not in rewarded]
-        if not silent or not (rewarded or _learns(document, name)):
+        if not silent or not (rewarded or _learns(document, name, meant)):
             return None
         return Alarm(
             "no_rewards",
@@ -132,5 +135,6 @@ class Watch:
         )
 
 
-def _learns(document: Document, name: str) -> bool:
-    return document.routes[name].policy.type == "bandit"
+def _learns(document: Document, name: str, meant: Collection[str]) -> bool:
+    policy = document.routes[name].policy
+    return isinstance(policy, Bandit) and any(metric not in meant for metric in policy.metrics)

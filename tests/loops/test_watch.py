@@ -191,6 +191,14 @@ async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(scene: Sc
     assert await scene.look() == ["no_rewards"]
 
 
+async def test_silence_is_an_answer_where_missing_is_zero(scene: Scene) -> None:
+    bandit = CONFIG.replace("{type: split, weights: {v1: 9, v2: 1}}", "{type: bandit, metric: correct}")
+    scene.document = load(bandit.replace("boolean", "boolean, missing: zero"), source="test", env={})
+    await scene.assign(0.1, 5000, 1)
+    scene.time += 400
+    assert await scene.look() == []
+
+
 async def test_a_lossy_record_is_told_by_whoever_lost(scene: Scene) -> None:
     await scene.watch.record_loss()
     assert scene.events == []

@@ -61,7 +61,7 @@ function row({ name, report, colour, metrics, scales, errors, contested }) {
   const hue = colour(name);
   const field = (rest) => `variants.${name}.${rest}`;
   const type = report.metrics[report.metric]?.type ?? "real";
-  const few = report.metric in report.metrics && v.rewards[report.metric].count < FEW;
+  const few = report.metric in report.metrics && v.rewards[report.metric].observations < FEW;
   return h(
     "tr",
     { key: name, "data-variant": name },
@@ -96,13 +96,22 @@ function shareOf(report, name) {
 }
 
 function reward(found, type, scale, hue, field) {
-  if (!found.count) return h("span", { class: "thin" }, figure(`${field}.count`, 0, "no rewards yet"));
+  if (!found.count) {
+    const waiting = found.waiting ? `${count(found.waiting)} wait for their window's end` : "no rewards yet";
+    return h("span", { class: "thin" }, figure(`${field}.count`, 0, waiting));
+  }
   const said = estimate(found, type);
   return [
     h("div", { class: "estimate-text" }, figure(`${field}.mean`, found.mean, said.mean), h("small", {}, said.interval)),
     interval(found, scale, hue, `${said.mean}, 95% interval ${said.interval || "not known yet"}`),
-    h("small", { class: found.count < FEW ? "thin" : "" }, figure(`${field}.count`, found.count, count(found.count)), found.count === 1 ? " reward" : " rewards", found.count < FEW && ": too few to tell"),
+    h("small", { class: found.observations < FEW ? "thin" : "" }, figure(`${field}.count`, found.count, count(found.count)), found.count === 1 ? " reward" : " rewards", beside(found), found.observations < FEW && ": too few to tell"),
   ];
+}
+
+// What the number of rewards does not say: how many were missing, and how many may be taken for independent.
+function beside({ count: all, missing, observations }) {
+  const parts = [missing && `${count(missing)} missing`, observations !== all && `${count(Math.round(observations))} independent`].filter(Boolean);
+  return parts.length > 0 && ` (${parts.join(", ")})`;
 }
 
 function best(p, hue, few, field) {
