@@ -129,9 +129,10 @@ local function read_linear(value, width)
   end
   local at
   cell.count, cell.width, at = struct.unpack('<i8B', value)
-  for k = 1, cell.width * (cell.width + 1) / 2 do
-    cell.products[k], at = struct.unpack('<d', value, at)
-  end
+  -- All at once: with a call for each the whole script took twice as long (32 columns).
+  local number = cell.width * (cell.width + 1) / 2
+  cell.products = {struct.unpack('<' .. string.rep('d', number), value, at)}
+  at = table.remove(cell.products)
   for k = 1, cell.width + 1 do
     local number, parts = string.byte(value, at), {}
     at = at + 1
@@ -142,8 +143,8 @@ local function read_linear(value, width)
 end
 
 local function write_linear(key, field, cell)
-  local out = {struct.pack('<i8B', cell.count, cell.width)}
-  for _, product in ipairs(cell.products) do out[#out + 1] = struct.pack('<d', product) end
+  local products = struct.pack('<' .. string.rep('d', #cell.products), unpack(cell.products))
+  local out = {struct.pack('<i8B', cell.count, cell.width), products}
   for _, parts in ipairs(cell.rewards) do
     out[#out + 1] = string.char(#parts)
     for _, part in ipairs(parts) do out[#out + 1] = struct.pack('<d', part) end
