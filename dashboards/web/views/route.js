@@ -7,6 +7,7 @@ import { standing } from "../words.js";
 import { agreementView } from "./agreement.js";
 import { chartsView } from "./charts.js";
 import { healthView } from "./health.js";
+import { learnedView } from "./learned.js";
 import { logView } from "./log.js";
 import { allocationBar, choices, figure, notice, policyBadge, swatch } from "./parts.js";
 import { rolloutView } from "./rollout.js";
@@ -29,6 +30,7 @@ export function routeView(state, ui) {
     summary(report, colour),
     rolloutView(report, now),
     variantsView(report, colour),
+    learnedView(report, colour),
     h(
       "div",
       { class: "over-time", key: "over-time" },

@@ -1,0 +1,76 @@
+"""A bandit with features on the page: no winner for all, and what was learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.record.context import pack
+from policies.contextual import Contextual
+from policies.features import encode, fingerprint
+from tests.browser.conftest import Tabs
+from tests.browser.serving import Served
+from tests.contract.made import outcome, reward
+from tests.control.harness import Harness
+
+pytestmark = pytest.mark.browser
+
+CONFIG = """\
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:9101"}}
+routes:
+  seen:
+    match: {path: /seen}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: bandit
+      algorithm: linear
+      metric: correct
+      features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
+"""
+
+
+@pytest.fixture
+def contextual(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path / "turnout.db", text=CONFIG).start()
+    yield found
+    found.stop()
+
+
+async def teach(harness: Harness) -> None:
+    """v1 is right for free users, v2 for paid ones."""
+    plan = harness.allocations.held["seen"].plan
+    assert isinstance(plan, Contextual)
+    outcomes, rewards = [], []
+    for k in range(400):
+        raw = {"tier": ("free", "paid")[k % 2], "age": k % 100}
+        name = ("v1", "v2")[k // 2 % 2]
+        about = outcome(harness.now() - 5, route="seen", assigned=name, served=name, features=json.dumps(raw))
+        context = pack(fingerprint(plan.features), encode(plan.features, raw)).hex()
+        outcomes.append(about)
+        rewards.append(reward(float((name == "v1") == (raw["tier"] == "free")), of=about, context=context))
+    await harness.store.append(outcomes)
+    await harness.store.reward(rewards)
+    await harness.allocations.step()
+
+
+def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None:
+    tab = tabs.new(contextual.address, "/-/dashboard/#/routes/seen")
+    tab.page.locator("#verdict", has_text="Nothing learned yet").wait_for()
+    assert tab.page.locator("[data-column]").count() == 0
+    contextual.do(teach)
+    tab.page.locator("#verdict", has_text="Which variant is best depends on the request").wait_for()
+    report = httpx.get(f"{contextual.address}/-/routes/seen").json()
+    columns = ["constant", "tier=free", "tier=paid", "age", "age missing"]
+    assert tab.page.locator("[data-column]").evaluate_all("n => n.map(x => x.dataset.column)") == columns
+    for variant, coefficients in report["contextual"]["coefficients"].items():
+        for column, found in coefficients.items():
+            shown = tab.page.locator(f'[data-field="contextual.{variant}.{column}"]')
+            assert float(shown.get_attribute("data-value") or "nan") == found["mean"]
+    words = tab.page.locator("main").inner_text()
+    assert "NaN" not in words
+    assert "undefined" not in words
