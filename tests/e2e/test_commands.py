@@ -171,6 +171,21 @@ def test_evaluate_the_policy_of_a_configuration_with_several_metrics(
     assert gain["interval"][0] <= 0 <= gain["interval"][1], "the same shares as those that ran"
 
 
+def test_what_needs_features_says_so_where_there_are_none(gateway: GatewayProcess, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    linear = "type: bandit, algorithm: linear, metric: correct, features: {tier: {header: x-tier}}"
+    other.write_text(gateway.path.read_text().replace("type: split, weights: {v1: 1, v3: 1}", linear))
+    words = ("--config", str(gateway.path), "--route", "digits")
+    said = turnout("evaluate", *words, "--policy", str(other), "--metric", "correct", code=1)
+    assert "no rewarded decision of the earlier half of the record has features" in said
+    assert "looks at no features" in turnout("explain", *words, "--feature", "tier=1", code=1)
+    said = turnout("explain", "--config", str(other), "--route", "digits", "--feature", "teir=1", code=1)
+    assert "'teir=1' is not NAME=VALUE of a declared feature: tier" in said
+    told = turnout_json("explain", "--config", str(other), "--route", "digits", "--feature", "tier=0.25")
+    assert (told["features"], told["shares"]) == ({"tier": 0.25}, {"v1": 0.5, "v3": 0.5})
+    assert any("nothing was learned about these features yet" in line for line in told["why"])
+
+
 def test_a_record_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "nothing.db"
     said = turnout("export", "--record", f"sqlite:///{path}", "--out", str(tmp_path / "x.csv"), code=1)
