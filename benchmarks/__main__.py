@@ -20,6 +20,7 @@ SCENARIOS = {
     "workers": "1 to 4 workers on all cores",
     "idle": "5,000 idle connections: memory of each, latency beside them",
     "openai": "the OpenAI shape, with LiteLLM's proxy",
+    "traces": "traces off, of no request, of 1 % and of all",
     "shadow": "no, a healthy, a dead, a hanging and a huge-answer shadow",
 }
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Final
 
-from gateway.record.events import Outcome
 from gateway.telemetry import otlp
 from gateway.telemetry.context import Context
-from gateway.telemetry.otlp import attribute, attributes
+from gateway.telemetry.otlp import attribute, attributes, key, number, real, text
 from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Traced
 
 LONGEST: Final = 1024
@@ -27,6 +26,13 @@ REMOTE: Final = 0x300
 LOCAL: Final = 0x100
 NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left", "draining"))
 """Ends of an attempt that say nothing bad about the backend."""
+_REQUEST_SIZE: Final = key("http.request.body.size")
+_ANSWER_SIZE: Final = key("http.response.body.size")
+_DECISION: Final = key("turnout.decision_id")
+_REQUEST_ID: Final = key("turnout.request_id")
+_GATEWAY_MS: Final = key("turnout.gateway_ms")
+_BACKEND_MS: Final = key("turnout.backend_ms")
+_FALLBACK: Final = attribute("turnout.fallback", True)
 _PORTS: Final = {b"http": 80, b"https": 443}
 
 
@@ -67,14 +73,16 @@ def _served(record: Served) -> bytes:
             o.route, o.policy, o.revision, o.epoch, o.assigned, o.served, o.propensity, o.forced, o.sticky
         ),
         _status(o.status),
-        attribute("http.route", record.prefix.decode("latin-1")),
-        attribute("http.request.body.size", o.request_bytes),
-        attribute("http.response.body.size", o.answer_bytes),
-        attribute("turnout.decision_id", o.decision.hex()),
-        attribute("turnout.request_id", o.request_id),
-        attribute("turnout.gateway_ms", o.gateway_ms),
-        attribute("turnout.backend_ms", o.backend_ms),
-        *_further(o),
+        _text("http.route", record.prefix.decode("latin-1")),
+        number(_REQUEST_SIZE, o.request_bytes),
+        number(_ANSWER_SIZE, o.answer_bytes),
+        text(_DECISION, o.decision.hex().encode()),
+        text(_REQUEST_ID, o.request_id.encode()),
+        real(_GATEWAY_MS, o.gateway_ms),
+        real(_BACKEND_MS, o.backend_ms),
+        _text("turnout.principal", o.principal) if o.principal else b"",
+        _text("turnout.error", o.error) if o.error else b"",
+        _FALLBACK if o.fallback else b"",
     ]
     if bad or o.status == 499:
         rest.append(attribute("error.type", (o.error or str(o.status)) if bad else "client_left"))
@@ -90,16 +98,6 @@ def _served(record: Served) -> bytes:
         flags=trace.span.flags | (REMOTE if trace.parent else LOCAL),
         rest=[*rest, *_link(trace.link), otlp.ERROR if bad else b""],
     )
-
-
-def _further(o: Outcome) -> Iterator[bytes]:
-    """What only some requests have."""
-    if o.fallback:
-        yield attribute("turnout.fallback", True)
-    if o.error:
-        yield attribute("turnout.error", o.error)
-    if o.principal:
-        yield attribute("turnout.principal", o.principal)
 
 
 def _refused(record: Refused) -> bytes:
@@ -133,15 +131,24 @@ def _link(context: Context | None) -> list[bytes]:
 
 
 def _asked(asked: Asked) -> bytes:
-    user_agent = next((line for line in asked.lines if line[:11].lower() == b"user-agent:"), b"")[11:].strip()
-    return b"".join(
-        (
-            _target(asked.method, asked.path[:LONGEST], asked.host, asked.scheme, asked.old),
-            attribute("network.peer.address", asked.peer) if asked.peer else b"",
-            attribute("client.address", asked.client) if asked.client else b"",
-            attribute("user_agent.original", user_agent[:LONGEST].decode("latin-1")) if user_agent else b"",
-        )
-    )
+    known = _target(asked.method, asked.path[:LONGEST], asked.host, asked.scheme, asked.old)
+    known += _ends(asked.peer, asked.client)
+    for line in asked.lines:
+        if line[:11].lower() == b"user-agent:":
+            return known + _text("user_agent.original", line[11:].strip()[:LONGEST].decode("latin-1"))
+    return known
+
+
+@lru_cache(maxsize=1024)
+def _ends(peer: str, client: str) -> bytes:
+    found = attribute("network.peer.address", peer) if peer else b""
+    return found + attribute("client.address", client) if client else found
+
+
+@lru_cache(maxsize=1024)
+def _text(name: str, value: str) -> bytes:
+    """An attribute whose value many requests share."""
+    return attribute(name, value)
 
 
 @lru_cache(maxsize=1024)
@@ -202,7 +209,7 @@ def _attempt(record: Served, attempt: Attempt, place: int) -> bytes:
     method, path = record.asked.method, record.asked.path
     rest = [
         _place(attempt, record.prefix, method, path[:LONGEST]),
-        attribute("turnout.attempt", attempt.kind),
+        _text("turnout.attempt", attempt.kind),
         attribute("http.request.resend_count", place) if place else b"",
     ]
     return _client_span(attempt, record.trace.span.span_id, method, record.offset, rest)

@@ -82,6 +82,25 @@ def test_a_span_is_read_as_it_was_written(
         assert a.value.WhichOneof("value") == kind[type(values[a.key])]
 
 
+@given(
+    st.text(min_size=1, max_size=30, alphabet=st.characters(max_codepoint=127)),
+    st.text(max_size=400),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+)
+def test_the_short_ways_say_the_same(name: str, text: str, whole: int, real: float) -> None:
+    made = otlp.key(name)
+    assert otlp.text(made, text.encode("utf-8", "replace")) == otlp.attribute(name, text)
+    assert otlp.number(made, whole) == otlp.attribute(name, whole)
+    assert otlp.real(made, real) == otlp.attribute(name, real)
+
+
+@pytest.mark.parametrize("size", range(70, 140))
+def test_the_short_way_ends_where_a_length_needs_two_bytes(size: int) -> None:
+    made = otlp.key("k" * 10)
+    assert otlp.text(made, b"v" * size) == otlp.attribute("k" * 10, "v" * size)
+
+
 def test_what_is_no_text_does_not_stop_a_span() -> None:
     made = otlp.attribute("key", "\ud800 half a character", b"\x0a")
     assert b"? half" in made
