@@ -13,12 +13,12 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, cast
 
 import uvloop
@@ -117,15 +117,22 @@ def instructions(feed: Feed, request: bytes) -> Counter[tuple[str, str]]:
     return counts
 
 
-async def measure(template: str, rounds: int) -> tuple[list[float], Counter[tuple[str, str]]]:
-    """Microseconds per request in each round of a thousand, and what one request executes."""
+async def measure(
+    template: str, rounds: int, extra: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[float], Counter[tuple[str, str]]]:
+    """Microseconds per request in each round of a thousand, and what one request executes.
+
+    ``extra``: further names of the template; where it has traces, requests come without ``traceparent``.
+    """
     with TemporaryDirectory(prefix="turnout-bench-") as directory:
         own, a, b = free_ports(3)
-        config = render(template, Place(Path(directory), (), (a, b)), own, {})
+        config = render(template, Place(Path(directory), (), (a, b)), own, extra)
         gateway = Gateway(Path(config))
         await gateway.start()
         try:
             feed, requests = Feed(gateway), traffic.requests()
+            if extra:
+                requests = [traffic.untraced(request) for request in requests]
             batch(feed, requests)
             assert feed.client.written.startswith(b"HTTP/1.1 200 OK")
             times = []
@@ -139,6 +146,10 @@ async def measure(template: str, rounds: int) -> tuple[list[float], Counter[tupl
             await gateway.stop()
 
 
+def _said(extra: Mapping[str, str]) -> str:
+    return f" ({extra['PERCENT']} %)" if extra else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hotpath", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
@@ -149,13 +160,15 @@ def main() -> None:
         words, env = python("benchmarks.hotpath")
         rest = ["--rounds", str(given.rounds), "--functions", str(given.functions)]
         os.execvpe(words[0], [*words, *rest], {**os.environ, **env})
-    for template in ("turnout_routing.yaml", "turnout.yaml"):
-        times, counts = uvloop.run(measure(template, given.rounds))
+    traces = [{"PERCENT": percent, "COLLECTOR": str(free_ports(1)[0])} for percent in ("100", "0")]
+    kinds: list[tuple[str, dict[str, str]]] = [("turnout_traces.yaml", extra) for extra in traces]
+    for template, extra in (*kinds, ("turnout_routing.yaml", {}), ("turnout.yaml", {})):
+        times, counts = uvloop.run(measure(template, given.rounds, extra))
         total = {
             kind: sum(n for (which, _), n in counts.items() if which == kind) for kind in ("call", "opcode")
         }
         print(
-            f"{template}: {min(times):.1f} µs a request at least, {median(times):.1f} in the median; "
+            f"{template}{_said(extra)}: {min(times):.1f} µs a request at least, {median(times):.1f} in the median; "
             f"{total['opcode']} opcodes in {total['call']} calls of Python functions"
         )
     print("\nopcodes  calls  function")

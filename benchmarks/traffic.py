@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def request(path: str = INFER, body: bytes = INFER_BODY, number: int = 0, method
         "\r\n"
     )
     return head.encode() + body
+
+
+def untraced(request: bytes) -> bytes:
+    """The same without its ``traceparent``: whether it is traced is then the gateway's choice."""
+    return re.sub(rb"Traceparent: [^\r]*\r\n", b"", request)
 
 
 def requests(path: str = INFER, body: bytes = INFER_BODY, count: int = UNITS) -> list[bytes]:

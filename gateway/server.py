@@ -270,7 +270,7 @@ class Gateway:
             follow=settings.parent == "follow",
             propagate=settings.propagate,
             chance=self.random,
-            entropy=secrets.token_bytes,
+            entropy=os.urandom,
             wall=self.now,
             offer=self.exporter.offer,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -60,8 +59,7 @@ def _peers(names: list[str], collector: str) -> dict[str, Peer]:
 
 def _sections(made: Bench, labels: dict[str, str]) -> list[Section]:
     requests = made.directory / "requests-without-traceparent"  # so that the share decides
-    bare = (re.sub(rb"Traceparent: [^\r]*\r\n", b"", item) for item in traffic.requests())
-    traffic.write_requests(requests, bare)
+    traffic.write_requests(requests, map(traffic.untraced, traffic.requests()))
     rounds = made.options.rounds
 
     def fixed(name: str) -> Sample:
