@@ -184,8 +184,8 @@ class TracedExchange(Exchange):
     def on_head(self, answer: Answer) -> None:
         now = perf_counter()
         super().on_head(answer)
-        if self.state == RELAYING and self.address is not None:
-            attempt = self.open[self.address]
+        attempt = self.open.get(self.address) if self.address is not None else None
+        if self.state == RELAYING and attempt is not None:
             attempt.sent = self.sent_at
             attempt.head = now
 
