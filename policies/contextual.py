@@ -21,6 +21,7 @@ bits, rows on one of 12 (`policies.features`), so that the products are exact wh
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -121,8 +122,10 @@ class Ensemble:
 
     def average(self, rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
         """The mean of the shares over encoded rows, (n, d) with n above zero; K numbers that sum to 1."""
-        each = np.array([self.shares(row) for row in rows])
-        return tuple(each.mean(axis=0).tolist())
+        # Row by row: one product for all of them took four times the processor time.
+        counts = Counter(map(tuple, rows))
+        each = np.array([self.shares(row) for row in counts])
+        return tuple(np.average(each, axis=0, weights=list(counts.values())).tolist())
 
     def packed(self) -> bytes:
         """The coefficients as bytes: the exponent of the grid's step, then 4 bytes for each number."""
