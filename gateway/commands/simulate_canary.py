@@ -23,7 +23,7 @@ CANDIDATES: Final = {
     "less accurate": Service(correct=0.82, agrees=0.9),
 }
 """What the candidate is like; the baseline is sound."""
-LOOKS: Final = 2_000
+LOOKS: Final = 500
 """At most so many in one run; the gateway looks each second."""
 
 
