@@ -9,7 +9,7 @@ import pytest
 
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention, Store
-from gateway.state.units import STICKY, UNITS
+from gateway.state.units import MOVES, STICKY, UNITS
 from policies.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
@@ -137,3 +137,19 @@ async def test_any_history_ends_in_the_sums_of_what_is_reported_in_the_end(store
         assert sums.count == wanted[key].count
         assert sums.total == pytest.approx(wanted[key].total, rel=1e-14)
         assert sums.squares == pytest.approx(wanted[key].squares, rel=1e-14)
+
+
+async def test_a_unit_that_comes_for_years_moves_its_observation_along(store: Store) -> None:
+    """Its first cell is forgotten some day, and the observation must not be forgotten with it."""
+    later = T0 + MOVES + 100
+    await store.reward([of_unit(7, 1.0, of=outcome(T0))])
+    await store.reward([of_unit(7, 0.0, of=outcome(T0 + MOVES - 100))])
+    assert (await sums_of_until(store, T0 + 10)).count == 1
+    await store.reward([of_unit(7, 0.5, of=outcome(later))])
+    assert (await sums_of_until(store, T0 + 10)).count == 0
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.5, 0.25)
+
+
+async def sums_of_until(store: Store, until: float) -> RewardSums:
+    found = await store.reward_sums("digits", until=until)
+    return found.get(("v1", "correct" + UNITS), RewardSums())

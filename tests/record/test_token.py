@@ -154,3 +154,12 @@ def test_processes_never_make_the_same_decision(method: str) -> None:
         child.join()
     made += [SEALER.new_decision(1_700_000_000.0) for _ in range(100)]
     assert len(set(made)) == 300
+
+
+def test_an_id_says_whether_the_unit_came_from_the_request() -> None:
+    """Without one, the decision's own bits stand in for it: so every process and every release can tell."""
+    decision = SEALER.new_decision(1.0)
+    static = Sealer.static("r", "v1", "v1", 1, 0.5, False)
+    own = int.from_bytes(decision[8:], "big")
+    assert not SEALER.open(SEALER.seal(decision, own, static)).sticky
+    assert SEALER.open(SEALER.seal(decision, own ^ 1, static)).sticky

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore
+from gateway.state.units import REST
 from tests.contract.made import T0, outcome, reward
 from tests.contract.servers import RedisServer, free_port, redis_server
 
@@ -175,3 +176,10 @@ async def test_a_page_merged_while_it_is_read_is_read_again(server: RedisServer,
             assert await store.outcomes(OutcomeFilter(limit=200)) == rows[::-1]
 
     await asyncio.gather(merge(), read())
+
+
+async def test_a_unit_that_is_silent_for_long_is_forgotten(server: RedisServer, connect: Connect) -> None:
+    store = await connect(f"redis://127.0.0.1:{server.port}/0")
+    await store.reward([reward(1.0, unit=7, period="all")])
+    left = server.send("TTL turnout:{digits}:unit:0000000000000007")
+    assert 0 <= REST - int(left.removeprefix(":")) < 60
