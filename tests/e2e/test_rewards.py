@@ -159,7 +159,7 @@ def test_a_winner_is_asked_about_handed_over_and_remembered(
     wait_for(lambda: report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0})
     gateway.kill()
     gateway.start()
-    assert report(gateway, "race")["stop"]["state"] == "handed_over"
+    wait_for(lambda: report(gateway, "race")["stop"]["state"] == "handed_over")
     for _ in range(10):
         assert report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0}
         time.sleep(0.3)
@@ -167,6 +167,7 @@ def test_a_winner_is_asked_about_handed_over_and_remembered(
     gateway.write(text(model_server, ", v3: *ready"))
     wait_for(lambda: "v3" in report(gateway, "race")["allocation"], 20)
     for _ in range(10):
-        assert report(gateway, "race")["allocation"]["v3"] <= 0.1 + 1e-9
+        # The other worker may answer, and not have heard yet.
+        assert report(gateway, "race")["allocation"].get("v3", 0.0) <= 0.1 + 1e-9
         time.sleep(0.2)
-    assert report(gateway, "race")["stop"]["state"] == "learning"
+    wait_for(lambda: report(gateway, "race")["stop"]["state"] == "learning")
