@@ -69,9 +69,14 @@ class Gateway:
     store: Store
     rewards: RewardBook
 
-    def __init__(self, path: Path, *, overrides: Mapping[str, str] | None = None) -> None:
-        """``path``: the configuration file. ``overrides`` replace ``listen`` or ``store`` (the demo's)."""
+    def __init__(self, path: Path, *, overrides: Mapping[str, str] | None = None, spare: str = "") -> None:
+        """``path``: the configuration file. ``overrides`` replace ``listen`` or ``store`` (the demo's).
+
+        ``spare``: an earlier text of it that was good, for a worker that takes the place of one that died:
+        where the file has a fault by now, it goes on with what the others have in force.
+        """
         self.path = path
+        self.spare = spare
         self.overrides = dict(overrides or {})
         self.now = clock.wall
         self.metrics_ = Metrics()
@@ -92,8 +97,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self.loop = loop
         loop.set_default_executor(pool())
-        text = read_text(self.path)
-        document = self.loaded(text)
+        text, document = self.first()
         self.store = open_store(document.store)
         await self.store.open()
         self.sealer = Sealer({1: await self.store.secret("decision-id")}, current=1)
@@ -137,7 +141,7 @@ class Gateway:
         self._spawn(self.spool.run())
         self._spawn(Probes(self.registry, self.random).run(self.document))
         self._spawn(keep_small(self.store, self.allocations, self.document, self.now))
-        self._spawn(self._watch(text))
+        self._spawn(self._watch(text or ""))
         guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         self._spawn(guards.run(self.document))
         watch = Watch(
@@ -194,6 +198,16 @@ class Gateway:
         return found is None or found.feedback is None or metric in found.feedback
 
     # Configuration --------------------------------------------------------------------------------------
+    def first(self) -> tuple[str | None, Document]:
+        """The file's text and what it says; None and what the spare one says where the file has a fault."""
+        try:
+            text = read_text(self.path)
+            return text, self.loaded(text)
+        except ConfigError:
+            if not self.spare:
+                raise
+            return None, self.loaded(self.spare)
+
     def loaded(self, text: str) -> Document:
         from gateway.config.load import load
 

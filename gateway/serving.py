@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from gateway import build
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.config.load import read_text
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
@@ -157,11 +156,18 @@ def _listen(place: str) -> socket.socket:
 
 
 def serve(
-    path: Path, *, sockets: list[socket.socket] | None = None, overrides: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    sockets: list[socket.socket] | None = None,
+    overrides: Mapping[str, str] | None = None,
+    spare: str = "",
 ) -> int:
-    """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens."""
-    gateway = Gateway(path, overrides=overrides)
-    document = gateway.loaded(read_text(path))
+    """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens.
+
+    ``spare``: see `Gateway`.
+    """
+    gateway = Gateway(path, overrides=overrides, spare=spare)
+    _, document = gateway.first()
     configure(document.telemetry.log)
     log.info("%s", build.described())
     raise_open_files(document.limits.connections)

@@ -6,12 +6,14 @@ with it: what waits in the sockets' queues is accepted by the others.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
@@ -20,7 +22,7 @@ from types import FrameType
 from typing import Final
 
 from gateway import serving
-from gateway.config.load import load_file
+from gateway.config.load import load_file, read_text
 from gateway.server import beside
 
 log = logging.getLogger("turnout.supervisor")
@@ -28,6 +30,7 @@ log = logging.getLogger("turnout.supervisor")
 BREATH: Final = 1.0
 """Seconds a worker must have lived for its replacement to start at once; a shorter life costs a pause."""
 PAUSE: Final = 2.0
+PR_SET_PDEATHSIG: Final = 1
 WELL: Final = (0, -signal.SIGTERM)
 """How a worker may end when it is told to: a running one drains and exits with 0, one that has not got as far as
 handling signals has nothing to drain."""
@@ -35,6 +38,7 @@ handling signals has nothing to drain."""
 
 def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
+    text = read_text(path)
     document = load_file(path)
     sockets = serving.listening(document)
     # Beside the store and not in a temporary directory: the rest of the file system may be read-only.
@@ -42,25 +46,42 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     folder.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     try:
-        return _Family(path, workers, sockets, overrides).run(document.shutdown.grace)
+        return _Family(path, workers, sockets, overrides, text).run(document.shutdown.grace)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _worker(path: Path, sockets: list[socket.socket], overrides: Mapping[str, str]) -> None:
+def _worker(
+    path: Path, sockets: list[socket.socket], overrides: Mapping[str, str], spare: str, parent: int
+) -> None:
+    _end_with(parent)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
-    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides))
+    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides, spare=spare))
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent is killed drains: nobody would replace it, and it would hold the port."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before we had asked
+        raise SystemExit(1)
 
 
 class _Family:
     def __init__(
-        self, path: Path, workers: int, sockets: list[socket.socket], overrides: Mapping[str, str]
+        self,
+        path: Path,
+        workers: int,
+        sockets: list[socket.socket],
+        overrides: Mapping[str, str],
+        spare: str,
     ) -> None:
         # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (path, sockets, dict(overrides))
+        self._arguments = (path, sockets, dict(overrides), spare, os.getpid())
         self._workers = workers
         self._children: list[tuple[BaseProcess, float]] = []
         self._ending = False

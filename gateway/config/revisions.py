@@ -107,21 +107,24 @@ class Revisions:
             raise RuntimeError("no configuration is in force yet: await start() first")
         return self._current
 
-    async def start(self, text: str) -> Revision:
+    async def start(self, text: str | None) -> Revision:
         """Puts into force the file's ``text``, or what was edited by way of the API since.
 
         The file wins when it was changed since it was last accepted; else the newest revision, and
         if that one does not load here, the file again. Raises `ConfigError` when neither can be had.
+        ``None`` where the file has a fault: then the newest revision it is.
         """
         async with self._alone():
-            if await self._accepted_file() != etag(text):
+            if text is not None and await self._accepted_file() != etag(text):
                 return await self._accept(text, FILE_AUTHOR, await self._checked(text, FILE_AUTHOR))
             newest, *older = await self._store.revisions(limit=1000)
             try:
                 return self._put_in_force(newest, await self._checked(newest.document, newest.author))
             except ConfigError as error:
+                if text is None or newest.etag == etag(text):
+                    raise
                 before = next((found for found in older if found.etag == etag(text)), None)
-                if newest.etag == etag(text) or before is None:
+                if before is None:
                     raise
                 self.problem = Problem(self._clock(), newest.author, newest.etag, error)
                 return self._put_in_force(before, await self._checked(text, FILE_AUTHOR))

@@ -221,6 +221,50 @@ async def test_a_worker_that_dies_is_replaced_and_no_answered_reward_is_lost(
         assert gateway.stop() == 0
 
 
+def ended(pid: int) -> bool:
+    """Whether the process is gone, or is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a process of its parent's end")
+async def test_workers_end_with_their_parent(tmp_path: Path, text: str) -> None:
+    """Nobody would replace them, and they would hold the port; what is under way still ends well."""
+    with GatewayProcess(tmp_path, text, "--workers", "2") as gateway:
+        wait_for(lambda: len(children(gateway.process.pid)) == 2, 30)
+        found = children(gateway.process.pid)
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+            under_way = [asyncio.create_task(client.get("/slow?1")) for _ in range(4)]
+            await asyncio.sleep(0.3)
+            gateway.kill()
+            assert [(await task).status_code for task in under_way] == [200] * 4
+        wait_for(lambda: all(ended(pid) for pid in found), 20)
+        gateway.start()
+
+
+@pytest.mark.slow
+def test_a_worker_is_replaced_though_the_file_has_a_fault_by_now(tmp_path: Path, text: str) -> None:
+    """The others go on with the last good one; so does whoever takes the place of one that died."""
+    with GatewayProcess(tmp_path, text, "--workers", "2") as gateway:
+        wait_for(lambda: len(children(gateway.process.pid)) == 2, 30)
+        gateway.write(text.replace("match: {path: /slow}", "match: {path: /edited}"))
+        wait_for(lambda: httpx.get(f"{gateway.url}/edited?0").status_code == 200, 30)
+        gateway.write(f"{text}nonsense: 1\n")
+        wait_for(lambda: "there is no key 'nonsense'" in gateway.log, 30)
+        before = children(gateway.process.pid)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        gateway.wait_ready()
+        assert httpx.get(f"{gateway.url}/edited?0").status_code == 200
+        wait_for(lambda: len(set(children(gateway.process.pid)) - set(before)) == 2, 30)
+        gateway.write(text.replace("match: {path: /slow}", "match: {path: /mended}"))
+        wait_for(lambda: httpx.get(f"{gateway.url}/mended?0").status_code == 200, 30)
+        assert gateway.log.count("another takes its place") == 2
+        assert gateway.stop() == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_it_runs_as_nobody_and_writes_nothing_but_its_state(tmp_path: Path, text: str) -> None:
     state = tmp_path / "state"
