@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,3 +317,57 @@ def test_a_caller_behind_a_proxy_is_not_local(tmp_path: Path, text: str) -> None
         assert httpx.get(url).status_code == 200
         for name, value in (("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.9")):
             assert httpx.get(url, headers={name: value}).status_code == 403
+
+
+def _may_remount() -> bool:
+    """Whether this process may have a view of the file system of its own (a container's root often may not)."""
+    if shutil.which("unshare") is None or shutil.which("mount") is None:
+        return False
+    done = subprocess.run(
+        ["unshare", "-m", "mount", "-o", "remount,bind,ro", "/"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _may_remount(), reason="only who may remount can make the file system read-only")
+def test_all_but_the_store_may_be_read_only(tmp_path: Path, text: str) -> None:
+    """Two workers without any right, on a file system of which they may write to one directory."""
+    state = tmp_path / "state"
+    state.mkdir()
+    port = free_port()
+    config = tmp_path / "turnout.yaml"
+    config.write_text(text.replace("@PORT@", str(port)).replace("@DIR@", str(state)))
+    script = f"""
+        mount --bind {state} {state} && mount -o remount,bind,ro / || exit 3
+        for other in $(awk '{{print $5}}' /proc/self/mountinfo); do
+            case $other in /|/proc*|/dev*|/sys*|{state}) ;; *) mount -o remount,bind,ro $other || exit 4 ;; esac
+        done
+        touch {tmp_path}/no 2>/dev/null && exit 5
+        exec setpriv --inh-caps=-all --bounding-set=-all "$@"
+    """
+    run = [sys.executable, "-B", "-m", "gateway.cli", "run", "--config", str(config), "--workers", "2"]
+    process = subprocess.Popen(
+        ["unshare", "-m", "bash", "-c", script, "-", *run],
+        cwd=Path(__file__).parent.parent.parent,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            try:
+                if httpx.get(f"{url}/slow?0").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        answer = httpx.get(f"{url}/slow?0")
+        item = {"decision_id": answer.headers["x-decision-id"], "metric": "good", "value": True}
+        assert httpx.post(f"{url}/-/feedback", json=item).json()["accepted"] == 1
+        assert httpx.get(f"{url}/-/metrics").status_code == 200
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said.decode()
+    assert "Traceback" not in said.decode()
+    assert [path.name for path in state.iterdir()] == ["turnout.db"]

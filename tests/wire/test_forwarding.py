@@ -496,6 +496,18 @@ def test_fields_that_connection_lists_go_no_further(rig: Rig, name: str) -> None
     assert "connection" not in found
 
 
+def test_a_unit_that_connection_lists_is_none(rig: Rig) -> None:
+    """What concerns the connection alone says nothing of whose request it is."""
+
+    def variants(*lines: bytes) -> set[bytes]:
+        with rig.client() as client:
+            client.send(get(*lines, target=b"/units/x") * 40)
+            return {client.answer().all("x-variant")[0] for _ in range(40)}
+
+    assert len(variants(b"x-user-id: 7")) == 1
+    assert len(variants(b"x-user-id: 7", b"connection: x-user-id")) == 2
+
+
 @pytest.mark.parametrize(
     "name",
     [
