@@ -164,7 +164,7 @@ def _estimates(
     return {
         name: reward_estimate(declared[name].type, one if shares is None else one.scaled(shares[name]))
         for name, one in found.items()
-        if one.values.count > 0 or one.waiting > 0
+        if one.values.count > 0 and one.observations.count > 0
     }
 
 
