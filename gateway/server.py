@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import socket
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -35,7 +34,6 @@ from gateway.dataplane.contextual import table
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.tokens import Tokens
-from gateway.dataplane.tracing import Tracing
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
@@ -52,8 +50,8 @@ from gateway.record.spool import Spool
 from gateway.record.token import Sealer
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
-from gateway.telemetry.exporter import Exporter
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.traces import Traces
 from gateway.threads import pool
 from policies.contextual import Ensemble
 from policies.model import Allocation
@@ -84,9 +82,6 @@ class Gateway:
         self.tasks: set[asyncio.Task[None]] = set()
         self.tokens: Tokens | None = None
         self.fetching: asyncio.Task[None] | None = None
-        self.exporter: Exporter | None = None
-        self.exporting: asyncio.Task[None] | None = None
-        self.spans: Counter[str] = Counter()
         self.news = asyncio.Event()
         self.ending = False
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -103,6 +98,7 @@ class Gateway:
         self.sealer = Sealer({1: await self.store.secret("decision-id")}, current=1)
         self.registry = Registry(loop, self._tell_health)
         self.random = clock.chance()
+        self.traces = Traces(chance=self.random, wall=self.now)
         self.recorder = Recorder(
             self.store if document.record.enabled else Unrecorded(),
             capacity=document.record.capacity,
@@ -174,8 +170,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.recorder.close()
-        if self.exporter is not None:
-            await self.exporter.close()
+        await self.traces.close()
         await self.spool.close()
         with contextlib.suppress(StoreUnavailable):
             await self.store.release("allocation", self.owner)
@@ -251,7 +246,7 @@ class Gateway:
             chance=self.random,
             verify=self._verifier(document),
             ensembles=self.allocations.ensembles,
-            tracing=self._tracing(document),
+            tracing=self.traces.arrange(document.telemetry.traces),
         )
 
     def _verifier(self, document: Document) -> Verifier | None:
@@ -265,29 +260,6 @@ class Gateway:
                 self.fetching.cancel()
             self.fetching = self._spawn(self.tokens.run())
         return self.tokens.verify
-
-    def _tracing(self, document: Document) -> Tracing | None:
-        """The exporter, and what waits in it, stay as long as the section stays the same."""
-        settings = document.telemetry.traces
-        if self.exporter is not None and self.exporter.settings != settings:
-            assert self.exporting is not None
-            self.exporting.cancel()
-            self._spawn(self.exporter.close())
-            self.exporter = self.exporting = None
-        if settings is None:
-            return None
-        if self.exporter is None:
-            self.exporter = Exporter(settings, counts=self.spans, chance=self.random)
-            self.exporting = self._spawn(self.exporter.run())
-        return Tracing(
-            share=settings.sample,
-            follow=settings.parent == "follow",
-            propagate=settings.propagate,
-            chance=self.random,
-            entropy=os.urandom,
-            wall=self.now,
-            offer=self.exporter.offer,
-        )
 
     def _worker(self, snapshot: Snapshot) -> Worker:
         shadow = Shadower(
@@ -394,7 +366,7 @@ class Gateway:
         m.advance(m.shadows, worker.shadow.counts)
         m.advance(m.record, self.recorder.counts)
         m.advance(m.rewards, self.rewards.counts)
-        m.advance(m.spans, self.spans)
+        m.advance(m.spans, self.traces.counts)
         now = perf_counter()
         for (endpoint, shadow), address in self.registry.addresses.items():
             if not shadow:

@@ -224,6 +224,6 @@ def test_the_metric_counts(rig: FaultRig, to: Collector) -> None:
     before = {event: count(event) for event in ("offered", "exported")}
     rig.ask("/plain")
     to.wait(2)
-    rig.until(lambda: not rig.gateway.exporter.waiting)  # type: ignore[union-attr]
+    rig.until(lambda: not rig.gateway.traces.exporter.waiting)  # type: ignore[union-attr]
     rig.call(rig.gateway._update_metrics)
     assert {event: count(event) - before[event] for event in before} == {"offered": 2, "exported": 2}
