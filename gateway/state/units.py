@@ -75,8 +75,9 @@ class Counting:
             self._move(reward._replace(period=period), before, -1)
         if after is not None:
             self._move(reward, after, 1)
-        if period and period != reward.period:
-            self._observe(reward._replace(period=period), before, None)
+        if period != reward.period:
+            if period:
+                self._observe(reward._replace(period=period), before, None)
             before = None
         if reward.period:
             self._observe(reward, before, after)

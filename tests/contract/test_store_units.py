@@ -69,6 +69,20 @@ async def test_a_correction_under_another_period_takes_the_old_one_away(store: S
     assert await sums_of(store, UNITS) == RewardSums(1, 0.0, 0.0)
 
 
+async def test_a_value_from_before_units_were_told_joins_its_unit_when_it_is_corrected(store: Store) -> None:
+    plain = reward(1.0, unit=7)
+    await store.reward([plain, of_unit(7, 0.0)])
+    assert await sums_of(store, "") == RewardSums(1, 1.0, 1.0)
+    await store.reward([plain._replace(value=0.5, period="all")])
+    assert await store.reward_sums("digits") == {
+        ("v1", "correct" + STICKY): RewardSums(2, 0.5, 0.25),
+        ("v1", "correct" + UNITS): RewardSums(1, 0.25, 0.0625),
+    }
+    await store.reward([plain._replace(value=0.75)])
+    assert await sums_of(store, "") == RewardSums(1, 0.75, 0.5625)
+    assert await sums_of(store, UNITS) == RewardSums(1, 0.0, 0.0)
+
+
 async def test_the_observation_stands_where_the_first_value_does(store: Store) -> None:
     early, late = outcome(T0), outcome(T0 + 500)
     await store.reward([of_unit(7, 1.0, of=early)])
@@ -125,7 +139,7 @@ async def test_any_history_ends_in_the_sums_of_what_is_reported_in_the_end(store
         for _ in range(rng.randrange(1, 25)):
             about, unit = rng.choice(decisions)
             about = about._replace(served=about.assigned)
-            period = "" if unit == 0 else "all" if unit < 4 else f"e{about.epoch}"
+            period = rng.choice(("", "all")) if unit == 0 else "all" if unit < 4 else f"e{about.epoch}"
             value = rng.choice((None, 0.1, 0.2, 0.7, 1.0, 1e15))
             one = reward(value, of=about, unit=unit, period=period)
             batch.append(one)

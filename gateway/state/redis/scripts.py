@@ -324,8 +324,8 @@ for at = 2, #ARGV, 13 do
         move(place, period, before, -1)
         count_row(at, before, -1)
       end
-      if before and period ~= '' and period ~= new.period then
-        observe(count, unit, period, place, was.decided, before, nil)
+      if period ~= new.period then
+        if before and period ~= '' then observe(count, unit, period, place, was.decided, before, nil) end
         before = nil
       end
     end
