@@ -30,6 +30,8 @@ HEAD_LIMIT: Final = 65_536
 FIELD_LIMIT: Final = 128
 FIRST_BYTE: Final = ord("H")
 """Of an answer: the parser would take RTSP for HTTP."""
+MODERN: Final = b"HTTP/1.1 "
+"""Nearly every answer begins so; the parser makes a text of the version each time that it is asked."""
 INTERIM_LIMIT: Final = 8
 """Most 1xx answers before the final one."""
 HIGH_WATER: Final = 65_536
@@ -106,6 +108,7 @@ class BackendConnection(asyncio.Protocol):
         "_keep",
         "_length",
         "_lines",
+        "_modern",
         "_paused",
         "_poisoned",
         "_raw",
@@ -163,6 +166,7 @@ class BackendConnection(asyncio.Protocol):
         self._upgrade: list[bytes] = []
         self._head_done = False
         self._interim = False
+        self._modern = False
         self._until_close = False
 
     def pause_reading(self) -> None:
@@ -208,6 +212,7 @@ class BackendConnection(asyncio.Protocol):
             if data[0] != FIRST_BYTE:
                 self._fail("its status line is not HTTP")
                 return
+            self._modern = data.startswith(MODERN)
         self._raw += len(data)
         try:
             self.parser.feed_data(data)
@@ -364,14 +369,15 @@ class BackendConnection(asyncio.Protocol):
         if self._raw > HEAD_LIMIT and sum(map(len, self._lines)) > HEAD_LIMIT:
             raise BadAnswerError(f"its head is larger than {HEAD_LIMIT} bytes")
         status = self.parser.get_status_code()
-        if not 100 <= status <= 599 or self.parser.get_http_version() not in ("1.0", "1.1"):
+        version = "1.1" if self._modern else self.parser.get_http_version()
+        if not 100 <= status <= 599 or version not in ("1.0", "1.1"):
             raise BadAnswerError("its status line is not HTTP/1.0 or HTTP/1.1")
         chunked = False
         if self._coding:
             if (
                 len(self._coding) != 1
                 or self._coding[0].strip(b" \t").lower() != b"chunked"
-                or self.parser.get_http_version() != "1.1"
+                or version != "1.1"
                 or self._length >= 0
             ):
                 raise BadAnswerError("its transfer-encoding is not plain 'chunked'")
