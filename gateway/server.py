@@ -163,9 +163,9 @@ class Gateway:
         self.news.set()
         self.application.close()
         if self.worker is not None:
-            self.worker.stop()
             for connection in tuple(self.worker.connections):
                 connection.end()
+            self.worker.stop()  # behind them, for their ends may set off copies
         for task in tuple(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

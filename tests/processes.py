@@ -48,7 +48,11 @@ class GatewayProcess:
                 stdout=log,
             )
         if ready:
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.kill()  # nobody else knows of it
+                raise
 
     @property
     def url(self) -> str:
@@ -58,7 +62,7 @@ class GatewayProcess:
     def log(self) -> str:
         return self.log_path.read_text()
 
-    def wait_ready(self, limit: float = 30.0) -> None:
+    def wait_ready(self, limit: float = 60.0) -> None:
         end = time.monotonic() + limit
         while time.monotonic() < end:
             assert self.process.poll() is None, f"the gateway ended:\n{self.log}"

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -428,3 +429,22 @@ def test_a_handshake_is_not_copied(rig: FaultRig) -> None:
     assert rig.ask("/one").status == 200
     settled(rig)
     assert counts(rig, "one") == Counter({"offered": 1, "sent": 1})
+
+
+def test_the_end_of_the_process_leaves_no_copy_under_way(tmp_path: Path) -> None:
+    """A request that is cut short then would have had one."""
+    rig = FaultRig(tmp_path, CONFIG, NAMES)
+    rig.start()
+    shadow = rig.worker.shadow
+    try:
+        rig.next("a", HOLD)
+        rig.next("s", HOLD)
+        with rig.client() as client:
+            client.send(request("/one"))
+            until_active(rig, 1)
+            rig.run(rig.gateway.stop())
+            assert (shadow.waiting, shadow.running, shadow.held) == (0, 0, 0)
+            assert client.answer().code == "draining"
+    finally:
+        rig.stop()
+    assert counts(rig, "one")["offered"] == 1
