@@ -1,8 +1,8 @@
 """Spans on their way to a collector: a bounded ring, written in batches by OTLP over HTTP.
 
-https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. Spans are built and sent by a task of
-the event loop, so few at a time that the loop is held for less than by a thread beside it, which would take turns
-of `gateway.threads.SWITCH` and cost the same. A collector that is away, slow or talks nonsense costs spans, which
+https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. Spans are built and encoded by
+OpenTelemetry's SDK in a background thread. They are delivered by httpx rather than by the SDK's own exporter, which
+knows neither our TLS settings nor how to count: a collector that is away, slow or talks nonsense costs spans, which
 are counted, and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
 """
 
@@ -15,19 +15,19 @@ from collections import Counter, deque
 from typing import Final
 
 import httpx
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.clock import Chance
 from gateway.config.compile import client_context
 from gateway.config.document import Traces
-from gateway.telemetry import otlp, spans
+from gateway.telemetry.spans import Spans
 from gateway.telemetry.trace import Traced
 
 log = logging.getLogger("turnout.traces")
 
-BATCH: Final = 512
+BATCH: Final = 256
 """Records in one delivery; as soon as so many wait, they are sent."""
-TURN: Final = 8
-"""Records built before the loop gets its turn: about 0.2 ms."""
 AGAIN: Final = frozenset((429, 502, 503, 504))
 """Statuses after which the same may be sent once more (OTLP); after others it is given up."""
 PATIENCE: Final = 60.0
@@ -48,15 +48,14 @@ class Exporter:
         self.counts = counts
         self._chance = chance
         self._ring: deque[Traced] = deque()
-        self._built: list[bytes] = []
-        """Spans of the next delivery."""
+        self._taken: list[Traced] = []
+        """Records of the next delivery."""
         self._batch: tuple[bytes, int] | None = None
         """What is being delivered, and how many spans that is."""
         self._waiting = 0
         self._room = settings.capacity
         self._wake = asyncio.Event()
-        self._resource = spans.resource(settings.service, settings.resource)
-        self._scope = spans.scope()
+        self._spans = Spans(settings.service, settings.resource)
         self._client: httpx.AsyncClient | None = None
         self._well = True
 
@@ -90,26 +89,21 @@ class Exporter:
 
     async def flush(self) -> None:
         """Delivers, or gives up, all that waits. May be cancelled, and called again."""
-        while self._batch is not None or self._built or self._ring:
+        while self._batch is not None or self._taken or self._ring:
             if self._batch is None:
-                await self._build()
-                body = otlp.request(self._resource, self._scope, self._built)
-                self._batch, self._built = (body, len(self._built)), []
-            await self._deliver(*self._batch)
+                self._batch = await self._build()
+            if self._batch[1]:
+                await self._deliver(*self._batch)
             self._batch = None
 
-    async def _build(self) -> None:
-        for number in range(1, BATCH + 1):
-            if not self._ring:
-                return
-            record = self._ring.popleft()
-            try:
-                self._built += spans.spans(record)
-            except Exception:
-                log.exception("a span could not be built; the others are")
-                self._settle("failed", record.size)
-            if number % TURN == 0:
-                await asyncio.sleep(0)
+    async def _build(self) -> tuple[bytes, int]:
+        """The next delivery, and how many spans that is."""
+        while self._ring and len(self._taken) < BATCH:
+            self._taken.append(self._ring.popleft())
+        body, built = await asyncio.to_thread(self._spans.encoded, tuple(self._taken))
+        self._settle("failed", sum(record.size for record in self._taken) - built)
+        self._taken = []
+        return body, built
 
     def _settle(self, event: str, number: int) -> None:
         self.counts[event] += number
@@ -136,7 +130,7 @@ class Exporter:
         while True:
             status, answer, rest = await self._post(body)
             if 200 <= status < 300:
-                self._taken(answer, size)
+                self._accepted(answer, size)
                 return
             self._trouble(f"it answered {status}" if status else answer.decode())
             rest = max(rest, pause * (0.5 + self._chance()))
@@ -175,8 +169,8 @@ class Exporter:
         name = self.settings.tls.server_name
         return {"sni_hostname": name} if name is not None else {}
 
-    def _taken(self, answer: bytes, size: int) -> None:
-        number, why = otlp.rejected(answer)
+    def _accepted(self, answer: bytes, size: int) -> None:
+        number, why = rejected(answer)
         number = min(number, size)
         self._settle("rejected", number)
         self._settle("exported", size - number)
@@ -207,3 +201,12 @@ def _rest(answer: httpx.Response) -> float:
     """Retry-After in seconds, as far as we would wait; its form as a date is not looked at."""
     value = answer.headers.get("retry-after", "")
     return min(float(value), PATIENCE) if value.isascii() and value.isdigit() else 0.0
+
+
+def rejected(answer: bytes) -> tuple[int, str]:
+    """What an ExportTraceServiceResponse says: how many spans were not taken, and why. (0, "") for anything else."""
+    try:
+        said = ExportTraceServiceResponse.FromString(answer).partial_success
+    except DecodeError:
+        return 0, ""
+    return said.rejected_spans, said.error_message

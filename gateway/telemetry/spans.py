@@ -1,169 +1,220 @@
 """From what was kept of a traced request to its spans, in the names of OpenTelemetry's semantic conventions.
 
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable); what is Turnout's own begins with
-``turnout.``. What is alike between many requests is encoded once and remembered.
+``turnout.``. Spans are the SDK's, made at once with both their ends: the SDK's way of starting and ending them
+while a request runs would cost it more than all the rest does.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
-from gateway.telemetry import otlp
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
 from gateway.telemetry.context import Context
-from gateway.telemetry.otlp import attribute, attributes, key, number, real, text
-from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Traced
+from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
+
+log = logging.getLogger("turnout.traces")
 
 LONGEST: Final = 1024
 """Most characters of a text that a client chose: a path, a user agent."""
-REMOTE: Final = 0x300
-"""Flags of a span whose parent is known to be elsewhere (``HAS_IS_REMOTE`` and ``IS_REMOTE``)."""
-LOCAL: Final = 0x100
-NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left", "draining"))
+NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left"))
 """Ends of an attempt that say nothing bad about the backend."""
-_REQUEST_SIZE: Final = key("http.request.body.size")
-_ANSWER_SIZE: Final = key("http.response.body.size")
-_DECISION: Final = key("turnout.decision_id")
-_REQUEST_ID: Final = key("turnout.request_id")
-_GATEWAY_MS: Final = key("turnout.gateway_ms")
-_BACKEND_MS: Final = key("turnout.backend_ms")
-_FALLBACK: Final = attribute("turnout.fallback", True)
 _PORTS: Final = {b"http": 80, b"https": 443}
+_GOOD: Final = Status(StatusCode.UNSET)
+_BAD: Final = Status(StatusCode.ERROR)
+
+Attributes = dict[str, str | bool | int | float]
 
 
-def resource(service: str, further: Mapping[str, str]) -> bytes:
-    """What the spans of this process come from; ``further`` may replace anything of it."""
-    own: dict[str, str | int] = {
-        "service.name": service,
-        "service.version": version("turnout"),
-        "service.instance.id": str(uuid.uuid4()),
-        "host.name": socket.gethostname(),
-        "process.pid": os.getpid(),
-        "telemetry.sdk.language": "python",
-        "telemetry.sdk.name": "turnout",
-        "telemetry.sdk.version": version("turnout"),
-    }
-    return otlp.resource({**own, **further}.items())
+class Spans:
+    """Makes the spans of one process."""
 
+    def __init__(self, service: str, further: Mapping[str, str]) -> None:
+        """``further``: of the resource that the spans come from; it may replace anything of our own."""
+        own: dict[str, str | int] = {
+            "service.name": service,
+            "service.version": version("turnout"),
+            "service.instance.id": str(uuid.uuid4()),
+            "host.name": socket.gethostname(),
+            "process.pid": os.getpid(),
+        }
+        self._resource = Resource.create({**own, **further})
+        self._scope = InstrumentationScope("turnout", version("turnout"))
 
-def scope() -> bytes:
-    return otlp.scope("turnout", version("turnout"))
+    def encoded(self, records: Sequence[Traced]) -> tuple[bytes, int]:
+        """An OTLP request (protobuf) with the spans of the records, and how many these are."""
+        made: list[ReadableSpan] = []
+        for record in records:
+            try:
+                made += self.of(record)
+            except Exception:
+                log.exception("a span could not be built; the others are")
+        return encode_spans(made).SerializeToString(), len(made)
 
+    def of(self, record: Traced) -> list[ReadableSpan]:
+        """All spans of one record."""
+        if isinstance(record, Served):
+            found = [self._attempt(record, attempt, place) for place, attempt in enumerate(record.attempts)]
+            return [self._served(record), *found]
+        return [self._refused(record)] if isinstance(record, Refused) else [self._shadow(record)]
 
-def spans(record: Traced) -> list[bytes]:
-    """All spans of one record, encoded."""
-    if isinstance(record, Served):
-        found = [_attempt(record, attempt, place) for place, attempt in enumerate(record.attempts)]
-        return [_served(record), *found]
-    return [_refused(record)] if isinstance(record, Refused) else [_shadow(record)]
+    # The request --------------------------------------------------------------------------------------
+    def _served(self, record: Served) -> ReadableSpan:
+        o, asked = record.outcome, record.asked
+        bad = record.broken or o.status >= 500
+        attributes: Attributes = {
+            **_asked(asked),
+            "turnout.route": o.route,
+            "turnout.policy": o.policy,
+            "turnout.revision": o.revision,
+            "turnout.epoch": o.epoch,
+            "turnout.variant.assigned": o.assigned,
+            "turnout.variant.served": o.served,
+            "turnout.propensity": float(o.propensity),
+            "turnout.forced": o.forced,
+            "turnout.sticky": o.sticky,
+            "http.response.status_code": o.status,
+            "http.route": record.prefix.decode("latin-1"),
+            "http.request.body.size": o.request_bytes,
+            "http.response.body.size": o.answer_bytes,
+            "turnout.decision_id": o.decision.hex(),
+            "turnout.request_id": o.request_id,
+            "turnout.gateway_ms": o.gateway_ms,
+            "turnout.backend_ms": o.backend_ms,
+        }
+        if o.fallback:
+            attributes["turnout.fallback"] = True
+        if o.error:
+            attributes["turnout.error"] = o.error
+        if o.principal:
+            attributes["turnout.principal"] = o.principal
+        if bad or o.status == 499:
+            attributes["error.type"] = (o.error or str(o.status)) if bad else "client_left"
+        name = _name(asked.method, record.prefix)
+        return self._server(record, record.trace, name, attributes, bad=bad)
 
+    def _refused(self, record: Refused) -> ReadableSpan:
+        bad = record.status >= 500
+        attributes = _asked(record.asked)
+        attributes["http.response.status_code"] = record.status
+        attributes["turnout.error"] = record.code
+        if bad:
+            attributes["error.type"] = record.code
+        return self._server(record, record.trace, _name(record.asked.method, b""), attributes, bad=bad)
 
-# The request -------------------------------------------------------------------------------------------
-def _served(record: Served) -> bytes:
-    trace, o, asked = record.trace, record.outcome, record.asked
-    bad = record.broken or o.status >= 500
-    rest = [
-        _asked(asked),
-        _decided(
-            o.route, o.policy, o.revision, o.epoch, o.assigned, o.served, o.propensity, o.forced, o.sticky
-        ),
-        _status(o.status),
-        _text("http.route", record.prefix.decode("latin-1")),
-        number(_REQUEST_SIZE, o.request_bytes),
-        number(_ANSWER_SIZE, o.answer_bytes),
-        text(_DECISION, o.decision.hex().encode()),
-        text(_REQUEST_ID, o.request_id.encode()),
-        real(_GATEWAY_MS, o.gateway_ms),
-        real(_BACKEND_MS, o.backend_ms),
-        _text("turnout.principal", o.principal) if o.principal else b"",
-        _text("turnout.error", o.error) if o.error else b"",
-        _FALLBACK if o.fallback else b"",
-    ]
-    if bad or o.status == 499:
-        rest.append(attribute("error.type", (o.error or str(o.status)) if bad else "client_left"))
-    return otlp.span(
-        trace_id=trace.span.trace_id,
-        span_id=trace.span.span_id,
-        parent=trace.parent,
-        state=trace.span.state,
-        name=_name(asked.method, record.prefix),
-        kind=otlp.SERVER,
-        begun=_nano(record.begun, record.offset),
-        ended=_nano(record.ended, record.offset),
-        flags=trace.span.flags | (REMOTE if trace.parent else LOCAL),
-        rest=[*rest, *_link(trace.link), otlp.ERROR if bad else b""],
-    )
-
-
-def _refused(record: Refused) -> bytes:
-    trace, asked = record.trace, record.asked
-    bad = record.status >= 500
-    return otlp.span(
-        trace_id=trace.span.trace_id,
-        span_id=trace.span.span_id,
-        parent=trace.parent,
-        state=trace.span.state,
-        name=_name(asked.method, b""),
-        kind=otlp.SERVER,
-        begun=_nano(record.begun, record.offset),
-        ended=_nano(record.ended, record.offset),
-        flags=trace.span.flags | (REMOTE if trace.parent else LOCAL),
-        rest=[
-            _asked(asked),
-            _status(record.status),
-            attribute("turnout.error", record.code),
-            attribute("error.type", record.code) if bad else b"",
-            *_link(trace.link),
-            otlp.ERROR if bad else b"",
-        ],
-    )
-
-
-def _link(context: Context | None) -> list[bytes]:
-    if context is None:
-        return []
-    return [otlp.link(context.trace_id, context.span_id, context.flags | REMOTE, context.state)]
-
-
-def _asked(asked: Asked) -> bytes:
-    known = _target(asked.method, asked.path[:LONGEST], asked.host, asked.scheme, asked.old)
-    known += _ends(asked.peer, asked.client)
-    for line in asked.lines:
-        if line[:11].lower() == b"user-agent:":
-            return known + _text("user_agent.original", line[11:].strip()[:LONGEST].decode("latin-1"))
-    return known
-
-
-@lru_cache(maxsize=1024)
-def _ends(peer: str, client: str) -> bytes:
-    found = attribute("network.peer.address", peer) if peer else b""
-    return found + attribute("client.address", client) if client else found
-
-
-@lru_cache(maxsize=1024)
-def _text(name: str, value: str) -> bytes:
-    """An attribute whose value many requests share."""
-    return attribute(name, value)
-
-
-@lru_cache(maxsize=1024)
-def _target(method: bytes, path: bytes, host: bytes, scheme: bytes, old: bool) -> bytes:
-    name, port = _host(host, scheme)
-    return attributes(
-        (
-            ("http.request.method", method.decode("latin-1")),
-            ("url.path", path.decode("latin-1")),
-            ("url.scheme", scheme.decode()),
-            ("server.address", name),
-            ("server.port", port),
-            ("network.protocol.version", "1.0" if old else "1.1"),
+    def _server(
+        self, record: Served | Refused, trace: Trace, name: str, attributes: Attributes, *, bad: bool
+    ) -> ReadableSpan:
+        own = trace.span
+        return ReadableSpan(
+            name,
+            context=_context(own),
+            parent=_context(own._replace(span_id=trace.parent), remote=True) if trace.parent else None,
+            resource=self._resource,
+            attributes=attributes,
+            links=[Link(_context(trace.link, remote=True))] if trace.link is not None else (),
+            kind=SpanKind.SERVER,
+            instrumentation_scope=self._scope,
+            status=_BAD if bad else _GOOD,
+            start_time=_nano(record.begun, record.offset),
+            end_time=_nano(record.ended, record.offset),
         )
+
+    # Attempts -----------------------------------------------------------------------------------------
+    def _attempt(self, record: Served, attempt: Attempt, place: int) -> ReadableSpan:
+        asked = record.asked
+        attributes = _where(attempt, record.prefix, asked.method, asked.path[:LONGEST])
+        attributes["turnout.attempt"] = attempt.kind
+        if place:
+            attributes["http.request.resend_count"] = place
+        return self._client(attempt, _context(record.trace.span), asked.method, record.offset, attributes)
+
+    def _shadow(self, record: Shadowing) -> ReadableSpan:
+        attributes = _where(record.attempt, record.prefix, record.method, record.path[:LONGEST])
+        attributes["turnout.attempt"] = "shadow"
+        attributes["turnout.route"] = record.route
+        attributes["turnout.decision_id"] = record.decision.hex()
+        links = (Link(_context(record.link)),)
+        return self._client(record.attempt, None, record.method, record.offset, attributes, links)
+
+    def _client(
+        self,
+        attempt: Attempt,
+        parent: SpanContext | None,
+        method: bytes,
+        offset: float,
+        attributes: Attributes,
+        links: Sequence[Link] = (),
+    ) -> ReadableSpan:
+        bad = attempt.result not in NO_ERRORS or attempt.status >= 400
+        if attempt.status:
+            attributes["http.response.status_code"] = attempt.status
+        if attempt.result:
+            attributes["turnout.result"] = attempt.result
+        if bad:
+            attributes["error.type"] = attempt.result or str(attempt.status)
+        return ReadableSpan(
+            _name(method, attempt.plan.name.encode()),
+            context=_context(attempt.span),
+            parent=parent,
+            resource=self._resource,
+            attributes=attributes,
+            events=list(_events(attempt, offset)),
+            links=links,
+            kind=SpanKind.CLIENT,
+            instrumentation_scope=self._scope,
+            status=_BAD if bad else _GOOD,
+            start_time=_nano(attempt.begun, offset),
+            end_time=_nano(attempt.ended, offset),
+        )
+
+
+def _events(attempt: Attempt, offset: float) -> Iterator[Event]:
+    if attempt.sent:
+        yield Event("sent", timestamp=_nano(attempt.sent, offset))
+    if attempt.head:
+        yield Event("answer", timestamp=_nano(attempt.head, offset))
+
+
+def _context(context: Context, *, remote: bool = False) -> SpanContext:
+    return SpanContext(
+        int.from_bytes(context.trace_id, "big"),
+        int.from_bytes(context.span_id, "big"),
+        is_remote=remote,
+        trace_flags=TraceFlags(context.flags),
+        trace_state=TraceState.from_header([context.state.decode("latin-1")]) if context.state else None,
     )
+
+
+def _asked(asked: Asked) -> Attributes:
+    name, port = _host(asked.host, asked.scheme)
+    found: Attributes = {
+        "http.request.method": asked.method.decode("latin-1"),
+        "url.path": asked.path[:LONGEST].decode("latin-1"),
+        "url.scheme": asked.scheme.decode(),
+        "server.address": name,
+        "server.port": port,
+        "network.protocol.version": "1.0" if asked.old else "1.1",
+    }
+    if asked.peer:
+        found["network.peer.address"] = asked.peer
+    if asked.client:
+        found["client.address"] = asked.client
+    user_agent = next((line for line in asked.lines if line[:11].lower() == b"user-agent:"), b"")[11:].strip()
+    if user_agent:
+        found["user_agent.original"] = user_agent[:LONGEST].decode("latin-1")
+    return found
 
 
 def _host(host: bytes, scheme: bytes) -> tuple[str, int]:
@@ -174,125 +225,28 @@ def _host(host: bytes, scheme: bytes) -> tuple[str, int]:
     return name.strip(b"[]").decode("latin-1"), int(port) if port else _PORTS.get(scheme, 80)
 
 
-@lru_cache(maxsize=4096)
-def _decided(
-    route: str, policy: str, revision: int, epoch: int, assigned: str, served: str, propensity: float,
-    forced: bool, sticky: bool,
-) -> bytes:  # fmt: skip
-    return attributes(
-        (
-            ("turnout.route", route),
-            ("turnout.policy", policy),
-            ("turnout.revision", revision),
-            ("turnout.epoch", epoch),
-            ("turnout.variant.assigned", assigned),
-            ("turnout.variant.served", served),
-            ("turnout.propensity", float(propensity)),
-            ("turnout.forced", forced),
-            ("turnout.sticky", sticky),
-        )
-    )
-
-
-@lru_cache(maxsize=600)
-def _status(status: int) -> bytes:
-    return attribute("http.response.status_code", status)
-
-
-@lru_cache(maxsize=1024)
-def _name(method: bytes, target: bytes) -> bytes:
-    return b"%b %b" % (method, target) if target else method
-
-
-# Attempts ----------------------------------------------------------------------------------------------
-def _attempt(record: Served, attempt: Attempt, place: int) -> bytes:
-    method, path = record.asked.method, record.asked.path
-    rest = [
-        _place(attempt, record.prefix, method, path[:LONGEST]),
-        _text("turnout.attempt", attempt.kind),
-        attribute("http.request.resend_count", place) if place else b"",
-    ]
-    return _client_span(attempt, record.trace.span.span_id, method, record.offset, rest)
-
-
-def _shadow(record: Shadowing) -> bytes:
-    link = record.link
-    rest = [
-        _place(record.attempt, record.prefix, record.method, record.path[:LONGEST]),
-        attribute("turnout.attempt", "shadow"),
-        attribute("turnout.route", record.route),
-        attribute("turnout.decision_id", record.decision.hex()),
-        otlp.link(link.trace_id, link.span_id, link.flags | LOCAL),
-    ]
-    return _client_span(record.attempt, b"", record.method, record.offset, rest)
-
-
-def _client_span(attempt: Attempt, parent: bytes, method: bytes, offset: float, rest: list[bytes]) -> bytes:
-    bad = attempt.result not in NO_ERRORS or attempt.status >= 400
-    if attempt.status:
-        rest.append(_status(attempt.status))
-    if attempt.result:
-        rest.append(attribute("turnout.result", attempt.result))
-    if bad:
-        rest.append(attribute("error.type", attempt.result or str(attempt.status)))
-        rest.append(otlp.ERROR)
-    if attempt.sent:
-        rest.append(otlp.event(b"sent", _nano(attempt.sent, offset)))
-    if attempt.head:
-        rest.append(otlp.event(b"answer", _nano(attempt.head, offset)))
-    span = attempt.span
-    return otlp.span(
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent=parent,
-        state=span.state,
-        name=_name(method, attempt.plan.name.encode()),
-        kind=otlp.CLIENT,
-        begun=_nano(attempt.begun, offset),
-        ended=_nano(attempt.ended, offset),
-        flags=span.flags | LOCAL,
-        rest=rest,
-    )
-
-
-def _place(attempt: Attempt, prefix: bytes, method: bytes, path: bytes) -> bytes:
+def _where(attempt: Attempt, prefix: bytes, method: bytes, path: bytes) -> Attributes:
+    """Where an attempt went."""
     plan, address = attempt.plan, attempt.address
-    own = plan.rewrite + path[len(prefix) :] if plan.rewrite is not None else path
-    endpoint = address.endpoint if address is not None else None
-    return _where(
-        plan.name,
-        plan.backend_name,
-        method,
-        plan.base_path + own,
-        endpoint.scheme if endpoint is not None else "",
-        endpoint.host if endpoint is not None else "",
-        endpoint.port if endpoint is not None else 0,
-    )
-
-
-@lru_cache(maxsize=1024)
-def _where(
-    variant: str, backend: str, method: bytes, path: bytes, scheme: str, host: str, port: int
-) -> bytes:
-    """``host``: "" where no address could be named."""
-    found = attributes(
-        (
-            ("http.request.method", method.decode("latin-1")),
-            ("turnout.variant", variant),
-            ("turnout.backend", backend),
-        )
-    )
-    if not host:
+    found: Attributes = {
+        "http.request.method": method.decode("latin-1"),
+        "turnout.variant": plan.name,
+        "turnout.backend": plan.backend_name,
+    }
+    if address is None or not address.endpoint.host:
         return found
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return found + attributes(
-        (
-            ("server.address", host),
-            ("server.port", port),
-            ("url.full", f"{scheme}://{authority}{path.decode('latin-1')}"),
-            ("network.protocol.version", "1.1"),
-        )
-    )
+    end = address.endpoint
+    own = plan.rewrite + path[len(prefix) :] if plan.rewrite is not None else path
+    authority = f"[{end.host}]:{end.port}" if ":" in end.host else f"{end.host}:{end.port}"
+    found["server.address"] = end.host
+    found["server.port"] = end.port
+    found["url.full"] = f"{end.scheme}://{authority}{(plan.base_path + own).decode('latin-1')}"
+    found["network.protocol.version"] = "1.1"
+    return found
+
+
+def _name(method: bytes, target: bytes) -> str:
+    return (b"%b %b" % (method, target) if target else method).decode("latin-1")
 
 
 def _nano(seconds: float, offset: float) -> int:

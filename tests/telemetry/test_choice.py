@@ -38,7 +38,7 @@ def test_who_is_traced(
         server, (client,) = by_kind(to.wait(2))
         assert told(found) == (server.trace_id, client.span_id, 1)
         if says:
-            assert (server.trace_id, server.parent, server.flags) == (TRACE, SPAN, 0x301)
+            assert (server.trace_id, server.parent, server.flags) == (TRACE, SPAN, 0x300)
             assert found.all("tracestate") == [b"foo=1,bar=2"]
             assert server.state == client.state == "foo=1,bar=2"
         else:
