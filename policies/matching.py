@@ -53,6 +53,21 @@ class Matched:
                 against = other.rewards.get(metric, RewardSums())
                 _add_rewards(total, metric, sums, _kept(sums.count, against.count))
 
+    def __add__(self, other: Matched) -> Matched:
+        """Both comparisons as one; neither is changed."""
+        found = Matched()
+        for total, parts in (
+            (found._baseline, (self._baseline, other._baseline)),
+            (found._candidate, (self._candidate, other._candidate)),
+        ):
+            for part in parts:
+                side = Side(part.requests, part.errors, part.latency, part.rewards)
+                _add_counts(total, side, 1.0)
+                _add_latency(total, side, side)
+                for metric, sums in part.rewards.items():
+                    _add_rewards(total, metric, sums, 1.0)
+        return found
+
     def evidence(self, kinds: Mapping[str, Kind], seconds: float) -> tuple[Evidence, Evidence]:
         """(baseline, candidate) as `policies.guardrails.judge_all` takes them; counts may be fractions."""
         return self._as_evidence(self._baseline, kinds, seconds), self._as_evidence(

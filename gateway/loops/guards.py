@@ -21,7 +21,7 @@ from gateway.config.plans import reported
 from gateway.loops.allocation import Allocations
 from gateway.loops.rollout import rail_of
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
-from gateway.state.evidence import RewardedBucket, ended_before, of_buckets
+from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
 from policies.guardrails import Verdict, judge_all
 from policies.matching import Matched, Side
@@ -34,9 +34,19 @@ EVERY: Final = 5.0
 ALPHA: Final = 0.05
 """Probability that anything is ever ejected wrongly, over all variants, guardrails and looks of a route."""
 SETTLED: Final = 10.0
-"""Seconds after which a bucket of the aggregates is taken: its outcomes and most of its rewards are there."""
+"""Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
+STRETCHES: Final = 360
+"""So many at most are read again and again, while their rewards still come in."""
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Fresh:
+    """Rewards of decisions whose window is open. They are read anew now and then."""
+
+    due: float
+    matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
 
 
 @dataclass(slots=True)
@@ -49,8 +59,10 @@ class _Watched:
     ejected: dict[str, str]
     """Variant → why."""
     rewarded: dict[str, float] = field(default_factory=dict)
-    """Of each metric whose missing values count, the end of what is in ``matched``."""
+    """Of each metric, the end of what is in ``matched``: what was decided later may still be rewarded."""
     matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
+    fresh: dict[str, _Fresh] = field(default_factory=dict)
+    """By metric: what has come so far for the decisions behind that end."""
 
 
 class Guards:
@@ -119,7 +131,8 @@ class Guards:
         for variant in others:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
-            pair = watched.matched[variant].evidence(kinds, self._clock() - watched.since)
+            seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
+            pair = seen.evidence(kinds, self._clock() - watched.since)
             judgement = await asyncio.to_thread(
                 judge_all, rails, *pair, ALPHA / len(others), edges=edges, forecast=False
             )
@@ -129,22 +142,40 @@ class Guards:
                 await self._eject(name, variant, watched, failed[0])
 
     async def _add_new(self, document: Document, name: str, baseline: str, watched: _Watched) -> None:
-        """Each bucket goes in once: as soon as it is settled, and for a metric whose missing values count when
-        its window is over."""
+        """Counts go in once, as soon as they are settled; rewards when their window is over, and before that as
+        far as they have come, unless the missing ones count as well."""
         now, declared = self._clock() - SETTLED, reported(document, name)
-        at_once = {metric: m for metric, m in declared.items() if m.missing == "ignore"}
         until = now // BUCKET * BUCKET
         if until > watched.until:
             buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
             watched.until = until
-            _add(watched.matched, baseline, of_buckets(buckets, at_once, now=now), at_once)
+            _add(watched.matched, baseline, of_buckets(buckets, {}, now=now), ())
         for metric, m in declared.items():
-            edge, since = ended_before(now, m.window), watched.rewarded.get(metric, watched.since)
-            if m.missing == "zero" and edge > since:
-                buckets = await self._store.series(name, since=since, until=edge, step=BUCKET)
-                watched.rewarded[metric] = edge
-                read = [replace(b, counts=Counts()) for b in of_buckets(buckets, {metric: m}, now=now)]
-                _add(watched.matched, baseline, read, {metric: m})
+            step = _stretch(m.window) if m.missing == "ignore" else BUCKET
+            edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
+            moved = edge > since
+            if moved:
+                await self._rewards(name, baseline, watched.matched, {metric: m}, since, edge, step)
+                watched.rewarded[metric] = since = edge
+            old = watched.fresh.get(metric)
+            if m.missing == "ignore" and (moved or old is None or now >= old.due):
+                watched.fresh[metric] = fresh = _Fresh(now + step)
+                await self._rewards(name, baseline, fresh.matched, {metric: m}, since, until, step)
+
+    async def _rewards(
+        self,
+        name: str,
+        baseline: str,
+        into: dict[str, Matched],
+        metrics: Mapping[str, Metric],
+        since: float,
+        until: float,
+        step: float,
+    ) -> None:
+        """Adds what was earned by decisions within the limits, in stretches of ``step`` seconds."""
+        buckets = await self._store.series(name, since=since, until=until, step=step)
+        read = of_buckets(buckets, metrics, now=self._clock() - SETTLED)
+        _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
 
     async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
         reason = f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}"
@@ -159,6 +190,11 @@ class Guards:
             "guardrail", name, {"variant": variant, "reason": reason, "evidence": verdict.as_dict()}
         )
         await self._allocations.reconsider(name, f"guardrail: {variant}")
+
+
+def _stretch(window: float) -> float:
+    """Seconds of one stretch, so that a window has at most `STRETCHES` of them."""
+    return max(1.0, window / STRETCHES / BUCKET) // 1 * BUCKET
 
 
 def _add(

@@ -12,6 +12,7 @@ import pytest
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
+from gateway.record.events import Reward
 from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
 from tests.loops.test_watch import START, outcome
@@ -66,12 +67,28 @@ class Scene:
         self.time = START
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
         self.number = 0
+        self.decided: dict[int, float] = {}
 
     def clock(self) -> float:
         return self.time
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
         self.events.append((kind, route, data))
+
+    async def report(self, correct: Mapping[str, float], rng: np.random.Generator, numbers: range) -> None:
+        """What the decisions ``numbers`` earned, told now."""
+        rewards = []
+        for number in numbers:
+            variant = f"v{(number - 1) % 3 + 1}"
+            value = float(rng.random() < correct[variant])
+            row = outcome(number, self.decided[number], variant, 1 / 3)
+            rewards.append(
+                Reward(
+                    row.decision, "correct", value, self.time, row.time, "r", variant, variant, 1, 1 / 3,
+                    row.unit, False,
+                )
+            )  # fmt: skip
+        await self.store.reward(rewards)
 
     async def serve(self, errors: Mapping[str, float], requests: int, rng: np.random.Generator) -> None:
         """Ten seconds in which the three variants get the same and fail as often as ``errors`` says."""
@@ -80,6 +97,7 @@ class Scene:
             variant = f"v{n % 3 + 1}"
             self.number += 1
             row = outcome(self.number, self.time + n * 10.0 / requests, variant, 1 / 3)
+            self.decided[self.number] = row.time
             rows.append(row._replace(error="backend_reset" if rng.random() < errors[variant] else ""))
         await self.store.append(rows)
         self.time += 10.0
@@ -144,3 +162,43 @@ async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
         await leader.step()
     assert min(leader.shares.values()) >= 0.01
     assert scene.events == []
+
+
+@pytest.mark.parametrize("late", [300.0, 3000.0], ids=["minutes", "most of the window"])
+async def test_rewards_that_come_late_count(scene: Scene, late: float) -> None:
+    config = CONFIG.replace("{metric: error_rate, max_increase: 2%}", "{metric: correct, max_decrease: 5%}")
+    leader = Replica(scene, "leader", config)
+    await leader.start()
+    rng = np.random.default_rng(8)
+    served: list[range] = []
+    good = dict.fromkeys(("v1", "v2", "v3"), 0.0)
+    for _ in range(20):
+        served.append(range(scene.number + 1, scene.number + 301))
+        await scene.serve(good, 300, rng)
+        await leader.step()
+    scene.time += late
+    await leader.step()
+    assert scene.events == []
+    for numbers in served:
+        await scene.report({"v1": 0.9, "v2": 0.9, "v3": 0.6}, rng, numbers)
+        scene.time += 10.0
+        await leader.step()
+    assert [data["variant"] for _, _, data in scene.events] == ["v3"]
+
+
+async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -> None:
+    config = CONFIG.replace("error_rate, max_increase: 2%", "correct, max_decrease: 5%")
+    config = config.replace("{type: boolean}", "{type: boolean, window: 2m}")
+    leader = Replica(scene, "leader", config)
+    await leader.start()
+    rng = np.random.default_rng(9)
+    for _ in range(40):
+        numbers = range(scene.number + 1, scene.number + 31)
+        await scene.serve(dict.fromkeys(("v1", "v2", "v3"), 0.0), 30, rng)
+        await scene.report(dict.fromkeys(("v1", "v2", "v3"), 0.5), rng, numbers)
+        await leader.step()
+    watched = leader.guards._watched["r"]
+    seen = sum((f.matched["v3"] for f in watched.fresh.values()), watched.matched["v3"])
+    for side in seen.evidence({"correct": "boolean"}, 400.0):
+        # 40 buckets of ten each, less the last, which is not settled
+        assert side.rewards["correct"].count == 390
