@@ -115,14 +115,15 @@ def cut_short(x: Exchange) -> None:
     if state == DONE or not x.begun:
         return
     x.cancel_attempt()
-    x.error = x.error or "draining"
-    if state != RELAYING:
+    if state != READING:
+        x.leave()
+        x.error = x.error or "draining"
+        x.note("draining")
+    if state == RELAYING:
+        x.done()
+        x.client.abort()
+    else:
         fail(x, TurnoutError("draining", retry_after=1.0))
-        return
-    x.leave()
-    x.note("draining")
-    x.done()
-    x.client.abort()
 
 
 def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 0) -> None:

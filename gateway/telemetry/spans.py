@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from gateway.record.events import BLAMELESS
 from gateway.telemetry.context import Context
 from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
 
@@ -28,7 +29,7 @@ log = logging.getLogger("turnout.traces")
 
 LONGEST: Final = 1024
 """Most characters of a text that a client chose: a path, a user agent."""
-NO_ERRORS: Final = frozenset(("", "hedged", "hedge_lost", "client_left"))
+NO_ERRORS: Final = BLAMELESS | {"hedged", "hedge_lost"}
 """Ends of an attempt that say nothing bad about the backend."""
 _PORTS: Final = {b"http": 80, b"https": 443}
 _GOOD: Final = Status(StatusCode.UNSET)

@@ -152,6 +152,23 @@ def test_a_client_that_leaves_is_nobodys_error(rig: FaultRig, to: Collector) -> 
     assert server.attributes["error.type"] == attempt.attributes["turnout.result"] == "client_left"
 
 
+def test_what_the_end_of_the_process_cuts_short_is_no_fault_of_the_attempt(
+    rig: FaultRig, to: Collector
+) -> None:
+    rig.next("a", HOLD)
+    with rig.client() as client:
+        client.send(request("/plain"))
+        rig.until(lambda: rig.backends["a"].requests)
+        (connection,) = rig.worker.connections
+        rig.call(connection.end)
+        assert client.answer().code == "draining"
+    server, (attempt,) = by_kind(to.wait(2))
+    assert (attempt.failed, attempt.attributes["turnout.result"]) == (False, "draining")
+    assert server.attributes["error.type"] == "draining"
+    assert rig.attempts() == [("v1", "draining")]
+    assert not rig.outcome().failed
+
+
 def test_a_clients_fault_fails_no_span(rig: FaultRig, to: Collector) -> None:
     rig.next("a", ok(b"?", status=b"422 Unprocessable"))
     assert rig.ask("/plain").status == 422
