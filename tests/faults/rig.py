@@ -250,6 +250,8 @@ class FaultRig:
 
         async def found() -> list[dict[str, Any]]:
             await asyncio.sleep(0.05)
+            while any("emit" in str(task.get_coro()) for task in self.gateway.tasks):
+                await asyncio.sleep(0.01)  # what was told is still being written down
             events = await self.gateway.store.events()
             return [json.loads(event.data) for event in events if event.kind == kind]
 
