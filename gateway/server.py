@@ -120,7 +120,7 @@ class Gateway:
             clock=self.now,
             spool=self.spool,
             allowed=self._takes,
-            period=lambda route, *when: period(self._document.routes.get(route), *when),
+            period=self._period,
         )
         self.application = build(self)
         self.revisions = Revisions(
@@ -424,6 +424,11 @@ class Gateway:
     def metrics(self) -> bytes:
         self._update_metrics()
         return self.metrics_.text()
+
+    def _period(self, route: str, epoch: int, decided: float) -> str:
+        move = self.allocations.moves.get(route)
+        competing = move.competing if move is not None else None
+        return period(self._document.routes.get(route), epoch, decided, competing)
 
     async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
         section = self._document.routes.get(route)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, inf, isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from policies.assign import allocation
 from policies.model import Allocation, Discounted, Goal, Learned, RewardSums, Sums
@@ -114,6 +114,15 @@ class Standing:
     """Rewards behind each (of the metric that has fewest)."""
     stopped: str | None
     """The variant that the stop rule names, if it does."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: by variant, what is believed and on how many rewards; and whom the stop rule names."""
+        each = zip(self.posteriors, self.probability_best, self.expected_loss, self.counts, strict=True)
+        rows = [
+            {"mean": posterior.mean, "probability_best": best, "expected_loss": loss, "rewards": count}
+            for posterior, best, loss, count in each
+        ]
+        return {"variants": dict(zip(self.variants, rows, strict=True)), "stopped": self.stopped}
 
     def interval(self, k: int, level: float = 0.95) -> tuple[float, float]:
         return interval(self.posteriors[k], level)

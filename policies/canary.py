@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policies.assign import allocation
+from policies.bandit import Bandit
 from policies.model import Allocation
 
 
@@ -16,6 +17,8 @@ class Canary:
     candidate: str
     weight: float = 0.0
     shadows: tuple[tuple[str, float], ...] = ()
+    then: Bandit | None = None
+    """What decides on the shares of the two after the last stage, where a rollout says so."""
 
 
 def allocate(plan: Canary, weight: float | None = None) -> Allocation:

@@ -12,9 +12,9 @@ nothing. Comparison is with the concurrent baseline of the same epoch only, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from policies import asymptotic
 from policies.contrast import Rate, difference_interval, mean_interval
@@ -134,6 +134,18 @@ class Verdict:
             "more_requests": self.more_requests,
             "minutes": _finite(self.minutes),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`, but that what was not finite is None, and an open end infinite."""
+        ends = data["interval"]
+        open_ends = (-math.inf, math.inf)
+        interval = (
+            None
+            if ends is None
+            else tuple(o if e is None else e for e, o in zip(ends, open_ends, strict=True))
+        )
+        return cls(**{**data, "interval": interval})
 
 
 def _finite(value: float | None) -> float | None:

@@ -7,11 +7,12 @@ done about it. Which signal leads where is data, in `policies.rollout_table`; re
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from policies.guardrails import Verdict
-from policies.rollout_plan import GATE, Gate, Plan, Stage, State, begin, share_of_alpha, stage_of
+from policies.rollout_plan import GATE, Gate, Phase, Plan, Stage, State, begin, share_of_alpha, stage_of
 from policies.rollout_table import COMMANDS, TABLE, Action, Rule, Signal, Status, diagram
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Effect",
     "Event",
     "Gate",
+    "Phase",
     "Plan",
     "Refused",
     "Rule",
@@ -51,20 +53,30 @@ class Tick:
 
     ``sick``: "" or why the baseline is sick (`guardrails.Judgement`). In the gate, samples are compared
     answers and the only verdict is that of `guardrails.judge_agreement`.
+
+    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` whom its stop rule names, and
+    ``beliefs`` what that rests on (kept with the audit).
     """
 
     verdicts: tuple[Verdict, ...] = ()
     samples: float = 0.0
     sick: str = ""
+    share: float | None = None
+    winner: str | None = None
+    beliefs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A person's word: pause, resume, promote, rollback, or set with a ``weight``."""
+    """A person's word: pause, resume, promote, rollback, or set with a ``weight``.
+
+    ``share``: the candidate's while a bandit decides on it; a pause holds it there.
+    """
 
     action: str
     actor: str = ""
     weight: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,9 @@ class Audit:
     """Whose command it was; "" when the rollout went by itself."""
     reason: str
     evidence: tuple[dict[str, Any], ...] = ()
-    """The verdicts as they stood."""
+    """The verdicts as they stood; after them what the bandit believed, where there is one."""
+    phase: Phase = "canary"
+    """After it, as `State.phase`."""
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
@@ -133,7 +147,14 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     if found is None:
         return state, ()
     evidence = tuple(verdict.as_dict() for verdict in event.verdicts)
-    return _apply(state, found, plan, now, reason=reason, evidence=evidence)
+    if event.beliefs is not None:
+        evidence += (dict(event.beliefs),)
+    return _apply(_standing(state, event.share), found, plan, now, reason=reason, evidence=evidence)
+
+
+def _standing(state: State, share: float | None) -> State:
+    """The state with the share that the bandit has come to, where one decides."""
+    return replace(state, weight=share) if state.deciding and share is not None else state
 
 
 def possible(state: State) -> tuple[str, ...]:
@@ -182,6 +203,8 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
         found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
     if state.bake_until is not None and now >= state.bake_until:
         found.append((Signal.BAKED, "the bake is over"))
+    if state.competing is not None and plan.bandit is not None:
+        return found if state.status is Status.PROMOTED else found + _contest(state, tick, plan)
     stage = stage_of(plan, state.stage)
     lasted = now - state.entered >= stage.duration
     decided = not by_verdict["inconclusive"] and not by_verdict["error"] and tick.samples >= stage.min_samples
@@ -191,6 +214,16 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     if lasted and not decided and now >= deadline:
         found.append((Signal.STALE, _undecided(tick, stage)))
     return found
+
+
+def _contest(state: State, tick: Tick, plan: Plan) -> list[tuple[Signal, str]]:
+    """What the bandit's stop rule says. Without a winner it goes on for as long as that takes."""
+    if tick.winner is None:
+        return [(Signal.OPEN, "the bandit has no winner any more")]
+    reason = f"the bandit's winner is {tick.winner}"
+    if plan.bandit != "single":
+        return [(Signal.COMPLETE, reason)]
+    return [(Signal.FINISHED if tick.winner == state.candidate else Signal.LOST, reason)]
 
 
 _KINDS: Final = ("pass", "fail", "inconclusive", "error")
@@ -203,6 +236,8 @@ def _patience(plan: Plan) -> float:
 def _onward(state: State, plan: Plan) -> Signal:
     if state.stage < len(plan.stages) - 1:
         return Signal.PASSED
+    if plan.bandit is not None:
+        return Signal.COMPETE
     return Signal.FINISHED if plan.promote else Signal.COMPLETE
 
 
@@ -234,6 +269,7 @@ def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[St
     if signal is Signal.SET and (weight is None or not 0 <= weight <= 1):
         return state, (Refused("set needs a weight between 0 and 1 (0% and 100%)"),)
     reason = f"{signal} {weight:g}" if signal is Signal.SET and weight is not None else str(signal)
+    state = _standing(state, command.share)
     return _apply(state, signal, plan, now, actor=command.actor, reason=reason, given=weight)
 
 
@@ -264,18 +300,31 @@ def _apply(
         moved = replace(moved, window=now)
         effects.append(SetWeight(moved.weight, reason))
     effects.append(
-        Audit(now, signal, state.status, moved.status, moved.stage, moved.weight, actor, reason, evidence)
+        Audit(
+            now,
+            signal,
+            state.status,
+            moved.status,
+            moved.stage,
+            moved.weight,
+            actor,
+            reason,
+            evidence,
+            moved.phase,
+        )
     )
     return moved, tuple(effects)
 
 
-def _shares(state: State, plan: Plan) -> tuple[float, float]:
-    return state.weight, shadow_share(state, plan)
+def _shares(state: State, plan: Plan) -> tuple[float, float, bool]:
+    return state.weight, shadow_share(state, plan), state.deciding
 
 
 def _act(state: State, action: Action, plan: Plan, now: float, given: float | None) -> State:
     if action is Action.NEXT:
         return _enter(state, state.stage + 1, plan, now)
+    if action is Action.COMPETE:
+        return replace(state, competing=now, entered=now, patient_from=now)
     if action is Action.RESTART:
         return replace(begin(plan, now), checked=state.checked)
     if action is Action.CONTINUE:
@@ -307,7 +356,11 @@ def _set(state: State, weight: float, now: float) -> State:
 
 
 def _resume(state: State, plan: Plan, now: float) -> State:
-    """Goes on where the pause began; after a weight set by hand, at the first stage that is no smaller."""
+    """Goes on where the pause began; after a weight set by hand, at the first stage that is no smaller. A bandit
+    takes up its share again, whatever was set."""
+    if state.competing is not None and plan.bandit is not None:
+        return state
+    state = replace(state, competing=None)
     if state.weight == stage_of(plan, state.stage).weight:
         return replace(state, entered=state.entered + now - state.since, patient_from=now)
     if state.weight == 0:
@@ -317,6 +370,10 @@ def _resume(state: State, plan: Plan, now: float) -> State:
 
 
 def _adapt(state: State, plan: Plan, now: float) -> State:
+    if state.competing is not None:
+        if plan.bandit is not None:
+            return state
+        return _enter(replace(state, competing=None), len(plan.stages) - 1, plan, now)
     stage = min(max(state.stage, plan.first), len(plan.stages) - 1)
     if stage_of(plan, stage).weight != state.weight:
         return _enter(state, stage, plan, now)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from policies.rollout_table import Status
 
 GATE: Final = -1
 """The stage before the first: the candidate only shadows, until it agrees with the baseline enough."""
+
+Phase = Literal["shadow", "canary", "bandit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class Plan:
     candidate: str
     stages: tuple[Stage, ...]
     promote: bool = True
-    """on_success: promote; else wait for a person."""
+    """on_success: promote; else wait for a person, or go on as ``bandit`` says."""
+    bandit: Literal["ask", "single"] | None = None
+    """on_success: bandit, and what becomes of its winner: a person is asked, or it gets everything."""
     bake: float = 3_600.0
     patience: float | None = 86_400.0
     """How long past its time a stage may stay undecided before the rollout pauses; None: for ever."""
@@ -62,8 +66,9 @@ class Plan:
 
     @property
     def looks(self) -> int:
-        """In how many windows guardrails are judged: gate, stages, bake. See `share_of_alpha`."""
-        return len(self.stages) + (self.gate is not None) + (self.bake > 0)
+        """In how many windows guardrails are judged: gate, stages, bandit, bake. See `share_of_alpha`."""
+        others = (self.gate is not None, self.bandit is not None, self.bake > 0)
+        return len(self.stages) + sum(others)
 
 
 def share_of_alpha(plan: Plan, alpha: float = 0.05) -> float:
@@ -102,6 +107,20 @@ class State:
     checked: float = -math.inf
     """The last tick."""
     reason: str = ""
+    competing: float | None = None
+    """Since when a bandit decides on the share, pauses included; None while the stages do."""
+
+    @property
+    def phase(self) -> Phase:
+        """Which life of the policy this is, or was when the rollout ended."""
+        if self.competing is not None:
+            return "bandit"
+        return "shadow" if self.stage == GATE else "canary"
+
+    @property
+    def deciding(self) -> bool:
+        """Whether the bandit decides on the share at this moment; else it is ``weight``."""
+        return self.competing is not None and self.status in (Status.RUNNING, Status.WAITING)
 
     def as_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__slots__}
@@ -112,7 +131,8 @@ class State:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
         try:
-            fields = {name: data[name] for name in cls.__slots__}
+            fields = {"competing": None, **data}
+            fields = {name: fields[name] for name in cls.__slots__}
             fields["status"] = Status(fields["status"])
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])
             return cls(**fields)

@@ -1,10 +1,12 @@
 """The life of a canary, as a table.
 
 A rollout is in one of six states. `running`: the candidate has a stage's share, and the guardrails are
-watched until the stage is shown to be good, bad, or cannot be decided. `waiting`: all stages are passed,
-and a person is to promote. `paused`: nothing goes forward by itself. `halted`: the baseline is sick, so
-there is nothing to compare with, and a person must look. `promoted`: the candidate has all traffic; for
-the time of the bake it is still watched. `rolled_back`: the baseline has all traffic.
+watched until the stage is shown to be good, bad, or cannot be decided; or, after the last stage, a bandit
+over the two decides on the share (`compete`), until its stop rule names a winner. `waiting`: all stages are
+passed, or the bandit has a winner, and a person is to promote or roll back. `paused`: nothing goes forward by
+itself; a bandit's share is held. `halted`: the baseline is sick, so there is nothing to compare with, and a
+person must look. `promoted`: the candidate has all traffic; for the time of the bake it is still watched.
+`rolled_back`: the baseline has all traffic.
 
 Everything that happens is a *signal*. Some are read off a tick (time, sample counts and verdicts), some
 are commands of people, one is a change of configuration. `TABLE` says for each state which signals mean
@@ -45,7 +47,13 @@ class Signal(StrEnum):
     FINISHED = "finished"
     """The same, of the last stage, and the plan says to promote."""
     COMPLETE = "complete"
-    """The same, of the last stage, and the plan says to wait for a person."""
+    """The same, of the last stage, and the plan says to wait for a person; or the bandit has a winner, likewise."""
+    COMPETE = "compete"
+    """The same, of the last stage, and the plan says that a bandit over candidate and baseline goes on."""
+    LOST = "lost"
+    """The bandit's winner is the baseline. (Where it is the candidate, that is `finished`.)"""
+    OPEN = "open"
+    """The bandit asked about a winner, and has none any more."""
     STALE = "stale"
     """Still undecided when the patience for the stage is over."""
     BAKED = "baked"
@@ -76,6 +84,8 @@ class Action(StrEnum):
     RESTART = "restart"
     FULL = "full"
     ZERO = "zero"
+    COMPETE = "compete"
+    """A bandit decides on the share from now on."""
     GIVEN = "given"
     """The weight that the command names."""
     ADAPT = "adapt"
@@ -104,6 +114,8 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.PASSED: Rule(Status.RUNNING, Action.NEXT),
         Signal.FINISHED: _FULL,
         Signal.COMPLETE: Rule(Status.WAITING, Action.KEEP),
+        Signal.COMPETE: Rule(Status.RUNNING, Action.COMPETE),
+        Signal.LOST: _BACK,
         Signal.STALE: _PAUSE,
         Signal.PAUSE: _PAUSE,
         Signal.PROMOTE: _FULL,
@@ -115,6 +127,7 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
     Status.WAITING: {
         Signal.FAIL: _BACK,
         Signal.SICK: _HALT,
+        Signal.OPEN: Rule(Status.RUNNING, Action.KEEP),
         Signal.PAUSE: _PAUSE,
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,

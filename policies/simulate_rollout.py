@@ -8,6 +8,7 @@ false-alarm rate under continuous peeking.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import exp, floor, inf, log
@@ -74,7 +75,7 @@ class RolloutReport:
     repetitions: int
     seed: int | None
     ended: dict[str, Estimated]
-    """Share of rollouts by final state; "running" where time was up."""
+    """Share of rollouts by final state; "running" where time was up, "bandit" where one took over: here it ends."""
     time_to_end: Estimated
     """Median."""
     time_to_detect: Estimated
@@ -113,13 +114,13 @@ def run(
             progress(repetition + 1, repetitions)
     since = world.turns_at if world.turned is not None else 0.0
     rolled_back = [time - since if s.status is Status.ROLLED_BACK else inf for s, time, _ in ends]
-    over = [time if s.status in _ENDED else inf for s, time, _ in ends]
-    counts = {status.value: sum(s.status is status for s, _, _ in ends) for status in Status}
+    over = [time if s.status in _ENDED or s.competing is not None else inf for s, time, _ in ends]
+    counts = Counter("bandit" if s.competing is not None else s.status.value for s, _, _ in ends)
     return RolloutReport(
         world.name,
         repetitions,
         seed,
-        {name: summary.share(count, repetitions) for name, count in counts.items() if count},
+        {name: summary.share(counts[name], repetitions) for name in (*Status, "bandit") if counts[name]},
         summary.median(over),
         summary.median(rolled_back),
         summary.mean([exposed for _, _, exposed in ends]),
@@ -150,7 +151,9 @@ class _Trial:
     def run(self) -> tuple[State, float, float]:
         """The final state, when it was reached, and the candidate's requests until then."""
         now = 0.0
-        while now < self.world.seconds and self.state.status is Status.RUNNING:
+        while (
+            now < self.world.seconds and self.state.status is Status.RUNNING and self.state.competing is None
+        ):
             arrived = self._serve(now)
             now += self.tick
             self._look(now, anew=arrived > 0 or not self.found.verdicts)

@@ -37,13 +37,14 @@ export function standing(report) {
 const ROLLOUT_TONES = { running: "open", promoted: "good", halted: "bad", rolled_back: "bad" };
 
 function rollout(report) {
-  const { state, verdicts } = report.rollout;
+  const { state, phase, verdicts } = report.rollout;
   const tone = ROLLOUT_TONES[state] ?? "thin";
   const title = `${STATES[state] ?? sentence(state)}: ${report.candidate} has ${share(report.allocation[report.candidate] ?? 0)} of the traffic`;
   const told = (wanted) => (verdicts ?? []).filter((v) => v.verdict === wanted).map((v) => v.metric).join(", ");
   if (told("fail")) return { tone: "bad", title, detail: `A guardrail fails: ${told("fail")}.` };
   if (told("error")) return { tone: "thin", title, detail: `A guardrail could not be looked at: ${told("error")}.` };
   if (told("inconclusive")) return { tone, title, detail: `Too early to tell: ${told("inconclusive")}.` };
+  if (phase === "bandit" && state === "running") return { tone, title, detail: contest(report).title + "." };
   return { tone, title, detail: verdicts?.length ? "All guardrails pass." : contest(report).title + "." };
 }
 
@@ -132,9 +133,9 @@ function winner({ before, state, winner: name, by, command }) {
   return `${name} ${state === "asking" ? `has won; to hand over: ${command}` : `gets everything, by ${by}`}`;
 }
 
-function step({ source, target, stage, weight, actor, reason }) {
+function step({ source, target, phase, stage, weight, actor, reason }) {
   const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
-  const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, stage ${stage + 1}`;
+  const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, ${phase === "bandit" ? phase : `stage ${stage + 1}`}`;
   return [moved, `${share(weight)} of the traffic`, reason, actor && `by ${actor}`].filter(Boolean).join(" · ");
 }
 

@@ -23,6 +23,9 @@ CANDIDATES: Final = {
     "less accurate": Service(correct=0.82, agrees=0.9),
 }
 """What the candidate is like; the baseline is sound."""
+_STOPS: Final = (
+    "the simulation ends where the bandit takes over; to follow that, simulate a route with it as its policy"
+)
 LOOKS: Final = 500
 """At most so many in one run; the gateway looks each second."""
 
@@ -33,6 +36,8 @@ def run(arguments: argparse.Namespace, name: str, section: Canary) -> int:
     rollout = plan_of(section)
     rails = [rail_of(rail) for rail in section.guardrails]
     notes = [note for note in map(_note, rails) if note]
+    if rollout.bandit is not None:
+        notes.append(_STOPS)
     reports = [
         _simulated(arguments, rollout, [_known(rail) for rail in rails], world)
         for world in chosen(list(CANDIDATES), arguments.world)

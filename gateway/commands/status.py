@@ -35,9 +35,9 @@ def _shown(route: dict[str, Any]) -> str:
         lines.append("  shadows: " + ", ".join(f"{n} {s:.0%}" for n, s in route["shadows"].items()))
     rollout = route["rollout"]
     if rollout is not None:
-        lines.append(
-            f"  rollout: {rollout['state']}, stage {rollout['stage'] + 1} at {rollout['weight']:.1%}"
-        )
+        lines.append(f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}")
+        if rollout["state"] != "running" and rollout.get("reason"):
+            lines.append(f"    {rollout['reason']}")
         lines += [f"    {_verdict(v)}" for v in rollout["verdicts"]]
     stop = route.get("stop")
     if stop is not None and stop["winner"] is not None:
@@ -45,6 +45,10 @@ def _shown(route: dict[str, Any]) -> str:
     lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
     lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
     return "\n".join(lines) + "\n"
+
+
+def _phase(rollout: dict[str, Any]) -> str:
+    return f"stage {rollout['stage'] + 1}" if rollout["phase"] == "canary" else str(rollout["phase"])
 
 
 def _verdict(verdict: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from gateway.config.document import Document, Route
 from gateway.config.faults import KeyPath
-from gateway.config.policy import Bandit, Canary, named_variants
+from gateway.config.policy import Bandit, Canary, bandit_of, named_variants
 from gateway.config.references import Finding
 
 
@@ -101,9 +101,11 @@ def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[F
 
 
 def _floorless(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Bandit) and route.policy.floor == 0:
+    policy = bandit_of(route.policy)
+    if policy is not None and policy.floor == 0:
         message = "with a floor of 0 intervals for the losing variants mislead; 1% or more keeps them honest"
-        yield Finding((*here, "policy", "floor"), message)
+        at = () if isinstance(route.policy, Bandit) else ("bandit",)
+        yield Finding((*here, "policy", *at, "floor"), message)
 
 
 def _guarded_rows(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:

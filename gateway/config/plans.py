@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gateway.config.document import BetaPrior, Document, GammaPrior, Metric, NormalPrior, Route
@@ -32,7 +31,7 @@ def plan(document: Document, name: str) -> Plan:
     if isinstance(section, ShadowSection):
         return Shadow(section.primary, shadows)
     if isinstance(section, CanarySection):
-        return Canary(section.baseline, section.candidate, section.stages[0].weight, shadows)
+        return _canary(document, route, section, shadows)
     if isinstance(section, BanditSection):
         return _bandit(document, route, section, shadows)
     return Split(tuple(section.weights.items()), shadows)
@@ -44,13 +43,16 @@ def reported(document: Document, name: str) -> dict[str, Metric]:
     return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
 
 
-def period(route: Route | None, epoch: int, decided: float) -> str:
+def period(route: Route | None, epoch: int, decided: float, competing: float | None = None) -> str:
     """Within what all values of a sticky unit are one observation (`gateway.state.units`).
 
     Guardrails of a canary compare within an epoch, so a unit counts once in each. A bandit's epochs follow one
-    another each second, and its beliefs are of all time; where it forgets, of about a half-life.
+    another each second, and its beliefs are of all time; where it forgets, of about a half-life. ``competing``:
+    since when a canary's bandit decides.
     """
     section = route.policy if route is not None else None
+    if isinstance(section, CanarySection) and competing is not None and decided >= competing:
+        section = section.contest or section
     if not isinstance(section, BanditSection):
         return f"e{epoch}"
     if section.discount is None:
@@ -60,20 +62,23 @@ def period(route: Route | None, epoch: int, decided: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a rollout has made of a canary's plan: the candidate's share, and the gate's shadow."""
+    """What a rollout has made of a canary's plan: the candidate's share, and the gate's shadow; or that a bandit
+    decides."""
 
     weight: float
     shadows: tuple[tuple[str, float], ...] = ()
-
-
-def weighted(weight: float, shadows: Mapping[str, float]) -> Move:
-    return Move(weight, tuple(shadows.items()))
+    competing: float | None = None
+    """Since when the rollout is with its bandit (`policies.rollout.State.competing`)."""
+    deciding: bool = False
+    """Whether that decides now, in place of ``weight``."""
 
 
 def moved(found: Plan, move: Move | None) -> Plan:
     """``found`` where its rollout stands."""
     if move is None or not isinstance(found, Canary):
         return found
+    if move.deciding and found.then is not None:
+        return replace(found.then, shadows=found.shadows)
     return replace(found, weight=move.weight, shadows=(*found.shadows, *move.shadows))
 
 
@@ -83,6 +88,20 @@ def features_of(section: BanditSection) -> tuple[Feature, ...]:
         Numeric(name, f.minimum, f.maximum) if f.values is None else Categorical(name, f.values)
         for name, f in section.features.items()
     )
+
+
+def _canary(
+    document: Document, route: Route, section: CanarySection, shadows: tuple[tuple[str, float], ...]
+) -> Canary:
+    then, contest = None, section.contest
+    if contest is not None:
+        found = _bandit(document, route, contest, ())
+        assert isinstance(found, Bandit)
+        # Its rule names a winner; what follows from that is the rollout's to say.
+        stop = found.stop and replace(found.stop, then="ask")
+        # In the order in which the canary lays out its ranges: from one to the other no more units move than must.
+        then = replace(found, variants=(section.candidate, section.baseline), stop=stop)
+    return Canary(section.baseline, section.candidate, section.stages[0].weight, shadows, then)
 
 
 def _contextual(

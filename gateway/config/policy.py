@@ -100,22 +100,6 @@ class Gate(Part):
     min_samples: Count = 100
 
 
-class Canary(Part):
-    """The candidate's share grows by stages while the guardrails hold."""
-
-    type: Literal["canary"] = "canary"
-    baseline: Name
-    candidate: Name
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    guardrails: tuple[Guardrail, ...] = ()
-    gate: Gate | None = None
-    on_success: Literal["promote", "wait"] = "promote"
-    bake: Duration = 3600.0
-    """After promotion the guardrails are still watched for so long, with a fast way back."""
-    inconclusive: Positive | None = 86400.0
-    """So long past its time may a stage stay undecided before the rollout pauses; null: for ever."""
-
-
 class BetaPrior(Part):
     """For boolean and fraction metrics."""
 
@@ -226,10 +210,7 @@ class Bandit(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.metric is None) == (self.utility is None):
-            raise ValueError("write exactly one of 'metric' and 'utility'")
-        if self.prior is not None and self.utility is not None:
-            raise ValueError("'prior' belongs to one metric, not to a 'utility'; leave it out")
+        _learns_one_thing(self)
         if self.guardrails and self.baseline is None:
             raise ValueError("guardrails compare with a baseline; write 'baseline: VARIANT'")
         if (self.algorithm == "linear") != bool(self.features):
@@ -270,7 +251,78 @@ class Bandit(Part):
         return tuple(self.utility or ()) if self.metric is None else (self.metric,)
 
 
+def _learns_one_thing(section: Bandit | Contest) -> None:
+    if (section.metric is None) == (section.utility is None):
+        raise ValueError("write exactly one of 'metric' and 'utility'")
+    if section.prior is not None and section.utility is not None:
+        raise ValueError("'prior' belongs to one metric, not to a 'utility'; leave it out")
+    if section.stop is not None and section.discount is not None:
+        raise ValueError("a bandit that forgets can't stop for good; leave 'stop' or 'discount' out")
+
+
+class Contest(Part):
+    """The bandit that goes on where a canary's stages end, over its baseline and its candidate."""
+
+    metric: Name | None = None
+    utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
+    algorithm: Literal["thompson", "top_two"] = "thompson"
+    floor: Share = 0.01
+    prior: Prior | None = None
+    discount: Discount | None = None
+    stop: Stop | None = None
+    """Whoever it names is promoted, or rolled back to; null: a person ends it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _learns_one_thing(self)
+        return self
+
+    def policy(self, **more: Any) -> Bandit:
+        """The same as a bandit's section; ``more`` of its fields."""
+        return Bandit.model_construct(
+            **{name: getattr(self, name) for name in type(self).model_fields}, **more
+        )
+
+
+class Canary(Part):
+    """The candidate's share grows by stages while the guardrails hold."""
+
+    type: Literal["canary"] = "canary"
+    baseline: Name
+    candidate: Name
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    guardrails: tuple[Guardrail, ...] = ()
+    gate: Gate | None = None
+    on_success: Literal["promote", "wait", "bandit"] = "promote"
+    bandit: Contest | None = None
+    """After the last stage, with ``on_success: bandit``."""
+    bake: Duration = 3600.0
+    """After promotion the guardrails are still watched for so long, with a fast way back."""
+    inconclusive: Positive | None = 86400.0
+    """So long past its time may a stage stay undecided before the rollout pauses; null: for ever."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.on_success == "bandit") != (self.bandit is not None):
+            raise ValueError(
+                "'on_success: bandit' and the section 'bandit' need each other; write both or neither"
+            )
+        return self
+
+    @property
+    def contest(self) -> Bandit | None:
+        """The bandit over baseline and candidate that follows the last stage, as a policy of its own."""
+        if self.bandit is None:
+            return None
+        return self.bandit.policy(baseline=self.baseline, guardrails=self.guardrails)
+
+
 Policy = Annotated[Single | Split | Shadow | Canary | Bandit, Field(discriminator="type")]
+
+
+def bandit_of(policy: Single | Split | Shadow | Canary | Bandit) -> Bandit | None:
+    """The bandit that ``policy`` is, or will come to."""
+    return policy.contest if isinstance(policy, Canary) else policy if isinstance(policy, Bandit) else None
 
 
 def named_variants(

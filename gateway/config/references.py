@@ -153,9 +153,13 @@ class _RouteCheck:
             if policy.baseline == policy.candidate:
                 message = "the candidate is the baseline itself; write another variant"
                 yield Finding(self._at("policy", "candidate"), message)
-            yield from self._guardrails(policy.guardrails)
+            if policy.contest is None:
+                yield from self._guardrails(policy.guardrails)
+            else:
+                pair = (policy.baseline, policy.candidate)
+                yield from self._bandit(policy.contest, pair, "policy", "bandit")
         if isinstance(policy, Bandit):
-            yield from self._bandit(policy)
+            yield from self._bandit(policy, self.variants, "policy")
 
     def _guardrails(self, guardrails: Iterable[Guardrail]) -> Iterator[Finding]:
         for index, guardrail in enumerate(guardrails):
@@ -163,19 +167,20 @@ class _RouteCheck:
                 guardrail.metric, "policy", "guardrails", index, "metric", by_gateway=True
             )
 
-    def _bandit(self, policy: Bandit) -> Iterator[Finding]:
+    def _bandit(self, policy: Bandit, variants: tuple[str, ...], *at: str) -> Iterator[Finding]:
+        """``at``: where it is written."""
         yield from self._guardrails(policy.guardrails)
         for name in policy.metrics:
             yield from self._metric(
-                name, "policy", *(("metric",) if policy.utility is None else ("utility", name))
+                name, *at, *(("metric",) if policy.utility is None else ("utility", name))
             )
-        if policy.floor * len(self.variants) > 1:
-            most = 100 / len(self.variants)
+        if policy.floor * len(variants) > 1:
+            most = 100 / len(variants)
             message = (
-                f"a floor of {policy.floor:.4g} for each of {len(self.variants)} variants exceeds the whole;"
+                f"a floor of {policy.floor:.4g} for each of {len(variants)} variants exceeds the whole;"
                 f" write {most:.4g}% or less"
             )
-            yield Finding(self._at("policy", "floor"), message)
+            yield Finding(self._at(*at, "floor"), message)
         if policy.features:
             yield from self._features(policy)
         metric = self.document.metrics.get(policy.metric or "")
@@ -183,7 +188,7 @@ class _RouteCheck:
             message = (
                 f"this prior is not for a metric of type {metric.type}; write {_PRIOR_KEYS[metric.type]}"
             )
-            yield Finding(self._at("policy", "prior"), message)
+            yield Finding(self._at(*at, "prior"), message)
 
     def _features(self, policy: Bandit) -> Iterator[Finding]:
         shadows = self.route.all_shadows
@@ -244,6 +249,10 @@ def names_in(
     for name in _keys_of(policy.get("utility")):
         if name not in names.metrics:
             yield Finding((*here, "utility", name), *unknown("metric", name, names.metrics), of_key=True)
+    contest = policy.get("bandit")
+    if isinstance(contest, dict):
+        learns = {key: contest[key] for key in ("metric", "utility") if key in contest}
+        yield from names_in(learns, (*here, "bandit"), names, variants)
     guardrails = policy.get("guardrails")
     for index, rail in enumerate(guardrails if isinstance(guardrails, list) else ()):
         name = rail.get("metric") if isinstance(rail, dict) else None

@@ -118,6 +118,10 @@ class Verdict(BaseModel):
 
 class Rollout(BaseModel):
     state: Literal["running", "waiting", "paused", "halted", "promoted", "rolled_back"]
+    phase: Annotated[
+        Literal["shadow", "canary", "bandit"],
+        Field(description="The gate, the stages, or what follows them."),
+    ]
     stage: int | None = None
     weight: float | None = None
     verdicts: list[Verdict] = []

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.config.plans import reported
+from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
 from gateway.control.news import News
 from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
@@ -89,8 +90,8 @@ class Desk:
         )
 
     async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:
-        policy = self.context.document().routes[name].policy
-        if policy.type != "bandit" or policy.discount is None:
+        policy = bandit_of(self.context.document().routes[name].policy)
+        if policy is None or policy.discount is None:
             return {}
         half_life, now = policy.discount.half_life, self.context.now()
         since = now - _HALF_LIVES * half_life

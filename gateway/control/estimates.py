@@ -17,6 +17,7 @@ from gateway.config.document import Metric
 from gateway.state.evidence import Rewarded
 from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Standing, assess
+from policies.canary import Canary
 from policies.contextual import Contextual
 from policies.model import Discounted, Goal, Learned, RewardSums
 from policies.posterior import Posterior, compare, interval
@@ -90,6 +91,8 @@ def standings(
     discounted: Mapping[tuple[str, str], Discounted],
 ) -> Standings:
     """P(best) and expected loss of each variant that takes part."""
+    if isinstance(plan, Canary) and plan.then is not None:
+        plan = plan.then  # what is to decide in the end is worth knowing from the beginning
     if isinstance(plan, Contextual):
         # Each variant has seen other requests than the rest, and who is best depends on them.
         return Standings(plan.metric, plan.goal)

@@ -34,6 +34,7 @@ from policies.allocate import Plan, allocate
 from policies.bandit import Bandit, Standing
 from policies.contextual import Contextual, Ensemble
 from policies.features import fingerprint
+from policies.guardrails import Judgement
 from policies.linear import LinearSums
 from policies.model import Allocation, Discounted, Learned
 
@@ -93,6 +94,8 @@ class Allocations:
         self.caps: dict[str, dict[str, float]] = {}
         self.winners: dict[str, str] = {}
         """The variant that a bandit was handed over to (`gateway.loops.stops`), by route."""
+        self.judged: dict[str, tuple[float, Judgement]] = {}
+        """Of each canary that is with its bandit: since when, and what its guardrails say (`gateway.loops.guards`)."""
         self.standings: dict[str, Standing] = {}
         """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
@@ -207,11 +210,11 @@ class Allocations:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
         held, document = self.held[name], self._document
         assert document is not None
-        if isinstance(held.plan, Bandit | Contextual):
-            await self._learn(name, reason)
-            return
         wanted = moved(plan(document, name), self.moves.get(name))
         self.held[name] = replace(held, plan=wanted)
+        if isinstance(wanted, Bandit | Contextual):
+            await self._learn(name, reason)
+            return
         await self._publish(name, allocate(wanted, Learned(previous=held.allocation)), reason, "")
 
     def _follow(self, name: str) -> None:
@@ -263,7 +266,7 @@ class Allocations:
         self._asked[name] = held.plan, learned
         self.standings[name] = standing
         if not _same(held.allocation, fresh, within=1e-6):
-            await self._publish(name, fresh, reason, _evidence(standing))
+            await self._publish(name, fresh, reason, json.dumps(standing.as_dict()))
 
     async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
         """The same for a bandit with features. All work on numbers is done in threads."""
@@ -384,23 +387,3 @@ def _same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:
         return all(abs(one[name] - other[name]) <= within for name in one)
     owners = [a.variants[k] for k in a.owners] == [b.variants[k] for k in b.owners]
     return owners and a.bounds == b.bounds
-
-
-def _evidence(standing: Standing) -> str:
-    rows: Mapping[str, Mapping[str, float]] = {
-        name: {
-            "mean": posterior.mean,
-            "probability_best": best,
-            "expected_loss": loss,
-            "rewards": count,
-        }
-        for name, posterior, best, loss, count in zip(
-            standing.variants,
-            standing.posteriors,
-            standing.probability_best,
-            standing.expected_loss,
-            standing.counts,
-            strict=True,
-        )
-    }
-    return json.dumps({"variants": rows, "stopped": standing.stopped})

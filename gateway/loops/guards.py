@@ -1,4 +1,5 @@
-"""Guardrails that bind a bandit: a variant shown to breach one gets no more traffic, whatever it earns.
+"""Guardrails that bind a bandit: a variant shown to breach one gets no more traffic, whatever it earns. Likewise
+those of a canary that is with its bandit; its rollout, which goes back then, reads here what they say.
 
 The leader compares each variant with the concurrent baseline (`policies.matching`), always validly. What is
 ejected is kept in the store, and stays ejected until the route's policy section is edited.
@@ -16,16 +17,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.config.document import Bandit, Document
+from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.config.plans import reported
 from gateway.loops.allocation import Allocations
-from gateway.loops.rollout import rail_of
+from gateway.loops.rollout import plan_of, rail_of
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
-from policies.guardrails import Verdict, judge_all
+from policies.guardrails import Judgement, Verdict, judge_all
 from policies.matching import Matched, Side
 from policies.model import RewardSums
+from policies.rollout import share_of_alpha
 
 log = logging.getLogger("turnout.guards")
 
@@ -39,6 +41,19 @@ STRETCHES: Final = 360
 """So many at most are read again and again, while their rewards still come in."""
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What binds one route."""
+
+    baseline: str
+    guardrails: tuple[Guardrail, ...]
+    fingerprint: str
+    """With another one everything begins anew."""
+    alpha: float = ALPHA
+    competing: float | None = None
+    """Of a canary: since when it is with its bandit."""
 
 
 @dataclass(slots=True)
@@ -58,6 +73,8 @@ class _Watched:
     until: float
     ejected: dict[str, str]
     """Variant → why."""
+    judgement: Judgement | None = None
+    """Of a canary's candidate, as last kept."""
     rewarded: dict[str, float] = field(default_factory=dict)
     """Of each metric, the end of what is in ``matched``: what was decided later may still be rewarded."""
     matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
@@ -86,24 +103,37 @@ class Guards:
             await asyncio.sleep(EVERY)
 
     async def step(self, document: Document) -> None:
-        for name, route in document.routes.items():
-            section = route.policy
-            if isinstance(section, Bandit) and section.guardrails:
-                await self._step(document, name, section)
+        for name in document.routes:
+            bound = self._bound(document, name)
+            if bound is not None and bound.guardrails:
+                await self._step(document, name, bound)
 
-    async def _step(self, document: Document, name: str, section: Bandit) -> None:
-        watched = await self._known(name, section)
+    def _bound(self, document: Document, name: str) -> _Bound | None:
+        section = document.routes[name].policy
+        if isinstance(section, Bandit) and section.baseline is not None:
+            return _Bound(section.baseline, section.guardrails, _fingerprint(section))
+        move = self._allocations.moves.get(name)
+        if not isinstance(section, Canary) or move is None or move.competing is None:
+            return None
+        if not move.deciding and move.weight in (0.0, 1.0):
+            return None  # it has ended, or there is nobody to compare with
+        alpha = share_of_alpha(plan_of(section), ALPHA)
+        fingerprint = _fingerprint(section, str(move.competing))
+        return _Bound(section.baseline, section.guardrails, fingerprint, alpha, move.competing)
+
+    async def _step(self, document: Document, name: str, bound: _Bound) -> None:
+        watched = await self._known(name, bound)
         caps = dict.fromkeys(watched.ejected, 0.0)
         if self._allocations.caps.get(name, {}) != caps:
             self._allocations.caps[name] = caps
             if self._allocations.leads:
                 await self._allocations.reconsider(name, "guardrail")
         if self._allocations.leads:
-            await self._look(document, name, section, watched)
+            await self._look(document, name, bound, watched)
 
-    async def _known(self, name: str, section: Bandit) -> _Watched:
+    async def _known(self, name: str, bound: _Bound) -> _Watched:
         """What the store says is ejected under this very section; a new section begins anew."""
-        fingerprint = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:16]
+        fingerprint = bound.fingerprint
         found = await self._store.load(KIND, name)
         kept = json.loads(found[1]) if found is not None else {}
         known = self._watched.get(name)
@@ -112,34 +142,53 @@ class Guards:
             known = self._watched[name] = _Watched(fingerprint, since, since, {})
         if kept.get("fingerprint") == fingerprint:
             known.ejected = dict(kept["ejected"])
+            if bound.competing is not None and kept.get("verdicts") is not None:
+                said = tuple(Verdict.from_dict(v) for v in kept["verdicts"])
+                known.judgement = Judgement(said, kept["sick"])
+                self._allocations.judged[name] = bound.competing, known.judgement
         elif self._allocations.leads:
             await self._keep(name, known, found[0] if found is not None else 0)
         return known
 
     async def _keep(self, name: str, watched: _Watched, version: int) -> bool:
-        text = json.dumps(
-            {"fingerprint": watched.fingerprint, "since": watched.since, "ejected": watched.ejected}
-        )
-        return await self._store.save(KIND, name, text, expected=version)
+        kept: dict[str, Any] = {
+            "fingerprint": watched.fingerprint,
+            "since": watched.since,
+            "ejected": watched.ejected,
+        }
+        if watched.judgement is not None:
+            kept["verdicts"] = [verdict.as_dict() for verdict in watched.judgement.verdicts]
+            kept["sick"] = watched.judgement.sick
+        return await self._store.save(KIND, name, json.dumps(kept), expected=version)
 
-    async def _look(self, document: Document, name: str, section: Bandit, watched: _Watched) -> None:
-        assert section.baseline is not None
-        await self._add_new(document, name, section.baseline, watched)
-        others = [v for v in self._allocations.held[name].allocation.variants if v != section.baseline]
+    async def _look(self, document: Document, name: str, bound: _Bound, watched: _Watched) -> None:
+        await self._add_new(document, name, bound.baseline, watched)
+        others = [v for v in self._allocations.held[name].allocation.variants if v != bound.baseline]
         kinds = {key: metric.type for key, metric in document.metrics.items()}
-        rails = [rail_of(rail) for rail in section.guardrails]
+        rails = [rail_of(rail) for rail in bound.guardrails]
         for variant in others:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
             seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
             pair = seen.evidence(kinds, self._clock() - watched.since)
             judgement = await asyncio.to_thread(
-                judge_all, rails, *pair, ALPHA / len(others), edges=edges, forecast=False
+                judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
             )
+            if bound.competing is not None:
+                await self._tell(name, bound.competing, watched, judgement)
             failed = [v for v in judgement.verdicts if v.verdict == "fail"]
             # A baseline that is itself ill is no measure: nothing is ejected by it.
             if failed and not judgement.sick:
                 await self._eject(name, variant, watched, failed[0])
+
+    async def _tell(self, name: str, competing: float, watched: _Watched, judgement: Judgement) -> None:
+        """Keeps what a canary's guardrails say, for its rollout and for every replica."""
+        if judgement == watched.judgement:
+            return
+        watched.judgement = judgement
+        found = await self._store.load(KIND, name)
+        if await self._keep(name, watched, found[0] if found is not None else 0):
+            self._allocations.judged[name] = competing, judgement
 
     async def _add_new(self, document: Document, name: str, baseline: str, watched: _Watched) -> None:
         """Counts go in once, as soon as they are settled; rewards when their window is over, and before that as
@@ -190,6 +239,10 @@ class Guards:
             "guardrail", name, {"variant": variant, "reason": reason, "evidence": verdict.as_dict()}
         )
         await self._allocations.reconsider(name, f"guardrail: {variant}")
+
+
+def _fingerprint(section: Bandit | Canary, more: str = "") -> str:
+    return hashlib.sha256((section.model_dump_json() + more).encode()).hexdigest()[:16]
 
 
 def _stretch(window: float) -> float:

@@ -17,13 +17,14 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.config.document import Canary, Document
 from gateway.config.document import Guardrail as GuardrailSection
-from gateway.config.plans import reported, weighted
+from gateway.config.plans import Move, reported
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
 from gateway.telemetry.histogram import edges
 from policies import rollout
+from policies.bandit import Standing
 from policies.guardrails import (
     SICK,
     Evidence,
@@ -57,6 +58,7 @@ def plan_of(section: Canary) -> Plan:
         section.candidate,
         tuple(rollout.Stage(s.weight, s.for_, s.min_samples) for s in section.stages),
         promote=section.on_success == "promote",
+        bandit=None if section.bandit is None else section.bandit.stop.then if section.bandit.stop else "ask",
         bake=section.bake,
         patience=section.inconclusive,
         gate=None
@@ -109,8 +111,15 @@ class Rollouts:
     def _hand_over(self, name: str, state: State, plan: Plan) -> None:
         """Tells the allocation what share the rollout wants."""
         share = rollout.shadow_share(state, plan)
-        shadows = {state.candidate: share} if share else {}
-        self._allocations.moves[name] = weighted(state.weight, shadows)
+        shadows = ((state.candidate, share),) if share else ()
+        self._allocations.moves[name] = Move(state.weight, shadows, state.competing, state.deciding)
+        if state.competing is None:  # nobody was ejected from a bandit that is not there
+            self._allocations.caps.pop(name, None)
+            self._allocations.judged.pop(name, None)
+
+    def _share(self, name: str, candidate: str) -> float:
+        """What the candidate has now, whoever decides on that."""
+        return self._allocations.held[name].allocation.probability(candidate)
 
     # The loop -------------------------------------------------------------------------------------------
     async def run(self, interval: Callable[[], float]) -> None:
@@ -136,9 +145,19 @@ class Rollouts:
                 self._configured.discard(name)
                 await self._event(name, plan, Configured())
             state = self.states[name]
+            before = self._allocations.moves.get(name)
             self._hand_over(name, state, plan)
+            if self._allocations.leads and before is not None and self._behind(name, before, state):
+                await self._allocations.reconsider(name, state.reason)
             if self._allocations.leads and self._clock() >= rollout.next_due(state, plan):
                 await self._look(name, section, plan, state)
+
+    def _behind(self, name: str, before: Move, state: State) -> bool:
+        """Whether what is in force isn't what the rollout wants: another process was told, and could not publish it
+        because this one had just published for the bandit."""
+        if before.deciding or state.deciding:
+            return before.deciding != state.deciding
+        return abs(self._share(name, state.candidate) - state.weight) > 1e-9
 
     async def _look(self, name: str, section: Canary, plan: Plan, state: State) -> None:
         now = self._clock()
@@ -162,7 +181,20 @@ class Rollouts:
 
     async def _tick(self, name: str, section: Canary, plan: Plan, state: State) -> Tick:
         judgement, samples = await self.judged(name, section, plan, state, forecast=False)
-        return Tick(judgement.verdicts, samples, judgement.sick)
+        standing = self._standing(name, state)
+        return Tick(
+            judgement.verdicts,
+            samples,
+            judgement.sick,
+            share=self._share(name, plan.candidate),
+            winner=standing.stopped if standing is not None else None,
+            beliefs=standing.as_dict() if standing is not None else None,
+        )
+
+    def _standing(self, name: str, state: State) -> Standing | None:
+        """What the bandit of a rollout knows, where one decides."""
+        standing = self._allocations.standings.get(name) if state.deciding else None
+        return standing if standing is not None and state.candidate in standing.variants else None
 
     async def judged(
         self, name: str, section: Canary, plan: Plan, state: State, *, forecast: bool = True
@@ -178,6 +210,8 @@ class Rollouts:
             assert plan.gate is not None
             verdict = judge_agreement(agreeing, compared, plan.gate.agreement, alpha, seconds=seconds)
             return Judgement((verdict,)), float(compared)
+        if state.competing is not None and plan.bandit is not None and state.status is not Status.PROMOTED:
+            return self._judged_by_guards(name, state)
         epoch = self._allocations.held[name].epoch
         # Only this epoch counts: the same weights throughout, so both saw the same hours of the day.
         since = state.window - 10.0
@@ -209,6 +243,11 @@ class Rollouts:
             forecast=forecast,
         )
         return judgement, candidate.requests
+
+    def _judged_by_guards(self, name: str, state: State) -> tuple[Judgement, float]:
+        """A bandit's epochs are short: its variants are compared over matched times (`gateway.loops.guards`)."""
+        since, judgement = self._allocations.judged.get(name, (None, Judgement(())))
+        return judgement if since == state.competing else Judgement(()), 0.0
 
     async def _tolerated(self, name: str, section: Canary, plan: Plan, state: State) -> float:
         """The error rate that a promoted candidate may have. There is no concurrent baseline any more, so it is
@@ -275,7 +314,7 @@ class Rollouts:
         """A person's word; the state that follows. Raises TurnoutError (not_found, conflict)."""
         plan = plan_of(self._section(name))
         await self._read(name)
-        await self._event(name, plan, Command(action, by, weight))
+        await self._event(name, plan, Command(action, by, weight, self._share(name, plan.candidate)))
         return await self.describe(name) or {}
 
     async def describe(self, name: str) -> Mapping[str, Any] | None:
@@ -288,18 +327,21 @@ class Rollouts:
         plan = plan_of(section)
         judgement, samples = await self.judged(name, section, plan, state)
         stage = rollout.stage_of(plan, state.stage)
+        if state.competing is not None:  # no stage any more
+            stage = replace(stage, duration=0.0, min_samples=0)
         return {
             "state": str(state.status),
+            "phase": state.phase,
             "stage": state.stage,
             "stages": len(plan.stages),
-            "weight": state.weight,
+            "weight": self._share(name, plan.candidate) if state.deciding else state.weight,
             "baseline": plan.baseline,
             "candidate": plan.candidate,
             "reason": state.reason,
             "since": state.since,
             "entered": state.entered,
             "stage_ends": state.entered + stage.duration if stage.duration else None,
-            "samples": samples,
+            "samples": samples if state.competing is None else None,
             "min_samples": stage.min_samples,
             "bake_until": state.bake_until,
             "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.config.document import Bandit, Document
+from gateway.config.document import Document
+from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.state.base import Store, StoreUnavailable
@@ -136,5 +137,5 @@ class Watch:
 
 
 def _learns(document: Document, name: str, meant: Collection[str]) -> bool:
-    policy = document.routes[name].policy
-    return isinstance(policy, Bandit) and any(metric not in meant for metric in policy.metrics)
+    policy = bandit_of(document.routes[name].policy)
+    return policy is not None and any(metric not in meant for metric in policy.metrics)

@@ -111,6 +111,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "shop",
         {
             "state": "running",
+            "phase": "canary",
             "stage": 0,
             "weight": 0.1,
             "verdicts": [

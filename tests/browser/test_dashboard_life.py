@@ -28,6 +28,28 @@ def test_new_traffic_and_rewards_appear_by_themselves(served: Served, tabs: Tabs
     tab.page.locator(f'[data-field="epoch"][data-value="{epoch}"]').wait_for(timeout=6000)
 
 
+def test_a_rollout_that_is_with_its_bandit_says_so(served: Served, tabs: Tabs) -> None:
+    state = {"state": "running", "phase": "bandit", "stage": 0, "weight": 0.4, "verdicts": []}
+    served.set_rollout("shop", state)
+    tab = tabs.new(served.address, "/-/dashboard/#/routes/shop")
+    rollout = tab.page.locator("#rollout")
+    rollout.wait_for()
+    assert "as a bandit" in rollout.inner_text()
+    assert rollout.locator("[aria-current=step]").inner_text().startswith("bandit")
+    tab.page.locator("#events").wait_for()
+    time.sleep(2.5)
+    step = {
+        "source": "running",
+        "target": "running",
+        "phase": "bandit",
+        "stage": 0,
+        "weight": 0.4,
+        "reason": "why",
+    }
+    served.do(lambda h: h.emit("rollout", "shop", step))
+    tab.page.locator("#events", has_text="running, bandit").wait_for(timeout=5000)
+
+
 def test_an_event_is_shown_within_a_second_or_two(served: Served, tabs: Tabs) -> None:
     tab = tabs.new(served.address, "/-/dashboard/#/routes/shop")
     tab.page.locator("#events").wait_for()

@@ -88,7 +88,13 @@ async def test_a_key_taken_out_is_out_at_once(client: Client) -> None:
 
 
 async def test_steering(harness: Harness, client: Client) -> None:
-    harness.rollouts["shop"] = {"state": "running", "stage": 0, "weight": 0.1, "verdicts": []}
+    harness.rollouts["shop"] = {
+        "state": "running",
+        "phase": "canary",
+        "stage": 0,
+        "weight": 0.1,
+        "verdicts": [],
+    }
     http = client("ops")
     answer = await http.post("/-/routes/shop/rollout", json={"action": "set", "weight": 0.25})
     assert answer.json()["weight"] == 0.25

@@ -78,6 +78,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
     await live_through(harness, WORLD, steps=5, per_step=40)
     harness.rollouts["shop"] = {
         "state": "running",
+        "phase": "canary",
         "stage": 0,
         "weight": 0.1,
         "verdicts": [{"metric": "error_rate", "verdict": "pass"}],
@@ -110,7 +111,13 @@ async def test_real_answers_to_changes_are_as_the_document_says(
     harness: Harness, client: Client, document: Any
 ) -> None:
     http = client("ops")
-    harness.rollouts["shop"] = {"state": "running", "stage": 0, "weight": 0.1, "verdicts": []}
+    harness.rollouts["shop"] = {
+        "state": "running",
+        "phase": "canary",
+        "stage": 0,
+        "weight": 0.1,
+        "verdicts": [],
+    }
     text = harness.revision().document
     edited = await http.put("/-/config", content=text + "\n", headers={"if-match": "*"})
     validate(document, "/-/config", "put", 200, edited.json())

@@ -93,6 +93,7 @@ def test_each_step_tells_its_evidence() -> None:
         "actor": "",
         "reason": "time, samples and every guardrail are as they should be",
         "evidence": [verdict("pass").as_dict()],
+        "phase": "canary",
     }
     json.dumps(entry.as_dict(), allow_nan=False)
 
@@ -299,7 +300,19 @@ def test_a_broken_state_is_refused(data: dict[str, object]) -> None:
 
 
 def test_the_table_keeps_its_two_rules() -> None:
-    automatic = {"fail", "sick", "error", "passed", "finished", "complete", "stale", "baked"}
+    automatic = {
+        "fail",
+        "sick",
+        "error",
+        "passed",
+        "finished",
+        "complete",
+        "stale",
+        "baked",
+        "compete",
+        "lost",
+        "open",
+    }
     for source in (Status.ROLLED_BACK, Status.HALTED):
         assert not {str(signal) for signal in TABLE[source]} & automatic
     for row in TABLE.values():
@@ -313,14 +326,106 @@ def test_the_documented_diagram_is_the_table() -> None:
     assert "\n".join(["```mermaid", *diagram(), "```"]) in text
 
 
+# With a bandit after the stages -------------------------------------------------------------------------
+
+BANDIT = replace(PLAN, stages=(Stage(0.2, 600),), bandit="single")
+COMPETES = (600.0, tick())
+
+
+def contest(winner: str | None = None, share: float = 0.4, *verdicts: Verdict) -> Tick:
+    return Tick(verdicts, share=share, winner=winner, beliefs={"stopped": winner})
+
+
+def test_after_the_last_stage_a_bandit_goes_on() -> None:
+    state, effects = play((599, tick()), COMPETES, plan=BANDIT)
+    assert (state.status, state.phase, state.deciding, state.competing) == (
+        Status.RUNNING,
+        "bandit",
+        True,
+        600,
+    )
+    assert [type(e) for e in effects] == [SetWeight, Audit]
+    quiet, effects = play(COMPETES, (1e9, contest()), plan=BANDIT)
+    assert (quiet.phase, len(effects)) == ("bandit", 2), "it goes on for as long as that takes"
+    assert share_of_alpha(BANDIT) == share_of_alpha(PLAN) * 4 / 3
+
+
+@pytest.mark.parametrize(
+    ("then", "winner", "status", "weight", "signal"),
+    [
+        ("single", "v2", Status.PROMOTED, 1.0, "finished"),
+        ("single", "v1", Status.ROLLED_BACK, 0.0, "lost"),
+        ("ask", "v2", Status.WAITING, 0.9, "complete"),
+        ("ask", "v1", Status.WAITING, 0.9, "complete"),
+    ],
+)
+def test_a_winner_ends_it_or_is_asked_about(
+    then: str, winner: str, status: Status, weight: float, signal: str
+) -> None:
+    plan = replace(BANDIT, bandit=then)  # type: ignore[arg-type]
+    state, effects = play(COMPETES, (700, contest(winner, 0.9)), plan=plan)
+    entry = effects[-1]
+    assert isinstance(entry, Audit)
+    assert (state.status, state.weight, state.phase) == (status, weight, "bandit")
+    assert (entry.signal, entry.weight, entry.evidence[-1]) == (signal, weight, {"stopped": winner})
+    assert entry.phase == "bandit"
+    assert winner in state.reason
+    assert (state.bake_until == 4300.0) == (status is Status.PROMOTED)
+
+
+def test_a_question_is_taken_back_when_there_is_no_winner_any_more() -> None:
+    plan = replace(BANDIT, bandit="ask")
+    state, effects = play(COMPETES, (700, contest("v2")), (701, contest("v2")), (702, contest()), plan=plan)
+    assert (state.status, state.deciding) == (Status.RUNNING, True)
+    assert [e.signal for e in effects if isinstance(e, Audit)] == ["compete", "complete", "open"]
+
+
+def test_a_pause_holds_the_bandits_share_and_resume_gives_it_back() -> None:
+    state, effects = play(
+        COMPETES, (700, Command("pause", "ops", share=0.7)), (701, contest("v2")), plan=BANDIT
+    )
+    assert (state.status, state.weight, state.deciding) == (Status.PAUSED, 0.7, False)
+    assert effects[-2] == SetWeight(0.7, "pause")
+    state, _ = step(state, Command("set", "ops", 0.0, share=0.7), BANDIT, 702)
+    state, effects_ = step(state, Command("resume", "ops", share=0.0), BANDIT, 703)
+    assert (state.phase, state.deciding, state.competing) == ("bandit", True, 600)
+    assert isinstance(effects_[0], SetWeight)
+
+
+def test_guardrails_bind_the_bandit() -> None:
+    failed = contest("v2", 0.9, verdict("fail"))
+    assert play(COMPETES, (700, failed), plan=BANDIT)[0].status is Status.ROLLED_BACK
+    assert play(COMPETES, (700, Command("pause")), (701, failed), plan=BANDIT)[0].weight == 0
+    sick = replace(failed, sick="the baseline fails")
+    state, effects = play(COMPETES, (700, sick), plan=BANDIT)
+    assert (state.status, state.weight, weights(effects)) == (Status.HALTED, 0.9, [0.2, 0.9])
+
+
+def test_an_edit_that_takes_the_bandit_away_goes_back_to_the_last_stage() -> None:
+    state, _ = play(COMPETES, plan=BANDIT)
+    assert step(state, Configured(), BANDIT, 700)[1] == ()
+    state, effects = step(state, Configured(), replace(BANDIT, bandit=None), 700)
+    assert (state.phase, state.weight, state.entered) == ("canary", 0.2, 700)
+    assert isinstance(effects[0], SetWeight)
+
+
+def test_states_that_were_kept_before_there_was_a_bandit_are_read() -> None:
+    kept = begin(PLAN, 0.0).as_dict()
+    del kept["competing"]
+    assert State.from_dict(kept) == begin(PLAN, 0.0)
+
+
 # Random lives ------------------------------------------------------------------------------------------
 
 OUTCOMES = st.sampled_from(["pass", "fail", "inconclusive", "error"])
 TICKS = st.builds(
-    lambda outcomes, samples, sick: Tick(tuple(verdict(o) for o in outcomes), samples, sick),
+    lambda outcomes, samples, sick, winner: Tick(
+        tuple(verdict(o) for o in outcomes), samples, sick, winner=winner
+    ),
     st.lists(OUTCOMES, max_size=3),
     st.floats(0, 1e4),
     st.sampled_from(["", "", "", "", "sick"]),
+    st.sampled_from([None, None, "v1", "v2"]),
 )
 ACTIONS = st.sampled_from([str(c) for c in COMMANDS] + ["nonsense"])
 WEIGHTS = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
@@ -337,6 +442,7 @@ PLANS = st.builds(
     bake=st.sampled_from([0.0, 50.0]),
     patience=st.none() | st.floats(1, 300),
     gate=st.none() | st.builds(Gate, st.just(0.9)),
+    bandit=st.sampled_from([None, "ask", "single"]),
 )
 LIVES = st.lists(st.tuples(st.floats(0.1, 200), EVENTS), max_size=40)
 
@@ -356,6 +462,7 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
         assert 0 <= shadow_share(state, plan) <= 1
         assert State.from_dict(json.loads(json.dumps(state.as_dict(), allow_nan=False))) == state
         assert next_due(state, plan) > 0
+        assert not state.deciding or plan.bandit is not None
         if isinstance(event, Tick):
             if before.status in (Status.ROLLED_BACK, Status.HALTED):
                 assert replace(state, checked=0) == replace(before, checked=0)

@@ -40,6 +40,15 @@ def test_sound_candidates_are_promoted_and_faulty_ones_rolled_back() -> None:
     assert sound.time_to_detect.value == math.inf
 
 
+def test_where_a_bandit_takes_over_the_simulation_ends() -> None:
+    plan = replace(PLAN, bandit="single")
+    sound = run(plan, ERRORS, WORLDS["equal"], repetitions=4, tick=60.0, seed=4)
+    assert set(sound.ended) == {"bandit"}
+    assert sound.time_to_end.value < 3600
+    faulty = run(plan, ERRORS, WORLDS["errors"], repetitions=4, tick=60.0, seed=4)
+    assert set(faulty.ended) == {"rolled_back"}
+
+
 @pytest.mark.slow
 def test_no_false_alarm_though_looked_at_all_the_time() -> None:
     report = run(PLAN, ERRORS, WORLDS["equal"], repetitions=40, tick=30.0, seed=1)

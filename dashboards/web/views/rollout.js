@@ -6,6 +6,7 @@ import { STATES, VERDICTS, sentence } from "../words.js";
 import { badge, section } from "./parts.js";
 
 const TONES = { running: "", waiting: "warn", paused: "warn", halted: "bad", promoted: "good", rolled_back: "bad" };
+const PHASES = { shadow: "as a shadow", bandit: "as a bandit" };
 const VERDICT_TONES = { pass: "good", fail: "bad", inconclusive: "", error: "warn" };
 
 export function rolloutView(report, now) {
@@ -25,6 +26,7 @@ function state(report, found, now) {
     "p",
     { class: "rollout-state" },
     badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? ""),
+    PHASES[found.phase] && h("span", {}, PHASES[found.phase]),
     weight && h("span", {}, `${share(found.weight)} of the traffic goes to ${report.candidate ?? "the candidate"}`),
     h("span", { class: "note" }, [found.since && `since ${ago(found.since, now)}`, found.reason, progress(found, now)].filter(Boolean).join(" · ")),
   );
@@ -41,11 +43,12 @@ function progress(found, now) {
 function stages(all, found) {
   if (!all) return null;
   const over = found.state === "promoted";
+  const bandit = found.phase === "bandit";
   return h(
     "ol",
     { class: "stages", "aria-label": "Stages" },
     all.map((stage, k) => {
-      const place = over || k < found.stage ? "done" : k === found.stage ? "now" : "ahead";
+      const place = over || bandit || k < found.stage ? "done" : k === found.stage ? "now" : "ahead";
       return h(
         "li",
         { key: String(k), class: place, "aria-current": place === "now" ? "step" : null },
@@ -53,6 +56,7 @@ function stages(all, found) {
         h("small", {}, [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} answers`].filter(Boolean).join(", ")),
       );
     }),
+    bandit && h("li", { class: over ? "done" : "now", key: "bandit", "aria-current": over ? null : "step" }, h("b", {}, "bandit"), h("small", {}, "by what it earns")),
     h("li", { class: over ? "done" : "ahead", key: "end" }, h("b", {}, "100%"), h("small", {}, "promoted")),
   );
 }
