@@ -104,14 +104,19 @@ def users(gateway: GatewayProcess) -> Iterator[Users]:
     made.client.close()
 
 
+def means(gateway: GatewayProcess, route: str, metric: str) -> list[Any]:
+    return [one["rewards"][metric]["mean"] for one in report(gateway, route)["variants"].values()]
+
+
 def test_what_is_missing_is_zero_when_the_window_is_over(gateway: GatewayProcess, users: Users) -> None:
     def bought() -> dict[str, Any]:
         found = [v["rewards"]["bought"] for v in report(gateway, "shop")["variants"].values()]
         return {k: sum(one[k] for one in found) for k in ("count", "missing", "waiting")}
 
     wait_for(lambda: bought() == {"count": 200, "missing": 150, "waiting": 0}, 60)
+    # Either of two workers may answer, and the other may still show what it reported half a second ago.
+    wait_for(lambda: all(0.1 < (mean or 0.0) < 0.45 for mean in means(gateway, "shop", "bought")), 10)
     for one in report(gateway, "shop")["variants"].values():
-        assert 0.1 < one["rewards"]["bought"]["mean"] < 0.45
         assert one["rewards"]["correct"]["count"] == 0
 
 

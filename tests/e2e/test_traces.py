@@ -150,7 +150,8 @@ def _check(span: Any, outcome: dict[str, Any]) -> None:
     assert a["turnout.variant.served"] == outcome["served"]
     assert a["http.response.status_code"] == outcome["status"]
     assert a.get("turnout.fallback", False) == outcome["fallback"]
-    assert span.seconds == pytest.approx(outcome["total_ms"] / 1e3, abs=MILLISECOND)
+    # Not two looks at the clock in the same moment: on a busy machine somebody else's turn lies between them.
+    assert span.seconds == pytest.approx(outcome["total_ms"] / 1e3, abs=10 * MILLISECOND)
 
 
 def test_a_collector_that_is_away_hurts_nobody_and_is_said_once(tmp_path: Path, echo: int) -> None:

@@ -165,7 +165,7 @@ def test_what_the_end_of_the_process_cuts_short_is_no_fault_of_the_attempt(
     server, (attempt,) = by_kind(to.wait(2))
     assert (attempt.failed, attempt.attributes["turnout.result"]) == (False, "draining")
     assert server.attributes["error.type"] == "draining"
-    assert rig.attempts() == [("v1", "draining")]
+    assert [error for _, error in rig.attempts()] == ["draining"]
     assert not rig.outcome().failed
 
 
