@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +20,14 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+def children(pid: int) -> list[int]:
+    """The workers of a supervisor."""
+    found = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 
 
 class GatewayProcess:
@@ -75,7 +84,14 @@ class GatewayProcess:
         raise AssertionError(f"the gateway did not become ready:\n{self.log}")
 
     def kill(self) -> None:
+        """The process alone; workers that it has go on until they notice."""
         self.process.kill()
+        self.process.wait()
+
+    def crash(self) -> None:
+        """All its processes at once, as when the machine stops."""
+        for pid in (self.process.pid, *children(self.process.pid)):
+            os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self, limit: float = 40.0) -> int:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess, free_port
+from tests.processes import GatewayProcess, children, free_port
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -173,13 +173,6 @@ async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(tmp_pat
         gateway.start()
         found = httpx.get(f"{gateway.url}/-/outcomes").json()["outcomes"]
         assert sorted(o["status"] for o in found) == [200, 503]
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_a_winner_is_asked_about_handed_over_and_remembered(
     assert (stop["winner"], stop["command"]) == ("v2", "turnout rollout race promote")
     assert command(gateway, "promote") == "race: handed over to v2\n"
     wait_for(lambda: report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0})
-    gateway.kill()
+    gateway.crash()
     gateway.start()
     wait_for(lambda: report(gateway, "race")["stop"]["state"] == "handed_over")
     for _ in range(10):
