@@ -30,7 +30,6 @@ FORWARDED_FOR: Final = 12
 FORWARDED: Final = 13
 FORWARDED_PROTO: Final = 14
 FORWARDED_HOST: Final = 15
-CONTROL_ONLY: Final = 16
 
 # Fields that concern one connection (RFC 9110 7.6.1); Connection itself may name more.
 _HOP_BY_HOP: Final = (

@@ -247,7 +247,7 @@ def _fingerprint(section: Bandit | Canary, more: str = "") -> str:
 
 def _stretch(window: float) -> float:
     """Seconds of one stretch, so that a window has at most `STRETCHES` of them."""
-    return max(1.0, window / STRETCHES / BUCKET) // 1 * BUCKET
+    return max(1.0, -(-window // (STRETCHES * BUCKET))) * BUCKET
 
 
 def _add(

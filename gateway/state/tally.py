@@ -233,8 +233,3 @@ def add_counts(into: Counts, other: Counts) -> None:
     for mine, theirs in ((into.latency, other.latency), (into.gateway, other.gateway)):
         for i, count in theirs.items():
             mine[i] = mine.get(i, 0) + count
-
-
-def batches(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """``rows`` in runs of at most ``size``."""
-    return [rows[at : at + size] for at in range(0, len(rows), size)]

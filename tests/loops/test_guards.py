@@ -11,9 +11,9 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
-from gateway.loops.guards import Guards
+from gateway.loops.guards import STRETCHES, Guards, _stretch
 from gateway.record.events import Reward
-from gateway.state.base import Store
+from gateway.state.base import BUCKET, Store
 from gateway.state.sqlite import SqliteStore
 from tests.loops.test_watch import START, outcome
 
@@ -202,3 +202,10 @@ async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -
     for side in seen.evidence({"correct": "boolean"}, 400.0):
         # 40 buckets of ten each, less the last, which is not settled
         assert side.rewards["correct"].count == 390
+
+
+@pytest.mark.parametrize("window", [60.0, 3600.0, 5400.0, 7 * 86_400.0])
+def test_a_window_has_no_more_stretches_than_are_read_at_once(window: float) -> None:
+    step = _stretch(window)
+    assert step % BUCKET == 0
+    assert window / step <= STRETCHES
