@@ -4,19 +4,32 @@ PYTHON ?= python3
 # The CPU build is enough for the tests; name another torch for a GPU: make run TORCH=torch
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+# Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test quick soak bench lint format typecheck setup tools compiled interpreted clean help
+.PHONY: run test quick soak bench lint format typecheck setup lock audit tools compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml deploy/dev.lock
+	@echo "installing into .venv: PyTorch, then deploy/dev.lock (this takes a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[backend,export,dev]'
+	$(PIP) '$(TORCH)'
+	$(PIP) --require-hashes --no-deps -r deploy/dev.lock
+	$(PIP) --no-deps -e .
 	touch .venv/ready
+
+lock:            ## resolves the dependencies again: deploy/runtime.lock, deploy/dev.lock
+	$(PIP) uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/lock.py
+
+audit: setup     ## known holes in what is locked (asks the package index)
+	$(PIP) pip-audit
+	$(BIN)/python -m pip_audit -r deploy/runtime.lock --require-hashes --disable-pip
 
 run: setup       ## the bundled model server, the gateway, and real data replayed through it
 	$(BIN)/turnout demo
@@ -25,10 +38,10 @@ tools:           ## the servers and the browser that tests drive, from Debian pa
 	@deploy/tools.sh
 
 test: setup tools lint typecheck   ## every test
-	$(BIN)/python -m pytest --durations=15
+	$(PYTEST) --durations=15
 
 quick: setup     ## the tests that take no time
-	$(BIN)/python -m pytest -m 'not slow and not soak and not browser'
+	$(PYTEST) -m 'not slow and not soak and not browser'
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak
@@ -45,7 +58,7 @@ format: setup    ## rewrites what ruff can
 	$(BIN)/ruff format .
 
 bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette proxy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 compiled: setup  ## compiles what every request passes through, in place (needs a C compiler and Python's headers)

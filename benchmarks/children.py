@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import IO, Self
 
 _CONNECT_WAIT = 0.05
+_SERVER_PORTS = (20_000, 32_000)
+_CHANCE = random.SystemRandom()
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -116,15 +119,23 @@ def listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on (all held at once, so that they differ)."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in held]
-    finally:
-        for each in held:
-            each.close()
+    """Distinct ports of 127.0.0.1 that nothing is bound to.
+
+    They lie below the range from which the kernel takes the source ports of outgoing connections, and are
+    drawn at random: neither a connection nor a test that runs in parallel takes one before its server binds.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = _CHANCE.randrange(*_SERVER_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
+
+
+def free_port() -> int:
+    """One of `free_ports`."""
+    return free_ports(1)[0]
 
 
 def end_on_signals() -> None:

@@ -17,3 +17,9 @@ def pytest_configure() -> None:
     wrong = build.fault()
     if wrong:
         raise pytest.UsageError(wrong)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests begin first, so that parallel processes end together."""
+    long = {item.path for item in items if item.get_closest_marker("soak") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)

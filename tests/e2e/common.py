@@ -10,8 +10,9 @@ import httpx
 import numpy as np
 
 from backends.reference import digits
+from benchmarks.children import free_port
 from tests.backends.process import ServerProcess
-from tests.processes import GatewayProcess, free_port
+from tests.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

@@ -18,8 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess, children, free_port
+from tests.processes import GatewayProcess, children
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

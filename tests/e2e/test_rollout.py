@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from backends.reference import digits
+from benchmarks.children import free_port
 from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report, wait_for
-from tests.processes import GatewayProcess, free_port
+from tests.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from benchmarks.children import free_port
 from gateway.dataplane.load import Load
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome, Shadowed
 from gateway.server import Gateway
-from tests.processes import free_port
 from tests.wire.backend import RawBackend, Step
 from tests.wire.client import PATIENCE, Client
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.children import free_port
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore
 from gateway.state.units import REST
 from tests.contract.made import T0, outcome, reward
-from tests.contract.servers import RedisServer, free_port, redis_server
+from tests.contract.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
 ROOT = Path(__file__).parents[2]

@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.children import free_port
 from gateway.config.document import Traces
 from gateway.telemetry import exporter as module
 from gateway.telemetry.context import Context
 from gateway.telemetry.exporter import Exporter
 from gateway.telemetry.trace import Asked, Refused, Trace
-from tests.processes import free_port
 from tests.telemetry.collector import GOOD, Answer, Collector, collector, partial
 from tests.wire.test_tls import certificate
 

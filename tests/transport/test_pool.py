@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.children import free_port
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.pool import Address, Endpoint
-from tests.processes import free_port
 from tests.wire.backend import CLOSE, RawBackend, ok
 
 GET = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"

@@ -1,0 +1,44 @@
+"""Writes the hashed locks that CI and images install from.
+
+    python deploy/lock.py           resolves again, with uv (pip install uv)
+
+``deploy/runtime.lock`` holds what the gateway needs, ``deploy/dev.lock`` also the extras and what the tests need.
+PyTorch is in neither: its build depends on the device, so ``make setup TORCH=…`` installs it first.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {"runtime": (), "dev": ("backend", "export", "dev")}
+"""Lock → the extras of pyproject.toml that it covers."""
+
+
+def requirements(lock: str) -> list[str]:
+    """What pyproject.toml asks for, without PyTorch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = list(project["dependencies"])
+    for extra in EXTRAS[lock]:
+        asked += project["optional-dependencies"][extra]
+    return [line for line in asked if not line.startswith("torch")]
+
+
+def main() -> int:
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].lstrip(">=")
+    for lock in EXTRAS:
+        words = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", python]
+        words += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "python deploy/lock.py"]
+        words += ["--output-file", str(ROOT / f"deploy/{lock}.lock"), "--upgrade", "-"]
+        done = subprocess.run(words, input="\n".join(requirements(lock)), text=True, check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
