@@ -19,12 +19,13 @@ from time import perf_counter
 from typing import Any
 
 from gateway import clock
-from gateway.config.compile import Registry, compile_document
+from gateway.compile.plans import period, plan
+from gateway.compile.registry import Registry
+from gateway.compile.revisions import Revisions
+from gateway.compile.snapshot import compile_document
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault
 from gateway.config.load import read_text
-from gateway.config.plans import period, plan
-from gateway.config.revisions import Revisions
 from gateway.config.watch import watch_file
 from gateway.control.app import build
 from gateway.control.context import Action, Live

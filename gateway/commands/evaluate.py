@@ -17,10 +17,10 @@ import yaml
 from gateway.clock import wall
 from gateway.commands.export import add_store_arguments, existing, store_url
 from gateway.commands.remote import complain, print_json
+from gateway.compile.plans import plan
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load, load_file
-from gateway.config.plans import plan
 from gateway.config.units import share
 from gateway.record.export import chunks
 from gateway.record.logged import Reading

@@ -11,10 +11,10 @@ from typing import Any, Final
 from gateway.commands import simulate_canary
 from gateway.commands.remote import complain, print_json
 from gateway.commands.simulate_shown import Progress, chosen, plot, say, shown
+from gateway.compile.plans import plan
 from gateway.config.document import Canary, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
-from gateway.config.plans import plan
 from policies import simulate, simulate_contextual, worlds_contextual
 from policies.allocate import Plan, allocate
 from policies.bandit import Bandit

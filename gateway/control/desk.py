@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
-from gateway.config.plans import reported
+from gateway.compile.plans import reported
 from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
 from gateway.control.news import News

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.compile.plans import plan, reported
 from gateway.config.document import Canary, Document, Metric, Policy
-from gateway.config.plans import plan, reported
 from gateway.control.context import Live
 from gateway.control.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.state.base import Counts

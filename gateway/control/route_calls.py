@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.responses import Response
 
-from gateway.config.plans import reported
+from gateway.compile.plans import reported
 from gateway.control.ask import Ask, answer
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
 from gateway.control.series import MOST, ROLLING, series, step_for, steps

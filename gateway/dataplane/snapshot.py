@@ -1,6 +1,6 @@
 """All that a request reads, compiled off the hot path and immutable but for one pointer (and one counter) a route.
 
-`gateway.config.compile` makes it. A request takes the snapshot once, when its head begins, and finishes on
+`gateway.compile.snapshot` makes it. A request takes the snapshot once, when its head begins, and finishes on
 it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, by the allocation loop.
 """
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.clock import Clock
+from gateway.compile.plans import Move, moved, plan, reported
 from gateway.config.document import Document
-from gateway.config.plans import Move, moved, plan, reported
 from gateway.loops.ensembles import (
     RECENT,
     Drawn,

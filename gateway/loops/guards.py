@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.clock import Clock
+from gateway.compile.plans import reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
-from gateway.config.plans import reported
 from gateway.loops.allocation import Allocations
 from gateway.loops.rollout import plan_of, rail_of
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable

@@ -27,7 +27,7 @@ JITTER: Final = 0.1
 
 
 class Places(Protocol):
-    """Where addresses and what is known of them are kept; `gateway.config.compile.Registry`."""
+    """Where addresses and what is known of them are kept; `gateway.compile.registry.Registry`."""
 
     healths: dict[str, Health]
 

@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.clock import Clock
+from gateway.compile.plans import Move, reported
 from gateway.config.document import Canary, Document
 from gateway.config.document import Guardrail as GuardrailSection
-from gateway.config.plans import Move, reported
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.state.base import Counts, Store, StoreUnavailable

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.clock import Chance
-from gateway.config.compile import client_context
+from gateway.compile.registry import client_context
 from gateway.config.document import Traces
 from gateway.telemetry.spans import Spans
 from gateway.telemetry.trace import Traced

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
-from gateway.config.revisions import Revisions
 from gateway.control.context import Action, Live
 from gateway.dataplane.auth import ANYONE, LOCAL, Authenticator, Principal
 from gateway.errors import TurnoutError

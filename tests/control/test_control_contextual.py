@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gateway.compile.plans import plan
 from gateway.config.load import load
-from gateway.config.plans import plan
 from gateway.control.answers import RouteReport
 from gateway.control.context import Live
 from gateway.control.record_calls import _sealed

@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.config.compile import Registry, compile_document
+from gateway.compile.plans import plan
+from gateway.compile.registry import Registry
+from gateway.compile.snapshot import compile_document
 from gateway.config.document import Document
 from gateway.config.load import load
-from gateway.config.plans import plan
 from gateway.dataplane.comparing import Comparer
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.shadow import Shadower

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gateway.compile.plans import period
 from gateway.config.load import load
-from gateway.config.plans import period
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import EVERY, SETTLED, Guards

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.compile.revisions import Revisions, etag, matches
 from gateway.config.document import Document
 from gateway.config.faults import Fault
 from gateway.config.load import ConfigError
-from gateway.config.revisions import Revisions, etag, matches
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, Store
 from gateway.state.sqlite import SqliteStore

@@ -1,0 +1,1 @@
+"""From a document to what the data plane runs: the only room that knows both."""
