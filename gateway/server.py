@@ -37,6 +37,7 @@ from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
+from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
 from gateway.loops.probes import Probes
@@ -114,7 +115,8 @@ class Gateway:
         await self.rollouts.start(document)
         self.stops = Stops(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
         await self.stops.start(document)
-        self.spool = Spool(beside(document.store, "spool"), self.store)
+        self.spool = Spool(local_dir(document.store, document.record.spool), self.store)
+        await self.spool.open()
         self.rewards = RewardBook(
             self.store,
             self.sealer,
@@ -475,11 +477,3 @@ class Unrecorded:
 
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
         """Nothing is kept."""
-
-
-def beside(store: str, kind: str) -> Path:
-    """A place of our own beside the embedded store's file; for a store elsewhere, in the working directory."""
-    if store.startswith("sqlite:///"):
-        path = Path(store.removeprefix("sqlite:///"))
-        return path.with_name(f"{path.name}.{kind}")
-    return Path(f"turnout.{kind}")

@@ -10,20 +10,21 @@ import ctypes
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from gateway import serving
+from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
-from gateway.server import beside
+from gateway.local_dir import local_dir, workers_folder
 
 log = logging.getLogger("turnout.supervisor")
 
@@ -41,14 +42,24 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     text = read_text(path)
     document = load_file(path)
     sockets = serving.listening(document)
-    # Beside the store and not in a temporary directory: the rest of the file system may be read-only.
-    folder = beside(overrides.get("store", document.store), f"metrics-{os.getpid()}")
-    folder.mkdir(parents=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    try:
+    with _metrics_folder(document, overrides) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         return _Family(path, workers, sockets, overrides, text).run(document.shutdown.grace)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _metrics_folder(document: Document, overrides: Mapping[str, str]) -> Iterator[Path]:
+    # Not in a temporary directory: everything but the gateway's own directory may be read-only.
+    directory = local_dir(overrides.get("store", document.store), document.record.spool)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(workers_folder(directory))
+        except OSError as error:
+            raise OSError(
+                f"the workers share their metrics in {directory}, and it can't be written: {error}. "
+                "Name a writable directory under 'record.spool', or run one worker."
+            ) from error
+        yield folder
 
 
 def _worker(

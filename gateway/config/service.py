@@ -205,6 +205,9 @@ class Record(Part):
     """How often outcomes are written."""
     retention: Positive | None = 30 * 86400.0
     """How long they are kept; None: for ever."""
+    spool: Annotated[str, Field(min_length=1)] | None = None
+    """The directory for rewards that arrive while the store is away; None: beside the store's file, or
+    ``turnout.spool`` in the working directory. Read at start."""
 
 
 class Loops(Part):

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.local_dir import remove_if_empty, why_unwritable
 from gateway.record.events import Reward
 from gateway.state.base import Store, StoreUnavailable
 
@@ -44,6 +45,17 @@ class Spool:
         self.damaged = 0
         """Lines whose CRC was wrong; they are kept in a file beside the spool's."""
         self.replayed = 0
+
+    async def open(self) -> None:
+        """Warns where rewards could not be written."""
+        reason = await asyncio.to_thread(why_unwritable, self._directory)
+        if reason:
+            log.warning(
+                "the spool %s can't be written: %s. While the store is away rewards are refused with 503; "
+                "name a writable directory under 'record.spool'",
+                self._directory,
+                reason,
+            )
 
     @property
     def waiting(self) -> bool:
@@ -158,6 +170,7 @@ class Spool:
                 await asyncio.to_thread(self._file.remove)
             self._file.close()
             self._file = None
+        await asyncio.to_thread(remove_if_empty, self._directory)
 
 
 class _File:
@@ -171,10 +184,12 @@ class _File:
 
     @classmethod
     def fresh(cls, directory: Path) -> _File:
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{os.getpid()}-{os.urandom(4).hex()}{_SUFFIX}"
         making = path.with_suffix(".new")
-        descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = _created(making)
+        except FileNotFoundError:  # another process has just removed the empty directory
+            descriptor = _created(making)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         making.rename(path)  # under a name that others look for only once it is locked
         holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -230,6 +245,11 @@ class _File:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _created(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _line(reward: Reward) -> bytes:

@@ -221,7 +221,7 @@ limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_bod
          body_timeout: 1s, body_min_rate: 0, body_grace: 0, idle_timeout: 1s, write_timeout: 1s,
          shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1, load: 1}}
 shutdown: {grace: 0, idle: 0}
-record: {enabled: false, capacity: 1, flush: 1s, retention: null}
+record: {enabled: false, capacity: 1, flush: 1s, retention: null, spool: /var/spool/turnout}
 loops: {allocation: 100ms, watch: 100ms}
 telemetry:
   log: {level: debug, format: json}

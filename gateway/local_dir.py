@@ -1,0 +1,88 @@
+"""The one directory on the local disk that a gateway writes to beside its store.
+
+It holds the spool of rewards (`gateway.record.spool`) and, with several workers, the folder of metrics they share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "metrics-"
+_LOCK: Final = "owner.lock"
+
+
+def local_dir(store: str, spool: str | None) -> Path:
+    """The directory that ``record.spool`` names; by default one beside the embedded store's file, and in the
+    working directory for a store elsewhere."""
+    if spool is not None:
+        return Path(spool)
+    if store.startswith("sqlite:///"):
+        path = Path(store.removeprefix("sqlite:///"))
+        return path.with_name(f"{path.name}.spool")
+    return Path("turnout.spool")
+
+
+def why_unwritable(directory: Path) -> str:
+    """Why no file can be made and synced in the directory; "" if one can. Makes the directory if absent."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = directory / f"probe-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            with probe.open("xb") as file:
+                file.write(b"probe")
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Leaves nothing behind where there is nothing to keep."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
+@contextmanager
+def workers_folder(directory: Path) -> Iterator[Path]:
+    """An empty folder for this process's workers, removed at the end. Raises OSError.
+
+    It is locked while its owner lives, so folders of owners that were killed can be told from those in use and are
+    removed here. A process id could not tell them apart: in a container it is the same after each restart.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep(directory)
+    name = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+    folder, making = directory / name, directory / f".{name}"
+    making.mkdir(mode=0o700)
+    lock = os.open(making / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        making.rename(folder)  # under a name that `_sweep` looks for only once it is locked
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        remove_if_empty(directory)
+
+
+def _sweep(directory: Path) -> None:
+    for folder in directory.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
