@@ -76,7 +76,7 @@ def mean_interval(sums: RewardSums, alpha: float, tuning: float = TUNING) -> tup
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Both means, the variances of both means, and the number of values in all."""
+    """Both means, the variances of both means, and the number of values that the sequence is tuned by."""
 
     baseline: float
     candidate: float
@@ -90,12 +90,24 @@ class _Pair:
 
 
 def _pair(baseline: RewardSums, candidate: RewardSums) -> _Pair | None:
+    """What an interval needs of both; None where no interval can be had.
+
+    A variant whose rare values have not come yet looks as if it did not vary, so no variant counts as
+    varying less than the values of both together. The sequence is tuned by the equal shares that would
+    tell as much, 4 / (1/n_b + 1/n_c) values: the total number would call fifty candidate values many.
+    """
     if min(baseline.count, candidate.count) < MINIMUM:
         return None
-    first, second = variance(baseline) / baseline.count, variance(candidate) / candidate.count
-    if not first + second > 0:
+    pooled = variance(baseline + candidate)
+    if not pooled > 0:
         return None
-    return _Pair(baseline.mean, candidate.mean, first, second, baseline.count + candidate.count)
+    return _Pair(
+        baseline.mean,
+        candidate.mean,
+        max(pooled, variance(baseline)) / baseline.count,
+        max(pooled, variance(candidate)) / candidate.count,
+        4 / (1 / baseline.count + 1 / candidate.count),
+    )
 
 
 def difference_interval(
@@ -103,8 +115,8 @@ def difference_interval(
 ) -> tuple[float, float] | None:
     """(low, high) for candidate's mean - baseline's; None where no interval can be had (see `MINIMUM`).
 
-    The propensity-weighted sequence of Section 3 for shares that are constant within the window: with
-    N values in all, the variance of one is N (s_b^2 / n_b + s_c^2 / n_c).
+    The sequence of Section 3 for shares that are constant within the window, in multiples of the standard
+    error sqrt(s_b^2 / n_b + s_c^2 / n_c); see `_pair` for s and for the number that it is tuned by.
     """
     pair = _pair(baseline, candidate)
     if pair is None:

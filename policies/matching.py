@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from policies.measures import Evidence, Kind
+from policies.measures import Evidence, Interval, Kind
 from policies.model import RewardSums
 
 
@@ -68,17 +68,19 @@ class Matched:
                     _add_rewards(total, metric, sums, 1.0)
         return found
 
-    def evidence(self, kinds: Mapping[str, Kind], seconds: float) -> tuple[Evidence, Evidence]:
-        """(baseline, candidate) as `policies.guardrails.judge_all` takes them; counts may be fractions."""
-        return self._as_evidence(self._baseline, kinds, seconds), self._as_evidence(
-            self._candidate, kinds, seconds
-        )
+    def evidence(
+        self, kinds: Mapping[str, Kind], seconds: float, ranges: Mapping[str, Interval] | None = None
+    ) -> tuple[Evidence, Evidence]:
+        """(baseline, candidate) as `policies.guardrails.judge_all` takes them; counts may be fractions.
 
-    @staticmethod
-    def _as_evidence(total: _Total, kinds: Mapping[str, Kind], seconds: float) -> Evidence:
-        # Histograms are of whole observations; rounding down keeps them conservative.
-        latency = {bucket: int(count) for bucket, count in total.latency.items() if count >= 1.0}
-        return Evidence(total.requests, total.errors, latency, dict(total.rewards), kinds, seconds)
+        Fractional counts are valid as they are: every martingale that reads them is convex in them.
+        """
+        totals = self._baseline, self._candidate
+        first, second = (
+            Evidence(t.requests, t.errors, dict(t.latency), dict(t.rewards), kinds, seconds, ranges or {})
+            for t in totals
+        )
+        return first, second
 
 
 def matched(stretches: Iterable[tuple[Side, Side]]) -> Matched:

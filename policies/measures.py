@@ -25,7 +25,7 @@ class Evidence:
 
     ``requests`` assigned to it, and ``errors`` of them that failed (fallback hides none). ``latency`` is a
     histogram {bucket: count}, ``rewards`` the sums of each metric, ``kinds`` what each metric is.
-    ``seconds`` is the length of the window.
+    ``seconds`` is the length of the window. ``ranges``: (least, greatest) value of metrics with a cap.
     """
 
     requests: float = 0.0
@@ -34,6 +34,7 @@ class Evidence:
     rewards: Mapping[str, RewardSums] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     seconds: float = 0.0
+    ranges: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ def measure(
     if kind is None:
         raise ValueError(f"no metric {metric!r} is declared; declare it under 'metrics'")
     first, second = (_checked(metric, kind, evidence) for evidence in (baseline, candidate))
+    limits = candidate.ranges.get(metric)
+    if limits is not None and not (ratio and limits[0]):
+        return _of_capped(first, second, limits, ratio=ratio)
     return _of_sums(first, second, kind, ratio=ratio)
 
 
@@ -106,6 +110,27 @@ def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: 
 
     at = bounded if kind in ("boolean", "fraction") else unbounded
     return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+
+
+def _of_capped(baseline: RewardSums, candidate: RewardSums, limits: Interval, *, ratio: bool) -> Measured:
+    """Values between known limits, however skewed: the exact test of a fraction, in the metric's own unit."""
+    low, width = limits[0], limits[1] - limits[0]
+    unit = 1.0 if ratio else width
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        interval = ratio_interval if ratio else difference_interval
+        first, second = (Bounded(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate))
+        ends = interval(first, second, alpha)
+        return ends[0] * unit, ends[1] * unit
+
+    return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+
+
+def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:
+    """The sums of (value - low) / width, which lies in [0, 1]."""
+    n, total, squares = sums.count, sums.total, sums.squares
+    moved = min(max((total - n * low) / width, 0.0), n)
+    return RewardSums(n, moved, min(max((squares - 2 * low * total + n * low * low) / width**2, 0.0), moved))
 
 
 def _arm(sums: RewardSums, kind: Kind, scale: float) -> Arm:

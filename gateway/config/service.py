@@ -118,6 +118,8 @@ class Metric(Part):
     minimum: Real | None = None
     maximum: Real | None = None
     """Values outside are refused. Always within the type's own range; see `lowest` and `highest`."""
+    cap: Real | None = None
+    """Greater values count as this one (winsorising), so that guardrails on it are exact at every count."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -136,7 +138,23 @@ class Metric(Part):
             )
         if self.type == "count" and self.lowest < 0:
             raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
+        return self._capped()
+
+    def _capped(self) -> Self:
+        if self.cap is None:
+            return self
+        if self.type not in ("real", "count"):
+            raise ValueError(f"a {self.type} is at most 1 already; leave 'cap' out")
+        if self.type == "real" and self.minimum is None:
+            raise ValueError("'cap' needs the other end of the range too; write a 'minimum', for example 0")
+        if not self.lowest < self.cap <= self.highest:
+            raise ValueError("'cap' lies outside the range; write one above 'minimum', at most 'maximum'")
         return self
+
+    @property
+    def capped_range(self) -> tuple[float, float] | None:
+        """(least, greatest) value that can count; None without a cap."""
+        return None if self.cap is None else (self.lowest, self.cap)
 
     @property
     def lowest(self) -> float:

@@ -20,7 +20,7 @@ from gateway.clock import Clock
 from gateway.compile.plans import reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.loops.allocation import Allocations
-from gateway.loops.rollout import plan_of, rail_of
+from gateway.loops.rollout import capped_ranges, plan_of, rail_of
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
@@ -170,7 +170,7 @@ class Guards:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
             seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
-            pair = seen.evidence(kinds, self._clock() - watched.since)
+            pair = seen.evidence(kinds, self._clock() - watched.since, capped_ranges(document))
             judgement = await asyncio.to_thread(
                 judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
             )

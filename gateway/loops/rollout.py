@@ -75,6 +75,12 @@ def rail_of(section: GuardrailSection) -> Guardrail:
     )
 
 
+def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
+    """(least, greatest) value of each metric with a cap."""
+    ranges = {key: metric.capped_range for key, metric in document.metrics.items()}
+    return {key: found for key, found in ranges.items() if found is not None}
+
+
 class Rollouts:
     """See the module. `arrange` is synchronous, for the moment a document is put in force."""
 
@@ -222,11 +228,12 @@ class Rollouts:
         )
         sums = observations(found_rewards)
         kinds = {key: metric.type for key, metric in document.metrics.items()}
+        ranges = capped_ranges(document)
 
         def evidence(variant: str) -> Evidence:
             found = counts.get(variant, Counts())
             rewards: dict[str, RewardSums] = {m: s for (v, m), s in sums.items() if v == variant}
-            return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds)
+            return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds, ranges)
 
         candidate = evidence(plan.candidate)
         if state.status is Status.PROMOTED:

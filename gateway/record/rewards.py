@@ -274,7 +274,8 @@ def _value(given: object, metric: Metric, name: str) -> float:
     low, high = bounds(metric)
     if not low <= number <= high:
         raise _Refused("out_of_bounds", f"{name!r} lies between {low:g} and {high:g}, not at {number:g}.")
-    return number
+    cap = getattr(metric, "cap", None)
+    return number if cap is None else min(number, cap)
 
 
 _EXPECTED: Final = {
@@ -296,5 +297,6 @@ def bounds(metric: Metric) -> tuple[float, float]:
 def worst(metric: Metric) -> float | None:
     """The worst value that a metric can have; None where it is not bounded on that side."""
     low, high = bounds(metric)
-    end = low if metric.goal == "maximize" else high
+    cap = getattr(metric, "cap", None)
+    end = low if metric.goal == "maximize" else high if cap is None else min(high, cap)
     return end if isfinite(end) else None

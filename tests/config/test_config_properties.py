@@ -136,7 +136,7 @@ auth:
         routes_claim: r, leeway: 0}
 metrics:
   correct: {type: boolean, window: 24h, missing: zero, description: d}
-  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5}
+  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5}
 backends:
   a:
     urls: ["https://10.0.0.1:9101/base/", "https://10.0.0.2:9101/base"]

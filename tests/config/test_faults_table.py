@@ -193,6 +193,12 @@ TABLE = [
      "with features a newcomer's share depends on the request, so 'debut' can't hold it; leave it out", ""),
     ("type: boolean", "type: real, minimum: 1, maximum: 5, missing: zero", 2, "metrics.correct",
      "'missing: zero' needs a range with 0 in it; widen 'minimum' and 'maximum', or leave it out", ""),
+    ("type: boolean", "type: boolean, cap: 1", 2, "metrics.correct",
+     "a boolean is at most 1 already; leave 'cap' out", ""),
+    ("type: boolean", "type: real, cap: 9", 2, "metrics.correct",
+     "'cap' needs the other end of the range too; write a 'minimum', for example 0", ""),
+    ("type: boolean", "type: count, maximum: 5, cap: 9", 2, "metrics.correct",
+     "'cap' lies outside the range; write one above 'minimum', at most 'maximum'", ""),
     ("type: boolean", "type: real, minimum: .inf", 2, "metrics.correct.minimum", "inf is not a finite number", ""),
     # Backends
     (A, '  a: {url: "http://x:1", urls: ["http://x:2"]}', 5, "backends.a",

@@ -32,6 +32,7 @@ class Declared:
     window: float = 3600.0
     minimum: float | None = None
     maximum: float | None = None
+    cap: float | None = None
 
 
 METRICS = {
@@ -39,6 +40,7 @@ METRICS = {
     "score": Declared("fraction"),
     "clicks": Declared("count"),
     "amount": Declared("real"),
+    "revenue": Declared("real", minimum=0.0, cap=50.0),
     "delay": Declared("real", "minimize", 60.0, 0.0, 100.0),
 }
 
@@ -123,6 +125,8 @@ async def test_a_batch_is_answered_item_by_item(book: RewardBook, store: Away) -
         ("amount", -2.5, -2.5),
         ("amount", 10**15, 1e15),
         ("delay", 100, 100.0),
+        ("revenue", 49.5, 49.5),
+        ("revenue", 9_000, 50.0),
     ],
 )
 async def test_values_that_fit(book: RewardBook, metric: str, value: object, kept: float) -> None:
@@ -248,8 +252,9 @@ async def test_a_rescued_decision_counts_as_the_worst(book: RewardBook, store: A
 
 
 def test_the_worst_value_of_each_metric() -> None:
-    assert [worst(m) for m in METRICS.values()] == [0.0, 0.0, 0.0, None, 100.0]
+    assert [worst(m) for m in METRICS.values()] == [0.0, 0.0, 0.0, None, 0.0, 100.0]
     assert worst(Declared("count", "minimize")) is None
+    assert worst(Declared("count", "minimize", cap=9.0)) == 9.0
     assert worst(Declared("real", "maximize", maximum=5.0)) is None
     assert worst(Declared("fraction", "minimize", minimum=0.5)) == 1.0
 
