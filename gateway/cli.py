@@ -27,6 +27,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "explain": ("gateway.commands.explain", "which variant a unit gets, with what probability, and why"),
 }
 
+EXTRAS: Final = {"demo": "backend", "backend": "backend"}
+"""Command → the extra whose packages it may need."""
+OURS: Final = ("gateway", "policies", "backends", "dashboards")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the process's exit code."""
@@ -56,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(arguments.command)
+        if extra is None or (error.name or "").partition(".")[0] in OURS:
+            raise
+        needs = f"'turnout {arguments.command}' needs {error.name}, which is in the extra '{extra}'"
+        print(f"turnout: {needs}; install it with: pip install 'turnout[{extra}]'", file=sys.stderr)  # noqa: T201
+        return 1
 
 
 if __name__ == "__main__":

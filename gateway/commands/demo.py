@@ -18,10 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
-MODEL_PORT: Final = 9101
+from gateway.commands.remote import complain
+from gateway.config.faults import ConfigError
+from gateway.config.load import load_file
+
+EXAMPLE: Final = "config.example.yaml"
 CLIENTS: Final = 8
 BATCH: Final = 50
 """Rewards reported in one call."""
@@ -31,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--duration", type=float, default=None, metavar="S", help="end after S seconds (never)"
     )
-    parser.add_argument("--config", type=Path, default=Path("config.example.yaml"), metavar="FILE")
-    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="trained if empty")
+    parser.add_argument("--config", type=Path, default=example(), metavar="FILE", help=f"({EXAMPLE})")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), metavar="DIR", help="model repository (models)"
+    )
     parser.add_argument(
         "--rate", type=float, default=300.0, metavar="R", help="requests a second, at most (300)"
     )
@@ -40,18 +47,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
 
 
+def example() -> Path:
+    """The example configuration: package data of an installed wheel, top level of a checkout."""
+    packaged = Path(__file__).parents[1] / EXAMPLE
+    found = packaged if packaged.exists() else Path(__file__).parents[2] / EXAMPLE
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+
+
 def main(arguments: argparse.Namespace) -> int:
-    # Late: torch takes seconds to import, and says by itself what to install when it is missing.
+    # Before anything is trained: a wrong file is reported immediately. Late imports: torch takes seconds.
+    try:
+        document = load_file(arguments.config)
+        backend_url, gateway_url = str(document.backends["digits"].addresses[0]), f"http://{document.listen}"
+    except ConfigError as error:
+        return complain(error)
+    except KeyError:
+        return complain(ValueError(f"{arguments.config} needs a backend and a route named 'digits'"))
     from backends.reference import digits
     from backends.train import ensure
 
-    _say("training the reference models where they are missing ...")
+    if not arguments.models.exists():
+        _say(f"training the reference models into {arguments.models} (about 10 seconds) ...")
     ensure(arguments.models)
     data = digits.held_out()
     rows = [[float(v) for v in row] for row in data.pixels]
     labels = [int(label) for label in data.labels]
     with tempfile.TemporaryDirectory(prefix="turnout-demo-") as folder:
-        return asyncio.run(_demo(arguments, rows, labels, Path(folder)))
+        place = Place(gateway_url, backend_url, Path(folder))
+        return asyncio.run(_demo(arguments, rows, labels, place))
 
 
 class Tally:
@@ -76,55 +99,58 @@ class Tally:
         return f"{total} requests: {'; '.join(parts)}"
 
 
-class Scene(NamedTuple):
-    """The two processes, and where the gateway listens."""
+class Place(NamedTuple):
+    """Base URLs of both servers, and the folder of the demo's own store."""
 
-    url: str
-    processes: tuple[subprocess.Popen[bytes], ...]
+    gateway: str
+    backend: str
+    folder: Path
 
 
 async def _demo(
-    arguments: argparse.Namespace, rows: Sequence[list[float]], labels: Sequence[int], folder: Path
+    arguments: argparse.Namespace, rows: Sequence[list[float]], labels: Sequence[int], place: Place
 ) -> int:
-    scene = await _start(arguments, folder)
+    processes = await _start(arguments, place)
     tally = Tally()
     try:
-        _say(f"dashboard: {scene.url}/-/dashboard/")
-        await _replay(arguments, scene, rows, labels, tally)
-        async with httpx.AsyncClient(base_url=scene.url) as client:
+        _say(f"dashboard: {place.gateway}/-/dashboard/   (Ctrl-C ends the demo)")
+        await _replay(arguments, place.gateway, rows, labels, tally)
+        async with httpx.AsyncClient(base_url=place.gateway) as client:
             await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
             report: dict[str, Any] = (await client.get("/-/routes/digits")).json()
     finally:
-        _stop(scene.processes)
+        _stop(processes)
     _summary(report, tally, as_json=arguments.json)
+    _say(
+        f"next: copy {arguments.config}, name your own servers in it, then\n"
+        "  turnout check turnout.yaml && turnout run --config turnout.yaml"
+    )
     return 0 if not tally.lost else 1
 
 
-async def _start(arguments: argparse.Namespace, folder: Path) -> Scene:
-    from gateway.config.load import load_file
-
-    listen = load_file(arguments.config).listen
-    url = f"http://{listen}"
+async def _start(arguments: argparse.Namespace, place: Place) -> list[subprocess.Popen[bytes]]:
     turnout = [sys.executable, "-m", "gateway.cli"]
+    port = str(urlsplit(place.backend).port)
     backend = [
-        *turnout, "backend", "--models", str(arguments.models), "--port", str(MODEL_PORT), "--device", arguments.device,
+        *turnout, "backend", "--models", str(arguments.models), "--port", port, "--device", arguments.device,
     ]  # fmt: skip
     gateway = [
-        *turnout, "run", "--config", str(arguments.config), "--store", f"sqlite:///{folder / 'turnout.db'}",
+        *turnout, "run", "--config", str(arguments.config), "--store", f"sqlite:///{place.folder / 'turnout.db'}",
     ]  # fmt: skip
     processes = [_spawned(backend)]
     try:
-        await _ready(f"http://127.0.0.1:{MODEL_PORT}/v2/health/ready", processes)
+        await _ready(f"{place.backend}/v2/health/ready", processes)
         processes.append(_spawned(gateway))
-        await _ready(f"{url}/-/readyz", processes)
+        await _ready(f"{place.gateway}/-/readyz", processes)
     except BaseException:
         _stop(processes)
         raise
-    return Scene(url, tuple(processes))
+    return processes
 
 
 def _spawned(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(words)
+    # A session of its own: Ctrl-C reaches the demo alone, which still needs the gateway's report.
+    return subprocess.Popen(words, start_new_session=True)
 
 
 async def _ready(url: str, processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -154,19 +180,19 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 async def _replay(
     arguments: argparse.Namespace,
-    scene: Scene,
+    url: str,
     rows: Sequence[list[float]],
     labels: Sequence[int],
     tally: Tally,
 ) -> None:
-    """Images go round until the time is up or somebody interrupts."""
+    """Sends images in turn until the time is up or a signal arrives."""
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end.set)
     rewards: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     limits = httpx.Limits(max_connections=CLIENTS + 1, max_keepalive_connections=CLIENTS + 1)
-    async with httpx.AsyncClient(base_url=scene.url, limits=limits, timeout=30.0) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30.0) as client:
         pace = _Pace(arguments.rate)
         senders = [
             loop.create_task(_sender(client, rows, labels, first, rewards, tally, pace, end))

@@ -1,0 +1,123 @@
+"""``turnout demo`` as pip installs it: from a wheel, in an empty directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.children import free_ports
+from gateway import build
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; from gateway.cli import main; sys.exit(main({words}))"
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the pure wheel holds, and nothing of the checkout."""
+    place = tmp_path_factory.mktemp("wheel")
+    words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
+    subprocess.run(words, cwd=build.ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = place.glob("*.whl")
+    with zipfile.ZipFile(wheel) as found:
+        found.extractall(place / "installed")
+    return place / "installed"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference models, trained once by the first demo."""
+    return tmp_path_factory.mktemp("models") / "models"
+
+
+def environment(installed: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(installed)}
+
+
+def example(installed: Path, folder: Path) -> Path:
+    """The packaged example on free ports."""
+    text = (installed / "gateway/config.example.yaml").read_text()
+    gateway, backend = free_ports(2)
+    text = text.replace("127.0.0.1:8080", f"127.0.0.1:{gateway}").replace(":9101", f":{backend}")
+    path = folder / "turnout.yaml"
+    path.write_text(text)
+    return path
+
+
+def demo(installed: Path, folder: Path, models: Path, *options: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "gateway.cli", "demo", "--config", str(example(installed, folder))]
+    return subprocess.Popen(
+        [*words, "--models", str(models), *options],
+        cwd=folder,
+        env=environment(installed),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_the_demo_runs_from_the_wheel(installed: Path, models: Path, tmp_path: Path) -> None:
+    out, err = demo(installed, tmp_path, models, "--duration", "8", "--json").communicate(timeout=200)
+    report = json.loads(out)
+    assert sum(v["requests"] for v in report["variants"].values()) > 0, err
+    assert (report["failed"], report["rewards_lost"]) == (0, 0)
+    assert "training the reference models" in err
+
+
+def test_ctrl_c_ends_it_quietly_with_the_summary(installed: Path, models: Path, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole foreground group, the servers included if they are in it."""
+    process = demo(installed, tmp_path, models)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("dashboard:"):
+            break
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "P(best)" in out
+    assert "0 requests failed, 0 rewards lost." in out
+
+
+@pytest.mark.parametrize("words", [["demo"], ["backend", "--models", ".", "--train"]], ids=lambda w: w[0])
+def test_a_missing_extra_is_one_line(installed: Path, tmp_path: Path, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH.format(words=words)],
+        cwd=tmp_path,
+        env=environment(installed),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        f"turnout: 'turnout {words[0]}' needs torch, which is in the extra 'backend'; "
+        "install it with: pip install 'turnout[backend]'"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_configuration_is_reported_before_anything_is_trained(
+    installed: Path, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "gateway.cli", "demo", "--config", "none.yaml", "--models", "models"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(installed), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("turnout: none.yaml: the file can't be read")
+    assert not (tmp_path / "models").exists()
