@@ -31,6 +31,7 @@ from gateway.dataplane.outcome import outcome
 from gateway.dataplane.own_answer import fail
 from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
 from gateway.dataplane.states import CONNECTING, DONE, NEVER, QUEUED, READING, RELAYING, WAITING
+from gateway.dataplane.stream_end import TAIL_BYTES, is_whole
 from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import TurnoutError
 from gateway.transport.connection import Answer, BackendConnection
@@ -56,8 +57,8 @@ class Exchange:
         "decision", "error", "error_detail", "features", "fixed", "forced", "head", "head_bytes", "head_ms",
         "hedge", "holds_place", "out", "plan", "principal", "refused", "repeated", "replayable",
         "request_id", "retries", "retrying", "revision", "route", "sent", "sent_at", "served", "shadows", "started",
-        "state", "status", "sticky", "task", "total_deadline", "tried", "unit", "upgrade", "upload_paused",
-        "waited", "wall", "worker",
+        "state", "status", "sticky", "tail", "task", "total_deadline", "tried", "unit", "upgrade", "upload_paused",
+        "waited", "wall", "whole", "worker",
     )  # fmt: skip
 
     # Set by `gateway.dataplane.deciding`.
@@ -99,6 +100,10 @@ class Exchange:
         self.head_ms = 0.0
         self.status = 0
         self.answer_bytes = 0
+        self.tail = b""
+        """The last bytes relayed, `TAIL_BYTES` at least if there were as many."""
+        self.whole = False
+        """Whether the client was sent everything that a backend had to say."""
         self.head_bytes = b""
         self.chunked_out = False
         self.error = ""
@@ -412,6 +417,7 @@ class Exchange:
 
     def on_data(self, data: bytes) -> None:
         self.answer_bytes += len(data)
+        self.tail = data if len(data) >= TAIL_BYTES else (self.tail + data)[-TAIL_BYTES:]
         self.out.append(data)
         if self.captured is not None:
             self._capture(data)
@@ -460,6 +466,7 @@ class Exchange:
         self.connection = None
         if out:
             self.client.write(out[0] if len(out) == 1 else b"".join(out))
+        self.whole = True
         self.leave()
         self.done()
         self.client.answered(self)
@@ -545,10 +552,12 @@ class Exchange:
             self.state = DONE
             self.worker.active.discard(self)
             return
-        if not self.error:
-            self.error = "client_left"
-        self.status = 499
-        self.note("client_left")
+        self.whole = state == RELAYING and is_whole(self.tail)
+        if not self.whole:
+            if not self.error:
+                self.error = "client_left"
+            self.status = 499
+            self.note("client_left")
         self.done()
 
     def refuse(self, error: TurnoutError) -> None:

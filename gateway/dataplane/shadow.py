@@ -235,8 +235,12 @@ class Shadower:
         def record(found: Agreement | None) -> None:
             self._store(call.copy, answer, error, spent, found)
 
-        if error or body is None or answer is None or original.answer is None or not original.primary:
+        if error or body is None or answer is None:
             record(None)
+            return
+        reason = original.incomparable()
+        if reason or original.answer is None:
+            record(Agreement("not_comparable", "", detail=reason))
             return
         first = comparable(original.lines, b"".join(original.answer))
         self._comparer.compare(

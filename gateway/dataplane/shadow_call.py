@@ -30,6 +30,7 @@ class Original:
         "route",
         "size",
         "status",
+        "whole",
     )
 
     def __init__(self, x: Exchange) -> None:
@@ -42,8 +43,19 @@ class Original:
         self.lines = x.answer_lines
         self.answer = x.captured
         """None where there is none, or it was too long to be kept."""
+        self.whole = x.whole
         self.size = x.body_bytes + (x.answer_bytes if x.captured is not None else 0)
         self.holders = 0
+
+    def incomparable(self) -> str:
+        """Why a shadow's response can't be compared with the primary's; "" if it can."""
+        if not self.primary:
+            return "no variant answered the client"
+        if not self.whole:
+            return "the primary's response was cut short"
+        if self.answer is None:
+            return "the primary's response is larger than limits.shadow.answer"
+        return ""
 
 
 class Copy:

@@ -448,3 +448,65 @@ def test_the_end_of_the_process_leaves_no_copy_under_way(tmp_path: Path) -> None
     finally:
         rig.stop()
     assert counts(rig, "one")["offered"] == 1
+
+
+# A primary's response that did not come whole ----------------------------------------------------------
+
+EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def piece(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+ENDS: dict[str, list[Step]] = {
+    "openai": [piece(b'data: {"x": 1}\n\ndata: [DONE]\n\n')],
+    "anthropic": [piece(b'event: message_stop\ndata: {"type":"message_stop"      }\n\n')],
+    "in-two-reads": [piece(b'data: {"x": 1}\n\ndata: [DO'), 0.05, piece(b"NE]\n\n")],
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_client_that_leaves_behind_the_terminal_event_had_everything(rig: FaultRig, end: str) -> None:
+    rig.next("a", EVENTS, *ENDS[end], HOLD)
+    rig.next("s", EVENTS, *ENDS[end], piece(b""))
+    with rig.client() as client:
+        client.send(request("/one"))
+        client.until(b"]\n\n" if end != "anthropic" else b"      }\n\n")
+    outcome = rig.outcome()
+    assert (outcome.status, outcome.error, outcome.served) == (200, "", "v1")
+    assert row(rig).agrees is True
+
+
+def test_a_client_that_leaves_behind_a_known_length_had_everything(rig: FaultRig) -> None:
+    rig.next("a", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nwhole", 0.05, b"body")
+    rig.next("s", ok(b"wholebody"))
+    with rig.client() as client:
+        client.send(request("/one"))
+        client.until(b"wholebody")
+    assert rig.outcome().status == 200
+    assert row(rig).agrees is True
+
+
+@pytest.mark.parametrize("said", [b'data: {"x": 1}\n\n', b"data: [DO", b'data: {"x": "data: [DONE]"}\n\n'])
+def test_a_response_that_the_client_did_not_wait_for_is_not_compared(rig: FaultRig, said: bytes) -> None:
+    rig.next("a", EVENTS, piece(said), HOLD)
+    rig.next("s", EVENTS, piece(said), piece(b""))
+    with rig.client() as client:
+        client.send(request("/one"))
+        client.until(said)
+    outcome = rig.outcome()
+    assert (outcome.status, outcome.error) == (499, "client_left")
+    found = row(rig)
+    assert (found.agrees, found.detail) == (None, "the primary's response was cut short")
+
+
+def test_a_response_that_broke_off_is_not_compared(rig: FaultRig) -> None:
+    rig.next("a", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nwhole", CLOSE)
+    rig.next("s", ok(b"wholebody"))
+    with rig.client() as client:
+        client.send(request("/one"))
+        client.until(b"whole")
+        rig.until(lambda: rig.outcomes)
+    found = row(rig)
+    assert (found.agrees, found.detail) == (None, "the primary's response was cut short")

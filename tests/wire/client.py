@@ -121,7 +121,7 @@ class Client:
         self.ended = not data
         return bool(data)
 
-    def _until(self, mark: bytes) -> bytes:
+    def until(self, mark: bytes) -> bytes:
         """What comes before ``mark``, which is taken too."""
         while mark not in self.buffer:
             if not self._more():
@@ -138,7 +138,7 @@ class Client:
 
     def answer(self, method: bytes = b"GET") -> Answer:
         """The next answer, interim ones included. Raises Cut, or AssertionError where it is no valid HTTP."""
-        line, *lines = self._until(b"\r\n\r\n").split(b"\r\n")
+        line, *lines = self.until(b"\r\n\r\n").split(b"\r\n")
         match = _STATUS.fullmatch(line)
         assert match is not None, f"no status line: {line!r}"
         answer = Answer(int(match[1]), match[2], list(_fields(lines)), b"", "none")
@@ -169,7 +169,7 @@ class Client:
 
     def _chunks(self, answer: Answer) -> None:
         while True:
-            size = self._until(b"\r\n")
+            size = self.until(b"\r\n")
             assert re.fullmatch(rb"[0-9a-f]+", size), f"no chunk size: {size!r}"
             if int(size, 16) == 0:
                 break
@@ -179,7 +179,7 @@ class Client:
                 assert self._exactly(2) == b"\r\n"
             except Cut as cut:
                 raise Cut(answer.body + cut.got, was_reset=cut.was_reset) from None
-        while line := self._until(b"\r\n"):
+        while line := self.until(b"\r\n"):
             answer.trailer += line + b"\r\n"
 
     def at_end(self) -> bool:

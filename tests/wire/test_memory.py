@@ -142,11 +142,11 @@ def test_each_event_of_a_stream_is_relayed_as_it_comes(rig: Rig) -> None:
     )
     with rig.client() as client:
         client.send(b"GET /p/x HTTP/1.1\r\n" + H + b"\r\n")
-        head = client._until(b"\r\n\r\n")
+        head = client.until(b"\r\n\r\n")
         assert b"transfer-encoding: chunked" in head
         arrivals = []
         for n in range(20):
-            assert client._until(b"\r\n") == b"b"
+            assert client.until(b"\r\n") == b"b"
             assert client._exactly(13) == b"data: %03d\r\n\r\n" % n
             arrivals.append(time.monotonic())
         gaps = [b - a for a, b in itertools.pairwise(arrivals)]
@@ -159,7 +159,7 @@ def test_the_head_is_relayed_before_the_body(rig: Rig) -> None:
     rig.a.plans.append([b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", HOLD, b"abc"])
     with rig.client() as client:
         client.send(b"GET /p/x HTTP/1.1\r\n" + H + b"\r\n")
-        assert client._until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
         rig.call(rig.a.released.set)
         assert client._exactly(3) == b"abc"
 
