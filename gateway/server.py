@@ -55,6 +55,7 @@ from gateway.state.base import Event, Published, Revision, Store, StoreUnavailab
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.traces import Traces
 from gateway.threads import pool
+from gateway.transport.pool import Address, Backend
 from policies.contextual import Ensemble
 from policies.model import Allocation
 
@@ -374,8 +375,11 @@ class Gateway:
         for (endpoint, shadow), address in self.registry.addresses.items():
             if not shadow:
                 m.in_flight.labels(str(endpoint)).set(address.in_flight)
-                well = all(h.state(address, now) == "healthy" for h in worker.healths())
+                healths = worker.healths()
+                well = all(h.barred(address, now) == "healthy" for h in healths)
                 m.healthy.labels(str(endpoint)).set(1 if well else 0)
+                failing = any(h.failing(address) is not None for h in healths)
+                m.failing.labels(str(endpoint)).set(1 if failing else 0)
 
     # The control API's context --------------------------------------------------------------------------
     def document(self) -> Document:
@@ -390,17 +394,8 @@ class Gateway:
         routed = self.worker.snapshot.routes.get(route)
         if held is None or routed is None:
             return None
-        now = perf_counter()
         health = {
-            name: [
-                {
-                    "address": address.name,
-                    "state": variant.backend.health.state(address, now),
-                    "in_flight": address.in_flight,
-                    "waiting": len(variant.backend.gate.waiting),
-                }
-                for address in variant.backend.addresses
-            ]
+            name: [self._address_health(variant.backend, address) for address in variant.backend.addresses]
             for name, variant in routed.variants.items()
         }
         shadows: dict[str, dict[str, int]] = {variant.name: {} for variant, _ in routed.shadows}
@@ -410,6 +405,21 @@ class Gateway:
         return Live(
             held.epoch, self.worker.snapshot.revision, held.allocation, health, shadows, held.contextual
         )
+
+    def _address_health(self, backend: Backend, address: Address) -> dict[str, Any]:
+        now = perf_counter()
+        run = backend.health.failing(address)
+        failing = None
+        if run is not None:
+            since = self.now() - (now - run.since)
+            failing = {"attempts": run.attempts, "error": run.error, "since": since}
+        return {
+            "address": address.name,
+            "state": backend.health.state(address, now),
+            "failing": failing,
+            "in_flight": address.in_flight,
+            "waiting": len(backend.gate.waiting),
+        }
 
     def ready(self) -> tuple[bool, str]:
         if self.ending or self.worker is None or self.worker.draining:

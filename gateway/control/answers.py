@@ -139,9 +139,21 @@ class Alarm(BaseModel):
     message: str
 
 
+class Failing(Shape):
+    """A run of failed attempts."""
+
+    attempts: Count
+    error: Annotated[str, Field(description="The code of the last failed attempt.")]
+    since: Annotated[float, Field(description="Seconds since the epoch.")]
+
+
 class AddressHealth(BaseModel):
     address: str
-    state: Literal["healthy", "unhealthy", "ejected", "stalled"]
+    state: Annotated[
+        Literal["healthy", "unhealthy", "ejected", "failing", "stalled"],
+        Field(description="failing: the last five attempts, or more, failed, though it may still be used."),
+    ]
+    failing: Failing | None = None
 
 
 class MetricShape(Shape):
@@ -179,6 +191,7 @@ class RouteHead(Shape):
 
 class RouteSummary(RouteHead):
     recent: Recent
+    alarms: list[Alarm]
 
 
 class StageShape(Shape):

@@ -23,7 +23,8 @@ class Live:
     revision: int
     allocation: Allocation
     health: Mapping[str, Sequence[Mapping[str, Any]]]
-    """By variant: each address with its state (healthy | unhealthy | ejected | stalled), in_flight, waiting."""
+    """By variant: each address with its state (healthy | unhealthy | ejected | failing | stalled), failing (attempts,
+    error, since; or None), in_flight, waiting."""
     shadow_counts: Mapping[str, Mapping[str, int]]
     """By shadow: offered, sent, dropped by reason, failed."""
     contextual: Mapping[str, Any] | None = None

@@ -47,7 +47,7 @@ class Desk:
             now = self.context.now()
             counts = await self.context.store.counts(name, since=now - RECENT)
             shown = summary(name, self.context.document(), live, rollout, now)
-            return shown | {"recent": recent(together(counts))}
+            return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)}
 
         return await self._cache.get(("summary", name), make)
 

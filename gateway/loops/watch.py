@@ -17,8 +17,9 @@ from gateway.config.document import Document
 from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
-from gateway.state.base import Store, StoreUnavailable
+from gateway.state.base import OutcomeFilter, Store, StoreUnavailable
 from gateway.state.units import metric_of
+from policies.contrast import Rate, mean_interval
 
 log = logging.getLogger("turnout.watch")
 
@@ -30,6 +31,12 @@ ENOUGH: Final = 200
 PATIENCE: Final = 300.0
 """Seconds before a missing reward is missing and not late."""
 
+FAILING: Final = 0.2
+"""A variant whose error rate is shown to be above this is failing."""
+STRETCHES_S: Final = (120.0, 1200.0, 14_400.0)
+"""Lengths of the stretches over which a variant's error rate is looked at: short ones find a fault soon, long
+ones find it where there is little traffic."""
+
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
 
@@ -38,7 +45,7 @@ class Alarm:
     """Something a person should look at."""
 
     code: str
-    """sample_ratio_mismatch | record_loss | no_rewards"""
+    """sample_ratio_mismatch | record_loss | no_rewards | variant_failing"""
     message: str
 
 
@@ -91,7 +98,8 @@ class Watch:
 
     async def look(self, document: Document, name: str) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed."""
-        alarms = [a for a in (await self._ratio(document, name), await self._silent(document, name)) if a]
+        looks = (self._ratio(document, name), self._silent(document, name), self._failing(name))
+        alarms = [alarm for look in looks if (alarm := await look) is not None]
         before = await self._store.load(KIND, name)
         known = {a["code"] for a in json.loads(before[1])} if before is not None else set()
         if known == {a.code for a in alarms}:
@@ -134,6 +142,46 @@ class Watch:
             "no_rewards",
             f"No reward was ever reported for {', '.join(silent)}; check that clients send x-decision-id back.",
         )
+
+    async def _failing(self, name: str) -> Alarm | None:
+        """Variants whose error rate is shown to be above `FAILING`, and not shown to be below it since.
+
+        Each stretch begins at a multiple of its length, so that its interval is always valid, and is between
+        one and two lengths long, so that the alarm does not end because a new stretch begins.
+        """
+        now, failing = self._clock(), dict[str, str]()
+        for length in reversed(STRETCHES_S):
+            since = (now // length - 1) * length
+            for variant, (assigned, errors) in (await self._store.decided(name, since=since)).items():
+                low, high = await asyncio.to_thread(_error_interval, errors, assigned)
+                if low > FAILING:
+                    failing[variant] = _failure(variant, assigned, errors, low, now - since)
+                elif high < FAILING:
+                    failing.pop(variant, None)
+        if not failing:
+            return None
+        return Alarm(
+            "variant_failing", " ".join([await self._with_error(name, v, m) for v, m in failing.items()])
+        )
+
+    async def _with_error(self, name: str, variant: str, message: str) -> str:
+        last = await self._store.outcomes(OutcomeFilter(name, variant=variant, errors_only=True, limit=1))
+        return f"{message} Last error: {last[0].error}." if last else message
+
+
+def _error_interval(errors: int, assigned: int) -> tuple[float, float]:
+    """Always-valid interval of an error rate, at each stretch's part of `ALPHA`."""
+    if not assigned:
+        return 0.0, 1.0
+    return mean_interval(Rate(min(errors, assigned), assigned), ALPHA / len(STRETCHES_S))
+
+
+def _failure(variant: str, assigned: int, errors: int, low: float, seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return (
+        f"{variant} fails: {errors:,} of {assigned:,} requests of the last {minutes} min, "
+        f"so its error rate is above {low:.0%}."
+    )
 
 
 def _learns(document: Document, name: str, meant: Collection[str]) -> bool:

@@ -122,6 +122,10 @@ class Metrics:
             "turnout_backend_healthy", "1 while an address may be used, else 0.", ("backend",), registry=r,
             multiprocess_mode="min",
         )  # fmt: skip
+        self.failing = Gauge(
+            "turnout_backend_failing", "1 while the last attempts at an address all failed, else 0.", ("backend",),
+            registry=r, multiprocess_mode="max",
+        )  # fmt: skip
         self.revision = Gauge(
             "turnout_config_revision", "The revision of the configuration in force.", registry=r,
             multiprocess_mode="max",

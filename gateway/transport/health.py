@@ -8,6 +8,7 @@ observation, and the choice between addresses does not look here at all (`Health
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,7 +17,7 @@ from policies import ejection
 if TYPE_CHECKING:
     from gateway.transport.pool import Address
 
-State = Literal["healthy", "unhealthy", "ejected", "stalled"]
+State = Literal["healthy", "unhealthy", "ejected", "failing", "stalled"]
 Tell = Callable[[str, Mapping[str, Any]], None]
 """Takes the kind of an event ("health", "ejection") and what happened."""
 
@@ -26,6 +27,19 @@ OFF: Final = ejection.Settings(consecutive_local=0, consecutive_remote=0, failur
 RESULTS: Final[dict[str, int]] = {"backend_status": ejection.REMOTE}
 """What an error code means for an address's health; what is not here is a local failure."""
 
+MIN_FAILING: Final = 5
+"""Failed attempts in a row after which an address is called failing, whether or not it may be ejected."""
+
+
+@dataclass(slots=True)
+class Failing:
+    """The run of failed attempts that an address is in. ``since`` is of `perf_counter`."""
+
+    since: float
+    attempts: int = 0
+    error: str = ""
+    """The code of the last of them."""
+
 
 class Health:
     """See the module. Times are of `perf_counter`."""
@@ -33,6 +47,7 @@ class Health:
     __slots__ = (
         "_answer",
         "_asked",
+        "_failing",
         "_group",
         "_places",
         "_records",
@@ -49,6 +64,7 @@ class Health:
         self._group = ejection.Group(())
         self._records: dict[Address, ejection.Address] = {}
         self._places: dict[str, Address] = {}
+        self._failing: dict[Address, Failing] = {}
         self._returning: set[Address] = set()
         """Ejected ones whose return is still to be told."""
         self._asked: tuple[ejection.Address, ...] | None = None
@@ -64,6 +80,7 @@ class Health:
         self._group.update(self._places, settings)
         self._records = {a: self._group.addresses[a.name] for a in addresses}
         self._returning &= self._records.keys()
+        self._failing = {a: run for a, run in self._failing.items() if a in self._records}
         self._asked = None
         self.tick(perf_counter())
 
@@ -73,17 +90,39 @@ class Health:
         record = self._records.get(address)
         if record is not None:
             self._group.observe(record, ejection.OK, now)
+            if self._failing:
+                self._recovered(address)
 
     def failed(self, address: Address, code: str, now: float) -> None:
         """An attempt at ``address`` failed with the error ``code``; may eject it."""
         record = self._records.get(address)
         if record is None:  # a configuration without it came meanwhile
             return
+        self._count(address, code, now)
         reason = self._group.observe(record, RESULTS.get(code, ejection.LOCAL), now)
         if reason:
             self.troubled = True
             self._returning.add(address)
             self._say("ejection", address, "ejected", reason, seconds=round(record.ejected_until - now, 3))
+
+    def _count(self, address: Address, code: str, now: float) -> None:
+        run = self._failing.setdefault(address, Failing(now))
+        run.attempts += 1
+        run.error = code
+        if run.attempts == MIN_FAILING:
+            self._say(
+                "health", address, "failing", f"{run.attempts} attempts in a row failed, the last with {code}"
+            )
+
+    def _recovered(self, address: Address) -> None:
+        run = self._failing.pop(address, None)
+        if run is not None and run.attempts >= MIN_FAILING:
+            self._say("health", address, "healthy", f"it answers again, after {run.attempts} failed attempts")
+
+    def failing(self, address: Address) -> Failing | None:
+        """The run of failures that ``address`` is in; None below `MIN_FAILING`."""
+        run = self._failing.get(address)
+        return run if run is not None and run.attempts >= MIN_FAILING else None
 
     def probed(self, address: Address, *, healthy: bool, reason: str, now: float) -> None:
         """Active probes have come to another verdict on ``address``."""
@@ -93,6 +132,7 @@ class Health:
         self._group.mark(record, healthy=healthy)
         if healthy:
             record.returned = now  # so that it starts slowly
+            self._failing.pop(address, None)
         self.troubled = True
         self._say("health", address, "healthy" if healthy else "unhealthy", reason)
 
@@ -136,6 +176,14 @@ class Health:
         return 1.0 if record is None else record.weight(now, self._group.settings)
 
     def state(self, address: Address, now: float) -> State:
+        """What ``address`` did last: ``failing`` ones are used all the same, where there is no other."""
+        barred = self.barred(address, now)
+        if barred in ("healthy", "stalled") and self.failing(address) is not None:
+            return "failing"
+        return barred
+
+    def barred(self, address: Address, now: float) -> State:
+        """Why ``address`` may not be used; ``healthy``: it may."""
         record = self._records.get(address)
         if record is not None and not record.healthy:
             return "unhealthy"
@@ -151,6 +199,6 @@ class Health:
                 self._returning.discard(address)
                 self._say("ejection", address, "returned", "its time is over")
         self.troubled = any(
-            self.state(address, now) != "healthy" or self.weight(address, now) < 1.0
+            self.barred(address, now) != "healthy" or self.weight(address, now) < 1.0
             for address in self._records
         )

@@ -206,3 +206,66 @@ async def test_a_lossy_record_is_told_by_whoever_lost(scene: Scene) -> None:
     await scene.watch.record_loss()
     await scene.watch.record_loss()
     assert scene.events == [("alarm", "", "record_loss")]
+
+
+async def serve(scene: Scene, requests: int, failing: float, seed: int) -> None:
+    """``requests`` over ten seconds, of which ``failing`` of v2's refuse the connection."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in range(requests):
+        made = outcome(int(scene.time * 1000) + n, scene.time + n * 10.0 / requests, "v2", 0.1)
+        if rng.random() < failing:
+            made = made._replace(served="", status=502, error="backend_connect")
+        rows.append(made)
+    await scene.store.append(rows)
+    scene.time += 10.0
+
+
+async def failure(scene: Scene) -> str | None:
+    """The message of the alarm, if it is raised."""
+    alarms = {alarm.code: alarm.message for alarm in await scene.watch.look(scene.document, "r")}
+    return alarms.get("variant_failing")
+
+
+async def test_a_variant_that_fails_raises_an_alarm_until_it_serves_again(scene: Scene) -> None:
+    """T2: a lone address is never ejected, so nothing else says that the variant is dead."""
+    for step in range(60):
+        await serve(scene, 20, 0.0, step)
+    assert await failure(scene) is None
+    for step in range(12):
+        await serve(scene, 20, 1.0, step)
+    message = await failure(scene)
+    assert message is not None
+    assert message.startswith("v2 fails: ")
+    assert message.endswith("Last error: backend_connect.")
+    assert ("r", "variant_failing") in scene.raised
+    held = []
+    for step in range(60):
+        await serve(scene, 20, 0.0, step)
+        held.append(await failure(scene))
+    assert held[0]
+    assert held[-1] is None
+    assert ("alarm_over", "r", "variant_failing") in scene.events
+
+
+async def test_a_few_requests_that_all_fail_are_enough(scene: Scene) -> None:
+    for step in range(30):
+        await serve(scene, 1, 1.0, step)
+        if await failure(scene):
+            break
+    assert 3 <= step < 15
+
+
+async def test_the_alarm_does_not_end_where_a_stretch_does(scene: Scene) -> None:
+    scene.time = (scene.time // 14_400) * 14_400 - 300.0
+    said = []
+    for step in range(60):
+        await serve(scene, 5, 1.0, step)
+        said.append(await failure(scene))
+    assert all(said[10:])
+
+
+async def test_an_ordinary_error_rate_is_no_alarm(scene: Scene) -> None:
+    for seed in range(100):
+        await serve(scene, 10, 0.15, seed)
+        assert await failure(scene) is None

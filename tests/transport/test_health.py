@@ -292,3 +292,32 @@ def test_the_gate_learns_how_fast_places_become_free() -> None:
     gate.waiting.extend(Waiting(gate) for _ in range(3))
     assert gate.hopeless()
     assert gate.drained_after() == pytest.approx(0.54, rel=0.02)
+
+
+def test_a_lone_address_that_fails_is_called_failing_and_goes_on_being_used(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """T2: `max_ejected` keeps the last address in use, which says nothing of what it did last."""
+    made = Made(loop, 1)
+    (address,) = made.addresses
+    fail(made, 0, "backend_connect", 4, 100.0)
+    assert made.health.state(address, 100.0) == "healthy"
+    fail(made, 0, "backend_connect", 3, 101.0)
+    assert made.health.state(address, 101.0) == "failing"
+    run = made.health.failing(address)
+    assert run is not None
+    assert (run.attempts, run.error, run.since) == (7, "backend_connect", 100.0)
+    assert made.backend.pick(101.0) is address
+    made.health.tick(101.0)
+    assert not made.health.troubled
+    made.health.good(address, 102.0)
+    assert made.health.state(address, 102.0) == "healthy"
+    assert made.health.failing(address) is None
+    assert [data["state"] for _, data in made.told] == ["failing", "healthy"]
+
+
+def test_an_ejected_address_is_failing_again_only_once_it_is_back(loop: asyncio.AbstractEventLoop) -> None:
+    made = Made(loop, 2)
+    fail(made, 0, "backend_connect", 6, 0.0)
+    assert made.health.state(made.addresses[0], 1.0) == "ejected"
+    assert made.health.state(made.addresses[0], 60.0) == "failing"

@@ -1,0 +1,43 @@
+"""The steps of a route: what changed, who or what did it, and on what evidence.
+
+Events are kept for long and a bandit adds one each second, so the few that are steps are kept once more, in a
+document of the route.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from gateway.state.base import Event, Store
+
+KIND: Final = "history"
+STEPS: Final = frozenset({"rollout", "winner", "guardrail", "alarm", "alarm_over", "note"})
+"""The kinds of event that are steps."""
+MAX_STEPS: Final = 200
+TRIES: Final = 5
+
+
+async def keep(store: Store, event: Event) -> None:
+    """Adds ``event`` to its route's history if it is a step."""
+    if not event.route or event.kind not in STEPS:
+        return
+    step = {"id": event.id, "time": event.time, "kind": event.kind, "data": json.loads(event.data)}
+    for _ in range(TRIES):
+        found = await store.load(KIND, event.route)
+        steps = json.loads(found[1]) if found is not None else []
+        text = json.dumps([*steps, step][-MAX_STEPS:])
+        if await store.save(KIND, event.route, text, expected=found[0] if found is not None else 0):
+            return
+
+
+async def steps(store: Store, route: str) -> list[dict[str, Any]]:
+    """The newest `MAX_STEPS` of ``route``, oldest first."""
+    found = await store.load(KIND, route)
+    return list(json.loads(found[1])) if found is not None else []
+
+
+def decided(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last step of the rollout, with the evidence as it stood."""
+    rollout = [step for step in steps if step["kind"] == "rollout"]
+    return {**rollout[-1]["data"], "time": rollout[-1]["time"]} if rollout else None
