@@ -45,6 +45,7 @@ from gateway.loops.rollout import Rollouts
 from gateway.loops.stops import Stops
 from gateway.loops.upkeep import keep_small
 from gateway.loops.watch import Watch
+from gateway.record import history
 from gateway.record.events import Outcome, Shadowed
 from gateway.record.recorder import Recorder
 from gateway.record.rewards import RewardBook
@@ -467,6 +468,7 @@ class Gateway:
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
         event = await self.store.add_event(time=self.now(), kind=kind, route=route, data=json.dumps(data))
+        await history.keep(self.store, event)
         self.news.set()
         return event
 

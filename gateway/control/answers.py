@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Interval = Annotated[
-    tuple[float, float], Field(description="The 95 % credible interval: lower and upper end.")
-]
-
-
-class Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from gateway.control.shapes import (
+    Count,
+    Estimate,
+    Failing,
+    GatewayQuantiles,
+    Interval,
+    Lift,
+    MetricStanding,
+    Probability,
+    QuantileIntervals,
+    Quantiles,
+    RewardEstimate,
+    Shape,
+)
 
 
 class FaultShape(Shape):
@@ -57,46 +62,6 @@ class FeedbackAnswer(Shape):
     rejected: list[Rejected]
 
 
-class Quantiles(Shape):
-    """Milliseconds, within 1 %."""
-
-    p50: float
-    p95: float
-    p99: float
-
-
-class GatewayQuantiles(Shape):
-    """Milliseconds inside the gateway, within 1 %."""
-
-    p50: float
-    p99: float
-
-
-class Estimate(Shape):
-    """A mean with its uncertainty; both null without data."""
-
-    count: Annotated[float, Field(ge=0)]
-    mean: float | None
-    interval: Interval | None
-
-
-class RewardEstimate(Estimate):
-    """``count`` is of values; mean and interval are of the independent observations among them."""
-
-    observations: Annotated[
-        float, Field(ge=0, description="A sticky unit's values are one observation: their mean.")
-    ]
-    missing: Annotated[
-        float, Field(ge=0, description="How many of `count` were not reported and count as zero.")
-    ]
-    waiting: Annotated[
-        float,
-        Field(
-            ge=0, description="Reported, but with `missing: zero` no value counts before its window is over."
-        ),
-    ]
-
-
 class VariantReport(Shape):
     assigned: Count
     served: Count
@@ -105,15 +70,31 @@ class VariantReport(Shape):
     expected: Annotated[float, Field(ge=0, description="How many assignments the allocation called for.")]
     error_rate: Estimate
     latency_ms: Quantiles | None
+    latency_interval_ms: QuantileIntervals | None
     gateway_ms: GatewayQuantiles | None
     rewards: dict[str, RewardEstimate]
     probability_best: Probability | None
     expected_loss: Annotated[float, Field(ge=0)] | None
+    lift: Annotated[
+        dict[str, Lift],
+        Field(description="Against `compared_with`, by metric; error_rate, latency_p50 and latency_p99 too."),
+    ]
 
 
 class Verdict(BaseModel):
     metric: str
     verdict: Literal["pass", "fail", "inconclusive", "error"]
+
+
+class StepTaken(BaseModel):
+    """A step of a rollout, as it was taken."""
+
+    time: float
+    source: str = ""
+    target: str = ""
+    reason: str = ""
+    actor: Annotated[str, Field(description="Whose command it was; empty: the rollout's own step.")] = ""
+    evidence: Annotated[list[dict[str, Any]], Field(description="The verdicts as they stood.")] = []
 
 
 class Rollout(BaseModel):
@@ -125,6 +106,7 @@ class Rollout(BaseModel):
     stage: int | None = None
     weight: float | None = None
     verdicts: list[Verdict] = []
+    decided: Annotated[StepTaken | None, Field(description="The last step.")] = None
 
 
 class Agreement(Shape):
@@ -137,14 +119,6 @@ class Agreement(Shape):
 class Alarm(BaseModel):
     code: str
     message: str
-
-
-class Failing(Shape):
-    """A run of failed attempts."""
-
-    attempts: Count
-    error: Annotated[str, Field(description="The code of the last failed attempt.")]
-    since: Annotated[float, Field(description="Seconds since the epoch.")]
 
 
 class AddressHealth(BaseModel):
@@ -250,6 +224,13 @@ class RouteReport(RouteHead):
     metric: Annotated[str | None, Field(description="The metric of probability_best and expected_loss.")]
     goal: Literal["maximize", "minimize"] | None
     metrics: dict[str, MetricShape]
+    uses: Annotated[
+        list[str], Field(description="The metrics that the route's policy, guardrails or `feedback` name.")
+    ]
+    compared_with: Annotated[str, Field(description="The baseline of each `lift`.")]
+    standings: Annotated[
+        dict[str, MetricStanding], Field(description="By metric that two variants have values of.")
+    ]
     variants: dict[str, VariantReport]
     contextual: Annotated[
         Contextual | None,
@@ -278,6 +259,7 @@ class BucketVariant(Shape):
         Probability | None, Field(description="The mean share that the allocations called for.")
     ]
     latency_ms: Quantiles | None
+    latency_interval_ms: QuantileIntervals | None
     gateway_ms: GatewayQuantiles | None
     rewards: dict[str, RewardEstimate]
     rolling: Annotated[

@@ -15,6 +15,7 @@ from gateway.control.news import News
 from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
 from gateway.control.session import Sessions
 from gateway.errors import TurnoutError
+from gateway.record import history
 from gateway.state.base import Counts
 from gateway.state.evidence import by_time, of_buckets, rewarded
 from gateway.telemetry.histogram import merge
@@ -43,7 +44,7 @@ class Desk:
         """The route's entry of the list, with the figures of the last minutes."""
 
         async def make() -> Json:
-            live, rollout = self.live(name), await self.context.rollout_state(name)
+            live, rollout = self.live(name), await self._rollout(name)
             now = self.context.now()
             counts = await self.context.store.counts(name, since=now - RECENT)
             shown = summary(name, self.context.document(), live, rollout, now)
@@ -51,16 +52,27 @@ class Desk:
 
         return await self._cache.get(("summary", name), make)
 
-    async def report(self, name: str, since: float | None, epoch: int | None) -> Json:
+    async def report(
+        self, name: str, since: float | None, epoch: int | None, baseline: str | None = None
+    ) -> Json:
         """The whole report of a route."""
 
         async def make() -> Json:
-            live, rollout = self.live(name), await self.context.rollout_state(name)
+            live, rollout = self.live(name), await self._rollout(name)
             document, evidence = self.context.document(), await self._evidence(name, since, epoch)
             now = self.context.now()
-            return await asyncio.to_thread(report, name, document, evidence, live, rollout, now, since)
+            return await asyncio.to_thread(
+                report, name, document, evidence, live, rollout, now, since, baseline
+            )
 
-        return await self._cache.get(("report", name, since, epoch), make)
+        return await self._cache.get(("report", name, since, epoch, baseline), make)
+
+    async def _rollout(self, name: str) -> Json | None:
+        """The rollout as it stands, with its last step and the evidence for that step as it stood."""
+        state = await self.context.rollout_state(name)
+        if state is None:
+            return None
+        return {**state, "decided": history.decided(await history.steps(self.context.store, name))}
 
     def live(self, name: str) -> Live:
         live = self.context.live(name)

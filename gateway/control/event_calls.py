@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection
+from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
@@ -12,6 +14,8 @@ from gateway.control.questions import EventQuery, RecentQuery
 from gateway.errors import TurnoutError
 from gateway.state.base import Event
 
+OF_BACKENDS: Final = frozenset({"health", "ejection"})
+"""Kinds of event that concern the routes of one backend."""
 # no-transform and x-accel-buffering: no proxy between shall gather the stream into pieces.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
@@ -41,9 +45,24 @@ async def recent_events(ask: Ask) -> Response:
 def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], bool]:
     """What was asked for and the key may see. Events of no route concern whoever sees all routes."""
     principal = ask.principal
+    backends = _backends(ask, route)
 
     def wanted(event: Event) -> bool:
         allowed = principal.serves(event.route) if event.route else principal.routes is None
-        return allowed and (route is None or event.route in (route, "")) and kind in (None, event.kind)
+        return allowed and concerns(event, route, backends) and kind in (None, event.kind)
 
     return wanted
+
+
+def concerns(event: Event, route: str | None, backends: Collection[str]) -> bool:
+    """Whether ``event`` belongs on the page of ``route``: its own, and of no route those of its ``backends``."""
+    if route is None or event.route == route:
+        return True
+    if event.route:
+        return False
+    return event.kind not in OF_BACKENDS or json.loads(event.data).get("backend") in backends
+
+
+def _backends(ask: Ask, route: str | None) -> frozenset[str]:
+    found = ask.context.document().routes.get(route or "")
+    return frozenset(variant.backend for variant in found.variants.values()) if found else frozenset()

@@ -57,6 +57,9 @@ class HistoryQuery(Question):
 class RouteQuery(Question):
     since: Annotated[Moment | None, Field(description="Count only decisions made after it.")] = None
     epoch: Annotated[int | None, Field(ge=0, description="Count only decisions of this epoch.")] = None
+    baseline: Annotated[
+        str | None, Field(description="The variant that the others are compared with; default: the policy's.")
+    ] = None
 
 
 class SeriesQuery(Question):

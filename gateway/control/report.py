@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.compile.plans import plan, reported
-from gateway.config.document import Canary, Document, Metric, Policy
+from gateway.config.document import Canary, Document, Metric, Policy, Route
+from gateway.config.policy import bandit_of
 from gateway.control.context import Live
 from gateway.control.estimates import LEVEL, Standings, estimate, reward_estimate, standings
+from gateway.control.lift import HEALTH, Comparisons
 from gateway.state.base import Counts
 from gateway.state.evidence import Rewarded, observations
-from gateway.telemetry.histogram import quantile
+from gateway.telemetry.histogram import quantile, quantile_interval
 from policies.contrast import Rate, mean_interval
+from policies.measures import latency_quantile
 from policies.model import Discounted, RewardSums
 
 Json = dict[str, Any]
@@ -89,12 +92,15 @@ def report(
     rollout: Mapping[str, Any] | None,
     now: float,
     since: float | None = None,
+    baseline: str | None = None,
 ) -> Json:
     """The JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
     declared = reported(document, name)
     variants = tuple(document.routes[name].variants)
     sums = observations(evidence.rewards)
     standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
+    compared = Comparisons.of(variants, declared, evidence.counts, sums)
+    against = baseline or _baseline(document.routes[name])
     return {
         **summary(name, document, live, rollout, now),
         "since": since,
@@ -104,12 +110,39 @@ def report(
         "metric": standing.metric,
         "goal": standing.goal,
         "metrics": {metric: described(m) for metric, m in declared.items()},
-        "variants": {variant: _variant(variant, declared, evidence, standing) for variant in variants},
+        "uses": used(document.routes[name]),
+        "compared_with": against,
+        "standings": {} if live.contextual is not None else _standings(compared, declared),
+        "variants": {
+            variant: _variant(variant, declared, evidence, standing)
+            | {"lift": compared.lift(variant, against)}
+            for variant in variants
+        },
         "contextual": None if live.contextual is None else dict(live.contextual),
         "agreement": _agreement(evidence, live),
         "shadow_counts": {name: dict(found) for name, found in live.shadow_counts.items()} or None,
         "alarms": [dict(alarm) for alarm in evidence.alarms],
     }
+
+
+def used(route: Route) -> list[str]:
+    """The metrics that the route itself names: those of its policy, of its guardrails, and of `feedback`."""
+    bandit = bandit_of(route.policy)
+    named = [*(route.feedback or ()), *(bandit.metrics if bandit is not None else ())]
+    named += [rail.metric for rail in getattr(route.policy, "guardrails", ())]
+    return [
+        metric for metric in dict.fromkeys(named) if metric not in HEALTH and not latency_quantile(metric)
+    ]
+
+
+def _baseline(route: Route) -> str:
+    """What variants are compared with where the caller does not say."""
+    return getattr(route.policy, "baseline", None) or next(iter(route.variants))
+
+
+def _standings(compared: Comparisons, declared: Mapping[str, Metric]) -> dict[str, Json]:
+    found = {metric: compared.standing(metric) for metric in declared}
+    return {metric: standing for metric, standing in found.items() if standing is not None}
 
 
 def _roles(policy: Policy) -> Json:
@@ -142,6 +175,7 @@ def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, s
         "expected": round(counts.expected, 6),
         "error_rate": error_rate(counts),
         "latency_ms": latencies(counts.latency, _LATENCIES),
+        "latency_interval_ms": latency_intervals(counts.latency, _LATENCIES),
         "gateway_ms": latencies(counts.gateway, _GATEWAY),
         "rewards": rewards(variant, declared, evidence.rewards),
         "probability_best": standing.probability_best.get(variant),
@@ -166,8 +200,22 @@ def error_rate(counts: Counts) -> Json:
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
     """Quantiles in milliseconds, three significant digits (they are within 1 %); None without answers."""
     found = {name: quantile(histogram, q) for name, q in wanted.items()}
-    known = {name: float(f"{value:.3g}") for name, value in found.items() if value is not None}
+    known = {name: _digits(value) for name, value in found.items() if value is not None}
     return known or None
+
+
+def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
+    """95 % intervals of the quantiles; the upper end null where there are too few responses to tell."""
+    found = {}
+    for name, q in wanted.items():
+        ends = quantile_interval(histogram, q, LEVEL)
+        if ends is not None:
+            found[name] = [None if end is None else _digits(end) for end in ends]
+    return found or None
+
+
+def _digits(ms: float) -> float:
+    return float(f"{ms:.3g}")
 
 
 def _agreement(evidence: Evidence, live: Live) -> dict[str, Json] | None:

@@ -23,7 +23,12 @@ async def list_routes(ask: Ask) -> Response:
 
 async def read_route(ask: Ask) -> Response:
     name, query = ask.route, ask.query(RouteQuery)
-    return answer(await ask.desk.report(name, query.since, query.epoch))
+    variants = ask.context.document().routes[name].variants
+    if query.baseline is not None and query.baseline not in variants:
+        raise TurnoutError(
+            "invalid", f"There is no variant {query.baseline!r}; write one of {', '.join(variants)}."
+        )
+    return answer(await ask.desk.report(name, query.since, query.epoch, query.baseline))
 
 
 async def read_series(ask: Ask) -> Response:

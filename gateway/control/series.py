@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.config.document import Metric
 from gateway.control.estimates import reward_estimate
-from gateway.control.report import error_rate, latencies
+from gateway.control.report import error_rate, latencies, latency_intervals
 from gateway.state.base import BUCKET, Counts, Published
 from gateway.state.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.telemetry.histogram import merge
@@ -152,6 +152,7 @@ def _variant(
         "share": assigned / total if total else None,
         "allocated": sum(c.expected for c in counts) / expected if expected else None,
         "latency_ms": latencies(_merged(counts, "latency"), _LATENCIES),
+        "latency_interval_ms": latency_intervals(_merged(counts, "latency"), _LATENCIES),
         "gateway_ms": latencies(_merged(counts, "gateway"), _GATEWAY),
         "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
     }

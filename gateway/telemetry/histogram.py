@@ -9,11 +9,13 @@ everything below `FLOOR_MS`; a quantile is therefore off by at most 1 % (Masson,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from math import ceil, exp, log
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrik
 
 GAMMA: Final = 1.02
 """The ratio of a bucket's ends."""
@@ -55,6 +57,35 @@ def value(i: int) -> float:
     """What stands for bucket ``i``: the point whose relative distance to both ends is the same."""
     low, high = edges(i)
     return 2.0 * low * high / (low + high) if i > 0 else high
+
+
+def quantile_interval(
+    counts: Mapping[int, int], q: float, level: float = 0.95
+) -> tuple[float, float | None] | None:
+    """The interval of the q-quantile in milliseconds; its upper end None below about 1 / (1 - q) values.
+
+    Order statistics whose ranks are quantiles of Binomial(n, q): no assumption on the distribution, and for one
+    look (Hahn & Meeker 1991, Section 5.2). None without data.
+    """
+    n = sum(counts.values())
+    if not n:
+        return None
+    below, above = _ranks(n, q, (1.0 - level) / 2)
+    low = high = None
+    passed = 0
+    for bucket in sorted(counts):
+        passed += counts[bucket]
+        if low is None and passed >= below:
+            low = edges(bucket)[0]
+        if high is None and passed >= above:
+            high = edges(bucket)[1]
+    return (low or 0.0) if below else 0.0, high
+
+
+@lru_cache(maxsize=65_536)
+def _ranks(n: int, q: float, tail: float) -> tuple[int, int]:
+    below, above = np.ceil(bdtrik([tail, 1.0 - tail], n, q)).clip(0)
+    return int(below), int(above) + 1
 
 
 def quantile(counts: Mapping[int, int], q: float) -> float | None:

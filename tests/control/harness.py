@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from gateway.control.context import Action, Live
 from gateway.dataplane.auth import ANYONE, LOCAL, Authenticator, Principal
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
+from gateway.record import history
 from gateway.record.rewards import RewardBook
 from gateway.record.token import Sealer
 from gateway.state.base import Event, Revision, Store
@@ -184,19 +186,20 @@ class Harness:
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
         event = await self.store.add_event(time=self.clock(), kind=kind, route=route, data=json.dumps(data))
+        await history.keep(self.store, event)
         self._news.set()
         return event
 
     async def next_events(self, after: int, timeout: float) -> list[Event]:
-        self._news.clear()
-        found = await self.store.events(after=after)
-        if found:
-            return found
-        try:
-            await asyncio.wait_for(self._news.wait(), timeout)
-        except TimeoutError:
-            return []
-        return await self.store.events(after=after)
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            self._news.clear()
+            found = await self.store.events(after=after)
+            left = deadline - asyncio.get_running_loop().time()
+            if found or left <= 0:
+                return found
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left)
 
 
 def _bucket(rate: float) -> Any:

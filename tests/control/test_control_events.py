@@ -177,3 +177,15 @@ async def test_the_last_events_as_a_list(harness: Harness, client: Client) -> No
 async def test_an_event_id_that_is_none(client: Client) -> None:
     answer = await client("reader").get("/-/events", headers={"last-event-id": "x"})
     assert answer.json()["error"]["code"] == "invalid"
+
+
+async def test_a_routes_events_leave_out_backends_that_it_does_not_use(
+    harness: Harness, client: Client
+) -> None:
+    """T10: another route's dead backend is no news of this one."""
+    for backend in ("a", "b"):
+        await harness.emit("health", "", {"backend": backend, "state": "unhealthy"})
+    await harness.emit("config", "", {"revision": 2})
+    found = await client("reader").get("/-/events/recent?route=quiet")
+    told = [(e["kind"], e["data"].get("backend")) for e in found.json()["events"]]
+    assert told == [("health", "a"), ("config", None)]

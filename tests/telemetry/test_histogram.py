@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from gateway.telemetry.histogram import (
     CEILING_MS,
@@ -19,6 +22,7 @@ from gateway.telemetry.histogram import (
     merge_packed,
     pack,
     quantile,
+    quantile_interval,
     unpack,
     value,
 )
@@ -78,3 +82,25 @@ def test_packed_histograms_add_up(parts: list[dict[int, int]]) -> None:
     assert unpack(b"".join(packed)) == total
     assert unpack(merge_packed(*packed)) == total
     assert merge_packed(*packed) == pack(total)
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95, 0.99])
+def test_the_interval_of_a_quantile_covers_it(q: float) -> None:
+    """In 95 of 100 samples, or more often, since ranks are whole numbers; buckets only widen it."""
+    rng = np.random.default_rng(7)
+    true = float(np.exp(3.0 + 0.5 * norm.ppf(q)))
+    covered = 0
+    for _ in range(400):
+        sample = np.exp(rng.normal(3.0, 0.5, 600))
+        found = quantile_interval(Counter(indices(sample).tolist()), q)
+        assert found is not None
+        covered += found[0] <= true and (found[1] is None or true <= found[1])
+    assert covered / 400 >= 0.93
+
+
+def test_a_p99_of_few_values_has_no_upper_end() -> None:
+    """T9: of 25 requests the p99 is the maximum, and nothing bounds it from above."""
+    found = quantile_interval({index(10.0): 25}, 0.99)
+    assert found is not None
+    assert found[1] is None
+    assert quantile_interval({}, 0.99) is None

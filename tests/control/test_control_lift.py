@@ -1,0 +1,94 @@
+"""Variants against each other: in always-valid intervals of the same sums that the report shows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from policies.contrast import Rate, difference_interval, ratio_interval
+from tests.control.conftest import Client
+from tests.control.harness import Harness
+from tests.control.seed import World, live_through
+
+SAME = World("digits", {"v1": 0.8, "v2": 0.8, "v3": 0.8})
+APART = World("digits", {"v1": 0.5, "v2": 0.95, "v3": 0.95})
+
+
+async def read(client: Client, path: str = "routes/digits") -> Any:
+    found = await client("reader").get(f"/-/{path}")
+    assert found.status_code == 200, found.text
+    return found.json()
+
+
+async def test_the_lift_of_a_metric_is_the_interval_of_its_difference(
+    harness: Harness, client: Client
+) -> None:
+    await live_through(harness, APART, steps=10, per_step=40)
+    report = await read(client)
+    assert report["compared_with"] == "v1"
+    rates = {
+        name: Rate(v["rewards"]["correct"]["mean"] * n, n)
+        for name, v in report["variants"].items()
+        if (n := v["rewards"]["correct"]["observations"])
+    }
+    assert set(rates) == {"v1", "v2"}, "v3 is a shadow"
+    lift = report["variants"]["v2"]["lift"]["correct"]
+    assert lift["baseline"] == "v1"
+    assert lift["interval"] == pytest.approx(difference_interval(rates["v1"], rates["v2"], 0.05))
+    ratio = ratio_interval(rates["v1"], rates["v2"], 0.05)
+    assert lift["relative_interval"] == pytest.approx([end - 1 for end in ratio])
+    assert lift["better"] is True
+    assert report["standings"]["correct"]["leader"] == "v2"
+    assert report["standings"]["correct"]["leads"] is True
+    assert report["variants"]["v1"]["lift"] == {}
+    assert {"error_rate", "latency_p50", "latency_p99"} <= set(report["variants"]["v2"]["lift"])
+
+
+async def test_two_that_are_the_same_are_undecided(harness: Harness, client: Client) -> None:
+    await live_through(harness, SAME, steps=20, per_step=40)
+    report = await read(client)
+    standing = report["standings"]["correct"]
+    assert standing["leads"] is False
+    assert standing["trails"] is False
+    low, high = standing["difference"]["interval"]
+    assert low < 0 < high
+
+
+async def test_the_baseline_can_be_chosen(harness: Harness, client: Client) -> None:
+    await live_through(harness, APART, steps=5, per_step=40)
+    report = await read(client, "routes/digits?baseline=v2")
+    assert report["compared_with"] == "v2"
+    assert report["variants"]["v1"]["lift"]["correct"]["absolute"] < 0
+    refused = await client("reader").get("/-/routes/digits?baseline=nope")
+    assert refused.status_code == 422
+    assert "v1, v2, v3" in refused.json()["error"]["message"]
+
+
+async def test_the_step_of_a_rollout_keeps_its_evidence(harness: Harness, client: Client) -> None:
+    """T3: the verdict that decided is told until the next step, whatever the new window says."""
+    verdict = {"metric": "error_rate", "verdict": "fail", "estimate": 0.066, "interval": [0.011, 0.153]}
+    step = {"source": "running", "target": "rolled_back", "reason": "why", "actor": "", "evidence": [verdict]}
+    harness.rollouts["shop"] = {"state": "rolled_back", "phase": "canary", "stage": 0, "verdicts": []}
+    await harness.emit("rollout", "shop", step)
+    for n in range(30):
+        await harness.emit("allocation", "shop", {"epoch": n})
+    report = await read(client, "routes/shop")
+    assert report["rollout"]["decided"]["evidence"] == [verdict]
+    assert report["rollout"]["decided"]["time"] == harness.clock()
+    listed = (await read(client, "routes"))["routes"]
+    assert next(r for r in listed if r["route"] == "shop")["rollout"]["decided"]["target"] == "rolled_back"
+
+
+async def test_the_list_tells_alarms(harness: Harness, client: Client) -> None:
+    """T1: the page that people keep open says that an experiment is broken."""
+    alarms = [{"code": "no_rewards", "message": "No reward was ever reported for v2."}]
+    await harness.store.save("alarms", "digits", json.dumps(alarms), expected=0)
+    listed = {r["route"]: r["alarms"] for r in (await read(client, "routes"))["routes"]}
+    assert listed == {"digits": alarms, "shop": [], "quiet": []}
+
+
+async def test_only_the_metrics_that_a_route_names_are_its_own(harness: Harness, client: Client) -> None:
+    uses = {name: (await read(client, f"routes/{name}"))["uses"] for name in ("digits", "shop", "quiet")}
+    assert uses == {"digits": ["correct"], "shop": [], "quiet": []}
