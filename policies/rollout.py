@@ -197,7 +197,8 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     # A sick baseline comes first: what it is compared with then means nothing, a failure included.
     if tick.sick:
         found.append((Signal.SICK, tick.sick))
-    if by_verdict["fail"]:
+    # Nothing goes back to a sick baseline; while the candidate is not promoted, `sick` comes before.
+    if by_verdict["fail"] and not (tick.sick and state.status is Status.PROMOTED):
         found.append((Signal.FAIL, "; ".join(map(_breach, by_verdict["fail"]))))
     if by_verdict["error"]:
         found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
@@ -330,8 +331,7 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.CONTINUE:
         return _resume(state, plan, now)
     if action is Action.FULL:
-        until = now + plan.bake if plan.bake > 0 else None
-        return replace(state, weight=1.0, stage=len(plan.stages) - 1, bake_until=until)
+        return _promote(state, plan, now)
     if action is Action.ZERO:
         return replace(state, weight=0.0)
     if action is Action.GIVEN:
@@ -339,8 +339,16 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.ADAPT:
         return _adapt(state, plan, now)
     if action is Action.SETTLE:
-        return replace(state, bake_until=None)
+        return replace(state, weight=1.0, bake_until=None)
     return state
+
+
+def _promote(state: State, plan: Plan, now: float) -> State:
+    """Full traffic, but for the holdback until the bake is over; no unit that is on the candidate moves back."""
+    bakes = plan.bake > 0
+    weight = max(state.weight, 1.0 - plan.holdback) if bakes else 1.0
+    until = now + plan.bake if bakes else None
+    return replace(state, weight=weight, stage=len(plan.stages) - 1, bake_until=until)
 
 
 def _enter(state: State, stage: int, plan: Plan, now: float) -> State:

@@ -50,6 +50,8 @@ class Plan:
     bandit: Literal["ask", "single"] | None = None
     """on_success: bandit, and what becomes of its winner: a person is asked, or it gets everything."""
     bake: float = 3_600.0
+    holdback: float = 0.0
+    """The baseline's share until the bake is over, so that the guardrails have a concurrent comparison."""
     patience: float | None = 86_400.0
     """How long past its time a stage may stay undecided before the rollout pauses; None: for ever."""
     gate: Gate | None = None
@@ -59,6 +61,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a rollout needs at least one stage")
+        if not 0 <= self.holdback < 1:
+            raise ValueError(f"a holdback lies between 0 and 1, not at {self.holdback}")
 
     @property
     def first(self) -> int:

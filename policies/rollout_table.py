@@ -91,7 +91,7 @@ class Action(StrEnum):
     ADAPT = "adapt"
     """The stage's weight according to the changed plan."""
     SETTLE = "settle"
-    """The bake is over; only the clock stops."""
+    """The bake is over: the holdback ends, and nothing is watched any more."""
 
 
 class Rule(NamedTuple):

@@ -71,6 +71,8 @@ class Move:
     """Since when the rollout is with its bandit (`policies.rollout.State.competing`)."""
     deciding: bool = False
     """Whether that decides now, in place of ``weight``."""
+    promoted: bool = False
+    """The bandit is over; what is left of the baseline's share is the holdback."""
 
 
 def moved(found: Plan, move: Move | None) -> Plan:

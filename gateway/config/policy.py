@@ -297,7 +297,9 @@ class Canary(Part):
     bandit: Contest | None = None
     """After the last stage, with ``on_success: bandit``."""
     bake: Duration = 3600.0
-    """After promotion the guardrails are still watched for so long, with a fast way back."""
+    """After promotion the guardrails are still watched for this long, with a fast way back."""
+    holdback: Annotated[Share, Field(lt=1)] = 0.05
+    """The baseline's share until the bake is over, so that the guardrails have a concurrent comparison."""
     inconclusive: Positive | None = 86400.0
     """So long past its time may a stage stay undecided before the rollout pauses; null: for ever."""
 

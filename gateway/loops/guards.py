@@ -115,7 +115,7 @@ class Guards:
         move = self._allocations.moves.get(name)
         if not isinstance(section, Canary) or move is None or move.competing is None:
             return None
-        if not move.deciding and move.weight in (0.0, 1.0):
+        if move.promoted or (not move.deciding and move.weight in (0.0, 1.0)):
             return None  # it has ended, or there is nobody to compare with
         alpha = share_of_alpha(plan_of(section), ALPHA)
         fingerprint = _fingerprint(section, str(move.competing))

@@ -60,6 +60,7 @@ def plan_of(section: Canary) -> Plan:
         promote=section.on_success == "promote",
         bandit=None if section.bandit is None else section.bandit.stop.then if section.bandit.stop else "ask",
         bake=section.bake,
+        holdback=section.holdback,
         patience=section.inconclusive,
         gate=None
         if section.gate is None
@@ -118,8 +119,9 @@ class Rollouts:
         """Tells the allocation what share the rollout wants."""
         share = rollout.shadow_share(state, plan)
         shadows = ((state.candidate, share),) if share else ()
-        self._allocations.moves[name] = Move(state.weight, shadows, state.competing, state.deciding)
-        if state.competing is None:  # nobody was ejected from a bandit that is not there
+        promoted = state.status is Status.PROMOTED
+        self._allocations.moves[name] = Move(state.weight, shadows, state.competing, state.deciding, promoted)
+        if state.competing is None or promoted:  # nothing was ejected from a bandit that is not there
             self._allocations.caps.pop(name, None)
             self._allocations.judged.pop(name, None)
 
@@ -236,9 +238,8 @@ class Rollouts:
             return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds, ranges)
 
         candidate = evidence(plan.candidate)
-        if state.status is Status.PROMOTED:
-            limit = await self._tolerated(name, section, plan, state)
-            alone = await asyncio.to_thread(judge_alone, candidate, limit, alpha)
+        if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
+            alone = await asyncio.to_thread(judge_alone, candidate, SICK, alpha)
             return Judgement((alone,)), candidate.requests
         judgement = await asyncio.to_thread(
             judge_all,
@@ -255,18 +256,6 @@ class Rollouts:
         """A bandit's epochs are short: its variants are compared over matched times (`gateway.loops.guards`)."""
         since, judgement = self._allocations.judged.get(name, (None, Judgement(())))
         return judgement if since == state.competing else Judgement(()), 0.0
-
-    async def _tolerated(self, name: str, section: Canary, plan: Plan, state: State) -> float:
-        """The error rate that a promoted candidate may have. There is no concurrent baseline any more, so it is
-        what the baseline had until then, and as much more as the strictest guardrail on errors allows."""
-        before = (await self._store.counts(name, until=state.window)).get(plan.baseline, Counts())
-        usual = before.errors / before.assigned if before.assigned else 0.0
-        rails = [rail for rail in section.guardrails if rail.metric == "error_rate"]
-        allowed = [
-            usual + rail.max_increase if rail.max_increase is not None else usual * (rail.max_ratio or 1.0)
-            for rail in rails
-        ]
-        return min(1.0, max(0.001, min(allowed))) if allowed else SICK
 
     # Moving ---------------------------------------------------------------------------------------------
     async def _read(self, name: str) -> None:

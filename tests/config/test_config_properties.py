@@ -168,6 +168,7 @@ routes:
       gate: {agreement: 98%, share: 10%, for: 1m, min_samples: 7}
       on_success: bandit
       bandit: {utility: {correct: 2}, algorithm: top_two, floor: 2%, discount: {half_life: 1h}}
+      holdback: 10%
       bake: 0
       inconclusive: null
     shadows: {v3: 7%}

@@ -223,6 +223,21 @@ def test_fast_return_during_the_bake_and_by_hand_after_it() -> None:
     assert step(baked, Command("rollback"), PLAN, 4000)[0].weight == 0.0
 
 
+def test_a_share_is_held_back_until_the_bake_is_over() -> None:
+    plan = replace(PLAN, holdback=0.05)
+    promoted, effects = play((5, Command("promote")), plan=plan)
+    assert (promoted.weight, weights(effects)) == (0.95, [0.95])
+    assert step(promoted, tick("fail"), plan, 100)[0].status is Status.ROLLED_BACK
+    assert step(promoted, tick("fail", sick="it is sick"), plan, 100)[0] == replace(promoted, checked=100)
+    baked, effects = step(promoted, tick(), plan, 3605)
+    assert (baked.weight, weights(list(effects)), baked.bake_until) == (1.0, [1.0], None)
+
+
+def test_no_unit_of_the_candidate_is_held_back() -> None:
+    plan = replace(PLAN, stages=(Stage(0.99, 600),), holdback=0.05)
+    assert play((5, Command("promote")), plan=plan)[0].weight == 0.99
+
+
 def test_without_a_bake_promotion_is_final() -> None:
     plan = replace(PLAN, bake=0)
     state, _ = play((5, Command("promote")), plan=plan)
@@ -351,6 +366,7 @@ PLANS = st.builds(
     STAGES.map(tuple),
     promote=st.booleans(),
     bake=st.sampled_from([0.0, 50.0]),
+    holdback=st.sampled_from([0.0, 0.05]),
     patience=st.none() | st.floats(1, 300),
     gate=st.none() | st.builds(Gate, st.just(0.9)),
     bandit=st.sampled_from([None, "ask", "single"]),
