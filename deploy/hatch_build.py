@@ -7,9 +7,12 @@ import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+MAPPED: Final = {"config.example.yaml": "gateway/config.example.yaml", "gateway/client/turnout": "turnout"}
+"""What stands elsewhere in a wheel: the demo's example as package data, the client library under its name."""
 
 
 def wanted() -> bool:
@@ -26,6 +29,8 @@ class CompiledBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         return ["mypy[mypyc]>=2.4"] if wanted() and self.target_name == "wheel" else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name == "wheel" and version != "editable":
+            build_data["force_include"].update({str(Path(self.root, k)): v for k, v in MAPPED.items()})
         if not wanted() or self.target_name != "wheel":
             return
         sys.path.insert(0, str(Path(self.root, "deploy")))

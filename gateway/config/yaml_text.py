@@ -94,18 +94,23 @@ def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
     return builder.tree, builder.faults
 
 
+_TOO_DEEP: Final = f"this is nested more than {DEEPEST} deep; write it flatter"
+
+
 def _too_deep(text: str) -> Fault | None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            return Fault(*_start(event), "", f"this is nested more than {DEEPEST} deep; write it flatter")
+            return Fault(*_start(event), "", _TOO_DEEP)
     return None
 
 
 def _syntax_fault(error: yaml.YAMLError) -> Fault:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
+    if "nesting depth" in problem:  # libyaml's own limit: its scanner runs ahead of the events we count
+        problem = _TOO_DEEP
     context = getattr(error, "context", None)
     said = f"{problem}, {context}" if context else str(problem)
     begin = getattr(error, "context_mark", None)

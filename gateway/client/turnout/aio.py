@@ -1,0 +1,151 @@
+"""`AsyncClient`: requests through a gateway, and rewards sent by a background task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, cast
+
+import httpx
+
+from turnout.decision import Decision
+from turnout.errors import FlushTimeout, Rejection, RewardsRejected, TurnoutError
+from turnout.outbox import Item, Outbox, log
+from turnout.response import AsyncTransport, Response, infer_body
+from turnout.sync import FEEDBACK
+
+
+class AsyncClient(httpx.AsyncClient):
+    """An ``httpx.AsyncClient`` for a gateway; arguments and behaviour as `turnout.Client`.
+
+    ``on_rejected`` is called in the event loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        buffer: int = 10_000,
+        on_rejected: Callable[[Rejection], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        verify: Any = True,
+        **options: Any,
+    ) -> None:
+        inner = transport or httpx.AsyncHTTPTransport(verify=verify)
+        super().__init__(base_url=url, transport=AsyncTransport(inner, self._put), **options)
+        if key:
+            self.headers["x-api-key"] = key
+        self._outbox = Outbox(buffer, on_rejected)
+        self._task: asyncio.Task[None] | None = None
+        self._emptied = asyncio.Event()
+
+    # Requests -------------------------------------------------------------------------------------------
+    async def request(self, method: str, url: httpx.URL | str, **options: Any) -> Response:
+        """As ``httpx.AsyncClient.request``."""
+        return cast("Response", await super().request(method, url, **options))
+
+    async def get(self, url: httpx.URL | str, **options: Any) -> Response:
+        """As ``httpx.AsyncClient.get``."""
+        return await self.request("GET", url, **options)
+
+    async def post(self, url: httpx.URL | str, **options: Any) -> Response:
+        """As ``httpx.AsyncClient.post``."""
+        return await self.request("POST", url, **options)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, method: str, url: httpx.URL | str, **options: Any) -> AsyncIterator[Response]:
+        """As ``httpx.AsyncClient.stream``."""
+        async with super().stream(method, url, **options) as response:
+            yield cast("Response", response)
+
+    async def infer(
+        self, model: str, inputs: dict[str, Any], *, version: str | None = None, **options: Any
+    ) -> Response:
+        """As `turnout.Client.infer`."""
+        place = f"/versions/{version}" if version is not None else ""
+        return await self.post(f"/v2/models/{model}{place}/infer", json=infer_body(inputs), **options)
+
+    # Rewards --------------------------------------------------------------------------------------------
+    def decision(self, identity: str) -> Decision:
+        """The decision with a known id, for example one that another process has stored."""
+        return Decision(identity, _put=self._put)
+
+    async def report(self, items: Sequence[Item]) -> dict[str, int]:
+        """Send rewards and wait until they are durable; as `turnout.Client.report`."""
+        response = await self._post_feedback(list(items))
+        found = response.raise_for_status().json()
+        if found["rejected"]:
+            raise RewardsRejected(
+                [Rejection(items[r["index"]], r["code"], r["message"]) for r in found["rejected"]]
+            )
+        return {name: found[name] for name in ("accepted", "duplicates", "updated")}
+
+    async def flush(self, timeout: float = 30.0) -> None:
+        """Wait until every reported reward is durable. Raises FlushTimeout and RewardsRejected."""
+        self._wake()
+        if len(self._outbox):
+            try:
+                await asyncio.wait_for(self._emptied.wait(), timeout)
+            except TimeoutError:
+                raise FlushTimeout(f"{len(self._outbox)} rewards are unsent after {timeout:g} s") from None
+        if self._outbox.rejected:
+            found, self._outbox.rejected = self._outbox.rejected, []
+            raise RewardsRejected(found)
+
+    async def aclose(self, timeout: float = 30.0) -> None:
+        """`flush`, then close every connection. Raises as `flush` does."""
+        try:
+            await self.flush(timeout)
+        finally:
+            await self._stop()
+            await super().aclose()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        try:
+            await self.flush()
+        except TurnoutError as error:
+            if exc_type is None:
+                raise
+            log.warning("%s", error)  # the exception that ended the block is the one to see
+        finally:
+            await self._stop()
+            await super().__aexit__(exc_type, exc_value, traceback)
+
+    def _put(self, item: Item) -> None:
+        self._outbox.put(item)
+        self._wake()
+
+    def _wake(self) -> None:
+        if len(self._outbox) and (self._task is None or self._task.done()):
+            self._emptied.clear()
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        """Send until the outbox is empty; the next reward starts another task."""
+        while len(self._outbox):
+            batch = self._outbox.take()
+            try:
+                response = await self._post_feedback(batch)
+            except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
+                delay = self._outbox.settle(len(batch), 0, b"", None)
+            else:
+                retry_after = response.headers.get("retry-after")
+                delay = self._outbox.settle(len(batch), response.status_code, response.content, retry_after)
+            await asyncio.sleep(delay)
+        self._emptied.set()
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _post_feedback(self, items: list[Item]) -> Response:
+        return await self.post(FEEDBACK, json={"items": items})

@@ -1,0 +1,71 @@
+"""Decisions, as responses carry them, and the rewards that one reports about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from turnout.errors import NoDecision
+
+Value = bool | int | float | None
+"""A metric's value; None retracts an earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The gateway's choice of a variant for one request."""
+
+    id: str
+    """The opaque decision id; with it a reward can be reported from another process."""
+    variant: str = ""
+    """The variant that served the request; empty for a decision that was rebuilt from its id."""
+    request_id: str = ""
+    _put: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False, compare=False)
+
+    def reward(self, metric: str, value: Value, *, tags: Mapping[str, str] | None = None) -> None:
+        """Report ``value`` of ``metric`` in the background. Raises BufferFull.
+
+        The same value again changes nothing, another value replaces the first.
+        """
+        if self._put is None:
+            raise NoDecision("this decision belongs to no client; use client.decision(id)")
+        item: dict[str, Any] = {"decision_id": self.id, "metric": metric, "value": value}
+        if tags:
+            item["tags"] = dict(tags)
+        self._put(item)
+
+    def retract(self, metric: str) -> None:
+        """Take back what was reported for ``metric``. Raises BufferFull."""
+        self.reward(metric, None)
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str], put: Callable[[dict[str, Any]], None] | None) -> Self | None:
+        """The decision that response ``headers`` carry; None if they carry none."""
+        identity = headers.get("x-decision-id")
+        if not identity:
+            return None
+        return cls(identity, headers.get("x-variant", ""), headers.get("x-request-id", ""), put)
+
+
+_captured: ContextVar[list[Decision] | None] = ContextVar("turnout_captured", default=None)
+
+
+@contextmanager
+def capture() -> Iterator[list[Decision]]:
+    """Collect the decisions of the requests that an attached client makes inside the block, in order."""
+    found: list[Decision] = []
+    token = _captured.set(found)
+    try:
+        yield found
+    finally:
+        _captured.reset(token)
+
+
+def remember(decision: Decision | None) -> None:
+    """Add a decision to the surrounding `capture`, if there is one."""
+    found = _captured.get()
+    if found is not None and decision is not None:
+        found.append(decision)

@@ -1,0 +1,93 @@
+"""The reward buffer, without io: what waits, what is under way, what was refused, and when to try again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from turnout.errors import BufferFull, Rejection
+
+log = logging.getLogger("turnout.client")
+
+Item = dict[str, Any]
+"""One element of ``items`` in the body of ``POST /-/feedback``."""
+
+BATCH_ITEMS: Final = 500
+FIRST_DELAY_S: Final = 0.1
+MAX_DELAY_S: Final = 10.0
+RETRIED_STATUSES: Final = frozenset({408, 425, 429})
+"""Beside every 5xx: the gateway restarts, drains, is too busy, or its store is away."""
+
+
+class Outbox:
+    """A bounded buffer of rewards and the fate of each batch.
+
+    The drivers (a thread, a task) call `take`, send the batch, and pass what came back to `settle`. A batch
+    stays at the head of the buffer until the gateway has confirmed it; repeating one is safe, because the
+    gateway counts the same value for the same decision and metric once. Not thread-safe.
+    """
+
+    def __init__(self, capacity: int, on_rejected: Callable[[Rejection], None] | None = None) -> None:
+        self.capacity = capacity
+        self.rejected: list[Rejection] = []
+        """Refused since the last `raise_rejected` of a client."""
+        self._on_rejected = on_rejected
+        self._waiting: deque[Item] = deque()
+        self._failures = 0
+
+    def __len__(self) -> int:
+        """Rewards that the gateway has not confirmed."""
+        return len(self._waiting)
+
+    def put(self, item: Item) -> None:
+        """Add a reward. Raises BufferFull."""
+        if len(self._waiting) >= self.capacity:
+            raise BufferFull(
+                f"{self.capacity} rewards wait for the gateway; it is away, or slower than they are reported"
+            )
+        self._waiting.append(item)
+
+    def take(self) -> list[Item]:
+        """The next batch, oldest first; it stays in the buffer until it is settled."""
+        return [self._waiting[i] for i in range(min(BATCH_ITEMS, len(self._waiting)))]
+
+    def settle(self, count: int, status: int, body: bytes, retry_after: str | None) -> float:
+        """Remove the first ``count`` rewards, or keep them for another try.
+
+        ``status`` is 0 where no response came. Returns the seconds to wait before the next batch.
+        """
+        if status == 0 or status >= 500 or status in RETRIED_STATUSES:
+            self._failures += 1
+            return self._delay(retry_after)
+        self._failures = 0
+        batch = [self._waiting.popleft() for _ in range(count)]
+        for rejection in _rejections(batch, status, body):
+            self.rejected.append(rejection)
+            del self.rejected[: -self.capacity]
+            log.warning("reward refused: %s: %s", rejection.code, rejection.message)
+            if self._on_rejected is not None:
+                self._on_rejected(rejection)
+        return 0.0
+
+    def _delay(self, retry_after: str | None) -> float:
+        """Seconds: exponential with full jitter, and never less than the gateway asked for."""
+        bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (self._failures - 1))
+        asked = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+        return max(min(asked, MAX_DELAY_S), random.uniform(0.0, bound))
+
+
+def _rejections(batch: list[Item], status: int, body: bytes) -> list[Rejection]:
+    """What the gateway refused: single items of a 200, the whole batch of any other status."""
+    try:
+        document = json.loads(body)
+        if status == 200:
+            return [Rejection(batch[r["index"]], r["code"], r["message"]) for r in document["rejected"]]
+        error = document["error"]
+        return [Rejection(item, error["code"], error["message"]) for item in batch]
+    except (ValueError, KeyError, TypeError, IndexError):
+        message = f"the response with status {status} is not one of Turnout's; is the URL a gateway's?"
+        return [Rejection(item, "unexpected_response", message) for item in batch]

@@ -1,0 +1,117 @@
+"""httpx responses that carry their decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import httpx
+
+from turnout.decision import Decision, remember
+from turnout.errors import NoDecision
+
+Put = Callable[[dict[str, Any]], None]
+
+
+class Response(httpx.Response):
+    """An ``httpx.Response`` of a gateway."""
+
+    _decision: Decision | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """The decision behind this response. Raises NoDecision for the gateway's own responses."""
+        if self._decision is None:
+            raise NoDecision(
+                f"the response of {self.request.url} (status {self.status_code}) carries no x-decision-id"
+            )
+        return self._decision
+
+    def outputs(self) -> dict[str, Any]:
+        """The outputs of an Open Inference Protocol response by name, as nested lists in their shapes.
+
+        Raises ``httpx.HTTPStatusError`` for an error response, and KeyError where there are no outputs.
+        """
+        self.raise_for_status()
+        return {each["name"]: _nested(each["data"], each["shape"]) for each in self.json()["outputs"]}
+
+
+def _nested(data: list[Any], shape: list[int]) -> Any:
+    """``data`` in ``shape``; servers send it flat or nested already."""
+    if len(shape) < 2 or (data and isinstance(data[0], list)):
+        return data
+    step = len(data) // shape[0] if shape[0] else 0
+    return [_nested(data[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
+
+
+def decided(plain: httpx.Response, put: Put) -> Response:
+    """``plain``, as its transport made it, with its decision."""
+    found = Response(
+        plain.status_code, headers=plain.headers, stream=plain.stream, extensions=plain.extensions
+    )
+    found._decision = Decision.of(plain.headers, put)
+    remember(found._decision)
+    return found
+
+
+class Transport(httpx.BaseTransport):
+    """Wraps a transport; its responses are `Response`."""
+
+    def __init__(self, inner: httpx.BaseTransport, put: Put) -> None:
+        self._inner = inner
+        self._put = put
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return decided(self._inner.handle_request(request), self._put)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class AsyncTransport(httpx.AsyncBaseTransport):
+    """Wraps a transport; its responses are `Response`."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, put: Put) -> None:
+        self._inner = inner
+        self._put = put
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return decided(await self._inner.handle_async_request(request), self._put)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def infer_body(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The Open Inference Protocol body for numpy arrays, or for (nested) lists of numbers or strings."""
+    return {"inputs": [_tensor(name, value) for name, value in inputs.items()]}
+
+
+_DATATYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "float16": "FP16", "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
+"""numpy's names → the protocol's; anything else is BYTES."""
+
+
+def _tensor(name: str, value: Any) -> dict[str, Any]:
+    if hasattr(value, "dtype"):
+        datatype = _DATATYPES.get(str(value.dtype), "BYTES")
+        return {
+            "name": name,
+            "shape": list(value.shape),
+            "datatype": datatype,
+            "data": value.ravel().tolist(),
+        }
+    shape, first = [], value
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+    return {"name": name, "shape": shape, "datatype": _python_datatype(first), "data": value}
+
+
+def _python_datatype(value: object) -> str:
+    if isinstance(value, bool):
+        return "BOOL"
+    return {int: "INT64", str: "BYTES"}.get(cast("type", type(value)), "FP32")

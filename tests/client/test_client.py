@@ -1,0 +1,261 @@
+"""The client library against a running gateway."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+import turnout
+from tests.processes import GatewayProcess
+from turnout import AsyncClient, Client
+
+BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
+INFER = "/v2/models/digits/infer"
+
+
+def recorded(gateway: GatewayProcess, decision: turnout.Decision) -> dict[str, Any]:
+    """Metric → value, as the gateway's record has them."""
+    found = httpx.get(f"{gateway.url}/-/decisions/{decision.id}").json()
+    return {reward["metric"]: reward["value"] for reward in found["rewards"]}
+
+
+def test_a_response_carries_its_decision_and_takes_a_reward(gateway: GatewayProcess) -> None:
+    with Client(gateway.url) as client:
+        response = client.post(INFER, json=BODY, headers={"x-request-id": "r-1"})
+        assert response.json()["outputs"][0]["data"] == [1.0, 2.0]
+        assert response.decision.variant == response.headers["x-variant"]
+        assert response.decision.request_id == "r-1"
+        response.decision.reward("correct", True, tags={"source": "test"})
+        client.flush()
+        assert recorded(gateway, response.decision) == {"correct": 1.0}
+        response.decision.retract("correct")
+        response.decision.reward("rating", 0.5)
+    assert recorded(gateway, response.decision) == {"correct": None, "rating": 0.5}
+
+
+async def test_the_asynchronous_client_does_the_same(gateway: GatewayProcess) -> None:
+    async with AsyncClient(gateway.url) as client:
+        async with client.stream("POST", INFER, json=BODY) as response:
+            assert (await response.aread()).startswith(b"{")
+        response.decision.reward("correct", False)
+        await client.flush()
+        assert recorded(gateway, response.decision) == {"correct": 0.0}
+        other = await client.infer("digits", {"x": np.zeros((2, 3), np.float32)})
+        assert other.outputs() == {"echo": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]}
+        other.decision.reward("correct", True)
+    assert recorded(gateway, other.decision) == {"correct": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "shape"),
+    [
+        (np.ones((2, 2), np.int32), "INT32", [2, 2]),
+        ([[1.5, 2.5]], "FP32", [1, 2]),
+        ([[1, 2]], "INT64", [1, 2]),
+        (["a", "b"], "BYTES", [2]),
+        ([True], "BOOL", [1]),
+    ],
+    ids=["numpy", "floats", "ints", "strings", "booleans"],
+)
+def test_inputs_are_sent_with_their_type_and_shape(
+    gateway: GatewayProcess, value: Any, datatype: str, shape: list[int]
+) -> None:
+    with Client(gateway.url) as client:
+        (tensor,) = client.infer("digits", {"x": value}).json()["outputs"]
+    assert (tensor["datatype"], tensor["shape"]) == (datatype, shape)
+
+
+def test_a_stored_decision_id_takes_rewards_of_another_process(gateway: GatewayProcess) -> None:
+    with Client(gateway.url) as client:
+        identity = client.post(INFER, json=BODY).decision.id
+    with Client(gateway.url) as other:
+        assert other.report([{"decision_id": identity, "metric": "correct", "value": True}]) == {
+            "accepted": 1,
+            "duplicates": 0,
+            "updated": 0,
+        }
+        other.decision(identity).reward("correct", True)
+        other.flush()
+
+
+def test_a_refused_reward_is_raised_by_flush_and_told(gateway: GatewayProcess) -> None:
+    told: list[turnout.Rejection] = []
+    with Client(gateway.url, on_rejected=told.append) as client:
+        decision = client.post(INFER, json=BODY).decision
+        decision.reward("corect", True)
+        decision.reward("correct", True)
+        with pytest.raises(turnout.RewardsRejected, match="unknown_metric") as caught:
+            client.flush()
+        assert caught.value.rejections[0].item["metric"] == "corect"
+        assert told == list(caught.value.rejections)
+        client.flush()  # told once
+        with pytest.raises(turnout.RewardsRejected):
+            client.report([{"decision_id": decision.id, "metric": "corect", "value": True}])
+    assert recorded(gateway, decision) == {"correct": 1.0}
+
+
+def test_leaving_the_block_raises_what_was_refused_but_hides_no_other_error(gateway: GatewayProcess) -> None:
+    with pytest.raises(turnout.RewardsRejected), Client(gateway.url) as client:
+        client.post(INFER, json=BODY).decision.reward("corect", True)
+    with pytest.raises(ZeroDivisionError), Client(gateway.url) as client:
+        client.post(INFER, json=BODY).decision.reward("corect", 1 / 0)
+
+
+async def test_the_asynchronous_client_raises_alike(gateway: GatewayProcess) -> None:
+    with pytest.raises(turnout.RewardsRejected):
+        async with AsyncClient(gateway.url) as client:
+            (await client.post(INFER, json=BODY)).decision.reward("corect", True)
+
+
+def test_rewards_outlive_a_restart_of_the_gateway(
+    gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnout.outbox.BATCH_ITEMS", 20)
+    with Client(gateway.url) as client:
+        decisions = [client.post(INFER, json=BODY).decision for _ in range(50)]
+        gateway.crash()
+        for decision in decisions:
+            decision.reward("correct", True)
+        with pytest.raises(turnout.FlushTimeout, match="50 rewards are unsent"):
+            client.flush(timeout=0.5)
+        gateway.start()
+        client.flush()
+        assert all(recorded(gateway, d) == {"correct": 1.0} for d in (decisions[0], decisions[-1]))
+        assert client.report(
+            [{"decision_id": d.id, "metric": "correct", "value": True} for d in decisions]
+        ) == {"accepted": 0, "duplicates": 50, "updated": 0}
+
+
+def test_a_full_buffer_says_so_and_loses_nothing(gateway: GatewayProcess) -> None:
+    client = Client(gateway.url, buffer=3)
+    decision = client.post(INFER, json=BODY).decision
+    gateway.crash()
+    try:
+        for _ in range(3):
+            decision.reward("correct", True)
+        with pytest.raises(turnout.BufferFull, match="3 rewards wait"):
+            decision.reward("correct", True)
+    finally:
+        gateway.start()
+    client.close()
+    assert recorded(gateway, decision) == {"correct": 1.0}
+
+
+def test_a_wrong_url_is_raised_and_not_retried(gateway: GatewayProcess) -> None:
+    with Client(gateway.url + "/nowhere") as client:
+        client.decision("nonsense").reward("correct", True)
+        with pytest.raises(turnout.RewardsRejected, match="unknown_route"):
+            client.flush(timeout=10)
+
+
+def test_the_gateways_own_responses_carry_no_decision(gateway: GatewayProcess) -> None:
+    with Client(gateway.url) as client, pytest.raises(turnout.NoDecision, match="status 200"):
+        _ = client.get("/-/healthz").decision
+
+
+def test_the_openai_sdk_stays_as_it_is(gateway: GatewayProcess) -> None:
+    sdk = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="unused")
+    with Client(gateway.url) as client:
+        turnout.attach(sdk, client)
+        with turnout.capture() as decisions:
+            said = sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "2+2"}])
+        assert said.choices[0].message.content == "four"
+        (decision,) = decisions
+        assert decision.variant == "small"
+        decision.reward("correct", True)
+    assert recorded(gateway, decision) == {"correct": 1.0}
+
+
+async def test_the_asynchronous_openai_sdk_too(gateway: GatewayProcess) -> None:
+    sdk = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="unused")
+    async with AsyncClient(gateway.url) as client:
+        turnout.attach(sdk, client)
+        with turnout.capture() as decisions:
+            await sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "2+2"}])
+        decisions[0].reward("correct", True)
+    assert recorded(gateway, decisions[0]) == {"correct": 1.0}
+    await sdk.close()
+
+
+def test_sessions_of_httpx_and_requests(gateway: GatewayProcess) -> None:
+    requests = pytest.importorskip("requests")
+    with Client(gateway.url) as client, httpx.Client(base_url=gateway.url) as plain:
+        session = requests.Session()
+        for each in (plain, session):
+            turnout.attach(each, client)
+        with turnout.capture() as decisions:
+            response = plain.post(INFER, json=BODY)
+            session.post(gateway.url + INFER, json=BODY)
+        assert decisions[0].id == response.headers["x-decision-id"]
+        assert len({d.id for d in decisions}) == 2
+        assert turnout.decision_of(response, client) == decisions[0]
+        with pytest.raises(TypeError, match="dict is not known"):
+            turnout.attach({}, client)
+
+
+def test_concurrent_captures_do_not_mix(gateway: GatewayProcess) -> None:
+    found: dict[int, list[str]] = {}
+
+    def work(number: int) -> None:
+        with turnout.capture() as decisions:
+            expected = [client.post(INFER, json=BODY).decision.id for _ in range(5)]
+        found[number] = [d.id for d in decisions]
+        assert found[number] == expected
+
+    with Client(gateway.url) as client:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len({identity for ids in found.values() for identity in ids}) == 20
+
+
+PROGRAM = """
+import os, sys, turnout
+client = turnout.Client(sys.argv[1])
+client.decision(sys.argv[2]).reward("correct", True)
+if len(sys.argv) > 3:
+    client.flush()
+    if os.fork() == 0:
+        client.decision(sys.argv[2]).reward("rating", 0.25)
+        sys.exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_a_program_that_just_ends_has_sent_its_rewards(gateway: GatewayProcess, forks: bool) -> None:
+    with Client(gateway.url) as client:
+        decision = client.post(INFER, json=BODY).decision
+    words = [sys.executable, "-c", PROGRAM, gateway.url, decision.id, *(["fork"] if forks else [])]
+    subprocess.run(words, check=True, timeout=30, env={**os.environ, "PYTHONPATH": "gateway/client"})
+    assert recorded(gateway, decision) == ({"correct": 1.0, "rating": 0.25} if forks else {"correct": 1.0})
+
+
+def test_a_forgotten_client_leaves_no_thread(gateway: GatewayProcess) -> None:
+    client = Client(gateway.url)
+    client.post(INFER, json=BODY).decision.reward("correct", True)
+    client.close()
+    until = time.monotonic() + 5
+    while any(t.name == "turnout-rewards" for t in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(t.name == "turnout-rewards" for t in threading.enumerate())
+
+
+def test_it_needs_httpx_alone() -> None:
+    program = (
+        "import sys, turnout; "
+        "print([m for m in ('numpy', 'starlette', 'pydantic', 'gateway') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
