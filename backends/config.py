@@ -58,7 +58,7 @@ class QueuePolicy(_Part):
     max_queue_size: Annotated[int, Field(ge=1)] = 1024
     """Requests that may wait; beyond it the answer is 503 with Retry-After."""
     default_timeout_microseconds: Annotated[int, Field(ge=0)] = 0
-    """How long a request may wait before it is answered 503; 0 is for ever. A request may set its own."""
+    """Maximum waiting time of a request, then 503; 0: no limit. A request may set its own."""
 
 
 class DynamicBatching(_Part):
@@ -117,6 +117,8 @@ class ModelConfig(_Part):
     instance_group: Annotated[tuple[InstanceGroup, ...], Field(min_length=1)] = (InstanceGroup(),)
     dynamic_batching: DynamicBatching = DynamicBatching()
     version_policy: VersionPolicy = VersionPolicy(latest=Latest())
+    batch_timeout_microseconds: Annotated[int, Field(ge=0)] = 60_000_000
+    """Maximum duration of one batch; beyond it its requests fail and the instance is replaced. 0: no limit."""
     parameters: dict[str, JsonValue] = {}
     """Handed to the model's class as keyword arguments."""
 

@@ -61,13 +61,13 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """The request's body without content encoding. Raises TooLarge, ClientLeft, and as `unpack` does."""
     length = header(headers, b"content-length")
     if length is not None and length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise _too_large(limit)
+        raise too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body") or message["type"] != "http.request":
         body = await _rest(message, body, receive, limit)
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     encoding = header(headers, b"content-encoding")
     if encoding is None:
         return body
@@ -87,10 +87,11 @@ async def _rest(message: MutableMapping[str, Any], first: bytes, receive: Receiv
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
 
 
-def _too_large(limit: int) -> TooLarge:
+def too_large(limit: int) -> TooLarge:
+    """The error for a body of more than ``limit`` bytes."""
     return TooLarge(f"the body has more than {limit} bytes; send fewer rows at a time")
 
 

@@ -7,14 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from backends.batching.entry import Entry
-from backends.errors import ClientLeft, InvalidInput
+from backends.batching.entry import Entry, into
+from backends.errors import ClientLeft, InvalidInput, TooLarge
 from backends.http import BINARY, JSON, OFFLOAD, Headers, Receive, Response, header, read_body
 from backends.registry import Registry
 from backends.served import Served
 from backends.wire.answer import Answer, render
 from backends.wire.compression import pack
-from backends.wire.request import InferRequest, parse
+from backends.wire.request import MAX_JSON_BYTES, InferRequest, parse, too_much_json
 
 LOOK: Final = 0.25
 """Seconds between looks for waiting clients that have left."""
@@ -31,10 +31,17 @@ class Inference:
     async def answer(self, name: str, version: str, headers: Headers, receive: Receive) -> Response:
         """Raises a ServerError of any kind; ClientLeft when nobody waits for the answer any more."""
         self._registry.find(name, version)  # before a large body is read in vain
-        body = await read_body(headers, receive, self._max_body)
+        header_length = header(headers, b"inference-header-content-length")
+        limit = self._max_body
+        if header_length is None and header(headers, b"content-encoding") is None:
+            limit = min(limit, MAX_JSON_BYTES)
+        try:
+            body = await read_body(headers, receive, limit)
+        except TooLarge as error:
+            raise (too_much_json() if limit == MAX_JSON_BYTES else error) from None
         served = self._registry.find(name, version)
         try:
-            request = parse(body, header(headers, b"inference-header-content-length"), served.signature)
+            request = parse(body, header_length, served.signature)
         except InvalidInput:
             served.stats.invalid += 1
             raise
@@ -43,14 +50,14 @@ class Inference:
         return await _respond(answer, header(headers, b"accept-encoding"))
 
     async def _wait(self, served: Served, request: InferRequest, receive: Receive) -> list[np.ndarray]:
-        entry = served.submit(request)
-        self._leavers.add(served, entry, receive)
+        future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
+        entry = served.submit(request, into(future))
+        self._leavers.add(served, entry, receive, future)
         try:
-            return await entry.future
+            return await future
         finally:
             self._leavers.remove(entry)
-            if not entry.future.done() or entry.future.cancelled():
-                served.abandon(entry, ClientLeft())
+            served.abandon(entry)
 
 
 class Leavers:
@@ -61,13 +68,15 @@ class Leavers:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Entry, tuple[Served, Receive]] = {}
+        self._waiting: dict[Entry, tuple[Receive, asyncio.Future[list[np.ndarray]]]] = {}
         self._seen: set[Entry] = set()
         self._watchers: dict[Entry, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, served: Served, entry: Entry, receive: Receive) -> None:
-        self._waiting[entry] = (served, receive)
+    def add(
+        self, served: Served, entry: Entry, receive: Receive, future: asyncio.Future[list[np.ndarray]]
+    ) -> None:
+        self._waiting[entry] = (receive, future)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
@@ -81,15 +90,16 @@ class Leavers:
         loop = asyncio.get_running_loop()
         for entry in self._seen & self._waiting.keys():
             if entry not in self._watchers:
-                self._watchers[entry] = loop.create_task(_watch(entry, *self._waiting[entry]))
+                self._watchers[entry] = loop.create_task(_watch(*self._waiting[entry]))
         self._seen = set(self._waiting)
         self._timer = loop.call_later(LOOK, self._look) if self._waiting else None
 
 
-async def _watch(entry: Entry, served: Served, receive: Receive) -> None:
+async def _watch(receive: Receive, future: asyncio.Future[list[np.ndarray]]) -> None:
     while (await receive())["type"] != "http.disconnect":  # noqa: ASYNC110  it is receive that waits
         await asyncio.sleep(LOOK)  # nothing else should come; should it, then not without end
-    served.abandon(entry, ClientLeft())
+    if not future.done():
+        future.set_exception(ClientLeft())
 
 
 async def _respond(answer: Answer, accept: bytes | None) -> Response:

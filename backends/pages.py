@@ -124,15 +124,15 @@ def _stats(served: Served) -> dict[str, object]:
 
 
 def _rows(model: Model) -> list[dict[str, str]]:
-    rows = [
-        {"name": model.name, "version": version, "state": "READY", "reason": model.faults.get(version, "")}
-        for version in model.versions
-    ]
-    rows += [
-        {"name": model.name, "version": version, "state": "UNAVAILABLE", "reason": fault}
-        for version, fault in model.faults.items()
-        if version not in model.versions
-    ]
+    faults = model.all_faults()
+    versions = sorted({*model.versions, *faults}, key=lambda version: int(version or 0))
+    rows = []
+    for version in versions:
+        served = model.versions.get(version)
+        state = "READY" if served is not None and not served.fault else "UNAVAILABLE"
+        rows.append(
+            {"name": model.name, "version": version, "state": state, "reason": faults.get(version, "")}
+        )
     return rows or [{"name": model.name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from backends import memory
 from backends.config import NAME, ModelConfig
 from backends.errors import LoadError, NotFound, Unavailable
 from backends.repository import FoundModel, scan, scan_model
@@ -16,6 +19,7 @@ from backends.served import Served
 log = logging.getLogger("turnout.backend")
 
 _NAME = re.compile(NAME)
+WATCH_INTERVAL_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -28,6 +32,11 @@ class Model:
     """Ascending by number."""
     faults: dict[str, str] = field(default_factory=dict)
     """By version; "" is the model as a whole."""
+
+    def all_faults(self) -> dict[str, str]:
+        """`faults`, and those of versions that failed after they had been loaded."""
+        broken = {version: served.fault for version, served in self.versions.items() if served.fault}
+        return self.faults | broken
 
     @property
     def newest(self) -> Served | None:
@@ -45,11 +54,13 @@ class Registry:
         self._device = device
         self._threads = threads
         self._changing = asyncio.Lock()
+        self._ending: set[Served] = set()
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def faults(self) -> list[str]:
         """Why models or versions that should be served are not, one line each."""
-        return [fault for model in self.models.values() for fault in model.faults.values()]
+        return [fault for model in self.models.values() for fault in model.all_faults().values()]
 
     def find(self, name: str, version: str = "") -> Served:
         """The version to answer; "" is the newest loaded. Raises NotFound, Unavailable."""
@@ -57,6 +68,8 @@ class Registry:
         if model is not None:
             served = model.versions.get(version) if version else model.newest
             if served is not None:
+                if served.fault:
+                    raise Unavailable(f"model {name!r} is no longer served: {served.fault}")
                 return served
         raise self._absent(model, name, version)
 
@@ -75,12 +88,24 @@ class Registry:
 
     async def load_all(self) -> None:
         """Loads what the repository holds. Faults of single models are kept, not raised."""
+        self._watcher = asyncio.create_task(self._watch())
         try:
             for found in (await asyncio.to_thread(scan, self._root)).values():
                 self.models[found.name] = Model(found.name)
                 await self._apply(found)
         finally:
             self.loading = False
+        memory.settle()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = time.perf_counter_ns()
+            for served in [
+                *self._ending,
+                *(one for model in self.models.values() for one in model.versions.values()),
+            ]:
+                served.watch(now)
 
     async def load(self, name: str) -> None:
         """Brings one model to what the repository says now. Raises NotFound, LoadError.
@@ -93,6 +118,7 @@ class Registry:
         found = await asyncio.to_thread(scan_model, folder)
         self.models.setdefault(name, Model(name))
         await self._apply(found)
+        memory.settle()
         if faults := self.models[name].faults:
             raise LoadError("; ".join(faults.values()))
 
@@ -103,12 +129,23 @@ class Registry:
             if model is None:
                 raise NotFound(f"there is no model {name!r}")
             versions, model.versions, model.faults = model.versions, {}, {}
-            await asyncio.gather(*(served.stop() for served in versions.values()))
+        await self._end(list(versions.values()))
+        memory.settle()
 
     async def close(self) -> None:
         """Ends everything, after the requests that wait."""
-        for name in list(self.models):
-            await self.unload(name)
+        async with self._changing:
+            versions = [served for model in self.models.values() for served in model.versions.values()]
+            for model in self.models.values():
+                model.versions = {}
+        await self._end(versions)
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _end(self, versions: list[Served]) -> None:
+        self._ending.update(versions)
+        await asyncio.gather(*(served.stop() for served in versions))
+        self._ending.difference_update(versions)
 
     async def _apply(self, found: FoundModel) -> None:
         async with self._changing:
@@ -126,9 +163,10 @@ class Registry:
             retired = [
                 served for version, served in model.versions.items() if kept.get(version) is not served
             ]
-            model.config, model.faults = found.config, faults
+            model.config = found.config
+            model.faults = faults | {str(number): fault for number, fault in found.missing.items()}
             model.versions = dict(sorted((kept | fresh).items(), key=lambda item: int(item[0])))
-            await asyncio.gather(*(served.stop() for served in retired))
+        await self._end(retired)
 
     async def _start(
         self, found: FoundModel, config: ModelConfig, model: Model
@@ -138,7 +176,7 @@ class Registry:
         faults: dict[str, str] = {}
         for number, version in found.versions.items():
             old = model.versions.get(str(number))
-            if old is not None and old.found.fingerprint == version.fingerprint:
+            if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
                 continue
             served = Served(config, version)
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.config import ModelConfig, read_config
@@ -29,6 +29,8 @@ class FoundModel:
     config: ModelConfig | None
     versions: Mapping[int, FoundVersion]
     fault: str = ""
+    missing: Mapping[int, str] = field(default_factory=dict)
+    """Versions that `version_policy` names and the folder does not hold, with the fault."""
 
 
 def scan(root: Path) -> dict[str, FoundModel]:
@@ -47,25 +49,32 @@ def scan_model(folder: Path) -> FoundModel:
             raise LoadError(
                 f"{folder / 'config.json'}: name is {config.name!r}; write {folder.name!r}, as the folder"
             )
-        versions = _versions(folder, config)
+        versions, missing = _versions(folder, config)
     except LoadError as error:
         return FoundModel(folder.name, None, {}, str(error))
-    return FoundModel(folder.name, config, versions)
+    return FoundModel(folder.name, config, versions, missing=missing)
 
 
-def _versions(folder: Path, config: ModelConfig) -> dict[int, FoundVersion]:
+def _versions(folder: Path, config: ModelConfig) -> tuple[dict[int, FoundVersion], dict[int, str]]:
     numbers = sorted(int(path.name) for path in folder.iterdir() if _is_version(path))
     served = config.version_policy.pick(numbers)
-    if not served:
+    specific = config.version_policy.specific
+    missing = {
+        number: f"{folder / str(number)} is missing; version_policy names it, so add it or remove it there"
+        for number in (specific.versions if specific is not None else ())
+        if number not in numbers
+    }
+    if not served and not missing:
         raise LoadError(
             f"{folder} has no version to serve; put the model in a folder with a number, as {folder / '1'}"
         )
-    return {
+    found = {
         number: FoundVersion(
             config.name, number, folder / str(number), _fingerprint(config, folder / str(number))
         )
         for number in served
     }
+    return found, missing
 
 
 def _is_version(path: Path) -> bool:

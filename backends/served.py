@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Final, TypeVar
 
-import numpy as np
-
-from backends.batching.entry import Entry, Report
-from backends.batching.instance import Executable, Instance
+from backends.batching.deadlines import Deadlines
+from backends.batching.entry import Entry, Outcome, Report
+from backends.batching.execution import Executable
+from backends.batching.instance import Instance
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
-from backends.errors import ServerError, Unavailable
+from backends.errors import LoadError, ModelFailed, ServerError, Unavailable
 from backends.repository import FoundVersion
 from backends.stats import Stats
+from backends.threads import in_daemon
 from backends.wire.request import InferRequest
 from backends.wire.signature import Signature
+
+T = TypeVar("T")
+
+log = logging.getLogger("turnout.backend")
+
+LOAD_LIMIT_S: Final = 600.0
+MAX_STUCK_INSTANCES: Final = 2
+"""Threads of one version that may hang in native code; after that it is no longer served."""
+STOP_POLL_S: Final = 0.25
 
 
 class Served:
@@ -35,56 +48,157 @@ class Served:
             batching.max_queue_delay_microseconds * 1000,
             batching.default_queue_policy.max_queue_size,
         )
+        self.fault = ""
+        """Why the loaded version can't be used any more."""
         self._timeout = batching.default_queue_policy.default_timeout_microseconds / 1e6
+        self._batch_limit = config.batch_timeout_microseconds * 1000
+        self._deadlines = Deadlines(self._expire)
         self._instances: list[Instance] = []
+        self._stuck: list[Instance] = []
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._loads: list[Callable[[], Executable]] = []
+        self._stopped = False
 
     async def start(self, device: str, threads: int) -> None:
-        """Loads and warms every instance. Raises LoadError; nothing of it is left running then."""
-        loop = asyncio.get_running_loop()
+        """Loads and warms every instance. Raises LoadError; nothing is left running then."""
         try:
-            for index, place in enumerate(await asyncio.to_thread(_devices, self.config, device)):
-                load = partial(_executable, self.config, self.found, place, threads)
-                name = f"{self.name} version {self.version}" + (f" instance {index}" if index else "")
-                self._instances.append(Instance(name, self.queue, load, self._deliver, loop))
-            await asyncio.gather(*(asyncio.wrap_future(instance.ready) for instance in self._instances))
+            places = await _loaded(self._title(), partial(_devices, self.config, device))
+            self._loads = [partial(_executable, self.config, self.found, place, threads) for place in places]
+            await asyncio.gather(*(self._add(index) for index in range(len(places))))
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
-        """Takes no more requests, answers those that wait, and frees the model."""
+        """Refuses new requests, responds to waiting ones, and frees the model."""
+        self._stopped = True
         self.queue.close()
-        await asyncio.gather(*(asyncio.wrap_future(instance.ended) for instance in self._instances))
-        self._instances.clear()
+        await asyncio.gather(*self._replacing, return_exceptions=True)
+        if not self._instances:
+            self._fail_waiting(Unavailable("this version is being unloaded; send the request again"))
+        while self._instances:
+            ends = [
+                asyncio.ensure_future(asyncio.wrap_future(instance.ended)) for instance in self._instances
+            ]
+            await asyncio.wait(ends, timeout=STOP_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            self._instances = [instance for instance in self._instances if not instance.ended.done()]
 
-    def submit(self, request: InferRequest) -> Entry:
-        """Queues ``request``; its answer comes to the entry's future. Raises Unavailable."""
+    def submit(self, request: InferRequest, finish: Callable[[Outcome], None]) -> Entry:
+        """Queues ``request``; its outcome goes to ``finish``. Raises Unavailable."""
         now = time.perf_counter_ns()
         timeout = request.timeout or self._timeout
-        future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
-        deadline = now + int(timeout * 1e9) if timeout else 0
-        entry = Entry(request.inputs, request.rows, request.key, future, now, deadline)
+        entry = Entry(
+            request.inputs, request.rows, request.key, finish, now, now + int(timeout * 1e9) if timeout else 0
+        )
         try:
             self.queue.put(entry)
         except Unavailable:
             self.stats.rejected += 1
             raise
+        if timeout:
+            self._deadlines.add(entry)
         return entry
 
-    def abandon(self, entry: Entry, reason: ServerError) -> None:
-        """Nobody waits for ``entry`` any more: it leaves the queue, or its answer is dropped."""
-        if not entry.future.done():
-            entry.future.set_exception(reason)
+    def abandon(self, entry: Entry) -> None:
+        """The client of ``entry`` has left: it leaves the queue, or its outcome is dropped."""
+        if not entry.done:
+            entry.done = True
+            self.queue.discard(entry)
+
+    def watch(self, now: int) -> None:
+        """Replaces instances whose batch exceeds its time limit; ``now`` as of `time.perf_counter_ns`."""
+        if not self._batch_limit:
+            return
+        for instance in list(self._instances):
+            if instance.started and now - instance.started > self._batch_limit:
+                seconds = self._batch_limit / 1e9
+                log.error("%s: a batch exceeded %g s; the instance is replaced", self._title(), seconds)
+                self._replace(
+                    instance, ModelFailed(f"{self._title()} did not finish the batch in {seconds:g} s")
+                )
+
+    def _title(self) -> str:
+        return f"{self.name} version {self.version}"
+
+    async def _add(self, index: int) -> None:
+        executable = await _loaded(self._title(), self._loads[index])
+        name = self._title() + (f" instance {index}" if index else "")
+        loop = asyncio.get_running_loop()
+        instance = Instance(name, self.queue, executable, self._deliver, loop)
+        self._instances.append(instance)
+        asyncio.wrap_future(instance.ended).add_done_callback(lambda _: self._on_ended(instance))
+
+    def _on_ended(self, instance: Instance) -> None:
+        if instance in self._stuck:
+            self._stuck.remove(instance)
+        elif instance in self._instances and not self.queue.closed:
+            self._replace(instance, ModelFailed(f"{self._title()} failed; the server's log has the details"))
+
+    def _replace(self, instance: Instance, reason: ServerError) -> None:
+        """Fails the batch of ``instance``, and loads another one in its place."""
+        index = self._instances.index(instance)
+        self._instances.remove(instance)
+        for entry in instance.retire():
+            if entry.settle(reason):
+                self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
+        if not instance.ended.done():
+            self._stuck.append(instance)
+        if self._stopped:
+            return
+        if len(self._stuck) > MAX_STUCK_INSTANCES:
+            self._give_up(f"{self._title()} hangs: {len(self._stuck)} batches never ended; load it again")
+            return
+        task = asyncio.get_running_loop().create_task(self._reload(index))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _reload(self, index: int) -> None:
+        try:
+            await self._add(index)
+        except LoadError as error:
+            self._give_up(str(error))
+
+    def _give_up(self, fault: str) -> None:
+        log.error("%s is no longer served: %s", self._title(), fault)
+        self.fault = fault
+        self.queue.close(f"{self._title()} is no longer served; see the repository index")
+        if not self._instances:
+            self._fail_waiting(Unavailable(f"{self._title()} is no longer served; see the repository index"))
+
+    def _fail_waiting(self, reason: ServerError) -> None:
+        while entries := self.queue.take_now():
+            for entry in entries:
+                entry.settle(reason)
+
+    def _expire(self, entry: Entry) -> None:
         self.queue.discard(entry)
+        if entry.settle(Unavailable("the request waited longer than its timeout; try again")):
+            self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
 
     def _deliver(self, report: Report) -> None:
         for entry, outputs in report.answered:
-            if not entry.future.done():
-                entry.future.set_result(outputs)
+            entry.settle(outputs)
         for entry, error in report.failed:
-            if not entry.future.done():
-                entry.future.set_exception(error)
+            entry.settle(error)
         self.stats.record(report)
+
+
+async def _loaded(title: str, function: Callable[[], T]) -> T:
+    try:
+        async with asyncio.timeout(LOAD_LIMIT_S):
+            return await in_daemon(title, partial(_guarded, title, function))
+    except TimeoutError:
+        raise LoadError(f"{title}: loading took longer than {LOAD_LIMIT_S:g} s") from None
+
+
+def _guarded(title: str, function: Callable[[], T]) -> T:
+    """``function``'s result; whatever a model's code raises, SystemExit included, becomes a LoadError."""
+    try:
+        return function()
+    except LoadError:
+        raise
+    except BaseException as error:
+        raise LoadError(f"{title}: {type(error).__name__}: {error}") from error
 
 
 def _devices(config: ModelConfig, device: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import math
 import os
@@ -133,9 +132,6 @@ async def _load(registry: Registry, server: Server, settings: Settings) -> None:
         log.error("%s", error)
         server.failed = server.should_exit = True
         return
-    # What is loaded stays: the collector need not walk through torch again and again.
-    gc.collect()
-    gc.freeze()
     log.info("ready" if not registry.faults else "not ready: some models could not be loaded")
 
 

@@ -1,34 +1,73 @@
-"""One waiting request, and what an instance says of the batches it ran."""
+"""One waiting request, and an instance's report on the batches it ran."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from backends.errors import ServerError
 
+Outcome = list[np.ndarray] | ServerError
+"""All outputs in the configuration's order, or why there are none."""
 
-@dataclass(slots=True, eq=False)
+
 class Entry:
-    """A request between its arrival and its answer."""
+    """A request between its arrival and its response; `finish` is called once, on the event loop."""
 
-    inputs: tuple[np.ndarray, ...]
-    rows: int
-    key: tuple[tuple[int, ...], ...]
-    """Entries with equal keys can share a batch."""
-    future: asyncio.Future[list[np.ndarray]]
-    """Gets all outputs in the configuration's order; whoever stops waiting sets or cancels it."""
-    arrived: int
-    """Nanoseconds of `time.perf_counter_ns`."""
-    deadline: int
-    """The same clock; 0: waits for ever."""
+    __slots__ = ("arrived", "deadline", "done", "finish", "inputs", "key", "rows", "taken")
+
+    def __init__(
+        self,
+        inputs: tuple[np.ndarray, ...],
+        rows: int,
+        key: tuple[tuple[int, ...], ...],
+        finish: Callable[[Outcome], None],
+        arrived: int,
+        deadline: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.key = key
+        """Entries with equal keys can share a batch."""
+        self.finish = finish
+        self.arrived = arrived
+        """Nanoseconds of `time.perf_counter_ns`."""
+        self.deadline = deadline
+        """The same clock; 0: none."""
+        self.done = False
+        """Whether it has been responded to, or its client has left."""
+        self.taken = False
+        """Whether it has left the queue."""
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Hands ``outcome`` to `finish`, unless it is settled already."""
+        if self.done:
+            return False
+        self.done = True
+        self.finish(outcome)
+        return True
+
+
+def into(future: asyncio.Future[list[np.ndarray]]) -> Callable[[Outcome], None]:
+    """A `finish` that resolves ``future``."""
+
+    def finish(outcome: Outcome) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, ServerError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    return finish
 
 
 @dataclass(slots=True)
 class Spans:
-    """Nanoseconds that one batch spent in each part of its way through the model."""
+    """Nanoseconds that one batch spent in each step of its execution."""
 
     input: int = 0
     infer: int = 0
@@ -41,7 +80,7 @@ class Spans:
 
 @dataclass(slots=True)
 class Report:
-    """What came of entries that were taken from the queue together."""
+    """The result of entries that were taken from the queue together."""
 
     started: int
     """When the batch was taken; nanoseconds of `time.perf_counter_ns`."""

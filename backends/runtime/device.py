@@ -54,4 +54,11 @@ def _wishes(group: InstanceGroup, default: torch.device) -> list[str]:
 
 def threads_for(parameters: int, wish: int) -> int:
     """CPU threads for a model of so many ``parameters``; ``wish`` (0: none) wins."""
-    return wish or (1 if parameters <= SMALL_MODEL else os.cpu_count() or 1)
+    return wish or (1 if parameters <= SMALL_MODEL else _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use: a container or `taskset` may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A loaded model as an instance runs it: rows together, onto the device, through the model, back, checked."""
+"""A loaded PyTorch model: gathers rows, copies them to the device, calls the model, checks and copies back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from backends.batching.entry import Spans
 from backends.config import ModelConfig, TensorConfig
 from backends.datatypes import Datatype
-from backends.errors import InvalidInput, LoadError, ModelFailed, Unavailable
-from backends.runtime.loading import Callee
+from backends.errors import InvalidInput, LoadError, ModelFailed
+from backends.runtime.loading import Loaded
 
 TORCH: Final[dict[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -31,14 +31,25 @@ TORCH: Final[dict[str, torch.dtype]] = {
     "FP64": torch.float64,
     "BF16": torch.bfloat16,
 }
+OUT_OF_MEMORY: Final = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How PyTorch words it where it raises a plain RuntimeError: CPU and pinned memory, cuBLAS, cuDNN."""
 _NOTHING: Final = nullcontext()
 
 
 class TorchExecutable:
     """One copy of a model on one device. All its methods belong to one thread."""
 
-    def __init__(self, config: ModelConfig, callee: Callee, device: torch.device) -> None:
-        self._callee = callee
+    def __init__(self, config: ModelConfig, model: Loaded, device: torch.device, threads: int = 1) -> None:
+        self._model = model
+        self._call = model.call
+        self._threads = threads
         self._device = device
         self._cuda = device.type == "cuda"
         self._inputs = [(tensor.name, tensor.datatype) for tensor in config.input]
@@ -50,15 +61,25 @@ class TorchExecutable:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
-        """See `backends.batching.instance.Executable`."""
-        try:
-            with torch.inference_mode(), self._on_stream():
-                return self._run(parts, rows, spans)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            raise Unavailable(
-                "the device has no memory left for this batch; send fewer rows, or later"
-            ) from None
+        """See `backends.batching.execution.Executable`."""
+        with torch.inference_mode(), self._on_stream():
+            return self._run(parts, rows, spans)
+
+    def enter(self) -> None:
+        """See `backends.batching.execution.Executable`."""
+        # OpenMP keeps the number of threads per calling thread.
+        torch.set_num_threads(self._threads)
+
+    def close(self) -> None:
+        """See `backends.batching.execution.Executable`."""
+        self._model.close()
+        del self._model, self._call
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """See `backends.batching.execution.Executable`."""
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         return _NOTHING if self._stream is None else torch.cuda.stream(self._stream)
@@ -70,7 +91,7 @@ class TorchExecutable:
             for index, (name, datatype) in enumerate(self._inputs)
         }
         gathered = time.perf_counter_ns()
-        given = self._by_name(self._callee(inputs))
+        given = self._by_name(self._call(inputs))
         called = time.perf_counter_ns()
         outputs = [
             self._output(given[name], name, datatype, dims, rows) for name, datatype, dims in self._outputs
@@ -145,7 +166,7 @@ class TorchExecutable:
                 self.run([zeros], rows, Spans())
             except InvalidInput:
                 pass  # a model may refuse zeros; that it did so well says that it runs
-            except Exception as error:
+            except BaseException as error:
                 raise LoadError(
                     f"warm-up with zeros ({rows} rows): {type(error).__name__}: {error}"
                 ) from error

@@ -18,17 +18,17 @@ def devices(config: ModelConfig, device: str) -> list[str]:
 
 
 def executable(config: ModelConfig, version: FoundVersion, device: str, threads: int) -> TorchExecutable:
-    """A copy of ``version`` on ``device``, warm. To be called in the thread that will run it.
+    """A warm copy of ``version`` on ``device``, with ``threads`` CPU threads (0: by the model's size).
 
-    ``threads`` is for the CPU; 0 chooses by the model's size. Raises LoadError.
+    Raises LoadError.
     """
     target = torch.device(device)
-    callee, parameters = load(config, version.folder, target)
-    # OpenMP keeps the number of threads per calling thread, so each instance has its own.
-    torch.set_num_threads(threads_for(parameters, threads))
-    loaded = TorchExecutable(config, callee, target)
+    model = load(config, version.folder, target)
+    loaded = TorchExecutable(config, model, target, threads_for(model.parameters, threads))
+    loaded.enter()
     try:
         loaded.warm_up(config)
     except LoadError as error:
+        loaded.close()
         raise LoadError(f"{version.folder}: {error}") from error
     return loaded

@@ -1,4 +1,4 @@
-"""From a version's folder to what can be called: `model.py` with weights, or a `torch.export` file."""
+"""Loaders: from a version's folder to a callable model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -21,30 +22,61 @@ from backends.errors import LoadError
 
 _COUNT = itertools.count()
 
-Callee = Callable[[dict[str, Any]], Any]
-"""Takes the inputs by name (torch tensors; numpy object arrays for BYTES), gives the outputs."""
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that can be called."""
+
+    call: Callable[[dict[str, Any]], Any]
+    """Takes the inputs by name (torch tensors; numpy object arrays for BYTES), returns the outputs."""
+    parameters: int = 0
+    module: str = ""
+    """The name in `sys.modules` under which the model's code was imported."""
+
+    def close(self) -> None:
+        """Forgets the imported code; its globals live as long as `sys.modules` holds it."""
+        if self.module:
+            _forget(self.module)
 
 
-def load(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
-    """The version in ``folder`` on ``device``, and how many parameters it has. Raises LoadError."""
+def load(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
+    """The version in ``folder`` on ``device``. Raises LoadError."""
     return _LOADERS[config.platform](config, folder, device)
 
 
-def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
+def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
     path = folder / "model.py"
-    model_class = getattr(_import(path), "Model", None)
+    module = _import(path)
+    try:
+        return _instantiate(config, path, module, device)
+    except BaseException:
+        _forget(module.__name__)
+        raise
+
+
+def _forget(name: str) -> None:
+    for key in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+        del sys.modules[key]
+
+
+def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: torch.device) -> Loaded:
+    model_class = getattr(module, "Model", None)
     if not callable(model_class):
         raise LoadError(f"{path} has no class Model; define one")
     model = _construct(path, model_class, config.parameters)
     if not isinstance(model, torch.nn.Module):
         if not callable(model):
             raise LoadError(f"{path}: Model can't be called; give it __call__, or make it a torch.nn.Module")
-        return lambda inputs: model(**inputs), 0
-    weights = folder / "model.safetensors"
+        return Loaded(lambda inputs: model(**inputs), module=module.__name__)
+    weights = path.parent / "model.safetensors"
     if weights.exists():
         _fill(model, weights)
     model.eval().requires_grad_(False).to(device)
-    return lambda inputs: model(**inputs), sum(parameter.numel() for parameter in model.parameters())
+    return Loaded(lambda inputs: model(**inputs), _size(model), module.__name__)
+
+
+def _size(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _import(path: Path) -> ModuleType:
@@ -64,8 +96,8 @@ def _import(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+    except BaseException as error:
+        _forget(name)
         raise LoadError(f"{path}: {type(error).__name__}: {error}") from error
     return module
 
@@ -80,7 +112,7 @@ class _Source(SourceFileLoader):
 def _construct(path: Path, model_class: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     try:
         return model_class(**parameters)
-    except Exception as error:
+    except BaseException as error:
         raise LoadError(f"{path}: Model(**parameters) raised {type(error).__name__}: {error}") from error
 
 
@@ -91,7 +123,7 @@ def _fill(model: torch.nn.Module, weights: Path) -> None:
         raise LoadError(f"{weights} does not fit the class Model: {error}") from error
 
 
-def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> tuple[Callee, int]:
+def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
     path = folder / "model.pt2"
     if not path.is_file():
         raise LoadError(
@@ -105,12 +137,10 @@ def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> tup
     except Exception as error:
         raise LoadError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
     names = [tensor.name for tensor in config.input]
-    return lambda inputs: module(*(inputs[name] for name in names)), sum(
-        parameter.numel() for parameter in program.parameters()
-    )
+    return Loaded(lambda inputs: module(*(inputs[name] for name in names)), _size(program))
 
 
-_LOADERS: dict[str, Callable[[ModelConfig, Path, torch.device], tuple[Callee, int]]] = {
+_LOADERS: dict[str, Callable[[ModelConfig, Path, torch.device], Loaded]] = {
     "pytorch_module": _load_module,
     "pytorch_export": _load_export,
 }

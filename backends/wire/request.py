@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from backends.errors import InvalidInput
+from backends.errors import InvalidInput, TooLarge
 from backends.wire.signature import Signature, TensorSpec
 from backends.wire.tensors import from_bytes, from_json
 
+_PARAMETER_TYPES: Final = frozenset({str, int, float, bool})
 _REQUEST_KEYS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
 _MAX_AXES: Final = 32
-"""numpy's older limit; nobody has more, and a shape's product stays cheap."""
+"""numpy's older limit; it also keeps the product of a shape cheap."""
+_MAX_ELEMENTS: Final = 2**63
+MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+"""Parsing holds the interpreter, so that all other requests wait: 0.1 to 0.3 s at this size."""
 
 
 @dataclass(slots=True)
@@ -44,8 +51,12 @@ def parse(body: bytes, header_length: bytes | None, signature: Signature) -> Inf
     JSON, before the binary data; without it all of it is JSON.
     """
     size = _header_size(header_length, len(body))
+    if size > MAX_JSON_BYTES:
+        raise too_much_json()
     view = memoryview(body)
     document = _object(_json(view[:size]), "the request")
+    if body.count(b'"inputs"', 0, size) > 1:
+        _refuse_duplicates(view[:size])
     if not document.keys() <= _REQUEST_KEYS:
         raise InvalidInput(
             f"unknown key {min(document.keys() - _REQUEST_KEYS)!r}; send only id, inputs, outputs, parameters"
@@ -61,6 +72,22 @@ def parse(body: bytes, header_length: bytes | None, signature: Signature) -> Inf
     )
 
 
+def too_much_json() -> TooLarge:
+    """The error for a JSON part beyond `MAX_JSON_BYTES`."""
+    return TooLarge(f"the JSON has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
+
+
+def _refuse_duplicates(text: memoryview) -> None:
+    """Raises InvalidInput if the outermost object has a key twice: parsers differ in which one they take."""
+
+    def keys(pairs: list[tuple[str, Any]]) -> list[str]:
+        return [key for key, _ in pairs]
+
+    names = json.loads(bytes(text), object_pairs_hook=keys)
+    if len(set(names)) != len(names):
+        raise InvalidInput("a key of the request is there twice; send each once")
+
+
 def _header_size(header_length: bytes | None, total: int) -> int:
     if header_length is None:
         return total
@@ -72,12 +99,18 @@ def _header_size(header_length: bytes | None, total: int) -> int:
 
 
 def _json(text: memoryview) -> object:
+    """Parses without the collector: it would walk a million small lists again and again as they are made."""
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(
             f"not valid JSON ({error.msg}, byte {error.pos}); NaN and infinities go as binary data"
         ) from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _object(value: object, what: str) -> dict[str, Any]:
@@ -90,7 +123,11 @@ def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
     parameters = document.get("parameters")
     if parameters is None:
         return {}
-    return _object(parameters, f"parameters of {what}")
+    _object(parameters, f"parameters of {what}")
+    for name, value in parameters.items():
+        if type(value) not in _PARAMETER_TYPES:
+            raise InvalidInput(f"parameter {name} of {what} is not a string, number or boolean; send one")
+    return parameters  # type: ignore[no-any-return]
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
@@ -109,10 +146,16 @@ def _id(value: object) -> str | None:
 def _timeout(parameters: dict[str, Any]) -> float:
     if parameters.get("sequence_id") not in (None, 0, ""):
         raise InvalidInput("stateful sequences are not served here; send each request without sequence_id")
-    value = parameters.get("timeout", 0)
+    if "priority" in parameters:
+        _natural(parameters, "priority", "0 or more; it has no effect here")
+    return _natural(parameters, "timeout", "microseconds, 0 or more") / 1e6
+
+
+def _natural(parameters: dict[str, Any], name: str, wanted: str) -> int:
+    value = parameters.get(name, 0)
     if type(value) is not int or value < 0:
-        raise InvalidInput("parameter timeout is not a whole number; send microseconds, 0 or more")
-    return value / 1e6
+        raise InvalidInput(f"parameter {name} is not a whole number; send {wanted}")
+    return value
 
 
 def _inputs(items: object, binary: memoryview, signature: Signature) -> tuple[np.ndarray, ...]:
@@ -172,6 +215,9 @@ def _shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
         raise InvalidInput(
             f"input {spec.name!r} came with shape {shape}; send {list(spec.shape)}, where -1 is any size"
         )
+    # Without elements nothing else limits the other sizes.
+    if 0 in shape and math.prod(size for size in shape if size) >= _MAX_ELEMENTS:
+        raise InvalidInput(f"shape of input {spec.name!r} is beyond any array; send smaller sizes")
     return tuple(shape)
 
 

@@ -5,73 +5,96 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching.entry import Entry, Report, Spans
+from backends.batching.entry import Entry, Report, Spans, into
 from backends.batching.instance import Instance
-from backends.batching.queue import Queue, gather
+from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
+from backends.served import _guarded
 
 
-def entry(rows: int = 1, key: int = 0, deadline: int = 0, value: float = 0.0, arrived: int = 0) -> Entry:
-    future: asyncio.Future[list[np.ndarray]] = asyncio.Future(loop=LOOP)
-    return Entry((np.full((rows, 1), value),), rows, ((key,),), future, arrived, deadline)
+def entry(rows: int = 1, key: int = 0, value: float = 0.0, arrived: int = 0) -> Entry:
+    return Entry((np.full((rows, 1), value),), rows, ((key,),), lambda outcome: None, arrived)
 
 
-LOOP = asyncio.new_event_loop()
-"""Only to make futures with, where nothing runs."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _close_loop() -> object:
-    yield
-    LOOP.close()
+def queue_of(entries: Sequence[Entry], rows: int = 8) -> Queue:
+    queue = Queue(rows, 0, 10_000)
+    for one in entries:
+        queue.put(one)
+    return queue
 
 
 def test_a_batch_takes_what_fits_and_leaves_the_rest_in_order() -> None:
-    one, two, three, four = entry(2), entry(3), entry(1), entry(1)
-    waiting = deque([one, two, three, four])
-    assert gather(waiting, 4, 0).entries == [one, three, four]
-    assert list(waiting) == [two]
+    one, two, three, four = entry(2), entry(2), entry(3), entry(1)
+    queue = queue_of([one, two, three, four], rows=4)
+    assert queue.take() == [one, two]
+    assert queue.take() == [three, four]
 
 
 def test_other_shapes_wait_for_a_batch_of_their_own() -> None:
     one, other, two = entry(key=1), entry(key=2), entry(key=1)
-    waiting = deque([one, other, two])
-    assert gather(waiting, 8, 0).entries == [one, two]
-    assert gather(waiting, 8, 0).entries == [other]
+    queue = queue_of([one, other, two])
+    assert queue.take() == [one, two]
+    assert queue.take() == [other]
 
 
-def test_those_who_left_and_those_out_of_time_take_no_room() -> None:
-    left, late, here = entry(4), entry(4, deadline=10), entry(4, deadline=30)
-    left.future.cancel()
-    batch = gather(deque([left, late, here]), 4, 20)
-    assert batch.entries == [here]
-    assert batch.expired == [late]
+def test_a_request_whose_client_left_takes_no_room() -> None:
+    left, here = entry(4), entry(4)
+    queue = queue_of([left, here], rows=4)
+    queue.discard(left)
+    assert queue.take() == [here]
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2), st.booleans())))
 def test_every_entry_comes_exactly_once_and_keys_keep_their_order(plan: list[tuple[int, int, bool]]) -> None:
     entries = [entry(rows, key) for rows, key, _ in plan]
+    queue = queue_of(entries)
     for one, (_, _, gone) in zip(entries, plan, strict=True):
         if gone:
-            one.future.cancel()
-    waiting, seen = deque(entries), []
-    while waiting:
-        batch = gather(waiting, 8, 0).entries
+            queue.discard(one)
+    alive = [one for one, (_, _, gone) in zip(entries, plan, strict=True) if not gone]
+    seen: list[Entry] = []
+    while len(queue):
+        oldest = next(one for one in alive if one not in seen)
+        batch = queue.take_now()
+        assert batch[0] is oldest
         assert sum(one.rows for one in batch) <= 8
-        assert len({one.key for one in batch}) <= 1
+        assert len({one.key for one in batch}) == 1
         seen += batch
-    alive = [one for one in entries if not one.future.done()]
     assert sorted(map(id, seen)) == sorted(map(id, alive))
-    oldest_first = [one for one in alive if one.key == ((0,),) and one.rows == 8]
-    assert [one for one in seen if one in oldest_first] == oldest_first
+    for key in range(3):
+        assert [one for one in seen if one.key == ((key,),)] == [one for one in alive if one.key == ((key,),)]
+
+
+class Counted(int):
+    """A part of a key that counts its comparisons."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+def test_a_batch_does_not_walk_past_other_shapes() -> None:
+    """F11: with as many shapes as requests each batch compared its key with all that wait."""
+    entries = [entry(key=Counted(key)) for key in range(1000)]
+    queue = queue_of(entries)
+    Counted.compared = 0
+    for one in entries:
+        assert queue.take() == [one]
+    assert Counted.compared < 10 * len(entries)
 
 
 def test_a_full_queue_refuses() -> None:
@@ -90,10 +113,8 @@ def test_a_closed_queue_hands_out_what_it_has_and_takes_no_more() -> None:
     queue.close()
     with pytest.raises(Unavailable):
         queue.put(entry())
-    first, last = queue.take(), queue.take()
-    assert first is not None
-    assert first.entries == [one]
-    assert last is None
+    assert queue.take() == [one]
+    assert queue.take() is None
 
 
 def test_a_discarded_entry_makes_room() -> None:
@@ -115,12 +136,12 @@ def test_a_batch_that_is_not_full_waits_no_longer_than_the_delay() -> None:
     batch = queue.take()
     timer.join()
     assert batch is not None
-    assert len(batch.entries) == 2, "the second came in time"
+    assert len(batch) == 2, "the second came in time"
     queue.put(entry(arrived=time.perf_counter_ns()))
     start = time.perf_counter_ns()
     alone = queue.take()
     assert alone is not None
-    assert len(alone.entries) == 1
+    assert len(alone) == 1
     assert time.perf_counter_ns() - start >= 190_000_000
 
 
@@ -130,10 +151,20 @@ class Doubler:
     def __init__(self, gate: threading.Event) -> None:
         self.gate = gate
         self.sizes: list[int] = []
+        self.error: BaseException | None = None
+
+    def enter(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
 
     def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
         self.gate.wait(10)
         self.sizes.append(rows)
+        if self.error is not None:
+            raise self.error
         whole = np.concatenate([part[0] for part in parts])
         assert len(whole) == rows
         if np.isnan(whole).any():
@@ -147,28 +178,30 @@ class Doubler:
 class Bench:
     """One instance over a queue, on the running loop."""
 
-    def __init__(self, rows: int = 8, load: Callable[[], Doubler] | None = None) -> None:
+    def __init__(self, rows: int = 8) -> None:
         self.gate = threading.Event()
         self.model = Doubler(self.gate)
         self.reports: list[Report] = []
         self.queue = Queue(rows, 0, 100)
         loop = asyncio.get_running_loop()
-        self.instance = Instance("m version 1", self.queue, load or (lambda: self.model), self.deliver, loop)
+        self.instance = Instance("m version 1", self.queue, self.model, self.deliver, loop)
 
     def deliver(self, report: Report) -> None:
         self.reports.append(report)
         for one, outputs in report.answered:
-            if not one.future.done():
-                one.future.set_result(outputs)
+            one.settle(outputs)
         for one, error in report.failed:
-            if not one.future.done():
-                one.future.set_exception(error)
+            one.settle(error)
 
-    def put(self, value: float, rows: int = 1, deadline: int = 0) -> asyncio.Future[list[np.ndarray]]:
+    def put(self, value: float, rows: int = 1) -> asyncio.Future[list[np.ndarray]]:
+        return self.enter(value, rows)[1]
+
+    def enter(self, value: float, rows: int = 1) -> tuple[Entry, asyncio.Future[list[np.ndarray]]]:
         future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
         inputs = (np.full((rows, 1), value),)
-        self.queue.put(Entry(inputs, rows, ((1,),), future, time.perf_counter_ns(), deadline))
-        return future
+        one = Entry(inputs, rows, ((1,),), into(future), time.perf_counter_ns())
+        self.queue.put(one)
+        return one, future
 
     async def end(self) -> None:
         self.gate.set()
@@ -206,30 +239,48 @@ async def test_a_bad_request_fails_alone() -> None:
     await bench.end()
 
 
-async def test_a_cancelled_waiter_leaves_the_others_their_answers() -> None:
+async def test_a_client_that_left_costs_the_others_nothing() -> None:
     bench = Bench()
     running = bench.put(1.0)
     while len(bench.queue):
         await asyncio.sleep(0.001)
-    queued = [bench.put(2.0), bench.put(3.0)]
+    left, _ = bench.enter(2.0)
+    queued = bench.put(3.0)
     running.cancel()
-    queued[0].cancel()
+    bench.queue.discard(left)
     bench.gate.set()
-    assert (await queued[1])[0].tolist() == [[6.0]]
+    assert (await queued)[0].tolist() == [[6.0]]
     assert bench.model.sizes == [1, 1], "the one that left the queue was not computed"
     await bench.end()
 
 
-async def test_a_request_past_its_deadline_is_told_so() -> None:
-    bench = Bench()
-    running = bench.put(1.0)
+async def test_a_failing_batch_is_halved_and_not_run_row_by_row() -> None:
+    """F2: one bad request of 32 costs log2(32) further failures."""
+    bench = Bench(rows=64)
+    blocker = bench.put(0.0)
     while len(bench.queue):
         await asyncio.sleep(0.001)
-    late = bench.put(2.0, deadline=time.perf_counter_ns() + 1)
+    waiting = [bench.put(-1.0 if number == 11 else 1.0) for number in range(32)]
     bench.gate.set()
-    await running
-    with pytest.raises(Unavailable, match="longer than its timeout"):
-        await late
+    got = await asyncio.gather(blocker, *waiting, return_exceptions=True)
+    assert [isinstance(one, ModelFailed) for one in got].index(True) == 12
+    assert sum(isinstance(one, ModelFailed) for one in got) == 1
+    assert bench.model.sizes[1:] == [32, 16, 8, 8, 4, 2, 2, 1, 1, 4, 16]
+    await bench.end()
+
+
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit, StopIteration]
+)
+async def test_whatever_a_model_raises_the_next_request_is_served(kind: type[BaseException]) -> None:
+    """F1: all but Exceptions ended the thread, and this and every later request hung."""
+    bench = Bench()
+    bench.gate.set()
+    bench.model.error = kind("no")
+    with pytest.raises(ModelFailed, match=kind.__name__):
+        await bench.put(1.0)
+    bench.model.error = None
+    assert (await bench.put(4.0))[0].tolist() == [[8.0]]
     await bench.end()
 
 
@@ -243,14 +294,12 @@ async def test_closing_answers_those_who_wait() -> None:
 @pytest.mark.parametrize(
     "error", [LoadError("no such file"), RuntimeError("no such file"), SystemExit("no such file")]
 )
-async def test_whatever_loading_raises_becomes_a_load_error(error: BaseException) -> None:
+def test_whatever_loading_raises_becomes_a_load_error(error: BaseException) -> None:
     def load() -> Doubler:
         raise error
 
-    bench = Bench(load=load)
     with pytest.raises(LoadError, match="no such file"):
-        await asyncio.wrap_future(bench.instance.ready)
-    await asyncio.wrap_future(bench.instance.ended)
+        _guarded("m version 1", load)
 
 
 def test_every_error_of_the_server_says_something() -> None:

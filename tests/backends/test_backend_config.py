@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,11 @@ def test_scanning_takes_only_what_is_a_model(tmp_path: Path) -> None:
 
 
 def test_no_version_at_all(tmp_path: Path) -> None:
-    write_model(tmp_path, "m", ECHO, X, Y, version_policy={"specific": {"versions": [5]}})
+    write_model(tmp_path, "m", ECHO, X, Y)
+    (tmp_path / "m" / "1").rename(tmp_path / "m" / "one")
     assert "has no version to serve" in scan_model(tmp_path / "m").fault
+    write_model(tmp_path, "n", ECHO, X, Y, version_policy={"specific": {"versions": [5]}})
+    assert "version_policy names it" in scan_model(tmp_path / "n").missing[5]
 
 
 def test_what_changed_is_told_by_files_and_configuration(tmp_path: Path) -> None:
@@ -131,7 +135,16 @@ def test_instances_are_placed() -> None:
 def test_small_models_get_one_thread() -> None:
     assert threads_for(28_026, 0) == 1
     assert threads_for(28_026, 3) == 3
-    assert threads_for(10**9, 0) >= 1
+    assert threads_for(10**9, 0) == len(os.sched_getaffinity(0))
+
+
+def test_a_large_model_gets_the_cores_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert threads_for(10**9, 0) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_the_documented_configuration_is_the_reference_models() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES, bf16_to_fp32, fp32_to_bf16
-from backends.errors import InvalidInput
+from backends.errors import InvalidInput, TooLarge
 from backends.wire.answer import render
-from backends.wire.request import InferRequest, parse
+from backends.wire.request import MAX_JSON_BYTES, InferRequest, parse
 from backends.wire.signature import Signature
 
 
@@ -134,6 +134,12 @@ def test_what_is_wrong_with_an_input_is_said(change: dict[str, Any], message: st
         ({"inputs": [tensor()], "parameters": {"binary_data_output": "yes"}}, "not a boolean"),
         ({"inputs": [tensor()], "parameters": {"timeout": -1}}, "timeout is not a whole number"),
         ({"inputs": [tensor()], "parameters": {"sequence_id": 5}}, "sequences are not served"),
+        ({"inputs": [tensor()], "parameters": {"priority": "high"}}, "priority is not a whole number"),
+        (
+            {"inputs": [tensor()], "parameters": {"note": {"a": 1}}},
+            "parameter note of the request is not a str",
+        ),
+        ({"inputs": [tensor(parameters={"note": []})]}, "parameter note of input 'x' is not a string"),
     ],
 )
 def test_what_is_wrong_with_a_request_is_said(document: Any, message: str) -> None:
@@ -146,6 +152,33 @@ def test_what_is_wrong_with_a_request_is_said(document: Any, message: str) -> No
 def test_what_is_not_json(text: bytes) -> None:
     with pytest.raises(InvalidInput, match="not valid JSON"):
         parse(text, None, signature())
+
+
+def test_a_key_that_is_there_twice() -> None:
+    one, two = json.dumps([tensor()]), json.dumps([tensor([4, 5, 6])])
+    with pytest.raises(InvalidInput, match="is there twice"):
+        parse(f'{{"inputs": {one}, "inputs": {two}}}'.encode(), None, signature())
+    assert parse(f'{{"inputs": {one}, "id": "\\"inputs\\""}}'.encode(), None, signature()).rows == 1
+    assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).id == "inputs"
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2], [0, 2**63], [2**62, 0, 2**62]])
+def test_an_empty_shape_beyond_any_array(shape: list[int]) -> None:
+    """S32: numpy's own error became a 500."""
+    config = ModelConfig.model_validate(
+        {
+            "name": "m",
+            "platform": "pytorch_module",
+            "input": [{"name": "x", "data_type": "FP32", "dims": [-1] * len(shape)}],
+            "output": [{"name": "y", "data_type": "FP32", "dims": [1]}],
+        }
+    )
+    assert "shape of input 'x'" in refused({"inputs": [tensor([], shape)]}, Signature.of(config))
+
+
+def test_json_beyond_its_limit_is_refused_unread() -> None:
+    with pytest.raises(TooLarge, match="send tensors as binary data"):
+        parse(b" " * (MAX_JSON_BYTES + 1), None, signature())
 
 
 def test_lone_surrogates_are_refused() -> None:
@@ -258,7 +291,7 @@ def test_an_answer_in_mixed_form() -> None:
             "outputs": [{"name": "z"}, {"name": "y", "parameters": {"binary_data": True}}],
         }
     )
-    y, z = np.array([[1, 2, 3]], dtype="<f4"), np.array([[np.nan, np.inf, 0.1]], dtype="<f4")
+    y, z = np.array([[1, 2, 3]], dtype="<f4"), np.array([[np.nan, 2.5, 0.1]], dtype="<f4")
     body, length = render("m", "1", request.id, request.outputs, [y, z])
     assert length is not None
     assert body[length:] == y.tobytes()
@@ -267,10 +300,20 @@ def test_an_answer_in_mixed_form() -> None:
         "model_version": "1",
         "id": "é",
         "outputs": [
-            {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [None, None, 0.1]},
+            {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [None, 2.5, 0.1]},
             {"name": "y", "datatype": "FP32", "shape": [1, 3], "parameters": {"binary_data_size": 12}},
         ],
     }
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_infinity_needs_the_binary_form(datatype: str) -> None:
+    """F7: null stood for it, which clients read as NaN."""
+    sign = signature(datatype)
+    request = parsed({"inputs": [tensor(datatype=datatype)]}, sign)
+    array = np.array([[1, -np.inf, 0]], dtype=DATATYPES[datatype].dtype)
+    with pytest.raises(InvalidInput, match=r"'y' is infinite.*binary_data: true"):
+        render("m", "1", None, request.outputs, [array, array])
 
 
 def test_bytes_that_are_no_text_need_the_binary_form() -> None:
