@@ -51,6 +51,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("client_left", 499, "The client closed the connection before the answer was complete."),
     # What the gateway could not do
     ("internal", 500, "An error inside the gateway; its log has the details under this request id."),
+    ("gateway_overloaded", 503, "Too many large bodies wait to be read; try again as Retry-After says."),
     ("not_implemented", 501, "This transfer coding is not understood; send 'chunked' or a Content-Length."),
     ("store_unavailable", 503, "The store can't be reached; try again as Retry-After says."),
     ("not_ready", 503, "The gateway can't serve requests yet; try again as Retry-After says."),

@@ -37,6 +37,7 @@ from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
 from gateway.errors import TurnoutError
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
@@ -368,6 +369,7 @@ class Gateway:
         m = self.metrics_
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
+        m.advance(m.internal_errors, INTERNAL_ERRORS.counts)
         m.advance(m.shadows, worker.shadow.counts)
         m.advance(m.record, self.recorder.counts)
         m.advance(m.rewards, self.rewards.counts)

@@ -158,6 +158,7 @@ def _route(
     }
     times = route.timeouts
     sight = _sight(route)
+    must_read = _reads_model(route) or (route.unit is not None and route.unit.json_ is not None)
     return RoutePlan(
         name=name,
         policy=route.policy.type,
@@ -182,13 +183,13 @@ def _route(
         retry_share=route.retry.budget,
         retry_least=route.retry.min,
         timeouts=Timeouts(times.connect, times.first_byte, times.idle, times.total or 0.0),
-        body_limit=document.body_limit(name),
+        body_limit=min(document.body_limit(name), route.buffer_limit if must_read else maxsize),
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
         shadows=tuple((variants[key], share) for key, share in allocation[1].shadows),
-        needs_body=_must_read(route) or (sight is not None and sight.in_body),
+        needs_body=must_read or (sight is not None and sight.in_body),
+        reads_model=_reads_model(route),
         sight=sight,
-        patience=maxsize if _must_read(route) else route.buffer_limit,
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
@@ -206,11 +207,8 @@ def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
     )
 
 
-def _must_read(route: Route) -> bool:
-    """Whether nothing can be decided before the whole body is there."""
-    by_unit = route.unit is not None and route.unit.json_ is not None
-    by_model = bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
-    return by_unit or by_model
+def _reads_model(route: Route) -> bool:
+    return bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
 
 
 def _sight(route: Route) -> Sight | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane import bodies
+from gateway.dataplane.json_body import scalar_at
 from gateway.dataplane.snapshot import Choice, Statics, Table, VariantPlan
 from gateway.record.context import pack
 from policies.contextual import Ensemble
@@ -43,12 +43,11 @@ class Sight:
 
     def look(self, x: Exchange) -> Seen:
         """A feature that can't be read is missing: nothing about a request makes this fail."""
-        # A body that is not whole yet has grown too long to wait for.
-        document = bodies.parse(x.chunks) if self.in_body and x.complete else None
+        fields = x.body.fields if self.in_body else None
         kept = x.head.kept
         return tuple(
             [
-                feature.read(_text(kept.get(header)) if header is not None else _at(document, keys))
+                feature.read(_text(kept.get(header)) if header is not None else scalar_at(fields, keys))
                 for feature, header, keys in self.sources
             ]
         )
@@ -157,12 +156,3 @@ def _text(value: bytes | None) -> str | None:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def _at(document: Any, keys: Sequence[str]) -> Scalar:
-    """The scalar at the end of ``keys``; None where there is none."""
-    for key in keys:
-        if not isinstance(document, dict):
-            return None
-        document = document.get(key)
-    return document if isinstance(document, str | float | int | bool) else None

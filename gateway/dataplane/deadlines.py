@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.states import DONE
 from gateway.errors import TurnoutError
+from gateway.internal_errors import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
     from gateway.dataplane.protocol import ClientProtocol
@@ -34,6 +37,9 @@ def check(client: ClientProtocol, now: float) -> None:
             client.rest(now)
         elif now > client.deadline:
             client.transport.close()
+    elif isinstance(client.current, Exchange) and client.current.state == DONE:
+        INTERNAL_ERRORS.report(RuntimeError("a request has ended, and its connection does not know"))
+        client.transport.abort()
 
 
 def _stuck(client: ClientProtocol, now: float) -> bool:

@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.dataplane import bodies
+from gateway.dataplane.json_body import JsonBody, read, read_scalars
+from gateway.dataplane.own_answer import fail
 from gateway.dataplane.snapshot import Choice, RoutePlan
+from gateway.dataplane.states import CONNECTING, DONE, READING, RELAYING
 from gateway.errors import TurnoutError
+from gateway.internal_errors import INTERNAL_ERRORS
 from policies.assign import point, unit_hash
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
+
+
+def decide(x: Exchange) -> None:
+    """Reads the body if a rule needs it (a large one in another process), decides, and makes the first attempt."""
+    if not x.route.needs_body:
+        _decide(x)
+        return
+    data = b"".join(x.chunks) if x.complete else b""
+    if bodies.quick_to_read(data):
+        _on_body(x, read(data))
+        return
+    x.deadline = x.total_deadline
+    keys = bodies.wanted(x.client.snapshot.candidates(x.head.path))
+    x.task = x.worker.body_reader.submit(
+        read_scalars, (data, keys), partial(_on_body, x), partial(_unread, x)
+    )
+
+
+def _on_body(x: Exchange, body: JsonBody) -> None:
+    x.task = None
+    if x.state == READING:
+        x.body = body
+        _decide(x)
+
+
+def _unread(x: Exchange, reason: str) -> None:
+    x.task = None
+    if x.state == READING:
+        fail(x, TurnoutError("gateway_overloaded", retry_after=1.0))
+
+
+def _decide(x: Exchange) -> None:
+    try:
+        choose(x)
+        x.state = CONNECTING  # from here on there is a decision, and whatever happens is recorded
+        x.attempt()
+    except TurnoutError as error:
+        fail(x, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a response
+        _broken(x, error)
+
+
+def _broken(x: Exchange, error: Exception) -> None:
+    """A fault of ours: 500, counted, and charged to no backend."""
+    INTERNAL_ERRORS.report(error)
+    if x.state in (RELAYING, DONE):
+        x.client_lost()
+        x.client.abort()
+        return
+    x.cancel_attempt()
+    if x.state != READING:
+        x.error = "internal"
+    elif x.shadows:
+        x.worker.shadow.drop(x, x.shadows, "internal")
+    fail(x, TurnoutError("internal"))
 
 
 def choose(x: Exchange) -> None:
@@ -20,7 +80,9 @@ def choose(x: Exchange) -> None:
     """
     head, route, worker = x.head, x.route, x.worker
     if route.needs_body:
-        x.route = route = bodies.choose_route(x, worker)
+        x.route = route = bodies.choose_route(x, x.body)
+        if x.body.models > 1 and route.reads_model:
+            raise TurnoutError("bad_json", "The body names 'model' more than once; send it once.")
     x.principal = head.principal
     if x.body_bytes > route.body_limit:
         raise TurnoutError(
@@ -50,18 +112,18 @@ def choose(x: Exchange) -> None:
 
 
 def unit_of(x: Exchange, route: RoutePlan) -> bytes | None:
-    """Whom to keep on one variant; None where the request does not say."""
+    """The sticky-unit key; None if the request has none, or an empty one."""
     assert route.unit is not None
     kind, name = route.unit
     if kind == "header":
-        return x.head.kept.get(name)
+        return x.head.kept.get(name) or None
     if kind == "principal":
         return x.principal.id.encode() or None
     if kind == "cookie":
         return bodies.cookie(x.head.kept.get(b"cookie", b""), name)
     if kind == "query":
         return bodies.query_value(x.head.target, name)
-    return bodies.json_value(x.chunks, name)
+    return bodies.json_value(x.body, name)
 
 
 def _forced(x: Exchange, wanted: bytes) -> Choice:
@@ -77,6 +139,6 @@ def _forced(x: Exchange, wanted: bytes) -> Choice:
         plan = x.route.variants.get(name)
         if plan is None:
             known = ", ".join(x.route.variants)
-            raise TurnoutError("unknown_variant", f"The route has no variant {name!r}; it has: {known}.")
+            raise TurnoutError("unknown_variant", f"The route has no variant {name[:64]!r}; it has: {known}.")
         found = Choice(plan, 0.0, table)
     return found

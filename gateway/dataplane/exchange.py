@@ -21,12 +21,13 @@ import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane import bodies, failures, hedging
+from gateway.dataplane import failures, hedging
 from gateway.dataplane.attempts import elsewhere, moves_on
-from gateway.dataplane.deciding import choose
+from gateway.dataplane.deciding import decide
 from gateway.dataplane.discard import Discarding
 from gateway.dataplane.headers import STATUS_LINES
 from gateway.dataplane.heads import answer_framing, our_lines, request_head
+from gateway.dataplane.json_body import JsonBody, with_model
 from gateway.dataplane.outcome import outcome
 from gateway.dataplane.own_answer import fail
 from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
@@ -34,6 +35,7 @@ from gateway.dataplane.states import CONNECTING, DONE, NEVER, QUEUED, READING, R
 from gateway.dataplane.stream_end import TAIL_BYTES, is_whole
 from gateway.dataplane.tunnel import Tunnel
 from gateway.errors import TurnoutError
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.pool import Address, Gate
 
@@ -52,7 +54,7 @@ class Exchange:
     """See the module. It is the `User` of the backend's connection and an item of the client's."""
 
     __slots__ = (
-        "address", "answer_bytes", "answer_lines", "attempts", "backend_ms", "begun", "body_bytes",
+        "address", "answer_bytes", "answer_lines", "attempts", "backend_ms", "begun", "body", "body_bytes",
         "captured", "choice", "chunked_out", "chunks", "client", "complete", "connection", "deadline",
         "decision", "error", "error_detail", "features", "fixed", "forced", "head", "head_bytes", "head_ms",
         "hedge", "holds_place", "out", "plan", "principal", "refused", "repeated", "replayable",
@@ -61,6 +63,8 @@ class Exchange:
         "waited", "wall", "whole", "worker",
     )  # fmt: skip
 
+    body: JsonBody
+    """Set where the route ``needs_body``, before anything is decided."""
     # Set by `gateway.dataplane.deciding`.
     choice: Choice
     plan: VariantPlan
@@ -88,7 +92,7 @@ class Exchange:
         self.out: list[bytes] = []
         self.connection: BackendConnection | None = None
         self.address: Address | None = None
-        self.task: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | asyncio.TimerHandle | asyncio.Future[JsonBody] | None = None
         self.hedge: hedging.Hedge | asyncio.TimerHandle | None = None
         self.attempts: list[list[object]] | None = None
         self.tried: list[Address] = []
@@ -134,8 +138,8 @@ class Exchange:
         elif self.state == WAITING or self.state == RELAYING:
             self._send_more()
         elif self.state == READING:
-            if self.complete or self.body_bytes > self.route.patience:
-                self._decide()
+            if self.task is None and (self.complete or self.body_bytes > self.route.buffer_limit):
+                decide(self)
         elif self.body_bytes > BIG and not self.complete:
             self.pause_upload()  # there is no connection yet that takes it
 
@@ -151,20 +155,10 @@ class Exchange:
         self.request_id = self.head.request_id or self.decision.hex().encode()
         timeouts = self.route.timeouts
         self.total_deadline = self.started + timeouts.total if timeouts.total else NEVER
-        if self.route.needs_body and not self.complete and self.body_bytes <= self.route.patience:
+        if self.route.needs_body and not self.complete and self.body_bytes <= self.route.buffer_limit:
             self.deadline = self.total_deadline
             return
-        self._decide()
-
-    def _decide(self) -> None:
-        try:
-            choose(self)
-        except TurnoutError as error:
-            self.state = DONE
-            self.worker.active.discard(self)
-            self.client.answer_error(self, error)
-            return
-        self.attempt()
+        decide(self)
 
     # Attempts ---------------------------------------------------------------------------------------
     def attempt(self) -> None:
@@ -288,8 +282,8 @@ class Exchange:
         """The body as ``plan`` wants it, and its size as far as it is here."""
         if plan.model is None:
             return self.chunks, self.body_bytes
-        rewritten = bodies.with_model(self.chunks, plan.model)
-        return (self.chunks, self.body_bytes) if rewritten is None else ([rewritten], len(rewritten))
+        rewritten = with_model(b"".join(self.chunks), self.body, plan.model)
+        return [rewritten], len(rewritten)
 
     def branch(self, address: Address, begun: float) -> None:
         """A second copy is about to be sent to ``address``; a traced request names a span of its own there."""
@@ -614,6 +608,9 @@ class Exchange:
         self.deadline = NEVER
         worker = self.worker
         worker.active.discard(self)
-        worker.offer(outcome(self))
-        if self.shadows:
-            worker.shadow.offer(self)
+        try:
+            worker.offer(outcome(self))
+            if self.shadows:
+                worker.shadow.offer(self)
+        except Exception as error:  # noqa: BLE001 - the client's connection must go on
+            INTERNAL_ERRORS.report(error)

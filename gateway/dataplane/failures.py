@@ -58,7 +58,13 @@ def expire(x: Exchange, now: float) -> None:
     total = now >= x.total_deadline
     x.deadline = x.total_deadline
     if state == READING:
-        fail(x, TurnoutError("request_timeout"))
+        x.cancel_attempt()
+        late = (
+            TurnoutError("gateway_overloaded", retry_after=1.0)
+            if x.complete
+            else TurnoutError("request_timeout")
+        )
+        fail(x, late)
     elif state == QUEUED:
         next_step(x, "backend_overloaded", "it waited for a place as long as it may", sent=False)
     elif state == BACKOFF:
@@ -190,5 +196,5 @@ def _again(x: Exchange) -> None:
 
 def observe(x: Exchange, code: str) -> None:
     """Tells the backend's health that an attempt failed."""
-    if x.address is not None:
+    if x.address is not None and code != "internal":
         x.plan.backend.health.failed(x.address, code, perf_counter())

@@ -135,7 +135,7 @@ class Hedge:
     def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
         x = self.exchange
         self.connection = self.task = None
-        if not fresh:
+        if not fresh and code != "internal":
             x.plan.backend.health.failed(self.address, code, perf_counter())
         if x.hedge is self:
             x.hedge = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fail(x: Exchange, error: TurnoutError) -> None:
-    """An error answer, with all that an answer carries."""
+    """An error answer; with a decision, with all that an answer carries."""
     x.leave()
     if x.state == READING:
         x.state = DONE

@@ -263,8 +263,7 @@ class ClientProtocol(asyncio.Protocol):
                 if data and not self.deaf:
                     continue
             except httptools.HttpParserError as error:
-                cause = error.__context__
-                self.refuse(cause if isinstance(cause, TurnoutError) else complaint(error, self.in_head))
+                self.refuse(complaint(error, self.in_head))
                 return
             break
         if self._raw > self.snapshot.limits.head:

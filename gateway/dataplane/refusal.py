@@ -8,6 +8,7 @@ import httptools
 
 from gateway.dataplane.headers import METHODS, STATUS_LINES, date_line
 from gateway.errors import TurnoutError, render
+from gateway.internal_errors import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
     from gateway.dataplane.head import Head
@@ -83,7 +84,13 @@ def error_answer(client: ClientProtocol, head: Head, error: TurnoutError) -> byt
 
 
 def complaint(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:
-    """What the parser refused, in words; its own text names the rule that was broken."""
+    """What a callback of ours raised, or what the parser refused, in words: its text names the rule."""
+    cause = error.__context__
+    if isinstance(cause, TurnoutError):
+        return cause
+    if cause is not None:
+        INTERNAL_ERRORS.report(cause)
+        return TurnoutError("internal")
     text = str(error).strip() or "it can't be parsed"
     if isinstance(error, httptools.HttpParserInvalidMethodError):
         return TurnoutError(

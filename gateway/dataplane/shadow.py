@@ -17,6 +17,7 @@ from gateway.dataplane.comparing import Comparer, comparable
 from gateway.dataplane.shadow_call import Copy, Original, ShadowCall
 from gateway.dataplane.snapshot import ShadowLimits, VariantPlan
 from gateway.dataplane.states import READING
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.record.events import Shadowed
 from gateway.transport.connection import Answer
 from gateway.transport.pool import Address
@@ -138,13 +139,22 @@ class Shadower:
             return
         original = Original(exchange)
         for plan in shadows or ():
-            copy = Copy(exchange, original, plan, self._pool(plan))
-            reason = self._refuse(copy)
+            reason = self._queue(exchange, original, plan)
             if reason:
                 self._drop(exchange.route.name, plan, reason)
-            else:
-                self._take(copy)
         self._next()
+
+    def _queue(self, exchange: Exchange, original: Original, plan: VariantPlan) -> str:
+        """Queues a copy, or says why not; ``internal``: a fault of ours, which the client must not feel."""
+        try:
+            copy = Copy(exchange, original, plan, self._pool(plan))
+            reason = self._refuse(copy)
+        except Exception as error:  # noqa: BLE001 - the primary must not feel it
+            INTERNAL_ERRORS.report(error)
+            return "internal"
+        if not reason:
+            self._take(copy)
+        return reason
 
     def _refuse(self, copy: Copy) -> str:
         """Why there is no place for it; "" if there is."""
@@ -222,7 +232,7 @@ class Shadower:
         if lane is None:
             return
         lane.running -= 1
-        bad = error not in ("", "backend_status", "shadow_answer_too_large")
+        bad = error not in ("", "backend_status", "shadow_answer_too_large", "internal")
         if lane.group.observe(lane.health, ejection.LOCAL if bad else ejection.OK, perf_counter()):
             while lane.queue:
                 waiting = lane.queue.popleft()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from sys import maxsize
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.auth import Authenticator
@@ -210,16 +209,16 @@ class RoutePlan:
     comparison: Comparison
     """How a shadow's answer is compared with the primary's."""
     needs_body: bool
-    """Whether the decision waits for the body (a JSON unit or feature, a model to match or rewrite)."""
+    """Whether the decision waits for the body, up to ``buffer_limit``: a JSON unit or feature, a model to match
+    or rewrite."""
     hedge_after: float = 0.0
     hedge_share: float = 0.0
     hedge_credit: float = 0.0
     """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
     sight: Sight | None = None
     """What a bandit with features looks at; None for all other policies."""
-    patience: int = maxsize
-    """Bytes of a body for which the decision waits, where it waits for the body: without the rest the
-    features in it are missing."""
+    reads_model: bool = False
+    """Whether the body's `model` is matched or rewritten."""
 
     @property
     def rewrites(self) -> bool:

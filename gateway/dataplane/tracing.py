@@ -16,6 +16,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.headers import FORWARDED_FOR
 from gateway.dataplane.outcome import outcome
 from gateway.dataplane.states import DONE, RELAYING, WAITING
+from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.telemetry.context import SAMPLED, Context, declines, parse
 from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
 
@@ -198,7 +199,10 @@ class TracedExchange(Exchange):
     # The end ----------------------------------------------------------------------------------------
     def done(self) -> None:
         if self.state != DONE:
-            self._finish()
+            try:
+                self._finish()
+            except Exception as error:  # noqa: BLE001 - the request itself must go on
+                INTERNAL_ERRORS.report(error)
         super().done()
 
     def _finish(self) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.clock import Clock
 from gateway.dataplane.asgi import Application
+from gateway.dataplane.json_body import JsonBody
 from gateway.dataplane.load import Load
 from gateway.dataplane.shadow import Shadower
+from gateway.dataplane.side_process import SideProcess
 from gateway.dataplane.snapshot import Snapshot
 from gateway.transport.health import Health
 from gateway.transport.pool import PROBE_EVERY, Address
@@ -26,6 +28,8 @@ LATE: Final = 0.05
 """Seconds by which a tick may come late before the loop counts as having been held up."""
 ENOUGH: Final = 3
 """Requests that must wait in silence for it to mean anything: one alone may simply take long."""
+BODIES_WAITING: Final = 64
+"""Large JSON bodies that may wait to be read."""
 RDHUP: Final = getattr(select, "POLLRDHUP", 0x2000)
 
 
@@ -74,6 +78,7 @@ class Worker:
         self.seal = seal
         self.offer = offer
         self.shadow = shadow
+        self.body_reader = SideProcess[JsonBody](BODIES_WAITING)
         self.active: set[Timed] = set()
         self.connections: set[ClientProtocol] = set()
         self.unread: set[ClientProtocol] = set()
@@ -116,6 +121,7 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         self.shadow.close()
+        self.body_reader.close()
 
     def _tick(self) -> None:
         now = perf_counter()

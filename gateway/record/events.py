@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLAMELESS: Final = frozenset(("", "client_left", "draining"))
+BLAMELESS: Final = frozenset(("", "client_left", "draining", "internal"))
 """What an outcome's ``error`` may be without counting against the variant."""
 
 

@@ -73,6 +73,12 @@ class Metrics:
             ("code",),
             registry=r,
         )
+        self.internal_errors = Counter(
+            "turnout_internal_errors_total",
+            "Exceptions inside the gateway, by their type.",
+            ("type",),
+            registry=r,
+        )
         self.rewards = Counter(
             "turnout_rewards_total",
             "Reported values, by what became of them.",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import httptools
 
 from gateway.dataplane.headers import ANSWER_ACTIONS, CODING, CONNECTION, DROP, KEEP, LENGTH, UPGRADE, tokens
+from gateway.internal_errors import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
     from gateway.transport.pool import Address
@@ -241,7 +242,12 @@ class BackendConnection(asyncio.Protocol):
             self._finish(user)
             return
         cause = error.__context__
-        self._fail(str(cause if isinstance(cause, BadAnswerError) else error))
+        if cause is None or isinstance(cause, BadAnswerError):
+            self._fail(str(cause or error))
+        else:  # not the backend's fault
+            INTERNAL_ERRORS.report(cause)
+            self._drop()
+            user.on_failure("internal", "an error inside the gateway", fresh=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

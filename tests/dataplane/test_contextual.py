@@ -219,7 +219,8 @@ def test_other_routes_have_the_table_they_had(stage: Stage) -> None:
     assert type(routes["plain"].table).__name__ == "Table"
     assert routes["plain"].sight is None
     assert not routes["heads"].needs_body
-    assert routes["body"].patience > 1 << 60, "a unit in the body is waited for, however long it is"
+    assert routes["body"].needs_body
+    assert routes["body"].body_limit == routes["body"].buffer_limit, "no more is read than is kept"
 
 
 def test_a_sight_names_what_it_sees() -> None:

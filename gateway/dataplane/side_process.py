@@ -1,0 +1,89 @@
+"""A process of low priority for work that would hold up the event loop.
+
+A JSON parser holds the interpreter's lock from the first byte to the last, so a thread does not help. The process is
+started with the first task and replaced when it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Final, Generic, TypeVar
+
+NICE: Final = 10
+PR_SET_PDEATHSIG: Final = 1
+
+T = TypeVar("T")
+
+
+class SideProcess(Generic[T]):
+    """Runs one function call at a time in another process; a bounded number waits."""
+
+    def __init__(self, max_pending: int) -> None:
+        self._max_pending = max_pending
+        self._pool: ProcessPoolExecutor | None = None
+        self._pending: set[asyncio.Future[T]] = set()
+        self._closed = False
+
+    def submit(
+        self,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        done: Callable[[T], None],
+        failed: Callable[[str], None],
+    ) -> asyncio.Future[T] | None:
+        """Calls ``done`` or, with the reason, ``failed`` later; None if ``failed`` was called immediately.
+
+        Neither is called after the future was cancelled.
+        """
+        if self._closed or len(self._pending) >= self._max_pending:
+            failed("too many wait")
+            return None
+        try:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=_yield_to_others
+                )
+            future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        except (OSError, RuntimeError) as error:  # no process can be started here, or the last one has died
+            self._pool = None
+            failed(str(error))
+            return None
+        self._pending.add(future)
+        future.add_done_callback(lambda ended: self._ended(ended, done, failed))
+        return future
+
+    def _ended(
+        self, future: asyncio.Future[T], done: Callable[[T], None], failed: Callable[[str], None]
+    ) -> None:
+        self._pending.discard(future)
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            done(future.result())
+            return
+        if isinstance(error, BrokenProcessPool):
+            self._pool = None
+        failed(str(error))
+
+    def close(self) -> None:
+        """Ends the process; what waits is cancelled."""
+        self._closed = True
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _yield_to_others() -> None:
+    """A low priority, and an end with the gateway's even if that is killed."""
+    os.nice(NICE)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway ends it
