@@ -29,7 +29,7 @@ from gateway.config.load import read_text
 from gateway.config.watch import watch_file
 from gateway.control.app import build
 from gateway.control.context import Action, Live
-from gateway.dataplane.auth import ANYONE, LOCAL, Principal, Verifier
+from gateway.dataplane.auth import Authenticator, Verifier
 from gateway.dataplane.comparing import Comparer
 from gateway.dataplane.contextual import table
 from gateway.dataplane.shadow import Shadower
@@ -62,8 +62,6 @@ from policies.contextual import Ensemble
 from policies.model import Allocation
 
 log = logging.getLogger("turnout")
-
-LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 class Gateway:
@@ -429,13 +427,9 @@ class Gateway:
             return False, "The gateway is shutting down."
         return True, ""
 
-    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
+    def authenticator(self) -> Authenticator:
         assert self.worker is not None
-        authenticator = self.worker.snapshot.authenticator
-        if authenticator.open:
-            return LOCAL if client is not None and client.startswith(LOOPBACK) else ANYONE
-        credential = headers.get("x-api-key") or headers.get("authorization")
-        return authenticator.principal(credential.encode("latin-1") if credential else None, self.now())
+        return self.worker.snapshot.authenticator
 
     def metrics(self) -> bytes:
         self._update_metrics()

@@ -16,6 +16,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import build
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.protocol import ClientProtocol, Role
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
 from gateway.telemetry.log import configure
@@ -58,12 +59,12 @@ class Server(uvicorn.Server):
     """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
 
     def __init__(
-        self, config: uvicorn.Config, gateway: Gateway, *, control_port: int | None, handshake: float
+        self, config: uvicorn.Config, gateway: Gateway, *, roles: tuple[Role, ...], handshake: float
     ) -> None:
-        """``handshake``: the most seconds for one over TLS."""
+        """``roles``: of the sockets, in their order. ``handshake``: the most seconds for one over TLS."""
         super().__init__(config)
         self.gateway = gateway
-        self.control_port = control_port
+        self.roles = roles
         self.handshake = handshake
 
     @contextlib.contextmanager
@@ -85,15 +86,15 @@ class Server(uvicorn.Server):
         if config.ssl is not None:
             tls = {"ssl": config.ssl, "ssl_handshake_timeout": self.handshake}
         made = [
-            await loop.create_server(self._protocol, sock=each, backlog=config.backlog, **tls)
-            for each in sockets or ()
+            await loop.create_server(partial(self._protocol, role), sock=each, backlog=config.backlog, **tls)
+            for each, role in zip(sockets or (), self.roles, strict=True)
         ]
         self.servers: list[asyncio.base_events.Server] = made
         self.started = True
 
-    def _protocol(self) -> ClientProtocol:
+    def _protocol(self, role: Role) -> ClientProtocol:
         assert self.gateway.worker is not None
-        return ClientProtocol(self.gateway.worker, self.server_state.connections, self.control_port)
+        return ClientProtocol(self.gateway.worker, self.server_state.connections, role)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.gateway.worker is not None:
@@ -113,7 +114,7 @@ def _client_tls(_: uvicorn.Config, made: Callable[[], ssl.SSLContext]) -> ssl.SS
 
 def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Server:
     """The server of one process; with ``sockets`` it is handed listening ones."""
-    control_port = int(document.control.rpartition(":")[2]) if document.control else None
+    roles: tuple[Role, ...] = ("data", "control") if document.control else ("all",)
     host, _, port = document.listen.rpartition(":")
     tls = document.tls
     config = uvicorn.Config(
@@ -135,7 +136,7 @@ def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Se
             tls.client_auth if tls is not None else "none"
         ],
     )
-    return Server(config, gateway, control_port=control_port, handshake=document.limits.header_timeout)
+    return Server(config, gateway, roles=roles, handshake=document.limits.header_timeout)
 
 
 def listening(document: Document) -> list[socket.socket]:

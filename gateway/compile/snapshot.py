@@ -15,7 +15,9 @@ from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
 from gateway.config.policy import Feature
+from gateway.dataplane import browsers
 from gateway.dataplane.auth import Authenticator, Bucket, Principal, Verifier
+from gateway.dataplane.browsers import Browsers
 from gateway.dataplane.contextual import Sight, table
 from gateway.dataplane.headers import KEEP
 from gateway.dataplane.snapshot import (
@@ -73,7 +75,7 @@ def compile_document(
         trusted=_trusted(document),
         tracing=tracing,
     )
-    for name in _looked_at(document):
+    for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
         snapshot.actions.setdefault(name, KEEP)
     return snapshot
 
@@ -131,7 +133,8 @@ def _trusted(document: Document) -> Callable[[str], bool]:
 
 def _authenticator(document: Document, registry: Registry, verify: Verifier | None) -> Authenticator:
     if document.auth is None:
-        return Authenticator(None)
+        pages = document.browsers
+        return Authenticator(None, browsers=Browsers(pages.hosts, pages.origins))
     keys = {}
     for key in document.auth.keys:
         bucket = None

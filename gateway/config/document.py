@@ -60,6 +60,8 @@ from gateway.config.route import (
 )
 from gateway.config.service import (
     Auth,
+    BrowserAccess,
+    DashboardAccess,
     Jwt,
     Key,
     Limits,
@@ -85,8 +87,10 @@ __all__ = [
     "Backoff",
     "Bandit",
     "BetaPrior",
+    "BrowserAccess",
     "Canary",
     "Comparison",
+    "DashboardAccess",
     "Debut",
     "Discount",
     "Document",
@@ -144,7 +148,9 @@ class Document(Part):
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-* are believed."""
     auth: Auth | None = None
-    """None: everyone may do everything but steer, which is for loopback."""
+    """None: everyone may use and read, and only this machine may steer, configure and force variants."""
+    browsers: BrowserAccess = BrowserAccess()
+    """For a gateway without ``auth``."""
     metrics: Mapping[Name, Metric] = Field(default_factory=dict)
     backends: Mapping[Name, Backend] = Field(default_factory=dict)
     routes: Mapping[Name, Route] = Field(default_factory=dict)

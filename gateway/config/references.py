@@ -10,6 +10,7 @@ from gateway.config.document import Document, Guardrail, Route, observed
 from gateway.config.faults import KeyPath, unknown
 from gateway.config.policy import Bandit, BetaPrior, Canary, GammaPrior, NormalPrior, Split, named_variants
 from gateway.config.service import Metric
+from gateway.config.units import split_address
 from gateway.dataplane.headers import REQUEST_ACTIONS
 from policies.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
@@ -53,10 +54,12 @@ def faults_of(document: Document, names: Names | None = None) -> Iterator[Findin
 
 
 def _listeners(document: Document) -> Iterator[Finding]:
-    if document.control == document.listen and not document.listen.endswith(":0"):
-        yield Finding(
-            ("control",), "this is the address of 'listen' too; write another, or leave 'control' out"
-        )
+    if document.control is None or document.listen.endswith(":0"):
+        return
+    here, there = split_address(document.control), split_address(document.listen)
+    if here[1] == there[1] and (here[0] == there[0] or {here[0], there[0]} & {"", "0.0.0.0", "::"}):
+        message = "this is the address of 'listen' too; write another, or leave 'control' out"
+        yield Finding(("control",), message)
 
 
 def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from gateway.config.backend import BackendTls
 from gateway.config.part import HeaderName, HeaderValue, Name, Part, Url
 from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
 
-Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "admin"]
+Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin"]
 
 
 def _digest(value: str) -> str:
@@ -78,15 +78,44 @@ class Jwt(Part):
     """How far the clocks may be apart."""
 
 
+class DashboardAccess(Part):
+    steer: bool = True
+    """Whether a login to the dashboard may steer and configure, where its key may and the login asks for it."""
+
+
 class Auth(Part):
     keys: tuple[Key, ...] = ()
     jwt: Jwt | None = None
+    dashboard: DashboardAccess = DashboardAccess()
 
     @model_validator(mode="after")
     def _someone(self) -> Self:
         if not self.keys and self.jwt is None:
             raise ValueError("nobody could get in; write 'keys', 'jwt' or both, or leave 'auth' out")
         return self
+
+
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", value.lower()):
+        raise ValueError(
+            f"{value!r} is not a host name; write one such as gateway.example.com, without a port"
+        )
+    return value.lower()
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"https?://[a-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?", value):
+        raise ValueError(f"{value!r} is not an origin; write one such as https://app.example.com")
+    return value
+
+
+class BrowserAccess(Part):
+    """Which web pages may use a gateway without ``auth``."""
+
+    hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
+    """Names of this gateway, beside localhost, IP addresses and names that public DNS does not have."""
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    """Origins of pages of other sites that may send requests."""
 
 
 class Tls(Part):

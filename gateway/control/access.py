@@ -1,43 +1,41 @@
 """Who may make a call of the control API.
 
 A credential is a header (API key or token), the dashboard's cookie, or, without ``auth`` in the
-configuration, simply being on the loopback interface. The last two are sent along by a browser
-whatever page makes the request, so for them a change must come from a page of our own.
+configuration, being on the loopback interface. The last two are sent along by a browser
+whatever page makes the request, so for them the page must be one of our own.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import hmac
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from gateway.control.context import Context
-from gateway.control.session import Sessions
-from gateway.dataplane.auth import LOCAL, Principal
+from gateway.control.session import CSRF, Session, Sessions
+from gateway.dataplane import browsers
+from gateway.dataplane.auth import Authenticator, Principal
 from gateway.errors import TurnoutError
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def peer(request: Request) -> str | None:
-    """The client's address; None where a proxy stands between, so that its loopback is not taken for ours."""
-    if request.client is None or any(name in request.headers for name in _FORWARDED):
-        return None
-    return request.client.host
+def near(request: Request) -> bool:
+    """Whether the client is on this machine and no proxy stands between, so that its loopback is not taken for ours.
+
+    HTTP/1.0 counts as a proxy: some speak nothing else to us, and set no field that tells of them.
+    """
+    client = request.client
+    proxied = getattr(request.state, "proxied", False) or request.scope["http_version"] == "1.0"
+    return client is not None and not proxied and browsers.is_loopback(client.host)
 
 
-def on_loopback(request: Request) -> bool:
-    try:
-        address = ipaddress.ip_address(peer(request) or "")
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+def is_local(request: Request, authenticator: Authenticator) -> bool:
+    """Whether the client is `near`, and not a page that has pointed its own name at us."""
+    return near(request) and authenticator.browsers.own(_host(request))
 
 
 def has_header(headers: Mapping[str, str]) -> bool:
@@ -46,10 +44,16 @@ def has_header(headers: Mapping[str, str]) -> bool:
 
 async def identify(request: Request, context: Context, sessions: Sessions) -> Principal:
     """The principal of ``request``. Raises unauthenticated, forbidden (another site's page), rate_limited."""
-    if has_header(request.headers):
-        principal = context.principal(request.headers, peer(request))
+    authenticator = context.authenticator()
+    if authenticator.open:
+        # Whatever the header says: a page may set it too, so it is no credential here.
+        method, host, fields = request.method.encode(), _host(request), _page(request)
+        principal = authenticator.visitor(method, host, fields, near=near(request))
+    elif has_header(request.headers):
+        given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
+        principal = authenticator.principal(given.encode("latin-1"), context.now())
     else:
-        principal = await _ambient(request, context, sessions)
+        principal = await _by_cookie(request, sessions)
     if principal.bucket is not None:
         wait = principal.bucket.take(perf_counter())
         if wait > 0:
@@ -57,44 +61,47 @@ async def identify(request: Request, context: Context, sessions: Sessions) -> Pr
     return principal
 
 
-async def _ambient(request: Request, context: Context, sessions: Sessions) -> Principal:
-    if request.method not in _SAFE and not same_site(request):
+async def _by_cookie(request: Request, sessions: Sessions) -> Principal:
+    session = await sessions.session(request)
+    if session is None:
+        raise TurnoutError("unauthenticated")
+    if request.method not in SAFE:
+        _refuse_forged(request, session)
+    request.state.session = session
+    return session.principal
+
+
+def _refuse_forged(request: Request, session: Session) -> None:
+    """Raises forbidden for a change that a page of another origin may have made the browser send."""
+    refuse_other_pages(request)
+    page, given = _page(request), request.headers.get(CSRF, "")
+    told = browsers.SITE in page or browsers.ORIGIN in page
+    if not told or not hmac.compare_digest(given.encode("latin-1"), session.csrf.encode()):
+        raise TurnoutError(
+            "forbidden", f"With a cookie a change needs {CSRF!r}, as GET /-/dashboard/session tells it."
+        )
+
+
+def refuse_other_pages(request: Request) -> None:
+    """Raises forbidden unless the request comes from a page of this origin, or from no page at all."""
+    if not browsers.from_own_page(request.method.encode(), _host(request), _page(request)):
         raise TurnoutError(
             "forbidden", "A page of another site may not do this; use the gateway's own, or a key."
         )
-    session = await sessions.principal(request)
-    if session is not None:
-        return session
-    principal = context.principal(request.headers, peer(request))
-    if principal is LOCAL and not _own_name(request):
-        # A stranger's host name that resolves to loopback (DNS rebinding) makes a page look local.
-        return Principal("", LOCAL.scopes - {"admin"})
-    return principal
 
 
-def same_site(request: Request) -> bool:
-    """Whether the request comes from a page of this origin, or from no page at all."""
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = request.headers.get("origin")
-    if origin is None:
-        return True
-    return urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+def _host(request: Request) -> bytes:
+    return request.headers.get("host", "").encode("latin-1")
 
 
-def _own_name(request: Request) -> bool:
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _page(request: Request) -> dict[bytes, bytes]:
+    return {name: value for name, value in request.headers.raw if name in browsers.FIELDS}
 
 
 def require(principal: Principal, scope: str) -> None:
     """Raises forbidden."""
     if not principal.may(scope):
         raise TurnoutError("forbidden", f"This needs the scope {scope!r}; use a key that has it.")
+    if scope == "config" and principal.routes is not None:
+        # The document holds every route, and the keys: who may write it may do everything.
+        raise TurnoutError("forbidden", "A key with 'routes' may not use the configuration; use one without.")

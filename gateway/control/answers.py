@@ -387,8 +387,11 @@ class EventList(Shape):
 
 
 class Session(Shape):
-    """Who is logged in to the dashboard."""
+    """Who is logged in to the dashboard, and what they may do."""
 
     id: str
     auth: Annotated[bool, Field(description="Whether this gateway asks for keys at all.")]
-    routes: list[str] | None
+    routes: Annotated[list[str] | None, Field(description="null: every route.")]
+    scopes: list[str]
+    csrf: Annotated[str, Field(description="For x-turnout-csrf; empty without a cookie.")]
+    steer_until: Annotated[float | None, Field(description="null: this login only looks.")]

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.control import openapi
-from gateway.control.access import identify, on_loopback, require
+from gateway.control.access import SAFE, identify, is_local, require
 from gateway.control.ask import Ask
 from gateway.control.calls import LOOPBACK, OPEN, Call
 from gateway.control.context import Context
@@ -85,11 +85,17 @@ class _Path:
         await answer(scope, receive, send)
 
     async def _answer(self, call: Call, request: Request) -> Response:
-        principal = ANYONE
-        if call.scope != OPEN and not (call.unless == LOOPBACK and on_loopback(request)):
-            principal = await identify(request, self._desk.context, self._desk.sessions)
+        desk, principal = self._desk, ANYONE
+        if call.scope != OPEN and not (
+            call.unless == LOOPBACK and is_local(request, desk.context.authenticator())
+        ):
+            principal = await identify(request, desk.context, desk.sessions)
             require(principal, call.scope)
-        return await call.handler(Ask(request, principal, self._desk))
+        answer = await call.handler(Ask(request, principal, desk, call.body_limit))
+        session = getattr(request.state, "session", None)
+        if session is not None and request.method not in SAFE:
+            await desk.sessions.prolong(session, request, answer)
+        return answer
 
 
 async def _nothing(ask: Ask) -> Response:

@@ -32,6 +32,8 @@ class Ask:
     request: Request
     principal: Principal
     desk: Desk
+    body_limit: int
+    """Bytes; `limits.control_body` holds too."""
 
     @property
     def context(self) -> Context:
@@ -70,7 +72,7 @@ class Ask:
 
     async def bytes(self) -> bytes:
         """The whole body. Raises body_too_large."""
-        limit = self.context.document().limits.control_body
+        limit = min(self.body_limit, self.context.document().limits.control_body)
         declared = self.request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             _too_large(limit)
@@ -98,7 +100,7 @@ class Ask:
 
 def _too_large(limit: int) -> Never:
     raise TurnoutError(
-        "body_too_large", f"The body has more than {limit} bytes; send less, or raise limits.control_body."
+        "body_too_large", f"The body has more than the {limit} bytes that this call takes; send less."
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -15,6 +17,9 @@ Handler = Callable[[Ask], Awaitable[Response]]
 OPEN = "open"
 """In place of a scope: no credential is looked at."""
 LOOPBACK = "loopback"
+OPEN_BODY: Final = 4096
+"""Bytes that a stranger may send: it is parsed on the event loop, and a login needs no more."""
+MAX_BODY: Final = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,11 @@ class Call:
     unless: str = ""
     """`LOOPBACK`: no credential is asked of callers from there."""
     documented: bool = True
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes of the largest body, beside `limits.control_body`."""
+        return OPEN_BODY if self.scope == OPEN else MAX_BODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from gateway.config.document import Document
-from gateway.dataplane.auth import Principal
+from gateway.dataplane.auth import Authenticator
 from gateway.record.rewards import RewardBook
 from gateway.state.base import Event, Revision, Store
 from policies.model import Allocation
@@ -47,11 +47,8 @@ class Context(Protocol):
         """Whether requests can be served, and if not, why."""
         ...
 
-    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
-        """From the authorization or x-api-key header. Raises TurnoutError("unauthenticated").
-
-        ``client`` is the peer's address: without ``auth`` in the configuration, only loopback may steer.
-        """
+    def authenticator(self) -> Authenticator:
+        """Of the configuration in force."""
         ...
 
     def metrics(self) -> bytes:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.responses import RedirectResponse, Response
 
 from dashboards.site import Asset, Site
-from gateway.control.access import identify, same_site
+from gateway.control.access import identify, refuse_other_pages
 from gateway.control.ask import Ask, answer, checked, parse
+from gateway.control.login_limit import client_of
 from gateway.control.questions import Login
+from gateway.control.session import Session
+from gateway.dataplane.auth import SCOPES
 from gateway.errors import TurnoutError
 
+log = logging.getLogger("turnout.control")
+
+_MOST_FIELDS: Final = 8
 HOME: Final = "/-/dashboard/"
 LOGIN: Final = "/-/dashboard/login"
 SITE: Final = Site()
@@ -59,41 +66,67 @@ async def asset(ask: Ask) -> Response:
 
 async def login(ask: Ask) -> Response:
     """From the form (then the browser is sent on), or from a program with JSON."""
-    if not same_site(ask.request):
-        raise TurnoutError(
-            "forbidden", "A page of another site may not log in here; use the gateway's own form."
-        )
-    body = await ask.bytes()
-    by_form = ask.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-    if not by_form:
-        done = Response(status_code=204)
-        await ask.desk.sessions.start(checked(Login, parse(body)).key, ask.request, done)
-        return done
-    sent_on = RedirectResponse("./", 303, HEADERS)
+    refuse_other_pages(ask.request)
+    client = client_of(ask.request, ask.context.document().trusted_proxies)
+    ask.desk.logins.check(client)
     try:
-        key = parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
-        await ask.desk.sessions.start(key, ask.request, sent_on)
+        return await _log_in(ask)
     except TurnoutError as error:
         if error.code not in ("unauthenticated", "forbidden"):
             raise
+        ask.desk.logins.failed(client)
+        log.warning("a login to the dashboard failed: %s (client %s)", error.code, client or "unknown")
+        if not _by_form(ask):
+            raise
         return RedirectResponse(f"login?refused={error.code}", 303, HEADERS)
-    return sent_on
+
+
+async def _log_in(ask: Ask) -> Response:
+    body = await ask.bytes()
+    if not _by_form(ask):
+        done: Response = Response(status_code=204)
+        given = checked(Login, parse(body))
+    else:
+        done = RedirectResponse("./", 303, HEADERS)
+        given = _form(body)
+    await ask.desk.sessions.start(given.key, ask.request, done, steer=given.steer)
+    return done
+
+
+def _by_form(ask: Ask) -> bool:
+    return ask.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+
+
+def _form(body: bytes) -> Login:
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise TurnoutError("bad_request", f"The form has more than {_MOST_FIELDS} fields.") from None
+    return Login(key=fields.get("key", [""])[0].strip(), steer="steer" in fields)
 
 
 async def logout(ask: Ask) -> Response:
-    if not same_site(ask.request):
-        raise TurnoutError("forbidden", "A page of another site may not log out here.")
+    """Ends every session of the cookie's key, so that a copy of the cookie is worth nothing."""
+    refuse_other_pages(ask.request)
     done = Response(status_code=204)
-    ask.desk.sessions.end(ask.request, done)
+    await ask.desk.sessions.end(ask.request, done)
     return done
 
 
 async def session(ask: Ask) -> Response:
-    """Who is looking; the page shows it, and whether there is anything to log out of."""
+    """Who is looking, and what they may do; the page draws its buttons by it."""
     principal = ask.principal
-    routes = None if principal.routes is None else sorted(principal.routes)
-    auth = ask.context.document().auth is not None
-    return answer({"id": principal.id, "auth": auth, "routes": routes})
+    logged_in: Session | None = getattr(ask.request.state, "session", None)
+    return answer(
+        {
+            "id": principal.id,
+            "auth": ask.context.document().auth is not None,
+            "routes": None if principal.routes is None else sorted(principal.routes),
+            "scopes": [scope for scope in SCOPES if principal.may(scope)],
+            "csrf": logged_in.csrf if logged_in is not None else "",
+            "steer_until": logged_in.steer_until or None if logged_in is not None else None,
+        }
+    )
 
 
 def _file(ask: Ask, name: str) -> Response:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.compile.plans import reported
 from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
+from gateway.control.login_limit import LoginLimit
 from gateway.control.news import News
 from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
 from gateway.control.session import Sessions
@@ -35,6 +36,7 @@ class Desk:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.sessions = Sessions(context)
+        self.logins = LoginLimit()
         self.news = News(context)
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: streams end."""

@@ -44,6 +44,9 @@ class Restore(Question):
 
 class Login(Question):
     key: str
+    steer: Annotated[bool, Field(description="Whether the session may change something, not only look.")] = (
+        False
+    )
 
 
 class ConfigQuery(Question):

@@ -77,7 +77,7 @@ CALLS: Final = (
     Call(
         "POST",
         "/-/routes/{route}/rollout",
-        "admin",
+        "steer",
         steer,
         "Steer a rollout",
         answers.Rollout,
@@ -87,7 +87,7 @@ CALLS: Final = (
     Call(
         "GET",
         "/-/config",
-        "admin",
+        "config",
         read_config,
         "The configuration in force",
         YAML,
@@ -99,7 +99,7 @@ CALLS: Final = (
     Call(
         "PUT",
         "/-/config",
-        "admin",
+        "config",
         write_config,
         "Replace the configuration",
         answers.RevisionAnswer,
@@ -119,7 +119,7 @@ CALLS: Final = (
     Call(
         "GET",
         "/-/config/history",
-        "admin",
+        "config",
         read_history,
         "Earlier configurations",
         answers.History,
@@ -129,7 +129,7 @@ CALLS: Final = (
     Call(
         "POST",
         "/-/config/restore",
-        "admin",
+        "config",
         restore,
         "Put an earlier configuration into force",
         answers.RevisionAnswer,
@@ -198,10 +198,11 @@ CALLS: Final = (
         login,
         "Log in to the dashboard",
         "",
-        "From a form the answer is a redirect. The cookie is good for twelve hours, and for reading only.",
+        "From a form the answer is a redirect. The cookie is good for twelve hours of reading; with `steer` also for "
+        "changes, until 15 minutes after the last one.",
         body=questions.Login,
         status=204,
-        errors=("bad_json", "invalid", "unauthenticated", "forbidden"),
+        errors=("bad_json", "invalid", "unauthenticated", "forbidden", "body_too_large", *_STORE),
     ),
     Call("POST", "/-/dashboard/logout", OPEN, logout, "Log out of the dashboard", "", status=204),
     Call("GET", "/-/dashboard/session", "read", session, "Who is logged in", answers.Session),

@@ -47,7 +47,12 @@ def admit(client: ClientProtocol, head: Head, route: str) -> None:
     """Names the principal of ``head``. Raises TurnoutError unless it may use the route now."""
     authenticator = client.snapshot.authenticator
     credential = head.api_key if head.api_key is not None else head.authorization
-    head.principal = principal = authenticator.principal(credential, client.worker.wall())
+    if authenticator.open:
+        near = client.near and not head.proxied and not head.old
+        principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
+    else:
+        principal = authenticator.principal(credential, client.worker.wall())
+    head.principal = principal
     if credential is not None:
         head.set_credentials(openly=authenticator.open)
     if not principal.infer:

@@ -152,7 +152,7 @@ class ControlCall:
             "headers": headers,
             "client": (client.peer, 0) if client.peer else None,
             "server": None,
-            "state": {},
+            "state": {"proxied": head.proxied},
         }
 
     async def _run(self) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.dataplane.browsers import Browsers
 from gateway.errors import TurnoutError
 
-SCOPES: Final = ("infer", "feedback", "read", "metrics", "force-variant", "admin")
+SCOPES: Final = ("infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin")
 CACHED: Final = 10_000
 """Most credentials remembered; beyond it the cache starts anew (a fleet of short-lived tokens)."""
 
@@ -23,20 +24,24 @@ class Bucket:
 
     __slots__ = ("burst", "level", "rate", "then")
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, burst: float = 0.0) -> None:
         self.rate = rate
-        self.burst = max(rate, 1.0)
+        self.burst = burst or max(rate, 1.0)
         self.level = self.burst
         self.then = 0.0
 
     def take(self, now: float) -> float:
         """0.0 if a request may pass now, else the seconds to wait."""
+        wait = self.wait(now)
+        if wait == 0.0:
+            self.level -= 1.0
+        return wait
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may pass; takes nothing."""
         self.level = min(self.burst, self.level + (now - self.then) * self.rate)
         self.then = now
-        if self.level >= 1.0:
-            self.level -= 1.0
-            return 0.0
-        return (1.0 - self.level) / self.rate
+        return 0.0 if self.level >= 1.0 else (1.0 - self.level) / self.rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,10 +68,10 @@ class Principal:
         return self.routes is None or route in self.routes
 
 
-ANYONE: Final = Principal("", frozenset(SCOPES) - {"admin"})
-"""Who asks when the configuration has no ``auth``: everything but steering, which needs loopback."""
+ANYONE: Final = Principal("", frozenset(("infer", "feedback", "read", "metrics")))
+"""A client of a gateway without ``auth``: it may use and read, but neither force nor change anything."""
 LOCAL: Final = Principal("", frozenset(SCOPES))
-"""The same from the loopback interface."""
+"""The same from the loopback interface, with no proxy between."""
 
 Verifier = Callable[[bytes], tuple[Principal, float]]
 """Turns a bearer token that is no API key into (principal, expiry); raises TurnoutError."""
@@ -75,9 +80,19 @@ Verifier = Callable[[bytes], tuple[Principal, float]]
 class Authenticator:
     """Knows the principals of one configuration."""
 
-    def __init__(self, keys: Mapping[bytes, Principal] | None, *, verify: Verifier | None = None) -> None:
-        """``keys`` maps sha256 digests of secrets to principals; None means no authentication at all."""
+    def __init__(
+        self,
+        keys: Mapping[bytes, Principal] | None,
+        *,
+        verify: Verifier | None = None,
+        browsers: Browsers | None = None,
+    ) -> None:
+        """``keys`` maps sha256 digests of secrets to principals; None means no authentication at all.
+
+        ``browsers``: what pages may do then.
+        """
         self.open = keys is None and verify is None
+        self.browsers = browsers if browsers is not None else Browsers()
         self._keys = keys or {}
         self._verify = verify
         self.cache: dict[bytes, tuple[Principal, float]] = {}
@@ -87,8 +102,6 @@ class Authenticator:
 
         Raises TurnoutError("unauthenticated").
         """
-        if self.open:
-            return ANYONE
         if credential is None:
             raise TurnoutError("unauthenticated")
         known = self.cache.get(credential)
@@ -99,6 +112,16 @@ class Authenticator:
             self.cache.clear()
         self.cache[credential] = found
         return found[0]
+
+    def visitor(self, method: bytes, host: bytes, fields: Mapping[bytes, bytes], *, near: bool) -> Principal:
+        """The principal of a request without authentication, whatever credential it carries.
+
+        ``fields``: those of `browsers.FIELDS`. ``near``: whether it came over loopback and past no proxy.
+
+        Raises TurnoutError("forbidden") for what only a browser of somebody else's page would send.
+        """
+        self.browsers.check(method, host, fields)
+        return LOCAL if near and self.browsers.own(host) else ANYONE
 
     def _prove(self, credential: bytes) -> tuple[Principal, float]:
         scheme, _, rest = credential.partition(b" ")

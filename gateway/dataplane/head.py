@@ -25,6 +25,8 @@ from gateway.dataplane.headers import (
     KEEP,
     LENGTH,
     METHODS,
+    PASSED_BY_PROXY,
+    PROXY,
     REQUEST_ID,
     UPGRADE,
     VARIANT,
@@ -77,6 +79,8 @@ class Head:
     listed: tuple[bytes, ...] = ()
     """The lower-cased names of fields that Connection lists: they go no further."""
     forwarded: tuple[tuple[int, bytes], ...] = ()
+    proxied = False
+    """Whether a field tells of a proxy between the client and us, whatever its value."""
     trace: Trace | None = None
     """Set for a request that is traced."""
     principal: Principal
@@ -128,6 +132,12 @@ class Head:
             self.expect = True
         elif action in (FORWARDED_FOR, FORWARDED, FORWARDED_PROTO, FORWARDED_HOST):
             self.forwarded += ((action, value),)
+            self.proxied = True
+        elif action == PROXY:
+            self.proxied = True
+        elif action == PASSED_BY_PROXY:
+            self.proxied = True
+            self.lines.append(b"%b: %b\r\n" % (name, value))
         else:
             assert action == DROP
 

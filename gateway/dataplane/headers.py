@@ -30,6 +30,10 @@ FORWARDED_FOR: Final = 12
 FORWARDED: Final = 13
 FORWARDED_PROTO: Final = 14
 FORWARDED_HOST: Final = 15
+PROXY: Final = 16
+"""Not passed on, and tells that a proxy stands between;"""
+PASSED_BY_PROXY: Final = 17
+"""passed on, and tells the same."""
 
 # Fields that concern one connection (RFC 9110 7.6.1); Connection itself may name more.
 _HOP_BY_HOP: Final = (
@@ -45,6 +49,8 @@ _HOP_BY_HOP: Final = (
 _OURS: Final = (
     b"x-decision-id",
     b"server-timing",
+)
+_PROXIES: Final = (
     b"x-real-ip",
     b"x-forwarded-port",
     b"x-forwarded-prefix",
@@ -53,6 +59,17 @@ _OURS: Final = (
     b"x-forwarded-ssl",
     b"x-original-url",
     b"x-rewrite-url",
+)
+# Proxies set these too. Backends may use them, and nothing of ours depends on their values.
+_PASSED: Final = (
+    b"via",
+    b"cdn-loop",
+    b"cf-connecting-ip",
+    b"fastly-client-ip",
+    b"true-client-ip",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"x-envoy-external-address",
 )
 
 
@@ -74,16 +91,19 @@ def _request_actions() -> dict[bytes, int]:
         b"x-forwarded-host": FORWARDED_HOST,
     }
     table.update(dict.fromkeys((*_HOP_BY_HOP, *_OURS), DROP))
-    return _with_twins(table)
+    table.update(dict.fromkeys(_PROXIES, PROXY))
+    return _with_twins(table) | dict.fromkeys(_PASSED, PASSED_BY_PROXY)
 
 
 def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
     """Some servers fold "_" to "-": the twins of fields that we own or judge are dropped (HAProxy forwards them)."""
     twins = {}
-    for name in table:
+    for name, action in table.items():
         first, *rest = name.split(b"-")
         for marks in product((b"-", b"_"), repeat=len(rest)):
-            twins[first + b"".join(mark + part for mark, part in zip(marks, rest, strict=True))] = DROP
+            twins[first + b"".join(mark + part for mark, part in zip(marks, rest, strict=True))] = (
+                PROXY if action == PROXY else DROP
+            )
     return twins | table
 
 

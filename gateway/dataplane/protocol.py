@@ -14,12 +14,13 @@ import asyncio
 import socket
 import struct
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import httptools
 
 from gateway.dataplane import deadlines, failures
 from gateway.dataplane.admission import lane
+from gateway.dataplane.browsers import is_loopback
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.forwarding import Forwarding
 from gateway.dataplane.head import Head
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     something came, or has just become the front; ``refuse``, when its body can't be understood, is too large or
     too slow. A union of classes, since compiled code calls a class's methods directly, a protocol's by name."""
 
+Role = Literal["all", "data", "control"]
+"""What a listening socket serves."""
 LINGER: Final = 1.0
 """Seconds that a connection with unread request bytes is read on after its last answer, so that the answer is
 not eaten by a reset (RFC 9112 9.6)."""
@@ -82,7 +85,6 @@ class ClientProtocol(asyncio.Protocol):
         "body_since",
         "closing",
         "control_only",
-        "control_port",
         "current",
         "data_only",
         "deadline",
@@ -92,6 +94,7 @@ class ClientProtocol(asyncio.Protocol):
         "in_head",
         "incoming",
         "lost",
+        "near",
         "now",
         "parser",
         "pauses",
@@ -111,15 +114,12 @@ class ClientProtocol(asyncio.Protocol):
         "written",
     )
 
-    def __init__(
-        self, worker: Worker, registered: set[Any] | None = None, control_port: int | None = None
-    ) -> None:
+    def __init__(self, worker: Worker, registered: set[Any] | None = None, role: Role = "all") -> None:
         """``registered``: uvicorn's set of connections, which it asks to end on shutdown.
 
-        ``control_port``: the port of the control API where it has one of its own.
+        ``role``: of the socket that the connection came to.
         """
         self.registered = registered if registered is not None else set()
-        self.control_port = control_port
         self.worker = worker
         self.snapshot: Snapshot = worker.snapshot
         self.transport = cast("asyncio.Transport", None)
@@ -151,9 +151,11 @@ class ClientProtocol(asyncio.Protocol):
         self.now = 0.0
         """`perf_counter` at the last read."""
         self.peer = ""
+        self.near = False
+        """Whether the peer is on this machine."""
         self.scheme = b"http"
-        self.control_only = False
-        self.data_only = False
+        self.control_only = role == "control"
+        self.data_only = role == "data"
         self.surplus = False
         """It came when there were as many connections as there may be: it is told so, and ends."""
         self._raw = 0
@@ -179,15 +181,12 @@ class ClientProtocol(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.near = is_loopback(self.peer)
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         self.forwarding = Forwarding(self.peer, self.scheme)
         self.taken_at = perf_counter()
         self.deadline = self.taken_at + self.worker.snapshot.limits.header_timeout
-        if self.control_port is not None:
-            own = transport.get_extra_info("sockname")
-            self.control_only = isinstance(own, tuple) and own[1] == self.control_port
-            self.data_only = not self.control_only
         self.registered.add(self)
         self.surplus = self.worker.opened(self)
 

@@ -129,7 +129,9 @@ control: 127.0.0.1:8081
 store: redis://cache:6379/1
 tls: {cert: c.pem, key: k.pem, client_ca: ca.pem, client_auth: optional}
 trusted_proxies: [10.0.0.0/8, "::1"]
+browsers: {hosts: [models.example.com], origins: ["https://app.example.com"]}
 auth:
+  dashboard: {steer: false}
   keys:
     - {id: app, hash: "sha256:HASH", scopes: [infer, feedback], routes: [digits], rate: 200/s}
   jwt: {issuer: i, audience: a, jwks: "https://x/jwks", refresh: 1m, algorithms: [EdDSA], scopes_claim: s,

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.control.context import Action, Live
-from gateway.dataplane.auth import ANYONE, LOCAL, Authenticator, Principal
+from gateway.dataplane.auth import Authenticator, Principal
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.record import history
@@ -33,6 +33,9 @@ KEYS: dict[str, str] = {
     "inferrer": "scopes: [infer]",
     "slow": "scopes: [read], rate: 1/s",
     "ops": "scopes: [admin]",
+    "bound-admin": "scopes: [admin], routes: [digits]",
+    "pilot": "scopes: [read, steer]",
+    "editor": "scopes: [read, config]",
 }
 """By id; the secret is the id itself."""
 
@@ -92,7 +95,7 @@ class Harness:
         self.allocations = Allocations(
             store, owner="harness", clock=clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.authenticator = Authenticator(None)
+        self.known = Authenticator(None)
         self._news = asyncio.Event()
 
     async def start(self, text: str) -> None:
@@ -107,14 +110,14 @@ class Harness:
         self.rewards.metrics = document.metrics
         self.allocations.arrange(document)
         if document.auth is None:
-            self.authenticator = Authenticator(None)
+            self.known = Authenticator(None)
             return
         keys = {}
         for key in document.auth.keys:
             routes = None if key.routes is None else frozenset(key.routes)
             bucket = None if key.rate is None else _bucket(key.rate)
             keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
-        self.authenticator = Authenticator(keys)
+        self.known = Authenticator(keys)
 
     # The context ------------------------------------------------------------------------------------
     def document(self) -> Document:
@@ -147,11 +150,8 @@ class Harness:
     def ready(self) -> tuple[bool, str]:
         return self.readiness
 
-    def principal(self, headers: Mapping[str, str], client: str | None) -> Principal:
-        if self.authenticator.open:
-            return LOCAL if client is not None and client.startswith("127.") else ANYONE
-        credential = headers.get("x-api-key") or headers.get("authorization")
-        return self.authenticator.principal(credential.encode() if credential else None, self.clock())
+    def authenticator(self) -> Authenticator:
+        return self.known
 
     def metrics(self) -> bytes:
         return b"# TYPE turnout_up gauge\nturnout_up 1\n"

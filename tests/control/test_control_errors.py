@@ -129,7 +129,7 @@ async def test_a_fault_of_ours_is_a_500_that_tells_the_log_and_not_the_client(
     def broken(*_: object, **__: object) -> Any:
         raise RuntimeError("the secret inside")
 
-    for name in ("document", "principal", "ready", "metrics", "revision"):
+    for name in ("document", "authenticator", "ready", "metrics", "revision"):
         monkeypatch.setattr(harness, name, broken)
     failed = 0
     for k, call in enumerate(CALLS):

@@ -163,7 +163,8 @@ def test_a_forced_variant_keeps_the_features_in_the_record(stage: Stage) -> None
     taught(stage)
     body = json.dumps({"user": {"age": 40}})
     client = stage.client()
-    client.give((post(body, "x-tier: free", "x-variant: v2")).encode())
+    client.protocol.near = True  # only this machine may force, without `auth`
+    client.give((post(body, "x-tier: free", "x-variant: v2")).replace("host: h", "host: localhost").encode())
     stage.connected().give(OK)
     outcome = stage.outcomes[-1]
     assert (outcome.assigned, outcome.forced, outcome.propensity) == ("v2", True, 1.0)

@@ -79,7 +79,7 @@ def test_a_stream_of_events_ends_with_its_reader(rig: Rig) -> None:
     clients = [rig.client() for _ in range(5)]
     for client in clients:
         client.send(b"GET /-/events HTTP/1.1\r\n" + H + b"\r\n")
-        assert b"text/event-stream" in client._until(b"\r\n\r\n")
+        assert b"text/event-stream" in client.until(b"\r\n\r\n")
     assert len(rig.worker.control_tasks) == 5
     for client in clients:
         client.socket.close()

@@ -619,7 +619,7 @@ def test_expect_is_ours_to_answer(rig: Rig) -> None:
         (b"[::1]", True),
         (b"[2001:db8::1]:443", True),
         (b"[::ffff:127.0.0.1]", True),
-        (b"xn--bcher-kva.example", True),
+        (b"xn--bcher-kva.internal", True),
         (b"a%20b", True),
         (b"localhost.", True),
     ],

@@ -191,10 +191,10 @@ def test_an_answer_until_close_without_a_close_notify_is_cut(rig: Rig) -> None:
     rig.b.plans.append([b"HTTP/1.1 200 OK\r\n\r\nabc", HOLD])
     with rig.secure_client() as client:
         client.send(get(b"/secure/x"))
-        assert client._until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
         rig.call(drop, rig.b.connections[0].transport)
         with pytest.raises(Cut):
-            client._until(b"0\r\n\r\n")
+            client.until(b"0\r\n\r\n")
 
 
 def drop(transport: object) -> None:

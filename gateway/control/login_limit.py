@@ -1,0 +1,59 @@
+"""How often one client may fail to log in to the dashboard."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Final
+
+from starlette.requests import Request
+
+from gateway.dataplane.auth import Bucket
+from gateway.errors import TurnoutError
+
+FAILURES_PER_S: Final = 1 / 6
+BURST: Final = 10
+_MOST_CLIENTS: Final = 1024
+
+
+class LoginLimit:
+    """A token bucket of failures for each client: ten, and one more every six seconds."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+
+    def check(self, client: str) -> None:
+        """Raises rate_limited while ``client`` has no failure left."""
+        bucket = self._buckets.get(client)
+        wait = bucket.wait(perf_counter()) if bucket is not None else 0.0
+        if wait > 0:
+            raise TurnoutError(
+                "rate_limited", "Too many logins failed; wait as Retry-After says.", retry_after=wait
+            )
+
+    def failed(self, client: str) -> None:
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            if len(self._buckets) >= _MOST_CLIENTS:
+                self._buckets.pop(next(iter(self._buckets)))
+            bucket = self._buckets[client] = Bucket(FAILURES_PER_S, BURST)
+        bucket.take(perf_counter())
+
+
+def client_of(request: Request, trusted_proxies: Sequence[str]) -> str:
+    """The client's address, behind proxies that are trusted; of IPv6 the /64, which is one client's to choose from."""
+    networks = [ipaddress.ip_network(network) for network in trusted_proxies]
+    said = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+    hops = [hop.strip() for hop in said if hop.strip()]
+    hops.append(request.client.host if request.client is not None else "")
+    found = ""
+    for hop in reversed(hops):
+        try:
+            address = ipaddress.ip_address(hop)
+        except ValueError:
+            return found
+        found = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else hop
+        if not any(address in network for network in networks):
+            return found
+    return found

@@ -1,0 +1,150 @@
+"""A gateway with the default configuration against real pages in a real browser on the same machine.
+
+Chromium resolves evil.example to loopback, as after a DNS rebinding; another origin is a server of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+from tests.browser.conftest import FLAGS, chromium
+from tests.processes import GatewayProcess
+
+pytestmark = pytest.mark.browser
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics: {correct: {type: boolean}}
+backends: {a: {url: "http://127.0.0.1:@BACKEND@"}}
+routes:
+  a: {match: {path: /a}, variants: {v1: {backend: a}}, policy: {type: single, variant: v1}}
+"""
+FETCH = """async ([url, options]) => {
+  try { const r = await fetch(url, options); return r.type === 'opaque' ? 'opaque' : r.status; }
+  catch (error) { return 'failed'; }
+}"""
+SOCKET = """url => new Promise(done => {
+  const socket = new WebSocket(url);
+  socket.onopen = () => done('open');
+  socket.onerror = () => done('failed');
+})"""
+
+
+class Counting(BaseHTTPRequestHandler):
+    """Answers everything, upgrades too, and counts what it got."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def do_GET(self) -> None:
+        self.server.seen.append(f"{self.command} {self.path}")
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"hi")
+
+    do_POST = do_OPTIONS = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    server.seen = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def gateway(backend: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    folder: Path = tmp_path_factory.mktemp("open")
+    with GatewayProcess(folder, CONFIG.replace("@BACKEND@", str(backend.server_port))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rebinding() -> Iterator[Browser]:
+    playwright: Playwright
+    with sync_playwright() as playwright:
+        rules = "--host-resolver-rules=MAP *.example 127.0.0.1"
+        found = playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, rules])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(rebinding: Browser) -> Iterator[Page]:
+    context = rebinding.new_context()
+    yield context.new_page()
+    context.close()
+
+
+def fetch(page: Page, url: str, **options: Any) -> Any:
+    return page.evaluate(FETCH, [url, options])
+
+
+def test_a_rebound_page_takes_nothing_over(page: Page, gateway: GatewayProcess, backend: Any) -> None:
+    # Whatever is answered, the document is of this origin, as the attacker's own page before the rebinding.
+    page.goto(f"http://evil.example:{gateway.port}/attack")
+    text = httpx.get(f"{gateway.url}/-/config").text
+    key = {"authorization": "Bearer x"}
+    planted = text + "\n# planted\n"
+    backend.seen.clear()
+    for path in ("/-/config", "/-/outcomes", "/-/routes", "/-/metrics", "/-/events/recent"):
+        assert fetch(page, path) == 403, path
+        assert fetch(page, path, headers=key) == 403, path
+    put = {**key, "if-match": "*"}
+    assert fetch(page, "/-/config", method="PUT", headers=put, body=planted) == 403
+    assert fetch(page, "/a/x") == 403
+    assert fetch(page, "/a/x", method="POST", body="{}", headers={"x-variant": "v1"}) == 403
+    assert fetch(page, "/-/feedback", method="POST", body='{"items": []}') == 403
+    assert page.evaluate(SOCKET, f"ws://evil.example:{gateway.port}/a/x") == "failed"
+    assert httpx.get(f"{gateway.url}/-/config").text == text
+    assert not backend.seen
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_origin_reaches_no_backend(
+    page: Page, gateway: GatewayProcess, backend: Any, name: str
+) -> None:
+    """Posts that need no preflight, sockets, pictures and forms are what a page may send anywhere."""
+    page.goto(f"http://localhost:{backend.server_port}/attack")
+    ours = f"http://{name}:{gateway.port}"
+    backend.seen.clear()
+    plain = {"method": "POST", "mode": "no-cors", "body": "{}"}
+    assert fetch(page, f"{ours}/a/post", **plain) == "opaque"
+    assert fetch(page, f"{ours}/a/get", mode="no-cors") == "opaque"
+    assert (
+        fetch(page, f"{ours}/a/json", method="POST", headers={"content-type": "application/json"}) == "failed"
+    )
+    assert page.evaluate(SOCKET, f"ws://{name}:{gateway.port}/a/socket") == "failed"
+    with page.expect_response(f"{ours}/a/form") as answer:
+        page.evaluate(
+            "url => { const f = document.createElement('form'); f.method = 'post'; f.action = url;"
+            " document.body.append(f); f.submit(); }",
+            f"{ours}/a/form",
+        )
+    assert answer.value.status == 403
+    assert not [line for line in backend.seen if not line.startswith("GET /favicon")]
+
+
+def test_the_gateways_own_page_may_post(page: Page, gateway: GatewayProcess, backend: Any) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        page.goto(f"http://{name}:{gateway.port}/-/dashboard/")
+        assert fetch(page, "/a/x", method="POST", body="{}") == 200
+        assert fetch(page, "/-/config") == 200

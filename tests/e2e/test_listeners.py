@@ -1,0 +1,38 @@
+"""Two addresses: requests and rewards on one, the control API on the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.processes import GatewayProcess
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+control: 127.0.0.2:@PORT@
+store: sqlite:///@DIR@/turnout.db
+backends: {a: {url: "http://127.0.0.1:9"}}
+routes:
+  fixed:
+    match: {path: /fixed}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+    fallback: [{respond: {status: 200, text: here}}]
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_listeners_of_one_port_are_told_apart_by_their_address(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """S7: the port alone decided, so the public address served the control API and no route."""
+    with GatewayProcess(tmp_path, CONFIG, *options) as gateway:
+        data, control = gateway.url, f"http://127.0.0.2:{gateway.port}"
+        assert httpx.get(f"{data}/fixed").text == "here"
+        for path in ("/-/config", "/-/routes", "/-/dashboard/", "/-/metrics"):
+            assert httpx.get(f"{data}{path}").status_code == 404, path
+            assert httpx.get(f"{control}{path}").status_code == 200, path
+        assert httpx.get(f"{control}/fixed").json()["error"]["code"] == "unknown_route"
+        assert httpx.get(f"{data}/-/healthz").status_code == 200
