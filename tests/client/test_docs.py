@@ -19,11 +19,10 @@ def test_the_blocks_run_as_one_program(gateway: GatewayProcess) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert (
-        done.stdout.splitlines()[1:]
-        == [
-            "{'echo': [[0.0, 0.0]]}",
-            "{'accepted': 0, 'duplicates': 0, 'updated': 1}",
-        ]
-        or done.stdout.splitlines()[2] == "{'accepted': 0, 'duplicates': 1, 'updated': 0}"
+    _, outputs, reported = done.stdout.splitlines()
+    assert outputs == "{'echo': [[0.0, 0.0]]}"
+    # The background thread may have sent the same reward first.
+    assert reported in (
+        "{'accepted': 0, 'duplicates': 0, 'updated': 1}",
+        "{'accepted': 0, 'duplicates': 1, 'updated': 0}",
     )
