@@ -16,6 +16,7 @@ from gateway import build
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("gateway.commands.run", "run the gateway"),
     "check": ("gateway.commands.check", "validate a configuration file"),
+    "schema": ("gateway.commands.schema", "print the JSON Schema of the configuration"),
     "demo": ("gateway.commands.demo", "bundled model server, gateway and replayed real data"),
     "backend": ("backends.cli", "run the bundled model server"),
     "keys": ("gateway.commands.keys", "make API keys"),

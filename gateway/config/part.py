@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 
-from gateway.config.units import split_address
+from gateway.config.units import split_address, written
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
@@ -100,15 +108,27 @@ def _as_tuple(value: object) -> object:
     return (value,)
 
 
-Name = Annotated[str, AfterValidator(_name)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
+Name = Annotated[str, AfterValidator(_name), written(_NAME, example="v2")]
+HeaderName = Annotated[str, AfterValidator(_header_name), written(_TOKEN, example="x-user-id")]
 """Lower case."""
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
-Method = Annotated[str, AfterValidator(_method)]
+Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0,31}", example="POST")]
 """Upper case."""
-Path = Annotated[str, AfterValidator(_path)]
-HostPort = Annotated[str, BeforeValidator(_address)]
+Path = Annotated[str, AfterValidator(_path), written(r"/[^?#\s]*", example="/v2/models/digits")]
+HostPort = Annotated[str, BeforeValidator(_address), written(r".+:\d{1,5}", example="127.0.0.1:8080")]
 """``host:port``; take it apart with `gateway.config.units.split_address`."""
-Url = Annotated[str, AfterValidator(_url)]
-OneOrMore = BeforeValidator(_as_tuple)
-"""Marks a tuple for which a single value may be written."""
+Url = Annotated[str, AfterValidator(_url), written(r"https?://[^?#\s]+", example="http://127.0.0.1:9101")]
+
+
+class _OneOrMore:
+    """Marks a tuple for which a single value may be written."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(_as_tuple, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(core)
+        return {"anyOf": [found["items"], found]}
+
+
+OneOrMore = _OneOrMore()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -219,33 +219,69 @@ def _byte_rate(value: object, info: ValidationInfo) -> float:
     return number if by_code and number is not None else byte_rate(value)
 
 
+def written(pattern: re.Pattern[str] | str, *others: dict[str, Any], example: str) -> WithJsonSchema:
+    """The JSON Schema of text that matches ``pattern`` in whole, or of one of ``others``."""
+    source = pattern if isinstance(pattern, str) else pattern.pattern
+    text = {"type": "string", "pattern": rf"^\s*(?:{source})\s*$", "examples": [example]}
+    return WithJsonSchema({"anyOf": [text, *others]} if others else text)
+
+
+_ZERO: Final = {"const": 0}
+_PLAIN_OR_PERCENT: Final = rf"(?:{_PERCENT.pattern})|(?:{_PLAIN.pattern})"
+
 Duration = Annotated[
-    float, BeforeValidator(_duration), PlainSerializer(render_duration, return_type=str, when_used="json")
+    float,
+    BeforeValidator(_duration),
+    PlainSerializer(render_duration, return_type=str, when_used="json"),
+    written(rf"(?:{_DURATION.pattern})|0+(?:\.0+)?", _ZERO, example="10m"),
 ]
 """Seconds."""
 Positive = Annotated[Duration, Field(gt=0)]
 """Seconds, more than none."""
-Share = Annotated[float, BeforeValidator(share)]
+Share = Annotated[
+    float,
+    BeforeValidator(share),
+    written(_PLAIN_OR_PERCENT, {"type": "number", "minimum": 0, "maximum": 1}, example="5%"),
+]
 """In [0, 1]."""
-Amount = Annotated[float, BeforeValidator(amount)]
+Amount = Annotated[
+    float,
+    BeforeValidator(amount),
+    written(_PLAIN_OR_PERCENT, {"type": "number", "minimum": 0}, example="0.5%"),
+]
 """Finite, not negative."""
 Rate = Annotated[
-    float, BeforeValidator(_rate), PlainSerializer(render_rate, return_type=str, when_used="json")
+    float,
+    BeforeValidator(_rate),
+    PlainSerializer(render_rate, return_type=str, when_used="json"),
+    written(_RATE, example="200/s"),
 ]
 """Events a second, above 0."""
 Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 Above = Annotated[int, BeforeValidator(whole), Field(ge=1)]
 """A whole number of 1 or more."""
 Real = Annotated[float, BeforeValidator(whole)]
-Size = Annotated[int, BeforeValidator(size)]
+Size = Annotated[
+    int, BeforeValidator(size), written(_SIZE, {"type": "integer", "minimum": 0}, example="1MiB")
+]
 """Bytes."""
 ByteRate = Annotated[
-    float, BeforeValidator(_byte_rate), PlainSerializer(render_byte_rate, return_type=str, when_used="json")
+    float,
+    BeforeValidator(_byte_rate),
+    PlainSerializer(render_byte_rate, return_type=str, when_used="json"),
+    written(rf"(?:{_SIZE.pattern})\s*/s|0", _ZERO, example="1KiB/s"),
 ]
 """Bytes a second; 0 for no rule."""
+_STATUS: Final = {
+    "anyOf": [
+        {"type": "integer", "minimum": 100, "maximum": 599},
+        {"type": "string", "pattern": r"^[1-5](?:xx|\d\d(?:\s*-\s*[1-5]\d\d)?)$", "examples": ["5xx"]},
+    ]
+}
 Statuses = Annotated[
     frozenset[int],
     BeforeValidator(statuses),
     PlainSerializer(render_statuses, return_type=list[int | str], when_used="json"),
+    WithJsonSchema({"anyOf": [_STATUS, {"type": "array", "items": _STATUS}]}),
 ]
 """HTTP statuses, for ``status in route.fallback_on.status``."""
