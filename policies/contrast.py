@@ -106,6 +106,26 @@ class Bounded:
         return bounded_log_martingale(mean, self.sums)
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Values in [0, 1], most of them 0 or 1: the share of each unit's requests that failed, say.
+
+    The equal mixture of two martingales. That of a rate is sharp where units have few requests; it holds for
+    values between 0 and 1, for it is convex in them. That of bounded means is sharp where units have many.
+    """
+
+    sums: RewardSums
+
+    @property
+    def centre(self) -> Floats:
+        return Bounded(self.sums).centre
+
+    def __call__(self, mean: Floats) -> Floats:
+        total = min(max(self.sums.total, 0.0), self.sums.count)
+        rate = rate_log_martingale(mean, np.asarray(total), np.asarray(self.sums.count))
+        return np.asarray(np.logaddexp(rate, Bounded(self.sums)(mean)) - math.log(2), dtype=np.float64)
+
+
 _VARIANCES: Final = np.asarray([normal_rho(v, one_sided=True) for v in (1.0, 30.0, 1_000.0)])
 
 

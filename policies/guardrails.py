@@ -12,14 +12,24 @@ nothing. Comparison is with the concurrent baseline of the same epoch only, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal
 
 from policies import asymptotic
 from policies.contrast import Rate, difference_interval, mean_interval
 from policies.latency import Edges
-from policies.measures import Evidence, Interval, Kind, Measured, check_counts, latency_quantile, measure
+from policies.measures import (
+    Evidence,
+    Interval,
+    Kind,
+    Measured,
+    check_counts,
+    error_arm,
+    latency_quantile,
+    measure,
+)
+from policies.verdicts import Guardrail, Outcome, Verdict
 
 __all__ = [
     "SICK",
@@ -39,117 +49,10 @@ __all__ = [
     "sick_baseline",
 ]
 
-Outcome = Literal["pass", "fail", "inconclusive", "error"]
-
 SICK: Final = 0.2
 """A baseline whose error rate is shown to be above this is no measure for anything."""
 _HORIZON: Final = 10
 """Doublings of the data beyond which no estimate of what is missing is honest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guardrail:
-    """How much worse than the baseline's a metric may be. Exactly one of the three limits.
-
-    ``metric``: ``error_rate``, ``latency_p50`` (p95, p99, p999, ...; milliseconds) or a declared metric.
-    ``max_increase`` and ``max_decrease`` are in the metric's own unit (0.005 is half a percentage point
-    of a rate), ``max_ratio`` is candidate / baseline. Raises ValueError when not exactly one is given.
-    """
-
-    metric: str
-    max_increase: float | None = None
-    max_decrease: float | None = None
-    max_ratio: float | None = None
-    min_samples: int = 0
-
-    def __post_init__(self) -> None:
-        limits = [x for x in (self.max_increase, self.max_decrease, self.max_ratio) if x is not None]
-        if len(limits) != 1 or not math.isfinite(limits[0]) or limits[0] < 0:
-            raise ValueError(
-                f"the guardrail on {self.metric!r} needs exactly one of max_increase, max_decrease and "
-                "max_ratio, a finite number not below 0"
-            )
-
-    @property
-    def bound(self) -> Literal["max_increase", "max_decrease", "max_ratio"]:
-        if self.max_increase is not None:
-            return "max_increase"
-        return "max_decrease" if self.max_decrease is not None else "max_ratio"
-
-    @property
-    def limit(self) -> float:
-        limits = (self.max_increase, self.max_decrease, self.max_ratio)
-        return next(limit for limit in limits if limit is not None)
-
-    def outcome(self, interval: Interval) -> Outcome:
-        """What the interval of the difference (of the ratio) says about the limit."""
-        low, high = interval
-        if self.max_decrease is not None:
-            low, high = -high, -low
-        if low > self.limit:
-            return "fail"
-        return "pass" if high <= self.limit else "inconclusive"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one guardrail says now."""
-
-    metric: str
-    verdict: Outcome
-    bound: str
-    """max_increase | max_decrease | max_ratio | at_least | at_most"""
-    limit: float
-    alpha: float
-    """This guardrail's share of the false-alarm rate: over all looks of the epoch together."""
-    estimate: float | None = None
-    """Candidate - baseline, or candidate / baseline for max_ratio."""
-    interval: Interval | None = None
-    """Of the estimate; holds at all times at once with probability 1 - alpha."""
-    baseline: float | None = None
-    candidate: float | None = None
-    samples: float = 0.0
-    """The candidate's observations of this metric."""
-    reason: str = ""
-    more_requests: int | None = None
-    """About how many more requests to the candidate a decision needs if what was seen goes on; None where
-    nothing honest can be said."""
-    minutes: float | None = None
-    """The same at the present rate."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: what is not finite is null."""
-        return {
-            "metric": self.metric,
-            "verdict": self.verdict,
-            "bound": self.bound,
-            "limit": self.limit,
-            "alpha": self.alpha,
-            "estimate": _finite(self.estimate),
-            "interval": None if self.interval is None else [_finite(end) for end in self.interval],
-            "baseline": _finite(self.baseline),
-            "candidate": _finite(self.candidate),
-            "samples": self.samples,
-            "reason": self.reason,
-            "more_requests": self.more_requests,
-            "minutes": _finite(self.minutes),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`, but that what was not finite is None, and an open end infinite."""
-        ends = data["interval"]
-        open_ends = (-math.inf, math.inf)
-        interval = (
-            None
-            if ends is None
-            else tuple(o if e is None else e for e, o in zip(ends, open_ends, strict=True))
-        )
-        return cls(**{**data, "interval": interval})
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +100,12 @@ def sick_baseline(
         check_counts(candidate)
     except ValueError:
         return ""
-    own = Rate(baseline.errors, baseline.requests)
+    own = error_arm(baseline)
     low, _ = mean_interval(own, alpha)
     if low > limit:
         return f"the baseline's own error rate is above {limit:.3g} (at least {low:.3g})"
     if failed:
-        _, high = difference_interval(own, Rate(candidate.errors, candidate.requests), alpha)
+        _, high = difference_interval(own, error_arm(candidate), alpha)
         if high < 0:
             return "a guardrail failed, but the baseline has more errors than the candidate"
     return ""
@@ -228,7 +131,8 @@ def judge(
         measured = measure(guardrail.metric, baseline, candidate, ratio=ratio, edges=edges)
     except ValueError as fault:
         return could_not_look(guardrail, alpha, str(fault))
-    verdict = _decide(guardrail, measured, alpha)
+    unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
+    verdict = replace(_decide(guardrail, measured, alpha), unit=unit)
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
     scale = _missing(guardrail, measured, alpha) if candidate.requests else None

@@ -19,12 +19,16 @@ from policies.model import RewardSums
 
 @dataclass(slots=True)
 class Side:
-    """What one variant did in one stretch: requests, errors, a latency histogram, sums by metric."""
+    """What one variant did in one stretch: requests, errors, a latency histogram, sums by metric.
+
+    ``units``: the shares of requests that failed of the units that came first in this stretch.
+    """
 
     requests: float = 0.0
     errors: float = 0.0
     latency: Mapping[int, float] = field(default_factory=dict)
     rewards: Mapping[str, RewardSums] = field(default_factory=dict)
+    units: RewardSums | None = None
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class _Total:
     errors: float = 0.0
     latency: dict[int, float] = field(default_factory=dict)
     rewards: dict[str, RewardSums] = field(default_factory=dict)
+    units: RewardSums | None = None
 
 
 class Matched:
@@ -49,6 +54,9 @@ class Matched:
         ):
             _add_counts(total, own, _kept(own.requests, other.requests))
             _add_latency(total, own, other)
+            if own.units is not None:
+                against = other.units or RewardSums()
+                _add_units(total, own.units, _kept(own.units.count, against.count))
             for metric, sums in own.rewards.items():
                 against = other.rewards.get(metric, RewardSums())
                 _add_rewards(total, metric, sums, _kept(sums.count, against.count))
@@ -62,6 +70,8 @@ class Matched:
         ):
             for part in parts:
                 side = Side(part.requests, part.errors, part.latency, part.rewards)
+                if part.units is not None:
+                    _add_units(total, part.units, 1.0)
                 _add_counts(total, side, 1.0)
                 _add_latency(total, side, side)
                 for metric, sums in part.rewards.items():
@@ -77,7 +87,9 @@ class Matched:
         """
         totals = self._baseline, self._candidate
         first, second = (
-            Evidence(t.requests, t.errors, dict(t.latency), dict(t.rewards), kinds, seconds, ranges or {})
+            Evidence(
+                t.requests, t.errors, dict(t.latency), dict(t.rewards), kinds, seconds, ranges or {}, t.units
+            )
             for t in totals
         )
         return first, second
@@ -108,6 +120,13 @@ def _add_latency(total: _Total, own: Side, other: Side) -> None:
             total.latency[bucket] = total.latency.get(bucket, 0.0) + count * kept
 
 
+def _add_units(total: _Total, sums: RewardSums, kept: float) -> None:
+    total.units = (total.units or RewardSums()) + _scaled(sums, kept)
+
+
 def _add_rewards(total: _Total, metric: str, sums: RewardSums, kept: float) -> None:
-    scaled = RewardSums(sums.count * kept, sums.total * kept, sums.squares * kept)
-    total.rewards[metric] = total.rewards.get(metric, RewardSums()) + scaled
+    total.rewards[metric] = total.rewards.get(metric, RewardSums()) + _scaled(sums, kept)
+
+
+def _scaled(sums: RewardSums, kept: float) -> RewardSums:
+    return RewardSums(sums.count * kept, sums.total * kept, sums.squares * kept)

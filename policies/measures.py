@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from policies import asymptotic
-from policies.contrast import Arm, Bounded, Rate, difference_interval, ratio_interval
+from policies.contrast import Arm, Bounded, Rate, Shares, difference_interval, ratio_interval
 from policies.latency import Edges, Histogram, quantile_difference, quantile_estimate, quantile_ratio
 from policies.model import RewardSums
 
@@ -26,6 +26,9 @@ class Evidence:
     ``requests`` assigned to it, and ``errors`` of them that failed (fallback hides none). ``latency`` is a
     histogram {bucket: count}, ``rewards`` the sums of each metric, ``kinds`` what each metric is.
     ``seconds`` is the length of the window. ``ranges``: (least, greatest) value of metrics with a cap.
+
+    ``units``: by sticky units, the sums of the share of each one's requests that failed; ``latency`` then holds
+    each unit with the weight 1. None: errors and latencies are by request.
     """
 
     requests: float = 0.0
@@ -35,6 +38,12 @@ class Evidence:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     seconds: float = 0.0
     ranges: Mapping[str, Interval] = field(default_factory=dict)
+    units: RewardSums | None = None
+
+    @property
+    def errors_by_unit(self) -> RewardSums:
+        """The error rate's observations: shares of units, or requests that failed or did not."""
+        return self.units or RewardSums(self.requests, self.errors, self.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,7 @@ def measure(
     if metric == "error_rate":
         check_counts(baseline)
         check_counts(candidate)
-        first, second = (RewardSums(e.requests, e.errors, e.errors) for e in (baseline, candidate))
-        return _of_sums(first, second, "boolean", ratio=ratio)
+        return _of_errors(baseline, candidate, ratio=ratio)
     p = latency_quantile(metric)
     if p is not None:
         return _of_latency(baseline.latency, candidate.latency, p, edges, ratio=ratio)
@@ -97,6 +105,23 @@ def _checked(metric: str, kind: Kind, evidence: Evidence) -> RewardSums:
     if kind in ("boolean", "fraction") and not -1e-6 <= sums.total <= sums.count + 1e-6:
         raise ValueError(f"the sums of {metric!r} don't fit values between 0 and 1")
     return sums
+
+
+def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Measured:
+    first, second = baseline.errors_by_unit, candidate.errors_by_unit
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        interval = ratio_interval if ratio else difference_interval
+        return interval(error_arm(baseline, scale), error_arm(candidate, scale), alpha)
+
+    return Measured(first.mean, second.mean, first.count, second.count, at)
+
+
+def error_arm(evidence: Evidence, scale: float = 1.0) -> Arm:
+    """What is known of an error rate, as if ``scale`` times as much had been seen."""
+    if evidence.units is not None:
+        return Shares(_times(evidence.units, scale))
+    return Rate(evidence.errors * scale, evidence.requests * scale)
 
 
 def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: bool) -> Measured:

@@ -56,7 +56,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
     tail = (
         f", about {more} more requests" if more is not None and verdict["verdict"] == "inconclusive" else ""
     )
-    return f"{verdict['metric']}: {verdict['verdict']}{tail}"
+    by = " by unit" if verdict.get("unit") == "units" else ""
+    return f"{verdict['metric']}{by}: {verdict['verdict']}{tail}"
 
 
 def _variant(name: str, v: dict[str, Any]) -> str:

@@ -20,12 +20,13 @@ from gateway.clock import Clock
 from gateway.compile.plans import reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.loops.allocation import Allocations
+from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges, plan_of, rail_of
 from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
 from policies.guardrails import Judgement, Verdict, judge_all
-from policies.matching import Matched, Side
+from policies.matching import Matched, Side, matched
 from policies.model import RewardSums
 from policies.rollout import share_of_alpha
 
@@ -39,6 +40,9 @@ SETTLED: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
 STRETCHES: Final = 360
 """So many at most are read again and again, while their rewards still come in."""
+
+_NOTHING: Final = Side(units=RewardSums())
+_NO_UNITS: Final = (_NOTHING, _NOTHING)
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
@@ -90,6 +94,7 @@ class Guards:
         self._allocations = allocations
         self._clock = clock
         self._emit = emit
+        self._units = OutcomesByUnit(store, clock)
         self._watched: dict[str, _Watched] = {}
 
     async def run(self, document: Callable[[], Document]) -> None:
@@ -166,10 +171,14 @@ class Guards:
         others = [v for v in self._allocations.held[name].allocation.variants if v != bound.baseline]
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         rails = [rail_of(rail) for rail in bound.guardrails]
+        stretches = await self._by_unit(document, name, watched)
         for variant in others:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
             seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
+            if stretches is not None:
+                pairs = ((s.get(bound.baseline, _NOTHING), s.get(variant, _NOTHING)) for s in stretches)
+                seen = seen + matched([_NO_UNITS, *pairs])
             pair = seen.evidence(kinds, self._clock() - watched.since, capped_ranges(document))
             judgement = await asyncio.to_thread(
                 judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
@@ -198,7 +207,10 @@ class Guards:
         if until > watched.until:
             buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
             watched.until = until
-            _add(watched.matched, baseline, of_buckets(buckets, {}, now=now), ())
+            read = of_buckets(buckets, {}, now=now)
+            if document.routes[name].unit is not None:  # latencies are by unit
+                read = [replace(bucket, counts=replace(bucket.counts, latency={})) for bucket in read]
+            _add(watched.matched, baseline, read, ())
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
@@ -225,6 +237,15 @@ class Guards:
         buckets = await self._store.series(name, since=since, until=until, step=step)
         read = of_buckets(buckets, metrics, now=self._clock() - SETTLED)
         _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
+
+    async def _by_unit(
+        self, document: Document, name: str, watched: _Watched
+    ) -> list[Mapping[str, Side]] | None:
+        """Errors and latencies by unit, in stretches; None where requests are their own units."""
+        if document.routes[name].unit is None:
+            return None
+        outcomes = await self._units.read(name, watched.since)
+        return [] if outcomes is None else await asyncio.to_thread(outcomes.stretches)
 
     async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
         reason = f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}"

@@ -20,6 +20,7 @@ from gateway.config.document import Canary, Document
 from gateway.config.document import Guardrail as GuardrailSection
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
+from gateway.loops.by_unit import OutcomesByUnit
 from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
 from gateway.telemetry.histogram import edges
@@ -36,6 +37,7 @@ from policies.guardrails import (
     judge_all,
     judge_alone,
 )
+from policies.matching import Side
 from policies.model import RewardSums
 from policies.rollout import Audit, Command, Configured, Event, Plan, Refused, SetWeight, State, Status, Tick
 
@@ -82,6 +84,11 @@ def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
     return {key: found for key, found in ranges.items() if found is not None}
 
 
+def by_unit(seen: Evidence, side: Side) -> Evidence:
+    """``seen`` with errors and latencies by unit."""
+    return replace(seen, latency=side.latency, units=side.units or RewardSums())
+
+
 class Rollouts:
     """See the module. `arrange` is synchronous, for the moment a document is put in force."""
 
@@ -95,6 +102,7 @@ class Rollouts:
         self._resting: dict[str, float] = {}
         self._configured: set[str] = set()
         self._blind: dict[str, int] = {}
+        self._units = OutcomesByUnit(store, clock)
         self.states: dict[str, State] = {}
 
     # A new document -----------------------------------------------------------------------------------
@@ -232,10 +240,13 @@ class Rollouts:
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         ranges = capped_ranges(document)
 
+        sides = await self._by_unit(document, name, since, epoch)
+
         def evidence(variant: str) -> Evidence:
             found = counts.get(variant, Counts())
             rewards: dict[str, RewardSums] = {m: s for (v, m), s in sums.items() if v == variant}
-            return Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds, ranges)
+            seen = Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds, ranges)
+            return seen if sides is None else by_unit(seen, sides.get(variant, Side()))
 
         candidate = evidence(plan.candidate)
         if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
@@ -251,6 +262,15 @@ class Rollouts:
             forecast=forecast,
         )
         return judgement, candidate.requests
+
+    async def _by_unit(
+        self, document: Document, name: str, since: float, epoch: int
+    ) -> Mapping[str, Side] | None:
+        """Errors and latencies by unit, by variant; None where requests are their own units."""
+        if document.routes[name].unit is None:
+            return None
+        outcomes = await self._units.read(name, since, epoch)
+        return {} if outcomes is None else await asyncio.to_thread(outcomes.sides)
 
     def _judged_by_guards(self, name: str, state: State) -> tuple[Judgement, float]:
         """A bandit's epochs are short: its variants are compared over matched times (`gateway.loops.guards`)."""

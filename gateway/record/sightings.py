@@ -1,4 +1,5 @@
-"""Which units came, and what they were given: read from pages of the record, a sample of units at a time.
+"""Which units came, what they were given and how it ended: read from pages of the record, a sample of units at a
+time.
 
 The sample is by a hash of the unit (`policies.srm.mix`), so a unit is in it always or never, whatever worker,
 replica or page it appears in. Only the columns that say so are read: a fraction of a microsecond an outcome.
@@ -11,10 +12,12 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from gateway.record.events import BLAMELESS
 from gateway.record.page import columns_of
+from gateway.telemetry import histogram
 from policies.srm import EVERY_UNIT, mix
 
-_COLUMNS: Final = ("time", "route", "epoch", "unit", "assigned", "forced")
+_COLUMNS: Final = ("time", "route", "epoch", "unit", "assigned", "served", "forced", "error", "total_ms")
 
 
 class Sighting(NamedTuple):
@@ -25,6 +28,10 @@ class Sighting(NamedTuple):
     """The unit's place in the sample; a request without a unit is one by itself."""
     epoch: int
     assigned: str
+    failed: bool
+    """Whether the assigned variant failed, whoever answered."""
+    latency: int
+    """Bucket of `gateway.telemetry.histogram`; -1 where another variant answered, or none."""
 
 
 def sightings(
@@ -43,8 +50,17 @@ def sightings(
         if below < EVERY_UNIT:
             chosen &= mixes < np.uint64(below)
         routes, epochs, assigned = columns["route"], columns["epoch"], columns["assigned"]
+        served, errors = columns["served"], columns["error"]
+        buckets = histogram.indices(np.asarray(columns["total_ms"], np.float64)).tolist()
         found += [
-            Sighting(columns["time"][k], int(mixes[k]), epochs[k], assigned[k])
+            Sighting(
+                columns["time"][k],
+                int(mixes[k]),
+                epochs[k],
+                assigned[k],
+                errors[k] not in BLAMELESS,
+                buckets[k] if served[k] == assigned[k] else -1,
+            )
             for k in np.flatnonzero(chosen).tolist()
             if routes[k] == route
         ]

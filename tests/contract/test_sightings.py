@@ -6,6 +6,7 @@ import numpy as np
 
 from gateway.record.sightings import Sighting
 from gateway.state.base import Retention, Store
+from gateway.telemetry.histogram import index
 from policies.srm import EVERY_UNIT, mix
 from tests.contract.made import T0, outcome
 
@@ -15,11 +16,33 @@ def mixed(unit: int) -> int:
 
 
 async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) -> None:
-    rows = [outcome(T0 + k, unit=2**63 + k, epoch=1 + k % 2, assigned=f"v{k % 3}") for k in range(50)]
+    rows = [
+        outcome(
+            T0 + k,
+            unit=2**63 + k,
+            epoch=1 + k % 2,
+            assigned=f"v{k % 3}",
+            error=("", "reset", "client_left")[k % 3],
+            total_ms=1.0 + k,
+        )
+        for k in range(50)
+    ]
     rows += [outcome(T0 + 5, unit=7, forced=True), outcome(T0 + 6, unit=8, route="other")]
     await store.append(rows[30:])
     await store.append(rows[:30])
-    wanted = [Sighting(r.time, mixed(r.unit), r.epoch, r.assigned) for r in rows[:50]]
+    wanted = [
+        Sighting(
+            r.time,
+            mixed(r.unit),
+            r.epoch,
+            r.assigned,
+            r.error == "reset",
+            index(r.total_ms) if r.assigned == r.served else -1,
+        )
+        for r in rows[:50]
+    ]
+    assert {one.failed for one in wanted} == {True, False}
+    assert min(one.latency for one in wanted) == -1
     found = await store.sightings("digits", since=T0, until=T0 + 100, below=EVERY_UNIT)
     assert found == wanted
     assert await store.sightings("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]

@@ -1,0 +1,120 @@
+"""What a guardrail asks, and what it says: the limit, and the verdict on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from policies.measures import Interval
+
+Outcome = Literal["pass", "fail", "inconclusive", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """How much worse than the baseline's a metric may be. Exactly one of the three limits.
+
+    ``metric``: ``error_rate``, ``latency_p50`` (p95, p99, p999, ...; milliseconds) or a declared metric.
+    ``max_increase`` and ``max_decrease`` are in the metric's own unit (0.005 is half a percentage point
+    of a rate), ``max_ratio`` is candidate / baseline. Raises ValueError when not exactly one is given.
+    """
+
+    metric: str
+    max_increase: float | None = None
+    max_decrease: float | None = None
+    max_ratio: float | None = None
+    min_samples: int = 0
+
+    def __post_init__(self) -> None:
+        limits = [x for x in (self.max_increase, self.max_decrease, self.max_ratio) if x is not None]
+        if len(limits) != 1 or not math.isfinite(limits[0]) or limits[0] < 0:
+            raise ValueError(
+                f"the guardrail on {self.metric!r} needs exactly one of max_increase, max_decrease and "
+                "max_ratio, a finite number not below 0"
+            )
+
+    @property
+    def bound(self) -> Literal["max_increase", "max_decrease", "max_ratio"]:
+        if self.max_increase is not None:
+            return "max_increase"
+        return "max_decrease" if self.max_decrease is not None else "max_ratio"
+
+    @property
+    def limit(self) -> float:
+        limits = (self.max_increase, self.max_decrease, self.max_ratio)
+        return next(limit for limit in limits if limit is not None)
+
+    def outcome(self, interval: Interval) -> Outcome:
+        """What the interval of the difference (of the ratio) says about the limit."""
+        low, high = interval
+        if self.max_decrease is not None:
+            low, high = -high, -low
+        if low > self.limit:
+            return "fail"
+        return "pass" if high <= self.limit else "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one guardrail says now."""
+
+    metric: str
+    verdict: Outcome
+    bound: str
+    """max_increase | max_decrease | max_ratio | at_least | at_most"""
+    limit: float
+    alpha: float
+    """This guardrail's share of the false-alarm rate: over all looks of the epoch together."""
+    estimate: float | None = None
+    """Candidate - baseline, or candidate / baseline for max_ratio."""
+    interval: Interval | None = None
+    """Of the estimate; holds at all times at once with probability 1 - alpha."""
+    baseline: float | None = None
+    candidate: float | None = None
+    samples: float = 0.0
+    """The candidate's observations of this metric."""
+    reason: str = ""
+    more_requests: int | None = None
+    """About how many more requests to the candidate a decision needs if what was seen goes on; None where
+    nothing honest can be said."""
+    minutes: float | None = None
+    """The same at the present rate."""
+    unit: Literal["requests", "units"] = "requests"
+    """What counts as one observation: the unit of analysis."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: what is not finite is null."""
+        return {
+            "metric": self.metric,
+            "verdict": self.verdict,
+            "bound": self.bound,
+            "limit": self.limit,
+            "alpha": self.alpha,
+            "estimate": _finite(self.estimate),
+            "interval": None if self.interval is None else [_finite(end) for end in self.interval],
+            "baseline": _finite(self.baseline),
+            "candidate": _finite(self.candidate),
+            "samples": self.samples,
+            "unit": self.unit,
+            "reason": self.reason,
+            "more_requests": self.more_requests,
+            "minutes": _finite(self.minutes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`, but that what was not finite is None, and an open end infinite."""
+        ends = data["interval"]
+        open_ends = (-math.inf, math.inf)
+        interval = (
+            None
+            if ends is None
+            else tuple(o if e is None else e for e, o in zip(ends, open_ends, strict=True))
+        )
+        return cls(**{**data, "interval": interval})
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

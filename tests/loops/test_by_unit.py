@@ -1,0 +1,111 @@
+"""Guardrails of a sticky route judge errors by unit, read from the record by the loops that act."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+from tests.contract.made import outcome
+from tests.loops.test_rollout_bandit import Replica
+
+CANARY = """
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    unit: {header: x-user}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 50%, for: 1h}]
+      guardrails: [{metric: error_rate, max_increase: 5%}]
+"""
+BANDIT = (
+    CANARY.split("    policy:")[0].replace("backends:", "metrics: {ok: {type: boolean}}\nbackends:")
+    + """
+    policy:
+      type: bandit
+      metric: ok
+      baseline: v1
+      guardrails: [{metric: error_rate, max_increase: 5%}]
+"""
+)
+
+
+class Service(Replica):
+    async def answer(self, users: int, each: int, failing: int, time: float | None = None) -> None:
+        """Of ``users`` users of each variant, ``failing`` of the candidate's fail ``each`` times."""
+        epoch = self.allocations.held["r"].epoch
+        made = [
+            outcome(
+                time=(self.time if time is None else time) + 1e-3 * k,
+                route="r",
+                epoch=epoch,
+                assigned=v,
+                served=v,
+                unit=(n + 1) * 2**40 + (2**32 if v == "v2" else 0),
+                error="reset" if v == "v2" and n < failing else "",
+            )
+            for v in ("v1", "v2")
+            for n in range(users)
+            for k in range(each)
+        ]
+        await self.store.append(made)
+        await self.pass_time(25)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def test_one_unlucky_heavy_user_is_no_breach(store: Store) -> None:
+    one = Service(store, "one", CANARY)
+    await one.start()
+    await one.answer(users=3, each=100, failing=1)  # 100 of 300 requests failed, of one user of three
+    assert one.state == "running"
+    found = await one.rollouts.describe("r")
+    assert found is not None
+    (verdict,) = found["verdicts"]
+    assert (verdict["unit"], verdict["samples"], verdict["verdict"]) == ("units", 3.0, "inconclusive")
+    assert verdict["candidate"] == pytest.approx(1 / 3)
+
+
+async def test_many_failing_users_are_one(store: Store) -> None:
+    one = Service(store, "one", CANARY)
+    await one.start()
+    await one.answer(users=60, each=2, failing=40)
+    assert one.state == "rolled_back"
+
+
+async def test_an_outcome_that_is_recorded_late_counts_once(store: Store) -> None:
+    one = Service(store, "one", CANARY)
+    await one.start()
+    early = one.time
+    await one.answer(users=5, each=2, failing=0)
+    await one.answer(users=5, each=2, failing=5, time=early + 0.5)
+    await one.pass_time(1)
+    found = await one.rollouts.describe("r")
+    assert found is not None
+    assert found["verdicts"][0]["samples"] == 5.0
+    assert found["verdicts"][0]["candidate"] == pytest.approx(0.5)
+
+
+async def test_a_bandit_ejects_by_units(store: Store) -> None:
+    one = Service(store, "one", BANDIT)
+    await one.start()
+    await one.answer(users=3, each=100, failing=1)
+    await one.pass_time(20)
+    assert not one.allocations.caps.get("r")
+    await one.answer(users=200, each=2, failing=150)
+    await one.pass_time(20)
+    assert one.allocations.caps["r"] == {"v2": 0.0}
