@@ -49,7 +49,7 @@ from gateway.loops.watch import Watch
 from gateway.record import history
 from gateway.record.events import Outcome, Shadowed
 from gateway.record.recorder import Recorder
-from gateway.record.rewards import RewardBook
+from gateway.record.rewards import SEALING_KEYS, RewardBook
 from gateway.record.spool import Spool
 from gateway.record.token import Sealer
 from gateway.state import open_store
@@ -98,7 +98,7 @@ class Gateway:
         text, document = self.first()
         self.store = open_store(document.store)
         await self.store.open()
-        self.sealer = Sealer({1: await self.store.secret("decision-id")}, current=1)
+        self.sealer = Sealer(await self.store.secrets(SEALING_KEYS))
         self.registry = Registry(loop, self._tell_health)
         self.random = clock.chance()
         self.traces = Traces(chance=self.random, wall=self.now)
@@ -353,6 +353,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self.document().loops.watch)
             with contextlib.suppress(StoreUnavailable):
+                self.sealer.renew(await self.store.secrets(SEALING_KEYS))
                 await self.revisions.refresh()
             self.news.set()
 

@@ -175,7 +175,7 @@ class Revisions:
         What does not load here (a variable is not set on this machine, say) becomes a `problem`.
         """
         newest = await self._newest()
-        if newest.revision <= self.current.revision:
+        if not self._is_news(newest):
             return None
         if self.problem is not None and self.problem.etag == newest.etag:
             return None  # refused before, and said so
@@ -184,10 +184,15 @@ class Revisions:
         except ConfigError as error:
             self.problem = Problem(self._clock(), newest.author, newest.etag, error)
             return None
-        if newest.revision <= self.current.revision:
+        if not self._is_news(newest):
             return None  # an edit here was faster
         self.problem = None
         return self._put_in_force(newest, document)
+
+    def _is_news(self, newest: Revision) -> bool:
+        """Another text under the number in force: a store that had lost it took up another replica's."""
+        now = self.current
+        return newest.revision > now.revision or (newest.revision == now.revision and newest.etag != now.etag)
 
     async def _newest(self) -> Revision:
         return next(iter(await self._store.revisions(limit=1)), self.current)

@@ -166,7 +166,7 @@ class Sessions:
 
     async def _cipher(self) -> ChaCha20Poly1305:
         if not self._secret:
-            self._secret = await self._context.store.secret("dashboard-session")
+            self._secret = (await self._context.store.secrets("dashboard-session"))[0]
         return ChaCha20Poly1305(self._secret)
 
     async def _name(self, request: Request) -> str:

@@ -27,6 +27,9 @@ _SKEW: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _AT_ONCE: Final = 200
 """Items checked before the event loop gets its turn."""
+SEALING_KEYS: Final = "decision-id"
+"""The name under which the store keeps them."""
+_RENEW_S: Final = 1.0
 _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
 
 
@@ -107,6 +110,8 @@ class RewardBook:
         self.counts: Counter[str] = Counter()
         """accepted | duplicate | updated | rejected: figures that only grow."""
         self._clock = clock
+        self._renewed = -inf
+        """When the sealing keys were last read again."""
 
     def open(self, text: str) -> Opened:
         """What a decision id says; raises `gateway.record.token.BadDecisionId`."""
@@ -146,12 +151,28 @@ class RewardBook:
             if index % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
             try:
-                rewards.append(self._reward(item, may_report, now))
+                try:
+                    rewards.append(self._reward(item, may_report, now))
+                except BadDecisionId as error:
+                    if error.code != "unknown_key" or not await self._renew_keys(now):
+                        raise
+                    rewards.append(self._reward(item, may_report, now))
             except BadDecisionId as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
             except _Refused as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
         return rewards
+
+    async def _renew_keys(self, now: float) -> bool:
+        """Reads the sealing keys once more, at most once a second: another replica may have just added one."""
+        if abs(now - self._renewed) < _RENEW_S:
+            return False
+        self._renewed = now
+        try:
+            self.sealer.renew(await self.store.secrets(SEALING_KEYS))
+        except StoreUnavailable:
+            return False
+        return True
 
     async def _keep(self, rewards: list[Reward]) -> list[RewardResult]:
         if self.spool is None:

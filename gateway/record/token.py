@@ -2,7 +2,7 @@
 
 Inside, before base64url without padding (the length is always a multiple of three):
 
-    1   key id                      so that keys can be rotated
+    4   key id                      BLAKE2b of the key: a process can't give two keys one number
     16  decision                    48 bits milliseconds, 40 random for each process, 40 counting
     8   unit
     n   static part                 see `Sealer.static`; compiled once per variant pair, not per request
@@ -19,7 +19,7 @@ import os
 import struct
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from itertools import count
@@ -28,7 +28,8 @@ from typing import Final, Literal, NamedTuple
 BadCode = Literal["malformed", "forged", "unknown_key"]
 
 _MAC: Final = 16
-_HEAD: Final = 1 + 16 + 8
+_KEY_ID: Final = 4
+_HEAD: Final = _KEY_ID + 16 + 8
 _STATIC: Final = struct.Struct(">BQdBBB")
 """Format and flags, epoch, propensity, lengths of the three names."""
 _FORMAT: Final = 0x10
@@ -94,24 +95,28 @@ _OWN: Final = _Process()
 os.register_at_fork(after_in_child=_OWN.start)
 
 
+def key_id(secret: bytes) -> bytes:
+    """The number that ids say which key sealed them by."""
+    return blake2b(secret, digest_size=_KEY_ID, person=b"turnout key id").digest()
+
+
 class Sealer:
     """Makes and opens sealed decision ids.
 
-    ``keys`` maps a key id (0 to 255) to a secret of 16 to 64 bytes; ``current`` is the one that new ids
-    are sealed with, the others only open what they sealed before. Thread-safe; a forked child draws its
-    own random part.
+    ``keys`` are secrets of 16 to 64 bytes: new ids are sealed with the first, the others only open what they
+    sealed before. Thread-safe; a forked child draws its own random part.
     """
 
-    def __init__(self, keys: Mapping[int, bytes], current: int) -> None:
-        if current not in keys:
-            raise ValueError(f"the current key {current} is not among the keys {sorted(keys)}")
-        for key_id, secret in keys.items():
-            if not 0 <= key_id <= 255 or not 16 <= len(secret) <= 64:
-                raise ValueError("a key has an id from 0 to 255 and a secret of 16 to 64 bytes")
-        self._primed = {i: blake2b(key=secret, digest_size=_MAC) for i, secret in keys.items()}
-        self._current = self._primed[current]
-        self._key_id = bytes([current])
+    def __init__(self, keys: Sequence[bytes]) -> None:
         self._own = _OWN
+        self.renew(keys)
+
+    def renew(self, keys: Sequence[bytes]) -> None:
+        """Replaces the keys."""
+        if not keys or not all(16 <= len(secret) <= 64 for secret in keys):
+            raise ValueError("a sealer needs keys, and a key has 16 to 64 bytes")
+        self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC) for secret in keys}
+        self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
 
     def new_decision(self, now: float) -> bytes:
         """16 bytes, unique; in order of time to the millisecond. ``now``: seconds since the epoch."""
@@ -144,15 +149,16 @@ class Sealer:
 
     def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
         """The sealed id as ASCII bytes that are safe in a header. ``unit``: 64 bits."""
-        body = self._key_id + decision + unit.to_bytes(8, "big") + static
-        mac = self._current.copy()
+        number, primed = self._sealing
+        body = number + decision + unit.to_bytes(8, "big") + static
+        mac = primed.copy()
         mac.update(body)
         return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL)
 
     def open(self, text: str | bytes) -> Opened:
         """What the id says; raises `BadDecisionId`."""
         raw = _decoded(text)
-        primed = self._primed.get(raw[0])
+        primed = self._primed.get(raw[:_KEY_ID])
         if primed is None:
             raise BadDecisionId("unknown_key")
         mac = primed.copy()
@@ -187,11 +193,11 @@ def _parsed(raw: bytes) -> Opened:
         names.append(raw[at : at + length].decode())
         at += length
     context = raw[at + 1 : at + 1 + raw[at]] if flags & 0xF0 == _WITH_CONTEXT else b""
-    decision = raw[1:17]
+    decision = raw[_KEY_ID : _KEY_ID + 16]
     return Opened(
         decision=decision,
         decided=int.from_bytes(decision[:6], "big") / 1000.0,
-        unit=int.from_bytes(raw[17:25], "big"),
+        unit=int.from_bytes(raw[_KEY_ID + 16 : _HEAD], "big"),
         route=names[0],
         assigned=names[1],
         served=names[2],

@@ -146,8 +146,12 @@ class Store(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 
-    async def secret(self, name: str) -> bytes:
-        """32 random bytes kept under ``name``, made on first use; the same for all workers and replicas."""
+    async def secrets(self, name: str) -> tuple[bytes, ...]:
+        """32 random bytes kept under ``name``, made on first use; the same for all workers and replicas.
+
+        The first is the one to use. There are more after a shared store has lost the first and replicas that knew it
+        met others that did not: what was made with any of them is still good.
+        """
         ...
 
     # The record ---------------------------------------------------------------------------------

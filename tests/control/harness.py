@@ -223,7 +223,7 @@ async def started(path: Path, text: str | None = None, clock: Clock | None = Non
     """A harness over the SQLite file ``path``; ``text`` is the configuration (default: `auth` and `ROUTES`)."""
     store = SqliteStore(path)
     await store.open()
-    sealer = Sealer({1: await store.secret("decision-id")}, current=1)
+    sealer = Sealer(await store.secrets("decision-id"))
     made = Harness(store, sealer, clock or Clock())
     try:
         await made.start(text if text is not None else auth() + ROUTES)

@@ -22,7 +22,7 @@ from gateway.state.sqlite import SqliteStore
 from policies.model import RewardSums
 
 NOW = 1_700_000_000.0
-SEALER = Sealer({1: b"k" * 32}, 1)
+SEALER = Sealer([b"k" * 32])
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ METRICS = {
 
 class Away(SqliteStore):
     away = False
+    keys: tuple[bytes, ...] = (b"k" * 32,)
+
+    async def secrets(self, name: str) -> tuple[bytes, ...]:
+        return self.keys
 
     async def reward(self, rewards_: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:
         if self.away:
@@ -64,6 +68,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Away]:
 
 @pytest.fixture
 def book(store: Away) -> RewardBook:
+    SEALER.renew([b"k" * 32])
     return RewardBook(store, SEALER, metrics=METRICS, clock=lambda: NOW)
 
 
@@ -226,11 +231,22 @@ async def test_whose_key_may_report_what(book: RewardBook) -> None:
 
 
 async def test_forged_and_foreign_ids(book: RewardBook) -> None:
-    foreign = Sealer({1: b"other" * 5}, 1)
+    foreign = Sealer([b"other" * 5])
     static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
-    text = foreign.seal(foreign.new_decision(NOW), 1, static).decode()
-    unknown = Sealer({9: b"other" * 5}, 9).seal(foreign.new_decision(NOW), 1, static).decode()
-    assert codes(await book.take([item(id=text), item(id=unknown)])) == [(0, "forged"), (1, "unknown_key")]
+    unknown = foreign.seal(foreign.new_decision(NOW), 1, static).decode()
+    forged = sealed()[:-4] + "AAAA"
+    assert codes(await book.take([item(id=forged), item(id=unknown)])) == [(0, "forged"), (1, "unknown_key")]
+
+
+async def test_a_key_that_another_replica_has_just_added_is_read_before_an_id_is_refused(
+    book: RewardBook, store: Away
+) -> None:
+    foreign = Sealer([b"other" * 5])
+    static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
+    by_another = foreign.seal(foreign.new_decision(NOW), 1, static).decode()
+    store.keys = (*store.keys, b"other" * 5)
+    report = await book.take([item(id=by_another), item(id=by_another), item()])
+    assert (report.accepted, report.duplicates, report.rejected) == (2, 1, [])
 
 
 async def test_a_rescued_decision_counts_as_the_worst(book: RewardBook, store: Away) -> None:

@@ -150,7 +150,7 @@ async def test_two_prefixes_share_a_server(server: RedisServer, connect: Connect
     one, two = await connect(address(server, "?prefix=a")), await connect(address(server, "?prefix=b"))
     await one.reward([reward()])
     assert await two.reward_sums("digits") == {}
-    assert await one.secret("x") != await two.secret("x")
+    assert await one.secrets("x") != await two.secrets("x")
 
 
 async def test_names_with_braces_keep_to_one_slot(server: RedisServer, connect: Connect) -> None:

@@ -95,12 +95,12 @@ async def test_reopening_finds_everything(tmp_path: Path) -> None:
     await store.append([about])
     await store.reward([reward(0.5, of=about)])
     await store.publish(published(1))
-    secret = await store.secret("x")
+    secret = await store.secrets("x")
     await store.close()
     store = await opened(tmp_path / "store.db")
     assert (await store.decision(about.decision)).outcome == about
     assert await store.published() == {"digits": published(1)}
-    assert await store.secret("x") == secret
+    assert await store.secrets("x") == secret
     await store.append([about])
     assert (await store.counts("digits"))["v1"].assigned == 1
     await store.close()

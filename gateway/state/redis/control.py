@@ -1,125 +1,224 @@
-"""What the control plane keeps."""
+"""What the control plane keeps: secrets, allocations, documents, revisions, events, leases.
+
+A Redis can lose what it acknowledged: it is restarted without its files, restored from a backup, or failed over to a
+replica that lagged. Versions and numbers only grow, so one that is lower than this process has seen is the sign of it,
+and each process then writes back, under the old number, the newest that it remembers. Replicas that went on and those
+that started on the empty store end up with the same: the highest number.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
 
 from gateway.state.base import Event, Published, Revision
 from gateway.state.redis import scripts
 from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
 
+log = logging.getLogger("turnout.store")
 
-async def secret(link: Link, name: str) -> bytes:
-    key = f"{link.of_all}:secret:{name}"
-    await link.command("SET", key, os.urandom(32), "NX")
-    found: bytes = await link.command("GET", key)
-    return found
-
-
-async def changed(link: Link, routes: Sequence[str]) -> int:
-    """Each route counts for itself, because its keys may live elsewhere; all counts only grow."""
-    bases = [link.of_all, *map(link.of_route, routes)]
-    return sum(
-        int(count or 0) for count in await link.commands([("GET", f"{base}:changed") for base in bases])
-    )
+_CURRENT: Final = ""
+"""What a publication expects that follows the newest."""
+_RESTORED: Final = "restored"
 
 
-# Allocations --------------------------------------------------------------------------------------
-async def publish(link: Link, allocation: Published, ensemble: bytes) -> bool:
-    base = link.of_route(allocation.route)
-    row = pack_published(allocation)
-    return bool(await link.run(scripts.PUBLISH, base, allocation.epoch, row, ensemble))
+class Control:
+    """See the module, and `gateway.state.base.Store`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # The newest that this process has seen of each:
+        self._secrets: dict[str, tuple[bytes, ...]] = {}
+        self._published: dict[str, tuple[Published, bytes]] = {}
+        self._documents: dict[tuple[str, str], tuple[int, str]] = {}
+        self._revision: Revision | None = None
+        self._event = 0
+        self._changes = 0
+        self._changes_lost = 0
+        """How far the store's own count of changes has fallen behind ours."""
+
+    def _tell(self, what: str) -> None:
+        log.warning("the store %s has lost %s; it was written back from memory", self._link.shown, what)
+
+    @property
+    def routes(self) -> AbstractSet[str]:
+        """Routes that this process has seen an allocation of."""
+        return self._published.keys()
+
+    # Secrets and changes ------------------------------------------------------------------------
+    async def secrets(self, name: str) -> tuple[bytes, ...]:
+        known = self._secrets.get(name, ())
+        found = await self._link.run(scripts.SECRETS, self._link.of_all, name, os.urandom(32), *known)
+        self._secrets[name] = tuple(found)
+        return self._secrets[name]
+
+    async def changed(self, routes: Sequence[str]) -> tuple[int, bool]:
+        """The number of changes, and whether the store has lost some that it had acknowledged.
+
+        Each route counts for itself, because its keys may be on another node.
+        """
+        bases = [self._link.of_all, *map(self._link.of_route, routes)]
+        counts = await self._link.commands([("GET", f"{base}:changed") for base in bases])
+        total = sum(int(count or 0) for count in counts) + self._changes_lost
+        lost = total < self._changes
+        if lost:
+            self._changes_lost += self._changes - total + 1
+            total = self._changes + 1
+            for name in tuple(self._secrets):
+                await self.secrets(name)
+        self._changes = total
+        return total, lost
+
+    # Allocations --------------------------------------------------------------------------------
+    async def publish(self, allocation: Published, ensemble: bytes) -> bool:
+        if not await self._publish(allocation, ensemble, _CURRENT):
+            return False
+        self._published[allocation.route] = allocation, ensemble
+        return True
+
+    async def _publish(self, allocation: Published, ensemble: bytes, mode: str) -> bool:
+        base, row = self._link.of_route(allocation.route), pack_published(allocation)
+        return bool(await self._link.run(scripts.PUBLISH, base, allocation.epoch, row, ensemble, mode))
+
+    async def ensemble(self, route: str, epoch: int) -> bytes | None:
+        found: bytes | None = await self._link.command(
+            "HGET", f"{self._link.of_route(route)}:ensembles", epoch
+        )
+        newest, _ = self._published.get(route, (None, b""))
+        if found is not None and newest is not None and newest.epoch == epoch:
+            self._published[route] = newest, found
+        return found
+
+    async def published(self, routes: Sequence[str]) -> dict[str, Published]:
+        found = {}
+        for route in routes:
+            newest = await self._newest_published(route)
+            known, ensemble = self._published.get(route, (None, b""))
+            if known is not None and (newest is None or newest.epoch < known.epoch):
+                if await self._publish(known, ensemble, _RESTORED):
+                    self._tell(f"the allocation of {route!r}, epoch {known.epoch}")
+                newest = await self._newest_published(route)
+            if newest is not None:
+                found[route] = newest
+                if known is None or newest.epoch > known.epoch:
+                    self._published[route] = newest, b""
+        return found
+
+    async def _newest_published(self, route: str) -> Published | None:
+        epoch = await self._link.command("GET", f"{self._link.of_route(route)}:epoch")
+        return None if epoch is None else await self.of_epoch(route, int(epoch))
+
+    async def of_epoch(self, route: str, epoch: int) -> Published | None:
+        row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)
+        return None if row is None else unpack_published(row)
+
+    async def history(self, route: str, limit: int) -> list[Published]:
+        """The newest ``limit`` of them, oldest first."""
+        key = f"{self._link.of_route(route)}:allocations"
+        epochs = sorted(map(int, await self._link.command("HKEYS", key)))[-limit:]
+        rows = await self._link.command("HMGET", key, *epochs) if epochs else []
+        return [unpack_published(row) for row in rows if row is not None]
+
+    # Documents ----------------------------------------------------------------------------------
+    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
+        found, known = await self._load(kind, name), self._documents.get((kind, name))
+        if known is not None and (found is None or found[0] < known[0]):
+            version, text = known
+            if await self._link.run(
+                scripts.SAVE, self._link.of_all, _field(kind, name), version - 1, text, _RESTORED
+            ):
+                self._tell(f"the document {kind} {name!r}, version {version}")
+            found = await self._load(kind, name)
+        self._remember(kind, name, found)
+        return found
+
+    def _remember(self, kind: str, name: str, found: tuple[int, str] | None) -> None:
+        known = self._documents.get((kind, name))
+        if found is not None and (known is None or found[0] >= known[0]):
+            self._documents[kind, name] = found
+
+    async def _load(self, kind: str, name: str) -> tuple[int, str] | None:
+        row = await self._link.command("HGET", f"{self._link.of_all}:documents", _field(kind, name))
+        if row is None:
+            return None
+        version, _, text = row.decode().partition("\n")
+        return int(version), text
+
+    async def save(self, kind: str, name: str, text: str, expected: int) -> bool:
+        arguments = (_field(kind, name), expected, text, _CURRENT)
+        if not await self._link.run(scripts.SAVE, self._link.of_all, *arguments):
+            return False
+        self._remember(kind, name, (expected + 1, text))
+        return True
+
+    # Revisions and events -----------------------------------------------------------------------
+    async def add_revision(self, time: float, author: str, etag: str, document: str) -> Revision:
+        await self.revisions(1)  # so that the number is above all that were ever seen here
+        row = json.dumps([time, author, etag, document])
+        number = await self._link.run(scripts.ADD_REVISION, self._link.of_all, row)
+        self._revision = Revision(int(number), time, author, etag, document)
+        return self._revision
+
+    async def revisions(self, limit: int) -> list[Revision]:
+        found, known = await self._revisions(limit), self._revision
+        if known is not None and (not found or found[0].revision < known.revision):
+            row = json.dumps([known.time, known.author, known.etag, known.document])
+            if await self._link.run(scripts.RESTORE_REVISION, self._link.of_all, known.revision, row):
+                self._tell(f"configuration revision {known.revision}")
+            found = await self._revisions(limit)
+        if found and (self._revision is None or found[0].revision >= self._revision.revision):
+            self._revision = found[0]
+        return found
+
+    async def _revisions(self, limit: int) -> list[Revision]:
+        newest = int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)
+        numbers = range(newest, max(newest - limit, 0), -1)
+        rows = (
+            await self._link.command("HMGET", f"{self._link.of_all}:revisions", *numbers) if numbers else []
+        )
+        return [
+            Revision(n, *json.loads(row)) for n, row in zip(numbers, rows, strict=True) if row is not None
+        ]
+
+    async def add_event(self, time: float, kind: str, route: str, data: str) -> Event:
+        arguments = (repr(time), kind, route, data, self._event)
+        number = int(await self._link.run(scripts.ADD_EVENT, self._link.of_all, *arguments))
+        self._event = max(self._event, number)
+        return Event(number, time, kind, route, data)
+
+    async def events(self, after: int, limit: int, route: str | None) -> list[Event]:
+        found: list[Event] = []
+        while len(found) < limit:
+            key = f"{self._link.of_all}:events"
+            entries = await self._link.command("XRANGE", key, f"{after + 1}-0", "+", "COUNT", limit)
+            made = [_event(number, fields) for number, fields in entries]
+            found += [event for event in made if route is None or event.route == route]
+            if made:
+                self._event = max(self._event, made[-1].id)
+            if len(made) < limit:
+                break
+            after = made[-1].id
+        return found[:limit]
+
+    # Leadership ---------------------------------------------------------------------------------
+    async def lease(self, name: str, owner: str, ttl: float, now: float) -> int | None:
+        arguments = (name, owner, repr(now + ttl), repr(now))
+        return int(await self._link.run(scripts.LEASE, self._link.of_all, *arguments)) or None
+
+    async def release(self, name: str, owner: str) -> None:
+        await self._link.run(scripts.RELEASE, self._link.of_all, name, owner)
 
 
-async def ensemble(link: Link, route: str, epoch: int) -> bytes | None:
-    found: bytes | None = await link.command("HGET", f"{link.of_route(route)}:ensembles", epoch)
-    return found
-
-
-async def published(link: Link, routes: Sequence[str]) -> dict[str, Published]:
-    found = {}
-    for route in routes:
-        epoch = await link.command("GET", f"{link.of_route(route)}:epoch")
-        newest = None if epoch is None else await of_epoch(link, route, int(epoch))
-        if newest is not None:
-            found[route] = newest
-    return found
-
-
-async def of_epoch(link: Link, route: str, epoch: int) -> Published | None:
-    row = await link.command("HGET", f"{link.of_route(route)}:allocations", epoch)
-    return None if row is None else unpack_published(row)
-
-
-async def history(link: Link, route: str, limit: int) -> list[Published]:
-    """The newest ``limit`` of them, oldest first."""
-    key = f"{link.of_route(route)}:allocations"
-    epochs = sorted(map(int, await link.command("HKEYS", key)))[-limit:]
-    rows = await link.command("HMGET", key, *epochs) if epochs else []
-    return [unpack_published(row) for row in rows if row is not None]
-
-
-# Documents ----------------------------------------------------------------------------------------
-def _document(kind: str, name: str) -> str:
+def _field(kind: str, name: str) -> str:
     return f"{kind}\0{name}"
-
-
-async def load(link: Link, kind: str, name: str) -> tuple[int, str] | None:
-    row = await link.command("HGET", f"{link.of_all}:documents", _document(kind, name))
-    if row is None:
-        return None
-    version, _, text = row.decode().partition("\n")
-    return int(version), text
-
-
-async def save(link: Link, kind: str, name: str, text: str, expected: int) -> bool:
-    return bool(await link.run(scripts.SAVE, link.of_all, _document(kind, name), expected, text))
-
-
-# Revisions and events -----------------------------------------------------------------------------
-async def add_revision(link: Link, time: float, author: str, etag: str, document: str) -> Revision:
-    number = await link.run(scripts.ADD_REVISION, link.of_all, json.dumps([time, author, etag, document]))
-    return Revision(int(number), time, author, etag, document)
-
-
-async def revisions(link: Link, limit: int) -> list[Revision]:
-    newest = int(await link.command("GET", f"{link.of_all}:revision") or 0)
-    numbers = range(newest, max(newest - limit, 0), -1)
-    rows = await link.command("HMGET", f"{link.of_all}:revisions", *numbers) if numbers else []
-    return [Revision(n, *json.loads(row)) for n, row in zip(numbers, rows, strict=True) if row is not None]
-
-
-async def add_event(link: Link, time: float, kind: str, route: str, data: str) -> Event:
-    number = await link.run(scripts.ADD_EVENT, link.of_all, repr(time), kind, route, data)
-    return Event(int(number), time, kind, route, data)
-
-
-async def events(link: Link, after: int, limit: int, route: str | None) -> list[Event]:
-    found: list[Event] = []
-    while len(found) < limit:
-        entries = await link.command("XRANGE", f"{link.of_all}:events", f"{after + 1}-0", "+", "COUNT", limit)
-        made = [_event(number, fields) for number, fields in entries]
-        found += [event for event in made if route is None or event.route == route]
-        if len(made) < limit:
-            break
-        after = made[-1].id
-    return found[:limit]
 
 
 def _event(number: bytes, fields: Any) -> Event:
     given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
     text = {key.decode(): value.decode() for key, value in given.items()}
     return Event(int(number.split(b"-")[0]), float(text["time"]), text["kind"], text["route"], text["data"])
-
-
-# Leadership ---------------------------------------------------------------------------------------
-async def lease(link: Link, name: str, owner: str, ttl: float, now: float) -> int | None:
-    return int(await link.run(scripts.LEASE, link.of_all, name, owner, repr(now + ttl), repr(now))) or None
-
-
-async def release(link: Link, name: str, owner: str) -> None:
-    await link.run(scripts.RELEASE, link.of_all, name, owner)

@@ -82,11 +82,14 @@ class Link:
             async with self._gate:
                 return await cast("Awaitable[Any]", self._client.execute_command(*parts))
 
-    async def settings(self, pattern: str) -> dict[str, str]:
-        """What one server says of its configuration."""
+    async def of_server(self, *parts: Any) -> Any:
+        """One command about a server itself; of a cluster, about any of its nodes."""
         with self.plainly():
-            found = await cast("Awaitable[Any]", self._client.config_get(pattern))
-        return {_text(key): _text(value) for key, value in found.items()}
+            client: Any = self._client
+            if not isinstance(client, RedisCluster):
+                return await client.execute_command(*parts)
+            await client.initialize()
+            return await client.execute_command(*parts, target_nodes=client.get_random_node())
 
     async def commands(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands on keys of one slot, in few round trips, not atomic."""
@@ -138,10 +141,6 @@ class Link:
             yield
         except (RedisError, OSError, TimeoutError, BadPage) as error:
             raise StoreUnavailable(f"The store {self.shown} {_advice(error)}") from error
-
-
-def _text(given: bytes | str) -> str:
-    return given if isinstance(given, str) else given.decode()
 
 
 def _client(address: str, *, cluster: bool) -> Redis | RedisCluster:

@@ -494,11 +494,11 @@ return 1
 
 PUBLISH: Final = Script(
     """
--- ARGV: epoch, the allocation, the ensemble ('' for none). The ensemble before is kept too: a follower may
--- be about to read it.
+-- ARGV: epoch, the allocation, the ensemble ('' for none), 'restored' for one that the store has lost (it may be
+-- any number above the newest). The ensemble before is kept too: a follower may be about to read it.
 local P, epoch = KEYS[1], tonumber(ARGV[1])
-local newest = redis.call('GET', P .. ':epoch')
-if newest and tonumber(newest) + 1 ~= epoch then return 0 end
+local newest = tonumber(redis.call('GET', P .. ':epoch') or epoch - 1)
+if newest >= epoch or (newest + 1 ~= epoch and ARGV[4] ~= 'restored') then return 0 end
 redis.call('SET', P .. ':epoch', ARGV[1])
 redis.call('HSET', P .. ':allocations', ARGV[1], ARGV[2])
 for _, old in ipairs(redis.call('HKEYS', P .. ':ensembles')) do
@@ -512,12 +512,12 @@ return 1
 
 SAVE: Final = Script(
     """
--- ARGV: document, expected version, text.
+-- ARGV: document, expected version, text, 'restored' for one that the store has lost (it may have any lower version).
 local P, key = KEYS[1], KEYS[1] .. ':documents'
 local stored = redis.call('HGET', key, ARGV[1])
-local version = stored and string.match(stored, '^%d+') or '0'
-if tonumber(version) ~= tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', key, ARGV[1], string.format('%d', tonumber(version) + 1) .. '\\n' .. ARGV[3])
+local version, expected = tonumber(stored and string.match(stored, '^%d+') or '0'), tonumber(ARGV[2])
+if version > expected or (version ~= expected and ARGV[4] ~= 'restored') then return 0 end
+redis.call('HSET', key, ARGV[1], string.format('%d', expected + 1) .. '\\n' .. ARGV[3])
 redis.call('INCR', P .. ':changed')
 return 1
 """
@@ -534,10 +534,38 @@ return number
 """
 )
 
+RESTORE_REVISION: Final = Script(
+    """
+-- ARGV: the number of a revision that the store has lost, the revision without its number.
+local P, number = KEYS[1], tonumber(ARGV[1])
+if tonumber(redis.call('GET', P .. ':revision') or '0') >= number then return 0 end
+redis.call('SET', P .. ':revision', ARGV[1])
+redis.call('HSET', P .. ':revisions', ARGV[1], ARGV[2])
+redis.call('INCR', P .. ':changed')
+return 1
+"""
+)
+
+SECRETS: Final = Script(
+    """
+-- ARGV: name, a new secret, then those that the caller has seen. Returns all, the one to use first.
+local key, kept = KEYS[1] .. ':secrets:' .. ARGV[1], {}
+for _, secret in ipairs(redis.call('LRANGE', key, 0, -1)) do kept[secret] = true end
+for k = 3, #ARGV do
+  if not kept[ARGV[k]] then redis.call('RPUSH', key, ARGV[k]) end
+end
+if #ARGV == 2 and next(kept) == nil then redis.call('RPUSH', key, ARGV[2]) end
+return redis.call('LRANGE', key, 0, -1)
+"""
+)
+
 ADD_EVENT: Final = Script(
     """
--- ARGV: time, kind, route, data.
+-- ARGV: time, kind, route, data, the highest number that the caller has seen.
 local P = KEYS[1]
+if tonumber(redis.call('GET', P .. ':event') or '0') < tonumber(ARGV[5]) then
+  redis.call('SET', P .. ':event', ARGV[5])
+end
 local number = redis.call('INCR', P .. ':event')
 redis.call('XADD', P .. ':events', string.format('%d-1', number),
   'time', ARGV[1], 'kind', ARGV[2], 'route', ARGV[3], 'data', ARGV[4])

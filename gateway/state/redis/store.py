@@ -26,9 +26,10 @@ from gateway.state.base import (
     Retention,
     Revision,
     RewardResult,
-    StoreUnavailable,
 )
-from gateway.state.redis import control, linear, record, rewards, sums, upkeep
+from gateway.state.redis import linear, record, rewards, sums, upkeep
+from gateway.state.redis.check import doubts
+from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
 from policies.linear import LinearSums
 from policies.model import RewardSums
@@ -41,6 +42,11 @@ _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
 _EARLY: Final = 600.0
 """Seconds by which a replica's clock may be behind when it decides by an allocation just published."""
+_LOST: Final = (
+    "The store {} has lost data that it had acknowledged: it was restarted without its files, restored from a backup, "
+    "or failed over to a replica that lagged. The newest configuration, allocations and rollout states are written "
+    "back from memory; rewards and outcomes that it lost are gone."
+)
 
 
 class RedisStore:
@@ -48,6 +54,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
         self._link = Link(url)
+        self._control = Control(self._link)
         self._clock = clock
         self._known_routes: set[str] = set()
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
@@ -56,38 +63,26 @@ class RedisStore:
         """Raises StoreUnavailable; warns (log and event) when what is acknowledged may be lost."""
         try:
             await self._link.command("GET", f"{self._link.of_all}:changed")
-            doubt = await self._doubt()
+            found = await doubts(self._link)
         except BaseException:
             await self._link.close()
             raise
-        if doubt:
-            log.warning("%s", doubt)
-            data = json.dumps({"code": "store_not_durable", "message": doubt})
-            await self.add_event(time=self._clock(), kind="alarm", route="", data=data)
+        for code, message in found:
+            if code:
+                await self._alarm(code, message)
+            else:
+                log.warning("%s", message)
 
-    async def _doubt(self) -> str:
-        """What is to be said against the durability of this Redis; "" for nothing, or when it won't tell."""
-        try:
-            settings = await self._link.settings("append*")
-        except StoreUnavailable:
-            return ""  # managed services refuse CONFIG
-        if settings.get("appendonly") == "no":
-            return (
-                f"The store {self._link.shown} runs with 'appendonly no': a restart loses acknowledged rewards. "
-                "Set 'appendonly yes' and 'appendfsync always'."
-            )
-        if settings.get("appendfsync") == "no":
-            return (
-                f"The store {self._link.shown} runs with 'appendfsync no': a crash of its machine loses "
-                "acknowledged rewards. Set 'appendfsync always', or 'everysec' if a second may be lost."
-            )
-        return ""
+    async def _alarm(self, code: str, message: str) -> None:
+        log.warning("%s", message)
+        data = json.dumps({"code": code, "message": message})
+        await self.add_event(time=self._clock(), kind="alarm", route="", data=data)
 
     async def close(self) -> None:
         await self._link.close()
 
-    async def secret(self, name: str) -> bytes:
-        return await control.secret(self._link, name)
+    async def secrets(self, name: str) -> tuple[bytes, ...]:
+        return await self._control.secrets(name)
 
     # Routes -------------------------------------------------------------------------------------
     async def _know(self, route: str) -> None:
@@ -97,8 +92,12 @@ class RedisStore:
             self._known_routes.add(route)
 
     async def _routes(self) -> list[str]:
-        found = await self._link.command("SMEMBERS", f"{self._link.of_all}:routes")
-        return sorted(route.decode() for route in found)
+        key = f"{self._link.of_all}:routes"
+        found = {route.decode() for route in await self._link.command("SMEMBERS", key)}
+        lost = (self._known_routes | self._control.routes) - found
+        if lost:
+            await self._link.command("SADD", key, *lost)
+        return sorted(found | lost)
 
     # The record ---------------------------------------------------------------------------------
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
@@ -115,7 +114,7 @@ class RedisStore:
         """An epoch's probabilities never change once published, so they are asked for once."""
         for epoch in epochs:
             if (route, epoch) not in self._shares:
-                found = await control.of_epoch(self._link, route, epoch)
+                found = await self._control.of_epoch(route, epoch)
                 if found is not None:
                     if len(self._shares) >= _SHARES_KEPT:
                         self._shares.clear()
@@ -197,7 +196,7 @@ class RedisStore:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
         if epoch is None:
             return since
-        found = await control.of_epoch(self._link, route, epoch)
+        found = await self._control.of_epoch(route, epoch)
         if found is None:
             return since
         return max(found.time - _EARLY, since if since is not None else 0.0)
@@ -217,42 +216,45 @@ class RedisStore:
         return await sums.agreement(self._link, route, since)
 
     async def changed(self) -> int:
-        return await control.changed(self._link, await self._routes())
+        count, lost = await self._control.changed(await self._routes())
+        if lost:
+            await self._alarm("store_lost_data", _LOST.format(self._link.shown))
+        return count
 
     # Control ------------------------------------------------------------------------------------
     async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
         await self._know(allocation.route)
-        return await control.publish(self._link, allocation, ensemble)
+        return await self._control.publish(allocation, ensemble)
 
     async def ensemble(self, route: str, epoch: int) -> bytes | None:
-        return await control.ensemble(self._link, route, epoch)
+        return await self._control.ensemble(route, epoch)
 
     async def published(self) -> dict[str, Published]:
-        return await control.published(self._link, await self._routes())
+        return await self._control.published(await self._routes())
 
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
-        return await control.history(self._link, route, limit)
+        return await self._control.history(route, limit)
 
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        return await control.load(self._link, kind, name)
+        return await self._control.load(kind, name)
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
-        return await control.save(self._link, kind, name, text, expected)
+        return await self._control.save(kind, name, text, expected)
 
     async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision:
-        return await control.add_revision(self._link, time, author, etag, document)
+        return await self._control.add_revision(time, author, etag, document)
 
     async def revisions(self, *, limit: int = 100) -> list[Revision]:
-        return await control.revisions(self._link, limit)
+        return await self._control.revisions(limit)
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
-        return await control.add_event(self._link, time, kind, route, data)
+        return await self._control.add_event(time, kind, route, data)
 
     async def events(self, *, after: int = 0, limit: int = 1000, route: str | None = None) -> list[Event]:
-        return await control.events(self._link, after, limit, route)
+        return await self._control.events(after, limit, route)
 
     async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
-        return await control.lease(self._link, name, owner, ttl, now)
+        return await self._control.lease(name, owner, ttl, now)
 
     async def release(self, name: str, owner: str) -> None:
-        await control.release(self._link, name, owner)
+        await self._control.release(name, owner)

@@ -20,9 +20,14 @@ def changed(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE name = 'changed'").fetchone()[0])
 
 
-def secret(connection: sqlite3.Connection, name: str) -> bytes:
+def secrets(connection: sqlite3.Connection, name: str) -> tuple[bytes, ...]:
+    """One, or none if none was made yet."""
+    rows = connection.execute("SELECT value FROM secrets WHERE name = ?", (name,))
+    return tuple(bytes(value) for (value,) in rows)
+
+
+def make_secret(connection: sqlite3.Connection, name: str) -> None:
     connection.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, os.urandom(32)))
-    return bytes(connection.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()[0])
 
 
 # Allocations --------------------------------------------------------------------------------------

@@ -76,8 +76,12 @@ class SqliteStore:
 
         return await self._writer.run(both)
 
-    async def secret(self, name: str) -> bytes:
-        return await self._writer.run(partial(control.secret, name=name))
+    async def secrets(self, name: str) -> tuple[bytes, ...]:
+        found = await self._readers.run(partial(control.secrets, name=name))
+        if not found:
+            await self._writer.run(partial(control.make_secret, name=name))
+            found = await self._readers.run(partial(control.secrets, name=name))
+        return found
 
     # The record ---------------------------------------------------------------------------------
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:

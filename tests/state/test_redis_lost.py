@@ -1,0 +1,150 @@
+"""A shared store that has lost what it acknowledged gets it back from the processes that go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.state.base import Revision
+from gateway.state.redis import RedisStore
+from tests.contract.made import T0, outcome, published, reward
+from tests.contract.servers import RedisServer, redis_server
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def stores(server: RedisServer) -> AsyncIterator[list[RedisStore]]:
+    """Two replicas that went on while the store lost everything, and one that starts afterwards."""
+    made = [RedisStore(f"redis://127.0.0.1:{server.port}/0", clock=lambda: T0) for _ in range(3)]
+    for store in made:
+        await store.open()
+    yield made
+    for store in made:
+        await store.close()
+
+
+async def test_the_sealing_key_is_offered_again(server: RedisServer, stores: list[RedisStore]) -> None:
+    one, other, fresh = stores
+    before = await one.secrets("decision-id")
+    assert await other.secrets("decision-id") == before
+    server.send("FLUSHALL")
+    assert await other.secrets("decision-id") == before
+    assert await fresh.secrets("decision-id") == before
+
+
+async def test_keys_of_both_sides_are_kept_where_a_new_replica_was_first(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    one, other, fresh = stores
+    (before,) = await one.secrets("decision-id")
+    server.send("FLUSHALL")
+    (new,) = await fresh.secrets("decision-id")
+    assert new != before
+    assert await one.secrets("decision-id") == (new, before)
+    assert await fresh.secrets("decision-id") == (new, before)
+    assert await other.secrets("decision-id") == (new, before)
+
+
+@pytest.mark.parametrize("fresh_first", [False, True])
+async def test_the_newest_revision_stays_the_newest(
+    server: RedisServer, stores: list[RedisStore], fresh_first: bool
+) -> None:
+    one, other, fresh = stores
+    for k in range(3):
+        newest = await one.add_revision(time=T0 + k, author="ops", etag=f"e{k}", document=f"n: {k}\n")
+    assert (await other.revisions(limit=1)) == [newest]
+    server.send("FLUSHALL")
+    if fresh_first:
+        await fresh.add_revision(time=T0 + 9, author="file", etag="f", document="old: 1\n")
+    assert await other.revisions(limit=1) == [newest]
+    assert await fresh.revisions(limit=1) == [newest]
+    assert await one.add_revision(time=T0, author="ops", etag="x", document="") == Revision(
+        4, T0, "ops", "x", ""
+    )
+
+
+@pytest.mark.parametrize("fresh_first", [False, True])
+async def test_the_newest_allocation_stays_the_newest(
+    server: RedisServer, stores: list[RedisStore], fresh_first: bool
+) -> None:
+    one, other, fresh = stores
+    await one.publish(published(6))
+    newest = published(7, probabilities={"v1": 0.1, "v2": 0.9}, bounds=(0.1, 1.0))
+    assert await one.publish(newest, b"ensemble")
+    assert await other.published() == {"digits": newest}
+    assert await other.ensemble("digits", 7) == b"ensemble"
+    server.send("FLUSHALL")
+    if fresh_first:
+        assert await fresh.publish(published(1))
+    assert await other.published() == {"digits": newest}
+    assert await fresh.published() == {"digits": newest}
+    assert await fresh.ensemble("digits", 7) == b"ensemble"
+    assert not await one.publish(published(9))
+    assert await one.publish(published(8))
+
+
+@pytest.mark.parametrize("fresh_first", [False, True])
+async def test_the_stage_of_a_rollout_stays(
+    server: RedisServer, stores: list[RedisStore], fresh_first: bool
+) -> None:
+    one, other, fresh = stores
+    for version in range(5):
+        assert await one.save("rollout", "digits", f"stage {version}", expected=version)
+    assert await other.load("rollout", "digits") == (5, "stage 4")
+    server.send("FLUSHALL")
+    if fresh_first:
+        assert await fresh.save("rollout", "digits", "begin", expected=0)
+    assert await other.load("rollout", "digits") == (5, "stage 4")
+    assert await fresh.load("rollout", "digits") == (5, "stage 4")
+    assert await one.save("rollout", "digits", "stage 5", expected=5)
+
+
+async def test_a_replica_that_lagged_does_not_override_what_came_later(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    one, other, _ = stores
+    await one.save("rollout", "digits", "early", expected=0)
+    await other.load("rollout", "digits")
+    await one.save("rollout", "digits", "late", expected=1)
+    server.send("FLUSHALL")
+    assert await other.load("rollout", "digits") == (1, "early")
+    assert await one.load("rollout", "digits") == (2, "late")
+    assert await other.load("rollout", "digits") == (2, "late")
+
+
+async def test_a_loss_is_told_as_an_alarm_and_event_numbers_go_on(
+    server: RedisServer, stores: list[RedisStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, _, _ = stores
+    for _ in range(5):
+        last = await one.add_event(time=T0, kind="note", route="", data="{}")
+    await one.reward([reward(1.0)])
+    before = await one.changed()
+    server.send("FLUSHALL")
+    after = await one.changed()
+    assert after > before
+    assert await one.changed() == after
+    (event,) = await one.events(after=last.id)
+    assert (event.kind, json.loads(event.data)["code"]) == ("alarm", "store_lost_data")
+    assert "has lost data" in caplog.text
+
+
+async def test_a_route_is_still_listed(server: RedisServer, stores: list[RedisStore]) -> None:
+    """Or nobody would find, fold or forget its keys."""
+    one, _, fresh = stores
+    await one.append([outcome(T0)])
+    server.send("FLUSHALL")
+    about = outcome(T0 + 1)
+    await one.append([about])
+    await one.changed()
+    assert (await fresh.decision(about.decision)).outcome == about
