@@ -16,6 +16,7 @@ from gateway import build
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("gateway.commands.run", "run the gateway"),
     "check": ("gateway.commands.check", "validate a configuration file"),
+    "init": ("gateway.commands.init", "write a configuration and keys after probing your servers"),
     "schema": ("gateway.commands.schema", "print the JSON Schema of the configuration"),
     "demo": ("gateway.commands.demo", "bundled model server, gateway and replayed real data"),
     "backend": ("backends.cli", "run the bundled model server"),

@@ -1,0 +1,208 @@
+"""``turnout init``: a commented configuration and keys, after probing the given servers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from gateway.commands.detect import Server, detect
+from gateway.commands.keys import yaml_line
+from gateway.commands.remote import complain, print_json
+from gateway.config.apikey import key_hash, new_secret
+from gateway.config.load import examine
+
+POLICIES: Final = ("single", "shadow", "canary", "bandit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--current", metavar="URL", help="the server of the version in production")
+    parser.add_argument("--candidate", metavar="URL", help="the server of the new version")
+    parser.add_argument("--path", help="the path that clients call; found by probing if absent")
+    parser.add_argument(
+        "--policy", choices=POLICIES, help="canary with a candidate, single without one, if absent"
+    )
+    parser.add_argument("--route", metavar="NAME", help="the route's name; taken from the path if absent")
+    parser.add_argument(
+        "--out", type=Path, default=Path("turnout.yaml"), metavar="FILE", help="(turnout.yaml)"
+    )
+    parser.add_argument("--no-auth", action="store_true", help="write no keys: only this machine may steer")
+    parser.add_argument("--force", action="store_true", help="replace the files if they exist")
+    parser.add_argument("--json", action="store_true", help="print what was written as one JSON document")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    keys = arguments.out.with_suffix(".keys")
+    try:
+        _refuse_existing(arguments, keys)
+        _ask(arguments)
+        current = detect(arguments.current)
+        candidate = detect(arguments.candidate) if arguments.candidate else None
+        if arguments.path is None:
+            arguments.path = _chosen_path(current)
+        secrets = {} if arguments.no_auth else {"app": new_secret(), "ops": new_secret()}
+        text = configuration(arguments, current, candidate, {k: key_hash(v) for k, v in secrets.items()})
+        faults = examine(text, env=os.environ).faults
+        if faults:
+            raise ValueError(f"this makes no valid configuration: {faults[0].message}")
+        arguments.out.write_text(text)
+        if secrets:
+            _write_keys(keys, secrets)
+    except (ValueError, OSError) as error:
+        return complain(error)
+    _report(arguments, current, candidate, keys if secrets else None)
+    return 0
+
+
+def _refuse_existing(arguments: argparse.Namespace, keys: Path) -> None:
+    for path in (arguments.out, keys):
+        if path.exists() and not arguments.force:
+            raise ValueError(f"{path} exists; write another --out, or --force to replace it")
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    """Fill in what no option says, from a terminal. Raises ValueError where there is no terminal."""
+    if arguments.current is None:
+        if not sys.stdin.isatty():
+            raise ValueError("name the server in production: --current http://HOST:PORT")
+        arguments.current = input("URL of the server in production: ").strip()
+        arguments.candidate = input("URL of the new version's server (empty: none yet): ").strip() or None
+    for option in ("current", "candidate"):
+        url = getattr(arguments, option)
+        if url is not None and not url.startswith(("http://", "https://")):
+            setattr(arguments, option, f"http://{url}")
+    if arguments.policy is None:
+        arguments.policy = "canary" if arguments.candidate else "single"
+    if arguments.policy != "single" and not arguments.candidate:
+        raise ValueError(f"a {arguments.policy} needs --candidate, the server of the new version")
+
+
+def _chosen_path(server: Server) -> str:
+    if len(server.paths) > 1 and sys.stdin.isatty():
+        listed = "\n".join(f"  {path}" for path in server.paths)
+        return (
+            input(f"Paths found:\n{listed}\nPath that clients call [{server.path}]: ").strip() or server.path
+        )
+    return server.path
+
+
+def _write_keys(path: Path, secrets: dict[str, str]) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"TURNOUT_APP_KEY={secrets['app']}\nTURNOUT_KEY={secrets['ops']}\n")
+
+
+# The file -----------------------------------------------------------------------------------------------
+def configuration(
+    arguments: argparse.Namespace, current: Server, candidate: Server | None, hashes: dict[str, str]
+) -> str:
+    """The text of the configuration. ``hashes``: key id → hash, for the keys `app` and `ops`."""
+    name = (
+        arguments.route
+        or re.sub(r"[^A-Za-z0-9._-]+", "-", arguments.path.rstrip("/").split("/")[-1])
+        or "model"
+    )
+    parts = [
+        "# yaml-language-server: $schema=turnout.schema.json",
+        "# Written by 'turnout init'. Every option: docs/configuration.md; 'turnout check' validates an edit,",
+        "# and a running gateway takes edits of this file by itself.",
+        "",
+        "listen: 127.0.0.1:8080            # 0.0.0.0:8080 to serve other machines; the dashboard is at /-/dashboard/",
+        "store: sqlite:///turnout.db       # or redis://HOST:6379/0, to share it among replicas",
+        "",
+        *_auth(hashes, name),
+        "metrics:                          # what clients report with POST /-/feedback",
+        "  correct: {type: boolean, goal: maximize, window: 1h}    # or fraction, real, count",
+        "",
+        "backends:",
+        *_backend("current", current),
+        *(_backend("candidate", candidate) if candidate else []),
+        "",
+        "routes:",
+        f"  {name}:",
+        f"    match: {{path: {json.dumps(arguments.path)}}}".ljust(34) + "# and everything below it",
+        "    # unit: {header: x-user-id}   # keep each user on one variant",
+        "    variants:                     # a new build is a new variant: its figures start from zero",
+        "      v1: {backend: current}",
+        *(["      v2: {backend: candidate}"] if candidate else []),
+        *_policy(arguments.policy),
+        *(["    fallback: [v1]                # v1 responds where v2 fails or is slow"] if candidate else []),
+        f"    comparison: {{type: {current.comparison}}}".ljust(34) + "# how a shadow's response is compared",
+        "    timeouts: {connect: 1s, first_byte: 30s, total: 5m}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _auth(hashes: dict[str, str], route: str) -> list[str]:
+    if not hashes:
+        return [
+            "# Without 'auth' every client may infer and report, and programs on this machine may steer.",
+            "",
+        ]
+    app: dict[str, object] = {
+        "id": "app",
+        "hash": hashes["app"],
+        "scopes": ["infer", "feedback"],
+        "routes": [route],
+    }
+    ops: dict[str, object] = {"id": "ops", "hash": hashes["ops"], "scopes": ["admin"]}
+    return ["auth:", "  keys:", f"    {yaml_line(app)}", f"    {yaml_line(ops)}", ""]
+
+
+def _backend(name: str, server: Server) -> list[str]:
+    lines = [f"  {name}:".ljust(34) + f"# {server.kind}", f"    url: {json.dumps(server.url)}"]
+    if server.health:
+        lines.append(f"    health: {{path: {json.dumps(server.health)}, every: 5s}}")
+    else:
+        lines.append("    # health: {path: /healthz, every: 5s}    # no health endpoint was found")
+    return lines
+
+
+def _policy(kind: str) -> list[str]:
+    return {
+        "single": ["    policy: {type: single, variant: v1}"],
+        "shadow": ["    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}"],
+        "bandit": [
+            "    policy: {type: bandit, metric: correct, floor: 1%}     # shares follow P(best)",
+        ],
+        "canary": [
+            "    policy:",
+            "      type: canary",
+            "      baseline: v1",
+            "      candidate: v2",
+            "      stages: [{weight: 1%, for: 10m}, {weight: 10%, for: 30m}, {weight: 50%, for: 1h}]",
+            "      guardrails:                 # promoted when all hold, rolled back when one is broken",
+            "        - {metric: error_rate, max_increase: 1%}",
+            "        - {metric: latency_p95, max_ratio: 1.5}",
+            "        # - {metric: correct, max_decrease: 2%}",
+        ],
+    }[kind]
+
+
+def _report(
+    arguments: argparse.Namespace, current: Server, candidate: Server | None, keys: Path | None
+) -> None:
+    servers = [server for server in (current, candidate) if server is not None]
+    if arguments.json:
+        found = [
+            {"url": s.url, "kind": s.kind, "health": s.health, "reachable": s.reachable} for s in servers
+        ]
+        print_json(
+            {
+                "config": str(arguments.out),
+                "keys": str(keys) if keys else None,
+                "path": arguments.path,
+                "servers": found,
+            }
+        )
+        return
+    for server in servers:
+        sys.stdout.write(f"{server.url}: {server.kind}\n")
+    sys.stdout.write(
+        f"wrote {arguments.out}" + (f" and {keys} (secrets, readable by you alone)\n" if keys else "\n")
+    )
+    sys.stdout.write(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}\n")

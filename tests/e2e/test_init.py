@@ -1,0 +1,201 @@
+"""``turnout init`` before real servers: what it writes is valid, runs, and serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+
+from backends.reference import digits
+from benchmarks.children import free_port
+from gateway.config.load import load_file
+from tests.backends.process import ServerProcess
+from tests.e2e.common import request_body
+from tests.processes import GatewayProcess
+
+TURNOUT = [sys.executable, "-m", "gateway.cli"]
+
+
+class Pages(BaseHTTPRequestHandler):
+    """GET path → JSON; anything else is 404, as with a real server."""
+
+    pages: ClassVar[dict[str, Any]] = {}
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        known = self.path in self.pages
+        body = json.dumps(self.pages.get(self.path)).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def serving(pages: dict[str, Any]) -> Iterator[str]:
+    handler = type("Handler", (Pages,), {"pages": pages})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def init(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TURNOUT, "init", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+def test_what_it_writes_for_the_bundled_server_serves(
+    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+) -> None:
+    url = f"http://{model_server.address}"
+    done = init(tmp_path, "--current", url, "--candidate", url, "--path", "/v2/models/digits")
+    assert done.returncode == 0, done.stderr
+    assert "Open Inference Protocol" in done.stdout
+    text = (tmp_path / "turnout.yaml").read_text().replace("127.0.0.1:8080", "127.0.0.1:@PORT@")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keys = dict(line.split("=") for line in (tmp_path / "turnout.keys").read_text().splitlines())
+    with GatewayProcess(folder, text.replace("sqlite:///", "sqlite:///@DIR@/")) as gateway:
+        infer = f"{gateway.url}/v2/models/digits/infer"
+        body = request_body(held_out.pixels[0])
+        assert httpx.post(infer, json=body).status_code == 401
+        answer = httpx.post(infer, json=body, headers={"x-api-key": keys["TURNOUT_APP_KEY"]})
+        assert answer.status_code == 200
+        assert answer.headers["x-variant"] in ("v1", "v2")
+        done = subprocess.run(
+            [*TURNOUT, "status", "--url", gateway.url],
+            env={**os.environ, "TURNOUT_KEY": keys["TURNOUT_KEY"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "digits" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pages", "kind", "path", "health", "comparison"),
+    [
+        ({"/v1/models": {"data": [{"id": "llama"}]}, "/health": {}}, "OpenAI", "/v1", "/health", "openai"),
+        (
+            {"/openapi.json": {"info": {"title": "Cats"}, "paths": {"/x": {"post": {}}, "/predict": {"post": {}}}}},
+            "Cats (OpenAPI)", "/predict", None, "auto",
+        ),
+        ({"/ping": {}, "/version": "2"}, "/ping", "/invocations", "/ping", "auto"),
+        ({"/v2/health/ready": {}, "/v2": {"name": "triton"}}, "triton, Open", "/v2/models", "/v2/health/ready", "v2"),
+        ({}, "an HTTP server", "/", None, "auto"),
+    ],
+    ids=["openai", "openapi", "mlflow", "triton", "plain"],
+)  # fmt: skip
+def test_servers_are_known_by_what_they_say(
+    tmp_path: Path, pages: dict[str, Any], kind: str, path: str, health: str | None, comparison: str
+) -> None:
+    for url in serving(pages):
+        done = init(tmp_path, "--current", url, "--route", "r")
+        assert done.returncode == 0, done.stderr
+        assert kind in done.stdout
+        document = load_file(tmp_path / "turnout.yaml")
+        found = document.backends["current"].health
+        assert (found.path if found else None) == health
+        assert document.routes["r"].match.path == path
+        assert document.routes["r"].comparison.type == comparison
+        assert stat.S_IMODE((tmp_path / "turnout.keys").stat().st_mode) == 0o600
+
+
+def test_what_a_server_says_cannot_leave_its_comment_or_read_the_environment(tmp_path: Path) -> None:
+    title = "x\nlisten: 0.0.0.0:80\n#"
+    pages = {
+        "/openapi.json": {
+            "info": {"title": title},
+            "paths": {"/${HOME}": {"post": {}}, "/p{id}": {"post": {}}},
+        }
+    }
+    for url in serving(pages):
+        assert init(tmp_path, "--current", url, "--route", "r").returncode == 0
+        document = load_file(tmp_path / "turnout.yaml")
+        assert document.listen == "127.0.0.1:8080"
+        assert document.routes["r"].match.path == "/"
+
+
+@pytest.mark.parametrize("policy", ["single", "shadow", "canary", "bandit"])
+def test_every_policy_is_valid_while_no_server_is_up(tmp_path: Path, policy: str) -> None:
+    urls = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    options = ("--current", urls[0], "--candidate", urls[1], "--policy", policy, "--path", "/p", "--no-auth")
+    done = init(tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "unreachable" in done.stdout
+    document = load_file(tmp_path / "turnout.yaml")
+    assert document.routes["p"].policy.type == policy
+    assert document.auth is None
+    assert not (tmp_path / "turnout.keys").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "turnout: name the server in production: --current http://HOST:PORT"),
+        (["--current", "a", "--policy", "canary"], "turnout: a canary needs --candidate"),
+        (["--current", "127.0.0.1:9", "--path", "no"], "turnout: this makes no valid configuration: 'no' is"),
+        (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: [Errno 2]"),
+    ],
+    ids=["no server", "no candidate", "bad path", "no folder"],
+)  # fmt: skip
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    done = init(tmp_path, *options)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "turnout.yaml").write_text("mine")
+    done = init(tmp_path, "--current", "127.0.0.1:9")
+    assert "turnout.yaml exists; write another --out, or --force" in done.stderr
+    assert (tmp_path / "turnout.yaml").read_text() == "mine"
+    assert init(tmp_path, "--current", "127.0.0.1:9", "--force").returncode == 0
+
+
+def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = os.getcwd()
+        os.chdir(tmp_path)
+        os.execv(TURNOUT[0], [*TURNOUT, "init", "--path", "/p"])
+    seen, answers, end = b"", [b"127.0.0.1:9\n", b"127.0.0.1:10\n"], time.monotonic() + 60
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 0.5)[0]:
+            try:
+                seen += os.read(terminal, 4096)
+            except OSError:  # the other side has closed
+                break
+        if answers and seen.rstrip().endswith(b":"):
+            os.write(terminal, answers.pop(0))
+            seen += b" "
+            time.sleep(0.1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    assert load_file(tmp_path / "turnout.yaml").routes["p"].policy.type == "canary"
