@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -40,11 +40,15 @@ from gateway.errors import TurnoutError
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
+from gateway.loops.guards import EVERY as GUARDS_S
 from gateway.loops.guards import Guards
+from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import Probes
 from gateway.loops.rollout import Rollouts
 from gateway.loops.stops import Stops
-from gateway.loops.upkeep import keep_small
+from gateway.loops.upkeep import EVERY as PRUNE_S
+from gateway.loops.upkeep import prune_store
+from gateway.loops.watch import EVERY as WATCH_S
 from gateway.loops.watch import Watch
 from gateway.record import history
 from gateway.record.events import Outcome, Shadowed
@@ -54,6 +58,7 @@ from gateway.record.spool import Spool
 from gateway.record.token import Sealer
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
+from gateway.state.outage import StoreOutage
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.traces import Traces
 from gateway.threads import pool
@@ -97,6 +102,7 @@ class Gateway:
         loop.set_default_executor(pool())
         text, document = self.first()
         self.store = open_store(document.store)
+        self.outage = StoreOutage(self.now)
         await self.store.open()
         self.sealer = Sealer(await self.store.secrets(SEALING_KEYS))
         self.registry = Registry(loop, self._tell_health)
@@ -107,6 +113,7 @@ class Gateway:
             capacity=document.record.capacity,
             interval=document.record.flush,
             sinks=(self.metrics_.outcomes,),
+            outage=self.outage,
         )
         self.allocations = Allocations(
             self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
@@ -135,15 +142,14 @@ class Gateway:
         assert self.worker is not None
         self.worker.start()
         self._spawn(self.recorder.run())
-        self._spawn(self.allocations.run(lambda: self.document().loops.allocation))
-        self._spawn(self.rollouts.run(lambda: self.document().loops.allocation))
-        self._spawn(self.stops.run(self.document, lambda: self.document().loops.allocation))
         self._spawn(self.spool.run())
         self._spawn(Probes(self.registry, self.random).run(self.document))
-        self._spawn(keep_small(self.store, self.allocations, self.document, self.now))
         self._spawn(self._watch(text or ""))
+        self._start_loops()
+        self._spawn(self._gauges())
+
+    def _start_loops(self) -> None:
         guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
-        self._spawn(guards.run(self.document))
         watch = Watch(
             self.store,
             self.allocations,
@@ -152,9 +158,23 @@ class Gateway:
             raised=lambda route, code: self.metrics_.alarms.labels(route, code).inc(),
             dropped=lambda: self.recorder.dropped.total(),
         )
-        self._spawn(watch.run(self.document))
-        self._spawn(self._follow())
-        self._spawn(self._gauges())
+
+        def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:
+            self._spawn(periodically(name, step, interval, self.outage, delay=delay))
+
+        def pace() -> float:
+            return self.document().loops.allocation
+
+        start("allocations", self.allocations.step, pace)
+        start("rollouts", self.rollouts.step, pace)
+        start("stop rules", lambda: self.stops.step(self.document()), pace)
+        start("guardrails of bandits", lambda: guards.step(self.document()), lambda: GUARDS_S)
+        start("alarms", lambda: watch.step(self.document()), lambda: WATCH_S, delay=True)
+        start("pruning", self._prune, lambda: PRUNE_S, delay=True)
+        start("other replicas", self._follow, lambda: self.document().loops.watch, delay=True)
+
+    async def _prune(self) -> None:
+        await prune_store(self.store, self.allocations, self.document(), self.now)
 
     async def _settle(self) -> None:
         """The first allocations are published before the first request, so that its epoch is known to all."""
@@ -349,13 +369,10 @@ class Gateway:
                 await self._emit_quietly("config_refused", "", {"error": str(problem.error)})
 
     async def _follow(self) -> None:
-        """Other processes' revisions and events."""
-        while True:
-            await asyncio.sleep(self.document().loops.watch)
-            with contextlib.suppress(StoreUnavailable):
-                self.sealer.renew(await self.store.secrets(SEALING_KEYS))
-                await self.revisions.refresh()
-            self.news.set()
+        """Takes up other processes' keys, revisions and events."""
+        self.news.set()
+        self.sealer.renew(await self.store.secrets(SEALING_KEYS))
+        await self.revisions.refresh()
 
     async def _gauges(self) -> None:
         while True:

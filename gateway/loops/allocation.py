@@ -155,17 +155,6 @@ class Allocations:
         return {name: held.ensemble for name, held in self.held.items() if held.ensemble is not None}
 
     # The loop -------------------------------------------------------------------------------------------
-    async def run(self, interval: Callable[[], float]) -> None:
-        """Steps for ever. A store that can't be reached leaves all allocations as they are."""
-        while True:
-            try:
-                await self.step()
-            except StoreUnavailable as error:
-                log.warning("allocations stay as they are: %s", error)
-            except Exception:
-                log.exception("the allocation loop failed once; it goes on")
-            await asyncio.sleep(interval())
-
     async def step(self) -> None:
         """Follows what was published, publishes what is new, and, as the leader, learns from new rewards."""
         lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL, now=self._clock())

@@ -22,7 +22,7 @@ from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges, plan_of, rail_of
-from gateway.state.base import BUCKET, Counts, Store, StoreUnavailable
+from gateway.state.base import BUCKET, Counts, Store
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
 from policies.guardrails import Judgement, Verdict, judge_all
@@ -96,16 +96,6 @@ class Guards:
         self._emit = emit
         self._units = OutcomesByUnit(store, clock)
         self._watched: dict[str, _Watched] = {}
-
-    async def run(self, document: Callable[[], Document]) -> None:
-        while True:
-            try:
-                await self.step(document())
-            except StoreUnavailable as error:
-                log.warning("guardrails of bandits rest while the store is away: %s", error)
-            except Exception:
-                log.exception("the guardrails of bandits failed once; they go on")
-            await asyncio.sleep(EVERY)
 
     async def step(self, document: Document) -> None:
         for name in document.routes:

@@ -138,17 +138,6 @@ class Rollouts:
         return self._allocations.held[name].allocation.probability(candidate)
 
     # The loop -------------------------------------------------------------------------------------------
-    async def run(self, interval: Callable[[], float]) -> None:
-        """Steps for ever. A store that can't be reached leaves every rollout where it is."""
-        while True:
-            try:
-                await self.step()
-            except StoreUnavailable as error:
-                log.warning("rollouts stay as they are: %s", error)
-            except Exception:
-                log.exception("the rollout loop failed once; it goes on")
-            await asyncio.sleep(interval())
-
     async def step(self) -> None:
         """Everybody reads where the rollouts stand; the leader looks at the evidence too."""
         document = self._document

@@ -6,7 +6,6 @@ on every replica, until the policy's section or the variants are edited or a per
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -18,7 +17,7 @@ from gateway.clock import Clock
 from gateway.config.document import Bandit, Document, Route
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
-from gateway.state.base import Store, StoreUnavailable
+from gateway.state.base import Store
 
 log = logging.getLogger("turnout.stop")
 
@@ -58,17 +57,6 @@ class Stops:
         for name, route in document.routes.items():
             if _rule(route) is not None:
                 await self._read(name, route)
-
-    async def run(self, document: Callable[[], Document], interval: Callable[[], float]) -> None:
-        """Steps for ever. A store that can't be reached leaves everything as it is."""
-        while True:
-            try:
-                await self.step(document())
-            except StoreUnavailable as error:
-                log.warning("stop rules rest while the store is away: %s", error)
-            except Exception:
-                log.exception("the stop rules failed once; they go on")
-            await asyncio.sleep(interval())
 
     async def step(self, document: Document) -> None:
         """Everybody reads what was made of the rules; the leader looks at what they say too."""

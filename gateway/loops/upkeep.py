@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
 from typing import Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.loops.allocation import Allocations
-from gateway.state.base import Retention, Store, StoreUnavailable
-
-log = logging.getLogger("turnout.upkeep")
+from gateway.state.base import Retention, Store
 
 EVERY: Final = 60.0
 BREATH: Final = 0.5
 """Between two steps, so that rewards and outcomes get their turn at the store."""
 
 
-async def keep_small(
-    store: Store, allocations: Allocations, document: Callable[[], Document], clock: Clock
-) -> None:
-    """Runs for ever; only the leader prunes."""
-    while True:
-        await asyncio.sleep(EVERY)
-        try:
-            more = allocations.leads
-            while more:
-                more = await store.prune(retention(document()), now=clock())
-                await asyncio.sleep(BREATH)
-        except StoreUnavailable as error:
-            log.warning("nothing is pruned while the store is away: %s", error)
-        except Exception:
-            log.exception("pruning failed once; it goes on")
+async def prune_store(store: Store, allocations: Allocations, document: Document, clock: Clock) -> None:
+    """Prunes as long as there is something to prune, if this process is the leader."""
+    more = allocations.leads
+    while more:
+        more = await store.prune(retention(document), now=clock())
+        await asyncio.sleep(BREATH)
 
 
 def retention(document: Document) -> Retention:

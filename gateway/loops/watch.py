@@ -17,7 +17,7 @@ from gateway.config.document import Document
 from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
-from gateway.state.base import OutcomeFilter, Store, StoreUnavailable
+from gateway.state.base import OutcomeFilter, Store
 from gateway.state.units import metric_of
 from policies.contrast import Rate, mean_interval
 
@@ -72,20 +72,13 @@ class Watch:
         self._told = 0
         self._ratios = Ratios(store, clock)
 
-    async def run(self, document: Callable[[], Document]) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
-            try:
-                await self.record_loss()
-                if not self._allocations.leads:
-                    self._ratios.forget()
-                else:
-                    for name in document().routes:
-                        await self.look(document(), name)
-            except StoreUnavailable as error:
-                log.warning("nothing is watched while the store is away: %s", error)
-            except Exception:
-                log.exception("the watch failed once; it goes on")
+    async def step(self, document: Document) -> None:
+        await self.record_loss()
+        if not self._allocations.leads:
+            self._ratios.forget()
+        else:
+            for name in document.routes:
+                await self.look(document, name)
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""

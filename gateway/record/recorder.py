@@ -14,6 +14,7 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from gateway.record.events import Outcome, Shadowed
 from gateway.state.base import StoreUnavailable
+from gateway.state.outage import StoreOutage
 
 log = logging.getLogger("turnout.record")
 
@@ -104,11 +105,18 @@ class Recorder:
     """
 
     def __init__(
-        self, store: Appends, *, capacity: int = 65_536, interval: float = 0.25, sinks: Sequence[Sink] = ()
+        self,
+        store: Appends,
+        *,
+        capacity: int = 65_536,
+        interval: float = 0.25,
+        sinks: Sequence[Sink] = (),
+        outage: StoreOutage | None = None,
     ) -> None:
         self._store = store
         self._interval = interval
         self._sinks = tuple(sinks)
+        self._outage = outage or StoreOutage()
         self._outcomes: Ring[Outcome] = Ring(capacity)
         self._shadowed: Ring[Shadowed] = Ring(capacity)
         self._flushing = asyncio.Lock()
@@ -158,13 +166,11 @@ class Recorder:
             try:
                 await self._write()
             except StoreUnavailable as error:
-                if self._pause == self._interval:
-                    log.warning("the record waits: %s", error, extra={"waiting": self.waiting})
+                self._outage.failed("record", error)
                 self._pause = min(max(self._pause * 2, 0.1), _LONGEST_PAUSE)
                 return False
-            if self._pause != self._interval:
-                log.info("the record is being written again")
-                self._pause = self._interval
+            self._outage.worked("record")
+            self._pause = self._interval
             return True
 
     async def _write(self) -> None:

@@ -112,3 +112,23 @@ def test_workers_start_again_under_the_process_id_of_a_killed_gateway(tmp_path: 
             process.communicate()
         folders = list((tmp_path / "turnout.db.spool").glob("metrics-*"))
         assert len(folders) == 1, "the one before was swept"
+
+
+@pytest.mark.redis
+def test_an_outage_is_two_lines(tmp_path: Path) -> None:
+    """And not one from each of four loops, every second."""
+    (tmp_path / "redis").mkdir()
+    with (
+        redis_server(tmp_path / "redis") as server,
+        GatewayProcess(tmp_path, config(server, tmp_path / "spool")) as gateway,
+    ):
+        server.kill()
+        for _ in range(8):
+            assert httpx.post(f"{gateway.url}/fixed").status_code == 200
+            time.sleep(1)
+        assert gateway.log.count("The store redis://") == 1, gateway.log
+        assert "the store is away" in gateway.log
+        server.start()
+        wait_for(lambda: "the store is back after" in gateway.log, 30)
+        assert gateway.log.count("The store redis://") == 1, gateway.log
+        assert gateway.stop() == 0

@@ -152,7 +152,7 @@ def _client(address: str, *, cluster: bool) -> Redis | RedisCluster:
 
 
 def _advice(error: Exception) -> str:
-    text = str(error)
+    text = str(error).rstrip(".")
     if isinstance(error, AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
         return f"refuses the credentials: {text}. Put user and password into its address."
     if isinstance(error, OutOfMemoryError):

@@ -1,0 +1,46 @@
+"""How a store that is away is told: one line when it begins, one a minute while it lasts, one when it is over."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from gateway.clock import Clock, wall
+from gateway.state.base import StoreUnavailable
+
+log = logging.getLogger("turnout.store")
+
+_REMINDER_S: Final = 60.0
+
+
+class StoreOutage:
+    """What all users of one store in one process report their failures and successes to."""
+
+    def __init__(self, clock: Clock = wall) -> None:
+        self._clock = clock
+        self._failing: set[str] = set()
+        self._since = 0.0
+        self._told = 0.0
+
+    def failed(self, user: str, error: StoreUnavailable) -> None:
+        """``user`` could not reach the store."""
+        now = self._clock()
+        if not self._failing:
+            self._since = self._told = now
+            log.warning(
+                "the store is away: %s Requests go on; allocations and rollouts stay as they are, "
+                "rewards wait in the spool and outcomes in memory",
+                error,
+            )
+        elif now - self._told >= _REMINDER_S:
+            self._told = now
+            users = ", ".join(sorted(self._failing | {user}))
+            log.warning("the store has been away for %.0f s (%s): %s", now - self._since, users, error)
+        self._failing.add(user)
+
+    def worked(self, user: str) -> None:
+        """``user`` has reached the store, or had nothing to ask of it."""
+        if user in self._failing:
+            self._failing.remove(user)
+            if not self._failing:
+                log.info("the store is back after %.0f s", self._clock() - self._since)
