@@ -34,7 +34,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("bad_json", 400, "The body is not valid JSON; send a JSON document."),
     ("unauthenticated", 401, "No valid credential; send 'authorization: Bearer KEY' or 'x-api-key: KEY'."),
     ("forbidden", 403, "The key may not do this; use one with the scope that the call needs."),
-    ("unknown_route", 404, "No route matches; see 'routes' in the configuration."),
+    ("unknown_route", 404, "No route matches this path and method."),
     ("not_found", 404, "There is no such thing here."),
     ("method_not_allowed", 405, "This method is not served here."),
     ("request_timeout", 408, "The request did not arrive in time; send it faster, or raise the limit."),
@@ -59,7 +59,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("too_many_connections", 503, "The gateway has too many connections; try again as Retry-After says."),
     ("http_version", 505, "Only HTTP/1.0 and HTTP/1.1 are served here."),
     # What a backend did; told apart because what is safe to do next differs
-    ("backend_connect", 502, "The backend could not be reached; see its address and health."),
+    ("backend_connect", 502, "The backend could not be reached; the gateway's log has the details."),
     ("backend_connect_timeout", 504, "Connecting to the backend took too long."),
     ("backend_tls", 502, "The TLS handshake with the backend failed; see 'tls' of the backend."),
     ("backend_reset", 502, "The backend closed the connection before it answered."),

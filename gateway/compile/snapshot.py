@@ -276,8 +276,9 @@ def _variant(
         host=rewrite.host.encode() if rewrite.host is not None else None,
         preserve_host=document.host == "preserve",
         lines=_lines(headers),
-        drops=tuple(key.encode() + b":" for key in headers),
+        drops=tuple(key.replace("_", "-").encode() + b":" for key in headers),
         answer_line=b"x-variant: %b\r\n" % name.encode(),
+        version=rewrite.version.encode() if rewrite.version is not None else None,
         base_path=document.addresses[0].path.encode(),
     )
 

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core.core_schema import CoreSchema, no_info_before_validator_function
 
 from gateway.config.units import split_address, written
+from gateway.dataplane.headers import valid_host
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
@@ -73,6 +74,20 @@ def _path(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    if not valid_host(value.encode()):
+        raise ValueError(f"{value!r} is not a host; write a name or an address, with a port if need be")
+    return value
+
+
+def _version(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a version; write one such as 3")
+    return value
+
+
 def _address(value: object) -> str:
     split_address(str(value))
     return str(value)
@@ -115,6 +130,10 @@ HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0,31}", example="POST")]
 """Upper case."""
 Path = Annotated[str, AfterValidator(_path), written(r"/[^?#\s]*", example="/v2/models/digits")]
+HostName = Annotated[str, AfterValidator(_host), written(r"[A-Za-z0-9\[][^\s/@]*", example="models.internal")]
+"""What a Host field may hold."""
+Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "integer"}, example="3")]
+"""Of a model: a number, or a name."""
 HostPort = Annotated[str, BeforeValidator(_address), written(r".+:\d{1,5}", example="127.0.0.1:8080")]
 """``host:port``; take it apart with `gateway.config.units.split_address`."""
 Url = Annotated[str, AfterValidator(_url), written(r"https?://[^?#\s]+", example="http://127.0.0.1:9101")]

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
-from gateway.config.part import HeaderName, HeaderValue, Method, Name, OneOrMore, Part, Path
+from gateway.config.part import (
+    HeaderName,
+    HeaderValue,
+    HostName,
+    Method,
+    Name,
+    OneOrMore,
+    Part,
+    Path,
+    Version,
+)
 from gateway.config.policy import Policy
 from gateway.config.units import Above, Amount, Count, Duration, Positive, Share, Size, Statuses
 
@@ -47,9 +57,11 @@ class Unit(Part):
 class Rewrite(Part):
     path: Path | None = None
     """In place of the matched prefix; what follows the prefix is kept."""
+    version: Version | None = None
+    """In place of the model's version in a path of the Open Inference Protocol or TensorFlow Serving."""
     model: Annotated[str | None, Field(min_length=1)] = None
     """In place of `model` in an OpenAI body."""
-    host: Annotated[str | None, Field(min_length=1)] = None
+    host: HostName | None = None
 
 
 class Variant(Part):

@@ -14,6 +14,7 @@ from gateway.errors import TurnoutError
 if TYPE_CHECKING:
     from gateway.dataplane.head import Head
     from gateway.dataplane.protocol import ClientProtocol
+    from gateway.dataplane.snapshot import RoutePlan
 
 
 def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal:
@@ -28,7 +29,7 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
             head.close = True
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
-        admit(client, head, route.name)
+        admit(client, head, route)
         if head.length > route.body_limit:
             raise TurnoutError(
                 "body_too_large",
@@ -43,8 +44,12 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
     return Exchange(client, worker, head, route)
 
 
-def admit(client: ClientProtocol, head: Head, route: str) -> None:
-    """Names the principal of ``head``. Raises TurnoutError unless it may use the route now."""
+def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
+    """Names the principal of ``head``. Raises TurnoutError unless it may use the route now.
+
+    Where the body's model leads to one of several routes, one that it may use is enough: the route itself is
+    checked when it is known.
+    """
     authenticator = client.snapshot.authenticator
     credential = head.api_key if head.api_key is not None else head.authorization
     if authenticator.open:
@@ -57,7 +62,13 @@ def admit(client: ClientProtocol, head: Head, route: str) -> None:
         head.set_credentials(openly=authenticator.open)
     if not principal.infer:
         raise TurnoutError("forbidden", "The key may not infer; use one with the scope 'infer'.")
-    head.admit(route)
+    if principal.routes is not None:
+        by_model = route.condition is not None and route.condition.models
+        for candidate in client.snapshot.candidates(head.path) if by_model else ():
+            if principal.serves(candidate.name):
+                route = candidate
+                break
+        head.admit(route.name)
     if principal.bucket is not None:
         wait = principal.bucket.take(client.now)
         if wait:

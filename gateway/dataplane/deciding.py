@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
 
-def decide(x: Exchange) -> None:
-    """Reads the body if a rule needs it (a large one in another process), decides, and makes the first attempt."""
-    if not x.route.needs_body:
-        _decide(x)
-        return
+def read_body(x: Exchange) -> None:
+    """Reads the JSON body, a large one in another process, and decides."""
     data = b"".join(x.chunks) if x.complete else b""
     if bodies.quick_to_read(data):
         _on_body(x, read(data))
@@ -38,7 +35,7 @@ def _on_body(x: Exchange, body: JsonBody) -> None:
     x.task = None
     if x.state == READING:
         x.body = body
-        _decide(x)
+        decide(x)
 
 
 def _unread(x: Exchange, reason: str) -> None:
@@ -47,7 +44,8 @@ def _unread(x: Exchange, reason: str) -> None:
         fail(x, TurnoutError("gateway_overloaded", retry_after=1.0))
 
 
-def _decide(x: Exchange) -> None:
+def decide(x: Exchange) -> None:
+    """Decides, and makes the first attempt."""
     try:
         choose(x)
         x.state = CONNECTING  # from here on there is a decision, and whatever happens is recorded

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane import failures, hedging
 from gateway.dataplane.attempts import elsewhere, moves_on
-from gateway.dataplane.deciding import decide
+from gateway.dataplane.deciding import decide, read_body
 from gateway.dataplane.discard import Discarding
 from gateway.dataplane.headers import STATUS_LINES
 from gateway.dataplane.heads import answer_framing, our_lines, request_head
@@ -139,7 +139,7 @@ class Exchange:
             self._send_more()
         elif self.state == READING:
             if self.task is None and (self.complete or self.body_bytes > self.route.buffer_limit):
-                decide(self)
+                read_body(self)
         elif self.body_bytes > BIG and not self.complete:
             self.pause_upload()  # there is no connection yet that takes it
 
@@ -155,10 +155,13 @@ class Exchange:
         self.request_id = self.head.request_id or self.decision.hex().encode()
         timeouts = self.route.timeouts
         self.total_deadline = self.started + timeouts.total if timeouts.total else NEVER
-        if self.route.needs_body and not self.complete and self.body_bytes <= self.route.buffer_limit:
+        route = self.route
+        if not route.needs_body:
+            decide(self)
+        elif self.complete or self.body_bytes > route.buffer_limit:
+            read_body(self)
+        else:
             self.deadline = self.total_deadline
-            return
-        decide(self)
 
     # Attempts ---------------------------------------------------------------------------------------
     def attempt(self) -> None:

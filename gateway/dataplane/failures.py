@@ -136,6 +136,8 @@ def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 
     """A retry, the next variant of the fallback list, or an error answer. ``status``: of a bad answer, else 0."""
     x.leave()
     x.note(status or code)
+    if detail:  # addresses are not for clients
+        x.worker.failure_log.tell(x.plan.backend_name, code, detail, x.request_id)
     if x.state in (WAITING, CONNECTING, QUEUED):
         x.waited += perf_counter() - x.sent_at
     if x.plan is x.choice.variant:
@@ -154,7 +156,8 @@ def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 
         )
         fail(x, total)
     elif after is None:
-        fail(x, _error(x, code, detail))
+        wait = x.plan.backend.gate.drained_after() if CODES[code].status == 503 else None
+        fail(x, TurnoutError(code, retry_after=wait))
     else:
         x.plan = after
         x.retries = 0
@@ -162,13 +165,6 @@ def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 
         x.tried.clear()
         x.rewind()
         x.attempt()
-
-
-def _error(x: Exchange, code: str, detail: str) -> TurnoutError:
-    row = CODES[code]
-    message = f"{row.message[:-1]} ({detail})." if detail else ""
-    wait = x.plan.backend.gate.drained_after() if row.status == 503 else None
-    return TurnoutError(code, message, retry_after=wait)
 
 
 def _retry(x: Exchange) -> None:

@@ -234,6 +234,4 @@ class Head:
     def admit(self, route: str) -> None:
         """Raises TurnoutError("forbidden") unless the principal may use the route."""
         if not self.principal.serves(route):
-            raise TurnoutError(
-                "forbidden", f"The key may not use the route {route!r}; use one that names it."
-            )
+            raise TurnoutError("forbidden", "The key may not use this route; use one that names it.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.snapshot import VariantPlan
 from gateway.transport.connection import Answer
@@ -11,20 +12,27 @@ from gateway.transport.pool import Address
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
+_MODEL: Final = re.compile(
+    rb"(/v[12]/models/(?!stats(?:/|$))[^/:]+)(?:/(?:versions|labels)/[^/:]+)?(?=[/:]|$)"
+)
+"""A model in a path of the Open Inference Protocol or of TensorFlow Serving, with the version if it names one."""
+
 
 def request_head(x: Exchange, plan: VariantPlan, address: Address, size: int) -> list[bytes]:
     """The parts of the head that goes to ``address``; ``size`` is the body's, where all of it is here."""
     head = x.head
     target = head.target
     if plan.rewrite is not None:
-        target = plan.rewrite + target[len(x.route.prefix) :]
+        target = with_prefix(target, x.route.prefix, plan.rewrite)
+    if plan.version is not None:
+        target = with_version(target, plan.version)
     if plan.base_path:
         target = plan.base_path + target
     lines = head.lines
-    if plan.drops:
-        lines = [line for line in lines if not line.lower().startswith(plan.drops)]
     if head.credential_lines and x.route.forward_credentials:
         lines = lines + head.credential_lines
+    if plan.drops:
+        lines = [line for line in lines if not line.lower().replace(b"_", b"-").startswith(plan.drops)]
     host = plan.host or (head.host if plan.preserve_host else address.authority)
     return [
         b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, host),
@@ -33,6 +41,22 @@ def request_head(x: Exchange, plan: VariantPlan, address: Address, size: int) ->
         x.client.forwarded(head),
         b"x-request-id: %b\r\n%b\r\n" % (x.request_id, _request_framing(x, size)),
     ]
+
+
+def with_prefix(target: bytes, prefix: bytes, other: bytes) -> bytes:
+    """``target`` with ``other`` in place of ``prefix``, and exactly one slash between it and what follows."""
+    rest = target[len(prefix) :]
+    if not rest or rest.startswith(b"?"):
+        return other + rest
+    if prefix.endswith(b"/"):
+        rest = b"/" + rest
+    return other.rstrip(b"/") + rest
+
+
+def with_version(target: bytes, version: bytes) -> bytes:
+    """``target`` with ``version`` as the model's, whether the client names one or not."""
+    path, mark, query = target.partition(b"?")
+    return _MODEL.sub(lambda found: b"%b/versions/%b" % (found[1], version), path, count=1) + mark + query
 
 
 def _request_framing(x: Exchange, size: int) -> bytes:

@@ -19,7 +19,7 @@ def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
     for route in snapshot.candidates(head.path):
         if route.condition is None or meets(route.condition, head):
             return route
-    raise TurnoutError("unknown_route", _nothing(snapshot, head.path))
+    raise TurnoutError("unknown_route")
 
 
 def meets(condition: Condition, head: Head) -> bool:
@@ -40,13 +40,3 @@ def _name(host: bytes) -> bytes:
 def _named(hosts: tuple[bytes, ...], host: bytes) -> bool:
     host = host.lower()
     return any(host == h or (h.startswith(b"*.") and host.endswith(h[1:])) for h in hosts)
-
-
-def _nothing(snapshot: Snapshot, path: bytes) -> str:
-    shown = path[:120].decode("latin-1")
-    prefixes = ", ".join(sorted({r.prefix.decode("latin-1") for r in snapshot.ranked})[:8])
-    return (
-        f"No route matches {shown!r}; the routes begin with: {prefixes}."
-        if prefixes
-        else "There are no routes."
-    )

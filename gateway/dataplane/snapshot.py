@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.tracing import Tracing
 
-PATHS: Final = 4096
-"""Most request paths whose route is remembered; beyond it the cache starts anew."""
+MAX_CACHED_PATHS: Final = 4096
+MAX_CACHED_PATH_BYTES: Final = 256
+"""Paths that lead to a route are remembered, up to this number and length: what strangers ask for is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,11 @@ class VariantPlan:
     lines: bytes
     """Field lines added to each request."""
     drops: tuple[bytes, ...]
-    """Lower-cased names (with the colon) that the lines replace."""
+    """Names (with the colon, in lower case and with "-" for "_") that the lines replace: some servers fold both."""
     answer_line: bytes
     """``x-variant: NAME\\r\\n``"""
+    version: bytes | None = None
+    """Replaces the model's version in the path; None leaves the path."""
     base_path: bytes = b""
     """Path of the backend's url, put before the request's."""
 
@@ -222,7 +225,7 @@ class RoutePlan:
 
     @property
     def rewrites(self) -> bool:
-        return any(variant.rewrite is not None for variant in self.variants.values())
+        return any(v.rewrite is not None or v.version is not None for v in self.variants.values())
 
     @property
     def retains(self) -> bool:
@@ -259,9 +262,11 @@ class Snapshot:
         """The routes whose prefix holds ``path`` (without its query), the most specific first."""
         known = self._paths.get(path)
         if known is None:
-            if len(self._paths) >= PATHS:
-                self._paths.clear()
-            known = self._paths[path] = self._search(path)
+            known = self._search(path)
+            if known and len(path) <= MAX_CACHED_PATH_BYTES:
+                if len(self._paths) >= MAX_CACHED_PATHS:
+                    self._paths.clear()
+                self._paths[path] = known
         return known
 
     def _search(self, path: bytes) -> tuple[RoutePlan, ...]:

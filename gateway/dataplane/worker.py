@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.clock import Clock
 from gateway.dataplane.asgi import Application
+from gateway.dataplane.failure_log import FailureLog
 from gateway.dataplane.json_body import JsonBody
 from gateway.dataplane.load import Load
 from gateway.dataplane.shadow import Shadower
@@ -78,6 +79,7 @@ class Worker:
         self.seal = seal
         self.offer = offer
         self.shadow = shadow
+        self.failure_log = FailureLog()
         self.body_reader = SideProcess[JsonBody](BODIES_WAITING)
         self.active: set[Timed] = set()
         self.connections: set[ClientProtocol] = set()

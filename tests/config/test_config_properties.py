@@ -158,7 +158,7 @@ routes:
     match: {path: /a, host: x.example.com, headers: {x-a: b}, methods: post, model: [gpt, other]}
     unit: {json: parameters.user}
     variants:
-      v1: {backend: a, rewrite: {path: /b, model: m, host: h}, headers: {x-b: c}}
+      v1: {backend: a, rewrite: {path: /b, version: 3, model: m, host: h}, headers: {x-b: c}}
       v2: {backend: b}
       v3: {backend: b}
     policy:
