@@ -33,7 +33,7 @@ from gateway.dataplane.snapshot import (
 )
 from gateway.dataplane.tracing import Tracing
 from gateway.transport.pool import Backend
-from policies.agreement import Comparison
+from policies.comparison.bodies import Comparison
 from policies.contextual import Ensemble
 from policies.model import Allocation
 
@@ -198,6 +198,7 @@ def _route(
         comparison=Comparison(
             form=route.comparison.type,
             paths=route.comparison.paths,
+            ignore=route.comparison.ignore,
             argmax=route.comparison.argmax or None,
             tolerance=route.comparison.tolerance,
         ),

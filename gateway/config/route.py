@@ -20,6 +20,7 @@ from gateway.config.part import (
 )
 from gateway.config.policy import Policy
 from gateway.config.units import Above, Amount, Count, Duration, Positive, Share, Size, Statuses
+from policies.comparison.bodies import Form
 
 
 class Match(Part):
@@ -167,9 +168,11 @@ class Hedge(Part):
 class Comparison(Part):
     """How a shadow's answer is compared with the primary's."""
 
-    type: Literal["auto", "v2", "predictions", "openai", "json", "bytes"] = "auto"
+    type: Form = "auto"
     paths: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Only these: keys joined by dots for `json`, tensors' names for `v2`; empty: all."""
+    """Only these: keys joined by dots (`*` is every key), tensors' names for `v2`; empty: all that counts."""
+    ignore: Annotated[tuple[str, ...], OneOrMore] = ()
+    """Everything but these (named likewise)."""
     argmax: Annotated[tuple[str, ...], OneOrMore] = ()
     """Of these (named likewise) only the place of the largest number is compared."""
     tolerance: Amount = 1e-4

@@ -13,7 +13,8 @@ from typing import Final
 
 from gateway.dataplane.side_process import SideProcess
 from gateway.internal_errors import INTERNAL_ERRORS
-from policies.agreement import Agreement, Answer, Comparison, compare
+from policies.comparison.bodies import Comparison, Response
+from policies.comparison.compare import Agreement, compare
 
 AT_ONCE: Final = 4 * 1024
 """Bytes of both answers together that are compared on the event loop: half a millisecond at most."""
@@ -23,15 +24,15 @@ MOST: Final = 32
 Done = Callable[[Agreement], None]
 
 
-def comparable(lines: Sequence[bytes], body: bytes) -> Answer:
-    """An answer as `policies.agreement` takes it, from its field lines."""
+def comparable(lines: Sequence[bytes], body: bytes) -> Response:
+    """A response as `policies.comparison` takes it, from its field lines."""
     found = {b"content-type": "", b"inference-header-content-length": "", b"content-encoding": ""}
     for line in lines:
         name, _, value = line.partition(b":")
         key = name.lower()
         if key in found:
             found[key] = value.strip().decode("latin-1")
-    return Answer(body, *found.values())
+    return Response(body, *found.values())
 
 
 class Comparer:
@@ -41,7 +42,7 @@ class Comparer:
         self._aside = SideProcess[Agreement](MOST)
 
     def compare(
-        self, status: int, first: Answer, other_status: int, second: Answer, how: Comparison, done: Done
+        self, status: int, first: Response, other_status: int, second: Response, how: Comparison, done: Done
     ) -> None:
         """Calls ``done`` with what the comparison says, now or later."""
         if status != other_status:
@@ -65,7 +66,7 @@ class Comparer:
         self._aside.close()
 
 
-def _compared(first: Answer, second: Answer, how: Comparison) -> Agreement:
+def _compared(first: Response, second: Response, how: Comparison) -> Agreement:
     """`compare`, of which the client must not feel a fault: what one cannot take is not comparable."""
     try:
         return compare(first, second, how)

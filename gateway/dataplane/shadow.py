@@ -22,7 +22,7 @@ from gateway.record.events import Shadowed
 from gateway.transport.connection import Answer
 from gateway.transport.pool import Address
 from policies import ejection
-from policies.agreement import Agreement
+from policies.comparison.compare import Agreement
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange

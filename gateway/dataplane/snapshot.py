@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.dataplane.auth import Authenticator
 from gateway.dataplane.headers import REQUEST_ACTIONS, resolve
 from gateway.transport.pool import Backend
-from policies.agreement import Comparison
+from policies.comparison.bodies import Comparison
 from policies.model import Allocation
 
 if TYPE_CHECKING:

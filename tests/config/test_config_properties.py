@@ -184,7 +184,7 @@ routes:
     buffer_limit: 0
     feedback: [correct]
     forward_credentials: true
-    comparison: {type: json, paths: a.b, argmax: [c], tolerance: 0}
+    comparison: {type: json, paths: a.b, ignore: a.c, argmax: [c], tolerance: 0}
   bandit:
     match: {}
     unit: {principal: true}

@@ -1,7 +1,7 @@
-"""What an answer is, and the settings of a comparison; bodies decoded within bounds.
+"""What a response is, and the settings of a comparison; bodies decoded within bounds.
 
-Bodies come from backends that may be broken or hostile. Whatever they hold, decoding takes time and
-memory in proportion to a bounded length, and ends in a value or in `Malformed`.
+Bodies come from backends that may be broken or hostile. Whatever they hold, decoding takes time and memory in
+proportion to a bounded length, and ends in a value or in `Malformed`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-LARGEST: Final = 8 * 1024 * 1024
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a body, decompressed; larger ones are not compared."""
 
-Form = Literal["auto", "v2", "predictions", "openai", "json", "bytes"]
+Form = Literal[
+    "auto", "v2", "predictions", "openai", "anthropic", "ollama", "seldon", "generate", "json", "bytes"
+]
 Json = Any
 """A parsed JSON document: what it holds is for the comparison to find out."""
 
@@ -26,24 +28,36 @@ class Malformed(Exception):
     """A body is not what it says it is; the message says how."""
 
 
+class Empty(Malformed):
+    """A stream without data: even two that are the same agree in nothing."""
+
+
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer as it came: body, and the three headers that say how to read it ("" where absent)."""
+class Response:
+    """A response as it came: body, and the three headers that say how to read it ("" where absent)."""
 
     body: bytes
     content_type: str = ""
     inference_header: str = ""
-    """`inference-header-content-length`: the length of the JSON part of a v2 answer with binary tensors."""
+    """`inference-header-content-length`: the length of the JSON part of a v2 response with binary tensors."""
     content_encoding: str = ""
 
     @property
     def media(self) -> str:
         return self.content_type.partition(";")[0].strip().lower()
 
+    @property
+    def is_event_stream(self) -> bool:
+        return self.media == "text/event-stream"
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How answers are compared. ``paths``: only these (tensor names, or keys joined by dots); () is all."""
+    """How responses are compared.
+
+    ``paths``: only these (tensor names, or keys joined by dots, where ``*`` is every key); () is all.
+    ``ignore``: everything but these, named in the same way.
+    """
 
     form: Form = "auto"
     paths: tuple[str, ...] = ()
@@ -51,6 +65,7 @@ class Comparison:
     """Of these only the place of the largest number is compared; None: of those named like `SCORES`."""
     tolerance: float = 1e-4
     """Numbers a and b agree when |a - b| <= tolerance * max(1, |a|, |b|)."""
+    ignore: tuple[str, ...] = ()
 
     def ranked(self, name: str) -> bool:
         """Whether only the place of the largest number counts in what is called ``name``."""
@@ -59,26 +74,26 @@ class Comparison:
         return name in self.argmax or name.rpartition(".")[2] in self.argmax
 
     def wanted(self, name: str) -> bool:
-        return not self.paths or name in self.paths
+        return (not self.paths or name in self.paths) and name not in self.ignore
 
 
-def plain_body(answer: Answer) -> bytes:
+def plain_body(response: Response) -> bytes:
     """The body without its content coding. Raises Malformed for what can't be undone, or is too large."""
-    body, coding = answer.body, answer.content_encoding.strip().lower()
+    body, coding = response.body, response.content_encoding.strip().lower()
     if coding in ("gzip", "x-gzip", "deflate"):
         try:
             reader = zlib.decompressobj(wbits=47)
-            body = reader.decompress(body, LARGEST + 1)
+            body = reader.decompress(body, MAX_BODY_BYTES + 1)
         except zlib.error as fault:
             raise Malformed(f"the body is not valid {coding}") from fault
     elif coding not in ("", "identity"):
         raise Malformed(f"the content coding {coding[:40]!r} is not understood")
-    if len(body) > LARGEST:
-        raise Malformed(f"the body is larger than {LARGEST} bytes")
+    if len(body) > MAX_BODY_BYTES:
+        raise Malformed(f"the body is larger than {MAX_BODY_BYTES} bytes")
     return body
 
 
-def parse_json(data: bytes) -> Json:
+def parse_json(data: bytes | str) -> Json:
     """The JSON document in ``data``. Raises Malformed."""
     try:
         return json.loads(data)
@@ -86,14 +101,6 @@ def parse_json(data: bytes) -> Json:
         raise Malformed("the JSON is nested too deeply") from fault
     except ValueError as fault:
         raise Malformed("the body is not valid JSON") from fault
-
-
-def canonical(value: Json) -> str:
-    """``value`` as JSON with sorted keys. Raises Malformed."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"))
-    except RecursionError as fault:
-        raise Malformed("the JSON is nested too deeply") from fault
 
 
 def dictionary(value: Json) -> dict[str, Json]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from policies.agreement_findings import Findings, close
-from policies.agreement_forms import Comparison, Json, Malformed
-from policies.agreement_tensors import Tensor, compare_tensors
+from policies.comparison.bodies import Comparison, Json, Malformed
+from policies.comparison.differences import Findings, close
+from policies.comparison.tensors import Tensor, compare_tensors
 
-_MISSING: Final = object()
-_MOST_VALUES: Final = 200_000
+MISSING: Final = object()
+_MAX_VALUES: Final = 200_000
 """Values that are compared one by one; lists of numbers are compared whole and don't count."""
 
 _Pair = tuple[str, Json, Json]
@@ -26,7 +26,7 @@ def compare(where: str, primary: Json, shadow: Json, how: Comparison, findings: 
     Raises Malformed when there are too many values.
     """
     stack: list[Iterator[_Pair]] = [iter([(where, primary, shadow)])]
-    left = _MOST_VALUES
+    left = _MAX_VALUES
     while stack:
         pair = next(stack[-1], None)
         if pair is None:
@@ -34,17 +34,17 @@ def compare(where: str, primary: Json, shadow: Json, how: Comparison, findings: 
             continue
         left -= 1
         if left < 0:
-            raise Malformed(f"the answers have more than {_MOST_VALUES} values")
+            raise Malformed(f"the responses have more than {_MAX_VALUES} values")
         inner = _visit(*pair, how, findings)
         if inner is not None:
             stack.append(inner)
 
 
 def _visit(path: str, a: Json, b: Json, how: Comparison, findings: Findings) -> Iterator[_Pair] | None:
-    """Compares what can be compared at once; gives what lies inside."""
+    """Compares two leaves, or two lists of numbers; returns what lies inside of others."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = dict.fromkeys([*a, *b])
-        return ((_join(path, key), a.get(key, _MISSING), b.get(key, _MISSING)) for key in keys)
+        return ((_join(path, key), a.get(key, MISSING), b.get(key, MISSING)) for key in keys)
     if not (isinstance(a, list) and isinstance(b, list)):
         if not _same(a, b, how, findings):
             findings.differ(path, _name(a), _name(b))
@@ -67,7 +67,7 @@ def _join(path: str, key: str) -> str:
 
 
 def _name(value: Json) -> Json:
-    return "missing" if value is _MISSING else value
+    return "missing" if value is MISSING else value
 
 
 def _numeric(values: list[Json]) -> bool:
@@ -109,33 +109,54 @@ def _tensor(values: list[Json], *, whole: bool) -> Tensor:
     return Tensor("float", (len(values),), np.asarray([_float(value) for value in values], dtype=np.float64))
 
 
+# Paths ------------------------------------------------------------------------------------------------
 def pick(document: Json, path: str) -> Json:
-    """What lies at ``path``: keys and list positions joined by dots. `MISSING` when nothing does."""
-    node = document
-    for key in path.split("."):
-        if isinstance(node, dict) and key in node:
-            node = node[key]
-        elif (
-            isinstance(node, list)
-            and key.isascii()
-            and key.isdigit()
-            and len(key) < 10
-            and int(key) < len(node)
-        ):
-            node = node[int(key)]
-        else:
-            return _MISSING
+    """What lies at ``path``: keys and list positions joined by dots; ``*`` gives a list of all. Else `MISSING`."""
+    return _pick(document, path.split("."))
+
+
+def _pick(node: Json, keys: list[str]) -> Json:
+    for place, key in enumerate(keys):
+        if key == "*" and isinstance(node, dict | list):
+            inner = node.values() if isinstance(node, dict) else node
+            found = [each for value in inner if (each := _pick(value, keys[place + 1 :])) is not MISSING]
+            return found or MISSING
+        step = _step(node, key)
+        if step is None:
+            return MISSING
+        node = node[step]
     return node
 
 
-def compare_paths(primary: Json, shadow: Json, how: Comparison, findings: Findings) -> None:
-    """Only what lies at the declared paths. Raises Malformed when none of them is in either answer."""
-    found = False
-    for path in how.paths:
-        a, b = pick(primary, path), pick(shadow, path)
-        if a is _MISSING and b is _MISSING:
-            continue
-        found = True
-        compare(path, a, b, how, findings)
-    if not found:
-        raise Malformed("none of the declared paths is in either answer")
+def _step(node: Json, key: str) -> str | int | None:
+    """The key or position in ``node`` that ``key`` names."""
+    if isinstance(node, dict) and key in node:
+        return key
+    if isinstance(node, list) and key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(node):
+        return int(key)
+    return None
+
+
+def remove(document: Json, path: str) -> None:
+    """Removes what lies at ``path``. A place in a list stays, and is null, so that the others keep theirs."""
+    *keys, last = path.split(".")
+    nodes = [document]
+    for key in keys:
+        nodes = [inner for node in nodes for inner in _inside(node, key)]
+    for node in nodes:
+        for step in _steps(node, last):
+            if isinstance(node, dict):
+                del node[step]
+            else:
+                node[step] = None
+
+
+def _inside(node: Json, key: str) -> list[Json]:
+    return [node[step] for step in _steps(node, key)]
+
+
+def _steps(node: Json, key: str) -> list[Any]:
+    if key == "*" and isinstance(node, dict | list):
+        return list(node) if isinstance(node, dict) else list(range(len(node)))
+    step = _step(node, key)
+    return [] if step is None else [step]

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 answers: tensors by name, in JSON or binary form, decoded alike."""
+"""Open Inference Protocol v2: tensors by name, in JSON or binary form, whole or streamed, decoded alike."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from policies.agreement_findings import Findings
-from policies.agreement_forms import Answer, Comparison, Json, Malformed, dictionary, parse_json, sequence
+from policies.comparison.bodies import Comparison, Json, Malformed, Response, dictionary, parse_json, sequence
+from policies.comparison.differences import Findings
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +43,7 @@ class Tensor:
 
 
 def is_v2(document: Json) -> bool:
-    """Whether a JSON document looks like a v2 answer."""
+    """Whether a JSON document looks like a v2 response."""
     outputs = dictionary(document).get("outputs")
     return isinstance(outputs, list) and all(
         isinstance(output, dict)
@@ -53,16 +53,17 @@ def is_v2(document: Json) -> bool:
     )
 
 
-def decode(answer: Answer, body: bytes, document: Json = None) -> dict[str, Tensor]:
-    """Tensors by name. ``document``: the parsed body if it is known already. Raises Malformed."""
-    rest = memoryview(b"")
-    if answer.inference_header:
-        length = _header_length(answer.inference_header, len(body))
-        document, rest = parse_json(body[:length]), memoryview(body)[length:]
-    elif document is None:
-        document = parse_json(body)
+def decode(response: Response, body: bytes) -> dict[str, Tensor]:
+    """Tensors by name of a response whose JSON part has a length of its own. Raises Malformed."""
+    length = _header_length(response.inference_header, len(body))
+    return from_document(parse_json(body[:length]), memoryview(body)[length:])
+
+
+def from_document(document: Json, binary: memoryview | None = None) -> dict[str, Tensor]:
+    """Tensors by name. ``binary``: the bytes of those in binary form. Raises Malformed."""
+    rest = memoryview(b"") if binary is None else binary
     if not is_v2(document):
-        raise Malformed("the answer has no list 'outputs' of tensors with name and datatype")
+        raise Malformed("the response has no list 'outputs' of tensors with name and datatype")
     tensors: dict[str, Tensor] = {}
     for output in document["outputs"]:
         name = output["name"]
@@ -77,6 +78,24 @@ def decode(answer: Answer, body: bytes, document: Json = None) -> dict[str, Tens
     if len(rest):
         raise Malformed(f"{len(rest)} bytes are left behind the last tensor")
     return tensors
+
+
+def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a stream as one: text is put together, others are stacked. Raises Malformed."""
+    if len(parts) == 1:
+        return parts[0]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _join(name, [part[name] for part in parts if name in part]) for name in names}
+
+
+def _join(name: str, pieces: list[Tensor]) -> Tensor:
+    first = pieces[0]
+    if all(piece.kind == "bytes" and piece.values.size == 1 for piece in pieces):
+        return Tensor("bytes", first.shape, _objects([b"".join(piece.values[0] for piece in pieces)]))
+    if any(piece.kind != first.kind or piece.shape[1:] != first.shape[1:] for piece in pieces):
+        raise Malformed(f"output {name[:80]!r} changes its type or shape within the stream")
+    rows = sum(piece.shape[0] if piece.shape else 1 for piece in pieces)
+    return Tensor(first.kind, (rows, *first.shape[1:]), np.concatenate([piece.values for piece in pieces]))
 
 
 def _header_length(text: str, size: int) -> int:
@@ -200,7 +219,7 @@ def compare(
             compare_tensors(name, a, b, how, findings)
     for name in how.paths:
         if name not in primary and name not in shadow:
-            raise Malformed(f"neither answer has an output {name[:80]!r}")
+            raise Malformed(f"neither response has an output {name[:80]!r}")
 
 
 def compare_tensors(name: str, a: Tensor, b: Tensor, how: Comparison, findings: Findings) -> None:

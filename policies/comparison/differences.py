@@ -6,12 +6,13 @@ import json
 import math
 from typing import Final
 
-from policies.agreement_forms import Json
+from policies.comparison.bodies import Json
 
 _KEPT: Final = 3
-_SHOWN: Final = 120
-_MOST: Final = 1_000
-"""Characters of a detail."""
+_SHOWN_CHARS: Final = 120
+_CONTEXT_CHARS: Final = 30
+"""Shown before the first difference of two long texts."""
+_MAX_DETAIL_CHARS: Final = 1_000
 
 
 class Findings:
@@ -28,7 +29,10 @@ class Findings:
     def differ(self, where: str, primary: object, shadow: object) -> None:
         self.count += 1
         if len(self.kept) < _KEPT:
-            self.kept.append({"where": _short(where), "primary": _show(primary), "shadow": _show(shadow)})
+            skipped = _common(primary, shadow)
+            self.kept.append(
+                {"where": _short(where), "primary": _show(primary, skipped), "shadow": _show(shadow, skipped)}
+            )
 
     def distance(self, distance: float) -> None:
         """A numeric distance was measured; the largest finite one counts."""
@@ -47,16 +51,36 @@ class Findings:
             return ""
         for kept in range(len(self.kept), -1, -1):
             text = json.dumps({"differences": self.count, "first": self.kept[:kept]})
-            if len(text) <= _MOST:
+            if len(text) <= _MAX_DETAIL_CHARS:
                 return text
         raise AssertionError("an empty list of differences is short")
 
 
-def _show(value: object) -> str:
+def _common(a: object, b: object) -> int:
+    """Characters to leave out at the start of two long texts, so that their first difference is seen."""
+    if isinstance(a, str) and isinstance(b, str) and max(len(a), len(b)) > _SHOWN_CHARS:
+        same = _same_chars(a, b)
+        return same - _CONTEXT_CHARS if same > _SHOWN_CHARS // 2 else 0
+    return 0
+
+
+def _same_chars(a: str, b: str) -> int:
+    """Characters that both texts begin with."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _show(value: object, skipped: int = 0) -> str:
     if isinstance(value, bytes):
-        return _short(value[:_SHOWN].decode("utf-8", "backslashreplace"))
+        return _short(value[:_SHOWN_CHARS].decode("utf-8", "backslashreplace"))
     if isinstance(value, str):
-        return _short(value)
+        return _short("…" + value[skipped:]) if skipped else _short(value)
     return _short(_outline(value))
 
 
@@ -72,7 +96,7 @@ def _outline(value: Json) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
 def close(a: float, b: float, tolerance: float) -> bool:

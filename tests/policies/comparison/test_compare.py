@@ -1,4 +1,4 @@
-"""Answers compared as what they are: each form, both encodings, and hostile bytes."""
+"""Responses compared as what they are: each form, both encodings, and hostile bytes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policies.agreement import Agreement, Answer, Comparison, compare
+from policies.comparison.compare import Agreement, Comparison, Response, compare
 
 Json = Any
 
 
-def js(value: Json, **headers: str) -> Answer:
-    return Answer(json.dumps(value).encode(), "application/json", **headers)
+def js(value: Json, **headers: str) -> Response:
+    return Response(json.dumps(value).encode(), "application/json", **headers)
 
 
-def verdict(a: Answer, b: Answer, **how: Any) -> str:
+def verdict(a: Response, b: Response, **how: Any) -> str:
     return compare(a, b, Comparison(**how)).verdict
 
 
@@ -33,18 +33,18 @@ def output(name: str, datatype: str, shape: list[int], data: Json) -> dict[str, 
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
-def v2(*outputs: dict[str, Json]) -> Answer:
+def v2(*outputs: dict[str, Json]) -> Response:
     return js({"model_name": "m", "outputs": list(outputs)})
 
 
-def binary(*outputs: tuple[str, str, list[int], bytes]) -> Answer:
+def binary(*outputs: tuple[str, str, list[int], bytes]) -> Response:
     described = [
         {"name": n, "datatype": t, "shape": s, "parameters": {"binary_data_size": len(raw)}}
         for n, t, s, raw in outputs
     ]
     head = json.dumps({"model_version": "2", "outputs": described}).encode()
     body = head + b"".join(raw for *_, raw in outputs)
-    return Answer(body, "application/octet-stream", str(len(head)))
+    return Response(body, "application/octet-stream", str(len(head)))
 
 
 def strings(*values: bytes) -> bytes:
@@ -119,11 +119,11 @@ def test_floats_agree_within_the_tolerance(tolerance: float, expected: str) -> N
         v2(output("y", "FP32", [2], [1, 2])),
         v2(output("y", "INT64", [2], [1, 3])),
         js({"error": "out of memory"}),
-        Answer(b"<html>", "text/html"),
-        Answer(b"", ""),
+        Response(b"<html>", "text/html"),
+        Response(b"", ""),
     ],
 )
-def test_other_tensors_differ(other: Answer) -> None:
+def test_other_tensors_differ(other: Response) -> None:
     result = compare(v2(output("y", "INT64", [2], [1, 2])), other)
     assert (result.verdict, result.form) == ("differs", "v2")
     assert len(result.detail) < 1_000
@@ -145,23 +145,23 @@ def test_other_tensors_differ(other: Answer) -> None:
         binary(("y", "FP32", [2], b"\0" * 7)),
         binary(("y", "BYTES", [1], b"\xff\xff\xff\xff")),
         binary(("y", "BYTES", [2], strings(b"a"))),
-        Answer(b'{"outputs": []}rest', "", "15"),
-        Answer(b'{"outputs": []}', "", "16"),
-        Answer(b'{"outputs": []}', "", "-1"),
-        Answer(b'{"outputs": []}', "", "²"),
-        Answer(
+        Response(b'{"outputs": []}rest', "", "15"),
+        Response(b'{"outputs": []}', "", "16"),
+        Response(b'{"outputs": []}', "", "-1"),
+        Response(b'{"outputs": []}', "", "²"),
+        Response(
             b'{"outputs": [{"name": "y", "datatype": "INT8", "shape": [1], "parameters":'
             b' {"binary_data_size": 9}}]}x',
             "",
             "91",
         ),
-        Answer(b"[" * 100_000, "application/json"),
-        Answer(b"{", "application/json"),
+        Response(b"[" * 100_000, "application/json"),
+        Response(b"{", "application/json"),
         js({}, content_encoding="br"),
-        Answer(b"not gzip", "application/json", content_encoding="gzip"),
+        Response(b"not gzip", "application/json", content_encoding="gzip"),
     ],
 )
-def test_a_primary_that_cannot_be_read_is_not_comparable(broken: Answer) -> None:
+def test_a_primary_that_cannot_be_read_is_not_comparable(broken: Response) -> None:
     result = compare(broken, v2(output("y", "INT64", [1], [1])))
     assert (result.verdict, result.agrees) == ("not_comparable", None)
     assert 0 < len(result.detail) < 300
@@ -215,8 +215,8 @@ def call(name: str, arguments: str, ident: str = "c1") -> dict[str, Json]:
     ("a", "b", "where"),
     [
         (chat(), chat(id="y", model="n", usage={"total_tokens": 3}), ""),
-        (chat("hi"), chat("hello"), "choices.0.content"),
-        (chat(), chat(finish="length"), "choices.0.finish"),
+        (chat("hi"), chat("hello"), "choices.0.message.content"),
+        (chat(), chat(finish="length"), "choices.0.finish_reason"),
         (
             chat(None, calls=[call("f", '{"a":1,"b":2}')]),
             chat("", calls=[call("f", '{"b": 2, "a": 1}', "z")]),
@@ -225,11 +225,15 @@ def call(name: str, arguments: str, ident: str = "c1") -> dict[str, Json]:
         (
             chat(None, calls=[call("f", '{"a":1}')]),
             chat(None, calls=[call("f", '{"a":2}')]),
-            "choices.0.tool_calls.0.a",
+            "choices.0.message.tool_calls.0.function.arguments.a",
         ),
-        (chat(None, calls=[call("f", "{}")]), chat(None, calls=[call("g", "{}")]), "choices.0.tool_calls"),
-        (chat(None, calls=[call("f", "{}")]), chat("no"), "choices.0.content"),
-        ({"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, "choices.0.content"),
+        (
+            chat(None, calls=[call("f", "{}")]),
+            chat(None, calls=[call("g", "{}")]),
+            "choices.0.message.tool_calls.0.function.name",
+        ),
+        (chat(None, calls=[call("f", "{}")]), chat("no"), "choices.0.message.tool_calls"),
+        ({"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, "choices.0.text"),
         (chat(), {"choices": []}, "body"),
         (chat(), {"error": {"message": "no"}}, "body"),
     ],
@@ -242,9 +246,9 @@ def test_openai(a: Json, b: Json, where: str) -> None:
         assert json.loads(result.detail)["first"][0]["where"] == where
 
 
-def sse(*parts: Json, newline: str = "\n") -> Answer:
+def sse(*parts: Json, newline: str = "\n") -> Response:
     lines = [f"data: {part if isinstance(part, str) else json.dumps(part)}" for part in parts]
-    return Answer((newline * 2).join([*lines, ""]).encode(), "text/event-stream; charset=utf-8")
+    return Response((newline * 2).join([*lines, ""]).encode(), "text/event-stream; charset=utf-8")
 
 
 def chunk(finish: str | None = None, **delta: Json) -> dict[str, Json]:
@@ -298,7 +302,7 @@ def test_declared_paths_are_all_that_counts() -> None:
     result = compare(a, b, Comparison(form="json", paths=("nowhere", "result.items.7")))
     assert (result.verdict, result.detail) == (
         "not_comparable",
-        "none of the declared paths is in either answer",
+        "none of the declared paths is in either response",
     )
 
 
@@ -317,12 +321,12 @@ def test_declared_paths_are_all_that_counts() -> None:
     ],
 )
 def test_canonical_json(a: bytes, b: bytes, expected: str) -> None:
-    assert verdict(Answer(a, "application/problem+json"), Answer(b)) == expected
+    assert verdict(Response(a, "application/problem+json"), Response(b)) == expected
 
 
 def test_bytes_are_compared_as_bytes() -> None:
-    assert compare(Answer(b"\x89PNG", "image/png"), Answer(b"\x89PNG", "image/png")).agrees is True
-    differs = compare(Answer(b"a" * 10_000, "text/plain"), Answer(b"\xff" * 10_000, "text/plain"))
+    assert compare(Response(b"\x89PNG", "image/png"), Response(b"\x89PNG", "image/png")).agrees is True
+    differs = compare(Response(b"a" * 10_000, "text/plain"), Response(b"\xff" * 10_000, "text/plain"))
     assert differs.agrees is False
     assert len(differs.detail) <= 1_000
     assert verdict(js({"a": 1}), js({"a": 1.0}), form="bytes") == "differs"
@@ -331,8 +335,10 @@ def test_bytes_are_compared_as_bytes() -> None:
 def test_compressed_answers() -> None:
     plain = json.dumps({"a": [1, 2]}).encode()
     for coding, body in [("gzip", gzip.compress(plain)), ("deflate", zlib.compress(plain))]:
-        assert compare(Answer(body, "application/json", "", coding), Answer(plain, "application/json")).agrees
-    bomb = Answer(gzip.compress(b"[" + b"1," * 20_000_000 + b"1]"), "application/json", "", "gzip")
+        assert compare(
+            Response(body, "application/json", "", coding), Response(plain, "application/json")
+        ).agrees
+    bomb = Response(gzip.compress(b"[" + b"1," * 20_000_000 + b"1]"), "application/json", "", "gzip")
     assert "larger than" in compare(bomb, js([1])).detail
 
 
@@ -401,7 +407,7 @@ TYPES = st.sampled_from(
     ["", "application/json", "text/event-stream", "text/plain", "application/octet-stream", "é;"]
 )
 HEADERS = st.sampled_from(["", "", "", "0", "12", "x", "99999999999999999999"])
-ANSWERS = st.builds(Answer, BODIES, TYPES, HEADERS, st.sampled_from(["", "", "", "gzip", "zstd"]))
+ANSWERS = st.builds(Response, BODIES, TYPES, HEADERS, st.sampled_from(["", "", "", "gzip", "zstd"]))
 SETTINGS = st.builds(
     Comparison,
     st.sampled_from(["auto", "auto", "v2", "predictions", "openai", "json", "bytes"]),
@@ -413,13 +419,13 @@ SETTINGS = st.builds(
 
 @settings(max_examples=250, deadline=None)
 @given(ANSWERS, ANSWERS, SETTINGS)
-@example(Answer(b"[" * 990 + b"]" * 990), Answer(b"[" * 990 + b"]" * 990), Comparison())
+@example(Response(b"[" * 990 + b"]" * 990), Response(b"[" * 990 + b"]" * 990), Comparison())
 @example(
     js({"choices": [{"message": {"content": "x"}}]}),
-    Answer(b'{"choices":[{"message":{"content":' + b"[" * 900 + b"]" * 900 + b"}}]}"),
+    Response(b'{"choices":[{"message":{"content":' + b"[" * 900 + b"]" * 900 + b"}}]}"),
     Comparison(),
 )
-def test_no_bytes_make_it_raise(a: Answer, b: Answer, how: Comparison) -> None:
+def test_no_bytes_make_it_raise(a: Response, b: Response, how: Comparison) -> None:
     result = compare(a, b, how)
     assert result.verdict in ("agrees", "differs", "not_comparable")
     assert len(result.detail) <= 1_000
@@ -431,16 +437,16 @@ def test_no_bytes_make_it_raise(a: Answer, b: Answer, how: Comparison) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(ANSWERS, SETTINGS)
-def test_every_answer_that_can_be_compared_agrees_with_itself(a: Answer, how: Comparison) -> None:
+def test_every_answer_that_can_be_compared_agrees_with_itself(a: Response, how: Comparison) -> None:
     assert (
-        compare(a, Answer(a.body, a.content_type, a.inference_header, a.content_encoding), how).agrees
+        compare(a, Response(a.body, a.content_type, a.inference_header, a.content_encoding), how).agrees
         is not False
     )
 
 
 @settings(max_examples=80, deadline=None)
 @given(ANSWERS, ANSWERS)
-def test_agreement_has_no_direction_where_both_can_be_read(a: Answer, b: Answer) -> None:
+def test_agreement_has_no_direction_where_both_can_be_read(a: Response, b: Response) -> None:
     there, back = compare(a, b), compare(b, a)
     if there.form == back.form and None not in (there.agrees, back.agrees):
         assert there.agrees is back.agrees
