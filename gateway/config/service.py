@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from gateway.config.backend import BackendTls
 from gateway.config.part import HeaderName, HeaderValue, Name, Part, Url
 from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
+from gateway.dataplane.browsers import is_loopback
 
 Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin"]
 
@@ -40,6 +41,18 @@ def _store(value: str) -> str:
     raise ValueError("this is not a store; write sqlite:///FILE or redis://HOST:6379/0")
 
 
+def _key_set(value: str) -> str:
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        return value
+    host = urlsplit(value).hostname or ""
+    if scheme == "https" or (scheme == "http" and (host == "localhost" or is_loopback(host))):
+        return value
+    raise ValueError(
+        "whoever is in between could put in keys of their own; write an https address, or a file"
+    )
+
+
 class Key(Part):
     """An API key; only its hash is here (``turnout keys new`` makes both)."""
 
@@ -62,8 +75,8 @@ class Jwt(Part):
 
     issuer: str
     audience: str
-    jwks: str
-    """The https address, or the file, of the provider's public keys."""
+    jwks: Annotated[str, AfterValidator(_key_set)]
+    """The https address (http on this machine), or the file, of the provider's public keys."""
     refresh: Positive = 300.0
     """How long fetched keys are used before they are fetched again."""
     algorithms: Annotated[

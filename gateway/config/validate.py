@@ -17,6 +17,7 @@ from gateway.config.references import Finding, Names, faults_of, names_in
 from gateway.config.yaml_text import Tree
 
 _MOST_ROUNDS: Final = 20
+_SHORTEST_SECRET: Final = 4
 
 
 def validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
@@ -41,14 +42,15 @@ def validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
 
 
 def fault_at(tree: Tree, finding: Finding) -> Fault:
-    """``finding`` with its line, and without values that came from the environment."""
+    """``finding`` with its line, and without values that came from the environment: they may be secrets."""
     path, message, hint = finding.path, finding.message, finding.hint
     value = _value_at(tree.data, path)
     # A section begins a line after its key, which is the better place to point at.
     line, column = tree.place(path, key=finding.of_key or isinstance(value, dict | list))
     if path in tree.secrets:
-        message, hint = _without_value(message, value, tree.secrets[path]), ""
-    return Fault(line, column, render_path(path), message, hint)
+        # Whatever found it may quote the value, or a part of it, in any form.
+        message, hint = f"the value of ${{{tree.secrets[path]}}} is not understood here", ""
+    return Fault(line, column, render_path(path), _scrubbed(tree, message), _scrubbed(tree, hint))
 
 
 def _structural(pruned: Pruned, error: ValidationError) -> list[Finding]:
@@ -96,12 +98,15 @@ def _names(data: Mapping[str, Any]) -> Names:
     return Names(keys(data, "backends"), keys(data, "metrics"), routes)
 
 
-def _without_value(message: str, value: object, variable: str) -> str:
-    """What came from the environment may be a secret; the variable's name says enough."""
-    name = f"the value of ${{{variable}}}"
-    message = message.replace(repr(value), name)
-    # A short value is no secret, and would be found inside other words.
-    return message.replace(value, name) if isinstance(value, str) and len(value) >= 4 else message
+def _scrubbed(tree: Tree, message: str) -> str:
+    """``message`` of a section, or of another key, without values from the environment that it quotes."""
+    for path, variable in tree.secrets.items():
+        value = _value_at(tree.data, path)
+        # A short value is no secret, and would be found inside other words.
+        if isinstance(value, str) and len(value) >= _SHORTEST_SECRET and value in message:
+            name = f"the value of ${{{variable}}}"
+            message = message.replace(repr(value), name).replace(value, name)
+    return message
 
 
 def _value_at(data: Any, path: KeyPath) -> object:

@@ -73,8 +73,8 @@ ANYONE: Final = Principal("", frozenset(("infer", "feedback", "read", "metrics")
 LOCAL: Final = Principal("", frozenset(SCOPES))
 """The same from the loopback interface, with no proxy between."""
 
-Verifier = Callable[[bytes], tuple[Principal, float]]
-"""Turns a bearer token that is no API key into (principal, expiry); raises TurnoutError."""
+Verifier = Callable[[bytes, float], Principal]
+"""The principal of a bearer token that is no API key, at a time in seconds since the epoch; raises TurnoutError."""
 
 
 class Authenticator:
@@ -95,7 +95,8 @@ class Authenticator:
         self.browsers = browsers if browsers is not None else Browsers()
         self._keys = keys or {}
         self._verify = verify
-        self.cache: dict[bytes, tuple[Principal, float]] = {}
+        self.cache: dict[bytes, Principal] = {}
+        """By credential; keys alone, for a token is good only as long as the key that signed it."""
 
     def principal(self, credential: bytes | None, now: float) -> Principal:
         """The principal behind ``credential``: an Authorization value ("Bearer …") or a bare key.
@@ -105,13 +106,17 @@ class Authenticator:
         if credential is None:
             raise TurnoutError("unauthenticated")
         known = self.cache.get(credential)
-        if known is not None and known[1] > now:
-            return known[0]
-        found = self._prove(credential)
+        if known is not None:
+            return known
+        scheme, _, rest = credential.partition(b" ")
+        secret = rest.strip() if rest and scheme.lower() == b"bearer" else credential.strip()
+        principal = self._keys.get(hashlib.sha256(secret).digest())
+        if principal is None:
+            return self._by_token(secret, now)
         if len(self.cache) >= CACHED:
             self.cache.clear()
-        self.cache[credential] = found
-        return found[0]
+        self.cache[credential] = principal
+        return principal
 
     def visitor(self, method: bytes, host: bytes, fields: Mapping[bytes, bytes], *, near: bool) -> Principal:
         """The principal of a request without authentication, whatever credential it carries.
@@ -123,14 +128,9 @@ class Authenticator:
         self.browsers.check(method, host, fields)
         return LOCAL if near and self.browsers.own(host) else ANYONE
 
-    def _prove(self, credential: bytes) -> tuple[Principal, float]:
-        scheme, _, rest = credential.partition(b" ")
-        secret = rest.strip() if rest and scheme.lower() == b"bearer" else credential.strip()
-        principal = self._keys.get(hashlib.sha256(secret).digest())
-        if principal is not None:
-            return principal, float("inf")
+    def _by_token(self, secret: bytes, now: float) -> Principal:
         if self._verify is not None and secret.count(b".") == 2:
-            return self._verify(secret)
+            return self._verify(secret, now)
         raise TurnoutError(
             "unauthenticated", "The key is not known here; check it, or make one with 'turnout keys new'."
         )

@@ -340,6 +340,30 @@ def test_secrets_are_never_shown() -> None:
     assert "the value of ${S} is not understood here" in render_faults(faults)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('url: "http://127.0.0.1:9101"', 'url: "http://h:${S}"'),
+        ('url: "http://127.0.0.1:9101"', 'url: "http://[${S}]/"'),
+        ('url: "http://127.0.0.1:9101"', 'url: "${S}://h"'),
+        ("type: split", 'type: "${S}"'),
+        ("metrics:", 'auth: {jwt: {issuer: i, audience: a, jwks: "ftp://${S}"}}\nmetrics:'),
+        ("metrics:", 'listen: "${S}"\nmetrics:'),
+        ("metrics:", 'auth: {keys: [{id: "${S}", hash: "sha256:x", scopes: ["${S}"]}]}\nmetrics:'),
+    ],
+)
+def test_no_part_of_a_secret_is_shown_by_any_check(old: str, new: str) -> None:
+    """S11: libraries quote values in forms of their own, and readers saw them in the log and the events."""
+    text = GOOD.replace(old, new, 1)
+    assert text != GOOD
+    faults = examine(text, env={"S": "hunter2/seCret"}).faults
+    said = render_faults(faults) + render_faults(faults, as_json=True)
+    assert faults
+    for part in ("hunter2", "seCret", "secret"):
+        assert part not in said, said
+    assert "${S}" in said
+
+
 def test_rendering() -> None:
     text = GOOD.replace("v2: 1}", "v22: 1}")
     faults = examine(text, env={}).faults

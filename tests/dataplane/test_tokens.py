@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +68,10 @@ def signed(key: Any, algorithm: str = "ES256", kid: str | None = "one", **change
 
 
 async def test_a_good_token_is_a_principal(tokens: Tokens, ecdsa: Any) -> None:
-    principal, expiry = tokens.verify(signed(ecdsa))
+    principal = tokens.verify(signed(ecdsa), NOW - 100)
     assert principal.id == "alice"
     assert principal.scopes == {"infer", "feedback"}
     assert principal.routes == {"digits"}
-    assert expiry == NOW + tokens.settings.leeway
 
 
 @pytest.mark.parametrize(
@@ -85,13 +87,13 @@ async def test_a_good_token_is_a_principal(tokens: Tokens, ecdsa: Any) -> None:
 )
 async def test_a_bad_claim_is_refused(tokens: Tokens, ecdsa: Any, changes: dict[str, Any]) -> None:
     with pytest.raises(TurnoutError, match="not valid here") as refused:
-        tokens.verify(signed(ecdsa, **changes))
+        tokens.verify(signed(ecdsa, **changes), NOW - 100)
     assert refused.value.code == "unauthenticated"
 
 
 async def test_a_foreign_signature_is_refused(tokens: Tokens) -> None:
     with pytest.raises(TurnoutError):
-        tokens.verify(signed(ec.generate_private_key(ec.SECP256R1())))
+        tokens.verify(signed(ec.generate_private_key(ec.SECP256R1())), NOW - 100)
 
 
 async def test_a_token_without_a_signature_or_with_a_shared_secret_is_refused(
@@ -101,7 +103,7 @@ async def test_a_token_without_a_signature_or_with_a_shared_secret_is_refused(
     shared = jwt.encode(GOOD, "s" * 64, "HS256", headers={"kid": "one"}).encode()
     for token in (unsigned, shared, b"a.b.c", b"..", signed(ecdsa)[:-3]):
         with pytest.raises(TurnoutError):
-            tokens.verify(token)
+            tokens.verify(token, NOW - 100)
 
 
 async def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
@@ -114,34 +116,93 @@ async def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
     Path(tokens.settings.jwks).write_text(json.dumps({"keys": [public(new, "two")]}))
     token = signed(new, "RS256", "two")
     with pytest.raises(TurnoutError, match="not known"):
-        tokens.verify(token)
+        tokens.verify(token, NOW - 100)
     await asyncio.sleep(0.3)
-    assert tokens.verify(token)[0].id == "alice"
+    assert tokens.verify(token, NOW - 100).id == "alice"
     running.cancel()
 
 
 async def test_keys_that_cannot_be_read_leave_the_old_ones(tokens: Tokens, ecdsa: Any) -> None:
     Path(tokens.settings.jwks).write_text("{")
     assert not await tokens.fetch()
-    assert tokens.verify(signed(ecdsa))[0].id == "alice"
+    assert tokens.verify(signed(ecdsa), NOW - 100).id == "alice"
 
 
 async def test_a_token_is_remembered_until_it_expires(tokens: Tokens, ecdsa: Any) -> None:
-    proved = 0
-
-    def verify(token: bytes) -> Any:
-        nonlocal proved
-        proved += 1
-        return tokens.verify(token)
-
-    authenticator = Authenticator({}, verify=verify)
+    authenticator = Authenticator({}, verify=tokens.verify)
     credential = b"Bearer " + signed(ecdsa)
-    for _ in range(3):
-        assert authenticator.principal(credential, NOW - 100).id == "alice"
-    assert proved == 1
-    authenticator.principal(credential, NOW + 1_000)
-    assert proved == 2
+    first = authenticator.principal(credential, NOW - 100)
+    assert first.id == "alice"
+    assert authenticator.principal(credential, NOW - 50) is first
+    assert authenticator.principal(credential, NOW + 1_000) is not first, "proved again"
     with pytest.raises(TurnoutError):
         authenticator.principal(b"Bearer nothing", NOW)
     with pytest.raises(TurnoutError):
         authenticator.principal(None, NOW)
+
+
+async def test_a_token_does_not_outlive_the_key_that_signed_it(tokens: Tokens, ecdsa: Any) -> None:
+    """S17: a withdrawn key's tokens went on until they expired, where they had been seen before."""
+    authenticator = Authenticator({}, verify=tokens.verify)
+    credential = b"Bearer " + signed(ecdsa)
+    assert authenticator.principal(credential, NOW - 100).id == "alice"
+    assert await tokens.fetch()
+    assert authenticator.principal(credential, NOW - 100).id == "alice"
+    other = ec.generate_private_key(ec.SECP256R1())
+    Path(tokens.settings.jwks).write_text(json.dumps({"keys": [public(other, "two")]}))
+    assert await tokens.fetch()
+    with pytest.raises(TurnoutError, match="not known"):
+        authenticator.principal(credential, NOW - 100)
+
+
+async def test_keys_that_sign_nothing_are_left_out(tokens: Tokens) -> None:
+    """A shared secret in the set would let in whoever knows it; a key for encryption signs nothing."""
+    secret = {"kty": "oct", "k": "c2VjcmV0" * 6, "kid": "shared", "alg": "HS256"}
+    wrapping = public(ec.generate_private_key(ec.SECP256R1()), "wrapping") | {"use": "enc"}
+    good = public(ec.generate_private_key(ec.SECP256R1()), "good")
+    Path(tokens.settings.jwks).write_text(json.dumps({"keys": [secret, wrapping, good]}))
+    assert await tokens.fetch()
+    assert list(tokens._keys) == ["good"]
+
+
+class Provider(BaseHTTPRequestHandler):
+    """Sends zeros without end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(4096):
+                self.wfile.write(b"0" * 65_536)
+                self.server.sent += 65_536  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+async def test_a_provider_can_not_fill_the_memory(tokens: Tokens, ecdsa: Any) -> None:
+    """S29: whatever it sent was read to the end."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
+    server.sent = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        settings = tokens.settings.model_copy(update={"jwks": f"http://127.0.0.1:{server.server_port}/"})
+        assert not await Tokens(settings).fetch()
+        assert server.sent < 64 << 20
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+
+
+@pytest.mark.parametrize("place", ["http://id.example.com/jwks", "file:///etc/jwks", "ftp://127.0.0.1/jwks"])
+def test_keys_come_over_https_or_from_a_file(place: str) -> None:
+    """S29: whoever is between could sign for anybody."""
+    with pytest.raises(ValueError, match="write an https address, or a file"):
+        Jwt(issuer="i", audience="a", jwks=place)
+
+
+@pytest.mark.parametrize(
+    "place", ["https://id.example.com/jwks", "http://127.0.0.1:8000/jwks", "keys/jwks.json"]
+)
+def test_where_keys_may_be(place: str) -> None:
+    assert Jwt(issuer="i", audience="a", jwks=place).jwks == place
