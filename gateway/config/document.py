@@ -61,6 +61,7 @@ from gateway.config.route import (
 from gateway.config.service import (
     Auth,
     BrowserAccess,
+    ConfigAccess,
     DashboardAccess,
     Jwt,
     Key,
@@ -90,6 +91,7 @@ __all__ = [
     "BrowserAccess",
     "Canary",
     "Comparison",
+    "ConfigAccess",
     "DashboardAccess",
     "Debut",
     "Discount",
@@ -151,6 +153,7 @@ class Document(Part):
     """None: everyone may use and read, and only this machine may steer, configure and force variants."""
     browsers: BrowserAccess = BrowserAccess()
     """For a gateway without ``auth``."""
+    config: ConfigAccess = ConfigAccess()
     metrics: Mapping[Name, Metric] = Field(default_factory=dict)
     backends: Mapping[Name, Backend] = Field(default_factory=dict)
     routes: Mapping[Name, Route] = Field(default_factory=dict)

@@ -131,11 +131,20 @@ class BrowserAccess(Part):
     """Origins of pages of other sites that may send requests."""
 
 
+class ConfigAccess(Part):
+    """How the configuration may be changed while the gateway runs."""
+
+    api: Literal["on", "off"] = "on"
+    """``off``: by the file alone; ``PUT /-/config`` and ``POST /-/config/restore`` are refused."""
+
+
 class Tls(Part):
     """TLS to clients, on every port of the gateway."""
 
     cert: str
     key: str
+    hsts: Positive | None = None
+    """How long browsers shall use nothing but TLS for this host name, on every port; None: as they like."""
     client_ca: str | None = None
     client_auth: Literal["none", "optional", "required"] = "none"
 

@@ -30,10 +30,14 @@ class ControlApp:
 
     def __init__(self, context: Context) -> None:
         self._desk = Desk(context)
-        self._edge = Edge(_Calls(self._desk))
+        self._edge = Edge(_Calls(self._desk), self._hsts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._edge(scope, receive, send)
+
+    def _hsts(self) -> float | None:
+        tls = self._desk.context.document().tls
+        return tls.hsts if tls is not None else None
 
     def close(self) -> None:
         self._desk.closing.set()

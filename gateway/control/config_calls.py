@@ -23,7 +23,16 @@ async def read_config(ask: Ask) -> Response:
     return Response(found.document, 200, _headers(found), media_type=YAML)
 
 
+def _must_be_writable(ask: Ask) -> None:
+    """Raises forbidden where only the file may change the configuration."""
+    if ask.context.document().config.api == "off":
+        raise TurnoutError(
+            "forbidden", "The configuration is changed by its file alone here ('config: {api: off}')."
+        )
+
+
 async def write_config(ask: Ask) -> Response:
+    _must_be_writable(ask)
     try:
         text = (await ask.bytes()).decode("utf-8")
     except UnicodeDecodeError:
@@ -42,6 +51,7 @@ async def read_history(ask: Ask) -> Response:
 
 
 async def restore(ask: Ask) -> Response:
+    _must_be_writable(ask)
     wanted = (await ask.body(Restore)).revision
     made = await ask.context.restore_config(wanted, ask.author, _if_match(ask))
     return answer(_shown(made), headers=_headers(made))

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,14 +24,20 @@ log = logging.getLogger("turnout.control")
 RETRY_AFTER: Final = 1.0
 """Seconds, when the store is away."""
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
-_HEADERS: Final = (("x-content-type-options", "nosniff"), ("cache-control", "no-store"))
+_HEADERS: Final = (
+    ("x-content-type-options", "nosniff"),
+    ("cache-control", "no-store"),
+    ("cross-origin-resource-policy", "same-origin"),
+)
 
 
 class Edge:
     """An ASGI application around another one."""
 
-    def __init__(self, inner: ASGIApp) -> None:
+    def __init__(self, inner: ASGIApp, hsts: Callable[[], float | None] = lambda: None) -> None:
+        """``hsts``: seconds for which browsers shall insist on TLS."""
         self._inner = inner
+        self._hsts = hsts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +55,8 @@ class Edge:
                 headers.setdefault("x-request-id", request_id)
                 for name, value in _HEADERS:
                     headers.setdefault(name, value)
+                if scope.get("scheme") == "https" and (insist := self._hsts()) is not None:
+                    headers["strict-transport-security"] = f"max-age={round(insist)}"
             try:
                 await send(message)
             except OSError:

@@ -19,6 +19,9 @@ OF_BACKENDS: Final = frozenset({"health", "ejection"})
 # no-transform and x-accel-buffering: no proxy between shall gather the stream into pieces.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
+_OF_CONFIG = frozenset({"config_refused"})
+"""Kinds whose data quote the configuration."""
+
 
 async def stream_events(ask: Ask) -> Response:
     query = ask.query(EventQuery)
@@ -49,6 +52,8 @@ def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], 
 
     def wanted(event: Event) -> bool:
         allowed = principal.serves(event.route) if event.route else principal.routes is None
+        if event.kind in _OF_CONFIG:
+            allowed = allowed and principal.may("config")
         return allowed and concerns(event, route, backends) and kind in (None, event.kind)
 
     return wanted

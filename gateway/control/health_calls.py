@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.control.ask import Ask, answer
 from gateway.errors import TurnoutError
+from gateway.telemetry.metrics import of_routes
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,4 +26,6 @@ async def readyz(ask: Ask) -> Response:
 
 async def metrics(ask: Ask) -> Response:
     # The figures of other workers are read from files.
-    return Response(await asyncio.to_thread(ask.context.metrics), headers={"content-type": PROMETHEUS})
+    text = await asyncio.to_thread(ask.context.metrics)
+    routes = ask.principal.routes
+    return Response(text if routes is None else of_routes(text, routes), headers={"content-type": PROMETHEUS})

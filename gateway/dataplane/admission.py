@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.dataplane.asgi import ControlCall
 from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.headers import SESSION
 from gateway.dataplane.refusal import Refusal
 from gateway.dataplane.routing import find_route
 from gateway.dataplane.tracing import traced
@@ -37,7 +38,7 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
             )
     except TurnoutError as error:
         if tracing is not None:
-            tracing.begins(head)
+            tracing.begins(head, admitted=False)
         return Refusal(client, head, error)
     if tracing is not None and tracing.begins(head):
         return traced(client, head, route)
@@ -58,6 +59,8 @@ def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
     else:
         principal = authenticator.principal(credential, client.worker.wall())
     head.principal = principal
+    if head.kept and SESSION in head.kept.get(b"cookie", b""):
+        head.drop_sessions()
     if credential is not None:
         head.set_credentials(openly=authenticator.open)
     if not principal.infer:

@@ -34,6 +34,7 @@ from gateway.dataplane.headers import (
     tokens,
     valid_host,
     valid_request_id,
+    without_sessions,
 )
 from gateway.errors import TurnoutError
 
@@ -230,6 +231,19 @@ class Head:
         if theirs:
             self.lines = self.lines + theirs
         self.credential_lines = ours
+
+    def drop_sessions(self) -> None:
+        """Removes the dashboard's cookies, which a backend could use as its reader."""
+        cookies, lines = [], []
+        for line in self.lines:
+            name, _, value = line[:-2].partition(b": ")
+            if name.lower() != b"cookie":
+                lines.append(line)
+            elif left := without_sessions(value):
+                cookies.append(left)
+                lines.append(b"cookie: %b\r\n" % left)
+        self.lines = lines
+        self.kept[b"cookie"] = b", ".join(cookies)
 
     def admit(self, route: str) -> None:
         """Raises TurnoutError("forbidden") unless the principal may use the route."""

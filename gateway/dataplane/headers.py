@@ -89,6 +89,7 @@ def _request_actions() -> dict[bytes, int]:
         b"forwarded": FORWARDED,
         b"x-forwarded-proto": FORWARDED_PROTO,
         b"x-forwarded-host": FORWARDED_HOST,
+        b"cookie": KEEP,
     }
     table.update(dict.fromkeys((*_HOP_BY_HOP, *_OURS), DROP))
     table.update(dict.fromkeys(_PROXIES, PROXY))
@@ -142,6 +143,8 @@ _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?",
     re.ASCII,
 )
+SESSION: Final = b"turnout-session-"
+"""What the names of the dashboard's cookies hold."""
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _ODD_SEPARATOR: Final = re.compile(rb"[\\;]|%2[fF]|%5[cC]")
 """What some servers take for the end of a path segment."""
@@ -152,6 +155,12 @@ def valid_host(value: bytes) -> bool:
     """``reg-name`` or ``[IPv6]``, with an optional port; nothing that could be taken for anything else."""
     match = _HOST.fullmatch(value)
     return match is not None and (match[1] is None or int(match[1]) <= 65_535)
+
+
+def without_sessions(cookies: bytes) -> bytes:
+    """A Cookie field without the dashboard's: under TLS browsers send it with every request to this host."""
+    pairs = [pair.strip() for pair in cookies.split(b";")]
+    return b"; ".join(pair for pair in pairs if SESSION not in pair.partition(b"=")[0])
 
 
 def valid_request_id(value: bytes) -> bool:

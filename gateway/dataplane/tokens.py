@@ -106,7 +106,15 @@ class Tokens:
         try:
             document = await self._read()
             keys = jwt.PyJWKSet.from_dict({"keys": [k for k in document["keys"] if _signs(k)]}).keys
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, httpx.HTTPError, jwt.PyJWTError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            httpx.HTTPError,
+            jwt.PyJWTError,
+        ) as error:
             log.warning("the keys of auth.jwt could not be read: %s", error)
             return False
         if document != self._document:

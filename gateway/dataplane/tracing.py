@@ -61,22 +61,25 @@ class Tracing:
         self.wall = wall
         self.offer = offer
 
-    def begins(self, head: Head) -> bool:
-        """Whether the request is traced; then ``head.trace`` is set. Called once for each request."""
+    def begins(self, head: Head, *, admitted: bool = True) -> bool:
+        """Whether the request is traced; then ``head.trace`` is set. Called once for each request.
+
+        ``admitted``: only then may its client say whether it is; a stranger's word would cost without bound.
+        """
         kept = head.kept
         parent = kept.get(PARENT)
         if parent is not None:
-            return self._asked(head, parent)
+            return self._asked(head, parent, self.follow and admitted)
         if STATE in kept:
             self._strip(head)  # without a traceparent it means nothing (W3C Trace Context 3.3)
         return self._begin(head, None) if self.chance() < self.share else False
 
-    def _asked(self, head: Head, value: bytes) -> bool:
+    def _asked(self, head: Head, value: bytes, follow: bool) -> bool:
         """The client has sent a traceparent."""
         if self.follow and declines(value):
             return False
         context = parse(value, head.kept.get(STATE, b""))
-        if context is not None and self.follow:
+        if context is not None and follow:
             if context.sampled:
                 span = Context(context.trace_id, self.entropy(8), context.flags, context.state)
                 head.trace = Trace(self, span, context.span_id, None)

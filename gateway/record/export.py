@@ -169,8 +169,15 @@ class Jsonl:
         self._target.flush()
 
 
+_FORMULA: Final = frozenset("=+-@\t\r")
+"""What begins one, as OWASP lists it."""
+
+
 class Csv:
-    """With a head line; missing values are empty, booleans true and false."""
+    """With a head line; missing values are empty, booleans true and false.
+
+    A text that a spreadsheet would take for a formula (clients write request ids) gets an apostrophe in front.
+    """
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         self._target = target
@@ -181,7 +188,8 @@ class Csv:
     def write(self, rows: Sequence[Row]) -> None:
         for one in rows:
             booleans = {name: "true" if one[name] else "false" for name in _BOOLEANS}
-            self._writer.writerow(one | booleans)
+            texts = {name: f"'{one[name]}" for name in _TEXTS if one[name] and one[name][0] in _FORMULA}
+            self._writer.writerow(one | booleans | texts)
         self._empty()
 
     def finish(self) -> None:

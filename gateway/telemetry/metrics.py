@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -26,6 +27,9 @@ LATENCY_BUCKETS: Final = (
 OVERHEAD_BUCKETS: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0,
 )  # fmt: skip
+
+
+_ROUTE: Final = re.compile(rb'[{,]route="([^"]*)"')
 
 
 class Metrics:
@@ -189,6 +193,19 @@ class Metrics:
             MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
             return generate_latest(merged)
         return generate_latest(self.registry)
+
+
+def of_routes(text: bytes, routes: frozenset[str]) -> bytes:
+    """Of the text format what concerns ``routes``; figures of no route tell of all of them, and are left out."""
+    shown: list[bytes] = []
+    about: list[bytes] = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith(b"#"):
+            about = [*about, line] if about and about[-1].split(b" ")[2] == line.split(b" ")[2] else [line]
+        elif (found := _ROUTE.search(line)) is not None and found[1].decode() in routes:
+            shown += (*about, line)
+            about = []
+    return b"".join(shown)
 
 
 def _counted(*by_column: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int]]:

@@ -48,8 +48,8 @@ def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                 "line": 2,
                 "column": 1,
                 "path": "routez",
-                "message": "there is no key 'routez'; known: auth, backends, browsers, control, limits, listen, loops, "
-                "metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies",
+                "message": "there is no key 'routez'; known: auth, backends, browsers, config, control, limits, "
+                "listen, loops, metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies",
                 "hint": "did you mean 'routes'?",
             }
         ],

@@ -127,8 +127,9 @@ WHOLE = """\
 listen: 127.0.0.1:0
 control: 127.0.0.1:8081
 store: redis://cache:6379/1
-tls: {cert: c.pem, key: k.pem, client_ca: ca.pem, client_auth: optional}
+tls: {cert: c.pem, key: k.pem, hsts: 365d, client_ca: ca.pem, client_auth: optional}
 trusted_proxies: [10.0.0.0/8, "::1"]
+config: {api: off}
 browsers: {hosts: [models.example.com], origins: ["https://app.example.com"]}
 auth:
   dashboard: {steer: false}

@@ -34,6 +34,7 @@ KEYS: dict[str, str] = {
     "slow": "scopes: [read], rate: 1/s",
     "ops": "scopes: [admin]",
     "bound-admin": "scopes: [admin], routes: [digits]",
+    "bound-scraper": "scopes: [metrics], routes: [digits]",
     "pilot": "scopes: [read, steer]",
     "editor": "scopes: [read, config]",
 }

@@ -306,6 +306,49 @@ async def test_without_auth_all_may_read_and_only_the_machine_itself_may_steer(t
             await one.aclose()
 
 
+async def test_a_bound_key_sees_the_figures_of_its_routes_alone(harness: Harness, client: Client) -> None:
+    """S23: it saw those of all routes."""
+    text = (
+        b"# HELP turnout_requests_total R.\n# TYPE turnout_requests_total counter\n"
+        b'turnout_requests_total{route="digits",variant="v1"} 1.0\n'
+        b'turnout_requests_total{route="shop",variant="new"} 2.0\n'
+        b"# HELP turnout_fallbacks_total F.\n# TYPE turnout_fallbacks_total counter\n"
+        b'turnout_fallbacks_total{variant="v1",route="shop"} 3.0\n'
+        b"# HELP turnout_connections C.\n# TYPE turnout_connections gauge\nturnout_connections 4.0\n"
+    )
+    harness.metrics = lambda: text  # type: ignore[method-assign]
+    assert (await client("scraper").get("/-/metrics")).content == text
+    bound = await client("bound-scraper").get("/-/metrics")
+    assert bound.content == b"".join(text.splitlines(keepends=True)[:3])
+
+
+async def test_refused_configurations_are_told_to_those_who_may_read_it(
+    harness: Harness, client: Client
+) -> None:
+    """S11: the event quotes what was refused."""
+    await harness.emit("config_refused", "", {"error": "c.yaml:3:5: …"})
+    await harness.emit("config", "", {"revision": 2})
+    for key, kinds in (("reader", ["config"]), ("editor", ["config_refused", "config"])):
+        found = (await client(key).get("/-/events/recent")).json()["events"]
+        assert [event["kind"] for event in found] == kinds
+
+
+async def test_writing_the_configuration_can_be_switched_off(tmp_path: Path) -> None:
+    text = "config: {api: off}\n" + auth() + ROUTES
+    async with started(tmp_path / "t.db", text) as harness:
+        transport = httpx.ASGITransport(app=build(harness))
+        headers = {"x-api-key": "ops", "if-match": "*"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://turnout.test", headers=headers
+        ) as http:
+            assert (await http.get("/-/config")).status_code == 200
+            for method, path in (("PUT", "/-/config"), ("POST", "/-/config/restore")):
+                answer = await http.request(method, path, content=ROUTES)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+                assert "config: {api: off}" in answer.text
+        assert harness.revision().revision == 1
+
+
 async def test_readiness(harness: Harness, client: Client) -> None:
     assert (await client().get("/-/readyz")).json() == {"status": "ready"}
     harness.readiness = (False, "The gateway is shutting down.")

@@ -27,7 +27,7 @@ CONFIG = """
 listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
 limits: {header_timeout: 2s}
-tls: {cert: "@PKI@/server.pem", key: "@PKI@/server.key", client_ca: "@PKI@/ca.pem", client_auth: required}
+tls: {cert: "@PKI@/server.pem", key: "@PKI@/server.key", client_ca: "@PKI@/ca.pem", client_auth: required, hsts: 1d}
 backends:
   good:
     url: "https://localhost:@BACKEND@"
@@ -164,6 +164,14 @@ def trust(pki: Path, certificate: str = "client") -> ssl.SSLContext:
     if certificate:
         context.load_cert_chain(pki / f"{certificate}.pem", pki / f"{certificate}.key")
     return context
+
+
+def test_browsers_are_told_to_insist_on_tls(gateway: GatewayProcess, pki: Path) -> None:
+    """S35: it was never said; a name is shared by all ports of a machine, so only where it is configured."""
+    with client(gateway, pki) as asking:
+        for path in ("/-/healthz", "/-/nothing"):
+            assert asking.get(path).headers["strict-transport-security"] == "max-age=86400"
+        assert "strict-transport-security" not in asking.get("/good").headers
 
 
 def test_both_sides_speak_tls(gateway: GatewayProcess, pki: Path) -> None:

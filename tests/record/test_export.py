@@ -47,6 +47,15 @@ async def exported(store: SqliteStore, format: Format, **limits: object) -> byte
     return target.getvalue()
 
 
+@pytest.mark.parametrize("start", "=+-@\t\r")
+async def test_no_text_of_a_client_is_a_formula(store: SqliteStore, start: str) -> None:
+    """S30: a spreadsheet ran what a client had sent as its request id."""
+    await store.append([outcome(T0, request_id=f'{start}HYPERLINK("http://evil.example")')])
+    (found,) = csv.DictReader(io.StringIO((await exported(store, "csv")).decode(), newline=""))
+    assert found["request_id"] == f'\'{start}HYPERLINK("http://evil.example")'
+    assert float(found["time"]) == T0
+
+
 async def test_jsonl(store: SqliteStore) -> None:
     rows = await fill(store)
     lines = [json.loads(line) for line in (await exported(store, "jsonl")).splitlines()]

@@ -199,6 +199,25 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     assert "may write there" in done.stdout
 
 
+async def test_only_its_owner_reads_the_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """S12: it holds the keys that seal decision ids and logins, and was readable by everyone on the machine."""
+    path = tmp_path / "store.db"
+    before = os.umask(0)
+    try:
+        store = await opened(path)
+        await store.append([outcome(T0)])
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+        assert modes == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm"), 0o600)
+        await store.close()
+    finally:
+        os.umask(before)
+    assert not caplog.records
+    path.chmod(0o640)
+    await (await opened(path)).close()
+    assert path.stat().st_mode & 0o777 == 0o640, "somebody's choice"
+    assert "chmod 600" in caplog.text
+
+
 async def test_a_file_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
     store = await opened(tmp_path / "store.db")
     await store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,10 +161,23 @@ def test_a_refused_request_is_one_span(rig: FaultRig, to: Collector, sampled: bo
         return
     (span,) = to.wait(1)
     assert (span.name, span.kind, span.failed) == ("POST", "server", False)
-    assert (span.trace_id, span.parent) == (TRACE, SPAN)
+    assert (span.parent, span.links) == ("", [(TRACE, SPAN)]), "it only is linked to"
     assert span.attributes["turnout.error"] == "unknown_route"
     assert span.attributes["http.response.status_code"] == 404
     assert "turnout.route" not in span.attributes
+
+
+def test_a_stranger_has_no_say_in_what_is_traced(
+    rig: FaultRig, to: Collector, settled: Callable[..., None]
+) -> None:
+    """S35: who was refused could have every request of theirs exported."""
+    settled(sample=0)
+    for _ in range(5):
+        assert rig.ask("/nowhere", lines=sent(f"traceparent: {PARENT}")).status == 404
+    rig.ask("/plain", lines=sent(f"traceparent: {PARENT}"))
+    assert {span.trace_id for span in to.wait(2)} == {TRACE}
+    time.sleep(0.15)
+    assert len(to.spans) == 2
 
 
 def test_a_body_that_is_refused_is_one_span(rig: FaultRig, to: Collector) -> None:

@@ -106,6 +106,23 @@ def test_the_gateways_credentials_stay_here(
         assert request.all(name) == passed.get(name, [])
 
 
+@pytest.mark.parametrize(
+    ("lines", "passed"),
+    [
+        ([b"cookie: a=1; __Host-turnout-session-0a1b2c3d=x; b=2"], [b"a=1; b=2"]),
+        ([b"cookie: __Host-turnout-session-0a1b2c3d=x"], []),
+        ([b"cookie: a=1", b"Cookie: turnout-session-0a1b2c3d=x"], [b"a=1"]),
+        ([b"cookie: a=turnout-session-; b=2"], [b"a=turnout-session-; b=2"]),
+    ],
+)
+def test_the_dashboards_cookie_stays_here(rig: Rig, lines: list[bytes], passed: list[bytes]) -> None:
+    """Under TLS it is sent with every request to this host, and a backend could log in with it."""
+    with rig.client() as client:
+        client.send(get(b"/p/x", APP, *lines))
+        assert client.answer().status == 200
+    assert rig.requests[0].all("cookie") == passed
+
+
 def test_a_route_that_passes_credentials_on(rig: Rig) -> None:
     with rig.client() as client:
         client.send(get(b"/passing/x", b"authorization: Bearer app"))

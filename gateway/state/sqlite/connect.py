@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from gateway.record.page import BadPage
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.schema import TooNew
+
+log = logging.getLogger("turnout.store")
 
 BUSY_SECONDS: Final = 10.0
 """How long a writer waits for the writers of other processes."""
@@ -32,6 +36,21 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def keep_private(path: Path) -> None:
+    """Makes the file, if absent, such that only its owner reads it; SQLite gives -wal and -shm the same mode.
+
+    It holds the keys that seal decision ids and logins, and secrets written into a configuration. A laxer mode of
+    an existing file is somebody's choice, so it is warned about and left.
+    """
+    with suppress(OSError):  # whatever it is, `connect` says it better
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            log.warning(
+                "others may read the store %s (mode %04o), and it holds keys: chmod 600 it", path, mode
+            )
 
 
 @contextmanager

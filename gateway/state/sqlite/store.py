@@ -30,7 +30,7 @@ from gateway.state.base import (
 )
 from gateway.state.paging import parts
 from gateway.state.sqlite import control, linear, pages, rewards, sums, upkeep
-from gateway.state.sqlite.connect import connect, plainly
+from gateway.state.sqlite.connect import connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Work, Writer
@@ -58,6 +58,7 @@ class SqliteStore:
 
     def _prepare(self) -> None:
         with plainly(self.path):
+            keep_private(self.path)
             connection = connect(self.path)
             try:
                 migrate(connection)
