@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from policies import asymptotic
+from policies.bets import Bets, Block, Limit, WindowBets
 from policies.contrast import Rate, difference_interval, mean_interval
 from policies.latency import Edges
 from policies.measures import (
@@ -29,7 +30,8 @@ from policies.measures import (
     latency_quantile,
     measure,
 )
-from policies.verdicts import Guardrail, Outcome, Verdict
+from policies.model import RewardSums
+from policies.verdicts import Guardrail, Levels, Outcome, Verdict
 
 __all__ = [
     "SICK",
@@ -38,6 +40,7 @@ __all__ = [
     "Interval",
     "Judgement",
     "Kind",
+    "Levels",
     "Outcome",
     "Verdict",
     "could_not_look",
@@ -67,23 +70,49 @@ def judge_all(
     guardrails: Sequence[Guardrail],
     baseline: Evidence,
     candidate: Evidence,
-    alpha: float,
+    alpha: float | Levels,
     *,
+    bets: WindowBets | None = None,
     edges: Edges | None = None,
     sick_above: float = SICK,
     forecast: bool = True,
 ) -> Judgement:
     """Every guardrail, and whether the baseline itself is sick.
 
-    ``alpha`` is split evenly over the guardrails and the check of the baseline (Bonferroni), so the
-    probability that anything at all is said wrongly in this epoch, over all looks, is at most ``alpha``.
+    A number ``alpha`` is split evenly over the guardrails and the check of the baseline (Bonferroni), so the
+    probability that anything at all is said wrongly in this epoch, over all looks, is at most ``alpha``. With
+    ``bets``, metrics of yes and no are decided by them.
     """
-    share = alpha / (len(guardrails) + 1)
-    verdicts = tuple(
-        judge(rail, baseline, candidate, share, edges=edges, forecast=forecast) for rail in guardrails
-    )
+    levels = alpha if isinstance(alpha, Levels) else Levels.split(alpha, len(guardrails))
+
+    def verdict(rail: Guardrail) -> Verdict:
+        block = None if bets is None else outcomes(rail, baseline, candidate)
+        limit = Limit(rail.limit) if rail.bound == "max_ratio" else Limit(shift=rail.limit)
+        bet = None if bets is None or block is None else bets.look(rail.key, limit, block)
+        level = levels.fail if bet is None else levels.bet
+        return judge(
+            rail, baseline, candidate, level, levels.passing, bet=bet, edges=edges, forecast=forecast
+        )
+
+    verdicts = tuple(map(verdict, guardrails))
     failed = any(verdict.verdict == "fail" for verdict in verdicts)
-    return Judgement(verdicts, sick_baseline(baseline, candidate, share, failed=failed, limit=sick_above))
+    sick = sick_baseline(baseline, candidate, levels.fail, failed=failed, limit=sick_above)
+    return Judgement(verdicts, sick)
+
+
+def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> Block | None:
+    """What can be bet on: each variant's requests, and how many of them were worse; None for a metric that is not of
+    yes and no, or whose observations are means of units."""
+    if guardrail.metric == "error_rate":
+        each = [e.errors_by_unit for e in (baseline, candidate) if e.units is None]
+    elif candidate.kinds.get(guardrail.metric) == "boolean":
+        each = [e.rewards.get(guardrail.metric, RewardSums()) for e in (baseline, candidate)]
+    else:
+        return None
+    if len(each) < 2 or any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
+        return None
+    worse = [s.count - s.total if guardrail.bound == "max_decrease" else s.total for s in each]
+    return Block((each[0].count, each[1].count), (worse[0], worse[1]))
 
 
 def sick_baseline(
@@ -116,11 +145,14 @@ def judge(
     baseline: Evidence,
     candidate: Evidence,
     alpha: float,
+    alpha_pass: float | None = None,
     *,
+    bet: Bets | None = None,
     edges: Edges | None = None,
     forecast: bool = True,
 ) -> Verdict:
-    """One guardrail's verdict at level ``alpha`` (for several guardrails see `judge_all`).
+    """One guardrail's verdict: ``fail`` at level ``alpha``, ``pass`` at level ``alpha_pass`` (None: the same); for
+    several guardrails see `judge_all`. Where there is a ``bet`` on the limit, it decides.
 
     ``edges`` gives the ends of a latency bucket in milliseconds; a latency guardrail needs it. ``forecast``:
     whether to work out how much more data an undecided verdict needs, which is most of the cost. Never
@@ -132,10 +164,11 @@ def judge(
     except ValueError as fault:
         return could_not_look(guardrail, alpha, str(fault))
     unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
-    verdict = replace(_decide(guardrail, measured, alpha), unit=unit)
+    passing = alpha if alpha_pass is None else alpha_pass
+    verdict = replace(_decide(guardrail, measured, alpha, passing, bet), unit=unit)
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
-    scale = _missing(guardrail, measured, alpha) if candidate.requests else None
+    scale = _missing(guardrail, measured, passing) if candidate.requests else None
     return _forecast(verdict, scale, candidate.requests, candidate.seconds)
 
 
@@ -149,6 +182,7 @@ def judge_agreement(
     compared: float,
     at_least: float,
     alpha: float,
+    alpha_pass: float | None = None,
     *,
     seconds: float = 0.0,
     forecast: bool = True,
@@ -156,13 +190,15 @@ def judge_agreement(
     """A shadow's gate: pass once the agreement rate is shown to be at least ``at_least``.
 
     ``agreeing`` of ``compared`` answers agreed, within ``seconds``; what is missing is in compared answers.
+    ``fail`` has the level ``alpha``, ``pass`` the level ``alpha_pass`` (None: the same).
     """
+    passing = alpha if alpha_pass is None else alpha_pass
 
     def outcome(scale: float) -> Outcome:
-        low, high = mean_interval(Rate(agreeing * scale, compared * scale), alpha)
-        if high < at_least:
-            return "fail"
-        return "pass" if low >= at_least else "inconclusive"
+        seen = Rate(agreeing * scale, compared * scale)
+        if mean_interval(seen, passing)[0] >= at_least:
+            return "pass"
+        return "fail" if mean_interval(seen, alpha)[1] < at_least else "inconclusive"
 
     rate = agreeing / compared if compared else None
     verdict = Verdict(
@@ -172,9 +208,10 @@ def judge_agreement(
         at_least,
         alpha,
         rate,
-        mean_interval(Rate(agreeing, compared), alpha),
+        mean_interval(Rate(agreeing, compared), passing),
         candidate=rate,
         samples=compared,
+        alpha_pass=passing,
     )
     if verdict.verdict != "inconclusive" or not compared or not forecast:
         return verdict
@@ -204,9 +241,12 @@ def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
 # From the interval to the verdict --------------------------------------------------------------------
 
 
-def _decide(guardrail: Guardrail, measured: Measured, alpha: float) -> Verdict:
-    interval = measured.interval(alpha, 1.0) if measured.samples and measured.baseline_samples else None
-    outcome: Outcome = guardrail.outcome(interval) if interval is not None else "inconclusive"
+def _decide(
+    guardrail: Guardrail, measured: Measured, alpha: float, alpha_pass: float, bet: Bets | None
+) -> Verdict:
+    seen = measured.samples and measured.baseline_samples
+    interval = measured.interval(alpha_pass, 1.0) if seen else None
+    outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
     reason = _reason(guardrail, measured, interval)
     if measured.samples < guardrail.min_samples:
         outcome = "inconclusive"
@@ -222,7 +262,28 @@ def _decide(guardrail: Guardrail, measured: Measured, alpha: float) -> Verdict:
         _known(measured.candidate),
         measured.samples,
         reason if outcome == "inconclusive" else "",
+        alpha_pass=alpha_pass,
+        e_value=None if bet is None else math.exp(min(bet.above, 700.0)),
     )
+
+
+def _outcome(
+    guardrail: Guardrail,
+    measured: Measured,
+    interval: Interval | None,
+    alpha: float,
+    alpha_pass: float,
+    bet: Bets | None,
+) -> Outcome:
+    if bet is not None:
+        if bet.above >= -math.log(alpha):
+            return "fail"
+        return "pass" if bet.below >= -math.log(alpha_pass) else "inconclusive"
+    outcome: Outcome = guardrail.outcome(interval) if interval is not None else "inconclusive"
+    if outcome == "fail" and alpha < alpha_pass:
+        strict = measured.interval(alpha, 1.0)
+        outcome = "inconclusive" if strict is None else guardrail.outcome(strict)
+    return outcome
 
 
 def _estimate(guardrail: Guardrail, measured: Measured) -> float | None:
@@ -247,7 +308,7 @@ def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None)
             if guardrail.bound != "max_ratio"
             else f"each variant needs {asymptotic.MINIMUM} values, and the baseline's mean must be above 0"
         )
-    return "the interval includes the limit"
+    return "the data do not tell yet on which side of the limit it is"
 
 
 def _missing(guardrail: Guardrail, measured: Measured, alpha: float) -> float | None:

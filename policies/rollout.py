@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from policies.guardrails import Verdict
-from policies.rollout_plan import GATE, Gate, Phase, Plan, Stage, State, begin, share_of_alpha, stage_of
+from policies.rollout_plan import GATE, Gate, Phase, Plan, Stage, State, begin, stage_of
 from policies.rollout_table import COMMANDS, TABLE, Action, Rule, Signal, Status, diagram
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "next_due",
     "possible",
     "shadow_share",
-    "share_of_alpha",
     "stage_of",
     "step",
 ]
@@ -64,6 +63,8 @@ class Tick:
     share: float | None = None
     winner: str | None = None
     beliefs: Mapping[str, Any] | None = None
+    carried: Mapping[str, float] | None = None
+    """What the next window's bets go on with (`State.carried`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,15 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
     evidence = tuple(verdict.as_dict() for verdict in event.verdicts)
     if event.beliefs is not None:
         evidence += (dict(event.beliefs),)
-    return _apply(_standing(state, event.share), found, plan, now, reason=reason, evidence=evidence)
+    return _apply(
+        _standing(state, event.share),
+        found,
+        plan,
+        now,
+        reason=reason,
+        evidence=evidence,
+        carried=event.carried,
+    )
 
 
 def _standing(state: State, share: float | None) -> State:
@@ -284,6 +293,7 @@ def _apply(
     actor: str = "",
     given: float | None = None,
     evidence: tuple[dict[str, Any], ...] = (),
+    carried: Mapping[str, float] | None = None,
 ) -> tuple[State, tuple[Effect, ...]]:
     rule = TABLE[state.status].get(signal)
     if rule is None:
@@ -298,7 +308,7 @@ def _apply(
         return state, ()  # a configuration that changes nothing for the rollout
     effects: list[Effect] = []
     if _shares(moved, plan) != _shares(state, plan) or rule.action is Action.RESTART:
-        moved = replace(moved, window=now)
+        moved = replace(moved, window=now, carried=moved.carried if carried is None else dict(carried))
         effects.append(SetWeight(moved.weight, reason))
     effects.append(
         Audit(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from policies.rollout_table import Status
+from policies.verdicts import Levels
 
 GATE: Final = -1
 """The stage before the first: the candidate only shadows, until it agrees with the baseline enough."""
@@ -68,16 +69,19 @@ class Plan:
     def first(self) -> int:
         return GATE if self.gate is not None else 0
 
-    @property
-    def looks(self) -> int:
-        """In how many windows guardrails are judged: gate, stages, bandit, bake. See `share_of_alpha`."""
-        others = (self.gate is not None, self.bandit is not None, self.bake > 0)
-        return len(self.stages) + sum(others)
+    def levels(self, guardrails: int, alpha: float = 0.05) -> Levels:
+        """What the verdicts of a window may be wrong with, so that a whole rollout is rolled back wrongly with at most
+        ``alpha``, and promoted wrongly with at most ``alpha``.
 
+        The gate is one claim more. A bandit that follows has half of ``alpha`` for itself (`bandit_alpha`).
+        """
+        rest = alpha - self.bandit_alpha(alpha)
+        share = rest / max(guardrails + (self.gate is not None), 1)
+        return Levels(alpha, share / (len(self.stages) + (self.bake > 0)), share)
 
-def share_of_alpha(plan: Plan, alpha: float = 0.05) -> float:
-    """What each window may spend, so that a whole rollout says anything wrongly with at most ``alpha``."""
-    return alpha / plan.looks
+    def bandit_alpha(self, alpha: float = 0.05) -> float:
+        """What may be said wrongly while a bandit decides; 0 without one."""
+        return alpha / 2 if self.bandit is not None else 0.0
 
 
 def stage_of(plan: Plan, index: int) -> Stage:
@@ -113,6 +117,8 @@ class State:
     reason: str = ""
     competing: float | None = None
     """Since when a bandit decides on the share, pauses included; None while the stages do."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
 
     @property
     def phase(self) -> Phase:
@@ -135,7 +141,7 @@ class State:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
         try:
-            fields = {"competing": None, **data}
+            fields = {"competing": None, "carried": {}, **data}
             fields = {name: fields[name] for name in cls.__slots__}
             fields["status"] = Status(fields["status"])
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])

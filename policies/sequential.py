@@ -1,7 +1,7 @@
 """The always-valid interval of a rate.
 
 The other always-valid tools: `policies.mixtures` (boundaries), `policies.quantiles` and `policies.latency`
-(quantiles), `policies.betting` (bounded means), `policies.asymptotic` (unbounded means),
+(quantiles), `policies.bets` (yes and no), `policies.asymptotic` (unbounded means),
 `policies.contrast` (two variants against each other), `policies.srm` (sample-ratio mismatch).
 """
 

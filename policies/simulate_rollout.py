@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies import rollout, summary
+from policies.bets import WindowBets
 from policies.guardrails import Evidence, Guardrail, Judgement, judge_agreement, judge_all
 from policies.measures import Kind
 from policies.model import RewardSums
@@ -140,7 +141,8 @@ class _Trial:
         rng: np.random.Generator,
     ) -> None:
         self.plan, self.guardrails, self.world, self.tick, self.rng = plan, guardrails, world, tick, rng
-        self.alpha = rollout.share_of_alpha(plan, alpha)
+        self.levels = plan.levels(len(guardrails), alpha)
+        self.bets = WindowBets()
         self.state = rollout.begin(plan, 0.0)
         self.latency = any(g.metric.startswith("latency_") for g in guardrails)
         self.window = (_Window(), _Window())
@@ -183,19 +185,34 @@ class _Trial:
         if anew:
             self.found = self._judged(now - self.state.window, gate)
         samples = self.window[1].requests if gate is None else self.compared
-        event = rollout.Tick(self.found.verdicts, samples, self.found.sick)
+        event = rollout.Tick(self.found.verdicts, samples, self.found.sick, carried=self.bets.carried())
         before = self.state.window
         self.state, _ = rollout.step(self.state, event, self.plan, now)
         if self.state.window != before:
             self.window, self.found = (_Window(), _Window()), Judgement(())
+            self.bets = WindowBets(self.state.carried)
 
     def _judged(self, seconds: float, gate: Gate | None) -> Judgement:
         if gate is not None:
-            return Judgement(
-                (judge_agreement(self.agreeing, self.compared, gate.agreement, self.alpha, forecast=False),)
+            found = judge_agreement(
+                self.agreeing,
+                self.compared,
+                gate.agreement,
+                self.levels.bet,
+                self.levels.passing,
+                forecast=False,
             )
+            return Judgement((found,))
         baseline, candidate = (window.evidence(seconds) for window in self.window)
-        return judge_all(self.guardrails, baseline, candidate, self.alpha, edges=edges, forecast=False)
+        return judge_all(
+            self.guardrails,
+            baseline,
+            candidate,
+            self.levels,
+            bets=self.bets,
+            edges=edges,
+            forecast=False,
+        )
 
 
 class _Window:

@@ -42,6 +42,11 @@ class Guardrail:
         return "max_decrease" if self.max_decrease is not None else "max_ratio"
 
     @property
+    def key(self) -> str:
+        """What its bets are kept under."""
+        return f"{self.metric} {self.bound} {self.limit:g}"
+
+    @property
     def limit(self) -> float:
         limits = (self.max_increase, self.max_decrease, self.max_ratio)
         return next(limit for limit in limits if limit is not None)
@@ -57,6 +62,27 @@ class Guardrail:
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """What the verdicts of one window may be wrong with, over all looks together.
+
+    A candidate is promoted wrongly only if the last stage is passed wrongly by the very guardrail that is breached,
+    so ``passing`` is not split. ``fail`` is split over the guardrails, and over windows where it must be.
+    """
+
+    passing: float
+    fail: float
+    """Of one guardrail in one window."""
+    bet: float
+    """Of one guardrail whose outcomes are bet on, over all windows together."""
+
+    @classmethod
+    def split(cls, alpha: float, guardrails: int) -> Self:
+        """``alpha`` for everything that one window may say wrongly."""
+        share = alpha / (guardrails + 1)
+        return cls(share, share, share)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What one guardrail says now."""
 
@@ -66,11 +92,11 @@ class Verdict:
     """max_increase | max_decrease | max_ratio | at_least | at_most"""
     limit: float
     alpha: float
-    """This guardrail's share of the false-alarm rate: over all looks of the epoch together."""
+    """What ``fail`` may be wrong with, over all looks together."""
     estimate: float | None = None
     """Candidate - baseline, or candidate / baseline for max_ratio."""
     interval: Interval | None = None
-    """Of the estimate; holds at all times at once with probability 1 - alpha."""
+    """Of the estimate; holds at all times at once with probability 1 - alpha_pass."""
     baseline: float | None = None
     candidate: float | None = None
     samples: float = 0.0
@@ -81,6 +107,11 @@ class Verdict:
     nothing honest can be said."""
     minutes: float | None = None
     """The same at the present rate."""
+    alpha_pass: float | None = None
+    """What ``pass`` may be wrong with, over all looks of this window together; None: ``alpha``."""
+    e_value: float | None = None
+    """Where outcomes are bet on (`policies.bets`): the winnings, over all windows, on a breach of the limit. At
+    1 / alpha the verdict is ``fail``."""
     unit: Literal["requests", "units"] = "requests"
     """What counts as one observation: the unit of analysis."""
 
@@ -97,6 +128,8 @@ class Verdict:
             "baseline": _finite(self.baseline),
             "candidate": _finite(self.candidate),
             "samples": self.samples,
+            "alpha_pass": self.alpha_pass,
+            "e_value": self.e_value,
             "unit": self.unit,
             "reason": self.reason,
             "more_requests": self.more_requests,

@@ -28,7 +28,6 @@ from gateway.telemetry.histogram import edges
 from policies.guardrails import Judgement, Verdict, judge_all
 from policies.matching import Matched, Side, matched
 from policies.model import RewardSums
-from policies.rollout import share_of_alpha
 
 log = logging.getLogger("turnout.guards")
 
@@ -112,7 +111,7 @@ class Guards:
             return None
         if move.promoted or (not move.deciding and move.weight in (0.0, 1.0)):
             return None  # it has ended, or there is nobody to compare with
-        alpha = share_of_alpha(plan_of(section), ALPHA)
+        alpha = plan_of(section).bandit_alpha(ALPHA)
         fingerprint = _fingerprint(section, str(move.competing))
         return _Bound(section.baseline, section.guardrails, fingerprint, alpha, move.competing)
 

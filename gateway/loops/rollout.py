@@ -26,6 +26,7 @@ from gateway.state.evidence import observations, rewarded
 from gateway.telemetry.histogram import edges
 from policies import rollout
 from policies.bandit import Standing
+from policies.bets import WindowBets
 from policies.guardrails import (
     SICK,
     Evidence,
@@ -103,6 +104,7 @@ class Rollouts:
         self._configured: set[str] = set()
         self._blind: dict[str, int] = {}
         self._units = OutcomesByUnit(store, clock)
+        self._bets: dict[str, tuple[tuple[float, int], WindowBets]] = {}
         self.states: dict[str, State] = {}
 
     # A new document -----------------------------------------------------------------------------------
@@ -194,7 +196,12 @@ class Rollouts:
             share=self._share(name, plan.candidate),
             winner=standing.stopped if standing is not None else None,
             beliefs=standing.as_dict() if standing is not None else None,
+            carried=self._carried(name, state),
         )
+
+    def _carried(self, name: str, state: State) -> Mapping[str, float] | None:
+        known = self._bets.get(name)
+        return known[1].carried() if known is not None and known[0][0] == state.window else None
 
     def _standing(self, name: str, state: State) -> Standing | None:
         """What the bandit of a rollout knows, where one decides."""
@@ -207,13 +214,15 @@ class Rollouts:
         """The verdicts over the current window, and the candidate's samples in it."""
         document = self._document
         assert document is not None
-        alpha = rollout.share_of_alpha(plan)
+        levels = plan.levels(len(section.guardrails))
         seconds = max(0.0, self._clock() - state.window)
         if rollout.shadow_share(state, plan):
             found = await self._store.agreement(name, since=state.window)
             _, compared, agreeing = found.get(plan.candidate, (0, 0, 0))
             assert plan.gate is not None
-            verdict = judge_agreement(agreeing, compared, plan.gate.agreement, alpha, seconds=seconds)
+            verdict = judge_agreement(
+                agreeing, compared, plan.gate.agreement, levels.bet, levels.passing, seconds=seconds
+            )
             return Judgement((verdict,)), float(compared)
         if state.competing is not None and plan.bandit is not None and state.status is not Status.PROMOTED:
             return self._judged_by_guards(name, state)
@@ -239,18 +248,28 @@ class Rollouts:
 
         candidate = evidence(plan.candidate)
         if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
-            alone = await asyncio.to_thread(judge_alone, candidate, SICK, alpha)
+            alone = await asyncio.to_thread(judge_alone, candidate, SICK, levels.fail)
             return Judgement((alone,)), candidate.requests
+        bets = self._window_bets(name, state, epoch)  # only the leader's own look adds to them
         judgement = await asyncio.to_thread(
             judge_all,
             [rail_of(rail) for rail in section.guardrails],
             evidence(plan.baseline),
             candidate,
-            alpha,
+            levels,
+            bets=bets.copy() if forecast else bets,
             edges=edges,
             forecast=forecast,
         )
         return judgement, candidate.requests
+
+    def _window_bets(self, name: str, state: State, epoch: int) -> WindowBets:
+        """The bets of the present window. A process that begins in the middle bets on the window as one."""
+        window = (state.window, epoch)
+        known = self._bets.get(name)
+        if known is None or known[0] != window:
+            known = self._bets[name] = window, WindowBets(state.carried)
+        return known[1]
 
     async def _by_unit(
         self, document: Document, name: str, since: float, epoch: int

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from scipy.stats import beta, norm
 
 from policies.asymptotic import MINIMUM, TUNING, asymptotic_half_width
+from policies.bets import WindowBets
 from policies.contrast import Bounded, Rate, bounded_log_martingale, evidence_against, rate_log_martingale
 from policies.fixed import chi_squared_p_value
 from policies.guardrails import Evidence, Guardrail, judge_all
 from policies.mixtures import Floats
 from policies.model import RewardSums
-from policies.rollout import Plan, Stage, Status, Tick, begin, share_of_alpha, step
+from policies.rollout import Plan, Stage, Status, Tick, begin, step
 from policies.srm import SampleRatio
 
 ALPHA = 0.05
@@ -198,19 +199,20 @@ def observe(seen: Evidence, n: int, errors: float, slower: float, correct: float
 def rollout(errors: float, slower: float, correct: float, rng: Rng, looks: int = 400) -> tuple[str, float]:
     """How one rollout of a candidate ends against 1 % errors and 90 % right, and the candidate's requests."""
     state, baseline, candidate, served = begin(PLAN, 0.0), Evidence(), Evidence(), 0.0
+    bets = WindowBets()
     for look in range(1, looks + 1):
         n = int(rng.binomial(500, state.weight))
         baseline = observe(baseline, 500 - n, 0.01, 1.0, 0.9, rng)
         candidate = observe(candidate, n, errors, slower, correct, rng)
         served += n
-        alpha = share_of_alpha(PLAN, ALPHA)
-        judged = judge_all(RAILS, baseline, candidate, alpha, edges=edges, forecast=False)
-        tick = Tick(judged.verdicts, candidate.requests, judged.sick)
+        levels = PLAN.levels(len(RAILS), ALPHA)
+        judged = judge_all(RAILS, baseline, candidate, levels, bets=bets, edges=edges, forecast=False)
+        tick = Tick(judged.verdicts, candidate.requests, judged.sick, carried=bets.carried())
         state, effects = step(state, tick, PLAN, float(look))
         if state.status is not Status.RUNNING:
             return str(state.status), served
         if effects:
-            baseline, candidate = Evidence(), Evidence()
+            baseline, candidate, bets = Evidence(), Evidence(), WindowBets(state.carried)
     return "undecided", served
 
 

@@ -34,7 +34,6 @@ from policies.rollout import (
     next_due,
     possible,
     shadow_share,
-    share_of_alpha,
     step,
 )
 
@@ -296,9 +295,23 @@ def test_next_due_is_one_interval_after_the_last_look() -> None:
     assert next_due(begin(PLAN, 3), PLAN) == 4
 
 
-def test_alpha_is_split_over_the_windows() -> None:
-    assert share_of_alpha(PLAN, 0.05) == pytest.approx(0.05 / 4)
-    assert share_of_alpha(replace(PLAN, bake=0, gate=Gate(0.9)), 0.05) == pytest.approx(0.05 / 4)
+def test_the_level_is_spent_where_a_wrong_verdict_does_harm() -> None:
+    levels = PLAN.levels(2, 0.05)
+    assert (levels.passing, levels.bet) == (0.05, 0.025)
+    assert levels.fail == pytest.approx(0.025 / 4)  # three stages and the bake
+    gated = replace(PLAN, bake=0, gate=Gate(0.9)).levels(1, 0.05)
+    assert (gated.bet, gated.fail) == (0.025, pytest.approx(0.025 / 3))
+
+
+def test_what_was_bet_goes_on_in_the_next_window() -> None:
+    carried = {"error_rate max_increase 0.005": 1.5}
+    state, _ = play((600, replace(tick(), carried=carried)))
+    assert (state.stage, state.carried) == (1, carried)
+    kept, _ = step(state, replace(tick("inconclusive"), carried={"x": 9.0}), PLAN, 700)
+    assert kept.carried == carried, "within a window the bets themselves go on"
+    assert play((600, tick("fail")), (700, Command("resume")))[0].carried == {}, "a new rollout"
+    old = {k: v for k, v in state.as_dict().items() if k != "carried"}
+    assert State.from_dict(old).carried == {}
 
 
 def test_a_plan_must_make_sense() -> None:

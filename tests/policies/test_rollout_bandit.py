@@ -17,7 +17,6 @@ from policies.rollout import (
     Status,
     Tick,
     begin,
-    share_of_alpha,
     step,
 )
 from tests.policies.test_rollout import PLAN, play, tick, verdict, weights
@@ -41,7 +40,7 @@ def test_after_the_last_stage_a_bandit_goes_on() -> None:
     assert [type(e) for e in effects] == [SetWeight, Audit]
     quiet, effects = play(COMPETES, (1e9, contest()), plan=BANDIT)
     assert (quiet.phase, len(effects)) == ("bandit", 2), "it goes on for as long as that takes"
-    assert share_of_alpha(BANDIT) == share_of_alpha(PLAN) * 4 / 3
+    assert BANDIT.levels(1).bet + BANDIT.bandit_alpha() == PLAN.levels(1).bet
 
 
 @pytest.mark.parametrize(

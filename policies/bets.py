@@ -1,0 +1,186 @@
+"""Betting on yes-or-no outcomes of two variants: the sharpest sequential test of a limit on their difference.
+
+Turner, Ly & Grünwald (2024), "Generic e-variables for exact sequential k-sample tests that allow for optional
+stopping", Journal of Statistical Planning and Inference 230. Outcomes arrive in blocks of some of either variant.
+Before each block both rates are predicted from the blocks before it. The bet is the likelihood of the block under
+the predicted rates, over that under the nearest pair of rates for which the claim is false (the reverse information
+projection, here a search in one dimension). Its expectation is at most 1 whatever the true rates, as long as the
+claim is false at that moment: rates and shares may move. So the product of all bets passes 1/alpha with probability
+at most alpha, and goes on over the stages of a rollout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from scipy.optimize import brentq
+
+PRIOR: Final = 0.18
+"""Pseudo-observations of each outcome before the first block (their Section 4: the best all-round)."""
+GROWTH: Final = 0.25
+"""The most that a block may add to what was known before it: a longer one is cut, so that predictions learn."""
+_EDGE: Final = 1e-9
+_ROUNDING: Final = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The border candidate's rate = ``factor`` * baseline's rate + ``shift``."""
+
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def excess(self, baseline: float, candidate: float) -> float:
+        """How far the pair of rates lies above the border."""
+        return candidate - self.factor * baseline - self.shift
+
+    def nearest(self, rates: tuple[float, float], sizes: tuple[float, float]) -> tuple[float, float] | None:
+        """The pair on the border that is nearest to ``rates`` in the information lost on a block of ``sizes``; None
+        where no pair of rates lies on it."""
+        low = max(_EDGE, (_EDGE - self.shift) / self.factor)
+        high = min(1 - _EDGE, (1 - _EDGE - self.shift) / self.factor)
+        if low >= high:
+            return None
+
+        def slope(q: float) -> float:
+            c = self.factor * q + self.shift
+            return sizes[0] * (q - rates[0]) / (q * (1 - q)) + sizes[1] * self.factor * (c - rates[1]) / (
+                c * (1 - c)
+            )
+
+        if slope(low) >= 0:
+            q = low
+        elif slope(high) <= 0:
+            q = high
+        else:
+            q = float(brentq(slope, low, high, xtol=1e-15, rtol=1e-12))
+        return q, self.factor * q + self.shift
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Outcomes of either variant: how many, and how many of them were a yes."""
+
+    n: tuple[float, float] = (0.0, 0.0)
+    yes: tuple[float, float] = (0.0, 0.0)
+
+    def __add__(self, other: Block) -> Block:
+        return Block(
+            (self.n[0] + other.n[0], self.n[1] + other.n[1]),
+            (self.yes[0] + other.yes[0], self.yes[1] + other.yes[1]),
+        )
+
+    def __sub__(self, other: Block) -> Block:
+        return Block(
+            (self.n[0] - other.n[0], self.n[1] - other.n[1]),
+            (self.yes[0] - other.yes[0], self.yes[1] - other.yes[1]),
+        )
+
+    @property
+    def grown(self) -> bool:
+        """Whether it can be an addition: corrections may take away, and are no outcomes to bet on."""
+        return all(0 <= k <= n for k, n in zip(self.yes, self.n, strict=True))
+
+    def rates(self) -> tuple[float, float]:
+        """What to predict after it."""
+        first, second = ((k + PRIOR) / (n + 2 * PRIOR) for k, n in zip(self.yes, self.n, strict=True))
+        return first, second
+
+    def log_likelihood(self, rates: tuple[float, float]) -> float:
+        return sum(
+            k * math.log(p) + (n - k) * math.log1p(-p)
+            for k, n, p in zip(self.yes, self.n, rates, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class Bets:
+    """The bets on one limit so far, both ways. Logs of e-values.
+
+    ``above``: that the candidate's rate lies above the border. ``below``: that it lies below; of this window alone.
+    """
+
+    limit: Limit
+    above: float = 0.0
+    below: float = 0.0
+    seen: Block = field(default_factory=Block)
+    """Of this window, what was bet on."""
+
+    def look(self, seen: Block) -> None:
+        """Bets on what has come since the last look; ``seen`` is all of the window."""
+        new = seen - self.seen
+        if not new.grown:
+            self.seen = seen if seen.grown else self.seen
+            return
+        if min(new.n) < 1:
+            return  # a block needs both; it waits
+        for block in _cut(new, self.seen):
+            self._bet(block)
+            self.seen += block
+
+    def _bet(self, block: Block) -> None:
+        rates = self.seen.rates()
+        excess = self.limit.excess(*rates)
+        nearest = self.limit.nearest(rates, block.n) if abs(excess) > _ROUNDING else None
+        if nearest is None:
+            return
+        gain = block.log_likelihood(rates) - block.log_likelihood(nearest)
+        if excess > 0:
+            self.above += gain
+        else:
+            self.below += gain
+
+
+def _cut(new: Block, before: Block) -> Iterator[Block]:
+    """``new`` in parts, each short against what was known before it.
+
+    Outcomes of a block are exchangeable, so any order that is drawn without looking at them is as good as the true
+    one. The draw is seeded by the numbers, so that every process comes to the same.
+    """
+    rng = np.random.default_rng([int(x) for x in (*before.n, *new.n)])
+    rest, known = new, sum(before.n)
+    while min(rest.n) >= 1:
+        part = min(1.0, max(GROWTH * known, 8.0) / sum(rest.n))
+        sizes = [min(n, max(1.0, math.floor(n * part))) for n in rest.n]
+        if min(n - size for n, size in zip(rest.n, sizes, strict=True)) < 1:
+            sizes = list(rest.n)
+        yes = [_drawn(rng, k, n, size) for k, n, size in zip(rest.yes, rest.n, sizes, strict=True)]
+        block = Block((sizes[0], sizes[1]), (yes[0], yes[1]))
+        yield block
+        rest, known = rest - block, known + sum(sizes)
+
+
+def _drawn(rng: np.random.Generator, yes: float, n: float, size: float) -> float:
+    """How many of ``size`` are a yes, drawn from ``n`` of which ``yes`` are."""
+    return yes if size == n else float(rng.hypergeometric(round(yes), round(n - yes), round(size)))
+
+
+class WindowBets:
+    """The bets of all guardrails within one window of a rollout."""
+
+    def __init__(self, carried: Mapping[str, float] | None = None) -> None:
+        """``carried``: of each guardrail, the log of the e-value that its limit is breached, from earlier windows."""
+        self._carried = dict(carried or {})
+        self._bets: dict[str, Bets] = {}
+
+    def copy(self) -> WindowBets:
+        """The same, to go on with by itself."""
+        made = WindowBets(self._carried)
+        made._bets = {key: replace(bets) for key, bets in self._bets.items()}
+        return made
+
+    def look(self, key: str, limit: Limit, seen: Block) -> Bets:
+        """The bets on one guardrail's limit, after all of the window so far."""
+        bets = self._bets.get(key)
+        if bets is None or bets.limit != limit:
+            bets = self._bets[key] = Bets(limit, above=self._carried.get(key, 0.0))
+        bets.look(seen)
+        return bets
+
+    def carried(self) -> dict[str, float]:
+        """What the next window goes on with."""
+        return self._carried | {key: bets.above for key, bets in self._bets.items()}
