@@ -57,6 +57,7 @@ CODES: Final[dict[str, Code]] = _table(
     ("not_ready", 503, "The gateway can't serve requests yet; try again as Retry-After says."),
     ("draining", 503, "The gateway is shutting down; try again, another instance will answer."),
     ("too_many_connections", 503, "The gateway has too many connections; try again as Retry-After says."),
+    ("too_many_websockets", 503, "The gateway has too many WebSockets; try again as Retry-After says."),
     ("http_version", 505, "Only HTTP/1.0 and HTTP/1.1 are served here."),
     # What a backend did; told apart because what is safe to do next differs
     ("backend_connect", 502, "The backend could not be reached; the gateway's log has the details."),

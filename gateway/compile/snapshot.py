@@ -111,6 +111,8 @@ def _limits(limits: LimitsDocument, last_idle: float) -> Limits:
         write_timeout=limits.write_timeout,
         control_body=limits.control_body,
         pipeline=limits.pipeline,
+        websockets=limits.websockets,
+        websocket_life=limits.websocket_life or 0.0,
         last_idle=last_idle,
         shadow=ShadowLimits(**limits.shadow.model_dump()),
     )

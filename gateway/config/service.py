@@ -256,6 +256,10 @@ class Limits(Part):
     """How long a connection without a request is kept."""
     write_timeout: Positive = 30.0
     """How long a client may take nothing of its answer."""
+    websockets: Above = 1000
+    """WebSockets open at once; they hold no place of a backend's ``limit.in_flight``."""
+    websocket_life: Positive | None = 86_400.0
+    """How long one may stay open; None: no limit. It ends with its key, too."""
     shadow: ShadowLimits = ShadowLimits()
 
 

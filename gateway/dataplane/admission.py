@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal:
     """An exchange for what matches a route, an ASGI call below ``/-/``, an error answer for all else."""
     worker, tracing = client.worker, client.snapshot.tracing
+    if client.surplus:
+        head.close = True
     if head.path.startswith(b"/-/"):
         return ControlCall(client, worker, head)
     try:
         if client.control_only:
             raise TurnoutError("unknown_route", "This port serves the control API; see /-/openapi.json.")
         if client.surplus:
-            head.close = True
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
         admit(client, head, route)
+        if head.upgrade and worker.tunnels_full:
+            raise TurnoutError("too_many_websockets", retry_after=1.0)
         if head.length > route.body_limit:
             raise TurnoutError(
                 "body_too_large",
@@ -52,7 +55,7 @@ def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
     checked when it is known.
     """
     authenticator = client.snapshot.authenticator
-    credential = head.api_key if head.api_key is not None else head.authorization
+    credential = head.credential
     if authenticator.open:
         near = client.near and not head.proxied and not head.old
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)

@@ -232,6 +232,10 @@ class ControlCall:
         head, client = self.head, self.client
         out: list[bytes] = []
         bodiless = head.method == b"HEAD" or self._status in (204, 304)
+        if more and self._length < 0 and client.surplus:  # a stream would stay
+            self._ended = self._gone = True
+            client.answer_error(self, TurnoutError("too_many_connections", retry_after=1.0))
+            raise OSError("there are too many connections")
         if not self._started:
             self._started = True
             if not self.complete:

@@ -109,7 +109,7 @@ class Authenticator:
         if known is not None:
             return known
         scheme, _, rest = credential.partition(b" ")
-        secret = rest.strip() if rest and scheme.lower() == b"bearer" else credential.strip()
+        secret = rest if rest and scheme.lower() == b"bearer" else credential
         principal = self._keys.get(hashlib.sha256(secret).digest())
         if principal is None:
             return self._by_token(secret, now)
@@ -117,6 +117,16 @@ class Authenticator:
             self.cache.clear()
         self.cache[credential] = principal
         return principal
+
+    def allows(self, credential: bytes | None, route: str, now: float) -> bool:
+        """Whether ``credential`` still leads to ``route``."""
+        if self.open:
+            return True
+        try:
+            principal = self.principal(credential, now)
+        except TurnoutError:
+            return False
+        return principal.infer and principal.serves(route)
 
     def visitor(self, method: bytes, host: bytes, fields: Mapping[bytes, bytes], *, near: bool) -> Principal:
         """The principal of a request without authentication, whatever credential it carries.

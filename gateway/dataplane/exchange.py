@@ -587,6 +587,10 @@ class Exchange:
         """The backend switched protocols: from here on bytes pass unread, both ways."""
         connection, self.connection = self.connection, None
         assert connection is not None
+        if self.worker.tunnels_full:  # others came first while the backend was asked
+            connection.abandon()
+            fail(self, TurnoutError("too_many_websockets", retry_after=1.0))
+            return
         self.state = RELAYING
         self.status = 101
         self.served = self.plan.name
@@ -598,10 +602,6 @@ class Exchange:
             b"%bconnection: upgrade\r\n%b\r\n" % (STATUS_LINES[101], lines + our_lines(self)),
             data,
         )
-
-    def tunnel_ended(self) -> None:
-        self.leave()
-        self.done()
 
     def done(self) -> None:
         """Records the outcome; the only place that does."""

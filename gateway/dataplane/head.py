@@ -218,6 +218,11 @@ class Head:
             if self.kept:
                 self.kept = {name: value for name, value in self.kept.items() if name not in listed}
 
+    @property
+    def credential(self) -> bytes | None:
+        """What names the principal: an API key, or an Authorization value."""
+        return self.api_key if self.api_key is not None else self.authorization
+
     def set_credentials(self, *, openly: bool) -> None:
         """What becomes of the credentials, once they were looked at. ``openly``: the gateway asks for none."""
         ours: list[bytes] = []

@@ -66,6 +66,9 @@ class Limits:
     write_timeout: float = 30.0
     control_body: int = 16 << 20
     pipeline: int = 16
+    websockets: int = 1000
+    websocket_life: float = 86_400.0
+    """0.0: no limit."""
     last_idle: float = 1.0
     """So long an idle connection stays open when the process ends."""
     shadow: ShadowLimits = ShadowLimits()

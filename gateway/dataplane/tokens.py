@@ -71,7 +71,8 @@ class Tokens:
                 leeway=s.leeway,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except jwt.PyJWTError as error:
+            str(claims["sub"]).encode()  # text that can be recorded
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise TurnoutError("unauthenticated", f"The token is not valid here: {error}.") from error
         return self._principal(claims), float(claims["exp"]) + s.leeway
 

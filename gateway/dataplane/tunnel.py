@@ -46,13 +46,17 @@ class Tunnel:
         self.connection = connection
         self.client = exchange.client
         self.ended = False
-        self.last = perf_counter()
-        """When the last byte came, from either side."""
+        self.opened = self.last = perf_counter()
+        """``last``: when the last byte came, from either side."""
 
     @classmethod
     def open(cls, exchange: Exchange, connection: BackendConnection, head: bytes, data: bytes) -> None:
         """``head`` goes to the client, then ``data``; what the client sent meanwhile goes to the backend."""
         tunnel = cls(exchange, connection)
+        assert exchange.address is not None
+        exchange.leave()  # WebSockets have a limit of their own, but they are load
+        exchange.address.in_flight += 1
+        exchange.worker.tunnels.add(tunnel)
         exchange.deadline = NEVER
         exchange.total_deadline = NEVER
         connection.tunnel = Side(tunnel, from_client=False)
@@ -90,8 +94,17 @@ class Tunnel:
             self.client.resume_body()
 
     def check(self, now: float) -> None:
-        """Called about once a second. A peer that vanished without a word would hold its tunnel for ever."""
-        if now - self.last > self.client.snapshot.limits.idle_timeout:
+        """Ends a tunnel that is silent (its peer may have vanished), too old, or whose key is no longer good.
+
+        Called about once a second.
+        """
+        x = self.exchange
+        snapshot = x.worker.snapshot
+        limits = snapshot.limits
+        silent = now - self.last > limits.idle_timeout
+        old = limits.websocket_life and now - self.opened > limits.websocket_life
+        allowed = snapshot.authenticator.allows(x.head.credential, x.route.name, x.worker.wall())
+        if silent or old or not allowed:
             self.end()
 
     def end(self) -> None:
@@ -102,8 +115,12 @@ class Tunnel:
         self.connection.transport.close()
         if not self.client.lost:
             self.client.transport.close()
-        self.exchange.worker.loop.call_later(LAST_WORDS, self._abort)
-        self.exchange.tunnel_ended()
+        x = self.exchange
+        x.worker.loop.call_later(LAST_WORDS, self._abort)
+        x.worker.tunnels.discard(self)
+        assert x.address is not None
+        x.address.in_flight -= 1
+        x.done()
 
     def _abort(self) -> None:
         self.connection.abandon()

@@ -22,6 +22,7 @@ from gateway.transport.pool import PROBE_EVERY, Address
 
 if TYPE_CHECKING:
     from gateway.dataplane.protocol import ClientProtocol
+    from gateway.dataplane.tunnel import Tunnel
 
 TICK: Final = 0.05
 """Seconds between two looks at the deadlines: one loop over what is in flight instead of a timer each."""
@@ -31,6 +32,8 @@ ENOUGH: Final = 3
 """Requests that must wait in silence for it to mean anything: one alone may simply take long."""
 BODIES_WAITING: Final = 64
 """Large JSON bodies that may wait to be read."""
+MIN_SURPLUS: Final = 16
+"""Connections beyond the limit, and an eighth of it, that are still answered."""
 RDHUP: Final = getattr(select, "POLLRDHUP", 0x2000)
 
 
@@ -85,6 +88,7 @@ class Worker:
         self.connections: set[ClientProtocol] = set()
         self.unread: set[ClientProtocol] = set()
         """Connections that are not being read, whose end would go unnoticed."""
+        self.tunnels: set[Tunnel] = set()
         self.control_tasks: set[asyncio.Task[None]] = set()
         self.refusals: Counter[str] = Counter()
         self.draining = False
@@ -100,9 +104,22 @@ class Worker:
 
     # Connections ------------------------------------------------------------------------------------
     def opened(self, connection: ClientProtocol) -> bool:
-        """Whether it is one too many; those that were there before are served on."""
+        """Whether it is one too many; those that were there before are served on.
+
+        A few too many are told so; the rest are closed unread.
+        """
         self.connections.add(connection)
-        return len(self.connections) > self.snapshot.limits.connections
+        limit = self.snapshot.limits.connections
+        surplus = len(self.connections) - limit
+        if surplus > limit // 8 + MIN_SURPLUS:
+            self.refused("too_many_connections")
+            connection.transport.abort()
+        return surplus > 0
+
+    @property
+    def tunnels_full(self) -> bool:
+        """Whether there are as many WebSockets as there may be."""
+        return len(self.tunnels) >= self.snapshot.limits.websockets
 
     def closed(self, connection: ClientProtocol) -> None:
         self.connections.discard(connection)

@@ -223,6 +223,7 @@ routes:
     policy: {type: split, weights: {v1: 90%}}
 limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_body: 1, pipeline: 1, header_timeout: 1s,
          body_timeout: 1s, body_min_rate: 0, body_grace: 0, idle_timeout: 1s, write_timeout: 1s,
+         websockets: 5, websocket_life: 1h,
          shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1, load: 1}}
 shutdown: {grace: 0, idle: 0}
 record: {enabled: false, capacity: 1, flush: 1s, retention: null, spool: /var/spool/turnout}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import threading
@@ -65,6 +66,18 @@ async def tokens(tmp_path: Path, ecdsa: ec.EllipticCurvePrivateKey) -> Tokens:
 def signed(key: Any, algorithm: str = "ES256", kid: str | None = "one", **changes: Any) -> bytes:
     claims = {k: v for k, v in (GOOD | changes).items() if v is not None}
     return jwt.encode(claims, key, algorithm, headers={"kid": kid} if kid else None).encode()
+
+
+@pytest.mark.parametrize("subject", ["\ud800", "a\udcff"])
+async def test_a_subject_that_is_no_text_is_refused(tokens: Tokens, ecdsa: Any, subject: str) -> None:
+    with pytest.raises(TurnoutError, match="not valid here"):
+        tokens.verify(signed(ecdsa, sub=subject), NOW - 100)
+
+
+async def test_a_token_that_is_too_deep_is_refused(tokens: Tokens) -> None:
+    header = base64.urlsafe_b64encode(b'{"a":' * 20_000).rstrip(b"=")
+    with pytest.raises(TurnoutError, match="not valid here"):
+        tokens.verify(header + b".e30.e30", NOW)
 
 
 async def test_a_good_token_is_a_principal(tokens: Tokens, ecdsa: Any) -> None:

@@ -48,3 +48,35 @@ def test_its_health_can_be_asked_all_the_same(rig: Rig) -> None:
 def asked(client: Client) -> Answer:
     client.send(GET)
     return client.answer()
+
+
+def test_the_limit_holds_for_the_control_api(rig: Rig) -> None:
+    """S15: whoever asked for health could stay."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(rig.client()) for _ in range(12)]
+        rig.until(lambda: len(rig.worker.connections) == 12)
+        for client in clients:
+            client.send(GET.replace(b"/p/x", b"/-/healthz"))
+        assert [client.answer().status for client in clients] == [200] * 12
+        assert all(client.at_end() for client in clients[4:])
+        assert [asked(client).status for client in clients[:4]] == [200] * 4
+
+
+def test_a_stream_of_events_is_no_way_to_stay(rig: Rig) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(rig.client()) for _ in range(5)]
+        rig.until(lambda: len(rig.worker.connections) == 5)
+        clients[4].send(GET.replace(b"/p/x", b"/-/events").replace(b"gateway.test", b"localhost"))
+        answer = clients[4].answer()
+        assert (answer.status, answer.code) == (503, "too_many_connections")
+        assert clients[4].at_end()
+        rig.until(lambda: not rig.worker.control_tasks)
+
+
+def test_far_too_many_are_closed_unread(rig: Rig) -> None:
+    refused = rig.worker.refusals["too_many_connections"]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(rig.client()) for _ in range(30)]
+        rig.until(lambda: rig.worker.refusals["too_many_connections"] >= refused + 10)
+        rig.until(lambda: len(rig.worker.connections) == 20)
+        assert [asked(client).status for client in clients[:4]] == [200] * 4
