@@ -19,8 +19,9 @@ from gateway.record.token import BadDecisionId, Opened
 from gateway.state.base import OutcomeFilter
 
 _HEX: Final = re.compile(r"[0-9a-f]{32}")
-_PAGES: Final = 20
-"""For a key that is bound to several routes: pages looked through before an answer is given."""
+_STEPS: Final = 16
+"""Steps through the record of one call at most: a million outcomes, about. A filter that few pass, or a key
+that is bound to some routes, may have found less than was asked for by then."""
 
 
 async def list_outcomes(ask: Ask) -> Response:
@@ -47,16 +48,16 @@ async def _page(ask: Ask, wanted: OutcomeFilter) -> tuple[list[Outcome], str | N
     if wanted.route is None and allowed is not None and len(allowed) == 1:
         wanted = replace(wanted, route=next(iter(allowed)))
     found: list[Outcome] = []
-    for _ in range(_PAGES):
-        page = await ask.context.store.outcomes(wanted)
-        for one in page:
+    for _ in range(_STEPS):
+        step, following = await ask.context.store.scan(wanted)
+        for one in step:
             if ask.principal.serves(one.route):
                 found.append(one)
                 if len(found) == wanted.limit:
                     return found, one.decision.hex()
-        if len(page) < wanted.limit:
+        if following is None:
             return found, None
-        wanted = replace(wanted, before=page[-1].decision)
+        wanted = replace(wanted, before=following)
     return found, wanted.before.hex() if wanted.before else None
 
 

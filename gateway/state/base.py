@@ -19,6 +19,8 @@ from policies.model import RewardSums
 
 BUCKET = 10.0
 """Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""
+SCAN_PAGES = 64
+"""Pages of the record that one step of `Store.scan` reads, about; a page has at most 1,024 outcomes."""
 
 
 class StoreUnavailable(Exception):
@@ -169,7 +171,17 @@ class Store(Protocol):
         """
         ...
 
-    async def outcomes(self, query: OutcomeFilter) -> list[Outcome]: ...
+    async def scan(self, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
+        """A bounded step through the record, newest first: what was found, and the decision to go on ``before``.
+
+        None at the end. There may be less than ``limit``, even nothing, and more behind it.
+        """
+        ...
+
+    async def outcomes(self, query: OutcomeFilter) -> list[Outcome]:
+        """All steps of `scan` up to ``limit``: for filters that many outcomes pass."""
+        ...
+
     async def decision(self, decision: bytes) -> DecisionRecord: ...
     async def records(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -36,6 +37,25 @@ def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
             end = next(i for i in range(start, end) if milliseconds(ordered[i][0]) > limit)
         yield ordered[start:end]
         start = end
+
+
+def just_behind(decision: bytes) -> bytes:
+    """The least decision after one: what is ``before`` it goes up to that one."""
+    return min(int.from_bytes(decision, "big") + 1, (1 << 128) - 1).to_bytes(16, "big")
+
+
+Scan = Callable[[OutcomeFilter], Awaitable[tuple[list[Outcome], bytes | None]]]
+
+
+async def every_step(scan: Scan, query: OutcomeFilter) -> list[Outcome]:
+    """What `Store.outcomes` returns."""
+    found: list[Outcome] = []
+    before = query.before
+    while True:
+        step, before = await scan(replace(query, before=before, limit=query.limit - len(found)))
+        found += step
+        if before is None or len(found) >= query.limit:
+            return found
 
 
 def by_block(decisions: Iterable[bytes]) -> dict[bytes, int]:

@@ -94,6 +94,27 @@ async def test_the_list_is_newest_first_whatever_the_order_of_writing(store: Sto
     assert pages == rows[::-1]
 
 
+async def test_a_filter_that_few_pass_is_searched_in_bounded_steps(store: Store) -> None:
+    """Pages of two routes, interleaved and overlapping, far more than one step reads; what is sought is oldest."""
+    rows = [outcome(T0 + i, route="ab"[i // 3 % 2], status=418 if i == 0 else 200) for i in range(450)]
+    for k in range(0, 450, 3):
+        await store.append(rows[k : k + 6])  # the second half again with the next: it is there already
+    steps, found, before = 0, [], None
+    while True:
+        step, following = await store.scan(OutcomeFilter(status=418, before=before))
+        steps, found = steps + 1, found + step
+        if following is None:
+            break
+        assert before is None or following < before
+        before = following
+    assert (found, steps > 1) == ([rows[0]], True)
+    assert await store.outcomes(OutcomeFilter(status=418)) == [rows[0]]
+    assert await store.outcomes(OutcomeFilter(limit=1000)) == rows[::-1]
+    assert await store.outcomes(OutcomeFilter(route="a", limit=1000)) == [
+        r for r in rows[::-1] if r.route == "a"
+    ]
+
+
 async def test_filters(store: Store) -> None:
     rows = {
         "a": outcome(T0, route="a"),

@@ -352,3 +352,20 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
         assert (await store.reward_sums("digits"))["v1", "correct|units"] == RewardSums(2, 1.0, 1.0)
     finally:
         await store.close()
+
+
+async def test_long_walks_through_the_record_hold_up_nothing_short(tmp_path: Path) -> None:
+    """Allocations and rollouts read while several callers look for an outcome that is not there."""
+    store = await opened(tmp_path / "store.db")
+    try:
+        for k in range(300):
+            await store.append([outcome(T0 + k, status=200) for _ in range(500)])
+        query = OutcomeFilter(status=418)
+        walks = [asyncio.create_task(store.outcomes(query)) for _ in range(6)]
+        await asyncio.sleep(0.05)
+        await store.changed()
+        assert await store.published() == {}
+        assert not any(walk.done() for walk in walks)
+        assert await asyncio.gather(*walks) == [[]] * 6
+    finally:
+        await store.close()

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 from gateway.record.events import Outcome, Shadowed, columns
 from gateway.record.page import decode, encode_columns
 from gateway.record.sightings import Sighting, sightings
-from gateway.state.base import OutcomeFilter, StoreUnavailable
-from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds, parts
+from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
+from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds, parts
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.scripts import APPEND, SHADOWED
@@ -73,7 +73,7 @@ async def _pages(link: Link, route: str, numbers: Sequence[bytes]) -> list[list[
     if None in data:
         raise _Moved
     with link.plainly():
-        return [decode(page) for page in data]
+        return await asyncio.to_thread(lambda: [decode(page) for page in data])
 
 
 async def add_shadowed(link: Link, route: str, shadowed: Sequence[Shadowed]) -> None:
@@ -144,13 +144,19 @@ async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
     return None
 
 
-async def newest_first(link: Link, routes: Sequence[str], query: OutcomeFilter) -> list[Outcome]:
-    """The outcomes that the filter lets through, ordered by decision."""
-    found = [await _steadily(link, route, partial(_newest_of_one, link, route, query)) for route in routes]
-    return list(islice(merge(*found, reverse=True), query.limit))
+async def scan(link: Link, routes: Sequence[str], query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
+    """See `Store.scan`."""
+    steps = [await _steadily(link, route, partial(_scan_one, link, route, query)) for route in routes]
+    # What is older than the place where some route's step ended, others may have more of.
+    behind = max((end for _, end in steps if end is not None), default=b"")
+    merged = merge(*(step for step, _ in steps), reverse=True)
+    found = list(islice((o for o in merged if o.decision >= behind), query.limit))
+    if len(found) == query.limit:
+        return found, found[-1].decision
+    return found, behind or None
 
 
-async def _newest_of_one(link: Link, route: str, query: OutcomeFilter) -> list[Outcome]:
+async def _scan_one(link: Link, route: str, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
     top = "+inf" if query.before is None else milliseconds(query.before) + SPAN_MS
     found: list[Outcome] = []
     waiting: list[Outcome] = []
@@ -163,11 +169,18 @@ async def _newest_of_one(link: Link, route: str, query: OutcomeFilter) -> list[O
             certain = sum(milliseconds(o.decision) > last for o in waiting)
             found += waiting[:certain]
             if len(found) >= query.limit:
-                return found[: query.limit]
-            waiting = waiting[certain:] + [o for o in page if matches(o, query)]
+                return found, found[-1].decision
+            behind = just_behind(last.to_bytes(6, "big") + b"\xff" * 10)
+            if len(seen) > SCAN_PAGES and (query.before is None or behind < query.before):
+                return found, behind
+            waiting = waiting[certain:] + await asyncio.to_thread(_matching, page, query)
         if size < _AT_ONCE:
-            return (found + sorted(waiting, reverse=True))[: query.limit]
+            return found + sorted(waiting, reverse=True), None
         at += _AT_ONCE
+
+
+def _matching(page: Sequence[Outcome], query: OutcomeFilter) -> list[Outcome]:
+    return [outcome for outcome in page if matches(outcome, query)]
 
 
 async def _window(
@@ -214,7 +227,7 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
     while True:
         size, pages = await _window(link, route, "first", at, (bottom, "+inf"), seen)
         for first, page in pages:
-            # The mirror of `_newest_of_one`: what lies before the start of this page is certain.
+            # The mirror of `_scan_one`: what lies before the start of this page is certain.
             waiting.sort()
             certain = sum(milliseconds(o.decision) < first for o in waiting)
             found += waiting[:certain]

@@ -27,6 +27,7 @@ from gateway.state.base import (
     Revision,
     RewardResult,
 )
+from gateway.state.paging import every_step
 from gateway.state.redis import linear, record, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
@@ -139,8 +140,11 @@ class RedisStore:
         return results
 
     async def outcomes(self, query: OutcomeFilter) -> list[Outcome]:
+        return await every_step(self.scan, query)
+
+    async def scan(self, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
         routes = await self._routes() if query.route is None else [query.route]
-        return await record.newest_first(self._link, routes, query)
+        return await record.scan(self._link, routes, query)
 
     async def decision(self, decision: bytes) -> DecisionRecord:
         """Asks every route: the sixteen bytes do not say which one decided."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from gateway.record.events import Outcome
 from gateway.record.page import decode, encode_columns
 from gateway.record.sightings import Sighting, sightings
-from gateway.state.base import OutcomeFilter
-from gateway.state.paging import SPAN_MS, by_block, matches, milliseconds
+from gateway.state.base import SCAN_PAGES, OutcomeFilter
+from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds
 
 
 class PageRow(NamedTuple):
@@ -116,22 +116,27 @@ def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
     return None
 
 
-def newest_first(connection: sqlite3.Connection, query: OutcomeFilter) -> list[Outcome]:
-    """The outcomes that the filter lets through, ordered by decision."""
+def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
+    """See `Store.scan`."""
     where, values = _page_filter(query)
     pages = connection.execute(f"SELECT last, data FROM pages WHERE {where} ORDER BY last DESC", values)
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    for last, data in pages:
+    for number, (last, data) in enumerate(pages):
         # Pages overlap: only what lies behind the end of this one and all that follow is certain.
         waiting.sort(reverse=True)
         certain = sum(o.decision > last for o in waiting)
         found += waiting[:certain]
         if len(found) >= query.limit:
-            return found[: query.limit]
+            return found[: query.limit], found[query.limit - 1].decision
+        behind = just_behind(last)
+        if number >= SCAN_PAGES and (query.before is None or behind < query.before):
+            return found, behind
         waiting = waiting[certain:] + [o for o in decode(data) if matches(o, query)]
-    waiting.sort(reverse=True)
-    return (found + waiting)[: query.limit]
+    found += sorted(waiting, reverse=True)
+    if len(found) > query.limit:
+        return found[: query.limit], found[query.limit - 1].decision
+    return found, None
 
 
 def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
@@ -169,7 +174,7 @@ def oldest_first(
     found: list[Outcome] = []
     waiting: list[Outcome] = []
     for first, data in pages:
-        # The mirror of `newest_first`: what lies before the start of this page is certain.
+        # The mirror of `scan`: what lies before the start of this page is certain.
         waiting.sort()
         certain = sum(o.decision < first for o in waiting)
         found += waiting[:certain]

@@ -7,22 +7,21 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, local
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import connect, plainly
 from gateway.threads import pool
 
 T = TypeVar("T")
-_THREADS: Final = 3
 
 
 class Readers:
     """Runs read-only work off the event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, threads: int) -> None:
         self._path = path
-        self._pool = pool(_THREADS, name="store-reader")
+        self._pool = pool(threads, name="store-reader")
         self._mine = local()
         self._all: list[sqlite3.Connection] = []
         self._lock = Lock()

@@ -28,7 +28,7 @@ from gateway.state.base import (
     Revision,
     RewardResult,
 )
-from gateway.state.paging import parts
+from gateway.state.paging import every_step, parts
 from gateway.state.sqlite import control, linear, pages, rewards, sums, upkeep
 from gateway.state.sqlite.connect import connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
@@ -48,7 +48,9 @@ class SqliteStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._writer = Writer(self.path)
-        self._readers = Readers(self.path)
+        self._readers = Readers(self.path, threads=3)
+        self._walkers = Readers(self.path, threads=1)
+        """For what reads many pages: nothing short waits behind it."""
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
 
     async def open(self) -> None:
@@ -69,6 +71,7 @@ class SqliteStore:
         """Finishes what waits to be written."""
         await self._writer.close()
         await self._readers.close()
+        await self._walkers.close()
 
     async def _touching(self, work: Work[T]) -> T:
         def both(connection: sqlite3.Connection) -> T:
@@ -114,7 +117,10 @@ class SqliteStore:
         return await self._touching(partial(rewards.upsert, rewards=rewards_, replay=replay))
 
     async def outcomes(self, query: OutcomeFilter) -> list[Outcome]:
-        return await self._readers.run(partial(pages.newest_first, query=query))
+        return await every_step(self.scan, query)
+
+    async def scan(self, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
+        return await self._walkers.run(partial(pages.scan, query=query))
 
     async def decision(self, decision: bytes) -> DecisionRecord:
         return await self._readers.run(partial(_decision, decision=decision))
@@ -129,11 +135,11 @@ class SqliteStore:
         limit: int = 1000,
     ) -> list[DecisionRecord]:
         work = partial(_records, route=route, since=since, until=until, after=after, limit=limit)
-        return await self._readers.run(work)
+        return await self._walkers.run(work)
 
     async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
         work = partial(pages.sightings_of, route=route, since=since, until=until, below=below)
-        return await self._readers.run(work)
+        return await self._walkers.run(work)
 
     async def metric_names(self) -> list[str]:
         return await self._readers.run(sums.metric_names)
