@@ -33,8 +33,10 @@ import uvloop
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
+from gateway.loops.periodic import periodically
 from gateway.record.events import Reward
 from gateway.state.base import Published
+from gateway.state.outage import StoreOutage
 from gateway.state.sqlite import SqliteStore
 from gateway.threads import pool, step_forward
 
@@ -189,7 +191,7 @@ async def measured(routes: int, variants: int, kind: str, seconds: float) -> dic
         await rewards.report(20, 0.0)
         await allocations.step()
         rows["rewards alone"] = await _run(rewards, routes, None, seconds / 4)
-        loop = asyncio.create_task(allocations.run(lambda: 1.0))
+        loop = asyncio.create_task(periodically("allocations", allocations.step, lambda: 1.0, StoreOutage()))
         seen.clear()
         found = await _run(rewards, routes, loop, seconds)
         rows["rewards, and the allocation loop"] = replace(found, published=len(seen) / seconds)

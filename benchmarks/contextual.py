@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from gateway.compile.ensembles import Drawn, draw, refit, restore
 from gateway.dataplane.contextual import ContextualTable, Sight
-from gateway.loops.ensembles import Drawn, draw, refit, restore
 from policies.allocate import allocate
 from policies.contextual import Contextual
 from policies.features import Categorical, Feature, Numeric, encode

@@ -14,35 +14,36 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from gateway import clock
-from gateway.compile.plans import period, plan
+from gateway.compile.plans import period
+from gateway.compile.prepare import Prepared, View, prepare
 from gateway.compile.registry import Registry
 from gateway.compile.revisions import Revisions
-from gateway.compile.snapshot import compile_document
 from gateway.config.document import Document
-from gateway.config.faults import ConfigError, Fault
-from gateway.config.load import read_text
-from gateway.config.watch import watch_file
+from gateway.config.faults import ConfigError
+from gateway.config.load import Examined, load, read_text
 from gateway.control.app import build
 from gateway.control.context import Action, Live
-from gateway.dataplane.auth import Authenticator, Verifier
+from gateway.dataplane.auth import Authenticator
 from gateway.dataplane.comparing import Comparer
 from gateway.dataplane.contextual import table
 from gateway.dataplane.shadow import Shadower
-from gateway.dataplane.snapshot import Snapshot
+from gateway.dataplane.snapshot import Snapshot, VariantPlan
 from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
-from gateway.errors import TurnoutError
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
+from gateway.loops.configuration import Configuration
 from gateway.loops.guards import EVERY as GUARDS_S
 from gateway.loops.guards import Guards
 from gateway.loops.periodic import Step, periodically
+from gateway.loops.probes import LOOK as PROBES_S
 from gateway.loops.probes import Probes
 from gateway.loops.rollout import Rollouts
 from gateway.loops.stops import Stops
@@ -101,6 +102,7 @@ class Gateway:
         self.loop = loop
         loop.set_default_executor(pool())
         text, document = self.first()
+        self.own = document
         self.store = open_store(document.store)
         self.outage = StoreOutage(self.now)
         await self.store.open()
@@ -135,7 +137,14 @@ class Gateway:
         )
         self.application = build(self)
         self.revisions = Revisions(
-            self.store, clock=self.now, env=os.environ, check=self._check, apply=self._apply
+            self.store,
+            clock=self.now,
+            env=os.environ,
+            prepare=self._prepare,
+            commit=self._commit,
+            tell=self._tell,
+            name=str(self.path),
+            origin=f"{socket.gethostname()}:{self.path.resolve()}",
         )
         await self.revisions.start(text)
         await self._settle()
@@ -143,18 +152,19 @@ class Gateway:
         self.worker.start()
         self._spawn(self.recorder.run())
         self._spawn(self.spool.run())
-        self._spawn(Probes(self.registry, self.random).run(self.document))
-        self._spawn(self._watch(text or ""))
-        self._start_loops()
-        self._spawn(self._gauges())
+        self._start_loops(text or "")
 
-    def _start_loops(self) -> None:
-        guards = Guards(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+    def _start_loops(self, text: str) -> None:
+        """``text``: of the configuration file, as it was looked at."""
+        document, now, emit = self.document, self.now, self._emit_quietly
+        guards = Guards(self.store, self.allocations, clock=now, emit=emit)
+        self.probes = Probes(self.registry, self.random)
+        files = Configuration(self.path, text, self.revisions, document)
         watch = Watch(
             self.store,
             self.allocations,
-            clock=self.now,
-            emit=self._emit_quietly,
+            clock=now,
+            emit=emit,
             raised=lambda route, code: self.metrics_.alarms.labels(route, code).inc(),
             dropped=lambda: self.recorder.dropped.total(),
         )
@@ -163,15 +173,18 @@ class Gateway:
             self._spawn(periodically(name, step, interval, self.outage, delay=delay))
 
         def pace() -> float:
-            return self.document().loops.allocation
+            return document().loops.allocation
 
         start("allocations", self.allocations.step, pace)
         start("rollouts", self.rollouts.step, pace)
-        start("stop rules", lambda: self.stops.step(self.document()), pace)
-        start("guardrails of bandits", lambda: guards.step(self.document()), lambda: GUARDS_S)
-        start("alarms", lambda: watch.step(self.document()), lambda: WATCH_S, delay=True)
+        start("stop rules", lambda: self.stops.step(document()), pace)
+        start("guardrails of bandits", lambda: guards.step(document()), lambda: GUARDS_S)
+        start("probes", lambda: self.probes.step(document().backends), lambda: PROBES_S)
+        start("alarms", lambda: watch.step(document()), lambda: WATCH_S, delay=True)
         start("pruning", self._prune, lambda: PRUNE_S, delay=True)
-        start("other replicas", self._follow, lambda: self.document().loops.watch, delay=True)
+        start("the configuration", files.step, lambda: document().loops.watch, delay=True)
+        start("other replicas", self._follow, lambda: document().loops.watch, delay=True)
+        start("gauges", self._gauges, lambda: 1.0)
 
     async def _prune(self) -> None:
         await prune_store(self.store, self.allocations, self.document(), self.now)
@@ -185,6 +198,7 @@ class Gateway:
         """What is in flight has ended or has been cut; the record is flushed, then everything closes."""
         self.ending = True
         self.news.set()
+        self.probes.close()
         self.application.close()
         if self.worker is not None:
             for connection in tuple(self.worker.connections):
@@ -228,65 +242,73 @@ class Gateway:
             return None, self.loaded(self.spare)
 
     def loaded(self, text: str) -> Document:
-        from gateway.config.load import load
-
         return self._overridden(load(text, source=str(self.path), env=os.environ))
 
     def _overridden(self, document: Document) -> Document:
         return document.model_copy(update=self.overrides) if self.overrides else document
 
-    def _check(self, document: Document) -> None:
-        """What only the running gateway can tell: plans that add up, TLS files that load."""
-        for name in document.routes:
-            try:
-                plan(document, name)
-            except ValueError as error:
-                raise ConfigError(
-                    str(self.path), (Fault(0, 0, f"routes.{name}.policy", str(error), ""),)
-                ) from error
+    async def _prepare(self, found: Examined, source: str) -> Prepared:
+        """Builds a document beside the loop; nothing is in force before `_commit`."""
+        if found.document is not None:
+            found = replace(found, document=self._overridden(found.document))
+        view = View(
+            registry=self.registry,
+            traces=self.traces,
+            statics=self.sealer.static,
+            chance=self.random,
+            now=self.now(),
+            tokens=self.tokens,
+            states=dict(self.rollouts.states),
+            published=self.allocations.published,
+        )
+        return await asyncio.to_thread(prepare, found, view, source=source)
 
-    def _apply(self, document: Document, revision: Revision) -> None:
-        document = self._overridden(document)
+    def _commit(self, prepared: Prepared, revision: Revision) -> None:
+        """Puts in force what was prepared: assignments, which can't fail."""
+        document, snapshot = prepared.document, prepared.snapshot
+        snapshot.revision = revision.revision
         self._document, self._revision = document, revision
-        self.rollouts.arrange(document)
-        snapshot = self._compiled(document, revision)
+        self._warn_of_start_options(document)
+        self.rollouts.take(document, prepared.moves)
+        self.allocations.take(document, prepared.held)
         self.rewards.metrics = document.metrics
+        self.traces.take(prepared.exporter)
+        self._verify_by(prepared.tokens)
+        self.registry.take(prepared.draft)
         if self.worker is None:
             self.worker = self._worker(snapshot)
         else:
-            self.worker.snapshot = snapshot  # the one assignment that puts it in force
-            self.registry.retire(document)
+            self.worker.snapshot = snapshot  # the one assignment that requests see
         self._gauge_allocations()
-        self.metrics_.revision.set(revision.revision)
+        self.metrics_.configured(revision.revision, self.now())
 
-    def _compiled(self, document: Document, revision: Revision) -> Snapshot:
-        allocations = self.allocations.arrange(document)
-        return compile_document(
-            document,
-            revision=revision.revision,
-            registry=self.registry,
-            allocations=allocations,
-            statics=self.sealer.static,
-            chance=self.random,
-            verify=self._verifier(document),
-            ensembles=self.allocations.ensembles,
-            tracing=self.traces.arrange(document.telemetry.traces),
-        )
+    def _warn_of_start_options(self, document: Document) -> None:
+        """Says what of ``document`` is not this process's own: it is read at start alone."""
+        for key in ("listen", "control", "store"):
+            wanted, own = getattr(document, key), getattr(self.own, key)
+            if wanted != own:
+                shown = (
+                    "" if key == "store" else f" is {wanted} there and {own} here"
+                )  # a store's may hold a secret
+                log.warning(
+                    "the configuration in force is not of this gateway: '%s'%s. Restart to change it; if another "
+                    "gateway shares this store by mistake, give each a 'store' of its own",
+                    key,
+                    shown,
+                )
 
-    def _verifier(self, document: Document) -> Verifier | None:
-        """Tokens keep their keys, and their fetching, as long as the section stays the same."""
-        settings = document.auth.jwt if document.auth is not None else None
-        if settings is None:
-            return None
-        if self.tokens is None or self.tokens.settings != settings:
-            self.tokens = Tokens(settings)
-            if self.fetching is not None:
-                self.fetching.cancel()
-            self.fetching = self._spawn(self.tokens.run())
-        return self.tokens.verify
+    def _verify_by(self, tokens: Tokens | None) -> None:
+        """Tokens fetch their keys for as long as they are in force."""
+        if tokens is self.tokens:
+            return
+        if self.fetching is not None:
+            self.fetching.cancel()
+        self.tokens = tokens
+        self.fetching = self._spawn(tokens.run()) if tokens is not None else None
 
     def _worker(self, snapshot: Snapshot) -> Worker:
         shadow = Shadower(
+            limits=snapshot.limits.shadow,
             pool=self._shadow_address,
             record=self._shadowed,
             comparer=Comparer(),
@@ -307,10 +329,9 @@ class Gateway:
         worker.healths = lambda: tuple(self.registry.healths.values())
         return worker
 
-    def _shadow_address(self, variant: Any) -> Any:
-        backend = self._document.backends[variant.backend_name]
-        place = int(self.random() * len(backend.addresses))
-        return self.registry.address(backend, place, shadow=True)
+    def _shadow_address(self, variant: VariantPlan) -> Address:
+        addresses = variant.backend.shadows
+        return addresses[int(self.random() * len(addresses))]
 
     def _shadowed(self, shadowed: Any) -> None:
         self.recorder.offer_shadowed(shadowed)
@@ -338,6 +359,9 @@ class Gateway:
     def _tell_health(self, kind: str, data: Mapping[str, Any]) -> None:
         level = logging.INFO if data["state"] in ("healthy", "returned") else logging.WARNING
         log.log(level, "%(backend)s at %(address)s: %(state)s (%(reason)s)", data)
+        self._tell(kind, data)
+
+    def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
         self._spawn(self._emit_quietly(kind, "", data))
 
     def _announce(self, record: Published) -> None:
@@ -349,40 +373,19 @@ class Gateway:
             await self.emit(kind, route, data)
 
     # Loops ----------------------------------------------------------------------------------------------
-    async def _watch(self, known: str) -> None:
-        """The configuration file: a good edit is taken, a bad one is reported and changes nothing."""
-        async for found in watch_file(self.path, known, interval=self.document().loops.watch):
-            if isinstance(found, ConfigError):
-                log.error("the configuration stays as it is: %s", found)
-                continue
-            try:
-                revision = await self.revisions.adopt_file(found)
-            except (TurnoutError, StoreUnavailable) as error:
-                log.error("the edited configuration could not be stored: %s", error)
-                continue
-            problem = self.revisions.problem
-            if revision is not None:
-                log.info("configuration revision %d is in force", revision.revision)
-                await self._emit_quietly("config", "", {"revision": revision.revision, "author": "file"})
-            elif problem is not None:
-                log.error("the configuration stays as it is: %s", problem.error)
-                await self._emit_quietly("config_refused", "", {"error": str(problem.error)})
-
     async def _follow(self) -> None:
-        """Takes up other processes' keys, revisions and events."""
+        """Takes up other processes' keys and events."""
         self.news.set()
         self.sealer.renew(await self.store.secrets(SEALING_KEYS))
-        await self.revisions.refresh()
 
     async def _gauges(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            self._update_metrics()
+        self._update_metrics()
 
     def _update_metrics(self) -> None:
         worker = self.worker
         assert worker is not None
         m = self.metrics_
+        m.reloaded.set(self.revisions.problem is None)
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
         m.advance(m.internal_errors, INTERNAL_ERRORS.counts)
@@ -471,14 +474,10 @@ class Gateway:
         return self.stops.describe(route)
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
-        revision = await self.revisions.propose(text, by, if_match)
-        await self._emit_quietly("config", "", {"revision": revision.revision, "author": by})
-        return revision
+        return await self.revisions.propose(text, by, if_match)
 
     async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
-        restored = await self.revisions.restore(revision, by, if_match)
-        await self._emit_quietly("config", "", {"revision": restored.revision, "author": by})
-        return restored
+        return await self.revisions.restore(revision, by, if_match)
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
         event = await self.store.add_event(time=self.now(), kind=kind, route=route, data=json.dumps(data))

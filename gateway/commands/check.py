@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+from gateway.compile.prepare import prepare, standalone
 from gateway.config.document import Document
 from gateway.config.faults import Fault
-from gateway.config.files import unusable_files
 from gateway.config.load import ConfigError, Examined, examine, read_text, render_faults
 
 
@@ -37,9 +38,14 @@ def _examined(file: str) -> Examined:
             None, (Fault(0, 0, "", f"byte {error.start + 1} is not UTF-8; save the file in UTF-8"),)
         )
     found = examine(text, env=os.environ)
-    if found.document is None:
-        return found
-    return Examined(found.document, (), found.warnings + tuple(unusable_files(found.document)))
+    loop = asyncio.new_event_loop()
+    try:
+        prepared = prepare(found, standalone(loop), source=file)
+    except ConfigError as error:
+        return Examined(None, error.faults)
+    finally:
+        loop.close()
+    return replace(found, warnings=(*found.warnings, *found.placed(prepared.unusable)))
 
 
 def _as_json(name: str, found: Examined) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.commands.remote import complain, print_json
+from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
-from gateway.loops.ensembles import Drawn, expected, restore
 from gateway.state import open_store
 from gateway.state.base import Published, StoreUnavailable
 from policies.allocate import Plan, allocate

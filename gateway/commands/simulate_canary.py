@@ -8,8 +8,8 @@ from typing import Final
 
 from gateway.commands.remote import print_json
 from gateway.commands.simulate_shown import Progress, chosen, say, shown
+from gateway.compile.plans import plan_of, rail_of
 from gateway.config.document import Canary
-from gateway.loops.rollout import plan_of, rail_of
 from policies import simulate_rollout
 from policies.guardrails import Guardrail
 from policies.rollout import Plan

@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from gateway.config.document import BetaPrior, Document, GammaPrior, Metric, NormalPrior, Route
 from gateway.config.policy import Bandit as BanditSection
 from gateway.config.policy import Canary as CanarySection
+from gateway.config.policy import Guardrail as GuardrailSection
 from gateway.config.policy import Prior as PriorSection
 from gateway.config.policy import Shadow as ShadowSection
 from gateway.config.policy import Single as SingleSection
-from policies import prior
+from policies import prior, rollout
 from policies.allocate import Plan
 from policies.bandit import Bandit, Debut, Objective, Stop
 from policies.canary import Canary
 from policies.contextual import Contextual
 from policies.features import Categorical, Feature, Numeric
+from policies.guardrails import Guardrail
 from policies.shadow import Shadow
 from policies.single import Single
 from policies.split import Split
@@ -168,4 +170,35 @@ def _prior(section: PriorSection | None) -> prior.Prior | None:
     assert isinstance(section, NormalPrior)
     return prior.NormalPrior(
         section.mean, (section.scale / section.shape) ** 0.5, section.weight, 2.0 * section.shape
+    )
+
+
+# Rollouts ---------------------------------------------------------------------------------------------
+def canaries(document: Document) -> dict[str, CanarySection]:
+    """The routes that have a rollout."""
+    return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, CanarySection)}
+
+
+def plan_of(section: CanarySection) -> rollout.Plan:
+    """What a canary's section asks of its rollout."""
+    return rollout.Plan(
+        section.baseline,
+        section.candidate,
+        tuple(rollout.Stage(s.weight, s.for_, s.min_samples) for s in section.stages),
+        promote=section.on_success == "promote",
+        bandit=None if section.bandit is None else section.bandit.stop.then if section.bandit.stop else "ask",
+        bake=section.bake,
+        holdback=section.holdback,
+        patience=section.inconclusive,
+        gate=None
+        if section.gate is None
+        else rollout.Gate(
+            section.gate.agreement, section.gate.share, section.gate.for_, section.gate.min_samples
+        ),
+    )
+
+
+def rail_of(section: GuardrailSection) -> Guardrail:
+    return Guardrail(
+        section.metric, section.max_increase, section.max_decrease, section.max_ratio, section.min_samples
     )

@@ -1,86 +1,154 @@
-"""The addresses, gates and health of one process, and how they are to be for a configuration."""
+"""The addresses, gates and health of one process. They outlive the configurations that name them.
+
+A configuration is first drafted (`Draft`), which changes nothing that runs, and then taken (`Registry.take`),
+which only assigns.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
 
 from gateway.config.document import Backend as BackendDocument
-from gateway.config.document import BackendTls, Document
+from gateway.config.document import BackendTls
 from gateway.dataplane.auth import Bucket
 from gateway.transport import health
 from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
 from policies import ejection
 
+Context = Callable[[BackendTls], ssl.SSLContext]
+
 
 class Registry:
-    """The addresses, gates and health of one process. They outlive the configurations that name them."""
+    """What is in force."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Tell) -> None:
         """``tell`` hears of what becomes of addresses' health."""
-        self._loop = loop
-        self._tell = tell
+        self.loop = loop
+        self.tell = tell
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
+        """By endpoint, and whether it is for shadows, which have connections of their own."""
         self.gates: dict[str, Gate] = {}
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
 
-    def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address:
-        """The address number ``place`` of ``backend``; shadows have connections of their own."""
-        found = backend.addresses[place]
-        tls = _tls_digest(backend) if found.secure else ""
-        endpoint = Endpoint(found.scheme, found.host, found.port, tls)
-        known = self.addresses.get((endpoint, shadow))
-        if known is None:
-            context = client_context(backend.tls) if found.secure else None
-            name = (backend.tls.server_name or found.host) if found.secure else None
-            known = Address(endpoint, self._loop, context=context, server_name=name)
-            self.addresses[endpoint, shadow] = known
-        known.idle_limit = backend.pool.idle
-        known.idle_most = backend.pool.size
-        return known
-
-    def backend(self, name: str, document: BackendDocument, chance: Callable[[], float]) -> Backend:
-        """The backend ``name`` as ``document`` has it, with what is known of its addresses."""
-        addresses = [self.address(document, place) for place in range(len(document.addresses))]
-        found = self.healths.setdefault(name, health.Health(name, self._tell))
-        found.configure(addresses, _settings(document))
-        rules = document.ejection
-        silence = rules.silence if rules is not None else 0.0
-        found.wary = silence > 0.0
-        for address in addresses:  # which several backends may name
-            address.silence = max(address.silence, silence)
-        gate = self.gate(name, document)
-        return Backend(name, addresses, gate, chance, health=found, balance=document.balance)
+    def address(self, backend: BackendDocument, place: int) -> Address:
+        """The address number ``place`` of a backend that is in force."""
+        return self.addresses[endpoint(backend, place), False]
 
     def probe_address(self, backend: BackendDocument, place: int) -> Address:
         """The address number ``place`` for a probe: with a connection of its own, which never rests."""
         known = self.address(backend, place)
         return Address(
-            known.endpoint, self._loop, context=known.context, server_name=known.server_name, idle_most=0
+            known.endpoint, self.loop, context=known.context, server_name=known.server_name, idle_most=0
         )
 
-    def gate(self, name: str, backend: BackendDocument) -> Gate:
-        limit = Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
-        gate = self.gates.setdefault(name, Gate(limit))
-        gate.limit = limit
-        return gate
+    def take(self, draft: Draft) -> None:
+        """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
+        gone = [address for key, address in self.addresses.items() if key not in draft.addresses]
+        self.addresses, self.gates = draft.addresses, draft.gates
+        self.healths, self.buckets = draft.healths, draft.buckets
+        for address, options in draft.options.items():
+            address.context = options.context
+            address.idle_limit, address.idle_most = options.idle, options.size
+            address.silence = options.silence
+        for name, backend in draft.backends.items():
+            document = draft.documents[name]
+            backend.gate.limit = _limit(document)
+            backend.health.configure(backend.addresses, _settings(document))
+            backend.health.wary = _silence(document) > 0.0
+        for address in gone:
+            address.close()
 
-    def retire(self, document: Document) -> None:
-        """Closes the resting connections of addresses that no backend names any more."""
-        named = {
-            (found.scheme, found.host, found.port)
-            for b in document.backends.values()
-            for found in b.addresses
-        }
-        for key in [k for k in self.addresses if (k[0].scheme, k[0].host, k[0].port) not in named]:
-            self.addresses.pop(key).close()
-        for name in [n for n in self.healths if n not in document.backends]:
-            del self.healths[name]
+
+@dataclass(slots=True)
+class Options:
+    """What the configuration says of one address, which several backends may name."""
+
+    context: ssl.SSLContext | None
+    idle: float
+    size: int
+    silence: float
+
+
+class Draft:
+    """What a configuration makes of a registry, which it only reads."""
+
+    def __init__(self, registry: Registry, context: Context) -> None:
+        """``context`` makes the TLS context for a backend; it raises OSError for files that can't be used."""
+        self._registry = registry
+        self._context = context
+        self._contexts: dict[BackendTls, ssl.SSLContext] = {}
+        self.addresses: dict[tuple[Endpoint, bool], Address] = {}
+        self.options: dict[Address, Options] = {}
+        self.gates: dict[str, Gate] = {}
+        self.healths: dict[str, health.Health] = {}
+        self.buckets: dict[tuple[str, float], Bucket] = {}
+        self.backends: dict[str, Backend] = {}
+        self.documents: dict[str, BackendDocument] = {}
+
+    def backend(self, name: str, document: BackendDocument, chance: Callable[[], float]) -> Backend:
+        """Drafts the backend ``name``: with the addresses, the gate and the health that are known already."""
+        known = self._registry
+        places = range(len(document.addresses))
+        self.gates[name] = known.gates.get(name) or Gate(_limit(document))
+        self.healths[name] = known.healths.get(name) or health.Health(name, known.tell)
+        backend = Backend(
+            name,
+            [self._address(document, place, shadow=False) for place in places],
+            self.gates[name],
+            chance,
+            health=self.healths[name],
+            balance=document.balance,
+            shadows=[self._address(document, place, shadow=True) for place in places],
+        )
+        self.backends[name], self.documents[name] = backend, document
+        return backend
+
+    def bucket(self, key: str, rate: float) -> Bucket:
+        """The token bucket of an API key, as full as it is while its rate stays the same."""
+        bucket = self._registry.buckets.get((key, rate)) or Bucket(rate)
+        return self.buckets.setdefault((key, rate), bucket)
+
+    def _address(self, document: BackendDocument, place: int, *, shadow: bool) -> Address:
+        found, key = document.addresses[place], (endpoint(document, place), shadow)
+        context = self._context_of(document.tls) if found.secure else None
+        address = self.addresses.get(key) or self._registry.addresses.get(key)
+        if address is None:
+            name = (document.tls.server_name or found.host) if found.secure else None
+            address = Address(key[0], self._registry.loop, context=context, server_name=name)
+        self.addresses[key] = address
+        silence = max(_silence(document), self.options[address].silence if address in self.options else 0.0)
+        self.options[address] = Options(context, document.pool.idle, document.pool.size, silence)
+        return address
+
+    def _context_of(self, tls: BackendTls) -> ssl.SSLContext:
+        if tls not in self._contexts:
+            self._contexts[tls] = self._context(tls)
+        return self._contexts[tls]
+
+
+def endpoint(backend: BackendDocument, place: int) -> Endpoint:
+    """What identifies the address number ``place`` of ``backend``."""
+    found = backend.addresses[place]
+    return Endpoint(found.scheme, found.host, found.port, _tls_digest(backend.tls) if found.secure else "")
+
+
+@lru_cache(maxsize=1024)
+def _tls_digest(tls: BackendTls) -> str:
+    return sha256(tls.model_dump_json().encode()).hexdigest()
+
+
+def _silence(backend: BackendDocument) -> float:
+    return backend.ejection.silence if backend.ejection is not None else 0.0
+
+
+def _limit(backend: BackendDocument) -> Limit:
+    return Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
 
 
 def _settings(backend: BackendDocument) -> ejection.Settings:
@@ -99,21 +167,3 @@ def _settings(backend: BackendDocument) -> ejection.Settings:
         panic=rules.panic,
         slow_start=backend.slow_start,
     )
-
-
-def _tls_digest(backend: BackendDocument) -> str:
-    return hashlib.sha256(
-        json.dumps(backend.tls.model_dump(mode="json"), sort_keys=True).encode()
-    ).hexdigest()
-
-
-def client_context(tls: BackendTls) -> ssl.SSLContext:
-    """How we speak TLS to others. Raises ssl.SSLError or OSError for files that can't be used."""
-    context = ssl.create_default_context(cafile=tls.ca)
-    context.set_alpn_protocols(["http/1.1"])
-    if tls.cert is not None:
-        context.load_cert_chain(tls.cert, tls.key)
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

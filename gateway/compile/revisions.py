@@ -1,42 +1,55 @@
 """Which configuration is in force: accepted ones are kept in the store, refused ones change nothing.
 
-A text is in force once it has been loaded, has passed the gateway's own check (compiling a snapshot)
-and is stored, in this order; whatever fails leaves the last good one in force. Workers and replicas
-share the store: a lease lets one edit at a time through.
+A text is read and prepared (`gateway.compile.prepare`), then stored as a revision, then committed, in this order;
+whatever fails leaves the last good one in force. Workers and replicas share the store: a lease lets one edit at a
+time through.
+
+A file is an edit when its text is new to the store, or when this very file said something else since. Otherwise it
+is an older copy (a pod with an earlier ConfigMap, a second gateway beside the first), and the newest revision stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
-from gateway.config.files import unusable_files
 from gateway.config.load import Examined, examine
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, Store
 
 log = logging.getLogger("turnout.config")
 
-Check = Callable[[Document], None]
-"""Raises `ConfigError` when the gateway could not run with the document; changes nothing."""
-Apply = Callable[[Document, Revision], None]
-"""Puts a document into force. It has been checked, so this does not fail."""
+
+class Built(Protocol):
+    """What a document was prepared to."""
+
+    @property
+    def document(self) -> Document: ...
+
+
+B = TypeVar("B", bound=Built)
+
+Prepare = Callable[[Examined, str], Awaitable[B]]
+"""Builds what was read from the text that messages call by the given name; changes nothing. Raises ConfigError."""
+Commit = Callable[[B, Revision], None]
+"""Puts what was prepared in force. It only assigns."""
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Hears of the events ``config`` and ``config_refused``."""
 
 FILE_AUTHOR: Final = "file"
-"""The author of revisions that came from the configuration file."""
+"""The author of revisions that came from a configuration file."""
 
-_FILE: Final = ("config", "file")
-"""Where the store keeps the entity tag of the file's text that was accepted last."""
+HISTORY: Final = 1000
+"""Revisions among which an earlier text is recognised."""
 _LEASE: Final = "config-edit"
 _LEASE_SECONDS: Final = 15.0
 _PATIENCE: Final = 0.05, 400
@@ -61,15 +74,15 @@ class Problem:
     time: float
     author: str
     etag: str
-    """Of the refused text."""
+    """Of the refused text; "" where there is none (a file that can't be read)."""
     error: ConfigError
 
 
-class Revisions:
+class Revisions(Generic[B]):
     """The configuration in force, its history, and the one way to change it.
 
-    Parsing runs in a thread, so that a large file never holds up the event loop; ``check`` and
-    ``apply`` are called on the loop, the latter after the revision is stored.
+    Parsing runs in a thread, so that a large file never holds up the event loop; ``commit`` is called on the loop,
+    after the revision is stored.
     """
 
     def __init__(
@@ -78,17 +91,25 @@ class Revisions:
         *,
         clock: Clock,
         env: Mapping[str, str],
-        check: Check,
-        apply: Apply,
+        prepare: Prepare[B],
+        commit: Commit[B],
+        tell: Tell = lambda kind, data: None,
         name: str = "the configuration file",
+        origin: str = "",
     ) -> None:
-        """``name`` is what messages call the configuration file."""
+        """``name`` is what messages call the configuration file, ``origin`` its host and path."""
         self._store = store
         self._clock = clock
         self._env = env
-        self._check = check
-        self._apply = apply
+        self._prepare = prepare
+        self._commit = commit
+        self._tell = tell
         self._name = name
+        self._origin = origin
+        self._editing = asyncio.Lock()
+        """Held from preparing to committing: what is prepared is of the state that it is put into."""
+        self._looked = 0
+        """The newest revision when this process last looked at its file."""
         self._current: tuple[Revision, Document] | None = None
         self.problem: Problem | None = None
         """The last refused file or foreign revision; None once a good one has come."""
@@ -107,33 +128,76 @@ class Revisions:
             raise RuntimeError("no configuration is in force yet: await start() first")
         return self._current
 
+    # The start ----------------------------------------------------------------------------------------
     async def start(self, text: str | None) -> Revision:
-        """Puts into force the file's ``text``, or what was edited by way of the API since.
+        """Puts into force the file's ``text`` if it is an edit, else the newest revision that can be built here.
 
-        The file wins when it was changed since it was last accepted; else the newest revision, and
-        if that one does not load here, the file again. Raises `ConfigError` when neither can be had.
-        ``None`` where the file has a fault: then the newest revision it is.
+        ``None`` where the file has a fault. Raises ConfigError when nothing can be put in force.
         """
-        async with self._alone():
-            if text is not None and await self._accepted_file() != etag(text):
-                return await self._accept(text, FILE_AUTHOR, await self._checked(text, FILE_AUTHOR))
-            newest, *older = await self._store.revisions(limit=1000)
-            try:
-                return self._put_in_force(newest, await self._checked(newest.document, newest.author))
-            except ConfigError as error:
-                if text is None or newest.etag == etag(text):
-                    raise
-                before = next((found for found in older if found.etag == etag(text)), None)
-                if before is None:
-                    raise
-                self.problem = Problem(self._clock(), newest.author, newest.etag, error)
-                return self._put_in_force(before, await self._checked(text, FILE_AUTHOR))
+        async with self._editing, self._alone():
+            history = await self._store.revisions(limit=HISTORY)
+            self._looked = max((r.revision for r in history[:1]), default=0)
+            if text is not None and self._edited(text, history):
+                return await self._accept(
+                    text, FILE_AUTHOR, self._origin, await self._built(text, FILE_AUTHOR)
+                )
+            found = await self._newest_built(history)
+            if text is not None and found.etag != etag(text):
+                self._stays(text, found, history)
+            return found
 
+    def _edited(self, text: str, history: Sequence[Revision]) -> bool:
+        """Whether the file's text is new, or an earlier one that this very file has left since."""
+        known = _of_text(text, history)
+        if known is None:
+            return True
+        own = next((r for r in history if (r.author, r.origin) == (FILE_AUTHOR, self._origin)), None)
+        return own is not None and own.etag != known.etag and own.revision > known.revision
+
+    async def _newest_built(self, history: Sequence[Revision]) -> Revision:
+        """The newest revision that can be built here. Raises the ConfigError of the newest if none can."""
+        refused: list[ConfigError] = []
+        for revision in history:
+            try:
+                built = await self._built(revision.document, revision.author)
+            except ConfigError as error:
+                refused.append(error)
+                log.error(
+                    "revision %d can't be built here, an earlier one is tried: %s", revision.revision, error
+                )
+                continue
+            found = self._put_in_force(revision, built)
+            if refused:
+                self._refused(history[0].author, history[0].etag, refused[0])
+            return found
+        raise (
+            refused[0]
+            if refused
+            else ConfigError(
+                self._name,
+                [Fault(0, 0, "", "the file has a fault, and the store has no earlier configuration")],
+            )
+        )
+
+    def _stays(self, text: str, newest: Revision, history: Sequence[Revision]) -> None:
+        """Says that a file is an older copy, and how to return to it."""
+        known = _of_text(text, history)
+        log.warning(
+            "%s has the text of revision %d; revision %d (by %s, %s) is newer and stays in force. To return to the "
+            "file's text, change it (a comment is enough) or restore that revision (POST /-/config/restore)",
+            self._name,
+            known.revision if known is not None else 0,
+            newest.revision,
+            newest.author,
+            newest.origin or "origin unknown",
+        )
+
+    # Edits --------------------------------------------------------------------------------------------
     async def history(self, *, limit: int = 100) -> list[Revision]:
         """Newest first."""
         return await self._store.revisions(limit=limit)
 
-    async def propose(self, text: str, author: str, if_match: str | None) -> Revision:
+    async def propose(self, text: str, author: str, if_match: str | None, origin: str = "PUT") -> Revision:
         """Makes ``text`` the configuration in force.
 
         Raises `TurnoutError` with ``precondition_required`` (no If-Match) or ``precondition_failed``
@@ -142,92 +206,110 @@ class Revisions:
         """
         if if_match is None:
             raise TurnoutError("precondition_required")
-        if not matches(if_match, self.current.etag) and not matches(if_match, (await self._newest()).etag):
+        if not self._agrees(if_match, await self._newest()):
             raise TurnoutError("precondition_failed")  # before the work of reading it
-        document = await self._checked(text, author)
-        async with self._alone():
-            newest = await self._newest()
-            if not matches(if_match, newest.etag):
-                raise TurnoutError("precondition_failed")
-            self.problem = None
-            if newest.etag == etag(text):
-                return newest if newest == self.current else self._put_in_force(newest, document)
-            return await self._accept(text, author, document)
+        async with self._editing:
+            built = await self._built(text, author)
+            async with self._alone():
+                newest = await self._newest()
+                if not self._agrees(if_match, newest):
+                    raise TurnoutError("precondition_failed")
+                if newest.etag != etag(text):
+                    return await self._accept(text, author, origin, built)
+                self.problem = None
+                return newest if newest == self.current else self._put_in_force(newest, built)
+
+    def _agrees(self, if_match: str, newest: Revision) -> bool:
+        """Whether If-Match names the newest revision; or the one in force, where the newest can't be built here."""
+        broken = self.problem is not None and self.problem.etag == newest.etag
+        return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
 
     async def restore(self, revision: int, author: str, if_match: str | None) -> Revision:
         """Proposes the text of an earlier revision; it becomes a new one. `not_found` if there is none."""
         for found in await self._store.revisions(limit=max(1, self.current.revision - revision) + 1000):
             if found.revision == revision:
-                return await self.propose(found.document, author, if_match)
+                return await self.propose(found.document, author, if_match, f"restore of revision {revision}")
         raise TurnoutError("not_found", f"There is no revision {revision}; see GET /-/config/history.")
 
     async def adopt_file(self, text: str) -> Revision | None:
-        """Proposes the text of the changed file. None, and a `problem`, when it is refused."""
-        try:
-            return await self.propose(text, FILE_AUTHOR, "*")
-        except ConfigError as error:
-            self.problem = Problem(self._clock(), FILE_AUTHOR, etag(text), error)
+        """Proposes the text of the changed file. None, and a `problem`, when it is refused; None too when another
+        process has stored the same edit already and something newer came."""
+        history = await self._store.revisions(limit=HISTORY)
+        looked, self._looked = self._looked, max((r.revision for r in history[:1]), default=0)
+        known = _of_text(text, history)
+        if known is not None and looked < known.revision < history[0].revision:
+            self._stays(text, history[0], history)
             return None
+        try:
+            return await self.propose(text, FILE_AUTHOR, "*", self._origin)
+        except ConfigError as error:
+            self.refuse(error, text)
+            return None
+
+    def refuse(self, error: ConfigError, text: str | None = None) -> None:
+        """The changed file has a fault; what is in force stays."""
+        self._refused(FILE_AUTHOR, "" if text is None else etag(text), error)
 
     async def refresh(self) -> Revision | None:
         """Puts into force what another process has stored since. None when there is nothing newer.
 
-        What does not load here (a variable is not set on this machine, say) becomes a `problem`.
+        What can't be built here (a variable is not set on this machine, say) becomes a `problem`.
         """
         newest = await self._newest()
         if not self._is_news(newest):
             return None
         if self.problem is not None and self.problem.etag == newest.etag:
             return None  # refused before, and said so
-        try:
-            document = await self._checked(newest.document, newest.author)
-        except ConfigError as error:
-            self.problem = Problem(self._clock(), newest.author, newest.etag, error)
-            return None
-        if not self._is_news(newest):
-            return None  # an edit here was faster
-        self.problem = None
-        return self._put_in_force(newest, document)
+        async with self._editing:
+            if not self._is_news(newest):
+                return None  # an edit here was faster
+            try:
+                built = await self._built(newest.document, newest.author)
+            except ConfigError as error:
+                self._refused(newest.author, newest.etag, error)
+                return None
+            return self._put_in_force(newest, built)
 
     def _is_news(self, newest: Revision) -> bool:
         """Another text under the number in force: a store that had lost it took up another replica's."""
         now = self.current
         return newest.revision > now.revision or (newest.revision == now.revision and newest.etag != now.etag)
 
+    async def rebuild(self) -> None:
+        """Builds the revision in force again, because files that it names have changed."""
+        async with self._editing:
+            revision = self.current
+            try:
+                built = await self._built(revision.document, revision.author)
+            except ConfigError as error:
+                self._refused(revision.author, "", error)
+                return
+            self.problem = None
+            self._commit(built, revision)
+
+    # Steps --------------------------------------------------------------------------------------------
     async def _newest(self) -> Revision:
         return next(iter(await self._store.revisions(limit=1)), self.current)
 
-    async def _checked(self, text: str, author: str) -> Document:
+    async def _built(self, text: str, author: str) -> B:
         source = self._name if author == FILE_AUTHOR else f"the configuration by {author}"
-        found, unusable = await asyncio.to_thread(self._read, text)
-        if found.document is None or unusable:
-            raise ConfigError(source, (*found.faults, *unusable))
-        try:
-            self._check(found.document)
-        except OSError as error:  # some file that is gone since
-            raise ConfigError(
-                source, [Fault(0, 0, "", f"the gateway can't run with this: {error}")]
-            ) from error
+        found = await asyncio.to_thread(examine, text, env=self._env)
+        built = await self._prepare(found, source)
         for warning in found.warnings:
             log.warning("%s", render_faults([warning], source=source))
-        return found.document
+        return built
 
-    def _read(self, text: str) -> tuple[Examined, list[Fault]]:
-        found = examine(text, env=self._env)
-        return found, list(unusable_files(found.document)) if found.document is not None else []
-
-    async def _accept(self, text: str, author: str, document: Document) -> Revision:
+    async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
+        history = await self._store.revisions(limit=HISTORY)
         revision = await self._store.add_revision(
-            time=self._clock(), author=author, etag=etag(text), document=text
+            time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
         )
-        if author == FILE_AUTHOR:
-            version, _ = await self._store.load(*_FILE) or (0, "")
-            await self._store.save(*_FILE, json.dumps({"etag": etag(text)}), expected=version)
-        return self._put_in_force(revision, document)
-
-    async def _accepted_file(self) -> str:
-        _, text = await self._store.load(*_FILE) or (0, '{"etag": ""}')
-        return str(json.loads(text)["etag"])
+        earlier = _of_text(text, history)
+        if earlier is not None:
+            log.warning("revision %d returns to the text of revision %d", revision.revision, earlier.revision)
+        self._put_in_force(revision, built)
+        self._tell("config", {"revision": revision.revision, "author": author, "origin": origin})
+        return revision
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -245,7 +327,25 @@ class Revisions:
         finally:
             await self._store.release(_LEASE, owner)
 
-    def _put_in_force(self, revision: Revision, document: Document) -> Revision:
-        self._current = (revision, document)
-        self._apply(document, revision)
+    def _put_in_force(self, revision: Revision, built: B) -> Revision:
+        self._commit(built, revision)
+        self._current = (revision, built.document)
+        self.problem = None
+        log.info(
+            "configuration revision %d is in force (by %s, %s)",
+            revision.revision,
+            revision.author,
+            revision.origin or "origin unknown",
+        )
         return revision
+
+    def _refused(self, author: str, tag: str, error: ConfigError) -> None:
+        self.problem = Problem(self._clock(), author, tag, error)
+        log.error("the configuration stays as it is: %s", error)
+        self._tell("config_refused", {"error": str(error), "author": author})
+
+
+def _of_text(text: str, history: Sequence[Revision]) -> Revision | None:
+    """The newest revision with this text."""
+    tag = etag(text)
+    return next((revision for revision in history if revision.etag == tag), None)

@@ -1,4 +1,4 @@
-"""Document + what was learned → Snapshot. Pure but for the registry, which keeps addresses across edits."""
+"""From a document, and the allocation of each route, to what the data plane reads. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from sys import maxsize
-from types import MappingProxyType
 from typing import Final
 
+from gateway.compile.arrange import Held
 from gateway.compile.plans import features_of
-from gateway.compile.registry import Registry
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
@@ -34,8 +33,6 @@ from gateway.dataplane.snapshot import (
 from gateway.dataplane.tracing import Tracing
 from gateway.transport.pool import Backend
 from policies.comparison.bodies import Comparison
-from policies.contextual import Ensemble
-from policies.model import Allocation
 
 CONNECT_CODES: Final = frozenset(
     ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")
@@ -44,40 +41,26 @@ TIMEOUT_CODES: Final = frozenset(("backend_first_byte_timeout", "backend_stalled
 RESET_CODES: Final = frozenset(("backend_reset", "backend_protocol"))
 
 
-def compile_document(
+def snapshot(
     document: Document,
+    routes: Mapping[str, RoutePlan],
     *,
-    revision: int,
-    registry: Registry,
-    allocations: Mapping[str, tuple[int, Allocation]],
-    statics: Statics,
-    chance: Callable[[], float],
-    verify: Verifier | None = None,
-    ensembles: Mapping[str, Ensemble] = MappingProxyType({}),
-    tracing: Tracing | None = None,
+    bucket: Callable[[str, float], Bucket],
+    verify: Verifier | None,
+    tracing: Tracing | None,
 ) -> Snapshot:
-    """``allocations``: (epoch, allocation) of each route; ``ensembles``: of those with features.
-
-    Raises ssl.SSLError or OSError for bad TLS files.
-    """
-    for address in registry.addresses.values():
-        address.silence = 0.0
-    backends = {name: registry.backend(name, b, chance) for name, b in document.backends.items()}
-    routes = {
-        name: _route(name, route, document, backends, allocations[name], statics, ensembles.get(name))
-        for name, route in document.routes.items()
-    }
-    snapshot = Snapshot(
-        revision=revision,
+    """All that the data plane reads; its revision is set when it is put in force."""
+    made = Snapshot(
+        revision=0,
         routes=routes,
-        authenticator=_authenticator(document, registry, verify),
+        authenticator=_authenticator(document, bucket, verify),
         limits=_limits(document.limits, document.shutdown.idle),
         trusted=_trusted(document),
         tracing=tracing,
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
-        snapshot.actions.setdefault(name, KEEP)
-    return snapshot
+        made.actions.setdefault(name, KEEP)
+    return made
 
 
 def _looked_at(document: Document) -> set[bytes]:
@@ -97,21 +80,9 @@ def _looked_at(document: Document) -> set[bytes]:
 
 
 def _limits(limits: LimitsDocument, last_idle: float) -> Limits:
+    own = limits.model_dump(exclude={"shadow", "websocket_life"})
     return Limits(
-        connections=limits.connections,
-        head=limits.head,
-        fields=limits.fields,
-        target=limits.target,
-        body=limits.body,
-        header_timeout=limits.header_timeout,
-        body_timeout=limits.body_timeout,
-        body_min_rate=limits.body_min_rate,
-        body_grace=limits.body_grace,
-        idle_timeout=limits.idle_timeout,
-        write_timeout=limits.write_timeout,
-        control_body=limits.control_body,
-        pipeline=limits.pipeline,
-        websockets=limits.websockets,
+        **own,
         websocket_life=limits.websocket_life or 0.0,
         last_idle=last_idle,
         shadow=ShadowLimits(**limits.shadow.model_dump()),
@@ -133,29 +104,25 @@ def _trusted(document: Document) -> Callable[[str], bool]:
     return trusted
 
 
-def _authenticator(document: Document, registry: Registry, verify: Verifier | None) -> Authenticator:
+def _authenticator(
+    document: Document, bucket: Callable[[str, float], Bucket], verify: Verifier | None
+) -> Authenticator:
     if document.auth is None:
         pages = document.browsers
         return Authenticator(None, browsers=Browsers(pages.hosts, pages.origins))
     keys = {}
     for key in document.auth.keys:
-        bucket = None
-        if key.rate is not None:
-            bucket = registry.buckets.setdefault((key.id, key.rate), Bucket(key.rate))
         routes = None if key.routes is None else frozenset(key.routes)
-        keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
+        limited = None if key.rate is None else bucket(key.id, key.rate)
+        keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, limited)
     return Authenticator(keys, verify=verify)
 
 
-def _route(
-    name: str,
-    route: Route,
-    document: Document,
-    backends: Mapping[str, Backend],
-    allocation: tuple[int, Allocation],
-    statics: Statics,
-    ensemble: Ensemble | None,
+def route_plan(
+    name: str, document: Document, backends: Mapping[str, Backend], held: Held, statics: Statics
 ) -> RoutePlan:
+    """One route with the allocation that it begins with."""
+    route = document.routes[name]
     prefix = route.match.path.encode()
     variants = {
         key: _variant(key, index, variant, document.backends[variant.backend], backends[variant.backend])
@@ -170,7 +137,7 @@ def _route(
         prefix=prefix,
         condition=_condition(route),
         variants=variants,
-        table=table(name, allocation[0], allocation[1], variants, statics, sight, ensemble),
+        table=table(name, held.epoch, held.allocation, variants, statics, sight, held.ensemble),
         salt=name.encode(),
         unit=_unit(route),
         fallback=tuple(
@@ -191,7 +158,7 @@ def _route(
         body_limit=min(document.body_limit(name), route.buffer_limit if must_read else maxsize),
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
-        shadows=tuple((variants[key], share) for key, share in allocation[1].shadows),
+        shadows=tuple((variants[key], share) for key, share in held.allocation.shadows),
         needs_body=must_read or (sight is not None and sight.in_body),
         reads_model=_reads_model(route),
         sight=sight,

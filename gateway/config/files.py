@@ -6,12 +6,13 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.config.document import Document
-from gateway.config.faults import Fault, KeyPath, render_path
+from gateway.config.document import BackendTls, Document
+from gateway.config.faults import KeyPath
+from gateway.config.references import Finding
 
 
-def unusable_files(document: Document) -> Iterator[Fault]:
-    """A fault for each named file that isn't here, or isn't what it should be."""
+def unusable_files(document: Document) -> Iterator[Finding]:
+    """What is wrong with named file that isn't here, or isn't what it should be."""
     if document.tls is not None:
         tls = document.tls
         yield from _certificates(("tls",), "client_ca", tls.client_ca, tls.cert, tls.key)
@@ -30,10 +31,10 @@ def unusable_files(document: Document) -> Iterator[Fault]:
 
 def _certificates(
     here: KeyPath, ca_key: str, ca: str | None, cert: str | None, key: str | None
-) -> Iterator[Fault]:
+) -> Iterator[Finding]:
     named = {ca_key: ca, "cert": cert, "key": key}
     missing = [
-        fault for name, file in named.items() if file is not None for fault in _missing((*here, name), file)
+        found for name, file in named.items() if file is not None for found in _missing((*here, name), file)
     ]
     yield from missing
     if missing:
@@ -43,23 +44,42 @@ def _certificates(
         try:
             context.load_verify_locations(ca)
         except OSError as error:
-            yield _fault((*here, ca_key), f"'{ca}' holds no certificates in PEM form: {_reason(error)}")
+            yield Finding((*here, ca_key), f"'{ca}' holds no certificates in PEM form: {_reason(error)}")
     if cert is not None and key is not None:
         try:
             context.load_cert_chain(cert, key, password="")
         except (OSError, ValueError) as error:
             message = f"'{cert}' and '{key}' are no certificate and its key in PEM form: {_reason(error)}"
-            yield _fault((*here, "cert"), message)
+            yield Finding((*here, "cert"), message)
 
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
 
 
-def _missing(path: KeyPath, file: str) -> Iterator[Fault]:
+def _missing(path: KeyPath, file: str) -> Iterator[Finding]:
     if not Path(file).is_file():
-        yield _fault(path, f"there is no file '{file}' here; the gateway needs it to start")
+        yield Finding(path, f"there is no file '{file}' here; the gateway needs it to start")
 
 
-def _fault(path: KeyPath, message: str) -> Fault:
-    return Fault(0, 0, render_path(path), message)
+def client_context(tls: BackendTls) -> ssl.SSLContext:
+    """How we speak TLS to others. Raises OSError for files that can't be used."""
+    context = ssl.create_default_context(cafile=tls.ca)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.cert is not None:
+        context.load_cert_chain(tls.cert, tls.key)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def named_files(document: Document) -> frozenset[str]:
+    """The certificates and keys that ``document`` names."""
+    traces = document.telemetry.traces
+    sections = [backend.tls for backend in document.backends.values()]
+    sections += [traces.tls] if traces is not None else []
+    files = [file for tls in sections for file in (tls.ca, tls.cert, tls.key)]
+    if document.tls is not None:
+        files += [document.tls.client_ca, document.tls.cert, document.tls.key]
+    return frozenset(file for file in files if file is not None)

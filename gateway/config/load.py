@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
+from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
-from gateway.config.yaml_text import LARGEST, read
+from gateway.config.yaml_text import LARGEST, Tree, read
 
 __all__ = ["ConfigError", "Examined", "Fault", "examine", "load", "load_file", "read_text", "render_faults"]
 
@@ -24,6 +25,12 @@ class Examined:
     document: Document | None
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...] = ()
+    tree: Tree | None = None
+
+    def placed(self, findings: Iterable[Finding]) -> tuple[Fault, ...]:
+        """``findings`` with their lines, in the order of the text."""
+        faults = [fault_at(self.tree, finding) for finding in findings] if self.tree is not None else []
+        return tuple(sorted(faults, key=lambda fault: (fault.line, fault.column)))
 
 
 def load(text: str, *, source: str, env: Mapping[str, str]) -> Document:
@@ -60,11 +67,10 @@ def examine(text: str, *, env: Mapping[str, str]) -> Examined:
     tree, faults = read(text, env)
     if tree is None:
         return Examined(None, tuple(faults))
-    document, found = validate(tree)
+    document, wrong = validate(tree)
     unset = {fault.path for fault in faults if fault.path}
-    faults += [fault for fault in found if fault.path not in unset]
+    faults += [fault for fault in wrong if fault.path not in unset]
     if faults or document is None:
         return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
-    findings = (*warnings_of(document), *pending_options(document))
-    warnings = [fault_at(tree, finding) for finding in findings]
-    return Examined(document, (), tuple(sorted(warnings, key=lambda fault: (fault.line, fault.column))))
+    found = Examined(document, (), tree=tree)
+    return replace(found, warnings=found.placed((*warnings_of(document), *pending_options(document))))

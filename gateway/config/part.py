@@ -21,7 +21,7 @@ from gateway.config.units import split_address, written
 from gateway.dataplane.headers import valid_host
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 
@@ -55,7 +55,7 @@ def _header_name(value: str) -> str:
 def _header_value(value: str) -> str:
     if not _FIELD_VALUE.fullmatch(value) or value != value.strip():
         raise ValueError(
-            "a header's value holds no control characters and no spaces at its ends; write it without them"
+            "a header's value holds ISO 8859-1 without control characters or spaces at its ends; write it so"
         )
     return value
 

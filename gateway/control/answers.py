@@ -299,6 +299,7 @@ class RevisionAnswer(Shape):
     revision: Count
     time: float
     author: str
+    origin: str
     etag: str
 
 

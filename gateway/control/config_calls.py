@@ -77,5 +77,6 @@ def _shown(revision: Revision) -> dict[str, Any]:
         "revision": revision.revision,
         "time": revision.time,
         "author": revision.author,
+        "origin": revision.origin,
         "etag": revision.etag,
     }

@@ -28,7 +28,7 @@ class Live:
     shadow_counts: Mapping[str, Mapping[str, int]]
     """By shadow: offered, sent, dropped by reason, failed."""
     contextual: Mapping[str, Any] | None = None
-    """Of a bandit with features: `gateway.loops.ensembles.described`."""
+    """Of a bandit with features: `gateway.compile.ensembles.described`."""
 
 
 class Context(Protocol):

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from gateway.compile.plans import reported
 from gateway.control.ask import Ask, answer
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
+from gateway.control.report import Json
 from gateway.control.series import MOST, ROLLING, series, step_for, steps
 from gateway.errors import TurnoutError
 from gateway.state.evidence import of_buckets, rewarded
@@ -18,7 +19,18 @@ HOUR = 3600.0
 
 async def list_routes(ask: Ask) -> Response:
     names = [name for name in ask.context.document().routes if ask.principal.serves(name)]
-    return answer({"routes": [await ask.desk.summary(name) for name in names]})
+    shown = [await _summary(ask, name) for name in names]
+    return answer({"routes": [route for route in shown if route is not None]})
+
+
+async def _summary(ask: Ask, name: str) -> Json | None:
+    """None for a route that an edit took away meanwhile."""
+    try:
+        return await ask.desk.summary(name)
+    except (TurnoutError, KeyError):
+        if name in ask.context.document().routes:
+            raise
+        return None
 
 
 async def read_route(ask: Ask) -> Response:

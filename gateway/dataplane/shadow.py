@@ -62,12 +62,13 @@ class Shadower:
     def __init__(
         self,
         *,
+        limits: ShadowLimits,
         pool: Callable[[VariantPlan], Address],
         record: Callable[[Shadowed], None],
         comparer: Comparer,
     ) -> None:
         """``pool``: an address for a shadow, apart from those that serve clients."""
-        self.limits = ShadowLimits()
+        self.limits = limits
         self.worker: Worker | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """By (route, shadow, offered | sent | failed | dropped:REASON)."""

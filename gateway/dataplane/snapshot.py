@@ -41,37 +41,37 @@ class Timeouts:
 class ShadowLimits:
     """What all shadows of a process may use together; bytes and seconds."""
 
-    waiting: int = 256
-    bytes: int = 64 << 20
-    in_flight: int = 64
-    timeout: float = 30.0
-    answer: int = 1 << 20
-    load: int = 512
+    waiting: int
+    bytes: int
+    in_flight: int
+    timeout: float
+    answer: int
+    load: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one client may ask of the gateway; bytes and seconds."""
 
-    connections: int = 10_000
-    head: int = 65_536
-    fields: int = 128
-    target: int = 16_384
-    body: int = 64 << 20
-    header_timeout: float = 10.0
-    body_timeout: float = 300.0
-    body_min_rate: float = 1024.0
-    body_grace: float = 10.0
-    idle_timeout: float = 75.0
-    write_timeout: float = 30.0
-    control_body: int = 16 << 20
-    pipeline: int = 16
-    websockets: int = 1000
-    websocket_life: float = 86_400.0
+    connections: int
+    head: int
+    fields: int
+    target: int
+    body: int
+    header_timeout: float
+    body_timeout: float
+    body_min_rate: float
+    body_grace: float
+    idle_timeout: float
+    write_timeout: float
+    control_body: int
+    pipeline: int
+    websockets: int
+    websocket_life: float
     """0.0: no limit."""
-    last_idle: float = 1.0
+    last_idle: float
     """So long an idle connection stays open when the process ends."""
-    shadow: ShadowLimits = ShadowLimits()
+    shadow: ShadowLimits
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,23 +10,23 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.plans import Move, moved, plan, reported
-from gateway.config.document import Document
-from gateway.loops.ensembles import (
+from gateway.compile.arrange import Held, arranged, fitting, same
+from gateway.compile.ensembles import (
     RECENT,
     Drawn,
     averaged,
-    described,
     draw,
     expected,
     refit,
     restore,
     seed,
 )
+from gateway.compile.plans import Move, moved, plan, reported
+from gateway.config.document import Document
 from gateway.state.base import BUCKET, OutcomeFilter, Published, Store, StoreUnavailable
 from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
 from policies import bandit, contextual
@@ -48,29 +48,6 @@ HISTORY: Final = 12
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
 Announce = Callable[[Published], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The allocation of one route as this process serves it."""
-
-    epoch: int
-    allocation: Allocation
-    plan: Plan
-    published: bool
-    """Whether the store has it (under this epoch)."""
-    reason: str = "config"
-    drawn: Drawn | None = None
-    """Of a bandit with features: what it decides by; None while nothing was learned."""
-
-    @property
-    def ensemble(self) -> Ensemble | None:
-        return self.drawn.ensemble if self.drawn is not None else None
-
-    @property
-    def contextual(self) -> dict[str, Any] | None:
-        """What was learned about features, for people; None for a policy without."""
-        return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
 
 
 class Allocations:
@@ -118,41 +95,35 @@ class Allocations:
 
     # A new document -----------------------------------------------------------------------------------
     def arrange(self, document: Document) -> dict[str, tuple[int, Allocation]]:
-        """(epoch, allocation) of each route of ``document``. What still fits stays in force."""
-        self._document = document
-        self.held = {name: self._arranged(document, name) for name in document.routes}
+        """Prepares ``document`` and puts it in force: (epoch, allocation) of each of its routes."""
+        known, nothing = self.published, (None, b"")
+        self.take(
+            document,
+            {
+                name: arranged(plan(document, name), self.moves.get(name), *known.get(name, nothing))
+                for name in document.routes
+            },
+        )
         return {name: (held.epoch, held.allocation) for name, held in self.held.items()}
 
-    def _arranged(self, document: Document, name: str) -> Held:
-        wanted = moved(plan(document, name), self.moves.get(name))
-        stored = self._stored.get(name)
-        previous = _allocation(stored, wanted) if stored is not None else None
-        drawn = None
-        of_features = stored is not None and expected(stored.evidence)
-        if isinstance(wanted, Contextual):
-            drawn = self._drawn(wanted, stored) if stored is not None else None
-            fresh = previous if drawn is not None and previous is not None else allocate(wanted)
-        elif isinstance(wanted, Bandit):
-            shares = stored.probabilities if stored is not None else {}
-            fresh = previous or bandit.joined(wanted, shares)
-        else:
-            fresh = allocate(wanted, Learned(previous=previous))
-        # What was published with an ensemble is the same only if it is decided by that very ensemble.
-        kept = drawn.exact if drawn is not None else not of_features
-        if stored is not None and previous is not None and kept and _same(previous, fresh):
-            return Held(stored.epoch, fresh, wanted, published=True, drawn=drawn)
-        epoch = stored.epoch + 1 if stored is not None else 1
-        return Held(epoch, fresh, wanted, published=False, drawn=drawn)
+    def take(self, document: Document, held: Mapping[str, Held]) -> None:
+        """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
+        self._document, self.held = document, dict(held)
+        self._changed = -1  # what was published while it was prepared is followed at the next step
+
+    @property
+    def published(self) -> Mapping[str, tuple[Published, bytes]]:
+        """By route: what is published, and the ensemble that belongs to it (b"" without one)."""
+        return {name: (stored, self._ensemble(name, stored)) for name, stored in self._stored.items()}
+
+    def _ensemble(self, name: str, stored: Published) -> bytes:
+        epoch, data = self._packed.get(name, (0, b""))
+        return data if epoch == stored.epoch else b""
 
     def _drawn(self, wanted: Contextual, stored: Published) -> Drawn | None:
         """The ensemble that was published with ``stored``, if there was one and it is for such a plan."""
-        epoch, data = self._packed.get(stored.route, (0, b""))
-        return restore(wanted, data) if epoch == stored.epoch and data else None
-
-    @property
-    def ensembles(self) -> dict[str, Ensemble]:
-        """Of the routes that have one."""
-        return {name: held.ensemble for name, held in self.held.items() if held.ensemble is not None}
+        data = self._ensemble(stored.route, stored)
+        return restore(wanted, data) if data else None
 
     # The loop -------------------------------------------------------------------------------------------
     async def step(self) -> None:
@@ -214,7 +185,7 @@ class Allocations:
         wanted = moved(plan(self._document, name), self.moves.get(name))
         if wanted != held.plan:  # another process has moved the rollout
             held = self.held[name] = replace(held, plan=wanted)
-        found = _allocation(stored, held.plan)
+        found = fitting(stored, held.plan)
         if found is None:
             return  # of another configuration; ours, or the newer one, will be published
         drawn = None
@@ -224,7 +195,7 @@ class Allocations:
             drawn = self._drawn(held.plan, stored) if isinstance(held.plan, Contextual) else None
             if drawn is None or not drawn.exact:
                 return  # likewise; or a newer epoch has come already, and is followed at the next step
-        if stored.epoch != held.epoch or not _same(found, held.allocation):
+        if stored.epoch != held.epoch or not same(found, held.allocation):
             self._take(name, stored.epoch, found, stored.reason, drawn)
         elif not held.published:
             self.held[name] = replace(held, published=True, drawn=drawn)
@@ -254,7 +225,7 @@ class Allocations:
             return  # a new document came meanwhile
         self._asked[name] = held.plan, learned
         self.standings[name] = standing
-        if not _same(held.allocation, fresh, within=1e-6):
+        if not same(held.allocation, fresh, within=1e-6):
             await self._publish(name, fresh, reason, json.dumps(standing.as_dict()))
 
     async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
@@ -263,7 +234,7 @@ class Allocations:
         sums = await self._rows(name, plan)
         if not any(s.count > 0 for s in sums.values()):
             fresh = allocate(plan, Learned(caps=caps, previous=held.allocation))
-            if held.drawn is not None or not _same(held.allocation, fresh, within=1e-6):
+            if held.drawn is not None or not same(held.allocation, fresh, within=1e-6):
                 await self._publish(name, fresh, reason, "")
             return
         if not await asyncio.to_thread(refit, plan, sums, caps, held.drawn):
@@ -349,30 +320,5 @@ class Allocations:
         self._announce(record)
 
 
-def _allocation(stored: Published, wanted: Plan) -> Allocation | None:
-    """What was published, if it speaks of the variants that ``wanted`` does; else None."""
-    fresh = allocate(wanted)
-    if set(stored.probabilities) != set(fresh.variants):
-        return None
-    return Allocation(
-        variants=tuple(stored.probabilities),
-        probabilities=tuple(stored.probabilities.values()),
-        bounds=stored.bounds,
-        owners=stored.owners,
-        shadows=fresh.shadows,
-    )
-
-
 def _of_metric(sums: Mapping[tuple[str, str], LinearSums], metric: str) -> dict[str, LinearSums]:
     return {variant: one for (variant, name), one in sums.items() if name == metric}
-
-
-def _same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:
-    """Whether both assign alike (or, ``within`` given, no probability differs by more)."""
-    one, other = a.as_dict(), b.as_dict()
-    if set(one) != set(other):
-        return False
-    if within:
-        return all(abs(one[name] - other[name]) <= within for name in one)
-    owners = [a.variants[k] for k in a.owners] == [b.variants[k] for k in b.owners]
-    return owners and a.bounds == b.bounds

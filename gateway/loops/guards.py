@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.compile.plans import reported
+from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
-from gateway.loops.rollout import capped_ranges, plan_of, rail_of
+from gateway.loops.rollout import capped_ranges
 from gateway.state.base import BUCKET, Counts, Store
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges

@@ -15,7 +15,6 @@ from typing import Final, Protocol
 
 from gateway.config.backend import Backend as BackendDocument
 from gateway.config.backend import Health as HealthDocument
-from gateway.config.document import Document
 from gateway.transport.connection import Answer, BackendConnection
 from gateway.transport.health import Health
 from gateway.transport.pool import Address
@@ -31,7 +30,7 @@ class Places(Protocol):
 
     healths: dict[str, Health]
 
-    def address(self, backend: BackendDocument, place: int, *, shadow: bool = False) -> Address: ...
+    def address(self, backend: BackendDocument, place: int) -> Address: ...
     def probe_address(self, backend: BackendDocument, place: int) -> Address: ...
 
 
@@ -66,18 +65,13 @@ class Probes:
     watched: dict[tuple[str, str], Watched] = field(default_factory=dict)
     """By backend and address."""
 
-    async def run(self, document: Callable[[], Document]) -> None:
-        """Runs until cancelled."""
-        try:
-            while True:
-                self.step(document().backends)
-                await asyncio.sleep(LOOK)
-        finally:
-            for watched in self.watched.values():
-                if watched.probing is not None:
-                    watched.probing.cancel()
+    def close(self) -> None:
+        """Ends the probes that are under way."""
+        for watched in self.watched.values():
+            if watched.probing is not None:
+                watched.probing.cancel()
 
-    def step(self, backends: Mapping[str, BackendDocument]) -> None:
+    async def step(self, backends: Mapping[str, BackendDocument]) -> None:
         """Starts the probes that are due; forgets addresses that are not probed any more."""
         now = perf_counter()
         wanted = {

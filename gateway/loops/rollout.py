@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.compile.plans import Move, reported
+from gateway.compile.arrange import begun, move_of
+from gateway.compile.plans import Move, canaries, plan_of, rail_of, reported
 from gateway.config.document import Canary, Document
-from gateway.config.document import Guardrail as GuardrailSection
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
@@ -54,31 +54,6 @@ BLIND: Final = 3
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
 
-def plan_of(section: Canary) -> Plan:
-    """What a canary's section asks of its rollout."""
-    return Plan(
-        section.baseline,
-        section.candidate,
-        tuple(rollout.Stage(s.weight, s.for_, s.min_samples) for s in section.stages),
-        promote=section.on_success == "promote",
-        bandit=None if section.bandit is None else section.bandit.stop.then if section.bandit.stop else "ask",
-        bake=section.bake,
-        holdback=section.holdback,
-        patience=section.inconclusive,
-        gate=None
-        if section.gate is None
-        else rollout.Gate(
-            section.gate.agreement, section.gate.share, section.gate.for_, section.gate.min_samples
-        ),
-    )
-
-
-def rail_of(section: GuardrailSection) -> Guardrail:
-    return Guardrail(
-        section.metric, section.max_increase, section.max_decrease, section.max_ratio, section.min_samples
-    )
-
-
 def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
     """(least, greatest) value of each metric with a cap."""
     ranges = {key: metric.capped_range for key, metric in document.metrics.items()}
@@ -109,29 +84,31 @@ class Rollouts:
 
     # A new document -----------------------------------------------------------------------------------
     def arrange(self, document: Document) -> None:
-        """Call it before `Allocations.arrange`: it says which share each candidate has."""
+        """Prepares ``document`` and puts it in force; call it before `Allocations.arrange`."""
+        now, moves = self._clock(), dict[str, Move]()
+        for name in document.routes:
+            moves |= begun(document, name, self.states, now)
+        self.take(document, moves)
+
+    def take(self, document: Document, moves: Mapping[str, Move]) -> None:
+        """Puts a document in force with the ``moves`` that were prepared for it (`gateway.compile.arrange`)."""
         self._document = document
-        now = self._clock()
-        for name, section in _canaries(document).items():
-            plan = plan_of(section)
-            state = self.states.get(name) or rollout.begin(plan, now)
-            if (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
-                state = rollout.begin(plan, now)
-            self._hand_over(name, state, plan)
-            self._configured.add(name)
+        self._configured |= moves.keys()
+        for name, move in moves.items():
+            self._put(name, move)
 
     async def start(self, document: Document) -> None:
         """Reads where the rollouts of ``document`` stand; call it before the first `arrange`."""
-        for name in _canaries(document):
+        for name in canaries(document):
             await self._read(name)
 
     def _hand_over(self, name: str, state: State, plan: Plan) -> None:
         """Tells the allocation what share the rollout wants."""
-        share = rollout.shadow_share(state, plan)
-        shadows = ((state.candidate, share),) if share else ()
-        promoted = state.status is Status.PROMOTED
-        self._allocations.moves[name] = Move(state.weight, shadows, state.competing, state.deciding, promoted)
-        if state.competing is None or promoted:  # nothing was ejected from a bandit that is not there
+        self._put(name, move_of(state, plan))
+
+    def _put(self, name: str, move: Move) -> None:
+        self._allocations.moves[name] = move
+        if move.competing is None or move.promoted:  # nothing was ejected from a bandit that is not there
             self._allocations.caps.pop(name, None)
             self._allocations.judged.pop(name, None)
 
@@ -145,7 +122,7 @@ class Rollouts:
         document = self._document
         if document is None:
             return
-        for name, section in _canaries(document).items():
+        for name, section in canaries(document).items():
             plan = plan_of(section)
             await self._read(name)
             if name in self._configured or name not in self._versions:
@@ -329,7 +306,7 @@ class Rollouts:
     # For people -----------------------------------------------------------------------------------------
     def _section(self, name: str) -> Canary:
         document = self._document
-        section = _canaries(document).get(name) if document is not None else None
+        section = canaries(document).get(name) if document is not None else None
         if section is None:
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is no canary.")
         return section
@@ -344,7 +321,7 @@ class Rollouts:
     async def describe(self, name: str) -> Mapping[str, Any] | None:
         """The rollout as the API tells it; None for a route without one."""
         document = self._document
-        section = _canaries(document).get(name) if document is not None else None
+        section = canaries(document).get(name) if document is not None else None
         state = self.states.get(name)
         if section is None or state is None or name not in self._allocations.held:
             return None
@@ -372,10 +349,6 @@ class Rollouts:
             "sick_baseline": judgement.sick or None,
             "possible": list(rollout.possible(state)),
         }
-
-
-def _canaries(document: Document) -> dict[str, Canary]:
-    return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, Canary)}
 
 
 def _blind(section: Canary, reason: str) -> Verdict:

@@ -73,12 +73,13 @@ class Watch:
         self._ratios = Ratios(store, clock)
 
     async def step(self, document: Document) -> None:
+        """One look: at the record's losses, and as the leader at every route."""
         await self.record_loss()
         if not self._allocations.leads:
             self._ratios.forget()
-        else:
-            for name in document.routes:
-                await self.look(document, name)
+            return
+        for name in document.routes:
+            await self.look(document, name)
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""

@@ -83,6 +83,8 @@ class Revision:
     etag: str
     document: str
     """The YAML text."""
+    origin: str = ""
+    """Where it came from: the host and path of a file, or the call of the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,9 @@ class Store(Protocol):
         ...
 
     # Revisions and events -----------------------------------------------------------------------
-    async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision: ...
+    async def add_revision(
+        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
+    ) -> Revision: ...
     async def revisions(self, *, limit: int = 100) -> list[Revision]:
         """Newest first."""
         ...

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.clock import Chance
-from gateway.compile.registry import client_context
 from gateway.config.document import Traces
+from gateway.config.files import client_context
 from gateway.telemetry.spans import Spans
 from gateway.telemetry.trace import Traced
 

@@ -140,6 +140,15 @@ class Metrics:
             "turnout_config_revision", "The revision of the configuration in force.", registry=r,
             multiprocess_mode="max",
         )  # fmt: skip
+        self.reloaded = Gauge(
+            "turnout_config_last_reload_successful", "1 if the last configuration that came is in force, else 0.",
+            registry=r, multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.reloaded_at = Gauge(
+            "turnout_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last put in force, in seconds since the epoch.",
+            registry=r, multiprocess_mode="livemax",
+        )  # fmt: skip
         self.build = Gauge(
             "turnout_build_info", "1 for what runs: version, form of the hot path, interpreter.",
             ("version", "form", "python"), registry=r, multiprocess_mode="max",
@@ -149,6 +158,11 @@ class Metrics:
             "turnout_alarms_total", "Alarms raised, by code.", ("route", "code"), registry=r
         )
         self._seen: dict[object, Tally[Any]] = {}
+
+    def configured(self, revision: int, now: float) -> None:
+        """A revision was put in force."""
+        self.revision.set(revision)
+        self.reloaded_at.set(now)
 
     # Batches ------------------------------------------------------------------------------------------
     def outcomes(self, batch: Sequence[Outcome]) -> None:

@@ -27,27 +27,34 @@ class Traces:
         self._tasks: dict[Exporter, asyncio.Task[None]] = {}
         """What each exporter is at: delivering, or its end."""
 
-    def arrange(self, settings: Settings | None) -> Tracing | None:
-        """What the snapshot gets; an exporter with other settings delivers what it has, and ends."""
-        if self.exporter is not None and self.exporter.settings != settings:
-            self._retire(self.exporter)
-            self.exporter = None
+    def prepare(self, settings: Settings | None) -> tuple[Exporter | None, Tracing | None]:
+        """What delivers spans with ``settings``, and what the snapshot gets; changes nothing."""
         if settings is None:
-            return None
-        if self.exporter is None:
-            self.exporter = Exporter(settings, counts=self.counts, chance=self._chance)
-            running = asyncio.get_running_loop().create_task(self.exporter.run())
-            running.add_done_callback(_tell)
-            self._tasks[self.exporter] = running
-        return Tracing(
+            return None, None
+        exporter = self.exporter
+        if exporter is None or exporter.settings != settings:
+            exporter = Exporter(settings, counts=self.counts, chance=self._chance)
+        return exporter, Tracing(
             share=settings.sample,
             follow=settings.parent == "follow",
             propagate=settings.propagate,
             chance=self._chance,
             entropy=os.urandom,
             wall=self._wall,
-            offer=self.exporter.offer,
+            offer=exporter.offer,
         )
+
+    def take(self, exporter: Exporter | None) -> None:
+        """Puts in force what was prepared; an exporter with other settings delivers what it has, and ends."""
+        if exporter is self.exporter:
+            return
+        if self.exporter is not None:
+            self._retire(self.exporter)
+        self.exporter = exporter
+        if exporter is not None:
+            running = asyncio.get_running_loop().create_task(exporter.run())
+            running.add_done_callback(_tell)
+            self._tasks[exporter] = running
 
     def _retire(self, exporter: Exporter) -> None:
         running = self._tasks.pop(exporter)

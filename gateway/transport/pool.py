@@ -36,9 +36,9 @@ class Waiter(Protocol):
 class Limit:
     """How much one backend may be given at once by this process."""
 
-    in_flight: int = 1024
-    waiting: int = 1024
-    wait: float = 1.0
+    in_flight: int
+    waiting: int
+    wait: float
     """Seconds."""
 
 
@@ -261,7 +261,7 @@ Chance = Callable[[], float]
 class Backend:
     """The addresses that serve one backend of the configuration, and the choice between them."""
 
-    __slots__ = ("addresses", "balance", "chance", "gate", "health", "name", "single", "turn")
+    __slots__ = ("addresses", "balance", "chance", "gate", "health", "name", "shadows", "single", "turn")
 
     def __init__(
         self,
@@ -272,8 +272,11 @@ class Backend:
         *,
         health: Health,
         balance: Balance = "least_load",
+        shadows: Sequence[Address] = (),
     ) -> None:
+        """``shadows``: the same addresses with the connections that are kept for copies."""
         self.name = name
+        self.shadows = tuple(shadows)
         self.gate = gate
         self.addresses = tuple(addresses)
         self.single = self.addresses[0] if len(self.addresses) == 1 else None

@@ -217,7 +217,7 @@ TABLE = [
     (A, '  a: {url: "http://x:1", headers: {"bad name": x}}', 5, "backends.a.headers.bad name",
      "'bad name' is not the name of a header; write one such as x-user-id", ""),
     (A, '  a: {url: "http://x:1", headers: {x-a: "1\\r\\nx-b: 2"}}', 5, "backends.a.headers.x-a",
-     "a header's value holds no control characters and no spaces at its ends; write it without them", ""),
+     "a header's value holds ISO 8859-1 without control characters or spaces at its ends; write it so", ""),
     ("  a: {url", "  a b: {url", 5, "backends.a b",
      "'a b' is not a name; write at most 64 letters, digits, '.', '_', '-', no sign first", ""),
     # A canary that goes on as a bandit

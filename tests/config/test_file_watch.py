@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.config.load import ConfigError
-from gateway.config.watch import FileWatch, watch_file
+from gateway.config.watch import FilesWatch, FileWatch
 
 
 @pytest.fixture
@@ -96,25 +95,20 @@ def test_bad_bytes_are_reported_once_and_then_over(file: Path) -> None:
     assert [watch.look() for _ in range(3)] == [None, "two", None]
 
 
-async def test_the_stream_of_changes(file: Path) -> None:
-    changes: list[Callable[[], object]] = [
-        lambda: file.write_text("two"),
-        lambda: None,
-        lambda: file.write_bytes(b"\xff"),
-        lambda: None,
-        lambda: file.write_text("three"),
-        lambda: None,
-    ]
-    steps = iter(changes)
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        next(steps)()
-
-    stream = watch_file(file, "one", interval=0.5, sleep=sleep)
-    assert await anext(stream) == "two"
-    assert "not UTF-8" in str(await anext(stream))
-    assert await anext(stream) == "three"
-    assert waited == [0.5] * 6
-    await stream.aclose()
+def test_files_that_a_document_names(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_text("one")
+    key.write_text("one")
+    watch, paths = FilesWatch(), [str(cert), str(key)]
+    assert [watch.look(paths) for _ in range(3)] == [False] * 3
+    cert.write_text("two")
+    assert watch.look(paths) is False  # the key may be about to follow
+    key.write_text("two!")
+    assert [watch.look(paths) for _ in range(3)] == [False, True, False]
+    key.unlink()
+    assert [watch.look(paths) for _ in range(3)] == [False] * 3
+    key.write_text("three")
+    assert [watch.look(paths) for _ in range(3)] == [False, True, False]
+    other = tmp_path / "other.pem"
+    other.write_text("x")
+    assert [watch.look([*paths, str(other)]) for _ in range(3)] == [False] * 3  # an edit names another file

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config.document import Document
+from gateway.config.faults import render_path
 from gateway.config.files import unusable_files
 from gateway.config.load import examine, load
 
@@ -86,7 +87,7 @@ def pems(tmp_path: Path) -> Path:
 
 
 def unusable(document: Document) -> dict[str, str]:
-    return {fault.path: fault.message for fault in unusable_files(document)}
+    return {render_path(found.path): found.message for found in unusable_files(document)}
 
 
 def with_tls(pems: Path, tls: str) -> Document:

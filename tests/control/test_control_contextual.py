@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gateway.compile.ensembles import described, draw
 from gateway.compile.plans import plan
 from gateway.config.load import load
 from gateway.control.answers import RouteReport
 from gateway.control.context import Live
 from gateway.control.record_calls import _sealed
 from gateway.control.report import Evidence, report
-from gateway.loops.ensembles import described, draw
 from gateway.record.context import pack
 from gateway.record.token import Opened
 from gateway.state.evidence import Rewarded

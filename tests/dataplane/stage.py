@@ -16,19 +16,17 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.compile.plans import plan
+from gateway.compile.prepare import View, prepare
 from gateway.compile.registry import Registry
-from gateway.compile.snapshot import compile_document
-from gateway.config.document import Document
-from gateway.config.load import load
+from gateway.config.load import examine
 from gateway.dataplane.comparing import Comparer
 from gateway.dataplane.protocol import ClientProtocol
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.worker import TICK, Worker
 from gateway.record.events import Outcome
+from gateway.telemetry.traces import Traces
 from gateway.transport.connection import BackendConnection
 from gateway.transport.pool import Address
-from policies.allocate import allocate
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -298,7 +296,7 @@ class Stage:
         self.dials: list[Dial] = []
         self.outcomes: list[Outcome] = []
         self.transports: list[Transport] = []
-        self.document: Document = load(CONFIG.format(more=more), source="stage", env={})
+        self.examined = examine(CONFIG.format(more=more), env={})
         self.registry = Registry(cast("Any", self.loop), lambda *_: None)
         self.serial = itertools.count(1)
         self.chance = 0.5
@@ -306,18 +304,20 @@ class Stage:
         self.worker.start()
 
     def _worker(self) -> Worker:
-        snapshot = compile_document(
-            self.document,
-            revision=1,
+        view = View(
             registry=self.registry,
-            allocations={name: (1, allocate(plan(self.document, name))) for name in self.document.routes},
+            traces=Traces(chance=lambda: self.chance, wall=self.clock),
             statics=lambda *_: b"",
             chance=lambda: self.chance,
+            now=self.clock(),
         )
+        prepared = prepare(self.examined, view, source="stage")
+        self.registry.take(prepared.draft)
+        snapshot = prepared.snapshot
+        snapshot.revision = 1
         shadow = Shadower(
-            pool=lambda variant: self.registry.address(
-                self.document.backends[variant.backend_name], 0, shadow=True
-            ),
+            limits=snapshot.limits.shadow,
+            pool=lambda variant: variant.backend.shadows[0],
             record=lambda _: None,
             comparer=Comparer(),
         )

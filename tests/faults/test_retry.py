@@ -136,7 +136,7 @@ def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch:
 def test_the_budget_is_a_share_of_what_is_under_way() -> None:
     from gateway.transport.pool import Gate, Limit
 
-    gate = Gate(Limit())
+    gate = Gate(Limit(in_flight=1024, waiting=1024, wait=1.0))
     gate.in_flight, gate.retrying = 100, 19
     assert gate.may_retry(0.2, 3)
     gate.retrying = 20

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway.compile.ensembles import expected, restore, seed
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
-from gateway.loops.ensembles import expected, restore, seed
 from gateway.record.context import pack
 from gateway.state import open_store
 from gateway.state.base import Store
@@ -70,7 +70,7 @@ class Replica:
         return plan
 
     def shares(self, tier: str, age: float) -> tuple[float, ...]:
-        found = self.loop.ensembles["r"]
+        found = self.loop.held["r"].ensemble
         return found.shares(encode(found.plan.features, {"tier": tier, "age": age}))
 
 
@@ -122,7 +122,7 @@ async def test_it_begins_with_even_shares_and_no_ensemble(store: Store) -> None:
     leader = await replica(store, "leader", document())
     await leader.loop.step()
     assert leader.loop.held["r"].allocation.as_dict() == {"v1": 0.5, "v2": 0.5}
-    assert leader.loop.ensembles == {}
+    assert leader.loop.held["r"].ensemble is None
     assert leader.loop.held["r"].published
     assert [epoch for epoch, _, _ in leader.swapped] == [1]
 
@@ -185,10 +185,10 @@ async def test_other_features_begin_anew_and_old_ones_are_remembered(store: Stor
     await leader.loop.step()
     other = document(features="tier: {header: x-tier, values: [paid, free]}, age: {json: age, maximum: 100}")
     leader.loop.arrange(other)
-    assert leader.loop.ensembles == {}
+    assert leader.loop.held["r"].ensemble is None
     assert leader.loop.held["r"].allocation.as_dict() == {"v1": 0.5, "v2": 0.5}
     await leader.loop.step()
-    assert (leader.loop.held["r"].epoch, leader.loop.ensembles) == (3, {})
+    assert (leader.loop.held["r"].epoch, leader.loop.held["r"].ensemble) == (3, None)
     leader.loop.arrange(document())
     await leader.loop.step()
     assert leader.shares("free", 40)[0] > 0.9
@@ -209,7 +209,7 @@ async def test_an_edited_floor_holds_at_once(store: Store) -> None:
     await (
         follower.loop.step()
     )  # which has not heard of the ensemble yet, and must not decide by the old floor
-    assert follower.loop.ensembles == {}
+    assert follower.loop.held["r"].ensemble is None
     await leader.loop.step()
     await follower.loop.step()
     assert leader.loop.held["r"].epoch == follower.loop.held["r"].epoch == 3
@@ -274,11 +274,11 @@ async def test_retracting_everything_brings_even_shares_back(store: Store) -> No
     leader = await replica(store, "leader", document())
     await teach(store, leader.plan, 50)
     await leader.loop.step()
-    assert leader.loop.ensembles
+    assert leader.loop.held["r"].ensemble is not None
     records = await store.records(route="r")
     await store.reward([r._replace(value=None) for record in records for r in record.rewards])
     await leader.loop.step()
-    assert leader.loop.ensembles == {}
+    assert leader.loop.held["r"].ensemble is None
     assert leader.loop.held["r"].allocation.as_dict() == {"v1": 0.5, "v2": 0.5}
 
 

@@ -34,7 +34,7 @@ class Made:
         self.backend = Backend(
             "models",
             self.addresses,
-            Gate(Limit()),
+            Gate(Limit(in_flight=1024, waiting=1024, wait=1.0)),
             random.Random(4).random,
             health=self.health,
             balance=balance,

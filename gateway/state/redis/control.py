@@ -157,17 +157,17 @@ class Control:
         return True
 
     # Revisions and events -----------------------------------------------------------------------
-    async def add_revision(self, time: float, author: str, etag: str, document: str) -> Revision:
+    async def add_revision(self, time: float, author: str, etag: str, document: str, origin: str) -> Revision:
         await self.revisions(1)  # so that the number is above all that were ever seen here
-        row = json.dumps([time, author, etag, document])
+        row = json.dumps([time, author, etag, document, origin])
         number = await self._link.run(scripts.ADD_REVISION, self._link.of_all, row)
-        self._revision = Revision(int(number), time, author, etag, document)
+        self._revision = Revision(int(number), time, author, etag, document, origin)
         return self._revision
 
     async def revisions(self, limit: int) -> list[Revision]:
         found, known = await self._revisions(limit), self._revision
         if known is not None and (not found or found[0].revision < known.revision):
-            row = json.dumps([known.time, known.author, known.etag, known.document])
+            row = json.dumps([known.time, known.author, known.etag, known.document, known.origin])
             if await self._link.run(scripts.RESTORE_REVISION, self._link.of_all, known.revision, row):
                 self._tell(f"configuration revision {known.revision}")
             found = await self._revisions(limit)

@@ -245,8 +245,10 @@ class RedisStore:
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         return await self._control.save(kind, name, text, expected)
 
-    async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision:
-        return await self._control.add_revision(time, author, etag, document)
+    async def add_revision(
+        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
+    ) -> Revision:
+        return await self._control.add_revision(time, author, etag, document, origin)
 
     async def revisions(self, *, limit: int = 100) -> list[Revision]:
         return await self._control.revisions(limit)

@@ -133,19 +133,19 @@ def save(connection: sqlite3.Connection, kind: str, name: str, text: str, expect
 
 # Revisions and events -----------------------------------------------------------------------------
 def add_revision(
-    connection: sqlite3.Connection, time: float, author: str, etag: str, document: str
+    connection: sqlite3.Connection, time: float, author: str, etag: str, document: str, origin: str
 ) -> Revision:
     cursor = connection.execute(
-        "INSERT INTO revisions (time, author, etag, document) VALUES (?, ?, ?, ?)",
-        (time, author, etag, document),
+        "INSERT INTO revisions (time, author, etag, document, origin) VALUES (?, ?, ?, ?, ?)",
+        (time, author, etag, document, origin),
     )
     touch(connection)
-    return Revision(cursor.lastrowid or 0, time, author, etag, document)
+    return Revision(cursor.lastrowid or 0, time, author, etag, document, origin)
 
 
 def revisions(connection: sqlite3.Connection, limit: int) -> list[Revision]:
     rows = connection.execute(
-        "SELECT revision, time, author, etag, document FROM revisions ORDER BY revision DESC LIMIT ?",
+        "SELECT revision, time, author, etag, document, origin FROM revisions ORDER BY revision DESC LIMIT ?",
         (limit,),
     )
     return [Revision(*row) for row in rows]

@@ -90,7 +90,11 @@ CREATE TABLE units (
   PRIMARY KEY (route, unit, period, variant, metric)) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS)
+_ORIGIN: Final = """
+ALTER TABLE revisions ADD COLUMN origin TEXT NOT NULL DEFAULT '';
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

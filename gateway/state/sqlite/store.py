@@ -206,9 +206,14 @@ class SqliteStore:
             partial(control.save, kind=kind, name=name, text=text, expected=expected)
         )
 
-    async def add_revision(self, *, time: float, author: str, etag: str, document: str) -> Revision:
-        work = partial(control.add_revision, time=time, author=author, etag=etag, document=document)
-        return await self._writer.run(work)
+    async def add_revision(
+        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
+    ) -> Revision:
+        return await self._writer.run(
+            partial(
+                control.add_revision, time=time, author=author, etag=etag, document=document, origin=origin
+            )
+        )
 
     async def revisions(self, *, limit: int = 100) -> list[Revision]:
         return await self._readers.run(partial(control.revisions, limit=limit))

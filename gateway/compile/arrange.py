@@ -1,0 +1,108 @@
+"""Which allocation each route of a document begins with, given what is published and where rollouts stand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.compile.ensembles import Drawn, described, expected, restore
+from gateway.compile.plans import Move, moved, plan_of
+from gateway.config.document import Canary, Document
+from gateway.state.base import Published
+from policies import bandit, rollout
+from policies.allocate import Plan, allocate
+from policies.bandit import Bandit
+from policies.contextual import Contextual, Ensemble
+from policies.model import Allocation, Learned
+from policies.rollout import State, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The allocation of one route as this process serves it."""
+
+    epoch: int
+    allocation: Allocation
+    plan: Plan
+    published: bool
+    """Whether the store has it (under this epoch)."""
+    reason: str = "config"
+    drawn: Drawn | None = None
+    """Of a bandit with features: what it decides by; None while nothing was learned."""
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        return self.drawn.ensemble if self.drawn is not None else None
+
+    @property
+    def contextual(self) -> dict[str, Any] | None:
+        """What was learned about features, for people; None for a policy without."""
+        return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
+
+
+def begun(document: Document, name: str, states: Mapping[str, State], now: float) -> dict[str, Move]:
+    """What the rollout of a canary makes of its plan, by the route's name; without a state it begins. Empty for a
+    route of another policy."""
+    section = document.routes[name].policy
+    if not isinstance(section, Canary):
+        return {}
+    plan, state = plan_of(section), states.get(name)
+    if state is None or (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
+        state = rollout.begin(plan, now)
+    return {name: move_of(state, plan)}
+
+
+def move_of(state: State, plan: rollout.Plan) -> Move:
+    """What a rollout in ``state`` makes of the canary's plan."""
+    share = rollout.shadow_share(state, plan)
+    shadows = ((state.candidate, share),) if share else ()
+    promoted = state.status is Status.PROMOTED
+    return Move(state.weight, shadows, state.competing, state.deciding, promoted)
+
+
+def arranged(found: Plan, move: Move | None, stored: Published | None, packed: bytes) -> Held:
+    """What a route is served with. What was published (``stored``, ``packed`` with its ensemble) stays in force
+    where it fits. Raises ValueError for a plan that is no allocation."""
+    wanted = moved(found, move)
+    previous = fitting(stored, wanted) if stored is not None else None
+    drawn = None
+    of_features = stored is not None and expected(stored.evidence)
+    if isinstance(wanted, Contextual):
+        drawn = restore(wanted, packed) if packed else None
+        fresh = previous if drawn is not None and previous is not None else allocate(wanted)
+    elif isinstance(wanted, Bandit):
+        fresh = previous or bandit.joined(wanted, stored.probabilities if stored is not None else {})
+    else:
+        fresh = allocate(wanted, Learned(previous=previous))
+    # What was published with an ensemble is the same only if it is decided by that very ensemble.
+    kept = drawn.exact if drawn is not None else not of_features
+    if stored is not None and previous is not None and kept and same(previous, fresh):
+        return Held(stored.epoch, fresh, wanted, published=True, drawn=drawn)
+    epoch = stored.epoch + 1 if stored is not None else 1
+    return Held(epoch, fresh, wanted, published=False, drawn=drawn)
+
+
+def fitting(stored: Published, wanted: Plan) -> Allocation | None:
+    """What was published, if it speaks of the variants that ``wanted`` does; else None."""
+    fresh = allocate(wanted)
+    if set(stored.probabilities) != set(fresh.variants):
+        return None
+    return Allocation(
+        variants=tuple(stored.probabilities),
+        probabilities=tuple(stored.probabilities.values()),
+        bounds=stored.bounds,
+        owners=stored.owners,
+        shadows=fresh.shadows,
+    )
+
+
+def same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:
+    """Whether both assign alike (or, ``within`` given, no probability differs by more)."""
+    one, other = a.as_dict(), b.as_dict()
+    if set(one) != set(other):
+        return False
+    if within:
+        return all(abs(one[name] - other[name]) <= within for name in one)
+    owners = [a.variants[k] for k in a.owners] == [b.variants[k] for k in b.owners]
+    return owners and a.bounds == b.bounds

@@ -1,0 +1,184 @@
+"""The check of a configuration is its build: all that a gateway makes of a document, before any of it is in force.
+
+`turnout check`, the start, the file's watcher, PUT and replicas prepare alike. What can't be built is refused with
+the line and the key that it fails at, and nothing has changed; putting what was prepared in force only assigns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gateway import clock
+from gateway.clock import Chance
+from gateway.compile.arrange import Held, arranged, begun
+from gateway.compile.plans import Move, plan
+from gateway.compile.registry import Context, Draft, Registry
+from gateway.compile.snapshot import route_plan, snapshot
+from gateway.config.document import BackendTls, Document
+from gateway.config.faults import ConfigError
+from gateway.config.files import client_context, unusable_files
+from gateway.config.load import Examined
+from gateway.config.references import Finding
+from gateway.dataplane.snapshot import Snapshot, Statics
+from gateway.dataplane.tokens import Tokens
+from gateway.state.base import Published
+from gateway.telemetry.exporter import Exporter
+from gateway.telemetry.traces import Traces
+from policies.allocate import Plan
+from policies.rollout import State
+
+log = logging.getLogger("turnout.config")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a document is prepared against. Preparing reads it, and changes none of it."""
+
+    registry: Registry
+    traces: Traces
+    statics: Statics
+    chance: Chance
+    now: float
+    tokens: Tokens | None = None
+    states: Mapping[str, State] = field(default_factory=dict)
+    """Of the rollouts."""
+    published: Mapping[str, tuple[Published, bytes]] = field(default_factory=dict)
+    """By route: the allocation, and the ensemble that belongs to it."""
+    context: Context | None = client_context
+    """None: files are not read (they may be elsewhere)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that follows from a document; none of it is in force yet."""
+
+    document: Document
+    snapshot: Snapshot
+    draft: Draft
+    moves: Mapping[str, Move]
+    held: Mapping[str, Held]
+    tokens: Tokens | None
+    exporter: Exporter | None
+    unusable: tuple[Finding, ...] = ()
+    """What is wrong with files that the document names, where the view does without them."""
+
+
+class _Build:
+    """Goes through the parts of a document, and keeps what goes wrong in each."""
+
+    def __init__(self, found: Examined, source: str) -> None:
+        self._found = found
+        self._source = source
+        self._findings: list[Finding] = []
+
+    def refuse(self, findings: Iterable[Finding]) -> None:
+        self._findings += findings
+
+    @contextmanager
+    def at(self, *path: str) -> Iterator[None]:
+        """What goes wrong within is a fault of the key at ``path``."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self._findings.append(
+                Finding(path, f"the gateway can't be built with this: {error}", of_key=True)
+            )
+        except Exception as error:
+            log.exception("building a configuration failed")
+            said = f"the gateway can't be built with this: {type(error).__name__}: {error}"
+            self._findings.append(Finding(path, said, of_key=True))
+
+    def check(self) -> None:
+        """Raises ConfigError if anything went wrong so far."""
+        if self._findings:
+            raise ConfigError(self._source, self._found.placed(self._findings))
+
+
+def prepare(found: Examined, view: View, *, source: str) -> Prepared:
+    """Builds the document of ``found``. Pure but for reading the files that it names; for any thread.
+
+    Raises ConfigError with every fault, and nothing else; ``source`` names the text in it.
+    """
+    document = found.document
+    if document is None:
+        raise ConfigError(source, found.faults)
+    build = _Build(found, source)
+    unusable: list[Finding] = []
+    with build.at():
+        unusable += unusable_files(document)
+    if view.context is not None:
+        build.refuse(unusable)
+    build.check()
+    draft = Draft(view.registry, view.context or _without_files)
+    plans: dict[str, Plan] = {}
+    moves: dict[str, Move] = {}
+    held: dict[str, Held] = {}
+    for name, backend in document.backends.items():
+        with build.at("backends", name):
+            draft.backend(name, backend, view.chance)
+    for name in document.routes:
+        with build.at("routes", name, "policy"):
+            plans[name] = plan(document, name)
+    build.check()
+    for name in document.routes:
+        with build.at("routes", name, "policy"):
+            moves |= begun(document, name, view.states, view.now)
+            held[name] = arranged(plans[name], moves.get(name), *view.published.get(name, (None, b"")))
+    build.check()
+    return _assembled(document, view, build, draft, moves, held, tuple(unusable))
+
+
+def _assembled(
+    document: Document,
+    view: View,
+    build: _Build,
+    draft: Draft,
+    moves: Mapping[str, Move],
+    held: Mapping[str, Held],
+    unusable: tuple[Finding, ...],
+) -> Prepared:
+    routes = {}
+    for name in document.routes:
+        with build.at("routes", name):
+            routes[name] = route_plan(name, document, draft.backends, held[name], view.statics)
+    tokens, exporter, tracing = None, None, None
+    with build.at("auth", "jwt"):
+        tokens = _tokens(document, view.tokens)
+    with build.at("telemetry", "traces"):
+        exporter, tracing = view.traces.prepare(document.telemetry.traces)
+    build.check()
+    with build.at():
+        verify = tokens.verify if tokens is not None else None
+        made = snapshot(document, routes, bucket=draft.bucket, verify=verify, tracing=tracing)
+    build.check()
+    return Prepared(document, made, draft, moves, held, tokens, exporter, unusable)
+
+
+def _tokens(document: Document, known: Tokens | None) -> Tokens | None:
+    """Tokens keep their keys, and their fetching, as long as the section stays the same."""
+    settings = document.auth.jwt if document.auth is not None else None
+    if settings is None:
+        return None
+    return known if known is not None and known.settings == settings else Tokens(settings)
+
+
+def _without_files(tls: BackendTls) -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def standalone(loop: asyncio.AbstractEventLoop) -> View:
+    """What `turnout check` prepares against: nothing runs, nothing was learned, files may be elsewhere."""
+    chance = clock.chance()
+    return View(
+        registry=Registry(loop, lambda kind, data: None),
+        traces=Traces(chance=chance, wall=clock.wall),
+        statics=lambda *_: b"",
+        chance=chance,
+        now=clock.wall(),
+        context=None,
+    )
