@@ -7,6 +7,8 @@ whatever page makes the request, so for them the page must be one of our own.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hmac
 from collections.abc import Mapping
 from time import perf_counter
@@ -20,6 +22,8 @@ from gateway.dataplane import browsers
 from gateway.dataplane.auth import Authenticator, Principal
 from gateway.errors import TurnoutError
 
+HOOKS: Final = "/-/hooks/"
+"""The calls that take a key as the password of HTTP Basic authentication too."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -50,8 +54,7 @@ async def identify(request: Request, context: Context, sessions: Sessions) -> Pr
         method, host, fields = request.method.encode(), _host(request), _page(request)
         principal = authenticator.visitor(method, host, fields, near=near(request))
     elif has_header(request.headers):
-        given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
-        principal = authenticator.principal(given.encode("latin-1"), context.now())
+        principal = authenticator.principal(_credential(request), context.now())
     else:
         principal = await _by_cookie(request, sessions)
     if principal.bucket is not None:
@@ -59,6 +62,16 @@ async def identify(request: Request, context: Context, sessions: Sessions) -> Pr
         if wait > 0:
             raise TurnoutError("rate_limited", retry_after=wait)
     return principal
+
+
+def _credential(request: Request) -> bytes:
+    given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
+    scheme, _, rest = given.partition(" ")
+    if scheme.lower() == "basic" and request.url.path.startswith(HOOKS):
+        # Flagger sends no header of ours, but the user part of the webhook's URL: http://flagger:KEY@host/…
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(rest, validate=True).partition(b":")[2]
+    return given.encode("latin-1")
 
 
 async def _by_cookie(request: Request, sessions: Sessions) -> Principal:

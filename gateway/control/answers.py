@@ -109,6 +109,17 @@ class Rollout(BaseModel):
     decided: Annotated[StepTaken | None, Field(description="The last step.")] = None
 
 
+class Needs(Shape):
+    requests: Annotated[int | None, Field(description="About how many more requests a decision takes.")]
+    minutes: Annotated[float | None, Field(description="The same in time, at the present rate.")]
+
+
+class VerdictAnswer(Shape):
+    verdict: Literal["pass", "fail", "inconclusive", "error"]
+    reasons: list[str]
+    needs: Needs
+
+
 class Agreement(Shape):
     answers: Count
     compared: Count

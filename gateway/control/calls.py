@@ -64,6 +64,7 @@ class Parameter:
 
 PARAMETERS = (
     Parameter("route", "A route's name, as in the configuration."),
+    Parameter("hook", "The type of a Flagger webhook, such as confirm-promotion."),
     Parameter(
         "decision_id", "The value of x-decision-id as it came, or the 32 hexadecimal digits of a decision."
     ),

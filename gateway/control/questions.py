@@ -38,6 +38,13 @@ class RolloutStep(Question):
     ] = None
 
 
+class VerdictQuery(Question):
+    of: Annotated[
+        Literal["rollout", "stage"],
+        Field(description="rollout: may the candidate take over; stage: does the present stage hold."),
+    ] = "rollout"
+
+
 class Restore(Question):
     revision: Annotated[StrictInt, Field(ge=0)]
 

@@ -13,6 +13,7 @@ from gateway.control.feedback import report_rewards
 from gateway.control.health_calls import healthz, metrics, readyz
 from gateway.control.record_calls import list_outcomes, read_decision
 from gateway.control.route_calls import list_routes, read_route, read_series, steer
+from gateway.control.verdict_calls import flagger_hook, read_verdict
 
 _HTML: Final = "text/html"
 _STORE: Final = ("store_unavailable",)
@@ -83,6 +84,28 @@ CALLS: Final = (
         answers.Rollout,
         body=questions.RolloutStep,
         errors=("bad_json", "invalid", "not_found", "conflict", *_STORE),
+    ),
+    Call(
+        "GET",
+        "/-/routes/{route}/verdict",
+        "read",
+        read_verdict,
+        "A rollout as one verdict",
+        answers.VerdictAnswer,
+        "For Argo Rollouts' web provider and other controllers: pass once every stage has passed, fail when the "
+        "rollout was rolled back or a guardrail is broken, error when it could not be looked at.",
+        query=questions.VerdictQuery,
+        errors=("not_found", "invalid", *_STORE),
+    ),
+    Call(
+        "POST",
+        "/-/hooks/flagger/{route}/{hook}",
+        "read",
+        flagger_hook,
+        "Answer a Flagger webhook",
+        answers.VerdictAnswer,
+        "200 lets Flagger go on, 409 holds it back and says why. The body is not looked at.",
+        errors=("not_found", "conflict", *_STORE),
     ),
     Call(
         "GET",

@@ -24,7 +24,7 @@ ASKING = [call for call in CALLS if call.scope != OPEN]
 
 
 def concrete(path: str) -> str:
-    for name, value in {"route": "digits", "decision_id": "0" * 32, "name:path": "style.css"}.items():
+    for name, value in {"route": "digits", "hook": "event", "decision_id": "0" * 32, "name:path": "style.css"}.items():
         path = path.replace(f"{{{name}}}", value)
     return path
 
@@ -61,7 +61,7 @@ async def test_no_credential_or_a_wrong_one_is_401(client: Client) -> None:
         {},
         {"x-api-key": "wrong"},
         {"authorization": "Bearer wrong"},
-        {"authorization": "Basic b3BzOm9wcw=="},
+        {"authorization": "Basic b3BzOm5vcGU="},
         {"cookie": "turnout-session=AAAA"},
     ]
     for call in ASKING:

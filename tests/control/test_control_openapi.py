@@ -80,6 +80,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "state": "running",
         "phase": "canary",
         "stage": 0,
+        "stages": 2,
         "weight": 0.1,
         "verdicts": [{"metric": "error_rate", "verdict": "pass"}],
     }
@@ -91,6 +92,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "/-/readyz": "/-/readyz",
         "/-/routes": "/-/routes",
         "/-/routes/{route}/series": "/-/routes/digits/series",
+        "/-/routes/{route}/verdict": "/-/routes/shop/verdict",
         "/-/config/history": "/-/config/history",
         "/-/outcomes": "/-/outcomes?limit=5",
         "/-/decisions/{decision_id}": f"/-/decisions/{outcome['decision']}",

@@ -1,0 +1,105 @@
+"""A rollout's state as one verdict, for the controllers of others: Argo Rollouts, Flagger, a pipeline.
+
+Pure: a function of the rollout as the API describes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+_OF_STATE: Final = {
+    "promoted": "pass",
+    "waiting": "pass",
+    "rolled_back": "fail",
+    "halted": "error",
+    "paused": "inconclusive",
+}
+"""State of a rollout → its verdict; a running one is judged by its guardrails."""
+_ORDER: Final = ("fail", "error", "inconclusive", "pass")
+"""The worst guardrail decides, the first of these."""
+
+
+def of_rollout(rollout: Mapping[str, Any], now: float) -> Json:
+    """Whether the candidate may take over: ``pass`` only once every stage has passed."""
+    state = rollout["state"]
+    verdict = _OF_STATE.get(state)
+    if verdict is not None:
+        return _answer(verdict, [f"{state}: {rollout.get('reason') or 'no reason was given'}"], ())
+    found = of_stage(rollout, now)
+    if found["verdict"] != "pass":
+        return found
+    stage = (
+        f"stage {rollout['stage'] + 1} of {rollout['stages']}"
+        if rollout.get("stage") is not None
+        else "a stage"
+    )
+    return {**found, "verdict": "inconclusive", "reasons": [f"{stage} holds; the others are still to come"]}
+
+
+def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
+    """Whether the present stage holds: its guardrails, its shortest time, its samples."""
+    rails: Sequence[Mapping[str, Any]] = rollout.get("verdicts") or ()
+    reasons = [_reason(rail) for rail in rails if rail["verdict"] != "pass"]
+    verdict = next((v for v in _ORDER if any(rail["verdict"] == v for rail in rails)), "pass")
+    minutes = ((rollout.get("stage_ends") or now) - now) / 60
+    samples = (rollout.get("min_samples") or 0) - (rollout.get("samples") or 0)
+    if verdict == "pass" and minutes > 0:
+        verdict, reasons = "inconclusive", [f"the stage lasts {minutes:.1f} minutes more"]
+    if verdict in ("pass", "inconclusive") and samples > 0:
+        verdict, reasons = (
+            "inconclusive",
+            [*reasons, f"the stage needs {samples:g} more samples of the candidate"],
+        )
+    return _answer(verdict, reasons, rails, requests=max(samples, 0), minutes=max(minutes, 0.0))
+
+
+def _reason(rail: Mapping[str, Any]) -> str:
+    text = f"{rail['metric']}: {rail['verdict']}, {rail['bound']} {rail['limit']:g}"
+    if rail.get("estimate") is not None and rail.get("interval") is not None:
+        low, high = ("?" if end is None else f"{end:.4g}" for end in rail["interval"])
+        text += f", estimate {rail['estimate']:.4g} ({low} to {high})"
+    return f"{text}, {rail['reason']}" if rail.get("reason") else text
+
+
+def _answer(
+    verdict: str,
+    reasons: Sequence[str],
+    rails: Sequence[Mapping[str, Any]],
+    *,
+    requests: float = 0,
+    minutes: float = 0.0,
+) -> Json:
+    """``needs`` is about what a decision still takes; null where nothing honest can be said."""
+    open_rails = [rail for rail in rails if rail["verdict"] == "inconclusive"]
+    unknown = any(rail.get("more_requests") is None for rail in open_rails)
+    more = max((rail.get("more_requests") or 0 for rail in open_rails), default=0)
+    longer = max((rail.get("minutes") or 0.0 for rail in open_rails), default=0.0)
+    done = verdict != "inconclusive"
+    return {
+        "verdict": verdict,
+        "reasons": list(reasons),
+        "needs": {
+            "requests": 0 if done else None if unknown else ceil(max(more, requests)),
+            "minutes": 0.0 if done else None if unknown else round(max(longer, minutes), 1),
+        },
+    }
+
+
+# Flagger ------------------------------------------------------------------------------------------------
+HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "confirm-rollout": ("pass", "inconclusive"),
+    "pre-rollout": ("pass", "inconclusive"),
+    "rollout": ("pass", "inconclusive"),
+    "confirm-traffic-increase": ("pass",),
+    "confirm-promotion": ("pass",),
+    "rollback": ("fail",),
+    "post-rollout": _ORDER,
+    "event": _ORDER,
+}
+"""Type of a Flagger webhook → the verdicts for which it is answered with 200; any other holds Flagger back."""
+STAGE_HOOKS: Final = frozenset({"rollout", "confirm-traffic-increase"})
+"""Those that ask for the present step alone."""

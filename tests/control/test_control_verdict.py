@@ -1,0 +1,152 @@
+"""A rollout as one verdict, and the webhooks that ask for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.control.verdict import HOOKS
+from tests.control.conftest import Client
+from tests.control.harness import Harness
+
+PAGE = (Path(__file__).parents[2] / "docs/controllers.md").read_text()
+URL = "/-/routes/shop/verdict"
+
+
+def rail(verdict: str, **more: Any) -> dict[str, Any]:
+    return {
+        "metric": "correct",
+        "verdict": verdict,
+        "bound": "max_decrease",
+        "limit": 0.02,
+        "estimate": 0.004,
+        "interval": [-0.031, None],
+        "reason": "",
+        "more_requests": None,
+        "minutes": None,
+        **more,
+    }
+
+
+def rollout(state: str, *rails: dict[str, Any], **more: Any) -> dict[str, Any]:
+    base = {"state": state, "phase": "canary", "stage": 0, "stages": 2, "weight": 0.1, "reason": "by ops"}
+    return {**base, "verdicts": list(rails), "stage_ends": None, "samples": None, "min_samples": 0, **more}
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        ("promoted", "pass"),
+        ("waiting", "pass"),
+        ("rolled_back", "fail"),
+        ("halted", "error"),
+        ("paused", "inconclusive"),
+    ],
+)
+async def test_a_state_that_is_decided(harness: Harness, client: Client, state: str, verdict: str) -> None:
+    harness.rollouts["shop"] = rollout(state, rail("inconclusive"))
+    found = (await client("reader").get(URL)).json()
+    assert found["verdict"] == verdict
+    assert found["reasons"] == [f"{state}: by ops"]
+
+
+@pytest.mark.parametrize(
+    ("rails", "of_stage", "of_rollout"),
+    [
+        (["pass", "pass"], "pass", "inconclusive"),
+        (["pass", "inconclusive"], "inconclusive", "inconclusive"),
+        (["error", "inconclusive"], "error", "error"),
+        (["error", "fail"], "fail", "fail"),
+        ([], "pass", "inconclusive"),
+    ],
+)
+async def test_the_worst_guardrail_decides(
+    harness: Harness, client: Client, rails: list[str], of_stage: str, of_rollout: str
+) -> None:
+    harness.rollouts["shop"] = rollout("running", *map(rail, rails))
+    http = client("reader")
+    assert (await http.get(f"{URL}?of=stage")).json()["verdict"] == of_stage
+    assert (await http.get(URL)).json()["verdict"] == of_rollout
+
+
+async def test_what_a_decision_still_takes(harness: Harness, client: Client) -> None:
+    http = client("reader")
+    waits = [
+        rail("inconclusive", more_requests=2100, minutes=12.04),
+        rail("inconclusive", more_requests=5, minutes=1.0),
+    ]
+    harness.rollouts["shop"] = rollout("running", *waits)
+    found = (await http.get(URL)).json()
+    assert found["needs"] == {"requests": 2100, "minutes": 12.0}
+    assert found["reasons"][0] == "correct: inconclusive, max_decrease 0.02, estimate 0.004 (-0.031 to ?)"
+    harness.rollouts["shop"] = rollout("running", waits[0], rail("inconclusive"))
+    assert (await http.get(URL)).json()["needs"] == {"requests": None, "minutes": None}
+    more = {"stage_ends": harness.now() + 90, "min_samples": 500, "samples": 100}
+    harness.rollouts["shop"] = rollout("running", rail("pass"), **more)
+    found = (await http.get(f"{URL}?of=stage")).json()
+    assert found == {
+        "verdict": "inconclusive",
+        "reasons": ["the stage lasts 1.5 minutes more", "the stage needs 400 more samples of the candidate"],
+        "needs": {"requests": 400, "minutes": 1.5},
+    }
+
+
+async def test_errors_have_the_one_shape(harness: Harness, client: Client) -> None:
+    http = client("reader")
+    for path, status, code in (
+        ("/-/routes/quiet/verdict", 404, "not_found"),
+        ("/-/routes/none/verdict", 404, "not_found"),
+        (f"{URL}?of=x", 400, "invalid"),
+    ):
+        found = await http.get(path)
+        assert found.status_code in (status, 422), found.text
+        assert found.json()["error"]["code"] == code
+    assert (await client("inferrer").get(URL)).status_code == 403
+    assert (await client("digits-reader").get(URL)).status_code == 403
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("state", ["promoted", "rolled_back", "halted", "paused", "running"])
+async def test_flagger_goes_on_or_is_held_back(
+    harness: Harness, client: Client, hook: str, state: str
+) -> None:
+    harness.rollouts["shop"] = rollout(state, rail("pass"))
+    http = client("reader")
+    stage = "?of=stage" if hook in ("rollout", "confirm-traffic-increase") else ""
+    verdict = (await http.get(URL + stage)).json()["verdict"]
+    found = await http.post(f"/-/hooks/flagger/shop/{hook}", json={"name": "shop", "phase": "Progressing"})
+    assert found.status_code == (200 if verdict in HOOKS[hook] else 409)
+    if found.status_code == 409:
+        assert found.json()["error"]["message"].startswith(f"{verdict}: ")
+
+
+async def test_flagger_sends_its_key_in_the_url(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = rollout("promoted")
+    http = client()
+    path = "/-/hooks/flagger/shop/confirm-promotion"
+    assert (await http.post(path)).status_code == 401
+    assert (await http.post(path, auth=("flagger", "reader"))).status_code == 200
+    assert (await http.post(path, auth=("flagger", "nobody's"))).status_code == 401
+    assert (await http.post(path, headers={"authorization": "Basic %%%"})).status_code == 401
+    # Nowhere else: a browser would send it by itself.
+    assert (await http.get(URL, auth=("flagger", "reader"))).status_code == 401
+    assert (await http.post("/-/hooks/flagger/shop/x", auth=("flagger", "reader"))).status_code == 404
+
+
+async def test_the_objects_of_the_page_ask_for_what_is_there(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = rollout("promoted")
+    argo, _, flagger = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    (metric,) = argo["spec"]["metrics"]
+    web = metric["provider"]["web"]
+    assert re.fullmatch(r"{\$\.(\w+)}", web["jsonPath"])[1] == "verdict"  # type: ignore[index]
+    path = web["url"].removeprefix("http://turnout.models").replace("{{args.route}}", "shop")
+    result = (await client().get(path, headers={web["headers"][0]["key"]: "reader"})).json()["verdict"]
+    assert metric["successCondition"] == f'result == "{result}"'
+    for hook in flagger["spec"]["analysis"]["webhooks"]:
+        url, kind = hook["url"], hook["type"]
+        assert url == f"http://flagger:KEY@turnout.models/-/hooks/flagger/checkout/{kind}"
+        assert kind in HOOKS
