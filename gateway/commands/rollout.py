@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    """0 when the gateway did it, 1 when it refused, 2 for words that mean nothing."""
+    if arguments.weight is not None and arguments.action != "set":
+        said = f"{arguments.action} takes no weight; write 'set {arguments.weight}'"
+        sys.stderr.write(f"turnout: {said}\n")
+        return 2
     try:
         body: dict[str, Any] = {"action": arguments.action}
         if arguments.action == "set":
@@ -45,4 +50,4 @@ def _weight(text: str | None) -> float:
                 return weight
     except ValueError:
         pass
-    raise RemoteError(f"set takes a weight between 0% and 100%, not {text!r}; write 5% or 0.05")
+    raise RemoteError(f"set takes a weight between 0% and 100%, not {text or 'nothing'}; write 5% or 0.05")

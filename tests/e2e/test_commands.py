@@ -77,6 +77,15 @@ def test_a_gateway_that_is_not_there(gateway: GatewayProcess) -> None:
 def test_a_rollout_of_a_route_without_one(gateway: GatewayProcess) -> None:
     assert "no canary" in turnout("rollout", "digits", "promote", "--url", gateway.url, code=1)
     assert "write 5% or 0.05" in turnout("rollout", "digits", "set", "500%", "--url", gateway.url, code=1)
+    assert "not nothing; write 5%" in turnout("rollout", "digits", "set", "--url", gateway.url, code=1)
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback", "pause", "resume"])
+def test_only_set_takes_a_weight(action: str) -> None:
+    """`promote 5%` promoted all the way."""
+    nowhere = "http://127.0.0.1:9"  # nothing is asked
+    said = turnout("rollout", "digits", action, "5%", "--url", nowhere, code=2)
+    assert f"{action} takes no weight; write 'set 5%'" in said
 
 
 def test_explain_tells_what_the_gateway_does(gateway: GatewayProcess) -> None:
