@@ -38,11 +38,11 @@ def bandit(world: World, **rest: object) -> Bandit:
 POLICIES: dict[str, Callable[[World], Plan]] = {
     "even split": lambda w: Split.of(dict.fromkeys(w.variants, 1.0)),
     "canary of the best, 10 %": lambda w: Canary(w.variants[0], w.variants[-1], 0.1),
-    "thompson": lambda w: bandit(w, stop=Stop(0.99)),
-    "thompson, floor 5 %": lambda w: bandit(w, floor=0.05, stop=Stop(0.99)),
-    "top-two": lambda w: bandit(w, algorithm="top_two", stop=Stop(0.99)),
+    "thompson": lambda w: bandit(w, stop=Stop(0.99, alpha=None)),
+    "thompson, floor 5 %": lambda w: bandit(w, floor=0.05, stop=Stop(0.99, alpha=None)),
+    "top-two": lambda w: bandit(w, algorithm="top_two", stop=Stop(0.99, alpha=None)),
     "thompson, half-life 10 min": lambda w: bandit(w, floor=0.01, half_life=600.0),
-    "thompson, stops at 99 %": lambda w: bandit(w, stop=Stop(0.99, then="single")),
+    "thompson, stops at 99 %": lambda w: bandit(w, stop=Stop(0.99, then="single", alpha=None)),
 }
 
 

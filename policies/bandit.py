@@ -18,6 +18,7 @@ from policies.model import Allocation, Discounted, Goal, Learned, RewardSums, Su
 from policies.posterior import Posterior, Student, compare, interval
 from policies.prior import Model, Prior, posteriors
 from policies.shares import capped, floored, top_two
+from policies.winner import Aim, Lead, shown_lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Objective:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """When the bandit has seen enough: the leader is best with ``probability`` at least, choosing it
-    loses ``loss`` at most in expectation, and each variant has ``samples`` rewards.
+    loses ``loss`` at most in expectation, each variant has ``samples`` rewards, and the leader is shown to be
+    better than every other (`policies.winner`): one that is not is named with probability ``alpha`` at most, over
+    all looks together. None: beliefs alone decide, which among equal variants name one in most runs.
 
     ``then`` "single" gives the leader everything for as long as that is so (for good, once the gateway has taken
     it down as `Learned.winner`); "ask" only says it.
@@ -51,6 +54,7 @@ class Stop:
     loss: float = inf
     samples: int = 100
     then: Literal["single", "ask"] = "ask"
+    alpha: float | None = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,8 @@ class Standing:
     """Rewards behind each (of the metric that has fewest)."""
     stopped: str | None
     """The variant that the stop rule names, if it does."""
+    lead: Lead | None = None
+    """By how much it is better, where that was asked."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: by variant, what is believed and on how many rewards; and whom the stop rule names."""
@@ -122,7 +128,11 @@ class Standing:
             {"mean": posterior.mean, "probability_best": best, "expected_loss": loss, "rewards": count}
             for posterior, best, loss, count in each
         ]
-        return {"variants": dict(zip(self.variants, rows, strict=True)), "stopped": self.stopped}
+        return {
+            "variants": dict(zip(self.variants, rows, strict=True)),
+            "stopped": self.stopped,
+            "lead": None if self.lead is None else self.lead.as_dict(),
+        }
 
     def interval(self, k: int, level: float = 0.95) -> tuple[float, float]:
         return interval(self.posteriors[k], level)
@@ -176,6 +186,13 @@ def assess(plan: Bandit, learned: Learned) -> Standing:
         and min(counts) >= rule.samples
         and len(plan.variants) > 1
     )
+    lead = None
+    if over and rule is not None and rule.alpha is not None:
+        name = plan.variants[leader]
+        aims = [Aim(o.metric, o.model, o.goal, o.weight) for o in plan.objectives]
+        others = [v for v in plan.variants if v != name]
+        lead = shown_lead(name, others, aims, learned.sums, rule.alpha)
+        over = lead is not None
     return Standing(
         plan.variants,
         made,
@@ -183,6 +200,7 @@ def assess(plan: Bandit, learned: Learned) -> Standing:
         tuple(loss.tolist()),
         counts,
         plan.variants[leader] if over else None,
+        lead,
     )
 
 

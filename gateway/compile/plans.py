@@ -154,6 +154,7 @@ def _bandit(
             float("inf") if stop.expected_loss is None else stop.expected_loss,
             stop.min_samples,
             stop.then,
+            stop.alpha,
         ),
         debut=Debut(section.debut.share, section.debut.samples) if section.debut is not None else None,
         shadows=shadows,

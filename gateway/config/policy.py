@@ -152,6 +152,8 @@ class Stop(Part):
     """In units of the metric; null: not asked."""
     min_samples: Count = 100
     """Rewards of each variant."""
+    alpha: Annotated[Share, Field(gt=0, lt=0.5)] | None = 0.05
+    """The probability that a variant that is not best is ever named, over all looks; null: beliefs alone decide."""
     then: Literal["ask", "single"] = "ask"
 
 

@@ -209,6 +209,15 @@ class Contextual(Shape):
     ]
 
 
+class WinnersLead(Shape):
+    """By how much a winner was better than the next best, in the unit of the metric (or the utility)."""
+
+    over: str
+    difference: Annotated[float, Field(description="As observed, which flatters whoever is named for it.")]
+    shrunk: Annotated[float, Field(description="Towards 0, by what chance alone would show; expect this.")]
+    interval: Annotated[list[float], Field(description="Always valid, at the level of the stop rule.")]
+
+
 class StopShape(Shape):
     """Where the stop rule of a bandit stands."""
 
@@ -220,6 +229,9 @@ class StopShape(Shape):
     since: float | None
     by: Annotated[str, Field(description="A person, `rule` or `guardrail`.")]
     probability_best: Annotated[Probability | None, Field(description="Of the winner, now.")]
+    lead: Annotated[
+        WinnersLead | None, Field(description="Over the next best, as it was when the winner was named.")
+    ]
     command: Annotated[str | None, Field(description="What hands over to the winner, or takes that back.")]
 
 

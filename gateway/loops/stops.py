@@ -37,6 +37,8 @@ class Stopped:
     since: float = 0.0
     by: str = ""
     """Who handed over or took it back: a person, or "rule"."""
+    lead: Mapping[str, Any] | None = None
+    """By how much the winner was better when it was named (`policies.winner.Lead`)."""
     asks: bool = False
     """A person took a hand-over back, so that `then: single` asks from now on."""
 
@@ -102,10 +104,10 @@ class Stops:
         named = standing.stopped
         if named is None:
             await self._move(name, replace(state, state="learning", winner=None, by="rule"))
-        elif single and not state.asks:
-            await self._move(name, replace(state, state="handed_over", winner=named, by="rule"))
         else:
-            await self._move(name, replace(state, state="asking", winner=named, by="rule"))
+            to: Literal["handed_over", "asking"] = "handed_over" if single and not state.asks else "asking"
+            lead = None if standing.lead is None else standing.lead.as_dict()
+            await self._move(name, replace(state, state=to, winner=named, lead=lead, by="rule"))
 
     async def _move(self, name: str, state: Stopped) -> bool:
         """Keeps, tells and carries out; False when somebody else was faster."""
@@ -176,6 +178,7 @@ class Stops:
             "since": state.since or None,
             "by": state.by,
             "probability_best": best.get(state.winner or ""),
+            "lead": dict(state.lead) if state.lead is not None and state.winner is not None else None,
             "command": commands.get(state.state),
         }
 

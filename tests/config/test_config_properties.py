@@ -206,7 +206,7 @@ routes:
       type: bandit
       metric: cost
       prior: {mean: -1.5, weight: 2, shape: 3, scale: 4}
-      stop: {probability_best: 99%, expected_loss: 0.1, min_samples: 3, then: single}
+      stop: {probability_best: 99%, expected_loss: 0.1, min_samples: 3, then: single, alpha: 1%}
       debut: {share: 5%, samples: 30}
   useful:
     match: {path: /u}

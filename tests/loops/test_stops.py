@@ -137,9 +137,12 @@ async def test_a_hand_over_that_was_taken_back_asks_the_next_time(store: Store) 
     with pytest.raises(TurnoutError, match="handed nothing over"):
         await one.command("rollback")
     await report(store, {"v1": 70, "v2": 80}, each=1000)
-    await report(store, {"v1": 0, "v2": 30}, each=50)
+    await report(store, {"v1": 0, "v2": 120}, each=200)
     await one.step()
     assert one.share == 1.0
+    lead = one.told["lead"]
+    assert 0 < lead["interval"][0] < lead["shrunk"] < lead["difference"] < lead["interval"][1]
+    assert lead["over"] == "v1"
     answer = await one.command("rollback")
     assert (answer["state"], answer["winner"]) == ("learning", None)
     await one.step()

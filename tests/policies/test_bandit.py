@@ -112,19 +112,19 @@ def test_top_two_explores_more() -> None:
 
 
 def test_the_stop_rule_names_a_winner_only_when_all_of_it_holds() -> None:
-    rule = Stop(probability=0.95, loss=0.01, samples=100)
+    rule = Stop(probability=0.95, loss=0.01, samples=100, alpha=None)
     clear = learned(a=(1000, 100), b=(1000, 200))
     made, standing = refresh(plan(stop=rule), clear)
     assert standing.stopped == "b"
     assert made.probability("a") > 0.0, "asking changes nothing"
     assert refresh(plan(stop=rule), learned(a=(1000, 100), b=(1000, 105)))[1].stopped is None
     assert refresh(plan(stop=rule), learned(a=(99, 1), b=(1000, 200)))[1].stopped is None
-    strict = Stop(probability=0.95, loss=1e-15, samples=100)
+    strict = Stop(probability=0.95, loss=1e-15, samples=100, alpha=None)
     assert refresh(plan(stop=strict), learned(a=(1000, 100), b=(1000, 140)))[1].stopped is None
 
 
 def test_a_stop_rule_may_hand_over_everything() -> None:
-    rule = Stop(probability=0.95, samples=100, then="single")
+    rule = Stop(probability=0.95, samples=100, then="single", alpha=None)
     made, _ = refresh(plan(stop=rule, floor=0.05), learned(a=(1000, 100), b=(1000, 200)))
     assert made.as_dict() == {"a": 0.0, "b": 1.0}
     running, _ = refresh(plan(stop=rule, floor=0.05), learned(a=(1000, 100), b=(1000, 105)))

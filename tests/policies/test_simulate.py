@@ -111,7 +111,7 @@ def test_poison_misleads_and_shows_in_regret() -> None:
 
 
 def test_the_stop_rule_is_right_where_there_is_a_winner() -> None:
-    report = simulate("stationary", stop=Stop(probability=0.99, samples=20))
+    report = simulate("stationary", stop=Stop(probability=0.99, samples=20, alpha=None))
     assert report.stopped is not None
     assert report.false_alarms is not None
     assert report.stopped.value > 0.9
@@ -119,7 +119,7 @@ def test_the_stop_rule_is_right_where_there_is_a_winner() -> None:
 
 
 def test_whoever_is_named_among_equals_is_a_false_alarm() -> None:
-    report = simulate("equal", stop=Stop(probability=0.7, samples=10))
+    report = simulate("equal", stop=Stop(probability=0.7, samples=10, alpha=None))
     assert report.stopped == report.false_alarms
     assert report.stopped is not None
     assert report.stopped.value > 0.2
@@ -127,7 +127,9 @@ def test_whoever_is_named_among_equals_is_a_false_alarm() -> None:
 
 def test_naming_the_best_before_a_better_one_joins_is_no_false_alarm() -> None:
     world = replace(WORLDS["new arm"], joins=(("v3", 0.99),))
-    report = run(thompson(world, stop=Stop(0.99, samples=20)), world, repetitions=12, refreshes=30, seed=3)
+    report = run(
+        thompson(world, stop=Stop(0.99, samples=20, alpha=None)), world, repetitions=12, refreshes=30, seed=3
+    )
     assert report.stopped is not None
     assert report.false_alarms is not None
     assert report.stopped.value > 0.5
