@@ -1,21 +1,22 @@
-"""The server as an ASGI callable: which path is what, and how an error becomes an answer."""
+"""The server's calls: which path is what, and how long a body it takes."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
+from collections.abc import Callable
 from typing import Final
 
-from backends.errors import ClientLeft, MethodNotAllowed, NotFound, ServerError
-from backends.http import Headers, Receive, Response, Scope, Send, error_response, read_body, send_response
-from backends.inference import Inference
+from backends import inference
+from backends.errors import MethodNotAllowed, NotFound, ServerError, TooLarge
+from backends.http.message import Request, Response
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import Pages
 from backends.registry import Registry
-
-log = logging.getLogger("turnout.backend")
+from backends.wire.compression import unpack
 
 MAX_BODY: Final = 64 * 1024 * 1024
-_CLOSE: Final = (b"connection", b"close")
+MAX_PAGE_BODY: Final = 1024 * 1024
+MAX_REMEMBERED_TARGETS: Final = 1024
 
 
 class App:
@@ -24,90 +25,111 @@ class App:
     def __init__(self, registry: Registry, *, control: bool = False, max_body: int = MAX_BODY) -> None:
         self.registry = registry
         self.draining = False
-        """Whether the server is about to end: it is not ready any more, but still answers."""
+        """Whether the server is about to end: it is not ready any more, but still responds."""
         self._max_body = max_body
-        self._inference = Inference(registry, max_body)
         self._pages = Pages(registry, control)
         self._metrics = Metrics(registry)
+        self._inferences: dict[bytes, tuple[str, str]] = {}
+        """Model and version by request target, of inference requests that came before."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+    def body_limit(self, request: Request) -> int:
+        """See `backends.http.listener.Application`."""
+        if self._inference_target(request) is not None:
+            return inference.body_limit(request, self._max_body)
+        return min(self._max_body, MAX_PAGE_BODY)
+
+    def too_large(self, request: Request, limit: int) -> ServerError:
+        """See `backends.http.listener.Application`."""
+        if self._inference_target(request) is not None:
+            return inference.too_large(request, limit)
+        return TooLarge(f"the body has more than {limit} bytes; send less")
+
+    def handle(self, request: Request) -> None:
+        """See `backends.http.listener.Application`."""
+        target = self._inference_target(request)
+        if target is not None:
+            _allow(request, "POST")
+            inference.infer(self.registry.find(*target), request, self._max_body)
             return
-        try:
-            response = await self._answer(scope, receive)
-        except ClientLeft:
-            return
-        except ServerError as error:
-            response = error_response(error)
-        except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
-            response = error_response(ServerError())
-        await send_response(response, send, [_CLOSE] if self.draining else [])
+        response = self._page(request, request.path.split("/")[1:])
+        if response is not None:
+            request.respond(response)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        method: str = scope["method"]
-        parts = scope["path"].split("/")[1:]
-        if parts[:2] == ["v2", "models"] and parts[-1] == "infer" and len(parts) in (4, 6):
-            _allow(method, "POST")
-            if len(parts) == 6 and parts[3] != "versions":
-                raise _unknown(scope)
-            return await self._inference.answer(
-                parts[2], parts[4] if len(parts) == 6 else "", scope["headers"], receive
-            )
-        return await self._page(method, parts, scope, receive)
+    def _inference_target(self, request: Request) -> tuple[str, str] | None:
+        """Model and version ("": the newest) of a loaded model that the request is for."""
+        target = self._inferences.get(request.target)
+        if target is not None:
+            return target
+        match request.path.split("/")[1:]:
+            case ["v2", "models", name, "infer"]:
+                target = (name, "")
+            case ["v2", "models", name, "versions", version, "infer"] if version:
+                target = (name, version)
+            case _:
+                return None
+        if name in self.registry.models and len(self._inferences) < MAX_REMEMBERED_TARGETS:
+            self._inferences[request.target] = target
+        return target
 
-    async def _page(self, method: str, parts: list[str], scope: Scope, receive: Receive) -> Response:
+    def _page(self, request: Request, parts: list[str]) -> Response | None:
         match parts:
             case ["v2"] | ["v2", ""]:
-                _allow(method, "GET")
+                _allow(request, "GET")
                 return self._pages.server()
             case ["v2", "health", "live"]:
-                _allow(method, "GET")
+                _allow(request, "GET")
                 return self._pages.live()
             case ["v2", "health", "ready"]:
-                _allow(method, "GET")
+                _allow(request, "GET")
                 return self._pages.ready(self.draining)
             case ["metrics"]:
-                _allow(method, "GET")
-                return Response(self._metrics.render(), headers=((b"content-type", CONTENT_TYPE.encode()),))
+                _allow(request, "GET")
+                return Response(self._metrics.render(), fields=((b"content-type", CONTENT_TYPE.encode()),))
             case ["v2", "models", "stats"]:
-                _allow(method, "GET")
+                _allow(request, "GET")
                 return self._pages.stats("", "")
             case ["v2", "repository", "index"]:
-                _allow(method, "POST")
-                return self._pages.index(await self._body(scope, receive))
+                _allow(request, "POST")
+                return self._pages.index(_plain(request))
             case ["v2", "repository", "models", name, ("load" | "unload") as action]:
-                _allow(method, "POST")
-                return await self._pages.change(name, action, await self._body(scope, receive))
+                _allow(request, "POST")
+                request.spawn(self._change(request, name, action, _plain(request)))
+                return None
             case ["v2", "models", name, "versions", version, *rest] if version:
-                _allow(method, "GET")
-                return self._model_page(name, version, rest, scope)
+                return self._model_page(request, name, version, rest)
             case ["v2", "models", name, *rest]:
-                _allow(method, "GET")
-                return self._model_page(name, "", rest, scope)
-        raise _unknown(scope)
+                return self._model_page(request, name, "", rest)
+        raise _unknown(request)
 
-    def _model_page(self, name: str, version: str, rest: list[str], scope: Scope) -> Response:
-        match rest:
-            case []:
-                return self._pages.metadata(name, version)
-            case ["ready"]:
-                return self._pages.model_ready(name, version)
-            case ["config"]:
-                return self._pages.config(name, version)
-            case ["stats"]:
-                return self._pages.stats(name, version)
-        raise _unknown(scope)
+    def _model_page(self, request: Request, name: str, version: str, rest: list[str]) -> Response:
+        pages: dict[tuple[str, ...], Callable[[str, str], Response]] = {
+            (): self._pages.metadata,
+            ("ready",): self._pages.model_ready,
+            ("config",): self._pages.config,
+            ("stats",): self._pages.stats,
+        }
+        page = pages.get(tuple(rest))
+        if page is None:
+            raise _unknown(request)
+        _allow(request, "GET")
+        return page(name, version)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        headers: Headers = scope["headers"]
-        return await read_body(headers, receive, min(self._max_body, 1 << 20))
+    async def _change(self, request: Request, name: str, action: str, body: bytes) -> None:
+        # Once begun, a change is not undone by the client's leaving.
+        request.respond(await asyncio.shield(self._pages.change(name, action, body)))
 
 
-def _allow(method: str, allowed: str) -> None:
+def _plain(request: Request) -> bytes:
+    if request.content_encoding is None:
+        return request.body
+    return unpack(request.body, request.content_encoding.decode("latin-1"), MAX_PAGE_BODY)
+
+
+def _allow(request: Request, allowed: str) -> None:
+    method = request.method.decode("latin-1")
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
         raise MethodNotAllowed(f"{method} is not served here; send {allowed}", allowed)
 
 
-def _unknown(scope: Scope) -> ServerError:
-    return NotFound(f"there is nothing at {scope['path']!r}; GET /v2 says what is served")
+def _unknown(request: Request) -> ServerError:
+    return NotFound(f"there is nothing at {request.path!r}; GET /v2 says what is served")

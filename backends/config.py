@@ -117,6 +117,8 @@ class ModelConfig(_Part):
     instance_group: Annotated[tuple[InstanceGroup, ...], Field(min_length=1)] = (InstanceGroup(),)
     dynamic_batching: DynamicBatching = DynamicBatching()
     version_policy: VersionPolicy = VersionPolicy(latest=Latest())
+    executor: Literal["auto", "loop", "thread"] = "auto"
+    """Where batches run: on the event loop or in a thread for each instance; `auto` measures at warm-up."""
     batch_timeout_microseconds: Annotated[int, Field(ge=0)] = 60_000_000
     """Maximum duration of one batch; beyond it its requests fail and the instance is replaced. 0: no limit."""
     parameters: dict[str, JsonValue] = {}

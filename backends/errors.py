@@ -47,6 +47,30 @@ class TooLarge(ServerError):
     status = 413
 
 
+class RequestTimedOut(ServerError):
+    """The request arrived too slowly."""
+
+    status = 408
+
+
+class TargetTooLong(ServerError):
+    """The request target is beyond the server's limit."""
+
+    status = 414
+
+
+class HeadTooLarge(ServerError):
+    """The request head is beyond the server's limit."""
+
+    status = 431
+
+
+class UnsupportedVersion(ServerError):
+    """A version of HTTP that the server doesn't speak."""
+
+    status = 505
+
+
 class UnsupportedEncoding(ServerError):
     """A content-encoding that the server doesn't know."""
 
@@ -68,12 +92,6 @@ class Unavailable(ServerError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds, for the Retry-After header."""
-
-
-class ClientLeft(ServerError):
-    """The client closed the connection while its request waited; nobody gets this answer."""
-
-    status = 499
 
 
 class LoadError(Exception):

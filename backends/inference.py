@@ -1,118 +1,153 @@
-"""`POST …/infer`: from the bytes of a request to the bytes of its answer."""
+"""`POST …/infer`: from the bytes of a request to the bytes of its response."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from backends.batching.entry import Entry, into
-from backends.errors import ClientLeft, InvalidInput, TooLarge
-from backends.http import BINARY, JSON, OFFLOAD, Headers, Receive, Response, header, read_body
-from backends.registry import Registry
+from backends.batching.entry import Entry, Outcome
+from backends.errors import InvalidInput, ServerError, TooLarge
+from backends.http.message import BINARY, JSON, Request, Response, error_response, head
 from backends.served import Served
 from backends.wire.answer import Answer, render
-from backends.wire.compression import pack
-from backends.wire.request import MAX_JSON_BYTES, InferRequest, parse, too_much_json
+from backends.wire.compression import pack, unpack
+from backends.wire.request import MAX_JSON_BYTES, InferRequest, Plan, too_much_json
 
-LOOK: Final = 0.25
-"""Seconds between looks for waiting clients that have left."""
+OFFLOAD_BYTES: Final = 256 * 1024
+"""Bodies from this size are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
 
 
-class Inference:
-    """Answers inference requests. One task per request runs through here; it waits for its batch only."""
+class InferenceCall(Entry):
+    """An inference request over HTTP."""
 
-    def __init__(self, registry: Registry, max_body: int) -> None:
-        self._registry = registry
-        self._max_body = max_body
-        self._leavers = Leavers()
+    __slots__ = ("_plan", "_request", "_served")
 
-    async def answer(self, name: str, version: str, headers: Headers, receive: Receive) -> Response:
-        """Raises a ServerError of any kind; ClientLeft when nobody waits for the answer any more."""
-        self._registry.find(name, version)  # before a large body is read in vain
-        header_length = header(headers, b"inference-header-content-length")
-        limit = self._max_body
-        if header_length is None and header(headers, b"content-encoding") is None:
-            limit = min(limit, MAX_JSON_BYTES)
+    def __init__(self, served: Served, request: Request, parsed: InferRequest) -> None:
+        plan = parsed.plan
+        super().__init__(parsed.inputs, plan.rows, plan.key, time.perf_counter_ns())
+        self._served = served
+        self._request = request
+        self._plan = plan
+
+    def finish(self, outcome: Outcome) -> None:
+        """See `Entry`."""
+        request = self._request
+        request.abandon = None
+        if isinstance(outcome, ServerError):
+            request.respond(error_response(outcome))
+            return
+        if not (request.accept_encoding or request.close or request.http10):
+            data = repeated(self._plan, outcome)
+            if data is not None and not request.connection.draining:
+                request.respond_raw(data)
+                return
         try:
-            body = await read_body(headers, receive, limit)
-        except TooLarge as error:
-            raise (too_much_json() if limit == MAX_JSON_BYTES else error) from None
-        served = self._registry.find(name, version)
-        try:
-            request = parse(body, header_length, served.signature)
-        except InvalidInput:
-            served.stats.invalid += 1
-            raise
-        outputs = await self._wait(served, request, receive)
-        answer = render(served.name, served.version, request.id, request.outputs, outputs)
-        return await _respond(answer, header(headers, b"accept-encoding"))
+            self._respond(outcome)
+        except ServerError as error:
+            request.respond(error_response(error))
 
-    async def _wait(self, served: Served, request: InferRequest, receive: Receive) -> list[np.ndarray]:
-        future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
-        entry = served.submit(request, into(future))
-        self._leavers.add(served, entry, receive, future)
-        try:
-            return await future
-        finally:
-            self._leavers.remove(entry)
-            served.abandon(entry)
+    def _respond(self, arrays: list[np.ndarray]) -> None:
+        served, request, plan = self._served, self._request, self._plan
+        answer = render(served.name, served.version, plan.id, plan.outputs, arrays)
+        remember(plan, arrays, answer)
+        if request.accept_encoding is None:
+            request.respond(response(answer, answer.body, ""))
+        elif len(answer.body) <= OFFLOAD_BYTES:
+            request.respond(
+                response(answer, *pack(answer.body, request.accept_encoding.decode("latin-1")), vary=True)
+            )
+        else:
+            request.spawn(self._compress(answer, request.accept_encoding.decode("latin-1")))
+
+    async def _compress(self, answer: Answer, accept: str) -> None:
+        body, encoding = await asyncio.to_thread(pack, answer.body, accept)
+        self._request.respond(response(answer, body, encoding, vary=True))
 
 
-class Leavers:
-    """Finds clients that close the connection while their request waits, so that no work is done for them.
-
-    ASGI tells of it only to who calls ``receive``, which takes a task. Few requests wait long enough to be
-    worth one, so only those that a look, every `LOOK` seconds, finds for the second time get theirs.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[Entry, tuple[Receive, asyncio.Future[list[np.ndarray]]]] = {}
-        self._seen: set[Entry] = set()
-        self._watchers: dict[Entry, asyncio.Task[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(
-        self, served: Served, entry: Entry, receive: Receive, future: asyncio.Future[list[np.ndarray]]
-    ) -> None:
-        self._waiting[entry] = (receive, future)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
-
-    def remove(self, entry: Entry) -> None:
-        self._waiting.pop(entry, None)
-        watcher = self._watchers.pop(entry, None)
-        if watcher is not None:
-            watcher.cancel()
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        for entry in self._seen & self._waiting.keys():
-            if entry not in self._watchers:
-                self._watchers[entry] = loop.create_task(_watch(*self._waiting[entry]))
-        self._seen = set(self._waiting)
-        self._timer = loop.call_later(LOOK, self._look) if self._waiting else None
+def repeated(plan: Plan, arrays: list[np.ndarray]) -> bytes | None:
+    """The whole response if its head is as the last one's of ``plan``."""
+    if not plan.head:
+        return None
+    chosen = [arrays[spec.index] for spec, _ in plan.outputs]
+    if tuple([array.shape for array in chosen]) != plan.head_shapes:
+        return None
+    return b"".join([plan.head, *[array.tobytes() for array in chosen]])
 
 
-async def _watch(receive: Receive, future: asyncio.Future[list[np.ndarray]]) -> None:
-    while (await receive())["type"] != "http.disconnect":  # noqa: ASYNC110  it is receive that waits
-        await asyncio.sleep(LOOK)  # nothing else should come; should it, then not without end
-    if not future.done():
-        future.set_exception(ClientLeft())
+def remember(plan: Plan, arrays: list[np.ndarray], answer: Answer) -> None:
+    """Keeps the head of a response whose outputs are all numbers in binary form, for `repeated`."""
+    if not plan.plain or answer.header_length is None:
+        return
+    if any(not binary or spec.datatype.kind == "bytes" for spec, binary in plan.outputs):
+        return
+    start = head(200, response(answer, b"", "").fields)
+    plan.head = b"%bcontent-length: %d\r\n\r\n%b" % (
+        start,
+        len(answer.body),
+        answer.body[: answer.header_length],
+    )
+    plan.head_shapes = tuple(arrays[spec.index].shape for spec, _ in plan.outputs)
 
 
-async def _respond(answer: Answer, accept: bytes | None) -> Response:
-    headers = [JSON if answer.header_length is None else BINARY]
+def response(answer: Answer, body: bytes, encoding: str, *, vary: bool = False) -> Response:
+    """The response to an inference request, with its ``body`` in ``encoding``."""
+    fields = [JSON if answer.header_length is None else BINARY]
     if answer.header_length is not None:
-        headers.append((b"inference-header-content-length", b"%d" % answer.header_length))
-    body, encoding = answer.body, ""
-    if accept is not None:
-        wish = accept.decode("latin-1")
-        body, encoding = (
-            await asyncio.to_thread(pack, body, wish) if len(body) > OFFLOAD else pack(body, wish)
-        )
-        headers.append((b"vary", b"accept-encoding"))
+        fields.append((b"inference-header-content-length", b"%d" % answer.header_length))
+    if vary:
+        fields.append((b"vary", b"accept-encoding"))
     if encoding:
-        headers.append((b"content-encoding", encoding.encode()))
-    return Response(body, headers=tuple(headers))
+        fields.append((b"content-encoding", encoding.encode()))
+    return Response(body, fields=tuple(fields))
+
+
+def infer(served: Served, request: Request, max_body: int) -> None:
+    """Queues an inference request. Raises ServerError."""
+    if request.content_encoding is not None:
+        _unpacked(request, max_body, partial(_submit, served, request))
+    else:
+        _submit(served, request, request.body)
+
+
+def _unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> None:
+    """Calls ``then`` with the body without its content encoding."""
+    assert request.content_encoding is not None
+    encoding = request.content_encoding.decode("latin-1")
+    if len(request.body) <= OFFLOAD_BYTES:
+        then(unpack(request.body, encoding, limit))
+        return
+
+    async def unpack_in_thread() -> None:
+        then(await asyncio.to_thread(unpack, request.body, encoding, limit))
+
+    request.spawn(unpack_in_thread())
+
+
+def _submit(served: Served, request: Request, body: bytes) -> None:
+    try:
+        parsed = served.plans.parse(body, request.header_length)
+    except (InvalidInput, TooLarge):
+        served.stats.invalid += 1
+        raise
+    call = InferenceCall(served, request, parsed)
+    request.abandon = partial(served.abandon, call)
+    served.submit(call, parsed.plan.timeout)
+
+
+def body_limit(request: Request, max_body: int) -> int:
+    """Maximum bytes of an inference request's body."""
+    if request.header_length is None and request.content_encoding is None:
+        return min(max_body, MAX_JSON_BYTES)
+    return max_body
+
+
+def too_large(request: Request, limit: int) -> TooLarge:
+    """The error for an inference request beyond `body_limit`."""
+    if limit == MAX_JSON_BYTES and request.header_length is None:
+        return too_much_json()
+    return TooLarge(f"the body has more than {limit} bytes; send fewer rows at a time")

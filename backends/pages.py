@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from backends.errors import InvalidInput, LoadError, ServerError
-from backends.http import Response, as_json
+from backends.http.message import Response, as_json
 from backends.registry import Model, Registry
 from backends.served import Served
 
@@ -67,7 +67,9 @@ class Pages:
         return as_json({"name": served.name, "version": served.version, "ready": True})
 
     def config(self, name: str, version: str) -> Response:
-        return as_json(self._registry.find(name, version).config.model_dump(mode="json", exclude_none=True))
+        served = self._registry.find(name, version)
+        document = served.config.model_dump(mode="json", exclude_none=True)
+        return as_json({**document, "executor": served.executor})
 
     def stats(self, name: str, version: str) -> Response:
         return as_json({"model_stats": [_stats(served) for served in self._chosen(name, version)]})

@@ -10,16 +10,17 @@ from functools import partial
 from typing import Final, TypeVar
 
 from backends.batching.deadlines import Deadlines
-from backends.batching.entry import Entry, Outcome, Report
+from backends.batching.entry import Entry, Report
 from backends.batching.execution import Executable
 from backends.batching.instance import Instance
+from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, ServerError, Unavailable
 from backends.repository import FoundVersion
 from backends.stats import Stats
 from backends.threads import in_daemon
-from backends.wire.request import InferRequest
+from backends.wire.request import Plans
 from backends.wire.signature import Signature
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Served:
         self.name = config.name
         self.version = str(found.number)
         self.signature = Signature.of(config)
+        self.plans = Plans(self.signature)
         self.stats = Stats()
         self.queue = Queue(
             max(config.max_batch_size, 1),
@@ -53,6 +55,7 @@ class Served:
         self._timeout = batching.default_queue_policy.default_timeout_microseconds / 1e6
         self._batch_limit = config.batch_timeout_microseconds * 1000
         self._deadlines = Deadlines(self._expire)
+        self._on_loop: LoopInstance | None = None
         self._instances: list[Instance] = []
         self._stuck: list[Instance] = []
         self._replacing: set[asyncio.Task[None]] = set()
@@ -64,7 +67,14 @@ class Served:
         try:
             places = await _loaded(self._title(), partial(_devices, self.config, device))
             self._loads = [partial(_executable, self.config, self.found, place, threads) for place in places]
-            await asyncio.gather(*(self._add(index) for index in range(len(places))))
+            first = await _loaded(self._title(), self._loads[0])
+            if len(places) == 1 and self._belongs_on_loop(first):
+                self._on_loop = LoopInstance(
+                    self._title(), self.queue, first, self._deliver, self._leave_loop
+                )
+                return
+            self._start(0, first)
+            await asyncio.gather(*(self._add(index) for index in range(1, len(places))))
         except BaseException:
             await self.stop()
             raise
@@ -73,6 +83,9 @@ class Served:
         """Refuses new requests, responds to waiting ones, and frees the model."""
         self._stopped = True
         self.queue.close()
+        if self._on_loop is not None:
+            self._on_loop.end()
+            self._on_loop = None
         await asyncio.gather(*self._replacing, return_exceptions=True)
         if not self._instances:
             self._fail_waiting(Unavailable("this version is being unloaded; send the request again"))
@@ -83,21 +96,27 @@ class Served:
             await asyncio.wait(ends, timeout=STOP_POLL_S, return_when=asyncio.FIRST_COMPLETED)
             self._instances = [instance for instance in self._instances if not instance.ended.done()]
 
-    def submit(self, request: InferRequest, finish: Callable[[Outcome], None]) -> Entry:
-        """Queues ``request``; its outcome goes to ``finish``. Raises Unavailable."""
-        now = time.perf_counter_ns()
-        timeout = request.timeout or self._timeout
-        entry = Entry(
-            request.inputs, request.rows, request.key, finish, now, now + int(timeout * 1e9) if timeout else 0
-        )
+    def submit(self, entry: Entry, timeout: float = 0.0) -> None:
+        """Queues ``entry``, to wait at most ``timeout`` seconds (0: as the configuration says).
+
+        Raises Unavailable.
+        """
         try:
             self.queue.put(entry)
         except Unavailable:
             self.stats.rejected += 1
             raise
+        timeout = timeout or self._timeout
         if timeout:
+            entry.deadline = entry.arrived + int(timeout * 1e9)
             self._deadlines.add(entry)
-        return entry
+        if self._on_loop is not None:
+            self._on_loop.wake()
+
+    @property
+    def executor(self) -> str:
+        """Where batches run: `loop` or `thread`."""
+        return "thread" if self._on_loop is None else "loop"
 
     def abandon(self, entry: Entry) -> None:
         """The client of ``entry`` has left: it leaves the queue, or its outcome is dropped."""
@@ -120,8 +139,22 @@ class Served:
     def _title(self) -> str:
         return f"{self.name} version {self.version}"
 
+    def _belongs_on_loop(self, executable: Executable) -> bool:
+        wish = self.config.executor
+        if wish == "thread" or not GUARD.watch():
+            return False
+        return wish == "loop" or (executable.predictable and executable.batch_seconds <= MAX_BATCH_S)
+
+    def _leave_loop(self) -> None:
+        if self._on_loop is not None:
+            executable = self._on_loop.detach()
+            self._on_loop = None
+            self._start(0, executable)
+
     async def _add(self, index: int) -> None:
-        executable = await _loaded(self._title(), self._loads[index])
+        self._start(index, await _loaded(self._title(), self._loads[index]))
+
+    def _start(self, index: int, executable: Executable) -> None:
         name = self._title() + (f" instance {index}" if index else "")
         loop = asyncio.get_running_loop()
         instance = Instance(name, self.queue, executable, self._deliver, loop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,25 +13,27 @@ Outcome = list[np.ndarray] | ServerError
 """All outputs in the configuration's order, or why there are none."""
 
 
-class Entry:
-    """A request between its arrival and its response; `finish` is called once, on the event loop."""
+Part = memoryview | np.ndarray
+"""One input of one request, contiguous; BYTES come as an array of objects."""
 
-    __slots__ = ("arrived", "deadline", "done", "finish", "inputs", "key", "rows", "taken")
+
+class Entry:
+    """A request between its arrival and its response; subclasses define `finish`."""
+
+    __slots__ = ("arrived", "deadline", "done", "inputs", "key", "rows", "taken")
 
     def __init__(
         self,
-        inputs: tuple[np.ndarray, ...],
+        inputs: tuple[Part, ...],
         rows: int,
         key: tuple[tuple[int, ...], ...],
-        finish: Callable[[Outcome], None],
         arrived: int,
         deadline: int = 0,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
         self.key = key
-        """Entries with equal keys can share a batch."""
-        self.finish = finish
+        """The shape of each input without its batch axis; entries with equal keys can share a batch."""
         self.arrived = arrived
         """Nanoseconds of `time.perf_counter_ns`."""
         self.deadline = deadline
@@ -42,8 +43,12 @@ class Entry:
         self.taken = False
         """Whether it has left the queue."""
 
+    def finish(self, outcome: Outcome) -> None:
+        """Responds. Called at most once, on the event loop."""
+        raise NotImplementedError
+
     def settle(self, outcome: Outcome) -> bool:
-        """Hands ``outcome`` to `finish`, unless it is settled already."""
+        """Calls `finish`, unless the entry is done already."""
         if self.done:
             return False
         self.done = True
@@ -51,18 +56,30 @@ class Entry:
         return True
 
 
-def into(future: asyncio.Future[list[np.ndarray]]) -> Callable[[Outcome], None]:
-    """A `finish` that resolves ``future``."""
+class FutureEntry(Entry):
+    """Responds by resolving a future."""
 
-    def finish(outcome: Outcome) -> None:
-        if future.done():
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        inputs: tuple[Part, ...],
+        rows: int,
+        key: tuple[tuple[int, ...], ...],
+        arrived: int,
+        deadline: int = 0,
+    ) -> None:
+        super().__init__(inputs, rows, key, arrived, deadline)
+        self.future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
+
+    def finish(self, outcome: Outcome) -> None:
+        """See `Entry`."""
+        if self.future.done():
             return
         if isinstance(outcome, ServerError):
-            future.set_exception(outcome)
+            self.future.set_exception(outcome)
         else:
-            future.set_result(outcome)
-
-    return finish
+            self.future.set_result(outcome)
 
 
 @dataclass(slots=True)

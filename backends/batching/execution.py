@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from backends.batching.entry import Entry, Report, Spans
+from backends.batching.entry import Entry, Part, Report, Spans
 from backends.errors import InvalidInput, ModelFailed, ServerError, Unavailable
 
 log = logging.getLogger("turnout.backend")
@@ -18,10 +18,24 @@ log = logging.getLogger("turnout.backend")
 class Executable(Protocol):
     """A loaded copy of a model, used by one thread at a time."""
 
-    def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+    batch_seconds: float
+    """Duration of a full batch, measured at warm-up."""
+    predictable: bool
+    """Whether every batch of a size takes about as long: a network over inputs of fixed shapes, on one thread."""
+
+    def run(
+        self, parts: Sequence[tuple[Part, ...]], rows: int, key: tuple[tuple[int, ...], ...], spans: Spans
+    ) -> list[np.ndarray]:
         """The outputs, in the configuration's order, for the rows of all ``parts`` in sequence.
 
-        Raises InvalidInput, or whatever the model raises.
+        Args:
+            parts: The inputs of each request.
+            rows: Their rows in total.
+            key: The shape of each input without its batch axis.
+            spans: Where to add the durations.
+
+        Raises:
+            InvalidInput: or whatever the model raises.
         """
         ...
 
@@ -69,7 +83,7 @@ def _run(name: str, executable: Executable, entries: list[Entry], report: Report
 def _attempt(name: str, executable: Executable, entries: list[Entry], report: Report) -> ServerError | None:
     rows = sum(entry.rows for entry in entries)
     try:
-        outputs = executable.run([entry.inputs for entry in entries], rows, report.spans)
+        outputs = executable.run([entry.inputs for entry in entries], rows, entries[0].key, report.spans)
     except InvalidInput as error:
         return _refusal(error)
     except BaseException as error:  # noqa: BLE001  a model may raise SystemExit, CancelledError, anything

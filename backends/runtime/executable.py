@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
 
-from backends.batching.entry import Spans
+from backends.batching.entry import Part, Spans
 from backends.config import ModelConfig, TensorConfig
 from backends.datatypes import Datatype
 from backends.errors import InvalidInput, LoadError, ModelFailed
@@ -40,6 +41,7 @@ OUT_OF_MEMORY: Final = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """How PyTorch words it where it raises a plain RuntimeError: CPU and pinned memory, cuBLAS, cuDNN."""
+WARM_UP_RUNS: Final = 3
 _NOTHING: Final = nullcontext()
 
 
@@ -55,15 +57,24 @@ class TorchExecutable:
         self._inputs = [(tensor.name, tensor.datatype) for tensor in config.input]
         self._outputs = [(tensor.name, tensor.datatype, config.full_dims(tensor)) for tensor in config.output]
         self._batched = config.max_batch_size > 0
+        self.batch_seconds = math.inf
+        self.predictable = (
+            model.network
+            and threads == 1
+            and not self._cuda
+            and all(tensor.datatype.kind != "bytes" and -1 not in tensor.dims for tensor in config.input)
+        )
         # A stream of its own, so that instances on one device don't wait for one another.
         self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:  # the weights came by way of the current one
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
-    def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+    def run(
+        self, parts: Sequence[tuple[Part, ...]], rows: int, key: tuple[tuple[int, ...], ...], spans: Spans
+    ) -> list[np.ndarray]:
         """See `backends.batching.execution.Executable`."""
         with torch.inference_mode(), self._on_stream():
-            return self._run(parts, rows, spans)
+            return self._run(parts, rows, key, spans)
 
     def enter(self) -> None:
         """See `backends.batching.execution.Executable`."""
@@ -84,10 +95,16 @@ class TorchExecutable:
     def _on_stream(self) -> AbstractContextManager[Any]:
         return _NOTHING if self._stream is None else torch.cuda.stream(self._stream)
 
-    def _run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+    def _run(
+        self, parts: Sequence[tuple[Part, ...]], rows: int, key: tuple[tuple[int, ...], ...], spans: Spans
+    ) -> list[np.ndarray]:
         start = time.perf_counter_ns()
         inputs = {
-            name: self._gather(datatype, [part[index] for part in parts])
+            name: self._gather(
+                datatype,
+                (rows, *key[index]) if self._batched else key[index],
+                [part[index] for part in parts],
+            )
             for index, (name, datatype) in enumerate(self._inputs)
         }
         gathered = time.perf_counter_ns()
@@ -106,20 +123,25 @@ class TorchExecutable:
         spans.output += ended - called
         return arrays
 
-    def _gather(self, datatype: Datatype, arrays: list[np.ndarray]) -> Any:
-        """One tensor on the device; the model may write into it, so it never is the request's own memory."""
+    def _gather(self, datatype: Datatype, shape: tuple[int, ...], parts: list[Part]) -> Any:
+        """The parts of all requests as one tensor, copied once; the model may write into it."""
         if datatype.kind == "bytes":
-            return np.concatenate(arrays)
-        shape = (
-            (sum(len(array) for array in arrays), *arrays[0].shape[1:]) if self._batched else arrays[0].shape
-        )
-        host = torch.empty(shape, dtype=TORCH[datatype.name], pin_memory=self._cuda)
-        view = host.view(torch.uint16) if datatype.name == "BF16" else host
-        if len(arrays) == 1:
-            np.copyto(view.numpy(), arrays[0])
-        else:
-            np.concatenate(arrays, out=view.numpy())
-        return host.to(self._device, non_blocking=True) if self._cuda else host
+            return np.concatenate(parts).reshape(shape)
+        if self._cuda:
+            return self._pinned(datatype, shape, parts).to(self._device, non_blocking=True)
+        memory = bytearray().join(cast("list[memoryview]", parts))
+        if not memory:
+            return torch.empty(shape, dtype=TORCH[datatype.name])
+        return torch.frombuffer(memory, dtype=TORCH[datatype.name]).view(shape)
+
+    def _pinned(self, datatype: Datatype, shape: tuple[int, ...], parts: list[Part]) -> torch.Tensor:
+        host = torch.empty(shape, dtype=TORCH[datatype.name], pin_memory=True)
+        target = host.view(-1).view(torch.uint8).numpy() if host.numel() else np.empty(0, np.uint8)
+        start = 0
+        for part in parts:
+            target[start : start + part.nbytes] = np.frombuffer(part, np.uint8)
+            start += part.nbytes
+        return host
 
     def _by_name(self, given: Any) -> Mapping[str, Any]:
         """The model's outputs by name: it may give them so, or in the configuration's order, or alone."""
@@ -151,25 +173,34 @@ class TorchExecutable:
             )
         if isinstance(value, np.ndarray):
             return value
-        # A copy on the CPU too: the model may give what it keeps, and write into it with the next batch.
+        # A copy on the CPU too: the model may return what it keeps, and write into it with the next batch.
         host = torch.empty(shape, dtype=value.dtype, pin_memory=self._cuda)
         return host.copy_(value, non_blocking=self._cuda)
 
     def warm_up(self, config: ModelConfig) -> None:
         """Runs zeros through the model, one row and a full batch: faults show now, and the device is ready.
 
-        Raises LoadError when what comes out isn't what config.json says.
+        Raises LoadError if the output isn't what config.json says.
         """
         for rows in sorted({1, max(config.max_batch_size, 1)}):
-            zeros = tuple(_zeros(tensor, config, rows) for tensor in config.input)
             try:
-                self.run([zeros], rows, Spans())
+                self._measure(config, rows)
             except InvalidInput:
-                pass  # a model may refuse zeros; that it did so well says that it runs
+                self.batch_seconds = math.inf  # a model may refuse zeros
             except BaseException as error:
                 raise LoadError(
                     f"warm-up with zeros ({rows} rows): {type(error).__name__}: {error}"
                 ) from error
+
+    def _measure(self, config: ModelConfig, rows: int) -> None:
+        zeros = tuple(_zeros(tensor, config, rows) for tensor in config.input)
+        key = tuple(array.shape[1:] if self._batched else array.shape for array in zeros)
+        durations = []
+        for _ in range(WARM_UP_RUNS):
+            start = time.perf_counter()
+            self.run([zeros], rows, key, Spans())
+            durations.append(time.perf_counter() - start)
+        self.batch_seconds = min(durations)
 
 
 def _as_numpy(value: Any) -> np.ndarray:

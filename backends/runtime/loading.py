@@ -30,6 +30,8 @@ class Loaded:
     call: Callable[[dict[str, Any]], Any]
     """Takes the inputs by name (torch tensors; numpy object arrays for BYTES), returns the outputs."""
     parameters: int = 0
+    network: bool = False
+    """Whether it is a PyTorch network, rather than any Python code."""
     module: str = ""
     """The name in `sys.modules` under which the model's code was imported."""
 
@@ -72,7 +74,7 @@ def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: to
     if weights.exists():
         _fill(model, weights)
     model.eval().requires_grad_(False).to(device)
-    return Loaded(lambda inputs: model(**inputs), _size(model), module.__name__)
+    return Loaded(lambda inputs: model(**inputs), _size(model), True, module.__name__)
 
 
 def _size(model: Any) -> int:
@@ -137,7 +139,7 @@ def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> Loa
     except Exception as error:
         raise LoadError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
     names = [tensor.name for tensor in config.input]
-    return Loaded(lambda inputs: module(*(inputs[name] for name in names)), _size(program))
+    return Loaded(lambda inputs: module(*(inputs[name] for name in names)), _size(program), True)
 
 
 _LOADERS: dict[str, Callable[[ModelConfig, Path, torch.device], Loaded]] = {

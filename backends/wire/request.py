@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from backends.batching.entry import Part
 from backends.errors import InvalidInput, TooLarge
 from backends.wire.signature import Signature, TensorSpec
 from backends.wire.tensors import from_bytes, from_json
@@ -20,55 +21,138 @@ _REQUEST_KEYS: Final = frozenset({"id", "model_name", "model_version", "paramete
 _MAX_AXES: Final = 32
 """numpy's older limit; it also keeps the product of a shape cheap."""
 _MAX_ELEMENTS: Final = 2**63
+MAX_REMEMBERED_BYTES: Final = 2048
+MAX_REMEMBERED_PLANS: Final = 256
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 """Parsing holds the interpreter, so that all other requests wait: 0.1 to 0.3 s at this size."""
 
 
-@dataclass(slots=True)
-class InferRequest:
-    """A request that the model can take."""
+Key = tuple[tuple[int, ...], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What the JSON part of a request says, checked; equal JSON means an equal plan."""
 
     id: str | None
-    inputs: tuple[np.ndarray, ...]
-    """In the order of the configuration, batch axis first."""
+    key: Key
+    """The shape of each input without the batch axis: requests with equal keys can share a batch."""
     rows: int
     """1 where the model has no batch axis."""
     outputs: tuple[tuple[TensorSpec, bool], ...]
     """The outputs to send, each with whether as binary data."""
     timeout: float
     """Seconds that it may wait in the queue; 0: as the model's configuration says."""
+    sources: tuple[np.ndarray | Slice, ...]
+    """Each input in the order of the configuration: its values, or where its binary data are."""
+    end: int
+    """Bytes of binary data."""
+    plain: bool
+    """Whether all inputs are numbers in binary data, so that no value needs a look."""
+    head: bytes = b""
+    """The head of the last response to this plan, for outputs of the shapes ``head_shapes``."""
+    head_shapes: tuple[tuple[int, ...], ...] = ()
 
-    @property
-    def key(self) -> tuple[tuple[int, ...], ...]:
-        """Requests with equal keys can share a batch: their shapes are equal but for the rows."""
-        return tuple([array.shape[1:] for array in self.inputs])
+    def inputs(self, binary: memoryview) -> tuple[Part, ...]:
+        """The inputs of a request with ``binary`` behind its JSON. Raises InvalidInput."""
+        if len(binary) != self.end:
+            if len(binary) < self.end:
+                raise InvalidInput(f"the body ends inside the binary data; send all {self.end} bytes")
+            raise InvalidInput(
+                f"{len(binary) - self.end} bytes follow the last tensor; send none, or say binary_data_size"
+            )
+        if self.plain:
+            return tuple([binary[source.start : source.end] for source in self.sources])  # type: ignore[union-attr]
+        return tuple(source.array(binary) if isinstance(source, Slice) else source for source in self.sources)
+
+
+@dataclass(slots=True)
+class Slice:
+    """Where the binary data of one input are."""
+
+    spec: TensorSpec
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    def array(self, binary: memoryview) -> np.ndarray:
+        """The values. Raises InvalidInput."""
+        return from_bytes(self.spec.name, self.spec.datatype, self.shape, binary[self.start : self.end])
+
+    def check(self) -> None:
+        """Raises InvalidInput if the size can't be that of the shape."""
+        datatype = self.spec.datatype
+        needed = math.prod(self.shape) * datatype.size
+        if datatype.size and self.end - self.start != needed:
+            raise InvalidInput(
+                f"input {self.spec.name!r} has {self.end - self.start} bytes of data; "
+                f"{datatype.name} {list(self.shape)} needs {needed}"
+            )
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """A request that the model can take."""
+
+    plan: Plan
+    inputs: tuple[Part, ...]
+
+
+class Plans:
+    """The plans of requests that came before, by the exact bytes of their JSON part; bounded."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._plans: dict[bytes, Plan] = {}
+
+    def parse(self, body: bytes, header_length: bytes | None) -> InferRequest:
+        """The request in ``body``. Raises InvalidInput, TooLarge.
+
+        ``header_length`` is the value of ``inference-header-content-length``: how much of the body is
+        JSON, before the binary data; without it all of it is JSON.
+        """
+        size = _header_size(header_length, len(body))
+        head = body[:size] if size <= MAX_REMEMBERED_BYTES and size < len(body) else b""
+        plan = self._plans.get(head) if head else None
+        if plan is None:
+            plan = plan_of(body, size, self._signature)
+            if head and plan.plain and plan.id is None:
+                if len(self._plans) >= MAX_REMEMBERED_PLANS:
+                    self._plans.clear()
+                self._plans[head] = plan
+        return InferRequest(plan, plan.inputs(memoryview(body)[size:]))
 
 
 def parse(body: bytes, header_length: bytes | None, signature: Signature) -> InferRequest:
-    """The request in ``body``. Raises InvalidInput.
+    """The request in ``body``, without a memory of others. See `Plans.parse`."""
+    return Plans(signature).parse(body, header_length)
 
-    ``header_length`` is the value of ``inference-header-content-length``: how much of the body is
-    JSON, before the binary data; without it all of it is JSON.
-    """
-    size = _header_size(header_length, len(body))
+
+def plan_of(body: bytes, size: int, signature: Signature) -> Plan:
+    """The plan in the first ``size`` bytes of ``body``. Raises InvalidInput, TooLarge."""
     if size > MAX_JSON_BYTES:
         raise too_much_json()
-    view = memoryview(body)
-    document = _object(_json(view[:size]), "the request")
+    text = memoryview(body)[:size]
+    document = _object(_json(text), "the request")
     if body.count(b'"inputs"', 0, size) > 1:
-        _refuse_duplicates(view[:size])
+        _refuse_duplicates(text)
     if not document.keys() <= _REQUEST_KEYS:
         raise InvalidInput(
             f"unknown key {min(document.keys() - _REQUEST_KEYS)!r}; send only id, inputs, outputs, parameters"
         )
     parameters = _parameters(document, "the request")
-    inputs = _inputs(document.get("inputs"), view[size:], signature)
-    return InferRequest(
+    sources, end = _inputs(document.get("inputs"), len(body) - size, signature)
+    shapes = [source.shape for source in sources]
+    batched = signature.max_batch_size > 0
+    return Plan(
         id=_id(document.get("id")),
-        inputs=inputs,
-        rows=_rows(inputs, signature),
+        key=tuple([shape[1:] for shape in shapes]) if batched else tuple(shapes),
+        rows=_rows(shapes, signature),
         outputs=_outputs(document.get("outputs"), _flag(parameters, "binary_data_output"), signature),
         timeout=_timeout(parameters),
+        sources=sources,
+        end=end,
+        plain=all(isinstance(one, Slice) and one.spec.datatype.kind in ("int", "float") for one in sources),
     )
 
 
@@ -158,34 +242,35 @@ def _natural(parameters: dict[str, Any], name: str, wanted: str) -> int:
     return value
 
 
-def _inputs(items: object, binary: memoryview, signature: Signature) -> tuple[np.ndarray, ...]:
+def _inputs(
+    items: object, available: int, signature: Signature
+) -> tuple[tuple[np.ndarray | Slice, ...], int]:
+    """Each input, and the bytes of binary data that they take of the ``available``."""
     if type(items) is not list or not items:
         raise InvalidInput(f"inputs is not a list of tensors; send {_listing(signature.inputs.values())}")
-    arrays: dict[str, np.ndarray] = {}
+    sources: dict[str, np.ndarray | Slice] = {}
     offset = 0
     for item in items:
         spec, tensor = _described(item, signature)
-        if spec.name in arrays:
+        if spec.name in sources:
             raise InvalidInput(f"input {spec.name!r} is there twice; send it once")
         shape = _shape(tensor, spec)
         size = _binary_size(tensor, spec)
         if size is None:
-            arrays[spec.name] = from_json(spec.name, spec.datatype, shape, tensor["data"])
-        else:
-            arrays[spec.name] = from_bytes(spec.name, spec.datatype, shape, binary[offset : offset + size])
-            offset += size
-            if offset > len(binary):
-                raise InvalidInput(
-                    f"the body ends inside the binary data of input {spec.name!r}; send all {size} bytes"
-                )
-    if offset != len(binary):
-        raise InvalidInput(
-            f"{len(binary) - offset} bytes follow the last tensor; send none, or say binary_data_size"
-        )
-    if len(arrays) != len(signature.inputs):
-        missing = [spec for name, spec in signature.inputs.items() if name not in arrays]
+            sources[spec.name] = from_json(spec.name, spec.datatype, shape, tensor["data"])
+            continue
+        place = Slice(spec, shape, offset, offset + size)
+        place.check()
+        sources[spec.name] = place
+        offset += size
+        if offset > available:
+            raise InvalidInput(
+                f"the body ends inside the binary data of input {spec.name!r}; send all {size} bytes"
+            )
+    if len(sources) != len(signature.inputs):
+        missing = [spec for name, spec in signature.inputs.items() if name not in sources]
         raise InvalidInput(f"missing input {_listing(missing)}; send every input of the model")
-    return tuple(arrays[name] for name in signature.inputs)
+    return tuple(sources[name] for name in signature.inputs), offset
 
 
 def _listing(specs: Any) -> str:
@@ -249,10 +334,10 @@ def _binary_size(tensor: dict[str, Any], spec: TensorSpec) -> int | None:
     return size
 
 
-def _rows(inputs: tuple[np.ndarray, ...], signature: Signature) -> int:
+def _rows(shapes: list[tuple[int, ...]], signature: Signature) -> int:
     if not signature.max_batch_size:
         return 1
-    rows = {len(array) for array in inputs}
+    rows = {shape[0] for shape in shapes}
     if len(rows) != 1:
         raise InvalidInput(f"the inputs have {sorted(rows)} rows; send as many in each")
     (count,) = rows

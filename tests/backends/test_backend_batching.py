@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batching.entry import Entry, Report, Spans, into
+from backends.batching.entry import Entry, FutureEntry, Report, Spans
 from backends.batching.instance import Instance
 from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
@@ -20,7 +21,7 @@ from backends.served import _guarded
 
 
 def entry(rows: int = 1, key: int = 0, value: float = 0.0, arrived: int = 0) -> Entry:
-    return Entry((np.full((rows, 1), value),), rows, ((key,),), lambda outcome: None, arrived)
+    return Entry((np.full((rows, 1), value),), rows, ((key,),), arrived)
 
 
 def queue_of(entries: Sequence[Entry], rows: int = 8) -> Queue:
@@ -160,7 +161,12 @@ class Doubler:
     def out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, MemoryError)
 
-    def run(self, parts: Sequence[tuple[np.ndarray, ...]], rows: int, spans: Spans) -> list[np.ndarray]:
+    batch_seconds = 0.0
+    predictable = False
+
+    def run(
+        self, parts: Sequence[tuple[Any, ...]], rows: int, key: tuple[tuple[int, ...], ...], spans: Spans
+    ) -> list[np.ndarray]:
         self.gate.wait(10)
         self.sizes.append(rows)
         if self.error is not None:
@@ -197,11 +203,9 @@ class Bench:
         return self.enter(value, rows)[1]
 
     def enter(self, value: float, rows: int = 1) -> tuple[Entry, asyncio.Future[list[np.ndarray]]]:
-        future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
-        inputs = (np.full((rows, 1), value),)
-        one = Entry(inputs, rows, ((1,),), into(future), time.perf_counter_ns())
+        one = FutureEntry((np.full((rows, 1), value),), rows, ((1,),), time.perf_counter_ns())
         self.queue.put(one)
-        return one, future
+        return one, one.future
 
     async def end(self) -> None:
         self.gate.set()

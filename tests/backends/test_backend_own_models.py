@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from backends.app import App
+from backends.http.listener import Listener
 from backends.registry import Registry
 from tests.backends.process import ServerProcess
 from tests.backends.repositories import ECHO, SCALED, write_model, write_picky, write_sleeper
@@ -120,14 +121,16 @@ def test_what_a_model_refuses_is_the_clients_fault_and_what_it_breaks_on_is_not(
 
 @asynccontextmanager
 async def serving(root: Path) -> Any:
-    """The application in this process, for what needs no socket."""
+    """The application in this process."""
     registry = Registry(root, "cpu")
+    listener = Listener(App(registry, control=True), "127.0.0.1", 0)
+    address = await listener.start()
     await registry.load_all()
-    transport = httpx.ASGITransport(App(registry, control=True))
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
             yield client
     finally:
+        await listener.stop(5)
         await registry.close()
 
 

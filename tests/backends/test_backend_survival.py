@@ -21,6 +21,7 @@ from backends.batching.entry import Entry, Outcome
 from backends.batching.execution import run_batch
 from backends.config import ModelConfig
 from backends.errors import ModelFailed, Unavailable
+from backends.registry import Registry
 from backends.runtime.executable import TorchExecutable
 from backends.runtime.loading import Loaded
 from tests.backends.process import ServerProcess
@@ -165,10 +166,7 @@ def run(model: Hungry, requests: int) -> list[Outcome]:
     )
     executable = TorchExecutable(config, Loaded(model), torch.device("cpu"))
     outcomes: dict[Entry, Outcome] = {}
-    entries = [
-        Entry((np.full((1, 1), number, "<f4"),), 1, ((1,),), lambda outcome: None, 0)
-        for number in range(requests)
-    ]
+    entries = [Entry((np.full((1, 1), number, "<f4"),), 1, ((1,),), 0) for number in range(requests)]
     report = run_batch("m version 1", executable, entries)
     outcomes.update(report.answered)
     outcomes.update(report.failed)
@@ -314,3 +312,72 @@ def test_two_hundred_reloads_leave_the_memory_flat(tmp_path: Path, platform: str
             first = reload(20)
             assert reload(180) - first < 40 * 2**20, "a leak of one copy would be 4 MiB a reload"
             assert json.loads(client.get("/v2/health/ready").content)["ready"]
+
+
+SMALL = """
+import time, torch
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        if x.max() == 7:
+            while True:
+                pass
+        if x.max() == 8:
+            time.sleep(0.2)
+        if x.max() == 9:
+            raise SystemExit(3)
+        return x + self.one
+"""
+
+
+def test_a_small_model_on_the_event_loop_cannot_hold_it(tmp_path: Path) -> None:
+    write_model(tmp_path, "small", SMALL, X, Y)
+    with ServerProcess(tmp_path) as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url) as client:
+
+            def executor() -> str:
+                return str(client.get("/v2/models/small/config").json()["executor"])
+
+            assert executor() == "loop"
+            assert ask(client, 1, "small").json()["outputs"][0]["data"] == [2]
+            assert (ask(client, 9, "small").status_code, executor()) == (500, "loop")
+            start = time.monotonic()
+            looping = ask(client, 7, "small")
+            assert (looping.status_code, "time limit" in looping.text) == (500, True)
+            assert time.monotonic() - start < 15
+            assert executor() == "thread", "what holds the loop loses its place there"
+            assert ask(client, 1, "small").json()["outputs"][0]["data"] == [2]
+        assert server.stop() == 0
+
+
+def test_a_slow_batch_moves_a_model_to_a_thread(tmp_path: Path) -> None:
+    write_model(tmp_path, "small", SMALL, X, Y)
+    with ServerProcess(tmp_path) as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url) as client:
+            assert ask(client, 8, "small").status_code == 200
+            assert client.get("/v2/models/small/config").json()["executor"] == "thread"
+            assert ask(client, 1, "small").json()["outputs"][0]["data"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("wish", "dims", "code", "got"),
+    [
+        ("auto", [1], SMALL, "loop"),
+        ("thread", [1], SMALL, "thread"),
+        ("auto", [-1], SMALL, "thread"),
+        ("auto", [1], ECHO, "thread"),
+        ("loop", [-1], ECHO, "loop"),
+    ],
+)
+async def test_who_runs_on_the_loop(tmp_path: Path, wish: str, dims: list[int], code: str, got: str) -> None:
+    write_model(tmp_path, "m", code, {"x": ("FP32", dims)}, {"y": ("FP32", dims)}, executor=wish)
+    registry = Registry(tmp_path, "cpu")
+    await registry.load_all()
+    assert registry.find("m").executor == got
+    await registry.close()

@@ -16,7 +16,7 @@ from backends.config import ModelConfig
 from backends.datatypes import DATATYPES, bf16_to_fp32, fp32_to_bf16
 from backends.errors import InvalidInput, TooLarge
 from backends.wire.answer import render
-from backends.wire.request import MAX_JSON_BYTES, InferRequest, parse
+from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, InferRequest, Plans, Slice, parse
 from backends.wire.signature import Signature
 
 
@@ -56,19 +56,29 @@ def with_binary(size: int, shape: tuple[int, ...], datatype: str, raw: bytes) ->
     return head + raw, b"%d" % len(head)
 
 
+def array(request: InferRequest, index: int = 0) -> np.ndarray:
+    """An input of ``request`` as an array, wherever its data came from."""
+    part = request.inputs[index]
+    if isinstance(part, np.ndarray):
+        return part
+    source = request.plan.sources[index]
+    assert isinstance(source, Slice)
+    return np.frombuffer(part, source.spec.datatype.dtype).reshape(source.shape)
+
+
 def test_flat_and_nested_data_are_the_same() -> None:
     flat = parsed({"inputs": [tensor([1, 2, 3, 4, 5, 6], (2, 3))]})
     nested = parsed({"inputs": [tensor([[1, 2, 3], [4, 5, 6.0]], (2, 3))]})
-    assert flat.rows == nested.rows == 2
-    np.testing.assert_array_equal(flat.inputs[0], nested.inputs[0])
-    assert flat.inputs[0].dtype == np.float32
+    assert flat.plan.rows == nested.plan.rows == 2
+    np.testing.assert_array_equal(array(flat), array(nested))
+    assert array(flat).dtype == np.float32
 
 
 def test_deeply_nested_data() -> None:
     sign = signature(dims=(2, -1))
     request = parsed({"inputs": [tensor([[[1], [2]]], (1, 2, 1))]}, sign)
-    assert request.inputs[0].tolist() == [[[1.0], [2.0]]]
-    assert request.key == ((2, 1),)
+    assert array(request, 0).tolist() == [[[1.0], [2.0]]]
+    assert request.plan.key == ((2, 1),)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +168,8 @@ def test_a_key_that_is_there_twice() -> None:
     one, two = json.dumps([tensor()]), json.dumps([tensor([4, 5, 6])])
     with pytest.raises(InvalidInput, match="is there twice"):
         parse(f'{{"inputs": {one}, "inputs": {two}}}'.encode(), None, signature())
-    assert parse(f'{{"inputs": {one}, "id": "\\"inputs\\""}}'.encode(), None, signature()).rows == 1
-    assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).id == "inputs"
+    assert parse(f'{{"inputs": {one}, "id": "\\"inputs\\""}}'.encode(), None, signature()).plan.rows == 1
+    assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).plan.id == "inputs"
 
 
 @pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2], [0, 2**63], [2**62, 0, 2**62]])
@@ -200,7 +210,7 @@ def test_a_message_does_not_quote_without_end() -> None:
 def test_integers_keep_every_bit_and_their_range() -> None:
     extremes = [0, 2**63, 2**64 - 1]
     request = parsed({"inputs": [tensor(extremes, datatype="UINT64")]}, signature("UINT64"))
-    assert request.inputs[0].tolist() == [extremes]
+    assert array(request, 0).tolist() == [extremes]
     for value in (-1, 2**64):
         assert "UINT64" in refused(
             {"inputs": [tensor([0, 0, value], datatype="UINT64")]}, signature("UINT64")
@@ -211,10 +221,10 @@ def test_integers_keep_every_bit_and_their_range() -> None:
 
 def test_small_floats_round_and_large_ones_are_refused() -> None:
     half = parsed({"inputs": [tensor([0.1, 65504, -1e-9], datatype="FP16")]}, signature("FP16"))
-    assert half.inputs[0].tolist() == [[np.float16(0.1), 65504.0, 0.0]]
+    assert array(half, 0).tolist() == [[np.float16(0.1), 65504.0, 0.0]]
     assert "range of FP16" in refused({"inputs": [tensor([65520, 0, 0], datatype="FP16")]}, signature("FP16"))
     brain = parsed({"inputs": [tensor([1.5, -3, 0], datatype="BF16")]}, signature("BF16"))
-    assert bf16_to_fp32(brain.inputs[0]).tolist() == [[1.5, -3.0, 0.0]]
+    assert bf16_to_fp32(array(brain)).tolist() == [[1.5, -3.0, 0.0]]
     largest = float(np.finfo(np.float32).max)
     assert "range of BF16" in refused(
         {"inputs": [tensor([largest, 0, 0], datatype="BF16")]}, signature("BF16")
@@ -245,9 +255,9 @@ def test_binary_data_of_two_inputs_follow_one_another() -> None:
     ]
     head = json.dumps({"inputs": entries}).encode()
     request = parse(head + text + struct.pack("<hh", -1, 300), b"%d" % len(head), Signature.of(config))
-    assert request.inputs[0].tolist() == [-1, 300]
-    assert request.inputs[1].tolist() == [b"hi", b""]
-    assert request.rows == 1
+    assert array(request, 0).tolist() == [-1, 300]
+    assert array(request, 1).tolist() == [b"hi", b""]
+    assert request.plan.rows == 1
 
 
 @pytest.mark.parametrize(
@@ -272,12 +282,43 @@ def test_binary_data_that_is_wrong(
         parse(body, length, signature(datatype))
 
 
+def test_equal_heads_are_checked_once_and_their_data_each_time() -> None:
+    plans = Plans(signature())
+    for value in (1.0, 2.0):
+        body, length = with_binary(12, (1, 3), "FP32", struct.pack("<3f", value, 0, 0))
+        request = plans.parse(body, length)
+        assert array(request).tolist() == [[value, 0, 0]]
+        assert request.plan is plans.parse(body, length).plan
+        for wrong, message in ((body[:-1], "the body ends inside"), (body + b"x", "1 bytes follow")):
+            with pytest.raises(InvalidInput, match=message):
+                plans.parse(wrong, length)
+
+
+def test_the_memory_of_heads_is_bounded() -> None:
+    plans = Plans(signature())
+    body, _ = with_binary(12, (1, 3), "FP32", b"")
+    for spaces in range(3 * MAX_REMEMBERED_PLANS):
+        head = body + b" " * spaces
+        plans.parse(head + bytes(12), b"%d" % len(head))
+    assert len(plans._plans) <= MAX_REMEMBERED_PLANS
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "BYTES"])
+def test_values_that_need_a_look_get_one_each_time(datatype: str) -> None:
+    plans = Plans(signature(datatype))
+    good, bad = (bytes(3), b"\2\0\0") if datatype == "BOOL" else (bytes(12), bytes(8) + b"\1\0\0\0")
+    body, length = with_binary(len(good), (1, 3), datatype, good)
+    plans.parse(body, length)
+    with pytest.raises(InvalidInput):
+        plans.parse(body[: -len(good)] + bad, length)
+
+
 def test_outputs_are_chosen_each_in_its_form() -> None:
     sign = signature()
     document = {"inputs": [tensor()], "parameters": {"binary_data_output": True}}
-    assert [binary for _, binary in parsed(document, sign).outputs] == [True, True]
+    assert [binary for _, binary in parsed(document, sign).plan.outputs] == [True, True]
     document["outputs"] = [{"name": "z", "parameters": {"binary_data": False}}, {"name": "y"}]
-    assert [(spec.name, binary) for spec, binary in parsed(document, sign).outputs] == [
+    assert [(spec.name, binary) for spec, binary in parsed(document, sign).plan.outputs] == [
         ("z", False),
         ("y", True),
     ]
@@ -292,7 +333,7 @@ def test_an_answer_in_mixed_form() -> None:
         }
     )
     y, z = np.array([[1, 2, 3]], dtype="<f4"), np.array([[np.nan, 2.5, 0.1]], dtype="<f4")
-    body, length = render("m", "1", request.id, request.outputs, [y, z])
+    body, length = render("m", "1", request.plan.id, request.plan.outputs, [y, z])
     assert length is not None
     assert body[length:] == y.tobytes()
     assert json.loads(body[:length]) == {
@@ -311,32 +352,32 @@ def test_infinity_needs_the_binary_form(datatype: str) -> None:
     """F7: null stood for it, which clients read as NaN."""
     sign = signature(datatype)
     request = parsed({"inputs": [tensor(datatype=datatype)]}, sign)
-    array = np.array([[1, -np.inf, 0]], dtype=DATATYPES[datatype].dtype)
+    values = np.array([[1, -np.inf, 0]], dtype=DATATYPES[datatype].dtype)
     with pytest.raises(InvalidInput, match=r"'y' is infinite.*binary_data: true"):
-        render("m", "1", None, request.outputs, [array, array])
+        render("m", "1", None, request.plan.outputs, [values, values])
 
 
 def test_bytes_that_are_no_text_need_the_binary_form() -> None:
     request = parsed({"inputs": [tensor(["a", "b", "c"], datatype="BYTES")]}, signature("BYTES"))
-    array = np.array([[b"\xff", b"", b""]], dtype=object)
+    values = np.array([[b"\xff", b"", b""]], dtype=object)
     with pytest.raises(InvalidInput, match="binary_data: true"):
-        render("m", "1", None, request.outputs, [array, array])
+        render("m", "1", None, request.plan.outputs, [values, values])
 
 
 @given(st.data())
 def test_every_array_survives_both_forms(data: st.DataObject) -> None:
     datatype = DATATYPES[data.draw(st.sampled_from(sorted(set(DATATYPES) - {"BYTES", "BF16"})))]
     raw = data.draw(st.binary(min_size=6 * max(datatype.size, 1), max_size=6 * max(datatype.size, 1)))
-    array = np.frombuffer(raw, dtype=datatype.dtype if datatype.kind != "bool" else np.uint8).reshape(2, 3)
-    array = array.astype(bool) if datatype.kind == "bool" else array
+    values = np.frombuffer(raw, dtype=datatype.dtype if datatype.kind != "bool" else np.uint8).reshape(2, 3)
+    values = values.astype(bool) if datatype.kind == "bool" else values
     sign = signature(datatype.name)
-    body, length = with_binary(array.nbytes, (2, 3), datatype.name, array.tobytes())
+    body, length = with_binary(values.nbytes, (2, 3), datatype.name, values.tobytes())
     request = parse(body, length, sign)
-    assert request.inputs[0].tobytes() == array.tobytes()
-    if datatype.kind != "float" or np.isfinite(array).all():
-        answer = json.loads(render("m", "1", None, request.outputs, [request.inputs[0]] * 2).body)
+    assert array(request, 0).tobytes() == values.tobytes()
+    if datatype.kind != "float" or np.isfinite(values).all():
+        answer = json.loads(render("m", "1", None, request.plan.outputs, [array(request)] * 2).body)
         again = parsed({"inputs": [tensor(answer["outputs"][0]["data"], (2, 3), datatype.name)]}, sign)
-        np.testing.assert_array_equal(again.inputs[0], array)
+        np.testing.assert_array_equal(array(again), values)
 
 
 JSON = st.recursive(
@@ -357,4 +398,4 @@ def test_no_input_raises_anything_but_invalid_input(entry: dict[str, Any], more:
     for body, length in ((head, None), (head + raw, b"%d" % len(head)), (raw, None), (head[:-3], None)):
         with contextlib.suppress(InvalidInput):
             request = parse(body, length, signature())
-            assert request.inputs[0].shape[1:] == (3,)
+            assert array(request, 0).shape[1:] == (3,)

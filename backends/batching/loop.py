@@ -1,0 +1,142 @@
+"""Small models run on the event loop, at the end of its turn: no thread is woken, and no lock is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+from backends.batching.entry import Entry, Report
+from backends.batching.execution import Executable, Overrun, run_batch
+from backends.batching.queue import Queue
+from backends.errors import ModelFailed
+
+log = logging.getLogger("turnout.backend")
+
+MAX_BATCH_S: Final = 0.005
+"""Maximum duration of a full batch, measured at warm-up, of a model that runs on the loop."""
+DEMOTION_S: Final = 0.05
+"""A batch that takes longer moves its model to a thread."""
+INTERRUPT_S: Final = 1.0
+"""A batch that takes longer is interrupted."""
+
+
+class LoopInstance:
+    """Runs the batches of one version between two turns of the event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        queue: Queue,
+        executable: Executable,
+        deliver: Callable[[Report], None],
+        demote: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._queue = queue
+        self._executable = executable
+        self._deliver = deliver
+        self._demote = demote
+        self._loop = asyncio.get_running_loop()
+        self._soon: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+        executable.enter()
+
+    def wake(self) -> None:
+        """The queue has a new entry."""
+        if self._soon is not None:
+            return
+        if not self._queue.delay or self._queue.full:
+            self._soon = self._loop.call_soon(self._turn)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._queue.delay / 1e9, self._turn)
+
+    def end(self) -> None:
+        """Runs what waits, and releases the model."""
+        while len(self._queue) and not self._ended:
+            self._turn()
+        self.detach().close()
+
+    def detach(self) -> Executable:
+        """Gives the model up, with the queue as it is."""
+        self._ended = True
+        self._unschedule()
+        return self._executable
+
+    def _unschedule(self) -> None:
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._timer = None
+
+    def _turn(self) -> None:
+        self._unschedule()
+        if self._ended:
+            return
+        batch = self._queue.take_now()
+        if not batch:
+            return
+        start = time.perf_counter()
+        self._deliver(self._run(batch))
+        if time.perf_counter() - start > DEMOTION_S:
+            log.warning("%s took too long on the event loop; it moves to a thread", self._name)
+            self._demote()
+        elif len(self._queue):
+            self.wake()
+
+    def _run(self, batch: list[Entry]) -> Report:
+        try:
+            GUARD.started = time.perf_counter()
+            return run_batch(self._name, self._executable, batch)
+        except Overrun:  # it came between two steps of ours rather than inside the model
+            fault = ModelFailed(f"{self._name} exceeded the time limit of a batch")
+            return Report(time.perf_counter_ns(), failed=[(entry, fault) for entry in batch])
+        finally:
+            GUARD.started = 0.0
+
+
+class Guard:
+    """Interrupts a batch that holds the event loop.
+
+    A thread watches the clock and signals the main thread; the handler raises `Overrun` there, in the
+    model's code, and only while a batch runs.
+    """
+
+    def __init__(self) -> None:
+        self.started = 0.0
+        """When the running batch began, by `time.perf_counter`; 0.0: none runs."""
+        self._thread: threading.Thread | None = None
+
+    def watch(self) -> bool:
+        """Starts watching; False outside the main thread, where signals can't be handled."""
+        if self._thread is not None:
+            return True
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        signal.signal(signal.SIGURG, self._interrupt)
+        self._thread = threading.Thread(
+            target=self._watch, args=(threading.get_ident(),), name="loop guard", daemon=True
+        )
+        self._thread.start()
+        return True
+
+    def _watch(self, main: int) -> None:
+        while True:
+            time.sleep(INTERRUPT_S / 4)
+            started = self.started
+            if started and time.perf_counter() - started > INTERRUPT_S:
+                signal.pthread_kill(main, signal.SIGURG)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.started and time.perf_counter() - self.started > INTERRUPT_S:
+            self.started = 0.0
+            raise Overrun
+
+
+GUARD: Final = Guard()

@@ -1,0 +1,142 @@
+"""The listening socket, its connections, and an end that resets none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import resource
+import socket
+import struct
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Final, Protocol
+
+from backends.errors import ServerError
+from backends.http.connection import Connection
+from backends.http.message import Request
+
+BACKLOG: Final = 1024
+MAX_CONNECTIONS: Final = 10_000
+RESERVED_FILES: Final = 64
+SWEEP_INTERVAL_S: Final = 1.0
+ACCEPT_TAIL_S: Final = 0.1
+"""From refusing new handshakes to closing the socket: those under way complete, and are accepted."""
+
+
+class Application(Protocol):
+    """What a connection needs of the server."""
+
+    def body_limit(self, request: Request) -> int:
+        """Maximum bytes of the request's body."""
+        ...
+
+    def too_large(self, request: Request, limit: int) -> ServerError:
+        """The error for a body beyond ``limit``."""
+        ...
+
+    def handle(self, request: Request) -> None:
+        """Responds to a whole request, now or later. Raises ServerError instead."""
+        ...
+
+
+class Listener:
+    """Accepts connections on one address."""
+
+    def __init__(self, app: Application, host: str, port: int) -> None:
+        self.app = app
+        self.draining = False
+        """Whether responses end their connections."""
+        self.buffered = 0
+        """Bytes of unfinished request bodies."""
+        self.connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._host = host
+        self._port = port
+        self._most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES)
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._empty = asyncio.Event()
+
+    async def start(self) -> str:
+        """Listens; the address, with the port that the system chose. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = infos[0]
+        self._socket = socket.socket(family, kind, protocol)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(address)
+        self._socket.listen(BACKLOG)
+        self._socket.setblocking(False)
+        self._server = await loop.create_server(lambda: Connection(self), sock=self._socket, backlog=BACKLOG)
+        self._sweeper = loop.create_task(self._sweep())
+        host, port = self._socket.getsockname()[:2]
+        return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+
+    def opened(self, connection: Connection) -> bool:
+        """Registers ``connection``; False if there are too many."""
+        self.connections.add(connection)
+        return len(self.connections) <= self._most
+
+    def closed(self, connection: Connection) -> None:
+        """Forgets ``connection``."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Runs ``work`` as a task that the garbage collector leaves alone."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self, limit: float) -> None:
+        """Stops listening, and lets requests in flight finish within ``limit`` seconds."""
+        self.draining = True
+        if self._server is not None and self._socket is not None:
+            _refuse_handshakes(self._socket)
+            await asyncio.sleep(ACCEPT_TAIL_S)
+            self._server.close()
+        for connection in list(self.connections):
+            connection.drain()
+        self._empty.clear()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), limit)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now = monotonic()
+            for connection in list(self.connections):
+                connection.check(now)
+
+
+def _refuse_handshakes(listening: socket.socket) -> None:
+    """Drops SYN packets to ``listening`` from now on (Linux).
+
+    Closing a listening socket resets the connections that the kernel has accepted and the process has not.
+    With a packet filter on the socket none are added, so the accept queue can be emptied before the close.
+    """
+    instructions = (
+        (0x30, 0, 0, 13),  # load the byte of TCP flags
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFF),  # pass
+    )
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in instructions))
+    attach_filter = 26  # SO_ATTACH_FILTER
+    with contextlib.suppress(OSError):
+        listening.setsockopt(
+            socket.SOL_SOCKET,
+            attach_filter,
+            struct.pack("HP", len(instructions), ctypes.addressof(program)),
+        )
