@@ -125,10 +125,12 @@ async def test_a_damaged_file_is_reported_with_advice(tmp_path: Path) -> None:
     size = path.stat().st_size
     begin = 28 * 4096  # behind the schema and the roots of the tables, so that the file still opens
     assert size > 40 * 4096
+    store = await opened(path)
     with path.open("r+b") as file:
         file.seek(begin)
         file.write(os.urandom(size - begin))
-    store = await opened(path)
+    with pytest.raises(StoreUnavailable, match=r"damaged: .*(rowid|page).*put back a backup"):
+        await SqliteStore(path).open()
     try:
         with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
             await store.outcomes(OutcomeFilter())

@@ -30,7 +30,7 @@ from gateway.state.base import (
 )
 from gateway.state.paging import every_step, parts
 from gateway.state.sqlite import control, linear, pages, rewards, sums, upkeep
-from gateway.state.sqlite.connect import connect, keep_private, plainly
+from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Work, Writer
@@ -63,6 +63,7 @@ class SqliteStore:
             keep_private(self.path)
             connection = connect(self.path)
             try:
+                check(connection, self.path)
                 migrate(connection)
             finally:
                 connection.close()
