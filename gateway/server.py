@@ -45,6 +45,7 @@ from gateway.loops.guards import Guards
 from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import LOOK as PROBES_S
 from gateway.loops.probes import Probes
+from gateway.loops.rates import RATES_S, Rates
 from gateway.loops.rollout import Rollouts
 from gateway.loops.stops import Stops
 from gateway.loops.upkeep import EVERY as PRUNE_S
@@ -76,14 +77,18 @@ class Gateway:
     store: Store
     rewards: RewardBook
 
-    def __init__(self, path: Path, *, overrides: Mapping[str, str] | None = None, spare: str = "") -> None:
+    def __init__(
+        self, path: Path, *, overrides: Mapping[str, str] | None = None, spare: str = "", workers: int = 1
+    ) -> None:
         """``path``: the configuration file. ``overrides`` replace ``listen`` or ``store`` (the demo's).
 
         ``spare``: an earlier text of it that was good, for a worker that takes the place of one that died:
-        where the file has a fault by now, it goes on with what the others have in force.
+        where the file has a fault by now, it goes on with what the others have in force. ``workers``: how many
+        processes share the port.
         """
         self.path = path
         self.spare = spare
+        self.workers = workers
         self.overrides = dict(overrides or {})
         self.now = clock.wall
         self.metrics_ = Metrics()
@@ -107,7 +112,7 @@ class Gateway:
         self.outage = StoreOutage(self.now)
         await self.store.open()
         self.sealer = Sealer(await self.store.secrets(SEALING_KEYS))
-        self.registry = Registry(loop, self._tell_health)
+        self.registry = Registry(loop, self._tell_health, part=1.0 / self.workers)
         self.random = clock.chance()
         self.traces = Traces(chance=self.random, wall=self.now)
         self.recorder = Recorder(
@@ -182,6 +187,9 @@ class Gateway:
         start("probes", lambda: self.probes.step(document().backends), lambda: PROBES_S)
         start("alarms", lambda: watch.step(document()), lambda: WATCH_S, delay=True)
         start("pruning", self._prune, lambda: PRUNE_S, delay=True)
+        if self.store.rates is not None:
+            rates = Rates(self.store.rates, self.owner, lambda: self.registry.buckets, self.workers)
+            start("rates of keys", rates.step, lambda: RATES_S)
         start("the configuration", files.step, lambda: document().loops.watch, delay=True)
         start("other replicas", self._follow, lambda: document().loops.watch, delay=True)
         start("gauges", self._gauges, lambda: 1.0)

@@ -162,12 +162,13 @@ def serve(
     sockets: list[socket.socket] | None = None,
     overrides: Mapping[str, str] | None = None,
     spare: str = "",
+    workers: int = 1,
 ) -> int:
     """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens.
 
-    ``spare``: see `Gateway`.
+    ``spare``, ``workers``: see `Gateway`.
     """
-    gateway = Gateway(path, overrides=overrides, spare=spare)
+    gateway = Gateway(path, overrides=overrides, spare=spare, workers=workers)
     _, document = gateway.first()
     configure(document.telemetry.log)
     log.info("%s", build.described())

@@ -63,13 +63,18 @@ def _metrics_folder(document: Document, overrides: Mapping[str, str]) -> Iterato
 
 
 def _worker(
-    path: Path, sockets: list[socket.socket], overrides: Mapping[str, str], spare: str, parent: int
+    path: Path,
+    sockets: list[socket.socket],
+    overrides: Mapping[str, str],
+    spare: str,
+    workers: int,
+    parent: int,
 ) -> None:
     _end_with(parent)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
-    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides, spare=spare))
+    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides, spare=spare, workers=workers))
 
 
 def _end_with(parent: int) -> None:
@@ -92,7 +97,7 @@ class _Family:
     ) -> None:
         # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (path, sockets, dict(overrides), spare, os.getpid())
+        self._arguments = (path, sockets, dict(overrides), spare, workers, os.getpid())
         self._workers = workers
         self._children: list[tuple[BaseProcess, float]] = []
         self._ending = False

@@ -26,10 +26,11 @@ Context = Callable[[BackendTls], ssl.SSLContext]
 class Registry:
     """What is in force."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Tell) -> None:
-        """``tell`` hears of what becomes of addresses' health."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Tell, *, part: float = 1.0) -> None:
+        """``tell`` hears of what becomes of addresses' health. ``part``: of each key's rate, for this process."""
         self.loop = loop
         self.tell = tell
+        self.part = part
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         """By endpoint, and whether it is for shadows, which have connections of their own."""
         self.gates: dict[str, Gate] = {}
@@ -111,7 +112,7 @@ class Draft:
 
     def bucket(self, key: str, rate: float) -> Bucket:
         """The token bucket of an API key, as full as it is while its rate stays the same."""
-        bucket = self._registry.buckets.get((key, rate)) or Bucket(rate)
+        bucket = self._registry.buckets.get((key, rate)) or Bucket(rate, part=self._registry.part)
         return self.buckets.setdefault((key, rate), bucket)
 
     def _address(self, document: BackendDocument, place: int, *, shadow: bool) -> Address:

@@ -73,6 +73,7 @@ class Sessions:
         principal = self.key_principal(key)
         if not principal.may("read"):
             raise TurnoutError("forbidden", "This key may not read; use one with the scope 'read'.")
+        self._secret = b""  # read again: a store that lost its data may have another by now
         now = int(self._context.now())
         session = Session(
             id=os.urandom(12).hex(),

@@ -20,28 +20,47 @@ CACHED: Final = 10_000
 
 
 class Bucket:
-    """A token bucket: ``rate`` requests a second, and as many at once (at least one)."""
+    """A token bucket: ``rate`` requests a second, and as many at once (at least one).
 
-    __slots__ = ("burst", "level", "rate", "then")
+    Where several processes serve one key, each has a copy and uses its ``part`` of the rate; `gateway.loops.rates`
+    settles the copies through a store that all of them share.
+    """
 
-    def __init__(self, rate: float, burst: float = 0.0) -> None:
+    __slots__ = ("burst", "level", "part", "rate", "short", "spent", "then")
+
+    def __init__(self, rate: float, burst: float = 0.0, *, part: float = 1.0) -> None:
         self.rate = rate
         self.burst = burst or max(rate, 1.0)
-        self.level = self.burst
+        self.part = part
+        self.level = max(self.burst * part, 1.0)
         self.then = 0.0
+        self.spent = 0.0
+        """Requests that passed since the copies were settled."""
+        self.short = False
+        """Whether one was refused since then."""
 
     def take(self, now: float) -> float:
         """0.0 if a request may pass now, else the seconds to wait."""
         wait = self.wait(now)
         if wait == 0.0:
             self.level -= 1.0
+            self.spent += 1.0
+        else:
+            self.short = True
         return wait
 
     def wait(self, now: float) -> float:
         """Seconds until a request may pass; takes nothing."""
-        self.level = min(self.burst, self.level + (now - self.then) * self.rate)
+        rate = self.rate * self.part
+        self.level = min(max(self.burst * self.part, 1.0), self.level + (now - self.then) * rate)
         self.then = now
-        return 0.0 if self.level >= 1.0 else (1.0 - self.level) / self.rate
+        return 0.0 if self.level >= 1.0 else (1.0 - self.level) / rate
+
+    def settle(self, level: float, part: float, now: float) -> None:
+        """Takes over what the shared bucket holds: of more than one request this copy may spend ``part``."""
+        self.part = part
+        self.level = level if level <= 1.0 else max(level * part, 1.0)
+        self.then = now
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -146,7 +146,23 @@ class DecisionRecord:
 RewardResult = Literal["accepted", "duplicate", "updated"]
 
 
+class RateLedger(Protocol):
+    """Where one bucket of a key is kept for all processes."""
+
+    async def spend(self, key: str, rate: float, burst: float, spent: float, owner: str) -> tuple[float, int]:
+        """Takes ``spent`` requests out; the level left, and how many processes used the bucket in the last seconds.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+
 class Store(Protocol):
+    @property
+    def rates(self) -> RateLedger | None:
+        """None where no other machine shares the store."""
+        ...
+
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 

@@ -32,6 +32,7 @@ from gateway.state.redis import linear, record, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
+from gateway.state.redis.rates import RedisRates
 from policies.linear import LinearSums
 from policies.model import RewardSums
 
@@ -56,6 +57,7 @@ class RedisStore:
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
         self._link = Link(url)
         self._control = Control(self._link)
+        self.rates = RedisRates(self._link)
         self._clock = clock
         self._known_routes: set[str] = set()
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}

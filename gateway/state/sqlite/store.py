@@ -47,6 +47,7 @@ class SqliteStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.rates = None
         self._writer = Writer(self.path)
         self._readers = Readers(self.path, threads=3)
         self._walkers = Readers(self.path, threads=1)
