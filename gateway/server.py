@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,9 @@ from gateway.compile.registry import Registry
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
+from gateway.config.files import listener_context
 from gateway.config.load import Examined, load, read_text
+from gateway.config.watch import Signatures
 from gateway.control.app import build
 from gateway.control.context import Action, Live
 from gateway.dataplane.auth import Authenticator
@@ -95,6 +98,8 @@ class Gateway:
         self.worker: Worker | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.tokens: Tokens | None = None
+        self.files: Signatures = {}
+        self.listener: ssl.SSLContext | None = None
         self.fetching: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
         self.ending = False
@@ -164,7 +169,7 @@ class Gateway:
         document, now, emit = self.document, self.now, self._emit_quietly
         guards = Guards(self.store, self.allocations, clock=now, emit=emit)
         self.probes = Probes(self.registry, self.random)
-        files = Configuration(self.path, text, self.revisions, document)
+        files = Configuration(self.path, text, self.revisions, lambda: self.files)
         watch = Watch(
             self.store,
             self.allocations,
@@ -282,6 +287,7 @@ class Gateway:
         self.rewards.metrics = document.metrics
         self.traces.take(prepared.exporter)
         self._verify_by(prepared.tokens)
+        self.listener, self.files = prepared.listener, prepared.files
         self.registry.take(prepared.draft)
         if self.worker is None:
             self.worker = self._worker(snapshot)
@@ -304,6 +310,19 @@ class Gateway:
                     key,
                     shown,
                 )
+
+    def listener_tls(self) -> ssl.SSLContext | None:
+        """What listening sockets are opened with: each handshake takes the context that is in force then."""
+        if self.own.tls is None:
+            return None
+        opened = listener_context(self.own.tls)
+
+        def choose(handshake: ssl.SSLObject, name: str, _: ssl.SSLContext) -> None:
+            if self.listener is not None:
+                handshake.context = self.listener
+
+        opened.sni_callback = choose
+        return opened
 
     def _verify_by(self, tokens: Tokens | None) -> None:
         """Tokens fetch their keys for as long as they are in force."""

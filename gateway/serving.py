@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
+import os
+import re
 import resource
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +26,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from gateway import build
-from gateway.config.document import Document
+from gateway.config.document import Canary, Document, Policy
 from gateway.config.faults import ConfigError
 from gateway.dataplane.protocol import ClientProtocol, Role
 from gateway.server import Gateway
@@ -59,10 +61,20 @@ class Server(uvicorn.Server):
     """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
 
     def __init__(
-        self, config: uvicorn.Config, gateway: Gateway, *, roles: tuple[Role, ...], handshake: float
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        *,
+        roles: tuple[Role, ...],
+        handshake: float,
+        worker: str,
     ) -> None:
-        """``roles``: of the sockets, in their order. ``handshake``: the most seconds for one over TLS."""
+        """``roles``: of the sockets, in their order. ``handshake``: the most seconds for one over TLS.
+
+        ``worker``: what log lines begin with; "" where no supervisor has told of the start already.
+        """
         super().__init__(config)
+        self.worker = worker
         self.gateway = gateway
         self.roles = roles
         self.handshake = handshake
@@ -83,14 +95,18 @@ class Server(uvicorn.Server):
             sys.exit(3)
         config, loop = self.config, asyncio.get_running_loop()
         tls: dict[str, Any] = {}
-        if config.ssl is not None:
-            tls = {"ssl": config.ssl, "ssl_handshake_timeout": self.handshake}
+        context = self.gateway.listener_tls()
+        if context is not None:
+            tls = {"ssl": context, "ssl_handshake_timeout": self.handshake}
         made = [
             await loop.create_server(partial(self._protocol, role), sock=each, backlog=config.backlog, **tls)
             for each, role in zip(sockets or (), self.roles, strict=True)
         ]
         self.servers: list[asyncio.base_events.Server] = made
         self.started = True
+        if not self.worker:
+            log.info("serving %s", described(self.gateway.document(), self.gateway.revision().revision))
+        log.info("%sready", self.worker)
 
     def _protocol(self, role: Role) -> ClientProtocol:
         assert self.gateway.worker is not None
@@ -100,23 +116,16 @@ class Server(uvicorn.Server):
         if self.gateway.worker is not None:
             self.gateway.worker.draining = True
             self.gateway.application.close()  # event streams end now, or they would be waited for
+            log.info("%sdraining, %d in flight", self.worker, len(self.gateway.worker.active))
         await super().shutdown(sockets)
         if self.force_exit:  # a second signal cuts the requests short, not the record
             await self.lifespan.shutdown()
 
 
-def _client_tls(_: uvicorn.Config, made: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """uvicorn's context, with what is spoken over it."""
-    context = made()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Server:
-    """The server of one process; with ``sockets`` it is handed listening ones."""
+def server(gateway: Gateway, document: Document, *, worker: str = "") -> Server:
+    """The server of one process; ``worker``: see `Server`."""
     roles: tuple[Role, ...] = ("data", "control") if document.control else ("all",)
     host, _, port = document.listen.rpartition(":")
-    tls = document.tls
     config = uvicorn.Config(
         Application(gateway),
         host=host.strip("[]") or "0.0.0.0",
@@ -128,29 +137,29 @@ def server(gateway: Gateway, document: Document, *, sockets: bool = False) -> Se
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(document.shutdown.grace)),
-        ssl_context_factory=_client_tls if tls is not None else None,
-        ssl_certfile=tls.cert if tls is not None else None,
-        ssl_keyfile=tls.key if tls is not None else None,
-        ssl_ca_certs=tls.client_ca if tls is not None else None,
-        ssl_cert_reqs={"none": 0, "optional": 1, "required": 2}[
-            tls.client_auth if tls is not None else "none"
-        ],
     )
-    return Server(config, gateway, roles=roles, handshake=document.limits.header_timeout)
+    return Server(config, gateway, roles=roles, handshake=document.limits.header_timeout, worker=worker)
 
 
 def listening(document: Document) -> list[socket.socket]:
     """The sockets of the data plane and, where it has a port of its own, of the control API."""
-    return [_listen(place) for place in (document.listen, document.control) if place]
+    places = {"listen": document.listen, "control": document.control}
+    return [_listen(place, option) for option, place in places.items() if place]
 
 
-def _listen(place: str) -> socket.socket:
+def _listen(place: str, option: str) -> socket.socket:
     host, _, port = place.rpartition(":")
     host = host.strip("[]") or "0.0.0.0"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.bind((host, int(port)))
+    try:
+        found.bind((host, int(port)))
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"{place} is taken; stop what listens there, or change '{option}'") from error
+        raise OSError(f"can't listen at {place} ('{option}'): {error.strerror or error}") from error
     found.listen(4096)
     found.setblocking(False)
     return found
@@ -171,14 +180,43 @@ def serve(
     gateway = Gateway(path, overrides=overrides, spare=spare, workers=workers)
     _, document = gateway.first()
     configure(document.telemetry.log)
-    log.info("%s", build.described())
+    worker = f"worker {os.getpid()} " if sockets is not None else ""
+    if not worker:
+        log.info("%s", build.described())
     raise_open_files(document.limits.connections)
     _ease_collector()
     _ease_allocator()
     step_forward()
-    found = server(gateway, document)
+    found = server(gateway, document, worker=worker)
     found.run(sockets or listening(document))
+    log.info("%sended", worker)
     return 0 if found.started else 1
+
+
+def described(document: Document, revision: int | None = None) -> str:
+    """One line for people: where, what, by which store and configuration."""
+    base = f"http{'s' if document.tls is not None else ''}://"
+    more = max(0, len(document.routes) - _NAMED_ROUTES)
+    named = [f"{name}: {_policy(route.policy)}" for name, route in document.routes.items()][:_NAMED_ROUTES]
+    routes = ", ".join([*named, *([f"{more} more"] if more else [])])
+    number = len(document.routes)
+    return " · ".join(
+        (
+            f"{base}{document.listen}",
+            f"{number} route{'' if number == 1 else 's'}" + (f" ({routes})" if routes else ""),
+            f"store {re.sub('//[^/@]*@', '//', document.store)}",
+            *([] if revision is None else [f"configuration revision {revision}"]),
+            f"dashboard {base}{document.control or document.listen}/-/dashboard/",
+        )
+    )
+
+
+def _policy(policy: Policy) -> str:
+    return f"canary {policy.baseline} → {policy.candidate}" if isinstance(policy, Canary) else policy.type
+
+
+_NAMED_ROUTES: Final = 3
+"""Routes that the line at the start names."""
 
 
 def raise_open_files(connections: int) -> None:

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from gateway import serving
+from gateway import build, serving
 from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
 from gateway.local_dir import local_dir, workers_folder
+from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout.supervisor")
 
@@ -41,7 +42,10 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
     text = read_text(path)
     document = load_file(path)
+    configure(document.telemetry.log)
+    log.info("%s", build.described())
     sockets = serving.listening(document)
+    log.info("serving %s · %d workers", serving.described(document), workers)
     with _metrics_folder(document, overrides) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         return _Family(path, workers, sockets, overrides, text).run(document.shutdown.grace)

@@ -21,9 +21,10 @@ from gateway.compile.registry import Context, Draft, Registry
 from gateway.compile.snapshot import route_plan, snapshot
 from gateway.config.document import BackendTls, Document
 from gateway.config.faults import ConfigError
-from gateway.config.files import client_context, unusable_files
+from gateway.config.files import client_context, listener_context, named_files, unusable_files
 from gateway.config.load import Examined
 from gateway.config.references import Finding
+from gateway.config.watch import Signatures, signatures
 from gateway.dataplane.snapshot import Snapshot, Statics
 from gateway.dataplane.tokens import Tokens
 from gateway.state.base import Published
@@ -64,6 +65,10 @@ class Prepared:
     held: Mapping[str, Held]
     tokens: Tokens | None
     exporter: Exporter | None
+    files: Signatures
+    """Those that it names, as they were."""
+    listener: ssl.SSLContext | None = None
+    """How clients speak TLS to the gateway."""
     unusable: tuple[Finding, ...] = ()
     """What is wrong with files that the document names, where the view does without them."""
 
@@ -108,6 +113,7 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
     if document is None:
         raise ConfigError(source, found.faults)
     build = _Build(found, source)
+    files = signatures(named_files(document))
     unusable: list[Finding] = []
     with build.at():
         unusable += unusable_files(document)
@@ -130,7 +136,7 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
             moves |= begun(document, name, view.states, view.now)
             held[name] = arranged(plans[name], moves.get(name), *view.published.get(name, (None, b"")))
     build.check()
-    return _assembled(document, view, build, draft, moves, held, tuple(unusable))
+    return _assembled(document, view, build, draft, moves, held, files, tuple(unusable))
 
 
 def _assembled(
@@ -140,13 +146,17 @@ def _assembled(
     draft: Draft,
     moves: Mapping[str, Move],
     held: Mapping[str, Held],
+    files: Signatures,
     unusable: tuple[Finding, ...],
 ) -> Prepared:
     routes = {}
     for name in document.routes:
         with build.at("routes", name):
             routes[name] = route_plan(name, document, draft.backends, held[name], view.statics)
-    tokens, exporter, tracing = None, None, None
+    tokens, exporter, tracing, listener = None, None, None, None
+    with build.at("tls"):
+        if document.tls is not None and view.context is not None:
+            listener = listener_context(document.tls)
     with build.at("auth", "jwt"):
         tokens = _tokens(document, view.tokens)
     with build.at("telemetry", "traces"):
@@ -156,7 +166,7 @@ def _assembled(
         verify = tokens.verify if tokens is not None else None
         made = snapshot(document, routes, bucket=draft.bucket, verify=verify, tracing=tracing)
     build.check()
-    return Prepared(document, made, draft, moves, held, tokens, exporter, unusable)
+    return Prepared(document, made, draft, moves, held, tokens, exporter, files, listener, unusable)
 
 
 def _tokens(document: Document, known: Tokens | None) -> Tokens | None:

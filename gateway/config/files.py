@@ -5,10 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from gateway.config.document import BackendTls, Document
+from gateway.config.document import BackendTls, Document, Tls
 from gateway.config.faults import KeyPath
 from gateway.config.references import Finding
+
+_CLIENT_AUTH: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 def unusable_files(document: Document) -> Iterator[Finding]:
@@ -71,6 +74,17 @@ def client_context(tls: BackendTls) -> ssl.SSLContext:
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def listener_context(tls: Tls) -> ssl.SSLContext:
+    """How clients speak TLS to us. Raises OSError for files that can't be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(tls.cert, tls.key, password="")
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+    context.verify_mode = _CLIENT_AUTH[tls.client_auth]
     return context
 
 

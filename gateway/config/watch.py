@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gateway.config.load import read_text
@@ -49,18 +49,26 @@ class FileWatch:
         return text
 
 
+Signatures = Mapping[str, Signature | None]
+"""By path."""
+
+
+def signatures(paths: Iterable[str]) -> Signatures:
+    return {path: signature(path) for path in paths}
+
+
 class FilesWatch:
-    """Tells when any of the files that a document names has changed, by the same rule."""
+    """Tells when any of the files that a configuration was built with has changed, by the same rule."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Signature | None] = {}
-        self._settled: dict[str, Signature | None] = {}
+        self._seen: Signatures = {}
+        self._told: Signatures = {}
 
-    def look(self, paths: Iterable[str]) -> bool:
-        """Whether one of ``paths`` has changed since it was first looked at, or since this said so last."""
-        now = {path: signature(path) for path in paths}
-        known = {path: self._settled.get(path, found) for path, found in now.items()}
+    def look(self, built: Signatures) -> bool:
+        """Whether the files are other ones than those that were ``built``; once for each change."""
+        now = signatures(built)
         settled, self._seen = now == self._seen, now
-        changed = settled and now != known and None not in now.values()
-        self._settled = now if changed else known
-        return changed
+        if not settled or now in (built, self._told) or None in now.values():
+            return False
+        self._told = now
+        return True

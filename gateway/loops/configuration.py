@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from gateway.compile.revisions import Revisions
-from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.config.files import named_files
-from gateway.config.watch import FilesWatch, FileWatch
+from gateway.config.watch import FilesWatch, FileWatch, Signatures
 
 
 class Configuration:
     """See the module. A good edit is taken; a bad one is reported and changes nothing."""
 
     def __init__(
-        self, path: Path, known: str, revisions: Revisions[Any], document: Callable[[], Document]
+        self, path: Path, known: str, revisions: Revisions[Any], built: Callable[[], Signatures]
     ) -> None:
-        """``known``: the file's text that was looked at already."""
+        """``known``: the file's text that was looked at already; ``built``: the files of what is in force."""
         self._revisions = revisions
-        self._document = document
+        self._built = built
         self._file = FileWatch(path, known)
         self._named = FilesWatch()
         self._edit: str | None = None
@@ -37,6 +35,6 @@ class Configuration:
         if self._edit is not None:
             await self._revisions.adopt_file(self._edit)
             self._edit = None
-        if await asyncio.to_thread(self._named.look, named_files(self._document())):
+        if await asyncio.to_thread(self._named.look, self._built()):
             await self._revisions.rebuild()
         await self._revisions.refresh()

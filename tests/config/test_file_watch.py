@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import ConfigError
-from gateway.config.watch import FilesWatch, FileWatch
+from gateway.config.watch import FilesWatch, FileWatch, signatures
 
 
 @pytest.fixture
@@ -99,16 +99,24 @@ def test_files_that_a_document_names(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text("one")
     key.write_text("one")
-    watch, paths = FilesWatch(), [str(cert), str(key)]
-    assert [watch.look(paths) for _ in range(3)] == [False] * 3
+    watch, built = FilesWatch(), signatures([str(cert), str(key)])
+    assert [watch.look(built) for _ in range(3)] == [False] * 3
     cert.write_text("two")
-    assert watch.look(paths) is False  # the key may be about to follow
+    assert watch.look(built) is False  # the key may be about to follow
     key.write_text("two!")
-    assert [watch.look(paths) for _ in range(3)] == [False, True, False]
+    assert [watch.look(built) for _ in range(4)] == [False, True, False, False]  # not built: it is told once
     key.unlink()
-    assert [watch.look(paths) for _ in range(3)] == [False] * 3
+    assert [watch.look(built) for _ in range(3)] == [False] * 3
     key.write_text("three")
-    assert [watch.look(paths) for _ in range(3)] == [False, True, False]
-    other = tmp_path / "other.pem"
-    other.write_text("x")
-    assert [watch.look([*paths, str(other)]) for _ in range(3)] == [False] * 3  # an edit names another file
+    assert [watch.look(built) for _ in range(3)] == [False, True, False]
+    built = signatures(built)
+    assert [watch.look(built) for _ in range(3)] == [False] * 3
+
+
+def test_a_change_before_the_first_look_is_seen(tmp_path: Path) -> None:
+    cert = tmp_path / "cert.pem"
+    cert.write_text("one")
+    built = signatures([str(cert)])
+    cert.write_text("renewed")
+    watch = FilesWatch()
+    assert [watch.look(built) for _ in range(3)] == [False, True, False]

@@ -24,7 +24,12 @@ ASKING = [call for call in CALLS if call.scope != OPEN]
 
 
 def concrete(path: str) -> str:
-    for name, value in {"route": "digits", "hook": "event", "decision_id": "0" * 32, "name:path": "style.css"}.items():
+    for name, value in {
+        "route": "digits",
+        "hook": "event",
+        "decision_id": "0" * 32,
+        "name:path": "style.css",
+    }.items():
         path = path.replace(f"{{{name}}}", value)
     return path
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.e2e.common import wait_for
 from tests.processes import GatewayProcess
 
 CONFIG = """
@@ -236,3 +237,70 @@ def test_a_handshake_has_no_more_time_than_a_head(gateway: GatewayProcess, sent:
 def test_plain_text_on_the_tls_port_is_not_answered(gateway: GatewayProcess) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{gateway.port}/good")
+
+
+RENEWED = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {watch: 100ms}
+tls: {cert: "@DIR@/server.pem", key: "@DIR@/server.key", client_ca: "@DIR@/ca.pem", client_auth: optional}
+routes: {}
+"""
+
+
+def shown(port: int, server_hostname: str | None, context: ssl.SSLContext) -> int:
+    """The serial number of the certificate that a new connection sees."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=server_hostname) as secure,
+    ):
+        secure.sendall(b"GET /-/readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert secure.recv(12) == b"HTTP/1.1 200"
+        found = secure.getpeercert(binary_form=True)
+        assert found is not None
+        return x509.load_der_x509_certificate(found).serial_number
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    issuer.issue("server")
+    other = Issuer(tmp_path, "other")
+    other.issue("client")
+
+    def serial() -> int:
+        return x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes()).serial_number
+
+    unsure = ssl.create_default_context()
+    unsure.check_hostname, unsure.verify_mode = False, ssl.CERT_NONE
+    with GatewayProcess(tmp_path, RENEWED, ready=False) as gateway:
+        wait_for(lambda: " ready" in gateway.log, 30)
+        context = trust(tmp_path, "")
+        first = serial()
+        assert shown(gateway.port, "localhost", context) == first
+        with client(gateway, tmp_path, certificate="") as kept:
+            assert kept.get("/-/readyz").status_code == 200
+            other.issue(
+                "server"
+            )  # first a key that is not the certificate's: it is refused, and the old one stays
+            (tmp_path / "server.key").write_bytes((tmp_path / "client.key").read_bytes())
+            wait_for(lambda: "tls.cert: " in gateway.log)
+            assert shown(gateway.port, "localhost", context) == first
+            issuer.issue("server")
+            renewed = serial()
+            assert renewed != first
+            wait_for(lambda: shown(gateway.port, "localhost", context) == renewed)
+            assert shown(gateway.port, None, unsure) == renewed  # of a client that names no host
+            assert kept.get("/-/readyz").status_code == 200
+        # Another authority for clients.
+        strangers = trust(tmp_path, "client")
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            shown(gateway.port, "localhost", strangers)
+        (tmp_path / "ca.pem").write_bytes((tmp_path / "other.pem").read_bytes())
+
+        def welcome() -> bool:
+            try:
+                return shown(gateway.port, "localhost", strangers) == renewed
+            except (ssl.SSLError, ConnectionError, AssertionError):
+                return False
+
+        wait_for(welcome)
