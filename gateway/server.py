@@ -500,6 +500,9 @@ class Gateway:
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.stops.describe(route)
 
+    async def check_config(self, text: str, by: str) -> None:
+        await self.revisions.check(text, by)
+
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         return await self.revisions.propose(text, by, if_match)
 

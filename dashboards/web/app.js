@@ -1,239 +1,192 @@
-// The page: where we are, what is asked for how often, and what is shown while it is not to be had.
+// The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { Refused, Unreachable, get, logout } from "./api.js";
-import { h, render } from "./dom.js";
-import { Stream } from "./live.js";
-import { notice } from "./views/parts.js";
-import { RANGES, routeView } from "./views/route.js";
-import { routesView } from "./views/routes.js";
+import { html, render, Component } from "./vendor/preact.js";
+import { HOME, Refused, authorise, get, send } from "./core/api.js";
+import { Live } from "./core/live.js";
+import { follow, here, href } from "./core/router.js";
+import { clockTime, zoneName } from "./core/format.js";
+import { problems, Overview } from "./pages/overview.js";
+import { ConfigPage } from "./pages/config.js";
+import { DecisionPage } from "./pages/decision.js";
+import { EventsPage } from "./pages/events.js";
+import { OutcomesPage } from "./pages/outcomes.js";
+import { RoutePage } from "./pages/route.js";
+import { ShadowPage } from "./pages/shadow.js";
+import { notice } from "./parts/basics.js";
 
-const EVERY = 1500; // milliseconds between two looks at the figures
-const EVERY_SERIES = 5000; // and at the history, which costs more; an event hastens both
-const KEEP_STALE = 2; // looks that may fail before the page says that it is out of date
+const KEEP_EVENTS = 60;
+const SESSION_MS = 10_000; // between two looks whether we are still logged in
+const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
-const state = { page: null, routes: null, report: null, series: null, events: null, failures: null, session: null, problem: null, fetched: 0, missed: 0, now: Date.now() / 1000 };
-const remembered = recall();
-const ui = {
-  hover: null,
-  tables: new Set(),
-  choices: { range: 900, rewards: "to_date", quantile: "p99", metric: null, ...remembered.choices },
-  onHover: (at) => ((ui.hover = at), draw()),
-  onTable: (id) => (ui.tables.has(id) ? ui.tables.delete(id) : ui.tables.add(id), draw()),
-  onChoice: choose,
-};
-
-let controller = null; // of the requests of the page we are on
-let timer = null;
-let seriesAt = 0;
-let drawing = false;
-const stream = new Stream("events", onEvent);
-
-// Where we are -------------------------------------------------------------------------------------
-function where() {
-  const found = location.hash.match(/^#\/routes\/([^?]+)/);
-  return found ? { name: "route", route: decodeURIComponent(found[1]) } : { name: "routes" };
-}
-
-function go() {
-  const page = where();
-  const same = state.page?.name === page.name && state.page?.route === page.route;
-  state.page = page;
-  if (!same) {
-    Object.assign(state, { report: null, series: null, events: null, failures: null, problem: null });
-    ui.hover = null;
-    window.scrollTo(0, 0);
+class App extends Component {
+  constructor() {
+    super();
+    this.live = null;
+    this.watched = null;
+    this.state = { page: here(), view: {}, events: null, session: null, alive: 0, lost: null, refused: null, now: Date.now() / 1000 };
   }
-  document.title = page.route ? `${page.route} · Turnout` : "Turnout";
-  look(true);
+
+  componentDidMount() {
+    follow(() => this.go());
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.go()));
+    addEventListener("pagehide", () => this.stop());
+    setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
+    setInterval(() => document.hidden || this.lookAtSession(), SESSION_MS);
+    this.lookAtSession();
+    this.go();
+  }
+
+  async lookAtSession() {
+    const session = await get("dashboard/session").catch(() => null);
+    if (!session) return;
+    authorise(session);
+    this.setState({ session });
+  }
+
+  go() {
+    const page = here();
+    const before = this.state.page;
+    if (page.path !== before.path) scrollTo(0, 0);
+    this.setState({ page });
+    const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
+    document.title = titleOf(page, this.state.view);
+    if (document.hidden || (this.live && watch === this.watched)) return;
+    this.stop();
+    if (watch !== this.watched) this.setState({ view: {}, events: null, refused: null });
+    this.watched = watch;
+    const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
+    this.live = new Live(`events?view=${encodeURIComponent(watch)}${about}`, {
+      patch: (changes, fresh) => this.patch(changes, fresh),
+      event: (event) => this.setState(({ events }) => ({ events: [...(events ?? []), event].slice(-KEEP_EVENTS) })),
+      alive: () => this.setState({ alive: Date.now(), lost: null }),
+      lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error }),
+    });
+    get(`events/recent?limit=${KEEP_EVENTS}${about}`).then(({ events }) => this.watched === watch && this.setState({ events }), () => {});
+  }
+
+  patch(changes, fresh) {
+    this.setState(({ view, page }) => {
+      const next = { ...(fresh ? {} : view), ...changes };
+      for (const [name, value] of Object.entries(changes)) if (value === null && this.watched === "routes") delete next[name];
+      document.title = titleOf(page, next);
+      return { view: next };
+    });
+  }
+
+  stop() {
+    this.live?.stop();
+    this.live = null;
+  }
+
+  render(_, state) {
+    return [html`<${TopBar} key="top" ...${state} onLeave=${() => this.leave()} />`, html`<main id="content" tabindex="-1" key="content">${content(state)}</main>`];
+  }
+
+  async leave() {
+    this.stop();
+    await send("POST", "dashboard/logout").catch(() => {});
+    location.replace(`${HOME}login`);
+  }
 }
 
-// Looking ------------------------------------------------------------------------------------------
-async function look(all = false) {
-  clearTimeout(timer);
-  controller?.abort();
-  if (document.hidden) return;
-  controller = new AbortController();
-  const { signal } = controller;
+// The number of routes that need a person stands in the tab's title.
+function titleOf(page, view) {
+  if (page.route) return `${page.route} · Turnout`;
+  const waiting = page.name === "overview" ? Object.values(view).filter((route) => route && problems(route).length).length : 0;
+  const title = TITLES[page.name] ?? "Turnout";
+  return `${waiting ? `(${waiting}) ` : ""}${title === "Turnout" ? title : `${title} · Turnout`}`;
+}
+
+function content(state) {
+  const { page, view, refused, lost, alive } = state;
+  const needsView = ["overview", "route"].includes(page.name);
+  const known = Object.keys(view).length > 0 || (page.name === "overview" && alive && !lost);
+  if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
+  if (refused) return refusedPage(refused.status === 403 ? "This key may not see this" : refused.status === 404 ? "No such route" : "The gateway refused", refused.message, refused.status === 404 ? "warn" : "bad");
+  if (needsView && !known) return lost ? [html`<h1 key="h">Turnout</h1>`, banner(state)] : [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
+  return [banner(state), pageOf(state)];
+}
+
+function refusedPage(title, detail, tone = "bad") {
+  return [html`<h1 key="h">${title}</h1>`, notice(tone, title, detail, html`<a href=${href()}>All routes</a>`)];
+}
+
+function banner({ lost, alive }) {
+  if (!lost) return null;
+  const stale = alive ? ` What you see is from ${new Date(alive).toLocaleTimeString()}.` : "";
+  return notice("bad", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
+}
+
+function pageOf(state) {
+  const { page, view, events, now, session, lost } = state;
+  const given = { page, now, session, events };
+  switch (page.name) {
+    case "overview":
+      return html`<${Overview} key="overview" view=${view} now=${now} />`;
+    case "route":
+      return html`<${RoutePage} key=${page.route} report=${view} stale=${Boolean(lost)} ...${given} />`;
+    case "shadow":
+      return html`<${ShadowPage} key="shadow" ...${given} />`;
+    case "outcomes":
+      return html`<${OutcomesPage} key="outcomes" routes=${Object.keys(view)} ...${given} />`;
+    case "decision":
+      return html`<${DecisionPage} key="decision" ...${given} />`;
+    case "config":
+      return html`<${ConfigPage} key="config" ...${given} />`;
+    default:
+      return html`<${EventsPage} key="events" ...${given} />`;
+  }
+}
+
+function TopBar({ page, session, lost, alive, now, onLeave }) {
+  const may = !session || session.scopes === undefined || session.scopes.includes("config") || session.scopes.includes("admin");
+  const links = [["", "Routes", ["overview", "route", "shadow"]], ["outcomes", "Outcomes", ["outcomes", "decision"]], ["events", "Events", ["events"]], ...(may ? [["config", "Configuration", ["config"]]] : [])];
+  const [cls, text] = lost ? ["off", "Unreachable"] : alive ? ["on", "Live"] : ["", "Connecting"];
+  return html`<header class="top">
+    <a class="brand" href=${href()}>${mark()}<span>Turnout</span></a>
+    <nav aria-label="Pages">${links.map(([path, title, names]) => html`<a key=${title} href=${path ? href(path) : href()} aria-current=${names.includes(page.name) ? "page" : null}>${title}</a>`)}</nav>
+    <div class="spacer"></div>
+    <span class=${`live ${cls}`} role="status"><span class="dot" aria-hidden="true"></span>${text}<span class="clock"> · ${clockTime(now)} ${zoneName(now)}</span></span>
+    <${ThemeButton} />
+    ${session?.auth && html`<button class="quiet" type="button" title=${`Logged in with the key ${session.id}`} onClick=${onLeave}>Log out</button>`}
+  </header>`;
+}
+
+function mark() {
+  return html`<svg viewBox="0 0 32 32" width="24" height="24" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#1f6feb" /><g fill="none" stroke-linecap="round" stroke-width="3"><path d="M6 21h20" stroke="#fff" /><path d="M6 21h6c6 0 6-10 12-10h2" stroke="#9cc7ff" /></g></svg>`;
+}
+
+const THEMES = { undefined: ["dark", "◐", "System theme"], dark: ["light", "●", "Dark theme"], light: [undefined, "○", "Light theme"] };
+
+class ThemeButton extends Component {
+  render() {
+    const [next, sign, title] = THEMES[document.documentElement.dataset.theme];
+    const turn = () => {
+      if (next) document.documentElement.dataset.theme = next;
+      else delete document.documentElement.dataset.theme;
+      remember(next);
+      this.forceUpdate();
+    };
+    return html`<button class="quiet" type="button" title=${`${title}; click to change`} aria-label=${`${title}; change`} onClick=${turn}>${sign}</button>`;
+  }
+}
+
+function remember(theme) {
   try {
-    await fetchPage(signal, all);
-    Object.assign(state, { problem: null, fetched: Date.now(), missed: 0 });
-  } catch (error) {
-    if (signal.aborted) return;
-    fail(error);
-  }
-  draw();
-  timer = setTimeout(look, state.missed ? Math.min(EVERY * 2 ** state.missed, 10_000) : EVERY);
-}
-
-async function fetchPage(signal, all) {
-  state.session ??= await get("dashboard/session", signal);
-  if (state.page.name === "routes") {
-    state.routes = (await get("routes", signal)).routes;
-    return;
-  }
-  const name = encodeURIComponent(state.page.route);
-  state.report = await get(`routes/${name}`, signal);
-  draw();
-  if (!all && Date.now() - seriesAt < EVERY_SERIES) return;
-  const until = Math.ceil(state.report.as_of);
-  const [series, events, failures] = await Promise.all([
-    get(`routes/${name}/series?since=${until - ui.choices.range}&until=${until}${stepping(until)}`, signal),
-    get(`events/recent?route=${name}&limit=40`, signal),
-    get(`outcomes?route=${name}&errors=true&limit=12`, signal),
-  ]);
-  Object.assign(state, { series, events: events.events, failures: failures.outcomes });
-  seriesAt = Date.now();
-}
-
-// Of a short history finer steps, so that a gateway that has just begun has something to show.
-const STEPS = [10, 20, 30, 60, 120, 300, 600, 1800, 3600];
-function stepping(until) {
-  const first = state.series?.buckets[0]?.start;
-  if (first === undefined) return ui.choices.range > 900 ? "" : "&step=10";
-  const span = Math.min(ui.choices.range, (until - first) * 1.3);
-  const step = STEPS.find((s) => s >= span / 120);
-  return step ? `&step=${step}` : "";
-}
-
-function fail(error) {
-  state.missed += 1;
-  if (error instanceof Refused && error.status === 401) {
-    location.replace("login");
-    return;
-  }
-  if (error instanceof Refused || error instanceof Unreachable) state.problem = error;
-  else {
-    state.problem = new Unreachable(`The page failed: ${error.message}`);
-    console.error(error);
-  }
-}
-
-// News makes us look sooner, but not more often than twice a second.
-let hurried = 0;
-function onEvent(event) {
-  const concerns = !event.route || state.page.name === "routes" || event.route === state.page.route;
-  if (!concerns || Date.now() - hurried < 500) return;
-  hurried = Date.now();
-  look(Date.now() - seriesAt > 2000);
-}
-
-// Showing ------------------------------------------------------------------------------------------
-function draw() {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    state.now = Date.now() / 1000;
-    render(document.getElementById("top"), topBar());
-    render(document.getElementById("content"), content());
-  });
-}
-
-function content() {
-  const problem = problemNotice();
-  if (state.page.name === "routes") {
-    if (!state.routes) return problem ?? h("p", { class: "empty" }, "Loading…");
-    return [problem, routesView(state.routes)];
-  }
-  if (!state.report) return problem ?? h("p", { class: "empty" }, "Loading…");
-  return [problem, routeView(state, ui)];
-}
-
-function problemNotice() {
-  const { problem } = state;
-  if (!problem) return null;
-  const shown = state.page.name === "routes" ? state.routes : state.report;
-  if (problem instanceof Unreachable) {
-    if (shown && state.missed < KEEP_STALE) return null; // the header says so already
-    const stale = shown ? ` What you see is from ${new Date(state.fetched).toLocaleTimeString()}.` : "";
-    return notice("bad", "The gateway can't be reached", `${problem.message}${stale} Trying again…`);
-  }
-  if (problem.status === 404) return notice("warn", "No such route", problem.message, h("a", { href: "#/" }, "All routes"));
-  if (problem.status === 403) return notice("bad", "This key may not see this", problem.message, h("a", { href: "#/" }, "All routes"));
-  return notice("bad", "The gateway refused", problem.message);
-}
-
-function topBar() {
-  const { page, session } = state;
-  return [
-    h("a", { class: "brand", href: "#/", key: "brand" }, h("img", { src: "mark.svg", alt: "", width: "24", height: "24" }), "Turnout"),
-    h("nav", { key: "nav", "aria-label": "Breadcrumb" }, page.name === "route" && [h("a", { href: "#/" }, "Routes"), h("span", { "aria-hidden": "true" }, "/"), h("span", { "aria-current": "page" }, page.route)]),
-    h("div", { class: "spacer", key: "spacer" }),
-    h("span", { class: `live ${liveness()[0]}`, role: "status", key: "live" }, h("span", { class: "dot", "aria-hidden": "true" }), liveness()[1]),
-    themeButton(),
-    session?.auth && h("button", { class: "quiet", type: "button", key: "out", title: `Logged in with the key ${session.id}`, onClick: leave }, "Log out"),
-  ];
-}
-
-function liveness() {
-  if (state.missed) return ["off", state.problem instanceof Refused ? "Refused" : "Unreachable"];
-  return state.fetched ? ["on", "Live"] : ["", "Connecting"];
-}
-
-async function leave() {
-  stream.stop();
-  await logout();
-  location.replace("login");
-}
-
-// Choices that outlive the page ----------------------------------------------------------------------
-function choose(name, value) {
-  ui.choices = { ...ui.choices, [name]: value };
-  remember();
-  if (name === "range") {
-    state.series = null;
-    seriesAt = 0;
-    look(true);
-  }
-  draw();
-}
-
-function recall() {
-  try {
-    const found = JSON.parse(localStorage.getItem("turnout") ?? "{}");
-    if (!["to_date", "rolling"].includes(found.choices?.rewards)) delete found.choices?.rewards;
-    if (found.choices && !RANGES.some(([v]) => Number(v) === found.choices.range)) delete found.choices.range;
-    return found;
-  } catch {
-    return {};
-  }
-}
-
-function remember() {
-  try {
-    const { range, rewards, quantile } = ui.choices;
-    localStorage.setItem("turnout", JSON.stringify({ choices: { range, rewards, quantile }, theme: document.documentElement.dataset.theme }));
+    localStorage.setItem("turnout", JSON.stringify({ theme }));
   } catch {
     // A browser that keeps nothing still shows everything.
   }
 }
 
-const THEMES = { undefined: ["dark", "◐", "System theme"], dark: ["light", "●", "Dark theme"], light: [undefined, "○", "Light theme"] };
-
-function themeButton() {
-  const [next, sign, title] = THEMES[document.documentElement.dataset.theme];
-  const turn = () => {
-    if (next) document.documentElement.dataset.theme = next;
-    else delete document.documentElement.dataset.theme;
-    remember();
-    draw();
-  };
-  return h("button", { class: "quiet", type: "button", key: "theme", title: `${title}; click to change`, "aria-label": `${title}; change`, onClick: turn }, sign);
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem("turnout") ?? "{}").theme;
+  } catch {
+    return undefined;
+  }
 }
 
-// Beginning ------------------------------------------------------------------------------------------
-if (remembered.theme in THEMES && remembered.theme) document.documentElement.dataset.theme = remembered.theme;
-window.addEventListener("hashchange", go);
-window.addEventListener("pagehide", () => stream.stop());
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) {
-    stream.stop();
-    clearTimeout(timer);
-    controller?.abort();
-  } else {
-    stream.start();
-    look(true);
-  }
-});
-go();
-if (!document.hidden) stream.start();
+const theme = remembered();
+if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
+render(html`<${App} />`, document.getElementById("app"));

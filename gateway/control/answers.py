@@ -13,12 +13,14 @@ from gateway.control.shapes import (
     GatewayQuantiles,
     Interval,
     Lift,
+    MetricShape,
     MetricStanding,
     Probability,
     QuantileIntervals,
     Quantiles,
     RewardEstimate,
     Shape,
+    Step,
 )
 
 
@@ -141,14 +143,6 @@ class AddressHealth(BaseModel):
     failing: Failing | None = None
 
 
-class MetricShape(Shape):
-    type: Literal["boolean", "fraction", "real", "count"]
-    goal: Literal["maximize", "minimize"]
-    missing: Literal["ignore", "zero"]
-    window: Annotated[float, Field(description="Seconds.")]
-    description: str
-
-
 class Recent(Shape):
     """All variants together, over the last minutes."""
 
@@ -177,6 +171,11 @@ class RouteHead(Shape):
 class RouteSummary(RouteHead):
     recent: Recent
     alarms: list[Alarm]
+    metrics: dict[str, MetricShape]
+    standings: dict[str, MetricStanding]
+    agreement: dict[str, Agreement] | None
+    stop: StopShape | None
+    last_step: Annotated[Step | None, Field(description="What changed last, and why.")]
 
 
 class StageShape(Shape):
@@ -313,8 +312,8 @@ class Series(Shape):
     window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
     buckets: list[SeriesBucket]
     allocations: Annotated[
-        list[AllocationStep],
-        Field(description="The allocation in force at `since`, and each change after it."),
+        list[AllocationStep] | None,
+        Field(description="Where asked for: the allocation in force at `since`, and each change after it."),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _LONG: Final = 262_144
 """Bytes from which a body is parsed in a thread, so that other requests are not held up."""
+_WORTH_ZIPPING: Final = 4096
+"""Bytes of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,10 @@ class Ask:
     @property
     def route(self) -> str:
         """The ``{route}`` of the path. Raises forbidden for a key without it, not_found for an unknown one."""
-        name = str(self.request.path_params["route"])
+        return self.must_know(str(self.request.path_params["route"]))
+
+    def must_know(self, name: str) -> str:
+        """``name``, of a route that the key serves. Raises forbidden, not_found."""
         self.must_serve(name)
         if name not in self.context.document().routes:
             raise TurnoutError("not_found", f"There is no route {name!r}; GET /-/routes lists them.")
@@ -155,3 +161,12 @@ def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None =
     """``value`` as a JSON answer. NaN and infinities would be no JSON: they are a fault of ours."""
     body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+def zipped(ask: Ask, value: Any) -> Response:
+    """`answer`, compressed where the caller takes that and it is worth it."""
+    made = answer(value)
+    if len(made.body) < _WORTH_ZIPPING or "gzip" not in ask.request.headers.get("accept-encoding", ""):
+        return made
+    headers = {"content-encoding": "gzip", "vary": "accept-encoding"}
+    return Response(gzip.compress(made.body, 4), 200, headers, media_type="application/json")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.responses import Response
 
+from gateway.config.faults import ConfigError
 from gateway.control.ask import Ask, answer
-from gateway.control.questions import ConfigQuery, HistoryQuery, Restore
+from gateway.control.changes import changes, difference
+from gateway.control.edge import shown_fault
+from gateway.control.questions import ConfigQuery, ConfigText, DifferenceQuery, HistoryQuery, Restore
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision
 
@@ -16,8 +20,7 @@ YAML = "application/yaml"
 
 async def read_config(ask: Ask) -> Response:
     wanted = ask.query(ConfigQuery).revision
-    current = ask.context.revision()
-    found = current if wanted is None or wanted == current.revision else await _earlier(ask, wanted)
+    found = ask.context.revision() if wanted is None else await _revision(ask, wanted)
     if ask.request.headers.get("if-none-match") == found.etag:
         return Response(status_code=304, headers=_headers(found))
     return Response(found.document, 200, _headers(found), media_type=YAML)
@@ -55,6 +58,31 @@ async def restore(ask: Ask) -> Response:
     wanted = (await ask.body(Restore)).revision
     made = await ask.context.restore_config(wanted, ask.author, _if_match(ask))
     return answer(_shown(made), headers=_headers(made))
+
+
+async def read_difference(ask: Ask) -> Response:
+    """What changed between two revisions, as a unified difference."""
+    query = ask.query(DifferenceQuery)
+    first, second = [await _revision(ask, number) for number in (query.from_, query.to)]
+    names = f"revision {first.revision}", f"revision {second.revision}"
+    return answer({"difference": difference(first.document, second.document, *names)})
+
+
+async def check_config(ask: Ask) -> Response:
+    """What would follow from a text: its faults, or what it changes. Nothing is stored or applied."""
+    text, current = (await ask.body(ConfigText)).text, ask.context.revision()
+    try:
+        await ask.context.check_config(text, ask.author)
+    except ConfigError as error:
+        return answer({"faults": [shown_fault(f) for f in error.faults], "changes": [], "difference": ""})
+    said = await asyncio.to_thread(changes, current.document, text)
+    names = f"revision {current.revision}", "the edit"
+    return answer({"faults": [], "changes": said, "difference": difference(current.document, text, *names)})
+
+
+async def _revision(ask: Ask, wanted: int) -> Revision:
+    current = ask.context.revision()
+    return current if wanted == current.revision else await _earlier(ask, wanted)
 
 
 async def _earlier(ask: Ask, wanted: int) -> Revision:

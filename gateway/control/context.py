@@ -67,6 +67,10 @@ class Context(Protocol):
         """Where the stop rule of a bandit stands; None without one."""
         ...
 
+    async def check_config(self, text: str, by: str) -> None:
+        """Validates, and changes nothing. Raises gateway.config.load.ConfigError."""
+        ...
+
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         """Validates, stores, applies. Raises TurnoutError or gateway.config.load.ConfigError."""
         ...

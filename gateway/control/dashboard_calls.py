@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 from starlette.responses import RedirectResponse, Response
 
-from dashboards.site import Asset, Site
+from dashboards.site import PAGES, Asset, Site
 from gateway.control.access import identify, refuse_other_pages
 from gateway.control.ask import Ask, answer, checked, parse
 from gateway.control.login_limit import client_of
@@ -28,7 +28,8 @@ SITE: Final = Site()
 HEADERS: Final = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
@@ -50,18 +51,31 @@ async def home(ask: Ask) -> Response:
     except TurnoutError as error:
         if error.code != "unauthenticated":
             raise
-        return RedirectResponse("login", 303, HEADERS)
+        return RedirectResponse("../" * _path(ask).count("/") + "login", 303, HEADERS)
     if not principal.may("read"):
         raise TurnoutError("forbidden", "The dashboard needs the scope 'read'; use a key that has it.")
-    return _file(ask, "index.html")
+    return _file(ask, SITE.page("index.html", _path(ask)))
 
 
 async def login_form(ask: Ask) -> Response:
-    return _file(ask, "login.html")
+    return _file(ask, SITE.page("login.html"))
 
 
 async def asset(ask: Ask) -> Response:
-    return _file(ask, str(ask.request.path_params["name"]))
+    """A file, or one of the pages that the script draws."""
+    name = _path(ask)
+    found = SITE.find(name)
+    if found is not None:
+        return _file(ask, found)
+    if not PAGES.fullmatch(name):
+        raise TurnoutError("not_found", f"The dashboard has no page or file {name!r}.")
+    return await home(ask)
+
+
+def _path(ask: Ask) -> str:
+    """Below the dashboard's own path, as it was sent: a route's name may hold an escaped slash."""
+    raw = ask.request.scope.get("raw_path") or ask.request.url.path.encode()
+    return str(raw.split(b"?")[0].decode("latin-1").partition(HOME)[2])
 
 
 async def login(ask: Ask) -> Response:
@@ -129,11 +143,13 @@ async def session(ask: Ask) -> Response:
     )
 
 
-def _file(ask: Ask, name: str) -> Response:
-    found: Asset | None = SITE.find(name)
-    if found is None:
-        raise TurnoutError("not_found", f"The dashboard has no file {name!r}.")
-    headers = {**HEADERS, "cache-control": "no-cache", "etag": found.etag}
+def _file(ask: Ask, found: Asset) -> Response:
+    kept = "public, max-age=31536000, immutable" if found.immutable else "no-cache"
+    headers = {**HEADERS, "cache-control": kept, "etag": found.etag, "vary": "accept-encoding"}
     if ask.request.headers.get("if-none-match") == found.etag:
         return Response(status_code=304, headers=headers)
-    return Response(found.body, headers={**headers, "content-type": found.media_type})
+    body = found.body
+    if found.gzipped and "gzip" in ask.request.headers.get("accept-encoding", ""):
+        body = found.gzipped
+        headers["content-encoding"] = "gzip"
+    return Response(body, headers={**headers, "content-type": found.media_type})

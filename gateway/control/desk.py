@@ -13,11 +13,12 @@ from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
 from gateway.control.login_limit import LoginLimit
 from gateway.control.news import News
-from gateway.control.report import RECENT, Evidence, Json, recent, report, summary
+from gateway.control.report import RECENT, Evidence, Json, recent, report, standing, summary
 from gateway.control.session import Sessions
+from gateway.control.views import Views
 from gateway.errors import TurnoutError
 from gateway.record import history
-from gateway.state.base import Counts
+from gateway.state.base import Counts, Event
 from gateway.state.evidence import by_time, of_buckets, rewarded
 from gateway.telemetry.histogram import merge
 from policies.bandit import discounted
@@ -25,6 +26,8 @@ from policies.model import Discounted
 
 FRESH: Final = 1.0
 """Seconds for which a report is given out again, unless the store says that something changed."""
+STANDING_S: Final = 10.0
+"""The same for what is dear to make of the list of routes."""
 _KEPT: Final = 512
 _HALF_LIVES: Final = 10
 """What is older than so many half-lives counts under a thousandth."""
@@ -37,10 +40,15 @@ class Desk:
         self.context = context
         self.sessions = Sessions(context)
         self.logins = LoginLimit()
-        self.news = News(context)
+        self.news = News(context, self._heard)
+        self.views = Views()
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: streams end."""
         self._cache = _Cache(context)
+
+    def _heard(self, event: Event) -> None:
+        if event.kind != "allocation":  # a bandit's come each second anyway
+            self.views.hurry(event.route)
 
     async def summary(self, name: str) -> Json:
         """The route's entry of the list, with the figures of the last minutes."""
@@ -50,9 +58,22 @@ class Desk:
             now = self.context.now()
             counts = await self.context.store.counts(name, since=now - RECENT)
             shown = summary(name, self.context.document(), live, rollout, now)
-            return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)}
+            standing = await self._cache.get(("standing", name), lambda: self._standing(name), STANDING_S)
+            return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)} | standing
 
         return await self._cache.get(("summary", name), make)
+
+    async def _standing(self, name: str) -> Json:
+        """What is dear to make, and changes slowly."""
+        document, steps = self.context.document(), await history.steps(self.context.store, name)
+        made = await asyncio.to_thread(
+            standing, name, document, await self._evidence(name, None, None), self.live(name)
+        )
+        return made | {"last_step": steps[-1] if steps else None}
+
+    async def summaries(self) -> Json:
+        """The summaries of all routes, by name."""
+        return {name: await self.summary(name) for name in self.context.document().routes}
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None
@@ -140,10 +161,14 @@ class _Cache:
         self._context = context
         self._kept: dict[tuple[Any, ...], tuple[object, float, asyncio.Future[Json]]] = {}
 
-    async def get(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
-        state = (await self._context.store.changed(), self._context.revision().revision)
+    async def get(
+        self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]], fresh: float | None = None
+    ) -> Json:
+        """``fresh``: seconds for which the value is good, whatever the store says."""
+        revision = self._context.revision().revision
+        state = (revision, None if fresh else await self._context.store.changed())
         known = self._kept.get(key)
-        if known is not None and known[0] == state and perf_counter() - known[1] < FRESH:
+        if known is not None and known[0] == state and perf_counter() - known[1] < (fresh or FRESH):
             return await asyncio.shield(known[2])
         if len(self._kept) >= _KEPT:
             self._kept.clear()

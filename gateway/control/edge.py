@@ -117,11 +117,11 @@ def _config_answer(error: ConfigError, request_id: str) -> Response:
     message = "The configuration was refused and nothing changed:\n" + str(error)
     row = TurnoutError("invalid", message)
     shape: dict[str, Any] = json.loads(render(row.code, row.message, request_id=request_id))
-    shape["error"]["faults"] = [_fault(fault) for fault in error.faults]
+    shape["error"]["faults"] = [shown_fault(fault) for fault in error.faults]
     return _answer(row, request_id, body=json.dumps(shape, ensure_ascii=False).encode())
 
 
-def _fault(fault: Fault) -> dict[str, Any]:
+def shown_fault(fault: Fault) -> dict[str, Any]:
     return {
         "line": fault.line,
         "column": fault.column,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from functools import partial
 from typing import Final
 
 from starlette.responses import Response, StreamingResponse
@@ -11,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.control.ask import Ask, answer
 from gateway.control.news import shown
 from gateway.control.questions import EventQuery, RecentQuery
+from gateway.control.views import merged
 from gateway.errors import TurnoutError
 from gateway.state.base import Event
 
@@ -34,7 +36,18 @@ async def stream_events(ask: Ask) -> Response:
     if ask.request.method == "HEAD":
         return Response(headers=_HEADERS, media_type="text/event-stream")
     stream = ask.desk.news.stream(after, _wanted(ask, query.route, query.kind), ask.desk.closing)
+    if query.view is not None:
+        stream = merged(stream, _view(ask, query.view))
     return StreamingResponse(stream, headers=_HEADERS, media_type="text/event-stream")
+
+
+def _view(ask: Ask, view: str) -> AsyncIterator[bytes]:
+    """``routes`` or ``route:NAME``. Raises forbidden, not_found."""
+    kind, _, name = view.partition(":")
+    if kind == "routes":
+        return ask.desk.views.patches(view, ask.desk.summaries, ask.principal.serves)
+    ask.must_know(name)
+    return ask.desk.views.patches(view, partial(ask.desk.report, name, None, None))
 
 
 async def recent_events(ask: Ask) -> Response:

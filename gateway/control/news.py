@@ -23,8 +23,10 @@ _RETRY_MS: Final = 2000
 class News:
     """Knows the newest events, so that a reader can begin at the present without reading all history."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, told: Callable[[Event], None] = lambda _: None) -> None:
+        """``told`` hears of each event that a stream passes on."""
         self._context = context
+        self.told = told
         self._recent: deque[Event] = deque(maxlen=KEPT)
         self._last = 0
         self._lock = asyncio.Lock()
@@ -55,6 +57,7 @@ class News:
                 return
             for event in events:
                 last = max(last, event.id)
+                self.told(event)
                 if wanted(event):
                     yield framed(event)
             if not events:

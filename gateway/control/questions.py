@@ -82,6 +82,10 @@ class SeriesQuery(Question):
             description="Seconds of a bucket, rounded up to a multiple of 10; default: so that about 120 fit.",
         ),
     ] = None
+    after: Annotated[
+        Moment | None, Field(description="Only buckets from this one's start on: the tail of what is known.")
+    ] = None
+    allocations: Annotated[bool, Field(description="Whether to list each change of the allocation.")] = False
 
 
 class OutcomeQuery(Question):
@@ -97,12 +101,50 @@ class OutcomeQuery(Question):
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class StepsQuery(Question):
+    limit: Annotated[int, Field(ge=1, le=400)] = 100
+
+
+class Note(Question):
+    text: Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
+
+
+class DisagreementQuery(Question):
+    shadow: Annotated[str, Field(description="The variant whose copies are compared.")]
+    order: Annotated[
+        Literal["worst", "newest"],
+        Field(description="`worst`: what has no distance first, then the largest distance."),
+    ] = "worst"
+    kind: Annotated[str | None, Field(description="Only those of this kind, as `kinds` names them.")] = None
+    since: Annotated[Moment | None, Field(description="Default: a day ago.")] = None
+    cursor: Annotated[
+        str | None, Field(pattern="^[0-9a-f]{32}$", description="`next` of the page before.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+class ConfigText(Question):
+    text: Annotated[str, Field(description="The YAML text.")]
+
+
+class DifferenceQuery(Question):
+    from_: Annotated[int, Field(ge=0, alias="from", description="A revision.")]
+    to: Annotated[int, Field(ge=0, description="Another one.")]
+
+
 class EventQuery(Question):
     after: Annotated[
         int | None, Field(ge=0, description="Events with a higher id; Last-Event-ID goes before it.")
     ] = None
     route: str | None = None
     kind: str | None = None
+    view: Annotated[
+        str | None,
+        Field(
+            pattern="^(routes|route:.+)$",
+            description="`routes` or `route:NAME`: also the list or the report, then what changes in it.",
+        ),
+    ] = None
 
 
 class RecentQuery(Question):

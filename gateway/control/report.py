@@ -70,6 +70,19 @@ def summary(name: str, document: Document, live: Live, rollout: Mapping[str, Any
     }
 
 
+def standing(name: str, document: Document, evidence: Evidence, live: Live) -> Json:
+    """Who leads in which metric, and how often shadows agree."""
+    declared = reported(document, name)
+    sums = observations(evidence.rewards)
+    compared = Comparisons.of(tuple(document.routes[name].variants), declared, evidence.counts, sums)
+    return {
+        "metrics": {metric: described(m) for metric, m in declared.items()},
+        "standings": {} if live.contextual is not None else _standings(compared, declared),
+        "agreement": _agreement(evidence, live),
+        "stop": dict(evidence.stop) if evidence.stop is not None else None,
+    }
+
+
 def recent(counts: Counts) -> Json:
     """The last minutes of a route, all variants together."""
     return {

@@ -7,7 +7,7 @@ import asyncio
 from starlette.responses import Response
 
 from gateway.compile.plans import reported
-from gateway.control.ask import Ask, answer
+from gateway.control.ask import Ask, answer, zipped
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
 from gateway.control.report import Json
 from gateway.control.series import MOST, ROLLING, series, step_for, steps
@@ -55,27 +55,31 @@ async def read_series(ask: Ask) -> Response:
         raise TurnoutError(
             "invalid", f"That is more than {MOST} buckets; write a longer 'step' or a later 'since'."
         )
+    window = max(step, (until - since) / ROLLING)
     start = since // step * step
+    if query.after is not None:  # the rolling figures reach back by their window
+        start = max(start, (query.after - window) // step * step)
     buckets = await store.series(name, since=start, until=until, step=step)
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
     now = ask.context.now()
     before = await rewarded(store, name, declared, now=now, until=start)
-    history = await store.allocation_history(name)
-    window = max(step, (until - since) / ROLLING)
+    history = await store.allocation_history(name) if query.allocations else []
 
     def made() -> Response:
-        return answer(
+        found = series(variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window)
+        if query.after is not None:
+            found = [bucket for bucket in found if bucket["start"] >= query.after]
+        return zipped(
+            ask,
             {
                 "route": name,
                 "since": since,
                 "until": until,
                 "step": step,
                 "window": window,
-                "buckets": series(
-                    variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window
-                ),
-                "allocations": steps(history, since, until),
-            }
+                "buckets": found,
+                "allocations": steps(history, since, until) if query.allocations else None,
+            },
         )
 
     return await asyncio.to_thread(made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -106,3 +106,20 @@ class Failing(Shape):
     attempts: Count
     error: Annotated[str, Field(description="The code of the last failed attempt.")]
     since: Annotated[float, Field(description="Seconds since the epoch.")]
+
+
+class MetricShape(Shape):
+    type: Literal["boolean", "fraction", "real", "count"]
+    goal: Literal["maximize", "minimize"]
+    missing: Literal["ignore", "zero"]
+    window: Annotated[float, Field(description="Seconds.")]
+    description: str
+
+
+class Step(Shape):
+    """A step of a route: of its rollout, its winner or its guardrails, an alarm or a note."""
+
+    id: Count
+    time: float
+    kind: Literal["rollout", "winner", "guardrail", "alarm", "alarm_over", "note"]
+    data: Any

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.control import answers, questions
+from gateway.control import answers, looks, questions
 from gateway.control.calls import LOOPBACK, OPEN, Call
-from gateway.control.config_calls import YAML, read_config, read_history, restore, write_config
+from gateway.control.config_calls import (
+    YAML,
+    check_config,
+    read_config,
+    read_difference,
+    read_history,
+    restore,
+    write_config,
+)
 from gateway.control.dashboard_calls import asset, home, login, login_form, logout, session, to_home
 from gateway.control.event_calls import recent_events, stream_events
 from gateway.control.feedback import report_rewards
 from gateway.control.health_calls import healthz, metrics, readyz
+from gateway.control.history_calls import add_note, read_disagreements, read_distributions
+from gateway.control.history_calls import read_history as read_steps
 from gateway.control.record_calls import list_outcomes, read_decision
 from gateway.control.route_calls import list_routes, read_route, read_series, steer
 from gateway.control.verdict_calls import flagger_hook, read_verdict
@@ -74,6 +84,46 @@ CALLS: Final = (
         "In buckets; those without any decision or reward are left out.",
         query=questions.SeriesQuery,
         errors=("not_found", "invalid", *_STORE),
+    ),
+    Call(
+        "GET",
+        "/-/routes/{route}/history",
+        "read",
+        read_steps,
+        "Its steps, with the evidence as it stood",
+        looks.Steps,
+        query=questions.StepsQuery,
+        errors=("not_found", "invalid", *_STORE),
+    ),
+    Call(
+        "GET",
+        "/-/routes/{route}/disagreements",
+        "read",
+        read_disagreements,
+        "Where a shadow disagrees with the primary",
+        looks.Disagreements,
+        "Of the newest 2000 since `since`, by kind, both sides.",
+        query=questions.DisagreementQuery,
+        errors=("not_found", "invalid", *_STORE),
+    ),
+    Call(
+        "GET",
+        "/-/routes/{route}/distributions",
+        "read",
+        read_distributions,
+        "Posterior densities and latency quantiles",
+        looks.Distributions,
+        errors=("not_found", *_STORE),
+    ),
+    Call(
+        "POST",
+        "/-/routes/{route}/notes",
+        "steer",
+        add_note,
+        "Write a note into its history",
+        looks.Noted,
+        body=questions.Note,
+        errors=("bad_json", "invalid", "not_found", *_STORE),
     ),
     Call(
         "POST",
@@ -148,6 +198,27 @@ CALLS: Final = (
         answers.History,
         query=questions.HistoryQuery,
         errors=_STORE,
+    ),
+    Call(
+        "POST",
+        "/-/config/check",
+        "config",
+        check_config,
+        "What a configuration would change",
+        looks.Checked,
+        "Its faults, or what changes, in words and as a difference. Nothing is stored or applied.",
+        body=questions.ConfigText,
+        errors=("bad_json", "invalid", "body_too_large", *_STORE),
+    ),
+    Call(
+        "GET",
+        "/-/config/difference",
+        "config",
+        read_difference,
+        "What changed between two revisions",
+        looks.Compared,
+        query=questions.DifferenceQuery,
+        errors=("not_found", "invalid", *_STORE),
     ),
     Call(
         "POST",

@@ -217,6 +217,12 @@ class Store(Protocol):
         """The decisions for those units whose mix is less than ``below`` (`gateway.record.sightings`)."""
         ...
 
+    async def disagreements(
+        self, route: str, shadow: str, *, since: float, limit: int = 1000
+    ) -> list[Shadowed]:
+        """Responses of a shadow that disagree, to decisions after ``since``, newest first."""
+        ...
+
     async def metric_names(self) -> list[str]:
         """Of all metrics that the aggregates hold a value of, in alphabetical order."""
         ...

@@ -59,7 +59,7 @@ async def teach(harness: Harness) -> None:
 
 
 def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None:
-    tab = tabs.new(contextual.address, "/-/dashboard/#/routes/seen")
+    tab = tabs.new(contextual.address, "/-/dashboard/routes/seen")
     tab.page.locator("#verdict", has_text="Nothing learned yet").wait_for()
     assert tab.page.locator("[data-column]").count() == 0
     contextual.do(teach)

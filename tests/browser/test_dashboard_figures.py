@@ -33,8 +33,8 @@ def number(value: str) -> float | None:
 
 
 def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
-    tab.page.locator('[data-chart="chart-requests"] path').first.wait_for(state="attached")
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits")
+    tab.page.locator('[data-variant="v2"]').wait_for()
     report = api(lived, "routes/digits")
     shown = values(tab)
     compared = 0
@@ -47,11 +47,13 @@ def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> N
         }
         if variant["assigned"]:
             expected |= {"errors": variant["errors"], "error_rate.mean": variant["error_rate"]["mean"]}
-        for q, value in (variant["latency_ms"] or {}).items():
-            expected[f"latency_ms.{q}"] = value
+            for q in ("p50", "p99"):
+                expected[f"latency_ms.{q}"] = variant["latency_ms"][q]
         if variant["rewards"]["correct"]["count"]:
             expected["rewards.correct.mean"] = variant["rewards"]["correct"]["mean"]
             expected["rewards.correct.count"] = variant["rewards"]["correct"]["count"]
+        for metric, lift in variant["lift"].items():
+            expected[f"lift.{metric}.absolute"] = lift["absolute"]
         for rest, value in expected.items():
             if value is None:
                 assert shown.get(f"variants.{name}.{rest}", "") == ""
@@ -66,80 +68,112 @@ def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> N
 
 
 def test_figures_are_rounded_to_what_their_interval_allows(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits")
     tab.page.locator('[data-variant="v2"]').wait_for()
     found = api(lived, "routes/digits")["variants"]["v2"]["rewards"]["correct"]
     low, high = found["interval"]
     assert 0.001 < (high - low) / 2 < 0.01, "the seed makes an interval of some tenths of a percent"
     assert text(tab, "variants.v2.rewards.correct.mean") == f"{found['mean'] * 100:.1f}%"
-    row = tab.page.locator('[data-variant="v2"]').inner_text()
+    row = tab.page.locator('[data-metric="correct"] [data-row="v2"]').inner_text()
     assert f"{low * 100:.1f} – {high * 100:.1f}%" in row
-    assert (
-        text(tab, "variants.v2.assigned") == f"{api(lived, 'routes/digits')['variants']['v2']['assigned']:,}"
-    )
-
-
-def test_the_verdict_says_who_is_best(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
-    verdict = tab.page.locator("#verdict")
-    verdict.wait_for()
-    p = api(lived, "routes/digits")["variants"]["v2"]["probability_best"]
-    assert p > 0.95
-    assert verdict.inner_text().startswith("v2 is best with ")
+    assigned = api(lived, "routes/digits")["variants"]["v2"]["assigned"]
+    assert text(tab, "variants.v2.assigned") == f"{assigned:,}"
 
 
 def test_charts_draw_the_series(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time")
     chart = tab.page.locator('[data-chart="chart-shares"]')
-    chart.locator("path.area").first.wait_for(state="attached")
-    assert chart.locator("path.area").count() == 2
+    chart.locator("canvas").wait_for()
     chart.get_by_role("button", name="Table").click()
     rows = chart.locator("tbody tr").evaluate_all(
         "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
     series = api(lived, f"routes/digits/series?since={lived.clock() - 900}&until={lived.clock()}&step=10")
     shares = [round(b["variants"]["v2"]["allocated"] * 100, 1) for b in series["buckets"]]
-    told = [float(row[2].rstrip("%").lstrip(">")) for row in rows][::-1]
+    told = [float(row[2].rstrip("%").lstrip(">")) for row in rows if row[2] != "–"][::-1]
     # The page asked a little later or earlier; what both know must be the same.
     assert len(told) > 40
     overlap = shares[-30:-5]
     assert any(told[k : k + len(overlap)] == pytest.approx(overlap, abs=0.06) for k in range(len(told)))
 
 
-def test_the_cross_hair_tells_the_figures_of_its_moment(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/digits")
-    plot = tab.page.locator('[data-chart="chart-rewards"] .plot')
-    plot.wait_for()
-    plot.hover(position={"x": 200, "y": 60})
-    tip = plot.locator(".tip")
-    tip.wait_for()
-    assert "v1" in tip.inner_text()
-    assert "n = " in tip.inner_text()
-    assert tab.page.locator(".crosshair").count() >= 4, "every chart marks the same moment"
-    before = tip.inner_text()
-    plot.focus()
-    plot.press("ArrowLeft")
-    plot.press("ArrowLeft")
-    tab.page.wait_for_function("before => document.querySelector('.tip').innerText !== before", arg=before)
-    plot.press("Escape")
-    tip.wait_for(state="detached")
+def test_something_is_drawn_in_the_colours_of_the_variants(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time")
+    tab.page.locator('[data-chart="chart-shares"] canvas').wait_for()
+    tab.page.wait_for_timeout(500)
+    seen = tab.page.locator('[data-chart="chart-shares"] canvas').evaluate(
+        """canvas => {
+          const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          const seen = new Map();
+          for (let k = 0; k < data.length; k += 4) {
+            if (data[k + 3] < 250) continue;
+            const key = [data[k], data[k + 1], data[k + 2]].join();
+            seen.set(key, (seen.get(key) ?? 0) + 1);
+          }
+          return Object.fromEntries(seen);
+        }"""
+    )
+    assert seen.get("0,114,178", 0) > 200, "v1's hue"
+    assert seen.get("213,94,0", 0) > 20_000, "v2's hue has most of the traffic"
+
+
+def test_the_moment_that_is_pointed_at_is_told_on_every_chart(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time")
+    chart = tab.page.locator('[data-chart="chart-rewards"]')
+    chart.locator(".u-over").wait_for()
+    readouts = tab.page.locator(".readout > .note")
+    latest = readouts.all_inner_texts()
+    assert len(set(latest)) == 1
+    chart.locator(".u-over").hover(position={"x": 100, "y": 60})
+    tab.page.wait_for_function(
+        "was => document.querySelector('.readout > .note').innerText !== was", arg=latest[0]
+    )
+    pointed = readouts.all_inner_texts()
+    assert len(set(pointed)) == 1, "every chart tells the same moment"
+    assert "n = " in chart.locator(".readout").inner_text()
+    slider = chart.get_by_role("slider")
+    slider.focus()
+    slider.press("ArrowLeft")
+    slider.press("ArrowLeft")
+    assert "v1" in (slider.get_attribute("aria-valuetext") or "")
+    slider.press("Escape")
+    tab.page.wait_for_function(
+        "was => document.querySelector('.readout > .note').innerText === was", arg=latest[0]
+    )
+
+
+def test_dragging_zooms_and_the_address_keeps_it(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time")
+    over = tab.page.locator('[data-chart="chart-rewards"] .u-over')
+    over.wait_for()
+    box = over.bounding_box()
+    assert box is not None
+    tab.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 50)
+    tab.page.mouse.down()
+    tab.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 60, steps=5)
+    tab.page.mouse.up()
+    tab.page.wait_for_url("**since=*until=*")
+    tab.page.reload()
+    tab.page.get_by_role("button", name="Back to now").click()
+    tab.page.get_by_role("button", name="15 min", pressed=True).wait_for()
 
 
 def test_a_rollout_and_its_verdicts_are_shown(lived: Served, tabs: Tabs) -> None:
-    tab = tabs.new(lived.address, "/-/dashboard/#/routes/shop")
+    tab = tabs.new(lived.address, "/-/dashboard/routes/shop")
     rollout = tab.page.locator("#rollout")
     rollout.wait_for()
     assert "Running" in rollout.inner_text()
     assert rollout.locator("[aria-current=step]").inner_text().startswith("10%")
-    assert "fail" in rollout.locator("tr", has_text="error_rate").inner_text()
-    assert "can't tell yet" in rollout.locator("tr", has_text="latency_p99").inner_text()
-    errors = rollout.locator('[data-guardrail="error_rate"]').inner_text()
+    errors = tab.page.locator('[data-guardrail="error_rate"]').inner_text()
+    assert "fail" in errors
     assert "at most 0.5 pp more" in errors
-    assert "+1.7 pp" in errors
-    latency = rollout.locator('[data-guardrail="latency_p99"]').inner_text()
+    assert "+2 pp" in errors
+    latency = tab.page.locator('[data-guardrail="latency_p99"]').inner_text()
+    assert "can't tell yet" in latency
     assert "about 400 more requests, 12 min at the present rate" in latency
     assert "×1.08" in latency
     assert "error_rate" in tab.page.locator(".verdict").inner_text()
+    tab.page.get_by_role("link", name="Health").click()
     tab.page.locator("#failures li").first.wait_for()
     assert "Backend reset" in tab.page.locator("#failures").inner_text()
 
@@ -164,20 +198,22 @@ def test_the_list_of_routes_leads_to_each(lived: Served, tabs: Tabs) -> None:
 def test_thin_data_are_called_thin(served: Served, tabs: Tabs) -> None:
     served.clock.at += 1700
     served.live(DIGITS, steps=1, per_step=16)
-    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    tab = tabs.new(served.address, "/-/dashboard/routes/digits")
     tab.page.locator("#verdict", has_text="Too few rewards to tell").wait_for()
-    assert "too few" in tab.page.locator('[data-variant="v1"]').inner_text()
-    quiet = tabs.new(served.address, "/-/dashboard/#/routes/quiet")
-    quiet.page.locator("#verdict", has_text="No rewards yet").wait_for()
-    assert "No traffic in this period." in quiet.page.locator('[data-chart="chart-shares"]').inner_text()
-    assert "NaN" not in quiet.page.locator("main").inner_text()
-    assert "undefined" not in quiet.page.locator("main").inner_text()
+    assert "too few" in tab.page.locator('[data-metric="correct"] [data-row="v1"]').inner_text()
+    quiet = tabs.new(served.address, "/-/dashboard/routes/quiet")
+    quiet.page.locator("#verdict", has_text="One variant serves everything").wait_for()
+    quiet.page.get_by_role("link", name="Over time").click()
+    quiet.page.locator('[data-chart="chart-shares"]', has_text="No traffic in this period.").wait_for()
+    for page in (tab.page, quiet.page):
+        assert "NaN" not in page.locator("main").inner_text()
+        assert "undefined" not in page.locator("main").inner_text()
 
 
 def test_alarms_are_shown(served: Served, tabs: Tabs) -> None:
     alarms = [{"code": "sample_ratio_mismatch", "message": "v1: 10 (expected 500)"}]
     served.do(lambda harness: harness.store.save("alarms", "digits", json.dumps(alarms), expected=0))
-    tab = tabs.new(served.address, "/-/dashboard/#/routes/digits")
+    tab = tabs.new(served.address, "/-/dashboard/routes/digits")
     alert = tab.page.get_by_role("alert")
     alert.wait_for()
     assert "expected 500" in alert.inner_text()

@@ -262,3 +262,22 @@ async def test_decided_is_what_counts_say_of_assignments_and_errors(store: Store
         full = await store.counts("digits", **limits)  # type: ignore[arg-type]
         wanted = {name: (c.assigned, c.errors) for name, c in full.items() if c.assigned}
         assert await store.decided("digits", **limits) == wanted  # type: ignore[arg-type]
+
+
+async def test_disagreements_of_a_shadow_newest_first(store: Store) -> None:
+    batch = [outcome(T0 + n * 600.0) for n in range(20)]
+    shadows = [
+        shadowed(of=o, shadow=name, agrees=(None, True, False)[n % 3], difference=0.1 * n)
+        for n, o in enumerate(batch)
+        for name in ("v3", "v2")
+    ]
+    await store.append(batch, shadows)
+    differing = [o.decision for n, o in enumerate(batch) if n % 3 == 2][::-1]
+    found = await store.disagreements("digits", "v3", since=T0 - 1)
+    assert [one.decision for one in found] == differing
+    assert {(one.shadow, one.agrees) for one in found} == {("v3", False)}
+    assert found == [s for d in differing for s in shadows if (s.decision, s.shadow) == (d, "v3")]
+    late = await store.disagreements("digits", "v3", since=T0 + 6000.0)
+    assert [one.decision for one in late] == [d for d in differing if d >= batch[10].decision]
+    assert len(await store.disagreements("digits", "v3", since=T0 - 1, limit=2)) == 2
+    assert await store.disagreements("shop", "v3", since=T0 - 1) == []

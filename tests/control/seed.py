@@ -10,6 +10,11 @@ import numpy as np
 from gateway.record.events import Outcome, Reward, Shadowed
 from tests.control.harness import Harness
 
+DIFFERS = json.dumps(
+    {"differences": 2, "first": [{"where": "outputs.label[0]", "primary": "8", "shadow": "3"}]}
+)
+"""What `policies.agreement_findings` says of two labels."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -123,5 +128,5 @@ def _shadowed(o: Outcome, world: World, rng: np.random.Generator) -> Shadowed:
         primary_ms=o.total_ms,
         agrees=agrees,
         difference=None if agrees else 0.2,
-        detail="" if agrees else '{"output":"label","shadow":3,"primary":8}',
+        detail="" if agrees else DIFFERS,
     )

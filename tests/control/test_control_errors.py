@@ -28,7 +28,7 @@ def concrete(path: str) -> str:
         "route": "digits",
         "hook": "event",
         "decision_id": "0" * 32,
-        "name:path": "style.css",
+        "name:path": "mark.svg",
     }.items():
         path = path.replace(f"{{{name}}}", value)
     return path

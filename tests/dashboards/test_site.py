@@ -1,70 +1,147 @@
-"""The dashboard's files: served as they are, bound to their own origin, and all of them there."""
+"""The dashboard's files: one script, one sheet, bound to their own origin, and small."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from dashboards.site import TYPES, Site
+import pytest
+
+from dashboards.bundle import bundle
+from dashboards.site import PAGES, Site
 from gateway.control.dashboard_calls import HEADERS
 
-ASSETS = Site().assets
-TEXTS = {name: asset.body.decode() for name, asset in ASSETS.items()}
+WEB = Path(__file__).parents[2] / "dashboards" / "web"
+SITE = Site()
+SOURCES = {
+    p.relative_to(WEB).as_posix(): p.read_text()
+    for p in WEB.rglob("*")
+    if p.suffix in (".js", ".css", ".html")
+}
+OURS = {name: text for name, text in SOURCES.items() if not name.startswith("vendor/")}
 SVG = "http://www.w3.org/2000/svg"
 
 
-def test_every_file_is_served_with_its_type_and_a_tag_of_its_content() -> None:
-    root = Path(__file__).parents[2] / "dashboards" / "web"
-    there = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-    assert set(ASSETS) == there
-    assert {a.media_type for a in ASSETS.values()} == set(TYPES.values())
-    assert len({a.etag for a in ASSETS.values()}) == len(ASSETS)
+def named(page: str) -> list[str]:
+    html = SITE.page(page).body.decode()
+    return re.findall(r'(?:src|href)="([\w./-]+\.(?:js|css))"', html)
 
 
-def test_nothing_is_asked_of_anybody_else() -> None:
-    for name, text in TEXTS.items():
+def test_a_page_is_three_requests_of_seventy_kilobytes() -> None:
+    names = named("index.html")
+    assert len(names) == 2
+    assert all(re.fullmatch(r"\w+\.[0-9a-f]{16}\.(js|css)", name) for name in names)
+    sent = sum(len(SITE.assets[name].gzipped) for name in names) + len(SITE.page("index.html").gzipped)
+    assert sent < 70_000
+
+
+def test_what_is_named_by_its_hash_is_kept_for_good_and_found_from_every_page() -> None:
+    for name in named("index.html"):
+        asset = SITE.find(name)
+        assert asset is not None
+        assert asset.immutable
+        assert hashlib.sha256(asset.body).hexdigest().startswith(name.split(".")[1])
+        assert gzip.decompress(asset.gzipped) == asset.body
+    deep = SITE.page("index.html", "routes/x/shadow/y").body.decode()
+    assert re.search(r'src="\.\./\.\./\.\./app\.[0-9a-f]{16}\.js"', deep)
+
+
+def test_nothing_is_asked_of_another_origin() -> None:
+    for name, text in OURS.items():
         assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace(SVG, "")) == [], name
         assert "@import" not in text, name
 
 
 def test_nothing_is_inline_that_the_policy_forbids() -> None:
-    for name, text in TEXTS.items():
+    for name, text in SOURCES.items():
         if name.endswith(".html"):
             assert not re.search(r"<style|\sstyle=|\son\w+=", text), name
-            assert all(
-                not body.strip() for body in re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
-            ), name
+            scripts = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
+            assert all(not body.strip() for body in scripts), name
+    for name, text in OURS.items():
+        assert not re.search(r"innerHTML|InnerHTML|insertAdjacentHTML|\beval\(|new Function", text), name
     policy = HEADERS["content-security-policy"]
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'")
+    assert "require-trusted-types-for 'script'" in policy
 
 
-def test_every_module_and_file_that_is_named_is_there() -> None:
-    for name, text in TEXTS.items():
-        folder = PurePosixPath(name).parent
-        named = re.findall(r'from "(\./[^"]+|\.\./[^"]+)"', text) if name.endswith(".js") else []
-        named += re.findall(r'(?:src|href)="([\w./-]+\.\w+)"', text) if name.endswith(".html") else []
-        for one in named:
-            parts: list[str] = []
-            for part in (folder / one).parts:
-                if part == "..":
-                    parts.pop()
-                elif part != ".":
-                    parts.append(part)
-            assert "/".join(parts) in ASSETS, (name, one)
+def test_vendored_files_are_those_that_are_listed() -> None:
+    listed = json.loads((WEB.parent / "vendor.json").read_text())
+    known = {one["file"]: one["sha256"] for one in listed.values()}
+    there = {p.relative_to(WEB).as_posix() for p in (WEB / "vendor").iterdir()} - {"vendor/LICENSES.txt"}
+    assert set(known) == there
+    for name, digest in known.items():
+        assert hashlib.sha256((WEB / name).read_bytes()).hexdigest() == digest, name
+    assert all(one["version"] and one["licence"] and one["source"] for one in listed.values())
+    licences = (WEB / "vendor" / "LICENSES.txt").read_text()
+    assert "Leon Sorokin" in licences
+    assert "Jason Miller" in licences
 
 
-def test_a_name_outside_is_no_file() -> None:
-    site = Site()
-    for name in ("../site.py", "/etc/passwd", "", ".", "web/app.js", "app.js/", "..\\site.py"):
-        assert site.find(name) is None
+def test_every_module_is_part_of_a_page() -> None:
+    read: set[str] = set()
+
+    def reading(name: str) -> str:
+        read.add(name)
+        return SOURCES[name]
+
+    for entry in ("app.js", "login.js"):
+        bundle(entry, reading)
+    assert read == {name for name in SOURCES if name.endswith(".js")}
+
+
+def test_a_bundle_joins_modules_and_refuses_what_it_does_not_understand() -> None:
+    modules = {
+        "a.js": 'import { f } from "./b.js";\nexport const x = f();\n',
+        "b.js": "export function f() {\n  return 1;\n}\n",
+    }
+    text = bundle("a.js", modules.__getitem__)
+    assert text.index("const $b") < text.index("const $a")
+    assert "const { f } = $b;" in text
+    with pytest.raises(ValueError, match="import each other"):
+        bundle(
+            "a.js",
+            {"a.js": 'import { y } from "./b.js";\n', "b.js": 'import { x } from "./a.js";\n'}.__getitem__,
+        )
+    with pytest.raises(ValueError, match="does not understand"):
+        bundle("a.js", {"a.js": "export default 1;\n"}.__getitem__)
+
+
+def test_a_name_outside_is_no_file_and_no_page() -> None:
+    for name in (
+        "../site.py",
+        "/etc/passwd",
+        ".",
+        "web/app.js",
+        "app.js",
+        "app.js/",
+        "..\\site.py",
+        "routes/a/b",
+    ):
+        assert SITE.find(name) is None
+        assert not PAGES.fullmatch(name)
+    for page in (
+        "",
+        "routes/a%2Fb",
+        "routes/r/time",
+        "routes/r/shadow/s",
+        "outcomes",
+        "decisions/01",
+        "config",
+        "events",
+    ):
+        assert PAGES.fullmatch(page)
 
 
 def test_both_dark_themes_are_one() -> None:
     """The system's dark theme and the chosen one are written twice; they must say the same."""
     blocks = re.findall(
         r":root(?::not\(\[data-theme=\"light\"\]\)|\[data-theme=\"dark\"\]) {(.*?)}",
-        TEXTS["style.css"],
+        SOURCES["style.css"],
         re.DOTALL,
     )
     first, second = (re.sub(r"\s+", " ", block).strip() for block in blocks)

@@ -96,3 +96,32 @@ async def _rows_of(link: Link, route: str, decisions: Sequence[bytes], kind: str
     ]
     rows = iter(await link.commands(wanted))
     return [[] if packed is None else next(rows) for packed in names]
+
+
+MAX_SCANNED: Final = 100_000
+"""Rows of shadows that are looked at for disagreements, the newest hours first."""
+
+
+async def disagreements(link: Link, route: str, shadow: str, since: float, limit: int) -> list[Shadowed]:
+    """Newest first; at most `MAX_SCANNED` rows are looked at."""
+    base, found, scanned = link.of_route(route), list[Shadowed](), 0
+    oldest = int(since // 3600)
+    hours = await link.command("ZREVRANGEBYSCORE", f"{base}:shadowed_hours", "+inf", oldest)
+    for hour in hours:
+        of_hour, cursor = list[Shadowed](), b"0"
+        while True:
+            cursor, rows = await link.command(
+                "HSCAN", f"{base}:shadowed:{hour.decode()}", cursor, "COUNT", 2000
+            )
+            pairs = rows.items() if isinstance(rows, dict) else zip(rows[::2], rows[1::2], strict=True)
+            # A decision alone names its shadows; with a shadow behind it, it is a row.
+            mine = [unpack_shadowed(row) for field, row in pairs if field[16:] == shadow.encode()]
+            of_hour += [one for one in mine if one.agrees is False]
+            scanned += len(rows)
+            if int(cursor) == 0 or scanned > MAX_SCANNED:
+                break
+        found += sorted(of_hour, key=lambda one: one.decision, reverse=True)
+        if len(found) >= limit or scanned > MAX_SCANNED:
+            break
+    first = max(0, int(since * 1000)).to_bytes(6, "big")
+    return [one for one in found if one.decision >= first][:limit]

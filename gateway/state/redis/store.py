@@ -221,6 +221,11 @@ class RedisStore:
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await sums.agreement(self._link, route, since)
 
+    async def disagreements(
+        self, route: str, shadow: str, *, since: float, limit: int = 1000
+    ) -> list[Shadowed]:
+        return await rewards.disagreements(self._link, route, shadow, since, limit)
+
     async def changed(self) -> int:
         count, lost = await self._control.changed(await self._routes())
         if lost:

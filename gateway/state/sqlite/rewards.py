@@ -133,3 +133,17 @@ def shadows_between(
         agrees = None if row[9] is None else bool(row[9])
         found[row[0]].append(Shadowed._make((*row[:9], agrees, *row[10:])))
     return found
+
+
+def disagreements(
+    connection: sqlite3.Connection, route: str, shadow: str, since: float, limit: int
+) -> list[Shadowed]:
+    """Newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
+    first = max(0, int(since * 1000)).to_bytes(6, "big")
+    rows = connection.execute(
+        "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
+        "agrees, difference, detail FROM shadowed "
+        "WHERE decision >= ? AND route = ? AND shadow = ? AND agrees = 0 ORDER BY decision DESC LIMIT ?",
+        (first, route, shadow, limit),
+    )
+    return [Shadowed._make((*row[:9], False, *row[10:])) for row in rows]

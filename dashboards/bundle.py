@@ -1,0 +1,69 @@
+"""The dashboard's modules joined into one script, so that a page needs no waterfall of requests.
+
+It understands what the modules are written in and no more: `import { a, b } from "./x.js"` on one line, and
+`export` before a function, class or const at the start of a line. The vendored ones end in one `export { … }` (an
+ES module) or define one global (`GLOBALS`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from posixpath import dirname, join, normpath
+from typing import Final
+
+GLOBALS: Final = {"vendor/uplot.js": "uPlot"}
+"""Modules that are plain scripts, and what each defines."""
+
+_IMPORT: Final = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/[\w./-]+)";\n', re.MULTILINE)
+_EXPORT: Final = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
+_COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re.MULTILINE)
+"""Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
+_EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
+
+
+def bundle(entry: str, read: Callable[[str], str]) -> str:
+    """One script of ``entry`` and all that it imports; ``read`` gives a module's text. Raises ValueError for a
+    module that imports itself or is written otherwise."""
+    order: list[str] = []
+    _visit(entry, read, order, ())
+    return "'use strict';\n" + "\n".join(_wrapped(name, read(name)) for name in order) + "\n"
+
+
+def _visit(name: str, read: Callable[[str], str], order: list[str], path: tuple[str, ...]) -> None:
+    if name in path:
+        raise ValueError(f"modules import each other: {' → '.join((*path, name))}")
+    if name in order:
+        return
+    for _, other in _IMPORT.findall(read(name)):
+        _visit(_resolved(name, other), read, order, (*path, name))
+    order.append(name)
+
+
+def _resolved(name: str, other: str) -> str:
+    return normpath(join(dirname(name), other))
+
+
+def _wrapped(name: str, text: str) -> str:
+    """The module as a constant that holds what it exports."""
+    if name in GLOBALS:
+        exported = GLOBALS[name]
+    elif vendored := _EXPORTS.search(text):
+        text = text[: vendored.start()]
+        exported = ", ".join(
+            f"{b or a}: {a}" for a, _, b in (p.partition(" as ") for p in vendored[1].split(","))
+        )
+    else:
+        exported = ", ".join(_EXPORT.findall(text))
+        text = _COMMENT.sub("", text)
+        text = _IMPORT.sub(
+            lambda found: f"const {{ {found[1]} }} = {_variable(_resolved(name, found[2]))};\n", text
+        )
+        text = re.sub(r"^export (?=(?:async )?(?:function|class|const) )", "", text, flags=re.MULTILINE)
+    if re.search(r"^(?:import|export)\b", text, re.MULTILINE):
+        raise ValueError(f"{name}: an import or export that the bundle does not understand")
+    return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
+
+
+def _variable(name: str) -> str:
+    return "$" + re.sub(r"\W", "_", name.removesuffix(".js"))

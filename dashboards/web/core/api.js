@@ -1,0 +1,62 @@
+// Calls of the control API. Everything is found from this script's own address, so that a proxy may serve the
+// gateway below a path of its own.
+
+const SELF = document.currentScript.src;
+export const HOME = new URL(".", SELF).pathname; // …/-/dashboard/
+const API = new URL("..", SELF).pathname; // …/-/
+const TIMEOUT_MS = 10_000;
+
+export class Refused extends Error {
+  constructor(status, { code, message, faults }) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.faults = faults ?? [];
+  }
+}
+
+export class Unreachable extends Error {}
+
+let token = "";
+
+// A change from a page carries the token that the session was given.
+export function authorise(session) {
+  token = session.csrf ?? "";
+}
+
+export async function get(path, signal) {
+  return (await call(path, { headers: { accept: "application/json" }, signal })).json();
+}
+
+export async function getText(path) {
+  const response = await call(path, {});
+  return { text: await response.text(), etag: response.headers.get("etag"), revision: Number(response.headers.get("x-revision")) };
+}
+
+export async function post(path, body, headers = {}) {
+  return send("POST", path, JSON.stringify(body), { "content-type": "application/json", ...headers });
+}
+
+export async function send(method, path, body, headers = {}) {
+  const response = await call(path, { method, body, headers: token ? { ...headers, "x-turnout-csrf": token } : headers });
+  return response.status === 204 ? null : response.json();
+}
+
+export async function stream(path, headers, signal) {
+  return call(path, { headers: { accept: "text/event-stream", ...headers }, signal, timeout: null });
+}
+
+async function call(path, { signal, timeout = TIMEOUT_MS, ...options }) {
+  const signals = [signal, timeout && AbortSignal.timeout(timeout)].filter(Boolean);
+  let response;
+  try {
+    response = await fetch(API + path, { cache: "no-store", credentials: "same-origin", ...options, signal: AbortSignal.any(signals) });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable("The gateway does not respond.");
+  }
+  if (response.ok) return response;
+  if (response.status === 401) location.replace(`${HOME}login`);
+  const body = await response.json().catch(() => null);
+  throw new Refused(response.status, body?.error ?? { code: "unknown", message: `The gateway responded with status ${response.status}.` });
+}

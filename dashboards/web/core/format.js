@@ -1,0 +1,157 @@
+// Figures as people read them: no more digits than the interval allows, and times in the reader's own zone.
+
+const NONE = "–";
+const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+export const none = NONE;
+
+export function count(n) {
+  if (n === null || n === undefined) return NONE;
+  return Number.isInteger(n) ? whole.format(n) : fixed(n, 1);
+}
+
+export function short(n) {
+  if (n < 10_000) return whole.format(n);
+  return new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 }).format(n);
+}
+
+function fixed(number, digits) {
+  const x = Math.abs(number) < 0.5 * 10 ** -digits ? 0 : number; // no "-0"
+  return new Intl.NumberFormat(undefined, {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  }).format(x);
+}
+
+// How many decimals an interval of this half-width leaves room for: its own first digit, no more.
+export function decimals(half, most = 6) {
+  if (!(half > 0)) return 0;
+  return Math.min(most, Math.max(0, Math.ceil(-Math.log10(half))));
+}
+
+export function share(p) {
+  if (p === null || p === undefined) return NONE;
+  if (p <= 0) return "0%";
+  if (p >= 1) return "100%";
+  if (p < 0.001) return "<0.1%";
+  if (p > 0.999) return ">99.9%";
+  const percent = p * 100;
+  return fixed(percent, Math.abs(percent - Math.round(percent)) < 0.05 ? 0 : 1) + "%";
+}
+
+// A probability that is itself an estimate: whole percents, but honest at the ends.
+export function probability(p) {
+  if (p === null || p === undefined) return NONE;
+  if (p < 0.001) return "<0.1%";
+  if (p > 0.999) return ">99.9%";
+  return fixed(p * 100, p < 0.01 || p > 0.99 ? 1 : 0) + "%";
+}
+
+const relative = (type) => type === "boolean" || type === "fraction";
+
+// An estimate {count, mean, interval} of a metric's type, as {mean, interval} in words.
+export function estimate(found, type) {
+  if (!found || found.mean === null) return { mean: NONE, interval: "" };
+  const factor = relative(type) ? 100 : 1;
+  const unit = relative(type) ? "%" : "";
+  if (!found.interval) return { mean: significant(found.mean * factor, 3) + unit, interval: "" };
+  const [low, high] = found.interval.map((end) => end * factor);
+  const digits = decimals((high - low) / 2, relative(type) ? 3 : 6);
+  const text = (x) => fixed(x, digits);
+  return { mean: text(found.mean * factor) + unit, interval: `${text(low)} – ${text(high)}${unit}` };
+}
+
+// A tick of an axis, with as many decimals as the step needs: .25 steps have two.
+export function tick(x, step, type) {
+  const factor = relative(type) ? 100 : 1;
+  const size = Math.abs(step * factor) || 1;
+  let digits = 0;
+  while (digits < 9 && Math.abs(size * 10 ** digits - Math.round(size * 10 ** digits)) > 1e-6 * size * 10 ** digits) digits += 1;
+  return fixed(x * factor, digits) + (relative(type) ? "%" : "");
+}
+
+// What a metric's values are written in: "fraction", "ms", or "real".
+export function kind(metric, declared) {
+  if (metric.startsWith("latency_")) return "ms";
+  if (metric === "error_rate" || metric === "agreement") return "fraction";
+  return relative(declared[metric]?.type) ? "fraction" : "real";
+}
+
+// A difference of means with its interval, in words: {text: "+1.6 pp", interval: "−7.0 to +7.7"}.
+export function difference(absolute, interval, what) {
+  if (absolute === null || absolute === undefined) return { text: NONE, interval: "" };
+  const factor = what === "fraction" ? 100 : 1;
+  const unit = { fraction: " pp", ms: " ms" }[what] ?? "";
+  const ends = (interval ?? [null, null]).map((end) => (end === null ? null : end * factor));
+  const known = ends.filter((end) => end !== null);
+  const half = known.length === 2 ? (ends[1] - ends[0]) / 2 : known.length ? Math.abs(known[0] - absolute * factor) : null;
+  const size = (x) => (half === null ? significant(Math.abs(x), 2) : fixed(Math.abs(x), decimals(half)));
+  const text = (x) => (/[1-9]/.test(size(x)) ? (x > 0 ? "+" : "−") : "±") + size(x);
+  const said = known.length ? ends.map((end) => (end === null ? "…" : text(end))).join(" to ") : "";
+  return { text: text(absolute * factor) + unit, interval: said };
+}
+
+export function significant(x, digits) {
+  if (x === 0) return "0";
+  return new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits }).format(x);
+}
+
+// An expected loss in the metric's own unit (percentage points for shares), with no more digits than the metric's
+// interval leaves room for.
+export function loss(x, type, interval = null) {
+  if (x === null || x === undefined) return NONE;
+  const factor = relative(type) ? 100 : 1;
+  const unit = relative(type) ? " pp" : "";
+  const digits = interval ? decimals(((interval[1] - interval[0]) / 2) * factor) : 2;
+  const least = 10 ** -digits;
+  if (x * factor === 0) return "0" + unit;
+  if (x * factor < least) return `<${fixed(least, digits)}${unit}`;
+  return fixed(x * factor, digits) + unit;
+}
+
+export function milliseconds(ms) {
+  if (ms === null || ms === undefined) return NONE;
+  if (ms >= 10_000) return significant(ms / 1000, 3) + " s";
+  if (ms >= 1000) return fixed(ms / 1000, 2) + " s";
+  return significant(ms, ms < 1 ? 2 : 3) + " ms";
+}
+
+export function seconds(s) {
+  if (s < 90) return `${Math.round(s)} s`;
+  if (s < 5400 && s % 3600) return `${Math.round(s / 60)} min`;
+  if (s < 129_600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86_400)} d`;
+}
+
+const zone = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" });
+
+// "CET": the zone in which all times of the page are written.
+export function zoneName(at = Date.now() / 1000) {
+  return zone.formatToParts(at * 1000).find((part) => part.type === "timeZoneName")?.value ?? "";
+}
+
+// A tick of a time axis that shows `span` seconds.
+export function tickTime(at, span) {
+  return span > 172_800 ? day.format(at * 1000) : clock.format(at * 1000);
+}
+
+export function clockTime(at) {
+  return clock.format(at * 1000);
+}
+
+// The clock today, the date before.
+export function moment(at, now) {
+  return now - at < 43_200 ? clock.format(at * 1000) : `${day.format(at * 1000)} ${clock.format(at * 1000)}`;
+}
+
+export function time(at) {
+  return full.format(at * 1000);
+}
+
+export function ago(at, now) {
+  const past = Math.max(0, now - at);
+  return past < 5 ? "just now" : `${seconds(past)} ago`;
+}

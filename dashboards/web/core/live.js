@@ -1,0 +1,78 @@
+// The one stream of a page: its view, what changes in it, and the events that concern it. Read by fetch: unlike
+// EventSource that shows the status of a refusal.
+
+import { stream } from "./api.js";
+
+const PAUSES_MS = [1000, 2000, 5000, 10_000];
+const SILENCE_MS = 25_000; // the gateway sends a heartbeat each ten seconds
+
+// on: {patch(changes), event(event), alive(), lost(error)}
+export class Live {
+  constructor(path, on) {
+    this.path = path;
+    this.on = on;
+    this.last = null;
+    this.controller = new AbortController();
+    this.#run(this.controller.signal);
+  }
+
+  stop() {
+    this.controller.abort();
+  }
+
+  async #run(signal) {
+    for (let failures = 0; !signal.aborted; ) {
+      const began = Date.now();
+      try {
+        await this.#read(signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        this.on.lost(error);
+        if (error.status && error.status < 500) return; // it would be refused again
+      }
+      failures = Date.now() - began > 5000 ? 0 : failures + 1;
+      await pause(PAUSES_MS[Math.min(failures, PAUSES_MS.length - 1)], signal);
+    }
+  }
+
+  async #read(signal) {
+    const silence = new AbortController();
+    const either = AbortSignal.any([signal, silence.signal]);
+    const headers = this.last === null ? {} : { "last-event-id": this.last };
+    const response = await stream(this.path, headers, either);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let fresh = true; // the first view of a connection is whole
+    let text = "";
+    for (;;) {
+      const timer = setTimeout(() => silence.abort(), SILENCE_MS);
+      const { done, value } = await reader.read().finally(() => clearTimeout(timer));
+      if (done) return;
+      this.on.alive();
+      text += value;
+      const blocks = text.split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) fresh = this.#block(block, fresh);
+    }
+  }
+
+  #block(block, fresh) {
+    let data = "";
+    let kind = "";
+    for (const line of block.split("\n")) {
+      if (line.startsWith("id: ")) this.last = line.slice(4);
+      else if (line.startsWith("event: ")) kind = line.slice(7);
+      else if (line.startsWith("data: ")) data += line.slice(6);
+    }
+    if (!data) return fresh;
+    if (kind !== "view") this.on.event(JSON.parse(data));
+    else this.on.patch(JSON.parse(data), fresh);
+    return fresh && kind !== "view";
+  }
+}
+
+function pause(ms, signal) {
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
+  });
+}

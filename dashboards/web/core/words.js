@@ -1,0 +1,245 @@
+// What the figures say, in sentences. A claim rests on an always-valid interval, never on a probability alone.
+
+import { count, difference, kind, loss, seconds, share, significant } from "./format.js";
+
+export const FEW = 30; // rewards of a variant below which an undecided metric is called thin
+
+export const POLICIES = { single: "Single variant", split: "Fixed split", shadow: "Shadow", canary: "Canary", bandit: "Bandit" };
+
+export const STATES = { running: "Running", waiting: "Waiting for you", paused: "Paused", halted: "Halted", promoted: "Promoted", rolled_back: "Rolled back" };
+
+export const VERDICTS = { pass: ["✓", "pass"], fail: ["✕", "fail"], inconclusive: ["?", "can't tell yet"], error: ["!", "could not look"] };
+
+const TONES = { running: "open", waiting: "warn", paused: "thin", promoted: "good", halted: "bad", rolled_back: "bad" };
+const ENDED = ["rolled_back", "halted", "promoted"];
+
+// {tone, title, detail} of a route: tone is one of good, open, warn, bad, thin.
+export function standing(report) {
+  const failing = deadVariant(report);
+  if (failing) return failing;
+  if (report.rollout && report.candidate) return rollout(report);
+  if (report.policy === "shadow") return agreement(report);
+  return contest(report);
+}
+
+// A variant that traffic is sent to and none of whose addresses serves.
+function deadVariant(report) {
+  for (const [name, addresses] of Object.entries(report.health)) {
+    if (!(report.allocation[name] > 0) || !addresses.length) continue;
+    if (!addresses.every((one) => one.state === "failing" || one.state === "unhealthy")) continue;
+    const run = addresses.find((one) => one.failing)?.failing;
+    const detail = run ? `The last ${count(run.attempts)} attempts all failed, the last with ${run.error}.` : "Its probes fail.";
+    return { tone: "bad", title: `${name} does not serve`, detail };
+  }
+  return null;
+}
+
+// The verdicts to show: those of now, or, once the rollout has ended, those that decided.
+export function verdictsOf(found) {
+  const decided = found.decided;
+  const evidence = (decided?.evidence ?? []).filter((one) => one.verdict);
+  const frozen = ENDED.includes(found.state) && decided?.target === found.state;
+  if (frozen && (found.state !== "promoted" || !found.verdicts?.length)) return { verdicts: evidence, frozen: decided };
+  return { verdicts: found.verdicts ?? [], frozen: null };
+}
+
+function rollout(report) {
+  const found = report.rollout;
+  const { verdicts, frozen } = verdictsOf(found);
+  const tone = TONES[found.state] ?? "thin";
+  const name = report.candidate;
+  const told = (wanted) => verdicts.filter((v) => v.verdict === wanted);
+  if (frozen) return { tone, title: ended(found, name), detail: why(frozen, told("fail"), report) };
+  const title = `${STATES[found.state] ?? sentence(found.state)}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
+  if (told("fail").length) return { tone: "bad", title, detail: `Over its limit: ${told("fail").map((v) => failure(v, report)).join("; ")}.` };
+  if (told("error").length) return { tone: "warn", title, detail: `Could not look at ${told("error").map((v) => v.metric).join(", ")}.` };
+  if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
+  if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
+  return { tone, title, detail: verdicts.length ? "All guardrails pass." : `${contest(report).title}.` };
+}
+
+function ended(found, name) {
+  if (found.state === "promoted") return `Promoted: ${name} has all of the traffic`;
+  return found.state === "rolled_back" ? `Rolled back: ${name} gets no traffic` : "Halted: it waits for a person";
+}
+
+function why(step, failed, report) {
+  if (failed.length) return `What decided: ${failed.map((v) => failure(v, report)).join("; ")}.`;
+  return step.actor ? `By ${step.actor}${step.reason ? `: ${step.reason}` : ""}.` : `${sentence(step.reason || "no reason was kept")}.`;
+}
+
+function undecided(verdicts) {
+  const most = Math.max(...verdicts.map((v) => v.more_requests ?? 0));
+  const minutes = Math.max(...verdicts.map((v) => v.minutes ?? 0));
+  const more = most ? ` About ${count(most)} more requests${minutes ? `, ${seconds(minutes * 60)} at this rate` : ""}.` : "";
+  return `Keep waiting: ${verdicts.map((v) => v.metric).join(", ")} ${verdicts.length > 1 ? "are" : "is"} undecided.${more}`;
+}
+
+// "error_rate +6.6 pp (limit +1 pp)"
+export function failure(one, report) {
+  const ratio = one.bound === "max_ratio";
+  if (one.estimate === null || one.estimate === undefined) return one.metric;
+  const what = kind(one.metric, report.metrics ?? {});
+  if (ratio) return `${one.metric} ×${significant(one.estimate, 3)} (limit ×${significant(one.limit, 3)})`;
+  const limit = one.bound === "max_decrease" ? -one.limit : one.limit;
+  return `${one.metric} ${difference(one.estimate, one.interval, what).text} (limit ${difference(limit, null, what).text})`;
+}
+
+function agreement(report) {
+  const all = Object.entries(report.agreement ?? {});
+  if (!all.length) return thin("No shadow is configured", "Add one under 'shadows'; its responses reach no client.");
+  const compared = all.filter(([, one]) => one.compared > 0);
+  if (!compared.length) return thin("Nothing compared yet", "Each copied request is compared with what the client got.");
+  const said = compared.map(([name, one]) => `${name} agrees in ${share(one.rate)} of ${count(one.compared)}`);
+  const detail = "Always-valid 95 % intervals below. Shadows' responses reach no client.";
+  return { tone: "open", title: said.join(", "), detail };
+}
+
+export function contest(report) {
+  if (report.contextual) return dependsOnRequest(report);
+  const stop = report.stop;
+  if (stop?.state === "handed_over") return { tone: "good", title: `${stop.winner} has won and gets everything`, detail: `To take that back: ${stop.command}` };
+  if (stop?.state === "asking") return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}. To hand over: ${stop.command}` };
+  const metrics = Object.keys(report.standings);
+  if (!metrics.length) return withoutContest(report);
+  if (metrics.length > 1) return scorecard(report, metrics);
+  return oneMetric(report, metrics[0]);
+}
+
+function oneMetric(report, metric) {
+  const found = report.standings[metric];
+  const { leader, against, leads } = found;
+  const said = difference(found.difference.absolute, found.difference.interval, kind(metric, report.metrics));
+  const detail = `${leader} − ${against}: ${said.text}${said.interval ? ` (${said.interval}, always valid)` : ""}.`;
+  const few = thinOnes(report, metric);
+  if (leads) return { tone: "good", title: `${leader} is ${goal(report, metric)} in ${metric}`, detail };
+  if (few.length) return thin("Too few rewards to tell", `Each variant needs about ${FEW}; ${few.map(([name, n]) => `${name} has ${count(n)}`).join(", ")}.`);
+  return { tone: "open", title: `No difference is shown in ${metric} yet`, detail };
+}
+
+// With several metrics nobody has won until somebody weighs them.
+function scorecard(report, metrics) {
+  const said = claims(report);
+  if (!said.length) {
+    const few = metrics.every((metric) => thinOnes(report, metric).length);
+    if (few) return thin("Too few rewards to tell", `Each variant needs about ${FEW} in each metric.`);
+    return { tone: "open", title: `No difference is shown in ${metrics.join(", ")} yet`, detail: "The intervals of all differences include zero." };
+  }
+  const leaders = new Set(metrics.filter((m) => report.standings[m].leads).map((m) => report.standings[m].leader));
+  const trailers = new Set(metrics.filter((m) => report.standings[m].trails).map((m) => report.standings[m].last));
+  const clear = leaders.size === 1 && metrics.every((m) => report.standings[m].leads) && ![...leaders].some((v) => trailers.has(v));
+  return { tone: clear ? "good" : "open", title: said.join(", "), detail: clear ? "Best in every metric that is reported." : "Several metrics: which counts for more is yours to say." };
+}
+
+// "huge is best in rating", "huge is worst in cost": what is shown, metric by metric.
+function claims(report) {
+  return Object.entries(report.standings).flatMap(([metric, one]) => [
+    ...(one.leads ? [`${one.leader} is ${goal(report, metric)} in ${metric}`] : []),
+    ...(one.trails && !(one.leads && Object.keys(report.variants).length === 2) ? [`${one.last} is worst in ${metric}`] : []),
+  ]);
+}
+
+function goal(report, metric) {
+  return taking(report, metric).length > 2 ? "best" : "better";
+}
+
+function taking(report, metric) {
+  return Object.entries(report.variants).filter(([, v]) => v.rewards[metric]?.count > 0);
+}
+
+function thinOnes(report, metric) {
+  return taking(report, metric).map(([name, v]) => [name, Math.floor(v.rewards[metric].observations)]).filter(([, n]) => n < FEW);
+}
+
+function dependsOnRequest({ contextual, metric }) {
+  const seen = contextual.features.join(", ");
+  const learned = Object.values(contextual.rewards).reduce((a, b) => a + b, 0);
+  if (!learned) return thin("Nothing learned yet", `Shares are even until ${metric} is reported; then they follow ${seen}.`);
+  const detail = `Shares follow ${seen}; the averages below are over the requests that each variant got, which differ.`;
+  return { tone: "open", title: "Which variant is best depends on the request", detail };
+}
+
+function withoutContest(report) {
+  const several = Object.keys(report.allocation).length > 1;
+  const rewarded = Object.keys(report.metrics).some((metric) => taking(report, metric).length);
+  if (!several && !report.uses.length) return thin("One variant serves everything", "There is nothing to compare it with; its errors and latency are below.");
+  if (!rewarded && !report.uses.length) return thin("No rewards are reported", "Variants are compared by errors and latency. Report a metric with POST /-/feedback to compare by it.");
+  if (!rewarded) return thin("No rewards yet", `Report ${report.uses.join(", ")} with POST /-/feedback, and the variants can be compared.`);
+  if (!several) return thin("One variant only", "There is nothing to compare it with.");
+  return thin("Nothing to compare yet", "Only one variant has rewards so far.");
+}
+
+function thin(title, detail) {
+  return { tone: "thin", title, detail };
+}
+
+// The metrics worth a row: those with a reward, and those that the route itself names.
+export function metricsOf(report) {
+  return Object.entries(report.metrics).filter(([name]) => report.uses.includes(name) || taking(report, name).length);
+}
+
+// An expected loss of choosing the variant now, or nothing.
+export function lossOf(report, variant) {
+  const metric = report.metrics[report.metric];
+  return loss(variant.expected_loss, metric?.type ?? "real", metric ? variant.rewards[report.metric].interval : null);
+}
+
+export function event(one) {
+  const data = one.data ?? {};
+  switch (one.kind) {
+    case "allocation": {
+      const shares = Object.entries(data.allocation ?? {}).map(([name, p]) => `${name} ${share(p)}`);
+      return ["Allocation", `${shares.join(" · ")}${data.reason ? ` (${data.reason})` : ""}`];
+    }
+    case "rollout":
+      return ["Rollout", data.target ? step(data) : (data.message ?? plain(data))];
+    case "guardrail":
+      return ["Guardrail", `${data.variant}: ${data.reason}`];
+    case "winner":
+      return ["Winner", winner(data)];
+    case "config":
+      return ["Configuration", `revision ${data.revision} by ${data.author}`];
+    case "config_refused":
+      return ["Configuration refused", String(data.error ?? "")];
+    case "alarm":
+      return [sentence(data.code ?? "alarm"), data.message ?? ""];
+    case "alarm_over":
+      return ["Alarm over", sentence(data.code ?? "")];
+    case "note":
+      return ["Note", `${data.text ?? ""}${data.author ? ` · by ${data.author}` : ""}`];
+    case "health":
+    case "ejection":
+      return [`${sentence(data.state ?? one.kind)}`, [data.backend, data.address, data.reason].filter(Boolean).join(" · ")];
+    default:
+      return [sentence(one.kind), data.message ?? plain(data)];
+  }
+}
+
+function winner({ before, state, winner: name, by, command }) {
+  if (state === "learning") return `${before === "handed_over" ? "taken back" : "no longer clear"}, by ${by}`;
+  return `${name} ${state === "asking" ? `has won; to hand over: ${command}` : `gets everything, by ${by}`}`;
+}
+
+function step({ source, target, phase, stage, weight, actor, reason }) {
+  const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
+  const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, ${phase === "bandit" ? phase : `stage ${stage + 1}`}`;
+  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reason, actor && `by ${actor}`].filter(Boolean).join(" · ");
+}
+
+export function sentence(text) {
+  const spaced = String(text).replaceAll("_", " ");
+  return spaced.charAt(0).toUpperCase() + spaced.slice(1);
+}
+
+function plain(data) {
+  return Object.entries(data)
+    .map(([key, value]) => `${key.replaceAll("_", " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .join(" · ");
+}
+
+// How a request ended, for its client.
+export function outcome(one) {
+  if (one.fallback) return `${one.served} served it instead`;
+  if (one.status < 400) return one.served ? `${one.served} served it` : "a fixed response served it";
+  return `the client got the ${one.status}`;
+}

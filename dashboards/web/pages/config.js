@@ -1,0 +1,128 @@
+// The configuration: the text in force, its history with differences, and an editor that says while one types what is
+// wrong, and before it is applied what will change.
+
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { getText, post, send } from "../core/api.js";
+import { useGet } from "../core/data.js";
+import { choose, here } from "../core/router.js";
+import { badge, section, when } from "../parts/basics.js";
+import { Ask } from "../parts/ask.js";
+
+const CHECK_MS = 400; // after the last key
+
+export function ConfigPage({ now, session }) {
+  const { query } = here();
+  const [again, setAgain] = useState(0);
+  const [current, setCurrent] = useState(null);
+  const [editing, setEditing] = useState(null);
+  const [ask, setAsk] = useState(null);
+  const [error, setError] = useState(null);
+  const history = useGet("config/history?limit=50", { again, every: 30 });
+  useEffect(() => {
+    getText("config").then(setCurrent, setError);
+  }, [again]);
+  const renew = () => (setAgain(again + 1), setEditing(null));
+  const may = session?.scopes?.includes("config");
+  if (error) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
+  if (!current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
+  const shown = Number(query.revision) || null;
+  return [
+    html`<div class="page-head" key="h"><h1>Configuration</h1><span class="note">revision ${current.revision} is in force</span>
+      ${may && editing === null && html`<button type="button" class="quiet" onClick=${() => setEditing(current.text)}>Edit</button>`}</div>`,
+    editing !== null
+      ? html`<${Editor} key="editor" base=${current} text=${editing} onCancel=${() => setEditing(null)} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew))} />`
+      : section("text", "In force", null, numbered(current.text)),
+    shown && shown !== current.revision && html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
+    history.data && section("revisions", "Revisions", "Newest first.", revisions(history.data.revisions, now, shown)),
+    ask && html`<${Ask} key="ask" ask=${ask} onClose=${() => setAsk(null)} />`,
+  ];
+}
+
+function numbered(text) {
+  return html`<pre class="yaml" tabindex="0" aria-label="The configuration in force"><code>${text.split("\n").map((line, k) => html`<span class="line" key=${k}><i>${k + 1}</i>${line}${"\n"}</span>`)}</code></pre>`;
+}
+
+function Editor({ base, text, onCancel, onApply }) {
+  const [edited, setEdited] = useState(text);
+  const [checked, setChecked] = useState(null);
+  const gutter = useRef(null);
+  useEffect(() => {
+    let current = true;
+    setChecked(null);
+    const timer = setTimeout(async () => {
+      const found = await post("config/check", { text: edited }).catch((error) => ({ faults: error.faults?.length ? error.faults : [{ line: 0, message: error.message, hint: "" }], changes: [], difference: "" }));
+      if (current) setChecked(found);
+    }, CHECK_MS);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [edited]);
+  const faults = checked?.faults ?? [];
+  const lines = edited.split("\n").length;
+  const bad = new Set(faults.map((fault) => fault.line));
+  const changed = edited !== base.text;
+  return section("edit", "Edit", null,
+    html`<div class="editor">
+      <pre class="gutter" ref=${gutter} aria-hidden="true">${Array.from({ length: lines }, (_, k) => html`<span key=${k} class=${bad.has(k + 1) ? "bad" : ""}>${k + 1}</span>`)}</pre>
+      <textarea aria-label="Configuration text" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" rows=${Math.min(32, Math.max(12, lines))} value=${edited}
+        onInput=${(e) => setEdited(e.target.value)} onScroll=${(e) => (gutter.current.scrollTop = e.target.scrollTop)}></textarea>
+    </div>
+    <div class="faults" aria-live="polite">
+      ${checked === null && html`<p class="note">Checking…</p>`}
+      ${faults.map((fault, k) => html`<p class="fault" key=${k} data-line=${fault.line}>${fault.line ? html`<b>Line ${fault.line}</b> ` : ""}${fault.message}${fault.hint ? html` <small>${fault.hint}</small>` : ""}</p>`)}
+      ${checked && !faults.length && (changed ? effects(checked) : html`<p class="note">Nothing is changed yet.</p>`)}
+    </div>
+    <div class="buttons">
+      <button type="button" class="quiet" onClick=${onCancel}>Cancel</button>
+      <button type="button" class="primary" disabled=${!changed || !checked || faults.length > 0} onClick=${() => onApply(checked, edited)}>Apply…</button>
+    </div>`);
+}
+
+function effects(checked) {
+  return [html`<h3>What changes</h3>`, html`<ul class="says">${checked.changes.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`, diff(checked.difference)];
+}
+
+function diff(text) {
+  if (!text) return null;
+  const tone = { "+": "added", "-": "removed", "@": "place" };
+  return html`<pre class="diff" tabindex="0" aria-label="Difference">${text.split("\n").map((line, k) => html`<span key=${k} class=${tone[line[0]] ?? ""}>${line}${"\n"}</span>`)}</pre>`;
+}
+
+function applying(checked, text, current, done) {
+  return {
+    title: "Apply this configuration?",
+    says: checked.changes,
+    action: "Apply",
+    run: async () => {
+      await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
+      done();
+    },
+  };
+}
+
+function restoring(revision, current, done) {
+  return {
+    title: `Restore revision ${revision}?`,
+    says: [`Its text becomes a new revision and is in force immediately, in place of revision ${current.revision}.`],
+    action: "Restore",
+    run: async () => {
+      await post("config/restore", { revision }, { "if-match": current.etag });
+      choose({ revision: null });
+      done();
+    },
+  };
+}
+
+function Difference({ revision, current, may, onRestore }) {
+  const found = useGet(`config/difference?from=${revision}&to=${current.revision}`);
+  return section("difference", `Revision ${revision} to ${current.revision}`, "What was changed since.",
+    found.error ? html`<p class="notice bad" role="alert">${found.error.message}</p>` : found.data ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`) : html`<p class="empty">Loading…</p>`,
+    may && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`);
+}
+
+function revisions(found, now, shown) {
+  return html`<ol class="log whole" role="list">${found.map((one) => html`<li key=${one.revision} data-revision=${one.revision}>
+    ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author} ${one.current ? badge("in force", "good") : html`<button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision })}>Difference</button>`}</div>
+  </li>`)}</ol>`;
+}

@@ -1,0 +1,54 @@
+// Every step of a route: who or what took it, why, and the evidence as it stood; with notes.
+
+import { html, useState } from "../vendor/preact.js";
+import { post } from "../core/api.js";
+import { useGet } from "../core/data.js";
+import { href } from "../core/router.js";
+import { VERDICTS, event, failure } from "../core/words.js";
+import { badge, section, when } from "../parts/basics.js";
+
+const TONES = { pass: "good", fail: "bad", error: "warn" };
+
+export function HistoryTab({ report, now, session }) {
+  const [again, setAgain] = useState(0);
+  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: `${again} ${report.revision} ${report.rollout?.decided?.time}` });
+  const may = session?.scopes?.includes("steer");
+  return section("history", "History", "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
+    may && html`<${NoteForm} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
+    history.data ? steps(history.data.steps, now, report) : html`<p class="empty">Loading…</p>`);
+}
+
+export function steps(found, now, report = { metrics: {} }) {
+  if (!found.length) return html`<p class="empty">Nothing has happened yet.</p>`;
+  return html`<ol class="log steps" role="list">${found.map((one) => step(one, now, report))}</ol>`;
+}
+
+function step(one, now, report) {
+  const [title, detail] = event(one);
+  const evidence = (one.data.evidence ?? []).filter((verdict) => verdict.verdict);
+  return html`<li key=${`${one.kind}-${one.id}`} data-step=${one.kind}>
+    ${when(one.time, now)}<div><b>${title}</b>${one.kind === "config" && html` <a href=${href("config", { revision: one.data.revision })}>difference</a>`}</div>
+    <span>${detail}</span>
+    ${evidence.length > 0 && html`<ul class="evidence">${evidence.map((v) => html`<li key=${v.metric}>${badge((VERDICTS[v.verdict] ?? ["", v.verdict]).join(" "), TONES[v.verdict] ?? "")} ${failure(v, report)}</li>`)}</ul>`}
+  </li>`;
+}
+
+function NoteForm({ route, onDone }) {
+  const [text, setText] = useState("");
+  const [error, setError] = useState(null);
+  async function add(submitted) {
+    submitted.preventDefault();
+    try {
+      await post(`routes/${encodeURIComponent(route)}/notes`, { text });
+      setText("");
+      setError(null);
+      onDone();
+    } catch (failed) {
+      setError(failed);
+    }
+  }
+  return html`<form class="note-form" onSubmit=${add}>
+    <label for="note">Note</label><input id="note" value=${text} maxlength="500" required onInput=${(e) => setText(e.target.value)} /><button class="quiet" type="submit">Add note</button>
+    ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
+  </form>`;
+}

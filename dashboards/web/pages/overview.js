@@ -1,0 +1,129 @@
+// All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
+
+import { html } from "../vendor/preact.js";
+import { count, difference, estimate, kind, milliseconds, share } from "../core/format.js";
+import { choose, here, href } from "../core/router.js";
+import { POLICIES, STATES, sentence, verdictsOf, failure } from "../core/words.js";
+import { palette } from "../core/colours.js";
+import { ago } from "../core/format.js";
+import { badge, emptyState, figure, shareBar } from "../parts/basics.js";
+
+const GROUPS = [
+  ["needs", "Needs you"],
+  ["moving", "Moving"],
+  ["steady", "Steady"],
+  ["idle", "Idle"],
+];
+const SORTS = { name: (r) => r.route, requests: (r) => -r.recent.assigned, errors: (r) => -(r.recent.error_rate.mean ?? -1), p99: (r) => -(r.recent.latency_ms?.p99 ?? -1) };
+
+export function Overview({ view, now }) {
+  const { query } = here();
+  const all = Object.values(view).filter(Boolean);
+  if (!all.length) return [html`<h1 key="h">Routes</h1>`, emptyState("No routes yet", "Add one under 'routes' in the configuration; it appears here by itself.", "turnout check turnout.yaml")];
+  const wanted = (query.search ?? "").toLowerCase();
+  const found = all.filter((route) => route.route.toLowerCase().includes(wanted));
+  const key = SORTS[query.sort] ?? SORTS.name;
+  const grouped = (name) => found.filter((route) => groupOf(route) === name).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
+  return [
+    html`<div class="page-head" key="h"><h1>Routes</h1>
+      <label class="search"><span class="hidden">Search routes</span><input type="search" placeholder="Search" value=${query.search ?? ""} onInput=${(e) => choose({ search: e.target.value })} /></label>
+      <label class="search">Sort by <select value=${query.sort ?? "name"} onChange=${(e) => choose({ sort: e.target.value === "name" ? null : e.target.value })}>
+        <option value="name">name</option><option value="requests">requests</option><option value="errors">errors</option><option value="p99">p99</option>
+      </select></label>
+    </div>`,
+    GROUPS.map(([name, title]) => group(name, title, grouped(name), now)),
+    found.length ? null : html`<p class="empty" key="none">No route's name holds “${query.search}”.</p>`,
+  ];
+}
+
+export function groupOf(route) {
+  if (problems(route).length) return "needs";
+  if (!route.recent.assigned) return "idle";
+  const rollout = route.rollout?.state;
+  if (rollout) return rollout === "promoted" ? "steady" : "moving";
+  return route.policy === "bandit" || route.policy === "shadow" || (route.policy === "split" && Object.keys(route.allocation).length > 1) ? "moving" : "steady";
+}
+
+// What waits for a person, in sentences; the worst first.
+export function problems(route) {
+  const found = route.alarms.map((alarm) => alarm.message);
+  for (const [variant, addresses] of Object.entries(route.health)) {
+    const down = addresses.filter((one) => one.state === "failing" || one.state === "unhealthy");
+    const alarmed = route.alarms.some((alarm) => alarm.code === "variant_failing" && alarm.message.startsWith(`${variant} `));
+    if (!down.length || alarmed) continue;
+    const run = down.find((one) => one.failing)?.failing;
+    const last = run ? `: the last ${count(run.attempts)} attempts failed (${run.error})` : ": its probes fail";
+    found.push(`${variant}: ${down.length} of ${addresses.length} address${addresses.length > 1 ? "es" : ""} ${down[0].state}${last}.`);
+  }
+  const state = route.rollout?.state;
+  if (state === "rolled_back" || state === "halted" || state === "waiting") found.push(ended(route));
+  if (route.stop?.state === "asking") found.push(`${route.stop.winner} has won by its stop rule; a person decides.`);
+  return found;
+}
+
+function ended(route) {
+  const { verdicts, frozen } = verdictsOf(route.rollout);
+  const failed = verdicts.filter((one) => one.verdict === "fail");
+  const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : (frozen?.reason ?? route.rollout.reason ?? "");
+  return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.`;
+}
+
+function group(name, title, routes, now) {
+  if (!routes.length) return null;
+  return html`<section class=${`group ${name}`} key=${name} aria-labelledby=${`group-${name}`} data-group=${name}>
+    <h2 id=${`group-${name}`}>${title} <span class="note">${routes.length}</span></h2>
+    <ul class="routes card">${routes.map((route) => row(route, now))}</ul>
+  </section>`;
+}
+
+function row(route, now) {
+  const name = route.route;
+  const colour = palette(Object.keys(route.health));
+  const told = problems(route);
+  const field = (rest) => `${name}.recent.${rest}`;
+  const { recent } = route;
+  const rate = estimate(recent.error_rate, "boolean");
+  return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
+    <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
+    <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route)}
+      ${route.last_step && now - route.last_step.time < 3600 && html`<small>${sentence(route.last_step.kind)} ${ago(route.last_step.time, now)}</small>`}
+    </div>
+    <div class="route-shares">${shareBar(route.allocation, colour)}
+      <small>${Object.entries(route.allocation).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>
+    </div>
+    <dl class="facts" aria-label=${`Last ${Math.round(recent.seconds / 60)} minutes`}>
+      ${fact("requests, 5 min", figure(field("assigned"), recent.assigned, count(recent.assigned)))}
+      ${fact("errors", html`<span class=${recent.error_rate.interval?.[0] > 0.05 ? "alert" : ""}>${figure(field("error_rate"), recent.error_rate.mean, rate.mean)} <small>${rate.interval}</small></span>`)}
+      ${fact("p99", figure(field("p99"), recent.latency_ms?.p99, milliseconds(recent.latency_ms?.p99)))}
+    </dl>
+  </li>`;
+}
+
+function fact(term, value) {
+  return html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`;
+}
+
+// What the route does by itself now, in a line.
+function doing(route) {
+  const rollout = route.rollout;
+  if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout)}</p>`;
+  if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
+  const said = Object.entries(route.standings).slice(0, 2).map(([metric, one]) => lead(route, metric, one));
+  return html`<p>${said.length ? said.join("; ") : route.recent.assigned ? "No rewards to compare by." : "No traffic."}</p>`;
+}
+
+function canary(route, rollout) {
+  const open = (rollout.verdicts ?? []).filter((one) => one.verdict === "inconclusive").map((one) => one.metric);
+  const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
+  return [stage, share(rollout.weight), open.length ? `${open.join(", ")} undecided` : ""].filter(Boolean).join(", ");
+}
+
+function shadows(route) {
+  const said = Object.entries(route.agreement ?? {}).filter(([, one]) => one.compared).map(([name, one]) => `${name} agrees ${share(one.rate)} (${estimate({ mean: one.rate, interval: one.interval }, "fraction").interval})`);
+  return said.length ? said.join(", ") : "Nothing compared yet.";
+}
+
+function lead(route, metric, one) {
+  const said = difference(one.difference.absolute, one.difference.interval, kind(metric, route.metrics));
+  return `${one.leads ? `${one.leader} leads` : `${one.leader} ahead, undecided`} in ${metric}: ${said.text}${said.interval ? ` (${said.interval})` : ""}`;
+}

@@ -1,0 +1,41 @@
+// One route: what to decide, over time, its health, its history.
+
+import { html } from "../vendor/preact.js";
+import { useGet } from "../core/data.js";
+import { count } from "../core/format.js";
+import { href } from "../core/router.js";
+import { sentence } from "../core/words.js";
+import { palette } from "../core/colours.js";
+import { figure, notice, policyBadge } from "../parts/basics.js";
+import { Decide } from "./decide.js";
+import { Agreement } from "./agreement.js";
+import { HealthTab } from "./health.js";
+import { HistoryTab } from "./history.js";
+import { Steering } from "./steering.js";
+import { TimeTab } from "./time.js";
+
+export function RoutePage({ page, report: live, events, now, session, stale }) {
+  const { baseline } = page.query;
+  const chosen = baseline && baseline !== live.compared_with && baseline in live.variants;
+  const other = useGet(chosen ? `routes/${encodeURIComponent(live.route)}?baseline=${encodeURIComponent(baseline)}` : null, { every: 5 });
+  const report = chosen && other.data ? other.data : live;
+  const colour = palette(Object.keys(report.variants));
+  const first = report.policy === "shadow" ? "Agreement" : "Decide";
+  const tabs = [[null, first], ["time", "Over time"], ["health", "Health"], ["history", "History"]];
+  const given = { report, colour, events, now, session };
+  return [
+    html`<div class="page-head" key="head">
+      <h1>${report.route}</h1>
+      <div class="badges">${policyBadge(report.policy)}<span class="note">epoch ${figure("epoch", report.epoch, count(report.epoch))} · revision ${figure("revision", report.revision, count(report.revision))}</span></div>
+      <${Steering} report=${report} session=${session} stale=${stale} />
+    </div>`,
+    html`<nav class="tabs" key="tabs" aria-label="Parts of this route">
+      ${tabs.map(([tab, title]) => html`<a key=${title} href=${href("routes", report.route, ...(tab ? [tab] : []))} aria-current=${page.tab === tab ? "page" : null}>${title}</a>`)}
+    </nav>`,
+    report.alarms.map((alarm) => notice("bad", sentence(alarm.code), alarm.message)),
+    page.tab === null && (report.policy === "shadow" ? html`<${Agreement} key="agreement" ...${given} />` : html`<${Decide} key="decide" ...${given} />`),
+    page.tab === "time" && html`<${TimeTab} key="time" ...${given} />`,
+    page.tab === "health" && html`<${HealthTab} key="health" ...${given} />`,
+    page.tab === "history" && html`<${HistoryTab} key="history" ...${given} />`,
+  ];
+}

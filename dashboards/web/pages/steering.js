@@ -1,0 +1,76 @@
+// The buttons of a rollout, for whoever may: each says what will be true before it is pressed. The safe directions
+// (roll back, pause) act immediately.
+
+import { html, useState } from "../vendor/preact.js";
+import { post } from "../core/api.js";
+import { share } from "../core/format.js";
+import { Ask } from "../parts/ask.js";
+import { verdictsOf } from "../core/words.js";
+
+const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share" };
+const SAFE = new Set(["rollback", "pause"]);
+
+export function Steering({ report, session, stale }) {
+  const [ask, setAsk] = useState(null);
+  const [error, setError] = useState(null);
+  const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
+  const possible = possibleOf(report);
+  if (!may || !possible.length) return null;
+
+  async function act(action, reason, weight) {
+    setError(null);
+    const body = { action, ...(weight === undefined ? {} : { weight }) };
+    await post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, session, reason) });
+  }
+
+  function press(action) {
+    if (SAFE.has(action)) act(action, "").catch(setError);
+    else setAsk(question(report, action, act));
+  }
+
+  return html`<div class="steering">
+    ${possible.map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${NAMES[action]}</button>`)}
+    ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
+    ${ask && html`<${Ask} ask=${ask} onClose=${() => setAsk(null)} />`}
+  </div>`;
+}
+
+function possibleOf(report) {
+  if (report.rollout) return (report.rollout.possible ?? []).filter((action) => action in NAMES);
+  return { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
+}
+
+// What the page saw, so that a change from a stale one is refused.
+function guard(report, session, reason) {
+  return session.guards ? { if_epoch: report.epoch, reason: reason || undefined } : {};
+}
+
+function question(report, action, act) {
+  const name = report.candidate ?? report.stop?.winner;
+  const base = report.baseline ?? "the others";
+  const now = report.allocation[name] ?? 0;
+  if (action === "set") return { title: `Set the share of ${name}`, action: "Set share", says: [], children: null, weighed: true, ...sharing(report, name, base, now, act) };
+  const run = (reason) => act(action, reason);
+  if (action === "promote") {
+    const failing = report.rollout ? verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail") : false;
+    const says = [`${name} gets 100% of the traffic (now ${share(now)}), ${base} none, immediately.`, `${share(1 - now)} of the users change variant.`, failing && "A guardrail fails."];
+    return { title: `Promote ${name}?`, action: "Promote", tone: failing ? "danger" : "", typed: failing ? report.route : null, says, run };
+  }
+  return { title: "Resume the rollout?", action: "Resume", says: [`Stage ${(report.rollout?.stage ?? 0) + 1} goes on: ${name} gets ${share(report.stages?.[Math.max(0, report.rollout?.stage ?? 0)]?.weight ?? now)}.`, "Guardrails are judged from then on."], run };
+}
+
+function sharing(report, name, base, now, act) {
+  const chosen = { weight: now };
+  return { children: html`<${ShareSlider} name=${name} base=${base} now=${now} chosen=${chosen} />`, run: (reason) => act("set", reason, chosen.weight) };
+}
+
+function ShareSlider({ name, base, now, chosen }) {
+  const [weight, setWeight] = useState(now);
+  const set = (value) => setWeight((chosen.weight = Math.min(1, Math.max(0, Number(value) / 100))));
+  const moved = Math.abs(weight - now);
+  return html`<div class="share-slider">
+    <label>Share of ${name}<input type="range" min="0" max="100" step="1" value=${weight * 100} onInput=${(e) => set(e.target.value)} /></label>
+    <label><span class="hidden">Percent</span><input type="number" min="0" max="100" step="0.1" value=${Number((weight * 100).toFixed(1))} onInput=${(e) => set(e.target.value)} />%</label>
+    <p aria-live="polite">${name} gets ${share(weight)}, ${base} ${share(1 - weight)}, immediately. ${moved > 0.0005 ? `${share(moved)} of the users change variant. The rollout holds there until it is resumed.` : "Nothing changes."}</p>
+  </div>`;
+}

@@ -1,0 +1,222 @@
+// A route over time: charts of the same buckets on one axis, with what happened marked on it.
+
+import { html, useEffect, useState } from "../vendor/preact.js";
+import { get } from "../core/api.js";
+import { count, estimate, milliseconds, seconds, share, short, tick, zoneName } from "../core/format.js";
+import { choose, here } from "../core/router.js";
+import { event, metricsOf } from "../core/words.js";
+import { choices, clockOf } from "../parts/basics.js";
+import { TimeChart } from "../parts/chart.js";
+
+export const RANGES = [["900", "15 min"], ["3600", "1 h"], ["21600", "6 h"], ["86400", "24 h"], ["604800", "7 d"]];
+const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
+const POINTS = 350;
+const TAIL_S = 10;
+const QUANTILES = ["p50", "p95", "p99"];
+
+export function TimeTab({ report, colour, events }) {
+  const { query } = here();
+  const series = useSeries(report.route, query, report.as_of);
+  const [at, setAt] = useState(null);
+  const absolute = query.since && query.until;
+  const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null });
+  const controls = html`<div class="over-time" key="over-time">
+    <h2>Over time</h2>
+    <span class="note">Times in ${zoneName()}. Drag across a chart to zoom.</span>
+    ${absolute
+      ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null })}>Back to now</button>`
+      : html`<button class="quiet" type="button" aria-pressed=${String(query.pause === "1")} onClick=${() => choose({ pause: query.pause === "1" ? null : "1" })}>Pause</button>`}
+    ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
+  </div>`;
+  if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
+  const page = pageOf(report, series, colour, query);
+  const charts = [rewards(page), errors(page), latencies(page), shares(page), requests(page)].filter(Boolean);
+  return [
+    controls,
+    marks(events, page),
+    html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`,
+  ];
+}
+
+// The whole range once, then only the buckets that are new or still fill.
+function useSeries(route, query, now) {
+  const [series, set] = useState(null);
+  const range = Number(query.range ?? 900);
+  const span = query.since && query.until ? query.until - query.since : range;
+  const key = [route, query.since, query.until, range].join();
+  useEffect(() => {
+    const controller = new AbortController();
+    let known = null;
+    let timer = null;
+    async function load() {
+      if (!document.hidden && !(known && query.pause === "1")) {
+        try {
+          known = joined(known, await get(address(known), controller.signal));
+          set({ ...known, key });
+        } catch (error) {
+          if (controller.signal.aborted) return;
+        }
+      }
+      if (!query.until && !controller.signal.aborted) timer = setTimeout(load, TAIL_S * 1000);
+    }
+    function address(before) {
+      const until = query.until ?? Math.ceil(before ? before.until + (Date.now() - before.read) / 1000 : now);
+      const since = query.since ?? until - range;
+      const step = STEPS.find((s) => s >= span / POINTS) ?? STEPS.at(-1);
+      const tail = before?.buckets.length ? `&after=${before.buckets.at(-1).start}` : "";
+      return `routes/${encodeURIComponent(route)}/series?since=${since}&until=${until}&step=${step}${tail}`;
+    }
+    load();
+    return () => {
+      controller.abort();
+      clearTimeout(timer);
+    };
+  }, [key, query.pause]);
+  return series?.key === key ? series : null;
+}
+
+function joined(before, next) {
+  const kept = (before?.buckets ?? []).filter((b) => b.start >= next.since && !next.buckets.some((n) => n.start === b.start));
+  const buckets = [...kept, ...next.buckets].sort((a, b) => a.start - b.start);
+  return { ...next, buckets, read: Date.now() };
+}
+
+// Buckets without traffic are holes in every line.
+function pageOf(report, series, colour, query) {
+  const { step } = series;
+  const first = series.buckets[0]?.start ?? series.until;
+  const begin = Math.max(Math.floor(series.since / step) * step, Math.min(first, series.until - 60));
+  const known = new Map(series.buckets.map((bucket) => [bucket.start, bucket]));
+  const x = [];
+  for (let start = Math.floor(begin / step) * step; start < series.until; start += step) x.push(start);
+  const full = Math.max(0, x.findLastIndex((start) => known.has(start) && start + step <= series.until));
+  const bucketOf = (k, name) => known.get(x[k])?.variants[name];
+  return { report, colour, query, step, x, full, window: series.window, names: Object.keys(report.variants), bucketOf, stamp: series.read };
+}
+
+function lineOf(page, name, value) {
+  const points = page.x.map((_, k) => value(k, name));
+  const ends = (which) => points.map((p) => (p?.mean === null || p === null || p === undefined ? null : (p.interval?.[which] ?? p.mean)));
+  return { name, look: page.colour(name), mean: points.map((p) => p?.mean ?? null), low: ends(0), high: ends(1) };
+}
+
+function base(page, id, title, note) {
+  return { id: `chart-${id}`, title, note, x: page.x, full: page.full, stamp: `${page.stamp}${id}` };
+}
+
+function lines(page, value) {
+  const seen = page.names.filter((name) => page.x.some((_, k) => (value(k, name)?.mean ?? null) !== null));
+  return { lines: seen.map((name) => lineOf(page, name, value)), empty: seen.length ? null : "Nothing in this period." };
+}
+
+const inside = ([least, most]) => (low, high) => {
+  const air = (high - low || Math.abs(high) * 0.1 || 0.1) * 0.06;
+  return [Math.max(least, low - air), Math.min(most, high + air)];
+};
+
+function inWords(found, type) {
+  if (!found || found.mean === null) return "–";
+  const said = estimate(found, type);
+  return `${said.mean}${said.interval ? ` (${said.interval})` : ""}, n = ${count(found.count)}`;
+}
+
+function rewards(page) {
+  const metrics = metricsOf(page.report).map(([name]) => name);
+  const metric = metrics.includes(page.query.metric) ? page.query.metric : metrics[0];
+  if (!metric) return null;
+  const { type, goal } = page.report.metrics[metric];
+  const part = page.query.rewards === "rolling" ? "rolling" : "to_date";
+  const value = (k, name) => page.bucketOf(k, name)?.[part]?.[metric] ?? null;
+  const note = part === "to_date" ? "Mean of all rewards so far" : `Mean over the last ${seconds(page.window)}`;
+  const bounds = type === "boolean" || type === "fraction" ? [0, 1] : type === "count" ? [0, Infinity] : [-Infinity, Infinity];
+  return {
+    ...base(page, "rewards", `Reward: ${metric}`, `${note}, 95% intervals. ${goal === "minimize" ? "Less" : "More"} is better.`),
+    ...lines(page, value),
+    y: { range: inside(bounds), text: (v, step) => tick(v, step, type) },
+    row: (k, name) => inWords(value(k, name), type),
+    scale: `${metric}${part}`,
+    controls: [
+      metrics.length > 1 && choices("Metric", metrics.map((m) => [m, m]), metric, (m) => choose({ metric: m })),
+      choices("Rewards", [["to_date", "To date"], ["rolling", "Rolling"]], part, (v) => choose({ rewards: v })),
+    ],
+  };
+}
+
+function errors(page) {
+  const value = (k, name) => page.bucketOf(k, name)?.rolling_error_rate ?? null;
+  return {
+    ...base(page, "errors", "Error rate", `Over the last ${seconds(page.window)}, also where a fallback served; 95% intervals.`),
+    ...lines(page, value),
+    y: { range: (low, high) => [0, Math.min(1, Math.max(0.005, high * 1.06))], text: (v, step) => tick(v, step, "fraction") },
+    row: (k, name) => inWords(value(k, name), "boolean"),
+  };
+}
+
+// A quantile without an upper end is of too few requests: it is said, and not drawn.
+function latencies(page) {
+  const known = (q) => (k, name) => {
+    const bucket = page.bucketOf(k, name);
+    const interval = bucket?.latency_interval_ms?.[q];
+    return bucket?.latency_ms && interval[1] !== null ? { mean: bucket.latency_ms[q], interval } : null;
+  };
+  const drawn = QUANTILES.findLast((q) => page.x.some((_, k) => page.names.some((name) => known(q)(k, name))));
+  const q = QUANTILES.includes(page.query.quantile) ? page.query.quantile : (drawn ?? "p99");
+  const value = known(q);
+  const made = lines(page, value);
+  const few = `Too few requests in each ${seconds(page.step)} for a ${q}; choose a lower quantile or a longer period.`;
+  return {
+    ...base(page, "latency", `Latency, ${q}`, "From a request's first byte to its response's last; 95% intervals. Drawn where there are enough requests."),
+    ...made,
+    empty: made.empty && (page.x.some((_, k) => page.names.some((name) => page.bucketOf(k, name)?.latency_ms)) ? few : made.empty),
+    y: { range: (low, high) => [0, high * 1.06], text: (v) => milliseconds(v) },
+    row: (k, name) => quantileWords(page.bucketOf(k, name), q),
+    scale: q,
+    controls: choices("Quantile", QUANTILES.map((v) => [v, v]), q, (v) => choose({ quantile: v })),
+  };
+}
+
+function quantileWords(bucket, q) {
+  if (!bucket?.latency_ms) return "–";
+  const [low, high] = bucket.latency_interval_ms[q];
+  const said = high === null ? "too few" : `${milliseconds(low)} – ${milliseconds(high)}`;
+  return `${milliseconds(bucket.latency_ms[q])} (${said}), n = ${count(bucket.served)}`;
+}
+
+function shares(page) {
+  const value = (k, name) => page.bucketOf(k, name)?.allocated ?? page.bucketOf(k, name)?.share ?? null;
+  const seen = page.names.filter((name) => page.x.some((_, k) => value(k, name) > 0));
+  const moving = seen.some((name) => new Set(page.x.map((_, k) => value(k, name)).filter((v) => v !== null).map((v) => v.toFixed(3))).size > 1);
+  return {
+    ...base(page, "shares", "Traffic shares", moving ? `What the allocation called for, in steps of ${seconds(page.step)}.` : "They did not move in this period."),
+    lines: seen.map((name) => ({ name, look: page.colour(name), mean: page.x.map((_, k) => value(k, name)) })),
+    stacked: true,
+    empty: seen.length ? null : "No traffic in this period.",
+    y: { range: () => [0, 1], text: (v) => share(v) },
+    row: (k, name) => share(value(k, name)),
+  };
+}
+
+function requests(page) {
+  const value = (k, name) => {
+    const bucket = page.bucketOf(k, name);
+    return bucket ? bucket.assigned / page.step : null;
+  };
+  const seen = page.names.filter((name) => page.x.some((_, k) => value(k, name) > 0));
+  return {
+    ...base(page, "requests", "Requests per second", "By assigned variant."),
+    lines: seen.map((name) => ({ name, look: page.colour(name), mean: page.x.map((_, k) => value(k, name)) })),
+    stacked: true,
+    empty: seen.length ? null : "No traffic in this period.",
+    y: { range: (low, high) => [0, high * 1.06], text: (v) => perSecond(v) },
+    row: (k, name) => (value(k, name) === null ? "–" : `${perSecond(value(k, name))}/s`),
+  };
+}
+
+const perSecond = (v) => (v >= 100 || v === 0 ? short(Math.round(v)) : v.toPrecision(2).replace(/\.0$/, ""));
+
+// What happened in the period, in words: the charts' own axis has no room for them on a phone.
+function marks(events, page) {
+  const shown = (events ?? []).filter((one) => one.kind !== "allocation" && one.time >= page.x[0] && one.time <= page.x.at(-1) + page.step).slice(-6);
+  if (!shown.length) return null;
+  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${shown.map((one) => html`<li key=${one.id}>${clockOf(one.time)} ${event(one)[0]}</li>`)}</ul>`;
+}

@@ -1,0 +1,42 @@
+// A question before something is done: what will be true afterwards, a reason, and the two ways out.
+
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+
+// ask: {title, says: [sentences], action, tone, typed: a name that must be typed, children, run(reason) -> Promise}
+export function Ask({ ask, onClose }) {
+  const dialog = useRef(null);
+  const cancel = useRef(null);
+  const [reason, setReason] = useState("");
+  const [typed, setTyped] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    dialog.current.showModal();
+    cancel.current.focus();
+  }, []);
+  async function confirm(event) {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      await ask.run(reason.trim());
+      onClose();
+    } catch (failure) {
+      setError(failure);
+      setBusy(false);
+    }
+  }
+  return html`<dialog ref=${dialog} class="ask" aria-labelledby="ask-title" onClose=${onClose}>
+    <form onSubmit=${confirm}>
+      <h2 id="ask-title">${ask.title}</h2>
+      ${ask.children}
+      <ul class="says">${ask.says.filter(Boolean).map((text) => html`<li key=${text}>${text}</li>`)}</ul>
+      ${ask.typed && html`<label>Type <b>${ask.typed}</b> to go on<input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
+      <label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>
+      ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
+      <div class="buttons">
+        <button type="button" class="quiet" ref=${cancel} onClick=${() => dialog.current.close()}>Cancel</button>
+        <button type="submit" class=${`primary ${ask.tone ?? ""}`} disabled=${busy || (ask.typed && typed !== ask.typed)}>${ask.action}</button>
+      </div>
+    </form>
+  </dialog>`;
+}

@@ -1,0 +1,168 @@
+// A chart over time: uPlot draws, everything around it is ours. Colour, dash and a letter at the line's end tell
+// variants apart; the readout says the figures of the moment that is pointed at (or chosen by the slider), with
+// their interval and count; the same figures are a table one key away.
+
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { uPlot } from "../vendor/uplot.js";
+import { tickTime, time, zoneName } from "../core/format.js";
+import { scroller, swatch } from "./basics.js";
+
+const HEIGHT = 210;
+
+// chart: {id, title, note, x, lines: [{name, look, mean, low, high}], stacked, y: {min, max, text(value, step)},
+//         row(at, name) -> text, controls, empty, marks: [{time, text}], full: index of the last whole bucket}
+export function TimeChart({ chart, at, onPoint, onZoom }) {
+  const [asTable, setTable] = useState(false);
+  const shown = at === null || at >= chart.x.length ? chart.full : at;
+  return html`<figure class="chart card" aria-labelledby=${`${chart.id}-title`} data-chart=${chart.id}>
+    <figcaption class="chart-head">
+      <div><h3 id=${`${chart.id}-title`}>${chart.title}</h3><p class="note">${chart.note}</p></div>
+      <div class="chart-tools">${chart.controls}
+        ${!chart.empty && html`<button class="quiet" type="button" aria-pressed=${String(asTable)} onClick=${() => setTable(!asTable)}>${asTable ? "Chart" : "Table"}</button>`}
+      </div>
+    </figcaption>
+    ${chart.empty && html`<p class="empty">${chart.empty}</p>`}
+    ${!chart.empty && asTable && table(chart)}
+    ${!chart.empty && !asTable && html`${readout(chart, shown, at !== null)}
+      <${Plot} chart=${chart} onPoint=${onPoint} onZoom=${onZoom} />
+      <label class="moment"><span class="hidden">Moment of ${chart.title}</span>
+        <input type="range" min="0" max=${chart.x.length - 1} value=${shown} aria-valuetext=${summary(chart, shown)}
+          onInput=${(e) => onPoint(Number(e.target.value))} onBlur=${() => onPoint(null)}
+          onKeyDown=${(e) => e.key === "Escape" && onPoint(null)} />
+      </label>`}
+  </figure>`;
+}
+
+function readout(chart, at, pointed) {
+  return html`<div class="readout" role=${pointed ? "status" : null}>
+    <span class="note">${time(chart.x[at])}</span>
+    <ul class="legend">
+      ${chart.lines.map((line) => html`<li key=${line.name}>${swatch(line.look)}${line.name} <span class="said">${chart.row(at, line.name)}</span></li>`)}
+    </ul>
+  </div>`;
+}
+
+function summary(chart, at) {
+  return `${time(chart.x[at])}: ${chart.lines.map((line) => `${line.name} ${chart.row(at, line.name)}`).join(", ")}`;
+}
+
+function table(chart) {
+  const rows = chart.x.map((_, at) => at).reverse();
+  return scroller(
+    `${chart.title}, as a table`,
+    html`<table class="plain"><thead><tr><th scope="col">Time, ${zoneName()}</th>${chart.lines.map((line) => html`<th scope="col" class="number">${line.name}</th>`)}</tr></thead>
+    <tbody>${rows.map((at) => html`<tr key=${chart.x[at]}><th scope="row">${time(chart.x[at])}</th>${chart.lines.map((line) => html`<td class="number">${chart.row(at, line.name)}</td>`)}</tr>`)}</tbody></table>`,
+  );
+}
+
+function Plot({ chart, onPoint, onZoom }) {
+  const place = useRef(null);
+  const plot = useRef(null);
+  const latest = useRef({});
+  Object.assign(latest.current, { chart, onPoint, onZoom });
+  const shape = `${chart.lines.map((line) => line.name).join()}|${chart.stacked}|${document.documentElement.dataset.theme}|${chart.scale ?? ""}`;
+  useEffect(() => {
+    const made = new uPlot(options(place.current, latest), data(chart), place.current);
+    plot.current = made;
+    const watch = new ResizeObserver(() => made.setSize({ width: place.current.clientWidth, height: HEIGHT }));
+    watch.observe(place.current);
+    return () => {
+      watch.disconnect();
+      made.destroy();
+    };
+  }, [shape]);
+  useEffect(() => plot.current?.setData(data(chart)), [chart.stamp]);
+  return html`<div class="plot" ref=${place} aria-hidden="true"></div>`;
+}
+
+function data({ x, lines, stacked }) {
+  if (!stacked) return [x, ...lines.flatMap((line) => [line.mean, line.low ?? line.mean, line.high ?? line.mean])];
+  const sums = x.map(() => 0);
+  const layers = lines.map((line) => line.mean.map((value, k) => (sums[k] += value ?? 0)));
+  return [x, ...layers.reverse()];
+}
+
+// Room for all means, and for the intervals but for the widest, which would flatten everything else.
+function reach({ lines, stacked, x }) {
+  if (stacked) return [0, Math.max(...x.map((_, k) => lines.reduce((sum, line) => sum + (line.mean[k] ?? 0), 0)), 1e-9)];
+  const all = lines.flatMap((line) => line.mean.map((mean, k) => [mean, line.low[k], line.high[k]])).filter(([mean]) => mean !== null);
+  const widths = all.map(([, low, high]) => high - low).sort((a, b) => a - b);
+  const usual = (widths[Math.floor(widths.length / 2)] ?? Infinity) * 2;
+  const ends = all.flatMap(([mean, low, high]) => (high - low <= usual ? [mean, low, high] : [mean]));
+  return ends.length ? [Math.min(...ends), Math.max(...ends)] : [0, 1];
+}
+
+function colourOf(property) {
+  return getComputedStyle(document.documentElement).getPropertyValue(property).trim();
+}
+
+function options(place, latest) {
+  const { chart } = latest.current;
+  const [grid, text] = [colourOf("--line"), colourOf("--soft")];
+  const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { show: false }, font: "11.5px system-ui, sans-serif" };
+  return {
+    width: place.clientWidth || 300,
+    height: HEIGHT,
+    legend: { show: false },
+    cursor: { sync: { key: "turnout" }, drag: { x: true, y: false, setScale: false }, points: { show: !chart.stacked } },
+    series: [{}, ...(chart.stacked ? stackedSeries(chart) : lineSeries(chart))],
+    bands: chart.stacked ? [] : chart.lines.map((line, k) => ({ series: [3 * k + 3, 3 * k + 2], fill: `${colourOf(line.look.property)}26` })),
+    scales: { x: { time: true }, y: { range: () => latest.current.chart.y.range(...reach(latest.current.chart)) } },
+    axes: [
+      { ...axis, space: 72, size: 28, values: (u, splits) => splits.map((at) => tickTime(at, u.scales.x.max - u.scales.x.min)) },
+      { ...axis, size: 58, values: (u, splits, k, space, step) => splits.map((value) => latest.current.chart.y.text(value, step)) },
+    ],
+    hooks: {
+      setCursor: [(u) => point(u, latest.current)],
+      setSelect: [(u) => zoom(u, latest.current)],
+      draw: [(u) => letters(u, latest.current.chart)],
+    },
+  };
+}
+
+// The slider's moment is not taken away by a plot that nobody points at.
+function point(u, now) {
+  const at = u.cursor.idx ?? null;
+  if (at === null && !now.pointing) return;
+  now.pointing = at !== null;
+  now.onPoint(at);
+}
+
+function zoom(u, { onZoom }) {
+  if (u.select.width < 8) return;
+  onZoom(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
+  u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+}
+
+function lineSeries(chart) {
+  return chart.lines.flatMap((line) => [
+    { stroke: colourOf(line.look.property), width: 2, dash: line.look.dash, spanGaps: false, points: { show: chart.x.length < 12, size: 5 } },
+    { stroke: "transparent", points: { show: false } },
+    { stroke: "transparent", points: { show: false } },
+  ]);
+}
+
+// Drawn from the top of the stack down, so that each covers what lies below it.
+function stackedSeries(chart) {
+  const step = uPlot.paths.stepped({ align: 1 });
+  return [...chart.lines].reverse().map((line) => ({ stroke: colourOf("--card"), width: 1, fill: colourOf(line.look.property), paths: step, points: { show: false } }));
+}
+
+// The letter of each variant at the end of its line.
+function letters(u, chart) {
+  const { ctx } = u;
+  const ratio = devicePixelRatio;
+  ctx.save();
+  ctx.font = `bold ${11 * ratio}px system-ui, sans-serif`;
+  ctx.textAlign = "right";
+  ctx.fillStyle = colourOf("--text");
+  chart.lines.forEach((line, k) => {
+    const values = u.data[chart.stacked ? chart.lines.length - k : 3 * k + 1];
+    let last = values.length - 1;
+    while (last >= 0 && (values[last] === null || values[last] === undefined)) last -= 1;
+    if (last < 0 || (chart.stacked && !(line.mean[last] > 0.04))) return;
+    const middle = chart.stacked ? values[last] - line.mean[last] / 2 : values[last];
+    ctx.fillText(line.look.letter, u.valToPos(u.data[0][last], "x", true) - 3 * ratio, u.valToPos(middle, "y", true) - (chart.stacked ? -4 : 5) * ratio);
+  });
+  ctx.restore();
+}

@@ -1,0 +1,50 @@
+// Where a rollout stands among its stages.
+
+import { html } from "../vendor/preact.js";
+import { ago, clockTime, count, seconds, share } from "../core/format.js";
+import { STATES, sentence } from "../core/words.js";
+import { badge, section } from "./basics.js";
+
+const TONES = { running: "", waiting: "warn", paused: "warn", halted: "bad", promoted: "good", rolled_back: "bad" };
+const PHASES = { shadow: "as a shadow", bandit: "as a bandit" };
+
+export function timeline(report, now) {
+  const found = report.rollout;
+  if (!found) return null;
+  const note = report.candidate && `${report.candidate} against ${report.baseline}`;
+  return section("rollout", "Rollout", note, html`<div class="rollout">${state(report, found, now)}${stages(report.stages, found)}</div>`);
+}
+
+function state(report, found, now) {
+  const weight = found.weight !== null && found.weight !== undefined;
+  const more = [found.since && `since ${clockTime(found.since)} (${ago(found.since, now)})`, found.reason, progress(found, now)].filter(Boolean).join(" · ");
+  return html`<p class="rollout-state">${badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? "")}
+    ${PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
+    ${weight && html`<span>${share(found.weight)} of the traffic goes to ${report.candidate ?? "the candidate"}</span>`}
+    <span class="note">${more}</span></p>`;
+}
+
+function progress(found, now) {
+  if (found.state !== "running") return found.bake_until > now ? `watched for ${seconds(found.bake_until - now)} more` : "";
+  const parts = [];
+  if (found.stage_ends) parts.push(found.stage_ends > now ? `${seconds(found.stage_ends - now)} of this stage left` : "the stage's time is over");
+  if (found.min_samples) parts.push(`${count(found.samples)} of ${count(found.min_samples)} requests`);
+  return parts.join(", ");
+}
+
+// Nothing is under way once a rollout has ended: no stage is "now" then.
+function stages(all, found) {
+  if (!all) return null;
+  const over = found.state === "promoted";
+  const bandit = found.phase === "bandit";
+  const ended = ["rolled_back", "halted"].includes(found.state);
+  const place = (k) => (over || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
+  return html`<ol class="stages" aria-label="Stages">
+    ${all.map((stage, k) => {
+      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"].filter(Boolean).join(", ");
+      return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;
+    })}
+    ${bandit && html`<li class=${over ? "done" : ended ? "failed" : "now"} key="bandit" aria-current=${over || ended ? null : "step"}><b>bandit</b><small>by what it earns</small></li>`}
+    <li class=${over ? "done" : "ahead"} key="end"><b>100%</b><small>promoted</small></li>
+  </ol>`;
+}

@@ -1,0 +1,102 @@
+"""The stream of a page: the view once, then what changes in it, made once for all who watch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.control.views import Views, changes
+from tests.control.harness import Harness
+from tests.control.seed import World, live_through
+from tests.control.test_control_events import Listening, server, stream
+
+__all__ = ["server"]
+
+WORLD = World("digits", {"v1": 0.9, "v2": 0.95})
+
+
+def folded(blocks: list[dict[str, str]]) -> Any:
+    """The view that the patches add up to."""
+    view: dict[str, Any] = {}
+    for block in blocks:
+        view |= json.loads(block["data"])
+    return {key: value for key, value in view.items() if value is not None}
+
+
+async def views(found: AsyncIterator[dict[str, str]], count: int) -> list[dict[str, str]]:
+    blocks = []
+    while len(blocks) < count:
+        block = await asyncio.wait_for(anext(found), 10)
+        if block.get("event") == "view":
+            blocks.append(block)
+    return blocks
+
+
+async def test_a_page_gets_the_report_and_then_what_changes(
+    harness: Harness, server: tuple[Listening, str]
+) -> None:
+    async with stream(server[1], query="?view=route:digits") as found:
+        first = await views(found, 1)
+        assert json.loads(first[0]["data"])["recent"]["assigned"] == 0
+        await live_through(harness, WORLD, steps=1, per_step=20)
+        second = await views(found, 1)
+        patch = json.loads(second[0]["data"])
+    assert patch["recent"]["assigned"] == 20
+    assert "metrics" not in patch, "what is the same is not sent again"
+    assert folded([*first, *second])["route"] == "digits"
+
+
+async def test_a_step_is_on_the_page_sooner_than_the_next_look(
+    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.views.INTERVAL_S", 60.0)
+    monkeypatch.setattr("gateway.control.views.MAX_INTERVAL_S", 60.0)
+    async with stream(server[1], query="?view=route:shop") as found:
+        await views(found, 1)
+        await asyncio.sleep(0.5)
+        harness.rollouts["shop"] = {"state": "rolled_back", "phase": "canary", "stage": 0, "verdicts": []}
+        await harness.emit("rollout", "shop", {"target": "rolled_back"})
+        patch = json.loads((await views(found, 1))[0]["data"])
+    assert patch["rollout"]["state"] == "rolled_back"
+
+
+async def test_the_list_has_the_routes_of_the_key(server: tuple[Listening, str]) -> None:
+    async with stream(server[1], "digits-reader", "?view=routes") as found:
+        (block,) = await views(found, 1)
+    assert set(json.loads(block["data"])) == {"digits"}
+
+
+async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() -> None:
+    made = 0
+
+    async def make() -> dict[str, int]:
+        nonlocal made
+        made += 1
+        return {"n": made}
+
+    views_ = Views()
+    watching = [views_.patches("routes", make) for _ in range(5)]
+    for one in watching:
+        assert b'"n":1' in await asyncio.wait_for(anext(one), 2)
+    assert made == 1
+    for one in watching:
+        await one.aclose()
+    before = made
+    await asyncio.sleep(1.3)
+    assert made == before
+
+
+def test_what_changes_all_the_time_is_no_change_by_itself() -> None:
+    assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 1}) == {}
+    assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 2}) == {"as_of": 2.0, "a": 2}
+    assert changes({"a": 1, "b": 1}, {"a": 1}) == {"b": None}
+
+
+async def test_a_view_of_a_route_needs_the_route(harness: Harness, client: Any) -> None:
+    assert (await client("digits-reader").get("/-/events?view=route:shop")).status_code == 403
+    assert (await client("reader").get("/-/events?view=route:nope")).status_code == 404
+    assert (await client("reader").get("/-/events?view=nope")).status_code == 422
