@@ -12,8 +12,8 @@ from typing import Any
 
 from gateway.commands.remote import complain, print_json
 from gateway.compile.ensembles import Drawn, expected, restore
-from gateway.compile.plans import plan
-from gateway.config.document import Document
+from gateway.compile.plans import plan, salt
+from gateway.config.document import Canary, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.state import open_store
@@ -115,7 +115,12 @@ def _explained(
             why.append(
                 "the route has no 'unit', so the gateway would not look at it and draw for each request"
             )
-        u = point(unit_hash(name.encode(), unit.encode()))
+        u = point(unit_hash(salt(document, name), unit.encode()))
+        if isinstance(route.policy, Canary):
+            why.append(
+                f"units are hashed for the rollout from {route.policy.baseline} to {route.policy.candidate}: "
+                "another one begins with other units"
+            )
         variant = allocation.variants[allocation.pick(u)]
         low, high = _range(allocation, u)
         why.append(f"unit {unit!r} hashes to {u:.6f}, which lies in [{low:.6f}, {high:.6f}): {variant}")

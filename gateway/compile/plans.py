@@ -45,6 +45,15 @@ def reported(document: Document, name: str) -> dict[str, Metric]:
     return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
 
 
+def salt(document: Document, name: str) -> bytes:
+    """What the units of a route are hashed with. Each rollout has its own, so that it is not the same users who get
+    every new candidate first."""
+    policy = document.routes[name].policy
+    if isinstance(policy, CanarySection):
+        return f"{name}\0{policy.baseline}\0{policy.candidate}".encode()
+    return name.encode()
+
+
 def period(route: Route | None, epoch: int, decided: float, competing: float | None = None) -> str:
     """Within what all values of a sticky unit are one observation (`gateway.state.units`).
 

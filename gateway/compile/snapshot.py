@@ -9,7 +9,7 @@ from sys import maxsize
 from typing import Final
 
 from gateway.compile.arrange import Held
-from gateway.compile.plans import features_of
+from gateway.compile.plans import features_of, salt
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
@@ -138,7 +138,7 @@ def route_plan(
         condition=_condition(route),
         variants=variants,
         table=table(name, held.epoch, held.allocation, variants, statics, sight, held.ensemble),
-        salt=name.encode(),
+        salt=salt(document, name),
         unit=_unit(route),
         fallback=tuple(
             _fixed(e.respond) if isinstance(e, FixedAnswer) else variants[e] for e in route.fallback

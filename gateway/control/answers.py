@@ -132,6 +132,7 @@ class Agreement(Shape):
 class Alarm(BaseModel):
     code: str
     message: str
+    since: Annotated[float | None, Field(description="When it was raised.")] = None
 
 
 class AddressHealth(BaseModel):

@@ -22,6 +22,7 @@ from gateway.config.document import Bandit, Canary, Document, Guardrail
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges
+from gateway.loops.watch import distrust
 from gateway.state.base import BUCKET, Counts, Store
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.telemetry.histogram import edges
@@ -176,7 +177,7 @@ class Guards:
                 await self._tell(name, bound.competing, watched, judgement)
             failed = [v for v in judgement.verdicts if v.verdict == "fail"]
             # A baseline that is itself ill is no measure: nothing is ejected by it.
-            if failed and not judgement.sick:
+            if failed and not judgement.sick and not await distrust(self._store, name, watched.since):
                 await self._eject(name, variant, watched, failed[0])
 
     async def _tell(self, name: str, competing: float, watched: _Watched, judgement: Judgement) -> None:

@@ -21,6 +21,7 @@ from gateway.config.document import Canary, Document
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
+from gateway.loops.watch import distrust
 from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
 from gateway.telemetry.histogram import edges
@@ -165,6 +166,9 @@ class Rollouts:
 
     async def _tick(self, name: str, section: Canary, plan: Plan, state: State) -> Tick:
         judgement, samples = await self.judged(name, section, plan, state, forecast=False)
+        doubt = await distrust(self._store, name, max(state.since, state.window))
+        if doubt:
+            judgement = Judgement((_blind(section, doubt),))
         standing = self._standing(name, state)
         return Tick(
             judgement.verdicts,

@@ -17,6 +17,7 @@ from gateway.clock import Clock
 from gateway.config.document import Bandit, Document, Route
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
+from gateway.loops.watch import distrust
 from gateway.state.base import Store
 
 log = logging.getLogger("turnout.stop")
@@ -100,6 +101,8 @@ class Stops:
                 await self._move(name, replace(state, state="learning", winner=None, by="guardrail"))
             return
         if standing is None or standing.stopped == state.winner:
+            return
+        if standing.stopped is not None and await distrust(self._store, name, state.since):
             return
         named = standing.stopped
         if named is None:

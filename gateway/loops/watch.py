@@ -37,6 +37,11 @@ STRETCHES_S: Final = (120.0, 1200.0, 14_400.0)
 """Lengths of the stretches over which a variant's error rate is looked at: short ones find a fault soon, long
 ones find it where there is little traffic."""
 
+GATEWAY: Final = ""
+"""The name under which alarms of the gateway as a whole are kept."""
+INVALID: Final = ("sample_ratio_mismatch", "record_loss")
+"""Alarms that make comparisons worthless."""
+
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
 
@@ -47,6 +52,16 @@ class Alarm:
     code: str
     """sample_ratio_mismatch | record_loss | no_rewards | variant_failing"""
     message: str
+
+
+async def distrust(store: Store, name: str, since: float) -> str:
+    """ "" or why comparisons on the route ``name`` can't be trusted: what was raised after ``since``."""
+    for place in (name, GATEWAY):
+        found = await store.load(KIND, place)
+        for alarm in json.loads(found[1]) if found is not None else ():
+            if alarm["code"] in INVALID and alarm.get("since", 0.0) > since:
+                return f"{alarm['code']}: {alarm['message']}"
+    return ""
 
 
 class Watch:
@@ -87,18 +102,32 @@ class Watch:
         if lost > self._told:
             message = f"{lost - self._told} outcomes were not recorded: the store is too slow or away."
             self._told = lost
+            await self._keep_loss(message)
             self._raised("", "record_loss")
             await self._emit("alarm", "", {"code": "record_loss", "message": message})
+
+    async def _keep_loss(self, message: str) -> None:
+        """For the loops that act on comparisons (`distrust`), wherever they run."""
+        before = await self._store.load(KIND, GATEWAY)
+        text = json.dumps([{"code": "record_loss", "message": message, "since": self._clock()}])
+        await self._store.save(KIND, GATEWAY, text, expected=before[0] if before is not None else 0)
 
     async def look(self, document: Document, name: str) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed."""
         looks = (self._ratio(document, name), self._silent(document, name), self._failing(name))
         alarms = [alarm for look in looks if (alarm := await look) is not None]
         before = await self._store.load(KIND, name)
-        known = {a["code"] for a in json.loads(before[1])} if before is not None else set()
+        kept = {a["code"]: a for a in json.loads(before[1])} if before is not None else {}
+        known = set(kept)
         if known == {a.code for a in alarms}:
             return alarms
-        text = json.dumps([{"code": a.code, "message": a.message} for a in alarms])
+        now = self._clock()
+        text = json.dumps(
+            [
+                {"code": a.code, "message": a.message, "since": kept.get(a.code, {}).get("since", now)}
+                for a in alarms
+            ]
+        )
         if await self._store.save(KIND, name, text, expected=before[0] if before is not None else 0):
             for alarm in alarms:
                 if alarm.code not in known:

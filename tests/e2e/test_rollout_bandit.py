@@ -53,7 +53,7 @@ async def test_from_shadow_through_canary_and_bandit_to_its_end(
                         assert report(gateway)["rollout"]["phase"] == "bandit"
                 await replay(gateway.url, held_out, 20)
         assert phases == ["shadow", "canary", "bandit"]
-        assert found["allocation"][winner] >= 0.95
+        assert found["allocation"][winner] > 0.94
         assert winner in found["rollout"]["reason"]
         assert found["variants"][winner]["probability_best"] > 0.95
         assert trail(gateway)[-3:] == ["passed→running", "compete→running", last]

@@ -1,0 +1,113 @@
+"""A mismatch of the sample ratio, or outcomes that were lost, stop what would act on the comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.compile.plans import salt
+from gateway.config.load import load
+from gateway.loops.watch import KIND, Watch, distrust
+from gateway.state.base import Store
+from gateway.state.sqlite import SqliteStore
+from policies.assign import point, unit_hash
+from tests.loops.test_rollout_bandit import Replica
+from tests.loops.test_stops import CONFIG as STOPS
+from tests.loops.test_stops import Replica as Bandit
+from tests.loops.test_stops import report
+
+CANARY = """
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    unit: {header: x-user}
+    variants: {v1: {backend: a}, v2: {backend: a}, v3: {backend: a}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 50%, for: 1h}]
+      guardrails: [{metric: error_rate, max_increase: 5%}]
+"""
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def alarm(store: Store, code: str, since: float, name: str = "r") -> None:
+    before = await store.load(KIND, name)
+    text = json.dumps([{"code": code, "message": "it does not fit", "since": since}])
+    await store.save(KIND, name, text, expected=before[0] if before is not None else 0)
+
+
+async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Store) -> None:
+    one = Replica(store, "one", CANARY)
+    await one.start()
+    await alarm(store, "sample_ratio_mismatch", one.time)
+    await one.pass_time(2)
+    assert one.state == "paused"
+    assert "sample_ratio_mismatch" in one.rollouts.states["r"].reason
+    await one.say("resume")
+    await one.pass_time(2)
+    assert one.state == "running", "what the person knows of does not pause it again"
+    await alarm(store, "no_rewards", one.time)
+    await one.pass_time(2)
+    assert one.state == "running", "this one says nothing of the comparison"
+
+
+async def test_lost_outcomes_pause_it_too(store: Store) -> None:
+    one, lost = Replica(store, "one", CANARY), [0]
+    await one.start()
+    watch = Watch(
+        store,
+        one.allocations,
+        clock=one.clock,
+        emit=one.emit,
+        raised=lambda route, code: None,
+        dropped=lambda: lost[0],
+    )
+    await watch.record_loss()
+    await one.pass_time(2)
+    assert one.state == "running"
+    lost[0] = 7
+    await watch.record_loss()
+    await one.pass_time(2)
+    assert one.state == "paused"
+    assert "7 outcomes were not recorded" in one.rollouts.states["r"].reason
+
+
+async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Store) -> None:
+    one = await Bandit(store, "one", STOPS).start()
+    await alarm(store, "sample_ratio_mismatch", one.time)
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    assert one.told["state"] == "learning"
+
+
+async def test_when_an_alarm_was_raised_is_kept(store: Store) -> None:
+    await alarm(store, "sample_ratio_mismatch", 100.0)
+    assert await distrust(store, "r", 99.0)
+    assert not await distrust(store, "r", 100.0)
+    assert not await distrust(store, "other", 0.0)
+
+
+def test_each_rollout_begins_with_other_users() -> None:
+    first = load(CANARY, source="test", env={})
+    second = load(CANARY.replace("candidate: v2", "candidate: v3"), source="test", env={})
+    users = [str(n).encode() for n in range(2_000)]
+    early = [
+        {u for u in users if point(unit_hash(salt(document, "r"), u)) < 0.1} for document in (first, second)
+    ]
+    assert all(150 < len(each) < 250 for each in early)
+    assert len(early[0] & early[1]) < 45  # 20 by chance; with the route's name as salt all of them
+    longer = load(CANARY.replace("for: 1h", "for: 2h"), source="test", env={})
+    assert salt(longer, "r") == salt(first, "r"), "an edit of the stages moves no unit"
