@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test quick soak bench lint format typecheck setup lock audit tools compiled interpreted clean help
+.PHONY: run test quick soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -64,6 +64,9 @@ format: setup    ## rewrites what ruff can
 bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette proxy
 	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+docs: setup      ## the documentation site in .run/site, with strict links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f deploy/mkdocs.yml
 
 compiled: setup  ## compiles what every request passes through, in place (needs a C compiler and Python's headers)
 	$(BIN)/python deploy/compiled.py

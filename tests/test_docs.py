@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from gateway.errors import CODES
 from gateway.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
@@ -63,3 +66,13 @@ def test_every_error_code_is_documented() -> None:
     text = "".join(page.read_text() for page in PAGES)
     missing = [code for code in CODES if f"`{code}`" not in text]
     assert not missing
+
+
+def test_the_site_builds_with_every_page_and_no_broken_link(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [*words, "-f", str(ROOT / "deploy/mkdocs.yml")], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/quickstart/index.html").exists()

@@ -229,7 +229,7 @@ def compare_tensors(name: str, a: Tensor, b: Tensor, how: Comparison, findings: 
         return
     if a.kind == "float":
         _compare_floats(name, a, b, how, findings)
-    elif how.ranked(name) and a.kind == "int":
+    elif _is_ranking(name, a, how) and a.kind == "int":
         _compare_places(name, a, b, findings)
     else:
         _report(name, a.values != b.values, a.values, b.values, findings)
@@ -244,15 +244,20 @@ def _compare_floats(name: str, a: Tensor, b: Tensor, how: Comparison, findings: 
     finite = distance[np.isfinite(distance)]
     if x.size:
         findings.distance(float(finite.max()) if finite.size else 0.0)
-    if how.ranked(name):
+    if _is_ranking(name, a, how):
         _compare_places(name, a, b, findings)
     else:
         _report(name, ~same, x, y, findings)
 
 
+def _is_ranking(name: str, tensor: Tensor, how: Comparison) -> bool:
+    """Whether the place of the largest number says something: of a single number it is always the same."""
+    return how.ranked(name) and bool(tensor.shape) and tensor.shape[-1] > 1
+
+
 def _compare_places(name: str, a: Tensor, b: Tensor, findings: Findings) -> None:
-    width = a.shape[-1] if a.shape else 1
-    if not width or not a.values.size:
+    width = a.shape[-1]
+    if not a.values.size:
         return
     x, y = (np.argmax(t.values.reshape(-1, width), axis=1) for t in (a, b))
     _report(f"argmax of {name}", x != y, x, y, findings)

@@ -102,6 +102,16 @@ def test_each_row_of_scores_is_ranked() -> None:
     assert "argmax of logits[1]" in compare(a, b).detail
 
 
+@pytest.mark.parametrize("shape", [[], [1], [3, 1]], ids=str)
+def test_a_single_score_is_a_number_and_no_ranking(shape: list[int]) -> None:
+    """The place of the largest of one number is always the same: such scores agreed whatever they were."""
+    count = shape[0] if shape else 1
+    a = v2({"name": "score", "datatype": "FP32", "shape": shape, "data": [0.93] * count})
+    b = v2({"name": "score", "datatype": "FP32", "shape": shape, "data": [0.07] * count})
+    assert verdict(a, b) == "differs"
+    assert verdict(a, b, tolerance=1.0) == "agrees"
+
+
 @pytest.mark.parametrize(("tolerance", "expected"), [(1e-4, "agrees"), (1e-6, "differs")])
 def test_floats_agree_within_the_tolerance(tolerance: float, expected: str) -> None:
     a, b = (v2(output("y", "FP64", [1], [x])) for x in (1000.0, 1000.05))
