@@ -37,6 +37,8 @@ INFER_ANSWER = json.dumps(
     },
     separators=(",", ":"),
 )
+ANOTHER_ANSWER = INFER_ANSWER.replace("c0ffee00", "decade00").replace("8.7269", "8.72691")
+"""The same by another server: an id of its own, and the last digit of a float."""
 CHAT_BODY = json.dumps(
     {
         "model": "digits-chat",

@@ -20,7 +20,7 @@ RATE = 200.0
 """Requests per second: with 4 MiB in answer to each copy, that is all that one core beside can send."""
 CONNECTIONS = 32
 
-_KINDS = {"none": "no shadow", "plain": "healthy", "dead": "dead", "hang": "hanging", "huge": "4 MiB answers"}
+_KINDS = {"none": "no shadow", "another": "healthy", "dead": "dead", "hang": "hanging", "huge": "4 MiB answers"}
 _MAKERS: dict[str, tuple[str, Callable[..., Peer], str, str]] = {
     "nginx": ("nginx", peers.nginx, "nginx.conf", "nginx_shadow.conf"),
     "envoy": ("Envoy", peers.envoy, "envoy.yaml", "envoy_shadow.yaml"),
@@ -41,7 +41,7 @@ def run(options: Options) -> Result:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="turnout-bench-")))
         ports = {"dead": free_ports(1)[0]}
-        for kind in ("plain", "hang", "huge"):
+        for kind in ("another", "hang", "huge"):
             child, found = odd.start(directory, options.cores.backend, kind, options.priority)
             stack.enter_context(child)
             ports[kind] = found[0]

@@ -51,6 +51,7 @@ SOURCES = {"1m": 2**20, "16m": 2**24}
 """What `GET …/source/WORD` answers with, in bytes."""
 ANSWERS: dict[str, tuple[bytes, ...]] = {
     "plain": answer(traffic.INFER_ANSWER.encode()),
+    "another": answer(traffic.ANOTHER_ANSWER.encode()),
     "huge": answer(bytes(HUGE)),
     "hang": (),
     **{word: answer(bytes(size)) for word, size in SOURCES.items()},

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane.comparing import Comparer, comparable
+from gateway.dataplane.comparing import Comparer, Pair, comparable, reason_of, uncompared
 from gateway.dataplane.shadow_call import Copy, Original, ShadowCall
 from gateway.dataplane.snapshot import ShadowLimits, VariantPlan
 from gateway.dataplane.states import READING
@@ -71,7 +71,7 @@ class Shadower:
         self.limits = limits
         self.worker: Worker | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        """By (route, shadow, offered | sent | failed | dropped:REASON)."""
+        """By (route, shadow, offered | sent | failed | dropped:REASON | uncompared:REASON)."""
         self._pool = pool
         self._record = record
         self._comparer = comparer
@@ -89,6 +89,11 @@ class Shadower:
     def running(self) -> int:
         """Copies under way."""
         return len(self._running)
+
+    @property
+    def comparing(self) -> bool:
+        """Whether responses wait to be compared."""
+        return self._comparer.pending
 
     @property
     def held(self) -> int:
@@ -249,21 +254,21 @@ class Shadower:
         if error or body is None or answer is None:
             record(None)
             return
-        reason = original.incomparable()
+        reason = original.uncompared()
         if reason or original.answer is None:
-            record(Agreement("not_comparable", "", detail=reason))
+            record(uncompared(reason))
             return
         first = comparable(original.lines, b"".join(original.answer))
-        self._comparer.compare(
-            original.status, first, answer.status, comparable(answer.lines, body),
-            original.route.comparison, record,
-        )  # fmt: skip
+        pair = Pair(first, comparable(answer.lines, body), original.route.comparison)
+        self._comparer.compare(original.status, answer.status, pair, record)
 
     def _store(
         self, copy: Copy, answer: Answer | None, error: str, spent: float, found: Agreement | None
     ) -> None:
         original, worker = copy.original, self.worker
         assert worker is not None
+        if found is not None and (reason := reason_of(found)):
+            self.counts[original.route.name, copy.plan.name, f"uncompared:{reason}"] += 1
         self._record(
             Shadowed(
                 decision=original.decision,

@@ -47,15 +47,13 @@ class Original:
         self.size = x.body_bytes + (x.answer_bytes if x.captured is not None else 0)
         self.holders = 0
 
-    def incomparable(self) -> str:
-        """Why a shadow's response can't be compared with the primary's; "" if it can."""
+    def uncompared(self) -> str:
+        """Why a shadow's response can't be compared with the primary's (see `comparing.UNCOMPARED`); "" if it can."""
         if not self.primary:
-            return "no variant answered the client"
+            return "no_variant"
         if not self.whole:
-            return "the primary's response was cut short"
-        if self.answer is None:
-            return "the primary's response is larger than limits.shadow.answer"
-        return ""
+            return "cut_short"
+        return "too_large" if self.answer is None else ""
 
 
 class Copy:

@@ -91,7 +91,7 @@ class Metrics:
         )
         self.shadows = Counter(
             "turnout_shadow_requests_total",
-            "Copies for shadows: offered, sent, failed, dropped:REASON.",
+            "Copies for shadows: offered, sent, failed, dropped:REASON, uncompared:REASON.",
             ("route", "shadow", "event"),
             registry=r,
         )

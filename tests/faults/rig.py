@@ -190,7 +190,7 @@ class FaultRig:
         self.run(work())
         registry = self.gateway.registry
         self.until(lambda: not any(a.all for a in registry.addresses.values()))
-        self.until(lambda: not self.worker.active)
+        self.until(lambda: not self.worker.active and not self.worker.shadow.comparing)
         self.errors.clear()
         self.outcomes.clear()
         self.shadowed.clear()

@@ -379,14 +379,14 @@ def test_nothing_is_compared_with_a_primary_that_failed(rig: FaultRig) -> None:
 
 
 def test_large_answers_are_compared_by_another_process(rig: FaultRig) -> None:
-    first = [0.5 + n for n in range(4000)]
+    first = [0.5 + n for n in range(8000)]
     rig.next("a", json_answer({"data": first}))
     rig.next("s", json_answer({"data": [*first[:-1], 7.0]}))
     rig.ask("/one")
     rig.until(lambda: rig.shadowed, 30.0)
     found = row(rig)
     assert found.agrees is False
-    assert found.difference == pytest.approx(3992.5)
+    assert found.difference == pytest.approx(7992.5)
 
 
 def test_an_answer_over_the_limit_is_not_compared(rig: FaultRig) -> None:
@@ -395,6 +395,17 @@ def test_an_answer_over_the_limit_is_not_compared(rig: FaultRig) -> None:
     assert len(rig.ask("/one").body) == 70_000
     found = row(rig)
     assert (found.agrees, found.error) == (None, "")
+    assert found.detail == "the primary's response is larger than limits.shadow.answer"
+    assert counts(rig, "one")["uncompared:too_large"] == 1
+
+
+def test_a_response_that_can_not_be_read_is_not_compared(rig: FaultRig) -> None:
+    rig.next("a", ok(b"{", b"content-type: application/json"))
+    rig.next("s", json_answer({"x": 1}))
+    rig.ask("/one")
+    found = row(rig)
+    assert (found.agrees, found.detail) == (None, "the body is not valid JSON")
+    assert counts(rig, "one")["uncompared:unreadable"] == 1
 
 
 def test_a_chunked_answer_is_compared_by_what_it_says(rig: FaultRig) -> None:
@@ -499,6 +510,7 @@ def test_a_response_that_the_client_did_not_wait_for_is_not_compared(rig: FaultR
     assert (outcome.status, outcome.error) == (499, "client_left")
     found = row(rig)
     assert (found.agrees, found.detail) == (None, "the primary's response was cut short")
+    assert counts(rig, "one") == {"offered": 1, "sent": 1, "uncompared:cut_short": 1}
 
 
 def test_a_response_that_broke_off_is_not_compared(rig: FaultRig) -> None:

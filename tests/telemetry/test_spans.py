@@ -127,6 +127,7 @@ def test_a_shadow_has_a_trace_of_its_own_that_links_to_the_request(rig: FaultRig
     assert shadow.attributes["http.response.status_code"] == 200
     assert shadow.begun >= client.ended - MILLISECOND
     took = shadow.events["answer"] - shadow.events["sent"]
+    rig.until(lambda: rig.shadowed)
     assert took == pytest.approx(rig.shadowed[0].latency_ms / 1e3, abs=MILLISECOND)
     (copy,) = rig.backends["b"].requests
     assert told(copy) == (shadow.trace_id, shadow.span_id, 1)
