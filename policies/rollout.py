@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from policies.guardrails import Verdict
@@ -343,7 +344,7 @@ def _act(state: State, action: Action, plan: Plan, now: float, given: float | No
     if action is Action.FULL:
         return _promote(state, plan, now)
     if action is Action.ZERO:
-        return replace(state, weight=0.0)
+        return replace(state, weight=0.0, by_hand=False)
     if action is Action.GIVEN:
         return _set(state, 0.0 if given is None else given, now)
     if action is Action.ADAPT:
@@ -358,33 +359,46 @@ def _promote(state: State, plan: Plan, now: float) -> State:
     bakes = plan.bake > 0
     weight = max(state.weight, 1.0 - plan.holdback) if bakes else 1.0
     until = now + plan.bake if bakes else None
-    return replace(state, weight=weight, stage=len(plan.stages) - 1, bake_until=until)
+    return replace(state, weight=weight, stage=len(plan.stages) - 1, bake_until=until, by_hand=False)
 
 
 def _enter(state: State, stage: int, plan: Plan, now: float) -> State:
     weight = stage_of(plan, stage).weight
-    return replace(state, stage=stage, weight=weight, entered=now, patient_from=now, window=now)
+    return replace(
+        state, stage=stage, weight=weight, entered=now, patient_from=now, window=now, by_hand=False
+    )
 
 
 def _set(state: State, weight: float, now: float) -> State:
     """By hand. A share of the traffic is the end of the gate; another share is another window."""
     stage = max(state.stage, 0) if weight > 0 else state.stage
     entered = state.entered if weight == state.weight else now
-    return replace(state, weight=weight, stage=stage, entered=entered)
+    return replace(state, weight=weight, stage=stage, entered=entered, by_hand=True)
 
 
 def _resume(state: State, plan: Plan, now: float) -> State:
-    """Goes on where the pause began; after a weight set by hand, at the first stage that is no smaller. A bandit
-    takes up its share again, whatever was set."""
+    """Goes on where the pause began. A bandit takes up its share again, whatever was set.
+
+    A weight set by hand stays, as that of the stage before the first that is greater, until that stage's time,
+    samples and guardrails allow the next: no stage is skipped unproven. Below the first stage's weight, the first begins.
+    """
     if state.competing is not None and plan.bandit is not None:
         return state
     state = replace(state, competing=None)
     if state.weight == stage_of(plan, state.stage).weight:
-        return replace(state, entered=state.entered + now - state.since, patient_from=now)
-    if state.weight == 0:
-        return _enter(state, plan.first, plan, now)
-    reached = [i for i, stage in enumerate(plan.stages) if stage.weight >= state.weight]
-    return _enter(state, reached[0] if reached else len(plan.stages) - 1, plan, now)
+        return replace(state, entered=state.entered + now - state.since, patient_from=now, by_hand=False)
+    stage = _reached(state.weight, plan)
+    if stage is None:
+        return _enter(state, plan.first if state.weight == 0 else 0, plan, now)
+    if stage_of(plan, stage).weight == state.weight:
+        return replace(_enter(state, stage, plan, now), window=state.window)
+    return replace(state, stage=stage, entered=now, patient_from=now, by_hand=True)
+
+
+def _reached(weight: float, plan: Plan) -> int | None:
+    """The stage before the first that is greater; None below the first."""
+    passed = len(list(takewhile(lambda stage: stage.weight <= weight, plan.stages)))
+    return passed - 1 if weight > 0 and passed else None
 
 
 def _adapt(state: State, plan: Plan, now: float) -> State:
@@ -392,6 +406,9 @@ def _adapt(state: State, plan: Plan, now: float) -> State:
         if plan.bandit is not None:
             return state
         return _enter(replace(state, competing=None), len(plan.stages) - 1, plan, now)
+    reached = _reached(state.weight, plan)
+    if state.by_hand and reached is not None:
+        return replace(state, stage=reached)
     stage = min(max(state.stage, plan.first), len(plan.stages) - 1)
     if stage_of(plan, stage).weight != state.weight:
         return _enter(state, stage, plan, now)

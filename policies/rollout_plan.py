@@ -117,6 +117,8 @@ class State:
     reason: str = ""
     competing: float | None = None
     """Since when a bandit decides on the share, pauses included; None while the stages do."""
+    by_hand: bool = False
+    """Whether ``weight`` was set by a person and is not the stage's."""
     carried: Mapping[str, float] = field(default_factory=dict)
     """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
 
@@ -141,7 +143,7 @@ class State:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
         try:
-            fields = {"competing": None, "carried": {}, **data}
+            fields = {"competing": None, "by_hand": False, "carried": {}, **data}
             fields = {name: fields[name] for name in cls.__slots__}
             fields["status"] = Status(fields["status"])
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])

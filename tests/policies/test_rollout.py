@@ -172,8 +172,44 @@ def test_a_weight_by_hand_stops_the_automatic_until_resume() -> None:
     state, effects = play((10, Command("set", weight=0.3)), (9000, tick()))
     assert (state.status, state.weight) == (Status.PAUSED, 0.3)
     assert weights(effects) == [0.3]
-    state, _ = step(state, Command("resume"), PLAN, 9001)
-    assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, 2, 0.5, 9001)
+    state, effects = step(state, Command("resume"), PLAN, 9001)
+    assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, 1, 0.3, 9001)
+    assert weights(list(effects)) == []
+
+
+def test_a_weight_by_hand_skips_no_stage_unproven() -> None:
+    """It went to the next greater stage at once, whose share nothing had been shown to be safe for."""
+    state, _ = play((10, Command("set", weight=0.3)), (9000, Command("resume")))
+    state, _ = step(state, Configured(), PLAN, 9100)  # an edit elsewhere in the file, or a restart
+    assert (state.weight, state.stage, state.entered) == (0.3, 1, 9000)
+    early, _ = step(state, tick(samples=500), PLAN, 10_799)
+    few, _ = step(state, tick(samples=499), PLAN, 10_800)
+    unsure, _ = step(state, tick("inconclusive", samples=500), PLAN, 10_800)
+    assert [s.weight for s in (early, few, unsure)] == [0.3] * 3
+    assert step(state, tick("fail"), PLAN, 9001)[0].status is Status.ROLLED_BACK
+    shown, _ = step(state, tick(samples=500), PLAN, 10_800)
+    assert (shown.stage, shown.weight, shown.by_hand) == (2, 0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "stage", "weight"), [(0.001, 0, 0.01), (0.0, 0, 0.01), (0.1, 1, 0.1), (0.9, 2, 0.9)]
+)
+def test_where_a_weight_by_hand_goes_on(given: float, stage: int, weight: float) -> None:
+    state, _ = play((10, Command("set", weight=given)), (20, Command("resume")))
+    assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, stage, weight, 20)
+
+
+def test_stages_that_do_not_ascend_are_not_skipped_either() -> None:
+    plan = Plan("v1", "v2", (Stage(0.5, 60), Stage(0.1, 60)))
+    state, _ = step(begin(plan, 0), Command("set", weight=0.3), plan, 1)
+    state, _ = step(state, Command("resume"), plan, 2)
+    assert (state.stage, state.weight) == (0, 0.5)
+
+
+def test_an_edited_stage_moves_a_weight_that_nobody_set() -> None:
+    plan = replace(PLAN, stages=(Stage(0.02, 600), *PLAN.stages[1:]))
+    state, _ = step(begin(PLAN, 0), Configured(), plan, 5)
+    assert (state.stage, state.weight) == (0, 0.02)
 
 
 def test_a_weight_by_hand_back_to_the_stage_starts_its_time_again() -> None:
