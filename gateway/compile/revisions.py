@@ -23,6 +23,7 @@ from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
+from gateway.config.yaml_text import variables
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, Store
 
@@ -52,6 +53,7 @@ HISTORY: Final = 1000
 """Revisions among which an earlier text is recognised."""
 _LEASE: Final = "config-edit"
 _LEASE_SECONDS: Final = 15.0
+_NAME_IT: Final = "name it in the configuration file first, or write the value"
 _PATIENCE: Final = 0.05, 400
 """Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
 
@@ -110,6 +112,8 @@ class Revisions(Generic[B]):
         """Held from preparing to committing: what is prepared is of the state that it is put into."""
         self._looked = 0
         """The newest revision when this process last looked at its file."""
+        self._file_variables: frozenset[str] = frozenset()
+        """Which environment variables a text of another author may use: those that the file names."""
         self._current: tuple[Revision, Document] | None = None
         self.problem: Problem | None = None
         """The last refused file or foreign revision; None once a good one has come."""
@@ -137,6 +141,8 @@ class Revisions(Generic[B]):
         async with self._editing, self._alone():
             history = await self._store.revisions(limit=HISTORY)
             self._looked = max((r.revision for r in history[:1]), default=0)
+            files = (r.document for r in history if r.author == FILE_AUTHOR)
+            self._file_variables = frozenset(variables(text if text is not None else next(files, "")))
             if text is not None and self._edited(text, history):
                 return await self._accept(
                     text, FILE_AUTHOR, self._origin, await self._built(text, FILE_AUTHOR)
@@ -246,7 +252,9 @@ class Revisions(Generic[B]):
             self._stays(text, history[0], history)
             return None
         try:
-            return await self.propose(text, FILE_AUTHOR, "*", self._origin)
+            revision = await self.propose(text, FILE_AUTHOR, "*", self._origin)
+            self._file_variables = frozenset(variables(text))
+            return revision
         except ConfigError as error:
             self.refuse(error, text)
             return None
@@ -298,11 +306,23 @@ class Revisions(Generic[B]):
 
     async def _built(self, text: str, author: str) -> B:
         source = self._name if author == FILE_AUTHOR else f"the configuration by {author}"
+        if author != FILE_AUTHOR:
+            self._refuse_variables(text, source)
         found = await asyncio.to_thread(examine, text, env=self._env)
         built = await self._prepare(found, source)
         for warning in found.warnings:
             log.warning("%s", render_faults([warning], source=source))
         return built
+
+    def _refuse_variables(self, text: str, source: str) -> None:
+        """Raises ConfigError for variables that the file does not name: whoever wrote the text could read them out."""
+        faults = [
+            Fault(line, 1, "", f"the file does not name ${{{name}}}, so other texts may not use it", _NAME_IT)
+            for name, line in variables(text).items()
+            if name not in self._file_variables
+        ]
+        if faults:
+            raise ConfigError(source, faults)
 
     async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
         history = await self._store.revisions(limit=HISTORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import isinf
 
 from gateway.config.document import Document, Route
 from gateway.config.faults import KeyPath
@@ -21,6 +22,7 @@ def warnings_of(document: Document) -> Iterator[Finding]:
         if name not in used:
             yield Finding(("backends", name), "no variant uses this backend")
     yield from _untold(document)
+    yield from _unbounded(document)
     for name, route in document.routes.items():
         for warn in _ROUTE_WARNINGS:
             yield from warn(("routes", name), route, document)
@@ -54,6 +56,25 @@ def _untold(document: Document) -> Iterator[Finding]:
                 "without a record nobody knows what is missing, so nothing counts as zero; keep a record"
             )
             yield Finding(("metrics", name, "missing"), message)
+
+
+def _unbounded(document: Document) -> Iterator[Finding]:
+    """Metrics that decide and take a value of any size, which one client can send."""
+    deciding: dict[str, str] = {}
+    for name, route in document.routes.items():
+        bandit = bandit_of(route.policy)
+        rails = route.policy.guardrails if isinstance(route.policy, Canary | Bandit) else ()
+        for metric in (*(rail.metric for rail in rails), bandit.metric if bandit is not None else None):
+            if metric is not None:
+                deciding.setdefault(metric, name)
+    for metric, route_name in deciding.items():
+        found = document.metrics.get(metric)
+        if found is not None and (isinf(found.lowest) or (isinf(found.highest) and found.cap is None)):
+            message = (
+                f"a single value of any size can decide the route '{route_name}'; write 'minimum' and 'maximum', "
+                "or 'cap'"
+            )
+            yield Finding(("metrics", metric), message)
 
 
 def _unfelt(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:

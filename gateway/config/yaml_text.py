@@ -44,6 +44,17 @@ _resolve("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", 
 _resolve("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 
 
+def variables(text: str) -> dict[str, int]:
+    """The environment variables that ``text`` names outside comments, with the line of the first use of each."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.lstrip().startswith("#"):
+            for match in _VARIABLE.finditer(line):
+                found.setdefault(match[1] or "", number)
+    found.pop("", None)
+    return found
+
+
 @dataclass(slots=True)
 class Tree:
     """``data``: dicts with text keys, lists, and scalars. Places are (line, column) from 1."""

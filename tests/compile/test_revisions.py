@@ -22,6 +22,8 @@ ONE = "listen: 127.0.0.1:1\nroutes: {}\n"
 TWO = "listen: 127.0.0.1:2\nroutes: {}\n"
 THREE = "listen: 127.0.0.1:3\nroutes: {}\n"
 BAD = "listen: nowhere\n"
+NAMING = ONE + "store: 'sqlite:///${PORT:-t}.db'\n"
+"""Names a variable that other texts may use, then."""
 
 
 @pytest.fixture
@@ -248,11 +250,11 @@ async def test_a_start_with_a_bad_file_fails_with_every_fault(store: Store, gate
 async def test_a_restart_where_the_newest_does_not_load(store: Store, gateway: Gateway) -> None:
     """A replica with another environment goes on with the file, and says so."""
     first = gateway.revisions(store, env={"PORT": "5"})
-    await first.start(ONE)
+    await first.start(NAMING)
     await first.propose("listen: 127.0.0.1:${PORT}\nroutes: {}\n", "ops", "*")
     assert listening(first) == "5"
     other = gateway.revisions(store)
-    await other.start(ONE)
+    await other.start(NAMING)
     assert (other.current.revision, listening(other)) == (1, "1")
     assert other.problem is not None
     assert "'PORT' is not set" in str(other.problem.error)
@@ -281,8 +283,8 @@ async def test_a_foreign_revision_that_does_not_load_here_is_told_once(
 ) -> None:
     rich = gateway.revisions(store, env={"PORT": "5"})
     poor = gateway.revisions(store)
-    await rich.start(ONE)
-    await poor.start(ONE)
+    await rich.start(NAMING)
+    await poor.start(NAMING)
     await rich.propose("listen: 127.0.0.1:${PORT}\nroutes: {}\n", "ops", "*")
     assert await poor.refresh() is None
     problem = poor.problem
@@ -293,3 +295,36 @@ async def test_a_foreign_revision_that_does_not_load_here_is_told_once(
     await rich.propose(THREE, "ops", "*")
     assert await poor.refresh() is not None
     assert poor.problem is None
+
+
+READER = "routes: {}\nbackends:\n  a: {url: 'http://h', headers: {x-key: '${KEY}', x-home: '${HOME:-}'}}\n"
+
+
+async def test_the_api_uses_only_variables_that_the_file_names(store: Store) -> None:
+    """S24: who may write the configuration could read out every variable of the process."""
+    env = {"KEY": "k", "HOME": "/somewhere"}
+    revisions = Gateway().revisions(store, env)
+    await revisions.start(
+        ONE + "# ${HOME} and $${HOME} do not count\nbackends: {b: {url: 'http://${KEY}'}}\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        await revisions.propose(READER, "ops", "*")
+    (fault,) = refused.value.faults
+    assert (fault.line, fault.message) == (
+        3,
+        "the file does not name ${HOME}, so other texts may not use it",
+    )
+    assert await revisions.propose(READER.replace("${HOME:-}", "no"), "ops", "*")
+    assert await revisions.adopt_file(READER), "the file may"
+    assert await revisions.propose(READER.replace("x-home", "x-house"), "ops", "*")
+
+
+async def test_a_variable_that_is_not_set_is_refused_like_one_that_is(store: Store) -> None:
+    revisions = Gateway().revisions(store, {"HOME": "/somewhere"})
+    await revisions.start(ONE)
+    said = set()
+    for name in ("HOME", "NOWHERE"):
+        with pytest.raises(ConfigError) as refused:
+            await revisions.propose(TWO + f"# x\nstore: 'sqlite:///${{{name}}}'\n", "ops", "*")
+        said.add(str(refused.value).replace(name, "NAME"))
+    assert len(said) == 1

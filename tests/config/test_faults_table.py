@@ -406,3 +406,30 @@ def test_warnings_let_the_file_pass(old: str, new: str, path: str, said: str) ->
     found = examine(text, env={})
     assert found.document is not None, render_faults(found.faults)
     assert [said in warning.message for warning in found.warnings if warning.path == path] == [True]
+
+
+@pytest.mark.parametrize(
+    ("metric", "warned"),
+    [
+        ("{type: real}", True),
+        ("{type: count}", True),
+        ("{type: real, maximum: 9}", True),
+        ("{type: real, minimum: 0, maximum: 9}", False),
+        ("{type: real, minimum: 0, cap: 9}", False),
+        ("{type: count, cap: 9}", False),
+        ("{type: boolean}", False),
+    ],
+)
+@pytest.mark.parametrize("use", ["bandit", "guardrail", "nothing"])
+def test_a_metric_that_decides_should_have_bounds(metric: str, warned: bool, use: str) -> None:
+    """S33: one client's 1e100 is a value like any other."""
+    policy = {
+        "bandit": "    policy: {type: bandit, metric: correct}",
+        "guardrail": CANARY + ", guardrails: [{metric: correct, max_decrease: 0.1}]}",
+        "nothing": POLICY,
+    }[use]
+    text = GOOD.replace("correct: {type: boolean}", f"correct: {metric}").replace(POLICY, policy)
+    found = examine(text, env={})
+    assert found.document is not None, found.faults
+    said = [w.path for w in found.warnings if "a single value of any size" in w.message]
+    assert said == (["metrics.correct"] if warned and use != "nothing" else [])

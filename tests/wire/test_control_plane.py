@@ -94,3 +94,23 @@ def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
         client.reset()
     rig.until(lambda: not rig.worker.connections)
     rig.until(lambda: not rig.worker.control_tasks, 20)
+
+
+def login(length: int, body: bytes, *, kind: bytes = b"application/x-www-form-urlencoded") -> bytes:
+    fields = H + b"content-type: %b\r\ncontent-length: %d\r\n\r\n" % (kind, length)
+    return b"POST /-/dashboard/login HTTP/1.1\r\n" + fields + body
+
+
+def test_a_stranger_makes_the_loop_parse_no_more_than_a_key(rig: Rig) -> None:
+    """S3: 4 MB of form fields held everybody else up for seconds; the length alone is enough to refuse."""
+    with rig.client() as client:
+        client.send(login(12_000_000, b""))
+        assert client.answer().code == "body_too_large"
+        assert client.at_end()
+
+
+def test_a_stranger_who_tells_no_length_is_stopped_too(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /-/dashboard/login HTTP/1.1\r\n" + H + TE + b"\r\n")
+        client.send(*[b"1000\r\n" + b"a=1&" * 1024 + b"\r\n"] * 3)
+        assert client.answer().code == "body_too_large"
