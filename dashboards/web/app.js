@@ -49,7 +49,7 @@ class App extends Component {
     if (page.path !== before.path) scrollTo(0, 0);
     this.setState({ page });
     const watch = page.route && page.name !== "decision" ? `route:${page.route}` : "routes";
-    document.title = titleOf(page, this.state.view);
+    document.title = titleOf(page, watch === this.watched ? this.state.view : {});
     if (document.hidden || (this.live && watch === this.watched)) return;
     this.stop();
     if (watch !== this.watched) this.setState({ view: {}, events: null, refused: null });
