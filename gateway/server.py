@@ -488,11 +488,13 @@ class Gateway:
         competing = move.competing if move is not None else None
         return period(self._document.routes.get(route), epoch, decided, competing)
 
-    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+    async def rollout(
+        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
         section = self._document.routes.get(route)
         if section is not None and section.policy.type == "bandit":
-            return await self.stops.command(route, section, action, by)
-        return await self.rollouts.command(route, action, weight, by)
+            return await self.stops.command(route, section, action, f"{by}: {reason}" if reason else by)
+        return await self.rollouts.command(route, action, weight, by, reason)
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
         return await self.rollouts.describe(route)

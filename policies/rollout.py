@@ -79,6 +79,8 @@ class Command:
     actor: str = ""
     weight: float | None = None
     share: float | None = None
+    reason: str = ""
+    """Why, in the person's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,8 @@ def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[St
     if signal is Signal.SET and (weight is None or not 0 <= weight <= 1):
         return state, (Refused("set needs a weight between 0 and 1 (0% and 100%)"),)
     reason = f"{signal} {weight:g}" if signal is Signal.SET and weight is not None else str(signal)
+    if command.reason:
+        reason = f"{reason}: {command.reason}"
     state = _standing(state, command.share)
     return _apply(state, signal, plan, now, actor=command.actor, reason=reason, given=weight)
 

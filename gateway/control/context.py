@@ -57,7 +57,9 @@ class Context(Protocol):
 
     def now(self) -> float: ...
 
-    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+    async def rollout(
+        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
         """Steers; answers the rollout's new state. Raises TurnoutError (not_found, invalid, conflict)."""
         ...
 

@@ -36,6 +36,13 @@ class RolloutStep(Question):
     weight: Annotated[
         float | None, Field(ge=0, le=1, description="The candidate's share; with 'set' only.")
     ] = None
+    reason: Annotated[str, Field(max_length=200, description="Kept in the history.")] = ""
+    if_epoch: Annotated[
+        int | None, Field(ge=0, description="Only while the route is at this epoch; else 409.")
+    ] = None
+    if_state: Annotated[
+        str | None, Field(description="Only while the rollout is in this state; else 409.")
+    ] = None
 
 
 class VerdictQuery(Question):

@@ -89,5 +89,16 @@ async def steer(ask: Ask) -> Response:
     name, step = ask.route, await ask.body(RolloutStep)
     if (step.action == "set") != (step.weight is not None):
         raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
-    state = await ask.context.rollout(name, step.action, step.weight, ask.author)
+    await _unmoved(ask, name, step)
+    state = await ask.context.rollout(name, step.action, step.weight, ask.author, step.reason.strip())
     return answer(dict(state))
+
+
+async def _unmoved(ask: Ask, name: str, step: RolloutStep) -> None:
+    """Raises conflict if the route is not as the caller saw it."""
+    epoch = ask.desk.live(name).epoch
+    if step.if_epoch is not None and step.if_epoch != epoch:
+        raise TurnoutError("conflict", f"The route is at epoch {epoch} by now; look at it again.")
+    state = (await ask.context.rollout_state(name) or ask.context.stop_state(name) or {}).get("state")
+    if step.if_state is not None and step.if_state != state:
+        raise TurnoutError("conflict", f"The rollout is {state} by now; look at it again.")

@@ -315,11 +315,14 @@ class Rollouts:
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is no canary.")
         return section
 
-    async def command(self, name: str, action: str, weight: float | None, by: str) -> Mapping[str, Any]:
+    async def command(
+        self, name: str, action: str, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
         """A person's word; the state that follows. Raises TurnoutError (not_found, conflict)."""
         plan = plan_of(self._section(name))
         await self._read(name)
-        await self._event(name, plan, Command(action, by, weight, self._share(name, plan.candidate)))
+        share = self._share(name, plan.candidate)
+        await self._event(name, plan, Command(action, by, weight, share, reason))
         return await self.describe(name) or {}
 
     async def describe(self, name: str) -> Mapping[str, Any] | None:

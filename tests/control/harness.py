@@ -182,7 +182,9 @@ class Harness:
     def metrics(self) -> bytes:
         return b"# TYPE turnout_up gauge\nturnout_up 1\n"
 
-    async def rollout(self, route: str, action: Action, weight: float | None, by: str) -> Mapping[str, Any]:
+    async def rollout(
+        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
         state = self.rollouts.get(route)
         if state is None:
             raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")
@@ -195,7 +197,7 @@ class Harness:
             "rollback": "rolled_back",
         }.get(action, state["state"])
         state["weight"] = weight if weight is not None else state["weight"]
-        await self.emit("rollout", route, {"action": action, "by": by})
+        await self.emit("rollout", route, {"action": action, "by": by, "actor": by, "reason": reason})
         return state
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ export function Steering({ report, session, stale }) {
   async function act(action, reason, weight) {
     setError(null);
     const body = { action, ...(weight === undefined ? {} : { weight }) };
-    await post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, session, reason) });
+    await post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
   }
 
   function press(action) {
@@ -40,9 +40,12 @@ function possibleOf(report) {
   return { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
 }
 
-// What the page saw, so that a change from a stale one is refused.
-function guard(report, session, reason) {
-  return session.guards ? { if_epoch: report.epoch, reason: reason || undefined } : {};
+// What the page saw, so that a change from a stale one is refused. A bandit's epochs follow one another each second,
+// and nothing may hold up the safe directions.
+function guard(report, action, reason) {
+  const seen = SAFE.has(action) ? {} : { if_state: report.rollout?.state ?? report.stop?.state };
+  if (seen.if_state && report.policy === "canary" && report.rollout.phase !== "bandit") seen.if_epoch = report.epoch;
+  return reason ? { ...seen, reason } : seen;
 }
 
 function question(report, action, act) {

@@ -1,0 +1,197 @@
+"""Steering and editing from a page: for those who may, asked before, refused when stale, kept with its reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.conftest import Tabs
+from tests.browser.serving import Served
+
+pytestmark = pytest.mark.browser
+
+STATE = {
+    "state": "running",
+    "phase": "canary",
+    "stage": 0,
+    "stages": 2,
+    "weight": 0.1,
+    "verdicts": [],
+    "possible": ["pause", "promote", "rollback", "set"],
+}
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path / "turnout.db", keys=True, start=time.time() - 60).start()
+    found.set_rollout("shop", dict(STATE))
+    yield found
+    found.stop()
+
+
+def log_in(served: Served, tabs: Tabs, key: str, *, steer: bool, path: str = "routes/shop") -> Page:
+    tab = tabs.new(served.address)
+    tab.refused |= {403, 409}
+    tab.page.get_by_label("API key").fill(key)
+    if steer:
+        tab.page.get_by_label("Look and steer").check()
+    tab.page.get_by_role("button", name="Log in").click()
+    tab.page.locator("[data-route]").first.wait_for()
+    tab.page.goto(f"{served.address}/-/dashboard/{path}")
+    tab.page.locator("h1").wait_for()
+    return tab.page
+
+
+def test_a_reader_and_a_session_that_only_looks_have_no_buttons(keyed: Served, tabs: Tabs) -> None:
+    for key, steer in (("reader", True), ("ops", False)):
+        page = log_in(keyed, tabs, key, steer=steer)
+        page.locator("#rollout").wait_for()
+        page.wait_for_timeout(500)
+        assert page.get_by_role("button", name="Roll back").count() == 0
+        assert page.get_by_role("button", name="Promote").count() == 0
+
+
+def test_a_rollback_is_one_click_and_on_every_open_page_within_two_seconds(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    other = log_in(keyed, tabs, "reader", steer=False)
+    other.locator("#rollout", has_text="Running").wait_for()
+    page.get_by_role("button", name="Roll back").click()
+    other.locator("#rollout", has_text="Rolled back").wait_for(timeout=2000)
+    page.locator("#rollout", has_text="Rolled back").wait_for(timeout=2000)
+    assert page.get_by_role("dialog").count() == 0
+
+
+def test_a_promotion_says_what_will_be_true_and_keeps_its_reason(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog", name="Promote new?")
+    assert "new gets 100% of the traffic (now 10%)" in dialog.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    assert keyed.harness.rollouts["shop"]["state"] == "running"
+    page.get_by_role("button", name="Promote").click()
+    dialog.get_by_label("Reason").fill("the release is due")
+    dialog.get_by_role("button", name="Promote").click()
+    page.locator("#rollout", has_text="Promoted").wait_for()
+    page.get_by_role("link", name="History").click()
+    page.locator("[data-step=rollout]", has_text="the release is due").wait_for()
+
+
+def test_the_share_is_set_by_a_slider_that_says_its_consequence(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Set share").click()
+    dialog = page.get_by_role("dialog")
+    slider = dialog.get_by_role("slider")
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowRight")
+    assert "new gets 15%, old 85%, immediately. 5% of the users change variant" in dialog.inner_text()
+    dialog.get_by_role("button", name="Set share").click()
+    dialog.wait_for(state="detached")
+    assert keyed.harness.rollouts["shop"]["weight"] == pytest.approx(0.15)
+
+
+def test_promoting_past_a_failed_guardrail_needs_the_routes_name(keyed: Served, tabs: Tabs) -> None:
+    failed = {
+        "metric": "error_rate",
+        "verdict": "fail",
+        "bound": "max_increase",
+        "limit": 0.01,
+        "estimate": 0.06,
+    }
+    keyed.set_rollout("shop", STATE | {"verdicts": [failed]})
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    press = dialog.get_by_role("button", name="Promote")
+    assert press.is_disabled()
+    dialog.get_by_label("Type shop to go on").fill("shop")
+    assert press.is_enabled()
+
+
+def test_a_change_from_a_stale_page_is_refused(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Promote").click()
+    keyed.set_rollout("shop", STATE | {"state": "paused"})
+    page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    alert = page.get_by_role("dialog").get_by_role("alert")
+    alert.wait_for()
+    assert "is paused by now" in alert.inner_text()
+    assert keyed.harness.rollouts["shop"]["state"] == "paused"
+
+
+def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True, path="routes/shop/history")
+    page.get_by_label("Note").fill("<b>campaign</b> began")
+    page.get_by_role("button", name="Add note").click()
+    page.locator("[data-step=note]", has_text="<b>campaign</b> began · by ops").wait_for()
+
+
+def test_an_edit_is_checked_while_typing_applied_and_restored(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True, path="config")
+    page.get_by_role("button", name="Edit").click()
+    text = page.get_by_label("Configuration text")
+    before = text.input_value()
+    text.fill(before.replace("floor: 1%", "flor: 1%"))
+    fault = page.locator(".fault")
+    fault.wait_for()
+    line = before[: before.index("floor: 1%")].count("\n") + 1
+    assert fault.get_attribute("data-line") == str(line)
+    assert page.get_by_role("button", name="Apply…").is_disabled()
+    assert keyed.harness.revision().revision == 1
+    text.fill(before.replace("floor: 1%", "floor: 5%"))
+    page.locator(".says", has_text="routes.digits.policy.floor: 1% → 5%").wait_for()
+    assert "needs a restart: nothing" in page.locator("#edit").inner_text()
+    page.get_by_role("button", name="Apply…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Apply").click()
+    page.locator(".page-head", has_text="revision 2 is in force").wait_for()
+    assert "floor: 5%" in keyed.harness.revision().document
+    page.locator("[data-revision='1']").get_by_role("button", name="Difference").click()
+    page.locator(".diff .added", has_text="floor: 5%").wait_for()
+    page.get_by_role("button", name="Restore revision 1…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restore").click()
+    page.locator(".page-head", has_text="revision 3 is in force").wait_for()
+    assert keyed.harness.revision().document == before
+
+
+def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits")
+    tab.page.get_by_role("link", name="Disagreements of v3").click()
+    first = tab.page.locator("[data-decision]").first
+    first.wait_for()
+    found = httpx.get(f"{lived.address}/-/routes/digits/disagreements?shadow=v3&order=worst&limit=30").json()
+    assert tab.page.locator("[data-decision]").evaluate_all("n => n.map(x => x.dataset.decision)") == [
+        one["decision"] for one in found["disagreements"]
+    ]
+    assert dict(found["kinds"]) == {"outputs.label[*]": found["seen"]}
+    assert first.locator("tbody td").all_inner_texts() == ["8", "3"]
+    first.get_by_role("link").click()
+    tab.page.locator("#why").wait_for()
+    decision = tab.page.url.rsplit("/", 1)[1]
+    story = httpx.get(f"{lived.address}/-/decisions/{decision}").json()
+    shown = tab.page.locator('[data-field="propensity"]').get_attribute("data-value")
+    assert float(shown or "nan") == story["outcome"]["propensity"]
+    assert "v3 differs" in tab.page.locator("#shadows").inner_text()
+
+
+def test_outcomes_are_filtered_by_the_address_and_exported(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/outcomes?route=shop&errors=true")
+    tab.page.locator("[data-decision]").first.wait_for()
+    listed = httpx.get(f"{lived.address}/-/outcomes?route=shop&errors=true&limit=50").json()["outcomes"]
+    assert tab.page.locator("[data-decision]").count() == len(listed)
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="Export CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0].startswith("decision,time,route,")
+    assert len(lines) == len(listed) + 1
+    tab.page.get_by_label("Failed only").uncheck()
+    tab.page.wait_for_function(
+        "count => document.querySelectorAll('[data-decision]').length > count", arg=len(listed)
+    )
+    assert "errors" not in tab.page.url
