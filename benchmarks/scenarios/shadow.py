@@ -20,7 +20,13 @@ RATE = 200.0
 """Requests per second: with 4 MiB in answer to each copy, that is all that one core beside can send."""
 CONNECTIONS = 32
 
-_KINDS = {"none": "no shadow", "another": "healthy", "dead": "dead", "hang": "hanging", "huge": "4 MiB answers"}
+_KINDS = {
+    "none": "no shadow",
+    "another": "healthy",
+    "dead": "dead",
+    "hang": "hanging",
+    "huge": "4 MiB answers",
+}
 _MAKERS: dict[str, tuple[str, Callable[..., Peer], str, str]] = {
     "nginx": ("nginx", peers.nginx, "nginx.conf", "nginx_shadow.conf"),
     "envoy": ("Envoy", peers.envoy, "envoy.yaml", "envoy_shadow.yaml"),
