@@ -55,6 +55,7 @@ from gateway.loops.upkeep import EVERY as PRUNE_S
 from gateway.loops.upkeep import prune_store
 from gateway.loops.watch import EVERY as WATCH_S
 from gateway.loops.watch import Watch
+from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record import history
 from gateway.record.events import Outcome, Shadowed
 from gateway.record.recorder import Recorder
@@ -197,6 +198,9 @@ class Gateway:
             start("rates of keys", rates.step, lambda: RATES_S)
         start("the configuration", files.step, lambda: document().loops.watch, delay=True)
         start("other replicas", self._follow, lambda: document().loops.watch, delay=True)
+        source = f"/turnout/{socket.gethostname()}"
+        self.webhooks = Webhooks(self.store, now, lambda: self.allocations.leads, source)
+        start("webhooks", lambda: self.webhooks.step(document()), lambda: WEBHOOKS_S)
         start("gauges", self._gauges, lambda: 1.0)
 
     async def _prune(self) -> None:
@@ -420,6 +424,7 @@ class Gateway:
         m.advance(m.record, self.recorder.counts)
         m.advance(m.rewards, self.rewards.counts)
         m.advance(m.spans, self.traces.counts)
+        m.advance(m.webhooks, self.webhooks.counts)
         now = perf_counter()
         for (endpoint, shadow), address in self.registry.addresses.items():
             if not shadow:

@@ -78,6 +78,7 @@ from gateway.config.service import (
     Telemetry,
     Tls,
     Traces,
+    Webhook,
 )
 
 __all__ = [
@@ -136,6 +137,7 @@ __all__ = [
     "Traces",
     "Unit",
     "Variant",
+    "Webhook",
     "observed",
     "quantile",
 ]
@@ -162,6 +164,7 @@ class Document(Part):
     record: Record = Record()
     loops: Loops = Loops()
     telemetry: Telemetry = Telemetry()
+    webhooks: tuple[Webhook, ...] = ()
 
     def body_limit(self, route: str) -> int:
         """The largest request body of ``route``, in bytes."""

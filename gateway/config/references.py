@@ -51,6 +51,7 @@ def faults_of(document: Document, names: Names | None = None) -> Iterator[Findin
         check = _RouteCheck(("routes", name), route, document, names, names.variants[name])
         yield from check.findings()
     yield from _same_matches(document)
+    yield from _webhooks(document, tuple(names.variants))
 
 
 def _listeners(document: Document) -> Iterator[Finding]:
@@ -80,6 +81,19 @@ def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
         for place, route in enumerate(key.routes or ()):
             if route not in routes:
                 yield Finding((*here, "routes", place), *unknown("route", route, routes))
+
+
+def _webhooks(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
+    seen: set[tuple[str, str]] = set()
+    for index, hook in enumerate(document.webhooks):
+        if (hook.format, hook.url) in seen:
+            yield Finding(
+                ("webhooks", index, "url"), "there is another webhook for it; write one with all events"
+            )
+        seen.add((hook.format, hook.url))
+        for place, route in enumerate(hook.routes):
+            if route not in routes:
+                yield Finding(("webhooks", index, "routes", place), *unknown("route", route, routes))
 
 
 def _metrics(document: Document) -> Iterator[Finding]:

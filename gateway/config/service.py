@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.backend import BackendTls
-from gateway.config.part import HeaderName, HeaderValue, Name, Part, Url
+from gateway.config.part import HeaderName, HeaderValue, Name, OneOrMore, Part, Url
 from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
 from gateway.dataplane.browsers import is_loopback
 
@@ -22,6 +22,15 @@ def _digest(value: str) -> str:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
         raise ValueError(
             "this is not the hash of a key; write 'sha256:' and 64 hexadecimal digits ('turnout keys new')"
+        )
+    return value
+
+
+def _webhook_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", value):
+        raise ValueError(
+            "this is not the URL of a webhook; write one such as https://hooks.example.com/turnout"
         )
     return value
 
@@ -329,6 +338,32 @@ class Traces(Part):
             if urlsplit(self.endpoint).path.strip("/")
             else f"{self.endpoint.rstrip('/')}/v1/traces"
         )
+
+
+EventKind = Literal[
+    "rollout", "winner", "guardrail", "alarm", "alarm_over", "config", "config_refused", "health", "ejection",
+    "allocation",
+]  # fmt: skip
+
+
+class Webhook(Part):
+    """Where events are posted, at least once each and in order, until they are taken."""
+
+    url: Annotated[str, AfterValidator(_webhook_url)]
+    format: Literal["cloudevents", "slack"] = "cloudevents"
+    """``cloudevents``: CloudEvents 1.0 as JSON; ``slack``: a message for an incoming webhook."""
+    events: Annotated[tuple[EventKind, ...], OneOrMore, Field(min_length=1)] = (
+        "rollout", "winner", "guardrail", "alarm", "alarm_over", "config", "config_refused",
+    )  # fmt: skip
+    """Kinds of events, as in `GET /-/events`."""
+    routes: tuple[Name, ...] = ()
+    """Only events of these routes; empty: all events, those of no route too."""
+    secret: Annotated[str | None, Field(min_length=16)] = None
+    """Key of the signature in `webhook-signature` (HMAC-SHA256, Standard Webhooks); null: no signature."""
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    """Sent with each post."""
+    timeout: Positive = 10.0
+    """For one post."""
 
 
 class Telemetry(Part):

@@ -113,6 +113,12 @@ class Metrics:
             ("event",),
             registry=r,
         )
+        self.webhooks = Counter(
+            "turnout_webhook_posts_total",
+            "Events posted to webhooks, by their host: delivered, failed.",
+            ("host", "result"),
+            registry=r,
+        )
         self.share = Gauge(
             "turnout_allocation_share", "The probability with which a variant is assigned.", labels, registry=r,
             multiprocess_mode="mostrecent",

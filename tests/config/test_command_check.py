@@ -49,7 +49,7 @@ def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                 "column": 1,
                 "path": "routez",
                 "message": "there is no key 'routez'; known: auth, backends, browsers, config, control, limits, "
-                "listen, loops, metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies",
+                "listen, loops, metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies, webhooks",
                 "hint": "did you mean 'routes'?",
             }
         ],

@@ -232,6 +232,7 @@ telemetry:
   log: {level: debug, format: json}
   traces: {endpoint: "http://x", sample: 0.5, parent: link, propagate: false, service: edge,
            resource: {zone: a}, headers: {a: b}}
+webhooks: [{url: "http://x", format: slack, events: [alarm], routes: [digits], secret: sixteen-character, timeout: 1s}]
 """.replace("HASH", "ab" * 32)
 
 

@@ -1,0 +1,201 @@
+"""Events sent to other systems: CloudEvents or Slack messages, at least once each, in order.
+
+The leader reads the store's events and posts what a hook asks for. How far a hook has come is kept in the store,
+so a new leader goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+
+from gateway.clock import Clock
+from gateway.config.document import Document, Webhook
+from gateway.state.base import Event, Store
+
+log = logging.getLogger("turnout.webhooks")
+
+KIND: Final = "webhooks"
+WEBHOOKS_S: Final = 1.0
+"""Seconds between two looks."""
+EVENTS_AT_ONCE: Final = 100
+FIRST_DELAY_S: Final = 1.0
+MAX_DELAY_S: Final = 300.0
+"""Between two tries, doubling from the first."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one hook has come."""
+
+    version: int
+    after: int
+    """Id of the last event that was delivered or that the hook does not ask for."""
+    since: float
+    """Events before the hook was configured are not sent."""
+    failures: int = 0
+    next_try: float = 0.0
+
+
+@dataclass(slots=True)
+class Webhooks:
+    """Delivers events; see the module."""
+
+    store: Store
+    clock: Clock
+    leads: Callable[[], bool]
+    """Whether this process is the leader."""
+    source: str
+    """Names this gateway in what is sent."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(host of the hook, delivered | failed) → number of posts; only ever grows."""
+    _progress: dict[str, Progress] = field(default_factory=dict)
+
+    async def step(self, document: Document) -> None:
+        """Deliver what is new to every hook. Raises StoreUnavailable."""
+        if not document.webhooks or not self.leads():
+            self._progress.clear()  # another process may go on meanwhile
+            return
+        async with httpx.AsyncClient(follow_redirects=False) as client:
+            for hook in document.webhooks:
+                await self._deliver(client, hook)
+
+    async def _deliver(self, client: httpx.AsyncClient, hook: Webhook) -> None:
+        progress = self._progress.get(identity(hook)) or await self._begin(identity(hook))
+        if self.clock() < progress.next_try:
+            return
+        before = progress.after
+        for event in await self.store.events(after=progress.after, limit=EVENTS_AT_ONCE):
+            if event.time >= progress.since and wants(hook, event):
+                trouble = await self._post(client, hook, event)
+                self._count(hook, "failed" if trouble else "delivered")
+                if trouble:
+                    self._postpone(hook, progress, trouble)
+                    break
+                progress.failures = 0
+            progress.after = event.id
+        if progress.after != before:
+            await self._keep(identity(hook), progress)
+
+    async def _begin(self, name: str) -> Progress:
+        found = await self.store.load(KIND, name)
+        if found is not None:
+            progress = Progress(found[0], **json.loads(found[1]))
+        else:
+            progress = Progress(0, after=0, since=self.clock())
+        self._progress[name] = progress
+        if found is None:
+            await self._keep(name, progress)
+        return progress
+
+    async def _keep(self, name: str, progress: Progress) -> None:
+        text = json.dumps({"after": progress.after, "since": progress.since})
+        if await self.store.save(KIND, name, text, expected=progress.version):
+            progress.version += 1
+        else:  # another leader has been here: go on from where it is
+            self._progress.pop(name, None)
+
+    def _postpone(self, hook: Webhook, progress: Progress, trouble: str) -> None:
+        delay = min(FIRST_DELAY_S * 2.0**progress.failures, MAX_DELAY_S)
+        progress.failures += 1
+        progress.next_try = self.clock() + delay
+        if progress.failures in (1, 10):
+            log.warning("webhook of %s: %s; next try in %g s", _host(hook), trouble, delay)
+
+    def _count(self, hook: Webhook, result: str) -> None:
+        self.counts[_host(hook), result] += 1
+
+    async def _post(self, client: httpx.AsyncClient, hook: Webhook, event: Event) -> str:
+        """Empty, or why the event was not taken."""
+        body, kind = slack(event) if hook.format == "slack" else cloud_event(event, self.source)
+        headers = {"content-type": kind, **hook.headers}
+        if hook.secret is not None:
+            headers |= signature(hook.secret, event, body, self.clock())
+        try:
+            response = await client.post(hook.url, content=body, headers=headers, timeout=hook.timeout)
+        except httpx.HTTPError as error:
+            return f"{type(error).__name__} {error}".strip()
+        return "" if response.is_success else f"status {response.status_code}"
+
+
+def identity(hook: Webhook) -> str:
+    """A name under which a hook's progress is kept; its URL may hold a secret."""
+    return hashlib.sha256(f"{hook.format} {hook.url}".encode()).hexdigest()[:32]
+
+
+def wants(hook: Webhook, event: Event) -> bool:
+    return event.kind in hook.events and (not hook.routes or event.route in hook.routes)
+
+
+def _host(hook: Webhook) -> str:
+    return httpx.URL(hook.url).host
+
+
+def cloud_event(event: Event, source: str) -> tuple[bytes, str]:
+    """Body and media type: CloudEvents 1.0, structured JSON."""
+    document = {
+        "specversion": "1.0",
+        "id": str(event.id),
+        "source": source,
+        "type": f"dev.turnout.{event.kind}",
+        "time": datetime.fromtimestamp(event.time, UTC).isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": json.loads(event.data),
+    }
+    if event.route:
+        document["subject"] = event.route
+    return json.dumps(document, ensure_ascii=False).encode(), "application/cloudevents+json"
+
+
+def slack(event: Event) -> tuple[bytes, str]:
+    """Body and media type: a Slack message."""
+    return json.dumps({"text": sentence(event)}, ensure_ascii=False).encode(), "application/json"
+
+
+def sentence(event: Event) -> str:
+    """The event in words. What a client or a person wrote must not become markup."""
+    data: Mapping[str, Any] = json.loads(event.data)
+    about = f"*{_plain(event.route)}*: " if event.route else ""
+    match event.kind:
+        case "rollout":
+            change = f"rollout {_plain(data.get('source', ''))} → {_plain(data.get('target', ''))}".replace(
+                "_", " "
+            )
+            return f"{about}{change} ({_plain(data.get('reason', ''))})"
+        case "alarm":
+            return f":warning: {about}{_plain(data.get('message', ''))}"
+        case "alarm_over":
+            return f"{about}the alarm {_plain(data.get('code', ''))} is over"
+        case "config":
+            return f"configuration revision {data.get('revision')} is in force (by {_plain(data.get('author', ''))})"
+        case "config_refused":
+            return f":warning: a configuration was refused: {_plain(data.get('error', ''))}"
+        case "winner":
+            return f"{about}{_plain(data.get('winner', 'a variant'))} has won"
+    words = ", ".join(
+        f"{key} {_plain(value)}" for key, value in data.items() if isinstance(value, str | int | float)
+    )
+    return f"{about}{event.kind}: {words}"
+
+
+def _plain(value: object) -> str:
+    """Slack's three control characters, escaped."""
+    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")[:500]
+
+
+def signature(secret: str, event: Event, body: bytes, now: float) -> dict[str, str]:
+    """The fields of Standard Webhooks (HMAC-SHA256 over id, time and body)."""
+    stamp = str(int(now))
+    signed = f"{event.id}.{stamp}.".encode() + body
+    digest = base64.b64encode(hmac.digest(secret.encode(), signed, "sha256")).decode()
+    return {"webhook-id": str(event.id), "webhook-timestamp": stamp, "webhook-signature": f"v1,{digest}"}

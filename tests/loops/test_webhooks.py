@@ -1,0 +1,221 @@
+"""Webhooks over real sockets: every event once, in order, through outages, restarts and changes of the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.document import Document, Webhook
+from gateway.loops.webhooks import Webhooks, sentence
+from gateway.state.base import Event, Store
+from gateway.state.sqlite import SqliteStore
+
+SECRET = "a secret of ours"
+
+
+class Receiver:
+    """An HTTP server that keeps what is posted, and answers with `status`."""
+
+    def __init__(self) -> None:
+        self.status = 204
+        self.posts: list[tuple[dict[str, str], bytes]] = []
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/hook"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:]
+        fields = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
+        body = await reader.readexactly(int(fields["content-length"]))
+        if self.status < 300:
+            self.posts.append((fields, body))
+        writer.write(f"HTTP/1.1 {self.status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        writer.close()
+
+    def events(self) -> list[Any]:
+        return [json.loads(body) for _, body in self.posts]
+
+
+class Now:
+    time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    found = Receiver()
+    await found.start()
+    yield found
+    found.server.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    found = SqliteStore(tmp_path / "turnout.db")
+    await found.open()
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def now() -> Now:
+    return Now()
+
+
+def hooks(*given: Webhook) -> Document:
+    return Document(webhooks=given)
+
+
+def sender(store: Store, now: Now, *, leads: bool = True) -> Webhooks:
+    return Webhooks(store, now, lambda: leads, "/turnout/test")
+
+
+async def tell(store: Store, now: Now, kind: str = "alarm", route: str = "digits", **data: object) -> Event:
+    return await store.add_event(time=now(), kind=kind, route=route, data=json.dumps(data))
+
+
+async def test_an_event_is_a_signed_cloud_event(store: Store, now: Now, receiver: Receiver) -> None:
+    document = hooks(Webhook(url=receiver.url, secret=SECRET, headers={"x-team": "ml"}))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    event = await tell(store, now, code="no_rewards", message="Nothing came")
+    await webhooks.step(document)
+    ((fields, body),) = receiver.posts
+    assert fields["content-type"] == "application/cloudevents+json"
+    assert fields["x-team"] == "ml"
+    assert json.loads(body) == {
+        "specversion": "1.0",
+        "id": str(event.id),
+        "source": "/turnout/test",
+        "type": "dev.turnout.alarm",
+        "subject": "digits",
+        "time": "1970-01-01T00:16:40Z",
+        "datacontenttype": "application/json",
+        "data": {"code": "no_rewards", "message": "Nothing came"},
+    }
+    signed = f"{fields['webhook-id']}.{fields['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+    assert fields["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_only_what_a_hook_asks_for_and_nothing_of_before(
+    store: Store, now: Now, receiver: Receiver
+) -> None:
+    await tell(store, now, number=0)
+    now.time += 1
+    document = hooks(Webhook(url=receiver.url, events=("alarm", "rollout"), routes=("digits",)))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=1)
+    await tell(store, now, "allocation", number=2)
+    await tell(store, now, "alarm", "other", number=3)
+    await tell(store, now, "config", "", number=4)
+    await tell(store, now, "rollout", number=5)
+    await webhooks.step(document)
+    assert [event["data"]["number"] for event in receiver.events()] == [1, 5]
+
+
+async def test_a_receiver_that_fails_gets_everything_later_in_order(
+    store: Store, now: Now, receiver: Receiver
+) -> None:
+    document = hooks(Webhook(url=receiver.url))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    receiver.status = 503
+    for number in range(5):
+        await tell(store, now, number=number)
+    tried = 0
+    for _ in range(120):
+        before = webhooks.counts.total()
+        await webhooks.step(document)
+        tried += webhooks.counts.total() - before
+        now.time += 1
+    assert 5 <= tried <= 8, "pauses grow"
+    receiver.status = 200
+    now.time += 300
+    await webhooks.step(document)
+    assert [event["data"]["number"] for event in receiver.events()] == [0, 1, 2, 3, 4]
+    assert webhooks.counts["127.0.0.1", "delivered"] == 5
+
+
+async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, receiver: Receiver) -> None:
+    dead = Webhook(url="http://127.0.0.1:1/hook")
+    document = hooks(dead, Webhook(url=receiver.url))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=0)
+    await webhooks.step(document)
+    assert len(receiver.posts) == 1
+    assert webhooks.counts == {("127.0.0.1", "failed"): 1, ("127.0.0.1", "delivered"): 1}
+
+
+async def test_another_leader_goes_on_where_the_last_one_stopped(
+    store: Store, now: Now, receiver: Receiver
+) -> None:
+    document = hooks(Webhook(url=receiver.url))
+    first, second = sender(store, now), sender(store, now)
+    await first.step(document)
+    for number in range(3):
+        await tell(store, now, number=number)
+        await first.step(document)
+    await tell(store, now, number=3)
+    await second.step(document)  # after a restart, or on another machine
+    assert [event["data"]["number"] for event in receiver.events()] == [0, 1, 2, 3]
+    follower = sender(store, now, leads=False)
+    await tell(store, now, number=4)
+    await follower.step(document)
+    assert len(receiver.posts) == 4
+
+
+async def test_many_events_are_all_delivered(store: Store, now: Now, receiver: Receiver) -> None:
+    document = hooks(Webhook(url=receiver.url))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    for number in range(250):
+        await tell(store, now, number=number)
+    for _ in range(4):
+        await webhooks.step(document)
+    assert [event["data"]["number"] for event in receiver.events()] == list(range(250))
+
+
+async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver) -> None:
+    document = hooks(Webhook(url=receiver.url, format="slack"))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(
+        store, now, "rollout", source="running", target="rolled_back", reason="error_rate breaches <5%>"
+    )
+    await webhooks.step(document)
+    assert receiver.events() == [
+        {"text": "*digits*: rollout running → rolled back (error_rate breaches &lt;5%&gt;)"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "text"),
+    [
+        ("alarm", {"message": "m"}, ":warning: *r*: m"),
+        ("alarm_over", {"code": "c"}, "*r*: the alarm c is over"),
+        ("winner", {"winner": "v2"}, "*r*: v2 has won"),
+        ("ejection", {"address": "a", "state": "ejected"}, "*r*: ejection: address a, state ejected"),
+        (
+            "config",
+            {"revision": 3, "author": "<!channel>"},
+            "configuration revision 3 is in force (by &lt;!channel&gt;)",
+        ),
+    ],
+)
+def test_each_kind_has_its_words(kind: str, data: dict[str, Any], text: str) -> None:
+    route = "" if kind == "config" else "r"
+    assert sentence(Event(1, 0.0, kind, route, json.dumps(data))) == text
