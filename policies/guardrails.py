@@ -87,7 +87,7 @@ def judge_all(
 
     def verdict(rail: Guardrail) -> Verdict:
         block = None if bets is None else outcomes(rail, baseline, candidate)
-        limit = Limit(rail.limit) if rail.bound == "max_ratio" else Limit(shift=rail.limit)
+        limit = border(rail)
         bet = None if bets is None or block is None else bets.look(rail.key, limit, block)
         level = levels.fail if bet is None else levels.bet
         return judge(
@@ -111,8 +111,17 @@ def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> B
         return None
     if len(each) < 2 or any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
         return None
+    if guardrail.bound == "min_ratio":  # the baseline's rate is more than so many times the candidate's
+        return Block((each[1].count, each[0].count), (each[1].total, each[0].total))
     worse = [s.count - s.total if guardrail.bound == "max_decrease" else s.total for s in each]
     return Block((each[0].count, each[1].count), (worse[0], worse[1]))
+
+
+def border(guardrail: Guardrail) -> Limit:
+    """Where the rates of `outcomes` lie exactly at the limit."""
+    if guardrail.bound == "min_ratio":
+        return Limit(factor=1 / max(guardrail.limit, 1e-9))
+    return Limit(factor=guardrail.limit) if guardrail.bound == "max_ratio" else Limit(shift=guardrail.limit)
 
 
 def sick_baseline(
@@ -159,8 +168,7 @@ def judge(
     raises: what can't be looked at is the verdict ``error`` with a reason.
     """
     try:
-        ratio = guardrail.bound == "max_ratio"
-        measured = measure(guardrail.metric, baseline, candidate, ratio=ratio, edges=edges)
+        measured = measure(guardrail.metric, baseline, candidate, ratio=guardrail.relative, edges=edges)
     except ValueError as fault:
         return could_not_look(guardrail, alpha, str(fault))
     unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
@@ -287,7 +295,7 @@ def _outcome(
 
 
 def _estimate(guardrail: Guardrail, measured: Measured) -> float | None:
-    if guardrail.bound != "max_ratio":
+    if not guardrail.relative:
         return _known(measured.candidate - measured.baseline)
     return measured.candidate / measured.baseline if measured.baseline > 0 else None
 
@@ -305,7 +313,7 @@ def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None)
     if interval is None:
         return (
             f"each variant needs {asymptotic.MINIMUM} values, and they must vary"
-            if guardrail.bound != "max_ratio"
+            if not guardrail.relative
             else f"each variant needs {asymptotic.MINIMUM} values, and the baseline's mean must be above 0"
         )
     return "the data do not tell yet on which side of the limit it is"

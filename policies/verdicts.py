@@ -12,13 +12,17 @@ from policies.measures import Interval
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 
 
+Bound = Literal["max_increase", "max_decrease", "max_ratio", "min_ratio"]
+
+
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """How much worse than the baseline's a metric may be. Exactly one of the three limits.
+    """How much worse than the baseline's a metric may be. Exactly one of the four limits.
 
     ``metric``: ``error_rate``, ``latency_p50`` (p95, p99, p999, ...; milliseconds) or a declared metric.
     ``max_increase`` and ``max_decrease`` are in the metric's own unit (0.005 is half a percentage point
-    of a rate), ``max_ratio`` is candidate / baseline. Raises ValueError when not exactly one is given.
+    of a rate), ``max_ratio`` and ``min_ratio`` are of candidate / baseline. Raises ValueError when not exactly one
+    is given.
     """
 
     metric: str
@@ -26,20 +30,32 @@ class Guardrail:
     max_decrease: float | None = None
     max_ratio: float | None = None
     min_samples: int = 0
+    min_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        limits = [x for x in (self.max_increase, self.max_decrease, self.max_ratio) if x is not None]
+        limits = [limit for limit in self._limits().values() if limit is not None]
         if len(limits) != 1 or not math.isfinite(limits[0]) or limits[0] < 0:
             raise ValueError(
-                f"the guardrail on {self.metric!r} needs exactly one of max_increase, max_decrease and "
-                "max_ratio, a finite number not below 0"
+                f"the guardrail on {self.metric!r} needs exactly one of max_increase, max_decrease, "
+                "max_ratio and min_ratio, a finite number not below 0"
             )
 
+    def _limits(self) -> dict[Bound, float | None]:
+        return {
+            "max_increase": self.max_increase,
+            "max_decrease": self.max_decrease,
+            "max_ratio": self.max_ratio,
+            "min_ratio": self.min_ratio,
+        }
+
     @property
-    def bound(self) -> Literal["max_increase", "max_decrease", "max_ratio"]:
-        if self.max_increase is not None:
-            return "max_increase"
-        return "max_decrease" if self.max_decrease is not None else "max_ratio"
+    def bound(self) -> Bound:
+        return next(bound for bound, limit in self._limits().items() if limit is not None)
+
+    @property
+    def relative(self) -> bool:
+        """Whether the limit is on candidate / baseline."""
+        return self.bound in ("max_ratio", "min_ratio")
 
     @property
     def key(self) -> str:
@@ -48,17 +64,20 @@ class Guardrail:
 
     @property
     def limit(self) -> float:
-        limits = (self.max_increase, self.max_decrease, self.max_ratio)
-        return next(limit for limit in limits if limit is not None)
+        return next(limit for limit in self._limits().values() if limit is not None)
 
     def outcome(self, interval: Interval) -> Outcome:
         """What the interval of the difference (of the ratio) says about the limit."""
         low, high = interval
-        if self.max_decrease is not None:
-            low, high = -high, -low
-        if low > self.limit:
+        if self.min_ratio is not None:
+            low, high, limit = -high, -low, -self.min_ratio
+        elif self.max_decrease is not None:
+            low, high, limit = -high, -low, self.limit
+        else:
+            limit = self.limit
+        if low > limit:
             return "fail"
-        return "pass" if high <= self.limit else "inconclusive"
+        return "pass" if high <= limit else "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +108,12 @@ class Verdict:
     metric: str
     verdict: Outcome
     bound: str
-    """max_increase | max_decrease | max_ratio | at_least | at_most"""
+    """max_increase | max_decrease | max_ratio | min_ratio | at_least | at_most"""
     limit: float
     alpha: float
     """What ``fail`` may be wrong with, over all looks together."""
     estimate: float | None = None
-    """Candidate - baseline, or candidate / baseline for max_ratio."""
+    """Candidate - baseline, or candidate / baseline for max_ratio and min_ratio."""
     interval: Interval | None = None
     """Of the estimate; holds at all times at once with probability 1 - alpha_pass."""
     baseline: float | None = None

@@ -209,6 +209,12 @@ def plan_of(section: CanarySection) -> rollout.Plan:
 
 
 def rail_of(section: GuardrailSection) -> Guardrail:
+    rise, fall = section.max_relative_increase, section.max_relative_decrease
     return Guardrail(
-        section.metric, section.max_increase, section.max_decrease, section.max_ratio, section.min_samples
+        section.metric,
+        section.max_increase,
+        section.max_decrease,
+        section.max_ratio if rise is None else 1.0 + rise,
+        section.min_samples,
+        None if fall is None else 1.0 - fall,
     )

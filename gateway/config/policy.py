@@ -48,6 +48,10 @@ class Guardrail(Part):
     """The most by which it may be below the baseline's."""
     max_ratio: Weight | None = None
     """The most that metric / baseline's metric may be."""
+    max_relative_increase: Amount | None = None
+    """The most by which it may be above the baseline's, as a share of that."""
+    max_relative_decrease: Annotated[Amount, Field(lt=1)] | None = None
+    """The most by which it may be below the baseline's, as a share of that."""
     min_samples: Count = 0
     """Before the variant has so many, the verdict is `inconclusive`."""
 
@@ -68,9 +72,18 @@ class Guardrail(Part):
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
-        bounds = (self.max_increase, self.max_decrease, self.max_ratio)
+        bounds = (
+            self.max_increase,
+            self.max_decrease,
+            self.max_ratio,
+            self.max_relative_increase,
+            self.max_relative_decrease,
+        )
         if sum(bound is not None for bound in bounds) != 1:
-            raise ValueError("write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'")
+            raise ValueError(
+                "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
+                "'max_relative_decrease'"
+            )
         return self
 
 

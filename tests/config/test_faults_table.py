@@ -80,9 +80,11 @@ TABLE = [
      "a list is too short; write at least 1", ""),
     # Guardrails
     (POLICY, CANARY + ", guardrails: [{metric: correct}]}", 12, "routes.digits.policy.guardrails[0]",
-     "write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'", ""),
+     "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
+     "'max_relative_decrease'", ""),
     (POLICY, CANARY + ", guardrails: [{metric: correct, max_decrease: 1%, max_ratio: 1}]}", 12,
-     "routes.digits.policy.guardrails[0]", "write exactly one of 'max_increase', 'max_decrease' and 'max_ratio'", ""),
+     "routes.digits.policy.guardrails[0]", "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
+     "'max_relative_decrease'", ""),
     (POLICY, CANARY + ", guardrails: [{metric: latency_p99, max_increase: 5%}]}", 12,
      "routes.digits.policy.guardrails[0]",
      "'max_increase' of a latency is a time; write it as 20ms, or write 'max_ratio: 1.2'", ""),

@@ -145,3 +145,35 @@ def test_what_can_not_be_bet_on_is_judged_by_its_interval() -> None:
     bets = WindowBets()
     verdict = judge_all([RAIL], by_unit[0], by_unit[1], LEVELS, bets=bets, forecast=False).verdicts[0]
     assert (verdict.e_value, bets.carried()) == (None, {})
+
+
+@pytest.mark.parametrize(("drop", "verdict"), [(0.3, "fail"), (0.0, "pass")])
+@pytest.mark.parametrize("bet", [True, False])
+def test_a_relative_margin(drop: float, verdict: str, *, bet: bool) -> None:
+    """Conversion may fall by a tenth of itself."""
+    rng, rail = np.random.default_rng(6), Guardrail("ok", min_ratio=0.9)
+    bets, counts = WindowBets(), np.zeros((2, 3))
+    for _ in range(60):
+        for v, rate in ((0, 0.3), (1, 0.3 * (1 - drop))):
+            counts[v] += 500, 0, rng.binomial(500, rate)
+        pair = evidence(*counts[0]), evidence(*counts[1])
+        found = judge_all([rail], *pair, LEVELS, bets=bets if bet else None, forecast=False).verdicts[0]
+    assert (found.verdict, found.bound, found.limit) == (verdict, "min_ratio", 0.9)
+    assert found.estimate == pytest.approx(1 - drop, abs=0.05)
+    assert found.interval is not None
+    assert found.interval[0] < 1 - drop < found.interval[1]
+
+
+def test_a_loss_at_the_relative_margin_is_never_bet_on_in_vain() -> None:
+    runs, wrong = 100, 0
+    for seed in range(runs):
+        rng, bets, counts = np.random.default_rng(seed), WindowBets(), np.zeros((2, 3))
+        said = set()
+        for _ in range(30):
+            for v, rate in ((0, 0.3), (1, 0.27)):
+                counts[v] += 300, 0, rng.binomial(300, rate)
+            pair = evidence(*counts[0]), evidence(*counts[1])
+            rails = [Guardrail("ok", min_ratio=0.9)]
+            said.add(judge_all(rails, *pair, LEVELS, bets=bets, forecast=False).verdicts[0].verdict)
+        wrong += said != {"inconclusive"}
+    assert wrong <= binom.isf(1e-3, runs, 0.1)  # both ways

@@ -77,7 +77,7 @@ function undecided(verdicts) {
 
 // "error_rate +6.6 pp (limit +1 pp)"
 export function failure(one, report) {
-  const ratio = one.bound === "max_ratio";
+  const ratio = one.bound?.endsWith("_ratio");
   if (one.estimate === null || one.estimate === undefined) return one.metric;
   const what = kind(one.metric, report.metrics ?? {});
   if (ratio) return `${one.metric} ×${significant(one.estimate, 3)} (limit ×${significant(one.limit, 3)})`;
