@@ -135,7 +135,7 @@ class BrowserAccess(Part):
     """Which web pages may use a gateway without ``auth``."""
 
     hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
-    """Names of this gateway, beside localhost, IP addresses and names that public DNS does not have."""
+    """Further names of this gateway; localhost, IP addresses and names outside public DNS need no entry."""
     origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Origins of pages of other sites that may send requests."""
 

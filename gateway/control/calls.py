@@ -50,7 +50,7 @@ class Call:
 
     @property
     def body_limit(self) -> int:
-        """Bytes of the largest body, beside `limits.control_body`."""
+        """Bytes of the largest body; `limits.control_body` holds too."""
         return OPEN_BODY if self.scope == OPEN else MAX_BODY
 
 

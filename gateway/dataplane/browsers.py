@@ -60,7 +60,7 @@ class Browsers:
     """The names under which a gateway without `auth` may be addressed, and the pages that may use it."""
 
     def __init__(self, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
-        """``hosts``: names beside those that no stranger can own. ``origins``: of other sites' pages."""
+        """``hosts``: further names of this gateway. ``origins``: of other sites' pages."""
         self._named = frozenset(name.lower().encode() for name in hosts)
         self._origins = frozenset(origin.lower().encode() for origin in origins)
         self._hosts: dict[bytes, bool] = {}
