@@ -139,6 +139,8 @@ def sick_baseline(
     except ValueError:
         return ""
     own = error_arm(baseline)
+    if not failed and float(own.centre) <= limit:
+        return ""  # the lower end lies below the estimate
     low, _ = mean_interval(own, alpha)
     if low > limit:
         return f"the baseline's own error rate is above {limit:.3g} (at least {low:.3g})"
@@ -173,7 +175,7 @@ def judge(
         return could_not_look(guardrail, alpha, str(fault))
     unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
     passing = alpha if alpha_pass is None else alpha_pass
-    verdict = replace(_decide(guardrail, measured, alpha, passing, bet), unit=unit)
+    verdict = replace(_decide(guardrail, measured, alpha, passing, bet, spare=not forecast), unit=unit)
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
     scale = _missing(guardrail, measured, passing) if candidate.requests else None
@@ -250,12 +252,20 @@ def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
 
 
 def _decide(
-    guardrail: Guardrail, measured: Measured, alpha: float, alpha_pass: float, bet: Bets | None
+    guardrail: Guardrail,
+    measured: Measured,
+    alpha: float,
+    alpha_pass: float,
+    bet: Bets | None,
+    *,
+    spare: bool,
 ) -> Verdict:
+    """``spare``: an interval that nothing depends on is left out."""
     seen = measured.samples and measured.baseline_samples
-    interval = measured.interval(alpha_pass, 1.0) if seen else None
+    needed = seen and not (spare and bet is not None and _by_bet(bet, alpha, alpha_pass) == "inconclusive")
+    interval = measured.interval(alpha_pass, 1.0) if needed else None
     outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
-    reason = _reason(guardrail, measured, interval)
+    reason = _reason(guardrail, measured, interval, bet)
     if measured.samples < guardrail.min_samples:
         outcome = "inconclusive"
     return Verdict(
@@ -284,14 +294,18 @@ def _outcome(
     bet: Bets | None,
 ) -> Outcome:
     if bet is not None:
-        if bet.above >= -math.log(alpha):
-            return "fail"
-        return "pass" if bet.below >= -math.log(alpha_pass) else "inconclusive"
+        return _by_bet(bet, alpha, alpha_pass)
     outcome: Outcome = guardrail.outcome(interval) if interval is not None else "inconclusive"
     if outcome == "fail" and alpha < alpha_pass:
         strict = measured.interval(alpha, 1.0)
         outcome = "inconclusive" if strict is None else guardrail.outcome(strict)
     return outcome
+
+
+def _by_bet(bet: Bets, alpha: float, alpha_pass: float) -> Outcome:
+    if bet.above >= -math.log(alpha):
+        return "fail"
+    return "pass" if bet.below >= -math.log(alpha_pass) else "inconclusive"
 
 
 def _estimate(guardrail: Guardrail, measured: Measured) -> float | None:
@@ -304,13 +318,13 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None) -> str:
+def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None, bet: Bets | None) -> str:
     if not measured.samples or not measured.baseline_samples:
         which = "candidate" if not measured.samples else "baseline"
         return f"nothing was observed of the {which} yet"
     if measured.samples < guardrail.min_samples:
         return f"{measured.samples:g} of {guardrail.min_samples} samples"
-    if interval is None:
+    if interval is None and bet is None:
         return (
             f"each variant needs {asymptotic.MINIMUM} values, and they must vary"
             if not guardrail.relative

@@ -384,7 +384,8 @@ def _resume(state: State, plan: Plan, now: float) -> State:
     """Goes on where the pause began. A bandit takes up its share again, whatever was set.
 
     A weight set by hand stays, as that of the stage before the first that is greater, until that stage's time,
-    samples and guardrails allow the next: no stage is skipped unproven. Below the first stage's weight, the first begins.
+    samples and guardrails allow the next: no stage is skipped unproven. Below the first stage's weight, the first
+    begins.
     """
     if state.competing is not None and plan.bandit is not None:
         return state

@@ -24,6 +24,10 @@ routes:
 LINEAR = "    policy: {type: bandit, algorithm: linear, metric: correct, "
 CANARY = "    policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}]"
 
+BOUNDS = (
+    "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
+    "'max_relative_decrease'"
+)
 POLICY = "    policy: {type: split, weights: {v1: 9, v2: 1}}"
 A = '  a: {url: "http://127.0.0.1:9101"}'
 END = "\n"
@@ -80,11 +84,9 @@ TABLE = [
      "a list is too short; write at least 1", ""),
     # Guardrails
     (POLICY, CANARY + ", guardrails: [{metric: correct}]}", 12, "routes.digits.policy.guardrails[0]",
-     "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
-     "'max_relative_decrease'", ""),
+     BOUNDS, ""),
     (POLICY, CANARY + ", guardrails: [{metric: correct, max_decrease: 1%, max_ratio: 1}]}", 12,
-     "routes.digits.policy.guardrails[0]", "write exactly one of 'max_increase', 'max_decrease', 'max_ratio', 'max_relative_increase' and "
-     "'max_relative_decrease'", ""),
+     "routes.digits.policy.guardrails[0]", BOUNDS, ""),
     (POLICY, CANARY + ", guardrails: [{metric: latency_p99, max_increase: 5%}]}", 12,
      "routes.digits.policy.guardrails[0]",
      "'max_increase' of a latency is a time; write it as 20ms, or write 'max_ratio: 1.2'", ""),

@@ -1,0 +1,235 @@
+"""How often the code that acts cries wolf over identical variants, looked at all the time.
+
+`python -m benchmarks.false_alarms [--runs 500] [--only REGEX]` prints the table of docs/benchmarks.md. Each cell is
+`runs` pairs of identical variants, a guardrail whose limit is no difference at all, and a verdict of
+`policies.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass` a wrong clearance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import floor, log
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from policies.bets import WindowBets
+from policies.guardrails import Evidence, Guardrail, Levels, judge_all
+from policies.matching import Matched, Side
+from policies.measures import Kind
+from policies.model import RewardSums
+from policies.unit_outcomes import UnitOutcomes
+
+Floats = npt.NDArray[np.float64]
+Rng = np.random.Generator
+Draw = Callable[[Rng, int], Floats]
+Pair = tuple[Evidence, Evidence]
+
+SHARES = (0.01, 0.05, 0.1, 0.5)
+LEVELS = (0.05, 0.004)
+"""A test by itself, and about what a rollout with four guardrails in three windows leaves one of them."""
+_RATIO = 1.02
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One world: its name, the guardrail, and the evidence at each look of one run."""
+
+    name: str
+    rail: Guardrail
+    run: Callable[[Rng], Iterator[Pair]]
+    bets: bool = False
+
+
+def edges(bucket: int) -> tuple[float, float]:
+    return _RATIO**bucket, _RATIO ** (bucket + 1)
+
+
+def _sums(x: Floats) -> RewardSums:
+    return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
+
+
+def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 80) -> Cell:
+    size = max(4, round(1_200 * max(share, 0.02)))
+
+    def run(rng: Rng) -> Iterator[Pair]:
+        seen = [RewardSums(), RewardSums()]
+        for _ in range(looks):
+            for place, n in enumerate((round(size / share) - size, size)):
+                seen[place] += _sums(draw(rng, n))
+            first, second = (Evidence(s.count, rewards={"m": s}, kinds={"m": kind}) for s in seen)
+            yield first, second
+
+    return Cell(f"{name}, share {share:.0%}", Guardrail("m", max_decrease=0.0), run)
+
+
+def _errors(rate: float, share: float, looks: int = 80) -> Cell:
+    """A storm that hits both in the middle; the bets go on over it."""
+    per = round(min(4_000.0, 40 / share))
+
+    def run(rng: Rng) -> Iterator[Pair]:
+        counts = np.zeros((2, 2))
+        for look in range(looks):
+            now = min(0.3, 10 * rate) if looks // 3 <= look < looks // 2 else rate
+            m = int(rng.binomial(per, share))
+            for place, n in enumerate((per - m, m)):
+                counts[place] += n, rng.binomial(n, now)
+            yield Evidence(*counts[0].tolist()), Evidence(*counts[1].tolist())
+
+    return Cell(
+        f"error rate {rate:.1%}, share {share:.0%}", Guardrail("error_rate", max_increase=0.0), run, True
+    )
+
+
+def _latency(quantile: str, spread: float, share: float, looks: int = 30) -> Cell:
+    def run(rng: Rng) -> Iterator[Pair]:
+        seen = Counter[int](), Counter[int]()
+        for _ in range(looks):
+            for place, n in enumerate((400, max(1, round(400 * share / (1 - share))))):
+                seen[place].update(_buckets(rng.lognormal(3, spread, n)))
+            first, second = (Evidence(sum(h.values()), latency=dict(h)) for h in seen)
+            yield first, second
+
+    name = f"latency_{quantile}, lognormal {spread:g}, share {share:.0%}"
+    return Cell(name, Guardrail(f"latency_{quantile}", max_ratio=1.0), run)
+
+
+def _bandit(quantile: str, looks: int = 12, stretches: int = 12) -> Cell:
+    """A share that wanders about 6 %: matched stretches."""
+
+    def run(rng: Rng) -> Iterator[Pair]:
+        matched, share = Matched(), 0.06
+        for _ in range(looks):
+            for _ in range(stretches):
+                share = float(np.clip(share + rng.normal(0, 0.01), 0.02, 0.2))
+                m = int(rng.binomial(80, share))
+                sides = [Counter(_buckets(rng.lognormal(3, 1.0, n))) for n in (80 - m, m)]
+                matched.add(*(Side(sum(h.values()), latency=dict(h)) for h in sides))
+            yield matched.evidence({}, 60.0)
+
+    return Cell(
+        f"bandit, latency_{quantile}, share 6 %", Guardrail(f"latency_{quantile}", max_ratio=1.0), run
+    )
+
+
+def _users(metric: str, users: int, icc: float, looks: int = 12) -> Cell:
+    """Sticky users whose k-th sends requests in proportion to 1 / k."""
+
+    def run(rng: Rng) -> Iterator[Pair]:
+        variant = np.where(rng.random(users) < 0.2, "v2", "v1").tolist()
+        rates = rng.beta(0.03 * (1 / icc - 1), 0.97 * (1 / icc - 1), users)
+        slow = rng.normal(0, 0.5, users)
+        activity = 1 / np.arange(1, users + 1)
+        mixes = rng.integers(1, 2**62, users).tolist()
+        outcomes = UnitOutcomes()
+        for look in range(looks):
+            who = rng.choice(users, 400, p=activity / activity.sum())
+            failed = (rng.random(400) < rates[who]).tolist()
+            buckets = _buckets(rng.lognormal(3 + slow[who], 0.3))
+            outcomes.add(
+                (mixes[u], float(look), variant[u], failed[k], buckets[k]) for k, u in enumerate(who.tolist())
+            )
+            sides = outcomes.sides()
+            first, second = (
+                Evidence(1e9, latency=side.latency, units=side.units or RewardSums())
+                for side in (sides.get(v, Side()) for v in ("v1", "v2"))
+            )
+            yield first, second
+
+    limit = {"max_ratio": 1.0} if metric.startswith("latency") else {"max_increase": 0.0}
+    return Cell(f"{users} users, icc {icc:g}, {metric}, share 20 %", Guardrail(metric, **limit), run)
+
+
+def _buckets(ms: Floats) -> list[int]:
+    return [floor(x) for x in (np.log(ms) / log(_RATIO)).tolist()]
+
+
+def _buying(p: float) -> Draw:
+    return lambda rng, n: np.where(rng.random(n) < p, rng.lognormal(3, 0.8, n), 0.0)
+
+
+MEANS: tuple[tuple[str, Kind, Draw], ...] = (
+    ("real, normal", "real", lambda rng, n: rng.normal(10, 3, n)),
+    ("real, lognormal 1", "real", lambda rng, n: rng.lognormal(0, 1, n)),
+    ("real, lognormal 2", "real", lambda rng, n: rng.lognormal(0, 2, n)),
+    ("revenue, 0.5 % buy", "real", _buying(0.005)),
+    ("revenue, 2 % buy", "real", _buying(0.02)),
+    ("revenue, 10 % buy", "real", _buying(0.1)),
+    ("count, Poisson 0.02", "count", lambda rng, n: rng.poisson(0.02, n).astype(float)),
+    ("count, Poisson 5", "count", lambda rng, n: rng.poisson(5, n).astype(float)),
+    ("count, bursts", "count", lambda rng, n: rng.negative_binomial(0.1, 1 / 6, n).astype(float)),
+)
+
+
+def cells() -> Iterator[Cell]:
+    for name, kind, draw in MEANS:
+        for share in SHARES:
+            yield _values(name, kind, draw, share)
+    for rate in (0.001, 0.01, 0.1):
+        for share in SHARES:
+            yield _errors(rate, share)
+    yield _errors(0.01, 0.95)
+    for share in (0.05, 0.5):
+        yield _values("fraction, Beta(8, 2)", "fraction", lambda rng, n: rng.beta(8, 2, n), share, looks=12)
+    for quantile in ("p50", "p95", "p999"):
+        yield _latency(quantile, 1.0, 0.05)
+    for quantile in ("p95", "p99"):
+        yield _bandit(quantile)
+    for users, icc in ((300, 0.1), (3_000, 0.02)):
+        for metric in ("error_rate", "latency_p95"):
+            yield _users(metric, users, icc)
+
+
+def measured(cell: Cell, runs: int, seed: int) -> dict[tuple[float, str], int]:
+    """Runs in which each verdict was ever given, by (level, verdict)."""
+    found: Counter[tuple[float, str]] = Counter()
+    for run in range(runs):
+        rng = np.random.default_rng([seed, run])
+        bets = {level: WindowBets() for level in LEVELS}
+        said: set[tuple[float, str]] = set()
+        for pair in cell.run(rng):
+            for level in LEVELS:
+                if any((level, verdict) in said for verdict in ("fail", "pass")):
+                    continue
+                judged = judge_all(
+                    [cell.rail],
+                    *pair,
+                    Levels(level, level, level),
+                    bets=bets[level] if cell.bets else None,
+                    edges=edges,
+                    forecast=False,
+                )
+                said.add((level, judged.verdicts[0].verdict))
+        found.update(said)
+    return found
+
+
+def shown(count: int, runs: int) -> str:
+    """A share with its 95 % Clopper-Pearson interval."""
+    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, runs - count + 1))
+    high = 1.0 if count == runs else float(beta.ppf(0.975, count + 1, runs - count))
+    return f"{100 * count / runs:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="cells whose name this regular expression finds")
+    given = parser.parse_args()
+    print("| identical variants | fail at 5 % | pass at 5 % | fail at 0.4 % | pass at 0.4 % |")
+    print("|---|---|---|---|---|")
+    for cell in cells():
+        if re.search(given.only, cell.name):
+            found = measured(cell, given.runs, given.seed)
+            columns = [shown(found[level, v], given.runs) for level in LEVELS for v in ("fail", "pass")]
+            print(f"| {cell.name} | {' | '.join(columns)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
