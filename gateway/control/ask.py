@@ -14,11 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.control.context import Context
+from gateway.control.login_limit import client_of
 from gateway.dataplane.auth import Principal
 from gateway.errors import TurnoutError
 
 if TYPE_CHECKING:
     from gateway.control.desk import Desk
+    from gateway.control.session import Session
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -65,6 +67,13 @@ class Ask:
     def author(self) -> str:
         """Who is written into the history."""
         return self.principal.id or "anonymous"
+
+    @property
+    def caller(self) -> dict[str, str]:
+        """Who made the call, with what login, from where: for the trail."""
+        session: Session | None = getattr(self.request.state, "session", None)
+        address = client_of(self.request, self.context.document().trusted_proxies)
+        return {"by": self.author, "session": session.id[:8] if session else "", "address": address}
 
     def query(self, model: type[Model]) -> Model:
         """The query string as ``model``. Raises invalid (unknown and repeated parameters included)."""

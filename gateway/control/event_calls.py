@@ -21,8 +21,8 @@ OF_BACKENDS: Final = frozenset({"health", "ejection"})
 # no-transform and x-accel-buffering: no proxy between shall gather the stream into pieces.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
-_OF_CONFIG = frozenset({"config_refused"})
-"""Kinds whose data quote the configuration."""
+_NEEDS = {"config_refused": "config", "steered": "steer"}
+"""The scope for kinds whose data quote the configuration, or tell where a person was."""
 
 
 async def stream_events(ask: Ask) -> Response:
@@ -65,8 +65,7 @@ def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], 
 
     def wanted(event: Event) -> bool:
         allowed = principal.serves(event.route) if event.route else principal.routes is None
-        if event.kind in _OF_CONFIG:
-            allowed = allowed and principal.may("config")
+        allowed = allowed and principal.may(_NEEDS.get(event.kind, "read"))
         return allowed and concerns(event, route, backends) and kind in (None, event.kind)
 
     return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.responses import Response
 
@@ -12,6 +13,7 @@ from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
 from gateway.control.report import Json
 from gateway.control.series import MOST, ROLLING, series, step_for, steps
 from gateway.errors import TurnoutError
+from gateway.state.base import StoreUnavailable
 from gateway.state.evidence import of_buckets, rewarded
 
 HOUR = 3600.0
@@ -91,6 +93,9 @@ async def steer(ask: Ask) -> Response:
         raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
     await _unmoved(ask, name, step)
     state = await ask.context.rollout(name, step.action, step.weight, ask.author, step.reason.strip())
+    trail = {"action": step.action, "weight": step.weight, "reason": step.reason.strip()} | ask.caller
+    with contextlib.suppress(StoreUnavailable):  # it is done: the trail must not make it look undone
+        await ask.context.emit("steered", name, trail)
     return answer(dict(state))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -101,6 +102,28 @@ async def test_a_login_that_may_steer_does_so_for_a_quarter_of_an_hour(
     harness.clock.at += STEERING
     assert await pause(**HERE, **token) == 403
     assert (await http.get("/-/routes")).status_code == 200, "it looks on"
+
+
+async def test_the_trail_says_who_steered_from_where_and_why(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = {"state": "running", "weight": 0.1}
+    http = await logged_in(client, "ops", steer=True)
+    token = {CSRF: (await http.get("/-/dashboard/session")).json()["csrf"]}
+    path, body = "/-/routes/shop/rollout", {"action": "pause", "reason": " a bad feeling "}
+    assert (await http.post(path, json=body, headers={**HERE, **token})).status_code == 200
+    assert (await http.post(path, json=body, headers=HERE)).status_code == 403
+    assert (await client("pilot").post(path, json={"action": "resume"})).status_code == 200
+    assert (await client("reader").post(path, json={"action": "resume"})).status_code == 403
+
+    async def trail(key: str) -> list[dict[str, Any]]:
+        events = (await client(key).get("/-/events/recent")).json()["events"]
+        return [event["data"] for event in events if event["kind"] == "steered"]
+
+    by_login, by_key = await trail("pilot")
+    assert len(by_login.pop("session")) == 8
+    where = {"address": "192.0.2.7", "weight": None}
+    assert by_login == {"action": "pause", "reason": "a bad feeling", "by": "ops", **where}
+    assert by_key == {"action": "resume", "reason": "", "by": "pilot", "session": "", **where}
+    assert await trail("reader") == [], "addresses of people are not for every reader"
 
 
 async def test_a_login_steers_only_what_its_key_may(client: Client) -> None:
