@@ -250,7 +250,7 @@ class Limits(Part):
     target: Annotated[Size, Field(ge=64)] = 16 * 1024
     body: Size = 64 * 1024 * 1024
     """The largest request body, where the route does not say otherwise."""
-    control_body: Size = 16 * 1024 * 1024
+    control_body: Size = 4 * 1024 * 1024
     """The same for the gateway's own API."""
     pipeline: Above = 16
     """Requests that a client may send ahead of their answers."""

@@ -41,6 +41,7 @@ class ControlApp:
 
     def close(self) -> None:
         self._desk.closing.set()
+        self._desk.json_reader.close()
 
 
 def build(context: Context) -> ControlApp:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 from collections.abc import Mapping
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_LONG: Final = 262_144
-"""Bytes from which a body is parsed in a thread, so that other requests are not held up."""
 _WORTH_ZIPPING: Final = 4096
 """Bytes of an answer."""
 
@@ -104,10 +101,7 @@ class Ask:
 
     async def json(self) -> Any:
         """The body as JSON. Raises bad_json."""
-        body = await self.bytes()
-        if len(body) < _LONG:
-            return parse(body)
-        return await asyncio.to_thread(parse, body)
+        return await self.desk.json_reader.read(await self.bytes())
 
     async def body(self, model: type[Model]) -> Model:
         return checked(model, await self.json())
@@ -117,32 +111,6 @@ def _too_large(limit: int) -> Never:
     raise TurnoutError(
         "body_too_large", f"The body has more than the {limit} bytes that this call takes; send less."
     )
-
-
-def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def parse(body: bytes) -> Any:
-    """Strict JSON: no NaN, no Infinity. Raises bad_json with the place of the fault."""
-    try:
-        value = json.loads(body, parse_constant=_no_constant)
-        if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-        return value
-    except json.JSONDecodeError as error:
-        raise TurnoutError(
-            "bad_json",
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-        ) from None
-    except UnicodeDecodeError:
-        raise TurnoutError("bad_json", "The body is not valid UTF-8; send JSON in UTF-8.") from None
-    except UnicodeEncodeError:
-        raise TurnoutError(
-            "bad_json", "The body holds half of a surrogate pair; send whole characters."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise TurnoutError("bad_json", f"The body is not valid JSON: {error}.") from None
 
 
 def checked(model: type[Model], value: Any) -> Model:

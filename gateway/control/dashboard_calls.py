@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from dashboards.site import PAGES, Asset, Site
 from gateway.control.access import identify, refuse_other_pages
-from gateway.control.ask import Ask, answer, checked, parse
+from gateway.control.ask import Ask, answer, checked
 from gateway.control.login_limit import client_of
 from gateway.control.questions import Login
 from gateway.control.session import Session
@@ -99,7 +99,7 @@ async def _log_in(ask: Ask) -> Response:
     body = await ask.bytes()
     if not _by_form(ask):
         done: Response = Response(status_code=204)
-        given = checked(Login, parse(body))
+        given = checked(Login, await ask.desk.json_reader.read(body))
     else:
         done = RedirectResponse("./", 303, HEADERS)
         given = _form(body)

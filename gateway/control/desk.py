@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.compile.plans import reported
 from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
+from gateway.control.json_text import JsonReader
 from gateway.control.login_limit import LoginLimit
 from gateway.control.news import News
 from gateway.control.report import RECENT, Evidence, Json, recent, report, standing, summary
@@ -42,6 +43,7 @@ class Desk:
         self.logins = LoginLimit()
         self.news = News(context, self._heard)
         self.views = Views()
+        self.json_reader = JsonReader()
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: streams end."""
         self._cache = _Cache(context)

@@ -5,7 +5,9 @@ Nothing here raises for anything that a client wrote but `TurnoutError`: what ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
@@ -18,33 +20,35 @@ if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
 LOOP_BYTES: Final = 16_384
-LOOP_FIELDS: Final = 512
-"""A JSON body of up to so many bytes and colons is read on the event loop: a millisecond at most."""
+LOOP_FIELDS: Final = 128
+"""A JSON body of up to so many bytes and colons is read on the event loop: a quarter of a millisecond at most."""
 
 
 def cookie(field: bytes, name: bytes) -> bytes | None:
     """The value of one cookie of a Cookie field."""
-    for pair in field.split(b";"):
-        key, found, value = pair.strip().partition(b"=")
-        if found and key == name:
-            return value or None
-    return None
+    found = _cookie(name).search(field)
+    return found[1].strip() or None if found is not None else None
+
+
+@lru_cache(maxsize=256)
+def _cookie(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:^|;)[ \t]*%b=([^;]*)" % re.escape(name))
 
 
 def query_value(target: bytes, name: bytes) -> bytes | None:
-    """The first value of one query parameter, decoded."""
-    query = target.partition(b"?")[2]
-    if name not in query and b"%" not in query and b"+" not in query:
-        return None
-    for pair in query.split(b"&"):
-        key, _, value = pair.partition(b"=")
-        if _decoded(key) == name:
-            return _decoded(value) or None
-    return None
+    """The first value of one query parameter, decoded; an empty one is none."""
+    found = _parameter(name).search(target)
+    return unquote_to_bytes(found[1].replace(b"+", b" ")) if found is not None else None
 
 
-def _decoded(part: bytes) -> bytes:
-    return unquote_to_bytes(part.replace(b"+", b" "))
+@lru_cache(maxsize=256)
+def _parameter(name: bytes) -> re.Pattern[bytes]:
+    """Finds ``name`` with any of its bytes percent-encoded, in one pass over the target."""
+    spelled = b"".join(
+        b"(?:%b%b|%%(?i:%02x))" % (re.escape(bytes((byte,))), rb"|\+" if byte == 0x20 else b"", byte)
+        for byte in name
+    )
+    return re.compile(rb"[?&]%b=([^&]+)" % spelled)
 
 
 def quick_to_read(data: bytes) -> bool:

@@ -17,6 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Final, Generic, TypeVar
 
+from gateway.errors import TurnoutError
+
 NICE: Final = 10
 PR_SET_PDEATHSIG: Final = 1
 
@@ -59,6 +61,21 @@ class SideProcess(Generic[T]):
         self._pending.add(future)
         future.add_done_callback(lambda ended: self._ended(ended, done, failed))
         return future
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The result of the call. Raises TurnoutError("gateway_overloaded") if it can't be made."""
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def failed(reason: str) -> None:
+            if not result.done():
+                result.set_exception(TurnoutError("gateway_overloaded", retry_after=1.0))
+
+        def done(value: T) -> None:
+            if not result.done():
+                result.set_result(value)
+
+        self.submit(function, arguments, done, failed)
+        return await result
 
     def _ended(
         self, future: asyncio.Future[T], done: Callable[[T], None], failed: Callable[[str], None]
