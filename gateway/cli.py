@@ -6,6 +6,7 @@ Modules are imported when their command runs: ``turnout check`` need not wait fo
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -48,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--version", action="version", version=build.described() if "--version" in words else ""
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    if words in ([], ["help"]):
+        words = ["--help"]
     wanted = next((word for word in words if not word.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS:
+        near = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        hint = f"; did you mean 'turnout {near[0]}'?" if near else "; 'turnout --help' lists them"
+        print(f"turnout: there is no command '{wanted}'{hint}", file=sys.stderr)  # noqa: T201
+        return 2
     run: Callable[[argparse.Namespace], int] | None = None
     for name, (module, summary) in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")

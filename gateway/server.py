@@ -442,6 +442,10 @@ class Gateway:
     def revision(self) -> Revision:
         return self._revision
 
+    def refused_config(self) -> Mapping[str, Any] | None:
+        problem = self.revisions.problem
+        return None if problem is None else problem.shown()
+
     def live(self, route: str) -> Live | None:
         assert self.worker is not None
         held = self.allocations.held.get(route)

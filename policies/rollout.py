@@ -211,7 +211,7 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
         found.append((Signal.SICK, tick.sick))
     # Nothing goes back to a sick baseline; while the candidate is not promoted, `sick` comes before.
     if by_verdict["fail"] and not (tick.sick and state.status is Status.PROMOTED):
-        found.append((Signal.FAIL, "; ".join(map(_breach, by_verdict["fail"]))))
+        found.append((Signal.FAIL, "; ".join(v.breach() for v in by_verdict["fail"])))
     if by_verdict["error"]:
         found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
     if state.bake_until is not None and now >= state.bake_until:
@@ -252,16 +252,6 @@ def _onward(state: State, plan: Plan) -> Signal:
     if plan.bandit is not None:
         return Signal.COMPETE
     return Signal.FINISHED if plan.promote else Signal.COMPLETE
-
-
-def _breach(verdict: Verdict) -> str:
-    interval = (
-        ""
-        if verdict.interval is None
-        else f", interval {verdict.interval[0]:.4g} to {verdict.interval[1]:.4g}"
-    )
-    estimate = "" if verdict.estimate is None else f": {verdict.estimate:.4g}"
-    return f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}{estimate}{interval}"
 
 
 def _undecided(tick: Tick, stage: Stage) -> str:

@@ -155,6 +155,20 @@ class Verdict:
             "minutes": _finite(self.minutes),
         }
 
+    def breach(self) -> str:
+        """What a failed guardrail says: its bound, what was seen with its interval, and after how much."""
+        said = f"{self.metric} breaches {self.bound} {self._amount(self.limit)}"
+        if self.estimate is not None:
+            said += f": {self._amount(self.estimate)}"
+        if self.interval is not None:
+            said += f", interval {' to '.join(map(self._amount, self.interval))}"
+        return f"{said}, after {self.samples:g} {self.unit}" if self.samples else said
+
+    def _amount(self, value: float) -> str:
+        """Differences of error rates are percentage points."""
+        points = self.metric == "error_rate" and self.bound in ("max_increase", "max_decrease")
+        return f"{100 * value:.3g} pp" if points else f"{value:.4g}"
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`, but that what was not finite is None, and an open end infinite."""

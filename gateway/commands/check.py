@@ -16,7 +16,13 @@ from gateway.config.load import ConfigError, Examined, examine, read_text, rende
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the configuration; '-' reads standard input")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        default="turnout.yaml",
+        metavar="FILE",
+        help="the configuration (turnout.yaml); '-' reads standard input",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

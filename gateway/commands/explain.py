@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from gateway.commands import stores
 from gateway.commands.remote import complain, print_json
 from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan, salt
@@ -46,9 +47,13 @@ def main(arguments: argparse.Namespace) -> int:
             known = ", ".join(document.routes) or "none"
             raise ValueError(f"there is no route {arguments.route!r}; known: {known}")
         stored, packed = None, None
-        if _exists(document.store):
-            stored, packed = asyncio.run(_published(document, arguments.route))
+        store = stores.of_file(document.store, arguments.config)
+        absent = stores.missing(store)
+        if not absent:
+            stored, packed = asyncio.run(_published(store, arguments.route))
         found = _explained(document, arguments.route, arguments.unit, stored, packed, arguments.feature)
+        looked = f"store: {stores.shown(store)}" + (" (there is no such file yet)" if absent else "")
+        found = {**found, "why": [looked, *found["why"]]}
     except (ConfigError, ValueError) as error:
         return complain(error)
     if arguments.json:
@@ -58,14 +63,9 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _exists(store: str) -> bool:
-    """Looking must not make an empty database where none is."""
-    return not store.startswith("sqlite:///") or Path(store.removeprefix("sqlite:///")).exists()
-
-
-async def _published(document: Document, route: str) -> tuple[Published | None, bytes | None]:
+async def _published(url: str, route: str) -> tuple[Published | None, bytes | None]:
     """What the gateway has published for the route, and the ensemble with it."""
-    store = open_store(document.store)
+    store = open_store(url)
     try:
         await store.open()
         try:

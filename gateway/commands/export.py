@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from gateway.clock import wall
+from gateway.commands import stores
 from gateway.commands.remote import complain, print_json
+from gateway.commands.times import moment
 from gateway.config.document import Metric
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
@@ -21,7 +24,13 @@ from gateway.state.base import StoreUnavailable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="its ending says the format")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="its ending says the format; - is standard output",
+    )
     parser.add_argument("--format", choices=("parquet", "jsonl", "csv"), help="instead of the ending's")
     parser.add_argument("--json", action="store_true", help="print what was done as one JSON document")
 
@@ -36,22 +45,9 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--route", metavar="R", help="one route (all)")
     parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="decided at or after: 2026-01-31T12:00:00Z"
+        "--since", type=moment, metavar="TIME", help="decided at or after: 1h (ago), 2026-01-31T12:00:00Z"
     )
     parser.add_argument("--until", type=moment, metavar="TIME", help="decided before")
-
-
-def moment(text: str) -> float:
-    """Seconds since the epoch, from such a number or RFC 3339 text (UTC where it names no zone)."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-01-31T12:00:00Z") from None
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
 
 
 def store_url(arguments: argparse.Namespace) -> str:
@@ -62,7 +58,7 @@ def store_url(arguments: argparse.Namespace) -> str:
         return f"sqlite:///{arguments.record}"
     if arguments.config is None:
         raise ValueError("whose record? write --config FILE or --record URL")
-    return load_file(arguments.config).store
+    return stores.of_file(load_file(arguments.config).store, arguments.config)
 
 
 def declared(arguments: argparse.Namespace) -> Mapping[str, Metric]:
@@ -81,10 +77,13 @@ def existing(url: str) -> str:
 def main(arguments: argparse.Namespace) -> int:
     try:
         url = existing(store_url(arguments))
-        chosen = arguments.format or format_of(arguments.out)
+        piped = str(arguments.out) == "-"
+        chosen = arguments.format or ("jsonl" if piped else format_of(arguments.out))
         number = asyncio.run(_export(arguments, url, chosen, declared(arguments)))
     except (ConfigError, ValueError, OSError, StoreUnavailable, MissingExtra) as error:
         return complain(error)
+    if piped:
+        return 0
     if arguments.json:
         print_json({"file": str(arguments.out), "format": chosen, "rows": number})
     else:
@@ -96,8 +95,7 @@ async def _export(arguments: argparse.Namespace, url: str, chosen: str, metrics:
     store = open_store(url)
     await store.open()
     try:
-        new = arguments.out.with_name(f".{arguments.out.name}.part")
-        with open(new, "wb") as target:  # noqa: ASYNC230 - nothing else runs on this loop
+        with _target(arguments.out) as target:
             number = await export(
                 store,
                 target,
@@ -109,10 +107,32 @@ async def _export(arguments: argparse.Namespace, url: str, chosen: str, metrics:
                 now=wall(),
                 progress=_progress,
             )
-        new.replace(arguments.out)  # whole or not at all
+            if number == 0 and arguments.route is not None:
+                raise ValueError(
+                    f"the record has no rows of the route {arguments.route!r}; nothing was written"
+                )
         return number
     finally:
         await store.close()
+
+
+@contextmanager
+def _target(out: Path) -> Iterator[BinaryIO]:
+    """Where rows go: a file that is there whole or not at all, or for ``-`` standard output."""
+    if str(out) == "-":
+        yield sys.stdout.buffer
+        return
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no directory {out.parent}; make it, or write another --out")
+    new = out.with_name(f".{out.name}.part")
+    try:
+        with open(new, "wb") as target:
+            yield target
+        new.replace(out)
+    finally:
+        new.unlink(missing_ok=True)
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
 
 
 def _progress(rows: int) -> None:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from gateway.config.apikey import key_hash, new_secret
 from gateway.config.explain import explain, worth_saying
-from gateway.config.faults import render_path
 from gateway.config.service import Key
 from gateway.config.yaml_text import read
 
@@ -39,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         for detail in worth_saying(error):
             message, hint = explain(detail)
             tail = f" ({hint})" if hint else ""
-            sys.stderr.write(f"turnout keys new: --{render_path(detail['loc'])}: {message}{tail}\n")
+            sys.stderr.write(f"turnout keys new: --{detail['loc'][0]}: {message}{tail}\n")
         return 2
     line = yaml_line(entry)
     sys.stdout.write(_as_json(secret, entry, line) if args.json else _as_text(secret, line))

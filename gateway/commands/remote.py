@@ -18,8 +18,18 @@ class RemoteError(Exception):
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=DEFAULT, help=f"the gateway's control API ({DEFAULT})")
+    parser.add_argument(
+        "--url",
+        type=_url,
+        default=_url(os.environ.get("TURNOUT_URL") or DEFAULT),
+        help=f"the gateway's control API (TURNOUT_URL, or {DEFAULT}); a key comes from TURNOUT_KEY, "
+        "an authority's certificates from SSL_CERT_FILE",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _url(text: str) -> str:
+    return (text if "://" in text else f"http://{text}").rstrip("/")
 
 
 def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -29,7 +39,9 @@ def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None
     try:
         answer = httpx.request(method, f"{arguments.url}{path}", json=body, headers=headers, timeout=10.0)
     except httpx.HTTPError as error:
-        raise RemoteError(f"no gateway answers at {arguments.url} ({error}); see --url") from error
+        raise RemoteError(
+            f"no gateway answers at {arguments.url} ({str(error).rstrip('.')}); see --url"
+        ) from error
     try:
         found: dict[str, Any] = answer.json()
     except ValueError:
@@ -37,10 +49,14 @@ def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None
             f"{arguments.url} answered {answer.status_code} and no JSON; is it a gateway?"
         ) from None
     if answer.is_error:
-        refused = found.get("error", {})
+        refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
         hint = " (set TURNOUT_KEY)" if answer.status_code == 401 and not key else ""
-        raise RemoteError(f"{refused.get('message', answer.status_code)}{hint}")
+        raise RemoteError(f"{refused.get('message') or _refused(arguments.url, answer.status_code)}{hint}")
     return found
+
+
+def _refused(url: str, status: int) -> str:
+    return f"{url} answered {status} and not as a gateway does; see --url"
 
 
 def print_json(document: Any) -> None:

@@ -11,7 +11,13 @@ from gateway.config.faults import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("turnout.yaml"),
+        metavar="FILE",
+        help="the configuration (turnout.yaml)",
+    )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the port (1)"
     )

@@ -3,29 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator
+from typing import Any, Final
 
-from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain, print_json
+from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain
+from gateway.commands.times import clock_time, moment
+
+WATCH_S: Final = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", nargs="?", metavar="ROUTE", help="one route in full (all, in short)")
+    parser.add_argument(
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="of ROUTE, figures since then: 1h (ago), 2026-01-31T12:00",
+    )
+    parser.add_argument("--watch", action="store_true", help=f"again every {WATCH_S:g} s, until interrupted")
     add_remote_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    path = f"/-/routes/{arguments.route}" if arguments.route else "/-/routes"
-    try:
-        found = call(arguments, "GET", path)
-    except RemoteError as error:
-        return complain(error)
+    if arguments.since is not None and not arguments.route:
+        sys.stderr.write("turnout: --since is for one route; write 'status ROUTE --since 1h'\n")
+        return 2
+    while True:
+        try:
+            text = _asked(arguments)
+        except RemoteError as error:
+            return complain(error)
+        if not arguments.watch:
+            sys.stdout.write(text)
+            return 0
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+        sys.stdout.write(f"{clear}{text}")
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+def _asked(arguments: argparse.Namespace) -> str:
+    if arguments.route:
+        query = "" if arguments.since is None else f"?since={arguments.since}"
+        found = call(arguments, "GET", f"/-/routes/{arguments.route}{query}")
+        routes = [found]
+    else:
+        found = call(arguments, "GET", "/-/routes")
+        routes = found["routes"]
     if arguments.json:
-        print_json(found)
-        return 0
-    for route in [found] if arguments.route else found["routes"]:
-        sys.stdout.write(_shown(route))
-    return 0
+        return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    return _banner(found.get("config")) + "".join(map(_shown, routes))
+
+
+def _banner(config: dict[str, Any] | None) -> str:
+    """What is wrong with the configuration that came last."""
+    refused = config["refused"] if config is not None else None
+    if config is None or refused is None:
+        return ""
+    more = f" and {refused['faults'] - 1} more faults" if refused["faults"] > 1 else ""
+    return (
+        f"configuration refused at {clock_time(refused['time'])}: {refused['place']}: {refused['path']}{more}; "
+        f"revision {config['revision']} stays in force ('turnout check' and the log say why)\n"
+    )
 
 
 def _shown(route: dict[str, Any]) -> str:
@@ -33,18 +75,46 @@ def _shown(route: dict[str, Any]) -> str:
     lines = [f"{route['route']}: {route['policy']}, epoch {route['epoch']}, {shares}"]
     if route["shadows"]:
         lines.append("  shadows: " + ", ".join(f"{n} {s:.0%}" for n, s in route["shadows"].items()))
-    rollout = route["rollout"]
-    if rollout is not None:
-        lines.append(f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}")
-        if rollout["state"] != "running" and rollout.get("reason"):
-            lines.append(f"    {rollout['reason']}")
-        lines += [f"    {_verdict(v)}" for v in rollout["verdicts"]]
+    lines += _rollout(route["rollout"])
+    lines += [_agreed(name, found) for name, found in (route.get("agreement") or {}).items()]
+    lines += list(_unhealthy(route.get("health") or {}))
     stop = route.get("stop")
     if stop is not None and stop["winner"] is not None:
         lines.append(f"  {stop['winner']} has won ({stop['state'].replace('_', ' ')}): {stop['command']}")
     lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
     lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
     return "\n".join(lines) + "\n"
+
+
+def _rollout(rollout: dict[str, Any] | None) -> list[str]:
+    if rollout is None:
+        return []
+    lines = [f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}"]
+    decided = rollout.get("decided")
+    if rollout["state"] == "running":
+        return lines + [f"    {_verdict(v)}" for v in rollout["verdicts"]]
+    # What led here; the window that is open now is another one, and mostly empty.
+    when = f"{clock_time(decided['time'])}: " if decided is not None else ""
+    by = f" (by {decided['actor']})" if decided is not None and decided["actor"] else ""
+    return [*lines, f"    {when}{rollout['reason']}{by}"]
+
+
+def _agreed(name: str, found: dict[str, Any]) -> str:
+    if not found["compared"]:
+        return f"  shadow {name}: {found['answers']} responses, none compared"
+    low, high = found["interval"]
+    return f"  shadow {name}: {found['rate']:.1%} of {found['compared']} agree [{low:.1%}, {high:.1%}]"
+
+
+def _unhealthy(health: dict[str, Any]) -> Iterator[str]:
+    """A line for each address that is not healthy, with the variants that use it."""
+    states: dict[str, tuple[str, list[str]]] = {}
+    for variant, addresses in health.items():
+        for address in addresses:
+            if address["state"] != "healthy":
+                states.setdefault(address["address"], (address["state"], []))[1].append(variant)
+    for address, (state, variants) in states.items():
+        yield f"  {address} is {state} ({', '.join(variants)})"
 
 
 def _phase(rollout: dict[str, Any]) -> str:

@@ -79,6 +79,18 @@ class Problem:
     """Of the refused text; "" where there is none (a file that can't be read)."""
     error: ConfigError
 
+    def shown(self) -> dict[str, Any]:
+        """For everyone who may read: where the faults are, without their words."""
+        first = self.error.faults[0]
+        place = f"{self.error.source}:{first.line}:{first.column}" if first.line else self.error.source
+        return {
+            "time": self.time,
+            "author": self.author,
+            "place": place,
+            "path": first.path,
+            "faults": len(self.error.faults),
+        }
+
 
 class Revisions(Generic[B]):
     """The configuration in force, its history, and the one way to change it.

@@ -99,7 +99,7 @@ def _choice(kind: str, given: object, context: dict[str, Any]) -> Said:
     if choices == "True":
         choices = "true"
     several = "one of " if "," in choices else ""
-    return f"{_shown(value)} is not understood here; write {several}{choices}", nearest(
+    return f"{_shown(value)} is unknown; expected {several}{choices}", nearest(
         str(value), choices.split(", ")
     )
 

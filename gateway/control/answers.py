@@ -267,8 +267,25 @@ class RouteReport(RouteHead):
     alarms: list[Alarm]
 
 
+class RefusedConfig(Shape):
+    time: float
+    author: str
+    place: Annotated[str, Field(description="Source, line and column of the first fault.")]
+    path: Annotated[str, Field(description="The key of the first fault.")]
+    faults: Count
+
+
+class ConfigState(Shape):
+    revision: Count
+    refused: Annotated[
+        RefusedConfig | None,
+        Field(description="The last configuration that came, if it was refused and another is in force."),
+    ]
+
+
 class RouteList(Shape):
     routes: list[RouteSummary]
+    config: ConfigState
 
 
 class BucketVariant(Shape):

@@ -47,6 +47,11 @@ class Context(Protocol):
         """Whether requests can be served, and if not, why."""
         ...
 
+    def refused_config(self) -> Mapping[str, Any] | None:
+        """A configuration that came and was refused while another stays in force: when, by whom, where its first
+        fault is and how many there are; not what it says, which may hold values of the environment."""
+        ...
+
     def authenticator(self) -> Authenticator:
         """Of the configuration in force."""
         ...

@@ -22,7 +22,15 @@ HOUR = 3600.0
 async def list_routes(ask: Ask) -> Response:
     names = [name for name in ask.context.document().routes if ask.principal.serves(name)]
     shown = [await _summary(ask, name) for name in names]
-    return answer({"routes": [route for route in shown if route is not None]})
+    return answer(
+        {
+            "routes": [route for route in shown if route is not None],
+            "config": {
+                "revision": ask.context.revision().revision,
+                "refused": ask.context.refused_config(),
+            },
+        }
+    )
 
 
 async def _summary(ask: Ask, name: str) -> Json | None:

@@ -238,7 +238,7 @@ class Guards:
         return [] if outcomes is None else await asyncio.to_thread(outcomes.stretches)
 
     async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
-        reason = f"{verdict.metric} breaches {verdict.bound} {verdict.limit:g}"
+        reason = verdict.breach()
         watched.ejected[variant] = reason
         found = await self._store.load(KIND, name)
         if not await self._keep(name, watched, found[0] if found is not None else 0):

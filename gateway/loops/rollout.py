@@ -52,6 +52,8 @@ TRIES: Final = 5
 BLIND: Final = 3
 """Looks in a row at which the evidence could not be read before that is a verdict (and pauses the rollout)."""
 
+_GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
+
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 
 
@@ -304,7 +306,11 @@ class Rollouts:
             await self._allocations.reconsider(name, reasons[-1])
         for effect in effects:
             if isinstance(effect, Audit):
-                log.info("rollout of %s: %s → %s (%s)", name, effect.source, effect.target, effect.reason)
+                # What a rollout gives up by itself somebody should see.
+                level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
+                log.log(
+                    level, "rollout of %s: %s → %s (%s)", name, effect.source, effect.target, effect.reason
+                )
                 await self._emit("rollout", name, effect.as_dict())
 
     # For people -----------------------------------------------------------------------------------------

@@ -55,10 +55,10 @@ def test_names_survive_yaml(name: str, capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "said"),
     [
         (("--id", "a b", "--scopes", "infer"), "--id: 'a b' is not a name"),
-        (("--id", "a", "--scopes", "infr"), "--scopes[0]: 'infr' is not understood here"),
+        (("--id", "a", "--scopes", "infr"), "--scopes: 'infr' is unknown; expected one of infer, feedback"),
         (("--id", "a", "--scopes", ","), "--scopes: a list is too short"),
         (("--id", "a", "--scopes", "infer", "--rate", "200"), "--rate: '200' is not a rate"),
-        (("--id", "a", "--scopes", "infer", "--routes", "a b"), "--routes[0]: 'a b' is not a name"),
+        (("--id", "a", "--scopes", "infer", "--routes", "a b"), "--routes: 'a b' is not a name"),
     ],
 )
 def test_bad_arguments(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,6 +145,10 @@ class Harness:
             keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
         self.known = Authenticator(keys)
 
+    def refused_config(self) -> Mapping[str, Any] | None:
+        problem = self.revisions.problem
+        return None if problem is None else problem.shown()
+
     # The context ------------------------------------------------------------------------------------
     def document(self) -> Document:
         return self.revisions.document

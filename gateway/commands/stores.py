@@ -1,0 +1,32 @@
+"""Which store a command reads, given a configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_SQLITE: Final = "sqlite:///"
+
+
+def of_file(store: str, config: Path) -> str:
+    """``store`` as the gateway that runs with ``config`` has it open.
+
+    A relative SQLite file is one of the gateway's working directory, which is this command's, or else most often
+    that of the configuration file.
+    """
+    file = Path(store.removeprefix(_SQLITE))
+    beside = config.parent / file
+    if not store.startswith(_SQLITE) or file.exists() or not beside.exists():
+        return store
+    return f"{_SQLITE}{beside}"
+
+
+def missing(store: str) -> bool:
+    """Whether there is no such file yet."""
+    return store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists()
+
+
+def shown(store: str) -> str:
+    """Without a password."""
+    scheme, mark, rest = store.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

@@ -1,0 +1,126 @@
+"""What somebody types without reading first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.common import wait_for
+from tests.processes import GatewayProcess, free_port
+
+CONFIG = """\
+listen: 127.0.0.1:@PORT@
+store: sqlite:///turnout.db
+loops: {watch: 100ms, allocation: 100ms}
+backends: {good: {url: "http://127.0.0.1:9"}, dead: {url: "http://127.0.0.1:@DEAD@", ejection: null}}
+routes:
+  predict:
+    match: {path: /predict}
+    variants: {v1: {backend: good}, v2: {backend: dead}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 10%, for: 1h}, {weight: 50%, for: 1h}]
+"""
+
+
+def turnout(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(env or {})},
+    )
+
+
+@pytest.mark.parametrize("words", [(), ("help",)])
+def test_alone_it_shows_the_help(words: tuple[str, ...]) -> None:
+    said = turnout(*words)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "rollout" in said.stdout
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
+    said = turnout("stauts")
+    assert said.returncode == 2
+    assert said.stderr == "turnout: there is no command 'stauts'; did you mean 'turnout status'?\n"
+
+
+def test_check_finds_the_file_of_the_working_directory(tmp_path: Path) -> None:
+    assert "can't be read" in turnout("check", cwd=tmp_path).stdout
+    (tmp_path / "turnout.yaml").write_text("routes: {}\n")
+    assert turnout("check", cwd=tmp_path).returncode == 0
+
+
+def test_since_is_for_one_route() -> None:
+    assert turnout("status", "--since", "1h").returncode == 2
+    assert "1h (ago)" in turnout("status", "predict", "--since", "yesterday").stderr
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GatewayProcess:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return GatewayProcess(tmp_path, CONFIG.replace("@DEAD@", str(free_port())))
+
+
+def test_status_says_what_matters(gateway: GatewayProcess, tmp_path: Path) -> None:
+    env = {"TURNOUT_URL": f"127.0.0.1:{gateway.port}"}
+    with gateway:
+        assert turnout("rollout", "predict", "rollback", env=env).returncode == 0
+        said = turnout("status", env=env).stdout
+        assert "rollout: rolled_back" in said
+        assert ": rollback (by anonymous)" in said
+        assert "inconclusive" not in said, "of the window that began with the rollback"
+        gateway.write(CONFIG.replace("routes:", "routez:").replace("@DEAD@", "9"))
+        wait_for(lambda: "configuration refused" in turnout("status", env=env).stdout)
+        said = turnout("status", env=env).stdout
+        assert f"{gateway.path}:5:1: routez; revision 1 stays in force" in said
+        assert json.loads(turnout("status", "--json", env=env).stdout)["config"]["refused"]["faults"] == 1
+        for _ in range(6):
+            httpx.get(f"{gateway.url}/predict", headers={"x-variant": "v2"})
+        wait_for(lambda: "is failing (" in turnout("status", env=env).stdout)
+        assert turnout("status", "predict", "--since", "1h", env=env).returncode == 0
+
+
+def test_explain_finds_a_relative_store_beside_the_file(gateway: GatewayProcess, tmp_path: Path) -> None:
+    with gateway:
+        wait_for(lambda: "ready" in gateway.log)
+    (tmp_path / "elsewhere").mkdir()
+    words = ("explain", "--config", "../turnout.yaml", "--route", "predict", "--unit", "u")
+    said = turnout(*words, cwd=tmp_path / "elsewhere").stdout
+    assert "store: sqlite:///../turnout.db" in said
+    assert "epoch 1, published because of" in said
+    nowhere = turnout("explain", "--config", "x.yaml", "--route", "predict", cwd=tmp_path)
+    assert nowhere.returncode == 1
+    (tmp_path / "turnout.db").rename(tmp_path / "gone.db")
+    said = turnout(*words, cwd=tmp_path / "elsewhere").stdout
+    assert "store: sqlite:///turnout.db (there is no such file yet)" in said
+
+
+def test_export_to_standard_output_and_of_a_route_that_is_not_there(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    with gateway:
+        httpx.get(f"{gateway.url}/predict")
+    said = turnout("export", "--config", "turnout.yaml", "--out", "-", cwd=tmp_path)
+    assert json.loads(said.stdout)["route"] == "predict"
+    (tmp_path / "x.jsonl").write_text("kept")
+    said = turnout("export", "--config", "turnout.yaml", "--route", "nope", "--out", "x.jsonl", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "no rows of the route 'nope'" in said.stderr
+    assert (tmp_path / "x.jsonl").read_text() == "kept"
+    said = turnout("export", "--config", "turnout.yaml", "--out", "nodir/x.jsonl", cwd=tmp_path)
+    assert "there is no directory nodir" in said.stderr
+    assert not list(tmp_path.glob(".*.part"))
