@@ -54,8 +54,8 @@ def _sums(x: Floats) -> RewardSums:
     return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
 
 
-def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 80) -> Cell:
-    size = max(4, round(1_200 * max(share, 0.02)))
+def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 24) -> Cell:
+    size = max(12, round(3_000 * share))
 
     def run(rng: Rng) -> Iterator[Pair]:
         seen = [RewardSums(), RewardSums()]
@@ -68,9 +68,9 @@ def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 80) ->
     return Cell(f"{name}, share {share:.0%}", Guardrail("m", max_decrease=0.0), run)
 
 
-def _errors(rate: float, share: float, looks: int = 80) -> Cell:
+def _errors(rate: float, share: float, looks: int = 36) -> Cell:
     """A storm that hits both in the middle; the bets go on over it."""
-    per = round(min(4_000.0, 40 / share))
+    per = round(min(6_000.0, 80 / share))
 
     def run(rng: Rng) -> Iterator[Pair]:
         counts = np.zeros((2, 2))
@@ -86,11 +86,11 @@ def _errors(rate: float, share: float, looks: int = 80) -> Cell:
     )
 
 
-def _latency(quantile: str, spread: float, share: float, looks: int = 30) -> Cell:
+def _latency(quantile: str, spread: float, share: float, looks: int = 10) -> Cell:
     def run(rng: Rng) -> Iterator[Pair]:
         seen = Counter[int](), Counter[int]()
         for _ in range(looks):
-            for place, n in enumerate((400, max(1, round(400 * share / (1 - share))))):
+            for place, n in enumerate((800, max(1, round(800 * share / (1 - share))))):
                 seen[place].update(_buckets(rng.lognormal(3, spread, n)))
             first, second = (Evidence(sum(h.values()), latency=dict(h)) for h in seen)
             yield first, second
@@ -99,7 +99,7 @@ def _latency(quantile: str, spread: float, share: float, looks: int = 30) -> Cel
     return Cell(name, Guardrail(f"latency_{quantile}", max_ratio=1.0), run)
 
 
-def _bandit(quantile: str, looks: int = 12, stretches: int = 12) -> Cell:
+def _bandit(quantile: str, looks: int = 6, stretches: int = 20) -> Cell:
     """A share that wanders about 6 %: matched stretches."""
 
     def run(rng: Rng) -> Iterator[Pair]:
@@ -117,7 +117,7 @@ def _bandit(quantile: str, looks: int = 12, stretches: int = 12) -> Cell:
     )
 
 
-def _users(metric: str, users: int, icc: float, looks: int = 12) -> Cell:
+def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
     """Sticky users whose k-th sends requests in proportion to 1 / k."""
 
     def run(rng: Rng) -> Iterator[Pair]:
@@ -175,7 +175,7 @@ def cells() -> Iterator[Cell]:
             yield _errors(rate, share)
     yield _errors(0.01, 0.95)
     for share in (0.05, 0.5):
-        yield _values("fraction, Beta(8, 2)", "fraction", lambda rng, n: rng.beta(8, 2, n), share, looks=12)
+        yield _values("fraction, Beta(8, 2)", "fraction", lambda rng, n: rng.beta(8, 2, n), share, looks=6)
     for quantile in ("p50", "p95", "p999"):
         yield _latency(quantile, 1.0, 0.05)
     for quantile in ("p95", "p99"):

@@ -139,6 +139,21 @@ def _variant(name: str, v: dict[str, Any]) -> str:
             ends = reward["interval"]
             interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends is not None else ""
             parts.append(f"{metric} {reward['mean']:.4g}{interval} of {reward['count']:g}")
+    parts += [_lift(metric, lift) for metric, lift in (v.get("lift") or {}).items() if metric in v["rewards"]]
     if v["probability_best"] is not None:
         parts.append(f"P(best) {v['probability_best']:.3f}")
     return "; ".join(parts)
+
+
+def _lift(metric: str, lift: dict[str, Any]) -> str:
+    """The difference to the baseline, first absolute, then relative; intervals hold at all looks."""
+    text = f"{metric} {lift['absolute']:+.4g}{_between(lift['interval'], '{:+.4g}')}"
+    if lift["relative"] is not None:
+        text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
+    return f"{text} against {lift['baseline']}"
+
+
+def _between(ends: list[float | None] | None, shape: str) -> str:
+    if ends is None:
+        return ""
+    return f" [{', '.join('…' if end is None else shape.format(end) for end in ends)}]"

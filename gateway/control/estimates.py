@@ -1,7 +1,8 @@
 """Means with intervals, and who is best: the statistics that the reports show.
 
-An interval is the 95 % credible interval of the mean under the metric's own model with its default
-prior (`policies.prior`). Who is best is asked of the policy where it has an opinion (a bandit, with its
+An interval of a boolean or fraction is the 95 % credible interval of the mean under the metric's own model with its
+default prior (`policies.prior`); those of reals and counts are `policies.mean_interval`, which hold for few values
+too. Who is best is asked of the policy where it has an opinion (a bandit, with its
 own prior, utility and forgetting), else of the first metric with data.
 """
 
@@ -19,6 +20,7 @@ from policies.allocate import Plan
 from policies.bandit import Bandit, Objective, Standing, assess
 from policies.canary import Canary
 from policies.contextual import Contextual
+from policies.mean_interval import count_interval, real_interval
 from policies.model import Discounted, Goal, Learned, RewardSums
 from policies.posterior import Posterior, compare, interval
 from policies.prior import Model, posteriors
@@ -72,9 +74,11 @@ def whole(count: float) -> float:
 
 @lru_cache(maxsize=65_536)
 def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
-    """None where the model has no finite interval (a single real value), or never saw such values."""
-    if model == "real" and sums.count < 2:
-        return None
+    """None where too little is known for an interval, or the model never saw such values."""
+    if model == "real":
+        return real_interval(sums, LEVEL)
+    if model == "count":
+        return count_interval(sums, LEVEL)
     try:
         low, high = interval(posteriors(model, [sums])[0], LEVEL)
     except ValueError:

@@ -68,14 +68,14 @@ def test_real_and_count_metrics_have_their_own_models() -> None:
     sums = RewardSums(len(values), sum(values), sum(v * v for v in values))
     low, high = estimate("real", sums)["interval"]
     t_low, t_high = stats.t.interval(0.95, 5, stats.tmean(values), stats.sem(values))
-    # The prior is worth one observation, so the two need only be near.
-    assert low == pytest.approx(t_low, abs=0.4)
-    assert high == pytest.approx(t_high, abs=0.4)
+    assert (low, high) == pytest.approx((t_low, t_high), rel=1e-9)
     counts = estimate("count", RewardSums(20, 40, 120))
-    # Gamma posterior with the prior of one observation at the pooled mean: shape 1 + 40, rate 21/41 + 20.
-    assert counts["interval"] == pytest.approx(
-        stats.gamma(41, scale=1 / (21 / 41 + 20)).ppf([0.025, 0.975]), rel=1e-9
-    )
+    # Not bursty (variance 2.1, mean 2): Gamma with the prior of one observation at the mean, shape 1 + 40, rate
+    # 21/41 + 20; Student's quantile for 19 degrees of freedom, and the excess of 2.1 / 2 enlarged by 1 + 20 / 20.
+    dispersion = 1 + 2 * (40 / 19 / 2 - 1)
+    tail = stats.norm.sf(stats.t.isf(0.025, 19))
+    wanted = stats.gamma(1 + 40 / dispersion, scale=1 / (21 / 41 + 20 / dispersion)).ppf([tail, 1 - tail])
+    assert counts["interval"] == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("model", ["boolean", "fraction", "real", "count"])

@@ -1,0 +1,30 @@
+"""``turnout status`` shows a variant's difference to the baseline with both intervals."""
+
+from __future__ import annotations
+
+from gateway.commands.status import _variant
+
+
+def test_the_difference_comes_with_its_intervals() -> None:
+    lift = {
+        "baseline": "v1",
+        "absolute": 0.02,
+        "interval": [0.01, None],
+        "relative": 0.4,
+        "relative_interval": [0.2, 0.6],
+    }
+    reward = {"count": 100, "mean": 0.07, "interval": None}
+    text = _variant(
+        "v2",
+        {
+            "assigned": 100,
+            "errors": 0,
+            "fallbacks": 0,
+            "latency_ms": None,
+            "rewards": {"ok": reward},
+            "lift": {"ok": lift, "error_rate": lift},
+            "probability_best": None,
+        },
+    )
+    assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) against v1" in text
+    assert "error_rate" not in text

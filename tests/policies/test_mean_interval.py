@@ -1,0 +1,66 @@
+"""Intervals of few values cover what they say, or are not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from policies.mean_interval import count_interval, real_interval
+from policies.model import RewardSums
+
+RUNS = 1_500
+
+
+def sums(x: np.ndarray) -> RewardSums:
+    return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
+
+
+def covered(
+    interval: Callable[[RewardSums, float], tuple[float, float] | None],
+    draw: Callable[[np.random.Generator], np.ndarray],
+    mean: float,
+) -> tuple[float, float]:
+    """(share of runs with an interval, share of those that holds ``mean``)."""
+    rng = np.random.default_rng(1)
+    found = [interval(sums(draw(rng)), 0.95) for _ in range(RUNS)]
+    shown = [ends for ends in found if ends is not None]
+    return len(shown) / RUNS, sum(low <= mean <= high for low, high in shown) / max(len(shown), 1)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 20])
+def test_reals_of_few_values(n: int) -> None:
+    shown, held = covered(real_interval, lambda rng: rng.normal(7, 3, n), 7.0)
+    assert shown == 1.0
+    assert held > 0.935
+
+
+def test_the_interval_of_reals_is_students() -> None:
+    x = np.asarray([2.0, 3.5, 7.0, 1.0])
+    wanted = stats.t.interval(0.95, 3, loc=x.mean(), scale=x.std(ddof=1) / 2)
+    assert real_interval(sums(x), 0.95) == pytest.approx(wanted)
+    assert real_interval(sums(x[:1]), 0.95) is None
+
+
+@pytest.mark.parametrize(("n", "shape", "mean"), [(20, 0.3, 2.0), (30, 0.2, 5.0), (60, 0.1, 0.5)])
+def test_bursty_counts(n: int, shape: float, mean: float) -> None:
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        return rng.negative_binomial(shape, shape / (shape + mean), n).astype(float)
+
+    shown, held = covered(count_interval, draw, mean)
+    assert shown > 0.5
+    assert held > 0.87
+
+
+@pytest.mark.parametrize(("n", "mean"), [(5, 20.0), (20, 2.0), (200, 0.2)])
+def test_plain_counts(n: int, mean: float) -> None:
+    shown, held = covered(count_interval, lambda rng: rng.poisson(mean, n).astype(float), mean)
+    assert shown > 0.95
+    assert held > 0.94
+
+
+def test_a_single_burst_tells_nothing() -> None:
+    assert count_interval(sums(np.asarray([0.0] * 19 + [40.0])), 0.95) is None
+    assert count_interval(sums(np.zeros(20)), 0.95) is None
