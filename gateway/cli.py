@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("gateway.commands.keys", "make API keys"),
     "status": ("gateway.commands.status", "look at a running gateway"),
     "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout by hand"),
+    "plan": ("gateway.commands.plan", "how many requests a canary's guardrails need"),
     "simulate": ("gateway.commands.simulate", "a policy against synthetic worlds"),
     "evaluate": ("gateway.commands.evaluate", "what another policy would have earned, from the record"),
     "export": ("gateway.commands.export", "the record as Parquet, JSONL or CSV"),

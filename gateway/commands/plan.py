@@ -1,0 +1,194 @@
+"""``turnout plan``: how many requests, and days, until a canary's guardrails see a difference."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.clock import wall
+from gateway.commands import stores
+from gateway.commands.remote import complain, print_json
+from gateway.commands.simulate import _route
+from gateway.commands.simulate_shown import say
+from gateway.compile.plans import plan_of, rail_of, reported
+from gateway.config.document import Canary, Document
+from gateway.config.faults import ConfigError
+from gateway.config.load import load_file
+from gateway.state import open_store
+from gateway.state.base import StoreUnavailable
+from gateway.state.evidence import observations, rewarded
+from policies.guardrails import Guardrail, border
+from policies.model import RewardSums
+from policies.planning import Needed, for_means, for_rates
+
+DAYS: Final = 7.0
+"""Of the record that say what is usual."""
+_DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What the route's requests have been like."""
+
+    per_day: float
+    error_rate: float
+    rewards: dict[str, RewardSums] = field(default_factory=dict)
+    measured: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--route", metavar="R", help="whose canary (the only route)")
+    parser.add_argument(
+        "--worse",
+        type=float,
+        default=2.0,
+        metavar="X",
+        help="the candidate to be found is X times as much worse as its limit allows (2)",
+    )
+    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (of the record, else 50)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        document = load_file(arguments.config)
+        name = _route(document, arguments.route)
+        section = document.routes[name].policy
+        if not isinstance(section, Canary):
+            raise ValueError(f"the policy of {name!r} is no canary, so no guardrail has stages to plan")
+        if arguments.worse <= 1:
+            raise ValueError("--worse is above 1: a candidate at its limit is never told from it")
+        usual = asyncio.run(
+            _usual(document, name, stores.of_file(document.store, arguments.config), arguments.rate)
+        )
+        rows = _rows(document, section, usual, arguments.worse)
+    except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
+        return complain(error)
+    if arguments.json:
+        print_json(
+            {"route": name, "requests_per_day": usual.per_day, "measured": usual.measured, "rows": rows}
+        )
+    else:
+        _table(rows, usual, arguments.worse)
+    return 0
+
+
+async def _usual(document: Document, name: str, url: str, rate: float | None) -> Usual:
+    if stores.missing(url):
+        return Usual((rate or 50.0) * _DAY, 0.01)
+    store = open_store(url)
+    await store.open()
+    try:
+        now = wall()
+        counts = await store.counts(name, since=now - DAYS * _DAY)
+        found = observations(
+            await rewarded(store, name, reported(document, name), now=now, since=now - DAYS * _DAY)
+        )
+    finally:
+        await store.close()
+    assigned = sum(c.assigned for c in counts.values())
+    if not assigned:
+        return Usual((rate or 50.0) * _DAY, 0.01)
+    rewards: dict[str, RewardSums] = {}
+    for (_, metric), sums in found.items():
+        rewards[metric] = rewards.get(metric, RewardSums()) + sums
+    per_day = assigned / DAYS if rate is None else rate * _DAY
+    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, True)
+
+
+def _rows(document: Document, section: Canary, usual: Usual, worse: float) -> list[dict[str, Any]]:
+    levels = plan_of(section).levels(len(section.guardrails))
+    rows = []
+    for stage in section.stages:
+        for rail in map(rail_of, section.guardrails):
+            if not 0 < stage.weight < 1:
+                continue
+            kind = "boolean" if rail.metric == "error_rate" else _kind(document, rail.metric)
+            found = _needed(rail, kind, usual, stage.weight, worse, levels.bet, levels.fail, levels.passing)
+            rows.append(
+                {
+                    "share": stage.weight,
+                    "metric": rail.metric,
+                    "bound": rail.bound,
+                    "limit": rail.limit,
+                    "fail": None if found is None else _shown(found[0], usual),
+                    "pass": None if found is None else _shown(found[1], usual),
+                }
+            )
+    return rows
+
+
+def _kind(document: Document, metric: str) -> str:
+    return document.metrics[metric].type if metric in document.metrics else "latency"
+
+
+def _needed(
+    rail: Guardrail,
+    kind: str,
+    usual: Usual,
+    share: float,
+    worse: float,
+    bet: float,
+    fail: float,
+    passing: float,
+) -> tuple[Needed, Needed] | None:
+    """(until a worse candidate fails, until an equal one passes); None where nothing can be said beforehand."""
+    if kind == "latency":
+        return None
+    if rail.metric == "error_rate":
+        mean, sd = usual.error_rate, 0.0
+    else:
+        sums = usual.rewards.get(rail.metric, RewardSums())
+        if sums.count < 2:
+            return None
+        mean, sd = sums.mean, math.sqrt(max(sums.squares / sums.count - sums.mean**2, 0.0))
+    limit = abs(rail.limit - 1) * mean if rail.relative else rail.limit
+    if kind != "boolean":
+        gap = (worse - 1) * limit
+        return for_means(sd, gap, share, fail), for_means(sd, limit, share, passing)
+    sign = -1.0 if rail.bound in ("max_decrease", "min_ratio") else 1.0
+    bad = min(max(mean + sign * worse * limit, 0.0), 1.0)
+    pairs = [_as_bet(rail, mean, candidate) for candidate in (bad, mean)]
+    shares = 1 - share if rail.bound == "min_ratio" else share
+    return (
+        for_rates(pairs[0], border(rail), shares, bet, "fail"),
+        for_rates(pairs[1], border(rail), shares, passing, "pass"),
+    )
+
+
+def _as_bet(rail: Guardrail, baseline: float, candidate: float) -> tuple[float, float]:
+    """The rates as `policies.guardrails.outcomes` counts them."""
+    if rail.bound == "min_ratio":
+        return candidate, baseline
+    return (1 - baseline, 1 - candidate) if rail.bound == "max_decrease" else (baseline, candidate)
+
+
+def _shown(found: Needed, usual: Usual) -> dict[str, float | None]:
+    def known(requests: float) -> float | None:
+        return requests if math.isfinite(requests) else None
+
+    days = found.most / usual.per_day
+    return {"requests": known(found.median), "most": known(found.most), "days": known(days)}
+
+
+def _table(rows: list[dict[str, Any]], usual: Usual, worse: float) -> None:
+    source = f"the last {DAYS:g} days" if usual.measured else "an assumption: nothing is recorded yet"
+    say(f"{usual.per_day:,.0f} requests a day, {usual.error_rate:.2%} errors ({source})")
+    say("Requests to the route until the verdict: median, in four of five runs (days of these)")
+    say(f"{'share':>6}  {'guardrail':40}{f'{worse:g} x the limit fails':>34}{'an equal one passes':>34}")
+    for row in rows:
+        rail = f"{row['metric']} {row['bound']} {row['limit']:g}"
+        say(f"{row['share']:6.1%}  {rail:40}{_cell(row['fail']):>34}{_cell(row['pass']):>34}")
+
+
+def _cell(found: dict[str, float | None] | None) -> str:
+    if found is None:
+        return "not known beforehand"
+    if found["most"] is None or found["requests"] is None or found["days"] is None:
+        return "never"
+    return f"{found['requests']:,.0f}, {found['most']:,.0f} ({found['days']:.2g} d)"

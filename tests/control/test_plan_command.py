@@ -1,0 +1,79 @@
+"""``turnout plan``, with and without a record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.state.sqlite import SqliteStore
+from tests.contract.made import outcome, reward
+
+CONFIG = """
+store: sqlite:///STORE
+metrics: {ok: {type: boolean}, spent: {type: real}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  r:
+    match: {path: /r}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 10%, for: 1h}]
+      guardrails:
+        - {metric: error_rate, max_increase: 2%}
+        - {metric: ok, max_relative_decrease: 10%}
+        - {metric: spent, max_decrease: 1}
+        - {metric: latency_p99, max_ratio: 1.2}
+"""
+
+
+def planned(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+    file = tmp_path / "turnout.yaml"
+    file.write_text(CONFIG.replace("STORE", str(tmp_path / "store.db")))
+    assert main(["plan", "--config", str(file), *more, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {row["metric"]: row for row in found["rows"]} | {"measured": found["measured"]}
+
+
+def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(tmp_path, capsys)
+    assert found["measured"] is False
+    errors = found["error_rate"]
+    assert isinstance(errors, dict)
+    assert 0 < errors["fail"]["requests"] <= errors["fail"]["most"]
+    assert errors["pass"]["requests"] > 0
+    assert found["ok"]["fail"] is None  # type: ignore[index]
+
+
+def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def record() -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        await store.open()
+        now = time.time() - 3_600
+        made = [
+            outcome(route="r", time=now + k / 100, assigned="v1", served="v1", sticky=False)
+            for k in range(300)
+        ]
+        await store.append(made)
+        await store.reward([reward(float(k % 2), of=o, metric="ok") for k, o in enumerate(made)])
+        await store.reward([reward(float(k % 7), of=o, metric="spent") for k, o in enumerate(made)])
+        await store.close()
+
+    asyncio.run(record())
+    found = planned(tmp_path, capsys)
+    assert found["measured"] is True
+    for metric in ("ok", "spent"):
+        row = found[metric]
+        assert isinstance(row, dict)
+        assert 100 < row["fail"]["requests"] < 1e6
+        assert 100 < row["pass"]["requests"] < 1e6
+    assert found["latency_p99"]["fail"] is None  # type: ignore[index]
+    assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
+    assert "an equal one passes" in capsys.readouterr().out
