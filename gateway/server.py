@@ -59,6 +59,7 @@ from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record import history
 from gateway.record.events import Outcome, Shadowed
 from gateway.record.recorder import Recorder
+from gateway.record.request_lookup import RequestIds
 from gateway.record.rewards import SEALING_KEYS, RewardBook
 from gateway.record.spool import Spool
 from gateway.record.token import Sealer
@@ -121,12 +122,14 @@ class Gateway:
         self.registry = Registry(loop, self._tell_health, part=1.0 / self.workers)
         self.random = clock.chance()
         self.traces = Traces(chance=self.random, wall=self.now)
+        requests = RequestIds(self.store, self.document, self.now, self._packed_features)
         self.recorder = Recorder(
             self.store if document.record.enabled else Unrecorded(),
             capacity=document.record.capacity,
             interval=document.record.flush,
             sinks=(self.metrics_.outcomes,),
             outage=self.outage,
+            index=requests.index,
         )
         self.allocations = Allocations(
             self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
@@ -145,6 +148,7 @@ class Gateway:
             spool=self.spool,
             allowed=self._takes,
             period=self._period,
+            request_lookup=requests,
         )
         self.application = build(self)
         self.revisions = Revisions(
@@ -241,6 +245,12 @@ class Gateway:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a loop has died: %s", task.get_coro(), exc_info=task.exception())
+
+    def _packed_features(self, route: str, features: str) -> bytes:
+        """What a sealed id carries of an outcome's features; empty where the route declares none any more."""
+        assert self.worker is not None
+        found = self.worker.snapshot.routes.get(route)
+        return b"" if found is None or found.sight is None else found.sight.packed(json.loads(features))
 
     def _takes(self, route: str, metric: str) -> bool:
         """Whether the route takes values of the metric (`routes.NAME.feedback`)."""

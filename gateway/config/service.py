@@ -287,6 +287,8 @@ class Record(Part):
     """How often outcomes are written."""
     retention: Positive | None = 30 * 86400.0
     """How long they are kept; None: for ever."""
+    request_ids: bool = False
+    """Whether rewards may name a request by its `x-request-id`, for clients that hide response headers."""
     spool: Annotated[str, Field(min_length=1)] | None = None
     """The directory for rewards that arrive while the store is away; None: beside the store's file, or
     ``turnout.spool`` in the working directory. Read at start."""

@@ -23,11 +23,21 @@ class FeedbackItem(Question):
     tags: dict[str, Tag] | None = None
 
 
+class FeedbackByRequest(Question):
+    """For clients that hide response headers; needs ``record: {request_ids: true}``."""
+
+    route: str
+    request_id: Annotated[str, Field(description="The x-request-id that the client sent or got.")]
+    metric: str
+    value: bool | Number | None
+    tags: dict[str, Tag] | None = None
+
+
 class FeedbackItems(Question):
-    items: list[FeedbackItem]
+    items: list[FeedbackItem | FeedbackByRequest]
 
 
-class Feedback(RootModel[FeedbackItem | FeedbackItems]):
+class Feedback(RootModel[FeedbackItem | FeedbackByRequest | FeedbackItems]):
     pass
 
 

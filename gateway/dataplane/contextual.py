@@ -52,6 +52,10 @@ class Sight:
             ]
         )
 
+    def packed(self, raw: Mapping[str, Scalar]) -> bytes:
+        """The row of features by name, as decision ids carry it."""
+        return pack(self.fingerprint, encode(self.features, raw))
+
     def named(self, seen: Seen) -> dict[str, Scalar]:
         """By the features' names."""
         return {feature.name: value for feature, value in zip(self.features, seen, strict=True)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from gateway.record.events import Outcome, Shadowed
@@ -22,6 +22,9 @@ T = TypeVar("T")
 DropReason = Literal["full", "closed", "store_unavailable"]
 Sink = Callable[[Sequence[Outcome]], None]
 """Gets each outcome once, a batch at a time, whether the store takes it or not; in a background thread."""
+
+Index = Callable[[Sequence[Outcome]], Awaitable[None]]
+"""Gets each batch before the store does, as often as it is tried; raises StoreUnavailable."""
 
 BATCH: Final = 500
 """Rows in one call of the store or of a sink. Whatever is done to all of them in one step of the
@@ -112,8 +115,10 @@ class Recorder:
         interval: float = 0.25,
         sinks: Sequence[Sink] = (),
         outage: StoreOutage | None = None,
+        index: Index | None = None,
     ) -> None:
         self._store = store
+        self._index = index
         self._interval = interval
         self._sinks = tuple(sinks)
         self._outage = outage or StoreOutage()
@@ -177,6 +182,8 @@ class Recorder:
         while self._outcomes.older or self._shadowed.older:
             outcomes = self._outcomes.older[:BATCH]
             shadowed = self._shadowed.older[:BATCH]
+            if self._index is not None and outcomes:
+                await self._index(outcomes)  # first, so that no outcome of the record is without its entry
             await self._store.append(outcomes, shadowed)
             self._outcomes.wrote(len(outcomes))
             self._shadowed.wrote(len(shadowed))

@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 from gateway.clock import Clock, wall
 from gateway.errors import TurnoutError
 from gateway.record.events import Reward
+from gateway.record.request_ids import AMBIGUOUS
+from gateway.record.request_lookup import Found, RequestIds
 from gateway.record.spool import Spool
 from gateway.record.token import BadDecisionId, Opened, Sealer
 from gateway.state.base import RewardResult, Store, StoreUnavailable
@@ -30,7 +32,10 @@ _AT_ONCE: Final = 200
 SEALING_KEYS: Final = "decision-id"
 """The name under which the store keeps them."""
 _RENEW_S: Final = 1.0
+MAX_REQUEST_IDS: Final = 1000
+"""Items of one call that name a request by its id; each is looked up."""
 _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
+_FIELDS_BY_REQUEST: Final = frozenset({"route", "request_id", "metric", "value", "tags"})
 
 
 class Metric(Protocol):
@@ -100,7 +105,10 @@ class RewardBook:
         spool: Spool | None = None,
         allowed: Callable[[str, str], bool] | None = None,
         period: Callable[[str, int, float], str] | None = None,
+        request_lookup: RequestIds | None = None,
     ) -> None:
+        self.request_lookup = request_lookup
+        """None: items must bring their decision id."""
         self.store = store
         self.sealer = sealer
         self.metrics: Mapping[str, Metric] = metrics or {}
@@ -118,21 +126,28 @@ class RewardBook:
         return self.sealer.open(text)
 
     async def take(
-        self, items: Sequence[object], *, may_report: Callable[[str], bool] = lambda route: True
+        self,
+        items: Sequence[object],
+        *,
+        may_report: Callable[[str], bool] = lambda route: True,
+        made_by: Callable[[str], bool] = lambda principal: True,
     ) -> FeedbackReport:
         """Checks each item and makes those that pass durable, in order, before it returns.
 
         An item is a JSON object with ``decision_id``, ``metric``, ``value`` (null retracts) and perhaps
-        ``tags``. ``may_report(route)`` is whether the caller's key serves the route. Raises TurnoutError
-        (body_too_large) for too many items, and StoreUnavailable when neither the store nor a spool
-        takes them; then none counts as taken.
+        ``tags``; with a ``request_lookup``, ``route`` and ``request_id`` may stand in for ``decision_id``.
+        ``may_report(route)`` is whether the caller's key serves the route, ``made_by(principal)`` whether it
+        may report about a request of that key by its id. Raises TurnoutError (body_too_large) for too many
+        items, and StoreUnavailable when neither the store nor a spool takes them, or a request can't be
+        looked up; then none counts as taken.
         """
         if len(items) > MOST_ITEMS:
             raise TurnoutError(
                 "body_too_large", f"There are {len(items)} items; send at most {MOST_ITEMS} in one call."
             )
         report = FeedbackReport()
-        rewards = await self._checked(items, may_report, report)
+        named = await self._looked_up(items, may_report, made_by)
+        rewards = await self._checked(items, may_report, report, named)
         results = await self._keep(rewards) if rewards else []
         report.rewards = list(zip(rewards, results, strict=True))
         tally = Counter(results)
@@ -143,7 +158,11 @@ class RewardBook:
         return report
 
     async def _checked(
-        self, items: Sequence[object], may_report: Callable[[str], bool], report: FeedbackReport
+        self,
+        items: Sequence[object],
+        may_report: Callable[[str], bool],
+        report: FeedbackReport,
+        named: Mapping[int, Opened | _Refused],
     ) -> list[Reward]:
         rewards = []
         now = self._clock()
@@ -152,7 +171,7 @@ class RewardBook:
                 await asyncio.sleep(0)
             try:
                 try:
-                    rewards.append(self._reward(item, may_report, now))
+                    rewards.append(self._reward(item, may_report, now, named.get(index)))
                 except BadDecisionId as error:
                     if error.code != "unknown_key" or not await self._renew_keys(now):
                         raise
@@ -162,6 +181,41 @@ class RewardBook:
             except _Refused as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
         return rewards
+
+    async def _looked_up(
+        self, items: Sequence[object], may_report: Callable[[str], bool], made_by: Callable[[str], bool]
+    ) -> dict[int, Opened | _Refused]:
+        """Place of an item that names its request by id → what a decision id would have said, or why not."""
+        places = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "request_id" in item]
+        if not places:
+            return {}
+        if self.request_lookup is None or not self.request_lookup.enabled:
+            text = "Requests are not indexed by their ids; write 'record: {request_ids: true}', or send decision_id."
+            return dict.fromkeys(places, _Refused("invalid", text))
+        if len(places) > MAX_REQUEST_IDS:
+            text = (
+                f"{len(places)} items name a request_id; send at most {MAX_REQUEST_IDS} of them in one call."
+            )
+            raise TurnoutError("body_too_large", text)
+        wanted = [_request(items[place]) for place in places]
+        known = await self.request_lookup.find([pair for pair in wanted if may_report(pair[0])])
+        answers = iter(known)
+        found: dict[int, Opened | _Refused] = {}
+        for place, (route, _) in zip(places, wanted, strict=True):
+            one = next(answers) if may_report(route) else None
+            if isinstance(one, Found) and made_by(one.principal):
+                found[place] = one.opened
+            elif one == AMBIGUOUS:
+                found[place] = _Refused(
+                    "ambiguous_request",
+                    "Several requests of the route have this request_id; send decision_id.",
+                )
+            else:  # also another key's request: whether there is one is nobody else's business
+                found[place] = _Refused(
+                    "unknown_request",
+                    "No request of yours with this request_id is known on this route within its metric's window.",
+                )
+        return found
 
     async def _renew_keys(self, now: float) -> bool:
         """Reads the sealing keys once more, at most once a second: another replica may have just added one."""
@@ -186,9 +240,17 @@ class RewardBook:
         return ["accepted"] * len(rewards)
 
     # One item -----------------------------------------------------------------------------------
-    def _reward(self, item: object, may_report: Callable[[str], bool], now: float) -> Reward:
+    def _reward(
+        self,
+        item: object,
+        may_report: Callable[[str], bool],
+        now: float,
+        named: Opened | _Refused | None = None,
+    ) -> Reward:
+        if isinstance(named, _Refused):
+            raise named
         identity, name, given, tags = _parts(item)
-        opened = self.sealer.open(identity)
+        opened = named or self.sealer.open(identity)
         if not may_report(opened.route):
             raise _Refused(
                 "forbidden", f"The key does not serve the route {opened.route!r}; use one that does."
@@ -232,15 +294,24 @@ class _Refused(Exception):
         self.code = code
 
 
+def _request(item: object) -> tuple[str, str]:
+    """Route and request id; a pair that names nothing where they are not text."""
+    assert isinstance(item, Mapping)
+    route, identity = item.get("route"), item.get("request_id")
+    return (route, identity) if isinstance(route, str) and isinstance(identity, str) else ("", "")
+
+
 def _parts(item: object) -> tuple[str, str, object, str]:
     if not isinstance(item, Mapping):
         raise _Refused("invalid", "An item is a JSON object with decision_id, metric and value.")
-    unknown = item.keys() - _FIELDS
+    by_request = "request_id" in item
+    fields = _FIELDS_BY_REQUEST if by_request else _FIELDS
+    unknown = item.keys() - fields
     if unknown:
         raise _Refused(
-            "invalid", f"An item has no {min(unknown)!r}; its fields are decision_id, metric, value, tags."
+            "invalid", f"An item has no {min(unknown)!r}; its fields are {', '.join(sorted(fields))}."
         )
-    identity, name = item.get("decision_id"), item.get("metric")
+    identity, name = item.get("request_id" if by_request else "decision_id"), item.get("metric")
     if not isinstance(identity, str) or not isinstance(name, str) or "value" not in item:
         raise _Refused(
             "invalid", "An item needs decision_id and metric, both text, and value (null retracts)."

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.request_ids import RequestKey
 from gateway.record.sightings import Sighting
 from policies.linear import LinearSums
 from policies.model import RewardSums
@@ -177,6 +178,14 @@ class Store(Protocol):
     # The record ---------------------------------------------------------------------------------
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
         """Adds to the record and to the aggregates, in one transaction. Repeating a batch changes nothing."""
+        ...
+
+    async def index_requests(self, rows: Sequence[RequestKey], *, now: float, keep: float) -> None:
+        """Remember for ``keep`` seconds which decision a request id belongs to; repeating changes nothing."""
+        ...
+
+    async def find_requests(self, route: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """For each key the decision, `gateway.record.request_ids.AMBIGUOUS`, or None."""
         ...
 
     async def reward(self, rewards: Sequence[Reward], *, replay: bool = False) -> list[RewardResult]:

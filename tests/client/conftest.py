@@ -14,6 +14,7 @@ from tests.processes import GatewayProcess
 CONFIG = """
 listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
+record: {request_ids: true}
 metrics:
   correct: {type: boolean}
   rating: {type: fraction}

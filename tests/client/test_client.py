@@ -202,6 +202,28 @@ def test_sessions_of_httpx_and_requests(gateway: GatewayProcess) -> None:
             turnout.attach({}, client)
 
 
+def test_tritonclient_hides_headers_and_is_known_by_its_request_ids(gateway: GatewayProcess) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    tensor = triton.InferInput("x", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.array([[1.0, 2.0]], np.float32), binary_data=False)
+    sdk = triton.InferenceServerClient(gateway.url.removeprefix("http://"))
+    with Client(gateway.url) as client:
+        with pytest.raises(ValueError, match="name the gateway's route"):
+            turnout.attach(sdk, client)
+        turnout.attach(sdk, client, route="digits")
+        with turnout.capture() as decisions:
+            assert sdk.infer("digits", [tensor]).as_numpy("echo").tolist() == [[1.0, 2.0]]
+        (decision,) = decisions
+        assert decision.id == ""
+        decision.reward("correct", True)
+        client.flush()
+        outcomes = client.get("/-/outcomes?route=digits").json()["outcomes"]
+        (outcome,) = [found for found in outcomes if found["request_id"] == decision.request_id]
+        found = client.get(f"/-/decisions/{outcome['decision']}").json()
+    assert [(r["metric"], r["value"]) for r in found["rewards"]] == [("correct", 1.0)]
+    sdk.close()
+
+
 def test_concurrent_captures_do_not_mix(gateway: GatewayProcess) -> None:
     found: dict[int, list[str]] = {}
 

@@ -19,10 +19,13 @@ class Decision:
     """The gateway's choice of a variant for one request."""
 
     id: str
-    """The opaque decision id; with it a reward can be reported from another process."""
+    """The opaque decision id; with it a reward can be reported from another process. Empty for a request that
+    is known by its `request_id` and `route` alone."""
     variant: str = ""
     """The variant that served the request; empty for a decision that was rebuilt from its id."""
     request_id: str = ""
+    route: str = ""
+    """The route of a request that is known by its id alone."""
     _put: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False, compare=False)
 
     def reward(self, metric: str, value: Value, *, tags: Mapping[str, str] | None = None) -> None:
@@ -32,7 +35,8 @@ class Decision:
         """
         if self._put is None:
             raise NoDecision("this decision belongs to no client; use client.decision(id)")
-        item: dict[str, Any] = {"decision_id": self.id, "metric": metric, "value": value}
+        named = {"decision_id": self.id} if self.id else {"route": self.route, "request_id": self.request_id}
+        item: dict[str, Any] = {**named, "metric": metric, "value": value}
         if tags:
             item["tags"] = dict(tags)
         self._put(item)
@@ -47,7 +51,7 @@ class Decision:
         identity = headers.get("x-decision-id")
         if not identity:
             return None
-        return cls(identity, headers.get("x-variant", ""), headers.get("x-request-id", ""), put)
+        return cls(identity, headers.get("x-variant", ""), headers.get("x-request-id", ""), _put=put)
 
 
 _captured: ContextVar[list[Decision] | None] = ContextVar("turnout_captured", default=None)

@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.request_ids import RequestKey
 from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
@@ -28,7 +29,7 @@ from gateway.state.base import (
     RewardResult,
 )
 from gateway.state.paging import every_step
-from gateway.state.redis import linear, record, rewards, sums, upkeep
+from gateway.state.redis import linear, record, request_ids, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
@@ -112,6 +113,13 @@ class RedisStore:
         for route, shadows in record.by_route(shadowed, _ROUTE_OF_SHADOWED).items():
             await self._know(route)
             await record.add_shadowed(self._link, route, shadows)
+
+    async def index_requests(self, rows: Sequence[RequestKey], *, now: float, keep: float) -> None:
+        for route, keys in record.by_route(rows, 0).items():
+            await request_ids.index(self._link, route, keys, keep)
+
+    async def find_requests(self, route: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        return await request_ids.find(self._link, route, keys)
 
     async def _learn_shares(self, route: str, epochs: set[int]) -> None:
         """An epoch's probabilities never change once published, so they are asked for once."""

@@ -94,7 +94,13 @@ _ORIGIN: Final = """
 ALTER TABLE revisions ADD COLUMN origin TEXT NOT NULL DEFAULT '';
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN)
+_REQUEST_IDS: Final = """
+CREATE TABLE request_ids (
+  key BLOB PRIMARY KEY, decision BLOB NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX request_ids_by_end ON request_ids (until);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.request_ids import RequestKey
 from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
@@ -29,7 +30,7 @@ from gateway.state.base import (
     RewardResult,
 )
 from gateway.state.paging import every_step, parts
-from gateway.state.sqlite import control, linear, pages, rewards, sums, upkeep
+from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
@@ -103,6 +104,12 @@ class SqliteStore:
             sums.add_cells(connection, tally(by_column, shares))
         if shadowed:
             rewards.add_shadowed(connection, shadowed)
+
+    async def index_requests(self, rows: Sequence[RequestKey], *, now: float, keep: float) -> None:
+        await self._writer.run(partial(request_ids.index, rows=rows, until=now + keep), durable=False)
+
+    async def find_requests(self, route: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        return await self._readers.run(partial(request_ids.find, keys=keys))
 
     def _published_shares(
         self, connection: sqlite3.Connection, route: str, epoch: int

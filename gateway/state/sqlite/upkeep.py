@@ -42,6 +42,7 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("shadowed", "decision, shadow", "time < ?", outcomes),
         ("rewards", "decision, metric", "decided < ?", now - retention.rewards),
         ("units", "route, unit, period, variant, metric", "last < ?", now - REST),
+        ("request_ids", "key", "until < ?", now),
         ("events", "id", "time < ?", now - retention.events),
         (
             "allocations",
