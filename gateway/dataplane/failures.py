@@ -72,8 +72,14 @@ def expire(x: Exchange, now: float) -> None:
         next_step(x, "backend_total_timeout", "", sent=False)
     elif state == CONNECTING:
         _too_long(x, "backend_total_timeout" if total else "backend_connect_timeout", sent=False)
+    elif state == WAITING and not x.complete:
+        x.cancel_attempt()
+        fail(x, TurnoutError("request_timeout"))
     elif state == WAITING:
         _too_long(x, "backend_total_timeout" if total else "backend_first_byte_timeout", sent=True)
+    elif state == RELAYING and (x.client.write_paused or not x.complete):
+        x.client_lost()  # it does not read, or does not send: the backend waits for it
+        x.client.abort()
     elif state == RELAYING:
         x.cancel_attempt()
         broke_off(x, "backend_total_timeout" if total else "backend_idle_timeout", "")
@@ -81,8 +87,7 @@ def expire(x: Exchange, now: float) -> None:
 
 def _too_long(x: Exchange, code: str, *, sent: bool) -> None:
     x.cancel_attempt()
-    if x.complete:  # else the client was slow to send, and the backend is blameless
-        observe(x, code)
+    observe(x, code)
     next_step(x, code, "", sent=sent)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD, ok
+from tests.wire.backend import EARLY, HOLD, Flood, ok
 from tests.wire.client import Cut
 
 CONFIG = """
@@ -157,3 +157,33 @@ def test_a_slow_reader_is_not_the_backends_fault(rig: FaultRig) -> None:
         assert len(client.answer().body) == 4 << 20
     found = rig.outcome()
     assert (found.error, found.answer_bytes) == ("", 4 << 20)
+
+
+# What a client delays is not the backend's failure -------------------------------------------------------
+
+
+def test_an_upload_that_outlasts_the_total_is_the_clients(rig: FaultRig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /alone HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n")
+        client.send(*[piece for _ in range(5) for piece in (b"x", 0.25)])
+        assert client.answer().code == "request_timeout"
+    assert (rig.outcome().status, rig.outcome().failed) == (408, False)
+
+
+def test_a_response_that_waits_for_the_rest_of_the_upload_is_not_late(rig: FaultRig) -> None:
+    rig.next("a", EARLY, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun", HOLD)
+    with rig.client() as client:
+        client.send(b"POST /alone HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\nx")
+        with pytest.raises(Cut):
+            client.answer()
+    assert (rig.outcome().error, rig.outcome().failed) == ("client_left", False)
+
+
+def test_a_response_that_nobody_reads_is_not_late(rig: FaultRig) -> None:
+    rig.next("a", b"HTTP/1.1 200 OK\r\ncontent-length: 33554432\r\n\r\n", Flood(32 << 20))
+    with rig.client(receive_buffer=4096) as client:
+        client.send(request("/alone"))
+        rig.until(lambda: rig.outcomes)
+        with contextlib.suppress(Cut):
+            client.answer()
+    assert (rig.outcome().error, rig.outcome().failed) == ("client_left", False)
