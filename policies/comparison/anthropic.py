@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from policies.comparison.bodies import Json, Malformed, dictionary, sequence
-from policies.comparison.openai import arguments, raise_error
+from policies.comparison.openai import arguments, event_type, raise_error
 from policies.comparison.pieces import Assembly, without
 
 _EVENTS: Final = frozenset({"message_start", "content_block_start", "content_block_delta", "message_delta"})
@@ -17,9 +17,7 @@ _OWN: Final = frozenset({"id", "tool_use_id", "signature", "encrypted_content", 
 
 
 def recognises(documents: list[Json]) -> bool:
-    return _is_message(documents[0]) or any(
-        dictionary(document).get("type") in _EVENTS for document in documents
-    )
+    return _is_message(documents[0]) or any(event_type(document) in _EVENTS for document in documents)
 
 
 def _is_message(document: Json) -> bool:

@@ -22,7 +22,7 @@ def recognises(documents: list[Json]) -> bool:
     return (
         any(isinstance(dictionary(document).get("choices"), list) for document in documents)
         or _is_response(first)
-        or any(_event(document).startswith("response.") for document in documents)
+        or any(event_type(document).startswith("response.") for document in documents)
         or (len(documents) == 1 and _is_embeddings(first))
     )
 
@@ -33,7 +33,7 @@ def put_together(documents: list[Json]) -> dict[str, Json]:
         raise_error(document)
     if any(isinstance(dictionary(document).get("choices"), list) for document in documents):
         return _completion(documents)
-    if any(_event(document).startswith("response.") for document in documents):
+    if any(event_type(document).startswith("response.") for document in documents):
         return _response(documents)
     if _is_response(documents[0]) or _is_embeddings(documents[0]):
         return dictionary(documents[0])
@@ -52,11 +52,12 @@ def content(document: dict[str, Json]) -> dict[str, Json]:
 
 def raise_error(document: Json) -> None:
     """Raises Malformed for a document that reports an error."""
-    if dictionary(document).get("error") or _event(document) in ("error", "response.failed"):
+    if dictionary(document).get("error") or event_type(document) in ("error", "response.failed"):
         raise Malformed("the response is an error")
 
 
-def _event(document: Json) -> str:
+def event_type(document: Json) -> str:
+    """What a document says it is; "" if it does not."""
     found = dictionary(document).get("type")
     return found if isinstance(found, str) else ""
 
@@ -147,9 +148,10 @@ def _response(documents: list[Json]) -> dict[str, Json]:
         index = event.get("output_index")
         if type(index) is not int:
             continue
-        if event["type"] == "response.output_item.done":
+        kind = event_type(event)
+        if kind == "response.output_item.done":
             done[index] = event.get("item")
-        elif event["type"] == "response.output_item.added":
+        elif kind == "response.output_item.added":
             growing.setdefault(index, Assembly()).add(without(event.get("item")))
         else:
             growing.setdefault(index, Assembly()).add(_delta(event))
@@ -161,7 +163,7 @@ def _response(documents: list[Json]) -> dict[str, Json]:
 
 def _delta(event: dict[str, Json]) -> dict[str, Json]:
     """What an event adds to its item."""
-    kind, text = event["type"], event.get("delta")
+    kind, text = event_type(event), event.get("delta")
     if kind in _ITEM_DELTAS:
         return {_ITEM_DELTAS[kind]: text}
     if kind not in _DELTAS:

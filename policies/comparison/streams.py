@@ -27,6 +27,7 @@ LINES: Final = frozenset(
 _FIELDS: Final = frozenset(("data", "event", "id", "retry", ""))
 """Of a server-sent event; "" is a comment's."""
 _END: Final = "[DONE]"
+_JSON_STARTS: Final = frozenset('{["-0123456789tfnNI')
 _PINGS: Final = frozenset(("ping", "heartbeat", "keepalive", "keep-alive"))
 """Names of events that say only that the connection lives."""
 
@@ -151,6 +152,8 @@ class _Plain(str):
 
 
 def _part(data: str) -> Json:
+    if data.lstrip()[:1] not in _JSON_STARTS:
+        return _Plain(data)
     try:
         return parse_json(data)
     except Malformed:

@@ -362,7 +362,26 @@ def test_what_takes_too_long_is_not_compared() -> None:
 # Hostile bytes -------------------------------------------------------------------------------------------
 
 TREES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [
+            "response",
+            "message",
+            "message_start",
+            "content_block_delta",
+            "message_delta",
+            "text_delta",
+            "response.completed",
+            "response.output_item.added",
+            "response.output_item.done",
+            "response.output_text.delta",
+            "response.function_call_arguments.delta",
+        ]
+    ),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -386,6 +405,24 @@ TREES = st.recursive(
                     "predictions",
                     "scores",
                     "error",
+                    "output",
+                    "type",
+                    "object",
+                    "item",
+                    "output_index",
+                    "content_index",
+                    "response",
+                    "content_block",
+                    "text",
+                    "partial_json",
+                    "done",
+                    "meta",
+                    "embedding",
+                    "embeddings",
+                    "generated_text",
+                    "text_output",
+                    "token",
+                    "details",
                 ]
             )
             | st.text(max_size=3),
@@ -412,22 +449,39 @@ BODIES = st.one_of(
     st.lists(DOCUMENTS, max_size=4).map(
         lambda trees: b"".join(b"data: %s\n\n" % json.dumps(t).encode() for t in trees)
     ),
+    st.lists(DOCUMENTS, max_size=4).map(lambda trees: "\n".join(map(json.dumps, trees)).encode()),
+    st.text("daevnti:rpg[DONE]{} \n\r", max_size=60).map(str.encode),
 )
 TYPES = st.sampled_from(
-    ["", "application/json", "text/event-stream", "text/plain", "application/octet-stream", "é;"]
+    ["", "application/json", "text/event-stream", "application/x-ndjson", "text/plain", "é;"]
 )
 HEADERS = st.sampled_from(["", "", "", "0", "12", "x", "99999999999999999999"])
 ANSWERS = st.builds(Response, BODIES, TYPES, HEADERS, st.sampled_from(["", "", "", "gzip", "zstd"]))
 SETTINGS = st.builds(
     Comparison,
-    st.sampled_from(["auto", "auto", "v2", "predictions", "openai", "json", "bytes"]),
-    st.sampled_from([(), (), ("y",), ("outputs.0.name", "")]),
+    st.sampled_from(
+        [
+            "auto",
+            "auto",
+            "v2",
+            "predictions",
+            "openai",
+            "anthropic",
+            "ollama",
+            "seldon",
+            "generate",
+            "json",
+            "bytes",
+        ]
+    ),
+    st.sampled_from([(), (), ("y",), ("outputs.0.name", ""), ("*",), ("content.*.text", "*.0")]),
     st.sampled_from([None, (), ("y",)]),
     st.floats(0, 1),
+    st.sampled_from([(), ("y",), ("choices.*.index", "*.*"), ("*",), ("0",)]),
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(ANSWERS, ANSWERS, SETTINGS)
 @example(Response(b"[" * 990 + b"]" * 990), Response(b"[" * 990 + b"]" * 990), Comparison())
 @example(
