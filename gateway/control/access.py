@@ -39,7 +39,7 @@ def near(request: Request) -> bool:
 
 def is_local(request: Request, authenticator: Authenticator) -> bool:
     """Whether the client is `near`, and not a page that has pointed its own name at us."""
-    return near(request) and authenticator.browsers.own(_host(request))
+    return near(request) and authenticator.browsers.owns(_host(request))
 
 
 def has_header(headers: Mapping[str, str]) -> bool:

@@ -154,8 +154,7 @@ class Authenticator:
 
         Raises TurnoutError("forbidden") for what only a browser of somebody else's page would send.
         """
-        self.browsers.check(method, host, fields)
-        return LOCAL if near and self.browsers.own(host) else ANYONE
+        return LOCAL if self.browsers.check(method, host, fields) and near else ANYONE
 
     def _by_token(self, secret: bytes, now: float) -> Principal:
         if self._verify is not None and secret.count(b".") == 2:

@@ -19,9 +19,11 @@ MODE: Final = b"sec-fetch-mode"
 FIELDS: Final = (ORIGIN, SITE, MODE)
 """The request fields that `from_own_page` looks at."""
 
-_RESERVED: Final = (
-    ".localhost", ".local", ".internal", ".test", ".home.arpa", ".svc",
-)  # fmt: skip
+_OWN: Final = 2
+_PRIVATE: Final = 1
+"""Somebody in the same network may answer for it, but no one outside."""
+_STRANGERS: Final = 0
+_RESERVED: Final = (b".local", b".internal", b".test", b".home.arpa", b".svc")
 """Suffixes that public DNS does not delegate (RFC 6761, 6762, 8375; ".svc": Kubernetes), so that no stranger owns a
 name below them."""
 _REMEMBERED_HOSTS: Final = 256
@@ -63,16 +65,15 @@ class Browsers:
         """``hosts``: further names of this gateway. ``origins``: of other sites' pages."""
         self._named = frozenset(name.lower().encode() for name in hosts)
         self._origins = frozenset(origin.lower().encode() for origin in origins)
-        self._hosts: dict[bytes, bool] = {}
+        self._hosts: dict[bytes, int] = {}
 
-    def check(self, method: bytes, host: bytes, fields: Mapping[bytes, bytes]) -> None:
-        """Raises TurnoutError("forbidden") for a page of another site, and under a stranger's host name."""
-        known = self._hosts.get(host)
-        if known is None:
-            if len(self._hosts) >= _REMEMBERED_HOSTS:
-                self._hosts.clear()
-            known = self._hosts[host] = self._private(_name(host))
-        if not known:
+    def check(self, method: bytes, host: bytes, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether ``host`` names this machine for certain: localhost, an IP address, or a configured name.
+
+        Raises TurnoutError("forbidden") for a page of another site, and under a stranger's host name.
+        """
+        judged = self._judged(host)
+        if judged == _STRANGERS:
             name = _name(host).decode("latin-1")
             raise TurnoutError(
                 "forbidden",
@@ -85,14 +86,25 @@ class Browsers:
                 "A page of another site may not do this; list its origin under 'browsers: {origins: […]}' in the "
                 "configuration, or use the gateway's own page or a key.",
             )
+        return judged == _OWN
 
-    def own(self, host: bytes) -> bool:
-        """Whether ``host`` names this machine for certain: localhost, an IP address, or a configured name."""
-        name = _name(host)
-        return name in self._named or name == b"localhost" or name.endswith(b".localhost") or _is_ip(name)
+    def owns(self, host: bytes) -> bool:
+        """What `check` returns, without its refusals."""
+        return self._judged(host) == _OWN
 
-    def _private(self, name: bytes) -> bool:
-        return b"." not in name or name.endswith(tuple(s.encode() for s in _RESERVED)) or self.own(name)
+    def _judged(self, host: bytes) -> int:
+        """Connections name the same few hosts, so each is judged once."""
+        known = self._hosts.get(host)
+        if known is None:
+            if len(self._hosts) >= _REMEMBERED_HOSTS:
+                self._hosts.clear()
+            known = self._hosts[host] = self._judge(_name(host))
+        return known
+
+    def _judge(self, name: bytes) -> int:
+        if name in self._named or name == b"localhost" or name.endswith(b".localhost") or _is_ip(name):
+            return _OWN
+        return _PRIVATE if b"." not in name or name.endswith(_RESERVED) else _STRANGERS
 
 
 def _name(host: bytes) -> bytes:
