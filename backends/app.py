@@ -12,6 +12,8 @@ from backends.http.message import Request, Response
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import Pages
 from backends.registry import Registry
+from backends.text.api import TextApi
+from backends.text.shapes import openai_error
 from backends.wire.compression import unpack
 
 MAX_BODY: Final = 64 * 1024 * 1024
@@ -29,6 +31,7 @@ class App:
         self._max_body = max_body
         self._pages = Pages(registry, control)
         self._metrics = Metrics(registry)
+        self._texts = TextApi(registry)
         self._inferences: dict[bytes, tuple[str, str]] = {}
         """Model and version by request target, of inference requests that came before."""
 
@@ -95,11 +98,44 @@ class App:
                 _allow(request, "POST")
                 request.spawn(self._change(request, name, action, _plain(request)))
                 return None
+            case ["v1", *rest]:
+                return self._openai(request, rest)
+            case ["v2", "models", name, ("generate" | "generate_stream") as kind]:
+                self._generate(request, name, "", kind)
+                return None
+            case ["v2", "models", name, "versions", version, ("generate" | "generate_stream") as kind]:
+                self._generate(request, name, version, kind)
+                return None
             case ["v2", "models", name, "versions", version, *rest] if version:
                 return self._model_page(request, name, version, rest)
             case ["v2", "models", name, *rest]:
                 return self._model_page(request, name, "", rest)
         raise _unknown(request)
+
+    def _generate(self, request: Request, name: str, version: str, kind: str) -> None:
+        _allow(request, "POST")
+        self._texts.generate(request, _plain(request), name, version, stream=kind == "generate_stream")
+
+    def _openai(self, request: Request, rest: list[str]) -> Response | None:
+        try:
+            match rest:
+                case ["models"]:
+                    _allow(request, "GET")
+                    self._texts.models(request)
+                case ["models", name]:
+                    _allow(request, "GET")
+                    self._texts.model(request, name)
+                case ["chat", "completions"]:
+                    _allow(request, "POST")
+                    self._texts.complete(request, _plain(request), chat=True)
+                case ["completions"]:
+                    _allow(request, "POST")
+                    self._texts.complete(request, _plain(request), chat=False)
+                case _:
+                    raise _unknown(request)
+        except ServerError as error:
+            return openai_error(error)
+        return None
 
     def _model_page(self, request: Request, name: str, version: str, rest: list[str]) -> Response:
         pages: dict[tuple[str, ...], Callable[[str, str], Response]] = {

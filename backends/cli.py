@@ -44,9 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs what `add_arguments` parsed; the exit status."""
     if args.train:
-        from backends.train import ensure
+        from backends import train, train_text
 
-        ensure(args.models)
+        train.ensure(args.models)
+        train_text.ensure(args.models)
     return run(
         args.models,
         args.host,

@@ -25,6 +25,18 @@ NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 """What a model may be called: it is a folder and a part of a URL."""
 
 
+PLATFORMS = (
+    "pytorch_module",
+    "pytorch_export",
+    "pytorch_aot",
+    "pytorch_text",
+    "torchscript",
+    "onnx",
+    "sklearn",
+    "xgboost",
+)
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -108,8 +120,8 @@ class ModelConfig(_Part):
     """What `config.json` says."""
 
     name: Annotated[str, Field(pattern=NAME)]
-    platform: Literal["pytorch_module", "pytorch_export"]
-    """`pytorch_module`: class `Model` in `model.py`; `pytorch_export`: a `torch.export` file `model.pt2`."""
+    platform: str
+    """How the version's folder is loaded: one of `PLATFORMS`."""
     max_batch_size: Annotated[int, Field(ge=0)] = 0
     """Rows; 0: the model has no batch axis, and each request runs alone."""
     input: Annotated[tuple[TensorConfig, ...], Field(min_length=1)]
@@ -129,6 +141,23 @@ class ModelConfig(_Part):
         for what, tensors in (("input", self.input), ("output", self.output)):
             if len({tensor.name for tensor in tensors}) != len(tensors):
                 raise ValueError(f"two tensors of {what!r} have the same name; give each its own")
+        return self
+
+    @field_validator("platform")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        if value not in PLATFORMS:
+            raise ValueError(f"unknown platform {value!r}; use one of {', '.join(PLATFORMS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _text(self) -> ModelConfig:
+        if self.platform == "pytorch_text":
+            named = [(one.name, one.data_type, one.dims) for one in (*self.input, *self.output)]
+            if named != [("text_input", "BYTES", (1,)), ("text_output", "BYTES", (1,))]:
+                raise ValueError(
+                    "platform pytorch_text has input text_input and output text_output, TYPE_STRING [1]"
+                )
         return self
 
     def full_dims(self, tensor: TensorConfig) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ class _Collector:
         yield _counter("batches", "Batches run.", {one: one.stats.executions for one in served})
         waiting = GaugeMetricFamily(f"{_PREFIX}queue_requests", "Requests that wait now.", labels=_LABELS)
         for one in served:
-            waiting.add_metric((one.name, one.version), len(one.queue))
+            waiting.add_metric((one.name, one.version), one.waiting)
         yield waiting
         for name, text in _HISTOGRAMS.items():
             family = HistogramMetricFamily(_PREFIX + name, text, labels=_LABELS)

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from backends import memory
@@ -46,13 +48,21 @@ class Model:
 class Registry:
     """All models. Its methods belong to the event loop, which never sees a half-made change."""
 
-    def __init__(self, root: Path, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        device: str = "auto",
+        threads: int = 0,
+        kinds: Mapping[str, type[Served]] = MappingProxyType({}),
+    ) -> None:
+        """``kinds``: by platform, how a version is served if not in batches of rows."""
         self.models: dict[str, Model] = {}
         self.loading = True
         """Until the first look at the repository is done."""
         self._root = root
         self._device = device
         self._threads = threads
+        self._kinds = kinds
         self._changing = asyncio.Lock()
         self._ending: set[Served] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -178,7 +188,7 @@ class Registry:
             old = model.versions.get(str(number))
             if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
                 continue
-            served = Served(config, version)
+            served = self._kinds.get(config.platform, Served)(config, version)
             try:
                 await served.start(self._device, self._threads)
             except LoadError as error:

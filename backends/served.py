@@ -65,13 +65,11 @@ class Served:
     async def start(self, device: str, threads: int) -> None:
         """Loads and warms every instance. Raises LoadError; nothing is left running then."""
         try:
-            places = await _loaded(self._title(), partial(_devices, self.config, device))
+            places = await load_guarded(self.title(), partial(devices_of, self.config, device))
             self._loads = [partial(_executable, self.config, self.found, place, threads) for place in places]
-            first = await _loaded(self._title(), self._loads[0])
+            first = await load_guarded(self.title(), self._loads[0])
             if len(places) == 1 and self._belongs_on_loop(first):
-                self._on_loop = LoopInstance(
-                    self._title(), self.queue, first, self._deliver, self._leave_loop
-                )
+                self._on_loop = LoopInstance(self.title(), self.queue, first, self._deliver, self._leave_loop)
                 return
             self._start(0, first)
             await asyncio.gather(*(self._add(index) for index in range(1, len(places))))
@@ -114,6 +112,11 @@ class Served:
             self._on_loop.wake()
 
     @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.queue)
+
+    @property
     def executor(self) -> str:
         """Where batches run: `loop` or `thread`."""
         return "thread" if self._on_loop is None else "loop"
@@ -131,12 +134,13 @@ class Served:
         for instance in list(self._instances):
             if instance.started and now - instance.started > self._batch_limit:
                 seconds = self._batch_limit / 1e9
-                log.error("%s: a batch exceeded %g s; the instance is replaced", self._title(), seconds)
+                log.error("%s: a batch exceeded %g s; the instance is replaced", self.title(), seconds)
                 self._replace(
-                    instance, ModelFailed(f"{self._title()} did not finish the batch in {seconds:g} s")
+                    instance, ModelFailed(f"{self.title()} did not finish the batch in {seconds:g} s")
                 )
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Model and version, for messages."""
         return f"{self.name} version {self.version}"
 
     def _belongs_on_loop(self, executable: Executable) -> bool:
@@ -152,10 +156,10 @@ class Served:
             self._start(0, executable)
 
     async def _add(self, index: int) -> None:
-        self._start(index, await _loaded(self._title(), self._loads[index]))
+        self._start(index, await load_guarded(self.title(), self._loads[index]))
 
     def _start(self, index: int, executable: Executable) -> None:
-        name = self._title() + (f" instance {index}" if index else "")
+        name = self.title() + (f" instance {index}" if index else "")
         loop = asyncio.get_running_loop()
         instance = Instance(name, self.queue, executable, self._deliver, loop)
         self._instances.append(instance)
@@ -165,7 +169,7 @@ class Served:
         if instance in self._stuck:
             self._stuck.remove(instance)
         elif instance in self._instances and not self.queue.closed:
-            self._replace(instance, ModelFailed(f"{self._title()} failed; the server's log has the details"))
+            self._replace(instance, ModelFailed(f"{self.title()} failed; the server's log has the details"))
 
     def _replace(self, instance: Instance, reason: ServerError) -> None:
         """Fails the batch of ``instance``, and loads another one in its place."""
@@ -179,7 +183,7 @@ class Served:
         if self._stopped:
             return
         if len(self._stuck) > MAX_STUCK_INSTANCES:
-            self._give_up(f"{self._title()} hangs: {len(self._stuck)} batches never ended; load it again")
+            self._give_up(f"{self.title()} hangs: {len(self._stuck)} batches never ended; load it again")
             return
         task = asyncio.get_running_loop().create_task(self._reload(index))
         self._replacing.add(task)
@@ -192,11 +196,11 @@ class Served:
             self._give_up(str(error))
 
     def _give_up(self, fault: str) -> None:
-        log.error("%s is no longer served: %s", self._title(), fault)
+        log.error("%s is no longer served: %s", self.title(), fault)
         self.fault = fault
-        self.queue.close(f"{self._title()} is no longer served; see the repository index")
+        self.queue.close(f"{self.title()} is no longer served; see the repository index")
         if not self._instances:
-            self._fail_waiting(Unavailable(f"{self._title()} is no longer served; see the repository index"))
+            self._fail_waiting(Unavailable(f"{self.title()} is no longer served; see the repository index"))
 
     def _fail_waiting(self, reason: ServerError) -> None:
         while entries := self.queue.take_now():
@@ -216,7 +220,8 @@ class Served:
         self.stats.record(report)
 
 
-async def _loaded(title: str, function: Callable[[], T]) -> T:
+async def load_guarded(title: str, function: Callable[[], T]) -> T:
+    """The result of ``function``, run in a thread within `LOAD_LIMIT_S`. Raises LoadError."""
     try:
         async with asyncio.timeout(LOAD_LIMIT_S):
             return await in_daemon(title, partial(_guarded, title, function))
@@ -234,7 +239,8 @@ def _guarded(title: str, function: Callable[[], T]) -> T:
         raise LoadError(f"{title}: {type(error).__name__}: {error}") from error
 
 
-def _devices(config: ModelConfig, device: str) -> list[str]:
+def devices_of(config: ModelConfig, device: str) -> list[str]:
+    """Where each instance goes. Raises LoadError."""
     # torch takes seconds to import, so it is imported here, off the event loop, while health is answered.
     from backends.runtime.load import devices
 

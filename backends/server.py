@@ -16,12 +16,17 @@ from backends.app import MAX_BODY, App
 from backends.errors import LoadError
 from backends.http.listener import Listener
 from backends.registry import Registry
+from backends.served import Served
+from backends.text.served import TextServed
 from backends.threads import in_daemon
 
 log = logging.getLogger("turnout.backend")
 
 CLOSE_LIMIT_S: Final = 5.0
 """For models to finish their batches once no client waits any more."""
+
+
+KINDS: Final[dict[str, type[Served]]] = {"pytorch_text": TextServed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.registry = Registry(settings.models, settings.device, settings.threads)
+        self.registry = Registry(settings.models, settings.device, settings.threads, KINDS)
         self.app = App(self.registry, control=settings.control, max_body=settings.max_body)
         self.listener = Listener(self.app, settings.host, settings.port)
         self._stop = asyncio.Event()

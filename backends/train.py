@@ -73,7 +73,7 @@ def main(models: Path) -> Summary:
         second = _fit_convolutional(convolutional.Model(), data)
         third = unscaled.Model().eval()
         third.load_state_dict(second.state_dict())
-        with tempfile.TemporaryDirectory(dir=_made(models), prefix=".training-") as scratch:
+        with tempfile.TemporaryDirectory(dir=made(models), prefix=".training-") as scratch:
             folder = Path(scratch) / NAME
             pairs: list[tuple[Any, ModuleType]] = [
                 (first, linear),
@@ -81,9 +81,9 @@ def main(models: Path) -> Summary:
                 (third, unscaled),
             ]
             for version, (model, module) in enumerate(pairs, start=1):
-                _write_version(folder / str(version), model, module)
+                write_version(folder / str(version), model, module)
             (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-            _replace(folder, models / NAME)
+            replace(folder, models / NAME)
         versions = (_rate(number, model) for number, (model, _) in enumerate(pairs, start=1))
         return Summary(NAME, models / NAME, tuple(versions))
     finally:
@@ -95,19 +95,21 @@ def ensure(models: Path) -> Summary | None:
     return None if (models / NAME / "config.json").exists() else main(models)
 
 
-def _made(folder: Path) -> Path:
+def made(folder: Path) -> Path:
+    """``folder``, which exists now."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _replace(new: Path, old: Path) -> None:
-    """A reader finds the old or the new, or for a moment neither; never half of one."""
+def replace(new: Path, old: Path) -> None:
+    """Puts ``new`` in the place of ``old``: a reader finds either, or for a moment neither, never half of one."""
     if old.exists():
         old.rename(new.parent / "replaced")
     new.rename(old)
 
 
-def _write_version(folder: Path, model: Any, module: ModuleType) -> None:
+def write_version(folder: Path, model: Any, module: ModuleType) -> None:
+    """Writes the code in ``module`` and the weights of ``model`` into ``folder``."""
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True)

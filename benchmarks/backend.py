@@ -1,7 +1,8 @@
-"""What the bundled model server does on one core, alone: `python -m benchmarks.backend [--json FILE]`.
+"""What the bundled model server costs on one core, beside FastAPI: `python -m benchmarks.backend`.
 
 One-row requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several
-numbers of connections. The server (both its threads) has one core, wrk another.
+numbers of connections. All servers are up at the same time, on one core, and take turns in every round;
+wrk has another core. `--against DIR` adds the server of another checkout, such as an older one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import httpx
 import numpy as np
@@ -29,24 +31,44 @@ from benchmarks.usage import usage
 
 CONNECTIONS = (1, 8, 32, 128)
 FORMS = ("json", "binary")
-ROWS = (1, 16)
+VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; times in microseconds."""
+    """One line of the table: medians over the rounds, times in microseconds."""
 
+    server: str
     version: int
     form: str
-    rows: int
     connections: int
     requests_per_s: float
     p50_us: float
     p99_us: float
     cpu_us: float
     """User and system time of the server's process per request."""
-    batch_rows: float
-    """Mean rows of a batch."""
+    ratio: float
+    """Of `cpu_us` to the first server's, median over the rounds."""
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    name: str
+    child: Child
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One server in one round."""
+
+    rate: float
+    p50_us: float
+    p99_us: float
+    cpu_us: float
     errors: int
 
 
@@ -64,11 +86,11 @@ def body(pixels: np.ndarray, form: str) -> tuple[bytes, str]:
     return head + raw, f"Inference-Header-Content-Length: {len(head)}\r\n"
 
 
-def requests(version: int, form: str, rows: int, count: int = 200) -> Iterator[bytes]:
-    """Whole HTTP requests, each with other images."""
+def requests(version: int, form: str, count: int = 200) -> Iterator[bytes]:
+    """Whole HTTP requests, each with another image."""
     images = held_out().pixels
     for number in range(count):
-        content, field = body(np.take(images, range(number, number + rows), axis=0, mode="wrap"), form)
+        content, field = body(images[number : number + 1], form)
         head = (
             f"POST /v2/models/digits/versions/{version}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"{field}Content-Length: {len(content)}\r\n\r\n"
@@ -76,71 +98,85 @@ def requests(version: int, form: str, rows: int, count: int = 200) -> Iterator[b
         yield head.encode() + content
 
 
-@contextmanager
-def serving(models: Path, scratch: Path) -> Iterator[tuple[Child, int]]:
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port", str(port)]
-    with Child("backend", command, cores=cores().proxy, log=scratch / "backend.log") as child:
-        child.wait_listening(port)
-        while httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").status_code != 200:
+def start(stack: ExitStack, models: Path, scratch: Path, against: Path | None) -> list[Server]:
+    """All servers, ready."""
+    ports = free_ports(3)
+    own = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port"]
+    servers = {
+        "turnout": [*own, str(ports[0])],
+        "fastapi": [sys.executable, "-m", "benchmarks.peers.fastapi_digits", str(ports[1])],
+    }
+    if against is not None:
+        servers["other"] = ["env", "-C", str(against), *own, str(ports[2])]
+    running = []
+    for (name, command), port in zip(servers.items(), ports, strict=False):
+        environment = {"MODELS": str(models), **({"PYTHONPATH": str(against)} if name == "other" else {})}
+        child = Child(name, command, cores=cores().proxy, log=scratch / f"{name}.log", env=environment)
+        stack.enter_context(child)
+        child.wait_listening(port, 60)
+        while name != "fastapi" and not httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").is_success:
             time.sleep(0.1)
-        yield child, port
+        running.append(Server(name, child, port))
+    return running
 
 
-def measure(child: Child, port: int, scratch: Path, row: tuple[int, str, int, int], seconds: int) -> Row:
-    version, form, rows, connections = row
-    file = scratch / f"{version}-{form}-{rows}"
-    if not file.exists():
-        write_requests(file, requests(version, form, rows))
-    closed_loop(port, file, connections=connections, seconds=1, cores=cores().load)
-    cpu, (count, batches) = usage(child.session).cpu_us, done(port, version)
-    seen = closed_loop(port, file, connections=connections, seconds=seconds, cores=cores().load)
-    cpu = usage(child.session).cpu_us - cpu
-    later, more = done(port, version)
+def measure(server: Server, file: Path, connections: int, seconds: int) -> Sample:
+    """One turn of one server."""
+    before = usage(server.child.session).cpu_us
+    seen = closed_loop(server.port, file, connections=connections, seconds=seconds, cores=cores().load)
+    cpu = usage(server.child.session).cpu_us - before
+    return Sample(seen.rate, seen.p50_us, seen.p99_us, cpu / max(seen.requests, 1), seen.errors)
+
+
+def row(case: tuple[int, str, int], server: Server, samples: list[Sample], first: list[Sample]) -> Row:
+    """The medians of one server under one condition."""
+
+    def mid(name: str) -> float:
+        return round(median(getattr(sample, name) for sample in samples), 1)
+
+    ratio = median(sample.cpu_us / other.cpu_us for sample, other in zip(samples, first, strict=True))
+    errors = sum(sample.errors for sample in samples)
     return Row(
-        *row,
-        requests_per_s=round(seen.rate, 1),
-        p50_us=seen.p50_us,
-        p99_us=seen.p99_us,
-        cpu_us=round(cpu / max(seen.requests, 1), 1),
-        batch_rows=round((later - count) / max(more - batches, 1), 1),
-        errors=seen.errors,
+        server.name, *case, mid("rate"), mid("p50_us"), mid("p99_us"), mid("cpu_us"), round(ratio, 2), errors
     )
-
-
-def done(port: int, version: int) -> tuple[int, int]:
-    """Rows answered and batches run so far."""
-    stats = httpx.get(f"http://127.0.0.1:{port}/v2/models/digits/versions/{version}/stats").json()[
-        "model_stats"
-    ]
-    return stats[0]["inference_count"], stats[0]["execution_count"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=2, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run beside this one")
     parser.add_argument("--json", type=Path, help="also write the table here")
     given = parser.parse_args()
-    cases = [(version, form, 1, many) for version in (1, 2) for form in FORMS for many in CONNECTIONS]
-    cases += [(2, form, 16, 32) for form in FORMS]
     table = []
-    print("version form   rows conns  requests/s  p50 ms  p99 ms  CPU us  rows/batch  errors")
-    with tempfile.TemporaryDirectory() as folder:
+    print("server   version form   conns  requests/s  p50 ms  p99 ms  CPU us  ratio  errors")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
         ensure(scratch / "models")
-        with serving(scratch / "models", scratch) as (child, port):
-            for case in cases:
-                row = measure(child, port, scratch, case, given.seconds)
-                table.append(row)
+        servers = start(stack, scratch / "models", scratch, given.against)
+        for case in [(v, form, many) for v in VERSIONS for form in FORMS for many in given.connections]:
+            file = scratch / f"{case[0]}-{case[1]}"
+            if not file.exists():
+                write_requests(file, requests(case[0], case[1]))
+            rounds: dict[str, list[Sample]] = {server.name: [] for server in servers}
+            for number in range(given.rounds + 1):
+                for server in servers:
+                    sample = measure(server, file, case[2], given.seconds)
+                    if number:  # the first round warms up
+                        rounds[server.name].append(sample)
+            for server in servers:
+                line = row(case, server, rounds[server.name], rounds[servers[0].name])
+                table.append(line)
                 print(
-                    f"{row.version:7d} {row.form:6s} {row.rows:4d} {row.connections:5d} {row.requests_per_s:11.0f}"
-                    f" {row.p50_us / 1e3:7.2f} {row.p99_us / 1e3:7.2f} {row.cpu_us:7.0f} {row.batch_rows:11.1f}"
-                    f" {row.errors:7d}",
+                    f"{line.server:8s} {line.version:7d} {line.form:6s} {line.connections:5d}"
+                    f" {line.requests_per_s:11.0f} {line.p50_us / 1e3:7.2f} {line.p99_us / 1e3:7.2f}"
+                    f" {line.cpu_us:7.0f} {line.ratio:6.2f} {line.errors:7d}",
                     flush=True,
                 )
     if given.json:
         given.json.write_text(
-            json.dumps({"machine": facts(), "rows": [asdict(row) for row in table]}, indent=2)
+            json.dumps({"machine": facts(), "rows": [asdict(line) for line in table]}, indent=2)
         )
 
 

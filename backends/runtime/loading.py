@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -19,31 +18,20 @@ from torch.export.passes import move_to_device_pass
 
 from backends.config import ModelConfig
 from backends.errors import LoadError
+from backends.runtime.loaded import Loaded, forget
+from backends.runtime.loaders import LOADERS, Loader
 
 _COUNT = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that can be called."""
-
-    call: Callable[[dict[str, Any]], Any]
-    """Takes the inputs by name (torch tensors; numpy object arrays for BYTES), returns the outputs."""
-    parameters: int = 0
-    network: bool = False
-    """Whether it is a PyTorch network, rather than any Python code."""
-    module: str = ""
-    """The name in `sys.modules` under which the model's code was imported."""
-
-    def close(self) -> None:
-        """Forgets the imported code; its globals live as long as `sys.modules` holds it."""
-        if self.module:
-            _forget(self.module)
-
-
 def load(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
     """The version in ``folder`` on ``device``. Raises LoadError."""
-    return _LOADERS[config.platform](config, folder, device)
+    try:
+        return _LOADERS[config.platform](config, folder, device)
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(f"{folder} can't be loaded: {type(error).__name__}: {error}") from error
 
 
 def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
@@ -52,13 +40,8 @@ def _load_module(config: ModelConfig, folder: Path, device: torch.device) -> Loa
     try:
         return _instantiate(config, path, module, device)
     except BaseException:
-        _forget(module.__name__)
+        forget(module.__name__)
         raise
-
-
-def _forget(name: str) -> None:
-    for key in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
-        del sys.modules[key]
 
 
 def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: torch.device) -> Loaded:
@@ -69,12 +52,12 @@ def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: to
     if not isinstance(model, torch.nn.Module):
         if not callable(model):
             raise LoadError(f"{path}: Model can't be called; give it __call__, or make it a torch.nn.Module")
-        return Loaded(lambda inputs: model(**inputs), module=module.__name__)
+        return Loaded(lambda inputs: model(**inputs), instance=model, module=module.__name__)
     weights = path.parent / "model.safetensors"
     if weights.exists():
         _fill(model, weights)
     model.eval().requires_grad_(False).to(device)
-    return Loaded(lambda inputs: model(**inputs), _size(model), True, module.__name__)
+    return Loaded(lambda inputs: model(**inputs), _size(model), True, model, module.__name__)
 
 
 def _size(model: Any) -> int:
@@ -99,7 +82,7 @@ def _import(path: Path) -> ModuleType:
     try:
         loader.exec_module(module)
     except BaseException as error:
-        _forget(name)
+        forget(name)
         raise LoadError(f"{path}: {type(error).__name__}: {error}") from error
     return module
 
@@ -142,7 +125,9 @@ def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> Loa
     return Loaded(lambda inputs: module(*(inputs[name] for name in names)), _size(program), True)
 
 
-_LOADERS: dict[str, Callable[[ModelConfig, Path, torch.device], Loaded]] = {
+_LOADERS: dict[str, Loader] = {
+    **LOADERS,
     "pytorch_module": _load_module,
     "pytorch_export": _load_export,
+    "pytorch_text": _load_module,
 }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from backends.errors import InvalidInput
 from backends.wire.signature import TensorSpec
 from backends.wire.tensors import to_bytes, to_json
 
@@ -38,7 +39,20 @@ def render(
         _tensor(spec, arrays[spec.index], as_binary, binary) for spec, as_binary in outputs
     ]
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in head:
+        _refuse_infinity(document["outputs"])
     return Answer(b"".join((head, *binary)), len(head)) if binary else Answer(head, None)
+
+
+def _refuse_infinity(tensors: list[dict[str, Any]]) -> None:
+    """Raises InvalidInput if an infinity was written as null, which reaches the client as NaN."""
+    for tensor in tensors:
+        data = tensor.get("data")
+        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and np.isinf(data).any():
+            raise InvalidInput(
+                f"output {tensor['name']!r} is infinite, and JSON has no infinity; "
+                "ask for it with binary_data: true"
+            )
 
 
 def _tensor(spec: TensorSpec, array: np.ndarray, as_binary: bool, binary: list[bytes]) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Signature:
     all_outputs: tuple[tuple[tuple[TensorSpec, bool], ...], tuple[tuple[TensorSpec, bool], ...]]
     """What a request gets that names no outputs: all of them as JSON, or (second) as binary data."""
 
+    @property
+    def only_input(self) -> TensorSpec:
+        """The input of a model that has one."""
+        return next(iter(self.inputs.values()))
+
     @classmethod
     def of(cls, config: ModelConfig) -> Signature:
         outputs = _specs(config, config.output)

@@ -127,20 +127,10 @@ def _strings(name: str, count: int, data: memoryview) -> np.ndarray:
 
 
 def to_json(name: str, datatype: Datatype, values: np.ndarray) -> np.ndarray | list[str]:
-    """Flat values for the JSON writer, which writes NaN as null.
-
-    Raises InvalidInput for infinities: null would reach the client as NaN.
-    """
+    """Flat values for the JSON writer, which writes NaN and infinities as null."""
     flat = values.reshape(-1)
-    if datatype.kind == "float":
-        numbers = np.ascontiguousarray(bf16_to_fp32(flat) if datatype.name == "BF16" else flat)
-        if np.isinf(numbers).any():
-            raise InvalidInput(
-                f"output {name!r} is infinite, and JSON has no infinity; ask for it with binary_data: true"
-            )
-        return numbers
     if datatype.kind != "bytes":
-        return np.ascontiguousarray(flat)
+        return np.ascontiguousarray(bf16_to_fp32(flat) if datatype.name == "BF16" else flat)
     try:
         return [element.decode() for element in flat]
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,9 @@ from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 
 EXAMPLE: Final = "config.example.yaml"
+CHAT: Final = "chat"
+"""The route, if the configuration has it, that gets a streamed chat every `CHAT_INTERVAL_S`."""
+CHAT_INTERVAL_S: Final = 0.5
 CLIENTS: Final = 8
 BATCH: Final = 50
 """Rewards reported in one call."""
@@ -63,17 +67,19 @@ def main(arguments: argparse.Namespace) -> int:
         return complain(error)
     except KeyError:
         return complain(ValueError(f"{arguments.config} needs a backend and a route named 'digits'"))
+    from backends import train, train_text
     from backends.reference import digits
-    from backends.train import ensure
 
     if not arguments.models.exists():
-        _say(f"training the reference models into {arguments.models} (about 10 seconds) ...")
-    ensure(arguments.models)
+        _say(f"training the reference models into {arguments.models} (about 30 seconds) ...")
+    train.ensure(arguments.models)
+    if CHAT in document.routes:
+        train_text.ensure(arguments.models)
     data = digits.held_out()
     rows = [[float(v) for v in row] for row in data.pixels]
     labels = [int(label) for label in data.labels]
     with tempfile.TemporaryDirectory(prefix="turnout-demo-") as folder:
-        place = Place(gateway_url, backend_url, Path(folder))
+        place = Place(gateway_url, backend_url, Path(folder), CHAT in document.routes)
         return asyncio.run(_demo(arguments, rows, labels, place))
 
 
@@ -105,6 +111,7 @@ class Place(NamedTuple):
     gateway: str
     backend: str
     folder: Path
+    chat: bool
 
 
 async def _demo(
@@ -114,7 +121,7 @@ async def _demo(
     tally = Tally()
     try:
         _say(f"dashboard: {place.gateway}/-/dashboard/   (Ctrl-C ends the demo)")
-        await _replay(arguments, place.gateway, rows, labels, tally)
+        await _replay(arguments, place.gateway, rows, labels, tally, chat=place.chat)
         async with httpx.AsyncClient(base_url=place.gateway) as client:
             await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
             report: dict[str, Any] = (await client.get("/-/routes/digits")).json()
@@ -184,8 +191,10 @@ async def _replay(
     rows: Sequence[list[float]],
     labels: Sequence[int],
     tally: Tally,
+    *,
+    chat: bool,
 ) -> None:
-    """Sends images in turn until the time is up or a signal arrives."""
+    """Sends images, and with ``chat`` prompts, in turn until the time is up or a signal arrives."""
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -200,13 +209,27 @@ async def _replay(
         ]
         reporter = loop.create_task(_reporter(client, rewards, tally))
         progress = loop.create_task(_progress(tally))
+        chatting = loop.create_task(_chat(client, end)) if chat else None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(end.wait(), arguments.duration)
         end.set()
-        await asyncio.gather(*senders)
+        await asyncio.gather(*senders, *([chatting] if chatting is not None else []))
         await rewards.join()
         for task in (reporter, progress):
             task.cancel()
+
+
+async def _chat(client: httpx.AsyncClient, end: asyncio.Event) -> None:
+    """One streamed chat after the other, about the topics that the model was trained on."""
+    for topic in cycle(("The if statement", "Comparisons", "The import system", "Numeric literals")):
+        if end.is_set():
+            return
+        messages = [{"role": "user", "content": topic}]
+        body = {"model": "bytes-lm", "messages": messages, "max_tokens": 64, "stream": True}
+        with contextlib.suppress(httpx.HTTPError):  # the dashboard shows it
+            await client.post("/v1/chat/completions", json=body)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), CHAT_INTERVAL_S)
 
 
 class _Pace:

@@ -28,7 +28,7 @@ Y = {"y": ("FP32", [3])}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"platform": "onnx"}, "platform: Input should be 'pytorch_module' or 'pytorch_export'"),
+        ({"platform": "theano"}, "platform: unknown platform 'theano'; use one of pytorch_module"),
         ({"max_batch_size": -1}, "max_batch_size: Input should be greater than or equal to 0"),
         ({"batching": {}}, "batching: no such key; remove it"),
         ({"dynamic_batching": {"max_delay": 3}}, "dynamic_batching.max_delay: no such key"),

@@ -23,7 +23,7 @@ from backends.config import ModelConfig
 from backends.errors import ModelFailed, Unavailable
 from backends.registry import Registry
 from backends.runtime.executable import TorchExecutable
-from backends.runtime.loading import Loaded
+from backends.runtime.loaded import Loaded
 from tests.backends.process import ServerProcess
 from tests.backends.repositories import ECHO, write_model
 

@@ -294,6 +294,59 @@ def test_equal_heads_are_checked_once_and_their_data_each_time() -> None:
                 plans.parse(wrong, length)
 
 
+FORMS = (
+    b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data":%b}]}',
+    b'{"inputs":[{"data" : %b,"name":"x","datatype":"FP32","shape":[1,3]}], "parameters": {"a": "data"}}',
+    b'{"parameters":{"data":"data"},"inputs":[{"name":"x","datatype":"FP32","shape":[1,3],"data":%b}]}',
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(FORMS),
+            st.one_of(
+                st.lists(
+                    st.integers(-9, 9)
+                    | st.floats(allow_nan=False, width=16)
+                    | st.sampled_from(["]", "[", "x"]),
+                    max_size=4,
+                ),
+                st.just([[1, 2, 3]]),
+                st.just({"data": [1]}),
+                st.just([1, [2], 3]),
+            ),
+        ),
+        max_size=12,
+    )
+)
+def test_a_memory_of_json_changes_no_result(requests: list[tuple[bytes, Any]]) -> None:
+    """With a memory of what stands around the values, each body means what it means alone."""
+
+    def outcome(plans: Plans, body: bytes) -> object:
+        try:
+            request = plans.parse(body, None)
+        except InvalidInput as error:
+            return error.message
+        return array(request).tolist(), request.plan.rows, request.plan.key
+
+    plans = Plans(signature())
+    for form, data in requests:
+        body = form % json.dumps(data).encode()
+        assert outcome(plans, body) == outcome(Plans(signature()), body)
+
+
+def test_json_is_remembered_without_its_values() -> None:
+    plans = Plans(signature())
+    one, two = (parsed_with(plans, FORMS[0] % data) for data in (b"[1,2,3]", b"[4, 5,6e0]"))
+    assert one.plan is two.plan
+    assert array(two).tolist() == [[4, 5, 6]]
+
+
+def parsed_with(plans: Plans, body: bytes) -> InferRequest:
+    return plans.parse(body, None)
+
+
 def test_the_memory_of_heads_is_bounded() -> None:
     plans = Plans(signature())
     body, _ = with_binary(12, (1, 3), "FP32", b"")

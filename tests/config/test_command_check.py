@@ -22,7 +22,7 @@ def run(*arguments: str) -> int:
 
 def test_the_example_passes_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(EXAMPLE)) == 0
-    assert capsys.readouterr().out == f"{EXAMPLE}: valid, 1 route, 1 backend, 1 metric\n"
+    assert capsys.readouterr().out == f"{EXAMPLE}: valid, 2 routes, 1 backend, 1 metric\n"
 
 
 def test_faults_exit_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

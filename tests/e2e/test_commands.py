@@ -209,6 +209,8 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
         "simulate",
         "--config",
         str(example),
+        "--route",
+        "digits",
         "--world",
         "stationary",
         "--requests",
@@ -232,11 +234,12 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
         )
     )
     found = turnout_json(
-        "simulate", "--config", str(canary), "--world", "failing", "--requests", "60000", "--repetitions", "5"
+        *("simulate", "--config", str(canary), "--route", "digits", "--world", "failing"),
+        *("--requests", "60000", "--repetitions", "5"),
     )
     assert found["worlds"][0]["ended"]["rolled_back"]["value"] > 0.5
     assert found["notes"] == []
-    words = ("simulate", "--config", str(canary), "--repetitions", "2")
+    words = ("simulate", "--config", str(canary), "--route", "digits", "--repetitions", "2")
     sound = turnout_json(*words, "--world", "sound")["worlds"][0]
     assert sound["ended"]["promoted"]["value"] == 1.0, "by default it runs until it should be over"
     assert "--plot means nothing to a canary" in turnout(*words, "--plot", "x.png", code=1)

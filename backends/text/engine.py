@@ -1,0 +1,173 @@
+"""Continuous batching: every step advances all running texts by a byte; texts join and leave between steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, Protocol
+
+from backends.errors import ModelFailed, ServerError, Unavailable
+from backends.text.generation import Generation, Sampling
+
+log = logging.getLogger("turnout.backend")
+
+END_OF_TEXT: Final = 0
+"""The byte that ends a text."""
+
+Event = tuple[Generation, bytes, bool]
+"""A generation, its next byte (b"": none), and whether the text has ended."""
+
+
+class Stepper(Protocol):
+    """A model with the states of the running texts, by slot. Called in the engine's thread only."""
+
+    def enter(self) -> None:
+        """Prepares the calling thread."""
+        ...
+
+    def join(self, prompt: bytes, sampling: Sampling) -> int:
+        """Reads ``prompt`` into a new last slot; the first byte."""
+        ...
+
+    def step(self, last: list[int]) -> list[int]:
+        """The next byte of each slot, after its ``last``."""
+        ...
+
+    def leave(self, kept: list[int]) -> None:
+        """Keeps only the slots ``kept``, in this order."""
+        ...
+
+    def close(self) -> None:
+        """Releases the model."""
+        ...
+
+
+class Engine:
+    """A thread that runs up to ``slots`` texts together; up to ``limit`` more wait."""
+
+    def __init__(
+        self, name: str, stepper: Stepper, slots: int, limit: int, deliver: Callable[[list[Event]], None]
+    ) -> None:
+        self.started = 0
+        """When the running step began; nanoseconds of `time.perf_counter_ns`. 0: none runs."""
+        self.ended: Future[None] = Future()
+        self.steps = 0
+        self._name = name
+        self._stepper = stepper
+        self._slots = slots
+        self._limit = limit
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Generation] = deque()
+        self._running: list[Generation] = []
+        self._last: list[int] = []
+        self._closed = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._main, name=name, daemon=True).start()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, generation: Generation) -> None:
+        """Queues ``generation``. Raises Unavailable."""
+        with self._changed:
+            if self._closed:
+                raise Unavailable("this version is being unloaded; send the request again")
+            if len(self._waiting) >= self._limit:
+                raise Unavailable(
+                    f"{self._limit} requests are waiting already; try again as Retry-After says"
+                )
+            self._waiting.append(generation)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Refuses new texts; running and waiting ones are completed, then the thread ends."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def everything(self) -> list[Generation]:
+        """All generations that are not complete."""
+        return [*self._running, *self._waiting]
+
+    def _main(self) -> None:
+        try:
+            self._stepper.enter()
+            while self._turn():
+                pass
+        finally:
+            self._stepper.close()
+            self.ended.set_result(None)
+
+    def _turn(self) -> bool:
+        """One step; False once closed and without work."""
+        with self._changed:
+            while not self._waiting and not self._running:
+                if self._closed:
+                    return False
+                self._changed.wait()
+            joining: list[Generation] = []
+            while self._waiting and len(self._running) + len(joining) < self._slots:
+                joining.append(self._waiting.popleft())
+        self.started = time.perf_counter_ns()
+        events = self._step(joining)
+        self.started = 0
+        self.steps += 1
+        self._loop.call_soon_threadsafe(self._deliver, events)
+        return True
+
+    def _step(self, joining: list[Generation]) -> list[Event]:
+        try:
+            self._forget_complete()
+            if self._running:
+                self._last = self._stepper.step(self._last)
+            for generation in joining:
+                if not generation.cancelled:
+                    self._last.append(self._stepper.join(generation.prompt, generation.sampling))
+                    self._running.append(generation)
+        except BaseException as error:
+            log.error("%s failed on %d texts", self._name, len(self._running), exc_info=error)
+            return self._fail(joining, type(error).__name__)
+        return [
+            (one, b"" if byte == END_OF_TEXT else bytes((byte,)), byte == END_OF_TEXT)
+            for one, byte in zip(self._running, self._last, strict=True)
+        ]
+
+    def _forget_complete(self) -> None:
+        kept = [
+            slot
+            for slot, (one, byte) in enumerate(zip(self._running, self._last, strict=True))
+            if not one.cancelled and byte != END_OF_TEXT
+        ]
+        if len(kept) < len(self._running):
+            self._stepper.leave(kept)
+            self._running = [self._running[slot] for slot in kept]
+            self._last = [self._last[slot] for slot in kept]
+
+    def _fail(self, joining: list[Generation], kind: str) -> list[Event]:
+        """The states of all slots are in doubt: every text of the step fails, later ones start afresh."""
+        fault: ServerError = ModelFailed(f"{self._name} failed ({kind}); the server's log has the details")
+        for one in {*self._running, *joining}:
+            self._loop.call_soon_threadsafe(one.fail, fault)
+        self._running, self._last = [], []
+        self._stepper.leave([])
+        return []
+
+
+def sample(logits: Any, sampling: Sampling, generator: Any) -> int:
+    """A byte from ``logits`` (float32 [256])."""
+    import torch
+
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        ordered, places = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(-1) - ordered > sampling.top_p] = 0
+        return int(places[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probabilities, 1, generator=generator))
