@@ -15,7 +15,7 @@ import { ShadowPage } from "./pages/shadow.js";
 import { notice } from "./parts/basics.js";
 
 const KEEP_EVENTS = 60;
-const SESSION_MS = 10_000; // between two looks whether we are still logged in
+const SESSION_MS = 30_000; // between two looks whether we are still logged in
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
 class App extends Component {

@@ -6,6 +6,7 @@ A view is a mapping; a page first gets all of it, then the entries that changed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -75,8 +76,8 @@ class View:
             took = perf_counter() - began
             await asyncio.sleep(MIN_INTERVAL_S)
             rest = min(MAX_INTERVAL_S, max(INTERVAL_S, EASE * took)) - MIN_INTERVAL_S
-            await asyncio.wait([hurry := asyncio.ensure_future(self._hurry.wait())], timeout=rest)
-            hurry.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), rest)
 
     async def _step(self) -> None:
         try:

@@ -173,7 +173,7 @@ def test_an_ended_login_leads_back_to_the_form(locked: Served, tabs: Tabs) -> No
     tab.page.get_by_label("API key").press("Enter")
     tab.page.locator('[data-route="digits"]').wait_for()
     tab.page.context.clear_cookies()
-    tab.page.get_by_label("API key").wait_for(timeout=25_000)
+    tab.page.get_by_label("API key").wait_for(timeout=45_000)
 
 
 def test_the_theme_can_be_chosen_and_is_kept(served: Served, tabs: Tabs) -> None:
@@ -184,3 +184,18 @@ def test_the_theme_can_be_chosen_and_is_kept(served: Served, tabs: Tabs) -> None
     tab.page.reload()
     tab.page.locator("h1").wait_for()
     assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_an_open_page_is_one_stream_and_a_call_in_ten_seconds_at_most(served: Served, tabs: Tabs) -> None:
+    served.live(DIGITS, steps=2, per_step=20)
+    for path in ("", "routes/digits", "routes/digits/time"):
+        tab = tabs.new(served.address, f"/-/dashboard/{path}")
+        tab.page.locator("h1").wait_for()
+        tab.page.wait_for_timeout(2000)
+        asked: list[str] = []
+        tab.page.on("request", lambda request, asked=asked: asked.append(request.url))
+        for seed in range(4):
+            served.live(DIGITS, steps=1, per_step=10, step=1.0, seed=seed)
+            tab.page.wait_for_timeout(8000)
+        assert len(asked) <= 4, asked
+        assert not any("/-/events" in url for url in asked), "the stream stays open"

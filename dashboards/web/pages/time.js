@@ -11,7 +11,7 @@ import { TimeChart } from "../parts/chart.js";
 export const RANGES = [["900", "15 min"], ["3600", "1 h"], ["21600", "6 h"], ["86400", "24 h"], ["604800", "7 d"]];
 const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
 const POINTS = 350;
-const TAIL_S = 10;
+const TAIL_S = 15;
 const QUANTILES = ["p50", "p95", "p99"];
 
 export function TimeTab({ report, colour, events }) {
@@ -29,11 +29,12 @@ export function TimeTab({ report, colour, events }) {
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
   </div>`;
   if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
-  const page = pageOf(report, series, colour, query);
+  const happened = (events ?? []).filter((one) => one.kind !== "allocation");
+  const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
   const charts = [rewards(page), errors(page), latencies(page), shares(page), requests(page)].filter(Boolean);
   return [
     controls,
-    marks(events, page),
+    marks(happened, page),
     html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`,
   ];
 }
@@ -101,7 +102,7 @@ function lineOf(page, name, value) {
 }
 
 function base(page, id, title, note) {
-  return { id: `chart-${id}`, title, note, x: page.x, full: page.full, stamp: `${page.stamp}${id}` };
+  return { id: `chart-${id}`, title, note, x: page.x, full: page.full, marks: page.marks, stamp: `${page.stamp}${id}` };
 }
 
 function lines(page, value) {
@@ -216,7 +217,7 @@ const perSecond = (v) => (v >= 100 || v === 0 ? short(Math.round(v)) : v.toPreci
 
 // What happened in the period, in words: the charts' own axis has no room for them on a phone.
 function marks(events, page) {
-  const shown = (events ?? []).filter((one) => one.kind !== "allocation" && one.time >= page.x[0] && one.time <= page.x.at(-1) + page.step).slice(-6);
+  const shown = events.filter((one) => one.time >= page.x[0] && one.time <= page.x.at(-1) + page.step).slice(-6);
   if (!shown.length) return null;
   return html`<ul class="marks" key="marks" aria-label="What happened in this period">${shown.map((one) => html`<li key=${one.id}>${clockOf(one.time)} ${event(one)[0]}</li>`)}</ul>`;
 }

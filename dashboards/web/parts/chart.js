@@ -115,7 +115,7 @@ function options(place, latest) {
     hooks: {
       setCursor: [(u) => point(u, latest.current)],
       setSelect: [(u) => zoom(u, latest.current)],
-      draw: [(u) => letters(u, latest.current.chart)],
+      draw: [(u) => (happenings(u, latest.current.chart), letters(u, latest.current.chart))],
     },
   };
 }
@@ -146,6 +146,23 @@ function lineSeries(chart) {
 function stackedSeries(chart) {
   const step = uPlot.paths.stepped({ align: 1 });
   return [...chart.lines].reverse().map((line) => ({ stroke: colourOf("--card"), width: 1, fill: colourOf(line.look.property), paths: step, points: { show: false } }));
+}
+
+// A dashed line at each moment at which something happened.
+function happenings(u, { marks = [] }) {
+  const { ctx, bbox } = u;
+  ctx.save();
+  ctx.strokeStyle = colourOf("--faint");
+  ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+  for (const at of marks) {
+    if (at < u.scales.x.min || at > u.scales.x.max) continue;
+    const x = Math.round(u.valToPos(at, "x", true));
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
 }
 
 // The letter of each variant at the end of its line.

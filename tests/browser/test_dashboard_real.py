@@ -1,0 +1,106 @@
+"""The dashboard of a gateway that really runs, with real backends: one of them dead, one behind a canary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.children import free_port
+from tests.browser.conftest import Tabs
+from tests.processes import GatewayProcess
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics: {correct: {type: boolean}}
+backends:
+  well: {url: "http://127.0.0.1:@WELL@"}
+  dead: {url: "http://127.0.0.1:@DEAD@"}
+routes:
+  legacy:
+    match: {path: /legacy}
+    variants: {new: {backend: dead}}
+    policy: {type: single, variant: new}
+  shop:
+    match: {path: /shop}
+    variants: {v1: {backend: well}, v2: {backend: well}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 30%, for: 1h}]
+      guardrails: [{metric: error_rate, max_increase: 2%}]
+"""
+
+
+class Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """The test's own output is enough."""
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
+    backend = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=backend.serve_forever, daemon=True).start()
+    text = CONFIG.replace("@WELL@", str(backend.server_port)).replace("@DEAD@", str(free_port()))
+    with GatewayProcess(tmp_path, text) as found:
+        yield found
+    backend.shutdown()
+    backend.server_close()
+
+
+def test_a_backend_that_refuses_every_request_is_told_everywhere(gateway: GatewayProcess, tabs: Tabs) -> None:
+    """T2, whole: state of the address, metric, alarm, and both pages."""
+    for _ in range(40):
+        assert httpx.get(f"{gateway.url}/legacy").status_code == 502
+    (address,) = httpx.get(f"{gateway.url}/-/routes/legacy").json()["health"]["new"]
+    assert address["state"] == "failing"
+    assert address["failing"]["attempts"] >= 40
+    assert address["failing"]["error"] == "backend_connect"
+    time.sleep(1.1)
+    metrics = httpx.get(f"{gateway.url}/-/metrics").text
+    told = [line for line in metrics.splitlines() if line.startswith("turnout_backend_failing{")]
+    assert sorted(line.rsplit(" ", 1)[1] for line in told) == ["0.0", "1.0"]
+    tab = tabs.new(gateway.url)
+    row = tab.page.locator('[data-group="needs"] [data-route="legacy"]')
+    row.wait_for()
+    row.filter(has_text="new fails: 40 of 40 requests").wait_for(timeout=20_000)
+    tab.page.get_by_role("link", name="legacy").click()
+    tab.page.locator("#verdict", has_text="new does not serve").wait_for()
+    tab.page.get_by_role("alert").filter(has_text="Last error: backend_connect").wait_for()
+
+
+def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Tabs) -> None:
+    with httpx.Client(base_url=gateway.url) as client:
+        for _ in range(60):
+            assert client.get("/shop").status_code == 200
+    tab = tabs.new(gateway.url, "/-/dashboard/routes/shop")
+    tab.page.locator("#rollout", has_text="30% of the traffic goes to v2").wait_for()
+    tab.page.get_by_role("button", name="Set share").click()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_label("Percent").fill("45")
+    dialog.get_by_label("Reason").fill("half of Europe")
+    dialog.get_by_role("button", name="Set share").click()
+    tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for(timeout=5000)
+    tab.page.get_by_role("button", name="Roll back").click()
+    tab.page.locator("#rollout", has_text="Rolled back").wait_for(timeout=2000)
+    shares = httpx.get(f"{gateway.url}/-/routes/shop").json()["allocation"]
+    assert shares == {"v1": 1.0, "v2": 0.0}
+    tab.page.get_by_role("link", name="History").click()
+    tab.page.locator("[data-step=rollout]", has_text="half of Europe").wait_for()
