@@ -28,6 +28,8 @@ PAGES: Final = re.compile(
 )
 """The paths of the pages, below that of the dashboard; all are drawn by the one script."""
 _SCRIPTS: Final = ("app.js", "login.js")
+_SPARE: Final = re.compile(r"/\*.*?\*/|\n\s*", re.DOTALL)
+"""Of a sheet: comments, and what sets it out in lines."""
 _SHEETS: Final = ("vendor/uplot.css", "style.css")
 
 
@@ -77,7 +79,8 @@ class Site:
     @cached_property
     def _built(self) -> dict[str, bytes]:
         scripts = {name: bundle(name, self._text).encode() for name in _SCRIPTS}
-        return scripts | {"style.css": "\n".join(map(self._text, _SHEETS)).encode()}
+        sheet = "".join(_SPARE.sub("", self._text(name)) for name in _SHEETS)
+        return scripts | {"style.css": sheet.encode()}
 
     def _text(self, name: str) -> str:
         found = self._root

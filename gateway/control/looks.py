@@ -13,7 +13,7 @@ from gateway.control.shapes import Count, Shape
 class HistoryStep(Shape):
     id: Annotated[Count, Field(description="Of the event; of `config`, the revision.")]
     time: float
-    kind: Literal["rollout", "winner", "guardrail", "alarm", "alarm_over", "note", "config"]
+    kind: Literal["rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note", "config"]
     data: Any
 
 

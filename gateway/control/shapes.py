@@ -121,5 +121,5 @@ class Step(Shape):
 
     id: Count
     time: float
-    kind: Literal["rollout", "winner", "guardrail", "alarm", "alarm_over", "note"]
+    kind: Literal["rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"]
     data: Any

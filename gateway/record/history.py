@@ -12,7 +12,7 @@ from typing import Any, Final
 from gateway.state.base import Event, Store
 
 KIND: Final = "history"
-STEPS: Final = frozenset({"rollout", "winner", "guardrail", "alarm", "alarm_over", "note"})
+STEPS: Final = frozenset({"rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"})
 """The kinds of event that are steps."""
 MAX_STEPS: Final = 200
 TRIES: Final = 5

@@ -195,6 +195,8 @@ export function event(one) {
       return ["Rollout", data.target ? step(data) : (data.message ?? plain(data))];
     case "guardrail":
       return ["Guardrail", `${data.variant}: ${data.reason}`];
+    case "steered":
+      return ["Steered", [`${data.action}${data.weight === null || data.weight === undefined ? "" : ` ${share(data.weight)}`}`, data.reason, data.by && `by ${data.by}`, data.session && `session ${data.session}`, data.address && `from ${data.address}`].filter(Boolean).join(" · ")];
     case "winner":
       return ["Winner", winner(data)];
     case "config":

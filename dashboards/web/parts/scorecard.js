@@ -104,9 +104,10 @@ const limitOf = (one) => (one.limit === undefined || one.bound?.endsWith("_ratio
 function guardrail(report, one) {
   const [sign, text] = VERDICTS[one.verdict] ?? ["", one.verdict];
   const what = kind(one.metric, report.metrics);
+  const ratioed = Boolean(one.bound?.endsWith("_ratio"));
   const ratio = (x) => `×${significant(x, 3)}`;
   const level = (x) => estimate({ mean: x, interval: null }, what === "fraction" ? "fraction" : "real").mean;
-  const says = { max_increase: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} more`, max_decrease: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} less`, max_ratio: `at most ${significant(one.limit ?? 0, 3)} times`, min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`, at_least: `at least ${level(one.limit)}` }[one.bound] ?? `at most ${level(one.limit)}`;
+  const says = { max_increase: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} more`, max_decrease: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} less`, max_ratio: `at most ${significant(one.limit ?? 0, 3)} times`, min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`, min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`, at_least: `at least ${level(one.limit)}` }[one.bound] ?? `at most ${level(one.limit)}`;
   const said = one.estimate === null || one.estimate === undefined ? none : one.bound?.endsWith("_ratio") ? ratio(one.estimate) : one.bound?.startsWith("max") ? difference(one.estimate, one.interval, what).text : level(one.estimate);
   const ends = !one.interval ? "" : one.bound?.endsWith("_ratio") ? one.interval.map((end) => (end === null ? "…" : ratio(end))).join(" to ") : one.bound?.startsWith("max") ? difference(one.estimate, one.interval, what).interval : estimate({ mean: one.estimate, interval: one.interval }, "fraction").interval;
   const more = one.more_requests === null || one.more_requests === undefined ? "" : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
