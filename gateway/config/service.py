@@ -289,6 +289,9 @@ class Record(Part):
     """How long they are kept; None: for ever."""
     request_ids: bool = False
     """Whether rewards may name a request by its `x-request-id`, for clients that hide response headers."""
+    max_size: Size | None = None
+    """Bytes of outcomes, shadow responses and rewards in the store, about; beyond it the oldest go before their
+    time. None: no such bound."""
     spool: Annotated[str, Field(min_length=1)] | None = None
     """The directory for rewards that arrive while the store is away; None: beside the store's file, or
     ``turnout.spool`` in the working directory. Read at start."""

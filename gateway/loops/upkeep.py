@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Final
 
 from gateway.clock import Clock
@@ -11,6 +12,7 @@ from gateway.loops.allocation import Allocations
 from gateway.state.base import Retention, Store
 
 EVERY: Final = 60.0
+CLOCK_SKEW_S: Final = 60.0
 BREATH: Final = 0.5
 """Between two steps, so that rewards and outcomes get their turn at the store."""
 
@@ -25,8 +27,11 @@ async def prune_store(store: Store, allocations: Allocations, document: Document
 
 def retention(document: Document) -> Retention:
     """`record.retention` bounds the outcomes; rewards are kept as long at least, or for their usual time."""
-    kept = document.record.retention
-    if kept is None:
-        forever = float("inf")
-        return Retention(outcomes=forever, rewards=forever)
-    return Retention(outcomes=kept, rewards=max(kept, Retention().rewards))
+    kept = inf if document.record.retention is None else document.record.retention
+    windows = (metric.window for metric in document.metrics.values())
+    return Retention(
+        outcomes=kept,
+        rewards=max(kept, Retention().rewards),
+        max_bytes=inf if document.record.max_size is None else document.record.max_size,
+        min_rewards=max(windows, default=0.0) + CLOCK_SKEW_S,
+    )

@@ -9,7 +9,8 @@ caller should handle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal, Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
@@ -116,6 +117,8 @@ class OutcomeFilter:
 
 
 _DAY = 86_400.0
+MIN_OUTCOMES = 600.0
+"""Seconds for which outcomes are kept, however large they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,27 @@ class Retention:
     allocations: float = 90 * _DAY
     """The newest of a route is always kept."""
     aggregates: float = 800 * _DAY
+    max_bytes: float = inf
+    """Of `Store.size`: beyond it the oldest outcomes, shadow responses and rewards go before their time."""
+    min_rewards: float = 7 * _DAY
+    """Seconds for which rewards are kept even then: the longest window of a metric."""
+
+    def shortened(self, now: float, *, outcomes: float | None, rewards: float | None) -> Retention:
+        """Such that the oldest go: outcomes up to the one time, or rewards up to the other, whichever is earlier.
+
+        The same object where all are too young to go.
+        """
+        times = []
+        if outcomes is not None and now - outcomes > MIN_OUTCOMES:
+            times.append(outcomes)
+        if rewards is not None and now - rewards > self.min_rewards:
+            times.append(rewards)
+        if not times:
+            return self
+        age = now - min(times) - 1e-3
+        return replace(
+            self, outcomes=min(self.outcomes, age), rewards=min(self.rewards, max(age, self.min_rewards))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +258,10 @@ class Store(Protocol):
 
     async def metric_names(self) -> list[str]:
         """Of all metrics that the aggregates hold a value of, in alphabetical order."""
+        ...
+
+    async def size(self) -> int:
+        """Bytes that the record takes, about."""
         ...
 
     async def prune(self, retention: Retention, *, now: float) -> bool:

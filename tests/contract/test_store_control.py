@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from gateway.state.base import Retention, Store
 from policies.model import RewardSums
@@ -200,3 +201,31 @@ async def test_old_pages_are_merged_and_read_as_before(store: Store) -> None:
     assert (await store.decision(rows[37].decision)).outcome == rows[37]
     await store.append(rows[:50])
     assert sum(c.assigned for c in (await store.counts("a")).values()) == 200
+
+
+async def test_a_record_that_is_too_large_loses_its_oldest_part_and_no_sum(store: Store) -> None:
+    now = T0 + 40 * DAY
+    rows = [outcome(T0 + k * 4 * 3600, features="x" * 40) for k in range(6 * 40)]
+    for k in range(0, len(rows), 2):
+        await store.append(rows[k : k + 2])
+    await store.reward([reward(1.0, of=row, tags='{"note": "some text"}') for row in rows])
+    everything = Retention(outcomes=1e12, rewards=1e12)
+    await pruned(store, everything, now)
+    whole = await store.size()
+    sums, counted = await store.reward_sums("digits"), (await store.counts("digits"))["v1"].assigned
+    await pruned(store, replace(everything, max_bytes=whole + 1), now)
+    assert await store.size() == whole
+    await pruned(store, replace(everything, max_bytes=whole * 0.6), now)
+    assert await store.size() <= whole * 0.6
+    left = [record.outcome for record in await store.records(limit=10_000)]
+    assert 0 < len(left) < len(rows)
+    assert left == rows[-len(left) :]
+    assert (await store.decision(rows[0].decision)).rewards == ()
+    # What can't go stays, however small the bound.
+    await pruned(store, replace(everything, max_bytes=1, min_rewards=2 * DAY), now)
+    assert await store.records(limit=10) == []
+    kept = [row for row in rows if (await store.decision(row.decision)).rewards]
+    assert rows[-12:] == kept[-12:]
+    assert len(kept) < 20
+    assert await store.reward_sums("digits") == sums
+    assert (await store.counts("digits"))["v1"].assigned == counted

@@ -66,8 +66,10 @@ async def test_the_newest_revision_stays_the_newest(
     server.send("FLUSHALL")
     if fresh_first:
         await fresh.add_revision(time=T0 + 9, author="file", etag="f", document="old: 1\n")
-    assert await other.revisions(limit=1) == [newest]
+    assert await one.revisions(limit=1) == [newest]
     assert await fresh.revisions(limit=1) == [newest]
+    assert [r.etag for r in await fresh.revisions()] == ["e2", "e1", "f" if fresh_first else "e0"]
+    assert await other.revisions(limit=1) == [newest]
     assert await one.add_revision(time=T0, author="ops", etag="x", document="") == Revision(
         4, T0, "ops", "x", ""
     )

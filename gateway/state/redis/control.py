@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.state.base import Event, Published, Revision
@@ -24,6 +25,8 @@ log = logging.getLogger("turnout.store")
 
 _CURRENT: Final = ""
 """What a publication expects that follows the newest."""
+_REMEMBERED: Final = 20
+"""Revisions."""
 _RESTORED: Final = "restored"
 
 
@@ -36,7 +39,7 @@ class Control:
         self._secrets: dict[str, tuple[bytes, ...]] = {}
         self._published: dict[str, tuple[Published, bytes]] = {}
         self._documents: dict[tuple[str, str], tuple[int, str]] = {}
-        self._revision: Revision | None = None
+        self._known_revisions: dict[int, Revision] = {}
         self._event = 0
         self._changes = 0
         self._changes_lost = 0
@@ -69,10 +72,18 @@ class Control:
         if lost:
             self._changes_lost += self._changes - total + 1
             total = self._changes + 1
-            for name in tuple(self._secrets):
-                await self.secrets(name)
+            await self._restore()
         self._changes = total
         return total, lost
+
+    async def _restore(self) -> None:
+        """Writes back all that is remembered, before others ask for it."""
+        for secret in tuple(self._secrets):
+            await self.secrets(secret)
+        await self.revisions(1)
+        for kind, name in tuple(self._documents):
+            await self.load(kind, name)
+        await self.published(sorted(self.routes))
 
     # Allocations --------------------------------------------------------------------------------
     async def publish(self, allocation: Published, ensemble: bytes) -> bool:
@@ -159,21 +170,28 @@ class Control:
     # Revisions and events -----------------------------------------------------------------------
     async def add_revision(self, time: float, author: str, etag: str, document: str, origin: str) -> Revision:
         await self.revisions(1)  # so that the number is above all that were ever seen here
-        row = json.dumps([time, author, etag, document, origin])
-        number = await self._link.run(scripts.ADD_REVISION, self._link.of_all, row)
-        self._revision = Revision(int(number), time, author, etag, document, origin)
-        return self._revision
+        added = Revision(0, time, author, etag, document, origin)
+        number = await self._link.run(scripts.ADD_REVISION, self._link.of_all, _revision_row(added))
+        added = replace(added, revision=int(number))
+        self._remember_revisions([added])
+        return added
 
     async def revisions(self, limit: int) -> list[Revision]:
-        found, known = await self._revisions(limit), self._revision
-        if known is not None and (not found or found[0].revision < known.revision):
-            row = json.dumps([known.time, known.author, known.etag, known.document, known.origin])
-            if await self._link.run(scripts.RESTORE_REVISION, self._link.of_all, known.revision, row):
-                self._tell(f"configuration revision {known.revision}")
+        found, newest = await self._revisions(limit), max(self._known_revisions, default=0)
+        if newest and (not found or found[0].revision < newest):
+            pairs: list[Any] = []
+            for number in sorted(self._known_revisions, reverse=True):
+                pairs += (number, _revision_row(self._known_revisions[number]))
+            if await self._link.run(scripts.RESTORE_REVISIONS, self._link.of_all, *pairs):
+                self._tell(f"configuration revision {newest}")
             found = await self._revisions(limit)
-        if found and (self._revision is None or found[0].revision >= self._revision.revision):
-            self._revision = found[0]
+        self._remember_revisions(found)
         return found
+
+    def _remember_revisions(self, found: Sequence[Revision]) -> None:
+        """Also some that came before the newest: a replica that starts knows by them whether its file is an edit."""
+        known = self._known_revisions | {one.revision: one for one in found}
+        self._known_revisions = {number: known[number] for number in sorted(known)[-_REMEMBERED:]}
 
     async def _revisions(self, limit: int) -> list[Revision]:
         newest = int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)
@@ -212,6 +230,11 @@ class Control:
 
     async def release(self, name: str, owner: str) -> None:
         await self._link.run(scripts.RELEASE, self._link.of_all, name, owner)
+
+
+def _revision_row(of: Revision) -> str:
+    """A revision without its number."""
+    return json.dumps([of.time, of.author, of.etag, of.document, of.origin])
 
 
 def _field(kind: str, name: str) -> str:

@@ -534,13 +534,13 @@ return number
 """
 )
 
-RESTORE_REVISION: Final = Script(
+RESTORE_REVISIONS: Final = Script(
     """
--- ARGV: the number of a revision that the store has lost, the revision without its number.
-local P, number = KEYS[1], tonumber(ARGV[1])
-if tonumber(redis.call('GET', P .. ':revision') or '0') >= number then return 0 end
+-- ARGV: number and revision of each that the caller remembers, newest first. Returns 1 if the newest was lost.
+local P = KEYS[1]
+if tonumber(redis.call('GET', P .. ':revision') or '0') >= tonumber(ARGV[1]) then return 0 end
 redis.call('SET', P .. ':revision', ARGV[1])
-redis.call('HSET', P .. ':revisions', ARGV[1], ARGV[2])
+for k = 1, #ARGV, 2 do redis.call('HSETNX', P .. ':revisions', ARGV[k], ARGV[k + 1]) end
 redis.call('INCR', P .. ':changed')
 return 1
 """

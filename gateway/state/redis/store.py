@@ -187,6 +187,9 @@ class RedisStore:
     async def metric_names(self) -> list[str]:
         return await sums.metric_names(self._link, await self._routes())
 
+    async def size(self) -> int:
+        return await upkeep.size(self._link, await self._routes())
+
     async def prune(self, retention: Retention, *, now: float) -> bool:
         return await upkeep.step(self._link, await self._routes(), retention, now)
 

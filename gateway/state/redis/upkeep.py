@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Final
 
 from gateway.record.events import Outcome, columns
@@ -15,13 +16,16 @@ from gateway.state.redis.codec import cell_parts, unpack_published
 from gateway.state.redis.link import Link
 from gateway.state.redis.scripts import FOLD, FOLD_SHADOWS, FORGET_CELLS, REPLACE_PAGES
 
+_SAMPLED_HOURS: Final = 32
+"""Hours of rewards that are measured to estimate all."""
 _STEP: Final = 200
 """Keys or fields that one step touches at most, so that rewards never wait long behind it."""
 
 
 async def step(link: Link, routes: Sequence[str], retention: Retention, now: float) -> bool:
     """One bounded step for each route; True while there is more to do."""
-    more = await _forget_events(link, now - retention.events)
+    given, retention = retention, await _within_size(link, routes, retention, now)
+    more = await _forget_events(link, now - retention.events) or retention is not given
     for route in routes:
         base = link.of_route(route)
         more = (
@@ -33,6 +37,46 @@ async def step(link: Link, routes: Sequence[str], retention: Retention, now: flo
             or more
         )
     return more
+
+
+async def size(link: Link, routes: Sequence[str]) -> int:
+    """See `Store.size`: memory of pages, rewards and shadow responses, estimated from samples."""
+    total = 0.0
+    for base in map(link.of_route, routes):
+        total += await _memory(link, [f"{base}:page"])
+        for kind, index in (("rewards", "reward_hours"), ("shadowed", "shadowed_hours")):
+            hours = await link.command("ZRANGE", f"{base}:{index}", 0, -1)
+            sample = hours[:: max(1, len(hours) // _SAMPLED_HOURS)]
+            if sample:
+                memory = await _memory(link, [f"{base}:{kind}:{int(hour)}" for hour in sample])
+                total += memory * len(hours) / len(sample)
+    return round(total)
+
+
+async def _memory(link: Link, keys: Sequence[str]) -> int:
+    return sum(int(n or 0) for n in await link.commands([("MEMORY USAGE", key) for key in keys]))
+
+
+async def _within_size(link: Link, routes: Sequence[str], retention: Retention, now: float) -> Retention:
+    """The retention that also forgets the oldest pages or rewards, where the record is too large."""
+    if retention.max_bytes == inf or await size(link, routes) <= retention.max_bytes:
+        return retention
+    outcomes, rewards = [], []
+    for base in map(link.of_route, routes):
+        pages = await _oldest(link, f"{base}:last")
+        outcomes += [score / 1000 for score in pages[-1:]]
+        hours = await _oldest(link, f"{base}:reward_hours")
+        rewards += [(hour + 1) * 3600.0 for hour in hours[-1:]]
+    return retention.shortened(now, outcomes=min(outcomes, default=None), rewards=min(rewards, default=None))
+
+
+async def _oldest(link: Link, index: str) -> list[float]:
+    """The scores of the oldest twentieth of an index."""
+    number = int(await link.command("ZCARD", index)) // 20
+    pairs = await link.command("ZRANGE", index, 0, min(number, _STEP - 1), "WITHSCORES")
+    if pairs and isinstance(pairs[0], tuple | list):  # whichever form the client gives them
+        return [float(score) for _, score in pairs]
+    return [float(score) for score in pairs[1::2]]
 
 
 async def _forget(link: Link, base: str, retention: Retention, now: float) -> bool:

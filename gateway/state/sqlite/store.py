@@ -153,6 +153,9 @@ class SqliteStore:
     async def metric_names(self) -> list[str]:
         return await self._readers.run(sums.metric_names)
 
+    async def size(self) -> int:
+        return await self._readers.run(upkeep.size)
+
     async def prune(self, retention: Retention, *, now: float) -> bool:
         return await self._writer.run(partial(upkeep.step, retention=retention, now=now), durable=False)
 

@@ -24,12 +24,37 @@ _STEP: Final = 2000
 
 def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
     """One bounded step; True while there is more to do."""
+    bounded = _within_size(connection, retention, now)
     return (
-        _forget(connection, retention, now)
+        _forget(connection, bounded, now)
+        or bounded is not retention
         or any(_fold(connection, now - age, width) for age, width in LADDER)
         or any(linear.fold(connection, now - age, width) for age, width in LINEAR_LADDER)
         or _merge_pages(connection, now)
     )
+
+
+def size(connection: sqlite3.Connection) -> int:
+    """See `Store.size`: without the free pages of the file, which are used again."""
+    pages, free, each = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * each
+
+
+def _within_size(connection: sqlite3.Connection, retention: Retention, now: float) -> Retention:
+    """The retention that also forgets the oldest pages or rewards, where the record is too large."""
+    if size(connection) <= retention.max_bytes:
+        return retention
+    outcomes = connection.execute(
+        "SELECT MAX(newest) FROM (SELECT newest FROM pages ORDER BY last "
+        "LIMIT 1 + (SELECT COUNT(*) / 20 FROM pages))"
+    ).fetchone()[0]
+    rewards = connection.execute(
+        "SELECT MAX(decided) FROM (SELECT decided FROM rewards ORDER BY decision LIMIT ?)", (_STEP,)
+    ).fetchone()[0]
+    return retention.shortened(now, outcomes=outcomes, rewards=rewards)
 
 
 def _forget(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
