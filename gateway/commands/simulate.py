@@ -12,7 +12,7 @@ from gateway.commands import simulate_canary
 from gateway.commands.remote import complain, print_json
 from gateway.commands.simulate_shown import Progress, chosen, plot, say, shown
 from gateway.compile.plans import plan
-from gateway.config.document import Canary, Document
+from gateway.config.document import Canary, Document, Shadow, Single
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from policies import simulate, simulate_contextual, worlds_contextual
@@ -24,6 +24,7 @@ from policies.worlds import World, standard
 from policies.worlds_contextual import ContextWorld
 
 REQUESTS: Final = 10_000
+REPETITIONS: Final = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests", type=int, metavar="N", help="of one run (10000; for a canary, until it should be over)"
     )
     parser.add_argument("--rate", type=float, default=50.0, metavar="R", help="a second, for canaries (50)")
-    parser.add_argument("--repetitions", type=int, default=100, metavar="N", help="of each world (100)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="of each world (100; for a canary 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="regret over time as .svg or .png")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -49,7 +50,11 @@ def main(arguments: argparse.Namespace) -> int:
         name = _route(document, arguments.route)
         section = document.routes[name].policy
         if isinstance(section, Canary):
-            return simulate_canary.run(arguments, name, section)
+            return simulate_canary.run(arguments, name, section, document.metrics)
+        if isinstance(section, Single | Shadow):
+            raise ValueError(
+                f"the policy of {name!r} gives every request to one variant: there is nothing to simulate"
+            )
         return _shares(arguments, document, name)
     except (ConfigError, ValueError, OSError) as error:
         return complain(error)
@@ -67,6 +72,7 @@ def _route(document: Document, wanted: str | None) -> str:
 # Policies that share traffic out ----------------------------------------------------------------------
 def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int:
     arguments.requests = arguments.requests or REQUESTS
+    arguments.repetitions = arguments.repetitions or REPETITIONS
     found = _of_one_metric(plan(document, name), arguments.metric)
     reports = (
         _with_features(arguments, document, found)
@@ -146,7 +152,11 @@ def _table(reports: Sequence[simulate.Report | ContextReport]) -> None:
     if isinstance(reports[0], ContextReport):
         say(_FORM.format("world", "regret", "even split", "best's share", "beyond the best single", ""))
     else:
-        say(_FORM.format("world", "regret", "even split", "best's share", "settled after", "false alarms"))
+        say(
+            _FORM.format(
+                "world", "regret", "even split", "best's share", "settled after", "wrong winner named"
+            )
+        )
     for row in rows:
         say(_FORM.format(*row).rstrip())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from gateway.commands.remote import print_json
 from gateway.commands.simulate_shown import Progress, chosen, say, shown
 from gateway.compile.plans import plan_of, rail_of
-from gateway.config.document import Canary
+from gateway.config.document import Canary, Metric
 from policies import simulate_rollout
 from policies.guardrails import Guardrail
 from policies.rollout import Plan
@@ -26,16 +27,28 @@ CANDIDATES: Final = {
 _STOPS: Final = (
     "the simulation ends where the bandit takes over; to follow that, simulate a route with it as its policy"
 )
+_LEFT_OUT: Final = (
+    "{} is left out: it is a {}, and what its values are like is not known here; 'turnout plan' says how many "
+    "requests it needs"
+)
 LOOKS: Final = 500
 """At most so many in one run; the gateway looks each second."""
 
 
-def run(arguments: argparse.Namespace, name: str, section: Canary) -> int:
+REPETITIONS: Final = 20
+"""Of each candidate: a few seconds, and enough to tell "always" from "half of the time"."""
+
+
+def run(arguments: argparse.Namespace, name: str, section: Canary, metrics: Mapping[str, Metric]) -> int:
     """Raises ValueError for options that mean nothing to a rollout."""
     _refuse(arguments)
+    arguments.repetitions = arguments.repetitions or REPETITIONS
     rollout = plan_of(section)
-    rails = [rail_of(rail) for rail in section.guardrails]
+    every = [rail_of(rail) for rail in section.guardrails]
+    unknown = [r for r in every if r.metric in metrics and metrics[r.metric].type in ("real", "count")]
+    rails = [rail for rail in every if rail not in unknown]
     notes = [note for note in map(_note, rails) if note]
+    notes += [_LEFT_OUT.format(rail.metric, metrics[rail.metric].type) for rail in unknown]
     if rollout.bandit is not None:
         notes.append(_STOPS)
     reports = [

@@ -245,6 +245,36 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     assert "--plot means nothing to a canary" in turnout(*words, "--plot", "x.png", code=1)
 
 
+UNSEEN = """
+metrics: {spent: {type: real}}
+backends: {a: {url: "http://127.0.0.1:1"}}
+routes:
+  paying:
+    match: {path: /a}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 50%, for: 1m}]
+      guardrails: [{metric: error_rate, max_increase: 5%}, {metric: spent, max_decrease: 0.1}]
+  alone:
+    match: {path: /b}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+"""
+
+
+def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
+    """A real metric was simulated as a share of good answers, its limit of 0.1 taken for ten points."""
+    file = tmp_path / "turnout.yaml"
+    file.write_text(UNSEEN)
+    words = ("simulate", "--config", str(file), "--repetitions", "1")
+    found = turnout_json(*words, "--route", "paying", "--world", "failing", "--requests", "1000")
+    assert "spent is left out: it is a real" in found["notes"][0]
+    assert "nothing to simulate" in turnout(*words, "--route", "alone", code=1)
+
+
 LINEAR = """
 metrics: {good: {type: boolean}, cost: {type: real, goal: minimize}}
 backends: {a: {url: "http://127.0.0.1:1"}}
