@@ -145,6 +145,8 @@ _HOST: Final = re.compile(
 )
 SESSION: Final = b"turnout-session-"
 """What the names of the dashboard's cookies hold."""
+MAX_HOST_BYTES: Final = 259
+"""253 of a name of DNS, and a port."""
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _ODD_SEPARATOR: Final = re.compile(rb"[\\;]|%2[fF]|%5[cC]")
 """What some servers take for the end of a path segment."""
@@ -152,8 +154,11 @@ _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]*)((?:/|\?|$).*)", re.IGNORE
 
 
 def valid_host(value: bytes) -> bool:
-    """``reg-name`` or ``[IPv6]``, with an optional port; nothing that could be taken for anything else."""
-    match = _HOST.fullmatch(value)
+    """``reg-name`` or ``[IPv6]``, with an optional port; nothing that could be taken for anything else.
+
+    No longer than a name of DNS may be, since several caches are keyed by it.
+    """
+    match = _HOST.fullmatch(value) if len(value) <= MAX_HOST_BYTES else None
     return match is not None and (match[1] is None or int(match[1]) <= 65_535)
 
 

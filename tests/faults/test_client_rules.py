@@ -187,3 +187,25 @@ def unchanged(rig: FaultRig, answers: list[Answer], refusals: int) -> None:
             assert health.backend == "dead" or record.runs == [0, 0, 0]
     assert not [row for row in rig.shadowed if row.error], rig.shadowed
     assert not rig.errors, rig.errors
+
+
+@pytest.mark.parametrize(
+    ("rule", "query", "lines", "body"),
+    [
+        ("header", b"", b"x-user:\r\n", b"{}"),
+        ("cookie", b"", b"cookie: user=\r\n", b"{}"),
+        ("query", b"?user=", b"", b"{}"),
+        ("json", b"", b"", b'{"user": {"id": ""}}'),
+        ("json", b"", b"", b'{"user": {"id": null}}'),
+    ],
+)
+def test_an_empty_unit_is_none(gateway: FaultRig, rule: str, query: bytes, lines: bytes, body: bytes) -> None:
+    """All who sent an empty one were one user, and got one variant."""
+    gateway.outcomes.clear()
+    with gateway.client() as client:
+        client.send(
+            b"POST /%b-plain%b HTTP/1.1\r\nhost: h\r\n%bcontent-length: %d\r\n\r\n%b"
+            % (rule.encode(), query, lines, len(body), body)
+        )
+        assert client.answer().status == 200
+    assert not gateway.outcome().sticky

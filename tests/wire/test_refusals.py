@@ -237,6 +237,8 @@ SYNTAX: dict[str, tuple[bytes, int, str]] = {
     "host-twice-differs": (get(host=H + b"Host: other\r\n"), 400, "bad_host"),
     "host-twice-1.0": (get(host=H + H, version=b"HTTP/1.0"), 400, "bad_host"),
     "host-twice-absolute": (get(host=H + H, target=b"http://gateway.test/p/x"), 400, "bad_host"),
+    "host-too-long": (get(host=b"host: " + b"a" * 260 + b"\r\n"), 400, "bad_host"),
+    "host-too-long-absolute": (get(target=b"http://" + b"a" * 260 + b"/p/x"), 400, "bad_target"),
     "host-empty": (get(host=b"host:\r\n"), 400, "bad_host"),
     "host-list": (get(host=b"host: a, b\r\n"), 400, "bad_host"),
     "host-space": (get(host=b"host: a b\r\n"), 400, "bad_host"),
