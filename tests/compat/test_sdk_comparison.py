@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -27,6 +29,7 @@ routes:
     variants: {{v1: {{backend: sound}}, same: {{backend: sound}}, other: {{backend: changed}}}}
     policy: {{type: shadow, primary: v1, shadows: {{same: 100%, other: 100%}}}}
 """
+PAGE = Path(__file__).parents[2] / "docs/servers/openai.md"
 ASKED: Any = [{"role": "user", "content": "hello"}]
 
 
@@ -134,3 +137,15 @@ def test_what_the_anthropic_sdk_asks_for(
     ask: Callable[[anthropic.Anthropic], object],
 ) -> None:
     check(gateway, lambda: ask(anthropic_client))
+
+
+def test_how_the_page_gets_at_the_decision_id(gateway: GatewayProcess, openai_client: openai.OpenAI) -> None:
+    """Each Python block of docs/servers/openai.md, run as it stands."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict[str, Any] = {"client": openai_client, "messages": ASKED}
+        exec(block, names)
+        known = httpx.get(f"{gateway.url}/-/decisions/{names['decision']}")
+        assert known.status_code == 200
+        assert names.get("completion") or "".join(c.choices[0].delta.content or "" for c in names["stream"])
