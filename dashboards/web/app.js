@@ -5,7 +5,7 @@ import { HOME, Refused, authorise, get, send } from "./core/api.js";
 import { Live } from "./core/live.js";
 import { follow, here, href } from "./core/router.js";
 import { clockTime, zoneName } from "./core/format.js";
-import { problems, Overview } from "./pages/overview.js";
+import { problems, Overview, routesOf } from "./pages/overview.js";
 import { ConfigPage } from "./pages/config.js";
 import { DecisionPage } from "./pages/decision.js";
 import { EventsPage } from "./pages/events.js";
@@ -92,7 +92,7 @@ class App extends Component {
 // The number of routes that need a person stands in the tab's title.
 function titleOf(page, view) {
   if (page.route) return `${page.route} · Turnout`;
-  const waiting = page.name === "overview" ? Object.values(view).filter((route) => route && problems(route).length).length : 0;
+  const waiting = page.name === "overview" ? routesOf(view).filter((route) => problems(route).length).length : 0;
   const title = TITLES[page.name] ?? "Turnout";
   return `${waiting ? `(${waiting}) ` : ""}${title === "Turnout" ? title : `${title} · Turnout`}`;
 }
@@ -128,7 +128,7 @@ function pageOf(state) {
     case "shadow":
       return html`<${ShadowPage} key="shadow" ...${given} />`;
     case "outcomes":
-      return html`<${OutcomesPage} key="outcomes" routes=${Object.keys(view)} ...${given} />`;
+      return html`<${OutcomesPage} key="outcomes" routes=${routesOf(view).map((one) => one.route)} ...${given} />`;
     case "decision":
       return html`<${DecisionPage} key="decision" ...${given} />`;
     case "config":

@@ -73,9 +73,20 @@ class Desk:
         )
         return made | {"last_step": steps[-1] if steps else None}
 
-    async def summaries(self) -> Json:
-        """The summaries of all routes, by name."""
-        return {name: await self.summary(name) for name in self.context.document().routes}
+    async def summaries(self, serves: Callable[[str], bool] = lambda _: True) -> dict[str, Json]:
+        """By name, those of the routes that ``serves`` lets through; not of one that an edit takes away meanwhile."""
+        found = {}
+        for name in filter(serves, self.context.document().routes):
+            try:
+                found[name] = await self.summary(name)
+            except (TurnoutError, KeyError):
+                if name in self.context.document().routes:
+                    raise
+        return found
+
+    async def overview(self) -> dict[str, Json]:
+        """What the view of all routes shows: the summaries, and under no name what concerns all of them."""
+        return {**await self.summaries(), "": {"refused": self.context.refused_config()}}
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None

@@ -45,7 +45,7 @@ def _view(ask: Ask, view: str) -> AsyncIterator[bytes]:
     """``routes`` or ``route:NAME``. Raises forbidden, not_found."""
     kind, _, name = view.partition(":")
     if kind == "routes":
-        return ask.desk.views.patches(view, ask.desk.summaries, ask.principal.serves)
+        return ask.desk.views.patches(view, ask.desk.overview, ask.principal.serves)
     ask.must_know(name)
     return ask.desk.views.patches(view, partial(ask.desk.report, name, None, None))
 

@@ -10,7 +10,6 @@ from starlette.responses import Response
 from gateway.compile.plans import reported
 from gateway.control.ask import Ask, answer, zipped
 from gateway.control.questions import RolloutStep, RouteQuery, SeriesQuery
-from gateway.control.report import Json
 from gateway.control.series import MOST, ROLLING, series, step_for, steps
 from gateway.errors import TurnoutError
 from gateway.state.base import StoreUnavailable
@@ -20,27 +19,9 @@ HOUR = 3600.0
 
 
 async def list_routes(ask: Ask) -> Response:
-    names = [name for name in ask.context.document().routes if ask.principal.serves(name)]
-    shown = [await _summary(ask, name) for name in names]
-    return answer(
-        {
-            "routes": [route for route in shown if route is not None],
-            "config": {
-                "revision": ask.context.revision().revision,
-                "refused": ask.context.refused_config(),
-            },
-        }
-    )
-
-
-async def _summary(ask: Ask, name: str) -> Json | None:
-    """None for a route that an edit took away meanwhile."""
-    try:
-        return await ask.desk.summary(name)
-    except (TurnoutError, KeyError):
-        if name in ask.context.document().routes:
-            raise
-        return None
+    shown = await ask.desk.summaries(ask.principal.serves)
+    config = {"revision": ask.context.revision().revision, "refused": ask.context.refused_config()}
+    return answer({"routes": list(shown.values()), "config": config})
 
 
 async def read_route(ask: Ask) -> Response:

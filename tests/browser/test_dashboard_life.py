@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
-from tests.control.harness import Harness
+from tests.control.harness import ROUTES, Harness
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
@@ -199,3 +199,43 @@ def test_an_open_page_is_one_stream_and_a_call_in_ten_seconds_at_most(served: Se
             tab.page.wait_for_timeout(8000)
         assert len(asked) <= 4, asked
         assert not any("/-/events" in url for url in asked), "the stream stays open"
+
+
+def test_twenty_routes_fit_and_those_that_are_idle_take_little(tmp_path: Path, tabs: Tabs) -> None:
+    idle = "".join(
+        f"  idle-{n:02}:\n    match: {{path: /idle-{n}}}\n    variants: {{v1: {{backend: a}}}}\n"
+        "    policy: {type: single, variant: v1}\n"
+        for n in range(18)
+    )
+    many = Served(tmp_path / "many.db", text=ROUTES + idle).start()
+    try:
+        many.live(DIGITS, steps=2, per_step=20)
+        tab = tabs.new(many.address)
+        tab.page.locator('[data-group="moving"] [data-route="digits"]').wait_for()
+        assert tab.page.locator("[data-route]").count() == 21
+        height = tab.page.locator("#content").evaluate("node => node.getBoundingClientRect().height")
+        assert height < 900, "all of them in one screen"
+        tab.page.get_by_role("link", name="idle-07").click()
+        tab.page.locator("h1", has_text="idle-07").wait_for()
+    finally:
+        many.stop()
+
+
+def test_no_text_of_a_client_can_become_markup(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address)
+    tab.page.locator("h1").wait_for()
+    script = """() => {
+        try { document.createElement("div").innerHTML = "<b>x</b>"; return "set"; }
+        catch (error) { return error.name; }
+    }"""
+    assert tab.page.evaluate(script) == "TypeError", "Trusted Types hold"
+    tab.complaints.clear()
+
+
+def test_a_refused_configuration_stands_above_the_routes(served: Served, tabs: Tabs) -> None:
+    served.do(lambda harness: harness.revisions.adopt_file(served.text.replace("floor: 1%", "flor: 1%")))
+    tab = tabs.new(served.address)
+    alert = tab.page.get_by_role("alert").filter(has_text="A configuration was refused")
+    alert.wait_for()
+    assert "routes.digits.policy" in alert.inner_text()
+    assert "What was in force stays" in alert.inner_text()

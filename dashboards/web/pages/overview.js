@@ -6,7 +6,7 @@ import { choose, here, href } from "../core/router.js";
 import { POLICIES, STATES, sentence, verdictsOf, failure } from "../core/words.js";
 import { palette } from "../core/colours.js";
 import { ago } from "../core/format.js";
-import { badge, emptyState, figure, shareBar } from "../parts/basics.js";
+import { badge, emptyState, figure, notice, shareBar } from "../parts/basics.js";
 
 const GROUPS = [
   ["needs", "Needs you"],
@@ -14,12 +14,14 @@ const GROUPS = [
   ["steady", "Steady"],
   ["idle", "Idle"],
 ];
+const MAX_IDLE = 8;
 const SORTS = { name: (r) => r.route, requests: (r) => -r.recent.assigned, errors: (r) => -(r.recent.error_rate.mean ?? -1), p99: (r) => -(r.recent.latency_ms?.p99 ?? -1) };
 
 export function Overview({ view, now }) {
   const { query } = here();
-  const all = Object.values(view).filter(Boolean);
+  const all = routesOf(view);
   if (!all.length) return [html`<h1 key="h">Routes</h1>`, emptyState("No routes yet", "Add one under 'routes' in the configuration; it appears here by itself.", "turnout check turnout.yaml")];
+  const refused = view[""]?.refused;
   const wanted = (query.search ?? "").toLowerCase();
   const found = all.filter((route) => route.route.toLowerCase().includes(wanted));
   const key = SORTS[query.sort] ?? SORTS.name;
@@ -31,9 +33,15 @@ export function Overview({ view, now }) {
         <option value="name">name</option><option value="requests">requests</option><option value="errors">errors</option><option value="p99">p99</option>
       </select></label>
     </div>`,
+    refused && notice("bad", "A configuration was refused", `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`),
     GROUPS.map(([name, title]) => group(name, title, grouped(name), now)),
     found.length ? null : html`<p class="empty" key="none">No route's name holds “${query.search}”.</p>`,
   ];
+}
+
+// The entry without a name concerns all of them.
+export function routesOf(view) {
+  return Object.entries(view).filter(([name, route]) => name && route).map(([, route]) => route);
 }
 
 export function groupOf(route) {
@@ -70,10 +78,17 @@ function ended(route) {
 
 function group(name, title, routes, now) {
   if (!routes.length) return null;
+  if (name === "idle" && routes.length > MAX_IDLE) return idle(title, routes);
   return html`<section class=${`group ${name}`} key=${name} aria-labelledby=${`group-${name}`} data-group=${name}>
     <h2 id=${`group-${name}`}>${title} <span class="note">${routes.length}</span></h2>
     <ul class="routes card">${routes.map((route) => row(route, now))}</ul>
   </section>`;
+}
+
+// Many that do nothing need no line each.
+function idle(title, routes) {
+  return html`<section class="group idle" key="idle" aria-labelledby="group-idle" data-group="idle"><h2 id="group-idle">${title} <span class="note">${routes.length}</span></h2>
+    <ul class="card idle-list">${routes.map(({ route }) => html`<li key=${route} data-route=${route}><a href=${href("routes", route)}>${route}</a></li>`)}</ul></section>`;
 }
 
 function row(route, now) {
