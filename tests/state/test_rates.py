@@ -15,6 +15,7 @@ from gateway.loops.rates import Rates
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore
 from tests.contract.servers import RedisServer, redis_server
+from tests.state.test_redis_check import locked_server
 
 pytestmark = pytest.mark.redis
 
@@ -91,3 +92,13 @@ async def test_without_the_store_each_goes_on_with_its_part(store: RedisStore, s
     server.start()
     await rates.step()
     assert bucket.level > 0, "an outage is not charged for"
+
+
+async def test_the_user_of_the_documentation_may_settle(tmp_path: Path) -> None:
+    with locked_server(tmp_path, "user default off resetpass ~* &* +@all") as (_, url):
+        store = RedisStore(url)
+        await store.open()
+        try:
+            assert await store.rates.spend("app", 5.0, 5.0, 2.0, "p0") == (3.0, 1)
+        finally:
+            await store.close()
