@@ -34,6 +34,7 @@ PLATFORMS = (
     "onnx",
     "sklearn",
     "xgboost",
+    "ensemble",
 )
 
 
@@ -116,6 +117,22 @@ class VersionPolicy(_Part):
         return versions
 
 
+class EnsembleStep(_Part):
+    """One model of an ensemble."""
+
+    model_name: str
+    model_version: Annotated[int, Field(ge=-1)] = -1
+    """-1: the newest that is loaded."""
+    input_map: Annotated[dict[str, str], Field(min_length=1)]
+    """Input of the model → tensor of the ensemble."""
+    output_map: Annotated[dict[str, str], Field(min_length=1)]
+    """Output of the model → tensor of the ensemble."""
+
+
+class EnsembleScheduling(_Part):
+    step: Annotated[tuple[EnsembleStep, ...], Field(min_length=1)]
+
+
 class ModelConfig(_Part):
     """What `config.json` says."""
 
@@ -133,6 +150,8 @@ class ModelConfig(_Part):
     """Where batches run: on the event loop or in a thread for each instance; `auto` measures at warm-up."""
     batch_timeout_microseconds: Annotated[int, Field(ge=0)] = 60_000_000
     """Maximum duration of one batch; beyond it its requests fail and the instance is replaced. 0: no limit."""
+    ensemble_scheduling: EnsembleScheduling | None = None
+    """The steps of platform `ensemble`."""
     parameters: dict[str, JsonValue] = {}
     """Handed to the model's class as keyword arguments."""
 
@@ -149,6 +168,12 @@ class ModelConfig(_Part):
         if value not in PLATFORMS:
             raise ValueError(f"unknown platform {value!r}; use one of {', '.join(PLATFORMS)}")
         return value
+
+    @model_validator(mode="after")
+    def _steps(self) -> ModelConfig:
+        if (self.platform == "ensemble") != (self.ensemble_scheduling is not None):
+            raise ValueError("platform ensemble and ensemble_scheduling go together; write both, or neither")
+        return self
 
     @model_validator(mode="after")
     def _text(self) -> ModelConfig:

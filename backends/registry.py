@@ -84,7 +84,7 @@ class Registry:
         raise self._absent(model, name, version)
 
     def _absent(self, model: Model | None, name: str, version: str) -> NotFound | Unavailable:
-        if self.loading:
+        if self.loading and (model is None or not (model.versions or model.faults)):
             return Unavailable("the models are still being loaded; try again as Retry-After says")
         if model is None:
             return NotFound(f"there is no model {name!r}; there are {', '.join(self.models) or 'none'}")
@@ -100,8 +100,10 @@ class Registry:
         """Loads what the repository holds. Faults of single models are kept, not raised."""
         self._watcher = asyncio.create_task(self._watch())
         try:
-            for found in (await asyncio.to_thread(scan, self._root)).values():
-                self.models[found.name] = Model(found.name)
+            found_models = (await asyncio.to_thread(scan, self._root)).values()
+            self.models = {found.name: Model(found.name) for found in found_models}
+            # Ensembles come last: they check the models that they consist of.
+            for found in sorted(found_models, key=_is_ensemble):
                 await self._apply(found)
         finally:
             self.loading = False
@@ -188,7 +190,7 @@ class Registry:
             old = model.versions.get(str(number))
             if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
                 continue
-            served = self._kinds.get(config.platform, Served)(config, version)
+            served = self._kinds.get(config.platform, Served)(config, version, self.find)
             try:
                 await served.start(self._device, self._threads)
             except LoadError as error:
@@ -198,3 +200,7 @@ class Registry:
                 log.info("model %s version %d is ready", found.name, number)
                 fresh[str(number)] = served
         return fresh, faults
+
+
+def _is_ensemble(found: FoundModel) -> bool:
+    return found.config is not None and found.config.platform == "ensemble"

@@ -16,7 +16,7 @@ from backends.batching.instance import Instance
 from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
-from backends.errors import LoadError, ModelFailed, ServerError, Unavailable
+from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
 from backends.repository import FoundVersion
 from backends.stats import Stats
 from backends.threads import in_daemon
@@ -36,7 +36,10 @@ STOP_POLL_S: Final = 0.25
 class Served:
     """Made on the event loop; all its methods belong there."""
 
-    def __init__(self, config: ModelConfig, found: FoundVersion) -> None:
+    def __init__(
+        self, config: ModelConfig, found: FoundVersion, find: Callable[[str, str], Served] | None = None
+    ) -> None:
+        """``find`` gives other models of the server, by name and version ("": the newest)."""
         batching = config.dynamic_batching
         self.config = config
         self.found = found
@@ -50,6 +53,7 @@ class Served:
             batching.max_queue_delay_microseconds * 1000,
             batching.default_queue_policy.max_queue_size,
         )
+        self.find = find or _nothing
         self.fault = ""
         """Why the loaded version can't be used any more."""
         self._timeout = batching.default_queue_policy.default_timeout_microseconds / 1e6
@@ -218,6 +222,10 @@ class Served:
         for entry, error in report.failed:
             entry.settle(error)
         self.stats.record(report)
+
+
+def _nothing(name: str, version: str) -> Served:
+    raise NotFound(f"there is no model {name!r}")
 
 
 async def load_guarded(title: str, function: Callable[[], T]) -> T:

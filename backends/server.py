@@ -13,6 +13,7 @@ from typing import Final
 import uvloop
 
 from backends.app import MAX_BODY, App
+from backends.ensemble import EnsembleServed
 from backends.errors import LoadError
 from backends.http.listener import Listener
 from backends.registry import Registry
@@ -26,7 +27,7 @@ CLOSE_LIMIT_S: Final = 5.0
 """For models to finish their batches once no client waits any more."""
 
 
-KINDS: Final[dict[str, type[Served]]] = {"pytorch_text": TextServed}
+KINDS: Final[dict[str, type[Served]]] = {"pytorch_text": TextServed, "ensemble": EnsembleServed}
 
 
 @dataclass(frozen=True, slots=True)

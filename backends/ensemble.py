@@ -1,0 +1,178 @@
+"""Ensembles: a model whose batches run through other models of the same server, in Triton's words."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from backends.batching.entry import Entry, FutureEntry, Part
+from backends.config import EnsembleStep
+from backends.errors import LoadError, NotFound, ServerError, Unavailable
+from backends.served import Served
+from backends.wire.signature import Signature, TensorSpec
+
+Tensor = tuple[Part, tuple[int, ...]]
+"""Data and shape, with the batch axis if there is one."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step, and what its model took and gave when the step was checked."""
+
+    config: EnsembleStep
+    signature: Signature
+
+    @property
+    def version(self) -> str:
+        return "" if self.config.model_version == -1 else str(self.config.model_version)
+
+
+class EnsembleServed(Served):
+    """See `Served`; a request runs through the steps, each of which batches with all other requests for it."""
+
+    async def start(self, device: str, threads: int) -> None:
+        """Checks the steps. Raises LoadError."""
+        self._running: dict[Entry, asyncio.Task[None]] = {}
+        assert self.config.ensemble_scheduling is not None
+        steps = [_Step(step, self._model(step).signature) for step in self.config.ensemble_scheduling.step]
+        self._waves = self._ordered(steps)
+
+    async def stop(self) -> None:
+        """See `Served`."""
+        self.queue.close()
+        await asyncio.gather(*getattr(self, "_running", {}).values(), return_exceptions=True)
+
+    def submit(self, entry: Entry, timeout: float = 0.0) -> None:
+        """See `Served`."""
+        if self.queue.closed:
+            raise Unavailable("this version is being unloaded; send the request again")
+        if len(self._running) >= self.config.dynamic_batching.default_queue_policy.max_queue_size:
+            self.stats.rejected += 1
+            raise Unavailable(f"{len(self._running)} requests run already; try again as Retry-After says")
+        task = asyncio.get_running_loop().create_task(self._respond(entry, timeout))
+        self._running[entry] = task
+        task.add_done_callback(lambda _: self._running.pop(entry, None))
+
+    def abandon(self, entry: Entry) -> None:
+        """See `Served`."""
+        entry.done = True
+        task = self._running.get(entry)
+        if task is not None:
+            task.cancel()
+
+    def _model(self, step: EnsembleStep) -> Served:
+        try:
+            served = self.find(step.model_name, "" if step.model_version == -1 else str(step.model_version))
+        except (NotFound, Unavailable) as error:
+            raise LoadError(
+                f"{self.title()}: a step needs model {step.model_name!r}: {error.message}"
+            ) from None
+        if isinstance(served, EnsembleServed):
+            raise LoadError(f"{self.title()}: step {step.model_name!r} is an ensemble; write its steps here")
+        limit = self.config.max_batch_size
+        if (limit > 0) != (served.config.max_batch_size > 0) or limit > served.config.max_batch_size:
+            raise LoadError(
+                f"{self.title()}: max_batch_size is {limit}, and that of step {step.model_name!r} "
+                f"{served.config.max_batch_size}; write at most this"
+            )
+        return served
+
+    def _ordered(self, steps: list[_Step]) -> list[list[_Step]]:
+        """Waves of steps that need only what earlier waves give. Raises LoadError for cycles and mismatches."""
+        known = dict(self.signature.inputs)
+        waves, left = [], list(steps)
+        while left:
+            wave = [step for step in left if set(step.config.input_map.values()) <= known.keys()]
+            if not wave:
+                raise LoadError(
+                    f"{self.title()}: nothing gives {self._missing(left, known)!r} before it is needed; "
+                    "write it into an output_map, without a cycle"
+                )
+            for step in wave:
+                self._check_inputs(step, known)
+            for step in wave:
+                self._add_outputs(step, known)
+            waves.append(wave)
+            left = [step for step in left if step not in wave]
+        for name, wanted in self.signature.outputs.items():
+            if name not in known:
+                raise LoadError(
+                    f"{self.title()}: no step gives the output {name!r}; write it into an output_map"
+                )
+            self._match(known[name], wanted, f"output {name!r}")
+        return waves
+
+    def _missing(self, steps: list[_Step], known: Mapping[str, TensorSpec]) -> str:
+        return min(name for step in steps for name in step.config.input_map.values() if name not in known)
+
+    def _check_inputs(self, step: _Step, known: Mapping[str, TensorSpec]) -> None:
+        name, mapped = step.config.model_name, step.config.input_map
+        if mapped.keys() != step.signature.inputs.keys():
+            raise LoadError(
+                f"{self.title()}: input_map of step {name!r} has {', '.join(mapped)}; "
+                f"the model takes {', '.join(step.signature.inputs)}"
+            )
+        for key, tensor in mapped.items():
+            self._match(known[tensor], step.signature.inputs[key], f"input {key!r} of step {name!r}")
+
+    def _add_outputs(self, step: _Step, known: dict[str, TensorSpec]) -> None:
+        for key, tensor in step.config.output_map.items():
+            spec = step.signature.outputs.get(key)
+            if spec is None:
+                raise LoadError(f"{self.title()}: step {step.config.model_name!r} has no output {key!r}")
+            if tensor in known:
+                raise LoadError(f"{self.title()}: {tensor!r} is given twice; give each tensor its own name")
+            known[tensor] = spec
+
+    def _match(self, given: TensorSpec, wanted: TensorSpec, what: str) -> None:
+        fits = len(given.shape) == len(wanted.shape) and all(
+            -1 in (one, other) or one == other for one, other in zip(given.shape, wanted.shape, strict=True)
+        )
+        if given.datatype is not wanted.datatype or not fits:
+            raise LoadError(f"{self.title()}: {what} is {wanted}, and is given {given}; they must agree")
+
+    async def _respond(self, entry: Entry, timeout: float) -> None:
+        try:
+            outputs = await self._run(entry, timeout)
+        except ServerError as error:
+            self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
+            entry.settle(error)
+            return
+        took = time.perf_counter_ns() - entry.arrived
+        self.stats.success.add(took)
+        self.stats.request_seconds.observe(took / 1e9)
+        self.stats.inferences += entry.rows
+        self.stats.executions += 1
+        self.stats.last_inference = time.time_ns() // 1_000_000
+        entry.settle(outputs)
+
+    async def _run(self, entry: Entry, timeout: float) -> list[np.ndarray]:
+        batched = self.config.max_batch_size > 0
+        tensors: dict[str, Tensor] = {
+            name: (part, (entry.rows, *key) if batched else key)
+            for name, part, key in zip(self.signature.inputs, entry.inputs, entry.key, strict=True)
+        }
+        for wave in self._waves:
+            await asyncio.gather(*(self._run_step(step, tensors, entry.rows, timeout) for step in wave))
+        return [np.asarray(tensors[name][0]) for name in self.signature.outputs]
+
+    async def _run_step(self, step: _Step, tensors: dict[str, Tensor], rows: int, timeout: float) -> None:
+        served = self.find(step.config.model_name, step.version)
+        if served.signature is not step.signature and served.signature != step.signature:
+            raise Unavailable(f"model {served.name!r} was changed; load the ensemble {self.name!r} again")
+        given = [tensors[step.config.input_map[name]] for name in served.signature.inputs]
+        batched = served.config.max_batch_size > 0
+        key = tuple(shape[1:] if batched else shape for _, shape in given)
+        entry = FutureEntry(tuple(part for part, _ in given), rows, key, time.perf_counter_ns())
+        served.submit(entry, timeout)
+        try:
+            outputs = await entry.future
+        finally:
+            served.abandon(entry)
+        for name, tensor in step.config.output_map.items():
+            array = np.ascontiguousarray(outputs[served.signature.outputs[name].index])
+            tensors[tensor] = (array, array.shape)

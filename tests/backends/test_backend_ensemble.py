@@ -1,0 +1,145 @@
+"""Ensembles: models of one server in a chain, checked when they are loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from backends.errors import LoadError
+from backends.registry import Registry
+from backends.server import KINDS
+from tests.backends.process import ServerProcess
+from tests.backends.repositories import SLEEPER, write_model, write_picky
+
+PLUS = "class Model:\n    def __init__(self, by=1.0): self.by = by\n    def __call__(self, x): return x + self.by"
+ADD = "class Model:\n    def __call__(self, a, b): return a + b"
+X = {"x": ("FP32", [2])}
+Y = {"y": ("FP32", [2])}
+
+
+def step(model: str, inputs: dict[str, str], outputs: dict[str, str], version: int = -1) -> dict[str, Any]:
+    return {"model_name": model, "model_version": version, "input_map": inputs, "output_map": outputs}
+
+
+DIAMOND = [
+    step("add", {"a": "left", "b": "right"}, {"y": "y"}),
+    step("plus", {"x": "x"}, {"y": "left"}),
+    step("plus", {"x": "left"}, {"y": "right"}),
+]
+
+
+def write_ensemble(root: Path, name: str, steps: list[dict[str, Any]], **config: Any) -> None:
+    given = {"inputs": X, "outputs": Y, **config}
+    inputs, outputs = given.pop("inputs"), given.pop("outputs")
+    scheduling = {"step": steps}
+    write_model(
+        root, name, None, inputs, outputs, platform="ensemble", ensemble_scheduling=scheduling, **given
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_model(tmp_path, "plus", PLUS, X, Y)
+    write_model(tmp_path, "add", ADD, {"a": ("FP32", [2]), "b": ("FP32", [2])}, Y)
+    return tmp_path
+
+
+def ask(values: list[float], rows: int = 1) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": values}]}
+
+
+async def test_a_diamond_of_steps_over_http(root: Path) -> None:
+    write_ensemble(root, "a-diamond", DIAMOND)
+    with ServerProcess(root, "--allow-load") as server:
+        server.wait_ready()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            url = "/v2/models/a-diamond/infer"
+            answers = await asyncio.gather(
+                *(client.post(url, json=ask([n, n, 2 * n, 0], 2)) for n in range(20))
+            )
+            for number, answer in enumerate(answers):
+                got = answer.json()["outputs"][0]["data"]
+                assert got == [2.0 * value + 3 for value in (number, number, 2 * number, 0)]
+            (stats,) = (await client.get("/v2/models/a-diamond/stats")).json()["model_stats"]
+            assert stats["inference_count"] == 40
+            (parts,) = (await client.get("/v2/models/plus/stats")).json()["model_stats"]
+            assert parts["inference_count"] == 80
+            raw = np.array([[1, 2]], "<f4").tobytes()
+            head = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}]}'
+            binary = await client.post(
+                url, content=head + raw, headers={"inference-header-content-length": str(len(head))}
+            )
+            assert binary.json()["outputs"][0]["data"] == [5, 7]
+
+            wider = {"x": ("FP32", [3])}, {"y": ("FP32", [3])}
+            write_model(root, "plus", PLUS, *wider)
+            assert (await client.post("/v2/repository/models/plus/load")).status_code == 200
+            changed = await client.post(url, json=ask([1, 1]))
+            assert (changed.status_code, "load the ensemble" in changed.text) == (503, True)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "config", "message"),
+    [
+        ([step("plus", {"x": "z"}, {"y": "y"})], {}, "nothing gives 'z'"),
+        ([step("plus", {"x": "b"}, {"y": "a"}), step("plus", {"x": "a"}, {"y": "b"})], {}, "without a cycle"),
+        ([step("plus", {"x": "x"}, {"y": "z"})], {}, "no step gives the output 'y'"),
+        ([step("plus", {"w": "x"}, {"y": "y"})], {}, "the model takes x"),
+        ([step("plus", {"x": "x"}, {"w": "y"})], {}, "has no output 'w'"),
+        ([step("plus", {"x": "x"}, {"y": "x"})], {}, "'x' is given twice"),
+        ([step("absent", {"x": "x"}, {"y": "y"})], {}, "a step needs model 'absent'"),
+        ([step("plus", {"x": "x"}, {"y": "y"}, 7)], {}, "has no version '7'"),
+        (DIAMOND, {"max_batch_size": 9}, "max_batch_size is 9"),
+        (DIAMOND, {"max_batch_size": 0}, "max_batch_size is 0"),
+        (DIAMOND, {"inputs": {"x": ("FP64", [2])}}, "they must agree"),
+        (DIAMOND, {"outputs": {"y": ("FP32", [3])}}, "they must agree"),
+        ([step("other", {"x": "x"}, {"y": "y"})], {}, "is an ensemble"),
+    ],
+)
+async def test_what_does_not_fit_is_refused_at_load(
+    root: Path, steps: list[dict[str, Any]], config: dict[str, Any], message: str
+) -> None:
+    write_ensemble(root, "other", DIAMOND)
+    write_ensemble(root, "some", steps, **config)
+    registry = Registry(root, "cpu", kinds=KINDS)
+    await registry.load_all()
+    assert message in registry.models["some"].faults["1"]
+    assert registry.find("plus").version == "1"
+    with pytest.raises(LoadError, match="some version 1"):
+        await registry.load("some")
+    await registry.close()
+
+
+async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:
+    one = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+    write_picky(tmp_path)
+    write_ensemble(tmp_path, "chain", [step("picky", {"x": "x"}, {"y": "y"})], inputs=one[0], outputs=one[1])
+    write_model(
+        tmp_path, "sleeper", SLEEPER, {"seconds": ("FP32", [1])}, {"slept": ("FP32", [1])}, max_batch_size=1
+    )
+    sleeping = [step("sleeper", {"seconds": "x"}, {"slept": "y"})]
+    write_ensemble(tmp_path, "slow", sleeping, inputs=one[0], outputs=one[1], max_batch_size=1)
+    with ServerProcess(tmp_path) as server:
+        server.wait_ready()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+
+            def body(value: float) -> dict[str, Any]:
+                return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}]}
+
+            assert (await client.post("/v2/models/chain/infer", json=body(2))).json()["outputs"][0][
+                "data"
+            ] == [4]
+            assert (await client.post("/v2/models/chain/infer", json=body(-1))).status_code == 500
+            first = asyncio.create_task(client.post("/v2/models/slow/infer", json=body(0.8)))
+            await asyncio.sleep(0.2)
+            for _ in range(3):
+                with pytest.raises(httpx.ReadTimeout):
+                    await client.post("/v2/models/slow/infer", json=body(30), timeout=0.1)
+            assert (await client.post("/v2/models/slow/infer", json=body(0), timeout=10)).status_code == 200
+            assert (await first).status_code == 200
