@@ -33,7 +33,7 @@ REWARD = "correct"
 COMPLAINT = "wrong"
 """... and of its opposite, to be kept low."""
 SETTLES = 15_000.0
-"""About as many of its requests as it takes to clear a sound candidate (docs/statistics.md)."""
+"""About as many of its requests as it takes to clear a sound candidate (docs/guardrails.md)."""
 _RATIO = 1.02  # between the ends of a latency bucket
 _ENDED = (Status.PROMOTED, Status.ROLLED_BACK, Status.HALTED, Status.PAUSED, Status.WAITING)
 
