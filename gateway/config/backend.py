@@ -43,6 +43,8 @@ class Health(Part):
     """Active probes: each address is asked by itself, over a connection of its own."""
 
     path: Path = "/v2/health/ready"
+    from_root: bool = False
+    """Whether ``path`` stands alone, instead of below the path of the backend's url."""
     method: Method = "GET"
     every: Positive = 5.0
     timeout: Positive = 1.0

@@ -127,10 +127,10 @@ ANSWER_ACTIONS: Final = _with_twins(
                 b"x-decision-id",
                 b"x-variant",
                 b"server-timing",
-                b"x-request-id",
             ),
             DROP,
         ),
+        b"x-request-id": REQUEST_ID,
     }
 )
 

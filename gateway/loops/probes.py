@@ -129,7 +129,7 @@ def request(backend: BackendDocument, place: int, address: Address) -> bytes:
     given = {key.lower(): value for key, value in backend.headers.items()}
     fields = {"host": address.authority.decode(), "user-agent": "turnout", "accept": "*/*", **given}
     lines = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
-    path = backend.addresses[place].path + rule.path
+    path = rule.path if rule.from_root else backend.addresses[place].path + rule.path
     return f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")
 
 

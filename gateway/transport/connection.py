@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
-from gateway.dataplane.headers import ANSWER_ACTIONS, CODING, CONNECTION, DROP, KEEP, LENGTH, UPGRADE, tokens
+from gateway.dataplane.headers import (
+    ANSWER_ACTIONS,
+    CODING,
+    CONNECTION,
+    DROP,
+    KEEP,
+    LENGTH,
+    REQUEST_ID,
+    UPGRADE,
+    tokens,
+)
 from gateway.internal_errors import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
@@ -360,6 +370,8 @@ class BackendConnection(asyncio.Protocol):
             self._upgrade.append(value.rstrip(b" \t").lower())
         elif action == KEEP:
             self._note_keep_alive(value)
+        elif action == REQUEST_ID:  # the client gets ours
+            self._lines.append(b"x-backend-request-id: %b\r\n" % value.rstrip(b" \t"))
         else:
             assert action == DROP
 

@@ -146,7 +146,8 @@ backends:
     balance: round_robin
     host: preserve
     headers: {X-Key: abc}
-    health: {path: /h, method: head, every: 2s, timeout: 500ms, healthy: 1, unhealthy: 1, status: [200, 204-206]}
+    health: {path: /h, from_root: true, method: head,
+             every: 2s, timeout: 500ms, healthy: 1, unhealthy: 1, status: [200, 204-206]}
     limit: {in_flight: 16, waiting: 64, wait: 250ms}
     pool: {idle: 1s, size: 3}
     ejection: {consecutive: 1, local_consecutive: 1, rate: null, min_requests: 1, window: 1s, base: 1s, max: 2s,

@@ -19,6 +19,9 @@ backends:
   one:
     url: "http://127.0.0.1:@C@"
     health: {path: /one, every: 100ms, timeout: 1s, healthy: 1, unhealthy: 1, method: HEAD, status: 204}
+  rooted:
+    url: "http://127.0.0.1:@D@/base"
+    health: {path: /alone, from_root: true, every: 100ms, timeout: 1s}
   spare: {url: "http://127.0.0.1:@B@"}
 routes:
   pair:
@@ -35,8 +38,8 @@ routes:
     policy: {type: single, variant: v1}
     fallback: [v2]
 """
-NAMES = ("a", "b", "c")
-READY = (b"/base/v2/models/digits/ready", b"/one")
+NAMES = ("a", "b", "c", "d")
+READY = (b"/base/v2/models/digits/ready", b"/one", b"/alone")
 
 
 class Ready:
@@ -48,6 +51,7 @@ class Ready:
             "a": ok(),
             "b": ok(),
             "c": b"HTTP/1.1 204 Ready\r\n\r\n",
+            "d": ok(),
         }
         self.probes: dict[str, list[Request]] = {name: [] for name in NAMES}
         for name in NAMES:
@@ -114,6 +118,11 @@ def test_an_address_that_is_not_ready_gets_no_requests_until_it_is(rig: FaultRig
     told = [e for e in rig.events("health") if e["address"].endswith(str(rig.backends["b"].port))]
     assert [e["state"] for e in told[-2:]] == ["unhealthy", "healthy"]
     assert told[-2]["reason"] == "it answered 503"
+
+
+def test_a_probe_may_be_outside_of_the_base_path(rig: FaultRig, ready: Ready) -> None:
+    rig.until(lambda: ready.probes["d"])
+    assert ready.probes["d"][0].line == b"GET /alone HTTP/1.1"
 
 
 def test_one_bad_probe_is_not_enough(rig: FaultRig, ready: Ready) -> None:

@@ -638,7 +638,7 @@ def test_every_answer_carries_ours_and_only_ours(rig: Rig) -> None:
                 b"x-decision-id: forged",
                 b"X-Variant: forged",
                 b"server-timing: forged",
-                b"x-request-id: forged",
+                b"x-request-id: theirs",
                 b"x_decision_id: forged",
                 b"x_variant: forged",
                 b"server_timing: forged",
@@ -652,6 +652,9 @@ def test_every_answer_carries_ours_and_only_ours(rig: Rig) -> None:
     assert len(answer.all("x-decision-id")) == 1
     assert re.fullmatch(rb"gateway;dur=\d+\.\d{3}, backend;dur=\d+\.\d{3}", answer.all("server-timing")[0])
     assert len(answer.all("server-timing")) == 1
+    assert len(answer.all("x-request-id")) == 1
+    assert answer.all("x-request-id") != [b"theirs"]
+    assert answer.all("x-backend-request-id") == [b"theirs"]
     assert not any(b"forged" in value for _, value in answer.fields)
     assert not any(b"_" in name for name, _ in answer.fields)
 
