@@ -14,10 +14,10 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from gateway import clock
@@ -25,24 +25,26 @@ from gateway.compile.plans import period
 from gateway.compile.prepare import Prepared, View, prepare
 from gateway.compile.registry import Registry
 from gateway.compile.revisions import Revisions
+from gateway.compile.snapshot import swap
+from gateway.config.advice import of_another_gateway
 from gateway.config.document import Document
-from gateway.config.faults import ConfigError
-from gateway.config.files import listener_context
-from gateway.config.load import Examined, load, read_text
+from gateway.config.load import Examined
+from gateway.config.source import Source
 from gateway.config.watch import Signatures
 from gateway.control.app import build
 from gateway.control.context import Action, Live
+from gateway.control.live import live
 from gateway.dataplane.auth import Authenticator
 from gateway.dataplane.comparing import Comparer
-from gateway.dataplane.contextual import table
 from gateway.dataplane.shadow import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
 from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
-from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
+from gateway.loops.events import Events
+from gateway.loops.gauges import Gauges, show_allocation
 from gateway.loops.guards import EVERY as GUARDS_S
 from gateway.loops.guards import Guards
 from gateway.loops.periodic import Step, periodically
@@ -56,9 +58,7 @@ from gateway.loops.upkeep import prune_store
 from gateway.loops.watch import EVERY as WATCH_S
 from gateway.loops.watch import Watch
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
-from gateway.record import history
-from gateway.record.events import Outcome, Shadowed
-from gateway.record.recorder import Recorder
+from gateway.record.recorder import Recorder, Unrecorded
 from gateway.record.request_lookup import RequestIds
 from gateway.record.rewards import SEALING_KEYS, RewardBook
 from gateway.record.spool import Spool
@@ -69,7 +69,7 @@ from gateway.state.outage import StoreOutage
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.traces import Traces
 from gateway.threads import pool
-from gateway.transport.pool import Address, Backend
+from gateway.transport.pool import Address
 from policies.contextual import Ensemble
 from policies.model import Allocation
 
@@ -85,16 +85,9 @@ class Gateway:
     def __init__(
         self, path: Path, *, overrides: Mapping[str, str] | None = None, spare: str = "", workers: int = 1
     ) -> None:
-        """``path``: the configuration file. ``overrides`` replace ``listen`` or ``store`` (the demo's).
-
-        ``spare``: an earlier text of it that was good, for a worker that takes the place of one that died:
-        where the file has a fault by now, it goes on with what the others have in force. ``workers``: how many
-        processes share the port.
-        """
-        self.path = path
-        self.spare = spare
+        """``path``, ``overrides``, ``spare``: see `Source`. ``workers``: how many processes share the port."""
+        self.source = Source(path, overrides or {}, spare)
         self.workers = workers
-        self.overrides = dict(overrides or {})
         self.now = clock.wall
         self.metrics_ = Metrics()
         self.worker: Worker | None = None
@@ -103,7 +96,6 @@ class Gateway:
         self.files: Signatures = {}
         self.listener: ssl.SSLContext | None = None
         self.fetching: asyncio.Task[None] | None = None
-        self.news = asyncio.Event()
         self.ending = False
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -113,11 +105,12 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self.loop = loop
         loop.set_default_executor(pool())
-        text, document = self.first()
+        text, document = self.source.first()
         self.own = document
         self.store = open_store(document.store)
         self.outage = StoreOutage(self.now)
         await self.store.open()
+        self.events = Events(self.store, self.now)
         self.sealer = Sealer(await self.store.secrets(SEALING_KEYS))
         self.registry = Registry(loop, self._tell_health, part=1.0 / self.workers)
         self.random = clock.chance()
@@ -135,9 +128,9 @@ class Gateway:
             self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
         )
         await self.allocations.start()
-        self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+        self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly)
         await self.rollouts.start(document)
-        self.stops = Stops(self.store, self.allocations, clock=self.now, emit=self._emit_quietly)
+        self.stops = Stops(self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly)
         await self.stops.start(document)
         self.spool = Spool(local_dir(document.store, document.record.spool), self.store)
         await self.spool.open()
@@ -158,8 +151,8 @@ class Gateway:
             prepare=self._prepare,
             commit=self._commit,
             tell=self._tell,
-            name=str(self.path),
-            origin=f"{socket.gethostname()}:{self.path.resolve()}",
+            name=str(self.source.path),
+            origin=f"{socket.gethostname()}:{self.source.path.resolve()}",
         )
         await self.revisions.start(text)
         await self._settle()
@@ -167,14 +160,15 @@ class Gateway:
         self.worker.start()
         self._spawn(self.recorder.run())
         self._spawn(self.spool.run())
+        self.gauges = Gauges(self.metrics_, self.registry, self.worker, self._counts)
         self._start_loops(text or "")
 
     def _start_loops(self, text: str) -> None:
         """``text``: of the configuration file, as it was looked at."""
-        document, now, emit = self.document, self.now, self._emit_quietly
+        document, now, emit = self.document, self.now, self.events.emit_quietly
         guards = Guards(self.store, self.allocations, clock=now, emit=emit)
         self.probes = Probes(self.registry, self.random)
-        files = Configuration(self.path, text, self.revisions, lambda: self.files)
+        files = Configuration(self.source.path, text, self.revisions, lambda: self.files)
         watch = Watch(
             self.store,
             self.allocations,
@@ -196,7 +190,12 @@ class Gateway:
         start("guardrails of bandits", lambda: guards.step(document()), lambda: GUARDS_S)
         start("probes", lambda: self.probes.step(document().backends), lambda: PROBES_S)
         start("alarms", lambda: watch.step(document()), lambda: WATCH_S, delay=True)
-        start("pruning", self._prune, lambda: PRUNE_S, delay=True)
+        start(
+            "pruning",
+            lambda: prune_store(self.store, self.allocations, document(), now),
+            lambda: PRUNE_S,
+            delay=True,
+        )
         if self.store.rates is not None:
             rates = Rates(self.store.rates, self.owner, lambda: self.registry.buckets, self.workers)
             start("rates of keys", rates.step, lambda: RATES_S)
@@ -205,10 +204,7 @@ class Gateway:
         source = f"/turnout/{socket.gethostname()}"
         self.webhooks = Webhooks(self.store, now, lambda: self.allocations.leads, source)
         start("webhooks", lambda: self.webhooks.step(document()), lambda: WEBHOOKS_S)
-        start("gauges", self._gauges, lambda: 1.0)
-
-    async def _prune(self) -> None:
-        await prune_store(self.store, self.allocations, self.document(), self.now)
+        start("gauges", self.gauges.step, lambda: 1.0)
 
     async def _settle(self) -> None:
         """The first allocations are published before the first request, so that its epoch is known to all."""
@@ -218,7 +214,7 @@ class Gateway:
     async def stop(self) -> None:
         """What is in flight has ended or has been cut; the record is flushed, then everything closes."""
         self.ending = True
-        self.news.set()
+        self.events.end()
         self.probes.close()
         self.application.close()
         if self.worker is not None:
@@ -258,26 +254,10 @@ class Gateway:
         return found is None or found.feedback is None or metric in found.feedback
 
     # Configuration --------------------------------------------------------------------------------------
-    def first(self) -> tuple[str | None, Document]:
-        """The file's text and what it says; None and what the spare one says where the file has a fault."""
-        try:
-            text = read_text(self.path)
-            return text, self.loaded(text)
-        except ConfigError:
-            if not self.spare:
-                raise
-            return None, self.loaded(self.spare)
-
-    def loaded(self, text: str) -> Document:
-        return self._overridden(load(text, source=str(self.path), env=os.environ))
-
-    def _overridden(self, document: Document) -> Document:
-        return document.model_copy(update=self.overrides) if self.overrides else document
-
     async def _prepare(self, found: Examined, source: str) -> Prepared:
         """Builds a document beside the loop; nothing is in force before `_commit`."""
         if found.document is not None:
-            found = replace(found, document=self._overridden(found.document))
+            found = replace(found, document=self.source.overridden(found.document))
         view = View(
             registry=self.registry,
             traces=self.traces,
@@ -295,7 +275,8 @@ class Gateway:
         document, snapshot = prepared.document, prepared.snapshot
         snapshot.revision = revision.revision
         self._document, self._revision = document, revision
-        self._warn_of_start_options(document)
+        for said in of_another_gateway(document, self.own):
+            log.warning("%s", said)
         self.rollouts.take(document, prepared.moves)
         self.allocations.take(document, prepared.held)
         self.rewards.metrics = document.metrics
@@ -307,36 +288,9 @@ class Gateway:
             self.worker = self._worker(snapshot)
         else:
             self.worker.snapshot = snapshot  # the one assignment that requests see
-        self._gauge_allocations()
+        for name, held in prepared.held.items():
+            show_allocation(self.metrics_, name, held.epoch, held.allocation)
         self.metrics_.configured(revision.revision, self.now())
-
-    def _warn_of_start_options(self, document: Document) -> None:
-        """Says what of ``document`` is not this process's own: it is read at start alone."""
-        for key in ("listen", "control", "store"):
-            wanted, own = getattr(document, key), getattr(self.own, key)
-            if wanted != own:
-                shown = (
-                    "" if key == "store" else f" is {wanted} there and {own} here"
-                )  # a store's may hold a secret
-                log.warning(
-                    "the configuration in force is not of this gateway: '%s'%s. Restart to change it; if another "
-                    "gateway shares this store by mistake, give each a 'store' of its own",
-                    key,
-                    shown,
-                )
-
-    def listener_tls(self) -> ssl.SSLContext | None:
-        """What listening sockets are opened with: each handshake takes the context that is in force then."""
-        if self.own.tls is None:
-            return None
-        opened = listener_context(self.own.tls)
-
-        def choose(handshake: ssl.SSLObject, name: str, _: ssl.SSLContext) -> None:
-            if self.listener is not None:
-                handshake.context = self.listener
-
-        opened.sni_callback = choose
-        return opened
 
     def _verify_by(self, tokens: Tokens | None) -> None:
         """Tokens fetch their keys for as long as they are in force."""
@@ -380,22 +334,8 @@ class Gateway:
 
     def _swap(self, name: str, epoch: int, allocation: Allocation, ensemble: Ensemble | None) -> None:
         assert self.worker is not None
-        route = self.worker.snapshot.routes.get(name)
-        if route is not None:
-            route.table = table(
-                name, epoch, allocation, route.variants, self.sealer.static, route.sight, ensemble
-            )
-            route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
-            self._gauge_allocation(name, epoch, allocation)
-
-    def _gauge_allocations(self) -> None:
-        for name, held in self.allocations.held.items():
-            self._gauge_allocation(name, held.epoch, held.allocation)
-
-    def _gauge_allocation(self, name: str, epoch: int, allocation: Allocation) -> None:
-        self.metrics_.epoch.labels(name).set(epoch)
-        for variant, probability in allocation.as_dict().items():
-            self.metrics_.share.labels(name, variant).set(probability)
+        if swap(self.worker.snapshot, name, epoch, allocation, ensemble, self.sealer.static):
+            show_allocation(self.metrics_, name, epoch, allocation)
 
     def _tell_health(self, kind: str, data: Mapping[str, Any]) -> None:
         level = logging.INFO if data["state"] in ("healthy", "returned") else logging.WARNING
@@ -403,47 +343,27 @@ class Gateway:
         self._tell(kind, data)
 
     def _tell(self, kind: str, data: Mapping[str, Any]) -> None:
-        self._spawn(self._emit_quietly(kind, "", data))
+        self._spawn(self.events.emit_quietly(kind, "", data))
 
     def _announce(self, record: Published) -> None:
         data = {"epoch": record.epoch, "allocation": dict(record.probabilities), "reason": record.reason}
-        self._spawn(self._emit_quietly("allocation", record.route, data))
-
-    async def _emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        with contextlib.suppress(StoreUnavailable):
-            await self.emit(kind, route, data)
+        self._spawn(self.events.emit_quietly("allocation", record.route, data))
 
     # Loops ----------------------------------------------------------------------------------------------
     async def _follow(self) -> None:
         """Takes up other processes' keys and events."""
-        self.news.set()
+        self.events.wake()
         self.sealer.renew(await self.store.secrets(SEALING_KEYS))
 
-    async def _gauges(self) -> None:
-        self._update_metrics()
-
-    def _update_metrics(self) -> None:
-        worker = self.worker
-        assert worker is not None
+    def _counts(self) -> list[tuple[Any, Counter[Any]]]:
         m = self.metrics_
         m.reloaded.set(self.revisions.problem is None)
-        m.connections.set(len(worker.connections))
-        m.advance(m.refusals, worker.refusals)
-        m.advance(m.internal_errors, INTERNAL_ERRORS.counts)
-        m.advance(m.shadows, worker.shadow.counts)
-        m.advance(m.record, self.recorder.counts)
-        m.advance(m.rewards, self.rewards.counts)
-        m.advance(m.spans, self.traces.counts)
-        m.advance(m.webhooks, self.webhooks.counts)
-        now = perf_counter()
-        for (endpoint, shadow), address in self.registry.addresses.items():
-            if not shadow:
-                m.in_flight.labels(str(endpoint)).set(address.in_flight)
-                healths = worker.healths()
-                well = all(h.barred(address, now) == "healthy" for h in healths)
-                m.healthy.labels(str(endpoint)).set(1 if well else 0)
-                failing = any(h.failing(address) is not None for h in healths)
-                m.failing.labels(str(endpoint)).set(1 if failing else 0)
+        return [
+            (m.record, self.recorder.counts),
+            (m.rewards, self.rewards.counts),
+            (m.spans, self.traces.counts),
+            (m.webhooks, self.webhooks.counts),
+        ]
 
     # The control API's context --------------------------------------------------------------------------
     def document(self) -> Document:
@@ -458,36 +378,7 @@ class Gateway:
 
     def live(self, route: str) -> Live | None:
         assert self.worker is not None
-        held = self.allocations.held.get(route)
-        routed = self.worker.snapshot.routes.get(route)
-        if held is None or routed is None:
-            return None
-        health = {
-            name: [self._address_health(variant.backend, address) for address in variant.backend.addresses]
-            for name, variant in routed.variants.items()
-        }
-        shadows: dict[str, dict[str, int]] = {variant.name: {} for variant, _ in routed.shadows}
-        for (name, shadow, event), count in self.worker.shadow.counts.items():
-            if name == route:
-                shadows.setdefault(shadow, {})[event] = count
-        return Live(
-            held.epoch, self.worker.snapshot.revision, held.allocation, health, shadows, held.contextual
-        )
-
-    def _address_health(self, backend: Backend, address: Address) -> dict[str, Any]:
-        now = perf_counter()
-        run = backend.health.failing(address)
-        failing = None
-        if run is not None:
-            since = self.now() - (now - run.since)
-            failing = {"attempts": run.attempts, "error": run.error, "since": since}
-        return {
-            "address": address.name,
-            "state": backend.health.state(address, now),
-            "failing": failing,
-            "in_flight": address.in_flight,
-            "waiting": len(backend.gate.waiting),
-        }
+        return live(self.worker, route, self.allocations.held.get(route), self.now)
 
     def ready(self) -> tuple[bool, str]:
         if self.ending or self.worker is None or self.worker.draining:
@@ -499,7 +390,7 @@ class Gateway:
         return self.worker.snapshot.authenticator
 
     def metrics(self) -> bytes:
-        self._update_metrics()
+        self.gauges.update()
         return self.metrics_.text()
 
     def _period(self, route: str, epoch: int, decided: float) -> str:
@@ -531,25 +422,7 @@ class Gateway:
         return await self.revisions.restore(revision, by, if_match)
 
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
-        event = await self.store.add_event(time=self.now(), kind=kind, route=route, data=json.dumps(data))
-        await history.keep(self.store, event)
-        self.news.set()
-        return event
+        return await self.events.emit(kind, route, data)
 
     async def next_events(self, after: int, timeout: float) -> list[Event]:
-        deadline = self.loop.time() + timeout
-        while True:
-            self.news.clear()
-            found = await self.store.events(after=after)
-            left = deadline - self.loop.time()
-            if found or left <= 0 or self.ending:
-                return found
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.news.wait(), left)
-
-
-class Unrecorded:
-    """Where outcomes go with ``record: {enabled: false}``: into the metrics alone."""
-
-    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
-        """Nothing is kept."""
+        return await self.events.wait(after, timeout)

@@ -16,6 +16,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,6 +29,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import build
 from gateway.config.document import Canary, Document, Policy
 from gateway.config.faults import ConfigError
+from gateway.config.files import listener_context
 from gateway.dataplane.protocol import ClientProtocol, Role
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
@@ -95,7 +97,7 @@ class Server(uvicorn.Server):
             sys.exit(3)
         config, loop = self.config, asyncio.get_running_loop()
         tls: dict[str, Any] = {}
-        context = self.gateway.listener_tls()
+        context = _client_tls(self.gateway)
         if context is not None:
             tls = {"ssl": context, "ssl_handshake_timeout": self.handshake}
         made = [
@@ -120,6 +122,20 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.force_exit:  # a second signal cuts the requests short, not the record
             await self.lifespan.shutdown()
+
+
+def _client_tls(gateway: Gateway) -> ssl.SSLContext | None:
+    """What listening sockets are opened with: each handshake takes the context that is in force then."""
+    if gateway.own.tls is None:
+        return None
+    opened = listener_context(gateway.own.tls)
+
+    def choose(handshake: ssl.SSLObject, name: str, _: ssl.SSLContext) -> None:
+        if gateway.listener is not None:
+            handshake.context = gateway.listener
+
+    opened.sni_callback = choose
+    return opened
 
 
 def server(gateway: Gateway, document: Document, *, worker: str = "") -> Server:
@@ -178,7 +194,7 @@ def serve(
     ``spare``, ``workers``: see `Gateway`.
     """
     gateway = Gateway(path, overrides=overrides, spare=spare, workers=workers)
-    _, document = gateway.first()
+    _, document = gateway.source.first()
     configure(document.telemetry.log)
     worker = f"worker {os.getpid()} " if sockets is not None else ""
     if not worker:

@@ -33,6 +33,8 @@ from gateway.dataplane.snapshot import (
 from gateway.dataplane.tracing import Tracing
 from gateway.transport.pool import Backend
 from policies.comparison.bodies import Comparison
+from policies.contextual import Ensemble
+from policies.model import Allocation
 
 CONNECT_CODES: Final = frozenset(
     ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")
@@ -263,3 +265,20 @@ def _fixed(respond: Respond) -> Fixed:
         body = respond.text.encode()
         headers.setdefault("content-type", "text/plain; charset=utf-8")
     return Fixed(respond.status, body, _lines(headers))
+
+
+def swap(
+    found: Snapshot,
+    name: str,
+    epoch: int,
+    allocation: Allocation,
+    ensemble: Ensemble | None,
+    statics: Statics,
+) -> bool:
+    """Gives a route of a snapshot that is in force another allocation; False where it has no such route."""
+    route = found.routes.get(name)
+    if route is None:
+        return False
+    route.table = table(name, epoch, allocation, route.variants, statics, route.sight, ensemble)
+    route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
+    return True

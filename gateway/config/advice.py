@@ -28,6 +28,20 @@ def warnings_of(document: Document) -> Iterator[Finding]:
             yield from warn(("routes", name), route, document)
 
 
+def of_another_gateway(document: Document, own: Document) -> Iterator[str]:
+    """A warning for each option that is read at start alone and is not as this process started with (``own``)."""
+    for key in ("listen", "control", "store"):
+        wanted, here = getattr(document, key), getattr(own, key)
+        if wanted != here:
+            shown = (
+                "" if key == "store" else f" is {wanted} there and {here} here"
+            )  # a store's may hold a secret
+            yield (
+                f"the configuration in force is not of this gateway: '{key}'{shown}. Restart to change it; if "
+                "another gateway shares this store by mistake, give each a 'store' of its own"
+            )
+
+
 def _open_door(document: Document) -> Iterator[Finding]:
     for key in ("listen", "control"):
         address: str | None = getattr(document, key)

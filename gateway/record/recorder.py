@@ -159,7 +159,11 @@ class Recorder:
         """Writes what is offered, until cancelled."""
         while True:
             await asyncio.sleep(self._pause)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:
+                self._pause = min(max(self._pause * 2, 0.1), _LONGEST_PAUSE)
+                log.exception("writing the record failed; it is tried again")
 
     async def flush(self) -> bool:
         """Writes all that waits; False when the store did not take it (it then goes on waiting)."""
@@ -215,3 +219,10 @@ class Recorder:
         self._outcomes.abandon()
         self._shadowed.take()
         self._shadowed.abandon()
+
+
+class Unrecorded:
+    """Where outcomes go with ``record: {enabled: false}``: into the metrics alone."""
+
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
+        """Nothing is kept."""

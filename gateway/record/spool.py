@@ -114,6 +114,8 @@ class Spool:
                 pass
             except OSError as error:
                 log.error("the spool %s can't be read: %s", self._directory, error)
+            except Exception:
+                log.exception("replaying the spool %s failed; it is tried again", self._directory)
             await asyncio.sleep(interval)
 
     async def replay(self) -> int:

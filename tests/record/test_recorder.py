@@ -144,3 +144,33 @@ async def test_a_flush_cut_off_in_the_middle_loses_and_doubles_nothing(store: Aw
     await recorder.close()
     assert recorder.written == 3000
     assert (await store.counts("digits"))["v1"].assigned == 3000
+
+
+class Odd(SqliteStore):
+    """Fails once in a way that nobody thought of."""
+
+    failures = 1
+
+    async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("a mistake of ours")
+        await super().append(outcomes, shadowed)
+
+
+async def test_a_mistake_in_writing_does_not_end_the_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Odd(tmp_path / "odd.db")
+    await store.open()
+    recorder = Recorder(store, interval=0.001)
+    running = asyncio.create_task(recorder.run())
+    recorder.offer(outcome(1))
+    async with asyncio.timeout(5):
+        while recorder.written < 1:
+            await asyncio.sleep(0.01)
+    assert "a mistake of ours" in caplog.text
+    assert not running.done()
+    running.cancel()
+    await recorder.close()
+    await store.close()

@@ -234,10 +234,10 @@ def test_the_metric_counts(rig: FaultRig, to: Collector) -> None:
         )
         return float(found or 0)
 
-    rig.call(rig.gateway._update_metrics)
+    rig.call(rig.gateway.gauges.update)
     before = {event: count(event) for event in ("offered", "exported")}
     rig.ask("/plain")
     to.wait(2)
     rig.until(lambda: not rig.gateway.traces.exporter.waiting)  # type: ignore[union-attr]
-    rig.call(rig.gateway._update_metrics)
+    rig.call(rig.gateway.gauges.update)
     assert {event: count(event) - before[event] for event in before} == {"offered": 2, "exported": 2}
