@@ -19,6 +19,7 @@ _IMPORT: Final = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/[\w./-]+)";
 _EXPORT: Final = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re.MULTILINE)
 """Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
+_LINE_END: Final = re.compile(r"(?<=[;{,(])\n")
 _EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
 
 
@@ -50,19 +51,24 @@ def _wrapped(name: str, text: str) -> str:
         exported = GLOBALS[name]
     elif vendored := _EXPORTS.search(text):
         text = text[: vendored.start()]
-        exported = ", ".join(
-            f"{b or a}: {a}" for a, _, b in (p.partition(" as ") for p in vendored[1].split(","))
-        )
+        pairs = (part.partition(" as ") for part in vendored[1].split(","))
+        exported = ", ".join(f"{theirs or ours}: {ours}" for ours, _, theirs in pairs)
     else:
         exported = ", ".join(_EXPORT.findall(text))
-        text = _COMMENT.sub("", text)
-        text = _IMPORT.sub(
-            lambda found: f"const {{ {found[1]} }} = {_variable(_resolved(name, found[2]))};\n", text
-        )
-        text = re.sub(r"^export (?=(?:async )?(?:function|class|const) )", "", text, flags=re.MULTILINE)
+        text = _LINE_END.sub("", _script(name, text))
+    return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
+
+
+def _script(name: str, text: str) -> str:
+    """A module of ours as it runs inside a function: without comments, imports taken from the other constants."""
+    text = _IMPORT.sub(
+        lambda found: f"const {{ {found[1]} }} = {_variable(_resolved(name, found[2]))};\n",
+        _COMMENT.sub("", text),
+    )
+    text = re.sub(r"^export (?=(?:async )?(?:function|class|const) )", "", text, flags=re.MULTILINE)
     if re.search(r"^(?:import|export)\b", text, re.MULTILINE):
         raise ValueError(f"{name}: an import or export that the bundle does not understand")
-    return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
+    return text
 
 
 def _variable(name: str) -> str:

@@ -288,53 +288,6 @@ class RouteList(Shape):
     config: ConfigState
 
 
-class BucketVariant(Shape):
-    assigned: Count
-    served: Count
-    errors: Count
-    fallbacks: Count
-    error_rate: Estimate
-    share: Annotated[Probability | None, Field(description="Of the bucket's assignments; null without any.")]
-    allocated: Annotated[
-        Probability | None, Field(description="The mean share that the allocations called for.")
-    ]
-    latency_ms: Quantiles | None
-    latency_interval_ms: QuantileIntervals | None
-    gateway_ms: GatewayQuantiles | None
-    rewards: dict[str, RewardEstimate]
-    rolling: Annotated[
-        dict[str, RewardEstimate], Field(description="Rewards over the `window` that ends here.")
-    ]
-    rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
-    to_date: Annotated[dict[str, RewardEstimate], Field(description="Rewards up to the end of this bucket.")]
-
-
-class SeriesBucket(Shape):
-    start: float
-    epoch: Annotated[Count, Field(description="The last epoch that the bucket has decisions of.")]
-    variants: dict[str, BucketVariant]
-
-
-class AllocationStep(Shape):
-    time: float
-    epoch: Count
-    allocation: dict[str, Probability]
-    reason: str
-
-
-class Series(Shape):
-    route: str
-    since: float
-    until: float
-    step: float
-    window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
-    buckets: list[SeriesBucket]
-    allocations: Annotated[
-        list[AllocationStep] | None,
-        Field(description="Where asked for: the allocation in force at `since`, and each change after it."),
-    ]
-
-
 class RevisionAnswer(Shape):
     revision: Count
     time: float

@@ -80,7 +80,7 @@ CALLS: Final = (
         "read",
         read_series,
         "The same over time",
-        answers.Series,
+        looks.Series,
         "In buckets; those without any decision or reward are left out.",
         query=questions.SeriesQuery,
         errors=("not_found", "invalid", *_STORE),

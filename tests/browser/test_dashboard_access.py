@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.browser
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 """axe-core 4.14.1 of npm, MPL-2.0 (vendor/axe-LICENSE.txt)."""
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+SHOTS = os.environ.get("TURNOUT_SCREENSHOTS", "")
+"""A directory that keeps a picture of every page in every width, to be looked at."""
 BAD = ("serious", "critical")
 PAGES = (
     "",
@@ -74,6 +77,10 @@ def test_no_page_scrolls_sideways_and_no_column_is_lost(lived: Served, tabs: Tab
         tab.refused.add(404)
         tab.page.locator("h1").wait_for()
         tab.page.wait_for_timeout(400)
+        if SHOTS:
+            tab.page.screenshot(
+                path=Path(SHOTS) / f"{path.replace('/', '_') or 'home'}_{width}.png", full_page=True
+            )
         over = tab.page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )

@@ -126,6 +126,21 @@ def test_a_change_from_a_stale_page_is_refused(keyed: Served, tabs: Tabs) -> Non
     assert keyed.harness.rollouts["shop"]["state"] == "paused"
 
 
+def test_a_bandits_winner_can_be_handed_over_to(keyed: Served, tabs: Tabs) -> None:
+    keyed.harness.stops["digits"] = {
+        "state": "asking",
+        "winner": "v2",
+        "since": keyed.clock(),
+        "by": "rule",
+        "probability_best": 0.99,
+        "command": "turnout rollout digits promote",
+    }
+    page = log_in(keyed, tabs, "ops", steer=True, path="routes/digits")
+    page.locator("#verdict", has_text="The stop rule names v2 the winner").wait_for()
+    page.get_by_role("button", name="Hand over").click()
+    assert "v2 gets 100% of the traffic" in page.get_by_role("dialog", name="Hand over to v2?").inner_text()
+
+
 def test_a_note_is_written_into_the_history(keyed: Served, tabs: Tabs) -> None:
     page = log_in(keyed, tabs, "ops", steer=True, path="routes/shop/history")
     page.get_by_label("Note").fill("<b>campaign</b> began")

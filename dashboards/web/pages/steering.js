@@ -8,6 +8,7 @@ import { Ask } from "../parts/ask.js";
 import { verdictsOf } from "../core/words.js";
 
 const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share" };
+const OF_WINNER = { promote: "Hand over", rollback: "Take back" };
 const SAFE = new Set(["rollback", "pause"]);
 
 export function Steering({ report, session, stale }) {
@@ -29,7 +30,7 @@ export function Steering({ report, session, stale }) {
   }
 
   return html`<div class="steering">
-    ${possible.map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${NAMES[action]}</button>`)}
+    ${possible.map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
     ${ask && html`<${Ask} ask=${ask} onClose=${() => setAsk(null)} />`}
   </div>`;
@@ -54,6 +55,10 @@ function question(report, action, act) {
   const now = report.allocation[name] ?? 0;
   if (action === "set") return { title: `Set the share of ${name}`, action: "Set share", says: [], children: null, weighed: true, ...sharing(report, name, base, now, act) };
   const run = (reason) => act(action, reason);
+  if (!report.rollout) {
+    const says = [`${name} gets 100% of the traffic (now ${share(now)}), immediately; the bandit stops.`, "It can be taken back."];
+    return { title: `Hand over to ${name}?`, action: "Hand over", says, run };
+  }
   if (action === "promote") {
     const failing = report.rollout ? verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail") : false;
     const says = [`${name} gets 100% of the traffic (now ${share(now)}), ${base} none, immediately.`, `${share(1 - now)} of the users change variant.`, failing && "A guardrail fails."];
