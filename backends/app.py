@@ -29,7 +29,7 @@ class App:
         self.draining = False
         """Whether the server is about to end: it is not ready any more, but still responds."""
         self._max_body = max_body
-        self._pages = Pages(registry, control)
+        self.pages = Pages(registry, control)
         self._metrics = Metrics(registry)
         self._texts = TextApi(registry)
         self._inferences: dict[bytes, tuple[str, str]] = {}
@@ -78,22 +78,22 @@ class App:
         match parts:
             case ["v2"] | ["v2", ""]:
                 _allow(request, "GET")
-                return self._pages.server()
+                return self.pages.server()
             case ["v2", "health", "live"]:
                 _allow(request, "GET")
-                return self._pages.live()
+                return self.pages.live()
             case ["v2", "health", "ready"]:
                 _allow(request, "GET")
-                return self._pages.ready(self.draining)
+                return self.pages.ready(self.draining)
             case ["metrics"]:
                 _allow(request, "GET")
                 return Response(self._metrics.render(), fields=((b"content-type", CONTENT_TYPE.encode()),))
             case ["v2", "models", "stats"]:
                 _allow(request, "GET")
-                return self._pages.stats("", "")
+                return self.pages.stats("", "")
             case ["v2", "repository", "index"]:
                 _allow(request, "POST")
-                return self._pages.index(_plain(request))
+                return self.pages.index(_plain(request))
             case ["v2", "repository", "models", name, ("load" | "unload") as action]:
                 _allow(request, "POST")
                 request.spawn(self._change(request, name, action, _plain(request)))
@@ -139,10 +139,10 @@ class App:
 
     def _model_page(self, request: Request, name: str, version: str, rest: list[str]) -> Response:
         pages: dict[tuple[str, ...], Callable[[str, str], Response]] = {
-            (): self._pages.metadata,
-            ("ready",): self._pages.model_ready,
-            ("config",): self._pages.config,
-            ("stats",): self._pages.stats,
+            (): self.pages.metadata,
+            ("ready",): self.pages.model_ready,
+            ("config",): self.pages.config,
+            ("stats",): self.pages.stats,
         }
         page = pages.get(tuple(rest))
         if page is None:
@@ -152,7 +152,7 @@ class App:
 
     async def _change(self, request: Request, name: str, action: str, body: bytes) -> None:
         # Once begun, a change is not undone by the client's leaving.
-        request.respond(await asyncio.shield(self._pages.change(name, action, body)))
+        request.respond(await asyncio.shield(self.pages.change(name, action, body)))
 
 
 def _plain(request: Request) -> bytes:

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=9101, help="port to listen on, 0 for any (default: %(default)s)"
     )
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        metavar="PORT",
+        help="also serve gRPC on this port, 0 for any (default: no gRPC)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads per instance (default: by model size)"
@@ -54,6 +60,7 @@ def main(args: argparse.Namespace) -> int:
         args.port,
         args.device,
         threads=args.threads,
+        grpc_port=args.grpc_port,
         control=args.allow_load,
         drain_delay=args.drain_delay,
         drain_limit=args.drain_limit,
@@ -66,6 +73,7 @@ def run(
     port: int = 9101,
     device: str = "auto",
     *,
+    grpc_port: int | None = None,
     threads: int = 0,
     control: bool = False,
     drain_delay: float = 0.5,
@@ -92,6 +100,7 @@ def run(
             models,
             host,
             port,
+            grpc_port,
             device,
             threads=threads,
             control=control,

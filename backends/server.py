@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,8 @@ class Settings:
     models: Path
     host: str = "127.0.0.1"
     port: int = 9101
+    grpc_port: int | None = None
+    """Where gRPC listens; None: it does not."""
     device: str = "auto"
     threads: int = 0
     """CPU threads per instance; 0: one for small models, else one per core."""
@@ -73,11 +76,31 @@ class Server:
             return 1
         # Listening comes first: "alive, not ready" is an answer, a refused connection is a riddle.
         log.info("listening on http://%s", address)
+        try:
+            stop_grpc = await self._start_grpc()
+        except (OSError, LoadError) as error:
+            log.error("%s", error)
+            await self.listener.stop(0)
+            return 1
         loading = loop.create_task(self._load())
         await self._stop.wait()
-        await self.listener.stop(0 if self._hurry else self.settings.drain_limit)
+        limit = 0 if self._hurry else self.settings.drain_limit
+        await asyncio.gather(self.listener.stop(limit), stop_grpc(limit))
         await self._close(loading)
         return 1 if self._failed else 0
+
+    async def _start_grpc(self) -> Callable[[float], Awaitable[None]]:
+        """Listens for gRPC if wanted; the function that ends it. Raises OSError, LoadError."""
+        port = self.settings.grpc_port
+        if port is None:
+            return _nothing
+        try:
+            from backends.rpc.server import GrpcServer
+        except ImportError as error:
+            raise LoadError(f"--grpc-port needs {error.name}; pip install 'turnout[grpc]'") from None
+        server = GrpcServer(self.registry, self.app.pages, lambda: self.app.draining, self.settings.max_body)
+        log.info("gRPC on %s:%d", self.settings.host, await server.start(self.settings.host, port))
+        return server.stop
 
     def _drain(self) -> None:
         """Begins the end; called again, it ends without waiting."""
@@ -118,6 +141,10 @@ class Server:
             # The interpreter's own end can't be trusted with a thread inside a model. Only where models had
             # been loaded can a client be left without a response.
             os._exit(1 if loaded else 0)
+
+
+async def _nothing(limit: float) -> None:
+    """Ends what was not begun."""
 
 
 def serve(settings: Settings) -> int:

@@ -1,0 +1,1 @@
+"""gRPC: the Open Inference Protocol as `tritonclient.grpc` and KServe speak it."""

@@ -1,0 +1,200 @@
+"""gRPC with Triton's own client, unchanged, against the real server; the same results as over HTTP."""
+
+from __future__ import annotations
+
+import queue
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
+
+from backends.datatypes import DATATYPES
+from backends.rpc.messages import MESSAGES
+from tests.backends.process import ServerProcess
+from tests.backends.repositories import write_echo, write_picky, write_sleeper
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root: Path = tmp_path_factory.mktemp("grpc")
+    for datatype in DATATYPES:
+        write_echo(root, datatype)
+    write_picky(root)
+    write_sleeper(root, max_batch_size=1)
+    with ServerProcess(root, "--grpc-port", "0", "--allow-load") as server:
+        assert server.process.stderr is not None
+        line = server.process.stderr.readline()
+        match = re.search(r"gRPC on (\S+)", line)
+        assert match is not None, line
+        server.wait_ready()
+        yield match[1]
+        assert server.stop() == 0, server.log
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(address) as connected:
+        yield connected
+
+
+def tensor(values: np.ndarray, datatype: str, name: str = "x") -> triton.InferInput:
+    one = triton.InferInput(name, list(values.shape), datatype)
+    one.set_data_from_numpy(values)
+    return one
+
+
+def values(datatype: str) -> np.ndarray:
+    if datatype == "BOOL":
+        return np.array([[True, False], [False, True]])
+    if datatype == "BYTES":
+        return np.array([[b"", "zwölf".encode()], [b"x" * 1000, b"\xff"]], dtype=object)
+    if datatype == "BF16":
+        return np.array([[1.5, -2.0], [3.0e38, 0.0]], dtype=ml_dtypes.bfloat16)
+    dtype = DATATYPES[datatype].dtype
+    info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return np.array([[info.min, info.max], [0, 1]], dtype=dtype)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_every_datatype(client: triton.InferenceServerClient, datatype: str) -> None:
+    rows = values(datatype)
+    got = client.infer(f"echo_{datatype}", [tensor(rows, datatype)], request_id="q")
+    assert got.get_response().id == "q"
+    output = got.as_numpy("y")
+    if datatype == "BF16":
+        np.testing.assert_array_equal(output, rows.astype(np.float32))
+    else:
+        np.testing.assert_array_equal(output, rows)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "given"),
+    [
+        ("INT8", "int_contents", [-128, 127]),
+        ("UINT16", "uint_contents", [0, 65535]),
+        ("INT64", "int64_contents", [-(2**63), 1]),
+        ("UINT64", "uint64_contents", [2**64 - 1, 0]),
+        ("FP32", "fp32_contents", [1.5, float("inf")]),
+        ("FP64", "fp64_contents", [0.1, -0.0]),
+        ("BOOL", "bool_contents", [True, False]),
+        ("BYTES", "bytes_contents", [b"ab", b""]),
+    ],
+)
+def test_typed_contents(address: str, datatype: str, field: str, given: list[Any]) -> None:
+    request = service_pb2.ModelInferRequest(model_name=f"echo_{datatype}")
+    one = request.inputs.add(name="x", datatype=datatype, shape=[1, 2])
+    getattr(one.contents, field).extend(given)
+    answer = call(address, request)
+    result = triton.InferResult(answer).as_numpy("y")
+    assert result.ravel().tolist() == given
+
+
+def call(address: str, request: Any) -> Any:
+    with grpc.insecure_channel(address) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
+        return infer(request, timeout=30)
+
+
+def test_the_other_calls(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("echo_FP32")
+    assert not client.is_model_ready("absent")
+    assert client.get_server_metadata().name == "turnout"
+    metadata = client.get_model_metadata("echo_FP32")
+    assert list(metadata.inputs[0].shape) == [-1, 2]
+    assert (metadata.inputs[0].datatype, list(metadata.versions)) == ("FP32", ["1"])
+    client.infer("echo_FP32", [tensor(np.zeros((3, 2), "<f4"), "FP32")])
+    (stats,) = client.get_inference_statistics("echo_FP32", "1").model_stats
+    assert stats.inference_count >= 3
+    assert stats.inference_stats.success.ns > 0
+    states = {model.name: model.state for model in client.get_model_repository_index().models}
+    assert states["picky"] == "READY"
+    client.unload_model("picky")
+    assert not client.is_model_ready("picky")
+    client.load_model("picky")
+    assert client.is_model_ready("picky")
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "code", "message"),
+    [
+        ("absent", [tensor(np.zeros((1, 2), "<f4"), "FP32")], "NOT_FOUND", "no model 'absent'"),
+        ("echo_FP32", [tensor(np.zeros((1, 3), "<f4"), "FP32")], "INVALID_ARGUMENT", "came with shape"),
+        ("echo_FP32", [tensor(np.zeros((1, 2), "<f8"), "FP64")], "INVALID_ARGUMENT", "send FP32"),
+        ("echo_FP32", [], "INVALID_ARGUMENT", "inputs is not a list"),
+        ("picky", [tensor(np.array([[np.nan]], "<f4"), "FP32")], "INVALID_ARGUMENT", "x has a NaN"),
+        ("picky", [tensor(np.array([[-1]], "<f4"), "FP32")], "INTERNAL", "RuntimeError"),
+    ],
+)
+def test_errors(
+    client: triton.InferenceServerClient, model: str, inputs: list[Any], code: str, message: str
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer(model, inputs)
+    assert caught.value.status() == f"StatusCode.{code}"
+    assert message in caught.value.message()
+    assert "secret" not in caught.value.message()
+
+
+def test_contents_that_do_not_fit(address: str) -> None:
+    request = service_pb2.ModelInferRequest(model_name="echo_INT8")
+    request.inputs.add(name="x", datatype="INT8", shape=[1, 2]).contents.int_contents.extend([0, 128])
+    with pytest.raises(grpc.RpcError, match="outside the range of INT8"):
+        call(address, request)
+    request.raw_input_contents.append(b"\0\0")
+    with pytest.raises(grpc.RpcError, match="both there"):
+        call(address, request)
+
+
+def test_a_timeout_and_a_cancelled_call(client: triton.InferenceServerClient) -> None:
+    seconds = tensor(np.array([[0.5]], "<f4"), "FP32", "seconds")
+    running: queue.Queue[Any] = queue.Queue()
+    client.async_infer("sleeper", [seconds], lambda result, error: running.put((result, error)))
+    time.sleep(0.2)
+    with pytest.raises(InferenceServerException, match="waited longer than its timeout"):
+        client.infer("sleeper", [seconds], timeout=50_000)
+    with pytest.raises(InferenceServerException, match="Deadline"):
+        client.infer("sleeper", [tensor(np.array([[30]], "<f4"), "FP32", "seconds")], client_timeout=0.1)
+    assert running.get(timeout=20)[1] is None
+    done = client.infer("sleeper", [tensor(np.array([[0]], "<f4"), "FP32", "seconds")], client_timeout=20)
+    assert done.as_numpy("slept").item() == 0, "the cancelled one left the queue"
+
+
+def test_a_stream_answers_in_order_and_survives_errors(client: triton.InferenceServerClient) -> None:
+    results: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: results.put((result, error)))
+    for value in (1, -1, 3):
+        client.async_stream_infer("picky", [tensor(np.array([[value]], "<f4"), "FP32")])
+    first, second, third = (results.get(timeout=20) for _ in range(3))
+    client.stop_stream()
+    assert first[0].as_numpy("y").item() == 2
+    assert "RuntimeError" in str(second[1])
+    assert third[0].as_numpy("y").item() == 6
+
+
+def test_field_numbers_are_tritons() -> None:
+    """The table is checked against the descriptors that Triton's client was generated with."""
+    theirs = {**service_pb2.DESCRIPTOR.message_types_by_name}
+    for message in list(theirs.values()):
+        theirs.update(message.nested_types_by_name)
+    for name, ours in MESSAGES.items():
+        if name == "ParameterEntry":
+            continue
+        for field in ours.DESCRIPTOR.fields:
+            other = theirs[name].fields_by_name[field.name]
+            assert (field.number, field.type) == (other.number, other.type), f"{name}.{field.name}"
+            assert field.is_repeated == other.is_repeated, f"{name}.{field.name}"
