@@ -24,6 +24,8 @@ PRIOR: Final = 0.18
 GROWTH: Final = 0.25
 """The most that a block may add to what was known before it: a longer one is cut, so that predictions learn."""
 _EDGE: Final = 1e-9
+_MAX_DRAW: Final = 1e9
+"""numpy draws from no more."""
 _ROUNDING: Final = 1e-12
 
 
@@ -156,7 +158,11 @@ def _cut(new: Block, before: Block) -> Iterator[Block]:
 
 def _drawn(rng: np.random.Generator, yes: float, n: float, size: float) -> float:
     """How many of ``size`` are a yes, drawn from ``n`` of which ``yes`` are."""
-    return yes if size == n else float(rng.hypergeometric(round(yes), round(n - yes), round(size)))
+    if size == n:
+        return yes
+    if n >= _MAX_DRAW:  # so many are cut in proportion: what chance would add is far below their own
+        return float(min(max(round(yes * size / n), size - (n - yes)), yes))
+    return float(rng.hypergeometric(round(yes), round(n - yes), round(size)))
 
 
 class WindowBets:

@@ -177,3 +177,10 @@ def test_a_loss_at_the_relative_margin_is_never_bet_on_in_vain() -> None:
             said.add(judge_all(rails, *pair, LEVELS, bets=bets, forecast=False).verdicts[0].verdict)
         wrong += said != {"inconclusive"}
     assert wrong <= binom.isf(1e-3, runs, 0.1)  # both ways
+
+
+def test_billions_of_requests_can_be_bet_on() -> None:
+    bets = Bets(Limit(shift=0.001))
+    bets.look(Block((3e9, 2e9), (3e7, 2e7)))
+    assert bets.below > 100
+    assert bets.above < 3
