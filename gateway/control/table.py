@@ -274,6 +274,7 @@ CALLS: Final = (
         query=questions.RecentQuery,
         errors=("invalid", *_STORE),
     ),
+    Call("GET", "/-/", OPEN, to_home, "The way to the dashboard", "", status=308),
     Call("GET", "/-/dashboard", OPEN, to_home, "The way to the dashboard", "", status=308),
     Call(
         "GET",

@@ -379,3 +379,10 @@ async def test_readiness(harness: Harness, client: Client) -> None:
     assert (answer.status_code, answer.json()["error"]["message"]) == (503, "The gateway is shutting down.")
     assert "retry-after" in answer.headers
     assert (await client().get("/-/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/-/", "/-/dashboard"])
+async def test_the_way_to_the_dashboard(path: str, client: Client) -> None:
+    answer = await client("").get(path)
+    assert answer.status_code == 308
+    assert str(answer.url.join(answer.headers["location"])).endswith("/-/dashboard/")
