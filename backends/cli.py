@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from backends.errors import LoadError
+from backends.request_log import RequestLogSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="PORT",
         help="also serve gRPC on this port, 0 for any (default: no gRPC)",
+    )
+    log_options = parser.add_argument_group("request log")
+    log_options.add_argument("--request-log", type=Path, metavar="FILE", help="append requests as JSON lines")
+    log_options.add_argument(
+        "--request-log-sample", type=float, default=1.0, metavar="P", help="share of requests (default: 1)"
+    )
+    log_options.add_argument(
+        "--request-log-values", type=int, default=64, metavar="N", help="values of a tensor (default: 64)"
+    )
+    log_options.add_argument(
+        "--request-log-redact", action="append", default=[], metavar="TENSOR", help="leave its values out"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument(
@@ -61,9 +73,21 @@ def main(args: argparse.Namespace) -> int:
         args.device,
         threads=args.threads,
         grpc_port=args.grpc_port,
+        request_log=_request_log(args),
         control=args.allow_load,
         drain_delay=args.drain_delay,
         drain_limit=args.drain_limit,
+    )
+
+
+def _request_log(args: argparse.Namespace) -> RequestLogSettings | None:
+    if args.request_log is None:
+        return None
+    return RequestLogSettings(
+        args.request_log,
+        args.request_log_sample,
+        args.request_log_values,
+        frozenset(args.request_log_redact),
     )
 
 
@@ -74,6 +98,7 @@ def run(
     device: str = "auto",
     *,
     grpc_port: int | None = None,
+    request_log: RequestLogSettings | None = None,
     threads: int = 0,
     control: bool = False,
     drain_delay: float = 0.5,
@@ -101,6 +126,7 @@ def run(
             host,
             port,
             grpc_port,
+            request_log,
             device,
             threads=threads,
             control=control,

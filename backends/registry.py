@@ -16,6 +16,7 @@ from backends import memory
 from backends.config import NAME, ModelConfig
 from backends.errors import LoadError, NotFound, Unavailable
 from backends.repository import FoundModel, scan, scan_model
+from backends.request_log import RequestLog
 from backends.served import Served
 
 log = logging.getLogger("turnout.backend")
@@ -63,6 +64,8 @@ class Registry:
         self._device = device
         self._threads = threads
         self._kinds = kinds
+        self.request_log: RequestLog | None = None
+        """Where versions loaded from now on write their requests."""
         self._changing = asyncio.Lock()
         self._ending: set[Served] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -191,6 +194,7 @@ class Registry:
             if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
                 continue
             served = self._kinds.get(config.platform, Served)(config, version, self.find)
+            served.request_log = self.request_log
             try:
                 await served.start(self._device, self._threads)
             except LoadError as error:

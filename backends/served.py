@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from backends.batching.deadlines import Deadlines
-from backends.batching.entry import Entry, Report
+from backends.batching.entry import Entry, Outcome, Report
 from backends.batching.execution import Executable
 from backends.batching.instance import Instance
 from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
@@ -18,6 +18,7 @@ from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
 from backends.repository import FoundVersion
+from backends.request_log import RequestLog
 from backends.stats import Stats
 from backends.threads import in_daemon
 from backends.wire.request import Plans
@@ -54,6 +55,7 @@ class Served:
             batching.default_queue_policy.max_queue_size,
         )
         self.find = find or _nothing
+        self.request_log: RequestLog | None = None
         self.fault = ""
         """Why the loaded version can't be used any more."""
         self._timeout = batching.default_queue_policy.default_timeout_microseconds / 1e6
@@ -217,6 +219,10 @@ class Served:
             self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
 
     def _deliver(self, report: Report) -> None:
+        if self.request_log is not None:
+            outcomes: list[tuple[Entry, Outcome]] = [*report.answered, *report.failed]
+            for entry, outcome in outcomes:
+                self.request_log.offer(self.name, self.version, self.signature, entry, outcome)
         for entry, outputs in report.answered:
             entry.settle(outputs)
         for entry, error in report.failed:

@@ -18,6 +18,7 @@ from backends.ensemble import EnsembleServed
 from backends.errors import LoadError
 from backends.http.listener import Listener
 from backends.registry import Registry
+from backends.request_log import RequestLog, RequestLogSettings
 from backends.served import Served
 from backends.text.served import TextServed
 from backends.threads import in_daemon
@@ -40,6 +41,7 @@ class Settings:
     port: int = 9101
     grpc_port: int | None = None
     """Where gRPC listens; None: it does not."""
+    request_log: RequestLogSettings | None = None
     device: str = "auto"
     threads: int = 0
     """CPU threads per instance; 0: one for small models, else one per core."""
@@ -70,6 +72,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
         try:
+            if self.settings.request_log is not None:
+                self.registry.request_log = RequestLog(self.settings.request_log)
+        except OSError as error:
+            log.error("the request log can't be opened: %s", error)
+            return 1
+        try:
             address = await self.listener.start()
         except OSError as error:
             log.error("can't listen on %s:%d: %s", self.settings.host, self.settings.port, error.strerror)
@@ -87,6 +95,8 @@ class Server:
         limit = 0 if self._hurry else self.settings.drain_limit
         await asyncio.gather(self.listener.stop(limit), stop_grpc(limit))
         await self._close(loading)
+        if self.registry.request_log is not None:
+            self.registry.request_log.close()
         return 1 if self._failed else 0
 
     async def _start_grpc(self) -> Callable[[float], Awaitable[None]]:

@@ -1,4 +1,4 @@
-"""What the bundled model server costs on one core, beside FastAPI: `python -m benchmarks.backend`.
+"""What the bundled model server costs on one core, next to FastAPI: `python -m benchmarks.backend`.
 
 One-row requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several
 numbers of connections. All servers are up at the same time, on one core, and take turns in every round;
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2, help="of one turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
-    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run beside this one")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run as well")
     parser.add_argument("--json", type=Path, help="also write the table here")
     given = parser.parse_args()
     table = []

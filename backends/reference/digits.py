@@ -34,7 +34,7 @@ def _split() -> tuple[Digits, Digits]:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # Ordered by a hash of the index: mixed (the set comes writer by writer), and the same for ever.
+    # Ordered by a hash of the index: mixed (the set comes writer by writer), and always the same.
     order = sorted(range(len(bunch.target)), key=lambda index: sha256(b"%d" % index).digest())
     pixels = bunch.data[order].astype(np.float32)
     labels = bunch.target[order].astype(np.int64)

@@ -47,7 +47,7 @@ CONTENTS: Final = {
 
 
 class GrpcServer:
-    """Listens beside the HTTP server, over the same models."""
+    """Listens on a port of its own, over the same models."""
 
     def __init__(self, registry: Registry, pages: Pages, draining: Callable[[], bool], max_body: int) -> None:
         self._registry = registry

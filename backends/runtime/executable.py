@@ -66,7 +66,7 @@ class TorchExecutable:
         )
         # A stream of its own, so that instances on one device don't wait for one another.
         self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
-        if self._stream is not None:  # the weights came by way of the current one
+        if self._stream is not None:  # the current one copied the weights
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def run(

@@ -1,0 +1,128 @@
+"""Requests and their results as JSON lines: sampled, cut to a number of values, redacted by tensor name."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from backends.batching.entry import Entry, Outcome, Part
+from backends.datatypes import bf16_to_fp32
+from backends.errors import ServerError
+from backends.wire.signature import Signature, TensorSpec
+
+log = logging.getLogger("turnout.backend")
+
+MAX_WAITING_LINES: Final = 1000
+MAX_TEXT: Final = 256
+"""Characters of one BYTES element."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLogSettings:
+    """What is written."""
+
+    path: Path
+    sample: float = 1.0
+    """Share of the requests."""
+    values: int = 64
+    """Maximum values of one tensor; 0: shapes only."""
+    redact: frozenset[str] = frozenset()
+    """Names of tensors whose values are left out."""
+
+
+class RequestLog:
+    """Appends to a file from a thread of its own, so that a slow disk holds up no request."""
+
+    def __init__(self, settings: RequestLogSettings) -> None:
+        """Raises OSError if the file can't be opened."""
+        self.dropped = 0
+        """Lines lost because the disk was too slow."""
+        self._settings = settings
+        self._file = settings.path.open("ab")
+        self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_LINES)
+        self._thread = threading.Thread(target=self._write, name="request log", daemon=True)
+        self._thread.start()
+
+    def offer(self, name: str, version: str, signature: Signature, entry: Entry, outcome: Outcome) -> None:
+        """Writes a line about ``entry``, if the sample falls on it."""
+        if random.random() >= self._settings.sample:
+            return
+        document: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "model": name,
+            "version": version,
+            "rows": entry.rows,
+            "milliseconds": round((time.perf_counter_ns() - entry.arrived) / 1e6, 3),
+            "inputs": self._inputs(signature, entry),
+        }
+        if isinstance(outcome, ServerError):
+            document |= {"status": outcome.status, "error": outcome.message}
+        else:
+            pairs = zip(signature.outputs.values(), outcome, strict=True)
+            document |= {
+                "status": 200,
+                "outputs": [self._tensor(spec, one, one.shape) for spec, one in pairs],
+            }
+        try:
+            self._lines.put_nowait(orjson.dumps(document) + b"\n")
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Writes what waits."""
+        self._lines.put(None)
+        self._thread.join(5)
+        if self.dropped:
+            log.warning("the request log lost %d lines: the disk was too slow", self.dropped)
+
+    def _inputs(self, signature: Signature, entry: Entry) -> list[dict[str, Any]]:
+        return [
+            self._tensor(spec, part, (entry.rows, *key) if signature.max_batch_size else key)
+            for spec, part, key in zip(signature.inputs.values(), entry.inputs, entry.key, strict=True)
+        ]
+
+    def _tensor(self, spec: TensorSpec, part: Part, shape: Iterable[int]) -> dict[str, Any]:
+        tensor: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype.name, "shape": list(shape)}
+        if spec.name in self._settings.redact:
+            tensor["redacted"] = True
+        elif self._settings.values:
+            flat = _flat(spec, part)
+            tensor["data"] = _listed(spec, flat[: self._settings.values])
+            if len(flat) > self._settings.values:
+                tensor["truncated"] = True
+        return tensor
+
+    def _write(self) -> None:
+        with self._file:
+            while (line := self._lines.get()) is not None:
+                try:
+                    self._file.write(line)
+                    if self._lines.empty():
+                        self._file.flush()
+                except OSError as error:
+                    self.dropped += 1
+                    log.error("the request log can't be written: %s", error.strerror)
+                    time.sleep(1)
+
+
+def _flat(spec: TensorSpec, part: Part) -> np.ndarray:
+    if isinstance(part, np.ndarray):
+        return part.reshape(-1)
+    return np.frombuffer(part, spec.datatype.dtype)
+
+
+def _listed(spec: TensorSpec, values: np.ndarray) -> list[Any]:
+    if spec.datatype.kind == "bytes":
+        return [value[: 4 * MAX_TEXT].decode(errors="replace")[:MAX_TEXT] for value in values]
+    return (bf16_to_fp32(values) if spec.datatype.name == "BF16" else values).tolist()  # type: ignore[no-any-return]

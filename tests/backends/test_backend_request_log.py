@@ -1,0 +1,83 @@
+"""The request log: what a line holds, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.backends.process import ServerProcess
+from tests.backends.repositories import write_model
+
+PAIR = """
+class Model:
+    def __call__(self, secret, text):
+        if (secret < 0).any():
+            raise RuntimeError("hidden detail")
+        return {"y": secret * 2, "out": text}
+"""
+INPUTS = {"secret": ("FP32", [3]), "text": ("BYTES", [1])}
+OUTPUTS = {"y": ("FP32", [3]), "out": ("BYTES", [1])}
+
+
+def ask(server: ServerProcess, first: float) -> int:
+    tensors = [
+        {"name": "secret", "datatype": "FP32", "shape": [1, 3], "data": [first, 2, 3]},
+        {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["x" * 1000]},
+    ]
+    return httpx.post(f"{server.url}/v2/models/m/infer", json={"inputs": tensors}).status_code
+
+
+def logged(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
+    write_model(tmp_path / "models", "m", PAIR, INPUTS, OUTPUTS)
+    file = tmp_path / "requests.jsonl"
+    with ServerProcess(tmp_path / "models", "--request-log", str(file), *options) as server:
+        server.wait_ready()
+        assert [ask(server, first) for first in (1, -1, 7)] == [200, 500, 200]
+        assert server.stop() == 0
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_lines_hold_requests_and_results(tmp_path: Path) -> None:
+    first, second, third = logged(tmp_path, "--request-log-values", "2")
+    assert (first["model"], first["version"], first["rows"], first["status"]) == ("m", "1", 1, 200)
+    assert first["inputs"][0] == {
+        "name": "secret",
+        "datatype": "FP32",
+        "shape": [1, 3],
+        "data": [1, 2],
+        "truncated": True,
+    }
+    assert first["inputs"][1]["data"] == ["x" * 256]
+    assert first["outputs"][0]["data"] == [2, 4]
+    assert first["milliseconds"] > 0
+    assert second["status"] == 500
+    assert "RuntimeError" in second["error"]
+    assert "outputs" not in second
+    assert third["outputs"][0]["data"] == [14, 4]
+
+
+def test_redacted_tensors_have_no_values(tmp_path: Path) -> None:
+    for line in logged(tmp_path, "--request-log-redact", "secret", "--request-log-redact", "y"):
+        assert line["inputs"][0] == {"name": "secret", "datatype": "FP32", "shape": [1, 3], "redacted": True}
+        assert "data" in line["inputs"][1]
+        if line["status"] == 200:
+            assert "data" not in line["outputs"][0]
+
+
+def test_a_sample_of_none_writes_nothing(tmp_path: Path) -> None:
+    assert logged(tmp_path, "--request-log-sample", "0") == []
+
+
+def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "m", PAIR, INPUTS, OUTPUTS)
+    words = [sys.executable, "-m", "backends.cli", "--models", str(tmp_path / "models"), "--port", "0"]
+    done = subprocess.run(
+        [*words, "--request-log", str(tmp_path / "absent" / "x")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "the request log can't be opened" in done.stderr
