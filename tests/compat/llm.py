@@ -1,7 +1,7 @@
 """A server of language models as they are built with Starlette, with ids, times and chunks of its own.
 
-``python -m tests.compat.llm PORT --says TEXT --linger SECONDS``. What a response says depends on the request and
-on TEXT alone; everything else is chance, as it is in real servers. Streams end ``--linger`` seconds after their
+``python -m tests.compat.llm PORT --linger SECONDS``. What a response says depends on the request and on the
+variable SAYS alone; everything else is chance, as it is in real servers. Streams end ``--linger`` seconds after their
 last event.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import random
 import time
 import uuid
@@ -146,6 +147,11 @@ class Model:
         usage = {"prompt_tokens": 1, "total_tokens": 1}
         return JSONResponse({"object": "list", "data": data, "model": fresh("m"), "usage": usage})
 
+    # Tokens in a shape of its own -------------------------------------------------------------------
+    async def sse(self, request: Request) -> Response:
+        text = self.reply(await request.json(), "text")
+        return self.stream([("", {"id": fresh("t"), "token": {"text": part}}) for part in words(text)])
+
     # Anthropic --------------------------------------------------------------------------------------
     async def messages(self, request: Request) -> Response:
         body = await request.json()
@@ -183,6 +189,7 @@ def app(says: str, linger: float) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", health),
+            Route("/sse", model.sse, methods=["POST"]),
             Route("/v1/chat/completions", model.chat, methods=["POST"]),
             Route("/v1/completions", model.completions, methods=["POST"]),
             Route("/v1/responses", model.responses, methods=["POST"]),
@@ -195,10 +202,14 @@ def app(says: str, linger: float) -> Starlette:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
-    parser.add_argument("--says", default="sound")
     parser.add_argument("--linger", type=float, default=0.0)
     options = parser.parse_args()
-    uvicorn.run(app(options.says, options.linger), host="127.0.0.1", port=options.port, log_level="warning")
+    uvicorn.run(
+        app(os.environ.get("SAYS", "sound"), options.linger),
+        host="127.0.0.1",
+        port=options.port,
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":

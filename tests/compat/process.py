@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,11 +18,18 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class ServerProcess:
-    """Runs ``python -m MODULE PORT OPTIONS``, and is ready when ``/healthz`` answers."""
+    """Runs ``python -m MODULE PORT OPTIONS`` (gunicorn: ``--bind`` and the port), and is ready when ``/healthz``
+    is 200."""
 
-    def __init__(self, module: str, *options: str) -> None:
+    def __init__(self, module: str, *options: str, says: str = "sound") -> None:
         self.port = free_port()
-        self.process = subprocess.Popen([sys.executable, "-m", module, str(self.port), *options], cwd=ROOT)
+        where = ["--bind", f"127.0.0.1:{self.port}"] if module == "gunicorn" else [str(self.port)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *where, *options],
+            cwd=ROOT,
+            env={**os.environ, "SAYS": says},
+            start_new_session=True,
+        )
 
     @property
     def url(self) -> str:
@@ -39,8 +48,10 @@ class ServerProcess:
         raise AssertionError("the server did not become ready")
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """With its workers."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ ASKED: Any = [{"role": "user", "content": "hello"}]
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     with ExitStack() as stack:
         servers = {
-            says: stack.enter_context(ServerProcess("tests.compat.llm", "--says", says))
+            says: stack.enter_context(ServerProcess("tests.compat.llm", says=says))
             for says in ("sound", "changed")
         }
         for server in servers.values():
