@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from backends.registry import Registry
@@ -21,6 +27,19 @@ _HISTOGRAMS = {
     "queue_seconds": "What a request waited before its batch began.",
     "compute_seconds": "One batch: copied to the device, run, copied back.",
     "batch_rows": "Rows of one batch.",
+}
+
+_TRITON: dict[str, tuple[str, Callable[[Served], float]]] = {
+    "request_success": ("Requests answered.", lambda one: one.stats.success.count),
+    "request_failure": ("Requests failed.", lambda one: one.stats.fail.count),
+    "count": ("Rows answered.", lambda one: one.stats.inferences),
+    "exec_count": ("Batches run.", lambda one: one.stats.executions),
+    "request_duration_us": ("Of requests, summed.", lambda one: one.stats.success.ns // 1000),
+    "queue_duration_us": ("Of waiting, summed.", lambda one: one.stats.queue.ns // 1000),
+    "compute_input_duration_us": ("Of inputs, summed.", lambda one: one.stats.compute.input.ns // 1000),
+    "compute_infer_duration_us": ("Of models, summed.", lambda one: one.stats.compute.infer.ns // 1000),
+    "compute_output_duration_us": ("Of outputs, summed.", lambda one: one.stats.compute.output.ns // 1000),
+    "pending_request_count": ("Requests that wait now.", lambda one: one.waiting),
 }
 
 
@@ -56,6 +75,17 @@ class _Collector:
                 histogram: Histogram = getattr(one.stats, name)
                 family.add_metric((one.name, one.version), _buckets(histogram), histogram.total)
             yield family
+        yield from _triton(served)
+
+
+def _triton(served: list[Served]) -> Iterable[Metric]:
+    """Triton's names, where its meaning is the same."""
+    for name, (text, read) in _TRITON.items():
+        # Untyped: the client library ends the name of a counter with _total, and Triton does not.
+        family = UntypedMetricFamily(f"nv_inference_{name}", text, labels=_LABELS)
+        for one in served:
+            family.add_metric((one.name, one.version), read(one))
+        yield family
 
 
 def _requests(served: list[Served]) -> CounterMetricFamily:

@@ -245,6 +245,9 @@ def test_statistics_and_metrics_count_what_happened(client: httpx.Client) -> Non
     assert grown["turnout_backend_requests_total/answered"] == 1
     assert grown["turnout_backend_requests_total/invalid"] == 1
     assert grown["turnout_backend_rows_total/"] == 5
+    assert (grown["nv_inference_request_success/"], grown["nv_inference_count/"]) == (1, 5)
+    assert (grown["nv_inference_exec_count/"], more["nv_inference_pending_request_count/"]) == (1, 0)
+    assert grown["nv_inference_request_duration_us/"] > 0
     assert grown["turnout_backend_batches_total/"] == 1
     assert grown["turnout_backend_batch_rows_bucket/8.0"] == 1
     assert "turnout_backend_batch_rows_bucket/4.0" not in grown

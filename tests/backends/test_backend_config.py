@@ -160,7 +160,7 @@ def test_every_key_and_every_metric_is_documented(models: Path) -> None:
     for key in ("max_queue_delay_microseconds", "max_queue_size", "default_timeout_microseconds"):
         assert f"{key}`" in text, key
     metrics = Metrics(Registry(models)).render().decode()
-    for name in re.findall(r"# TYPE (turnout_backend_\w+)", metrics):
+    for name in re.findall(r"# TYPE ((?:turnout_backend|nv_inference)_\w+)", metrics):
         assert f"`{name}" in text, name
 
 
