@@ -1,4 +1,4 @@
-"""The one directory on the local disk that a gateway writes to beside its store.
+"""The one directory on the local disk that a gateway writes to, apart from its store.
 
 It holds the spool of rewards (`gateway.record.spool`) and, with several workers, the folder of metrics they share.
 """
@@ -19,7 +19,7 @@ _LOCK: Final = "owner.lock"
 
 
 def local_dir(store: str, spool: str | None) -> Path:
-    """The directory that ``record.spool`` names; by default one beside the embedded store's file, and in the
+    """The directory that ``record.spool`` names; by default one next to the embedded store's file, and in the
     working directory for a store elsewhere."""
     if spool is not None:
         return Path(spool)

@@ -142,7 +142,7 @@ async def test_a_loss_is_told_as_an_alarm_and_event_numbers_go_on(
 
 
 async def test_a_route_is_still_listed(server: RedisServer, stores: list[RedisStore]) -> None:
-    """Or nobody would find, fold or forget its keys."""
+    """Otherwise its keys would never be found, folded or forgotten."""
     one, _, fresh = stores
     await one.append([outcome(T0)])
     server.send("FLUSHALL")
