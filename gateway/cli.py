@@ -19,16 +19,19 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("gateway.commands.check", "validate a configuration file"),
     "init": ("gateway.commands.init", "write a configuration and keys after probing your servers"),
     "schema": ("gateway.commands.schema", "print the JSON Schema of the configuration"),
-    "demo": ("gateway.commands.demo", "bundled model server, gateway and replayed real data"),
+    "demo": ("gateway.commands.demo", "run the bundled model server and the gateway, and replay real data"),
     "backend": ("backends.cli", "run the bundled model server"),
-    "keys": ("gateway.commands.keys", "make API keys"),
-    "status": ("gateway.commands.status", "look at a running gateway"),
-    "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout by hand"),
-    "plan": ("gateway.commands.plan", "how many requests a canary's guardrails need"),
-    "simulate": ("gateway.commands.simulate", "a policy against synthetic worlds"),
-    "evaluate": ("gateway.commands.evaluate", "what another policy would have earned, from the record"),
-    "export": ("gateway.commands.export", "the record as Parquet, JSONL or CSV"),
-    "explain": ("gateway.commands.explain", "which variant a unit gets, with what probability, and why"),
+    "keys": ("gateway.commands.keys", "generate API keys"),
+    "status": ("gateway.commands.status", "show the state of a running gateway"),
+    "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout manually"),
+    "plan": ("gateway.commands.plan", "estimate the number of requests that a canary's guardrails need"),
+    "simulate": ("gateway.commands.simulate", "test a policy in synthetic worlds"),
+    "evaluate": (
+        "gateway.commands.evaluate",
+        "estimate from the record what another policy would have earned",
+    ),
+    "export": ("gateway.commands.export", "export the record as Parquet, JSONL or CSV"),
+    "explain": ("gateway.commands.explain", "show which variant a unit gets, with what probability, and why"),
 }
 
 EXTRAS: Final = {"demo": "backend", "backend": "backend"}

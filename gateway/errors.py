@@ -1,4 +1,4 @@
-"""Every error that Turnout itself answers with, in one table, and the one JSON shape they share.
+"""Every error of the gateway itself in one table, and the JSON form that all of them share.
 
 An error has a code (snake_case, stable, what programs match on), an HTTP status, and a message that
 says what happened and what to do.
@@ -18,7 +18,7 @@ class Code:
     name: str
     status: int
     message: str
-    """What is said when the place that fails has nothing more exact to say."""
+    """Default message, for errors raised without a more specific one."""
 
 
 def _table(*rows: tuple[str, int, str]) -> dict[str, Code]:
@@ -39,8 +39,16 @@ CODES: Final[dict[str, Code]] = _table(
     ("method_not_allowed", 405, "The method is not supported here."),
     ("request_timeout", 408, "The request did not arrive in time; send it faster, or raise the limit."),
     ("conflict", 409, "The resource has changed since you read it; read it again and repeat your change."),
-    ("precondition_failed", 412, "The resource has changed since you read it; read it again and repeat your change."),
-    ("body_too_large", 413, "The body is larger than this route accepts; send less, or raise its body limit."),
+    (
+        "precondition_failed",
+        412,
+        "The resource has changed since you read it; read it again and repeat your change.",
+    ),
+    (
+        "body_too_large",
+        413,
+        "The body is larger than this route accepts; send less, or raise its body limit.",
+    ),
     ("target_too_long", 414, "The request target is too long; send a shorter one."),
     ("expectation_failed", 417, "The expectation is not supported; only 'expect: 100-continue' is."),
     ("invalid", 422, "The values are not valid."),
@@ -51,12 +59,20 @@ CODES: Final[dict[str, Code]] = _table(
     ("client_left", 499, "The client closed the connection before the response was complete."),
     # What the gateway could not do
     ("internal", 500, "An error inside the gateway; its log has the details under this request id."),
-    ("gateway_overloaded", 503, "Too many large bodies wait to be read; retry after the time in Retry-After."),
+    (
+        "gateway_overloaded",
+        503,
+        "Too many large bodies wait to be read; retry after the time in Retry-After.",
+    ),
     ("not_implemented", 501, "The transfer coding is not supported; send 'chunked' or a Content-Length."),
     ("store_unavailable", 503, "The store can't be reached; retry after the time in Retry-After."),
     ("not_ready", 503, "The gateway can't serve requests yet; retry after the time in Retry-After."),
     ("draining", 503, "The gateway is shutting down; retry to reach another instance."),
-    ("too_many_connections", 503, "The gateway has too many connections; retry after the time in Retry-After."),
+    (
+        "too_many_connections",
+        503,
+        "The gateway has too many connections; retry after the time in Retry-After.",
+    ),
     ("too_many_websockets", 503, "The gateway has too many WebSockets; retry after the time in Retry-After."),
     ("http_version", 505, "The HTTP version is not supported; only HTTP/1.0 and HTTP/1.1 are."),
     # What a backend did; told apart because what is safe to do next differs
@@ -71,7 +87,11 @@ CODES: Final[dict[str, Code]] = _table(
     ("backend_total_timeout", 504, "The backend did not finish its response in time."),
     ("backend_truncated", 502, "The backend's response broke off."),
     ("backend_status", 502, "The backend responded with an error status."),
-    ("backend_overloaded", 503, "The backend has reached its limit of requests; retry after the time in Retry-After."),
+    (
+        "backend_overloaded",
+        503,
+        "The backend has reached its limit of requests; retry after the time in Retry-After.",
+    ),
     ("backend_unhealthy", 503, "No address of the backend is healthy; retry after the time in Retry-After."),
 )
 
@@ -89,7 +109,7 @@ class TurnoutError(Exception):
 
 
 def render(code: str, message: str = "", *, request_id: str = "") -> bytes:
-    """The body of an error answer, canonical JSON in UTF-8."""
+    """The body of an error response, canonical JSON in UTF-8."""
     error: dict[str, str] = {"code": code, "message": message or CODES[code].message}
     if request_id:
         error["request_id"] = request_id

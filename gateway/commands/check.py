@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="turnout.yaml",
         metavar="FILE",
-        help="the configuration (turnout.yaml); '-' reads standard input",
+        help="configuration file (default: turnout.yaml); '-' reads standard input",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

@@ -38,16 +38,26 @@ BATCH: Final = 50
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--duration", type=float, default=None, metavar="S", help="end after S seconds (never)"
-    )
-    parser.add_argument("--config", type=Path, default=example(), metavar="FILE", help=f"({EXAMPLE})")
-    parser.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="DIR", help="model repository (models)"
+        "--duration", type=float, default=None, metavar="S", help="stop after S seconds (default: never)"
     )
     parser.add_argument(
-        "--rate", type=float, default=300.0, metavar="R", help="requests a second, at most (300)"
+        "--config",
+        type=Path,
+        default=example(),
+        metavar="FILE",
+        help=f"configuration file (default: {EXAMPLE})",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path("models"),
+        metavar="DIR",
+        help="model repository (default: models)",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=300.0, metavar="R", help="maximum requests per second (default: 300)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
 
 

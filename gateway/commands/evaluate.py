@@ -49,14 +49,14 @@ class Target:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
     parser.add_argument(
-        "--metric", required=True, action="append", metavar="M", help="the reward to be had; once or more"
+        "--metric", required=True, action="append", metavar="M", help="reward to estimate; repeatable"
     )
     parser.add_argument(
         "--policy",
         type=Path,
         required=True,
         metavar="FILE",
-        help="shares by variant ({v1: 20%%, v2: 80%%}), or a configuration whose route's policy is meant",
+        help="shares by variant ({v1: 20%%, v2: 80%%}), or a configuration with the route's policy",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

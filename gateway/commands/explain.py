@@ -29,13 +29,13 @@ from policies.model import Allocation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--route", required=True, metavar="R")
-    parser.add_argument("--unit", metavar="U", help="the value of the route's unit (a user id, say)")
+    parser.add_argument("--unit", metavar="U", help="value of the route's unit, for example a user id")
     parser.add_argument(
         "--feature",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what the request shows of a declared feature; those that are not given are missing",
+        help="value of a declared feature; features that are absent count as missing",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

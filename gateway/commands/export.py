@@ -29,25 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="its ending says the format; - is standard output",
+        help="output file, whose extension selects the format; - is standard output",
     )
-    parser.add_argument("--format", choices=("parquet", "jsonl", "csv"), help="instead of the ending's")
-    parser.add_argument("--json", action="store_true", help="print what was done as one JSON document")
+    parser.add_argument(
+        "--format", choices=("parquet", "jsonl", "csv"), help="format, instead of the one of the extension"
+    )
+    parser.add_argument("--json", action="store_true", help="print a summary as one JSON document")
 
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Which part of which record."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read the store of this configuration")
+    parser.add_argument("--record", metavar="URL", help="read this store (sqlite:///FILE, redis://…)")
+    parser.add_argument("--route", metavar="R", help="only this route (default: all)")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the record of this configuration's store"
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="only decisions at or after: 1h (ago), 2026-01-31T12:00:00Z",
     )
-    parser.add_argument(
-        "--record", metavar="URL", help="or the record of this store (sqlite:///FILE, redis://…)"
-    )
-    parser.add_argument("--route", metavar="R", help="one route (all)")
-    parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="decided at or after: 1h (ago), 2026-01-31T12:00:00Z"
-    )
-    parser.add_argument("--until", type=moment, metavar="TIME", help="decided before")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="only decisions before")
 
 
 def store_url(arguments: argparse.Namespace) -> str:

@@ -20,19 +20,23 @@ POLICIES: Final = ("single", "shadow", "canary", "bandit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--current", metavar="URL", help="the server of the version in production")
-    parser.add_argument("--candidate", metavar="URL", help="the server of the new version")
-    parser.add_argument("--path", help="the path that clients call; found by probing if absent")
+    parser.add_argument("--current", metavar="URL", help="server of the version in production")
+    parser.add_argument("--candidate", metavar="URL", help="server of the new version")
+    parser.add_argument("--path", help="path that clients call (default: found by probing)")
     parser.add_argument(
-        "--policy", choices=POLICIES, help="canary with a candidate, single without one, if absent"
+        "--policy", choices=POLICIES, help="policy (default: canary with a candidate, otherwise single)"
     )
-    parser.add_argument("--route", metavar="NAME", help="the route's name; taken from the path if absent")
+    parser.add_argument("--route", metavar="NAME", help="name of the route (default: taken from the path)")
     parser.add_argument(
-        "--out", type=Path, default=Path("turnout.yaml"), metavar="FILE", help="(turnout.yaml)"
+        "--out",
+        type=Path,
+        default=Path("turnout.yaml"),
+        metavar="FILE",
+        help="output file (default: turnout.yaml)",
     )
     parser.add_argument("--no-auth", action="store_true", help="write no keys: only this machine may steer")
-    parser.add_argument("--force", action="store_true", help="replace the files if they exist")
-    parser.add_argument("--json", action="store_true", help="print what was written as one JSON document")
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    parser.add_argument("--json", action="store_true", help="print a summary as one JSON document")
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -16,11 +16,11 @@ from gateway.config.yaml_text import read
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="keys_command", required=True, metavar="new")
-    new = commands.add_parser("new", help="make an API key")
-    new.add_argument("--id", required=True, help="the key's name in logs and records")
-    new.add_argument("--scopes", required=True, help="for example infer,feedback")
-    new.add_argument("--routes", help="the routes it serves, for example digits,faces; absent: every one")
-    new.add_argument("--rate", help="the most requests in a time, for example 200/s; absent: no limit")
+    new = commands.add_parser("new", help="generate an API key")
+    new.add_argument("--id", required=True, help="name of the key in logs and in the record")
+    new.add_argument("--scopes", required=True, help="scopes of the key, for example infer,feedback")
+    new.add_argument("--routes", help="routes that the key may use, for example digits,faces (default: all)")
+    new.add_argument("--rate", help="maximum request rate, for example 200/s (default: no limit)")
     new.add_argument("--json", action="store_true", help="print one JSON document")
 
 

@@ -42,15 +42,17 @@ class Usual:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--route", metavar="R", help="whose canary (the only route)")
+    parser.add_argument("--route", metavar="R", help="route with the canary (default: the only route)")
     parser.add_argument(
         "--worse",
         type=float,
         default=2.0,
         metavar="X",
-        help="the candidate to be found is X times as much worse as its limit allows (2)",
+        help="size of the regression to detect, as a multiple of the guardrail's limit (default: 2)",
     )
-    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (of the record, else 50)")
+    parser.add_argument(
+        "--rate", type=float, metavar="R", help="requests per second (default: from the record, otherwise 50)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

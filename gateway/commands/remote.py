@@ -22,8 +22,8 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
         "--url",
         type=_url,
         default=_url(os.environ.get("TURNOUT_URL") or DEFAULT),
-        help=f"the gateway's control API (TURNOUT_URL, or {DEFAULT}); a key comes from TURNOUT_KEY, "
-        "an authority's certificates from SSL_CERT_FILE",
+        help=f"URL of the gateway's control API (default: TURNOUT_URL, or {DEFAULT}); the key is read from "
+        "TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

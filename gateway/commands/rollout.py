@@ -12,7 +12,7 @@ from gateway.commands.remote import RemoteError, add_remote_arguments, call, com
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", metavar="ROUTE")
     parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "set"))
-    parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="for set: 5%% or 0.05")
+    parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
     add_remote_arguments(parser)
 
 

@@ -16,10 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("turnout.yaml"),
         metavar="FILE",
-        help="the configuration (turnout.yaml)",
+        help="configuration file (default: turnout.yaml)",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that share the port (1)"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of processes that share the port (default: 1)",
     )
     parser.add_argument("--store", metavar="URL", help="use this store instead of the configured one")
 

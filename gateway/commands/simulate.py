@@ -29,18 +29,33 @@ REPETITIONS: Final = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--route", metavar="R", help="whose policy (the only route)")
-    parser.add_argument("--world", action="append", metavar="NAME", help="once or more (all)")
-    parser.add_argument("--means", metavar="A,B,…", help="true means of the variants, in their order")
-    parser.add_argument("--sd", type=float, default=1.0, metavar="S", help="of a real metric's values (1)")
-    parser.add_argument("--metric", metavar="M", help="which one of a utility's")
+    parser.add_argument("--route", metavar="R", help="route with the policy (default: the only route)")
     parser.add_argument(
-        "--requests", type=int, metavar="N", help="of one run (10000; for a canary, until it should be over)"
+        "--world", action="append", metavar="NAME", help="synthetic world; repeatable (default: all)"
     )
-    parser.add_argument("--rate", type=float, default=50.0, metavar="R", help="a second, for canaries (50)")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="of each world (100; for a canary 20)")
+    parser.add_argument("--means", metavar="A,B,…", help="true means of the variants, in their order")
+    parser.add_argument(
+        "--sd", type=float, default=1.0, metavar="S", help="standard deviation of a real metric (default: 1)"
+    )
+    parser.add_argument("--metric", metavar="M", help="metric of a utility to simulate")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        metavar="N",
+        help="requests per run (default: 10000; for a canary, its planned duration)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=50.0,
+        metavar="R",
+        help="requests per second, for canaries (default: 50)",
+    )
+    parser.add_argument(
+        "--repetitions", type=int, metavar="N", help="runs per world (default: 100; for a canary 20)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="regret over time as .svg or .png")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write regret over time as .svg or .png")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 

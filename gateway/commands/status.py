@@ -16,14 +16,16 @@ WATCH_S: Final = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("route", nargs="?", metavar="ROUTE", help="one route in full (all, in short)")
+    parser.add_argument(
+        "route", nargs="?", metavar="ROUTE", help="show one route in full (default: a summary of all)"
+    )
     parser.add_argument(
         "--since",
         type=moment,
         metavar="TIME",
-        help="of ROUTE, figures since then: 1h (ago), 2026-01-31T12:00",
+        help="figures of ROUTE since this time: 1h (ago), 2026-01-31T12:00",
     )
-    parser.add_argument("--watch", action="store_true", help=f"again every {WATCH_S:g} s, until interrupted")
+    parser.add_argument("--watch", action="store_true", help=f"repeat every {WATCH_S:g} s until interrupted")
     add_remote_arguments(parser)
 
 

@@ -19,7 +19,7 @@ _FORM: Final = re.compile(r"tk_[0-9A-Za-z]{49}")
 
 
 def new_secret(bits: bytes | None = None) -> str:
-    """A new key from 32 bytes, the operating system's own unless ``bits`` are given."""
+    """A new key from ``bits`` (32 bytes), or from the operating system's random source if absent."""
     bits = secrets.token_bytes(32) if bits is None else bits
     if len(bits) != 32:
         raise ValueError("a key is made of 32 bytes")
@@ -28,12 +28,12 @@ def new_secret(bits: bytes | None = None) -> str:
 
 
 def well_formed(secret: str) -> bool:
-    """Whether ``secret`` has the form of a key, check digits included."""
+    """Whether ``secret`` has the form of a key, including valid check digits."""
     return _FORM.fullmatch(secret) is not None and _checksum(secret[:-6]) == secret[-6:]
 
 
 def key_hash(secret: str) -> str:
-    """What stands under ``hash`` in the configuration."""
+    """The value of ``hash`` in the configuration."""
     return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
 
 

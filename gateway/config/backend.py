@@ -1,4 +1,4 @@
-"""The `backends` section: where requests go, and how each backend is treated."""
+"""The `backends` section: addresses of model servers, and the load, health and TLS settings for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.config.units import Above, Count, Duration, Positive, Share, Status
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a backend. ``path`` is the base path without a trailing slash, "" for none."""
+    """One address of a backend; ``path`` is the base path without a trailing slash, "" if there is none."""
 
     scheme: str
     host: str
@@ -33,70 +33,70 @@ class Address:
 
 
 def address(url: str) -> Address:
-    """``url`` taken apart, with the scheme's own port where it names none."""
+    """Parse ``url``; if it names no port, use the default port of its scheme."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return Address(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"))
 
 
 class Health(Part):
-    """Active probes: each address is asked by itself, over a connection of its own."""
+    """Active probes: each address is probed separately, over its own connection."""
 
     path: Path = "/v2/health/ready"
     from_root: bool = False
-    """Whether ``path`` stands alone, instead of below the path of the backend's url."""
+    """True: use ``path`` as it is; false: append it to the path of the backend's url."""
     method: Method = "GET"
     every: Positive = 5.0
     timeout: Positive = 1.0
     healthy: Above = 2
-    """Good answers in a row that make an address healthy again."""
+    """Consecutive successful probes after which an address is healthy."""
     unhealthy: Above = 3
-    """Bad answers in a row that make it unhealthy."""
+    """Consecutive failed probes after which an address is unhealthy."""
     status: Statuses = frozenset(range(200, 300))
-    """The statuses of a good answer."""
+    """Status codes of a successful probe."""
 
 
 class Limit(Part):
-    """How much one gateway process asks of the backend at once, over all its addresses."""
+    """Limits on concurrent requests to the backend, per gateway process and over all addresses."""
 
     in_flight: Above = 1024
     waiting: Count = 1024
-    """Requests that may wait for a free place; more are answered with 503 at once."""
+    """Maximum number of requests that wait for a free place; requests above it get 503."""
     wait: Duration = 1.0
-    """The longest a request waits for a place before it is answered with 503."""
+    """Maximum time a request waits for a place before it gets 503."""
 
 
 class Pool(Part):
-    """Connections kept open to each address."""
+    """Idle connections to each address."""
 
     idle: Duration = 4.0
-    """How long an unused connection is kept; stay below the backend's own limit (uvicorn's is 5 s)."""
+    """How long an idle connection is kept; set it below the backend's keep-alive timeout (5 s in uvicorn)."""
     size: Count = 512
-    """Unused connections kept per address."""
+    """Maximum number of idle connections per address."""
 
 
 class Ejection(Part):
-    """Passive health: an address whose answers fail is left out for a while."""
+    """Passive health checks: an address with failing responses gets no requests for a time."""
 
     consecutive: Above = 5
-    """Failed requests in a row, error statuses counted."""
+    """Consecutive failed requests, including error statuses, after which an address is ejected."""
     local_consecutive: Above = 3
-    """The same for failures without an answer: not reached, reset, timed out."""
+    """Consecutive failures without a response (not reached, reset, timed out) before ejection."""
     rate: Share | None = 0.5
-    """Share of failed requests over ``window``; null: this rule is off."""
+    """Share of failed requests in ``window`` above which an address is ejected; null disables this rule."""
     min_requests: Above = 20
-    """Below so many requests in ``window`` the rate says nothing."""
+    """Minimum number of requests in ``window`` for ``rate`` to apply."""
     window: Positive = 10.0
     base: Positive = 10.0
-    """The first ejection lasts this long, each further one in a row twice as long ..."""
+    """Duration of the first ejection; each consecutive one lasts twice as long as the one before."""
     max: Positive = 300.0
-    """... but never longer than this."""
+    """Maximum duration of an ejection."""
     max_share: Share = 0.5
-    """Never more of the addresses than this are ejected at once."""
+    """Maximum share of the addresses that are ejected at the same time."""
     panic: Share = 0.5
-    """With a smaller share of healthy addresses than this, health is ignored: all share the load."""
+    """If the share of healthy addresses is below this, health is ignored and all share the load."""
     silence: Duration = 0.3
-    """Silent for so long, and for several times the usual, while requests wait: taken for hung. 0: never."""
+    """Time without a byte, while requests wait, after which an address counts as hung; 0: never."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -106,15 +106,15 @@ class Ejection(Part):
 
 
 class BackendTls(Part):
-    """How the backend's certificate is checked, and what we show it. Only for https addresses."""
+    """TLS settings for https addresses: verification of the backend, and the gateway's client certificate."""
 
     ca: str | None = None
-    """A file with the authorities to trust in place of the system's."""
+    """File with the CAs to trust instead of the system's."""
     cert: str | None = None
     key: str | None = None
     verify: bool = True
     server_name: str | None = None
-    """The name to ask for and to check, where it is not the address's host."""
+    """Server name to request and verify, if it differs from the host in the address."""
 
     @model_validator(mode="after")
     def _pair(self) -> Self:
@@ -128,18 +128,18 @@ class BackendTls(Part):
 class Backend(Part):
     url: Url | None = None
     urls: Annotated[tuple[Url, ...], Field(min_length=1)] | None = None
-    """Exactly one of ``url`` and ``urls``; `addresses` reads either."""
+    """Several equivalent addresses; set exactly one of ``url`` and ``urls``."""
     balance: Literal["least_load", "round_robin", "random"] = "least_load"
     host: Literal["backend", "preserve"] = "backend"
-    """The Host field that the backend sees: its own address's, or the client's."""
+    """Host header sent to the backend: that of its address (``backend``), or the client's (``preserve``)."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
-    """Set on every request to it, in place of what the client sent under the same names."""
+    """Headers set on every request to the backend, replacing those of the client."""
     health: Health | None = None
     limit: Limit = Limit()
     pool: Pool = Pool()
     ejection: Ejection | None = Ejection()
     slow_start: Duration = 0.0
-    """How long an address that comes back takes to get its full share; 0: at once."""
+    """Time over which an address that has become healthy returns to its full share; 0: immediately."""
     tls: BackendTls = BackendTls()
 
     @model_validator(mode="after")

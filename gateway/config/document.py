@@ -146,15 +146,15 @@ __all__ = [
 class Document(Part):
     listen: HostPort = "127.0.0.1:8080"
     control: HostPort | None = None
-    """None: the control API and the dashboard are on ``listen`` too."""
+    """Separate address for the control API and the dashboard; if absent, they are on ``listen``."""
     store: Store = "sqlite:///turnout.db"
     tls: Tls | None = None
     trusted_proxies: tuple[Network, ...] = ()
-    """Whose X-Forwarded-* are believed."""
+    """Networks whose Forwarded and X-Forwarded-* headers are trusted."""
     auth: Auth | None = None
-    """None: everyone may use and read, and only this machine may steer, configure and force variants."""
+    """Authentication; if absent, everyone may use and read, and only this machine may steer and configure."""
     browsers: BrowserAccess = BrowserAccess()
-    """For a gateway without ``auth``."""
+    """Which web pages may call a gateway without ``auth``."""
     config: ConfigAccess = ConfigAccess()
     metrics: Mapping[Name, Metric] = Field(default_factory=dict)
     backends: Mapping[Name, Backend] = Field(default_factory=dict)
@@ -167,7 +167,7 @@ class Document(Part):
     webhooks: tuple[Webhook, ...] = ()
 
     def body_limit(self, route: str) -> int:
-        """The largest request body of ``route``, in bytes."""
+        """Maximum size of a request body of ``route``, in bytes."""
         own = self.routes[route].body_limit
         return self.limits.body if own is None else own
 
@@ -176,11 +176,11 @@ _QUANTILE: Final = re.compile(r"latency_p([1-9]\d?|999)")
 
 
 def quantile(metric: str) -> float | None:
-    """0.99 for ``latency_p99``, 0.999 for ``latency_p999``; None for what is no latency quantile."""
+    """Quantile of a latency metric, 0.99 for ``latency_p99``; None if ``metric`` is not a latency quantile."""
     found = _QUANTILE.fullmatch(metric)
     return float(f"0.{int(found[1]):02d}") if found else None
 
 
 def observed(metric: str) -> bool:
-    """Whether the gateway measures ``metric`` itself, so that nobody declares or reports it."""
+    """Whether the gateway measures ``metric`` itself, so that clients do not report it."""
     return metric == "error_rate" or quantile(metric) is not None

@@ -41,7 +41,8 @@ class Part(BaseModel):
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a name; write at most 64 letters, digits, '.', '_', '-', no sign first"
+            f"{value!r} is not a name; write at most 64 letters, digits, '.', '_', '-', "
+            "starting with a letter or digit"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""The `policy` of a route: a union told apart by `type`, so that no two kinds can be mixed."""
+"""The `policy` of a route: a union discriminated by `type`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Single(Part):
 
 
 class Split(Part):
-    """Fixed shares; a variant that isn't named gets none."""
+    """Fixed shares; a variant without a weight gets no requests."""
 
     type: Literal["split"] = "split"
     weights: Annotated[Mapping[Name, Amount], Field(min_length=1)]
-    """Any scale: {v1: 9, v2: 1} and {v1: 90%, v2: 10%} are the same."""
+    """Weights on any scale: {v1: 9, v2: 1} and {v1: 90%, v2: 10%} are equivalent."""
 
 
 class Shadow(Part):
-    """One variant answers; others get copies, and their answers are compared and thrown away."""
+    """One variant serves the response; the others get copies, whose responses are compared and discarded."""
 
     type: Literal["shadow"] = "shadow"
     primary: Name
@@ -38,22 +38,22 @@ class Shadow(Part):
 
 
 class Guardrail(Part):
-    """How much worse than the baseline a variant may be in one metric. Exactly one bound."""
+    """Limit on how much worse than the baseline a variant may be in one metric; set exactly one bound."""
 
     metric: Name
-    """A declared metric, or one the gateway observes: error_rate, latency_p50, latency_p99, ..."""
+    """A declared metric, or one that the gateway measures: error_rate, latency_p50, latency_p99, ..."""
     max_increase: Amount | None = None
-    """The most by which the metric may be above the baseline's (latencies: in milliseconds)."""
+    """Maximum difference above the baseline (latencies: in milliseconds)."""
     max_decrease: Amount | None = None
-    """The most by which it may be below the baseline's."""
+    """Maximum difference below the baseline."""
     max_ratio: Weight | None = None
-    """The most that metric / baseline's metric may be."""
+    """Maximum ratio to the baseline, for example 1.2."""
     max_relative_increase: Amount | None = None
-    """The most by which it may be above the baseline's, as a share of that."""
+    """Maximum increase relative to the baseline."""
     max_relative_decrease: Annotated[Amount, Field(lt=1)] | None = None
-    """The most by which it may be below the baseline's, as a share of that."""
+    """Maximum decrease relative to the baseline."""
     min_samples: Count = 0
-    """Before the variant has so many, the verdict is `inconclusive`."""
+    """Minimum number of samples; with fewer, the result is `inconclusive`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,26 +89,26 @@ class Guardrail(Part):
 
 class Stage(Part):
     weight: Share
-    """The candidate's share; 100% as a number is 1."""
+    """The candidate's share; as a number, 1 is 100%."""
     for_: Annotated[Duration, Field(alias="for")] = 0.0
-    """The shortest time at this weight."""
+    """Minimum time at this share."""
     min_samples: Count = 0
-    """Answers of the candidate at this stage before the next one may begin."""
+    """Minimum number of responses of the candidate in this stage before the next stage starts."""
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
         if not self.for_ and not self.min_samples:
-            raise ValueError("this stage would be over at once; write 'for', 'min_samples' or both")
+            raise ValueError("this stage would end immediately; write 'for', 'min_samples' or both")
         return self
 
 
 class Gate(Part):
-    """Before the first stage the candidate only shadows, until it agrees with the baseline enough."""
+    """Before the first stage, the candidate shadows the baseline until their responses agree often enough."""
 
     agreement: Share
-    """The lower confidence bound of the agreement rate must reach this."""
+    """Value that the lower confidence bound of the agreement rate must reach."""
     share: Annotated[Share, Field(gt=0)] = 1.0
-    """The share of requests copied to the candidate meanwhile."""
+    """Share of requests that is copied to the candidate until then."""
     for_: Annotated[Duration, Field(alias="for")] = 0.0
     min_samples: Count = 100
 
@@ -121,7 +121,7 @@ class BetaPrior(Part):
 
 
 class NormalPrior(Part):
-    """For real metrics: Normal-inverse-gamma with mean, its weight in observations, shape and scale."""
+    """For real metrics: a normal-inverse-gamma distribution (``weight`` of the mean in observations)."""
 
     mean: Real = 0.0
     weight: Weight = 1e-3
@@ -130,7 +130,7 @@ class NormalPrior(Part):
 
 
 class GammaPrior(Part):
-    """For count metrics: Gamma with shape and rate."""
+    """For count metrics: a gamma distribution."""
 
     shape: Weight = 1.0
     rate: Weight = 1.0
@@ -152,42 +152,42 @@ Prior = Annotated[
 
 
 class Discount(Part):
-    """Forgetting, for worlds that drift: a reward counts half after ``half_life``, by decision time."""
+    """Down-weighting of old rewards: a reward counts half at the age ``half_life``, from its decision."""
 
     half_life: Positive
 
 
 class Stop(Part):
-    """When the bandit has found its winner. All that is written must hold."""
+    """Conditions under which the bandit names a winner; all must hold."""
 
     probability_best: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
     expected_loss: Amount | None = None
-    """In units of the metric; null: not asked."""
+    """Maximum expected loss from choosing the winner, in units of the metric; null: not checked."""
     min_samples: Count = 100
-    """Rewards of each variant."""
+    """Minimum number of rewards of each variant."""
     alpha: Annotated[Share, Field(gt=0, lt=0.5)] | None = 0.05
-    """The probability that a variant that is not best is ever named, over all looks; null: beliefs alone decide."""
+    """Probability that a variant that is not best is ever named, over all looks; null: no such guarantee."""
     then: Literal["ask", "single"] = "ask"
 
 
 class Debut(Part):
-    """A variant that joins a running bandit gets ``share`` at most until it has ``samples`` rewards."""
+    """A variant that joins a running bandit gets at most ``share`` until it has ``samples`` rewards."""
 
     share: Annotated[Share, Field(gt=0)] = 0.1
     samples: Annotated[Count, Field(gt=0)] = 100
 
 
 class Feature(Part):
-    """What the contextual bandit sees of a request; from exactly one of ``header`` and ``json``."""
+    """A feature of the request for the contextual bandit; set exactly one of ``header`` and ``json``."""
 
     header: HeaderName | None = None
     json_: Annotated[str | None, Field(alias="json", min_length=1)] = None
-    """Keys of the JSON body joined by dots: ``parameters.tier``."""
+    """Path in the JSON body, keys joined by dots: ``parameters.tier``."""
     values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
-    """The categories of a categorical feature; absent: the feature is a number."""
+    """The categories; if absent, the feature is a number."""
     minimum: Real = 0.0
     maximum: Real = 1.0
-    """A number is clipped to these and scaled to [-1, 1]."""
+    """Upper bound: numbers are clipped to ``minimum`` and ``maximum`` and scaled to [-1, 1]."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -198,28 +198,28 @@ class Feature(Part):
         if self.values is not None and (self.minimum, self.maximum) != (0.0, 1.0):
             raise ValueError("categories have no range; leave 'minimum' and 'maximum' out, or 'values'")
         if self.values is not None and len(set(self.values)) < len(self.values):
-            raise ValueError("'values' has one of them twice; write each once")
+            raise ValueError("'values' lists a category twice; write each once")
         return self
 
 
 class Bandit(Part):
-    """Shares follow the probability of being best, as the rewards tell it."""
+    """Shares follow the probability that a variant is best, given the rewards."""
 
     type: Literal["bandit"] = "bandit"
     algorithm: Literal["thompson", "top_two", "linear"] = "thompson"
     metric: Name | None = None
     utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
-    """Weighted sum of several metrics; one to minimise is subtracted. Instead of ``metric``."""
+    """Weighted sum of several metrics, instead of ``metric``; a metric to minimize is subtracted."""
     floor: Share = 0.01
-    """The least share of each variant: f + (1 - K f) P(best)."""
+    """Minimum share f of each variant; with K variants a share is f + (1 - K f) P(best)."""
     prior: Prior | None = None
-    """Null: Beta(1, 1), or the weak default of the metric's type."""
+    """Prior distribution of the metric; if absent, Beta(1, 1), or the weak default of the metric's type."""
     discount: Discount | None = None
     stop: Stop | None = None
     debut: Debut | None = None
-    """Null: a newcomer's share follows its prior at once."""
+    """Share of a variant that joins a running bandit; if absent, it follows the prior immediately."""
     baseline: Name | None = None
-    """What the guardrails compare with."""
+    """Variant that the guardrails compare with."""
     guardrails: tuple[Guardrail, ...] = ()
     features: Mapping[Name, Feature] = Field(default_factory=dict)
 
@@ -247,7 +247,7 @@ class Bandit(Part):
             raise ValueError("'algorithm: linear' has a prior of its own; leave 'prior' out")
         if self.stop is not None:
             raise ValueError(
-                "with features there is no one winner to stop at: who is best depends on the request; "
+                "with features there is no single winner: which variant is best depends on the request; "
                 "leave 'stop' out"
             )
         if self.debut is not None:
@@ -257,12 +257,12 @@ class Bandit(Part):
 
     @property
     def columns(self) -> int:
-        """Of the row that the features of a request become (`policies.features.columns`)."""
+        """Number of columns of a feature row (`policies.features.columns`)."""
         return 1 + sum(2 if f.values is None else len(f.values) for f in self.features.values())
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that it learns from."""
+        """Metrics that the bandit learns from."""
         return tuple(self.utility or ()) if self.metric is None else (self.metric,)
 
 
@@ -276,7 +276,7 @@ def _learns_one_thing(section: Bandit | Contest) -> None:
 
 
 class Contest(Part):
-    """The bandit that goes on where a canary's stages end, over its baseline and its candidate."""
+    """The bandit over baseline and candidate that follows the last stage of a canary."""
 
     metric: Name | None = None
     utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
@@ -285,7 +285,7 @@ class Contest(Part):
     prior: Prior | None = None
     discount: Discount | None = None
     stop: Stop | None = None
-    """Whoever it names is promoted, or rolled back to; null: a person ends it."""
+    """When there is a winner, which is promoted or rolled back to; if absent, a person ends the bandit."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -293,14 +293,14 @@ class Contest(Part):
         return self
 
     def policy(self, **more: Any) -> Bandit:
-        """The same as a bandit's section; ``more`` of its fields."""
+        """The same section as a `Bandit`, with additional fields ``more``."""
         return Bandit.model_construct(
             **{name: getattr(self, name) for name in type(self).model_fields}, **more
         )
 
 
 class Canary(Part):
-    """The candidate's share grows by stages while the guardrails hold."""
+    """The candidate's share grows in stages while the guardrails hold."""
 
     type: Literal["canary"] = "canary"
     baseline: Name
@@ -310,13 +310,13 @@ class Canary(Part):
     gate: Gate | None = None
     on_success: Literal["promote", "wait", "bandit"] = "promote"
     bandit: Contest | None = None
-    """After the last stage, with ``on_success: bandit``."""
+    """The bandit that follows the last stage, with ``on_success: bandit``."""
     bake: Duration = 3600.0
-    """After promotion the guardrails are still watched for this long, with a fast way back."""
+    """How long the guardrails stay active after promotion, with a fast rollback."""
     holdback: Annotated[Share, Field(lt=1)] = 0.05
-    """The baseline's share until the bake is over, so that the guardrails have a concurrent comparison."""
+    """The baseline's share until the bake is over, for a concurrent comparison with the guardrails."""
     inconclusive: Positive | None = 86400.0
-    """So long past its time may a stage stay undecided before the rollout pauses; null: for ever."""
+    """Pause the rollout if a stage is still inconclusive this long after its minimum time; null: never."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -328,7 +328,7 @@ class Canary(Part):
 
     @property
     def contest(self) -> Bandit | None:
-        """The bandit over baseline and candidate that follows the last stage, as a policy of its own."""
+        """The bandit that follows the last stage, as a `Bandit` over baseline and candidate."""
         if self.bandit is None:
             return None
         return self.bandit.policy(baseline=self.baseline, guardrails=self.guardrails)
@@ -338,14 +338,14 @@ Policy = Annotated[Single | Split | Shadow | Canary | Bandit, Field(discriminato
 
 
 def bandit_of(policy: Single | Split | Shadow | Canary | Bandit) -> Bandit | None:
-    """The bandit that ``policy`` is, or will come to."""
+    """The bandit of ``policy``, including one that follows a canary's stages; None if there is none."""
     return policy.contest if isinstance(policy, Canary) else policy if isinstance(policy, Bandit) else None
 
 
 def named_variants(
     policy: Single | Split | Shadow | Canary | Bandit,
 ) -> tuple[tuple[tuple[str, ...], str], ...]:
-    """Every variant that ``policy`` names, with the key path inside the policy where it does."""
+    """Every variant that ``policy`` names, with its key path inside the policy."""
     match policy:
         case Single():
             return ((("variant",), policy.variant),)

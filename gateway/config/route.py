@@ -1,4 +1,4 @@
-"""The `routes` section: what is matched, who may answer, and what happens when one fails."""
+"""The `routes` section: matching, variants, policy, and what to do when a variant fails."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from policies.comparison.bodies import Form
 
 
 class Match(Part):
-    """All that is written must hold. The longest path wins; then the route with more conditions."""
+    """Conditions of a route: all must hold; the longest path wins, then the route with more conditions."""
 
     path: Path = "/"
-    """A prefix of whole segments: /v2/models/a matches /v2/models/a/infer, not /v2/models/ab."""
+    """Prefix of whole path segments: /v2/models/a matches /v2/models/a/infer, but not /v2/models/ab."""
     host: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Any of these names, without port; ``*.example.com`` stands for every name below."""
+    """Any of these host names, without port; ``*.example.com`` matches every name under it."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     methods: Annotated[tuple[Method, ...], OneOrMore] = ()
     model: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Any of these as the `model` of an OpenAI body."""
+    """Any of these values of `model` in an OpenAI body."""
 
 
 class Unit(Part):
-    """Whom to keep on one variant. Exactly one source."""
+    """Sticky-unit key: requests with the same key stay on one variant; set exactly one source."""
 
     header: HeaderName | None = None
     cookie: str | None = None
     query: str | None = None
     json_: Annotated[str | None, Field(alias="json", min_length=1)] = None
-    """Keys of the JSON body joined by dots: ``user`` or ``parameters.user``."""
+    """Path in the JSON body, keys joined by dots: ``user`` or ``parameters.user``."""
     principal: Literal[True] | None = None
-    """The API key or the subject of the token."""
+    """True: the API key, or the subject of the token."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -57,11 +57,11 @@ class Unit(Part):
 
 class Rewrite(Part):
     path: Path | None = None
-    """In place of the matched prefix; what follows the prefix is kept."""
+    """Replaces the matched prefix."""
     version: Version | None = None
-    """In place of the model's version in a path of the Open Inference Protocol or TensorFlow Serving."""
+    """Replaces the model version in a path of the Open Inference Protocol or TensorFlow Serving."""
     model: Annotated[str | None, Field(min_length=1)] = None
-    """In place of `model` in an OpenAI body."""
+    """Replaces `model` in an OpenAI body."""
     host: HostName | None = None
 
 
@@ -69,11 +69,11 @@ class Variant(Part):
     backend: Name
     rewrite: Rewrite = Rewrite()
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
-    """Set on every request to it, in place of what the client sent under the same names."""
+    """Headers set on every request to the variant, replacing those of the client."""
 
 
 class Respond(Part):
-    """A fixed answer. At most one of ``json`` and ``text``."""
+    """A fixed response, with at most one of ``json`` and ``text``."""
 
     status: Annotated[Count, Field(ge=200, le=599)] = 200
     json_: Annotated[JsonValue, Field(alias="json")] = None
@@ -85,12 +85,12 @@ class Respond(Part):
         if "json_" in self.model_fields_set and self.text is not None:
             raise ValueError("write 'json' or 'text', not both")
         if self.status in (204, 205, 304) and ("json_" in self.model_fields_set or self.text is not None):
-            raise ValueError(f"an answer with status {self.status} has no body; leave 'json' and 'text' out")
+            raise ValueError(f"a response with status {self.status} has no body; leave 'json' and 'text' out")
         return self
 
 
 class FixedAnswer(Part):
-    """The last entry of a fallback list may be one of these instead of a variant's name."""
+    """A fixed response as the last entry of a fallback list."""
 
     respond: Respond
 
@@ -105,19 +105,19 @@ FallbackEntry = Annotated[
 
 
 class FallbackOn(Part):
-    """Which failures of the assigned variant send a request on to the next."""
+    """Failures of the assigned variant that trigger the fallback."""
 
     connect: bool = True
-    """It was never sent: not reached, no healthy address, no free place."""
+    """The request was not sent: address not reached, no healthy address, no free place."""
     timeout: bool = True
-    """The answer did not begin in time."""
+    """The response did not start in time."""
     reset: bool = True
-    """The connection broke, or spoke no HTTP, before the answer began."""
+    """The connection broke, or the backend sent no valid HTTP, before the response started."""
     status: Statuses = frozenset({500, 502, 503, 504})
 
 
 class RetryOn(Part):
-    """Which failures are tried again at the same variant."""
+    """Failures that are retried at the same variant."""
 
     connect: bool = True
     timeout: bool = False
@@ -128,55 +128,55 @@ class RetryOn(Part):
 class Timeouts(Part):
     connect: Positive = 1.0
     first_byte: Positive = 30.0
-    """From the request's last byte to the answer's first."""
+    """Time from the last byte of the request to the first byte of the response."""
     idle: Positive = 30.0
-    """Between two pieces of the answer."""
+    """Time between two parts of the response."""
     total: Positive | None = 300.0
-    """From the request's first byte to the answer's last, over all attempts; null: no limit."""
+    """Time from the request's first byte to the response's last, over all attempts; null: no limit."""
 
 
 class Backoff(Part):
-    """Before the n-th repetition: a random time up to base · 2^(n-1), at most max."""
+    """Random delay before the n-th retry, at most base · 2^(n-1) and at most max."""
 
     base: Duration = 0.025
     max: Duration = 0.25
 
 
 class Retry(Part):
-    """Repetitions at the same variant. What was never sent is always safe to repeat."""
+    """Retries at the same variant; a request that was not sent is always safe to retry."""
 
     attempts: Annotated[Above, Field(le=10)] = 2
-    """All tries of one variant together; 1 repeats nothing."""
+    """Maximum number of attempts at one variant, including the first; 1: no retries."""
     on: RetryOn = RetryOn()
     replayable: bool = False
-    """Whether a request that was sent may be sent again."""
+    """Whether a request that was sent may be sent again; only for backends without side effects."""
     backoff: Backoff = Backoff()
     budget: Share = 0.2
-    """Repetitions as a share of the requests in flight at the backend ..."""
+    """Maximum number of concurrent retries, as a share of the requests in flight at the backend."""
     min: Count = 3
-    """... of which so many are always allowed."""
+    """Number of concurrent retries that is always allowed, regardless of ``budget``."""
 
 
 class Hedge(Part):
-    """A second copy to another address when the first takes long; the first answer wins."""
+    """A second copy of a slow request to another address; the first response is used."""
 
     after: Positive
     max_share: Annotated[Share, Field(gt=0)] = 0.05
-    """Of the route's requests."""
+    """Maximum share of the route's requests that get a second copy."""
 
 
 class Comparison(Part):
-    """How a shadow's answer is compared with the primary's."""
+    """How a shadow's response is compared with the primary's."""
 
     type: Form = "auto"
     paths: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Only these: keys joined by dots (`*` is every key), tensors' names for `v2`; empty: all that counts."""
+    """Compare only these: keys joined by dots (`*`: every key), tensor names for `v2`; if empty, everything."""
     ignore: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Everything but these (named likewise)."""
+    """Do not compare these, named as in ``paths``."""
     argmax: Annotated[tuple[str, ...], OneOrMore] = ()
-    """Of these (named likewise) only the place of the largest number is compared."""
+    """For these, named as in ``paths``, compare only the index of the largest number."""
     tolerance: Amount = 1e-4
-    """Numbers a and b agree when |a - b| ≤ tolerance · max(1, |a|, |b|)."""
+    """Numbers a and b agree if |a - b| ≤ tolerance · max(1, |a|, |b|)."""
 
 
 class Route(Part):
@@ -184,26 +184,26 @@ class Route(Part):
     variants: Annotated[Mapping[Name, Variant], Field(min_length=1)]
     policy: Policy
     unit: Unit | None = None
-    """None: every request is its own unit."""
+    """Sticky-unit key; if absent, each request is assigned independently."""
     shadows: Mapping[Name, Share] = Field(default_factory=dict)
-    """Variants that get copies, whatever the policy; with the policy's own in `all_shadows`."""
+    """Variants that receive copies of requests, in addition to the policy."""
     fallback: tuple[FallbackEntry, ...] = ()
     fallback_on: FallbackOn = FallbackOn()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
     hedge: Hedge | None = None
     body_limit: Size | None = None
-    """None: `limits.body`."""
+    """Maximum size of a request body; if absent, `limits.body`."""
     buffer_limit: Size = 1024 * 1024
-    """The most of a body that is kept for repetition, shadows and rules on the body."""
+    """Maximum size of a body that is kept in memory for retries, shadows and rules on the body."""
     feedback: tuple[Name, ...] | None = None
-    """The metrics that may be reported; None: all."""
+    """Metrics that clients may report; if absent, all."""
     forward_credentials: bool = False
-    """Whether the client's credential for the gateway goes on to the backend."""
+    """Whether the client's gateway credential is forwarded to the backend."""
     comparison: Comparison = Comparison()
 
     @property
     def all_shadows(self) -> dict[str, float]:
-        """Name → share of the policy's shadows and the route's own (which win)."""
+        """Name → share of the policy's shadows and the route's own, which take precedence."""
         own = self.policy.shadows if self.policy.type == "shadow" else {}
         return {**own, **self.shadows}

@@ -1,4 +1,4 @@
-"""The sections about the gateway itself: who may use it, what it bears, what it keeps and tells."""
+"""The sections about the gateway itself: access, limits, the record and telemetry."""
 
 from __future__ import annotations
 
@@ -57,25 +57,23 @@ def _key_set(value: str) -> str:
     host = urlsplit(value).hostname or ""
     if scheme == "https" or (scheme == "http" and (host == "localhost" or is_loopback(host))):
         return value
-    raise ValueError(
-        "whoever is in between could put in keys of their own; write an https address, or a file"
-    )
+    raise ValueError("over plain http an attacker could replace the keys; write an https address, or a file")
 
 
 class Key(Part):
-    """An API key; only its hash is here (``turnout keys new`` makes both)."""
+    """An API key, stored only as a hash; ``turnout keys new`` generates both."""
 
     id: Name
     hash: Annotated[str, AfterValidator(_digest)]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
     routes: tuple[Name, ...] | None = None
-    """None: every route."""
+    """Routes that the key may use; if absent, all routes."""
     rate: Rate | None = None
-    """Requests a second; None: no limit."""
+    """Maximum request rate; if absent, no limit."""
 
     @property
     def digest(self) -> bytes:
-        """The 32 bytes of the hash."""
+        """The hash, 32 bytes."""
         return bytes.fromhex(self.hash.removeprefix("sha256:"))
 
 
@@ -85,7 +83,7 @@ class Jwt(Part):
     issuer: str
     audience: str
     jwks: Annotated[str, AfterValidator(_key_set)]
-    """The https address (http on this machine), or the file, of the provider's public keys."""
+    """The provider's public keys: an https URL (http on this machine), or a file."""
     refresh: Positive = 300.0
     """How long fetched keys are used before they are fetched again."""
     algorithms: Annotated[
@@ -93,16 +91,16 @@ class Jwt(Part):
         Field(min_length=1),
     ] = ("RS256", "ES256")
     scopes_claim: str = "scope"
-    """The claim with the scopes: a list, or one text with spaces."""
+    """Claim with the scopes: a list, or a string separated by spaces."""
     routes_claim: str | None = None
-    """The claim with the routes, likewise; None: every route."""
+    """Claim with the routes, a list or a string separated by spaces; if absent, all routes."""
     leeway: Duration = 30.0
-    """How far the clocks may be apart."""
+    """Maximum difference between the provider's clock and the gateway's."""
 
 
 class DashboardAccess(Part):
     steer: bool = True
-    """Whether a login to the dashboard may steer and configure, where its key may and the login asks for it."""
+    """Whether a dashboard login may steer and configure, if its key may and the login requests it."""
 
 
 class Auth(Part):
@@ -113,7 +111,9 @@ class Auth(Part):
     @model_validator(mode="after")
     def _someone(self) -> Self:
         if not self.keys and self.jwt is None:
-            raise ValueError("nobody could get in; write 'keys', 'jwt' or both, or leave 'auth' out")
+            raise ValueError(
+                "no key or token would be accepted; write 'keys', 'jwt' or both, or leave 'auth' out"
+            )
         return self
 
 
@@ -132,28 +132,28 @@ def _origin(value: str) -> str:
 
 
 class BrowserAccess(Part):
-    """Which web pages may use a gateway without ``auth``."""
+    """Which web pages may call a gateway without ``auth``."""
 
     hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
-    """Further names of this gateway; localhost, IP addresses and names outside public DNS need no entry."""
+    """Additional host names of this gateway; localhost, IP addresses and non-public names need no entry."""
     origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
-    """Origins of pages of other sites that may send requests."""
+    """Origins of other sites whose pages may send requests."""
 
 
 class ConfigAccess(Part):
     """How the configuration may be changed while the gateway runs."""
 
     api: Literal["on", "off"] = "on"
-    """``off``: by the file alone; ``PUT /-/config`` and ``POST /-/config/restore`` are refused."""
+    """``off``: only the file changes the configuration; PUT /-/config and restore return 403."""
 
 
 class Tls(Part):
-    """TLS to clients, on every port of the gateway."""
+    """TLS for client connections, on every port of the gateway."""
 
     cert: str
     key: str
     hsts: Positive | None = None
-    """How long browsers shall use nothing but TLS for this host name, on every port; None: as they like."""
+    """Duration for which browsers require TLS for this host name, on every port; if absent, not sent."""
     client_ca: str | None = None
     client_auth: Literal["none", "optional", "required"] = "none"
 
@@ -172,14 +172,15 @@ class Metric(Part):
     type: Literal["boolean", "fraction", "real", "count"]
     goal: Literal["maximize", "minimize"] = "maximize"
     window: Positive = 3600.0
-    """How long after the decision a value is accepted."""
+    """Rewards are accepted for this long after the decision."""
     missing: Literal["ignore", "zero"] = "ignore"
-    """What a decision without a value counts as, once the window is over."""
+    """How a decision without a value counts once the window is over."""
     minimum: Real | None = None
+    """Smaller values are rejected."""
     maximum: Real | None = None
-    """Values outside are refused. Always within the type's own range; see `lowest` and `highest`."""
+    """Larger values are rejected."""
     cap: Real | None = None
-    """Greater values count as this one (winsorising), so that guardrails on it are exact at every count."""
+    """Larger values count as this value, so that guardrails use the exact test for bounded values."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -213,95 +214,93 @@ class Metric(Part):
 
     @property
     def capped_range(self) -> tuple[float, float] | None:
-        """(least, greatest) value that can count; None without a cap."""
+        """(lowest, highest) value that can count, or None without a cap."""
         return None if self.cap is None else (self.lowest, self.cap)
 
     @property
     def lowest(self) -> float:
-        """The least value accepted; minus infinity where there is none."""
+        """The smallest accepted value, or minus infinity."""
         return self.minimum if self.minimum is not None else (float("-inf") if self.type == "real" else 0.0)
 
     @property
     def highest(self) -> float:
-        """The largest value accepted; infinity where there is none."""
+        """The largest accepted value, or infinity."""
         bounded = self.type in ("boolean", "fraction")
         return self.maximum if self.maximum is not None else (1.0 if bounded else float("inf"))
 
 
 class ShadowLimits(Part):
-    """What all shadows of a gateway process may use together. Beyond it copies are dropped, and counted."""
+    """Limits for all shadows of a gateway process together; copies above them are dropped and counted."""
 
     waiting: Above = 256
     bytes: Size = 64 * 1024 * 1024
-    """Of the copies that wait or are under way."""
+    """Maximum size of the bodies of copies that wait or are in flight."""
     in_flight: Above = 64
     timeout: Positive = 30.0
     answer: Size = 1024 * 1024
-    """The most of an answer that is read for comparison."""
+    """Maximum size of a response that is read for comparison."""
     load: Above = 512
-    """With more requests than this under way no copies are made."""
+    """No copies are made while more than this many requests are in flight."""
 
 
 class Limits(Part):
     connections: Above = 10_000
-    """Client connections of one gateway process."""
+    """Maximum number of client connections per gateway process."""
     head: Annotated[Size, Field(ge=1024)] = 64 * 1024
     fields: Above = 128
     target: Annotated[Size, Field(ge=64)] = 16 * 1024
     body: Size = 64 * 1024 * 1024
-    """The largest request body, where the route does not say otherwise."""
+    """Maximum size of a request body, unless the route sets its own."""
     control_body: Size = 4 * 1024 * 1024
-    """The same for the gateway's own API."""
+    """Maximum size of a request body of the gateway's own API."""
     pipeline: Above = 16
-    """Requests that a client may send ahead of their answers."""
+    """Maximum number of pipelined requests that await their response."""
     header_timeout: Positive = 10.0
-    """From a request's first byte to the end of its head."""
+    """Time from the first byte of a request to the end of its headers."""
     body_timeout: Positive = 60.0
-    """The longest pause within a request body."""
+    """Maximum pause within a request body."""
     body_min_rate: ByteRate = 1024.0
-    """The least average rate of a request body, once ``body_grace`` is over; 0: no such rule."""
+    """Minimum average rate of a request body after ``body_grace``; 0: no minimum."""
     body_grace: Duration = 10.0
     idle_timeout: Positive = 75.0
-    """How long a connection without a request is kept."""
+    """Close a client connection after this long without a request."""
     write_timeout: Positive = 30.0
-    """How long a client may take nothing of its answer."""
+    """Close a client connection after this long if the client reads nothing of its response."""
     websockets: Above = 1000
-    """WebSockets open at once; they hold no place of a backend's ``limit.in_flight``."""
+    """Maximum number of open WebSockets; they do not count towards a backend's ``limit.in_flight``."""
     websocket_life: Positive | None = 86_400.0
-    """How long one may stay open; None: no limit. It ends with its key, too."""
+    """Maximum lifetime of a WebSocket, which also ends with its key; null: no limit."""
     shadow: ShadowLimits = ShadowLimits()
 
 
 class Shutdown(Part):
     grace: Duration = 30.0
-    """How long requests in flight may take to finish."""
+    """How long requests in flight may take to finish after SIGTERM."""
     idle: Duration = 1.0
-    """How long connections without a request are left open, for what is already on its way."""
+    """How long connections without a request stay open for requests already on their way."""
 
 
 class Record(Part):
     enabled: bool = True
     capacity: Above = 100_000
-    """Outcomes held in memory while the store is slow; beyond it the newest are dropped, and counted."""
+    """Maximum number of outcomes held in memory; beyond it the newest are dropped and counted."""
     flush: Positive = 0.2
-    """How often outcomes are written."""
+    """Interval at which outcomes are written."""
     retention: Positive | None = 30 * 86400.0
-    """How long they are kept; None: for ever."""
+    """How long outcomes are kept; null: no limit."""
     request_ids: bool = False
     """Whether rewards may name a request by its `x-request-id`, for clients that hide response headers."""
     max_size: Size | None = None
-    """Bytes of outcomes, shadow responses and rewards in the store, about; beyond it the oldest go before their
-    time. None: no such bound."""
+    """Approximate maximum size of the record in the store; beyond it the oldest entries are deleted."""
     spool: Annotated[str, Field(min_length=1)] | None = None
-    """The directory for rewards that arrive while the store is away; None: beside the store's file, or
-    ``turnout.spool`` in the working directory. Read at start."""
+    """Directory for rewards that arrive while the store is unavailable; read at start."""
 
 
 class Loops(Part):
     allocation: Positive = 1.0
-    """How often allocations follow new rewards."""
+    """Interval at which new rewards update the allocations."""
     watch: Positive = 1.0
-    """How often the configuration file and other replicas are looked at."""
+    """Interval at which the file and the revisions of other replicas are checked."""
 
 
 class Log(Part):
@@ -310,34 +309,34 @@ class Log(Part):
 
 
 class Traces(Part):
-    """Spans of those requests that are sampled, sent to a collector by OTLP over HTTP."""
+    """Spans of sampled requests, sent to a collector by OTLP over HTTP."""
 
     endpoint: Url
-    """Where spans go; without a path, to `/v1/traces` there."""
+    """Address that receives the spans; if it has no path, `/v1/traces` is used."""
     sample: Share = 0.01
-    """The share of requests traced, where the client's `traceparent` doesn't say."""
+    """Share of requests that are traced, if the client's `traceparent` does not decide it."""
     parent: Literal["follow", "link"] = "follow"
-    """``follow``: a client's `traceparent` decides, and the trace goes on. ``link``: it only is linked to."""
+    """``follow``: a client's `traceparent` decides, and the trace continues; ``link``: it is only linked to."""
     propagate: bool = True
-    """Whether backends are told of the gateway's span; else what the client said passes as it came."""
+    """Whether backends get a `traceparent` of the gateway's span; if not, the client's is forwarded."""
     service: Annotated[str, Field(min_length=1)] = "turnout"
     """`service.name` of the spans."""
     resource: Mapping[str, str] = Field(default_factory=dict)
-    """Further attributes of the gateway as a resource."""
+    """Additional resource attributes of the gateway."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
-    """Sent along to the endpoint."""
+    """Headers sent to the endpoint."""
     tls: BackendTls = BackendTls()
-    """For an https endpoint."""
+    """TLS for an https endpoint."""
     timeout: Positive = 10.0
-    """For one delivery."""
+    """Timeout of one export."""
     flush: Positive = 1.0
-    """How often spans are sent; sooner where many wait."""
+    """Maximum interval between exports; sooner if many spans wait."""
     capacity: Above = 20_000
-    """Spans that may wait for the collector; beyond it the newest are dropped, and counted."""
+    """Maximum number of spans that wait for the collector; beyond it the newest are dropped and counted."""
 
     @property
     def address(self) -> str:
-        """Where spans are posted to."""
+        """URL that spans are posted to."""
         return (
             self.endpoint
             if urlsplit(self.endpoint).path.strip("/")
@@ -352,7 +351,7 @@ EventKind = Literal[
 
 
 class Webhook(Part):
-    """Where events are posted, at least once each and in order, until they are taken."""
+    """A receiver of events, which are posted in order and at least once each, until it accepts them."""
 
     url: Annotated[str, AfterValidator(_webhook_url)]
     format: Literal["cloudevents", "slack"] = "cloudevents"
@@ -362,13 +361,13 @@ class Webhook(Part):
     )  # fmt: skip
     """Kinds of events, as in `GET /-/events`."""
     routes: tuple[Name, ...] = ()
-    """Only events of these routes; empty: all events, those of no route too."""
+    """Only events of these routes; if empty, all events, including those without a route."""
     secret: Annotated[str | None, Field(min_length=16)] = None
-    """Key of the signature in `webhook-signature` (HMAC-SHA256, Standard Webhooks); null: no signature."""
+    """Signing key of `webhook-signature` (HMAC-SHA256, Standard Webhooks); if absent, no signature."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
-    """Sent with each post."""
+    """Headers sent with each request."""
     timeout: Positive = 10.0
-    """For one post."""
+    """Timeout of one request."""
 
 
 class Telemetry(Part):
