@@ -62,23 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"turnout: there is no command '{wanted}'{hint}", file=sys.stderr)  # noqa: T201
         return 2
     run: Callable[[argparse.Namespace], int] | None = None
-    for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == wanted:
-            found = import_module(module)
-            found.add_arguments(sub)
-            run = cast("Callable[[argparse.Namespace], int]", found.main)
-    arguments = parser.parse_args(words)
-    assert run is not None
     try:
+        for name, (module, summary) in COMMANDS.items():
+            sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+            if name == wanted:
+                found = import_module(module)
+                found.add_arguments(sub)
+                run = cast("Callable[[argparse.Namespace], int]", found.main)
+        arguments = parser.parse_args(words)
+        assert run is not None
         return run(arguments)
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(arguments.command)
+        extra = EXTRAS.get(wanted or "")
         if extra is None or (error.name or "").partition(".")[0] in OURS:
             raise
-        needs = f"'turnout {arguments.command}' needs {error.name}, which is in the extra '{extra}'"
+        needs = f"'turnout {wanted}' needs {error.name}, which is in the extra '{extra}'"
         print(f"turnout: {needs}; install it with: pip install 'turnout[{extra}]'", file=sys.stderr)  # noqa: T201
         return 1
 

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.lifespan.on import LifespanOn
 
 from gateway import build
 from gateway.config.document import Canary, Document, Policy
@@ -37,6 +38,9 @@ from gateway.telemetry.log import configure
 from gateway.threads import step_forward
 
 log = logging.getLogger("turnout")
+_START_LOG: Final = logging.getLogger("turnout.start")
+"""For uvicorn's words on a start that failed; its others are ours to tell."""
+_START_LOG.setLevel(logging.ERROR)
 
 
 class Application:
@@ -92,6 +96,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but that a TLS handshake has no more time than a head (uvicorn leaves it a minute)."""
+        assert isinstance(self.lifespan, LifespanOn)
+        self.lifespan.logger = _START_LOG
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(3)
@@ -107,7 +113,10 @@ class Server(uvicorn.Server):
         self.servers: list[asyncio.base_events.Server] = made
         self.started = True
         if not self.worker:
-            log.info("serving %s", described(self.gateway.document(), self.gateway.revision().revision))
+            own = self.gateway.own  # listens and stores as its file says, whatever the store has in force
+            places = {"listen": own.listen, "control": own.control, "store": own.store, "tls": own.tls}
+            document = self.gateway.document().model_copy(update=places)
+            log.info("serving %s", described(document, self.gateway.revision().revision))
         log.info("%sready", self.worker)
 
     def _protocol(self, role: Role) -> ClientProtocol:

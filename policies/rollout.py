@@ -267,7 +267,8 @@ def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[St
         return state, (Refused(f"there is no command {command.action!r}; possible now: {can}"),)
     signal = Signal(command.action)
     if signal not in TABLE[state.status]:
-        return state, (Refused(f"can't {signal} a rollout that is {state.status}; possible now: {can}"),)
+        verb, status = signal.replace("rollback", "roll back"), state.status.replace("_", " ")
+        return state, (Refused(f"can't {verb} a rollout that is {status}; possible now: {can}"),)
     weight = command.weight
     if signal is Signal.SET and (weight is None or not 0 <= weight <= 1):
         return state, (Refused("set needs a weight between 0 and 1 (0% and 100%)"),)

@@ -32,8 +32,13 @@ def _url(text: str) -> str:
     return (text if "://" in text else f"http://{text}").rstrip("/")
 
 
-def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    """The JSON answer. The key comes from the environment (TURNOUT_KEY), so that it is in no process list."""
+def call(
+    arguments: argparse.Namespace, method: str, path: str, body: Any = None, *, holds: str
+) -> dict[str, Any]:
+    """The JSON object, in which a gateway has the key ``holds``.
+
+    The API key comes from the environment (TURNOUT_KEY), so that it is in no process list.
+    """
     key = os.environ.get("TURNOUT_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
@@ -43,15 +48,19 @@ def call(arguments: argparse.Namespace, method: str, path: str, body: Any = None
             f"no gateway answers at {arguments.url} ({str(error).rstrip('.')}); see --url"
         ) from error
     try:
-        found: dict[str, Any] = answer.json()
+        found = answer.json()
     except ValueError:
         raise RemoteError(
             f"{arguments.url} answered {answer.status_code} and no JSON; is it a gateway?"
         ) from None
+    if not isinstance(found, dict):
+        raise RemoteError(_refused(arguments.url, answer.status_code))
     if answer.is_error:
         refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
         hint = " (set TURNOUT_KEY)" if answer.status_code == 401 and not key else ""
         raise RemoteError(f"{refused.get('message') or _refused(arguments.url, answer.status_code)}{hint}")
+    if holds not in found:
+        raise RemoteError(_refused(arguments.url, answer.status_code))
     return found
 
 

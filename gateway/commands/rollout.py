@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
         body: dict[str, Any] = {"action": arguments.action}
         if arguments.action == "set":
             body["weight"] = _weight(arguments.weight)
-        found = call(arguments, "POST", f"/-/routes/{arguments.route}/rollout", body)
+        found = call(arguments, "POST", f"/-/routes/{arguments.route}/rollout", body, holds="state")
     except RemoteError as error:
         return complain(error)
     if arguments.json:
@@ -50,4 +50,5 @@ def _weight(text: str | None) -> float:
                 return weight
     except ValueError:
         pass
-    raise RemoteError(f"set takes a weight between 0% and 100%, not {text or 'nothing'}; write 5% or 0.05")
+    wrong = "" if text is None else f", not {text}"
+    raise RemoteError(f"set takes a weight between 0% and 100%{wrong}; write 'set 5%' or 'set 0.05'")

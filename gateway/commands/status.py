@@ -50,10 +50,10 @@ def main(arguments: argparse.Namespace) -> int:
 def _asked(arguments: argparse.Namespace) -> str:
     if arguments.route:
         query = "" if arguments.since is None else f"?since={arguments.since}"
-        found = call(arguments, "GET", f"/-/routes/{arguments.route}{query}")
+        found = call(arguments, "GET", f"/-/routes/{arguments.route}{query}", holds="route")
         routes = [found]
     else:
-        found = call(arguments, "GET", "/-/routes")
+        found = call(arguments, "GET", "/-/routes", holds="routes")
         routes = found["routes"]
     if arguments.json:
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"

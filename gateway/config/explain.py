@@ -78,7 +78,8 @@ def explain(error: ErrorDetails) -> Said:
     if given is None and kind in _WANTED:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
-        return f"{_shown(given)} is not {_WANTED[kind]}", _WANTED_HINTS.get(kind, _no_hint)(given)
+        hint = _mapping_hint(error) if _WANTED[kind] == _MAPPING else _WANTED_HINTS.get(kind, _no_hint)(given)
+        return f"{_shown(given)} is not {_WANTED[kind]}", hint
     if kind in _BOUNDS:
         return f"{_shown(given)} is {_BOUNDS[kind].format(**context)}", ""
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}", ""
@@ -117,6 +118,13 @@ def _no_hint(value: object) -> str:
     return ""
 
 
+def _mapping_hint(error: ErrorDetails) -> str:
+    """The mapping that a text in its place most likely stands for."""
+    given, place = error["input"], error["loc"]
+    key = _SHORTHANDS.get(str(place[-1])) or _NAMED_SHORTHANDS.get(str(place[-2:][0]))
+    return f"write {{{key}: {given}}}" if key and isinstance(given, str) and _PLAIN.fullmatch(given) else ""
+
+
 def _quote(value: object) -> str:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return f'write "{value}" in quotes' if plain else 'write it in quotes: "..."'
@@ -134,6 +142,12 @@ _EXAMPLES: Final = {
     "hash": "what 'turnout keys new' prints",
 }
 
+_SHORTHANDS: Final = {"match": "path", "policy": "type", "unit": "header", "health": "path"}
+_NAMED_SHORTHANDS: Final = {"variants": "backend", "backends": "url"}
+"""Section → the key that a text in place of the section, or of one of its entries, stands for."""
+_PLAIN: Final = re.compile(r"[\w./:-]{1,80}")
+_MAPPING: Final = "a mapping of keys to values"
+
 _WANTED: Final = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -144,10 +158,10 @@ _WANTED: Final = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
-    "dict_type": "a mapping of keys to values",
-    "mapping_type": "a mapping of keys to values",
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
     "tuple_type": "a list",
     "iterable_type": "a list",
 }

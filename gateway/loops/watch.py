@@ -114,8 +114,12 @@ class Watch:
 
     async def look(self, document: Document, name: str) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed."""
-        looks = (self._ratio(document, name), self._silent(document, name), self._failing(name))
-        alarms = [alarm for look in looks if (alarm := await look) is not None]
+        looks = (
+            await self._ratio(document, name),
+            await self._silent(document, name),
+            await self._failing(name),
+        )
+        alarms = [alarm for alarm in looks if alarm is not None]
         before = await self._store.load(KIND, name)
         kept = {a["code"]: a for a in json.loads(before[1])} if before is not None else {}
         known = set(kept)

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -68,6 +70,30 @@ def test_since_is_for_one_route() -> None:
     assert "1h (ago)" in turnout("status", "predict", "--since", "yesterday").stderr
 
 
+@pytest.mark.parametrize("body", [b'{"ok": 1}', b"[1]", b"hello"])
+@pytest.mark.parametrize("words", [("status",), ("status", "r"), ("rollout", "r", "pause")])
+def test_what_is_no_gateway_is_told_in_one_line(words: tuple[str, ...], body: bytes) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        said = turnout(*words, "--url", url)
+        thread.join()
+    assert said.returncode == 1
+    assert said.stderr.startswith(f"turnout: {url} answered 200 and ")
+    assert said.stderr.count("\n") == 1
+
+
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GatewayProcess:
     monkeypatch.chdir(tmp_path)
@@ -124,3 +150,24 @@ def test_export_to_standard_output_and_of_a_route_that_is_not_there(
     said = turnout("export", "--config", "turnout.yaml", "--out", "nodir/x.jsonl", cwd=tmp_path)
     assert "there is no directory nodir" in said.stderr
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_gateway_tells_its_own_places(gateway: GatewayProcess, tmp_path: Path) -> None:
+    """Two gateways on one store: the second one's `listen` is in force, and the first still serves at its own."""
+    with gateway:
+        other = tmp_path / "other"
+        other.mkdir()
+        with GatewayProcess(other, gateway.path.read_text().replace(str(gateway.port), "@PORT@")) as second:
+            wait_for(lambda: f"127.0.0.1:{second.port} there" in gateway.log)
+            gateway.stop()
+            gateway.start()
+        assert gateway.log.count(f"serving {gateway.url} · ") == 2
+
+
+def test_a_start_without_its_store_says_so_in_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "turnout.yaml"
+    path.write_text(f"listen: 127.0.0.1:0\nstore: redis://127.0.0.1:{free_port()}/0\n")
+    said = turnout("run", "--config", str(path))
+    assert said.returncode == 3
+    assert "ERROR turnout.start: The store redis://" in said.stderr
+    assert "uvicorn" not in said.stderr

@@ -18,9 +18,7 @@ from gateway import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-WITHOUT_TORCH = (
-    "import sys; sys.modules['torch'] = None; from gateway.cli import main; sys.exit(main({words}))"
-)
+WITHOUT = "import sys; sys.modules['{package}'] = None; from gateway.cli import main; sys.exit(main({words}))"
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +90,18 @@ def test_ctrl_c_ends_it_quietly_with_the_summary(installed: Path, models: Path, 
     assert "0 requests failed, 0 rewards lost." in out
 
 
-@pytest.mark.parametrize("words", [["demo"], ["backend", "--models", ".", "--train"]], ids=lambda w: w[0])
-def test_a_missing_extra_is_one_line(installed: Path, tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("torch", ["demo"]),
+        ("torch", ["backend", "--models", ".", "--train"]),
+        ("orjson", ["backend", "--models", "."]),
+        ("orjson", ["backend", "--help"]),
+    ],
+)
+def test_a_missing_extra_is_one_line(installed: Path, tmp_path: Path, package: str, words: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH.format(words=words)],
+        [sys.executable, "-c", WITHOUT.format(package=package, words=words)],
         cwd=tmp_path,
         env=environment(installed),
         capture_output=True,
@@ -105,7 +111,7 @@ def test_a_missing_extra_is_one_line(installed: Path, tmp_path: Path, words: lis
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == (
-        f"turnout: 'turnout {words[0]}' needs torch, which is in the extra 'backend'; "
+        f"turnout: 'turnout {words[0]}' needs {package}, which is in the extra 'backend'; "
         "install it with: pip install 'turnout[backend]'"
     )
     assert "Traceback" not in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import Ratios
 from gateway.loops.watch import Watch
 from gateway.record.events import Outcome
-from gateway.state.base import Store
+from gateway.state.base import Store, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.assign import point, unit_hash
 
@@ -91,6 +93,21 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     await made.allocations.step()
     yield made
     await store.close()
+
+
+async def test_a_look_that_fails_leaves_nothing_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coroutine that is never awaited is a RuntimeWarning in the log, for each look while the store is away."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(Ratios, "look", away)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(StoreUnavailable):
+            await scene.look()
+        gc.collect()
+    assert told == []
 
 
 async def test_a_healthy_route_raises_nothing(scene: Scene) -> None:

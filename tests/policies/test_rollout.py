@@ -232,7 +232,7 @@ def test_an_illegal_command_says_what_is_possible() -> None:
     state, effects = play((5, Command("rollback")), (6, Command("pause")))
     assert state.status is Status.ROLLED_BACK
     assert effects[-1] == Refused(
-        "can't pause a rollout that is rolled_back; possible now: resume, promote, set WEIGHT"
+        "can't pause a rollout that is rolled back; possible now: resume, promote, set WEIGHT"
     )
     _, effects = play((5, Command("explode")))
     assert effects == [
