@@ -63,6 +63,7 @@ from gateway.config.service import (
     BrowserAccess,
     ConfigAccess,
     DashboardAccess,
+    FeedbackAccess,
     Jwt,
     Key,
     Limits,
@@ -156,6 +157,7 @@ class Document(Part):
     browsers: BrowserAccess = BrowserAccess()
     """Which web pages may call a gateway without ``auth``."""
     config: ConfigAccess = ConfigAccess()
+    feedback: FeedbackAccess = FeedbackAccess()
     metrics: Mapping[Name, Metric] = Field(default_factory=dict)
     backends: Mapping[Name, Backend] = Field(default_factory=dict)
     routes: Mapping[Name, Route] = Field(default_factory=dict)

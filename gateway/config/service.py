@@ -140,6 +140,13 @@ class BrowserAccess(Part):
     """Origins of other sites whose pages may send requests."""
 
 
+class FeedbackAccess(Part):
+    """Rewards that web pages report."""
+
+    allow_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    """Origins of the pages that may call `POST /-/feedback` from a browser (CORS)."""
+
+
 class ConfigAccess(Part):
     """How the configuration may be changed while the gateway runs."""
 

@@ -17,11 +17,13 @@ from typing import Final
 from starlette.requests import Request
 
 from gateway.control.context import Context
+from gateway.control.feedback_token import PREFIX, FeedbackTokens
 from gateway.control.session import CSRF, Session, Sessions
 from gateway.dataplane import browsers
 from gateway.dataplane.auth import Authenticator, Principal
 from gateway.errors import TurnoutError
 
+FEEDBACK: Final = "/-/feedback"
 HOOKS: Final = "/-/hooks/"
 """The calls that take a key as the password of HTTP Basic authentication too."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -46,15 +48,33 @@ def has_header(headers: Mapping[str, str]) -> bool:
     return "authorization" in headers or "x-api-key" in headers
 
 
-async def identify(request: Request, context: Context, sessions: Sessions) -> Principal:
+def reports_from_allowed_page(request: Request, context: Context) -> bool:
+    """Whether a page of `feedback.allow_origins` reports a reward."""
+    origin = request.headers.get("origin", "").lower()
+    return request.url.path == FEEDBACK and origin in context.document().feedback.allow_origins
+
+
+def feedback_token(request: Request) -> str:
+    """The feedback token that the request carries; empty if it carries none."""
+    scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest.strip().startswith(PREFIX) else ""
+
+
+async def identify(
+    request: Request, context: Context, sessions: Sessions, tokens: FeedbackTokens
+) -> Principal:
     """The principal of ``request``. Raises unauthenticated, forbidden (another site's page), rate_limited."""
     authenticator = context.authenticator()
     if authenticator.open:
         # Whatever the header says: a page may set it too, so it is no credential here.
         method, host, fields = request.method.encode(), _host(request), _page(request)
+        if reports_from_allowed_page(request, context):
+            fields = {}
         principal = authenticator.visitor(method, host, fields, near=near(request))
+    elif request.url.path == FEEDBACK and (token := feedback_token(request)):
+        principal = await tokens.principal(token)
     elif has_header(request.headers):
-        principal = authenticator.principal(_credential(request), context.now())
+        principal = authenticator.principal(credential(request), context.now())
     else:
         principal = await _by_cookie(request, sessions)
     if principal.bucket is not None:
@@ -64,7 +84,7 @@ async def identify(request: Request, context: Context, sessions: Sessions) -> Pr
     return principal
 
 
-def _credential(request: Request) -> bytes:
+def credential(request: Request) -> bytes:
     given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
     scheme, _, rest = given.partition(" ")
     if scheme.lower() == "basic" and request.url.path.startswith(HOOKS):

@@ -111,6 +111,11 @@ class Rollout(BaseModel):
     decided: Annotated[StepTaken | None, Field(description="The last step.")] = None
 
 
+class FeedbackTokenAnswer(Shape):
+    token: Annotated[str, Field(description="Send it as 'authorization: Bearer …' to POST /-/feedback.")]
+    expires: Annotated[int, Field(description="Seconds since the epoch.")]
+
+
 class Needs(Shape):
     requests: Annotated[int | None, Field(description="About how many more requests a decision takes.")]
     minutes: Annotated[float | None, Field(description="The same in time, at the present rate.")]

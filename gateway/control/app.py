@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.control import openapi
-from gateway.control.access import SAFE, identify, is_local, require
+from gateway.control.access import FEEDBACK, SAFE, identify, is_local, require
 from gateway.control.ask import Ask
 from gateway.control.calls import LOOPBACK, OPEN, Call
 from gateway.control.context import Context
@@ -31,9 +33,26 @@ class ControlApp:
     def __init__(self, context: Context) -> None:
         self._desk = Desk(context)
         self._edge = Edge(_Calls(self._desk), self._hsts)
+        self._pages: tuple[tuple[str, ...], ASGIApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._edge(scope, receive, send)
+        application: ASGIApp = self._edge
+        if scope["type"] == "http" and scope["path"] == FEEDBACK:
+            with suppress(Exception):  # the edge meets the same fault, and answers it
+                application = self._for_pages(self._desk.context.document().feedback.allow_origins)
+        await application(scope, receive, send)
+
+    def _for_pages(self, origins: tuple[str, ...]) -> ASGIApp:
+        """Rewards from pages of ``origins``: outside the edge, so that a page can read its refusals too."""
+        if not origins:
+            return self._edge
+        if self._pages is None or self._pages[0] != origins:
+            allowed = ("authorization", "content-type", "x-api-key", "x-request-id")
+            cors = CORSMiddleware(
+                self._edge, allow_origins=origins, allow_methods=["POST"], allow_headers=allowed
+            )
+            self._pages = (origins, cors)
+        return self._pages[1]
 
     def _hsts(self) -> float | None:
         tls = self._desk.context.document().tls
@@ -94,7 +113,7 @@ class _Path:
         if call.scope != OPEN and not (
             call.unless == LOOPBACK and is_local(request, desk.context.authenticator())
         ):
-            principal = await identify(request, desk.context, desk.sessions)
+            principal = await identify(request, desk.context, desk.sessions, desk.feedback_tokens)
             require(principal, call.scope)
         answer = await call.handler(Ask(request, principal, desk, call.body_limit))
         session = getattr(request.state, "session", None)

@@ -47,7 +47,7 @@ async def to_home(ask: Ask) -> Response:
 async def home(ask: Ask) -> Response:
     """The page itself; who is not logged in is sent to the form."""
     try:
-        principal = await identify(ask.request, ask.context, ask.desk.sessions)
+        principal = await identify(ask.request, ask.context, ask.desk.sessions, ask.desk.feedback_tokens)
     except TurnoutError as error:
         if error.code != "unauthenticated":
             raise

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.compile.plans import reported
 from gateway.config.policy import bandit_of
 from gateway.control.context import Context, Live
+from gateway.control.feedback_token import FeedbackTokens
 from gateway.control.json_text import JsonReader
 from gateway.control.login_limit import LoginLimit
 from gateway.control.news import News
@@ -40,6 +41,7 @@ class Desk:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.sessions = Sessions(context)
+        self.feedback_tokens = FeedbackTokens(context)
         self.logins = LoginLimit()
         self.news = News(context, self._heard)
         self.views = Views()

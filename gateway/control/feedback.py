@@ -6,7 +6,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from gateway.control.access import credential
 from gateway.control.ask import Ask, answer
+from gateway.control.questions import FeedbackTokenRequest
 from gateway.errors import TurnoutError
 
 
@@ -36,3 +38,16 @@ def _items(body: Any) -> list[Any]:
     if not isinstance(body["items"], list):
         raise TurnoutError("invalid", "'items' is no list; send a list of objects.")
     return body["items"]
+
+
+async def make_token(ask: Ask) -> Response:
+    wanted = await ask.body(FeedbackTokenRequest)
+    if ask.context.authenticator().open:
+        raise TurnoutError("invalid", "Without 'auth' no token is needed; list the page's origin and report.")
+    for route in wanted.routes or ():
+        ask.must_know(route)
+    until = int(ask.context.now()) + wanted.ttl
+    token = await ask.desk.feedback_tokens.make(
+        credential(ask.request).decode("latin-1"), wanted.routes, until
+    )
+    return answer({"token": token, "expires": until})

@@ -33,6 +33,13 @@ class FeedbackByRequest(Question):
     tags: dict[str, Tag] | None = None
 
 
+class FeedbackTokenRequest(Question):
+    ttl: Annotated[int, Field(ge=1, le=86_400, description="Seconds for which the token is good.")] = 3600
+    routes: Annotated[
+        list[str] | None, Field(min_length=1, description="Only these routes; absent: those of the key.")
+    ] = None
+
+
 class FeedbackItems(Question):
     items: list[FeedbackItem | FeedbackByRequest]
 

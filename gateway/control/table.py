@@ -17,7 +17,7 @@ from gateway.control.config_calls import (
 )
 from gateway.control.dashboard_calls import asset, home, login, login_form, logout, session, to_home
 from gateway.control.event_calls import recent_events, stream_events
-from gateway.control.feedback import report_rewards
+from gateway.control.feedback import make_token, report_rewards
 from gateway.control.health_calls import healthz, metrics, readyz
 from gateway.control.history_calls import add_note, read_disagreements, read_distributions
 from gateway.control.history_calls import read_history as read_steps
@@ -41,6 +41,18 @@ CALLS: Final = (
         "listed by its index; the others count.",
         body=questions.Feedback,
         errors=("bad_json", "invalid", "body_too_large", *_STORE),
+    ),
+    Call(
+        "POST",
+        "/-/feedback/token",
+        "feedback",
+        make_token,
+        "Make a token with which a web page reports rewards",
+        answers.FeedbackTokenAnswer,
+        "Asked for by a server with its key, handed to a page. It is good for POST /-/feedback alone, and goes with "
+        "its key.",
+        body=questions.FeedbackTokenRequest,
+        errors=("bad_json", "invalid", "forbidden", *_STORE),
     ),
     Call("GET", "/-/healthz", OPEN, healthz, "Whether the process lives", answers.Health),
     Call(

@@ -130,6 +130,7 @@ store: redis://cache:6379/1
 tls: {cert: c.pem, key: k.pem, hsts: 365d, client_ca: ca.pem, client_auth: optional}
 trusted_proxies: [10.0.0.0/8, "::1"]
 config: {api: off}
+feedback: {allow_origins: ["https://app.example.com"]}
 browsers: {hosts: [models.example.com], origins: ["https://app.example.com"]}
 auth:
   dashboard: {steer: false}

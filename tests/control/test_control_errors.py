@@ -102,6 +102,8 @@ async def test_a_body_that_is_no_json_or_not_of_the_shape(client: Client) -> Non
             answer = await client("ops").request(call.method, concrete(call.path), content=body)
             if call.path == "/-/feedback" and body == b"{}":
                 assert answer.json()["rejected"][0]["code"] == "invalid"
+            elif call.path == "/-/feedback/token" and body == b"{}":
+                assert answer.status_code == 200  # every field has a default
             else:
                 shaped(answer, code)
 
