@@ -33,6 +33,7 @@ class Registry:
         self.part = part
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         """By endpoint, and whether it is for shadows, which have connections of their own."""
+        self.backends: dict[str, Backend] = {}
         self.gates: dict[str, Gate] = {}
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
@@ -51,7 +52,7 @@ class Registry:
     def take(self, draft: Draft) -> None:
         """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
         gone = [address for key, address in self.addresses.items() if key not in draft.addresses]
-        self.addresses, self.gates = draft.addresses, draft.gates
+        self.addresses, self.backends, self.gates = draft.addresses, draft.backends, draft.gates
         self.healths, self.buckets = draft.healths, draft.buckets
         for address, options in draft.options.items():
             address.context = options.context

@@ -43,13 +43,14 @@ class Gauges:
         for counter, counts in self._counts():
             m.advance(counter, counts)
         now, healths = perf_counter(), worker.healths()
-        for (endpoint, shadow), address in self._registry.addresses.items():
-            if not shadow:
-                m.in_flight.labels(str(endpoint)).set(address.in_flight)
+        for name, backend in self._registry.backends.items():
+            for address in backend.addresses:
+                labels = (name, address.name)
+                m.in_flight.labels(*labels).set(address.in_flight)
                 well = all(h.barred(address, now) == "healthy" for h in healths)
-                m.healthy.labels(str(endpoint)).set(1 if well else 0)
+                m.healthy.labels(*labels).set(1 if well else 0)
                 failing = any(h.failing(address) is not None for h in healths)
-                m.failing.labels(str(endpoint)).set(1 if failing else 0)
+                m.failing.labels(*labels).set(1 if failing else 0)
 
 
 def show_allocation(metrics: Metrics, name: str, epoch: int, allocation: Allocation) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -150,6 +151,15 @@ def test_export_to_standard_output_and_of_a_route_that_is_not_there(
     said = turnout("export", "--config", "turnout.yaml", "--out", "nodir/x.jsonl", cwd=tmp_path)
     assert "there is no directory nodir" in said.stderr
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_metrics_name_backends_and_the_process(gateway: GatewayProcess) -> None:
+    with gateway:
+        time.sleep(1.1)
+        metrics = httpx.get(f"{gateway.url}/-/metrics").text
+    assert 'turnout_backend_healthy{address="http://127.0.0.1:9",backend="good"} 1.0' in metrics
+    assert "process_resident_memory_bytes " in metrics
+    assert "_created{" not in metrics
 
 
 def test_a_gateway_tells_its_own_places(gateway: GatewayProcess, tmp_path: Path) -> None:
