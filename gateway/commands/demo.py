@@ -182,7 +182,7 @@ async def _ready(url: str, processes: Sequence[subprocess.Popen[bytes]]) -> None
                 if (await client.get(url)).status_code == 200:
                     return
             await asyncio.sleep(0.1)
-    raise SystemExit(f"turnout demo: nothing answers at {url}")
+    raise SystemExit(f"turnout demo: no response from {url}")
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -14,7 +14,7 @@ DEFAULT: Final = "http://127.0.0.1:8080"
 
 
 class RemoteError(Exception):
-    """The gateway could not be asked, or it refused; the message says what to do."""
+    """The gateway could not be reached, or refused the call; the message says what to do."""
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,37 +35,37 @@ def _url(text: str) -> str:
 def call(
     arguments: argparse.Namespace, method: str, path: str, body: Any = None, *, holds: str
 ) -> dict[str, Any]:
-    """The JSON object, in which a gateway has the key ``holds``.
+    """Call the gateway; return the JSON object, which must have the key ``holds``.
 
-    The API key comes from the environment (TURNOUT_KEY), so that it is in no process list.
+    The API key comes from the environment (TURNOUT_KEY), so that it is not visible in process lists.
     """
     key = os.environ.get("TURNOUT_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.request(method, f"{arguments.url}{path}", json=body, headers=headers, timeout=10.0)
+        response = httpx.request(method, f"{arguments.url}{path}", json=body, headers=headers, timeout=10.0)
     except httpx.HTTPError as error:
         raise RemoteError(
-            f"no gateway answers at {arguments.url} ({str(error).rstrip('.')}); see --url"
+            f"no gateway responds at {arguments.url} ({str(error).rstrip('.')}); see --url"
         ) from error
     try:
-        found = answer.json()
+        found = response.json()
     except ValueError:
         raise RemoteError(
-            f"{arguments.url} answered {answer.status_code} and no JSON; is it a gateway?"
+            f"{arguments.url} responded with {response.status_code} and without JSON; is it a gateway?"
         ) from None
     if not isinstance(found, dict):
-        raise RemoteError(_refused(arguments.url, answer.status_code))
-    if answer.is_error:
+        raise RemoteError(_refused(arguments.url, response.status_code))
+    if response.is_error:
         refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
-        hint = " (set TURNOUT_KEY)" if answer.status_code == 401 and not key else ""
-        raise RemoteError(f"{refused.get('message') or _refused(arguments.url, answer.status_code)}{hint}")
+        hint = " (set TURNOUT_KEY)" if response.status_code == 401 and not key else ""
+        raise RemoteError(f"{refused.get('message') or _refused(arguments.url, response.status_code)}{hint}")
     if holds not in found:
-        raise RemoteError(_refused(arguments.url, answer.status_code))
+        raise RemoteError(_refused(arguments.url, response.status_code))
     return found
 
 
 def _refused(url: str, status: int) -> str:
-    return f"{url} answered {status} and not as a gateway does; see --url"
+    return f"{url} responded with {status}, but is not a gateway; see --url"
 
 
 def print_json(document: Any) -> None:

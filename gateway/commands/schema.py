@@ -9,7 +9,7 @@ from gateway.commands.remote import print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Save it beside the configuration and begin that file with the line "
+        "Save it next to the configuration and start that file with the line "
         "'# yaml-language-server: $schema=turnout.schema.json'."
     )
 

@@ -1,4 +1,4 @@
-"""Warnings: what a document may say but probably does not mean. They never keep it from being used."""
+"""Warnings: valid but probably unintended options; a document with warnings can be used."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gateway.config.references import Finding
 
 
 def warnings_of(document: Document) -> Iterator[Finding]:
-    """What is allowed but probably not meant."""
+    """Warnings about ``document``."""
     yield from _open_door(document)
     yield from _traces(document)
     if not document.routes:
-        yield Finding((), "there are no routes: every request is answered with 404")
+        yield Finding((), "there are no routes: every request gets 404")
     used = {variant.backend for route in document.routes.values() for variant in route.variants.values()}
     for name in document.backends:
         if name not in used:
@@ -29,7 +29,7 @@ def warnings_of(document: Document) -> Iterator[Finding]:
 
 
 def of_another_gateway(document: Document, own: Document) -> Iterator[str]:
-    """A warning for each option that is read at start alone and is not as this process started with (``own``)."""
+    """A warning for each start-only option whose value differs from the one of this process (``own``)."""
     for key in ("listen", "control", "store"):
         wanted, here = getattr(document, key), getattr(own, key)
         if wanted != here:
@@ -38,7 +38,7 @@ def of_another_gateway(document: Document, own: Document) -> Iterator[str]:
             )  # a store's may hold a secret
             yield (
                 f"the configuration in force is not of this gateway: '{key}'{shown}. Restart to change it; if "
-                "another gateway shares this store by mistake, give each a 'store' of its own"
+                "another gateway shares this store by mistake, give each its own 'store'"
             )
 
 
@@ -58,22 +58,22 @@ def _traces(document: Document) -> Iterator[Finding]:
         return
     here = ("telemetry", "traces", "tls")
     if not traces.endpoint.startswith("https:"):
-        yield Finding(here, "the endpoint is not https, so this is without effect")
+        yield Finding(here, "the endpoint is not https, so this has no effect")
     elif not traces.tls.verify:
-        yield Finding(here, "the endpoint is not verified: whoever is in between can read all spans")
+        yield Finding(here, "the endpoint is not verified: an attacker on the network can read all spans")
 
 
 def _untold(document: Document) -> Iterator[Finding]:
     for name, metric in document.metrics.items():
         if metric.missing == "zero" and not document.record.enabled:
             message = (
-                "without a record nobody knows what is missing, so nothing counts as zero; keep a record"
+                "without a record missing values are unknown, so nothing counts as zero; enable 'record'"
             )
             yield Finding(("metrics", name, "missing"), message)
 
 
 def _unbounded(document: Document) -> Iterator[Finding]:
-    """Metrics that decide and take a value of any size, which one client can send."""
+    """Warn of unbounded metrics that decide a route: a single client can send any value."""
     deciding: dict[str, str] = {}
     for name, route in document.routes.items():
         bandit = bandit_of(route.policy)
@@ -96,7 +96,7 @@ def _unfelt(here: KeyPath, route: Route, document: Document) -> Iterator[Finding
     if isinstance(policy, Bandit) and policy.algorithm == "linear" and policy.metric is not None:
         metric = document.metrics.get(policy.metric)
         if metric is not None and metric.missing == "zero":
-            message = "'linear' learns from what is reported alone; report the zeros of this metric too"
+            message = "'linear' learns only from reported values; report the zeros of this metric too"
             yield Finding((*here, "policy", "metric"), message)
 
 
@@ -114,7 +114,7 @@ def _stages(here: KeyPath, route: Route, document: Document) -> Iterator[Finding
     stages = route.policy.stages if isinstance(route.policy, Canary) else ()
     for index, stage in enumerate(stages[1:], start=1):
         if stage.weight <= stages[index - 1].weight:
-            message = f"the weight {stage.weight:.4g} is not above the stage's before; stages usually ascend"
+            message = f"the weight {stage.weight:.4g} is not above that of the previous stage; weights usually increase"
             yield Finding((*here, "policy", "stages", index, "weight"), message)
 
 
@@ -131,14 +131,14 @@ def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[F
         maximize = metric is not None and metric.goal == "maximize"
         if rail.max_decrease is None if maximize else rail.max_decrease is not None:
             direction = "an increase" if maximize else "a decrease"
-            message = f"{direction} of '{rail.metric}' is what is wanted; a guardrail bounds what is not"
+            message = f"{direction} of '{rail.metric}' is the goal; a guardrail limits the other direction"
             yield Finding((*here, "policy", "guardrails", index), message)
 
 
 def _floorless(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
     policy = bandit_of(route.policy)
     if policy is not None and policy.floor == 0:
-        message = "with a floor of 0 intervals for the losing variants mislead; 1% or more keeps them honest"
+        message = "with a floor of 0 the intervals of losing variants are misleading; write 1% or more"
         at = () if isinstance(route.policy, Bandit) else ("bandit",)
         yield Finding((*here, "policy", *at, "floor"), message)
 
@@ -147,8 +147,8 @@ def _guarded_rows(here: KeyPath, route: Route, document: Document) -> Iterator[F
     policy = route.policy
     if isinstance(policy, Bandit) and policy.features and policy.guardrails:
         message = (
-            "with features each variant gets other requests, and a guardrail compares what it got; leave room "
-            "for what the requests themselves do to the metric"
+            "with features each variant gets different requests, which also affect the guardrail's metric; choose a "
+            "bound with a margin for that"
         )
         yield Finding((*here, "policy", "guardrails"), message, of_key=True)
 
@@ -158,7 +158,7 @@ def _unverified(here: KeyPath, route: Route, document: Document) -> Iterator[Fin
         backend = document.backends[variant.backend]
         secure = any(address.secure for address in backend.addresses)
         if secure and not backend.tls.verify:
-            message = f"'{variant.backend}' is not verified: whoever is in between can read and change all"
+            message = f"'{variant.backend}' is not verified: an attacker on the network can read and change requests"
             yield Finding((*here, "variants", name, "backend"), message)
 
 

@@ -59,7 +59,7 @@ def _listeners(document: Document) -> Iterator[Finding]:
         return
     here, there = split_address(document.control), split_address(document.listen)
     if here[1] == there[1] and (here[0] == there[0] or {here[0], there[0]} & {"", "0.0.0.0", "::"}):
-        message = "this is the address of 'listen' too; write another, or leave 'control' out"
+        message = "this is also the address of 'listen'; write another, or leave 'control' out"
         yield Finding(("control",), message)
 
 
@@ -74,7 +74,7 @@ def _keys(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
             )
         elif key.hash in hashes:
             yield Finding(
-                (*here, "hash"), f"this is the hash of the key '{hashes[key.hash]}' too; make another key"
+                (*here, "hash"), f"this is the hash of the key '{hashes[key.hash]}' too; generate another key"
             )
         ids.add(key.id)
         hashes.setdefault(key.hash, key.id)
@@ -88,7 +88,8 @@ def _webhooks(document: Document, routes: tuple[str, ...]) -> Iterator[Finding]:
     for index, hook in enumerate(document.webhooks):
         if (hook.format, hook.url) in seen:
             yield Finding(
-                ("webhooks", index, "url"), "there is another webhook for it; write one with all events"
+                ("webhooks", index, "url"),
+                "another webhook has the same URL and format; write one with all events",
             )
         seen.add((hook.format, hook.url))
         for place, route in enumerate(hook.routes):
@@ -152,7 +153,7 @@ class _RouteCheck:
     def _paths(self) -> Iterator[Finding]:
         path = self.route.match.path
         if path == "/-" or path.startswith("/-/"):
-            yield Finding(self._at("match", "path"), "'/-/' is the gateway's own; write another path")
+            yield Finding(self._at("match", "path"), "'/-/' is reserved for the gateway; write another path")
 
     def _variants(self) -> Iterator[Finding]:
         for name, variant in self.route.variants.items():
@@ -185,7 +186,7 @@ class _RouteCheck:
             )
 
     def _bandit(self, policy: Bandit, variants: tuple[str, ...], *at: str) -> Iterator[Finding]:
-        """``at``: where it is written."""
+        """Check a bandit section at the key path ``at``."""
         yield from self._guardrails(policy.guardrails)
         for name in policy.metrics:
             yield from self._metric(
@@ -194,7 +195,7 @@ class _RouteCheck:
         if policy.floor * len(variants) > 1:
             most = 100 / len(variants)
             message = (
-                f"a floor of {policy.floor:.4g} for each of {len(variants)} variants exceeds the whole;"
+                f"a floor of {policy.floor:.4g} for each of {len(variants)} variants exceeds 100%;"
                 f" write {most:.4g}% or less"
             )
             yield Finding(self._at(*at, "floor"), message)
@@ -234,10 +235,10 @@ class _RouteCheck:
             if isinstance(entry, str):
                 yield from self._variant(entry, "fallback", index)
                 if entry in entries[:index]:
-                    message = f"'{entry}' is in the list already; leave one of them"
+                    message = f"'{entry}' is listed twice; remove one of them"
                     yield Finding(self._at("fallback", index), message)
             elif index < len(entries) - 1:
-                message = "nothing after a fixed answer is ever tried; write 'respond' last"
+                message = "entries after a fixed response are never tried; write 'respond' last"
                 yield Finding(self._at("fallback", index), message)
 
     def _rest(self) -> Iterator[Finding]:
@@ -251,7 +252,7 @@ class _RouteCheck:
 def names_in(
     policy: Mapping[str, Any], here: KeyPath, names: Names, variants: tuple[str, ...]
 ) -> Iterator[Finding]:
-    """What is wrong with the names in a policy that isn't valid as a whole: data, not a `Policy`."""
+    """Faults in the names of a policy that is invalid as a whole: data, not a `Policy`."""
     for key in ("variant", "primary", "baseline", "candidate"):
         name = policy.get(key)
         if isinstance(name, str) and name not in variants:

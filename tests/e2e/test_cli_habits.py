@@ -91,7 +91,7 @@ def test_what_is_no_gateway_is_told_in_one_line(words: tuple[str, ...], body: by
         said = turnout(*words, "--url", url)
         thread.join()
     assert said.returncode == 1
-    assert said.stderr.startswith(f"turnout: {url} answered 200 and ")
+    assert said.stderr.startswith(f"turnout: {url} responded with 200")
     assert said.stderr.count("\n") == 1
 
 
