@@ -20,7 +20,7 @@ _PARAMETER_TYPES: Final = frozenset({str, int, float, bool})
 _REQUEST_KEYS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
 _MAX_AXES: Final = 32
 """numpy's older limit; it also keeps the product of a shape cheap."""
-_MAX_ELEMENTS: Final = 2**63
+_MAX_ARRAY_BYTES: Final = 2**63
 MAX_REMEMBERED_BYTES: Final = 2048
 MAX_REMEMBERED_PLANS: Final = 256
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
@@ -343,7 +343,8 @@ def _shape(tensor: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
             f"input {spec.name!r} came with shape {shape}; send {list(spec.shape)}, where -1 is any size"
         )
     # Without elements nothing else limits the other sizes.
-    if 0 in shape and math.prod(size for size in shape if size) >= _MAX_ELEMENTS:
+    size = math.prod(axis for axis in shape if axis) * spec.datatype.dtype.itemsize
+    if 0 in shape and size >= _MAX_ARRAY_BYTES:
         raise InvalidInput(f"shape of input {spec.name!r} is beyond any array; send smaller sizes")
     return tuple(shape)
 

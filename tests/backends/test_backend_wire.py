@@ -172,7 +172,7 @@ def test_a_key_that_is_there_twice() -> None:
     assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).plan.id == "inputs"
 
 
-@pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2], [0, 2**63], [2**62, 0, 2**62]])
+@pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2], [0, 2**63], [2**62, 0, 2**62], [0, 2**61]])
 def test_an_empty_shape_beyond_any_array(shape: list[int]) -> None:
     """S32: numpy's own error became a 500."""
     config = ModelConfig.model_validate(
