@@ -237,7 +237,20 @@ def _one(report: Report, metric: str) -> str:
     if report.refusal is not None:
         lines.append(f"refused: {report.refusal}")
     lines += [f"{_NAMES.get(e.name, e.name):30} {metric} {_figure(e)}" for e in report.estimates]
+    lines += [_sentence(e, metric) for e in report.estimates if e.name == "gain"]
     return "\n".join(lines) + "\n"
+
+
+def _sentence(gain: Estimate, metric: str) -> str:
+    low, high = gain.interval
+    clear = "" if low > 0.0 or high < 0.0 else "; the interval includes 0, so this may be chance"
+    more = "more" if gain.value >= 0.0 else "less"
+    if gain.value < 0.0:
+        low, high = -high, -low
+    return (
+        f"the policy would have earned {abs(gain.value):.4g} {more} {metric} per decision than was earned "
+        f"({low:.4g} to {high:.4g}){clear}"
+    )
 
 
 _NAMES: Final[Mapping[str, str]] = {

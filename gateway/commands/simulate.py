@@ -106,7 +106,16 @@ def _shares(arguments: argparse.Namespace, document: Document, name: str) -> int
         )
     else:
         _table(reports)
+        say(_assumed(arguments, found))
+        say(_REGRET if isinstance(found, Contextual) else f"{_REGRET}\n{_SETTLED}")
     return 0
+
+
+def _assumed(arguments: argparse.Namespace, found: Plan) -> str:
+    variants = found.variants if isinstance(found, Contextual) else allocate(found).variants
+    means = _means(arguments.means, variants, 0.30 if isinstance(found, Contextual) else 0.10)
+    shown_means = ", ".join(f"{v} {mean:g}" for v, mean in zip(variants, means, strict=True))
+    return f"true means, unless the world changes them: {shown_means} (--means sets others)"
 
 
 def _of_one_metric(found: Plan, wanted: str | None) -> Plan:
@@ -184,6 +193,11 @@ def _row(r: simulate.Report | ContextReport) -> tuple[str, ...]:
     return r.world, shown(r.regret), f"{even:.0f}", shown(r.best_share, 3), *last
 
 
+_REGRET: Final = "regret: what was lost against always assigning the best variant, in units of the metric"
+_SETTLED: Final = (
+    f"settled after: requests until {simulate.SETTLED:.0%} of the traffic goes to the best variant, "
+    "median of the runs"
+)
 _FORM: Final = "{:23}{:>24}{:>12}{:>26}{:>30}{:>24}"
 
 

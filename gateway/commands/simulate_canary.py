@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from math import exp
+from statistics import NormalDist
 from typing import Final
 
 from gateway.commands.remote import print_json
@@ -55,11 +57,14 @@ def run(arguments: argparse.Namespace, name: str, section: Canary, metrics: Mapp
         _simulated(arguments, rollout, [_known(rail) for rail in rails], world)
         for world in chosen(list(CANDIDATES), arguments.world)
     ]
+    worlds_assume = [assumed(report.world, [_known(rail) for rail in rails]) for report in reports]
     if arguments.json:
-        worlds = [report.as_dict() for report in reports]
+        worlds = [
+            {**report.as_dict(), "assumed": text} for report, text in zip(reports, worlds_assume, strict=True)
+        ]
         print_json({"route": name, "policy": "canary", "worlds": worlds, "notes": notes})
     else:
-        _table(reports, notes)
+        _table(reports, worlds_assume + notes)
     return 0
 
 
@@ -104,6 +109,38 @@ def _note(rail: Guardrail) -> str:
         return ""
     said = "bad answers, usually 10 %" if rail.max_decrease is None else "good answers, usually 90 %"
     return f"{rail.metric} is simulated as the share of {said}: 82 % good in the less accurate"
+
+
+def assumed(name: str, rails: list[Guardrail]) -> str:
+    """What is true in a candidate's world, and which limits that exceeds."""
+    made, sound = CANDIDATES[name], Service()
+    exceeded = ", ".join(sorted({rail.metric for rail in rails if not _holds(rail, made, sound)}))
+    return (
+        f"{name}: {made.error_rate:.1%} errors, median latency {made.latency_ms:g} ms, {made.correct:.0%} good "
+        f"(baseline: {sound.error_rate:.1%}, {sound.latency_ms:g} ms, {sound.correct:.0%}); "
+        + (f"beyond your limits: {exceeded}" if exceeded else "within your limits")
+    )
+
+
+def _holds(rail: Guardrail, candidate: Service, baseline: Service) -> bool:
+    mine, other = _true(rail.metric, candidate), _true(rail.metric, baseline)
+    found = {
+        "max_increase": mine - other,
+        "max_decrease": other - mine,
+        "max_ratio": mine / other,
+        "min_ratio": -mine / other,
+    }
+    limit = -rail.limit if rail.bound == "min_ratio" else rail.limit
+    return found[rail.bound] <= limit
+
+
+def _true(metric: str, service: Service) -> float:
+    if metric.startswith("latency_p"):
+        digits = metric.removeprefix("latency_p")
+        return service.latency_ms * exp(service.spread * NormalDist().inv_cdf(float(f"0.{digits}")))
+    if metric == "error_rate":
+        return service.error_rate
+    return service.correct if metric == simulate_rollout.REWARD else 1.0 - service.correct
 
 
 def _table(reports: list[RolloutReport], notes: list[str]) -> None:

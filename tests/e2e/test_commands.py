@@ -15,6 +15,8 @@ import pyarrow.parquet
 import pytest
 
 from backends.reference import digits
+from gateway.commands.simulate_canary import assumed
+from policies.verdicts import Guardrail
 from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report, wait_for
 from tests.processes import GatewayProcess
@@ -139,7 +141,9 @@ def test_evaluate_agrees_with_what_was_seen(gateway: GatewayProcess, tmp_path: P
         if estimate["name"] in ("snips", "dr", "dm"):
             assert estimate["value"] == pytest.approx(truth, abs=0.02)
             assert estimate["interval"][0] < truth < estimate["interval"][1]
-    assert "doubly robust" in turnout(*words)
+    gain = next(e for e in found["estimates"] if e["name"] == "gain")
+    more = f"{abs(gain['value']):.4g} {'more' if gain['value'] >= 0 else 'less'} correct per decision"
+    assert f"the policy would have earned {more} than was earned (" in turnout(*words)
 
 
 def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, tmp_path: Path) -> None:
@@ -221,6 +225,9 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     found = turnout_json(*words, "--plot", str(plot))
     (world,) = found["worlds"]
     assert world["regret"]["value"] < world["even_regret"]
+    said = turnout(*words, "--repetitions", "1")
+    assert "true means, unless the world changes them: v1 0.1, v2 0.15 (--means sets others)" in said
+    assert "settled after: requests until" in said
     assert "<svg" in plot.read_text()
     canary = tmp_path / "canary.yaml"
     canary.write_text(
@@ -239,10 +246,34 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     )
     assert found["worlds"][0]["ended"]["rolled_back"]["value"] > 0.5
     assert found["notes"] == []
+    assert found["worlds"][0]["assumed"] == (
+        "failing: 3.0% errors, median latency 20 ms, 90% good (baseline: 0.2%, 20 ms, 90%); "
+        "beyond your limits: error_rate"
+    )
     words = ("simulate", "--config", str(canary), "--route", "digits", "--repetitions", "2")
     sound = turnout_json(*words, "--world", "sound")["worlds"][0]
     assert sound["ended"]["promoted"]["value"] == 1.0, "by default it runs until it should be over"
     assert "--plot means nothing to a canary" in turnout(*words, "--plot", "x.png", code=1)
+
+
+@pytest.mark.parametrize(
+    ("rail", "candidate", "within"),
+    [
+        (Guardrail("error_rate", max_increase=0.05), "failing", True),
+        (Guardrail("error_rate", max_ratio=2.0), "failing", False),
+        (Guardrail("latency_p50", max_increase=14.0), "slower", False),
+        (Guardrail("latency_p50", max_increase=16.0), "slower", True),
+        (Guardrail("latency_p99", max_increase=16.0), "slower", False),
+        (Guardrail("latency_p99", max_ratio=1.8), "slower", True),
+        (Guardrail("correct", max_decrease=0.05), "less accurate", False),
+        (Guardrail("correct", min_ratio=0.9), "less accurate", True),
+        (Guardrail("wrong", max_increase=0.05), "less accurate", False),
+        (Guardrail("error_rate", max_increase=0.0), "better", True),
+    ],
+)
+def test_simulate_says_what_is_within_the_limits(rail: Guardrail, candidate: str, within: bool) -> None:
+    said = assumed(candidate, [rail]).rpartition("; ")[2]
+    assert said == ("within your limits" if within else f"beyond your limits: {rail.metric}")
 
 
 UNSEEN = """
