@@ -1,7 +1,7 @@
 """``turnout demo``: bundled model server, gateway, and held-out digits replayed through it with true labels.
 
 Nothing is simulated: both servers are processes of their own, each image goes through the gateway as a client
-would send it, and what the model answered is compared with the label and reported as a reward.
+would send it, and the model's response is compared with the label and reported as a reward.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 class Tally:
-    """What the clients saw, by the variant that answered."""
+    """Results that the clients observed, by the variant that served them."""
 
     def __init__(self) -> None:
         self.requests: dict[str, int] = {}
@@ -243,7 +243,7 @@ async def _chat(client: httpx.AsyncClient, end: asyncio.Event) -> None:
 
 
 class _Pace:
-    """So many a second over all senders, evenly."""
+    """Pacing of all senders together to an even number of requests per second."""
 
     def __init__(self, rate: float) -> None:
         self._gap = 1.0 / rate

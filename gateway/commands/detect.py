@@ -20,7 +20,7 @@ class Server:
 
     url: str
     kind: str
-    """In words, on one line, for the comment beside the backend."""
+    """One-line description, for the comment next to the backend."""
     health: str | None = None
     """A path that responds 200 while the server is ready; None if none was found."""
     path: str = "/"

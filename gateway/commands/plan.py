@@ -62,9 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
         name = _route(document, arguments.route)
         section = document.routes[name].policy
         if not isinstance(section, Canary):
-            raise ValueError(f"the policy of {name!r} is no canary, so no guardrail has stages to plan")
+            raise ValueError(f"the policy of {name!r} is not a canary, so it has no stages to plan")
         if arguments.worse <= 1:
-            raise ValueError("--worse is above 1: a candidate at its limit is never told from it")
+            raise ValueError("--worse must be above 1: a candidate exactly at the limit is never detected")
         usual = asyncio.run(
             _usual(document, name, stores.of_file(document.store, arguments.config), arguments.rate)
         )

@@ -34,7 +34,7 @@ _LEFT_OUT: Final = (
     "requests it needs"
 )
 LOOKS: Final = 500
-"""At most so many in one run; the gateway looks each second."""
+"""Maximum number of looks in one run; the gateway looks each second."""
 
 
 REPETITIONS: Final = 20
@@ -97,7 +97,7 @@ def _observed(rail: Guardrail) -> bool:
 
 
 def _known(rail: Guardrail) -> Guardrail:
-    """The services know one metric of their own: the share of good answers, or of bad ones where less is better."""
+    """The simulated services have one metric: the share of good responses, or of bad ones if less is better."""
     if _observed(rail):
         return rail
     opposite = rail.max_decrease is None
@@ -107,7 +107,7 @@ def _known(rail: Guardrail) -> Guardrail:
 def _note(rail: Guardrail) -> str:
     if _observed(rail):
         return ""
-    said = "bad answers, usually 10 %" if rail.max_decrease is None else "good answers, usually 90 %"
+    said = "bad responses, usually 10 %" if rail.max_decrease is None else "good responses, usually 90 %"
     return f"{rail.metric} is simulated as the share of {said}: 82 % good in the less accurate"
 
 

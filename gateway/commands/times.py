@@ -26,7 +26,7 @@ def moment(text: str) -> float:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no moment; write 1h (ago), 2026-11-28T16:00 (UTC) or seconds since the epoch"
+            f"{text!r} is not a time; write 1h (ago), 2026-11-28T16:00 (UTC) or seconds since the epoch"
         ) from None
     return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
 

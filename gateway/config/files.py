@@ -52,7 +52,7 @@ def _certificates(
         try:
             context.load_cert_chain(cert, key, password="")
         except (OSError, ValueError) as error:
-            message = f"'{cert}' and '{key}' are no certificate and its key in PEM form: {_reason(error)}"
+            message = f"'{cert}' and '{key}' are not a certificate and its key in PEM form: {_reason(error)}"
             yield Finding((*here, "cert"), message)
 
 

@@ -34,9 +34,9 @@ class Examined:
 
 
 def load(text: str, *, source: str, env: Mapping[str, str]) -> Document:
-    """The document in ``text``; ``${NAME}`` in values is taken from ``env``.
+    """The document in ``text``; ``${NAME}`` in values is replaced from ``env``.
 
-    Raises `ConfigError` with every fault at once, and nothing else; ``source`` names the text in it.
+    Raises only `ConfigError`, with all faults; ``source`` names the text in it.
     """
     found = examine(text, env=env)
     if found.document is None:

@@ -1,7 +1,7 @@
-"""Options that are understood and checked but that this release does not act on yet.
+"""Options that this release reads and checks but does not act on yet.
 
-Whoever writes one is told so, because an option that is silently ignored is a trap. A row goes when
-the code that acts on it comes; docs/configuration.md has the same list, and a test compares them.
+A warning names each of them, because an option must not be ignored silently. A row is removed when
+the option takes effect; docs/configuration.md has the same list, and a test compares them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PENDING: Final[frozenset[str]] = frozenset()
 
 
 def pending_options(document: Document) -> Iterator[Finding]:
-    """A warning for each such option that is written with another value than its default."""
+    """A warning for each such option whose value differs from its default."""
     yield from _within(document, (), "")
 
 

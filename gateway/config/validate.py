@@ -102,7 +102,7 @@ def _scrubbed(tree: Tree, message: str) -> str:
     """``message`` of a section, or of another key, without values from the environment that it quotes."""
     for path, variable in tree.secrets.items():
         value = _value_at(tree.data, path)
-        # A short value is no secret, and would be found inside other words.
+        # A short value is not a secret, and would occur inside other words.
         if isinstance(value, str) and len(value) >= _SHORTEST_SECRET and value in message:
             name = f"the value of ${{{variable}}}"
             message = message.replace(repr(value), name).replace(value, name)

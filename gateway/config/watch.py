@@ -22,9 +22,9 @@ def signature(path: str | Path) -> Signature | None:
 
 
 class FileWatch:
-    """Tells when a file has new text. `look` is called now and then, and decides without waiting.
+    """Detects new text in a file. `look` is called at intervals, and returns without waiting.
 
-    A change is told once the file has been the same for two looks in a row, so that half-written
+    A change is reported once two consecutive looks find the same file, so that half-written
     files and the moment in which a file is being replaced pass by.
     """
 

@@ -113,7 +113,7 @@ def test_missing_files(pems: Path) -> None:
 def test_files_that_do_not_fit(pair: str, pems: Path) -> None:
     found = unusable(with_tls(pems, pair))
     assert set(found) == {"tls.cert", "backends.a.tls.cert"}
-    assert all("are no certificate and its key" in message for message in found.values())
+    assert all("are not a certificate and its key" in message for message in found.values())
 
 
 def test_authorities(pems: Path) -> None:
