@@ -200,7 +200,9 @@ class ClientProtocol(asyncio.Protocol):
         for item in (self.current, *self.queue):
             if item is not None:
                 item.client_lost()
-        self.current = None
+        # The parser and the transport keep this object until the collector's turn: not the client's bytes with it.
+        self.current = self.incoming = None
+        self.head, self._lines, self._url = NOBODY, [], b""
         self.queue.clear()
 
     def eof_received(self) -> None:

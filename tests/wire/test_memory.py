@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
@@ -173,3 +174,22 @@ def test_each_piece_of_a_request_is_relayed_as_it_comes(rig: Rig) -> None:
             rig.until(lambda n=n: rig.requests[0].body.endswith(b"%04d" % n), 1)  # type: ignore[misc]
         client.send(b"0\r\n\r\n")
         assert client.answer().body == b"A|POST|/p/x|20"
+
+
+def test_a_closed_connection_keeps_no_bytes_of_its_client(rig: Rig) -> None:
+    """S14: a head of 50 kB stayed until the collector's turn, and that came after 1,400 connections."""
+    mark = b"a mark that is nowhere else " * 1000
+
+    def held() -> list[bytes]:
+        lists = [each for each in gc.get_objects() if type(each) is list]
+        return [part for each in lists for part in each if isinstance(part, bytes) and mark[:40] in part]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with rig.client() as client:
+            client.send(b"GET /p/x HTTP/1.1\r\nhost: gateway.test\r\nx-long: %b\r\n\r\n" % mark.strip())
+            assert client.answer().status == 200
+        rig.until(lambda: not rig.worker.connections and not held())
+    finally:
+        gc.enable()
