@@ -78,8 +78,10 @@ def test_a_gateway_that_is_not_there(gateway: GatewayProcess) -> None:
 
 def test_a_rollout_of_a_route_without_one(gateway: GatewayProcess) -> None:
     assert "no canary" in turnout("rollout", "digits", "promote", "--url", gateway.url, code=1)
-    assert "write 5% or 0.05" in turnout("rollout", "digits", "set", "500%", "--url", gateway.url, code=1)
-    assert "not nothing; write 5%" in turnout("rollout", "digits", "set", "--url", gateway.url, code=1)
+    assert "write 'set 5%' or 'set 0.05'" in turnout(
+        "rollout", "digits", "set", "500%", "--url", gateway.url, code=1
+    )
+    assert "write 'set 5%' or 'set 0.05'" in turnout("rollout", "digits", "set", "--url", gateway.url, code=1)
 
 
 @pytest.mark.parametrize("action", ["promote", "rollback", "pause", "resume"])
