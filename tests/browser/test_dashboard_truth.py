@@ -165,7 +165,7 @@ def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs
     assert "can't tell yet" not in tab.page.locator("#scorecard").inner_text()
     assert "✕ fail" in tab.page.locator('[data-guardrail="error_rate"]').inner_text()
     assert tab.page.locator("[aria-current=step]").count() == 0, "no stage runs"
-    world.set_rollout("fraud", state | {"state": "running", "weight": 0.1})
+    world.set_rollout("fraud", state | {"state": "running", "weight": 0.1, "stage_ends": 1.0})
     again = {
         "source": "rolled_back",
         "target": "running",
@@ -176,6 +176,7 @@ def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs
     }
     world.do(lambda h: h.emit("rollout", "fraud", again))
     tab.page.locator('[data-guardrail="error_rate"]', has_text="can't tell yet").wait_for()
+    tab.page.locator("#rollout", has_text="time is over, waiting for a verdict on error_rate").wait_for()
 
 
 def test_t4_several_metrics_have_no_winner_until_somebody_weighs_them(world: Served, tabs: Tabs) -> None:

@@ -27,7 +27,9 @@ function state(report, found, now) {
 function progress(found, now) {
   if (found.state !== "running") return found.bake_until > now ? `watched for ${seconds(found.bake_until - now)} more` : "";
   const parts = [];
-  if (found.stage_ends) parts.push(found.stage_ends > now ? `${seconds(found.stage_ends - now)} of this stage left` : "the stage's time is over");
+  const open = (found.verdicts ?? []).filter((v) => v.verdict === "inconclusive").map((v) => v.metric);
+  const over = `the stage's time is over${open.length ? `, waiting for a verdict on ${open.join(", ")}` : ""}`;
+  if (found.stage_ends) parts.push(found.stage_ends > now ? `${seconds(found.stage_ends - now)} of this stage left` : over);
   if (found.min_samples) parts.push(`${count(found.samples)} of ${count(found.min_samples)} requests`);
   return parts.join(", ");
 }
