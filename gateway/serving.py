@@ -41,6 +41,8 @@ log = logging.getLogger("turnout")
 _START_LOG: Final = logging.getLogger("turnout.start")
 """For uvicorn's words on a start that failed; its others are ours to tell."""
 _START_LOG.setLevel(logging.ERROR)
+START_FAILED: Final = 3
+"""Exit code of a process that could not start: its store is away, or its configuration can't be built."""
 
 
 class Application:
@@ -100,7 +102,7 @@ class Server(uvicorn.Server):
         self.lifespan.logger = _START_LOG
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(3)
+            sys.exit(START_FAILED)
         config, loop = self.config, asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         context = _client_tls(self.gateway)

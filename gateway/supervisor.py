@@ -111,9 +111,13 @@ class _Family:
             signal.signal(number, self._end)
         for _ in range(self._workers):
             self._start()
+        first = [child for child, _ in self._children]
         while not self._ending:
             time.sleep(0.1)
             self._replace_dead()
+            if all(child.exitcode == serving.START_FAILED for child in first):
+                self._wait(grace)
+                return serving.START_FAILED
         return self._wait(grace)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

@@ -44,6 +44,7 @@ def turnout(
         check=False,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(env or {})},
+        timeout=60,
     )
 
 
@@ -192,10 +193,12 @@ def test_a_gateway_tells_its_own_places(gateway: GatewayProcess, tmp_path: Path)
         assert gateway.log.count(f"serving {gateway.url} · ") == 2
 
 
-def test_a_start_without_its_store_says_so_in_its_own_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_without_its_store_says_so_in_its_own_name(tmp_path: Path, workers: str) -> None:
+    """With several workers it began again and again without end."""
     path = tmp_path / "turnout.yaml"
     path.write_text(f"listen: 127.0.0.1:0\nstore: redis://127.0.0.1:{free_port()}/0\n")
-    said = turnout("run", "--config", str(path))
+    said = turnout("run", "--config", str(path), "--workers", workers)
     assert said.returncode == 3
     assert "ERROR turnout.start: The store redis://" in said.stderr
     assert "uvicorn" not in said.stderr
