@@ -42,7 +42,8 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 	touch .venv/tools
 
 test: setup tools lint typecheck   ## every test
-	$(PYTEST) --durations=15
+	$(PYTEST) -m 'not alone' --durations=15
+	$(BIN)/python -m pytest -m alone --durations=5
 
 quick: setup     ## the tests that take no time
 	$(PYTEST) -m 'not slow and not soak and not browser'

@@ -19,7 +19,14 @@ def pytest_configure() -> None:
         raise pytest.UsageError(wrong)
 
 
+WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
+"""Directories whose tests start servers of their own: not for `make quick`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests begin first, so that parallel processes end together."""
-    long = {item.path for item in items if item.get_closest_marker("soak") or item.get_closest_marker("slow")}
+    for item in items:
+        if item.path.parent.name in WITH_PROCESSES:
+            item.add_marker(pytest.mark.slow)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 from policies.guardrails import Verdict
 from tests.browser.serving import DIGITS, SHOP, Served
@@ -34,11 +34,17 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+def driver() -> Iterator[Playwright]:
+    """The one Playwright of this process: a second would find the first one's event loop running."""
+    with sync_playwright() as found:
         yield found
-        found.close()
+
+
+@pytest.fixture(scope="package")
+def browser(driver: Playwright) -> Iterator[Browser]:
+    found = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+    yield found
+    found.close()
 
 
 @dataclass

@@ -11,10 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from benchmarks.children import free_ports
-from tests.browser.conftest import FLAGS, chromium
 from tests.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
@@ -71,12 +70,11 @@ def ports() -> Iterator[tuple[int, int]]:
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser.new_page()
-        browser.close()
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
 
 
 @pytest.fixture(scope="module", params=["auth", "open"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.conftest import FLAGS, chromium
 from tests.processes import GatewayProcess
@@ -78,13 +78,11 @@ def gateway(backend: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def rebinding() -> Iterator[Browser]:
-    playwright: Playwright
-    with sync_playwright() as playwright:
-        rules = "--host-resolver-rules=MAP *.example 127.0.0.1"
-        found = playwright.chromium.launch(executable_path=chromium(), args=[*FLAGS, rules])
-        yield found
-        found.close()
+def rebinding(driver: Playwright) -> Iterator[Browser]:
+    rules = "--host-resolver-rules=MAP *.example 127.0.0.1"
+    found = driver.chromium.launch(executable_path=chromium(), args=[*FLAGS, rules])
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ BESIDE = (
 )
 """What the tests need besides the packages."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 
 def _lacking() -> str:

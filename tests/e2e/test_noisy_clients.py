@@ -34,6 +34,8 @@ routes:
   query: {match: {path: /query}, unit: {query: user}, variants: *variants, policy: *policy}
   cookie: {match: {path: /cookie}, unit: {cookie: user}, variants: *variants, policy: *policy}
 """
+pytestmark = pytest.mark.alone
+
 REQUESTS = 300
 ROUNDS = 6
 MAX_RATIO = 5.0

@@ -26,7 +26,7 @@ from tests.contract.servers import RedisServer, redis_server
 from tests.soak.fleet import Fleet, Wire, replicas
 from tests.soak.load import scale
 
-pytestmark = [pytest.mark.soak, pytest.mark.redis, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.soak, pytest.mark.alone, pytest.mark.redis, pytest.mark.timeout(1800)]
 ROUNDS = int(os.environ.get("TURNOUT_ROUNDS", scale(1, 10)))
 """How often each thing is done to one fleet."""
 QUICKLY = ("--repl-diskless-sync-delay", "0")

@@ -45,7 +45,7 @@ routes:
     timeouts: {connect: 500ms, first_byte: 1s, total: 10s}
 """
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.soak, pytest.mark.alone, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
