@@ -157,9 +157,13 @@ def test_a_winner_is_asked_about_handed_over_and_remembered(
     for k in range(200):
         variant, decision = users.ask("/race", f"user-{k}")
         users.tell([(decision, "correct", variant == "v2" or k % 3 == 0)])
-    wait_for(lambda: report(gateway, "race")["stop"]["state"] == "asking")
-    stop = report(gateway, "race")["stop"]
-    assert (stop["winner"], stop["command"]) == ("v2", "turnout rollout race promote")
+
+    def asked() -> tuple[str, str, str]:
+        stop = report(gateway, "race")["stop"]
+        return stop["state"], stop["winner"], stop["command"]
+
+    # One response at a time: the worker that answers next may not have heard yet.
+    wait_for(lambda: asked() == ("asking", "v2", "turnout rollout race promote"), 30)
     assert command(gateway, "promote") == "race: handed over to v2\n"
     wait_for(lambda: report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0})
     gateway.crash()
