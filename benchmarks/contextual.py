@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 
 from gateway.compile.ensembles import Drawn, draw, refit, restore
-from gateway.dataplane.contextual import ContextualTable, Sight
+from gateway.dataplane.request.features import ContextualTable, Sight
 from policies.allocate import allocate
-from policies.contextual import Contextual
-from policies.features import Categorical, Feature, Numeric, encode
-from policies.linear import LinearSums
+from policies.contextual.bandit import Contextual
+from policies.contextual.features import Categorical, Feature, Numeric, encode
+from policies.contextual.regression import LinearSums
 
 Timer = Callable[[Callable[[], object]], float]
 

@@ -15,10 +15,10 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks.worlds import percent
-from policies import summary
-from policies.bandit import Bandit, Objective, refresh
-from policies.model import Learned, RewardSums
+from policies.allocation.bandit import Bandit, Objective, refresh
+from policies.allocation.model import Learned, RewardSums
 from policies.offpolicy import Logged, evaluate
+from policies.simulation import summary
 
 MEANS = {"v1": 0.10, "v2": 0.12, "v3": 0.15}
 TARGETS = {

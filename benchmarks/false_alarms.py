@@ -2,7 +2,7 @@
 
 `python -m benchmarks.false_alarms [--runs 500] [--only REGEX]` prints the table of docs/benchmarks.md. Each cell is
 `runs` pairs of identical variants, a guardrail whose limit is no difference at all, and a verdict of
-`policies.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass` a wrong clearance.
+`policies.rollout.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass` a wrong clearance.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from policies.bets import WindowBets
-from policies.guardrails import Evidence, Guardrail, Levels, judge_all
-from policies.matching import Matched, Side
-from policies.measures import Kind
-from policies.model import RewardSums
-from policies.unit_outcomes import UnitOutcomes
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Evidence, Guardrail, Levels, judge_all
+from policies.sequential.betting import WindowBets
+from policies.sequential.metrics import Kind
+from policies.sequential.stratified import Matched, Side
+from policies.sequential.unit_outcomes import UnitOutcomes
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator

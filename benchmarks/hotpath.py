@@ -28,7 +28,7 @@ from benchmarks.children import free_ports
 from benchmarks.peers import Place, render
 from benchmarks.peers.compiled import python
 from benchmarks.servers.odd import answer
-from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.server import Gateway
 from gateway.transport.connection import BackendConnection
 

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import contextual
-from policies.assign import point, unit_hash
-from policies.bandit import Bandit, Objective, refresh
-from policies.contextual import Contextual, ensemble
-from policies.features import Categorical, Numeric
-from policies.linear import LinearSums
-from policies.model import Learned, RewardSums, decide
-from policies.prior import Model
+from policies.allocation.bandit import Bandit, Objective, refresh
+from policies.allocation.bucketing import point, unit_hash
+from policies.allocation.model import Learned, RewardSums, decide
+from policies.bayes.prior import Model
+from policies.contextual.bandit import Contextual, ensemble
+from policies.contextual.features import Categorical, Numeric
+from policies.contextual.regression import LinearSums
 
 Job = tuple[Bandit, Learned]
 

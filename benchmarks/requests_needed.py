@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from policies.bets import Bets, Block, Limit
+from policies.sequential.betting import Bets, Block, Limit
 
 ROWS: tuple[tuple[float, float, float, float, Literal["fail", "pass"]], ...] = (
     (0.1, 0.12, 0.5, 0.0, "fail"),

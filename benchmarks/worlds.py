@@ -3,8 +3,8 @@
     python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME]
                                 [--policy NAME] [--rollouts | --features]
 
-Everything comes from `policies.simulate`, `policies.simulate_contextual` and `policies.simulate_rollout`, which
-run the policies' own code.
+Everything comes from `policies.simulation.bandit`, `policies.simulation.contextual` and
+`policies.simulation.rollout`, which run the policies' own code.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import sys
 from collections.abc import Callable
 from math import isfinite
 
-from policies import simulate, simulate_contextual, simulate_rollout, worlds_contextual
 from policies.allocate import Plan
-from policies.bandit import Bandit, Objective, Stop
-from policies.canary import Canary
-from policies.contextual import Contextual
-from policies.guardrails import Guardrail
-from policies.rollout import Plan as RolloutPlan
-from policies.rollout import Stage
-from policies.simulate import Report
-from policies.split import Split
-from policies.summary import Estimated
-from policies.worlds import World, standard
-from policies.worlds_contextual import ContextWorld
+from policies.allocation.bandit import Bandit, Objective, Stop
+from policies.allocation.canary import Canary
+from policies.allocation.split import Split
+from policies.contextual.bandit import Contextual
+from policies.rollout.guardrails import Guardrail
+from policies.rollout.machine import Plan as RolloutPlan
+from policies.rollout.machine import Stage
+from policies.simulation import bandit as simulate
+from policies.simulation import contextual as simulate_contextual
+from policies.simulation import rollout as simulate_rollout
+from policies.simulation import worlds_contextual
+from policies.simulation.bandit import Report
+from policies.simulation.summary import Estimated
+from policies.simulation.worlds import World, standard
+from policies.simulation.worlds_contextual import ContextWorld
 
 GOAL = (Objective("reward"),)
 

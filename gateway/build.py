@@ -32,13 +32,16 @@ STAMP: Final = "gateway._stamp"
 PARTS: Final = (
     "gateway/dataplane",
     "gateway/transport",
-    "gateway/record/token.py",
-    "policies/assign.py",
+    "gateway/http",
+    "gateway/auth/principal.py",
+    "gateway/runtime/loop_load.py",
+    "gateway/record/decision_id.py",
+    "policies/allocation/bucketing.py",
     "policies/ejection.py",
 )
 """Files, or directories whose modules are compiled."""
 LEFT_OUT: Final = frozenset(
-    f"gateway/dataplane/{name}.py" for name in ("comparing", "json_body", "side_process", "tokens")
+    {"gateway/dataplane/shadow/comparer.py", "gateway/dataplane/request/json_body.py"}
 )
 """Tasks, threads and processes of the slow path, and what the standard library does in C: nothing to gain."""
 
@@ -51,7 +54,7 @@ def sources(root: Path = ROOT) -> dict[str, Path]:
 
 
 def _modules(place: Path) -> Iterable[Path]:
-    return [place] if place.suffix else (p for p in place.glob("*.py") if p.name != "__init__.py")
+    return [place] if place.suffix else (p for p in place.rglob("*.py") if p.name != "__init__.py")
 
 
 def digests(files: Mapping[str, Path]) -> str:

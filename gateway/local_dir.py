@@ -1,6 +1,6 @@
 """The one directory on the local disk that a gateway writes to, apart from its store.
 
-It holds the spool of rewards (`gateway.record.spool`) and, with several workers, the folder of metrics they share.
+It holds the spool of rewards (`gateway.ingest.spool`) and, with several workers, the folder of metrics they share.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import clock
+from gateway.auth.jwt import Tokens
+from gateway.auth.principal import Authenticator
 from gateway.compile.plans import period
 from gateway.compile.prepare import Prepared, View, prepare
 from gateway.compile.registry import Registry
@@ -33,13 +35,15 @@ from gateway.config.source import Source
 from gateway.config.watch import Signatures
 from gateway.control.app import build
 from gateway.control.context import Action, Live
-from gateway.control.live import live
-from gateway.dataplane.auth import Authenticator
-from gateway.dataplane.comparing import Comparer
-from gateway.dataplane.shadow import Shadower
+from gateway.control.route_status import live
+from gateway.dataplane.shadow.comparer import Comparer
+from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
-from gateway.dataplane.tokens import Tokens
 from gateway.dataplane.worker import Worker
+from gateway.ingest.recorder import Recorder, Unrecorded
+from gateway.ingest.request_lookup import RequestIds
+from gateway.ingest.rewards import SEALING_KEYS, RewardBook
+from gateway.ingest.spool import Spool
 from gateway.local_dir import local_dir
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
@@ -47,7 +51,6 @@ from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges, show_allocation
 from gateway.loops.guards import EVERY as GUARDS_S
 from gateway.loops.guards import Guards
-from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import LOOK as PROBES_S
 from gateway.loops.probes import Probes
 from gateway.loops.rates import RATES_S, Rates
@@ -58,20 +61,17 @@ from gateway.loops.upkeep import prune_store
 from gateway.loops.watch import EVERY as WATCH_S
 from gateway.loops.watch import Watch
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
-from gateway.record.recorder import Recorder, Unrecorded
-from gateway.record.request_lookup import RequestIds
-from gateway.record.rewards import SEALING_KEYS, RewardBook
-from gateway.record.spool import Spool
-from gateway.record.token import Sealer
+from gateway.record.decision_id import Sealer
+from gateway.runtime.periodic import Step, periodically
+from gateway.runtime.threads import pool
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
 from gateway.state.outage import StoreOutage
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.traces import Traces
-from gateway.threads import pool
+from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.pool import Address
-from policies.contextual import Ensemble
-from policies.model import Allocation
+from policies.allocation.model import Allocation
+from policies.contextual.bandit import Ensemble
 
 log = logging.getLogger("turnout")
 

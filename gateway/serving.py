@@ -31,11 +31,11 @@ from gateway import build
 from gateway.config.document import Canary, Document, Policy
 from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
-from gateway.dataplane.protocol import ClientProtocol, Role
+from gateway.dataplane.client.protocol import ClientProtocol, Role
+from gateway.runtime.threads import step_forward
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
 from gateway.telemetry.log import configure
-from gateway.threads import step_forward
 
 log = logging.getLogger("turnout")
 _START_LOG: Final = logging.getLogger("turnout.start")

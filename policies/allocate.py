@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from policies import bandit, canary, contextual, shadow, single, split
-from policies.bandit import Bandit
-from policies.canary import Canary
-from policies.contextual import Contextual
-from policies.model import Allocation, Learned
-from policies.shadow import Shadow
-from policies.single import Single
-from policies.split import Split
+from policies.allocation import bandit, canary, shadow, single, split
+from policies.allocation.bandit import Bandit
+from policies.allocation.canary import Canary
+from policies.allocation.model import Allocation, Learned
+from policies.allocation.shadow import Shadow
+from policies.allocation.single import Single
+from policies.allocation.split import Split
+from policies.contextual import bandit as contextual
+from policies.contextual.bandit import Contextual
 
 Plan = Single | Split | Shadow | Canary | Bandit | Contextual
 

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from policies.features import Feature, Raw, encode
-from policies.linear import LinearSums, fit
+from policies.contextual.features import Feature, Raw, encode
+from policies.contextual.regression import LinearSums, fit
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.runtime.threads import NICE, SWITCH, pool, stand_back
 from gateway.state.sqlite import SqliteStore
-from gateway.threads import NICE, SWITCH, pool, stand_back
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
 
@@ -64,9 +64,7 @@ def test_in_real_time_it_is_one_below() -> None:
 
 def test_the_loop_asks_for_short_turns() -> None:
     """In a process of its own, since the setting is the whole interpreter's."""
-    script = (
-        "import sys; from gateway.threads import step_forward; step_forward(); print(sys.getswitchinterval())"
-    )
+    script = "import sys; from gateway.runtime.threads import step_forward as f; f(); print(sys.getswitchinterval())"
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )

@@ -22,14 +22,14 @@ from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load, load_file
 from gateway.config.units import share
-from gateway.record.export import chunks
-from gateway.record.logged import Reading
+from gateway.ingest.export import chunks
+from gateway.ingest.ope_dataset import Reading
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 from policies.allocate import allocate
-from policies.contextual import Contextual, ensemble
-from policies.features import Feature, encode
-from policies.linear import LinearSums
+from policies.contextual.bandit import Contextual, ensemble
+from policies.contextual.features import Feature, encode
+from policies.contextual.regression import LinearSums
 from policies.offpolicy import Estimate, Report, evaluate
 from policies.offpolicy import Target as Wanted
 

@@ -20,10 +20,10 @@ from gateway.config.load import load_file
 from gateway.state import open_store
 from gateway.state.base import Published, StoreUnavailable
 from policies.allocate import Plan, allocate
-from policies.assign import point, unit_hash
-from policies.contextual import Contextual
-from policies.features import Scalar, columns, encode
-from policies.model import Allocation
+from policies.allocation.bucketing import point, unit_hash
+from policies.allocation.model import Allocation
+from policies.contextual.bandit import Contextual
+from policies.contextual.features import Scalar, columns, encode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from gateway.commands.times import moment
 from gateway.config.document import Metric
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
-from gateway.record.export import MissingExtra, export, format_of
+from gateway.ingest.export import MissingExtra, export, format_of
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 

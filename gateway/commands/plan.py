@@ -21,9 +21,9 @@ from gateway.config.load import load_file
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 from gateway.state.evidence import observations, rewarded
-from policies.guardrails import Guardrail, border
-from policies.model import RewardSums
-from policies.planning import Needed, for_means, for_rates
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Guardrail, border
+from policies.sequential.planning import Needed, for_means, for_rates
 
 DAYS: Final = 7.0
 """Of the record that say what is usual."""
@@ -164,7 +164,7 @@ def _needed(
 
 
 def _as_bet(rail: Guardrail, baseline: float, candidate: float) -> tuple[float, float]:
-    """The rates as `policies.guardrails.outcomes` counts them."""
+    """The rates as `policies.rollout.guardrails.outcomes` counts them."""
     if rail.bound == "min_ratio":
         return candidate, baseline
     return (1 - baseline, 1 - candidate) if rail.bound == "max_decrease" else (baseline, candidate)

@@ -15,13 +15,15 @@ from gateway.compile.plans import plan
 from gateway.config.document import Canary, Document, Shadow, Single
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
-from policies import simulate, simulate_contextual, worlds_contextual
 from policies.allocate import Plan, allocate
-from policies.bandit import Bandit
-from policies.contextual import Contextual
-from policies.simulate_contextual import ContextReport
-from policies.worlds import World, standard
-from policies.worlds_contextual import ContextWorld
+from policies.allocation.bandit import Bandit
+from policies.contextual.bandit import Contextual
+from policies.simulation import bandit as simulate
+from policies.simulation import contextual as simulate_contextual
+from policies.simulation import worlds_contextual
+from policies.simulation.contextual import ContextReport
+from policies.simulation.worlds import World, standard
+from policies.simulation.worlds_contextual import ContextWorld
 
 REQUESTS: Final = 10_000
 REPETITIONS: Final = 100

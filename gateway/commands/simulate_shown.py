@@ -8,9 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from policies.simulate import Report
-from policies.simulate_contextual import ContextReport
-from policies.summary import Estimated
+from policies.simulation.bandit import Report
+from policies.simulation.contextual import ContextReport
+from policies.simulation.summary import Estimated
 
 
 def chosen(names: Sequence[str], wanted: Sequence[str] | None) -> list[str]:

@@ -10,12 +10,13 @@ from gateway.compile.ensembles import Drawn, described, expected, restore
 from gateway.compile.plans import Move, moved, plan_of
 from gateway.config.document import Canary, Document
 from gateway.state.base import Published
-from policies import bandit, rollout
 from policies.allocate import Plan, allocate
-from policies.bandit import Bandit
-from policies.contextual import Contextual, Ensemble
-from policies.model import Allocation, Learned
-from policies.rollout import State, Status
+from policies.allocation import bandit
+from policies.allocation.bandit import Bandit
+from policies.allocation.model import Allocation, Learned
+from policies.contextual.bandit import Contextual, Ensemble
+from policies.rollout import machine as rollout
+from policies.rollout.machine import State, Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.record.events import Outcome
-from policies import contextual
-from policies.assign import allocation
-from policies.contextual import Contextual, Ensemble
-from policies.features import columns, encode, fingerprint
-from policies.linear import Belief, LinearSums, fit
-from policies.model import Allocation
+from policies.allocation.bucketing import allocation
+from policies.allocation.model import Allocation
+from policies.contextual import bandit as contextual
+from policies.contextual.bandit import Contextual, Ensemble
+from policies.contextual.features import columns, encode, fingerprint
+from policies.contextual.regression import Belief, LinearSums, fit
 
 _MARK: Final = '{"features": '
 RECENT: Final = 256

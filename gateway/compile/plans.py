@@ -11,16 +11,17 @@ from gateway.config.policy import Guardrail as GuardrailSection
 from gateway.config.policy import Prior as PriorSection
 from gateway.config.policy import Shadow as ShadowSection
 from gateway.config.policy import Single as SingleSection
-from policies import prior, rollout
 from policies.allocate import Plan
-from policies.bandit import Bandit, Debut, Objective, Stop
-from policies.canary import Canary
-from policies.contextual import Contextual
-from policies.features import Categorical, Feature, Numeric
-from policies.guardrails import Guardrail
-from policies.shadow import Shadow
-from policies.single import Single
-from policies.split import Split
+from policies.allocation.bandit import Bandit, Debut, Objective, Stop
+from policies.allocation.canary import Canary
+from policies.allocation.shadow import Shadow
+from policies.allocation.single import Single
+from policies.allocation.split import Split
+from policies.bayes import prior
+from policies.contextual.bandit import Contextual
+from policies.contextual.features import Categorical, Feature, Numeric
+from policies.rollout import machine as rollout
+from policies.rollout.guardrails import Guardrail
 
 
 def plan(document: Document, name: str) -> Plan:
@@ -79,7 +80,7 @@ class Move:
     weight: float
     shadows: tuple[tuple[str, float], ...] = ()
     competing: float | None = None
-    """Since when the rollout is with its bandit (`policies.rollout.State.competing`)."""
+    """Since when the rollout is with its bandit (`policies.rollout.machine.State.competing`)."""
     deciding: bool = False
     """Whether that decides now, in place of ``weight``."""
     promoted: bool = False

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gateway import clock
+from gateway.auth.jwt import Tokens
 from gateway.clock import Chance
 from gateway.compile.arrange import Held, arranged, begun
 from gateway.compile.plans import Move, plan
@@ -26,12 +27,11 @@ from gateway.config.load import Examined
 from gateway.config.references import Finding
 from gateway.config.watch import Signatures, signatures
 from gateway.dataplane.snapshot import Snapshot, Statics
-from gateway.dataplane.tokens import Tokens
 from gateway.state.base import Published
-from gateway.telemetry.exporter import Exporter
-from gateway.telemetry.traces import Traces
+from gateway.telemetry.tracing.exporter import Exporter
+from gateway.telemetry.tracing.traces import Traces
 from policies.allocate import Plan
-from policies.rollout import State
+from policies.rollout.machine import State
 
 log = logging.getLogger("turnout.config")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
+from gateway.auth.principal import Bucket
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import BackendTls
-from gateway.dataplane.auth import Bucket
 from gateway.transport import health
 from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
 from policies import ejection

@@ -8,17 +8,14 @@ from ipaddress import ip_address, ip_network
 from sys import maxsize
 from typing import Final
 
+from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import Held
 from gateway.compile.plans import features_of, salt
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
 from gateway.config.document import Limits as LimitsDocument
 from gateway.config.policy import Feature
-from gateway.dataplane import browsers
-from gateway.dataplane.auth import Authenticator, Bucket, Principal, Verifier
-from gateway.dataplane.browsers import Browsers
-from gateway.dataplane.contextual import Sight, table
-from gateway.dataplane.headers import KEEP
+from gateway.dataplane.request.features import Sight, table
 from gateway.dataplane.snapshot import (
     Condition,
     Fixed,
@@ -31,10 +28,13 @@ from gateway.dataplane.snapshot import (
     VariantPlan,
 )
 from gateway.dataplane.tracing import Tracing
+from gateway.http import browsers
+from gateway.http.browsers import Browsers
+from gateway.http.fields import KEEP
 from gateway.transport.pool import Backend
+from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
-from policies.contextual import Ensemble
-from policies.model import Allocation
+from policies.contextual.bandit import Ensemble
 
 CONNECT_CODES: Final = frozenset(
     ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")

@@ -257,7 +257,7 @@ class Bandit(Part):
 
     @property
     def columns(self) -> int:
-        """Number of columns of a feature row (`policies.features.columns`)."""
+        """Number of columns of a feature row (`policies.contextual.features.columns`)."""
         return 1 + sum(2 if f.values is None else len(f.values) for f in self.features.values())
 
     @property

@@ -11,8 +11,8 @@ from gateway.config.faults import KeyPath, unknown
 from gateway.config.policy import Bandit, BetaPrior, Canary, GammaPrior, NormalPrior, Split, named_variants
 from gateway.config.service import Metric
 from gateway.config.units import split_address
-from gateway.dataplane.headers import REQUEST_ACTIONS
-from policies.features import MOST_COEFFICIENTS, MOST_COLUMNS
+from gateway.http.fields import REQUEST_ACTIONS
+from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from gateway.config.backend import BackendTls
 from gateway.config.part import HeaderName, HeaderValue, Name, OneOrMore, Part, Url
 from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
-from gateway.dataplane.browsers import is_loopback
+from gateway.http.browsers import is_loopback
 
 Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin"]
 

@@ -14,15 +14,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.auth.principal import ANYONE
 from gateway.control import openapi
-from gateway.control.access import FEEDBACK, SAFE, identify, is_local, require
-from gateway.control.ask import Ask
-from gateway.control.calls import LOOPBACK, OPEN, Call
+from gateway.control.api_request import Ask
+from gateway.control.auth import FEEDBACK, SAFE, identify, is_local, require
 from gateway.control.context import Context
-from gateway.control.desk import Desk
-from gateway.control.edge import Edge
-from gateway.control.table import CALLS
-from gateway.dataplane.auth import ANYONE
+from gateway.control.endpoint import LOOPBACK, OPEN, Call
+from gateway.control.middleware import Edge
+from gateway.control.routes import CALLS
+from gateway.control.services import Desk
 
 SPECIFICATION: Final = "/-/openapi.json"
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.auth.principal import Authenticator
 from gateway.config.document import Document
-from gateway.dataplane.auth import Authenticator
-from gateway.record.rewards import RewardBook
+from gateway.ingest.rewards import RewardBook
 from gateway.state.base import Event, Revision, Store
-from policies.model import Allocation
+from policies.allocation.model import Allocation
 
 Action = Literal["promote", "rollback", "pause", "resume", "set"]
 

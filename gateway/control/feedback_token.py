@@ -16,8 +16,8 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from gateway.auth.principal import Principal
 from gateway.control.context import Context
-from gateway.dataplane.auth import Principal
 from gateway.errors import TurnoutError
 
 PREFIX: Final = "fb_"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final, Never
 
-from gateway.dataplane.side_process import SideProcess
 from gateway.errors import TurnoutError
+from gateway.runtime.side_process import SideProcess
 
 LOOP_BYTES: Final = 16_384
 """Longer bodies are read in another process."""

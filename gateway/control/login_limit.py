@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from gateway.dataplane.auth import Bucket
+from gateway.auth.principal import Bucket
 from gateway.errors import TurnoutError
 
 FAILURES_PER_S: Final = 1 / 6

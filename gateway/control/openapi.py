@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway import build
-from gateway.control.answers import ErrorAnswer, EventShape
-from gateway.control.calls import OPEN, PARAMETERS, Call
+from gateway.control.endpoint import OPEN, PARAMETERS, Call
+from gateway.control.schemas.responses import ErrorAnswer, EventShape
 from gateway.errors import CODES
 
 Json = dict[str, Any]

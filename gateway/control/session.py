@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.auth.principal import Principal
 from gateway.control.context import Context
-from gateway.dataplane.auth import Principal
 from gateway.errors import TurnoutError
 from gateway.state.base import StoreUnavailable
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane.auth import Authenticator
-from gateway.dataplane.headers import REQUEST_ACTIONS, resolve
+from gateway.auth.principal import Authenticator
+from gateway.http.fields import REQUEST_ACTIONS, resolve
 from gateway.transport.pool import Backend
+from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
-from policies.model import Allocation
 
 if TYPE_CHECKING:
-    from gateway.dataplane.contextual import Sight
-    from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.exchange.exchange import Exchange
+    from gateway.dataplane.request.features import Sight
     from gateway.dataplane.tracing import Tracing
 
 MAX_CACHED_PATHS: Final = 4096

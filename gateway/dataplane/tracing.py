@@ -2,7 +2,7 @@
 
 The choice is made once, when a head is complete (`Tracing.begins`). A request that is not traced is an `Exchange`
 like any other and pays nothing more; one that is becomes a `TracedExchange`, which notes ids and times on the way.
-Spans are built from that later, by `gateway.telemetry.spans`.
+Spans are built from that later, by `gateway.telemetry.tracing.spans`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.clock import Chance, Clock
-from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.headers import FORWARDED_FOR
-from gateway.dataplane.outcome import outcome
-from gateway.dataplane.states import DONE, RELAYING, WAITING
+from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.exchange.outcome import outcome
+from gateway.dataplane.exchange.states import DONE, RELAYING, WAITING
+from gateway.http.fields import FORWARDED_FOR
 from gateway.internal_errors import INTERNAL_ERRORS
-from gateway.telemetry.context import SAMPLED, Context, declines, parse
-from gateway.telemetry.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
+from gateway.telemetry.tracing.context import SAMPLED, Context, declines, parse
+from gateway.telemetry.tracing.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
 
 if TYPE_CHECKING:
-    from gateway.dataplane.head import Head
-    from gateway.dataplane.protocol import ClientProtocol
+    from gateway.dataplane.client.protocol import ClientProtocol
+    from gateway.dataplane.request.head import Head
     from gateway.dataplane.snapshot import RoutePlan, VariantPlan
     from gateway.dataplane.worker import Worker
     from gateway.errors import TurnoutError

@@ -10,19 +10,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.clock import Clock
-from gateway.dataplane.asgi import Application
-from gateway.dataplane.failure_log import FailureLog
-from gateway.dataplane.json_body import JsonBody
-from gateway.dataplane.load import Load
-from gateway.dataplane.shadow import Shadower
-from gateway.dataplane.side_process import SideProcess
+from gateway.dataplane.client.asgi import Application
+from gateway.dataplane.exchange.failure_log import FailureLog
+from gateway.dataplane.request.json_body import JsonBody
+from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot
+from gateway.runtime.loop_load import Load
+from gateway.runtime.side_process import SideProcess
 from gateway.transport.health import Health
 from gateway.transport.pool import PROBE_EVERY, Address
 
 if TYPE_CHECKING:
-    from gateway.dataplane.protocol import ClientProtocol
-    from gateway.dataplane.tunnel import Tunnel
+    from gateway.dataplane.client.protocol import ClientProtocol
+    from gateway.dataplane.exchange.tunnel import Tunnel
 
 TICK: Final = 0.05
 """Seconds between two looks at the deadlines: one loop over what is in flight instead of a timer each."""

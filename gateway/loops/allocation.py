@@ -29,14 +29,15 @@ from gateway.compile.plans import Move, moved, plan, reported
 from gateway.config.document import Document
 from gateway.state.base import BUCKET, OutcomeFilter, Published, Store, StoreUnavailable
 from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
-from policies import bandit, contextual
 from policies.allocate import Plan, allocate
-from policies.bandit import Bandit, Standing
-from policies.contextual import Contextual, Ensemble
-from policies.features import fingerprint
-from policies.guardrails import Judgement
-from policies.linear import LinearSums
-from policies.model import Allocation, Discounted, Learned
+from policies.allocation import bandit
+from policies.allocation.bandit import Bandit, Standing
+from policies.allocation.model import Allocation, Discounted, Learned
+from policies.contextual import bandit as contextual
+from policies.contextual.bandit import Contextual, Ensemble
+from policies.contextual.features import fingerprint
+from policies.contextual.regression import LinearSums
+from policies.rollout.guardrails import Judgement
 
 log = logging.getLogger("turnout.allocation")
 

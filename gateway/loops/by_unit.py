@@ -1,4 +1,4 @@
-"""Errors and latencies by sticky unit, read from the record (`policies.unit_outcomes`).
+"""Errors and latencies by sticky unit, read from the record (`policies.sequential.unit_outcomes`).
 
 The aggregates count requests. Where units are sticky, guardrails need units: whoever looks reads the decisions of
 the window, each once, whatever worker or replica made them.
@@ -12,9 +12,9 @@ from time import perf_counter
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.record.sightings import Sighting
+from gateway.record.exposures import Sighting
 from gateway.state.base import Store
-from policies.unit_outcomes import UnitOutcomes
+from policies.sequential.unit_outcomes import UnitOutcomes
 
 LATE_S: Final = 120.0
 """An outcome is read if it is in the record this long after its decision: requests may take long."""

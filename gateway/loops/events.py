@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.clock import Clock
-from gateway.record import history
+from gateway.state import history
 from gateway.state.base import Event, Store, StoreUnavailable
 
 

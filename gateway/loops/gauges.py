@@ -11,7 +11,7 @@ from gateway.compile.registry import Registry
 from gateway.dataplane.worker import Worker
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.telemetry.metrics import Metrics
-from policies.model import Allocation
+from policies.allocation.model import Allocation
 
 
 class Gauges:

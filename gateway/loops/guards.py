@@ -1,8 +1,8 @@
 """Guardrails that bind a bandit: a variant shown to breach one gets no more traffic, whatever it earns. Likewise
 those of a canary that is with its bandit; its rollout, which goes back then, reads here what they say.
 
-The leader compares each variant with the concurrent baseline (`policies.matching`), always validly. What is
-ejected is kept in the store, and stays ejected until the route's policy section is edited.
+The leader compares each variant with the concurrent baseline (`policies.sequential.stratified`), always
+validly. What is ejected is kept in the store, and stays ejected until the route's policy section is edited.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges
 from gateway.loops.watch import distrust
+from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts, Store
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
-from gateway.telemetry.histogram import edges
-from policies.guardrails import Judgement, Verdict, judge_all
-from policies.matching import Matched, Side, matched
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Judgement, Verdict, judge_all
+from policies.sequential.stratified import Matched, Side, matched
 
 log = logging.getLogger("turnout.guards")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Final
 
-from gateway.dataplane.auth import Bucket
+from gateway.auth.principal import Bucket
 from gateway.state.base import RateLedger
 
 RATES_S: Final = 0.05

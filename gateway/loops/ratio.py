@@ -21,7 +21,7 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.config.document import Bandit, Route
 from gateway.state.base import BUCKET, Counts, Store
-from policies.srm import SampleRatio, UnitRatio
+from policies.sequential.srm import SampleRatio, UnitRatio
 
 KIND: Final = "units"
 ALPHA: Final = 0.001

@@ -1,4 +1,4 @@
-"""Rollouts: one leader looks, `policies.rollout` decides, and what follows is published.
+"""Rollouts: one leader looks, `policies.rollout.machine` decides, and what follows is published.
 
 The state of each rollout is a document in the store under compare-and-swap, so that it survives restarts, a
 command may come in at any replica, and two leaders at once (which a lease can't rule out) can't both move it.
@@ -22,13 +22,13 @@ from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.watch import distrust
+from gateway.record.histogram import edges
 from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
-from gateway.telemetry.histogram import edges
-from policies import rollout
-from policies.bandit import Standing
-from policies.bets import WindowBets
-from policies.guardrails import (
+from policies.allocation.bandit import Standing
+from policies.allocation.model import RewardSums
+from policies.rollout import machine as rollout
+from policies.rollout.guardrails import (
     SICK,
     Evidence,
     Guardrail,
@@ -39,9 +39,20 @@ from policies.guardrails import (
     judge_all,
     judge_alone,
 )
-from policies.matching import Side
-from policies.model import RewardSums
-from policies.rollout import Audit, Command, Configured, Event, Plan, Refused, SetWeight, State, Status, Tick
+from policies.rollout.machine import (
+    Audit,
+    Command,
+    Configured,
+    Event,
+    Plan,
+    Refused,
+    SetWeight,
+    State,
+    Status,
+    Tick,
+)
+from policies.sequential.betting import WindowBets
+from policies.sequential.stratified import Side
 
 log = logging.getLogger("turnout.rollout")
 

@@ -39,7 +39,7 @@ class Stopped:
     by: str = ""
     """Who handed over or took it back: a person, or "rule"."""
     lead: Mapping[str, Any] | None = None
-    """By how much the winner was better when it was named (`policies.winner.Lead`)."""
+    """By how much the winner was better when it was named (`policies.sequential.winner.Lead`)."""
     asks: bool = False
     """A person took a hand-over back, so that `then: single` asks from now on."""
 

@@ -19,7 +19,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.state.base import OutcomeFilter, Store
 from gateway.state.units import metric_of
-from policies.contrast import Rate, mean_interval
+from policies.sequential.two_sample import Rate, mean_interval
 
 log = logging.getLogger("turnout.watch")
 

@@ -1,6 +1,6 @@
 """The encoded features of a decision, as they travel in its sealed id and with its rewards.
 
-    8   fingerprint of the declared features (`policies.features.fingerprint`)
+    8   fingerprint of the declared features (`policies.contextual.features.fingerprint`)
     1   columns of the row
     3   for each entry beyond the constant that is not 0: its column, and the entry in steps of 1 / GRID
 
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from policies.features import GRID
+from policies.contextual.features import GRID
 
 _HEAD: Final = struct.Struct(">8sB")
 _ENTRY: Final = struct.Struct(">Bh")

@@ -14,10 +14,10 @@ from math import inf
 from typing import Literal, Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.exposures import Sighting
 from gateway.record.request_ids import RequestKey
-from gateway.record.sightings import Sighting
-from policies.linear import LinearSums
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.contextual.regression import LinearSums
 
 BUCKET = 10.0
 """Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""
@@ -33,7 +33,7 @@ class StoreUnavailable(Exception):
 class Counts:
     """Additive counts over outcomes of one variant (forced ones excluded).
 
-    ``latency`` and ``gateway`` map a log-scale bucket (`gateway.telemetry.histogram`) to a count, in
+    ``latency`` and ``gateway`` map a log-scale bucket (`gateway.record.histogram`) to a count, in
     milliseconds of ``total_ms`` and ``gateway_ms`` of the answers this variant served.
     """
 
@@ -247,7 +247,7 @@ class Store(Protocol):
         ...
 
     async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
-        """The decisions for those units whose mix is less than ``below`` (`gateway.record.sightings`)."""
+        """The decisions for those units whose mix is less than ``below`` (`gateway.record.exposures`)."""
         ...
 
     async def disagreements(

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from gateway.record.rewards import Metric as Bounds
-from gateway.record.rewards import worst
+from gateway.ingest.rewards import Metric as Bounds
+from gateway.ingest.rewards import worst
 from gateway.state.base import BUCKET, Bucket, Counts, Store
 from gateway.state.folding import LADDER
 from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 
 Key = tuple[str, str]
 """Variant and metric."""
@@ -172,7 +172,7 @@ def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
 
 
 def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key, RewardSums]]]:
-    """(start, observations) of each bucket, as `policies.bandit.discounted` takes them."""
+    """(start, observations) of each bucket, as `policies.allocation.bandit.discounted` takes them."""
     return ((b.start, {(b.variant, m): r.observations for m, r in b.rewards.items()}) for b in buckets)
 
 

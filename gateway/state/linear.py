@@ -22,7 +22,7 @@ import numpy as np
 
 from gateway.record.context import Context
 from gateway.state.exact import Expansion
-from policies.linear import LinearSums
+from policies.contextual.regression import LinearSums
 
 _HEAD: Final = struct.Struct("<qB")
 

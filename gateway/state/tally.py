@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.record import histogram
 from gateway.record.events import BLAMELESS, Outcome, Reward, Shadowed, columns, grouped
 from gateway.state.base import BUCKET, Counts
-from gateway.telemetry import histogram
 
 
 class CellKey(NamedTuple):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
-from gateway.dataplane.headers import (
+from gateway.http.fields import (
     ANSWER_ACTIONS,
     CODING,
     CONNECTION,

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from gateway.record.context import pack
-from policies.contextual import Contextual
-from policies.features import encode, fingerprint
+from policies.contextual.bandit import Contextual
+from policies.contextual.features import encode, fingerprint
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
 from tests.contract.made import outcome, reward

@@ -19,7 +19,7 @@ from gateway.state.evidence import (
     rewarded,
     share_observed,
 )
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 

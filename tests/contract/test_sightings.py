@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.record.sightings import Sighting
+from gateway.record.exposures import Sighting
+from gateway.record.histogram import index
 from gateway.state.base import Retention, Store
-from gateway.telemetry.histogram import index
-from policies.srm import EVERY_UNIT, mix
+from policies.sequential.srm import EVERY_UNIT, mix
 from tests.contract.made import T0, outcome
 
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from gateway.state.base import Retention, Store
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, published, reward
 
 DAY = 86_400.0

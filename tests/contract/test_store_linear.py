@@ -10,8 +10,8 @@ from gateway.record.context import pack
 from gateway.record.events import Reward
 from gateway.state.base import Retention, Store
 from gateway.state.linear import ExactLinear
-from policies.features import GRID
-from policies.linear import LinearSums
+from policies.contextual.features import GRID
+from policies.contextual.regression import LinearSums
 from tests.contract.made import T0, outcome, published, reward
 
 SEEN = bytes(range(8))

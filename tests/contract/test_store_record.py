@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from gateway.record import histogram
 from gateway.state.base import OutcomeFilter, Store
-from gateway.telemetry import histogram
 from tests.contract.made import T0, decision, outcome, published, reward, shadowed
 
 

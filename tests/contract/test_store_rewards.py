@@ -6,7 +6,7 @@ import asyncio
 import math
 
 from gateway.state.base import RewardResult, Store
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward, shadowed
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention, Store
 from gateway.state.units import MOVES, STICKY, UNITS
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 Key = tuple[str, str]

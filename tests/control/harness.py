@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.auth.principal import Authenticator, Principal
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
 from gateway.control.context import Action, Live
-from gateway.dataplane.auth import Authenticator, Principal
 from gateway.errors import TurnoutError
+from gateway.ingest.rewards import RewardBook
 from gateway.loops.allocation import Allocations
-from gateway.record import history
-from gateway.record.rewards import RewardBook
-from gateway.record.token import Sealer
+from gateway.record.decision_id import Sealer
+from gateway.state import history
 from gateway.state.base import Event, Revision, Store
 from gateway.state.sqlite import SqliteStore
 
@@ -238,7 +238,7 @@ class Harness:
 
 
 def _bucket(rate: float) -> Any:
-    from gateway.dataplane.auth import Bucket
+    from gateway.auth.principal import Bucket
 
     return Bucket(rate)
 

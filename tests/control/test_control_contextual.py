@@ -12,18 +12,18 @@ from scipy import stats
 from gateway.compile.ensembles import described, draw
 from gateway.compile.plans import plan
 from gateway.config.load import load
-from gateway.control.answers import RouteReport
 from gateway.control.context import Live
-from gateway.control.record_calls import _sealed
-from gateway.control.report import Evidence, report
+from gateway.control.handlers.record import _sealed
+from gateway.control.reports.route import Evidence, report
+from gateway.control.schemas.responses import RouteReport
 from gateway.record.context import pack
-from gateway.record.token import Opened
+from gateway.record.decision_id import Opened
 from gateway.state.evidence import Rewarded
 from policies.allocate import allocate
-from policies.contextual import Contextual
-from policies.features import encode, fingerprint
-from policies.linear import LinearSums, fit
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.contextual.bandit import Contextual
+from policies.contextual.features import encode, fingerprint
+from policies.contextual.regression import LinearSums, fit
 
 DOCUMENT = load(
     """

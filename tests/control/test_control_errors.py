@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.control.app import SPECIFICATION
-from gateway.control.calls import LOOPBACK, OPEN
-from gateway.control.edge import Edge
-from gateway.control.table import CALLS
+from gateway.control.endpoint import LOOPBACK, OPEN
+from gateway.control.middleware import Edge
+from gateway.control.routes import CALLS
 from gateway.errors import CODES
 from tests.control.conftest import Client
 from tests.control.harness import Harness

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from gateway.control import news
+from gateway.control import event_stream as news
 from gateway.control.app import ControlApp
 from tests.control.conftest import Client
 from tests.control.harness import Harness

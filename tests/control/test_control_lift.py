@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.contrast import Rate, difference_interval, ratio_interval
+from policies.sequential.two_sample import Rate, difference_interval, ratio_interval
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 from tests.control.seed import World, live_through

@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gateway.control.app import SPECIFICATION
-from gateway.control.calls import OPEN
-from gateway.control.table import CALLS
+from gateway.control.endpoint import OPEN
+from gateway.control.routes import CALLS
 from gateway.errors import CODES
 from tests.control.conftest import Client
 from tests.control.harness import Harness

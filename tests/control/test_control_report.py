@@ -12,15 +12,15 @@ from scipy import stats
 
 from gateway.config.load import load
 from gateway.control.context import Live
-from gateway.control.estimates import estimate
-from gateway.control.report import Evidence, report
-from gateway.control.series import series, step_for, steps
+from gateway.control.reports.estimates import estimate
+from gateway.control.reports.route import Evidence, report
+from gateway.control.reports.series import series, step_for, steps
+from gateway.record.histogram import index
 from gateway.state.base import Counts, Published
 from gateway.state.evidence import Rewarded, RewardedBucket
-from gateway.telemetry.histogram import index
-from policies.assign import allocation
-from policies.contrast import Rate, mean_interval
-from policies.model import RewardSums
+from policies.allocation.bucketing import allocation
+from policies.allocation.model import RewardSums
+from policies.sequential.two_sample import Rate, mean_interval
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness
 from tests.control.seed import World, live_through

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.control.verdict import HOOKS
+from gateway.control.reports.verdict import HOOKS
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 

@@ -12,7 +12,7 @@ import pytest
 
 from dashboards.bundle import bundle
 from dashboards.site import PAGES, Site
-from gateway.control.dashboard_calls import HEADERS
+from gateway.control.handlers.dashboard import HEADERS
 
 WEB = Path(__file__).parents[2] / "dashboards" / "web"
 SITE = Site()

@@ -19,12 +19,12 @@ import pytest
 from gateway.compile.prepare import View, prepare
 from gateway.compile.registry import Registry
 from gateway.config.load import examine
-from gateway.dataplane.comparing import Comparer
-from gateway.dataplane.protocol import ClientProtocol
-from gateway.dataplane.shadow import Shadower
+from gateway.dataplane.client.protocol import ClientProtocol
+from gateway.dataplane.shadow.comparer import Comparer
+from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.worker import TICK, Worker
 from gateway.record.events import Outcome
-from gateway.telemetry.traces import Traces
+from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.connection import BackendConnection
 from gateway.transport.pool import Address
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dataplane.bodies import cookie, query_value
+from gateway.dataplane.request.body_fields import cookie, query_value
 
 words = st.text("ab1 +%&=é", min_size=1, max_size=4).map(str.encode)
 

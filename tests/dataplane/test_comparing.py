@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.dataplane import comparing
-from gateway.dataplane.comparing import MAX_WAITING, Comparer, Pair, reason_of
+from gateway.dataplane.shadow import comparer as comparing
+from gateway.dataplane.shadow.comparer import MAX_WAITING, Comparer, Pair, reason_of
 from policies.comparison.bodies import Comparison, Response
 from policies.comparison.compare import Agreement, compare
 

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from gateway.dataplane.contextual import REMEMBERED, ContextualTable, Sight
+from gateway.dataplane.request.features import REMEMBERED, ContextualTable, Sight
 from gateway.record.context import unpack
-from policies.contextual import Contextual, Ensemble, ensemble
-from policies.features import Categorical, Numeric, encode
-from policies.linear import LinearSums
+from policies.contextual.bandit import Contextual, Ensemble, ensemble
+from policies.contextual.features import Categorical, Numeric, encode
+from policies.contextual.regression import LinearSums
 from tests.dataplane.stage import Stage
 
 ROUTE = """

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from gateway.dataplane.auth import Authenticator, Principal
+from gateway.auth.principal import Authenticator, Principal
 from gateway.errors import TurnoutError
 
 SECRET = b"a-secret"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dataplane.json_body import NO_BODY, read, read_scalars, scalar_at, with_model
+from gateway.dataplane.request.json_body import NO_BODY, read, read_scalars, scalar_at, with_model
 
 texts = st.text(st.characters(categories=None), max_size=6)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts

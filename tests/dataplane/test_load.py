@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gateway.dataplane.load import Load
+from gateway.runtime.loop_load import Load
 
 
 def measured(load: Load, seconds: float, *, computing: bool) -> float:

@@ -15,9 +15,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from gateway.auth.jwt import Tokens
+from gateway.auth.principal import Authenticator
 from gateway.config.document import Jwt
-from gateway.dataplane.auth import Authenticator
-from gateway.dataplane.tokens import Tokens
 from gateway.errors import TurnoutError
 
 NOW = 4_000_000_000.0
@@ -122,7 +122,7 @@ async def test_a_token_without_a_signature_or_with_a_shared_secret_is_refused(
 async def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
     tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.dataplane.tokens.LEAST", 0.01)
+    monkeypatch.setattr("gateway.auth.jwt.LEAST", 0.01)
     running = asyncio.create_task(tokens.run())
     await asyncio.sleep(0.05)
     new = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -1,4 +1,4 @@
-"""The state table of `gateway.dataplane.exchange` as transcripts: what comes in, and all that must come out.
+"""The state table of `gateway.dataplane.exchange.exchange` as transcripts: what comes in, and all that must come out.
 
 Each line is (what happens, what comes out of it, in order). Time stands still between lines but where one says so.
 """

@@ -16,7 +16,7 @@ import pytest
 
 from backends.reference import digits
 from gateway.commands.simulate_canary import assumed
-from policies.verdicts import Guardrail
+from policies.rollout.verdicts import Guardrail
 from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report, wait_for
 from tests.processes import GatewayProcess

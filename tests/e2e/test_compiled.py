@@ -103,7 +103,7 @@ def test_what_runs_there_is_compiled_and_says_so(compiled: Path) -> None:
         compiled, "-m", "gateway.cli", "--version"
     )
     where = _told(compiled, "-c", "from gateway.dataplane import protocol; print(protocol.__file__)")
-    assert where.strip() == str(build.extension(compiled / "gateway/dataplane/protocol.py"))
+    assert where.strip() == str(build.extension(compiled / "gateway/dataplane/client/protocol.py"))
 
 
 def test_every_module_that_should_be_is_compiled(compiled: Path) -> None:
@@ -114,11 +114,11 @@ def test_every_module_that_should_be_is_compiled(compiled: Path) -> None:
 def test_an_edited_source_is_noticed_at_start(compiled: Path, tmp_path: Path) -> None:
     root = tmp_path / "edited"
     shutil.copytree(compiled, root, ignore=shutil.ignore_patterns("tests", "docs", "benchmarks"))
-    with (root / "policies/assign.py").open("a") as file:
+    with (root / "policies/allocation/bucketing.py").open("a") as file:
         file.write("# edited\n")
     told = _told(root, "-m", "gateway.cli", "check", "config.example.yaml")
     assert told.startswith(
-        "turnout: Changed since the build was compiled: policies/assign.py; run 'make compiled'"
+        "turnout: Changed since the build was compiled: policies/allocation/bucketing.py; run 'make compiled'"
     )
 
 

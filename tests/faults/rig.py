@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import uvloop
 
 from benchmarks.children import free_port
-from gateway.dataplane.load import Load
-from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome, Shadowed
+from gateway.runtime.loop_load import Load
 from gateway.server import Gateway
 from tests.wire.backend import RawBackend, Step
 from tests.wire.client import PATIENCE, Client

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.dataplane import states
+from gateway.dataplane.exchange import states
 from tests.faults.rig import FaultRig, request
 from tests.wire.backend import HOLD, RESET, chunked
 from tests.wire.client import Client

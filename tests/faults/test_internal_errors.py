@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.states import DONE
+from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.exchange.states import DONE
 from gateway.internal_errors import INTERNAL_ERRORS, InternalErrors
 from tests.faults.rig import FaultRig, request
 

@@ -12,8 +12,9 @@ import pytest
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.state.sqlite import SqliteStore
-from policies import bandit, posterior
-from policies.model import Learned
+from policies.allocation import bandit
+from policies.allocation.model import Learned
+from policies.bayes import posterior
 from tests.contract.made import outcome, reward
 
 CONFIG = """

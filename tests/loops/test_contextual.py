@@ -17,9 +17,9 @@ from gateway.loops.allocation import Allocations
 from gateway.record.context import pack
 from gateway.state import open_store
 from gateway.state.base import Store
-from policies.contextual import Contextual, Ensemble
-from policies.features import GRID, encode, fingerprint
-from policies.model import Allocation
+from policies.allocation.model import Allocation
+from policies.contextual.bandit import Contextual, Ensemble
+from policies.contextual.features import GRID, encode, fingerprint
 from tests.contract.made import T0, outcome, reward
 
 CONFIG = """

@@ -13,7 +13,7 @@ from gateway.config.load import load
 from gateway.loops.watch import KIND, Watch, distrust
 from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
-from policies.assign import point, unit_hash
+from policies.allocation.bucketing import point, unit_hash
 from tests.loops.test_rollout_bandit import Replica
 from tests.loops.test_stops import CONFIG as STOPS
 from tests.loops.test_stops import Replica as Bandit

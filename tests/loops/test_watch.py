@@ -19,7 +19,7 @@ from gateway.loops.watch import Watch
 from gateway.record.events import Outcome
 from gateway.state.base import Store, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from policies.assign import point, unit_hash
+from policies.allocation.bucketing import point, unit_hash
 
 START = 1_800_000_000.0
 CONFIG = """

@@ -17,15 +17,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, norm
 
-from policies.asymptotic import MINIMUM, TUNING, asymptotic_half_width
-from policies.bets import WindowBets
-from policies.contrast import Bounded, Rate, bounded_log_martingale, evidence_against, rate_log_martingale
-from policies.fixed import chi_squared_p_value
-from policies.guardrails import Evidence, Guardrail, judge_all
-from policies.mixtures import Floats
-from policies.model import RewardSums
-from policies.rollout import Plan, Stage, Status, Tick, begin, step
-from policies.srm import SampleRatio
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Evidence, Guardrail, judge_all
+from policies.rollout.machine import Plan, Stage, Status, Tick, begin, step
+from policies.sequential.asymptotic import MINIMUM, TUNING, asymptotic_half_width
+from policies.sequential.betting import WindowBets
+from policies.sequential.fixed import chi_squared_p_value
+from policies.sequential.mixtures import Floats
+from policies.sequential.srm import SampleRatio
+from policies.sequential.two_sample import (
+    Bounded,
+    Rate,
+    bounded_log_martingale,
+    evidence_against,
+    rate_log_martingale,
+)
 
 ALPHA = 0.05
 Rng = np.random.Generator

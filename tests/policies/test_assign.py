@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.assign import CELLS, SEGMENTS, allocation, distance, point, unit_hash
-from policies.model import Allocation
+from policies.allocation.bucketing import CELLS, SEGMENTS, allocation, distance, point, unit_hash
+from policies.allocation.model import Allocation
 
 NAMES = [f"v{k}" for k in range(12)]
 
@@ -190,7 +190,7 @@ def test_ranges_lie_on_the_grid_of_points() -> None:
 
 
 def test_hash_is_the_same_in_every_process() -> None:
-    code = "from policies.assign import unit_hash; print(unit_hash(b'route', b'user-1'))"
+    code = "from policies.allocation.bucketing import unit_hash; print(unit_hash(b'route', b'user-1'))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == unit_hash(b"route", b"user-1")
 

@@ -11,8 +11,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from policies import asymptotic, fixed
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.sequential import asymptotic, fixed
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "gbstats.json").read_text())[
     "cases"

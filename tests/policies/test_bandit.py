@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from policies.allocate import allocate
-from policies.bandit import Bandit, Debut, Objective, Stop, discounted, joined, refresh, utility
-from policies.model import Discounted, Learned, RewardSums
-from policies.posterior import Beta, Gamma, Student, compare
-from policies.prior import BetaPrior
-from policies.shares import floored, top_two
+from policies.allocation.bandit import Bandit, Debut, Objective, Stop, discounted, joined, refresh, utility
+from policies.allocation.model import Discounted, Learned, RewardSums
+from policies.allocation.shares import floored, top_two
+from policies.bayes.posterior import Beta, Gamma, Student, compare
+from policies.bayes.prior import BetaPrior
 
 GBSTATS = json.loads((Path(__file__).parent / "cases" / "gbstats_bayes.json").read_text())["cases"]
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from policies.bets import Bets, Block, Limit, WindowBets
-from policies.guardrails import Evidence, Guardrail, Levels, judge_all
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Evidence, Guardrail, Levels, judge_all
+from policies.sequential.betting import Bets, Block, Limit, WindowBets
 
 LIMITS = (Limit(), Limit(shift=0.1), Limit(factor=1.3))
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from policies.allocate import allocate
-from policies.contextual import Contextual, discounted, ensemble, moved, restored
-from policies.features import GRID, Categorical, Numeric, columns, encode, fingerprint, recorded
-from policies.linear import LinearSums, fit, total
-from policies.model import Learned
-from policies.posterior import Student, compare
+from policies.allocation.model import Learned
+from policies.bayes.posterior import Student, compare
+from policies.contextual.bandit import Contextual, discounted, ensemble, moved, restored
+from policies.contextual.features import GRID, Categorical, Numeric, columns, encode, fingerprint, recorded
+from policies.contextual.regression import LinearSums, fit, total
 
 FEATURES = (Categorical("tier", ("free", "paid")), Numeric("length", 0, 100))
 

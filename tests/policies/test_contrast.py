@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.contrast import (
+from policies.allocation.model import RewardSums
+from policies.sequential.mixtures import beta_binomial_log_mixture
+from policies.sequential.two_sample import (
     SCALES,
     Arm,
     Bounded,
@@ -23,8 +25,6 @@ from policies.contrast import (
     rate_log_martingale,
     ratio_interval,
 )
-from policies.mixtures import beta_binomial_log_mixture
-from policies.model import RewardSums
 
 
 def bounded(x: object) -> Bounded:

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policies.assign import allocation
-from policies.bandit import Bandit, Objective
-from policies.crowd import Crowd, Served
-from policies.prior import Model
-from policies.simulate import run
-from policies.split import Split
-from policies.worlds import World, standard
+from policies.allocation.bandit import Bandit, Objective
+from policies.allocation.bucketing import allocation
+from policies.allocation.split import Split
+from policies.bayes.prior import Model
+from policies.simulation.bandit import run
+from policies.simulation.clustered_users import Crowd, Served
+from policies.simulation.worlds import World, standard
 
 EQUAL = replace(standard(requests=3000)["heavy users"], means=(("v1", 0.3), ("v2", 0.3)))
 

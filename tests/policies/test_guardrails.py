@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.guardrails import (
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import (
     Evidence,
     Guardrail,
     Kind,
@@ -21,7 +22,6 @@ from policies.guardrails import (
     judge_alone,
     latency_quantile,
 )
-from policies.model import RewardSums
 
 GAMMA = 1.02
 ERRORS = Guardrail("error_rate", max_increase=0.005)

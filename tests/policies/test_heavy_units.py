@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.contrast import Bounded, Rate, difference_interval
-from policies.crowd import Crowd
-from policies.model import RewardSums
-from policies.summary import Estimated, share
+from policies.allocation.model import RewardSums
+from policies.sequential.two_sample import Bounded, Rate, difference_interval
+from policies.simulation.clustered_users import Crowd
+from policies.simulation.summary import Estimated, share
 
 ALPHA = 0.05
 REQUESTS = 20_000

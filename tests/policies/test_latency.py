@@ -7,9 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from policies.contrast import Rate, mean_interval
-from policies.latency import quantile_difference, quantile_estimate, quantile_interval, quantile_ratio
-from policies.mixtures import Floats
+from policies.sequential.latency import (
+    quantile_difference,
+    quantile_estimate,
+    quantile_interval,
+    quantile_ratio,
+)
+from policies.sequential.mixtures import Floats
+from policies.sequential.two_sample import Rate, mean_interval
 
 GAMMA = 1.02
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.guardrails import Guardrail, judge_all
-from policies.matching import Side, matched
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Guardrail, judge_all
+from policies.sequential.stratified import Side, matched
 
 
 def drifting(rng: np.random.Generator, worse: float, stretches: int = 200) -> list[tuple[Side, Side]]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from policies.mean_interval import count_interval, real_interval
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.sequential.mean_interval import count_interval, real_interval
 
 RUNS = 1_500
 

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies import mixtures as m
-from policies.quantiles import double_stitching_bound, empirical_process_lil_bound, quantile_ab_p_value
-from policies.sequential import bernoulli_confidence_interval
+from policies.sequential import mixtures as m
+from policies.sequential.quantiles import (
+    double_stitching_bound,
+    empirical_process_lil_bound,
+    quantile_ab_p_value,
+)
+from policies.sequential.rates import bernoulli_confidence_interval
 
 CASES: dict[str, Any] = json.loads(
     (Path(__file__).parent / "cases" / "confidence_sequences.json").read_text()

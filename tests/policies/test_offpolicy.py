@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from policies.features import Categorical
+from policies.contextual.features import Categorical
 from policies.offpolicy import Limits, Logged, Report, evaluate
 
 MEANS = {"a": 0.3, "b": 0.5, "c": 0.8}

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.allocate import allocate
-from policies.canary import Canary
-from policies.model import Learned, decide
-from policies.shadow import Shadow, shadow_due
-from policies.single import Single
-from policies.split import Split
+from policies.allocation.canary import Canary
+from policies.allocation.model import Learned, decide
+from policies.allocation.shadow import Shadow, shadow_due
+from policies.allocation.single import Single
+from policies.allocation.split import Split
 
 
 def test_single_takes_everything() -> None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from policies.charts import BetaChart, GammaChart, StudentChart, log1p_less, stirling
-from policies.posterior import (
+from policies.bayes.coordinates import BetaChart, GammaChart, StudentChart, log1p_less, stirling
+from policies.bayes.posterior import (
     Beta,
     Gamma,
     Posterior,
@@ -24,7 +24,7 @@ from policies.posterior import (
     interval,
     probability_best,
 )
-from policies.quadrature import contest
+from policies.bayes.quadrature import contest
 
 CASES = Path(__file__).parent / "cases"
 OUTSIDE = json.loads((CASES / "probability_best.json").read_text())["cases"]

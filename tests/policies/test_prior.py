@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.model import Discounted, RewardSums
-from policies.posterior import Beta, Gamma, Student, compare
-from policies.prior import BetaPrior, GammaPrior, NormalPrior, dispersion, posteriors
+from policies.allocation.model import Discounted, RewardSums
+from policies.bayes.posterior import Beta, Gamma, Student, compare
+from policies.bayes.prior import BetaPrior, GammaPrior, NormalPrior, dispersion, posteriors
 
 
 def sums_of(values: np.ndarray) -> RewardSums:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.guardrails import Verdict
-from policies.rollout import (
+from policies.rollout.guardrails import Verdict
+from policies.rollout.machine import (
     COMMANDS,
     GATE,
     TABLE,

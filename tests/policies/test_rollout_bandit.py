@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from policies.guardrails import Verdict
-from policies.rollout import (
+from policies.rollout.guardrails import Verdict
+from policies.rollout.machine import (
     Audit,
     Command,
     Configured,

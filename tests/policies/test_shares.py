@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.shares import capped, floored, top_two
+from policies.allocation.shares import capped, floored, top_two
 
 
 @st.composite

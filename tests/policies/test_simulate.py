@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies import summary
-from policies.bandit import Bandit, Objective, Stop, discounted
-from policies.canary import Canary
-from policies.model import RewardSums
-from policies.simulate import Report, _Course, run
-from policies.single import Single
-from policies.split import Split
-from policies.worlds import Change, Poison, World, standard
+from policies.allocation.bandit import Bandit, Objective, Stop, discounted
+from policies.allocation.canary import Canary
+from policies.allocation.model import RewardSums
+from policies.allocation.single import Single
+from policies.allocation.split import Split
+from policies.simulation import summary
+from policies.simulation.bandit import Report, _Course, run
+from policies.simulation.worlds import Change, Poison, World, standard
 
 WORLDS = standard((0.2, 0.3, 0.5), requests=3000)
 REGRET = json.loads((Path(__file__).parent / "cases" / "regret.json").read_text())["cases"]
@@ -235,7 +235,7 @@ def test_the_best_changes_as_the_world_says() -> None:
 
 
 def test_fading_sums_are_those_of_the_gateway() -> None:
-    """The vectorised discount and `policies.bandit.discounted` agree, delays included."""
+    """The vectorised discount and `policies.allocation.bandit.discounted` agree, delays included."""
     world = replace(WORLDS["delayed"], requests=400)
     plan = thompson(world, half_life=500.0)
     course = _Course(plan, world, 2, 20, np.random.default_rng(1))

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policies.bandit import Bandit, Objective
-from policies.contextual import Contextual, ensemble
-from policies.features import Categorical, Feature, Numeric, columns, encode
-from policies.linear import LinearSums
-from policies.simulate_contextual import ContextReport, run, shares_of
-from policies.single import Single
-from policies.split import Split
-from policies.worlds_contextual import ContextWorld, Rows, standard, width
+from policies.allocation.bandit import Bandit, Objective
+from policies.allocation.single import Single
+from policies.allocation.split import Split
+from policies.contextual.bandit import Contextual, ensemble
+from policies.contextual.features import Categorical, Feature, Numeric, columns, encode
+from policies.contextual.regression import LinearSums
+from policies.simulation.contextual import ContextReport, run, shares_of
+from policies.simulation.worlds_contextual import ContextWorld, Rows, standard, width
 
 WORLDS = standard((0.4, 0.4), requests=3000)
 PLAIN = WORLDS["features decide"]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policies.guardrails import Guardrail
-from policies.rollout import Plan, Stage
-from policies.rollout_plan import Gate
-from policies.simulate_rollout import (
+from policies.rollout.guardrails import Guardrail
+from policies.rollout.machine import Plan, Stage
+from policies.rollout.state import Gate
+from policies.simulation.rollout import (
     COMPLAINT,
     CanaryWorld,
     RolloutReport,

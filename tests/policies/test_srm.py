@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.srm import (
+from policies.sequential.srm import (
     SampleRatio,
     UnitRatio,
     mix,

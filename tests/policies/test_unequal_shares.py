@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from policies.asymptotic import difference_interval
-from policies.guardrails import Evidence, Guardrail, judge
-from policies.matching import Matched, Side
-from policies.measures import Kind
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Evidence, Guardrail, judge
+from policies.sequential.asymptotic import difference_interval
+from policies.sequential.metrics import Kind
+from policies.sequential.stratified import Matched, Side
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 RUNS, LOOKS = 300, 60

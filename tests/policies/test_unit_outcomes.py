@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from policies.guardrails import Evidence, Guardrail, judge
-from policies.matching import Side, matched
-from policies.model import RewardSums
-from policies.unit_outcomes import LATENCIES, MAX_STRETCHES, STRETCH_S, Row, UnitOutcomes
+from policies.allocation.model import RewardSums
+from policies.rollout.guardrails import Evidence, Guardrail, judge
+from policies.sequential.stratified import Side, matched
+from policies.sequential.unit_outcomes import LATENCIES, MAX_STRETCHES, STRETCH_S, Row, UnitOutcomes
 
 RAIL = Guardrail("error_rate", max_increase=0.0)
 

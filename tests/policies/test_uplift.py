@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.fixed import Effect, effect
-from policies.model import RewardSums
-from policies.uplift import EffectPrior, belief
+from policies.allocation.model import RewardSums
+from policies.bayes.uplift import EffectPrior, belief
+from policies.sequential.fixed import Effect, effect
 
 CASES = json.loads((Path(__file__).parent / "cases" / "gbstats_bayes.json").read_text())["cases"]
 EFFECTS = [case for case in CASES if case["kind"].startswith("bayes_effect")]

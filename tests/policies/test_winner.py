@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from policies.bandit import Bandit, Objective, Stop, refresh
-from policies.model import Learned, RewardSums
-from policies.winner import Aim, shown_lead
+from policies.allocation.bandit import Bandit, Objective, Stop, refresh
+from policies.allocation.model import Learned, RewardSums
+from policies.sequential.winner import Aim, shown_lead
 
 VARIANTS = ("v1", "v2")
 

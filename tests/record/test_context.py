@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.record.context import pack, unpack
-from policies.features import GRID, MOST_COLUMNS
+from policies.contextual.features import GRID, MOST_COLUMNS
 
 
 @given(st.binary(min_size=8, max_size=8), st.lists(st.integers(-GRID, GRID), max_size=MOST_COLUMNS - 1))

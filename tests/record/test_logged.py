@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.document import Metric
+from gateway.ingest.ope_dataset import Reading
 from gateway.record.events import Outcome, Reward
-from gateway.record.logged import Reading
 from gateway.state.base import DecisionRecord
 from tests.contract.made import T0, outcome, reward
 

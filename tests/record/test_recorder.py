@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ingest.recorder import Recorder
 from gateway.record.events import Outcome, Shadowed
-from gateway.record.recorder import Recorder
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from tests.contract.made import T0, outcome, shadowed

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import TurnoutError
+from gateway.ingest.rewards import MOST_ITEMS, FeedbackReport, RewardBook, worst
+from gateway.ingest.spool import Spool
+from gateway.record.decision_id import Sealer
 from gateway.record.events import Reward
-from gateway.record.rewards import MOST_ITEMS, FeedbackReport, RewardBook, worst
-from gateway.record.spool import Spool
-from gateway.record.token import Sealer
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 
 NOW = 1_700_000_000.0
 SEALER = Sealer([b"k" * 32])

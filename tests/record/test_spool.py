@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ingest.spool import Spool
 from gateway.record.events import Reward
-from gateway.record.spool import Spool
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 
@@ -168,7 +168,7 @@ async def test_a_caller_that_gives_up_does_not_hold_up_the_others(store: Away, t
 VICTIM = """
 import asyncio, sys
 sys.path[:0] = sys.argv[2:]
-from gateway.record.spool import Spool
+from gateway.ingest.spool import Spool
 from tests.contract.made import T0, outcome, reward
 
 async def main():

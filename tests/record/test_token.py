@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.record.token import BadDecisionId, Opened, Sealer
+from gateway.record.decision_id import BadDecisionId, Opened, Sealer
 
 KEY = bytes(range(32))
 SEALER = Sealer([KEY])

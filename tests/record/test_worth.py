@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from gateway.config.document import Metric
+from gateway.ingest.export import export
+from gateway.ingest.reward_value import worth
+from gateway.ingest.rewards import worst
 from gateway.record.events import Outcome, Reward
-from gateway.record.export import export
-from gateway.record.rewards import worst
-from gateway.record.worth import worth
 from gateway.state.base import DecisionRecord
 from gateway.state.evidence import rewarded
 from gateway.state.sqlite import SqliteStore
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 METRICS = {

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import pytest
 
-from gateway.dataplane.auth import Bucket
+from gateway.auth.principal import Bucket
 from gateway.loops.rates import Rates
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.record.events import Outcome, columns
+from gateway.record.histogram import index
 from gateway.state.folding import merged_epochs
 from gateway.state.paging import ROWS, SPAN_MS, by_block, milliseconds, parts
 from gateway.state.tally import start_of, tally
-from gateway.telemetry.histogram import index
 from tests.contract.made import T0, decision, outcome
 
 rows = st.builds(

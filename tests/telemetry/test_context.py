@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.context import LENGTH, Context, declines, parse, tracestate
+from gateway.telemetry.tracing.context import LENGTH, Context, declines, parse, tracestate
 
 TRACE, SPAN = "12345678901234567890123456789012", "1234567890123456"
 GOOD = f"00-{TRACE}-{SPAN}-01"

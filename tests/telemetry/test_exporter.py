@@ -17,10 +17,10 @@ import pytest
 
 from benchmarks.children import free_port
 from gateway.config.document import Traces
-from gateway.telemetry import exporter as module
-from gateway.telemetry.context import Context
-from gateway.telemetry.exporter import Exporter
-from gateway.telemetry.trace import Asked, Refused, Trace
+from gateway.telemetry.tracing import exporter as module
+from gateway.telemetry.tracing.context import Context
+from gateway.telemetry.tracing.exporter import Exporter
+from gateway.telemetry.tracing.trace import Asked, Refused, Trace
 from tests.telemetry.collector import GOOD, Answer, Collector, collector, partial
 from tests.wire.test_tls import certificate
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from gateway.telemetry.histogram import (
+from gateway.record.histogram import (
     CEILING_MS,
     FLOOR_MS,
     GAMMA,

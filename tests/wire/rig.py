@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from gateway.dataplane.protocol import ClientProtocol
+from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
 from gateway.server import Gateway
 from tests.wire.backend import Connection, RawBackend, Request

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.config.faults import ConfigError
 from gateway.config.load import load
-from gateway.dataplane.heads import with_prefix, with_version
+from gateway.dataplane.exchange.serialize import with_prefix, with_version
 from tests.wire.rig import Rig
 from tests.wire.test_credentials import key
 

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from gateway.record.events import Reward, Shadowed
+from gateway.record.histogram import pack, unpack
 from gateway.state.base import Counts, Published
 from gateway.state.exact import ExactSums, Expansion
-from gateway.telemetry.histogram import pack, unpack
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
 """assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow."""

@@ -10,7 +10,7 @@ from gateway.state.redis.codec import linear_parts
 from gateway.state.redis.link import Link
 from gateway.state.redis.scripts import FOLD_LINEAR
 from gateway.state.redis.sums import ALL, as_fields
-from policies.linear import LinearSums
+from policies.contextual.regression import LinearSums
 
 _STEP: Final = 20
 """Buckets that one step of upkeep touches at most: a script with wide cells must not hold rewards up."""

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
+from gateway.record.exposures import Sighting, sightings
 from gateway.record.page import decode, encode_columns
-from gateway.record.sightings import Sighting, sightings
 from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
 from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds, parts
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed

@@ -22,7 +22,7 @@ class Script:
 _LIBRARY: Final = """
 local P = KEYS[1]
 
--- Packed histograms (gateway.telemetry.histogram): a + sign * b.
+-- Packed histograms (gateway.record.histogram): a + sign * b.
 local function histogram(a, b, sign)
   if b == '' then return a end
   if a == '' and sign > 0 then return b end

@@ -15,8 +15,8 @@ from typing import Final
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.exposures import Sighting
 from gateway.record.request_ids import RequestKey
-from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
     Counts,
@@ -34,8 +34,8 @@ from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
 from gateway.state.redis.rates import RedisRates
-from policies.linear import LinearSums
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.contextual.regression import LinearSums
 
 log = logging.getLogger("turnout.store")
 

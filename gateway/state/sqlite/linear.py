@@ -10,7 +10,7 @@ from gateway.record.context import unpack
 from gateway.record.events import Reward
 from gateway.state.linear import ExactLinear, summed
 from gateway.state.tally import EVER, LinearKey, linear_keys
-from policies.linear import LinearSums
+from policies.contextual.regression import LinearSums
 
 _STEP: Final = 50
 """Cells that one step of upkeep touches at most: one may have five thousand bytes."""

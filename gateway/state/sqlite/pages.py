@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gateway.record.events import Outcome
+from gateway.record.exposures import Sighting, sightings
 from gateway.record.page import decode, encode_columns
-from gateway.record.sightings import Sighting, sightings
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
 from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds
 

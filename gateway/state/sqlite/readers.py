@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Lock, local
 from typing import TypeVar
 
+from gateway.runtime.threads import pool
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import connect, plainly
-from gateway.threads import pool
 
 T = TypeVar("T")
 

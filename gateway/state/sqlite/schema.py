@@ -37,7 +37,7 @@ CREATE TABLE rewards (
   counted REAL,                                 -- what the sums hold for it
   PRIMARY KEY (decision, metric)) WITHOUT ROWID;
 
--- Aggregates. start is in seconds; histograms are packed as gateway.telemetry.histogram says.
+-- Aggregates. start is in seconds; histograms are packed as gateway.record.histogram says.
 CREATE TABLE outcome_cells (
   route TEXT, start INTEGER, epoch INTEGER, variant TEXT,
   assigned INTEGER NOT NULL, served INTEGER NOT NULL, errors INTEGER NOT NULL, fallbacks INTEGER NOT NULL,

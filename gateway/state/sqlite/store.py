@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.exposures import Sighting
 from gateway.record.request_ids import RequestKey
-from gateway.record.sightings import Sighting
 from gateway.state.base import (
     Bucket,
     Counts,
@@ -36,8 +36,8 @@ from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Work, Writer
 from gateway.state.tally import tally
-from policies.linear import LinearSums
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
+from policies.contextual.regression import LinearSums
 
 T = TypeVar("T")
 _SHARES_KEPT: Final = 4096

@@ -6,12 +6,12 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from gateway.record.histogram import merge_packed, pack, unpack
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
 from gateway.state.units import metric_of
-from gateway.telemetry.histogram import merge_packed, pack, unpack
-from policies.model import RewardSums
+from policies.allocation.model import RewardSums
 
 _ALWAYS: Final = 1 << 62
 

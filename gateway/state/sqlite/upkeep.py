@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from gateway.record.events import Outcome, columns
+from gateway.record.histogram import unpack
 from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
@@ -16,7 +17,6 @@ from gateway.state.sqlite import linear, pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import REST
-from gateway.telemetry.histogram import unpack
 
 _STEP: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""

@@ -18,9 +18,9 @@ from threading import Thread
 from typing import Any, Final, TypeVar
 
 from gateway.record.page import BadPage
+from gateway.runtime.threads import stand_back
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import advice, connect
-from gateway.threads import stand_back
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]

@@ -1,0 +1,1 @@
+"""Who makes a request: a credential becomes a principal."""

@@ -1,0 +1,140 @@
+"""Who may make a call of the control API.
+
+A credential is a header (API key or token), the dashboard's cookie, or, without ``auth`` in the
+configuration, being on the loopback interface. The last two are sent along by a browser
+whatever page makes the request, so for them the page must be one of our own.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hmac
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Final
+
+from starlette.requests import Request
+
+from gateway.auth.principal import Authenticator, Principal
+from gateway.control.context import Context
+from gateway.control.feedback_token import PREFIX, FeedbackTokens
+from gateway.control.session import CSRF, Session, Sessions
+from gateway.errors import TurnoutError
+from gateway.http import browsers
+
+FEEDBACK: Final = "/-/feedback"
+HOOKS: Final = "/-/hooks/"
+"""The calls that take a key as the password of HTTP Basic authentication too."""
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def near(request: Request) -> bool:
+    """Whether the client is on this machine and no proxy stands between, so that its loopback is not taken for ours.
+
+    HTTP/1.0 counts as a proxy: some speak nothing else to us, and set no field that tells of them.
+    """
+    client = request.client
+    proxied = getattr(request.state, "proxied", False) or request.scope["http_version"] == "1.0"
+    return client is not None and not proxied and browsers.is_loopback(client.host)
+
+
+def is_local(request: Request, authenticator: Authenticator) -> bool:
+    """Whether the client is `near`, and not a page that has pointed its own name at us."""
+    return near(request) and authenticator.browsers.owns(_host(request))
+
+
+def has_header(headers: Mapping[str, str]) -> bool:
+    return "authorization" in headers or "x-api-key" in headers
+
+
+def reports_from_allowed_page(request: Request, context: Context) -> bool:
+    """Whether a page of `feedback.allow_origins` reports a reward."""
+    origin = request.headers.get("origin", "").lower()
+    return request.url.path == FEEDBACK and origin in context.document().feedback.allow_origins
+
+
+def feedback_token(request: Request) -> str:
+    """The feedback token that the request carries; empty if it carries none."""
+    scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" and rest.strip().startswith(PREFIX) else ""
+
+
+async def identify(
+    request: Request, context: Context, sessions: Sessions, tokens: FeedbackTokens
+) -> Principal:
+    """The principal of ``request``. Raises unauthenticated, forbidden (another site's page), rate_limited."""
+    authenticator = context.authenticator()
+    if authenticator.open:
+        # Whatever the header says: a page may set it too, so it is no credential here.
+        method, host, fields = request.method.encode(), _host(request), _page(request)
+        if reports_from_allowed_page(request, context):
+            fields = {}
+        principal = authenticator.visitor(method, host, fields, near=near(request))
+    elif request.url.path == FEEDBACK and (token := feedback_token(request)):
+        principal = await tokens.principal(token)
+    elif has_header(request.headers):
+        principal = authenticator.principal(credential(request), context.now())
+    else:
+        principal = await _by_cookie(request, sessions)
+    if principal.bucket is not None:
+        wait = principal.bucket.take(perf_counter())
+        if wait > 0:
+            raise TurnoutError("rate_limited", retry_after=wait)
+    return principal
+
+
+def credential(request: Request) -> bytes:
+    given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
+    scheme, _, rest = given.partition(" ")
+    if scheme.lower() == "basic" and request.url.path.startswith(HOOKS):
+        # Flagger sends no header of ours, but the user part of the webhook's URL: http://flagger:KEY@host/…
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(rest, validate=True).partition(b":")[2]
+    return given.encode("latin-1")
+
+
+async def _by_cookie(request: Request, sessions: Sessions) -> Principal:
+    session = await sessions.session(request)
+    if session is None:
+        raise TurnoutError("unauthenticated")
+    if request.method not in SAFE:
+        _refuse_forged(request, session)
+    request.state.session = session
+    return session.principal
+
+
+def _refuse_forged(request: Request, session: Session) -> None:
+    """Raises forbidden for a change that a page of another origin may have made the browser send."""
+    refuse_other_pages(request)
+    page, given = _page(request), request.headers.get(CSRF, "")
+    told = browsers.SITE in page or browsers.ORIGIN in page
+    if not told or not hmac.compare_digest(given.encode("latin-1"), session.csrf.encode()):
+        raise TurnoutError(
+            "forbidden", f"With a cookie a change needs {CSRF!r}, as GET /-/dashboard/session tells it."
+        )
+
+
+def refuse_other_pages(request: Request) -> None:
+    """Raises forbidden unless the request comes from a page of this origin, or from no page at all."""
+    if not browsers.from_own_page(request.method.encode(), _host(request), _page(request)):
+        raise TurnoutError(
+            "forbidden", "A page of another site may not do this; use the gateway's own, or a key."
+        )
+
+
+def _host(request: Request) -> bytes:
+    return request.headers.get("host", "").encode("latin-1")
+
+
+def _page(request: Request) -> dict[bytes, bytes]:
+    return {name: value for name, value in request.headers.raw if name in browsers.FIELDS}
+
+
+def require(principal: Principal, scope: str) -> None:
+    """Raises forbidden."""
+    if not principal.may(scope):
+        raise TurnoutError("forbidden", f"This needs the scope {scope!r}; use a key that has it.")
+    if scope == "config" and principal.routes is not None:
+        # The document holds every route, and the keys: who may write it may do everything.
+        raise TurnoutError("forbidden", "A key with 'routes' may not use the configuration; use one without.")

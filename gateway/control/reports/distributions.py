@@ -1,0 +1,73 @@
+"""Pictures of what is known: the posterior density of each mean, and the whole latency distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from gateway.config.document import Metric
+from gateway.record.histogram import quantile
+from gateway.state.base import Counts
+from policies.allocation.model import RewardSums
+from policies.bayes.posterior import Beta, Gamma, Posterior, Student
+from policies.bayes.prior import posteriors
+
+Json = dict[str, Any]
+
+POINTS: Final = 64
+QUANTILES: Final = (*(k / 20 for k in range(1, 20)), 0.99, 0.999)
+_TAIL: Final = 0.001
+
+
+def distributions(
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    sums: Mapping[tuple[str, str], RewardSums],
+    counts: Mapping[str, Counts],
+) -> Json:
+    """By metric the densities at `POINTS` points; by variant [quantile, milliseconds]."""
+    densities = {name: _densities(variants, name, metric, sums) for name, metric in declared.items()}
+    return {
+        "densities": {name: found for name, found in densities.items() if found is not None},
+        "quantiles": {
+            v: _quantiles(counts[v].latency) for v in variants if v in counts and counts[v].latency
+        },
+    }
+
+
+def _densities(
+    variants: Sequence[str], name: str, metric: Metric, sums: Mapping[tuple[str, str], RewardSums]
+) -> Json | None:
+    known = {v: found for v in variants if (found := sums.get((v, name))) is not None and found.count >= 2}
+    if not known:
+        return None
+    try:
+        made = dict(zip(known, posteriors(metric.type, list(known.values())), strict=True))
+    except ValueError:
+        return None  # values of another type of metric
+    low = min(p.quantile(_TAIL) for p in made.values())
+    high = max(p.quantile(1.0 - _TAIL) for p in made.values())
+    points = np.linspace(low, high, POINTS)
+    return {
+        "points": points.tolist(),
+        "variants": {v: np.nan_to_num(_density(p, points), posinf=0.0).tolist() for v, p in made.items()},
+    }
+
+
+def _density(posterior: Posterior, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    match posterior:
+        case Beta(a, b):
+            found = stats.beta.pdf(at, a, b)
+        case Gamma(shape, rate):
+            found = stats.gamma.pdf(at, shape, scale=1.0 / rate)
+        case Student(df, loc, scale):
+            found = stats.t.pdf(at, df, loc, scale)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _quantiles(histogram: Mapping[int, int]) -> list[list[float | None]]:
+    return [[q, quantile(histogram, q)] for q in QUANTILES]

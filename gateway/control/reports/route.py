@@ -1,0 +1,247 @@
+"""What is known of a route, as JSON: a pure function of the record's sums and of how the route runs now.
+
+Nothing here reads a clock or a store; `gateway.control.services` gathers the evidence and runs this in a
+thread, since comparing posteriors may take milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.compile.plans import plan, reported
+from gateway.config.document import Canary, Document, Metric, Policy, Route
+from gateway.config.policy import bandit_of
+from gateway.control.context import Live
+from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
+from gateway.control.reports.lift import HEALTH, Comparisons
+from gateway.record.histogram import quantile, quantile_interval
+from gateway.state.base import Counts
+from gateway.state.evidence import Rewarded, observations
+from policies.allocation.model import Discounted, RewardSums
+from policies.sequential.metrics import latency_quantile
+from policies.sequential.two_sample import Rate, mean_interval
+
+Json = dict[str, Any]
+
+RECENT: Final = 300.0
+"""Seconds that the `recent` figures cover."""
+
+_NO_COUNTS: Final = Counts()
+_NOTHING: Final = Rewarded()
+_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the store knows of a route, over some period."""
+
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """By variant."""
+    rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
+    """By (variant, metric)."""
+    discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
+    """Likewise; only for a bandit that forgets."""
+    agreement: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """By shadow: answers, compared, agreeing."""
+    recent: Counts = field(default_factory=Counts)
+    """Of all variants together, over the last `RECENT` seconds."""
+    alarms: Sequence[Mapping[str, Any]] = ()
+    stop: Mapping[str, Any] | None = None
+    """Where the stop rule stands."""
+
+
+def summary(name: str, document: Document, live: Live, rollout: Mapping[str, Any] | None, now: float) -> Json:
+    """The part that costs nothing: how the route runs now."""
+    route = document.routes[name]
+    shadows = dict(live.allocation.shadows)
+    return {
+        "route": name,
+        "policy": route.policy.type,
+        "epoch": live.epoch,
+        "revision": live.revision,
+        "allocation": live.allocation.as_dict(),
+        "shadows": shadows or None,
+        "rollout": dict(rollout) if rollout is not None else None,
+        "health": {variant: [dict(one) for one in found] for variant, found in live.health.items()},
+        "as_of": now,
+    }
+
+
+def standing(name: str, document: Document, evidence: Evidence, live: Live) -> Json:
+    """Who leads in which metric, and how often shadows agree."""
+    declared = reported(document, name)
+    sums = observations(evidence.rewards)
+    compared = Comparisons.of(tuple(document.routes[name].variants), declared, evidence.counts, sums)
+    return {
+        "metrics": {metric: described(m) for metric, m in declared.items()},
+        "standings": {} if live.contextual is not None else _standings(compared, declared),
+        "agreement": _agreement(evidence, live),
+        "stop": dict(evidence.stop) if evidence.stop is not None else None,
+    }
+
+
+def recent(counts: Counts) -> Json:
+    """The last minutes of a route, all variants together."""
+    return {
+        "seconds": RECENT,
+        "assigned": counts.assigned,
+        "served": counts.served,
+        "errors": counts.errors,
+        "fallbacks": counts.fallbacks,
+        "error_rate": error_rate(counts),
+        "latency_ms": latencies(counts.latency, _LATENCIES),
+        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+    }
+
+
+def report(
+    name: str,
+    document: Document,
+    evidence: Evidence,
+    live: Live,
+    rollout: Mapping[str, Any] | None,
+    now: float,
+    since: float | None = None,
+    baseline: str | None = None,
+) -> Json:
+    """The JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
+    declared = reported(document, name)
+    variants = tuple(document.routes[name].variants)
+    sums = observations(evidence.rewards)
+    standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
+    compared = Comparisons.of(variants, declared, evidence.counts, sums)
+    against = baseline or _baseline(document.routes[name])
+    return {
+        **summary(name, document, live, rollout, now),
+        "since": since,
+        **_roles(document.routes[name].policy),
+        "recent": recent(evidence.recent),
+        "stop": dict(evidence.stop) if evidence.stop is not None else None,
+        "metric": standing.metric,
+        "goal": standing.goal,
+        "metrics": {metric: described(m) for metric, m in declared.items()},
+        "uses": used(document.routes[name]),
+        "compared_with": against,
+        "standings": {} if live.contextual is not None else _standings(compared, declared),
+        "variants": {
+            variant: _variant(variant, declared, evidence, standing)
+            | {"lift": compared.lift(variant, against)}
+            for variant in variants
+        },
+        "contextual": None if live.contextual is None else dict(live.contextual),
+        "agreement": _agreement(evidence, live),
+        "shadow_counts": {name: dict(found) for name, found in live.shadow_counts.items()} or None,
+        "alarms": [dict(alarm) for alarm in evidence.alarms],
+    }
+
+
+def used(route: Route) -> list[str]:
+    """The metrics that the route itself names: those of its policy, of its guardrails, and of `feedback`."""
+    bandit = bandit_of(route.policy)
+    named = [*(route.feedback or ()), *(bandit.metrics if bandit is not None else ())]
+    named += [rail.metric for rail in getattr(route.policy, "guardrails", ())]
+    return [
+        metric for metric in dict.fromkeys(named) if metric not in HEALTH and not latency_quantile(metric)
+    ]
+
+
+def _baseline(route: Route) -> str:
+    """What variants are compared with where the caller does not say."""
+    return getattr(route.policy, "baseline", None) or next(iter(route.variants))
+
+
+def _standings(compared: Comparisons, declared: Mapping[str, Metric]) -> dict[str, Json]:
+    found = {metric: compared.standing(metric) for metric in declared}
+    return {metric: standing for metric, standing in found.items() if standing is not None}
+
+
+def _roles(policy: Policy) -> Json:
+    """What the policy says of the variants beyond their shares."""
+    stages = policy.stages if isinstance(policy, Canary) else ()
+    return {
+        "baseline": getattr(policy, "baseline", None),
+        "candidate": policy.candidate if isinstance(policy, Canary) else None,
+        "stages": [{"weight": s.weight, "for": s.for_, "min_samples": s.min_samples} for s in stages] or None,
+    }
+
+
+def described(metric: Metric) -> Json:
+    return {
+        "type": metric.type,
+        "goal": metric.goal,
+        "missing": metric.missing,
+        "window": metric.window,
+        "description": metric.description,
+    }
+
+
+def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, standing: Standings) -> Json:
+    counts = evidence.counts.get(variant, _NO_COUNTS)
+    return {
+        "assigned": counts.assigned,
+        "served": counts.served,
+        "errors": counts.errors,
+        "fallbacks": counts.fallbacks,
+        "expected": round(counts.expected, 6),
+        "error_rate": error_rate(counts),
+        "latency_ms": latencies(counts.latency, _LATENCIES),
+        "latency_interval_ms": latency_intervals(counts.latency, _LATENCIES),
+        "gateway_ms": latencies(counts.gateway, _GATEWAY),
+        "rewards": rewards(variant, declared, evidence.rewards),
+        "probability_best": standing.probability_best.get(variant),
+        "expected_loss": standing.expected_loss.get(variant),
+    }
+
+
+def rewards(
+    variant: str, declared: Mapping[str, Metric], found: Mapping[tuple[str, str], Rewarded]
+) -> dict[str, Json]:
+    return {
+        name: reward_estimate(m.type, found.get((variant, name), _NOTHING)) for name, m in declared.items()
+    }
+
+
+def error_rate(counts: Counts) -> Json:
+    """Errors per assignment: a failure that fallback hid counts."""
+    errors = float(min(counts.errors, counts.assigned))
+    return estimate("boolean", RewardSums(counts.assigned, errors, errors))
+
+
+def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
+    """Quantiles in milliseconds, three significant digits (they are within 1 %); None without answers."""
+    found = {name: quantile(histogram, q) for name, q in wanted.items()}
+    known = {name: _digits(value) for name, value in found.items() if value is not None}
+    return known or None
+
+
+def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
+    """95 % intervals of the quantiles; the upper end null where there are too few responses to tell."""
+    found = {}
+    for name, q in wanted.items():
+        ends = quantile_interval(histogram, q, LEVEL)
+        if ends is not None:
+            found[name] = [None if end is None else _digits(end) for end in ends]
+    return found or None
+
+
+def _digits(ms: float) -> float:
+    return float(f"{ms:.3g}")
+
+
+def _agreement(evidence: Evidence, live: Live) -> dict[str, Json] | None:
+    shadows = [shadow for shadow, _ in live.allocation.shadows]
+    names = dict.fromkeys([*shadows, *evidence.agreement])
+    return {name: _agreed(*evidence.agreement.get(name, (0, 0, 0))) for name in names} or None
+
+
+def _agreed(answers: int, compared: int, agreeing: int) -> Json:
+    """The interval is that of the gate's verdict: looked at all the time it holds with probability `LEVEL`."""
+    return {
+        "answers": answers,
+        "compared": compared,
+        "rate": agreeing / compared if compared else None,
+        "interval": list(mean_interval(Rate(agreeing, compared), 1.0 - LEVEL)) if compared else None,
+    }

@@ -1,0 +1,191 @@
+"""A route over time, as JSON: a pure function of the store's buckets and of the allocations in force."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any, Final
+
+from gateway.config.document import Metric
+from gateway.control.reports.estimates import reward_estimate
+from gateway.control.reports.route import error_rate, latencies, latency_intervals
+from gateway.record.histogram import merge
+from gateway.state.base import BUCKET, Counts, Published
+from gateway.state.evidence import Key, Rewarded, RewardedBucket, share_observed
+
+Json = dict[str, Any]
+
+WANTED: Final = 120
+"""Buckets, where the caller does not say."""
+MOST: Final = 2000
+_STEPS: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+_LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
+_NOTHING: Final = Rewarded()
+ROLLING: Final = 12
+"""The rolling figures are over so large a part of the period."""
+
+
+def step_for(span: float, wanted: float | None = None) -> float:
+    """Seconds of one bucket: a multiple of the store's, round where the caller does not say."""
+    if wanted is not None:
+        return max(1, ceil(wanted / BUCKET)) * BUCKET
+    least = span / WANTED
+    return float(next((step for step in _STEPS if step >= least), ceil(least / 86400) * 86400))
+
+
+def series(
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    buckets: Iterable[RewardedBucket],
+    before: Mapping[Key, Rewarded],
+    window: float,
+) -> list[Json]:
+    """The buckets as JSON, oldest first.
+
+    ``before``: the rewards up to the first of them; ``window``: seconds of the rolling figures. A unit's mean
+    stands in one bucket, that of its first value; the others, and the rolling figures, take their values and
+    as many observations of them as there are overall.
+    """
+    buckets = list(buckets)
+    shares = _shares(declared, buckets, before)
+    to_date, rolling = _Totals(before), _Totals({}, shares)
+    held: deque[tuple[float, list[RewardedBucket]]] = deque()
+    made = []
+    for start, found in _by_start(buckets):
+        held.append((start, found))
+        to_date.add(found)
+        rolling.add(found)
+        while held[0][0] <= start - window:
+            rolling.take(held.popleft()[1])
+        made.append(_bucket(start, variants, declared, found, to_date, rolling, shares))
+    return made
+
+
+def _shares(
+    declared: Mapping[str, Metric], buckets: Sequence[RewardedBucket], before: Mapping[Key, Rewarded]
+) -> dict[str, float]:
+    """Observations for each value, by metric."""
+    earlier = [{metric: one} for (_, metric), one in before.items()]
+    return {name: share_observed([*earlier, *(b.rewards for b in buckets)], name) for name in declared}
+
+
+class _Totals:
+    """Sums that buckets are added to and taken from."""
+
+    def __init__(self, before: Mapping[Key, Rewarded], shares: Mapping[str, float] | None = None) -> None:
+        self.rewards = dict(before)
+        self.shares = shares
+        self.assigned: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    def add(self, buckets: Iterable[RewardedBucket], sign: int = 1) -> None:
+        for bucket in buckets:
+            self.assigned[bucket.variant] += sign * bucket.counts.assigned
+            self.errors[bucket.variant] += sign * bucket.counts.errors
+            for metric, one in bucket.rewards.items():
+                key = (bucket.variant, metric)
+                known = self.rewards.get(key, _NOTHING)
+                self.rewards[key] = known + one if sign > 0 else known - one
+
+    def take(self, buckets: Iterable[RewardedBucket]) -> None:
+        self.add(buckets, -1)
+
+    def estimates(self, variant: str, declared: Mapping[str, Metric]) -> Json:
+        found = {name: self.rewards.get((variant, name), _NOTHING) for name in declared}
+        return _estimates(found, declared, self.shares)
+
+    def error_rate(self, variant: str) -> Json:
+        return error_rate(Counts(assigned=self.assigned[variant], errors=self.errors[variant]))
+
+
+def _by_start(buckets: Iterable[RewardedBucket]) -> list[tuple[float, list[RewardedBucket]]]:
+    found: dict[float, list[RewardedBucket]] = {}
+    for bucket in buckets:
+        found.setdefault(bucket.start, []).append(bucket)
+    return sorted(found.items())
+
+
+def _bucket(
+    start: float,
+    variants: Sequence[str],
+    declared: Mapping[str, Metric],
+    buckets: Sequence[RewardedBucket],
+    to_date: _Totals,
+    rolling: _Totals,
+    shares: Mapping[str, float],
+) -> Json:
+    known = dict.fromkeys([*variants, *(b.variant for b in buckets if b.variant)])
+    total = sum(b.counts.assigned for b in buckets if b.variant)
+    expected = sum(b.counts.expected for b in buckets if b.variant)
+    return {
+        "start": start,
+        "epoch": max(b.epoch for b in buckets),
+        "variants": {
+            name: _variant([b for b in buckets if b.variant == name], declared, total, expected, shares)
+            | {
+                "to_date": to_date.estimates(name, declared),
+                "rolling": rolling.estimates(name, declared),
+                "rolling_error_rate": rolling.error_rate(name),
+            }
+            for name in known
+        },
+    }
+
+
+def _variant(
+    buckets: Sequence[RewardedBucket],
+    declared: Mapping[str, Metric],
+    total: int,
+    expected: float,
+    shares: Mapping[str, float],
+) -> Json:
+    counts = [b.counts for b in buckets]
+    assigned, errors = sum(c.assigned for c in counts), sum(c.errors for c in counts)
+    return {
+        "assigned": assigned,
+        "served": sum(c.served for c in counts),
+        "errors": errors,
+        "error_rate": error_rate(Counts(assigned=assigned, errors=errors)),
+        "fallbacks": sum(c.fallbacks for c in counts),
+        "share": assigned / total if total else None,
+        "allocated": sum(c.expected for c in counts) / expected if expected else None,
+        "latency_ms": latencies(_merged(counts, "latency"), _LATENCIES),
+        "latency_interval_ms": latency_intervals(_merged(counts, "latency"), _LATENCIES),
+        "gateway_ms": latencies(_merged(counts, "gateway"), _GATEWAY),
+        "rewards": _estimates({name: _summed(buckets, name) for name in declared}, declared, shares),
+    }
+
+
+def _estimates(
+    found: Mapping[str, Rewarded], declared: Mapping[str, Metric], shares: Mapping[str, float] | None
+) -> Json:
+    """Of the metrics with data: a series says nothing of what it has nothing to say of."""
+    return {
+        name: reward_estimate(declared[name].type, one if shares is None else one.scaled(shares[name]))
+        for name, one in found.items()
+        if one.values.count > 0 and one.observations.count > 0
+    }
+
+
+def _merged(counts: Sequence[Counts], which: str) -> Mapping[int, int]:
+    histograms = [getattr(c, which) for c in counts]
+    return histograms[0] if len(histograms) == 1 else merge(histograms)
+
+
+def _summed(buckets: Sequence[RewardedBucket], metric: str) -> Rewarded:
+    total = _NOTHING
+    for bucket in buckets:
+        total += bucket.rewards.get(metric, _NOTHING)
+    return total
+
+
+def steps(history: Sequence[Published], since: float, until: float) -> list[Json]:
+    """The allocation in force at ``since`` and each change up to ``until``; at most `MOST`, the newest."""
+    within = [p for p in history if p.time <= until]
+    earlier = [p for p in within if p.time <= since]
+    return [
+        {"time": p.time, "epoch": p.epoch, "allocation": dict(p.probabilities), "reason": p.reason}
+        for p in (*earlier[-1:], *(p for p in within if p.time > since))
+    ][-MOST:]

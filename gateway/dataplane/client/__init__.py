@@ -1,0 +1,1 @@
+"""The side towards clients: connections, parsing, refusals."""

@@ -1,0 +1,74 @@
+"""Forwarded (RFC 7239), X-Forwarded-* and Via (RFC 9110 7.6.3): what a backend is told of the client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from gateway.http.fields import FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO
+
+if TYPE_CHECKING:
+    from gateway.dataplane.request.head import Head
+
+KEPT: Final = 8
+"""Most hosts whose lines one connection remembers."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _quoted(value: bytes) -> bytes:
+    """As a quoted string, in which nothing can pass for a further element (RFC 9110 5.6.4)."""
+    return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+class Forwarding:
+    """The forwarding fields of one client connection; nearly always the same for all its requests."""
+
+    __slots__ = ("_known", "peer", "scheme")
+
+    def __init__(self, peer: str, scheme: bytes) -> None:
+        """``peer``: the client's address, "" where it has none (a Unix socket)."""
+        self.peer = peer
+        self.scheme = scheme
+        self._known: dict[bytes, bytes] = {}
+
+    def lines(self, head: Head) -> bytes:
+        """For a request whose client is no trusted proxy: what it says of itself is not passed on."""
+        if head.old:
+            return self._lines(b"1.0", self.scheme, head.host, (), ())
+        known = self._known.get(head.host)
+        if known is None:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            known = self._known[head.host] = self._lines(b"1.1", self.scheme, head.host, (), ())
+        return known
+
+    def lines_through(self, head: Head) -> bytes:
+        """For a request of a trusted proxy: what it said is kept, and added to."""
+        given = {kind: value for kind, value in head.forwarded if kind in (FORWARDED_PROTO, FORWARDED_HOST)}
+        return self._lines(
+            b"1.0" if head.old else b"1.1",
+            given.get(FORWARDED_PROTO, self.scheme),
+            given.get(FORWARDED_HOST, head.host),
+            [value for kind, value in head.forwarded if kind == FORWARDED_FOR],
+            [value for kind, value in head.forwarded if kind == FORWARDED],
+        )
+
+    def _lines(
+        self, version: bytes, scheme: bytes, host: bytes, chain: Sequence[bytes], elements: Sequence[bytes]
+    ) -> bytes:
+        address = self.peer.encode()
+        node = b'"[%b]"' % address if b":" in address else address or b"unknown"
+        # What a trusted proxy says of scheme and host may be what its client told it.
+        element = b"for=%b;proto=%b" % (node, scheme if _TOKEN.fullmatch(scheme) else _quoted(scheme))
+        if host:
+            element += b";host=" + _quoted(host)
+        return b"".join(
+            (
+                b"forwarded: %b\r\n" % b", ".join((*elements, element)),
+                b"x-forwarded-for: %b\r\n" % b", ".join((*chain, address or b"unknown")),
+                b"x-forwarded-proto: %b\r\n" % scheme,
+                b"x-forwarded-host: %b\r\n" % host if host else b"",
+                b"via: %b turnout\r\n" % version,
+            )
+        )

@@ -1,0 +1,1 @@
+"""From an assignment to the response: attempts, failures, relay, outcome."""

@@ -1,0 +1,256 @@
+"""A request's head: its fields as they arrive, and the checks before anything is done with it.
+
+Whatever is ambiguous is refused. Every method raises `TurnoutError`; the connection then ends, because what
+follows such a head can't be told apart from its body.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from gateway.errors import TurnoutError
+from gateway.http.fields import (
+    API_KEY,
+    AUTHORIZATION,
+    CODING,
+    CONNECTION,
+    DROP,
+    EXPECT,
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    HOST,
+    KEEP,
+    LENGTH,
+    METHODS,
+    PASSED_BY_PROXY,
+    PROXY,
+    REQUEST_ID,
+    UPGRADE,
+    VARIANT,
+    split_absolute,
+    tokens,
+    valid_host,
+    valid_request_id,
+    without_sessions,
+)
+
+if TYPE_CHECKING:
+    from gateway.auth.principal import Principal
+    from gateway.telemetry.tracing.trace import Trace
+
+EMPTY: Final[dict[bytes, bytes]] = {}
+KEPT_WITH_CONNECTION: Final = (b"close", b"keep-alive", b"upgrade")
+"""Members of Connection that name no field to remove."""
+
+
+class Head:
+    """A request head. Defaults live on the class: most requests set few of these."""
+
+    method = b""
+    target = b""
+    """In origin form, byte for byte as the client wrote it."""
+    path = b""
+    """The target without its query."""
+    host = b""
+    hosts = 0
+    length = -1
+    """Content-Length; -1 where there is none."""
+    chunked = False
+    old = False
+    """HTTP/1.0"""
+    close = False
+    """Whether the connection ends with this request's answer."""
+    upgrade = b""
+    """The lower-cased protocol of an upgrade that we would tunnel; b"" for none."""
+    wants_upgrade: tuple[bytes, ...] = ()
+    expect = False
+    authorization: bytes | None = None
+    api_key: bytes | None = None
+    credential_lines: list[bytes] = []  # noqa: RUF012 - replaced, never changed
+    variant: bytes | None = None
+    request_id = b""
+    kept: dict[bytes, bytes] = EMPTY
+    """Values, by lower-cased name, of the fields that some route looks at."""
+    codings: tuple[bytes, ...] = ()
+    connection: tuple[bytes, ...] = ()
+    listed: tuple[bytes, ...] = ()
+    """The lower-cased names of fields that Connection lists: they go no further."""
+    forwarded: tuple[tuple[int, bytes], ...] = ()
+    proxied = False
+    """Whether a field tells of a proxy between the client and us, whatever its value."""
+    trace: Trace | None = None
+    """Set for a request that is traced."""
+    principal: Principal
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        """`perf_counter` when its first byte was read."""
+        self.lines: list[bytes] = []
+        """Whole field lines as they go onward; hop-by-hop, identity and forwarding fields are not among them."""
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for ``100 Continue`` before it sends the body (RFC 9110 10.1.1)."""
+        return self.expect and not self.old and (self.length > 0 or self.chunked)
+
+    def take(self, action: int, name: bytes, value: bytes) -> None:  # noqa: C901 - one dispatch
+        """A field that is not simply passed on; ``action`` says what it is to us."""
+        if action == HOST:
+            self.hosts += 1
+            self.host = value
+        elif action == LENGTH:
+            self.length = int(value)  # the parser has refused what is no number, and a second one
+        elif action == KEEP:
+            self._keep(name, value)
+        elif action == AUTHORIZATION:
+            if self.authorization is not None:
+                raise TurnoutError("bad_request", "More than one Authorization field; send one.")
+            self.authorization = value
+        elif action == API_KEY:
+            if self.api_key is not None:
+                raise TurnoutError("bad_request", "More than one x-api-key field; send one.")
+            self.api_key = value
+        elif action == REQUEST_ID:
+            if valid_request_id(value):
+                self.request_id = value
+        elif action == CONNECTION:
+            self.connection += (value,)
+        elif action == VARIANT:
+            if self.variant is not None:
+                raise TurnoutError("bad_request", "More than one x-variant field; send one.")
+            self.variant = value
+        elif action == CODING:
+            self.codings += (value,)
+        elif action == UPGRADE:
+            self.wants_upgrade += (value,)
+        elif action == EXPECT:
+            if value.lower() != b"100-continue":
+                raise TurnoutError("expectation_failed")
+            self.expect = True
+        elif action in (FORWARDED_FOR, FORWARDED, FORWARDED_PROTO, FORWARDED_HOST):
+            self.forwarded += ((action, value),)
+            self.proxied = True
+        elif action == PROXY:
+            self.proxied = True
+        elif action == PASSED_BY_PROXY:
+            self.proxied = True
+            self.lines.append(b"%b: %b\r\n" % (name, value))
+        else:
+            assert action == DROP
+
+    def _keep(self, name: bytes, value: bytes) -> None:
+        if self.kept is EMPTY:
+            self.kept = {}
+        key = name.lower()
+        known = self.kept.get(key)
+        self.kept[key] = value if known is None else known + b", " + value
+        self.lines.append(b"%b: %b\r\n" % (name, value))
+
+    # When the head is complete ------------------------------------------------------------------------
+    def settle(self, parser: httptools.HttpRequestParser, target: bytes) -> None:
+        """Checks version, method, framing and target, and removes what Connection lists; not yet the host."""
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                raise TurnoutError("http_version")
+            self.old = True
+        self.method = parser.get_method()
+        if self.method not in METHODS:
+            raise TurnoutError("method_not_allowed")
+        if self.codings:
+            self._settle_coding()
+        if parser.should_upgrade():
+            self._settle_upgrade()
+        if self.hosts != 1 and (self.hosts or not self.old):
+            raise TurnoutError("bad_host")
+        self._settle_target(target)
+        if self.connection:
+            self._strip_listed()
+        if not parser.should_keep_alive():
+            self.close = True
+
+    def _settle_coding(self) -> None:
+        """Exactly one plain "chunked", of a client that may use it: the parser raises too late for the others."""
+        if self.old or len(self.codings) != 1:
+            raise TurnoutError("bad_framing")
+        if self.codings[0].lower() != b"chunked":
+            raise TurnoutError("not_implemented")
+        if self.length >= 0:
+            raise TurnoutError("bad_framing")
+        self.chunked = True
+
+    def _settle_upgrade(self) -> None:
+        """The parser would skip a body here, so one is refused. Only a WebSocket is tunnelled."""
+        if self.length > 0 or self.chunked:
+            raise TurnoutError("bad_framing", "A request to upgrade may have no body.")
+        if (
+            self.method == b"GET"
+            and not self.old
+            and b"upgrade" in tokens(self.connection)
+            and [value.lower() for value in self.wants_upgrade] == [b"websocket"]
+        ):
+            self.upgrade = b"websocket"
+
+    def _settle_target(self, target: bytes) -> None:
+        if not target.startswith(b"/") and (target != b"*" or self.method != b"OPTIONS"):
+            absolute = split_absolute(target)
+            if absolute is None:
+                raise TurnoutError("bad_target")
+            if self.hosts and not valid_host(self.host):
+                raise TurnoutError("bad_host")
+            self.host, target = absolute  # RFC 9112 3.2.2: the target's authority, not Host, counts
+        if target.find(b"#") >= 0:  # bytes look faster than "in" does
+            raise TurnoutError("bad_target", "The request target holds a fragment; send it without '#'.")
+        self.target = target
+        self.path = target.partition(b"?")[0] if target.find(b"?") >= 0 else target
+
+    def _strip_listed(self) -> None:
+        """Removes the fields that Connection names, which concern this connection alone (RFC 9110 7.6.1)."""
+        listed = tuple(t for t in tokens(self.connection) if t not in KEPT_WITH_CONNECTION)
+        if listed:
+            self.listed = listed
+            prefixes = tuple(token + b":" for token in listed)
+            self.lines = [line for line in self.lines if not line.lower().startswith(prefixes)]
+            if self.kept:
+                self.kept = {name: value for name, value in self.kept.items() if name not in listed}
+
+    @property
+    def credential(self) -> bytes | None:
+        """What names the principal: an API key, or an Authorization value."""
+        return self.api_key if self.api_key is not None else self.authorization
+
+    def set_credentials(self, *, openly: bool) -> None:
+        """What becomes of the credentials, once they were looked at. ``openly``: the gateway asks for none."""
+        ours: list[bytes] = []
+        theirs: list[bytes] = []
+        if self.authorization is not None and b"authorization" not in self.listed:
+            line = b"authorization: %b\r\n" % self.authorization
+            # Beside an API key, which is the gateway's, it is meant for the backend.
+            (theirs if openly or self.api_key is not None else ours).append(line)
+        if self.api_key is not None and b"x-api-key" not in self.listed:
+            (theirs if openly else ours).append(b"x-api-key: %b\r\n" % self.api_key)
+        if theirs:
+            self.lines = self.lines + theirs
+        self.credential_lines = ours
+
+    def drop_sessions(self) -> None:
+        """Removes the dashboard's cookies, which a backend could use as its reader."""
+        cookies, lines = [], []
+        for line in self.lines:
+            name, _, value = line[:-2].partition(b": ")
+            if name.lower() != b"cookie":
+                lines.append(line)
+            elif left := without_sessions(value):
+                cookies.append(left)
+                lines.append(b"cookie: %b\r\n" % left)
+        self.lines = lines
+        self.kept[b"cookie"] = b", ".join(cookies)
+
+    def admit(self, route: str) -> None:
+        """Raises TurnoutError("forbidden") unless the principal may use the route."""
+        if not self.principal.serves(route):
+            raise TurnoutError("forbidden", "The key may not use this route; use one that names it.")

@@ -1,0 +1,1 @@
+"""Copies of requests whose responses no client sees, and their comparison."""

@@ -1,0 +1,1 @@
+"""What transport and data plane share of HTTP: header fields and origins."""

@@ -1,0 +1,245 @@
+"""The record as a file: Parquet, JSONL or CSV, streamed with bounded memory.
+
+One row for each outcome: its fields, the figures of its rewards as columns ``reward_METRIC`` (empty where
+nothing was reported), and of its shadows as JSON in ``shadows``. For each metric whose missing values count as
+zero, ``counts_METRIC`` is what the decision counts as (`gateway.ingest.reward_value`). Decisions and units are
+hexadecimal text, the unit because 64 unsigned bits are more than many readers of numbers hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, Protocol
+
+from gateway.ingest.reward_value import worth
+from gateway.record.events import Outcome
+from gateway.state.base import DecisionRecord, Store
+from gateway.state.evidence import Metric
+
+Format = Literal["parquet", "jsonl", "csv"]
+Row = dict[str, Any]
+
+CHUNK: Final = 2000
+"""Outcomes read, and written, at once."""
+_TEXTS: Final = frozenset(
+    {
+        "decision",
+        "route",
+        "policy",
+        "unit",
+        "assigned",
+        "served",
+        "error",
+        "attempts",
+        "request_id",
+        "principal",
+        "features",
+    }
+)
+_BOOLEANS: Final = frozenset({"sticky", "forced", "fallback"})
+_INTEGERS: Final = frozenset({"revision", "epoch", "status", "request_bytes", "answer_bytes"})
+
+
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class MissingExtra(Exception):
+    """The format needs a package that is not installed; the message says how to install it."""
+
+
+def format_of(path: Path) -> Format:
+    """By the name's ending; raises ValueError for another."""
+    for ending, name in _ENDINGS.items():
+        if path.name.endswith(ending):
+            return name
+    raise ValueError(
+        f"{path.name!r} has none of the endings {', '.join(_ENDINGS)}; write one, or give a format"
+    )
+
+
+_ENDINGS: Final[dict[str, Format]] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+}
+
+
+async def export(
+    store: Store,
+    target: BinaryIO,
+    *,
+    format: Format,  # noqa: A002 - what everybody calls it
+    route: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    declared: Mapping[str, Metric] | None = None,
+    now: float = 0.0,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Writes the outcomes of a route (None: all) and a span of time, oldest first; how many these were.
+
+    ``since`` (inclusive), ``until`` and ``now`` are seconds since the epoch; ``declared`` the metrics as they
+    are configured, where that is known. ``progress`` is told the number of rows so far. Raises
+    StoreUnavailable, `MissingExtra` and OSError.
+    """
+    metrics = await store.metric_names()
+    filled = {name: m for name, m in (declared or {}).items() if m.missing == "zero"}
+    writer = _WRITERS[format](target, [*(f"reward_{m}" for m in metrics), *(f"counts_{m}" for m in filled)])
+    number = 0
+    async for records in chunks(store, route=route, since=since, until=until):
+        writer.write([row(record, metrics) | counts(record, filled, now) for record in records])
+        number += len(records)
+        progress(number)
+    writer.finish()
+    return number
+
+
+async def chunks(
+    store: Store, *, route: str | None = None, since: float | None = None, until: float | None = None
+) -> AsyncIterator[list[DecisionRecord]]:
+    """The record in pieces of at most `CHUNK`, oldest first."""
+    after: bytes | None = None
+    while True:
+        found = await store.records(route=route, since=since, until=until, after=after, limit=CHUNK)
+        if not found:
+            return
+        yield found
+        outcome = found[-1].outcome
+        assert outcome is not None
+        after = outcome.decision
+
+
+def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
+    """One record as the export shows it."""
+    outcome = record.outcome
+    assert outcome is not None
+    made: Row = outcome._asdict()
+    made["decision"] = outcome.decision.hex()
+    made["unit"] = f"{outcome.unit:016x}"
+    values = {reward.metric: reward.value for reward in record.rewards}
+    for metric in metrics:
+        made[f"reward_{metric}"] = values.get(metric)
+    made["shadows"] = _shadows(record)
+    return made
+
+
+def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
+    """What the decision counts as in each metric."""
+    return {f"counts_{name}": worth(record, name, metric, now=now) for name, metric in metrics.items()}
+
+
+def _shadows(record: DecisionRecord) -> str:
+    if not record.shadows:
+        return ""
+    shown = [
+        {name: value for name, value in shadow._asdict().items() if name not in ("decision", "time", "route")}
+        for shadow in record.shadows
+    ]
+    return _json(shown)
+
+
+def names(rewards: Sequence[str]) -> list[str]:
+    """The columns, in order; ``rewards`` are those of the metrics."""
+    return [*Outcome._fields, *rewards, "shadows"]
+
+
+# The formats --------------------------------------------------------------------------------------
+class Writer(Protocol):
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None: ...
+    def write(self, rows: Sequence[Row]) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Jsonl:
+    """One JSON object a line."""
+
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
+        self._target = target
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for one in rows:
+            self._target.write(_json(one).encode("utf-8", "backslashreplace") + b"\n")
+
+    def finish(self) -> None:
+        self._target.flush()
+
+
+_FORMULA: Final = frozenset("=+-@\t\r")
+"""What begins one, as OWASP lists it."""
+
+
+class Csv:
+    """With a head line; missing values are empty, booleans true and false.
+
+    A text that a spreadsheet would take for a formula (clients write request ids) gets an apostrophe in front.
+    """
+
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
+        self._target = target
+        self._buffer = io.StringIO(newline="")
+        self._writer = csv.DictWriter(self._buffer, names(rewards))
+        self._writer.writeheader()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for one in rows:
+            booleans = {name: "true" if one[name] else "false" for name in _BOOLEANS}
+            texts = {name: f"'{one[name]}" for name in _TEXTS if one[name] and one[name][0] in _FORMULA}
+            self._writer.writerow(one | booleans | texts)
+        self._empty()
+
+    def finish(self) -> None:
+        self._empty()
+        self._target.flush()
+
+    def _empty(self) -> None:
+        self._target.write(self._buffer.getvalue().encode("utf-8", "backslashreplace"))
+        self._buffer.seek(0)
+        self._buffer.truncate()
+
+
+class Parquet:
+    """Zstandard-compressed, texts that repeat as dictionaries; ``time`` is a UTC timestamp."""
+
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingExtra(
+                "Parquet needs pyarrow, which is not installed. Run \"pip install 'turnout[export]'\", "
+                "or export as jsonl or csv."
+            ) from error
+        self._arrow = pyarrow
+        self._schema = _schema(pyarrow, rewards)
+        self._writer = pyarrow.parquet.ParquetWriter(target, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        shown = [one | {"time": round(one["time"] * 1e6)} for one in rows]
+        for one in shown:
+            for name in _TEXTS:
+                one[name] = one[name].encode("utf-8", "backslashreplace").decode()
+        self._writer.write_table(self._arrow.Table.from_pylist(shown, schema=self._schema))
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+def _schema(arrow: Any, rewards: Sequence[str]) -> Any:
+    def kind(name: str) -> Any:
+        if name == "time":
+            return arrow.timestamp("us", tz="UTC")
+        if name in _TEXTS or name == "shadows":
+            return arrow.string()
+        if name in _BOOLEANS:
+            return arrow.bool_()
+        return arrow.int64() if name in _INTEGERS else arrow.float64()
+
+    return arrow.schema([(name, kind(name)) for name in names(rewards)])
+
+
+_WRITERS: Final[dict[Format, type[Writer]]] = {"parquet": Parquet, "jsonl": Jsonl, "csv": Csv}

@@ -1,0 +1,95 @@
+"""Requests by their ids, for rewards of clients that hide response headers (`gateway.record.request_ids`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.config.document import Document
+from gateway.record.decision_id import Opened
+from gateway.record.events import Outcome
+from gateway.record.request_ids import AMBIGUOUS, keys_of, request_key
+from gateway.state.base import Store
+
+SLACK_S: Final = 60.0
+"""Seconds that an entry outlives the longest window of a metric: clocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The request behind an id."""
+
+    opened: Opened
+    """What its sealed decision id would say."""
+    principal: str
+    """The id of the key that made the request."""
+
+
+@dataclass(slots=True)
+class RequestIds:
+    """Indexes requests and looks them up, where the configuration asks for it."""
+
+    store: Store
+    document: Callable[[], Document]
+    clock: Clock
+    context: Callable[[str, str], bytes]
+    """(route, features of the outcome as JSON) → the packed row that a sealed id carries."""
+
+    @property
+    def enabled(self) -> bool:
+        return self.document().record.request_ids
+
+    async def index(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember the requests of a batch for as long as a reward may be reported. Raises StoreUnavailable."""
+        if self.enabled:
+            windows = [metric.window for metric in self.document().metrics.values()]
+            keep = max(windows, default=0.0) + SLACK_S
+            await self.store.index_requests(keys_of(outcomes), now=self.clock(), keep=keep)
+
+    async def find(self, wanted: Sequence[tuple[str, str]]) -> list[Found | bytes | None]:
+        """For each (route, request id): the request, `AMBIGUOUS`, or None. Raises StoreUnavailable.
+
+        A reward may be faster than the record: what is not known yet is looked up once more.
+        """
+        found = await self._find(wanted)
+        if None in found:
+            await asyncio.sleep(2 * self.document().record.flush)
+            missing = [place for place, one in enumerate(found) if one is None]
+            for place, one in zip(missing, await self._find([wanted[p] for p in missing]), strict=True):
+                found[place] = one
+        return found
+
+    async def _find(self, wanted: Sequence[tuple[str, str]]) -> list[Found | bytes | None]:
+        by_route: dict[str, list[int]] = {}
+        for place, (route, _) in enumerate(wanted):
+            by_route.setdefault(route, []).append(place)
+        found: list[Found | bytes | None] = [None] * len(wanted)
+        for route, places in by_route.items():
+            keys = [request_key(route, wanted[place][1]) for place in places]
+            for place, decision in zip(places, await self.store.find_requests(route, keys), strict=True):
+                if decision == AMBIGUOUS:
+                    found[place] = AMBIGUOUS
+                elif decision is not None:
+                    found[place] = await self._opened(decision, *wanted[place])
+        return found
+
+    async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | None:
+        outcome = (await self.store.decision(decision)).outcome
+        if outcome is None or (outcome.route, outcome.request_id) != (route, request_id):
+            return None  # the outcome is not written yet, or has been pruned
+        opened = Opened(
+            decision=decision,
+            decided=int.from_bytes(decision[:6], "big") / 1000.0,
+            unit=outcome.unit & 0xFFFF_FFFF_FFFF_FFFF,
+            route=route,
+            assigned=outcome.assigned,
+            served=outcome.served,
+            epoch=outcome.epoch,
+            propensity=outcome.propensity,
+            forced=outcome.forced,
+            context=self.context(route, outcome.features) if outcome.features else b"",
+        )
+        return Found(opened, outcome.principal)

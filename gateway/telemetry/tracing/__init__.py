@@ -1,0 +1,1 @@
+"""Traces: context, spans, and their export."""

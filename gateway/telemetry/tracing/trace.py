@@ -1,0 +1,132 @@
+"""What is known of a traced request: ids made while it runs, and the records that spans are built from later.
+
+Times are `perf_counter`'s seconds; a record's ``offset`` added to them makes seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.telemetry.tracing.context import Context
+
+if TYPE_CHECKING:
+    from gateway.dataplane.snapshot import VariantPlan
+    from gateway.dataplane.tracing import Tracing
+    from gateway.record.events import Outcome
+    from gateway.transport.pool import Address
+
+
+class Trace:
+    """One sampled request's place in its trace."""
+
+    __slots__ = ("link", "parent", "span", "tracing")
+
+    def __init__(self, tracing: Tracing, span: Context, parent: bytes, link: Context | None) -> None:
+        self.tracing = tracing
+        self.span = span
+        """The gateway's own span."""
+        self.parent = parent
+        """Id of the client's span, 8 bytes; b"" where the trace begins here."""
+        self.link = link
+        """The client's span, where it is not followed."""
+
+
+class Attempt:
+    """One try at a backend, or one copy for a shadow."""
+
+    __slots__ = (
+        "address", "begun", "ended", "head", "kind", "plan", "result", "sent", "span", "status"
+    )  # fmt: skip
+
+    def __init__(
+        self, span: Context, plan: VariantPlan, address: Address | None, kind: str, begun: float
+    ) -> None:
+        self.span = span
+        self.plan = plan
+        self.address = address
+        self.kind = kind
+        """first | retry | fallback | hedge | shadow"""
+        self.begun = begun
+        self.sent = 0.0
+        """When the request's last byte was sent; 0.0: never."""
+        self.head = 0.0
+        """When the answer's head came; 0.0: never."""
+        self.ended = 0.0
+        self.status = 0
+        """Of the answer; 0 where there was none."""
+        self.result = ""
+        """"" | the error code, or what else ended it: hedged, hedge_lost, client_left."""
+
+
+class Asked(NamedTuple):
+    """The request itself."""
+
+    method: bytes
+    path: bytes
+    host: bytes
+    scheme: bytes
+    old: bool
+    """HTTP/1.0"""
+    peer: str
+    """The address of whoever is connected; "" for none."""
+    client: str
+    """The address of the client: the peer's, or what a trusted proxy says."""
+    lines: list[bytes]
+    """Its field lines."""
+
+
+class Served(NamedTuple):
+    """A request that had its decision: a span of its own, and one for each attempt."""
+
+    trace: Trace
+    asked: Asked
+    outcome: Outcome
+    prefix: bytes
+    """The path that the route matches."""
+    attempts: list[Attempt]
+    broken: bool
+    """Whether the answer broke off after its head."""
+    begun: float
+    ended: float
+    offset: float
+
+    @property
+    def size(self) -> int:
+        return 1 + len(self.attempts)
+
+
+class Refused(NamedTuple):
+    """A request that was answered with an error before it had a decision."""
+
+    trace: Trace
+    asked: Asked
+    status: int
+    code: str
+    begun: float
+    ended: float
+    offset: float
+
+    @property
+    def size(self) -> int:
+        """Spans that it makes."""
+        return 1
+
+
+class Shadowing(NamedTuple):
+    """A copy for a shadow: a trace of its own that names the request's span."""
+
+    attempt: Attempt
+    link: Context
+    decision: bytes
+    route: str
+    prefix: bytes
+    method: bytes
+    path: bytes
+    offset: float
+
+    @property
+    def size(self) -> int:
+        return 1
+
+
+Traced = Served | Refused | Shadowing

@@ -1,0 +1,1 @@
+"""Plans and shares: which variant gets which part of the traffic."""

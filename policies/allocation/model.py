@@ -1,0 +1,149 @@
+"""The vocabulary of deciding: what a policy is compiled into, and what one request gets.
+
+Pure data. Everything here is immutable, so one reference can be shared by every request
+that is in flight and swapped for another between two of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Goal = Literal["maximize", "minimize"]
+"""Which way a metric is good."""
+
+
+class Decision(NamedTuple):
+    """What one request gets. There is one prebuilt for each variant: deciding makes no object."""
+
+    variant: str
+    position: int
+    """Into ``Allocation.variants``; -1 for a forced variant that the allocation does not know."""
+    propensity: float
+    """The exact probability with which the variant is drawn; 1.0 where it was forced."""
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A probability for each variant, as ranges of [0, 1), and the shadows that run beside.
+
+    ``bounds[k]`` is the upper end of segment ``k`` (ascending, the last is 1.0) and ``owners[k]``
+    the index into ``variants`` of the variant that owns it. A variant may own several segments;
+    its probability is the sum of their lengths. See `policies.allocation.bucketing.allocation` for how the
+    ranges are anchored so that a ramp moves no unit back.
+    """
+
+    variants: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    bounds: tuple[float, ...]
+    owners: tuple[int, ...]
+    shadows: tuple[tuple[str, float], ...] = ()
+    decisions: tuple[Decision, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rows = zip(self.variants, self.probabilities, strict=True)
+        made = tuple(Decision(name, k, p, forced=False) for k, (name, p) in enumerate(rows))
+        object.__setattr__(self, "decisions", made)
+
+    def pick(self, u: float) -> int:
+        """The index of the variant that owns the point ``u`` of [0, 1)."""
+        return self.owners[bisect_right(self.bounds, u)]
+
+    def probability(self, variant: str) -> float:
+        """The exact probability with which ``variant`` is assigned; 0.0 for an unknown one."""
+        return self.probabilities[self.variants.index(variant)] if variant in self.variants else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return dict(zip(self.variants, self.probabilities, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSums:
+    """Additive sums of one metric's reported values for one variant.
+
+    ``count`` observations, ``total`` = Σ value, ``squares`` = Σ value². Sums commute and can be
+    subtracted, so corrections and retractions leave no trace.
+    """
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def __add__(self, other: RewardSums) -> RewardSums:
+        return RewardSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    def __sub__(self, other: RewardSums) -> RewardSums:
+        return RewardSums(self.count - other.count, self.total - other.total, self.squares - other.squares)
+
+    @property
+    def mean(self) -> float:
+        """Σ value / count; NaN when nothing was reported."""
+        return self.total / self.count if self.count else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Discounted:
+    """Sums in which old decisions count less (`policies.allocation.bandit.discounted`).
+
+    A type of its own, so that no promotion test takes them: their count is not a number of
+    observations, and always-valid bounds do not hold for them.
+    """
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Σ weight x value / Σ weight; NaN when nothing was reported."""
+        return self.total / self.count if self.count else float("nan")
+
+
+Sums = RewardSums | Discounted
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Everything that was learned since the plan was written, as the slow path hands it in.
+
+    A part that a policy does not need may stay empty. A variant that is missing from ``sums`` has
+    simply not been rewarded yet.
+    """
+
+    sums: Mapping[tuple[str, str], RewardSums] = field(default_factory=dict)
+    """By (variant, metric), as `Store.reward_sums` returns them."""
+    discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
+    """The same with old decisions counting less; read by bandits that have a half-life."""
+    weight: float | None = None
+    """The candidate's share at which the rollout stands; None: the canary's own."""
+    caps: Mapping[str, float] = field(default_factory=dict)
+    """The largest share that a guardrail leaves a variant, in [0, 1]; 0 ejects it."""
+    winner: str | None = None
+    """Of a bandit, the variant that it was handed over to."""
+    previous: Allocation | None = None
+    """What is in force now, so that as few units as possible change their variant."""
+
+
+def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+    """``weights`` divided by their sum.
+
+    Raises ValueError when a weight is negative or not finite, or all are zero.
+    """
+    total = sum(weights)
+    if not weights or any(not 0 <= w < float("inf") for w in weights) or not 0 < total < float("inf"):
+        raise ValueError("weights must be finite, not negative, and not all zero")
+    return tuple(w / total for w in weights)
+
+
+def decide(allocation: Allocation, u: float, override: str | None = None) -> Decision:
+    """What the request at point ``u`` of [0, 1) gets; ``override`` forces a variant.
+
+    Whether the caller may force, and whether the route has that variant, is checked before.
+    """
+    if override is None:
+        return allocation.decisions[allocation.owners[bisect_right(allocation.bounds, u)]]
+    known = override in allocation.variants
+    return Decision(override, allocation.variants.index(override) if known else -1, 1.0, forced=True)

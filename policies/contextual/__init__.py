@@ -1,0 +1,1 @@
+"""Deciding by features of a request."""

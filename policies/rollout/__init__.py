@@ -1,0 +1,1 @@
+"""The life of a canary: its table of states, its guardrails, its verdicts."""

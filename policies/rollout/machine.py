@@ -1,0 +1,411 @@
+"""The engine of a rollout: what a look, a command or a new configuration does to it.
+
+Pure: `step` takes the state, an event, the plan and the time, and returns the new state and what is to be
+done about it. Which signal leads where is data, in `policies.rollout.table`; read that first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, Final
+
+from policies.rollout.guardrails import Verdict
+from policies.rollout.state import GATE, Gate, Phase, Plan, Stage, State, begin, stage_of
+from policies.rollout.table import COMMANDS, TABLE, Action, Rule, Signal, Status, diagram
+
+__all__ = [
+    "COMMANDS",
+    "GATE",
+    "TABLE",
+    "Action",
+    "Audit",
+    "Command",
+    "Configured",
+    "Effect",
+    "Event",
+    "Gate",
+    "Phase",
+    "Plan",
+    "Refused",
+    "Rule",
+    "SetWeight",
+    "Signal",
+    "Stage",
+    "State",
+    "Status",
+    "Tick",
+    "begin",
+    "diagram",
+    "next_due",
+    "possible",
+    "shadow_share",
+    "stage_of",
+    "step",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A look: the verdicts over the window since `State.window`, and the candidate's samples in it.
+
+    ``sick``: "" or why the baseline is sick (`guardrails.Judgement`). In the gate, samples are compared
+    answers and the only verdict is that of `guardrails.judge_agreement`.
+
+    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` whom its stop rule names, and
+    ``beliefs`` what that rests on (kept with the audit).
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    samples: float = 0.0
+    sick: str = ""
+    share: float | None = None
+    winner: str | None = None
+    beliefs: Mapping[str, Any] | None = None
+    carried: Mapping[str, float] | None = None
+    """What the next window's bets go on with (`State.carried`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A person's word: pause, resume, promote, rollback, or set with a ``weight``.
+
+    ``share``: the candidate's while a bandit decides on it; a pause holds it there.
+    """
+
+    action: str
+    actor: str = ""
+    weight: float | None = None
+    share: float | None = None
+    reason: str = ""
+    """Why, in the person's own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The configuration was read again; the plan given to `step` is the new one."""
+
+    actor: str = ""
+
+
+Event = Tick | Command | Configured
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    """Publish an allocation with this share for the candidate: a new epoch begins."""
+
+    weight: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One entry of the trail: what happened, who or what did it, and on what evidence."""
+
+    time: float
+    signal: str
+    source: str
+    """The state before."""
+    target: str
+    stage: int
+    weight: float
+    """The candidate's share after."""
+    actor: str
+    """Whose command it was; "" when the rollout went by itself."""
+    reason: str
+    evidence: tuple[dict[str, Any], ...] = ()
+    """The verdicts as they stood; after them what the bandit believed, where there is one."""
+    phase: Phase = "canary"
+    """After it, as `State.phase`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that is not possible now; the message says what is."""
+
+    message: str
+
+
+Effect = SetWeight | Audit | Refused
+
+
+# The engine ------------------------------------------------------------------------------------------
+
+
+def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
+    """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
+    if isinstance(event, Command):
+        return _command(state, event, plan, now)
+    if isinstance(event, Configured):
+        same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
+        signal = Signal.CONFIG if same else Signal.RENEWED
+        return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
+    state = replace(state, checked=now)
+    found, reason = _read(state, event, plan, now)
+    if found is None:
+        return state, ()
+    evidence = tuple(verdict.as_dict() for verdict in event.verdicts)
+    if event.beliefs is not None:
+        evidence += (dict(event.beliefs),)
+    return _apply(
+        _standing(state, event.share),
+        found,
+        plan,
+        now,
+        reason=reason,
+        evidence=evidence,
+        carried=event.carried,
+    )
+
+
+def _standing(state: State, share: float | None) -> State:
+    """The state with the share that the bandit has come to, where one decides."""
+    return replace(state, weight=share) if state.deciding and share is not None else state
+
+
+def possible(state: State) -> tuple[str, ...]:
+    """The commands that mean something now."""
+    return tuple(str(signal) for signal in COMMANDS if signal in TABLE[state.status])
+
+
+def next_due(state: State, plan: Plan) -> float:
+    """When something is to be done next, in seconds since the epoch; infinite where only a person moves it.
+
+    Sleep until then, and then send a `Tick`.
+    """
+    if state.status in (Status.HALTED, Status.ROLLED_BACK):
+        return math.inf
+    if state.status is Status.PROMOTED and state.bake_until is None:
+        return math.inf
+    return max(state.checked, state.since) + plan.interval
+
+
+def shadow_share(state: State, plan: Plan) -> float:
+    """The share of requests to be copied to the candidate: the gate's, while the rollout is in it."""
+    waiting = state.status in (Status.RUNNING, Status.PAUSED) and state.stage == GATE
+    return plan.gate.share if waiting and plan.gate is not None else 0.0
+
+
+def _read(state: State, tick: Tick, plan: Plan, now: float) -> tuple[Signal | None, str]:
+    """The first signal of a tick that the state's row knows, and why it is given."""
+    row = TABLE[state.status]
+    for signal, reason in _signals(state, tick, plan, now):
+        if signal in row:
+            return signal, reason
+    return None, ""
+
+
+def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Signal, str]]:
+    found: list[tuple[Signal, str]] = []
+    if state.status is Status.PROMOTED and state.bake_until is None:
+        return found  # nobody watches any more
+    by_verdict = {kind: [v for v in tick.verdicts if v.verdict == kind] for kind in _KINDS}
+    # A sick baseline comes first: what it is compared with then means nothing, a failure included.
+    if tick.sick:
+        found.append((Signal.SICK, tick.sick))
+    # Nothing goes back to a sick baseline; while the candidate is not promoted, `sick` comes before.
+    if by_verdict["fail"] and not (tick.sick and state.status is Status.PROMOTED):
+        found.append((Signal.FAIL, "; ".join(v.breach() for v in by_verdict["fail"])))
+    if by_verdict["error"]:
+        found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
+    if state.bake_until is not None and now >= state.bake_until:
+        found.append((Signal.BAKED, "the bake is over"))
+    if state.competing is not None and plan.bandit is not None:
+        return found if state.status is Status.PROMOTED else found + _contest(state, tick, plan)
+    stage = stage_of(plan, state.stage)
+    lasted = now - state.entered >= stage.duration
+    decided = not by_verdict["inconclusive"] and not by_verdict["error"] and tick.samples >= stage.min_samples
+    if lasted and decided:
+        found.append((_onward(state, plan), "time, samples and every guardrail are as they should be"))
+    deadline = max(state.entered + stage.duration, state.patient_from) + _patience(plan)
+    if lasted and not decided and now >= deadline:
+        found.append((Signal.STALE, _undecided(tick, stage)))
+    return found
+
+
+def _contest(state: State, tick: Tick, plan: Plan) -> list[tuple[Signal, str]]:
+    """What the bandit's stop rule says. Without a winner it goes on for as long as that takes."""
+    if tick.winner is None:
+        return [(Signal.OPEN, "the bandit has no winner any more")]
+    reason = f"the bandit's winner is {tick.winner}"
+    if plan.bandit != "single":
+        return [(Signal.COMPLETE, reason)]
+    return [(Signal.FINISHED if tick.winner == state.candidate else Signal.LOST, reason)]
+
+
+_KINDS: Final = ("pass", "fail", "inconclusive", "error")
+
+
+def _patience(plan: Plan) -> float:
+    return math.inf if plan.patience is None else plan.patience
+
+
+def _onward(state: State, plan: Plan) -> Signal:
+    if state.stage < len(plan.stages) - 1:
+        return Signal.PASSED
+    if plan.bandit is not None:
+        return Signal.COMPETE
+    return Signal.FINISHED if plan.promote else Signal.COMPLETE
+
+
+def _undecided(tick: Tick, stage: Stage) -> str:
+    open_ones = [f"{v.metric} ({v.reason})" for v in tick.verdicts if v.verdict == "inconclusive"]
+    if tick.samples < stage.min_samples:
+        open_ones.append(f"{tick.samples:g} of {stage.min_samples} samples")
+    return "undecided for too long: " + ", ".join(open_ones)
+
+
+def _command(state: State, command: Command, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
+    can = ", ".join("set WEIGHT" if name == "set" else name for name in possible(state))
+    if command.action not in [str(signal) for signal in COMMANDS]:
+        return state, (Refused(f"there is no command {command.action!r}; possible now: {can}"),)
+    signal = Signal(command.action)
+    if signal not in TABLE[state.status]:
+        verb, status = signal.replace("rollback", "roll back"), state.status.replace("_", " ")
+        return state, (Refused(f"can't {verb} a rollout that is {status}; possible now: {can}"),)
+    weight = command.weight
+    if signal is Signal.SET and (weight is None or not 0 <= weight <= 1):
+        return state, (Refused("set needs a weight between 0 and 1 (0% and 100%)"),)
+    reason = f"{signal} {weight:g}" if signal is Signal.SET and weight is not None else str(signal)
+    if command.reason:
+        reason = f"{reason}: {command.reason}"
+    state = _standing(state, command.share)
+    return _apply(state, signal, plan, now, actor=command.actor, reason=reason, given=weight)
+
+
+def _apply(
+    state: State,
+    signal: Signal,
+    plan: Plan,
+    now: float,
+    *,
+    reason: str,
+    actor: str = "",
+    given: float | None = None,
+    evidence: tuple[dict[str, Any], ...] = (),
+    carried: Mapping[str, float] | None = None,
+) -> tuple[State, tuple[Effect, ...]]:
+    rule = TABLE[state.status].get(signal)
+    if rule is None:
+        return state, ()
+    moved = _act(state, rule.action, plan, now, given)
+    moved = replace(moved, status=rule.target, reason=reason)
+    if moved.status is not state.status or rule.action in (Action.RESTART, Action.GIVEN):
+        moved = replace(moved, since=now)
+    if rule.target is not Status.PROMOTED:
+        moved = replace(moved, bake_until=None)
+    if moved == replace(state, reason=reason):
+        return state, ()  # a configuration that changes nothing for the rollout
+    effects: list[Effect] = []
+    if _shares(moved, plan) != _shares(state, plan) or rule.action is Action.RESTART:
+        moved = replace(moved, window=now, carried=moved.carried if carried is None else dict(carried))
+        effects.append(SetWeight(moved.weight, reason))
+    effects.append(
+        Audit(
+            now,
+            signal,
+            state.status,
+            moved.status,
+            moved.stage,
+            moved.weight,
+            actor,
+            reason,
+            evidence,
+            moved.phase,
+        )
+    )
+    return moved, tuple(effects)
+
+
+def _shares(state: State, plan: Plan) -> tuple[float, float, bool]:
+    return state.weight, shadow_share(state, plan), state.deciding
+
+
+def _act(state: State, action: Action, plan: Plan, now: float, given: float | None) -> State:
+    if action is Action.NEXT:
+        return _enter(state, state.stage + 1, plan, now)
+    if action is Action.COMPETE:
+        return replace(state, competing=now, entered=now, patient_from=now)
+    if action is Action.RESTART:
+        return replace(begin(plan, now), checked=state.checked)
+    if action is Action.CONTINUE:
+        return _resume(state, plan, now)
+    if action is Action.FULL:
+        return _promote(state, plan, now)
+    if action is Action.ZERO:
+        return replace(state, weight=0.0, by_hand=False)
+    if action is Action.GIVEN:
+        return _set(state, 0.0 if given is None else given, now)
+    if action is Action.ADAPT:
+        return _adapt(state, plan, now)
+    if action is Action.SETTLE:
+        return replace(state, weight=1.0, bake_until=None)
+    return state
+
+
+def _promote(state: State, plan: Plan, now: float) -> State:
+    """Full traffic, but for the holdback until the bake is over; no unit that is on the candidate moves back."""
+    bakes = plan.bake > 0
+    weight = max(state.weight, 1.0 - plan.holdback) if bakes else 1.0
+    until = now + plan.bake if bakes else None
+    return replace(state, weight=weight, stage=len(plan.stages) - 1, bake_until=until, by_hand=False)
+
+
+def _enter(state: State, stage: int, plan: Plan, now: float) -> State:
+    weight = stage_of(plan, stage).weight
+    return replace(
+        state, stage=stage, weight=weight, entered=now, patient_from=now, window=now, by_hand=False
+    )
+
+
+def _set(state: State, weight: float, now: float) -> State:
+    """By hand. A share of the traffic is the end of the gate; another share is another window."""
+    stage = max(state.stage, 0) if weight > 0 else state.stage
+    entered = state.entered if weight == state.weight else now
+    return replace(state, weight=weight, stage=stage, entered=entered, by_hand=True)
+
+
+def _resume(state: State, plan: Plan, now: float) -> State:
+    """Goes on where the pause began. A bandit takes up its share again, whatever was set.
+
+    A weight set by hand stays, as that of the stage before the first that is greater, until that stage's time,
+    samples and guardrails allow the next: no stage is skipped unproven. Below the first stage's weight, the first
+    begins.
+    """
+    if state.competing is not None and plan.bandit is not None:
+        return state
+    state = replace(state, competing=None)
+    if state.weight == stage_of(plan, state.stage).weight:
+        return replace(state, entered=state.entered + now - state.since, patient_from=now, by_hand=False)
+    stage = _reached(state.weight, plan)
+    if stage is None:
+        return _enter(state, plan.first if state.weight == 0 else 0, plan, now)
+    if stage_of(plan, stage).weight == state.weight:
+        return replace(_enter(state, stage, plan, now), window=state.window)
+    return replace(state, stage=stage, entered=now, patient_from=now, by_hand=True)
+
+
+def _reached(weight: float, plan: Plan) -> int | None:
+    """The stage before the first that is greater; None below the first."""
+    passed = len(list(takewhile(lambda stage: stage.weight <= weight, plan.stages)))
+    return passed - 1 if weight > 0 and passed else None
+
+
+def _adapt(state: State, plan: Plan, now: float) -> State:
+    if state.competing is not None:
+        if plan.bandit is not None:
+            return state
+        return _enter(replace(state, competing=None), len(plan.stages) - 1, plan, now)
+    reached = _reached(state.weight, plan)
+    if state.by_hand and reached is not None:
+        return replace(state, stage=reached)
+    stage = min(max(state.stage, plan.first), len(plan.stages) - 1)
+    if stage_of(plan, stage).weight != state.weight:
+        return _enter(state, stage, plan, now)
+    return replace(state, stage=stage)

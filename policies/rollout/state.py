@@ -1,0 +1,169 @@
+"""What a rollout is to do (`Plan`), and where it stands (`State`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
+
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Levels
+
+GATE: Final = -1
+"""The stage before the first: the candidate only shadows, until it agrees with the baseline enough."""
+
+Phase = Literal["shadow", "canary", "bandit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """``weight``: the candidate's share. ``duration`` (the file's `for`): its shortest time, in seconds."""
+
+    weight: float
+    duration: float = 0.0
+    min_samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"a stage's weight lies between 0 and 1, not at {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Before the first stage: shadow until the agreement rate is shown to be at least ``agreement``."""
+
+    agreement: float
+    share: float = 1.0
+    duration: float = 0.0
+    min_samples: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the configuration says of one rollout. Times in seconds. Raises ValueError without stages."""
+
+    baseline: str
+    candidate: str
+    stages: tuple[Stage, ...]
+    promote: bool = True
+    """on_success: promote; else wait for a person, or go on as ``bandit`` says."""
+    bandit: Literal["ask", "single"] | None = None
+    """on_success: bandit, and what becomes of its winner: a person is asked, or it gets everything."""
+    bake: float = 3_600.0
+    holdback: float = 0.0
+    """The baseline's share until the bake is over, so that the guardrails have a concurrent comparison."""
+    patience: float | None = 86_400.0
+    """How long past its time a stage may stay undecided before the rollout pauses; None: for ever."""
+    gate: Gate | None = None
+    interval: float = 1.0
+    """Between two looks."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a rollout needs at least one stage")
+        if not 0 <= self.holdback < 1:
+            raise ValueError(f"a holdback lies between 0 and 1, not at {self.holdback}")
+
+    @property
+    def first(self) -> int:
+        return GATE if self.gate is not None else 0
+
+    def levels(self, guardrails: int, alpha: float = 0.05) -> Levels:
+        """What the verdicts of a window may be wrong with, so that a whole rollout is rolled back wrongly with at most
+        ``alpha``, and promoted wrongly with at most ``alpha``.
+
+        The gate is one claim more. A bandit that follows has half of ``alpha`` for itself (`bandit_alpha`).
+        """
+        rest = alpha - self.bandit_alpha(alpha)
+        share = rest / max(guardrails + (self.gate is not None), 1)
+        return Levels(alpha, share / (len(self.stages) + (self.bake > 0)), share)
+
+    def bandit_alpha(self, alpha: float = 0.05) -> float:
+        """What may be said wrongly while a bandit decides; 0 without one."""
+        return alpha / 2 if self.bandit is not None else 0.0
+
+
+def stage_of(plan: Plan, index: int) -> Stage:
+    """Stage ``index`` of the plan; the gate is a stage of weight 0."""
+    if index == GATE and plan.gate is not None:
+        return Stage(0.0, plan.gate.duration, plan.gate.min_samples)
+    return plan.stages[min(max(index, 0), len(plan.stages) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that must survive a restart. Times are seconds since the epoch."""
+
+    status: Status
+    stage: int
+    """Index into the plan's stages; `GATE` before the first."""
+    weight: float
+    """The candidate's share now, in [0, 1]; the baseline has the rest."""
+    baseline: str
+    candidate: str
+    entered: float
+    """When the stage began, moved on by the length of every pause."""
+    since: float
+    """When the status began."""
+    window: float
+    """When the weight last changed: evidence counts from here (it is an epoch's beginning)."""
+    patient_from: float
+    """From when, at the earliest, the patience of the stage counts."""
+    bake_until: float | None = None
+    """In `promoted`: until when the guardrails are watched; None after it."""
+    checked: float = -math.inf
+    """The last tick."""
+    reason: str = ""
+    competing: float | None = None
+    """Since when a bandit decides on the share, pauses included; None while the stages do."""
+    by_hand: bool = False
+    """Whether ``weight`` was set by a person and is not the stage's."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
+
+    @property
+    def phase(self) -> Phase:
+        """Which life of the policy this is, or was when the rollout ended."""
+        if self.competing is not None:
+            return "bandit"
+        return "shadow" if self.stage == GATE else "canary"
+
+    @property
+    def deciding(self) -> bool:
+        """Whether the bandit decides on the share at this moment; else it is ``weight``."""
+        return self.competing is not None and self.status in (Status.RUNNING, Status.WAITING)
+
+    def as_dict(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        checked = None if math.isinf(self.checked) else self.checked
+        return fields | {"status": self.status.value, "checked": checked}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
+        try:
+            fields = {"competing": None, "by_hand": False, "carried": {}, **data}
+            fields = {name: fields[name] for name in cls.__slots__}
+            fields["status"] = Status(fields["status"])
+            fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])
+            return cls(**fields)
+        except (KeyError, TypeError) as fault:
+            raise ValueError(f"this is not the state of a rollout: {fault}") from fault
+
+
+def begin(plan: Plan, now: float) -> State:
+    """A rollout at its beginning: the gate if there is one, else the first stage."""
+    stage = plan.first
+    return State(
+        Status.RUNNING,
+        stage,
+        stage_of(plan, stage).weight,
+        plan.baseline,
+        plan.candidate,
+        entered=now,
+        since=now,
+        window=now,
+        patient_from=now,
+        reason="the rollout began",
+    )

@@ -1,0 +1,1 @@
+"""Tests and intervals that hold however often they are looked at."""

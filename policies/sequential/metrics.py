@@ -1,0 +1,191 @@
+"""What was observed of two variants, and how each kind of metric becomes an interval."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from policies.allocation.model import RewardSums
+from policies.sequential import asymptotic
+from policies.sequential.latency import (
+    Edges,
+    Histogram,
+    quantile_difference,
+    quantile_estimate,
+    quantile_ratio,
+)
+from policies.sequential.two_sample import Arm, Bounded, Rate, Shares, difference_interval, ratio_interval
+
+Kind = Literal["boolean", "fraction", "real", "count"]
+Interval = tuple[float, float]
+IntervalAt = Callable[[float, float], Interval | None]
+"""(alpha, scale) to the interval that ``scale`` times as much of the same data would give; None for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was observed of one variant within one epoch.
+
+    ``requests`` assigned to it, and ``errors`` of them that failed (fallback hides none). ``latency`` is a
+    histogram {bucket: count}, ``rewards`` the sums of each metric, ``kinds`` what each metric is.
+    ``seconds`` is the length of the window. ``ranges``: (least, greatest) value of metrics with a cap.
+
+    ``units``: by sticky units, the sums of the share of each one's requests that failed; ``latency`` then holds
+    each unit with the weight 1. None: errors and latencies are by request.
+    """
+
+    requests: float = 0.0
+    errors: float = 0.0
+    latency: Histogram = field(default_factory=dict)
+    rewards: Mapping[str, RewardSums] = field(default_factory=dict)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    seconds: float = 0.0
+    ranges: Mapping[str, Interval] = field(default_factory=dict)
+    units: RewardSums | None = None
+
+    @property
+    def errors_by_unit(self) -> RewardSums:
+        """The error rate's observations: shares of units, or requests that failed or did not."""
+        return self.units or RewardSums(self.requests, self.errors, self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One metric of both variants: estimates (NaN without data), sample counts, and the interval."""
+
+    baseline: float
+    candidate: float
+    baseline_samples: float
+    samples: float
+    interval: IntervalAt
+
+
+def measure(
+    metric: str, baseline: Evidence, candidate: Evidence, *, ratio: bool, edges: Edges | None = None
+) -> Measured:
+    """``metric`` of both: the interval is of candidate - baseline or, with ``ratio``, candidate / baseline.
+
+    Raises ValueError when it can't be looked at: counts that can't be, an unknown metric, no ``edges``.
+    """
+    if metric == "error_rate":
+        check_counts(baseline)
+        check_counts(candidate)
+        return _of_errors(baseline, candidate, ratio=ratio)
+    p = latency_quantile(metric)
+    if p is not None:
+        return _of_latency(baseline.latency, candidate.latency, p, edges, ratio=ratio)
+    kind = candidate.kinds.get(metric) or baseline.kinds.get(metric)
+    if kind is None:
+        raise ValueError(f"no metric {metric!r} is declared; declare it under 'metrics'")
+    first, second = (_checked(metric, kind, evidence) for evidence in (baseline, candidate))
+    limits = candidate.ranges.get(metric)
+    if limits is not None and not (ratio and limits[0]):
+        return _of_capped(first, second, limits, ratio=ratio)
+    return _of_sums(first, second, kind, ratio=ratio)
+
+
+def check_counts(evidence: Evidence) -> None:
+    """Raises ValueError where more errors than requests were counted."""
+    if not 0 <= evidence.errors <= evidence.requests < math.inf:
+        raise ValueError("more errors than requests were counted, or a negative number of either")
+
+
+_DIGITS: Final = re.compile(r"latency_p(\d{1,6})")
+
+
+def latency_quantile(metric: str) -> float | None:
+    """0.99 for ``latency_p99``, 0.999 for ``latency_p999``; None for any other metric."""
+    match = _DIGITS.fullmatch(metric)
+    digits = match[1] if match else ""
+    value = int(digits) / 10 ** max(len(digits), 2) if digits else 0.0
+    return value if value > 0 else None
+
+
+def _checked(metric: str, kind: Kind, evidence: Evidence) -> RewardSums:
+    sums = evidence.rewards.get(metric, RewardSums())
+    if not all(map(math.isfinite, (sums.count, sums.total, sums.squares))) or sums.count < 0:
+        raise ValueError(f"the sums of {metric!r} are not finite")
+    if kind in ("boolean", "fraction") and not -1e-6 <= sums.total <= sums.count + 1e-6:
+        raise ValueError(f"the sums of {metric!r} don't fit values between 0 and 1")
+    return sums
+
+
+def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Measured:
+    first, second = baseline.errors_by_unit, candidate.errors_by_unit
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        interval = ratio_interval if ratio else difference_interval
+        return interval(error_arm(baseline, scale), error_arm(candidate, scale), alpha)
+
+    return Measured(first.mean, second.mean, first.count, second.count, at)
+
+
+def error_arm(evidence: Evidence, scale: float = 1.0) -> Arm:
+    """What is known of an error rate, as if ``scale`` times as much had been seen."""
+    if evidence.units is not None:
+        return Shares(_times(evidence.units, scale))
+    return Rate(evidence.errors * scale, evidence.requests * scale)
+
+
+def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: bool) -> Measured:
+    def bounded(alpha: float, scale: float) -> Interval | None:
+        interval = ratio_interval if ratio else difference_interval
+        return interval(_arm(baseline, kind, scale), _arm(candidate, kind, scale), alpha)
+
+    def unbounded(alpha: float, scale: float) -> Interval | None:
+        interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
+        return interval(_times(baseline, scale), _times(candidate, scale), alpha)
+
+    at = bounded if kind in ("boolean", "fraction") else unbounded
+    return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+
+
+def _of_capped(baseline: RewardSums, candidate: RewardSums, limits: Interval, *, ratio: bool) -> Measured:
+    """Values between known limits, however skewed: the exact test of a fraction, in the metric's own unit."""
+    low, width = limits[0], limits[1] - limits[0]
+    unit = 1.0 if ratio else width
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        interval = ratio_interval if ratio else difference_interval
+        first, second = (Bounded(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate))
+        ends = interval(first, second, alpha)
+        return ends[0] * unit, ends[1] * unit
+
+    return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+
+
+def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:
+    """The sums of (value - low) / width, which lies in [0, 1]."""
+    n, total, squares = sums.count, sums.total, sums.squares
+    moved = min(max((total - n * low) / width, 0.0), n)
+    return RewardSums(n, moved, min(max((squares - 2 * low * total + n * low * low) / width**2, 0.0), moved))
+
+
+def _arm(sums: RewardSums, kind: Kind, scale: float) -> Arm:
+    if kind == "fraction":
+        return Bounded(_times(sums, scale))
+    # Sums that lost a retracted value may miss 0 by a rounding error.
+    return Rate(min(max(sums.total, 0.0), sums.count) * scale, sums.count * scale)
+
+
+def _times(sums: RewardSums, scale: float) -> RewardSums:
+    return RewardSums(sums.count * scale, sums.total * scale, sums.squares * scale)
+
+
+def _of_latency(
+    baseline: Histogram, candidate: Histogram, p: float, edges: Edges | None, *, ratio: bool
+) -> Measured:
+    if edges is None:
+        raise ValueError("the ends of the latency buckets are not known here")
+    if any(count < 0 for histogram in (baseline, candidate) for count in histogram.values()):
+        raise ValueError("a latency histogram has a negative count")
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        first, second = ({b: n * scale for b, n in h.items()} for h in (baseline, candidate))
+        return (quantile_ratio if ratio else quantile_difference)(first, second, p, alpha, edges)
+
+    first, second = quantile_estimate(baseline, p, edges), quantile_estimate(candidate, p, edges)
+    return Measured(first, second, sum(baseline.values()), sum(candidate.values()), at)

@@ -1,0 +1,297 @@
+"""Two variants against each other, always valid, from additive sums only.
+
+Each variant's data give, for every mean it could have, a martingale that starts at 1 and at the true
+mean exceeds 1/alpha with probability at most alpha, however often it is looked at (Ville 1939). The
+product of both is such a martingale for the pair of means, whatever the shares and the order of
+arrival. A claim "the candidate's mean is factor * the baseline's + shift" is refuted once the product
+exceeds 1/alpha at *every* pair that satisfies it; the claims not refuted make the interval. This is the
+construction of Howard & Ramdas (2022, Section 5) for quantiles, applied to means. It needs no common
+prior and no normal approximation, and it works with zeros.
+
+What it assumes: within the window each variant's values have a constant mean and are not tied to
+each other (see docs/guardrails.md, "When not to trust it").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln, xlog1py, xlogy
+
+from policies.allocation.model import RewardSums
+from policies.sequential.mixtures import Floats, gamma_exponential_at, normal_rho
+
+SCALES: Final = (16.0, 400.0, 10_000.0, 250_000.0)
+"""The sample sizes at which a rate's martingale is sharp. An equal mixture loses at most log 4 to the best of
+them, and to choose one beforehand would cost more wherever it is wrong: the smallest finds a candidate that
+always fails within a handful of requests, the largest tells 0.1 % from 0.15 %."""
+
+_EDGE: Final = 1e-12
+_POINTS: Final = 17
+_ZOOMS: Final = 4
+
+
+def _inside(mean: Floats) -> Floats:
+    return np.asarray(np.clip(mean, _EDGE, 1 - _EDGE), dtype=np.float64)
+
+
+class Arm(Protocol):
+    """One variant's data as a function of the mean that it is supposed to have."""
+
+    @property
+    def centre(self) -> Floats:
+        """The supposed mean that the data speak least against."""
+        ...
+
+    def __call__(self, mean: Floats) -> Floats:
+        """log of the martingale at each supposed ``mean`` in (0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``n`` yes-or-no observations with ``successes`` yes: numbers, or arrays of one shape."""
+
+    successes: npt.ArrayLike
+    n: npt.ArrayLike
+
+    @property
+    def centre(self) -> Floats:
+        n = np.asarray(self.n, dtype=np.float64)
+        return _inside(np.asarray(self.successes, dtype=np.float64) / np.maximum(n, 1.0))
+
+    def __call__(self, mean: Floats) -> Floats:
+        extra = (np.ndim(mean) - np.ndim(self.n)) * (1,)
+        successes = np.reshape(np.asarray(self.successes, dtype=np.float64), np.shape(self.successes) + extra)
+        n = np.reshape(np.asarray(self.n, dtype=np.float64), np.shape(self.n) + extra)
+        return rate_log_martingale(mean, successes, n)
+
+
+def rate_log_martingale(p: Floats, successes: Floats, n: Floats) -> Floats:
+    """log of the martingale of a rate, at the supposed rate ``p``; all three broadcast.
+
+    The Dirichlet-multinomial martingale of Lindon & Malek (2022) for two categories, which is the
+    beta-binomial mixture of Howard et al. (2021, Proposition 7): the likelihood under rates drawn from
+    Beta(k p, k (1 - p)), over that under p. ``k`` is mixed over `SCALES`.
+    """
+    p = np.clip(p, _EDGE, 1 - _EDGE)
+    failures = n - successes
+    k = _CONCENTRATIONS.reshape(-1, *[1] * max(p.ndim, n.ndim, successes.ndim))
+    drawn = (
+        gammaln(k * p + successes) + gammaln(k * (1 - p) + failures) - gammaln(k * p) - gammaln(k * (1 - p))
+    )
+    sizes = gammaln(k) - gammaln(k + n) - math.log(len(SCALES))
+    plain = xlogy(successes, p) + xlog1py(failures, -p)
+    return np.asarray(np.logaddexp.reduce(drawn + sizes, axis=0) - plain, dtype=np.float64)
+
+
+_CONCENTRATIONS: Final = np.asarray([normal_rho(scale) - 1 for scale in SCALES])
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """Values in [0, 1], by their sums."""
+
+    sums: RewardSums
+
+    @property
+    def centre(self) -> Floats:
+        return _inside(np.asarray(self.sums.mean if self.sums.count else 0.5))
+
+    def __call__(self, mean: Floats) -> Floats:
+        return bounded_log_martingale(mean, self.sums)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Values in [0, 1], most of them 0 or 1: the share of each unit's requests that failed, say.
+
+    The equal mixture of two martingales. That of a rate is sharp where units have few requests; it holds for
+    values between 0 and 1, for it is convex in them. That of bounded means is sharp where units have many.
+    """
+
+    sums: RewardSums
+
+    @property
+    def centre(self) -> Floats:
+        return Bounded(self.sums).centre
+
+    def __call__(self, mean: Floats) -> Floats:
+        total = min(max(self.sums.total, 0.0), self.sums.count)
+        rate = rate_log_martingale(mean, np.asarray(total), np.asarray(self.sums.count))
+        return np.asarray(np.logaddexp(rate, Bounded(self.sums)(mean)) - math.log(2), dtype=np.float64)
+
+
+_VARIANCES: Final = np.asarray([normal_rho(v, one_sided=True) for v in (1.0, 30.0, 1_000.0)])
+
+
+def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
+    """log of the martingale of values in [0, 1], at the supposed ``mean``.
+
+    At a fixed supposed mean m the deviations y = x - m satisfy E exp(l y - psi(l) y^2) <= 1 for
+    psi(l) = (-log(1 - c l) - c l) / c^2 and 0 <= l < 1/c, where y >= -c (Fan, Grama & Liu 2015, Lemma
+    4.1). So sum(y) is sub-exponential with intrinsic time sum(y^2), and the gamma-exponential mixture of
+    Howard et al. (2021, Proposition 9) applies; both sums follow from ``sums`` alone. Adapts to the
+    variance, exact at every count. Both directions are averaged, as are three scales of variance.
+    """
+    m = np.clip(mean, _EDGE, 1 - _EDGE)
+    s = sums.total - sums.count * m
+    v = np.maximum(sums.squares - 2 * m * sums.total + sums.count * m * m, 0.0)
+    rho = _VARIANCES.reshape(-1, *[1] * m.ndim)
+    # A scale larger than needed is still valid, and keeps the gamma functions in range.
+    above = gamma_exponential_at(s, v, rho, np.maximum(m, 0.01))
+    below = gamma_exponential_at(-s, v, rho, np.maximum(1 - m, 0.01))
+    both = np.concatenate([above, below])
+    return np.asarray(np.logaddexp.reduce(both, axis=0) - math.log(len(both)), dtype=np.float64)
+
+
+def evidence_against(baseline: Arm, candidate: Arm, *, factor: float = 1.0, shift: float = 0.0) -> Floats:
+    """log of the e-value against "candidate's mean = factor * baseline's mean + shift".
+
+    Refuted at level alpha when it reaches log(1/alpha). Infinite when no pair of means in [0, 1]
+    satisfies the claim. The shape is that of the arms' counts.
+    """
+    low, high = max(_EDGE, (_EDGE - shift) / factor), min(1 - _EDGE, (1 - _EDGE - shift) / factor)
+    if low > high:
+        return np.full(np.shape(baseline.centre), np.inf)
+    # Both martingales fall, then rise (but for a handful of values in [0, 1], hence the points all over):
+    # the smallest product lies between the two centres.
+    everywhere = np.linspace(low, high, _POINTS) + np.zeros((*np.shape(baseline.centre), 1))
+    ends = baseline.centre, (candidate.centre - shift) / factor
+    left, right = np.clip(np.minimum(*ends), low, high), np.clip(np.maximum(*ends), low, high)
+    best = np.min(baseline(everywhere) + candidate(factor * everywhere + shift), axis=-1)
+    for _ in range(_ZOOMS):
+        grid = np.linspace(left, right, _POINTS, axis=-1)
+        value = baseline(grid) + candidate(factor * grid + shift)
+        at = np.argmin(value, axis=-1, keepdims=True)
+        best = np.minimum(best, np.take_along_axis(value, at, -1)[..., 0])
+        left = np.take_along_axis(grid, np.maximum(at - 1, 0), -1)[..., 0]
+        right = np.take_along_axis(grid, np.minimum(at + 1, _POINTS - 1), -1)[..., 0]
+    return np.asarray(best, dtype=np.float64)
+
+
+def difference_interval(baseline: Arm, candidate: Arm, alpha: float) -> tuple[float, float]:
+    """(low, high) for candidate's mean - baseline's mean, at all times at once with probability 1 - alpha."""
+    (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
+    return float(np.min(_exact(c) - _exact(b))), float(np.max(_exact(c_far) - _exact(b_far)))
+
+
+def ratio_interval(baseline: Arm, candidate: Arm, alpha: float) -> tuple[float, float]:
+    """(low, high) for candidate's mean / baseline's mean; high is infinite while the baseline's may be 0."""
+    (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
+    low, high = float(np.min(_exact(c) / b)), float(np.max(c_far / b_far))
+    return low, (high if np.min(b_far) > _EDGE else math.inf)
+
+
+def mean_interval(arm: Arm, alpha: float) -> tuple[float, float]:
+    """(low, high) for one variant's mean in [0, 1]."""
+    level = -math.log(alpha)
+    low, high = (_exact(_branch(arm, edge, level).reach(level)) for edge in (_EDGE, 1 - _EDGE))
+    return float(low), float(high)
+
+
+def _exact(mean: Floats) -> Floats:
+    """Means at the edge of what is computed are 0 and 1."""
+    return np.where(mean <= _EDGE, 0.0, np.where(mean >= 1 - _EDGE, 1.0, mean))
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """One arm from its centre outwards: ``means``, and the least log martingale at each or farther out.
+
+    The martingale rises outwards but where there are next to no data; then it is the farthest mean that counts.
+    """
+
+    arm: Arm
+    means: Floats
+    levels: Floats
+
+    def reach(self, level: float | Floats) -> Floats:
+        """The farthest mean that is not refuted at ``level``."""
+        level = np.asarray(level, dtype=np.float64)
+        at = np.clip(np.searchsorted(self.levels, level, side="right"), 1, self.levels.size - 1)
+        near, far, low, high = self.means[at - 1], self.means[at], self.levels[at - 1], self.levels[at]
+        mean = near
+        # The curve is convex: its chord is too short, and the chord of what is left is short by far less.
+        for _ in range(_CHORDS):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                part = np.where(high <= level, 1.0, np.maximum((level - low) / (high - low), 0.0))
+            mean = near + part * (far - near)
+            found = self.arm(mean)
+            inside = found <= level
+            near, low = np.where(inside, mean, near), np.where(inside, found, low)
+            far, high = np.where(inside, far, mean), np.where(inside, high, found)
+        return np.asarray(mean, dtype=np.float64)
+
+
+_CHORDS: Final = 3
+
+
+def _branch(arm: Arm, edge: float, level: float) -> _Branch:
+    """``arm`` from its centre towards ``edge``, as far as ``level`` reaches."""
+    centre = float(arm.centre)
+    end = _end(arm, _outwards(arm, edge), level)
+    means = np.linspace(centre, end, 96)
+    if end < centre / 4:  # a ratio turns on the small means, too
+        means = np.sort(np.concatenate([means, np.geomspace(end, centre, 96)]))[::-1]
+    return _along(arm, means)
+
+
+def _end(arm: Arm, steps: Floats, level: float) -> float:
+    """Just beyond the last of ever finer steps at which ``arm`` is not above ``level``."""
+    for _ in range(_ZOOMS):
+        kept = np.flatnonzero(arm(steps) <= level)
+        last = int(kept[-1]) if kept.size else 0
+        if last == steps.size - 1:
+            break
+        steps = np.linspace(steps[last], steps[last + 1], 33)
+    return float(steps[-1])
+
+
+def _outwards(arm: Arm, edge: float) -> Floats:
+    centre = float(arm.centre)
+    return centre + (edge - centre) * np.append(0.0, np.geomspace(1e-9, 1.0, 64))
+
+
+def _along(arm: Arm, means: Floats) -> _Branch:
+    return _Branch(arm, means, np.minimum.accumulate(arm(means)[::-1])[::-1])
+
+
+def _least(arm: Arm) -> float:
+    return min(float(arm(_outwards(arm, edge)).min()) for edge in (_EDGE, 1 - _EDGE))
+
+
+_Pairs = tuple[Floats, Floats]
+
+
+def _corners(baseline: Arm, candidate: Arm, level: float) -> tuple[_Pairs, _Pairs]:
+    """The border of the region of pairs (baseline's mean, candidate's) that are not refuted, in two corners.
+
+    First where the candidate is low and the baseline high, then the other way round.
+    """
+    b_room, c_room = level - _least(candidate), level - _least(baseline)
+    low, high = _EDGE, 1 - _EDGE
+    return (
+        _border(_branch(baseline, high, b_room), _branch(candidate, low, c_room), level),
+        _border(_branch(baseline, low, b_room), _branch(candidate, high, c_room), level),
+    )
+
+
+def _border(baseline: _Branch, candidate: _Branch, level: float) -> _Pairs:
+    room = level - candidate.levels[0]
+    inside = baseline.levels < room
+    means = np.append(baseline.means[inside], baseline.reach(room))
+    levels = np.append(baseline.levels[inside], min(room, baseline.levels[-1]))
+    # A hair more room: where an arm is flat, rounding must not decide how far it reaches.
+    return means, candidate.reach(level - levels + 1e-9)
+
+
+def error_rate_difference(
+    baseline: tuple[float, float], candidate: tuple[float, float], alpha: float
+) -> tuple[float, float]:
+    """Interval for candidate's error rate - baseline's; each argument is (errors, requests)."""
+    return difference_interval(Rate(*baseline), Rate(*candidate), alpha)

@@ -1,0 +1,156 @@
+"""Errors and latencies of sticky units, each unit as one observation, in bounded memory.
+
+The requests of one unit are not independent, so their number says nothing of how much is known. A unit counts once
+for each variant that it was given: with the share of its requests that failed, and with its latencies, together
+weighing 1. Its observation stands in the stretch of time in which the unit came first.
+
+Values in [0, 1] keep the martingales of a rate valid (`policies.sequential.two_sample.Shares`), and so do
+weights of latencies (`policies.sequential.latency`): the count below a quantile is then a sum of values in [0,
+1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from policies.allocation.model import RewardSums
+from policies.sequential.srm import EVERY_UNIT
+from policies.sequential.stratified import Side
+
+LATENCIES: Final = 32
+"""Requests of a unit whose latencies count: its first ones. More would cost memory and tell little."""
+STRETCH_S: Final = 60.0
+MAX_STRETCHES: Final = 720
+"""With more of them, two neighbours become one."""
+
+Row = tuple[int, float, str, bool, int]
+"""One decision: the unit's `policies.sequential.srm.mix`, seconds since the epoch, variant, whether it failed,
+the latency's
+bucket or -1."""
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One unit on one variant."""
+
+    first: float
+    requests: int = 0
+    errors: int = 0
+    latencies: list[int] = field(default_factory=list)
+    """Buckets, in order of arrival."""
+    weighed: int = 0
+    """How many of them are in the histogram: a power of two, so that each is weighed anew a few times only."""
+
+
+@dataclass(slots=True)
+class _Cell:
+    """All units of one variant that came first in one stretch."""
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    latency: dict[int, float] = field(default_factory=dict)
+
+    def add(self, share: float, sign: float) -> None:
+        self.count += sign
+        self.total += sign * share
+        self.squares += sign * share * share
+
+    def weigh(self, buckets: Iterable[int], weight: float) -> None:
+        for bucket in buckets:
+            self.latency[bucket] = self.latency.get(bucket, 0.0) + weight
+
+    def join(self, other: _Cell) -> None:
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+        for bucket, weight in other.latency.items():
+            self.latency[bucket] = self.latency.get(bucket, 0.0) + weight
+
+    def side(self) -> Side:
+        latency = {bucket: weight for bucket, weight in self.latency.items() if weight > 1e-9}
+        return Side(
+            latency=latency, units=RewardSums(self.count, max(self.total, 0.0), max(self.squares, 0.0))
+        )
+
+
+class UnitOutcomes:
+    """What is known of the units of one route over one window.
+
+    When ``size`` units are known, the sample is halved (by a hash that is independent of what a unit is given):
+    what the others counted stays, and they are not looked at again.
+    """
+
+    def __init__(self, size: int = 16_384) -> None:
+        self.below = EVERY_UNIT
+        self._size = size
+        self._units: dict[tuple[int, str], _Unit] = {}
+        self._cells: dict[int, dict[str, _Cell]] = {}
+        self._length = STRETCH_S
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Adds decisions, in about the order of time, each once."""
+        for mixed, time, variant, failed, latency in rows:
+            if mixed >= self.below:
+                continue
+            unit = self._units.get((mixed, variant))
+            if unit is None:
+                unit = self._new(mixed, time, variant)
+            cell = self._cell(unit.first, variant)
+            if unit.requests:
+                cell.add(unit.errors / unit.requests, -1.0)
+            unit.requests += 1
+            unit.errors += failed
+            cell.add(unit.errors / unit.requests, 1.0)
+            if latency >= 0 and len(unit.latencies) < LATENCIES:
+                _weigh(unit, latency, cell)
+
+    def sides(self) -> dict[str, Side]:
+        """Each variant over the whole window, where shares are constant."""
+        whole: dict[str, _Cell] = {}
+        for variants in self._cells.values():
+            for variant, cell in variants.items():
+                whole.setdefault(variant, _Cell()).join(cell)
+        return {variant: cell.side() for variant, cell in whole.items()}
+
+    def stretches(self) -> list[Mapping[str, Side]]:
+        """Each variant in each stretch of time, for shares that move (`policies.sequential.stratified`)."""
+        return [{name: cell.side() for name, cell in variants.items()} for variants in self._cells.values()]
+
+    def _new(self, mixed: int, time: float, variant: str) -> _Unit:
+        unit = self._units[mixed, variant] = _Unit(time)
+        if len(self._units) >= self._size and self.below > 1:
+            self.below //= 2
+            self._units = {key: one for key, one in self._units.items() if key[0] < self.below}
+        return unit
+
+    def _cell(self, first: float, variant: str) -> _Cell:
+        variants = self._cells.get(int(first // self._length))
+        if variants is None:
+            if len(self._cells) >= MAX_STRETCHES:
+                self._coarsen()
+            variants = self._cells.setdefault(int(first // self._length), {})
+        cell = variants.get(variant)
+        if cell is None:
+            cell = variants[variant] = _Cell()
+        return cell
+
+    def _coarsen(self) -> None:
+        """Joins neighbouring stretches."""
+        self._length *= 2
+        old, self._cells = self._cells, {}
+        for place, variants in old.items():
+            for variant, cell in variants.items():
+                self._cells.setdefault(place // 2, {}).setdefault(variant, _Cell()).join(cell)
+
+
+def _weigh(unit: _Unit, latency: int, cell: _Cell) -> None:
+    unit.latencies.append(latency)
+    n = len(unit.latencies)
+    if n & (n - 1) == 0:  # a power of two
+        if unit.weighed:
+            cell.weigh(unit.latencies[: unit.weighed], -1.0 / unit.weighed)
+        cell.weigh(unit.latencies, 1.0 / n)
+        unit.weighed = n
