@@ -1,4 +1,4 @@
-"""docs/configuration.md names every option with its true default, and none that there isn't."""
+"""docs/configuration.md and docs/configuration/ name every option with its true default, and no other."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.config.document import Document
-from gateway.config.load import load
+from gateway.cli import main
 from gateway.config.pending import PENDING
 from gateway.config.shape import every_section, yaml_keys
 from gateway.config.yaml_text import read
+from tests.e2e.test_tls import Issuer
 
 DOCS = Path(__file__).parents[1] / "docs"
-TEXT = (DOCS / "configuration.md").read_text()
+INDEX = DOCS / "configuration.md"
+SUBJECTS = sorted((DOCS / "configuration").glob("*.md"))
+TEXT = "\n".join(page.read_text().split("## Reference")[1] for page in (*SUBJECTS, INDEX))
+"""The reference of every page; the index comes last, with what is not yet in force at its end."""
 
 KINDS = {"BetaPrior": "beta", "NormalPrior": "normal", "GammaPrior": "gamma"}
 SECTIONS = {path + "#" + model.__name__: (path, model) for path, model in every_section()}
@@ -33,7 +36,7 @@ def heading(path: str, model: type[BaseModel]) -> str:
 def rows(title: str) -> dict[str, str]:
     """Key → default, from the table under ``title``."""
     found = re.search(rf"^{re.escape(title)}\n(.*?)(?=^##+ |\Z)", TEXT, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/configuration.md has no section {title!r}"
+    assert found, f"no page of docs/configuration has the section {title!r}"
     table = re.findall(r"^\| `([^`]+)` \| (.*?) \| .*\|$", found[1], re.MULTILINE)
     assert len({key for key, _ in table}) == len(table)
     return dict(table)
@@ -65,7 +68,7 @@ def true_default(info: FieldInfo, said: str) -> bool:
 
 
 def test_nothing_else_is_documented() -> None:
-    titles = re.findall(r"^### .*$", TEXT.split("## Reference")[1], re.MULTILINE)
+    titles = re.findall(r"^### .*$", TEXT, re.MULTILINE)
     assert len(titles) == len(set(titles))
     assert set(titles) == {heading(path, model) for path, model in SECTIONS.values()}
 
@@ -78,9 +81,21 @@ def test_what_is_not_yet_in_force_is_said() -> None:
     assert known >= PENDING
 
 
-def test_the_example_in_the_docs_is_valid() -> None:
-    (first, *_) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    assert isinstance(load(first, source="docs", env={}), Document)
+@pytest.mark.parametrize("page", [INDEX, *SUBJECTS], ids=lambda page: page.stem)
+def test_each_page_starts_with_a_file_that_can_be_served(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page.read_text()
+    first = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert first is not None
+    assert first.start() < text.index("\n## "), "the example comes first"
+    (tmp_path / "turnout.yaml").write_text(first[1])
+    monkeypatch.chdir(tmp_path)
+    Issuer(tmp_path).issue("server")
+    for number, name in enumerate(re.findall(r"\$\{(\w+)\}", first[1])):
+        monkeypatch.setenv(name, f"sha256:{number:064x}")
+    assert main(["check", "turnout.yaml"]) == 0, capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_every_scope_is_documented() -> None:

@@ -51,6 +51,7 @@ REWRITTEN: Final = (
     "docs/commands.md",
     "docs/comparison.md",
     "docs/configuration.md",
+    "docs/configuration/*.md",
     "docs/controllers.md",
     "docs/deployment.md",
     "docs/errors.md",

@@ -49,7 +49,7 @@ def fault_at(tree: Tree, finding: Finding) -> Fault:
     line, column = tree.place(path, key=finding.of_key or isinstance(value, dict | list))
     if path in tree.secrets:
         # Whatever found it may quote the value, or a part of it, in any form.
-        message, hint = f"the value of ${{{tree.secrets[path]}}} is not understood here", ""
+        message, hint = f"the value of ${{{tree.secrets[path]}}} is not valid for this key", ""
     return Fault(line, column, render_path(path), _scrubbed(tree, message), _scrubbed(tree, hint))
 
 

@@ -244,7 +244,7 @@ class _Builder:
 
     def _refuse_tag(self, node: yaml.Node, path: KeyPath) -> None:
         tag = str(node.tag).replace(_PREFIX, "!!")
-        self.faults.append(self._fault(node, path, f"the tag '{tag}' is not understood here; leave it out"))
+        self.faults.append(self._fault(node, path, f"the tag '{tag}' is not supported; remove it"))
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         kind = str(node.tag).removeprefix(_PREFIX)

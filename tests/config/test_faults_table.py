@@ -354,7 +354,7 @@ def test_secrets_are_never_shown() -> None:
     faults = examine(text, env=env).faults
     assert len(faults) == 3
     assert "hunter" not in render_faults(faults)
-    assert "the value of ${S} is not understood here" in render_faults(faults)
+    assert "the value of ${S} is not valid for this key" in render_faults(faults)
 
 
 @pytest.mark.parametrize(

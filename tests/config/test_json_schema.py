@@ -29,7 +29,7 @@ EXAMPLE = (ROOT / "config.example.yaml").read_text()
 SCHEMA = json_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 OF_ONE_SECTION = re.compile(
-    r"there is no key|the key '\w+' is missing|is not understood here|is unknown; expected"
+    r"there is no key|the key '\w+' is missing|is not supported|is not valid for this key|is unknown; expected"
     r"|is not a duration|is not a size"
     r"|is not a rate|is not a share|is more than the whole; write \d|is not a path|is not an? .*address"
     r"|is not true or false|is not a list|is not text|is not a whole number|is not a number; write one"
