@@ -5,7 +5,7 @@
     3   for each entry beyond the constant that is not 0: its column, and the entry in steps of 1 / GRID
 
 So a reward brings its whole row along, whatever has been declared since; nothing needs to be looked up.
-`gateway.state.redis.scripts` reads the same bytes.
+`gateway/state/redis/lua/shared/linear.lua` reads the same bytes.
 """
 
 from __future__ import annotations

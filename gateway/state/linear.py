@@ -3,7 +3,7 @@
 Entries of rows are multiples of 1 / 4096, so the sums of their products are exact as they are (up to half a
 billion rows in one cell); sums with rewards in them are expansions, as in `gateway.state.exact`.
 
-A cell as the stores keep it, which `gateway.state.redis.scripts` reads and writes too:
+A cell as the stores keep it, which `gateway/state/redis/lua/shared/linear.lua` reads and writes too:
 
     8   count
     1   d, columns of a row

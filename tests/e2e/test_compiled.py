@@ -15,7 +15,10 @@ import pytest
 
 from gateway import build
 
-WHOLE = [f"tests/{name}.py" for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection")]
+WHOLE = [
+    f"tests/{name}.py"
+    for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection", "state/test_golden")
+]
 ROOMS = {
     "wire": ["tests/wire"],
     "the-rest": [

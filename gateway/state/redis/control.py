@@ -17,11 +17,20 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gateway.state.base import Event, Published, Revision
-from gateway.state.redis import scripts
 from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
+from gateway.state.redis.script import Script
 
 log = logging.getLogger("turnout.store")
+
+_ADD_EVENT: Final = Script.load("add_event")
+_ADD_REVISION: Final = Script.load("add_revision")
+_LEASE: Final = Script.load("lease")
+_PUBLISH: Final = Script.load("publish")
+_RELEASE: Final = Script.load("release")
+_RESTORE_REVISIONS: Final = Script.load("restore_revisions")
+_SAVE: Final = Script.load("save")
+_SECRETS: Final = Script.load("secrets")
 
 _CURRENT: Final = ""
 """What a publication expects that follows the newest."""
@@ -56,7 +65,7 @@ class Control:
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
         known = self._secrets.get(name, ())
-        found = await self._link.run(scripts.SECRETS, self._link.of_all, name, os.urandom(32), *known)
+        found = await self._link.run(_SECRETS, self._link.of_all, name, os.urandom(32), *known)
         self._secrets[name] = tuple(found)
         return self._secrets[name]
 
@@ -94,7 +103,7 @@ class Control:
 
     async def _publish(self, allocation: Published, ensemble: bytes, mode: str) -> bool:
         base, row = self._link.of_route(allocation.route), pack_published(allocation)
-        return bool(await self._link.run(scripts.PUBLISH, base, allocation.epoch, row, ensemble, mode))
+        return bool(await self._link.run(_PUBLISH, base, allocation.epoch, row, ensemble, mode))
 
     async def ensemble(self, route: str, epoch: int) -> bytes | None:
         found: bytes | None = await self._link.command(
@@ -141,7 +150,7 @@ class Control:
         if known is not None and (found is None or found[0] < known[0]):
             version, text = known
             if await self._link.run(
-                scripts.SAVE, self._link.of_all, _field(kind, name), version - 1, text, _RESTORED
+                _SAVE, self._link.of_all, _field(kind, name), version - 1, text, _RESTORED
             ):
                 self._tell(f"the document {kind} {name!r}, version {version}")
             found = await self._load(kind, name)
@@ -162,7 +171,7 @@ class Control:
 
     async def save(self, kind: str, name: str, text: str, expected: int) -> bool:
         arguments = (_field(kind, name), expected, text, _CURRENT)
-        if not await self._link.run(scripts.SAVE, self._link.of_all, *arguments):
+        if not await self._link.run(_SAVE, self._link.of_all, *arguments):
             return False
         self._remember(kind, name, (expected + 1, text))
         return True
@@ -171,7 +180,7 @@ class Control:
     async def add_revision(self, time: float, author: str, etag: str, document: str, origin: str) -> Revision:
         await self.revisions(1)  # so that the number is above all that were ever seen here
         added = Revision(0, time, author, etag, document, origin)
-        number = await self._link.run(scripts.ADD_REVISION, self._link.of_all, _revision_row(added))
+        number = await self._link.run(_ADD_REVISION, self._link.of_all, _revision_row(added))
         added = replace(added, revision=int(number))
         self._remember_revisions([added])
         return added
@@ -182,7 +191,7 @@ class Control:
             pairs: list[Any] = []
             for number in sorted(self._known_revisions, reverse=True):
                 pairs += (number, _revision_row(self._known_revisions[number]))
-            if await self._link.run(scripts.RESTORE_REVISIONS, self._link.of_all, *pairs):
+            if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
                 self._tell(f"configuration revision {newest}")
             found = await self._revisions(limit)
         self._remember_revisions(found)
@@ -205,7 +214,7 @@ class Control:
 
     async def add_event(self, time: float, kind: str, route: str, data: str) -> Event:
         arguments = (repr(time), kind, route, data, self._event)
-        number = int(await self._link.run(scripts.ADD_EVENT, self._link.of_all, *arguments))
+        number = int(await self._link.run(_ADD_EVENT, self._link.of_all, *arguments))
         self._event = max(self._event, number)
         return Event(number, time, kind, route, data)
 
@@ -226,10 +235,10 @@ class Control:
     # Leadership ---------------------------------------------------------------------------------
     async def lease(self, name: str, owner: str, ttl: float, now: float) -> int | None:
         arguments = (name, owner, repr(now + ttl), repr(now))
-        return int(await self._link.run(scripts.LEASE, self._link.of_all, *arguments)) or None
+        return int(await self._link.run(_LEASE, self._link.of_all, *arguments)) or None
 
     async def release(self, name: str, owner: str) -> None:
-        await self._link.run(scripts.RELEASE, self._link.of_all, name, owner)
+        await self._link.run(_RELEASE, self._link.of_all, name, owner)
 
 
 def _revision_row(of: Revision) -> str:

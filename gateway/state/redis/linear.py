@@ -1,4 +1,4 @@
-"""Sums over rows of features: added up and folded. `gateway.state.redis.scripts.REWARD` writes them."""
+"""Sums over rows of features: added up and folded. `lua/reward.lua` writes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from gateway.state.folding import LINEAR_LADDER
 from gateway.state.linear import summed
 from gateway.state.redis.codec import linear_parts
 from gateway.state.redis.link import Link
-from gateway.state.redis.scripts import FOLD_LINEAR
+from gateway.state.redis.script import Script
 from gateway.state.redis.sums import ALL, as_fields
 from policies.contextual.regression import LinearSums
 
+_FOLD_LINEAR: Final = Script.load("fold_linear")
 _STEP: Final = 20
 """Buckets that one step of upkeep touches at most: a script with wide cells must not hold rewards up."""
 
@@ -51,7 +52,7 @@ async def fold(link: Link, base: str, now: float) -> bool:
         if fine:
             coarse = fine[0] - fine[0] % width
             inside = [start for start in fine if start < coarse + width]
-            await link.run(FOLD_LINEAR, base, coarse, *inside[:_STEP])
+            await link.run(_FOLD_LINEAR, base, coarse, *inside[:_STEP])
             return True
     return False
 
@@ -60,5 +61,5 @@ async def forget(link: Link, base: str, before: float) -> bool:
     """Takes buckets that begin before ``before`` out of the totals too; True while there is more to do."""
     old = await link.command("ZRANGEBYSCORE", f"{base}:linear", "-inf", f"({before!r}", "LIMIT", 0, _STEP)
     if old:
-        await link.run(FOLD_LINEAR, base, "", *old)
+        await link.run(_FOLD_LINEAR, base, "", *old)
     return len(old) == _STEP

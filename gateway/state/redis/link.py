@@ -21,7 +21,7 @@ from redis.exceptions import (
 
 from gateway.record.page import BadPage
 from gateway.state.base import StoreUnavailable
-from gateway.state.redis.scripts import Script
+from gateway.state.redis.script import Script
 
 _TIMEOUT: Final = 5.0
 _GLOBAL: Final = "."

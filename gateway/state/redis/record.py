@@ -17,10 +17,12 @@ from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
 from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds, parts
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
-from gateway.state.redis.scripts import APPEND, SHADOWED
+from gateway.state.redis.script import Script
 from gateway.state.tally import Shares, start_of, tally
 
 T = TypeVar("T")
+_APPEND: Final = Script.load("append")
+_SHADOWED: Final = Script.load("shadowed")
 _AT_ONCE: Final = 16
 """Pages fetched in one round trip."""
 _PATIENCE: Final = 50
@@ -33,7 +35,7 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
         rows, expected = part, ""
         while rows:
             arguments = await asyncio.to_thread(_arguments, rows, expected, shares)
-            number = int(await link.run(APPEND, link.of_route(route), *arguments))
+            number = int(await link.run(_APPEND, link.of_route(route), *arguments))
             if number > 0:
                 break
             # Some may be there already (or another page came in between): look, and try again.
@@ -91,7 +93,7 @@ async def add_shadowed(link: Link, route: str, shadowed: Sequence[Shadowed]) -> 
             int(one.agrees is True),
             int(one.error != ""),
         )
-    await link.run(SHADOWED, link.of_route(route), *arguments)
+    await link.run(_SHADOWED, link.of_route(route), *arguments)
 
 
 def hour_of(decision: bytes) -> int:

@@ -11,9 +11,10 @@ from gateway.state.base import DecisionRecord, RewardResult
 from gateway.state.redis.codec import linear_field, pack_reward, unpack_reward, unpack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
-from gateway.state.redis.scripts import REWARD
+from gateway.state.redis.script import Script
 from gateway.state.tally import counted_value, linear_keys, start_of
 
+_REWARD: Final = Script.load("reward")
 _AT_ONCE: Final = 500
 """Rewards in one script, so that it never holds others up for more than a few milliseconds."""
 _RESULTS: Final[dict[int, RewardResult]] = {ord("a"): "accepted", ord("d"): "duplicate", ord("u"): "updated"}
@@ -26,7 +27,7 @@ async def upsert(link: Link, route: str, rewards: Sequence[Reward], *, replay: b
         arguments: list[Any] = ["1" if replay else "0"]
         for reward in rewards[at : at + _AT_ONCE]:
             arguments += _arguments(reward)
-        letters = await link.run(REWARD, link.of_route(route), *arguments, wait=True)
+        letters = await link.run(_REWARD, link.of_route(route), *arguments, wait=True)
         results += [_RESULTS[letter] for letter in letters]
     return results
 

@@ -14,8 +14,12 @@ from gateway.state.paging import ROWS, milliseconds, parts
 from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published
 from gateway.state.redis.link import Link
-from gateway.state.redis.scripts import FOLD, FOLD_SHADOWS, FORGET_CELLS, REPLACE_PAGES
+from gateway.state.redis.script import Script
 
+_FOLD: Final = Script.load("fold")
+_FOLD_SHADOWS: Final = Script.load("fold_shadows")
+_FORGET_CELLS: Final = Script.load("forget_cells")
+_REPLACE_PAGES: Final = Script.load("replace_pages")
 _SAMPLED_HOURS: Final = 32
 """Hours of rewards that are measured to estimate all."""
 _STEP: Final = 200
@@ -90,10 +94,10 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
         more = more or len(hours) == _STEP
     cells = await _below(link, f"{base}:cells", now - retention.aggregates)
     if cells:
-        await link.run(FORGET_CELLS, base, *cells)
+        await link.run(_FORGET_CELLS, base, *cells)
     shadows = await _below(link, f"{base}:shadow_cells", now - retention.aggregates)
     if shadows:
-        await link.run(FOLD_SHADOWS, base, "", *shadows)
+        await link.run(_FOLD_SHADOWS, base, "", *shadows)
     await _forget_allocations(link, base, now - retention.allocations)
     more = await linear.forget(link, base, now - retention.aggregates) or more
     return more or len(cells) == _STEP or len(shadows) == _STEP
@@ -107,7 +111,7 @@ async def _below(link: Link, key: str, limit: float) -> list[bytes]:
 async def _forget_pages(link: Link, base: str, limit: float) -> bool:
     numbers = await _below(link, f"{base}:last", limit)
     if numbers:
-        await link.run(REPLACE_PAGES, base, len(numbers), *numbers)
+        await link.run(_REPLACE_PAGES, base, len(numbers), *numbers)
     return len(numbers) == _STEP
 
 
@@ -154,7 +158,7 @@ async def _fold(link: Link, base: str, now: float) -> bool:
         min(await _epochs(link, base, [int(start) for start in after]), default=None),
     )
     pairs = [str(number) for item in under.items() for number in item]
-    await link.run(FOLD, base, coarse, len(inside), *inside, *pairs)
+    await link.run(_FOLD, base, coarse, len(inside), *inside, *pairs)
     return True
 
 
@@ -180,7 +184,7 @@ async def _fold_shadows(link: Link, base: str, now: float) -> bool:
         return False
     coarse, width = place
     inside = [start for start in starts if coarse <= start < coarse + width and start != coarse]
-    await link.run(FOLD_SHADOWS, base, coarse, *inside)
+    await link.run(_FOLD_SHADOWS, base, coarse, *inside)
     return True
 
 
@@ -205,5 +209,5 @@ async def _merge_pages(link: Link, base: str, now: float) -> bool:
     for part in parts(rows):
         page = encode_columns(columns(part), compress=True)
         made += (milliseconds(part[0][0]), milliseconds(part[-1][0]), page)
-    await link.run(REPLACE_PAGES, base, len(chosen), *chosen, *made)
+    await link.run(_REPLACE_PAGES, base, len(chosen), *chosen, *made)
     return True

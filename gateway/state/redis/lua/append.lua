@@ -1,0 +1,44 @@
+-- Adds one page of outcomes and what it adds to the aggregates.
+-- ARGV: number of pages expected ('' for any), first ms, last ms, page, number of blocks,
+-- block key, field and bits of each; then start, field and cell to add of each.
+-- Returns the number of pages so far, negative if some decision may be there already.
+-- include: fields
+-- include: counts
+local P = KEYS[1]
+local number = tonumber(redis.call('GET', P .. ':pages') or '0')
+local sure = ARGV[1] ~= ''
+if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
+local blocks, at = tonumber(ARGV[5]), 6
+local merged = {}
+for k = 1, blocks do
+  local key, field, bits = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local old = redis.call('HGET', key, field)
+  if old then
+    local out = {}
+    for i = 1, 32 do
+      local a, b = string.byte(old, i), string.byte(bits, i)
+      if not sure and bit.band(a, b) ~= 0 then return -number - 1 end
+      out[i] = string.char(bit.bor(a, b))
+    end
+    bits = table.concat(out)
+  end
+  merged[k] = {key, field, bits}
+  at = at + 3
+end
+for _, one in ipairs(merged) do
+  redis.call('HSET', one[1], one[2], one[3])
+  redis.call('EXPIRE', one[1], 172800)
+end
+number = redis.call('INCR', P .. ':pages')
+redis.call('HSET', P .. ':page', number, ARGV[4])
+redis.call('ZADD', P .. ':first', ARGV[2], number)
+redis.call('ZADD', P .. ':last', ARGV[3], number)
+redis.call('ZADD', P .. ':small', ARGV[3], number)
+while at <= #ARGV do
+  local start, field, cell = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  redis.call('ZADD', P .. ':cells', start, start)
+  add_counts(P .. ':c:' .. start, field, cell, 1)
+  add_counts(P .. ':c:all', total_of(field), cell, 1)
+  at = at + 3
+end
+return number

@@ -1,0 +1,16 @@
+-- Takes or renews a lease. Returns its fencing number, or 0 while another holds it.
+-- ARGV: name, owner, until, now.
+local key = KEYS[1] .. ':lease:' .. ARGV[1]
+local held = redis.call('HMGET', key, 'owner', 'until', 'fence')
+local fence = 1
+if held[3] then
+  if tonumber(held[2]) <= tonumber(ARGV[4]) then
+    fence = tonumber(held[3]) + 1 -- lapsed: even its last owner may have been followed by work of another
+  elseif held[1] == ARGV[2] then
+    fence = tonumber(held[3])
+  else
+    return 0
+  end
+end
+redis.call('HSET', key, 'owner', ARGV[2], 'until', ARGV[3], 'fence', fence)
+return fence

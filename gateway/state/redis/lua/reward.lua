@@ -1,0 +1,105 @@
+-- Upserts rewards, and moves the sums from what each counted as to what it counts as.
+-- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
+-- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit and '1' if another
+-- than the assigned variant served the decision.
+-- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
+-- include: fields
+-- include: sums
+-- include: linear
+-- include: rewards
+-- include: units
+local P = KEYS[1]
+local replay, results, touched = ARGV[1] == '1', {}, false
+
+-- The cells that this call changes: each is read once and written once.
+local cells, cell_names, rows, row_names = {}, {}, {}, {}
+
+local function cell(key, field)
+  local name = key .. ' ' .. field
+  if not cells[name] then
+    cells[name] = {key, field, read_sums(redis.call('HGET', key, field))}
+    cell_names[#cell_names + 1] = name
+  end
+  return cells[name][3]
+end
+
+local function count(start, field, value, sign)
+  add_value(cell(P .. ':s:' .. start, field), value, sign)
+  add_value(cell(P .. ':s:all', total_of(field)), value, sign)
+  redis.call('ZADD', P .. ':cells', start, start)
+end
+
+local function count_row(at, value, sign)
+  local context, start, field = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
+  if context == '' then return end
+  for _, bucket in ipairs({start, 'all'}) do
+    local name = bucket .. ' ' .. field
+    if not rows[name] then
+      local key = P .. ':l:' .. bucket
+      rows[name] = {key, field, read_linear(redis.call('HGET', key, field), string.byte(context, 9))}
+      row_names[#row_names + 1] = name
+    end
+    add_row(rows[name][3], context, value, sign)
+  end
+  redis.call('ZADD', P .. ':linear', start, start)
+end
+
+-- Moves the sums for a value of a reward that counts under a period.
+local function move(place, period, value, sign)
+  local name = place.epoch .. ':' .. place.name
+  count(place.start, period == '' and name or name .. '|sticky', value, sign)
+  if place.rescued then count(place.start, name .. '|rescued', value, sign) end
+end
+
+for at = 2, #ARGV, 13 do
+  local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
+  local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10],
+    rescued = ARGV[at + 12] == '1'}
+  local key = P .. ':rewards:' .. hour
+  local new, before, period = read_reward(row), nil, ''
+  local old = redis.call('HGET', key, field)
+  local result = 'a'
+  if old then
+    local was = read_reward(old)
+    if was.value == new.value or (replay and new.time < was.time) then
+      result = 'd'
+    else
+      result, before, period = 'u', was.counted, was.period
+      if before then
+        move(place, period, before, -1)
+        count_row(at, before, -1)
+      end
+      if period ~= new.period then
+        if before and period ~= '' then observe(count, unit_key, period, place, was.decided, before, nil) end
+        before = nil
+      end
+    end
+  else
+    redis.call('ZADD', P .. ':reward_hours', hour, hour)
+    local metrics = redis.call('HGET', key, decision)
+    redis.call('HSET', key, decision, metrics and (metrics .. '\0' .. metric) or metric)
+  end
+  if result ~= 'd' then
+    touched = true
+    redis.call('HSET', key, field, row)
+    if new.counted then
+      move(place, new.period, new.counted, 1)
+      count_row(at, new.counted, 1)
+    end
+    if new.period ~= '' and (before or new.counted) then
+      observe(count, unit_key, new.period, place, new.decided, before, new.counted)
+    end
+  end
+  results[#results + 1] = result
+end
+for _, name in ipairs(cell_names) do
+  local key, field, sums = unpack(cells[name])
+  redis.call('HSET', key, field, pack_sums(sums))
+end
+for _, name in ipairs(row_names) do
+  local key, field, sums = unpack(rows[name])
+  redis.call('HSET', key, field, pack_linear(sums))
+end
+if touched then redis.call('INCR', P .. ':changed') end
+return table.concat(results)

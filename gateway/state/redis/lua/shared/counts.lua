@@ -1,0 +1,52 @@
+-- Cells of counts, packed as gateway.state.redis.codec.pack_counts does.
+
+-- The packed histogram (gateway.record.histogram) a + sign * b.
+local function add_histograms(a, b, sign)
+  if b == '' then return a end
+  if a == '' and sign > 0 then return b end
+  local counts, numbers, out = {}, {}, {}
+  for _, term in ipairs({{a, 1}, {b, sign}}) do
+    local part, factor, at = term[1], term[2], 1
+    while at <= #part do
+      local i, n
+      i, n, at = struct.unpack('<I2I4', part, at)
+      counts[i] = (counts[i] or 0) + n * factor
+    end
+  end
+  for i, n in pairs(counts) do
+    if n > 0 then numbers[#numbers + 1] = i end
+  end
+  table.sort(numbers)
+  for _, i in ipairs(numbers) do
+    local n = counts[i]
+    while n > 4294967295 do -- a bucket that outgrows its four bytes is written several times
+      out[#out + 1] = struct.pack('<I2I4', i, 4294967295)
+      n = n - 4294967295
+    end
+    out[#out + 1] = struct.pack('<I2I4', i, n)
+  end
+  return table.concat(out)
+end
+
+-- The cell old + sign * delta; nil if it counts no request.
+local function merge_counts(old, delta, sign)
+  if not old and sign > 0 then return delta end
+  old = old or struct.pack('<i8i8i8i8dI4', 0, 0, 0, 0, 0, 0)
+  local a1, s1, e1, f1, x1, l1, at1 = struct.unpack('<i8i8i8i8dI4', old)
+  local a2, s2, e2, f2, x2, l2, at2 = struct.unpack('<i8i8i8i8dI4', delta)
+  local a, s = a1 + sign * a2, s1 + sign * s2
+  if sign < 0 and a == 0 and s == 0 then return nil end
+  local latency = add_histograms(string.sub(old, at1, at1 + l1 - 1), string.sub(delta, at2, at2 + l2 - 1), sign)
+  local gateway = add_histograms(string.sub(old, at1 + l1), string.sub(delta, at2 + l2), sign)
+  return struct.pack('<i8i8i8i8dI4', a, s, e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, #latency)
+    .. latency .. gateway
+end
+
+local function add_counts(key, field, delta, sign)
+  local cell = merge_counts(redis.call('HGET', key, field), delta, sign)
+  if cell then
+    redis.call('HSET', key, field, cell)
+  else
+    redis.call('HDEL', key, field)
+  end
+end
