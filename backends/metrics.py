@@ -30,9 +30,9 @@ _HISTOGRAMS = {
 }
 
 _TRITON: dict[str, tuple[str, Callable[[Served], float]]] = {
-    "request_success": ("Requests answered.", lambda one: one.stats.success.count),
+    "request_success": ("Requests served.", lambda one: one.stats.success.count),
     "request_failure": ("Requests failed.", lambda one: one.stats.fail.count),
-    "count": ("Rows answered.", lambda one: one.stats.inferences),
+    "count": ("Rows served.", lambda one: one.stats.inferences),
     "exec_count": ("Batches run.", lambda one: one.stats.executions),
     "request_duration_us": ("Of requests, summed.", lambda one: one.stats.success.ns // 1000),
     "queue_duration_us": ("Of waiting, summed.", lambda one: one.stats.queue.ns // 1000),
@@ -63,7 +63,7 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         served = [one for model in self._models.models.values() for one in model.versions.values()]
         yield _requests(served)
-        yield _counter("rows", "Rows answered.", {one: one.stats.inferences for one in served})
+        yield _counter("rows", "Rows served.", {one: one.stats.inferences for one in served})
         yield _counter("batches", "Batches run.", {one: one.stats.executions for one in served})
         waiting = GaugeMetricFamily(f"{_PREFIX}queue_requests", "Requests that wait now.", labels=_LABELS)
         for one in served:

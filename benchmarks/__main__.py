@@ -18,7 +18,7 @@ SCENARIOS = {
     "streaming": "event streams: age of an event, events per second, CPU per event",
     "bodies": "1 and 16 MiB up and down: throughput, CPU per MiB, memory",
     "workers": "1 to 4 workers on all cores",
-    "idle": "5,000 idle connections: memory of each, latency beside them",
+    "idle": "5,000 idle connections: memory of each, latency with them",
     "openai": "the OpenAI shape, with LiteLLM's proxy",
     "traces": "traces off, of no request, of 1 % and of all",
     "shadow": "no, a healthy, a dead, a hanging and a huge-answer shadow",

@@ -1,4 +1,4 @@
-"""Each policy in each synthetic world: the tables of docs/evaluation.md, as Markdown.
+"""Each policy in each synthetic world: the tables of docs/benchmarks_statistics.md, as Markdown.
 
     python -m benchmarks.worlds [--repetitions 100] [--refreshes 100] [--seed 1] [--world NAME]
                                 [--policy NAME] [--rollouts | --features]

@@ -23,7 +23,7 @@ _COLUMNS = (
     Column("kB each, after a request", "used_kb", 1, 1),
     Column("still open", "open", 1, 0),
     Column("p99 ms without", "p99_us", 1e-3, 2),
-    Column("p99 ms beside them", "p99_beside_us", 1e-3, 2),
+    Column("p99 ms with them", "p99_beside_us", 1e-3, 2),
 )
 
 

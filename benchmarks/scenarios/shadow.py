@@ -25,7 +25,7 @@ _KINDS = {
     "another": "healthy",
     "dead": "dead",
     "hang": "hanging",
-    "huge": "4 MiB answers",
+    "huge": "4 MiB responses",
 }
 _MAKERS: dict[str, tuple[str, Callable[..., Peer], str, str]] = {
     "nginx": ("nginx", peers.nginx, "nginx.conf", "nginx_shadow.conf"),

@@ -1,7 +1,7 @@
 """Tests for one look only.
 
 They are what most tools show, and they are wrong in a gateway that looks each second: a nominal 5 %
-becomes tens of per cent (docs/methods.md has the measured figure). Use them where there is one look
+becomes tens of per cent (docs/benchmarks_statistics.md has the measured figure). Use them where there is one look
 by construction, a finished experiment or a simulation; everywhere else the always-valid modules.
 """
 

@@ -9,7 +9,7 @@ construction of Howard & Ramdas (2022, Section 5) for quantiles, applied to mean
 prior and no normal approximation, and it works with zeros.
 
 What it assumes: within the window each variant's values have a constant mean and are not tied to
-each other (see docs/guardrails.md, "When not to trust it").
+each other (see docs/trust.md, "Correlated requests").
 """
 
 from __future__ import annotations

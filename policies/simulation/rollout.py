@@ -278,7 +278,7 @@ def standard(rate: float = 50.0, seconds: float = 7200.0) -> dict[str, CanaryWor
         CanaryWorld("better", sound, Service(correct=0.93, latency_ms=18.0), rate, seconds),
         CanaryWorld("errors", sound, Service(error_rate=0.03), rate, seconds),
         CanaryWorld("slow", sound, Service(latency_ms=20.0 * exp(0.5)), rate, seconds),
-        CanaryWorld("wrong answers", sound, Service(correct=0.8), rate, seconds),
+        CanaryWorld("wrong responses", sound, Service(correct=0.8), rate, seconds),
         CanaryWorld("breaks later", sound, sound, rate, seconds, Service(error_rate=0.2), seconds / 10),
         CanaryWorld("sick baseline", Service(error_rate=0.4), sound, rate, seconds),
         CanaryWorld("ten an hour", sound, sound, 10 / 3600, 200 * seconds),

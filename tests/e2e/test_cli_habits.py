@@ -155,7 +155,7 @@ def test_export_to_standard_output_and_of_a_route_that_is_not_there(
 
 
 def test_the_next_release_follows_the_page(gateway: GatewayProcess) -> None:
-    """docs/guardrails.md, "The next release": promote, wait for the bake, move both names on."""
+    """docs/release_cycle.md: promote, wait for the bake, move both names on."""
     env = {"TURNOUT_URL": gateway.url}
 
     def shares() -> str:

@@ -1,6 +1,6 @@
 """Looked at all the time, no always-valid test cries wolf more often than it says; a fixed one does.
 
-The full tables, with more repetitions, are printed by `peeking.py` and kept in docs/methods.md.
+The full tables, with more repetitions, are printed by `peeking.py` and kept in docs/benchmarks_statistics.md.
 """
 
 from __future__ import annotations

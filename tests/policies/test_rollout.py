@@ -386,7 +386,7 @@ def test_the_table_keeps_its_two_rules() -> None:
 
 
 def test_the_documented_diagram_is_the_table() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "guardrails.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
     assert "\n".join(["```mermaid", *diagram(), "```"]) in text
 
 

@@ -67,7 +67,7 @@ def test_a_sick_baseline_halts() -> None:
 
 
 def test_rewards_and_latency_are_watched_too() -> None:
-    wrong = simulate("wrong answers", (Guardrail("correct", max_decrease=0.02),), repetitions=5)
+    wrong = simulate("wrong responses", (Guardrail("correct", max_decrease=0.02),), repetitions=5)
     slow = simulate("slow", (Guardrail("latency_p99", max_ratio=1.2),), repetitions=2)
     assert set(wrong.ended) == set(slow.ended) == {"rolled_back"}
 
@@ -117,7 +117,7 @@ def test_a_gate_lets_those_through_that_agree_and_exposes_nobody_to_the_others()
 
 
 def test_what_is_to_be_kept_low_is_watched_too() -> None:
-    wrong = simulate("wrong answers", (Guardrail(COMPLAINT, max_increase=0.02),), repetitions=2)
+    wrong = simulate("wrong responses", (Guardrail(COMPLAINT, max_increase=0.02),), repetitions=2)
     assert set(wrong.ended) == {"rolled_back"}
 
 
