@@ -1,8 +1,9 @@
 """How often the code that acts cries wolf over identical variants, looked at all the time.
 
-`python -m benchmarks.false_alarms [--runs 500] [--only REGEX]` prints the table of docs/benchmarks_statistics.md. Each cell is
-`runs` pairs of identical variants, a guardrail whose limit is no difference at all, and a verdict of
-`policies.rollout.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass` a wrong clearance.
+`python -m benchmarks.false_alarms [--runs 500] [--only REGEX]` prints the table of
+docs/benchmarks_statistics.md. Each cell is `runs` pairs of identical variants, a guardrail whose limit is no difference
+at all, and a verdict of `policies.rollout.guardrails.judge_all` at every look; a `fail` is a wrong rollback, a `pass`
+a wrong clearance.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How often each test cries wolf when it is looked at all the time, and how soon it sees a real difference.
 
-`python tests/policies/peeking.py` prints the tables of docs/benchmarks_statistics.md and docs/guardrails.md; the slow tests run the
-same with fewer repetitions. Everything is vectorised over repetitions, and exact: a cheap upper bound of the evidence
-(its value at one pair of means that the claim allows) decides which repetitions need the full evidence.
-"""
+`python tests/policies/peeking.py` prints the tables of docs/benchmarks_statistics.md and docs/guardrails.md;
+the slow tests run the same with fewer repetitions. Everything is vectorised over repetitions, and exact: a
+cheap upper bound of the evidence (its value at one pair of means that the claim allows) decides which
+repetitions need the full evidence."""
 
 from __future__ import annotations
 
