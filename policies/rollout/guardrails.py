@@ -326,9 +326,9 @@ def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None,
         return f"{measured.samples:g} of {guardrail.min_samples} samples"
     if interval is None and bet is None:
         return (
-            f"each variant needs {asymptotic.MINIMUM} values, and they must vary"
+            f"each variant needs {asymptotic.MIN_VALUES} values, and they must vary"
             if not guardrail.relative
-            else f"each variant needs {asymptotic.MINIMUM} values, and the baseline's mean must be above 0"
+            else f"each variant needs {asymptotic.MIN_VALUES} values, and the baseline's mean must be above 0"
         )
     return "the data do not tell yet on which side of the limit it is"
 

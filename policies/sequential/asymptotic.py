@@ -3,7 +3,7 @@
 Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory and
 asymptotic confidence sequences", Annals of Statistics 52(6). It holds at all times at once in the
 limit, as a z-interval holds at one time in the limit: with finite variance, and not from the first
-handful of values on. `MINIMUM` values of each variant are asked for.
+handful of values on. `MIN_VALUES` values of each variant are asked for.
 """
 
 from __future__ import annotations
@@ -14,47 +14,28 @@ from typing import Final
 
 from policies.allocation.model import RewardSums
 
-MINIMUM: Final = 50
-"""Fewer values of a variant give no interval: the limit theorem has not begun to hold."""
-TUNING: Final = 5_000.0
-"""The total number of values at which the interval is to be tightest."""
+MIN_VALUES: Final = 50
+"""Values of each variant below which there is no interval: the limit theorem does not hold yet."""
+TUNING_VALUES: Final = 5_000.0
+"""Number of values at which the interval is tightest."""
 
 
-def asymptotic_rho(alpha: float, tuning: float = TUNING, *, one_sided: bool = False) -> float:
-    """The parameter that makes the sequence tightest at ``tuning`` values (their Appendix B.2).
+def asymptotic_rho(alpha: float, tuning: float = TUNING_VALUES) -> float:
+    """Return the parameter that makes the sequence tightest at ``tuning`` values (their Appendix B.2).
 
-    rho^2 = (-2 log a + log(1 - 2 log a)) / tuning, with a = 2 alpha for one side.
+    rho^2 = (-2 log alpha + log(1 - 2 log alpha)) / tuning.
     """
-    a = 2 * alpha if one_sided else alpha
-    return math.sqrt((-2 * math.log(a) + math.log1p(-2 * math.log(a))) / tuning)
+    return math.sqrt((-2 * math.log(alpha) + math.log1p(-2 * math.log(alpha))) / tuning)
 
 
-def asymptotic_half_width(
-    variance: float, n: float, alpha: float, tuning: float = TUNING, *, one_sided: bool = False
-) -> float:
-    """Half-width around the mean of ``n`` values of ``variance`` (Theorem 2.2; one-sided: Proposition B.1).
+def asymptotic_half_width(variance: float, n: float, alpha: float, tuning: float = TUNING_VALUES) -> float:
+    """Return the half-width around the mean of ``n`` values of ``variance``, in their unit (Theorem 2.2).
 
-    sigma sqrt(2 (n r^2 + 1) / (n r)^2 log(1/alpha sqrt(n r^2 + 1))), r = `asymptotic_rho`. Unit: the values'.
+    sigma sqrt(2 (n r^2 + 1) / (n r)^2 log(1/alpha sqrt(n r^2 + 1))), r = `asymptotic_rho`.
     """
-    rho = asymptotic_rho(alpha, tuning, one_sided=one_sided)
-    grown = n * rho * rho + 1
-    root = math.sqrt(grown)
-    log = math.log1p(root / (2 * alpha)) if one_sided else math.log(root / alpha)
-    return math.sqrt(variance * 2 * grown / (n * rho) ** 2 * log)
-
-
-def asymptotic_p_value(
-    estimate: float, variance: float, n: float, alpha: float, tuning: float = TUNING
-) -> float:
-    """Always-valid two-sided p-value for "the mean of n values, estimated as ``estimate``, is 0".
-
-    The level at which the interval would just touch 0, with the sequence tuned for ``alpha``.
-    """
-    if not variance > 0:
-        return 1.0
     rho = asymptotic_rho(alpha, tuning)
     grown = n * rho * rho + 1
-    return min(1.0, math.sqrt(grown) * math.exp(-((n * rho * estimate) ** 2) / (2 * grown * variance)))
+    return math.sqrt(variance * 2 * grown / (n * rho) ** 2 * math.log(math.sqrt(grown) / alpha))
 
 
 def variance(sums: RewardSums) -> float:
@@ -63,15 +44,6 @@ def variance(sums: RewardSums) -> float:
         return math.nan
     centred = sums.squares - sums.total * sums.total / sums.count
     return max(centred, 0.0) / (sums.count - 1)
-
-
-def mean_interval(sums: RewardSums, alpha: float, tuning: float = TUNING) -> tuple[float, float] | None:
-    """(low, high) for one variant's mean; None below `MINIMUM` values or when they don't vary."""
-    spread = variance(sums)
-    if sums.count < MINIMUM or not spread > 0:
-        return None
-    half = asymptotic_half_width(spread, sums.count, alpha, tuning)
-    return sums.mean - half, sums.mean + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +68,7 @@ def _pair(baseline: RewardSums, candidate: RewardSums) -> _Pair | None:
     varying less than the values of both together. The sequence is tuned by the equal shares that would
     tell as much, 4 / (1/n_b + 1/n_c) values: the total number would call fifty candidate values many.
     """
-    if min(baseline.count, candidate.count) < MINIMUM:
+    if min(baseline.count, candidate.count) < MIN_VALUES:
         return None
     pooled = variance(baseline + candidate)
     if not pooled > 0:
@@ -111,9 +83,9 @@ def _pair(baseline: RewardSums, candidate: RewardSums) -> _Pair | None:
 
 
 def difference_interval(
-    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING
+    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING_VALUES
 ) -> tuple[float, float] | None:
-    """(low, high) for candidate's mean - baseline's; None where no interval can be had (see `MINIMUM`).
+    """(low, high) for candidate's mean - baseline's; None where no interval can be had (see `MIN_VALUES`).
 
     The sequence of Section 3 for shares that are constant within the window, in multiples of the standard
     error sqrt(s_b^2 / n_b + s_c^2 / n_c); see `_pair` for s and for the number that it is tuned by.
@@ -127,7 +99,7 @@ def difference_interval(
 
 
 def ratio_interval(
-    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING
+    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING_VALUES
 ) -> tuple[float, float] | None:
     """(low, high) for candidate's mean / baseline's, by Fieller's theorem; None as in `difference_interval`.
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from scipy.stats import norm
 
-from policies.sequential.asymptotic import MINIMUM, asymptotic_half_width
+from policies.sequential.asymptotic import MIN_VALUES, asymptotic_half_width
 from policies.sequential.betting import Bets, Block, Limit
 
 RUNS: Final = 40
@@ -81,7 +81,7 @@ def for_means(sd: float, gap: float, share: float, alpha: float) -> Needed:
     def needed(margin: float) -> float:
         def wide(total: float) -> bool:
             mine, others = total * share, total * (1 - share)
-            if min(mine, others) < MINIMUM:
+            if min(mine, others) < MIN_VALUES:
                 return True
             n = 4 / (1 / mine + 1 / others)
             error = sd * math.sqrt(1 / mine + 1 / others)

@@ -7,51 +7,17 @@ another kind), and never on forced decisions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, xlogy
 
 from policies.sequential.mixtures import Floats
 
 TILTS: Final = np.asarray([sign * size for size in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0) for sign in (-1.0, 1.0)])
 """The log odds by which one variant may be over- or under-represented, in the alternatives that are mixed."""
-
-
-def multinomial_log_martingale(
-    counts: npt.ArrayLike, null: npt.ArrayLike, concentration: npt.ArrayLike
-) -> Floats:
-    """log of the Dirichlet-multinomial martingale for fixed probabilities (Lindon & Malek 2022, Theorem 1).
-
-    "Anytime-valid inference for multinomial count data", NeurIPS 35. The Bayes factor of shares drawn from
-    Dirichlet(``concentration``) against the shares ``null``. ``counts``: (..., K) running totals, ``null``
-    and ``concentration``: (K,). Result: (...). Refutes ``null`` at level alpha once it reaches
-    log(1/alpha). For error counts: ``counts`` of errors per variant, ``null`` the shares of traffic; then
-    it tests that the error rates are equal, whatever they are and however they move together.
-    """
-    counts, null = np.asarray(counts, dtype=np.float64), _shares(null)
-    prior = np.broadcast_to(np.asarray(concentration, dtype=np.float64), null.shape)
-    if (prior <= 0).any():
-        raise ValueError("concentrations must be above 0")
-    drawn = np.sum(gammaln(prior + counts) - gammaln(prior), axis=-1)
-    total = gammaln(prior.sum()) - gammaln(prior.sum() + counts.sum(axis=-1))
-    return np.asarray(drawn + total - xlogy(counts, null).sum(axis=-1), dtype=np.float64)
-
-
-def multinomial_p_values(counts: npt.ArrayLike, null: npt.ArrayLike, concentration: npt.ArrayLike) -> Floats:
-    """Always-valid p-values after each row of ``counts`` (T, K): running totals. Never rise. Shape (T,)."""
-    log = multinomial_log_martingale(counts, null, concentration)
-    return np.exp(-np.maximum.accumulate(np.maximum(log, 0.0)))
-
-
-def _shares(null: npt.ArrayLike) -> Floats:
-    shares = np.asarray(null, dtype=np.float64)
-    if (shares <= 0).any() or not math.isclose(float(shares.sum()), 1.0, rel_tol=1e-9):
-        raise ValueError("null probabilities must be above 0 and sum to 1")
-    return shares
 
 
 @dataclass(slots=True)
@@ -181,13 +147,3 @@ class UnitRatio:
         """A new test that begins now. The known units stay known: whether they come back may depend on what they
         were given, so only new ones are a fair sample."""
         return UnitRatio(SampleRatio(), self.seen, self.below, self.size)
-
-
-def sample_ratio(
-    epochs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
-) -> SampleRatio:
-    """`SampleRatio` over epochs given as (assigned by variant, probabilities by variant)."""
-    ratio = SampleRatio()
-    for assigned, probabilities in epochs:
-        ratio.add(assigned, probabilities)
-    return ratio

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, xlog1py, xlogy
 
 from policies.allocation.model import RewardSums
-from policies.sequential.mixtures import Floats, gamma_exponential_at, normal_rho
+from policies.sequential.mixtures import Floats, gamma_exponential_log_mixture, normal_rho
 
 SCALES: Final = (16.0, 400.0, 10_000.0, 250_000.0)
 """The sample sizes at which a rate's martingale is sharp. An equal mixture loses at most log 4 to the best of
@@ -71,25 +71,27 @@ class Rate:
         return rate_log_martingale(mean, successes, n)
 
 
-def rate_log_martingale(p: Floats, successes: Floats, n: Floats) -> Floats:
-    """log of the martingale of a rate, at the supposed rate ``p``; all three broadcast.
+_CONCENTRATIONS: Final = np.asarray([normal_rho(scale) - 1 for scale in SCALES])
+
+
+def rate_log_martingale(
+    p: Floats, successes: Floats, n: Floats, concentrations: Floats = _CONCENTRATIONS
+) -> Floats:
+    """Return the log martingale of a rate at the supposed rate ``p``; ``p``, ``successes``, ``n`` broadcast.
 
     The Dirichlet-multinomial martingale of Lindon & Malek (2022) for two categories, which is the
     beta-binomial mixture of Howard et al. (2021, Proposition 7): the likelihood under rates drawn from
-    Beta(k p, k (1 - p)), over that under p. ``k`` is mixed over `SCALES`.
+    Beta(k p, k (1 - p)), over that under p. The equal mixture over the ``concentrations`` k, shape (M,).
     """
     p = np.clip(p, _EDGE, 1 - _EDGE)
     failures = n - successes
-    k = _CONCENTRATIONS.reshape(-1, *[1] * max(p.ndim, n.ndim, successes.ndim))
+    k = concentrations.reshape(-1, *[1] * max(p.ndim, n.ndim, successes.ndim))
     drawn = (
         gammaln(k * p + successes) + gammaln(k * (1 - p) + failures) - gammaln(k * p) - gammaln(k * (1 - p))
     )
-    sizes = gammaln(k) - gammaln(k + n) - math.log(len(SCALES))
+    sizes = gammaln(k) - gammaln(k + n) - math.log(concentrations.size)
     plain = xlogy(successes, p) + xlog1py(failures, -p)
     return np.asarray(np.logaddexp.reduce(drawn + sizes, axis=0) - plain, dtype=np.float64)
-
-
-_CONCENTRATIONS: Final = np.asarray([normal_rho(scale) - 1 for scale in SCALES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,8 @@ def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
     v = np.maximum(sums.squares - 2 * m * sums.total + sums.count * m * m, 0.0)
     rho = _VARIANCES.reshape(-1, *[1] * m.ndim)
     # A scale larger than needed is still valid, and keeps the gamma functions in range.
-    above = gamma_exponential_at(s, v, rho, np.maximum(m, 0.01))
-    below = gamma_exponential_at(-s, v, rho, np.maximum(1 - m, 0.01))
+    above = gamma_exponential_log_mixture(s, v, rho, np.maximum(m, 0.01))
+    below = gamma_exponential_log_mixture(-s, v, rho, np.maximum(1 - m, 0.01))
     both = np.concatenate([above, below])
     return np.asarray(np.logaddexp.reduce(both, axis=0) - math.log(len(both)), dtype=np.float64)
 
@@ -288,10 +290,3 @@ def _border(baseline: _Branch, candidate: _Branch, level: float) -> _Pairs:
     levels = np.append(baseline.levels[inside], min(room, baseline.levels[-1]))
     # A hair more room: where an arm is flat, rounding must not decide how far it reaches.
     return means, candidate.reach(level - levels + 1e-9)
-
-
-def error_rate_difference(
-    baseline: tuple[float, float], candidate: tuple[float, float], alpha: float
-) -> tuple[float, float]:
-    """Interval for candidate's error rate - baseline's; each argument is (errors, requests)."""
-    return difference_interval(Rate(*baseline), Rate(*candidate), alpha)

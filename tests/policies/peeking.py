@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, norm
+from scipy.stats import beta, chisquare, norm
 
 from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import Evidence, Guardrail, judge_all
 from policies.rollout.machine import Plan, Stage, Status, Tick, begin, step
-from policies.sequential.asymptotic import MINIMUM, TUNING, asymptotic_half_width
+from policies.sequential.asymptotic import MIN_VALUES, TUNING_VALUES, asymptotic_half_width
 from policies.sequential.betting import WindowBets
-from policies.sequential.fixed import chi_squared_p_value
 from policies.sequential.mixtures import Floats
 from policies.sequential.srm import SampleRatio
 from policies.sequential.two_sample import (
@@ -139,8 +138,8 @@ def unbounded_means(
         means = total[:, 1] / n
         spread = (total[:, 2] / n - means**2) / (n - 1)
         size = float(n.sum(axis=0)[0])
-        half = asymptotic_half_width(size, size, alpha, TUNING) * np.sqrt(spread.sum(axis=0))
-        ever |= (np.abs(means[1] - means[0]) > half) & (n[0] >= MINIMUM)
+        half = asymptotic_half_width(size, size, alpha, TUNING_VALUES) * np.sqrt(spread.sum(axis=0))
+        ever |= (np.abs(means[1] - means[0]) > half) & (n[0] >= MIN_VALUES)
     return float(ever.mean())
 
 
@@ -170,7 +169,7 @@ def sample_ratio(
             ratio.add({"a": n, "b": batch - n}, {"a": q, "b": 1 - q})
             seen += (n, batch - n)
             ever = ever or ratio.mismatch(alpha)
-            ever_chi = ever_chi or chi_squared_p_value(list(seen), [0.5, 0.5]) < alpha
+            ever_chi = ever_chi or chisquare(seen).pvalue < alpha
             q = float(np.clip(q + rng.normal(0.005, 0.02), 0.05, 0.95))
         alarms, chi = alarms + ever, chi + ever_chi
     return alarms / repetitions, chi / repetitions

@@ -1,14 +1,14 @@
-"""Sample-ratio mismatch: against an outside implementation, and against moving shares."""
+"""Sample-ratio mismatch: against its formula in high precision, and against moving shares."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
-from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -16,33 +16,37 @@ from policies.sequential.srm import (
     SampleRatio,
     UnitRatio,
     mix,
-    multinomial_log_martingale,
-    multinomial_p_values,
-    sample_ratio,
 )
 
-CASES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "cases" / "sequential_srm.json").read_text()
-)["cases"]
+Epochs = list[tuple[Mapping[str, float], Mapping[str, float]]]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_outside_values(case: dict[str, Any]) -> None:
-    totals = np.cumsum(case["counts"], axis=0)
-    shape = np.asarray(case["dirichlet_probability"] or case["null"])
-    prior = case["dirichlet_concentration"] * shape
-    log = multinomial_log_martingale(totals, case["null"], prior)
-    assert log == pytest.approx(np.asarray(case["log_bayes_factor"]), abs=1e-9)
-    assert multinomial_p_values(totals, case["null"], prior) == pytest.approx(
-        np.asarray(case["p_values"]), abs=1e-9
-    )
+def sample_ratio(epochs: Epochs) -> SampleRatio:
+    """The test over epochs of (assigned by variant, probabilities by variant)."""
+    ratio = SampleRatio()
+    for assigned, probabilities in epochs:
+        ratio.add(assigned, probabilities)
+    return ratio
 
 
-def test_shares_must_be_shares() -> None:
-    with pytest.raises(ValueError, match="sum to 1"):
-        multinomial_log_martingale([1, 2], [0.5, 0.6], [1, 1])
-    with pytest.raises(ValueError, match="above 0"):
-        multinomial_log_martingale([1, 2], [0.5, 0.5], [0, 1])
+def test_the_evidence_against_high_precision() -> None:
+    """The likelihood ratio of `SampleRatio`, multiplied up decision by decision with 40 digits."""
+    epochs: Epochs = [
+        ({"a": 40, "b": 7, "c": 3}, {"a": 0.7, "b": 0.2, "c": 0.1}),
+        ({"a": 12, "b": 30, "c": 4}, {"a": 0.25, "b": 0.7, "c": 0.05}),
+    ]
+    with mpmath.workdps(40):
+        evidence = []
+        for variant in "abc":
+            for tilt in [sign * size for size in (0.01, 0.03, 0.1, 0.3, 1, 3) for sign in (-1, 1)]:
+                ratio, grown = mpmath.mpf(1), mpmath.exp(mpmath.mpf(str(tilt)))
+                for assigned, probabilities in epochs:
+                    norm = 1 + mpmath.mpf(str(probabilities[variant])) * (grown - 1)
+                    for one, count in assigned.items():
+                        ratio *= ((grown if one == variant else 1) / norm) ** count
+                evidence.append(ratio)
+        expected = mpmath.fsum(evidence) / len(evidence)
+        assert sample_ratio(epochs).e_value == pytest.approx(float(expected), rel=1e-10)
 
 
 def test_it_is_a_martingale_over_every_path() -> None:
