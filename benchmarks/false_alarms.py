@@ -20,10 +20,11 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Evidence, Guardrail, Levels, judge_all
+from policies.rollout.guardrails import judge_all
+from policies.rollout.verdicts import Guardrail, Levels
 from policies.sequential.betting import WindowBets
-from policies.sequential.metrics import Kind
-from policies.sequential.stratified import Matched, Side
+from policies.sequential.metric_comparison import Evidence, Kind
+from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
 
 Floats = npt.NDArray[np.float64]
@@ -100,17 +101,17 @@ def _latency(quantile: str, spread: float, share: float, looks: int = 10) -> Cel
     return Cell(name, Guardrail(f"latency_{quantile}", max_ratio=1.0), run)
 
 
-def _bandit(quantile: str, looks: int = 6, stretches: int = 20) -> Cell:
-    """A share that wanders about 6 %: matched stretches."""
+def _bandit(quantile: str, looks: int = 6, strata: int = 20) -> Cell:
+    """A share that wanders about 6 %: matched strata."""
 
     def run(rng: Rng) -> Iterator[Pair]:
-        matched, share = Matched(), 0.06
+        matched, share = StratifiedComparison(), 0.06
         for _ in range(looks):
-            for _ in range(stretches):
+            for _ in range(strata):
                 share = float(np.clip(share + rng.normal(0, 0.01), 0.02, 0.2))
                 m = int(rng.binomial(80, share))
                 sides = [Counter(_buckets(rng.lognormal(3, 1.0, n))) for n in (80 - m, m)]
-                matched.add(*(Side(sum(h.values()), latency=dict(h)) for h in sides))
+                matched.add(*(Stratum(sum(h.values()), latency=dict(h)) for h in sides))
             yield matched.evidence({}, 60.0)
 
     return Cell(
@@ -135,10 +136,10 @@ def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
             outcomes.add(
                 (mixes[u], float(look), variant[u], failed[k], buckets[k]) for k, u in enumerate(who.tolist())
             )
-            sides = outcomes.sides()
+            sides = outcomes.whole()
             first, second = (
                 Evidence(1e9, latency=side.latency, units=side.units or RewardSums())
-                for side in (sides.get(v, Side()) for v in ("v1", "v2"))
+                for side in (sides.get(v, Stratum()) for v in ("v1", "v2"))
             )
             yield first, second
 

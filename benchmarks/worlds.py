@@ -16,12 +16,11 @@ from math import isfinite
 
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Stop
-from policies.allocation.canary import Canary
-from policies.allocation.split import Split
+from policies.allocation.fixed_plans import Canary, Split
 from policies.contextual.bandit import Contextual
-from policies.rollout.guardrails import Guardrail
-from policies.rollout.machine import Plan as RolloutPlan
-from policies.rollout.machine import Stage
+from policies.rollout.state import Plan as RolloutPlan
+from policies.rollout.state import Stage
+from policies.rollout.verdicts import Guardrail
 from policies.simulation import bandit as simulate
 from policies.simulation import contextual as simulate_contextual
 from policies.simulation import rollout as simulate_rollout

@@ -1,14 +1,20 @@
-"""One way in for every policy: a plan and what was learned give an allocation."""
+"""The single entry point of every policy: a plan and the learned state give an allocation."""
 
 from __future__ import annotations
 
-from policies.allocation import bandit, canary, shadow, single, split
+from policies.allocation import bandit
 from policies.allocation.bandit import Bandit
-from policies.allocation.canary import Canary
+from policies.allocation.fixed_plans import (
+    Canary,
+    Shadow,
+    Single,
+    Split,
+    allocate_canary,
+    allocate_shadow,
+    allocate_single,
+    allocate_split,
+)
 from policies.allocation.model import Allocation, Learned
-from policies.allocation.shadow import Shadow
-from policies.allocation.single import Single
-from policies.allocation.split import Split
 from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual
 
@@ -18,21 +24,23 @@ _NOTHING = Learned()
 
 
 def allocate(plan: Plan, learned: Learned = _NOTHING, now: float = 0.0) -> Allocation:
-    """The allocation of ``plan``; pure, and alike on every replica that passes the same.
+    """Return the allocation of ``plan``: pure, so all replicas with the same arguments agree.
 
-    ``now`` is in seconds since the epoch; no policy of today depends on it by itself (time enters with
-    the discounted sums and the rollout's weight), but callers should pass it. Raises ValueError when the
-    plan can't be an allocation, and says why.
+    ``now`` is in seconds since the epoch. No current policy reads it (time enters through the discounted
+    sums and the rollout's weight), but callers should pass it.
+
+    Raises:
+        ValueError: the plan can't be an allocation; the message says why.
     """
     match plan:
         case Single():
-            return single.allocate(plan)
+            return allocate_single(plan)
         case Split():
-            return split.allocate(plan, learned.previous)
+            return allocate_split(plan, learned.previous)
         case Shadow():
-            return shadow.allocate(plan)
+            return allocate_shadow(plan)
         case Canary():
-            return canary.allocate(plan, learned.weight)
+            return allocate_canary(plan, learned.weight)
         case Bandit():
             return bandit.allocate(plan, learned)
         case Contextual():

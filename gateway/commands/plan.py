@@ -22,7 +22,8 @@ from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 from gateway.state.evidence import observations, rewarded
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Guardrail, border
+from policies.rollout.guardrails import border
+from policies.rollout.verdicts import Guardrail
 from policies.sequential.planning import Needed, for_means, for_rates
 
 DAYS: Final = 7.0

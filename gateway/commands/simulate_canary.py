@@ -13,8 +13,8 @@ from gateway.commands.remote import print_json
 from gateway.commands.simulate_shown import Progress, chosen, say, shown
 from gateway.compile.plans import plan_of, rail_of
 from gateway.config.document import Canary, Metric
-from policies.rollout.guardrails import Guardrail
-from policies.rollout.machine import Plan
+from policies.rollout.state import Plan
+from policies.rollout.verdicts import Guardrail
 from policies.simulation import rollout as simulate_rollout
 from policies.simulation.rollout import CanaryWorld, RolloutReport, Service
 

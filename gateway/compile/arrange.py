@@ -15,8 +15,9 @@ from policies.allocation import bandit
 from policies.allocation.bandit import Bandit
 from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual, Ensemble
-from policies.rollout import machine as rollout
-from policies.rollout.machine import State, Status
+from policies.rollout import state as rollout
+from policies.rollout.state import State
+from policies.rollout.table import Status
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,12 @@ from gateway.config.policy import Shadow as ShadowSection
 from gateway.config.policy import Single as SingleSection
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
-from policies.allocation.canary import Canary
-from policies.allocation.shadow import Shadow
-from policies.allocation.single import Single
-from policies.allocation.split import Split
+from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
 from policies.bayes import prior
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import Categorical, Feature, Numeric
-from policies.rollout import machine as rollout
-from policies.rollout.guardrails import Guardrail
+from policies.rollout import state as rollout
+from policies.rollout.verdicts import Guardrail
 
 
 def plan(document: Document, name: str) -> Plan:
@@ -80,7 +77,7 @@ class Move:
     weight: float
     shadows: tuple[tuple[str, float], ...] = ()
     competing: float | None = None
-    """Since when the rollout is with its bandit (`policies.rollout.machine.State.competing`)."""
+    """Since when the rollout is with its bandit (`policies.rollout.state.State.competing`)."""
     deciding: bool = False
     """Whether that decides now, in place of ``weight``."""
     promoted: bool = False

@@ -31,7 +31,7 @@ from gateway.state.base import Published
 from gateway.telemetry.tracing.exporter import Exporter
 from gateway.telemetry.tracing.traces import Traces
 from policies.allocate import Plan
-from policies.rollout.machine import State
+from policies.rollout.state import State
 
 log = logging.getLogger("turnout.config")
 

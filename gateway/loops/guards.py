@@ -27,8 +27,9 @@ from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts, Store
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Judgement, Verdict, judge_all
-from policies.sequential.stratified import Matched, Side, matched
+from policies.rollout.guardrails import Judgement, judge_all
+from policies.rollout.verdicts import Verdict
+from policies.sequential.stratified import StratifiedComparison, Stratum, stratified
 
 log = logging.getLogger("turnout.guards")
 
@@ -41,7 +42,7 @@ SETTLED: Final = 10.0
 STRETCHES: Final = 360
 """So many at most are read again and again, while their rewards still come in."""
 
-_NOTHING: Final = Side(units=RewardSums())
+_NOTHING: Final = Stratum(units=RewardSums())
 _NO_UNITS: Final = (_NOTHING, _NOTHING)
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
@@ -65,7 +66,9 @@ class _Fresh:
     """Rewards of decisions whose window is open. They are read anew now and then."""
 
     due: float
-    matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
+    matched: dict[str, StratifiedComparison] = field(
+        default_factory=lambda: defaultdict(StratifiedComparison)
+    )
 
 
 @dataclass(slots=True)
@@ -81,7 +84,9 @@ class _Watched:
     """Of a canary's candidate, as last kept."""
     rewarded: dict[str, float] = field(default_factory=dict)
     """Of each metric, the end of what is in ``matched``: what was decided later may still be rewarded."""
-    matched: dict[str, Matched] = field(default_factory=lambda: defaultdict(Matched))
+    matched: dict[str, StratifiedComparison] = field(
+        default_factory=lambda: defaultdict(StratifiedComparison)
+    )
     fresh: dict[str, _Fresh] = field(default_factory=dict)
     """By metric: what has come so far for the decisions behind that end."""
 
@@ -161,14 +166,14 @@ class Guards:
         others = [v for v in self._allocations.held[name].allocation.variants if v != bound.baseline]
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         rails = [rail_of(rail) for rail in bound.guardrails]
-        stretches = await self._by_unit(document, name, watched)
+        strata = await self._by_unit(document, name, watched)
         for variant in others:
             if variant in watched.ejected or variant not in watched.matched:
                 continue
             seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
-            if stretches is not None:
-                pairs = ((s.get(bound.baseline, _NOTHING), s.get(variant, _NOTHING)) for s in stretches)
-                seen = seen + matched([_NO_UNITS, *pairs])
+            if strata is not None:
+                pairs = ((s.get(bound.baseline, _NOTHING), s.get(variant, _NOTHING)) for s in strata)
+                seen = seen + stratified([_NO_UNITS, *pairs])
             pair = seen.evidence(kinds, self._clock() - watched.since, capped_ranges(document))
             judgement = await asyncio.to_thread(
                 judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
@@ -217,25 +222,25 @@ class Guards:
         self,
         name: str,
         baseline: str,
-        into: dict[str, Matched],
+        into: dict[str, StratifiedComparison],
         metrics: Mapping[str, Metric],
         since: float,
         until: float,
         step: float,
     ) -> None:
-        """Adds what was earned by decisions within the limits, in stretches of ``step`` seconds."""
+        """Adds what was earned by decisions within the limits, in strata of ``step`` seconds."""
         buckets = await self._store.series(name, since=since, until=until, step=step)
         read = of_buckets(buckets, metrics, now=self._clock() - SETTLED)
         _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
 
     async def _by_unit(
         self, document: Document, name: str, watched: _Watched
-    ) -> list[Mapping[str, Side]] | None:
-        """Errors and latencies by unit, in stretches; None where requests are their own units."""
+    ) -> list[Mapping[str, Stratum]] | None:
+        """Errors and latencies by unit, in strata; None where requests are their own units."""
         if document.routes[name].unit is None:
             return None
         outcomes = await self._units.read(name, watched.since)
-        return [] if outcomes is None else await asyncio.to_thread(outcomes.stretches)
+        return [] if outcomes is None else await asyncio.to_thread(outcomes.strata)
 
     async def _eject(self, name: str, variant: str, watched: _Watched, verdict: Verdict) -> None:
         reason = verdict.breach()
@@ -257,12 +262,15 @@ def _fingerprint(section: Bandit | Canary, more: str = "") -> str:
 
 
 def _stretch(window: float) -> float:
-    """Seconds of one stretch, so that a window has at most `STRETCHES` of them."""
+    """Seconds of one stratum, so that a window has at most `STRETCHES` of them."""
     return max(1.0, -(-window // (STRETCHES * BUCKET))) * BUCKET
 
 
 def _add(
-    matched: dict[str, Matched], baseline: str, buckets: list[RewardedBucket], metrics: Collection[str]
+    matched: dict[str, StratifiedComparison],
+    baseline: str,
+    buckets: list[RewardedBucket],
+    metrics: Collection[str],
 ) -> None:
     """Adds each bucket of time to the comparison of every variant that was seen in it."""
     by_time: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
@@ -274,9 +282,9 @@ def _add(
                 matched[variant].add(_side(found.get(baseline, []), metrics), _side(own, metrics))
 
 
-def _side(buckets: list[RewardedBucket], metrics: Collection[str]) -> Side:
+def _side(buckets: list[RewardedBucket], metrics: Collection[str]) -> Stratum:
     """All epochs of one bucket of time together: ten seconds are short against what else changes."""
-    side = Side()
+    side = Stratum()
     latency: dict[int, float] = defaultdict(float)
     rewards: dict[str, RewardSums] = {}
     for bucket in buckets:

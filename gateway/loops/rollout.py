@@ -27,32 +27,22 @@ from gateway.state.base import Counts, Store, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
 from policies.allocation.bandit import Standing
 from policies.allocation.model import RewardSums
-from policies.rollout import machine as rollout
+from policies.rollout.events import Audit, Command, Configured, Event, Refused, SetWeight, Tick
 from policies.rollout.guardrails import (
-    SICK,
-    Evidence,
-    Guardrail,
+    MAX_BASELINE_ERROR_RATE,
     Judgement,
-    Verdict,
     could_not_look,
     judge_agreement,
     judge_all,
     judge_alone,
 )
-from policies.rollout.machine import (
-    Audit,
-    Command,
-    Configured,
-    Event,
-    Plan,
-    Refused,
-    SetWeight,
-    State,
-    Status,
-    Tick,
-)
+from policies.rollout.machine import next_due, possible, step
+from policies.rollout.state import Plan, State, begin, shadow_share, stage_of
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Guardrail, Verdict
 from policies.sequential.betting import WindowBets
-from policies.sequential.stratified import Side
+from policies.sequential.metric_comparison import Evidence
+from policies.sequential.stratified import Stratum
 
 log = logging.getLogger("turnout.rollout")
 
@@ -74,7 +64,7 @@ def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
     return {key: found for key, found in ranges.items() if found is not None}
 
 
-def by_unit(seen: Evidence, side: Side) -> Evidence:
+def by_unit(seen: Evidence, side: Stratum) -> Evidence:
     """``seen`` with errors and latencies by unit."""
     return replace(seen, latency=side.latency, units=side.units or RewardSums())
 
@@ -147,7 +137,7 @@ class Rollouts:
             self._hand_over(name, state, plan)
             if self._allocations.leads and before is not None and self._behind(name, before, state):
                 await self._allocations.reconsider(name, state.reason)
-            if self._allocations.leads and self._clock() >= rollout.next_due(state, plan):
+            if self._allocations.leads and self._clock() >= next_due(state, plan):
                 await self._look(name, section, plan, state)
 
     def _behind(self, name: str, before: Move, state: State) -> bool:
@@ -210,7 +200,7 @@ class Rollouts:
         assert document is not None
         levels = plan.levels(len(section.guardrails))
         seconds = max(0.0, self._clock() - state.window)
-        if rollout.shadow_share(state, plan):
+        if shadow_share(state, plan):
             found = await self._store.agreement(name, since=state.window)
             _, compared, agreeing = found.get(plan.candidate, (0, 0, 0))
             assert plan.gate is not None
@@ -238,11 +228,11 @@ class Rollouts:
             found = counts.get(variant, Counts())
             rewards: dict[str, RewardSums] = {m: s for (v, m), s in sums.items() if v == variant}
             seen = Evidence(found.assigned, found.errors, found.latency, rewards, kinds, seconds, ranges)
-            return seen if sides is None else by_unit(seen, sides.get(variant, Side()))
+            return seen if sides is None else by_unit(seen, sides.get(variant, Stratum()))
 
         candidate = evidence(plan.candidate)
         if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
-            alone = await asyncio.to_thread(judge_alone, candidate, SICK, levels.fail)
+            alone = await asyncio.to_thread(judge_alone, candidate, MAX_BASELINE_ERROR_RATE, levels.fail)
             return Judgement((alone,)), candidate.requests
         bets = self._window_bets(name, state, epoch)  # only the leader's own look adds to them
         judgement = await asyncio.to_thread(
@@ -267,12 +257,12 @@ class Rollouts:
 
     async def _by_unit(
         self, document: Document, name: str, since: float, epoch: int
-    ) -> Mapping[str, Side] | None:
+    ) -> Mapping[str, Stratum] | None:
         """Errors and latencies by unit, by variant; None where requests are their own units."""
         if document.routes[name].unit is None:
             return None
         outcomes = await self._units.read(name, since, epoch)
-        return {} if outcomes is None else await asyncio.to_thread(outcomes.sides)
+        return {} if outcomes is None else await asyncio.to_thread(outcomes.whole)
 
     def _judged_by_guards(self, name: str, state: State) -> tuple[Judgement, float]:
         """A bandit's epochs are short: its variants are compared over matched times (`gateway.loops.guards`)."""
@@ -291,8 +281,8 @@ class Rollouts:
         for _ in range(TRIES):
             now = self._clock()
             fresh = name not in self._versions
-            before = self.states.get(name) or rollout.begin(plan, now)
-            after, effects = rollout.step(before, event, plan, now)
+            before = self.states.get(name) or begin(plan, now)
+            after, effects = step(before, event, plan, now)
             refused = next((e for e in effects if isinstance(e, Refused)), None)
             if refused is not None:
                 raise TurnoutError("conflict", refused.message)
@@ -351,7 +341,7 @@ class Rollouts:
             return None
         plan = plan_of(section)
         judgement, samples = await self.judged(name, section, plan, state)
-        stage = rollout.stage_of(plan, state.stage)
+        stage = stage_of(plan, state.stage)
         if state.competing is not None:  # no stage any more
             stage = replace(stage, duration=0.0, min_samples=0)
         return {
@@ -371,7 +361,7 @@ class Rollouts:
             "bake_until": state.bake_until,
             "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
             "sick_baseline": judgement.sick or None,
-            "possible": list(rollout.possible(state)),
+            "possible": list(possible(state)),
         }
 
 

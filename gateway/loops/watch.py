@@ -19,7 +19,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.state.base import OutcomeFilter, Store
 from gateway.state.units import metric_of
-from policies.sequential.two_sample import Rate, mean_interval
+from policies.sequential.two_sample import RateMartingale, mean_interval
 
 log = logging.getLogger("turnout.watch")
 
@@ -200,7 +200,7 @@ def _error_interval(errors: int, assigned: int) -> tuple[float, float]:
     """Always-valid interval of an error rate, at each stretch's part of `ALPHA`."""
     if not assigned:
         return 0.0, 1.0
-    return mean_interval(Rate(min(errors, assigned), assigned), ALPHA / len(STRETCHES_S))
+    return mean_interval(RateMartingale(min(errors, assigned), assigned), ALPHA / len(STRETCHES_S))
 
 
 def _failure(variant: str, assigned: int, errors: int, low: float, seconds: float) -> str:

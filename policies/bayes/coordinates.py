@@ -1,4 +1,4 @@
-"""The three posterior families, each on a chart: a variable t in which every density is smooth.
+"""The three posterior families, each in coordinates t in which every density is smooth.
 
 A Beta density can rise without bound at 0 and 1. In t = logit x (Beta) and t = log (x / c) (Gamma) each has
 one hump of a known width and tails that fall at least exponentially, so that Gauss-Legendre panels
@@ -29,10 +29,10 @@ TAIL = 1e-17
 _TINY = 1e-300
 
 
-class Chart(Protocol):
+class Coordinates(Protocol):
     """K posteriors of one family."""
 
-    def subset(self, keep: Mask) -> Chart:
+    def subset(self, keep: Mask) -> Coordinates:
         """Those of the K for which ``keep`` (K,) holds."""
         ...
 
@@ -105,14 +105,14 @@ def _column(values: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class BetaChart:
+class BetaCoordinates:
     """Beta(a_k, b_k) in t = logit x."""
 
     a: Array
     b: Array
 
-    def subset(self, keep: Mask) -> BetaChart:
-        return BetaChart(self.a[keep], self.b[keep])
+    def subset(self, keep: Mask) -> BetaCoordinates:
+        return BetaCoordinates(self.a[keep], self.b[keep])
 
     def means(self) -> Array:
         return self.a / (self.a + self.b)
@@ -146,7 +146,7 @@ class BetaChart:
 
     def excess(self, t: float) -> Array:
         # E[(θ - x)⁺] of Beta(a, b) is E[(y - θ')⁺] of Beta(b, a) at y = 1 - x.
-        return BetaChart(self.b, self.a).shortfall(-t)
+        return BetaCoordinates(self.b, self.a).shortfall(-t)
 
     def slope(self, t: Array) -> Array:
         return np.asarray(special.expit(t) * special.expit(-t))
@@ -174,7 +174,7 @@ def _logit_quantile(a: Array, b: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class GammaChart:
+class GammaCoordinates:
     """Gamma(shape_k, rate_k) in t = log (x / c).
 
     c is the mean of the narrowest: at shapes of 1e10 the rounding of log x alone would cost ten digits of a
@@ -189,13 +189,13 @@ class GammaChart:
     """log (shape_k / rate_k / c): where each has its mean."""
 
     @classmethod
-    def of(cls, shape: Array, rate: Array) -> GammaChart:
+    def of(cls, shape: Array, rate: Array) -> GammaCoordinates:
         mean = shape / rate
         centre = float(mean[np.argmax(shape)])
         return cls(shape, rate, centre, np.log(mean / centre))
 
-    def subset(self, keep: Mask) -> GammaChart:
-        return GammaChart.of(self.shape[keep], self.rate[keep])
+    def subset(self, keep: Mask) -> GammaCoordinates:
+        return GammaCoordinates.of(self.shape[keep], self.rate[keep])
 
     def means(self) -> Array:
         return self.shape / self.rate
@@ -266,7 +266,7 @@ def _gamma_tails(shape: Array, log_ratio: Array) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, slots=True)
-class StudentChart:
+class StudentCoordinates:
     """loc_k + scale_k T with T Student of df_k degrees (1e30 or more: normal), in t = x - c.
 
     c is the location of the narrowest: only differences of locations are ever used, so that a large
@@ -280,11 +280,11 @@ class StudentChart:
     """loc_k - c."""
 
     @classmethod
-    def of(cls, df: Array, loc: Array, scale: Array) -> StudentChart:
+    def of(cls, df: Array, loc: Array, scale: Array) -> StudentCoordinates:
         return cls(np.minimum(df, 1e30), loc, scale, loc - loc[np.argmin(scale)])
 
-    def subset(self, keep: Mask) -> StudentChart:
-        return StudentChart.of(self.df[keep], self.loc[keep], self.scale[keep])
+    def subset(self, keep: Mask) -> StudentCoordinates:
+        return StudentCoordinates.of(self.df[keep], self.loc[keep], self.scale[keep])
 
     def means(self) -> Array:
         return self.offset

@@ -21,8 +21,8 @@ import numpy as np
 from scipy import special
 
 from policies.allocation.model import Goal
-from policies.bayes.coordinates import BetaChart, Chart, GammaChart, StudentChart
-from policies.bayes.quadrature import Contest, contest
+from policies.bayes.coordinates import BetaCoordinates, Coordinates, GammaCoordinates, StudentCoordinates
+from policies.bayes.quadrature import PosteriorComparison, compare_posteriors
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +126,15 @@ def interval(posterior: Posterior, level: float = 0.95) -> tuple[float, float]:
     return posterior.quantile(tail), posterior.quantile(1.0 - tail)
 
 
-def compare(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> Contest:
+def compare(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> PosteriorComparison:
     """Probability of being best, and expected loss, of each; arrays of shape (K,).
 
     Exact to about 1e-12, by quadrature (`policies.bayes.quadrature`). All posteriors must be of one family.
     Raises ValueError when they are not, or when there is none.
     """
     if len(posteriors) == 1:
-        return Contest(np.ones(1), np.zeros(1))
-    return contest(_chart(posteriors), goal)
+        return PosteriorComparison(np.ones(1), np.zeros(1))
+    return compare_posteriors(_coordinates(posteriors), goal)
 
 
 def probability_best(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> tuple[float, ...]:
@@ -147,18 +147,18 @@ def expected_loss(posteriors: Sequence[Posterior], goal: Goal = "maximize") -> t
     return tuple(float(p) for p in compare(posteriors, goal).expected_loss)
 
 
-def _chart(posteriors: Sequence[Posterior]) -> Chart:
+def _coordinates(posteriors: Sequence[Posterior]) -> Coordinates:
     if not posteriors:
         raise ValueError("there is nothing to compare: give at least one posterior")
     family = type(posteriors[0])
     if any(type(p) is not family for p in posteriors):
         raise ValueError("posteriors of different families can't be compared; use one metric type for all")
     if family is Beta:
-        return BetaChart(*_columns(posteriors, "a", "b"))
+        return BetaCoordinates(*_columns(posteriors, "a", "b"))
     if family is Gamma:
-        return GammaChart.of(*_columns(posteriors, "shape", "rate"))
+        return GammaCoordinates.of(*_columns(posteriors, "shape", "rate"))
     df, loc, scale = _columns(posteriors, "df", "loc", "scale")
-    return StudentChart.of(df, loc, scale)
+    return StudentCoordinates.of(df, loc, scale)
 
 
 def _columns(posteriors: Sequence[Posterior], *names: str) -> tuple[np.ndarray, ...]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policies.allocation.model import Goal
-from policies.bayes.coordinates import Array, Chart
+from policies.bayes.coordinates import Array, Coordinates
 
 NODES = 20
 """Of one panel."""
@@ -32,45 +32,49 @@ TOLERANCE = 1e-10
 _HALVINGS = 6
 
 
-class Contest(NamedTuple):
+class PosteriorComparison(NamedTuple):
     """What the posteriors say of each variant; (K,) each."""
 
     probability_best: Array
     expected_loss: Array
 
 
-def contest(chart: Chart, goal: Goal = "maximize") -> Contest:
-    """Who is best among the K ≥ 2 posteriors of ``chart``.
+def compare_posteriors(coordinates: Coordinates, goal: Goal = "maximize") -> PosteriorComparison:
+    """Who is best among the K ≥ 2 posteriors of ``coordinates``.
 
     Raises ArithmeticError when no refinement makes the probabilities sum to 1 within 1e-9.
     """
-    lower, upper = _limits(chart, goal)
+    lower, upper = _limits(coordinates, goal)
     alive = upper >= lower.max()
     if alive.all():
-        return _contest(chart, goal)
+        return _compare(coordinates, goal)
     # Whoever certainly lies below another one has no part in the maximum: its loss is the distance of
     # the means. The others are compared among themselves, where no hump is far from the range.
-    best, loss = _contest(chart.subset(alive), goal) if alive.sum() > 1 else Contest(np.ones(1), np.zeros(1))
-    means = chart.means() if goal == "maximize" else -chart.means()
+    best, loss = (
+        _compare(coordinates.subset(alive), goal)
+        if alive.sum() > 1
+        else PosteriorComparison(np.ones(1), np.zeros(1))
+    )
+    means = coordinates.means() if goal == "maximize" else -coordinates.means()
     leader = int(best.argmax())
     all_best, all_loss = np.zeros(len(alive)), loss[leader] + means[alive][leader] - means
     all_best[alive], all_loss[alive] = best, loss
-    return Contest(all_best, all_loss)
+    return PosteriorComparison(all_best, all_loss)
 
 
-def _limits(chart: Chart, goal: Goal) -> tuple[Array, Array]:
+def _limits(coordinates: Coordinates, goal: Goal) -> tuple[Array, Array]:
     """The limits of each posterior on the axis on which more is better; (K,) each."""
-    lower, upper = chart.limits()
+    lower, upper = coordinates.limits()
     return (lower, upper) if goal == "maximize" else (-upper, -lower)
 
 
-def _contest(chart: Chart, goal: Goal) -> Contest:
+def _compare(coordinates: Coordinates, goal: Goal) -> PosteriorComparison:
     for halving in range(_HALVINGS):
-        grid = _Grid.over(chart, goal, 0.5**halving)
+        grid = _Grid.over(coordinates, goal, 0.5**halving)
         if grid.defect <= TOLERANCE:
             best = grid.probability_best()
             if abs(best.sum() - 1.0) <= 1e-9:
-                return Contest(best / best.sum(), grid.expected_loss())
+                return PosteriorComparison(best / best.sum(), grid.expected_loss())
     raise ArithmeticError("the posteriors are too extreme to compare: P(best) does not sum to 1")
 
 
@@ -95,7 +99,7 @@ def _rule() -> tuple[Array, Array, Array]:
 class _Grid(NamedTuple):
     """The K densities and distributions on P panels of n nodes; a mirrored one when less is better."""
 
-    chart: Chart
+    coordinates: Coordinates
     sign: float
     low: float
     weights: Array
@@ -109,15 +113,15 @@ class _Grid(NamedTuple):
     defect: float
 
     @classmethod
-    def over(cls, chart: Chart, goal: Goal, fineness: float) -> _Grid:
+    def over(cls, coordinates: Coordinates, goal: Goal, fineness: float) -> _Grid:
         sign = 1.0 if goal == "maximize" else -1.0
-        lower, upper = _limits(chart, goal)
-        edges = chart.edges(sign, float(lower.max()), upper, fineness)
+        lower, upper = _limits(coordinates, goal)
+        edges = coordinates.edges(sign, float(lower.max()), upper, fineness)
         x, w, partial = _rule()
         half = np.diff(edges)[:, None] / 2
         t = sign * (edges[:-1, None] + half * (x + 1.0))
-        density = np.exp(chart.log_density(t.ravel())).reshape(-1, *t.shape)
-        f_low, s_high = _ends(chart, sign, edges)
+        density = np.exp(coordinates.log_density(t.ravel())).reshape(-1, *t.shape)
+        f_low, s_high = _ends(coordinates, sign, edges)
         mass = (density * (half * w)).sum(axis=2)
         inside = density @ partial.T * half
         left = f_low[:, None] + np.cumsum(mass, axis=1) - mass
@@ -125,11 +129,11 @@ class _Grid(NamedTuple):
         below, above = left[:, :, None] + inside, right[:, :, None] - inside
         defect = float(np.abs(f_low + mass.sum(axis=1) + s_high - 1.0).max())
         return cls(
-            chart,
+            coordinates,
             sign,
             float(edges[0]),
             half * w,
-            chart.slope(t.ravel()).reshape(t.shape),
+            coordinates.slope(t.ravel()).reshape(t.shape),
             density,
             _log_below(below, above),
             defect,
@@ -144,12 +148,14 @@ class _Grid(NamedTuple):
         integrand = np.exp(self.below) * -np.expm1(others)
         within = (integrand * (self.weights * self.slope)).sum(axis=(1, 2))
         # Left of the range the maximum is certainly higher, so the loss there is all of the shortfall.
-        outside = self.chart.shortfall(self.low) if self.sign > 0 else self.chart.excess(-self.low)
+        outside = (
+            self.coordinates.shortfall(self.low) if self.sign > 0 else self.coordinates.excess(-self.low)
+        )
         return np.asarray(within + outside)
 
 
-def _ends(chart: Chart, sign: float, edges: Array) -> tuple[Array, Array]:
-    low, high = chart.tails(sign * float(edges[0])), chart.tails(sign * float(edges[-1]))
+def _ends(coordinates: Coordinates, sign: float, edges: Array) -> tuple[Array, Array]:
+    low, high = coordinates.tails(sign * float(edges[0])), coordinates.tails(sign * float(edges[-1]))
     return (low[0], high[1]) if sign > 0 else (low[1], high[0])
 
 

@@ -21,39 +21,18 @@ from policies.rollout.verdicts import Guardrail, Levels, Outcome, Verdict
 from policies.sequential import asymptotic
 from policies.sequential.betting import Bets, Block, Limit, WindowBets
 from policies.sequential.latency import Edges
-from policies.sequential.metrics import (
+from policies.sequential.metric_comparison import (
     Evidence,
     Interval,
-    Kind,
-    Measured,
+    MetricComparison,
     check_counts,
-    error_arm,
-    latency_quantile,
+    error_martingale,
     measure,
 )
-from policies.sequential.two_sample import Rate, difference_interval, mean_interval
+from policies.sequential.two_sample import RateMartingale, difference_interval, mean_interval
 
-__all__ = [
-    "SICK",
-    "Evidence",
-    "Guardrail",
-    "Interval",
-    "Judgement",
-    "Kind",
-    "Levels",
-    "Outcome",
-    "Verdict",
-    "could_not_look",
-    "judge",
-    "judge_agreement",
-    "judge_all",
-    "judge_alone",
-    "latency_quantile",
-    "sick_baseline",
-]
-
-SICK: Final = 0.2
-"""A baseline whose error rate is shown to be above this is no measure for anything."""
+MAX_BASELINE_ERROR_RATE: Final = 0.2
+"""A baseline whose error rate is shown to be above this can not be compared with."""
 _HORIZON: Final = 10
 """Doublings of the data beyond which no estimate of what is missing is honest."""
 
@@ -74,7 +53,7 @@ def judge_all(
     *,
     bets: WindowBets | None = None,
     edges: Edges | None = None,
-    sick_above: float = SICK,
+    sick_above: float = MAX_BASELINE_ERROR_RATE,
     forecast: bool = True,
 ) -> Judgement:
     """Every guardrail, and whether the baseline itself is sick.
@@ -125,7 +104,12 @@ def border(guardrail: Guardrail) -> Limit:
 
 
 def sick_baseline(
-    baseline: Evidence, candidate: Evidence, alpha: float, *, failed: bool = False, limit: float = SICK
+    baseline: Evidence,
+    candidate: Evidence,
+    alpha: float,
+    *,
+    failed: bool = False,
+    limit: float = MAX_BASELINE_ERROR_RATE,
 ) -> str:
     """ "" or why the baseline is the sick one.
 
@@ -138,14 +122,14 @@ def sick_baseline(
         check_counts(candidate)
     except ValueError:
         return ""
-    own = error_arm(baseline)
+    own = error_martingale(baseline)
     if not failed and float(own.centre) <= limit:
         return ""  # the lower end lies below the estimate
     low, _ = mean_interval(own, alpha)
     if low > limit:
         return f"the baseline's own error rate is above {limit:.3g} (at least {low:.3g})"
     if failed:
-        _, high = difference_interval(own, error_arm(candidate), alpha)
+        _, high = difference_interval(own, error_martingale(candidate), alpha)
         if high < 0:
             return "a guardrail failed, but the baseline has more errors than the candidate"
     return ""
@@ -205,7 +189,7 @@ def judge_agreement(
     passing = alpha if alpha_pass is None else alpha_pass
 
     def outcome(scale: float) -> Outcome:
-        seen = Rate(agreeing * scale, compared * scale)
+        seen = RateMartingale(agreeing * scale, compared * scale)
         if mean_interval(seen, passing)[0] >= at_least:
             return "pass"
         return "fail" if mean_interval(seen, alpha)[1] < at_least else "inconclusive"
@@ -218,7 +202,7 @@ def judge_agreement(
         at_least,
         alpha,
         rate,
-        mean_interval(Rate(agreeing, compared), passing),
+        mean_interval(RateMartingale(agreeing, compared), passing),
         candidate=rate,
         samples=compared,
         alpha_pass=passing,
@@ -239,7 +223,7 @@ def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
         check_counts(evidence)
     except ValueError as fault:
         return Verdict("error_rate", "error", "at_most", at_most, alpha, reason=str(fault))
-    interval = mean_interval(Rate(evidence.errors, evidence.requests), alpha)
+    interval = mean_interval(RateMartingale(evidence.errors, evidence.requests), alpha)
     outcome: Outcome = "fail" if interval[0] > at_most else "inconclusive"
     if interval[1] <= at_most:
         outcome = "pass"
@@ -253,7 +237,7 @@ def judge_alone(evidence: Evidence, at_most: float, alpha: float) -> Verdict:
 
 def _decide(
     guardrail: Guardrail,
-    measured: Measured,
+    measured: MetricComparison,
     alpha: float,
     alpha_pass: float,
     bet: Bets | None,
@@ -287,7 +271,7 @@ def _decide(
 
 def _outcome(
     guardrail: Guardrail,
-    measured: Measured,
+    measured: MetricComparison,
     interval: Interval | None,
     alpha: float,
     alpha_pass: float,
@@ -308,7 +292,7 @@ def _by_bet(bet: Bets, alpha: float, alpha_pass: float) -> Outcome:
     return "pass" if bet.below >= -math.log(alpha_pass) else "inconclusive"
 
 
-def _estimate(guardrail: Guardrail, measured: Measured) -> float | None:
+def _estimate(guardrail: Guardrail, measured: MetricComparison) -> float | None:
     if not guardrail.relative:
         return _known(measured.candidate - measured.baseline)
     return measured.candidate / measured.baseline if measured.baseline > 0 else None
@@ -318,7 +302,9 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None, bet: Bets | None) -> str:
+def _reason(
+    guardrail: Guardrail, measured: MetricComparison, interval: Interval | None, bet: Bets | None
+) -> str:
     if not measured.samples or not measured.baseline_samples:
         which = "candidate" if not measured.samples else "baseline"
         return f"nothing was observed of the {which} yet"
@@ -333,7 +319,7 @@ def _reason(guardrail: Guardrail, measured: Measured, interval: Interval | None,
     return "the data do not tell yet on which side of the limit it is"
 
 
-def _missing(guardrail: Guardrail, measured: Measured, alpha: float) -> float | None:
+def _missing(guardrail: Guardrail, measured: MetricComparison, alpha: float) -> float | None:
     """How many times the data it takes for the interval to leave the limit, if both go on exactly as so far."""
     if not (measured.samples and measured.baseline_samples):
         return None

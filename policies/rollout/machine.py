@@ -1,141 +1,20 @@
 """The engine of a rollout: what a look, a command or a new configuration does to it.
 
-Pure: `step` takes the state, an event, the plan and the time, and returns the new state and what is to be
-done about it. Which signal leads where is data, in `policies.rollout.table`; read that first.
+Pure: `step` takes the state, an event, the plan and the time, and returns the new state and its effects. Which
+signal leads where is data, in `policies.rollout.table`; read that first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Final
 
-from policies.rollout.guardrails import Verdict
-from policies.rollout.state import GATE, Gate, Phase, Plan, Stage, State, begin, stage_of
-from policies.rollout.table import COMMANDS, TABLE, Action, Rule, Signal, Status, diagram
-
-__all__ = [
-    "COMMANDS",
-    "GATE",
-    "TABLE",
-    "Action",
-    "Audit",
-    "Command",
-    "Configured",
-    "Effect",
-    "Event",
-    "Gate",
-    "Phase",
-    "Plan",
-    "Refused",
-    "Rule",
-    "SetWeight",
-    "Signal",
-    "Stage",
-    "State",
-    "Status",
-    "Tick",
-    "begin",
-    "diagram",
-    "next_due",
-    "possible",
-    "shadow_share",
-    "stage_of",
-    "step",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A look: the verdicts over the window since `State.window`, and the candidate's samples in it.
-
-    ``sick``: "" or why the baseline is sick (`guardrails.Judgement`). In the gate, samples are compared
-    answers and the only verdict is that of `guardrails.judge_agreement`.
-
-    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` whom its stop rule names, and
-    ``beliefs`` what that rests on (kept with the audit).
-    """
-
-    verdicts: tuple[Verdict, ...] = ()
-    samples: float = 0.0
-    sick: str = ""
-    share: float | None = None
-    winner: str | None = None
-    beliefs: Mapping[str, Any] | None = None
-    carried: Mapping[str, float] | None = None
-    """What the next window's bets go on with (`State.carried`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A person's word: pause, resume, promote, rollback, or set with a ``weight``.
-
-    ``share``: the candidate's while a bandit decides on it; a pause holds it there.
-    """
-
-    action: str
-    actor: str = ""
-    weight: float | None = None
-    share: float | None = None
-    reason: str = ""
-    """Why, in the person's own words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configured:
-    """The configuration was read again; the plan given to `step` is the new one."""
-
-    actor: str = ""
-
-
-Event = Tick | Command | Configured
-
-
-@dataclass(frozen=True, slots=True)
-class SetWeight:
-    """Publish an allocation with this share for the candidate: a new epoch begins."""
-
-    weight: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """One entry of the trail: what happened, who or what did it, and on what evidence."""
-
-    time: float
-    signal: str
-    source: str
-    """The state before."""
-    target: str
-    stage: int
-    weight: float
-    """The candidate's share after."""
-    actor: str
-    """Whose command it was; "" when the rollout went by itself."""
-    reason: str
-    evidence: tuple[dict[str, Any], ...] = ()
-    """The verdicts as they stood; after them what the bandit believed, where there is one."""
-    phase: Phase = "canary"
-    """After it, as `State.phase`."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A command that is not possible now; the message says what is."""
-
-    message: str
-
-
-Effect = SetWeight | Audit | Refused
-
-
-# The engine ------------------------------------------------------------------------------------------
+from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
+from policies.rollout.state import Plan, Stage, State, begin, shadow_share, stage_of
+from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
 
 
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
@@ -184,12 +63,6 @@ def next_due(state: State, plan: Plan) -> float:
     if state.status is Status.PROMOTED and state.bake_until is None:
         return math.inf
     return max(state.checked, state.since) + plan.interval
-
-
-def shadow_share(state: State, plan: Plan) -> float:
-    """The share of requests to be copied to the candidate: the gate's, while the rollout is in it."""
-    waiting = state.status in (Status.RUNNING, Status.PAUSED) and state.stage == GATE
-    return plan.gate.share if waiting and plan.gate is not None else 0.0
 
 
 def _read(state: State, tick: Tick, plan: Plan, now: float) -> tuple[Signal | None, str]:

@@ -152,6 +152,12 @@ class State:
             raise ValueError(f"this is not the state of a rollout: {fault}") from fault
 
 
+def shadow_share(state: State, plan: Plan) -> float:
+    """The share of requests to be copied to the candidate: the gate's, while the rollout is in it."""
+    waiting = state.status in (Status.RUNNING, Status.PAUSED) and state.stage == GATE
+    return plan.gate.share if waiting and plan.gate is not None else 0.0
+
+
 def begin(plan: Plan, now: float) -> State:
     """A rollout at its beginning: the gate if there is one, else the first stage."""
     stage = plan.first

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from policies.sequential.metrics import Interval
+from policies.sequential.metric_comparison import Interval
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 

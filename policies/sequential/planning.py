@@ -15,7 +15,7 @@ from policies.sequential.betting import Bets, Block, Limit
 
 RUNS: Final = 40
 LOOKS: Final = 60
-MOST: Final = 10.0
+MAX_RUN: Final = 10.0
 """Times the requests of one fixed look after which a run is given up."""
 
 
@@ -46,7 +46,7 @@ def for_rates(
         return Needed(math.inf, math.inf)
     variance = limit.factor**2 * rates[0] * (1 - rates[0]) / (1 - share) + rates[1] * (1 - rates[1]) / share
     one_look = (norm.isf(alpha) + norm.isf(0.2)) ** 2 * max(variance, gap / share) / gap**2
-    per = max(1, math.ceil(MOST * one_look / LOOKS))
+    per = max(1, math.ceil(MAX_RUN * one_look / LOOKS))
     rng = np.random.default_rng(seed)
     found = sorted(_run(rng, rates, limit, share, alpha, verdict, per) for _ in range(RUNS))
     return Needed(found[RUNS // 2], found[RUNS * 4 // 5])

@@ -1,7 +1,7 @@
 """Comparing two variants whose shares move with time, as a bandit's do.
 
 Pooling over time would confound: if everything gets slower in the evening, the variant whose share grew in the
-evening looks slower. So each stretch of time counts for both variants with the same weight: of a stretch with n₁
+evening looks slower. So each stratum of time counts for both variants with the same weight: of a stratum with n₁
 observations of one and n₂ of the other, min(n₁, n₂) count on either side, the larger one's sums scaled down.
 
 A scaled-down sum of n observations varies less than one of m = min(n₁, n₂) observations (m²/n ≤ m), so treating
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from policies.allocation.model import RewardSums
-from policies.sequential.metrics import Evidence, Interval, Kind
+from policies.sequential.metric_comparison import Evidence, Interval, Kind
 
 
 @dataclass(slots=True)
-class Side:
-    """What one variant did in one stretch: requests, errors, a latency histogram, sums by metric.
+class Stratum:
+    """What one variant did in one stratum: requests, errors, a latency histogram, sums by metric.
 
-    ``units``: the shares of requests that failed of the units that came first in this stretch.
+    ``units``: the shares of requests that failed of the units that came first in this stratum.
     """
 
     requests: float = 0.0
@@ -40,14 +40,14 @@ class _Total:
     units: RewardSums | None = None
 
 
-class Matched:
-    """The running comparison of one variant with its baseline; stretches are added in any order, once each."""
+class StratifiedComparison:
+    """The running comparison of one variant with its baseline; strata are added in any order, once each."""
 
     def __init__(self) -> None:
         self._baseline, self._candidate = _Total(), _Total()
 
-    def add(self, baseline: Side, candidate: Side) -> None:
-        """One stretch of time, short against whatever else changes."""
+    def add(self, baseline: Stratum, candidate: Stratum) -> None:
+        """One stratum of time, short against whatever else changes."""
         for total, own, other in (
             (self._baseline, baseline, candidate),
             (self._candidate, candidate, baseline),
@@ -61,15 +61,15 @@ class Matched:
                 against = other.rewards.get(metric, RewardSums())
                 _add_rewards(total, metric, sums, _kept(sums.count, against.count))
 
-    def __add__(self, other: Matched) -> Matched:
+    def __add__(self, other: StratifiedComparison) -> StratifiedComparison:
         """Both comparisons as one; neither is changed."""
-        found = Matched()
+        found = StratifiedComparison()
         for total, parts in (
             (found._baseline, (self._baseline, other._baseline)),
             (found._candidate, (self._candidate, other._candidate)),
         ):
             for part in parts:
-                side = Side(part.requests, part.errors, part.latency, part.rewards)
+                side = Stratum(part.requests, part.errors, part.latency, part.rewards)
                 if part.units is not None:
                     _add_units(total, part.units, 1.0)
                 _add_counts(total, side, 1.0)
@@ -95,10 +95,10 @@ class Matched:
         return first, second
 
 
-def matched(stretches: Iterable[tuple[Side, Side]]) -> Matched:
-    """`Matched` over (baseline, candidate) stretches."""
-    found = Matched()
-    for baseline, candidate in stretches:
+def stratified(strata: Iterable[tuple[Stratum, Stratum]]) -> StratifiedComparison:
+    """`StratifiedComparison` over (baseline, candidate) strata."""
+    found = StratifiedComparison()
+    for baseline, candidate in strata:
         found.add(baseline, candidate)
     return found
 
@@ -108,12 +108,12 @@ def _kept(own: float, other: float) -> float:
     return min(own, other) / own if own > 0 else 0.0
 
 
-def _add_counts(total: _Total, own: Side, kept: float) -> None:
+def _add_counts(total: _Total, own: Stratum, kept: float) -> None:
     total.requests += own.requests * kept
     total.errors += own.errors * kept
 
 
-def _add_latency(total: _Total, own: Side, other: Side) -> None:
+def _add_latency(total: _Total, own: Stratum, other: Stratum) -> None:
     kept = _kept(float(sum(own.latency.values())), float(sum(other.latency.values())))
     if kept:
         for bucket, count in own.latency.items():

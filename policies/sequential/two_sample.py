@@ -39,7 +39,7 @@ def _inside(mean: Floats) -> Floats:
     return np.asarray(np.clip(mean, _EDGE, 1 - _EDGE), dtype=np.float64)
 
 
-class Arm(Protocol):
+class MeanMartingale(Protocol):
     """One variant's data as a function of the mean that it is supposed to have."""
 
     @property
@@ -53,7 +53,7 @@ class Arm(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class RateMartingale:
     """``n`` yes-or-no observations with ``successes`` yes: numbers, or arrays of one shape."""
 
     successes: npt.ArrayLike
@@ -95,7 +95,7 @@ def rate_log_martingale(
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded:
+class BoundedMartingale:
     """Values in [0, 1], by their sums."""
 
     sums: RewardSums
@@ -109,7 +109,7 @@ class Bounded:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class UnitShareMartingale:
     """Values in [0, 1], most of them 0 or 1: the share of each unit's requests that failed, say.
 
     The equal mixture of two martingales. That of a rate is sharp where units have few requests; it holds for
@@ -120,12 +120,14 @@ class Shares:
 
     @property
     def centre(self) -> Floats:
-        return Bounded(self.sums).centre
+        return BoundedMartingale(self.sums).centre
 
     def __call__(self, mean: Floats) -> Floats:
         total = min(max(self.sums.total, 0.0), self.sums.count)
         rate = rate_log_martingale(mean, np.asarray(total), np.asarray(self.sums.count))
-        return np.asarray(np.logaddexp(rate, Bounded(self.sums)(mean)) - math.log(2), dtype=np.float64)
+        return np.asarray(
+            np.logaddexp(rate, BoundedMartingale(self.sums)(mean)) - math.log(2), dtype=np.float64
+        )
 
 
 _VARIANCES: Final = np.asarray([normal_rho(v, one_sided=True) for v in (1.0, 30.0, 1_000.0)])
@@ -151,11 +153,13 @@ def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
     return np.asarray(np.logaddexp.reduce(both, axis=0) - math.log(len(both)), dtype=np.float64)
 
 
-def evidence_against(baseline: Arm, candidate: Arm, *, factor: float = 1.0, shift: float = 0.0) -> Floats:
+def evidence_against(
+    baseline: MeanMartingale, candidate: MeanMartingale, *, factor: float = 1.0, shift: float = 0.0
+) -> Floats:
     """log of the e-value against "candidate's mean = factor * baseline's mean + shift".
 
     Refuted at level alpha when it reaches log(1/alpha). Infinite when no pair of means in [0, 1]
-    satisfies the claim. The shape is that of the arms' counts.
+    satisfies the claim. The shape is that of the martingales' counts.
     """
     low, high = max(_EDGE, (_EDGE - shift) / factor), min(1 - _EDGE, (1 - _EDGE - shift) / factor)
     if low > high:
@@ -176,23 +180,25 @@ def evidence_against(baseline: Arm, candidate: Arm, *, factor: float = 1.0, shif
     return np.asarray(best, dtype=np.float64)
 
 
-def difference_interval(baseline: Arm, candidate: Arm, alpha: float) -> tuple[float, float]:
+def difference_interval(
+    baseline: MeanMartingale, candidate: MeanMartingale, alpha: float
+) -> tuple[float, float]:
     """(low, high) for candidate's mean - baseline's mean, at all times at once with probability 1 - alpha."""
     (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
     return float(np.min(_exact(c) - _exact(b))), float(np.max(_exact(c_far) - _exact(b_far)))
 
 
-def ratio_interval(baseline: Arm, candidate: Arm, alpha: float) -> tuple[float, float]:
+def ratio_interval(baseline: MeanMartingale, candidate: MeanMartingale, alpha: float) -> tuple[float, float]:
     """(low, high) for candidate's mean / baseline's mean; high is infinite while the baseline's may be 0."""
     (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
     low, high = float(np.min(_exact(c) / b)), float(np.max(c_far / b_far))
     return low, (high if np.min(b_far) > _EDGE else math.inf)
 
 
-def mean_interval(arm: Arm, alpha: float) -> tuple[float, float]:
+def mean_interval(martingale: MeanMartingale, alpha: float) -> tuple[float, float]:
     """(low, high) for one variant's mean in [0, 1]."""
     level = -math.log(alpha)
-    low, high = (_exact(_branch(arm, edge, level).reach(level)) for edge in (_EDGE, 1 - _EDGE))
+    low, high = (_exact(_branch(martingale, edge, level).reach(level)) for edge in (_EDGE, 1 - _EDGE))
     return float(low), float(high)
 
 
@@ -203,12 +209,12 @@ def _exact(mean: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """One arm from its centre outwards: ``means``, and the least log martingale at each or farther out.
+    """One martingale from its centre outwards: ``means``, and the least log martingale at each or farther out.
 
     The martingale rises outwards but where there are next to no data; then it is the farthest mean that counts.
     """
 
-    arm: Arm
+    martingale: MeanMartingale
     means: Floats
     levels: Floats
 
@@ -223,7 +229,7 @@ class _Branch:
             with np.errstate(invalid="ignore", divide="ignore"):
                 part = np.where(high <= level, 1.0, np.maximum((level - low) / (high - low), 0.0))
             mean = near + part * (far - near)
-            found = self.arm(mean)
+            found = self.martingale(mean)
             inside = found <= level
             near, low = np.where(inside, mean, near), np.where(inside, found, low)
             far, high = np.where(inside, far, mean), np.where(inside, high, found)
@@ -233,20 +239,20 @@ class _Branch:
 _CHORDS: Final = 3
 
 
-def _branch(arm: Arm, edge: float, level: float) -> _Branch:
-    """``arm`` from its centre towards ``edge``, as far as ``level`` reaches."""
-    centre = float(arm.centre)
-    end = _end(arm, _outwards(arm, edge), level)
+def _branch(martingale: MeanMartingale, edge: float, level: float) -> _Branch:
+    """``martingale`` from its centre towards ``edge``, as far as ``level`` reaches."""
+    centre = float(martingale.centre)
+    end = _end(martingale, _outwards(martingale, edge), level)
     means = np.linspace(centre, end, 96)
     if end < centre / 4:  # a ratio turns on the small means, too
         means = np.sort(np.concatenate([means, np.geomspace(end, centre, 96)]))[::-1]
-    return _along(arm, means)
+    return _along(martingale, means)
 
 
-def _end(arm: Arm, steps: Floats, level: float) -> float:
-    """Just beyond the last of ever finer steps at which ``arm`` is not above ``level``."""
+def _end(martingale: MeanMartingale, steps: Floats, level: float) -> float:
+    """Just beyond the last of ever finer steps at which ``martingale`` is not above ``level``."""
     for _ in range(_ZOOMS):
-        kept = np.flatnonzero(arm(steps) <= level)
+        kept = np.flatnonzero(martingale(steps) <= level)
         last = int(kept[-1]) if kept.size else 0
         if last == steps.size - 1:
             break
@@ -254,23 +260,23 @@ def _end(arm: Arm, steps: Floats, level: float) -> float:
     return float(steps[-1])
 
 
-def _outwards(arm: Arm, edge: float) -> Floats:
-    centre = float(arm.centre)
+def _outwards(martingale: MeanMartingale, edge: float) -> Floats:
+    centre = float(martingale.centre)
     return centre + (edge - centre) * np.append(0.0, np.geomspace(1e-9, 1.0, 64))
 
 
-def _along(arm: Arm, means: Floats) -> _Branch:
-    return _Branch(arm, means, np.minimum.accumulate(arm(means)[::-1])[::-1])
+def _along(martingale: MeanMartingale, means: Floats) -> _Branch:
+    return _Branch(martingale, means, np.minimum.accumulate(martingale(means)[::-1])[::-1])
 
 
-def _least(arm: Arm) -> float:
-    return min(float(arm(_outwards(arm, edge)).min()) for edge in (_EDGE, 1 - _EDGE))
+def _least(martingale: MeanMartingale) -> float:
+    return min(float(martingale(_outwards(martingale, edge)).min()) for edge in (_EDGE, 1 - _EDGE))
 
 
 _Pairs = tuple[Floats, Floats]
 
 
-def _corners(baseline: Arm, candidate: Arm, level: float) -> tuple[_Pairs, _Pairs]:
+def _corners(baseline: MeanMartingale, candidate: MeanMartingale, level: float) -> tuple[_Pairs, _Pairs]:
     """The border of the region of pairs (baseline's mean, candidate's) that are not refuted, in two corners.
 
     First where the candidate is low and the baseline high, then the other way round.
@@ -288,5 +294,5 @@ def _border(baseline: _Branch, candidate: _Branch, level: float) -> _Pairs:
     inside = baseline.levels < room
     means = np.append(baseline.means[inside], baseline.reach(room))
     levels = np.append(baseline.levels[inside], min(room, baseline.levels[-1]))
-    # A hair more room: where an arm is flat, rounding must not decide how far it reaches.
+    # A hair more room: where an martingale is flat, rounding must not decide how far it reaches.
     return means, candidate.reach(level - levels + 1e-9)

@@ -2,9 +2,9 @@
 
 The requests of one unit are not independent, so their number says nothing of how much is known. A unit counts once
 for each variant that it was given: with the share of its requests that failed, and with its latencies, together
-weighing 1. Its observation stands in the stretch of time in which the unit came first.
+weighing 1. Its observation stands in the stratum of time in which the unit came first.
 
-Values in [0, 1] keep the martingales of a rate valid (`policies.sequential.two_sample.Shares`), and so do
+Values in [0, 1] keep the martingales of a rate valid (`policies.sequential.two_sample.UnitShareMartingale`), and so do
 weights of latencies (`policies.sequential.latency`): the count below a quantile is then a sum of values in [0,
 1].
 """
@@ -17,12 +17,12 @@ from typing import Final
 
 from policies.allocation.model import RewardSums
 from policies.sequential.srm import EVERY_UNIT
-from policies.sequential.stratified import Side
+from policies.sequential.stratified import Stratum
 
-LATENCIES: Final = 32
+MAX_LATENCIES_PER_UNIT: Final = 32
 """Requests of a unit whose latencies count: its first ones. More would cost memory and tell little."""
-STRETCH_S: Final = 60.0
-MAX_STRETCHES: Final = 720
+STRATUM_S: Final = 60.0
+MAX_STRATA: Final = 720
 """With more of them, two neighbours become one."""
 
 Row = tuple[int, float, str, bool, int]
@@ -46,7 +46,7 @@ class _Unit:
 
 @dataclass(slots=True)
 class _Cell:
-    """All units of one variant that came first in one stretch."""
+    """All units of one variant that came first in one stratum."""
 
     count: float = 0.0
     total: float = 0.0
@@ -69,9 +69,9 @@ class _Cell:
         for bucket, weight in other.latency.items():
             self.latency[bucket] = self.latency.get(bucket, 0.0) + weight
 
-    def side(self) -> Side:
+    def side(self) -> Stratum:
         latency = {bucket: weight for bucket, weight in self.latency.items() if weight > 1e-9}
-        return Side(
+        return Stratum(
             latency=latency, units=RewardSums(self.count, max(self.total, 0.0), max(self.squares, 0.0))
         )
 
@@ -88,7 +88,7 @@ class UnitOutcomes:
         self._size = size
         self._units: dict[tuple[int, str], _Unit] = {}
         self._cells: dict[int, dict[str, _Cell]] = {}
-        self._length = STRETCH_S
+        self._length = STRATUM_S
 
     def add(self, rows: Iterable[Row]) -> None:
         """Adds decisions, in about the order of time, each once."""
@@ -104,10 +104,10 @@ class UnitOutcomes:
             unit.requests += 1
             unit.errors += failed
             cell.add(unit.errors / unit.requests, 1.0)
-            if latency >= 0 and len(unit.latencies) < LATENCIES:
+            if latency >= 0 and len(unit.latencies) < MAX_LATENCIES_PER_UNIT:
                 _weigh(unit, latency, cell)
 
-    def sides(self) -> dict[str, Side]:
+    def whole(self) -> dict[str, Stratum]:
         """Each variant over the whole window, where shares are constant."""
         whole: dict[str, _Cell] = {}
         for variants in self._cells.values():
@@ -115,8 +115,8 @@ class UnitOutcomes:
                 whole.setdefault(variant, _Cell()).join(cell)
         return {variant: cell.side() for variant, cell in whole.items()}
 
-    def stretches(self) -> list[Mapping[str, Side]]:
-        """Each variant in each stretch of time, for shares that move (`policies.sequential.stratified`)."""
+    def strata(self) -> list[Mapping[str, Stratum]]:
+        """Each variant in each stratum of time, for shares that move (`policies.sequential.stratified`)."""
         return [{name: cell.side() for name, cell in variants.items()} for variants in self._cells.values()]
 
     def _new(self, mixed: int, time: float, variant: str) -> _Unit:
@@ -129,7 +129,7 @@ class UnitOutcomes:
     def _cell(self, first: float, variant: str) -> _Cell:
         variants = self._cells.get(int(first // self._length))
         if variants is None:
-            if len(self._cells) >= MAX_STRETCHES:
+            if len(self._cells) >= MAX_STRATA:
                 self._coarsen()
             variants = self._cells.setdefault(int(first // self._length), {})
         cell = variants.get(variant)
@@ -138,7 +138,7 @@ class UnitOutcomes:
         return cell
 
     def _coarsen(self) -> None:
-        """Joins neighbouring stretches."""
+        """Joins neighbouring strata."""
         self._length *= 2
         old, self._cells = self._cells, {}
         for place, variants in old.items():

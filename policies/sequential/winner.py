@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from policies.allocation.model import Goal, RewardSums
 from policies.bayes.prior import Model
-from policies.sequential.metrics import Evidence, Interval, measure
+from policies.sequential.metric_comparison import Evidence, Interval, measure
 
 
 class Aim(NamedTuple):

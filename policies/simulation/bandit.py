@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit
-from policies.allocation.canary import Canary
+from policies.allocation.fixed_plans import Canary, Single, Split
 from policies.allocation.model import Allocation, Discounted, Learned, RewardSums
-from policies.allocation.single import Single
-from policies.allocation.split import Split
 from policies.bayes.posterior import interval
 from policies.bayes.prior import posteriors
 from policies.simulation import summary
-from policies.simulation.clustered_users import Served
+from policies.simulation.clustered_users import ServedUsers
 from policies.simulation.summary import Estimated
 from policies.simulation.worlds import World
 
@@ -161,23 +159,23 @@ class _Course:
         self.named: list[str | None] = [None] * repetitions
         self.named_right = np.zeros(repetitions, dtype=bool)
         self.made: list[Allocation | None] = [None] * repetitions
-        self.served = self._crowd()
+        self.served = self._users()
 
-    def _crowd(self) -> Served | None:
-        world, crowd = self.world, self.world.crowd
-        if crowd is None:
+    def _users(self) -> ServedUsers | None:
+        world, users = self.world, self.world.users
+        if users is None:
             return None
         half_life = self.plan.half_life if isinstance(self.plan, Bandit) else None
         span = None if half_life is None else half_life / world.seconds * self.periods
         shape = self.repetitions, len(world.variants)
-        return Served(crowd, world.model, world.sd, shape, self.rng, keep=self.keep, span=span)
+        return ServedUsers(users, world.model, world.sd, shape, self.rng, keep=self.keep, span=span)
 
     def advance(self, period: int) -> None:
         t = (self.ends[period] - self.sizes[period]) / self.world.requests
         self._arrive()
         p = self._allocated(t)
         n = (
-            self._crowded(int(self.sizes[period]), t)
+            self._serve_users(int(self.sizes[period]), t)
             if self.served is not None
             else self._drawn(p, period, t)
         )
@@ -189,7 +187,7 @@ class _Course:
         self._send(self._rewards(n, t))
         return n
 
-    def _crowded(self, size: int, t: float) -> NDArray[np.int64]:
+    def _serve_users(self, size: int, t: float) -> NDArray[np.int64]:
         """The same where sticky units send them."""
         assert self.served is not None
         made = [allocation for allocation in self.made if allocation is not None]

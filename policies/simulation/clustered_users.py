@@ -24,22 +24,22 @@ Draw = Callable[[np.random.Generator, NDArray[np.int64], Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class UserPopulation:
     """``units`` of which the k-th busiest sends requests in proportion to k^-``skew`` (Zipf).
 
-    ``alike`` is the correlation of two rewards of one unit (the intraclass correlation), in (0, 1).
-    ``once``: a unit's rewards are one observation, their mean, as in the gateway (`gateway.state.units`); else
+    ``icc`` is the correlation of two rewards of one unit (the intraclass correlation), in (0, 1).
+    ``once_per_unit``: a unit's rewards are one observation, their mean, as in the gateway (`gateway.state.units`); else
     each reward counts by itself.
     """
 
     units: int = 300
     skew: float = 1.0
-    alike: float = 0.3
-    once: bool = False
+    icc: float = 0.3
+    once_per_unit: bool = False
 
     def __post_init__(self) -> None:
-        if self.units < 1 or not 0 < self.alike < 1:
-            raise ValueError("a crowd needs at least one unit, and rewards that are alike between 0 and 1")
+        if self.units < 1 or not 0 < self.icc < 1:
+            raise ValueError("a users needs at least one unit, and an icc between 0 and 1")
 
     @property
     def activity(self) -> Array:
@@ -53,7 +53,7 @@ class Crowd:
         Beta with the precision 1/ρ - 1 (the beta-binomial's intraclass correlation is then ρ), for counts Gamma
         with the shape that makes the negative binomial's ρ, for reals normal with ρ sd² between units.
         """
-        rho = self.alike
+        rho = self.icc
         if model == "real":
             return np.asarray(mean + sd * np.sqrt(rho) * special.ndtri(place))
         if model == "count":
@@ -64,7 +64,7 @@ class Crowd:
         return np.asarray(special.betaincinv(a, b, place))
 
 
-class Served:
+class ServedUsers:
     """What the units of R runs have been given and have reported so far.
 
     ``keep`` is what a period leaves of a discounted sum, ``span`` the periods of a half-life. As in the gateway a
@@ -74,7 +74,7 @@ class Served:
 
     def __init__(
         self,
-        crowd: Crowd,
+        users: UserPopulation,
         model: Model,
         sd: float,
         shape: tuple[int, int],
@@ -84,14 +84,14 @@ class Served:
         span: float | None = None,
     ) -> None:
         """``shape`` is (R, K)."""
-        self.crowd, self.model, self.sd, self.rng, self.keep, self.span = crowd, model, sd, rng, keep, span
+        self.users, self.model, self.sd, self.rng, self.keep, self.span = users, model, sd, rng, keep, span
         runs, variants = shape
-        self.points = rng.random((runs, crowd.units))
+        self.points = rng.random((runs, users.units))
         """Where the unit's hash puts it: which variant it gets."""
-        self.places = rng.random((runs, crowd.units))
+        self.places = rng.random((runs, users.units))
         """How easily it is pleased, by whichever variant."""
-        self.sums = np.zeros((runs, crowd.units, variants, 3))
-        self.since = np.zeros((runs, crowd.units, variants))
+        self.sums = np.zeros((runs, users.units, variants, 3))
+        self.since = np.zeros((runs, users.units, variants))
         """The period of the first value in ``sums``."""
         self.period = 0
 
@@ -104,16 +104,18 @@ class Served:
         ``order`` names the variants of ``means`` (K,).
         """
         self._begin()
-        n = self.rng.multinomial(requests, self.crowd.activity, size=len(self.points))
+        n = self.rng.multinomial(requests, self.users.activity, size=len(self.points))
         given = np.stack([_picked(a, order, u) for a, u in zip(allocations, self.points, strict=True)])
-        mean = self.crowd.unit_means(self.model, self.places, means[given], self.sd)
+        mean = self.users.unit_means(self.model, self.places, means[given], self.sd)
         new = draw(self.rng, n, mean)
         mine = given[..., None] == np.arange(len(order))
         before = self._reported()
         self.since = np.where(self.sums[..., 0] > 0, self.since, self.period)
         self.sums = self.sums + mine[..., None] * new[:, :, None, :]
         added = self._reported() - before
-        age = self.keep ** (self.period - self.since) if self.crowd.once else np.ones(self.since.shape)
+        age = (
+            self.keep ** (self.period - self.since) if self.users.once_per_unit else np.ones(self.since.shape)
+        )
         self.period += 1
         return (n[..., None] * mine).sum(axis=1), added.sum(axis=1), (added * age[..., None]).sum(axis=1)
 
@@ -124,7 +126,7 @@ class Served:
 
     def _reported(self) -> Array:
         """What the record holds of each unit; (R, U, K, 3)."""
-        if not self.crowd.once:
+        if not self.users.once_per_unit:
             return self.sums
         count, total = self.sums[..., 0], self.sums[..., 1]
         there = (count > 0).astype(float)

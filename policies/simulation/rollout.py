@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies.allocation.model import RewardSums
-from policies.rollout import machine as rollout
-from policies.rollout.guardrails import Evidence, Guardrail, Judgement, judge_agreement, judge_all
-from policies.rollout.machine import Plan, State, Status
-from policies.rollout.state import Gate
+from policies.rollout.events import Tick
+from policies.rollout.guardrails import Judgement, judge_agreement, judge_all
+from policies.rollout.machine import step
+from policies.rollout.state import Gate, Plan, State, begin, shadow_share
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Guardrail
 from policies.sequential.betting import WindowBets
-from policies.sequential.metrics import Kind
+from policies.sequential.metric_comparison import Evidence, Kind
 from policies.simulation import summary
 from policies.simulation.bandit import Progress, plain
 from policies.simulation.summary import Estimated
@@ -144,7 +146,7 @@ class _Trial:
         self.plan, self.guardrails, self.world, self.tick, self.rng = plan, guardrails, world, tick, rng
         self.levels = plan.levels(len(guardrails), alpha)
         self.bets = WindowBets()
-        self.state = rollout.begin(plan, 0.0)
+        self.state = begin(plan, 0.0)
         self.latency = any(g.metric.startswith("latency_") for g in guardrails)
         self.window = (_Window(), _Window())
         self.compared = self.agreeing = 0
@@ -167,7 +169,7 @@ class _Trial:
         turned = world.turned is not None and now >= world.turns_at
         candidate = world.turned if turned and world.turned is not None else world.candidate
         arrived = int(self.rng.poisson(world.rate * self.tick))
-        share = rollout.shadow_share(self.state, self.plan)
+        share = shadow_share(self.state, self.plan)
         if share:
             copies = int(self.rng.binomial(arrived, share))
             self.compared += copies
@@ -182,13 +184,13 @@ class _Trial:
 
     def _look(self, now: float, *, anew: bool) -> None:
         """Verdicts, and what the table makes of them. Nothing ``anew``: the same evidence, the same verdicts."""
-        gate = self.plan.gate if rollout.shadow_share(self.state, self.plan) else None
+        gate = self.plan.gate if shadow_share(self.state, self.plan) else None
         if anew:
             self.found = self._judged(now - self.state.window, gate)
         samples = self.window[1].requests if gate is None else self.compared
-        event = rollout.Tick(self.found.verdicts, samples, self.found.sick, carried=self.bets.carried())
+        event = Tick(self.found.verdicts, samples, self.found.sick, carried=self.bets.carried())
         before = self.state.window
-        self.state, _ = rollout.step(self.state, event, self.plan, now)
+        self.state, _ = step(self.state, event, self.plan, now)
         if self.state.window != before:
             self.window, self.found = (_Window(), _Window()), Judgement(())
             self.bets = WindowBets(self.state.carried)

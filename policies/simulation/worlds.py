@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policies.allocation.model import Goal
 from policies.bayes.prior import Model
-from policies.simulation.clustered_users import Crowd
+from policies.simulation.clustered_users import UserPopulation
 
 Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class World:
     delay: float = 0.0
     """Mean time (of the run's length) until a reward is reported; the delays are geometric."""
     poison: Poison | None = None
-    crowd: Crowd | None = None
+    users: UserPopulation | None = None
     """Who sends the requests; None: each is its own unit."""
     requests: int = 10_000
     seconds: float = 3600.0
@@ -68,8 +68,8 @@ class World:
             raise ValueError("a world needs at least two variants")
         if not 0 < self.reported <= 1 or not 0 <= self.delay < 1:
             raise ValueError("reported must lie in (0, 1] and delay in [0, 1)")
-        if self.crowd is not None and (self.delay or self.reported < 1 or self.poison is not None):
-            raise ValueError("a world with a crowd has all its rewards at once, and none forged")
+        if self.users is not None and (self.delay or self.reported < 1 or self.poison is not None):
+            raise ValueError("a world with a users has all its rewards at once, and none forged")
         bounded = self.model in ("boolean", "fraction")
         reach = [m for _, m in self.means] + [c.mean for c in self.changes]
         if bounded and not all(self.swing <= m <= 1 - self.swing for m in reach):
@@ -177,8 +177,8 @@ def standard(
         replace(plain, name="cold start", requests=max(1, requests // 20)),
         replace(plain, name="new arm", joins=((best[0], 0.3),)),
         replace(plain, name="faulty version", changes=(Change(best[0], 0.5, _faulty(plain, worst[1])),)),
-        replace(plain, name="heavy users", crowd=Crowd()),
-        replace(plain, name="heavy users, each once", crowd=Crowd(once=True)),
+        replace(plain, name="heavy users", users=UserPopulation()),
+        replace(plain, name="heavy users, each once", users=UserPopulation(once_per_unit=True)),
     )
     return {world.name: world for world in worlds}
 

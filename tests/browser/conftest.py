@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from policies.rollout.guardrails import Verdict
+from policies.rollout.verdicts import Verdict
 from tests.browser.serving import DIGITS, SHOP, Served
 
 # The flags keep the browser from asking anything of anybody but the page under test.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.sequential.two_sample import Rate, difference_interval, ratio_interval
+from policies.sequential.two_sample import RateMartingale, difference_interval, ratio_interval
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 from tests.control.seed import World, live_through
@@ -29,7 +29,7 @@ async def test_the_lift_of_a_metric_is_the_interval_of_its_difference(
     report = await read(client)
     assert report["compared_with"] == "v1"
     rates = {
-        name: Rate(v["rewards"]["correct"]["mean"] * n, n)
+        name: RateMartingale(v["rewards"]["correct"]["mean"] * n, n)
         for name, v in report["variants"].items()
         if (n := v["rewards"]["correct"]["observations"])
     }

@@ -20,7 +20,7 @@ from gateway.state.base import Counts, Published
 from gateway.state.evidence import Rewarded, RewardedBucket
 from policies.allocation.bucketing import allocation
 from policies.allocation.model import RewardSums
-from policies.sequential.two_sample import Rate, mean_interval
+from policies.sequential.two_sample import RateMartingale, mean_interval
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness
 from tests.control.seed import World, live_through
@@ -119,7 +119,9 @@ def test_the_contracts_shape() -> None:
     assert found["agreement"]["v3"]["compared"] == 900
     assert found["agreement"]["v3"]["rate"] == pytest.approx(883 / 900)
     low, high = found["agreement"]["v3"]["interval"]
-    assert (low, high) == pytest.approx(mean_interval(Rate(883, 900), 0.05)), "looked at all the time"
+    assert (low, high) == pytest.approx(mean_interval(RateMartingale(883, 900), 0.05)), (
+        "looked at all the time"
+    )
     fixed = stats.beta(884, 18).ppf([0.025, 0.975])
     assert low < fixed[0] < fixed[1] < high
     assert found["alarms"] == [{"code": "sample_ratio_mismatch", "message": "look"}]

@@ -13,7 +13,7 @@ import pytest
 
 from policies.allocate import allocate
 from policies.allocation.bucketing import point, unit_hash
-from policies.allocation.split import Split
+from policies.allocation.fixed_plans import Split
 from tests.backends.process import ServerProcess
 from tests.e2e.common import report, wait_for
 from tests.processes import GatewayProcess

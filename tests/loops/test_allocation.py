@@ -45,13 +45,13 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 def integrals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """For each integration whether it ran on the event loop's thread."""
     seen: list[bool] = []
-    main, real = threading.current_thread(), posterior.contest
+    main, real = threading.current_thread(), posterior.compare_posteriors
 
     def spy(*arguments: object) -> object:
         seen.append(threading.current_thread() is main)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(posterior, "contest", spy)
+    monkeypatch.setattr(posterior, "compare_posteriors", spy)
     yield seen
     assert not any(seen), "an integration ran on the event loop"
 

@@ -18,15 +18,20 @@ import numpy.typing as npt
 from scipy.stats import beta, chisquare, norm
 
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Evidence, Guardrail, judge_all
-from policies.rollout.machine import Plan, Stage, Status, Tick, begin, step
+from policies.rollout.events import Tick
+from policies.rollout.guardrails import judge_all
+from policies.rollout.machine import step
+from policies.rollout.state import Plan, Stage, begin
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Guardrail
 from policies.sequential.asymptotic import MIN_VALUES, TUNING_VALUES, asymptotic_half_width
 from policies.sequential.betting import WindowBets
+from policies.sequential.metric_comparison import Evidence
 from policies.sequential.mixtures import Floats
 from policies.sequential.srm import SampleRatio
 from policies.sequential.two_sample import (
-    Bounded,
-    Rate,
+    BoundedMartingale,
+    RateMartingale,
     bounded_log_martingale,
     evidence_against,
     rate_log_martingale,
@@ -69,7 +74,9 @@ def refuted(s: Floats, n: Floats, t: Floats, m: Floats, limit: float, alpha: flo
     bound = rate_log_martingale(x, s, n) + rate_log_martingale(x + limit, t, m)
     found = np.asarray(bound >= -math.log(alpha))
     if found.any():
-        exact = evidence_against(Rate(s[found], n[found]), Rate(t[found], m[found]), shift=limit)
+        exact = evidence_against(
+            RateMartingale(s[found], n[found]), RateMartingale(t[found], m[found]), shift=limit
+        )
         found[found] = exact >= -math.log(alpha)
     return found
 
@@ -115,7 +122,7 @@ def bounded_means(looks: int, batch: int, repetitions: int, rng: Rng, alpha: flo
         first, second = RewardSums(n, a, a2), RewardSums(m, b, b2)  # type: ignore[arg-type]
         bound = bounded_log_martingale(x0, first) + bounded_log_martingale(x0, second)
         for i in np.flatnonzero((bound >= -math.log(alpha)) & ~ever):
-            arms = [Bounded(RewardSums(*map(float, total[k : k + 3, i]))) for k in (0, 3)]
+            arms = [BoundedMartingale(RewardSums(*map(float, total[k : k + 3, i]))) for k in (0, 3)]
             ever[i] = float(evidence_against(arms[0], arms[1])) >= -math.log(alpha)
     return float(ever.mean())
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from policies.allocation.model import RewardSums
-from policies.sequential.two_sample import Bounded, Rate, difference_interval
-from policies.simulation.clustered_users import Crowd
+from policies.sequential.two_sample import BoundedMartingale, RateMartingale, difference_interval
+from policies.simulation.clustered_users import UserPopulation
 from policies.simulation.summary import Estimated, share
 
 ALPHA = 0.05
@@ -25,16 +25,16 @@ def wolf(*, by_unit: bool, repetitions: int, seed: int, binary: bool = True, loo
 
 
 def _one(rng: np.random.Generator, by_unit: bool, binary: bool, looks: int) -> bool:
-    crowd = Crowd(units=300, alike=0.3)
-    unit = rng.choice(crowd.units, REQUESTS, p=crowd.activity)
-    second = rng.random(crowd.units) < 0.5
-    rate = crowd.unit_means("boolean", rng.random(crowd.units), np.full(crowd.units, 0.3), 1.0)[unit]
+    users = UserPopulation(units=300, icc=0.3)
+    unit = rng.choice(users.units, REQUESTS, p=users.activity)
+    second = rng.random(users.units) < 0.5
+    rate = users.unit_means("boolean", rng.random(users.units), np.full(users.units, 0.3), 1.0)[unit]
     value = (
         (rng.random(REQUESTS) < rate).astype(float) if binary else rng.beta(2 * rate + 0.01, 2.01 - 2 * rate)
     )
     for n in np.geomspace(200, REQUESTS, looks).astype(int):
         sides = [_sums(unit[:n], value[:n], second[unit[:n]] == side, by_unit) for side in (False, True)]
-        arms = [Rate(s.total, s.count) if binary else Bounded(s) for s in sides]
+        arms = [RateMartingale(s.total, s.count) if binary else BoundedMartingale(s) for s in sides]
         interval = difference_interval(arms[0], arms[1], ALPHA)
         if interval is not None and not interval[0] <= 0 <= interval[1]:
             return True

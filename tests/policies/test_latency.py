@@ -14,7 +14,7 @@ from policies.sequential.latency import (
     quantile_ratio,
 )
 from policies.sequential.mixtures import Floats
-from policies.sequential.two_sample import Rate, mean_interval
+from policies.sequential.two_sample import RateMartingale, mean_interval
 
 GAMMA = 1.02
 
@@ -47,7 +47,7 @@ def test_the_interval_is_that_of_the_order_statistics() -> None:
     rng = np.random.default_rng(4)
     x = np.sort(rng.lognormal(3, 0.5, 1_000))
     p = 0.9
-    kept = [i for i in range(1_001) if inside(p, mean_interval(Rate(i, 1_000), 0.05))]
+    kept = [i for i in range(1_001) if inside(p, mean_interval(RateMartingale(i, 1_000), 0.05))]
     low, high = quantile_interval(histogram(x), p, 0.05, edges)
     exact_low, exact_high = x[kept[0] - 1], x[kept[-1]]
     assert low <= exact_low <= low * GAMMA**3

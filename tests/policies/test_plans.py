@@ -5,11 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.allocate import allocate
-from policies.allocation.canary import Canary
+from policies.allocation.fixed_plans import Canary, Shadow, Single, Split, shadow_due
 from policies.allocation.model import Learned, decide
-from policies.allocation.shadow import Shadow, shadow_due
-from policies.allocation.single import Single
-from policies.allocation.split import Split
 
 
 def test_single_takes_everything() -> None:

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from policies.bayes.coordinates import BetaChart, GammaChart, StudentChart, log1p_less, stirling
+from policies.bayes.coordinates import (
+    BetaCoordinates,
+    GammaCoordinates,
+    StudentCoordinates,
+    log1p_less,
+    stirling,
+)
 from policies.bayes.posterior import (
     Beta,
     Gamma,
@@ -24,7 +30,7 @@ from policies.bayes.posterior import (
     interval,
     probability_best,
 )
-from policies.bayes.quadrature import contest
+from policies.bayes.quadrature import compare_posteriors
 
 CASES = Path(__file__).parent / "cases"
 OUTSIDE = json.loads((CASES / "probability_best.json").read_text())["cases"]
@@ -174,24 +180,24 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_a_density_that_is_none_is_noticed() -> None:
-    class Broken(BetaChart):
+    class Broken(BetaCoordinates):
         def log_density(self, t: Any) -> Any:
             return super().log_density(t) - 0.01
 
     with pytest.raises(ArithmeticError, match="does not sum to 1"):
-        contest(Broken(np.array([2.0, 3.0]), np.array([5.0, 4.0])))
+        compare_posteriors(Broken(np.array([2.0, 3.0]), np.array([5.0, 4.0])))
 
 
 @pytest.mark.parametrize("a", [0.3, 1.0, 40.0, 1e5])
 def test_densities_are_those_of_scipy(a: float) -> None:
     t = np.linspace(-3, 3, 13)
     x = 1 / (1 + np.exp(-t))
-    beta = BetaChart(np.array([a]), np.array([2.0])).log_density(t)[0]
+    beta = BetaCoordinates(np.array([a]), np.array([2.0])).log_density(t)[0]
     assert beta == pytest.approx(stats.beta(a, 2).logpdf(x) + np.log(x * (1 - x)), rel=1e-9, abs=1e-9)
-    gamma = GammaChart.of(np.array([a]), np.array([2.0])).log_density(t)[0]
+    gamma = GammaCoordinates.of(np.array([a]), np.array([2.0])).log_density(t)[0]
     x = a / 2 * np.exp(t)
     assert gamma == pytest.approx(stats.gamma(a, scale=0.5).logpdf(x) + np.log(x), rel=1e-9, abs=1e-9)
-    student = StudentChart.of(np.array([a]), np.array([0.0]), np.array([2.0])).log_density(t)[0]
+    student = StudentCoordinates.of(np.array([a]), np.array([0.0]), np.array([2.0])).log_density(t)[0]
     assert student == pytest.approx(stats.t(a, 0.0, 2.0).logpdf(t), rel=1e-9, abs=1e-9)
 
 
@@ -210,22 +216,22 @@ def test_densities_are_those_of_scipy(a: float) -> None:
 )
 def test_tails_of_many_counts_keep_their_digits(shape: float, log_ratio: float, tail: float) -> None:
     """From 40-digit integrals; scipy's gammainc is wrong by a factor of ten in some of these."""
-    chart = GammaChart.of(np.array([shape]), np.array([3.0]))
-    below, above = (float(side[0]) for side in chart.tails(log_ratio))
+    coordinates = GammaCoordinates.of(np.array([shape]), np.array([3.0]))
+    below, above = (float(side[0]) for side in coordinates.tails(log_ratio))
     assert (below if log_ratio < 0 else above) == pytest.approx(tail, rel=1e-10)
     assert below + above == pytest.approx(1.0, abs=1e-15)
 
 
 @pytest.mark.parametrize("a", [1.5, 30.0, 2e5])
 def test_what_lies_beyond_a_point_is_what_integration_finds(a: float) -> None:
-    chart, frozen = GammaChart.of(np.array([a]), np.array([2.0])), stats.gamma(a, scale=0.5)
+    coordinates, frozen = GammaCoordinates.of(np.array([a]), np.array([2.0])), stats.gamma(a, scale=0.5)
     for z in (-1.5, 0.3, 2.0):
         x = float(max(frozen.mean() + z * frozen.std(), 0.01 * frozen.mean()))
         t = math.log(x / frozen.mean())
         far = frozen.mean() + (40 if a < 10 else 12) * frozen.std()
         expected, _ = integrate.quad(lambda y, x=x: (y - x) * frozen.pdf(y), x, far, epsabs=0, limit=200)
-        assert chart.excess(t)[0] == pytest.approx(expected, rel=1e-7)
-        assert chart.shortfall(t)[0] == pytest.approx(expected + x - frozen.mean(), rel=1e-6)
+        assert coordinates.excess(t)[0] == pytest.approx(expected, rel=1e-7)
+        assert coordinates.shortfall(t)[0] == pytest.approx(expected + x - frozen.mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize("goal", ["maximize", "minimize"])

@@ -11,31 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.rollout.guardrails import Verdict
-from policies.rollout.machine import (
-    COMMANDS,
-    GATE,
-    TABLE,
-    Audit,
-    Command,
-    Configured,
-    Effect,
-    Event,
-    Gate,
-    Plan,
-    Refused,
-    SetWeight,
-    Stage,
-    State,
-    Status,
-    Tick,
-    begin,
-    diagram,
-    next_due,
-    possible,
-    shadow_share,
-    step,
-)
+from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
+from policies.rollout.machine import next_due, possible, step
+from policies.rollout.state import GATE, Gate, Plan, Stage, State, begin, shadow_share
+from policies.rollout.table import COMMANDS, TABLE, Status, diagram
+from policies.rollout.verdicts import Verdict
 
 PLAN = Plan(
     "v1",

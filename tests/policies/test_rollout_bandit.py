@@ -6,19 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from policies.rollout.guardrails import Verdict
-from policies.rollout.machine import (
-    Audit,
-    Command,
-    Configured,
-    SetWeight,
-    Stage,
-    State,
-    Status,
-    Tick,
-    begin,
-    step,
-)
+from policies.rollout.events import Audit, Command, Configured, SetWeight, Tick
+from policies.rollout.machine import step
+from policies.rollout.state import Stage, State, begin
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Verdict
 from tests.policies.test_rollout import PLAN, play, tick, verdict, weights
 
 BANDIT = replace(PLAN, stages=(Stage(0.2, 600),), bandit="single")

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from policies.allocation.bandit import Bandit, Objective, Stop, discounted
-from policies.allocation.canary import Canary
+from policies.allocation.fixed_plans import Canary, Single, Split
 from policies.allocation.model import RewardSums
-from policies.allocation.single import Single
-from policies.allocation.split import Split
 from policies.simulation import summary
 from policies.simulation.bandit import Report, _Course, run
 from policies.simulation.worlds import Change, Poison, World, standard

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from policies.allocation.bandit import Bandit, Objective
-from policies.allocation.single import Single
-from policies.allocation.split import Split
+from policies.allocation.fixed_plans import Single, Split
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Categorical, Feature, Numeric, columns, encode
 from policies.contextual.regression import LinearSums

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from policies.rollout.guardrails import Guardrail
-from policies.rollout.machine import Plan, Stage
-from policies.rollout.state import Gate
+from policies.rollout.state import Gate, Plan, Stage
+from policies.rollout.verdicts import Guardrail
 from policies.simulation.rollout import (
     COMPLAINT,
     CanaryWorld,

@@ -11,10 +11,11 @@ import pytest
 from scipy.stats import binom
 
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Evidence, Guardrail, judge
+from policies.rollout.guardrails import judge
+from policies.rollout.verdicts import Guardrail
 from policies.sequential.asymptotic import difference_interval
-from policies.sequential.metrics import Kind
-from policies.sequential.stratified import Matched, Side
+from policies.sequential.metric_comparison import Evidence, Kind
+from policies.sequential.stratified import StratifiedComparison, Stratum
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 RUNS, LOOKS = 300, 60
@@ -105,11 +106,11 @@ def edges(bucket: int) -> tuple[float, float]:
 
 def test_matching_keeps_the_tail_of_latencies() -> None:
     """The larger side's counts become fractions; none may vanish, or the smaller side looks slower."""
-    rng, matched = np.random.default_rng(11), Matched()
+    rng, matched = np.random.default_rng(11), StratifiedComparison()
     for _ in range(300):
         drawn = [rng.lognormal(3, 1.0, n) for n in (95, 5)]
         histograms = [Counter(floor(log(x) / log(1.02)) for x in values) for values in drawn]
-        matched.add(*(Side(sum(h.values()), latency=dict(h)) for h in histograms))
+        matched.add(*(Stratum(sum(h.values()), latency=dict(h)) for h in histograms))
     baseline, candidate = matched.evidence({}, 60.0)
     assert sum(baseline.latency.values()) == pytest.approx(sum(candidate.latency.values()))
     for metric in ("latency_p95", "latency_p99", "latency_p999"):

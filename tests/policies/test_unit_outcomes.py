@@ -9,9 +9,11 @@ import pytest
 from scipy.stats import binom
 
 from policies.allocation.model import RewardSums
-from policies.rollout.guardrails import Evidence, Guardrail, judge
-from policies.sequential.stratified import Side, matched
-from policies.sequential.unit_outcomes import LATENCIES, MAX_STRETCHES, STRETCH_S, Row, UnitOutcomes
+from policies.rollout.guardrails import judge
+from policies.rollout.verdicts import Guardrail
+from policies.sequential.metric_comparison import Evidence
+from policies.sequential.stratified import Stratum, stratified
+from policies.sequential.unit_outcomes import MAX_LATENCIES_PER_UNIT, MAX_STRATA, STRATUM_S, Row, UnitOutcomes
 
 RAIL = Guardrail("error_rate", max_increase=0.0)
 
@@ -20,7 +22,7 @@ def edges(bucket: int) -> tuple[float, float]:
     return 1.05**bucket, 1.05 ** (bucket + 1)
 
 
-def seen(side: Side) -> Evidence:
+def seen(side: Stratum) -> Evidence:
     assert side.units is not None
     return Evidence(side.units.count, latency=side.latency, units=side.units)
 
@@ -71,7 +73,7 @@ def test_identical_variants_with_heavy_users_raise_no_alarm(rail: Guardrail) -> 
             new = users.requests(300, float(look))
             outcomes.add(new)
             rows += new
-            sides = outcomes.sides()
+            sides = outcomes.whole()
             verdict = judge(rail, seen(sides["v1"]), seen(sides["v2"]), 0.05, edges=edges, forecast=False)
             assert verdict.unit == "units"
             if verdict.verdict in ("pass", "fail"):
@@ -86,7 +88,7 @@ def test_identical_variants_with_heavy_users_raise_no_alarm(rail: Guardrail) -> 
 def test_a_worse_candidate_is_found_by_users() -> None:
     users, outcomes = Users(np.random.default_rng(1), 3_000, 0.02, 0.05), UnitOutcomes()
     outcomes.add(users.requests(20_000, 0.0, worse=0.08))
-    sides = outcomes.sides()
+    sides = outcomes.whole()
     assert judge(RAIL, seen(sides["v1"]), seen(sides["v2"]), 0.01, forecast=False).verdict == "fail"
 
 
@@ -96,12 +98,12 @@ def test_sums_are_those_of_the_shares_of_units() -> None:
     outcomes = UnitOutcomes()
     for row in rows:
         outcomes.add([row])
-    for variant, side in outcomes.sides().items():
+    for variant, side in outcomes.whole().items():
         shares, weights = [], Counter[int]()
         for unit in {r[0] for r in rows if r[2] == variant}:
             own = [r for r in rows if r[0] == unit]
             shares.append(sum(r[3] for r in own) / len(own))
-            kept = [r[4] for r in own][:LATENCIES]
+            kept = [r[4] for r in own][:MAX_LATENCIES_PER_UNIT]
             kept = kept[: 2 ** (len(kept).bit_length() - 1)]
             for bucket in kept:
                 weights[bucket] += 1 / len(kept)  # type: ignore[assignment]
@@ -118,23 +120,23 @@ def test_memory_is_bounded_and_what_was_counted_stays() -> None:
     outcomes = UnitOutcomes(size=100)
     mixes = rng.integers(0, 2**64, 2_000, dtype=np.uint64).tolist()
     outcomes.add([(m, float(k), "v1", k % 10 == 0, 3) for k, m in enumerate(mixes)])
-    side = outcomes.sides()["v1"]
+    side = outcomes.whole()["v1"]
     assert side.units is not None
     before = side.units.count
     assert 100 <= before < 1_000
     assert outcomes.below < 2**62
     outcomes.add([(m, 3_000.0, "v1", True, 3) for m in mixes if m >= outcomes.below])
-    after = outcomes.sides()["v1"].units
+    after = outcomes.whole()["v1"].units
     assert after is not None
     assert after.count == before
 
 
 def test_stretches_are_joined_when_there_are_many() -> None:
     outcomes = UnitOutcomes()
-    n = 3 * MAX_STRETCHES
-    outcomes.add([(k, k * STRETCH_S, f"v{1 + k % 2}", False, 1) for k in range(n)])
-    found = outcomes.stretches()
-    assert len(found) <= MAX_STRETCHES
+    n = 3 * MAX_STRATA
+    outcomes.add([(k, k * STRATUM_S, f"v{1 + k % 2}", False, 1) for k in range(n)])
+    found = outcomes.strata()
+    assert len(found) <= MAX_STRATA
     assert sum(side.units.count for s in found for side in s.values() if side.units) == n
 
 
@@ -146,16 +148,16 @@ def test_a_bandit_compares_units_that_came_at_the_same_time() -> None:
         outcomes.add(
             (
                 int(rng.integers(2**62)),
-                k * STRETCH_S,
+                k * STRATUM_S,
                 "v2" if rng.random() < share else "v1",
                 bool(rng.random() < rate),
                 1,
             )
             for _ in range(40)
         )
-    pairs = [(s.get("v1", Side()), s.get("v2", Side())) for s in outcomes.stretches()]
-    baseline, candidate = matched(pairs).evidence({}, 60.0)
+    pairs = [(s.get("v1", Stratum()), s.get("v2", Stratum())) for s in outcomes.strata()]
+    baseline, candidate = stratified(pairs).evidence({}, 60.0)
     assert judge(RAIL, baseline, candidate, 0.05, forecast=False).verdict == "inconclusive"
-    whole = outcomes.sides()
+    whole = outcomes.whole()
     pooled = judge(RAIL, seen(whole["v1"]), seen(whole["v2"]), 0.05, forecast=False)
     assert pooled.verdict == "fail"  # so the world does confound

@@ -18,7 +18,7 @@ from gateway.config.document import Metric
 from gateway.state.evidence import Rewarded
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Standing, assess
-from policies.allocation.canary import Canary
+from policies.allocation.fixed_plans import Canary
 from policies.allocation.model import Discounted, Goal, Learned, RewardSums
 from policies.bayes.posterior import Posterior, compare, interval
 from policies.bayes.prior import Model, posteriors

@@ -17,7 +17,7 @@ from gateway.control.reports.estimates import LEVEL
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
 from policies.allocation.model import Goal, RewardSums
-from policies.sequential.metrics import Evidence, Kind, Measured, measure
+from policies.sequential.metric_comparison import Evidence, Kind, MetricComparison, measure
 
 Json = dict[str, Any]
 
@@ -106,7 +106,7 @@ class Comparisons:
             "better": _better(interval, self.goals[metric]),
         }
 
-    def _compared(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> Measured:
+    def _compared(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
         return measure(metric, self.observed[baseline], self.observed[variant], ratio=ratio, edges=edges)
 
 
@@ -118,7 +118,7 @@ def _size(evidence: Evidence, metric: str) -> float:
     return evidence.rewards.get(metric, RewardSums()).count
 
 
-def _ends(found: Measured, alpha: float) -> list[float | None] | None:
+def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
     """Both ends, those at infinity as None; None where nothing is excluded."""
     try:
         interval = found.interval(alpha, 1.0)

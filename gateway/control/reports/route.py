@@ -20,8 +20,8 @@ from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
 from gateway.state.evidence import Rewarded, observations
 from policies.allocation.model import Discounted, RewardSums
-from policies.sequential.metrics import latency_quantile
-from policies.sequential.two_sample import Rate, mean_interval
+from policies.sequential.metric_comparison import latency_quantile
+from policies.sequential.two_sample import RateMartingale, mean_interval
 
 Json = dict[str, Any]
 
@@ -243,5 +243,7 @@ def _agreed(answers: int, compared: int, agreeing: int) -> Json:
         "answers": answers,
         "compared": compared,
         "rate": agreeing / compared if compared else None,
-        "interval": list(mean_interval(Rate(agreeing, compared), 1.0 - LEVEL)) if compared else None,
+        "interval": list(mean_interval(RateMartingale(agreeing, compared), 1.0 - LEVEL))
+        if compared
+        else None,
     }

@@ -17,7 +17,14 @@ from policies.sequential.latency import (
     quantile_estimate,
     quantile_ratio,
 )
-from policies.sequential.two_sample import Arm, Bounded, Rate, Shares, difference_interval, ratio_interval
+from policies.sequential.two_sample import (
+    BoundedMartingale,
+    MeanMartingale,
+    RateMartingale,
+    UnitShareMartingale,
+    difference_interval,
+    ratio_interval,
+)
 
 Kind = Literal["boolean", "fraction", "real", "count"]
 Interval = tuple[float, float]
@@ -53,7 +60,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MetricComparison:
     """One metric of both variants: estimates (NaN without data), sample counts, and the interval."""
 
     baseline: float
@@ -65,7 +72,7 @@ class Measured:
 
 def measure(
     metric: str, baseline: Evidence, candidate: Evidence, *, ratio: bool, edges: Edges | None = None
-) -> Measured:
+) -> MetricComparison:
     """``metric`` of both: the interval is of candidate - baseline or, with ``ratio``, candidate / baseline.
 
     Raises ValueError when it can't be looked at: counts that can't be, an unknown metric, no ``edges``.
@@ -113,48 +120,52 @@ def _checked(metric: str, kind: Kind, evidence: Evidence) -> RewardSums:
     return sums
 
 
-def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Measured:
+def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> MetricComparison:
     first, second = baseline.errors_by_unit, candidate.errors_by_unit
 
     def at(alpha: float, scale: float) -> Interval | None:
         interval = ratio_interval if ratio else difference_interval
-        return interval(error_arm(baseline, scale), error_arm(candidate, scale), alpha)
+        return interval(error_martingale(baseline, scale), error_martingale(candidate, scale), alpha)
 
-    return Measured(first.mean, second.mean, first.count, second.count, at)
+    return MetricComparison(first.mean, second.mean, first.count, second.count, at)
 
 
-def error_arm(evidence: Evidence, scale: float = 1.0) -> Arm:
+def error_martingale(evidence: Evidence, scale: float = 1.0) -> MeanMartingale:
     """What is known of an error rate, as if ``scale`` times as much had been seen."""
     if evidence.units is not None:
-        return Shares(_times(evidence.units, scale))
-    return Rate(evidence.errors * scale, evidence.requests * scale)
+        return UnitShareMartingale(_times(evidence.units, scale))
+    return RateMartingale(evidence.errors * scale, evidence.requests * scale)
 
 
-def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: bool) -> Measured:
+def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: bool) -> MetricComparison:
     def bounded(alpha: float, scale: float) -> Interval | None:
         interval = ratio_interval if ratio else difference_interval
-        return interval(_arm(baseline, kind, scale), _arm(candidate, kind, scale), alpha)
+        return interval(_martingale(baseline, kind, scale), _martingale(candidate, kind, scale), alpha)
 
     def unbounded(alpha: float, scale: float) -> Interval | None:
         interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
         return interval(_times(baseline, scale), _times(candidate, scale), alpha)
 
     at = bounded if kind in ("boolean", "fraction") else unbounded
-    return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
 
 
-def _of_capped(baseline: RewardSums, candidate: RewardSums, limits: Interval, *, ratio: bool) -> Measured:
+def _of_capped(
+    baseline: RewardSums, candidate: RewardSums, limits: Interval, *, ratio: bool
+) -> MetricComparison:
     """Values between known limits, however skewed: the exact test of a fraction, in the metric's own unit."""
     low, width = limits[0], limits[1] - limits[0]
     unit = 1.0 if ratio else width
 
     def at(alpha: float, scale: float) -> Interval | None:
         interval = ratio_interval if ratio else difference_interval
-        first, second = (Bounded(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate))
+        first, second = (
+            BoundedMartingale(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate)
+        )
         ends = interval(first, second, alpha)
         return ends[0] * unit, ends[1] * unit
 
-    return Measured(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
 
 
 def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:
@@ -164,11 +175,11 @@ def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:
     return RewardSums(n, moved, min(max((squares - 2 * low * total + n * low * low) / width**2, 0.0), moved))
 
 
-def _arm(sums: RewardSums, kind: Kind, scale: float) -> Arm:
+def _martingale(sums: RewardSums, kind: Kind, scale: float) -> MeanMartingale:
     if kind == "fraction":
-        return Bounded(_times(sums, scale))
+        return BoundedMartingale(_times(sums, scale))
     # Sums that lost a retracted value may miss 0 by a rounding error.
-    return Rate(min(max(sums.total, 0.0), sums.count) * scale, sums.count * scale)
+    return RateMartingale(min(max(sums.total, 0.0), sums.count) * scale, sums.count * scale)
 
 
 def _times(sums: RewardSums, scale: float) -> RewardSums:
@@ -177,7 +188,7 @@ def _times(sums: RewardSums, scale: float) -> RewardSums:
 
 def _of_latency(
     baseline: Histogram, candidate: Histogram, p: float, edges: Edges | None, *, ratio: bool
-) -> Measured:
+) -> MetricComparison:
     if edges is None:
         raise ValueError("the ends of the latency buckets are not known here")
     if any(count < 0 for histogram in (baseline, candidate) for count in histogram.values()):
@@ -188,4 +199,4 @@ def _of_latency(
         return (quantile_ratio if ratio else quantile_difference)(first, second, p, alpha, edges)
 
     first, second = quantile_estimate(baseline, p, edges), quantile_estimate(candidate, p, edges)
-    return Measured(first, second, sum(baseline.values()), sum(candidate.values()), at)
+    return MetricComparison(first, second, sum(baseline.values()), sum(candidate.values()), at)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import (
-    Arm,
-    Bounded,
-    Rate,
+    BoundedMartingale,
+    MeanMartingale,
+    RateMartingale,
     bounded_log_martingale,
     difference_interval,
     evidence_against,
@@ -28,12 +28,12 @@ def error_rate_difference(
     baseline: tuple[float, float], candidate: tuple[float, float], alpha: float
 ) -> tuple[float, float]:
     """The interval for candidate's error rate - baseline's, of (errors, requests) each."""
-    return difference_interval(Rate(*baseline), Rate(*candidate), alpha)
+    return difference_interval(RateMartingale(*baseline), RateMartingale(*candidate), alpha)
 
 
-def bounded(x: object) -> Bounded:
+def bounded(x: object) -> BoundedMartingale:
     values = np.asarray(x, dtype=np.float64)
-    return Bounded(RewardSums(values.size, float(values.sum()), float((values**2).sum())))
+    return BoundedMartingale(RewardSums(values.size, float(values.sum()), float((values**2).sum())))
 
 
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.97])
@@ -73,20 +73,20 @@ def test_a_small_variance_narrows_the_interval() -> None:
     rng = np.random.default_rng(1)
     x = rng.beta(200, 50, 2_000)
     low, high = mean_interval(bounded(x), 0.05)
-    low_rate, high_rate = mean_interval(Rate(float(x.sum()), x.size), 0.05)
+    low_rate, high_rate = mean_interval(RateMartingale(float(x.sum()), x.size), 0.05)
     assert low < 0.8 < high
     assert high - low < (high_rate - low_rate) / 5
 
 
 ARMS = st.one_of(
-    st.tuples(st.integers(0, 2_000), st.integers(0, 2_000)).map(lambda t: Rate(min(t), max(t))),
+    st.tuples(st.integers(0, 2_000), st.integers(0, 2_000)).map(lambda t: RateMartingale(min(t), max(t))),
     st.lists(st.floats(0, 1), max_size=30).map(bounded),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(ARMS, ARMS, st.sampled_from([0.05, 0.001]))
-def test_the_ends_are_where_the_evidence_turns(a: Arm, b: Arm, alpha: float) -> None:
+def test_the_ends_are_where_the_evidence_turns(a: MeanMartingale, b: MeanMartingale, alpha: float) -> None:
     low, high = difference_interval(a, b, alpha)
     assert -1 <= low <= high <= 1
     threshold, width = -math.log(alpha), high - low
@@ -99,7 +99,7 @@ def test_the_ends_are_where_the_evidence_turns(a: Arm, b: Arm, alpha: float) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(ARMS, ARMS)
-def test_the_ratio_has_its_ends_there_too(a: Arm, b: Arm) -> None:
+def test_the_ratio_has_its_ends_there_too(a: MeanMartingale, b: MeanMartingale) -> None:
     low, high = ratio_interval(a, b, 0.05)
     assert 0 <= low <= high
     threshold = -math.log(0.05)
@@ -112,7 +112,7 @@ def test_the_ratio_has_its_ends_there_too(a: Arm, b: Arm) -> None:
 
 
 def test_nothing_seen_excludes_nothing() -> None:
-    nothing = Rate(0, 0)
+    nothing = RateMartingale(0, 0)
     assert mean_interval(nothing, 0.05) == (0.0, 1.0)
     assert difference_interval(nothing, nothing, 0.05) == (-1.0, 1.0)
     assert ratio_interval(nothing, nothing, 0.05) == (0.0, math.inf)
@@ -121,7 +121,7 @@ def test_nothing_seen_excludes_nothing() -> None:
 def test_no_errors_at_all() -> None:
     low, high = error_rate_difference((0, 10_000), (0, 1_000), 0.05)
     assert -0.002 < low < 0 < high < 0.01
-    assert ratio_interval(Rate(0, 10_000), Rate(0, 1_000), 0.05) == (0.0, math.inf)
+    assert ratio_interval(RateMartingale(0, 10_000), RateMartingale(0, 1_000), 0.05) == (0.0, math.inf)
 
 
 def test_a_candidate_that_always_fails_is_found_within_a_dozen_requests() -> None:
@@ -137,14 +137,14 @@ def test_a_billion_requests() -> None:
 
 
 def test_claims_that_no_means_satisfy_are_refuted() -> None:
-    assert evidence_against(Rate(1, 2), Rate(1, 2), shift=1.5) == math.inf
+    assert evidence_against(RateMartingale(1, 2), RateMartingale(1, 2), shift=1.5) == math.inf
 
 
 def test_arrays_of_arms_are_each_what_they_are_alone() -> None:
     failed, n = np.asarray([0.0, 5.0, 50.0]), np.asarray([100.0, 100.0, 1_000.0])
-    together = evidence_against(Rate(failed, n), Rate(failed[::-1], n[::-1]), shift=0.01)
+    together = evidence_against(RateMartingale(failed, n), RateMartingale(failed[::-1], n[::-1]), shift=0.01)
     alone = [
-        float(evidence_against(Rate(a, b), Rate(c, d), shift=0.01))
+        float(evidence_against(RateMartingale(a, b), RateMartingale(c, d), shift=0.01))
         for a, b, c, d in zip(failed, n, failed[::-1], n[::-1], strict=True)
     ]
     assert together == pytest.approx(np.asarray(alone))

@@ -1,0 +1,98 @@
+"""The events that move a rollout, and the effects of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policies.rollout.state import Phase
+from policies.rollout.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A look: the verdicts over the window since `State.window`, and the candidate's samples in it.
+
+    ``sick``: "" or why the baseline is sick (`guardrails.Judgement`). In the gate, samples are compared
+    answers and the only verdict is that of `guardrails.judge_agreement`.
+
+    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` whom its stop rule names, and
+    ``beliefs`` what that rests on (kept with the audit).
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    samples: float = 0.0
+    sick: str = ""
+    share: float | None = None
+    winner: str | None = None
+    beliefs: Mapping[str, Any] | None = None
+    carried: Mapping[str, float] | None = None
+    """What the next window's bets go on with (`State.carried`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A person's word: pause, resume, promote, rollback, or set with a ``weight``.
+
+    ``share``: the candidate's while a bandit decides on it; a pause holds it there.
+    """
+
+    action: str
+    actor: str = ""
+    weight: float | None = None
+    share: float | None = None
+    reason: str = ""
+    """Why, in the person's own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The configuration was read again; the plan given to `step` is the new one."""
+
+    actor: str = ""
+
+
+Event = Tick | Command | Configured
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    """Publish an allocation with this share for the candidate: a new epoch begins."""
+
+    weight: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One entry of the trail: what happened, who or what did it, and on what evidence."""
+
+    time: float
+    signal: str
+    source: str
+    """The state before."""
+    target: str
+    stage: int
+    weight: float
+    """The candidate's share after."""
+    actor: str
+    """Whose command it was; "" when the rollout went by itself."""
+    reason: str
+    evidence: tuple[dict[str, Any], ...] = ()
+    """The verdicts as they stood; after them what the bandit believed, where there is one."""
+    phase: Phase = "canary"
+    """After it, as `State.phase`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"evidence": list(self.evidence)}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that is not possible now; the message says what is."""
+
+    message: str
+
+
+Effect = SetWeight | Audit | Refused
