@@ -65,8 +65,9 @@ from gateway.record.decision_id import Sealer
 from gateway.runtime.periodic import Step, periodically
 from gateway.runtime.threads import pool
 from gateway.state import open_store
-from gateway.state.base import Event, Published, Revision, Store, StoreUnavailable
+from gateway.state.base import Event, Published, Revision, StoreUnavailable
 from gateway.state.outage import StoreOutage
+from gateway.state.store import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.pool import Address

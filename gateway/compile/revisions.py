@@ -25,9 +25,14 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
 from gateway.config.yaml_text import variables
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision, Store
+from gateway.state.base import Revision
+from gateway.state.store import DocumentStore, LeaseStore
 
 log = logging.getLogger("turnout.config")
+
+
+class RevisionStore(DocumentStore, LeaseStore, Protocol):
+    """Revisions, and the lease of the process that adds one."""
 
 
 class Built(Protocol):
@@ -101,7 +106,7 @@ class Revisions(Generic[B]):
 
     def __init__(
         self,
-        store: Store,
+        store: RevisionStore,
         *,
         clock: Clock,
         env: Mapping[str, str],

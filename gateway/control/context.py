@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 from gateway.auth.principal import Authenticator
 from gateway.config.document import Document
 from gateway.ingest.rewards import RewardBook
-from gateway.state.base import Event, Revision, Store
+from gateway.state.base import Event, Revision
+from gateway.state.store import Store
 from policies.allocation.model import Allocation
 
 Action = Literal["promote", "rollback", "pause", "resume", "set"]

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from gateway.ingest.reward_value import worth
 from gateway.record.events import Outcome
-from gateway.state.base import DecisionRecord, Store
+from gateway.state.base import DecisionRecord
 from gateway.state.evidence import Metric
+from gateway.state.store import RecordStore
 
 Format = Literal["parquet", "jsonl", "csv"]
 Row = dict[str, Any]
@@ -70,7 +71,7 @@ _ENDINGS: Final[dict[str, Format]] = {
 
 
 async def export(
-    store: Store,
+    store: RecordStore,
     target: BinaryIO,
     *,
     format: Format,  # noqa: A002 - what everybody calls it
@@ -100,7 +101,7 @@ async def export(
 
 
 async def chunks(
-    store: Store, *, route: str | None = None, since: float | None = None, until: float | None = None
+    store: RecordStore, *, route: str | None = None, since: float | None = None, until: float | None = None
 ) -> AsyncIterator[list[DecisionRecord]]:
     """The record in pieces of at most `CHUNK`, oldest first."""
     after: bytes | None = None

@@ -12,7 +12,7 @@ from gateway.config.document import Document
 from gateway.record.decision_id import Opened
 from gateway.record.events import Outcome
 from gateway.record.request_ids import AMBIGUOUS, keys_of, request_key
-from gateway.state.base import Store
+from gateway.state.store import RecordStore
 
 SLACK_S: Final = 60.0
 """Seconds that an entry outlives the longest window of a metric: clocks differ."""
@@ -32,7 +32,7 @@ class Found:
 class RequestIds:
     """Indexes requests and looks them up, where the configuration asks for it."""
 
-    store: Store
+    store: RecordStore
     document: Callable[[], Document]
     clock: Clock
     context: Callable[[str, str], bytes]

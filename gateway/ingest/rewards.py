@@ -17,7 +17,8 @@ from gateway.ingest.spool import Spool
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
 from gateway.record.events import Reward
 from gateway.record.request_ids import AMBIGUOUS
-from gateway.state.base import RewardResult, Store, StoreUnavailable
+from gateway.state.base import RewardResult, StoreUnavailable
+from gateway.state.store import DocumentStore, RecordStore
 
 MOST_ITEMS: Final = 10_000
 """In one call."""
@@ -87,6 +88,10 @@ class FeedbackReport:
         }
 
 
+class RewardStore(RecordStore, DocumentStore, Protocol):
+    """Rewards, and the secrets that decision ids are sealed with."""
+
+
 class RewardBook:
     """Takes reports. ``metrics`` (by name) may be replaced at any time.
 
@@ -97,7 +102,7 @@ class RewardBook:
 
     def __init__(
         self,
-        store: Store,
+        store: RewardStore,
         sealer: Sealer,
         *,
         metrics: Mapping[str, Metric] | None = None,

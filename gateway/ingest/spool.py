@@ -22,7 +22,8 @@ from typing import Final
 
 from gateway.local_dir import remove_if_empty, why_unwritable
 from gateway.record.events import Reward
-from gateway.state.base import Store, StoreUnavailable
+from gateway.state.base import StoreUnavailable
+from gateway.state.store import RecordStore
 
 log = logging.getLogger("turnout.spool")
 
@@ -34,7 +35,7 @@ _SUFFIX: Final = ".spool"
 class Spool:
     """The spool of one process, in a directory that processes of one machine share."""
 
-    def __init__(self, directory: str | Path, store: Store) -> None:
+    def __init__(self, directory: str | Path, store: RecordStore) -> None:
         self._directory = Path(directory)
         self._store = store
         self._file: _File | None = None

@@ -27,8 +27,9 @@ from gateway.compile.ensembles import (
 )
 from gateway.compile.plans import Move, moved, plan, reported
 from gateway.config.document import Document
-from gateway.state.base import BUCKET, OutcomeFilter, Published, Store, StoreUnavailable
+from gateway.state.base import BUCKET, OutcomeFilter, Published, StoreUnavailable
 from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
+from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit, Standing

@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.clock import Clock
 from gateway.record.exposures import Sighting
-from gateway.state.base import Store
+from gateway.state.store import RecordStore
 from policies.sequential.unit_outcomes import UnitOutcomes
 
 LATE_S: Final = 120.0
@@ -40,7 +40,7 @@ class _Window:
 class OutcomesByUnit:
     """The windows that are being looked at, one for each route."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: RecordStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._windows: dict[str, _Window] = {}

@@ -10,13 +10,14 @@ from typing import Any
 
 from gateway.clock import Clock
 from gateway.state import history
-from gateway.state.base import Event, Store, StoreUnavailable
+from gateway.state.base import Event, StoreUnavailable
+from gateway.state.store import DocumentStore
 
 
 class Events:
     """The events of one process and, by way of the store, of all that share it."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: DocumentStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._news = asyncio.Event()

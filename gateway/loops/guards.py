@@ -24,8 +24,9 @@ from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges
 from gateway.loops.watch import distrust
 from gateway.record.histogram import edges
-from gateway.state.base import BUCKET, Counts, Store
+from gateway.state.base import BUCKET, Counts
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
+from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.rollout.verdicts import Verdict

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Final
 
 from gateway.auth.principal import Bucket
-from gateway.state.base import RateLedger
+from gateway.state.store import RateLedger
 
 RATES_S: Final = 0.05
 

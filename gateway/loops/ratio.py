@@ -20,7 +20,8 @@ import numpy as np
 
 from gateway.clock import Clock
 from gateway.config.document import Bandit, Route
-from gateway.state.base import BUCKET, Counts, Store
+from gateway.state.base import BUCKET, Counts
+from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
 
 KIND: Final = "units"

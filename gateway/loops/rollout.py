@@ -23,8 +23,9 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.watch import distrust
 from gateway.record.histogram import edges
-from gateway.state.base import Counts, Store, StoreUnavailable
+from gateway.state.base import Counts, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
+from gateway.state.store import Store
 from policies.allocation.bandit import Standing
 from policies.allocation.model import RewardSums
 from policies.rollout.events import Audit, Command, Configured, Event, Refused, SetWeight, Tick

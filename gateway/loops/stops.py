@@ -18,7 +18,7 @@ from gateway.config.document import Bandit, Document, Route
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.watch import distrust
-from gateway.state.base import Store
+from gateway.state.store import DocumentStore
 
 log = logging.getLogger("turnout.stop")
 
@@ -47,7 +47,7 @@ class Stopped:
 class Stops:
     """See the module."""
 
-    def __init__(self, store: Store, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+    def __init__(self, store: DocumentStore, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
         self._store = store
         self._allocations = allocations
         self._clock = clock

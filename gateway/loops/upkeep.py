@@ -9,7 +9,8 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.loops.allocation import Allocations
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
+from gateway.state.store import RecordStore
 
 EVERY: Final = 60.0
 CLOCK_SKEW_S: Final = 60.0
@@ -17,7 +18,7 @@ BREATH: Final = 0.5
 """Between two steps, so that rewards and outcomes get their turn at the store."""
 
 
-async def prune_store(store: Store, allocations: Allocations, document: Document, clock: Clock) -> None:
+async def prune_store(store: RecordStore, allocations: Allocations, document: Document, clock: Clock) -> None:
     """Prunes as long as there is something to prune, if this process is the leader."""
     more = allocations.leads
     while more:

@@ -17,7 +17,8 @@ from gateway.config.document import Document
 from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import ALPHA, Ratios
-from gateway.state.base import OutcomeFilter, Store
+from gateway.state.base import OutcomeFilter
+from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
 from policies.sequential.two_sample import RateMartingale, mean_interval
 
@@ -54,7 +55,7 @@ class Alarm:
     message: str
 
 
-async def distrust(store: Store, name: str, since: float) -> str:
+async def distrust(store: DocumentStore, name: str, since: float) -> str:
     """ "" or why comparisons on the route ``name`` can't be trusted: what was raised after ``since``."""
     for place in (name, GATEWAY):
         found = await store.load(KIND, place)

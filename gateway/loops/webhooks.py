@@ -21,7 +21,8 @@ import httpx
 
 from gateway.clock import Clock
 from gateway.config.document import Document, Webhook
-from gateway.state.base import Event, Store
+from gateway.state.base import Event
+from gateway.state.store import DocumentStore
 
 log = logging.getLogger("turnout.webhooks")
 
@@ -51,7 +52,7 @@ class Progress:
 class Webhooks:
     """Delivers events; see the module."""
 
-    store: Store
+    store: DocumentStore
     clock: Clock
     leads: Callable[[], bool]
     """Whether this process is the leader."""

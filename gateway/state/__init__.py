@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from gateway.state.base import Store
+from gateway.state.store import Store
 
 
 def open_store(url: str) -> Store:

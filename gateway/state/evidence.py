@@ -23,8 +23,9 @@ from typing import Final, Protocol
 
 from gateway.ingest.rewards import Metric as Bounds
 from gateway.ingest.rewards import worst
-from gateway.state.base import BUCKET, Bucket, Counts, Store
+from gateway.state.base import BUCKET, Bucket, Counts
 from gateway.state.folding import LADDER
+from gateway.state.store import AggregateStore
 from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
 from policies.allocation.model import RewardSums
 
@@ -104,7 +105,7 @@ def ended_before(now: float, window: float, step: float = BUCKET) -> float:
 
 
 async def rewarded(
-    store: Store,
+    store: AggregateStore,
     route: str,
     metrics: Mapping[str, Metric],
     *,

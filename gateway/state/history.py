@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from gateway.state.base import Event, Store
+from gateway.state.base import Event
+from gateway.state.store import DocumentStore
 
 KIND: Final = "history"
 STEPS: Final = frozenset({"rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"})
@@ -18,7 +19,7 @@ MAX_STEPS: Final = 200
 TRIES: Final = 5
 
 
-async def keep(store: Store, event: Event) -> None:
+async def keep(store: DocumentStore, event: Event) -> None:
     """Adds ``event`` to its route's history if it is a step."""
     if not event.route or event.kind not in STEPS:
         return
@@ -31,7 +32,7 @@ async def keep(store: Store, event: Event) -> None:
             return
 
 
-async def steps(store: Store, route: str) -> list[dict[str, Any]]:
+async def steps(store: DocumentStore, route: str) -> list[dict[str, Any]]:
     """The newest `MAX_STEPS` of ``route``, oldest first."""
     found = await store.load(KIND, route)
     return list(json.loads(found[1])) if found is not None else []

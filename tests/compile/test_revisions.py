@@ -15,8 +15,9 @@ from gateway.config.document import Document
 from gateway.config.faults import Fault
 from gateway.config.load import ConfigError, Examined
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision, Store
+from gateway.state.base import Revision
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 
 ONE = "listen: 127.0.0.1:1\nroutes: {}\n"
 TWO = "listen: 127.0.0.1:2\nroutes: {}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.state import open_store
-from gateway.state.base import Store
+from gateway.state.store import Store
 from tests.contract.servers import RedisServer, redis_cluster, redis_server
 
 

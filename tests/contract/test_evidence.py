@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.record.events import Outcome
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
 from gateway.state.evidence import (
     Rewarded,
     by_time,
@@ -19,6 +19,7 @@ from gateway.state.evidence import (
     rewarded,
     share_observed,
 )
+from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from gateway.record.exposures import Sighting
 from gateway.record.histogram import index
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
+from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT, mix
 from tests.contract.made import T0, outcome
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
+from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, published, reward
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from gateway.record.context import pack
 from gateway.record.events import Reward
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
 from gateway.state.linear import ExactLinear
+from gateway.state.store import Store
 from policies.contextual.features import GRID
 from policies.contextual.regression import LinearSums
 from tests.contract.made import T0, outcome, published, reward

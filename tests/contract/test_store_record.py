@@ -8,7 +8,8 @@ import os
 import pytest
 
 from gateway.record import histogram
-from gateway.state.base import OutcomeFilter, Store
+from gateway.state.base import OutcomeFilter
+from gateway.state.store import Store
 from tests.contract.made import T0, decision, outcome, published, reward, shadowed
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 
-from gateway.state.base import RewardResult, Store
+from gateway.state.base import RewardResult
+from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward, shadowed
 

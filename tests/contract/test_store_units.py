@@ -8,7 +8,8 @@ from math import fsum
 import pytest
 
 from gateway.record.events import Outcome, Reward
-from gateway.state.base import Retention, Store
+from gateway.state.base import Retention
+from gateway.state.store import Store
 from gateway.state.units import MOVES, STICKY, UNITS
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward

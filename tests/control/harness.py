@@ -23,8 +23,9 @@ from gateway.ingest.rewards import RewardBook
 from gateway.loops.allocation import Allocations
 from gateway.record.decision_id import Sealer
 from gateway.state import history
-from gateway.state.base import Event, Revision, Store
+from gateway.state.base import Event, Revision
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 
 KEYS: dict[str, str] = {
     "app": "scopes: [infer, feedback], routes: [digits]",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.contract.made import outcome
 from tests.loops.test_rollout_bandit import Replica
 

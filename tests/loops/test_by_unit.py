@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.contract.made import outcome
 from tests.loops.test_rollout_bandit import Replica
 

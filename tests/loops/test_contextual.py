@@ -16,7 +16,7 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.record.context import pack
 from gateway.state import open_store
-from gateway.state.base import Store
+from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import GRID, encode, fingerprint

@@ -11,8 +11,8 @@ import pytest
 from gateway.compile.plans import salt
 from gateway.config.load import load
 from gateway.loops.watch import KIND, Watch, distrust
-from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
 from tests.loops.test_rollout_bandit import Replica
 from tests.loops.test_stops import CONFIG as STOPS

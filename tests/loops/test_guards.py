@@ -13,8 +13,9 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import STRETCHES, Guards, _stretch
 from gateway.record.events import Reward
-from gateway.state.base import BUCKET, Store
+from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.loops.test_watch import START, outcome
 
 CONFIG = """

@@ -13,8 +13,8 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import Guards
 from gateway.record.events import Outcome, Reward
-from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.contract.made import reward
 from tests.loops.test_watch import START, outcome
 

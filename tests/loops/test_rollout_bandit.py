@@ -14,8 +14,9 @@ from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.guards import EVERY, SETTLED, Guards
 from gateway.loops.rollout import Rollouts
-from gateway.state.base import BUCKET, Store
+from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.contract.made import outcome, reward
 
 CONFIG = """

@@ -12,8 +12,8 @@ from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.stops import Stops
-from gateway.state.base import Store
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from tests.contract.made import outcome, reward
 
 CONFIG = """

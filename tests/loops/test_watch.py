@@ -17,8 +17,9 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import Ratios
 from gateway.loops.watch import Watch
 from gateway.record.events import Outcome
-from gateway.state.base import Store, StoreUnavailable
+from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
 
 START = 1_800_000_000.0

@@ -15,8 +15,9 @@ import pytest
 
 from gateway.config.document import Document, Webhook
 from gateway.loops.webhooks import Webhooks, sentence
-from gateway.state.base import Event, Store
+from gateway.state.base import Event
 from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
 
 SECRET = "a secret of ours"
 

@@ -40,7 +40,7 @@ _RESTORED: Final = "restored"
 
 
 class Control:
-    """See the module, and `gateway.state.base.Store`."""
+    """The control plane of a `RedisStore`; the methods are those of `gateway.state.store`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

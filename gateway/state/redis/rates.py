@@ -1,4 +1,4 @@
-"""Token buckets that all processes share: `gateway.loops.rates.RateLedger` on Redis."""
+"""Token buckets that all processes share: `gateway.state.store.RateLedger` on Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RedisRates:
         self._link = link
 
     async def spend(self, key: str, rate: float, burst: float, spent: float, owner: str) -> tuple[float, int]:
-        """See `gateway.loops.rates.RateLedger`."""
+        """See `gateway.state.store.RateLedger`."""
         arguments = (key, repr(rate), repr(burst), repr(spent), owner)
         level, owners = await self._link.run(_SPEND, self._link.of_all, *arguments)
         return float(level), int(owners)

@@ -53,7 +53,7 @@ _LOST: Final = (
 
 
 class RedisStore:
-    """See `gateway.state.base.Store`, and `Link` for the address."""
+    """See `gateway.state.store.Store`, and `Link` for the address."""
 
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
         self._link = Link(url)

@@ -44,7 +44,7 @@ _SHARES_KEPT: Final = 4096
 
 
 class SqliteStore:
-    """See `gateway.state.base.Store`; ``path`` is made when it does not exist, its directory is not."""
+    """See `gateway.state.store.Store`; ``path`` is made when it does not exist, its directory is not."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
