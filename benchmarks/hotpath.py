@@ -84,7 +84,7 @@ class Feed:
         """A request in, the backend's answer back, the client's answer out."""
         self.protocol.data_received(request)
         for connection in self.backends:
-            if connection.user is not None:
+            if connection.handler is not None:
                 connection.data_received(ANSWER)
                 return
         raise RuntimeError(f"the gateway sent nothing on: {self.client.written[:200]!r}")

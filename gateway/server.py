@@ -70,7 +70,7 @@ from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Ensemble
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import build
 
-SOURCE = "gateway/transport/pool.py"
+SOURCE = "gateway/transport/address.py"
 
 
 @pytest.fixture

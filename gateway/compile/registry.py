@@ -17,7 +17,10 @@ from gateway.auth.principal import Bucket
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import BackendTls
 from gateway.transport import health
-from gateway.transport.pool import Address, Backend, Endpoint, Gate, Limit
+from gateway.transport.address import Address
+from gateway.transport.balancer import Backend
+from gateway.transport.endpoint import Endpoint
+from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies import ejection
 
 Context = Callable[[BackendTls], ssl.SSLContext]
@@ -34,7 +37,7 @@ class Registry:
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         """By endpoint, and whether it is for shadows, which have connections of their own."""
         self.backends: dict[str, Backend] = {}
-        self.gates: dict[str, Gate] = {}
+        self.limiters: dict[str, ConcurrencyLimiter] = {}
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
 
@@ -46,23 +49,23 @@ class Registry:
         """The address number ``place`` for a probe: with a connection of its own, which never rests."""
         known = self.address(backend, place)
         return Address(
-            known.endpoint, self.loop, context=known.context, server_name=known.server_name, idle_most=0
+            known.endpoint, self.loop, context=known.context, server_name=known.server_name, max_idle=0
         )
 
     def take(self, draft: Draft) -> None:
         """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
         gone = [address for key, address in self.addresses.items() if key not in draft.addresses]
-        self.addresses, self.backends, self.gates = draft.addresses, draft.backends, draft.gates
+        self.addresses, self.backends, self.limiters = draft.addresses, draft.backends, draft.limiters
         self.healths, self.buckets = draft.healths, draft.buckets
         for address, options in draft.options.items():
             address.context = options.context
-            address.idle_limit, address.idle_most = options.idle, options.size
-            address.silence = options.silence
+            address.idle_timeout, address.max_idle = options.idle, options.size
+            address.min_stall = options.silence
         for name, backend in draft.backends.items():
             document = draft.documents[name]
-            backend.gate.limit = _limit(document)
+            backend.limiter.limit = _limit(document)
             backend.health.configure(backend.addresses, _settings(document))
-            backend.health.wary = _silence(document) > 0.0
+            backend.health.stall_detection = _silence(document) > 0.0
         for address in gone:
             address.close()
 
@@ -87,22 +90,22 @@ class Draft:
         self._contexts: dict[BackendTls, ssl.SSLContext] = {}
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         self.options: dict[Address, Options] = {}
-        self.gates: dict[str, Gate] = {}
+        self.limiters: dict[str, ConcurrencyLimiter] = {}
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
         self.backends: dict[str, Backend] = {}
         self.documents: dict[str, BackendDocument] = {}
 
     def backend(self, name: str, document: BackendDocument, chance: Callable[[], float]) -> Backend:
-        """Drafts the backend ``name``: with the addresses, the gate and the health that are known already."""
+        """Drafts the backend ``name``: with the addresses, the limiter and the health that are known already."""
         known = self._registry
         places = range(len(document.addresses))
-        self.gates[name] = known.gates.get(name) or Gate(_limit(document))
+        self.limiters[name] = known.limiters.get(name) or ConcurrencyLimiter(_limit(document))
         self.healths[name] = known.healths.get(name) or health.Health(name, known.tell)
         backend = Backend(
             name,
             [self._address(document, place, shadow=False) for place in places],
-            self.gates[name],
+            self.limiters[name],
             chance,
             health=self.healths[name],
             balance=document.balance,

@@ -31,7 +31,7 @@ from gateway.dataplane.tracing import Tracing
 from gateway.http import browsers
 from gateway.http.browsers import Browsers
 from gateway.http.fields import KEEP
-from gateway.transport.pool import Backend
+from gateway.transport.balancer import Backend
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 from policies.contextual.bandit import Ensemble

@@ -9,7 +9,8 @@ from gateway.clock import Clock
 from gateway.compile.arrange import Held
 from gateway.control.context import Live
 from gateway.dataplane.worker import Worker
-from gateway.transport.pool import Address, Backend
+from gateway.transport.address import Address
+from gateway.transport.balancer import Backend
 
 
 def live(worker: Worker, name: str, held: Held | None, wall: Clock) -> Live | None:
@@ -39,5 +40,5 @@ def _health(backend: Backend, address: Address, wall: Clock) -> dict[str, Any]:
         "state": backend.health.state(address, now),
         "failing": failing,
         "in_flight": address.in_flight,
-        "waiting": len(backend.gate.waiting),
+        "waiting": len(backend.limiter.waiting),
     }

@@ -31,7 +31,7 @@ from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.snapshot import Snapshot
 from gateway.errors import TurnoutError
 from gateway.runtime.side_process import SideProcess
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
 
 Role = Literal["all", "data", "control"]
 """What a listening socket serves."""

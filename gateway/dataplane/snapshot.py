@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.auth.principal import Authenticator
 from gateway.http.fields import REQUEST_ACTIONS, resolve
-from gateway.transport.pool import Backend
+from gateway.transport.balancer import Backend
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gateway.dataplane.snapshot import RoutePlan, VariantPlan
     from gateway.dataplane.worker import Worker
     from gateway.errors import TurnoutError
-    from gateway.transport.connection import Answer
-    from gateway.transport.pool import Address
+    from gateway.transport.address import Address
+    from gateway.transport.base import ResponseHead
 
 PARENT: Final = b"traceparent"
 STATE: Final = b"tracestate"
@@ -185,9 +185,9 @@ class TracedExchange(Exchange):
         else:
             attempt.result = str(result)
 
-    def on_head(self, answer: Answer) -> None:
+    def on_head(self, response: ResponseHead) -> None:
         now = perf_counter()
-        super().on_head(answer)
+        super().on_head(response)
         attempt = self.open.get(self.address) if self.address is not None else None
         if self.state == RELAYING and attempt is not None:
             attempt.sent = self.sent_at

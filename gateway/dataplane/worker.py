@@ -17,8 +17,8 @@ from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot
 from gateway.runtime.loop_load import Load
 from gateway.runtime.side_process import SideProcess
+from gateway.transport.address import PROBE_INTERVAL_S, Address
 from gateway.transport.health import Health
-from gateway.transport.pool import PROBE_EVERY, Address
 
 if TYPE_CHECKING:
     from gateway.dataplane.client.protocol import ClientProtocol
@@ -176,20 +176,20 @@ class Worker:
     def _listen(self, now: float) -> None:
         """Finds addresses that have fallen silent while requests wait there."""
         for address in self.addresses():
-            silent = now - max(address.heard, self._awake)
-            if address.suspect or (address.in_flight and silent > address.patience()):
+            silent = now - max(address.last_byte_at, self._awake)
+            if address.stalled or (address.in_flight and silent > address.stall_timeout()):
                 self._silent(address, now)
 
     def _silent(self, address: Address, now: float) -> None:
-        since = now - address.patience()
+        since = now - address.stall_timeout()
         waiting = [x for x in self.active if x.waits_at(address, since)]
-        if not address.suspect:
+        if not address.stalled:
             if not waiting or len(waiting) + max(x.behind() for x in waiting) < ENOUGH:
                 return
-            address.suspect = True
-            address.next_probe = now + PROBE_EVERY
+            address.stalled = True
+            address.next_probe_at = now + PROBE_INTERVAL_S
             for health in self.healths():
-                health.suspected(address, len(waiting), address.patience())
+                health.report_stall(address, len(waiting), address.stall_timeout())
         for x in waiting:
             x.on_silence()
 

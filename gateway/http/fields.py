@@ -111,7 +111,7 @@ def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
 REQUEST_ACTIONS: Final[dict[bytes, int]] = _request_actions()
 """By lower-cased name. A snapshot adds KEEP for the fields that its routes look at."""
 
-ANSWER_ACTIONS: Final = _with_twins(
+RESPONSE_ACTIONS: Final = _with_twins(
     {
         b"content-length": LENGTH,
         b"transfer-encoding": CODING,

@@ -15,9 +15,9 @@ from typing import Final, Protocol
 
 from gateway.config.backend import Backend as BackendDocument
 from gateway.config.backend import Health as HealthDocument
-from gateway.transport.connection import Answer, BackendConnection
+from gateway.transport.address import Address
 from gateway.transport.health import Health
-from gateway.transport.pool import Address
+from gateway.transport.probe import ProbeRequest
 
 LOOK: Final = 0.1
 """Seconds between two looks at what is due."""
@@ -135,59 +135,16 @@ def request(backend: BackendDocument, place: int, address: Address) -> bytes:
 
 async def ask(address: Address, sent: bytes, rule: HealthDocument) -> str:
     """Sends one probe; "" when the answer is good, else what was wrong. Takes ``rule.timeout`` at most."""
-    probe = Probe(sent)
-    probe.task = address.connect(probe)
+    probe = ProbeRequest(sent)
+    connecting = address.connect(probe)
     try:
         async with asyncio.timeout(rule.timeout):
-            status, trouble = await probe.found
+            status, _, detail, _ = await probe.result
     except TimeoutError:
         return f"no answer within {rule.timeout:g} s"
     finally:
-        probe.end()
-    if trouble:
-        return trouble
+        connecting.cancel()
+        probe.abandon()
+    if detail:
+        return detail
     return "" if status in rule.status else f"it answered {status}"
-
-
-class Probe:
-    """One question; the `User` of its connection. ``found``: (status, "") or (0, what went wrong)."""
-
-    def __init__(self, sent: bytes) -> None:
-        self.upgrade = b""
-        self.found: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[None] | None = None
-        self._sent = sent
-        self._connection: BackendConnection | None = None
-
-    def on_connected(self, connection: BackendConnection) -> None:
-        self._connection = connection
-        connection.begin(self, head=self._sent.startswith(b"HEAD "))
-        connection.transport.write(self._sent)
-        connection.sent_whole = True
-
-    def on_head(self, answer: Answer) -> None:
-        self._tell(answer.status, "")
-
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
-        self._tell(0, detail)
-
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
-        self._tell(0, "it switched protocols unasked")
-
-    def _tell(self, status: int, trouble: str) -> None:
-        if not self.found.done():
-            self.found.set_result((status, trouble))
-
-    def end(self) -> None:
-        """The body is of no interest."""
-        if self.task is not None:
-            self.task.cancel()
-        if self._connection is not None:
-            self._connection.abandon()
-
-    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
-    def on_data(self, data: bytes) -> None: ...
-    def on_end(self) -> None: ...
-    def flush(self) -> None: ...
-    def pause_upload(self) -> None: ...
-    def resume_upload(self) -> None: ...

@@ -2,7 +2,7 @@
 
 One `Health` for each backend of the configuration, kept across edits. The judgement on failures is
 `policies.ejection`; here it meets the addresses. As long as nothing is wrong, a request pays for one
-observation, and the choice between addresses does not look here at all (`Health.troubled`).
+observation, and the choice between addresses does not look here at all (`Health.degraded`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
+from gateway.transport.address import Address
 from policies import ejection
-
-if TYPE_CHECKING:
-    from gateway.transport.pool import Address
 
 State = Literal["healthy", "unhealthy", "ejected", "failing", "stalled"]
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -53,9 +51,9 @@ class Health:
         "_records",
         "_returning",
         "backend",
+        "degraded",
+        "stall_detection",
         "tell",
-        "troubled",
-        "wary",
     )
 
     def __init__(self, backend: str, tell: Tell) -> None:
@@ -69,9 +67,9 @@ class Health:
         """Ejected ones whose return is still to be told."""
         self._asked: tuple[ejection.Address, ...] | None = None
         self._answer: tuple[Address, ...] = ()
-        self.troubled = False
+        self.degraded = False
         """Whether any address is out, under suspicion or starting slowly."""
-        self.wary = True
+        self.stall_detection = True
         """Whether silence is held against an address."""
 
     def configure(self, addresses: Sequence[Address], settings: ejection.Settings) -> None:
@@ -101,23 +99,25 @@ class Health:
         self._count(address, code, now)
         reason = self._group.observe(record, RESULTS.get(code, ejection.LOCAL), now)
         if reason:
-            self.troubled = True
+            self.degraded = True
             self._returning.add(address)
-            self._say("ejection", address, "ejected", reason, seconds=round(record.ejected_until - now, 3))
+            self._report("ejection", address, "ejected", reason, seconds=round(record.ejected_until - now, 3))
 
     def _count(self, address: Address, code: str, now: float) -> None:
         run = self._failing.setdefault(address, Failing(now))
         run.attempts += 1
         run.error = code
         if run.attempts == MIN_FAILING:
-            self._say(
+            self._report(
                 "health", address, "failing", f"{run.attempts} attempts in a row failed, the last with {code}"
             )
 
     def _recovered(self, address: Address) -> None:
         run = self._failing.pop(address, None)
         if run is not None and run.attempts >= MIN_FAILING:
-            self._say("health", address, "healthy", f"it answers again, after {run.attempts} failed attempts")
+            self._report(
+                "health", address, "healthy", f"it answers again, after {run.attempts} failed attempts"
+            )
 
     def failing(self, address: Address) -> Failing | None:
         """The run of failures that ``address`` is in; None below `MIN_FAILING`."""
@@ -133,8 +133,8 @@ class Health:
         if healthy:
             record.returned = now  # so that it starts slowly
             self._failing.pop(address, None)
-        self.troubled = True
-        self._say("health", address, "healthy" if healthy else "unhealthy", reason)
+        self.degraded = True
+        self._report("health", address, "healthy" if healthy else "unhealthy", reason)
 
     def unwatched(self, name: str) -> None:
         """The address of this name is probed no more, so what its last probes said is forgotten."""
@@ -142,20 +142,24 @@ class Health:
         if record is not None:
             self._group.mark(record, healthy=True)
 
-    def suspected(self, address: Address, waiting: int, seconds: float) -> None:
+    def report_stall(self, address: Address, waiting: int, seconds: float) -> None:
         """``address`` has fallen silent while requests wait."""
-        if address not in self._records or not self.wary:
+        if address not in self._records or not self.stall_detection:
             return
-        self.troubled = True
-        self._say(
+        self.degraded = True
+        self._report(
             "health", address, "stalled", f"silent for over {seconds:.3f} s while {waiting} requests wait"
         )
 
-    def cleared(self, address: Address) -> None:
-        """``address`` answers again as it used to."""
-        self._say("health", address, "healthy", "it answers again")
+    def recheck_stall(self, address: Address, milliseconds: float, now: float) -> None:
+        """A stalled address has responded: it is healthy if as quickly as usual, else another probe may start."""
+        if milliseconds <= address.stall_timeout() * 1e3:
+            address.stalled = False
+            self._report("health", address, "healthy", "it answers again")
+        else:
+            address.next_probe_at = now
 
-    def _say(self, kind: str, address: Address, state: str, reason: str, **more: object) -> None:
+    def _report(self, kind: str, address: Address, state: str, reason: str, **more: object) -> None:
         data = {"backend": self.backend, "address": address.name, "state": state, "reason": reason}
         self.tell(kind, {**data, **more})
 
@@ -189,7 +193,7 @@ class Health:
             return "unhealthy"
         if record is not None and record.ejected(now):
             return "ejected"
-        return "stalled" if address.suspect and self.wary else "healthy"
+        return "stalled" if address.stalled and self.stall_detection else "healthy"
 
     # Time -------------------------------------------------------------------------------------------
     def tick(self, now: float) -> None:
@@ -197,8 +201,8 @@ class Health:
         for address in tuple(self._returning):
             if not self._records[address].ejected(now):
                 self._returning.discard(address)
-                self._say("ejection", address, "returned", "its time is over")
-        self.troubled = any(
+                self._report("ejection", address, "returned", "its time is over")
+        self.degraded = any(
             self.barred(address, now) != "healthy" or self.weight(address, now) < 1.0
             for address in self._records
         )

@@ -25,8 +25,8 @@ from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.worker import TICK, Worker
 from gateway.record.events import Outcome
 from gateway.telemetry.tracing.traces import Traces
+from gateway.transport.address import Address
 from gateway.transport.connection import BackendConnection
-from gateway.transport.pool import Address
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -252,7 +252,7 @@ class Dial:
     def __init__(self, stage: Stage, work: Coroutine[Wanted, None, None]) -> None:
         self.stage = stage
         self.protocol = work.send(None).protocol
-        self.short = stage.short(self.protocol.address)
+        self.short = stage.short(cast("Address", self.protocol.owner))
         self.over = False
         self._work: Coroutine[Wanted, None, None] | None = work
         self._listeners: list[Callable[[Any], object]] = []
@@ -410,10 +410,10 @@ class Stage:
         assert not self.worker.active
         for address in self.registry.addresses.values():
             assert address.in_flight == 0, address.name
-            assert address.all == set(address.idle)
-            assert all(connection.user is None for connection in address.all)
-        for name, gate in self.registry.gates.items():
-            assert (gate.in_flight, gate.retrying, list(gate.waiting)) == (0, 0, []), name
+            assert address.connections == set(address.idle)
+            assert all(connection.handler is None for connection in address.connections)
+        for name, limiter in self.registry.limiters.items():
+            assert (limiter.in_flight, limiter.retrying, list(limiter.waiting)) == (0, 0, []), name
         assert not [dial for dial in self.dials if not dial.over]
 
 

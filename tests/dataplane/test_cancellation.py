@@ -290,25 +290,21 @@ def test_a_connection_that_comes_too_late_is_let_go(stage: Stage, state: str) ->
     stage.clean()
 
 
-def test_a_client_that_leaves_while_its_answer_is_written(stage: Stage) -> None:
-    """The end comes between two events of one read."""
+def test_a_client_that_leaves_while_its_response_is_written(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end comes between two events of one read: as the interim response goes out, before the final one."""
     client = connecting(stage)
     backend = stage.connected()
-    exchange = next(iter(stage.worker.active))
-    original = exchange.on_head  # type: ignore[attr-defined]
+    write = client.write
 
-    class Leaving:
-        """Stands between the connection and the exchange."""
+    def write_and_leave(data: bytes) -> None:
+        write(data)
+        client.leave()
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(exchange, name)
-
-        def on_head(self, answer: object) -> None:
-            original(answer)
-            client.leave()
-
-    backend.protocol.user = Leaving()
-    backend.give(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    monkeypatch.setattr(client, "write", write_and_leave)
+    backend.give(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    assert client.lost
     stage.turn()
     stage.clean()
     assert [outcome.status for outcome in stage.outcomes] == [499]

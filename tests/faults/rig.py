@@ -189,7 +189,7 @@ class FaultRig:
 
         self.run(work())
         registry = self.gateway.registry
-        self.until(lambda: not any(a.all for a in registry.addresses.values()))
+        self.until(lambda: not any(a.connections for a in registry.addresses.values()))
         self.until(lambda: not self.worker.active and not self.worker.shadow.comparing)
         self.errors.clear()
         self.outcomes.clear()
@@ -198,8 +198,8 @@ class FaultRig:
     def _heal(self) -> None:
         """Nobody is ejected, under suspicion, or known to be slow."""
         for address in self.gateway.registry.addresses.values():
-            address.suspect = False
-            address.learned = 0
+            address.stalled = False
+            address.latency_samples = 0
         for health in self.gateway.registry.healths.values():
             known, settings = dict(health._records), health._group.settings
             health.configure((), settings)  # forgets whoever is not named
@@ -214,13 +214,13 @@ class FaultRig:
         self.until(lambda: not self.worker.active)
         for address in registry.addresses.values():
             assert address.in_flight == 0, address.name
-            assert address.probes == 0, address.name
-            assert all(c.user is None for c in address.all), "a connection still has a user"
+            assert address.stragglers == 0, address.name
+            assert all(c.handler is None for c in address.connections), "a connection still has a handler"
         self.until(lambda: not any(address.connecting for address in registry.addresses.values()))
-        for name, gate in registry.gates.items():
-            assert gate.in_flight == 0, name
-            assert gate.retrying == 0, name
-            assert not gate.waiting
+        for name, limiter in registry.limiters.items():
+            assert limiter.in_flight == 0, name
+            assert limiter.retrying == 0, name
+            assert not limiter.waiting
         shadow = self.worker.shadow
         assert (shadow.waiting, shadow.running, shadow.held) == (0, 0, 0)
         assert not self.errors, self.errors

@@ -63,7 +63,7 @@ def test_small_pieces_leave_at_once_on_both_sides(rig: FaultRig) -> None:
         client.send(request("/moved"))
         assert client.answer().status == 200
         (ours,) = rig.worker.connections
-        (theirs,) = (c for a in rig.gateway.registry.addresses.values() for c in a.all)
+        (theirs,) = (c for a in rig.gateway.registry.addresses.values() for c in a.connections)
         for transport in (ours.transport, theirs.transport):
             found = transport.get_extra_info("socket")
             assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

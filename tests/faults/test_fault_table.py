@@ -170,7 +170,7 @@ def test_connections_that_are_never_made_are_forgotten(rig: FaultRig) -> None:
     port = rig.gateway.document().backends["dead"].addresses[0].port
     known = rig.gateway.registry.addresses
     (dead,) = [a for (endpoint, shadow), a in known.items() if endpoint.port == port and not shadow]
-    rig.until(lambda: not dead.all and not dead.connecting)
+    rig.until(lambda: not dead.connections and not dead.connecting)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

@@ -174,7 +174,7 @@ def test_a_copy_takes_a_place_like_any_request(rig: FaultRig) -> None:
     with rig.client() as client:
         client.send(request("/all"))
         rig.until(lambda: rig.backends["b"].requests)
-        assert rig.gateway.registry.gates["pair"].in_flight == 2
+        assert rig.gateway.registry.limiters["pair"].in_flight == 2
 
 
 UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

@@ -69,7 +69,7 @@ def test_whoever_waits_too_long_is_told_the_same(rig: FaultRig) -> None:
         assert 0.3 < time.monotonic() - begun < 1.2
         assert (answer.status, answer.code) == (503, "backend_overloaded")
         assert answer.all("retry-after") == [b"1"]
-        assert not rig.gateway.registry.gates["a"].waiting
+        assert not rig.gateway.registry.limiters["a"].waiting
 
 
 def test_a_place_that_becomes_free_goes_to_the_first_in_the_queue(rig: FaultRig) -> None:
@@ -79,7 +79,7 @@ def test_a_place_that_becomes_free_goes_to_the_first_in_the_queue(rig: FaultRig)
         assert clients[0].answer().body == b"one"
         assert clients[2].answer().body == b"a|POST|/alone|2"
         assert clients[3].answer().body == b"a|POST|/alone|2"
-    assert rig.gateway.registry.gates["a"].in_flight <= 1
+    assert rig.gateway.registry.limiters["a"].in_flight <= 1
 
 
 def test_a_place_is_freed_by_a_failure_and_by_a_client_that_leaves(rig: FaultRig) -> None:
@@ -90,14 +90,14 @@ def test_a_place_is_freed_by_a_failure_and_by_a_client_that_leaves(rig: FaultRig
         assert clients[2].answer().status == 200
         clients[1].socket.close()
         assert clients[3].answer().status == 200
-    rig.until(lambda: rig.gateway.registry.gates["a"].in_flight == 0)
+    rig.until(lambda: rig.gateway.registry.limiters["a"].in_flight == 0)
 
 
 def test_a_client_that_leaves_the_queue_takes_its_place_along(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     with Clients(rig, "/alone", 4) as clients:
         clients[2].socket.close()
-        rig.until(lambda: len(rig.gateway.registry.gates["a"].waiting) == 1)
+        rig.until(lambda: len(rig.gateway.registry.limiters["a"].waiting) == 1)
         assert rig.outcomes[0].status == 499
 
 
@@ -111,16 +111,16 @@ def test_what_finds_no_place_goes_to_the_fallback(rig: FaultRig) -> None:
 
 def test_the_queue_is_not_joined_in_vain(rig: FaultRig) -> None:
     """Where places become free every 300 ms and one may wait 400 ms, the third in the queue need not wait."""
-    gate = rig.gateway.registry.gates["a"]
+    limiter = rig.gateway.registry.limiters["a"]
     try:
-        gate.interval = 0.3
-        assert not gate.hopeless()
-        gate.waiting.extend([object(), object()])  # type: ignore[list-item]
-        assert gate.hopeless()
-        assert gate.drained_after() == 0.6
+        limiter.slot_interval = 0.3
+        assert not limiter.would_time_out()
+        limiter.waiting.extend([object(), object()])  # type: ignore[list-item]
+        assert limiter.would_time_out()
+        assert limiter.drain_time() == 0.6
     finally:
-        gate.waiting.clear()
-        gate.interval = 0.0
+        limiter.waiting.clear()
+        limiter.slot_interval = 0.0
 
 
 def test_under_a_rush_everyone_is_answered_and_the_backend_never_has_more_than_it_may(rig: FaultRig) -> None:
@@ -129,7 +129,7 @@ def test_under_a_rush_everyone_is_answered_and_the_backend_never_has_more_than_i
 
     def marker(asked: Any) -> bytes:
         nonlocal most
-        most = max(most, rig.gateway.registry.gates["a"].in_flight)
+        most = max(most, rig.gateway.registry.limiters["a"].in_flight)
         return seen(asked)
 
     rig.backends["a"].marker = marker  # type: ignore[method-assign,assignment]

@@ -105,7 +105,7 @@ def test_what_is_asked(rig: FaultRig, ready: Ready) -> None:
     assert ready.probes["c"][0].line == b"HEAD /one HTTP/1.1"
     # A connection for each, and none of them serves a client.
     assert len({p.connection for p in ready.probes["a"]}) == len(ready.probes["a"])
-    assert all(not address.all for address in rig.gateway.registry.addresses.values())
+    assert all(not address.connections for address in rig.gateway.registry.addresses.values())
 
 
 def test_an_address_that_is_not_ready_gets_no_requests_until_it_is(rig: FaultRig, ready: Ready) -> None:

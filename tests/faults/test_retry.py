@@ -119,12 +119,12 @@ def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch:
     clients = [rig.client() for _ in range(3)]
     try:
         clients[0].send(request("/few"))
-        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 1)
+        rig.until(lambda: rig.gateway.registry.limiters["a"].retrying == 1)
         for client in clients[1:]:
             client.send(request("/few"))
             assert client.answer().status == 503
         assert clients[0].answer().status == 200
-        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 0)
+        rig.until(lambda: rig.gateway.registry.limiters["a"].retrying == 0)
         # And the place is free again.
         rig.next("a", BUSY)
         assert rig.ask("/few").status == 200
@@ -134,17 +134,17 @@ def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch:
 
 
 def test_the_budget_is_a_share_of_what_is_under_way() -> None:
-    from gateway.transport.pool import Gate, Limit
+    from gateway.transport.limiter import ConcurrencyLimiter, Limit
 
-    gate = Gate(Limit(in_flight=1024, waiting=1024, wait=1.0))
-    gate.in_flight, gate.retrying = 100, 19
-    assert gate.may_retry(0.2, 3)
-    gate.retrying = 20
-    assert not gate.may_retry(0.2, 3)
-    gate.in_flight, gate.retrying = 0, 2
-    assert gate.may_retry(0.2, 3)
-    gate.retrying = 3
-    assert not gate.may_retry(0.2, 3)
+    limiter = ConcurrencyLimiter(Limit(in_flight=1024, waiting=1024, wait=1.0))
+    limiter.in_flight, limiter.retrying = 100, 19
+    assert limiter.may_retry(0.2, 3)
+    limiter.retrying = 20
+    assert not limiter.may_retry(0.2, 3)
+    limiter.in_flight, limiter.retrying = 0, 2
+    assert limiter.may_retry(0.2, 3)
+    limiter.retrying = 3
+    assert not limiter.may_retry(0.2, 3)
 
 
 def test_a_client_that_leaves_during_the_pause_is_not_repeated_for(
@@ -154,7 +154,7 @@ def test_a_client_that_leaves_during_the_pause_is_not_repeated_for(
     rig.next("a", RESET)
     with rig.client() as client:
         client.send(request("/again"))
-        rig.until(lambda: rig.gateway.registry.gates["a"].retrying == 1)
+        rig.until(lambda: rig.gateway.registry.limiters["a"].retrying == 1)
     rig.until(lambda: rig.outcomes)
     time.sleep(0.2)
     assert len(rig.backends["a"].requests) == 1

@@ -214,7 +214,9 @@ def test_the_client_does_not_feel_it(rig: FaultRig, fault: str) -> None:
     assert all(o.error == "" for o in rig.outcomes)
     settled(rig)
     assert counts(rig, "one") == {"offered": 3, "sent": 3, "failed": 3}
-    rig.until(lambda: all(c.user is None for x in rig.gateway.registry.addresses.values() for c in x.all))
+    rig.until(
+        lambda: all(c.handler is None for x in rig.gateway.registry.addresses.values() for c in x.connections)
+    )
 
 
 def test_refused(rig: FaultRig) -> None:

@@ -95,12 +95,12 @@ def known(rig: FaultRig) -> None:
     for name in NAMES:
         rig.well(name)
         found = address(rig, name)
-        found.suspect = False
-        found.next_probe = 0.0
-        found.learned, found.mean, found.spread = 100, 2.0, 1.0
+        found.stalled = False
+        found.next_probe_at = 0.0
+        found.latency_samples, found.latency_mean_ms, found.latency_deviation_ms = 100, 2.0, 1.0
     for health in rig.gateway.registry.healths.values():
         rig.call(health.tick, time.perf_counter())
-        assert not health.troubled
+        assert not health.degraded
 
 
 def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
@@ -113,26 +113,26 @@ def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
     assert max(spent for spent, _ in answers) < 2.0  # 350 ms on a quiet machine; the timeout is 4 s
     assert {o.error for o in rig.outcomes} == {"backend_stalled", "backend_unhealthy"}
     assert all(o.served == "v2" and o.fallback for o in rig.outcomes)
-    assert address(rig, "a").suspect
+    assert address(rig, "a").stalled
 
 
 def test_a_few_requests_are_left_as_probes_and_the_others_are_taken_back(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     load(rig, "/fall", rate=60, seconds=1.0)
     # The backend still holds a few requests whose clients have been answered.
-    assert 1 <= address(rig, "a").probes <= 4
+    assert 1 <= address(rig, "a").stragglers <= 4
     assert sum(c.open for c in rig.backends["a"].connections) <= 4
     rig.well("a")
-    rig.until(lambda: not address(rig, "a").probes)
+    rig.until(lambda: not address(rig, "a").stragglers)
 
 
 def test_it_gets_its_requests_back_as_soon_as_it_answers(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     load(rig, "/fall", rate=60, seconds=0.8)
-    assert address(rig, "a").suspect
+    assert address(rig, "a").stalled
     rig.well("a")
     begun = time.monotonic()
-    while address(rig, "a").suspect:
+    while address(rig, "a").stalled:
         assert time.monotonic() - begun < 2.0
         rig.ask("/fall")
     rig.outcomes.clear()
@@ -151,7 +151,7 @@ def test_one_slow_request_is_no_silence(rig: FaultRig) -> None:
         first.send(request("/fall"))
         second.send(request("/fall"))
         time.sleep(0.8)
-        assert not address(rig, "a").suspect
+        assert not address(rig, "a").stalled
         rig.well("a")
         assert first.buffer == b""
     rig.until(lambda: len(rig.outcomes) == 2)
@@ -168,7 +168,7 @@ def test_an_address_that_answers_others_is_not_silent(rig: FaultRig) -> None:
         for _ in range(12):
             assert rig.ask("/fall").body.startswith(b"a|")
             time.sleep(0.05)
-        assert not address(rig, "a").suspect
+        assert not address(rig, "a").stalled
     finally:
         for client in held:
             client.socket.close()
@@ -180,7 +180,7 @@ def test_where_nobody_stands_by_requests_wait_on(rig: FaultRig) -> None:
     try:
         for client in clients:
             client.send(request("/alone"))
-        rig.until(lambda: address(rig, "a").suspect)
+        rig.until(lambda: address(rig, "a").stalled)
         late = rig.client()
         clients.append(late)
         late.send(request("/alone"))
@@ -210,7 +210,7 @@ def test_what_may_not_be_repeated_waits_and_what_is_new_goes_elsewhere(rig: Faul
     try:
         for client in clients:
             client.send(request("/pair"))
-        rig.until(lambda: address(rig, "a").suspect)
+        rig.until(lambda: address(rig, "a").stalled)
         stuck = len(rig.backends["a"].requests)
         assert stuck >= 3
         answers = [rig.ask("/pair").body for _ in range(20)]
@@ -222,14 +222,14 @@ def test_what_may_not_be_repeated_waits_and_what_is_new_goes_elsewhere(rig: Faul
 
 
 def test_silence_says_nothing_of_an_address_that_nobody_knows_yet(rig: FaultRig) -> None:
-    address(rig, "a").learned = 3
+    address(rig, "a").latency_samples = 3
     rig.always("a", HOLD)
     clients = [rig.client() for _ in range(5)]
     try:
         for client in clients:
             client.send(request("/fall"))
         time.sleep(0.8)
-        assert not address(rig, "a").suspect
+        assert not address(rig, "a").stalled
     finally:
         for client in clients:
             client.socket.close()
@@ -237,10 +237,10 @@ def test_silence_says_nothing_of_an_address_that_nobody_knows_yet(rig: FaultRig)
 
 def test_a_slow_address_is_given_several_times_its_usual(rig: FaultRig) -> None:
     found = address(rig, "a")
-    found.mean, found.spread = 400.0, 50.0
-    assert found.patience() == pytest.approx(1.8)
-    found.mean, found.spread = 2.0, 1.0
-    assert found.patience() == 0.3
+    found.latency_mean_ms, found.latency_deviation_ms = 400.0, 50.0
+    assert found.stall_timeout() == pytest.approx(1.8)
+    found.latency_mean_ms, found.latency_deviation_ms = 2.0, 1.0
+    assert found.stall_timeout() == 0.3
 
 
 def test_a_loop_that_was_held_up_blames_nobody(rig: FaultRig) -> None:
@@ -254,7 +254,7 @@ def test_a_loop_that_was_held_up_blames_nobody(rig: FaultRig) -> None:
         rig.call(time.sleep, 0.6)
         assert {client.answer().status for client in clients} == {200}
         assert {o.error for o in rig.outcomes} == {""}
-        assert not address(rig, "a").suspect
+        assert not address(rig, "a").stalled
     finally:
         for client in clients:
             client.socket.close()

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.transport.address import Address
+from gateway.transport.balancer import Backend, Balance
+from gateway.transport.endpoint import Endpoint
 from gateway.transport.health import OFF, Health
-from gateway.transport.pool import Address, Backend, Balance, Endpoint, Gate, Limit
+from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies.ejection import Settings
 
 SETTINGS = Settings(consecutive_local=2, consecutive_remote=3, base=10.0, longest=60.0, slow_start=0.0)
@@ -34,7 +37,7 @@ class Made:
         self.backend = Backend(
             "models",
             self.addresses,
-            Gate(Limit(in_flight=1024, waiting=1024, wait=1.0)),
+            ConcurrencyLimiter(Limit(in_flight=1024, waiting=1024, wait=1.0)),
             random.Random(4).random,
             health=self.health,
             balance=balance,
@@ -123,7 +126,7 @@ def test_a_good_answer_ends_a_run(loop: asyncio.AbstractEventLoop) -> None:
     for _ in range(10):
         fail(made, 0, "backend_reset", 1, 0.0)
         made.health.good(made.addresses[0], 0.0)
-    assert not made.health.troubled
+    assert not made.health.degraded
 
 
 def test_the_return_is_told_once_and_trouble_ends(loop: asyncio.AbstractEventLoop) -> None:
@@ -131,11 +134,11 @@ def test_the_return_is_told_once_and_trouble_ends(loop: asyncio.AbstractEventLoo
     fail(made, 0, "backend_reset", 2, 100.0)
     made.health.tick(109.0)
     assert len(made.told) == 1
-    assert made.health.troubled
+    assert made.health.degraded
     made.health.tick(110.5)
     made.health.tick(111.5)
     assert [data["state"] for _, data in made.told] == ["ejected", "returned"]
-    assert not made.health.troubled
+    assert not made.health.degraded
 
 
 def test_when_too_few_are_well_all_are_used_unless_something_stands_by(
@@ -160,7 +163,7 @@ def test_without_ejection_no_failure_counts(loop: asyncio.AbstractEventLoop) -> 
     made = Made(loop, 2, OFF)
     fail(made, 0, "backend_connect", 1000, 0.0)
     fail(made, 0, "backend_status", 1000, 0.0)
-    assert not made.health.troubled
+    assert not made.health.degraded
 
 
 @pytest.mark.parametrize("balance", ["least_load", "round_robin", "random"])
@@ -172,7 +175,7 @@ def test_a_returned_address_starts_slowly(loop: asyncio.AbstractEventLoop, balan
     assert at_first < half < 0.45
     made.health.tick(110.5)
     assert later == pytest.approx(0.5, abs=0.06)
-    assert not made.health.troubled
+    assert not made.health.degraded
 
 
 def test_probes_that_repeat_themselves_are_not_told_again(loop: asyncio.AbstractEventLoop) -> None:
@@ -199,9 +202,9 @@ def test_an_edit_keeps_what_is_known_and_forgets_who_is_gone(loop: asyncio.Abstr
 
 def suspected(made: Made, place: int) -> Address:
     address = made.addresses[place]
-    address.suspect = True
-    address.next_probe = 1.0
-    made.health.suspected(address, 7, 0.3)
+    address.stalled = True
+    address.next_probe_at = 1.0
+    made.health.report_stall(address, 7, 0.3)
     return address
 
 
@@ -228,70 +231,70 @@ def test_a_quick_answer_clears_and_a_late_one_only_gives_another_chance(
 ) -> None:
     made = Made(loop, 2)
     silent = suspected(made, 0)
-    silent.silence, silent.learned = 0.25, 100
-    silent.reconsider(made.health, 900.0, 5.0)
+    silent.min_stall, silent.latency_samples = 0.25, 100
+    made.health.recheck_stall(silent, 900.0, 5.0)
     assert made.health.state(silent, 5.0) == "stalled"
-    assert silent.next_probe == 5.0
-    silent.reconsider(made.health, 20.0, 5.1)
+    assert silent.next_probe_at == 5.0
+    made.health.recheck_stall(silent, 20.0, 5.1)
     assert made.health.state(silent, 5.1) == "healthy"
     assert made.told[-1][1]["state"] == "healthy"
 
 
 def test_what_is_usual_follows_the_answers(loop: asyncio.AbstractEventLoop) -> None:
     address = Address(Endpoint("http", "127.0.0.1", 1), loop)
-    address.silence = 0.25
-    assert address.patience() == float("inf")
+    address.min_stall = 0.25
+    assert address.stall_timeout() == float("inf")
     for n in range(19):
-        address.answered(100.0 + (n % 2), 0.0)
-    assert address.patience() == float("inf")
+        address.observe_latency(100.0 + (n % 2), 0.0)
+    assert address.stall_timeout() == float("inf")
     for n in range(200):
-        address.answered(100.0 + (n % 2), float(n))
+        address.observe_latency(100.0 + (n % 2), float(n))
     # Mean 100.5 ms, mean deviation 0.5 ms.
-    assert address.patience() == pytest.approx(3 * (100.5 + 4 * 0.5) / 1e3, rel=0.02)
-    assert address.heard == 199.0
-    address.silence = 0.0
-    assert address.patience() == float("inf")
+    assert address.stall_timeout() == pytest.approx(3 * (100.5 + 4 * 0.5) / 1e3, rel=0.02)
+    assert address.last_byte_at == 199.0
+    address.min_stall = 0.0
+    assert address.stall_timeout() == float("inf")
 
 
-# The gate --------------------------------------------------------------------------------------------
+# The limiter -----------------------------------------------------------------------------------------
 
 
 class Waiting:
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self.limiter = limiter
         self.served = False
 
     def on_slot(self) -> None:
         self.served = True
-        self.gate.in_flight += 1
+        self.limiter.in_flight += 1
 
 
 def test_places_go_to_who_waits_in_turn() -> None:
-    gate = Gate(Limit(in_flight=2, waiting=3, wait=1.0))
-    gate.in_flight = 2
-    queue = [Waiting(gate) for _ in range(3)]
-    gate.waiting.extend(queue)
-    assert gate.full
-    assert gate.crowded
-    gate.in_flight -= 1
-    gate.admit(0.0)
+    limiter = ConcurrencyLimiter(Limit(in_flight=2, waiting=3, wait=1.0))
+    limiter.in_flight = 2
+    queue = [Waiting(limiter) for _ in range(3)]
+    limiter.waiting.extend(queue)
+    assert limiter.full
+    assert limiter.queue_full
+    limiter.in_flight -= 1
+    limiter.admit(0.0)
     assert [w.served for w in queue] == [True, False, False]
-    assert gate.full
+    assert limiter.full
 
 
 def test_the_gate_learns_how_fast_places_become_free() -> None:
-    gate = Gate(Limit(in_flight=1, waiting=100, wait=0.5))
-    gate.in_flight = 1
+    limiter = ConcurrencyLimiter(Limit(in_flight=1, waiting=100, wait=0.5))
+    limiter.in_flight = 1
     for n in range(200):
-        gate.waiting.append(Waiting(gate))
-        gate.in_flight -= 1
-        gate.admit(10.0 + n * 0.02)
-    assert gate.interval == pytest.approx(0.02, rel=0.01)
-    gate.waiting.extend(Waiting(gate) for _ in range(24))
-    assert not gate.hopeless()
-    gate.waiting.extend(Waiting(gate) for _ in range(3))
-    assert gate.hopeless()
-    assert gate.drained_after() == pytest.approx(0.54, rel=0.02)
+        limiter.waiting.append(Waiting(limiter))
+        limiter.in_flight -= 1
+        limiter.admit(10.0 + n * 0.02)
+    assert limiter.slot_interval == pytest.approx(0.02, rel=0.01)
+    limiter.waiting.extend(Waiting(limiter) for _ in range(24))
+    assert not limiter.would_time_out()
+    limiter.waiting.extend(Waiting(limiter) for _ in range(3))
+    assert limiter.would_time_out()
+    assert limiter.drain_time() == pytest.approx(0.54, rel=0.02)
 
 
 def test_a_lone_address_that_fails_is_called_failing_and_goes_on_being_used(
@@ -309,7 +312,7 @@ def test_a_lone_address_that_fails_is_called_failing_and_goes_on_being_used(
     assert (run.attempts, run.error, run.since) == (7, "backend_connect", 100.0)
     assert made.backend.pick(101.0) is address
     made.health.tick(101.0)
-    assert not made.health.troubled
+    assert not made.health.degraded
     made.health.good(address, 102.0)
     assert made.health.state(address, 102.0) == "healthy"
     assert made.health.failing(address) is None

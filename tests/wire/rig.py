@@ -261,7 +261,7 @@ class Rig:
                 await asyncio.sleep(0)
 
         self.run(work())
-        self.until(lambda: not any(a.all for a in self.gateway.registry.addresses.values()))
+        self.until(lambda: not any(a.connections for a in self.gateway.registry.addresses.values()))
         self.errors.clear()
 
     def clean(self) -> None:
@@ -270,11 +270,11 @@ class Rig:
         registry = self.gateway.registry
         for address in registry.addresses.values():
             assert address.in_flight == 0, address.name
-            assert all(c.user is None for c in address.all), "a connection still has a user"
+            assert all(c.handler is None for c in address.connections), "a connection still has a handler"
             assert not address.connecting
-        for name, gate in registry.gates.items():
-            assert gate.in_flight == 0, name
-            assert not gate.waiting
+        for name, limiter in registry.limiters.items():
+            assert limiter.in_flight == 0, name
+            assert not limiter.waiting
         assert not self.errors, self.errors
 
     def client(self, **options: Any) -> Client:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.transport.connection import Answer, BackendConnection
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
+from gateway.transport.base import Connection, ResponseHandler, ResponseHead
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
@@ -20,12 +20,12 @@ STRAGGLERS: Final = 4
 """Requests that are left with an address under suspicion, to see whether it still answers."""
 
 
-class Discarding:
+class Discarding(ResponseHandler):
     """Reads the rest of an unwanted answer, within bounds, so that its connection can serve again."""
 
-    __slots__ = ("connection", "deadline", "left", "upgrade", "worker")
+    __slots__ = ("connection", "deadline", "left", "worker")
 
-    def __init__(self, connection: BackendConnection, worker: Worker) -> None:
+    def __init__(self, connection: Connection, worker: Worker) -> None:
         self.connection = connection
         self.worker = worker
         self.left = MOST
@@ -33,17 +33,11 @@ class Discarding:
         self.deadline = perf_counter() + LONGEST
 
     @classmethod
-    def start(cls, connection: BackendConnection, worker: Worker) -> None:
+    def start(cls, connection: Connection, worker: Worker) -> None:
         sink = cls(connection, worker)
         worker.active.add(sink)
-        connection.discard(sink)
+        connection.handler = sink
 
-    def on_connected(self, connection: BackendConnection) -> None: ...
-    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
-    def on_head(self, answer: Answer) -> None: ...
-    def flush(self) -> None: ...
-    def pause_upload(self) -> None: ...
-    def resume_upload(self) -> None: ...
     def on_silence(self) -> None: ...
 
     def waits_at(self, address: Address, since: float) -> bool:
@@ -60,10 +54,10 @@ class Discarding:
     def on_end(self) -> None:
         self._end()
 
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
         self._end()
 
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
         self.expire(0.0)
 
     def expire(self, now: float) -> None:
@@ -82,35 +76,33 @@ class Straggler(Discarding):
 
     __slots__ = ("address",)
 
-    def __init__(
-        self, connection: BackendConnection, worker: Worker, address: Address, deadline: float
-    ) -> None:
+    def __init__(self, connection: Connection, worker: Worker, address: Address, deadline: float) -> None:
         super().__init__(connection, worker)
         self.address = address
         self.deadline = deadline
 
     @staticmethod
     def wanted(address: Address) -> bool:
-        return address.probes < STRAGGLERS
+        return address.stragglers < STRAGGLERS
 
     @classmethod
-    def start(cls, connection: BackendConnection, x: Exchange) -> None:  # type: ignore[override]
+    def start(cls, connection: Connection, x: Exchange) -> None:  # type: ignore[override]
         assert x.address is not None
         sink = cls(connection, x.worker, x.address, x.deadline)
-        x.address.probes += 1
+        x.address.stragglers += 1
         x.worker.active.add(sink)
-        connection.discard(sink)
+        connection.handler = sink
 
-    def on_head(self, answer: Answer) -> None:
-        self.address.heard = now = perf_counter()
-        self.address.next_probe = now
+    def on_head(self, response: ResponseHead) -> None:
+        self.address.last_byte_at = now = perf_counter()
+        self.address.next_probe_at = now
         self.deadline = now + LONGEST
 
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
-        self.address.next_probe = perf_counter()
-        super().on_failure(code, detail, fresh=fresh)
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
+        self.address.next_probe_at = perf_counter()
+        super().on_failure(code, detail, idle_close=idle_close)
 
     def _end(self) -> None:
         if self in self.worker.active:
-            self.address.probes -= 1
+            self.address.stragglers -= 1
         super()._end()

@@ -37,8 +37,9 @@ from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
 from gateway.internal_errors import INTERNAL_ERRORS
-from gateway.transport.connection import Answer, BackendConnection
-from gateway.transport.pool import Address, Gate
+from gateway.transport.address import Address
+from gateway.transport.base import Connection, ResponseHandler, ResponseHead
+from gateway.transport.limiter import ConcurrencyLimiter
 
 if TYPE_CHECKING:
     from gateway.auth.principal import Principal
@@ -51,8 +52,8 @@ BIG: Final = 65_536
 """A body from here on is written piece by piece instead of being joined (copied)."""
 
 
-class Exchange:
-    """See the module. It is the `User` of the backend's connection and an item of the client's."""
+class Exchange(ResponseHandler):
+    """See the module. It is the `ResponseHandler` of the backend's connection and an item of the client's."""
 
     __slots__ = (
         "address", "answer_bytes", "answer_lines", "attempts", "backend_ms", "begun", "body", "body_bytes",
@@ -60,7 +61,7 @@ class Exchange:
         "decision", "error", "error_detail", "features", "fixed", "forced", "head", "head_bytes", "head_ms",
         "hedge", "holds_place", "out", "plan", "principal", "refused", "repeated", "replayable",
         "request_id", "retries", "retrying", "revision", "route", "sent", "sent_at", "served", "shadows", "started",
-        "state", "status", "sticky", "tail", "task", "total_deadline", "tried", "unit", "upgrade", "upload_paused",
+        "state", "status", "sticky", "tail", "task", "total_deadline", "tried", "unit", "upload_paused",
         "waited", "wall", "whole", "worker",
     )  # fmt: skip
 
@@ -91,7 +92,7 @@ class Exchange:
         self.replayable = True
         self.sent = 0
         self.out: list[bytes] = []
-        self.connection: BackendConnection | None = None
+        self.connection: Connection | None = None
         self.address: Address | None = None
         self.task: asyncio.Task[None] | asyncio.TimerHandle | asyncio.Future[JsonBody] | None = None
         self.hedge: hedging.Hedge | asyncio.TimerHandle | None = None
@@ -169,23 +170,23 @@ class Exchange:
         """Tries ``plan``: at once, or from the queue."""
         backend = self.plan.backend
         address = backend.single
-        if address is None or backend.health.troubled:
+        if address is None or backend.health.degraded:
             address = self._pick()
             if address is None:
                 return
         self.address = address
-        gate = backend.gate
-        if gate.in_flight >= gate.limit.in_flight:
-            self._queue(gate)
+        limiter = backend.limiter
+        if limiter.in_flight >= limiter.limit.in_flight:
+            self._queue(limiter)
             return
-        gate.in_flight += 1
+        limiter.in_flight += 1
         self.dispatch(address)
 
     def _pick(self) -> Address | None:
         """Where to send it; None if nowhere, which is dealt with."""
         backend = self.plan.backend
         now = perf_counter()
-        stands_by = backend.health.troubled and elsewhere(self)
+        stands_by = backend.health.degraded and elsewhere(self)
         address = backend.pick(now, self.tried, elsewhere=stands_by)
         if address is None:
             self._turn_away("backend_unhealthy", f"no address of {backend.name} may be used")
@@ -198,15 +199,15 @@ class Exchange:
         self.sent_at = perf_counter()
         failures.next_step(self, code, detail, sent=False)
 
-    def _queue(self, gate: Gate) -> None:
-        if gate.crowded or gate.hopeless():
+    def _queue(self, limiter: ConcurrencyLimiter) -> None:
+        if limiter.queue_full or limiter.would_time_out():
             self._turn_away("backend_overloaded", f"{self.plan.backend.name} has no place left to wait in")
             return
         self.state = QUEUED
         self.address = None
-        gate.waiting.append(self)
+        limiter.waiting.append(self)
         self.sent_at = perf_counter()
-        self.deadline = min(self.sent_at + gate.limit.wait, self.total_deadline)
+        self.deadline = min(self.sent_at + limiter.limit.wait, self.total_deadline)
 
     def on_slot(self) -> None:
         """A place became free at the backend this request queued for."""
@@ -214,19 +215,19 @@ class Exchange:
             self.waited += perf_counter() - self.sent_at
             backend = self.plan.backend
             address = backend.single
-            if address is None or backend.health.troubled:
+            if address is None or backend.health.degraded:
                 address = self._pick()
                 if address is None:
                     return
             self.address = address
-            backend.gate.in_flight += 1
+            backend.limiter.in_flight += 1
             self.dispatch(address)
 
     def dispatch(self, address: Address) -> None:
         """A place at the backend is held: sends on a resting connection, or makes a new one."""
         self.holds_place = True
         address.in_flight += 1
-        connection = None if self.repeated else address.resting()
+        connection = None if self.repeated else address.take_idle()
         if connection is not None:
             self._send(connection)
             return
@@ -236,15 +237,15 @@ class Exchange:
         self.deadline = min(self.sent_at + connect, self.total_deadline) if connect else self.total_deadline
         self.task = address.connect(self)
 
-    def on_connected(self, connection: BackendConnection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         if self.state != CONNECTING:
-            connection.user = None
+            connection.handler = None
             connection.abandon()
             return
         self.task = None
         self._send(connection)
 
-    def _send(self, connection: BackendConnection) -> None:
+    def _send(self, connection: Connection) -> None:
         head, plan = self.head, self.plan
         self.connection = connection
         if self.upload_paused:
@@ -349,10 +350,10 @@ class Exchange:
         if status != 100 and not self.head.old and not self.out and self.state == WAITING:
             self.client.write(b"".join((STATUS_LINES[status], *lines, b"\r\n")))
 
-    def on_head(self, answer: Answer) -> None:
+    def on_head(self, response: ResponseHead) -> None:
         now = perf_counter()
         self.backend_ms = (now - self.sent_at) * 1e3
-        status = answer.status
+        status = response.status
         if self.hedge is not None:
             hedging.end(self)
         if status >= 500:
@@ -363,17 +364,17 @@ class Exchange:
         self.state = RELAYING
         self.status = status
         if self.captured is not None:
-            self.answer_lines = answer.lines
+            self.answer_lines = response.lines
         self.served = self.plan.name
         client = self.client
-        framing = answer_framing(self, answer)
+        framing = answer_framing(self, response)
         if not self.complete:
             self.head.close = True
         self.head_ms = (now - self.started - self.waited) * 1e3 - self.backend_ms
         self.head_bytes = b"".join(
             (
                 STATUS_LINES[status],
-                *answer.lines,
+                *response.lines,
                 our_lines(self),
                 framing,
                 client.connection_line(self.head),
@@ -389,20 +390,20 @@ class Exchange:
         address = self.address
         assert address is not None
         if self.complete:
-            address.answered(self.backend_ms, now)
+            address.observe_latency(self.backend_ms, now)
         else:
-            address.heard = now  # early: it says nothing about how long answers take
+            address.last_byte_at = now  # early: it says nothing about how long answers take
         health = self.plan.backend.health
         health.good(address, now)
-        if address.suspect:
-            address.reconsider(health, self.backend_ms, now)
+        if address.stalled:
+            health.recheck_stall(address, self.backend_ms, now)
         if self.error and self.plan is self.choice.variant:
             self.error = self.error_detail = ""  # a repetition has mended it
 
     def _accept_bad(self, status: int, now: float) -> bool:
         """False where something better than passing the error on can be done, and is."""
         assert self.address is not None
-        self.address.heard = now
+        self.address.last_byte_at = now
         failures.observe(self, "backend_status")
         if moves_on(self, status):
             assert self.connection is not None
@@ -448,7 +449,7 @@ class Exchange:
             now = perf_counter()
             self._arm_idle(now)
             assert self.address is not None
-            self.address.heard = now
+            self.address.last_byte_at = now
 
     def on_end(self) -> None:
         if self.state != RELAYING:
@@ -470,8 +471,8 @@ class Exchange:
         self.client.answered(self)
 
     # What goes wrong: see `gateway.dataplane.exchange.failure` ----------------------------------------------
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
-        failures.on_failure(self, code, detail, fresh=fresh)
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
+        failures.on_failure(self, code, detail, idle_close=idle_close)
 
     def expire(self, now: float) -> None:
         """The deadline has passed."""
@@ -486,7 +487,7 @@ class Exchange:
         )
 
     def behind(self) -> int:
-        return len(self.plan.backend.gate.waiting)
+        return len(self.plan.backend.limiter.waiting)
 
     def on_silence(self) -> None:
         """The address that it waits at has fallen silent."""
@@ -510,19 +511,19 @@ class Exchange:
         """Gives back the place at the backend, or the one in the queue."""
         if self.state == READING:
             return  # there is no plan yet
-        gate = self.plan.backend.gate
+        limiter = self.plan.backend.limiter
         if self.retrying:
             self.retrying = False
-            gate.retrying -= 1
+            limiter.retrying -= 1
         if self.holds_place:
             self.holds_place = False
             assert self.address is not None
             self.address.in_flight -= 1
-            gate.in_flight -= 1
-            if gate.waiting:
-                gate.admit(perf_counter())
-        elif self.state == QUEUED and self in gate.waiting:
-            gate.waiting.remove(self)
+            limiter.in_flight -= 1
+            if limiter.waiting:
+                limiter.admit(perf_counter())
+        elif self.state == QUEUED and self in limiter.waiting:
+            limiter.waiting.remove(self)
 
     def cancel_attempt(self) -> None:
         """Ends what is under way at the backend, at once."""
@@ -584,7 +585,7 @@ class Exchange:
         idle = self.route.timeouts.idle
         self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
 
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
         """The backend switched protocols: from here on bytes pass unread, both ways."""
         connection, self.connection = self.connection, None
         assert connection is not None
@@ -596,7 +597,7 @@ class Exchange:
         self.status = 101
         self.served = self.plan.name
         self.head.close = True
-        lines = b"".join(answer.lines)
+        lines = b"".join(response.lines)
         Tunnel.open(
             self,
             connection,

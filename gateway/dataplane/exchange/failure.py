@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
 
 
-def on_failure(x: Exchange, code: str, detail: str, *, fresh: bool) -> None:
-    """The attempt's connection, or the making of one, failed. ``fresh``: see `User.on_failure`."""
+def on_failure(x: Exchange, code: str, detail: str, *, idle_close: bool) -> None:
+    """The attempt's connection, or the making of one, failed. ``idle_close``: see `ResponseHandler.on_failure`."""
     connection, x.connection = x.connection, None
     x.task = None
     state = x.state
@@ -37,7 +37,7 @@ def on_failure(x: Exchange, code: str, detail: str, *, fresh: bool) -> None:
         broke_off(x, code, detail)
         return
     unread = connection is not None and connection.unread
-    if fresh and not x.repeated and x.replayable and (unread or repeat_safe(x)):
+    if idle_close and not x.repeated and x.replayable and (unread or repeat_safe(x)):
         # The idle-close race: nobody's fault, so once more on a new connection to the same place.
         x.repeated = True
         assert x.address is not None
@@ -45,7 +45,7 @@ def on_failure(x: Exchange, code: str, detail: str, *, fresh: bool) -> None:
         x.rewind()
         x.dispatch(x.address)
         return
-    if not fresh:
+    if not idle_close:
         observe(x, code)
     if x.hedge is not None and hedging.takes_over(x, code):
         return
@@ -93,14 +93,14 @@ def _too_long(x: Exchange, code: str, *, sent: bool) -> None:
 
 def on_silence(x: Exchange) -> None:
     """The address that ``x`` waits at has fallen silent: it goes elsewhere, if it may and there is somewhere."""
-    if not x.plan.backend.health.wary:
+    if not x.plan.backend.health.stall_detection:
         return
     sent = x.state == WAITING
     again = other_address(x) and retry_wanted(x, "backend_stalled", 0, sent=sent)
     if not again and fallback_to(x, "backend_stalled", 0, sent=sent) is None:
         return
     assert x.address is not None
-    silent = perf_counter() - max(x.address.heard, x.sent_at)
+    silent = perf_counter() - max(x.address.last_byte_at, x.sent_at)
     detail = f"{x.address.name} has been silent for {silent:.3f} s"
     if x.connection is not None and Straggler.wanted(x.address):
         connection, x.connection = x.connection, None
@@ -161,7 +161,7 @@ def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 
         )
         fail(x, total)
     elif after is None:
-        wait = x.plan.backend.gate.drained_after() if CODES[code].status == 503 else None
+        wait = x.plan.backend.limiter.drain_time() if CODES[code].status == 503 else None
         fail(x, TurnoutError(code, retry_after=wait))
     else:
         x.plan = after
@@ -176,7 +176,7 @@ def _retry(x: Exchange) -> None:
     """After a random pause of up to base · 2^(n-1): full jitter, so that failures do not come back in step."""
     x.retries += 1
     x.retrying = True
-    x.plan.backend.gate.retrying += 1
+    x.plan.backend.limiter.retrying += 1
     if x.address is not None:
         x.tried.append(x.address)
     x.rewind()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.exchange.serialize import request_head
 from gateway.dataplane.exchange.states import WAITING
-from gateway.transport.connection import Answer, BackendConnection
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
+from gateway.transport.base import Connection, ResponseHandler, ResponseHead
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
@@ -36,10 +36,10 @@ def arm(x: Exchange) -> None:
 def _due(x: Exchange) -> None:
     x.hedge = None
     route, backend = x.route, x.plan.backend
-    if x.state != WAITING or route.hedge_credit < 1.0 - 1e-9 or backend.gate.full:
+    if x.state != WAITING or route.hedge_credit < 1.0 - 1e-9 or backend.limiter.full:
         return
     address = backend.pick(perf_counter(), (*x.tried, *((x.address,) if x.address is not None else ())))
-    if address is None or address is x.address or address.suspect:
+    if address is None or address is x.address or address.stalled:
         return
     route.hedge_credit -= 1.0
     x.hedge = Hedge(x, address)
@@ -67,29 +67,29 @@ def takes_over(x: Exchange, code: str) -> bool:
     return True
 
 
-class Hedge:
-    """The copy under way; the `User` of its connection until it wins."""
+class Hedge(ResponseHandler):
+    """The copy under way; the `ResponseHandler` of its connection until it wins."""
 
-    __slots__ = ("address", "connection", "exchange", "sent_at", "task", "upgrade")
+    __slots__ = ("address", "connection", "exchange", "sent_at", "task")
 
     def __init__(self, x: Exchange, address: Address) -> None:
         self.exchange = x
         self.address = address
         self.upgrade = b""
         self.sent_at = perf_counter()
-        self.connection: BackendConnection | None = None
+        self.connection: Connection | None = None
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self.address.in_flight += 1
-        self.exchange.plan.backend.gate.in_flight += 1
-        connection = self.address.resting()
+        self.exchange.plan.backend.limiter.in_flight += 1
+        connection = self.address.take_idle()
         if connection is not None:
             self.on_connected(connection)
         else:
             self.task = self.address.connect(self)
 
-    def on_connected(self, connection: BackendConnection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         self.task = None
         x = self.exchange
         if x.hedge is not self:
@@ -103,12 +103,12 @@ class Hedge:
         connection.sent_whole = True
         self.sent_at = perf_counter()
 
-    def on_head(self, answer: Answer) -> None:
+    def on_head(self, response: ResponseHead) -> None:
         """First: the other attempt is cancelled, and the request goes on with this one."""
         x = self.exchange
-        if answer.status >= 500:
+        if response.status >= 500:
             x.plan.backend.health.failed(self.address, "backend_status", perf_counter())
-            self.cancel(answer.status)
+            self.cancel(response.status)
             x.hedge = None
             return
         x.hedge = None
@@ -118,24 +118,24 @@ class Hedge:
         x.leave()
         x.note("hedged")
         self.become()
-        x.on_head(answer)
+        x.on_head(response)
 
     def become(self) -> None:
         """The request's one attempt is this from now on."""
         x = self.exchange
         x.hedge = None
         assert self.connection is not None
-        self.connection.user = x
+        self.connection.handler = x
         x.connection = self.connection
         x.address = self.address
         x.holds_place = True
         x.waited += self.sent_at - x.sent_at  # for the first one, which is no time of the gateway's
         x.sent_at = self.sent_at
 
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
         x = self.exchange
         self.connection = self.task = None
-        if not fresh and code != "internal":
+        if not idle_close and code != "internal":
             x.plan.backend.health.failed(self.address, code, perf_counter())
         if x.hedge is self:
             x.hedge = None
@@ -153,21 +153,14 @@ class Hedge:
 
     def _release(self, result: object) -> None:
         x = self.exchange
-        gate = x.plan.backend.gate
+        limiter = x.plan.backend.limiter
         main, x.address = x.address, self.address
         x.note(result, perf_counter() - self.sent_at)
         x.address = main
         self.address.in_flight -= 1
-        gate.in_flight -= 1
-        if gate.waiting:
-            gate.admit(perf_counter())
+        limiter.in_flight -= 1
+        if limiter.waiting:
+            limiter.admit(perf_counter())
 
-    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
-    def on_data(self, data: bytes) -> None: ...
-    def on_end(self) -> None: ...
-    def flush(self) -> None: ...
-    def pause_upload(self) -> None: ...
-    def resume_upload(self) -> None: ...
-
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
-        self.on_failure("backend_protocol", "it switched protocols unasked", fresh=False)
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
+        self.on_failure("backend_protocol", "it switched protocols unasked", idle_close=False)

@@ -56,13 +56,13 @@ def retry_wanted(x: Exchange, code: str, status: int, *, sent: bool) -> bool:
     return (
         x.retries < route.retry_attempts
         and (not sent or (route.replayable and x.replayable))
-        and x.plan.backend.gate.may_retry(route.retry_share, route.retry_least)
+        and x.plan.backend.limiter.may_retry(route.retry_share, route.retry_least)
     )
 
 
 def other_address(x: Exchange) -> bool:
     """Whether the backend has an address that was not tried and is not under suspicion."""
-    return any(a is not x.address and a not in x.tried and not a.suspect for a in x.plan.backend.addresses)
+    return any(a is not x.address and a not in x.tried and not a.stalled for a in x.plan.backend.addresses)
 
 
 def elsewhere(x: Exchange) -> bool:

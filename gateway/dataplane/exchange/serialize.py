@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.snapshot import VariantPlan
-from gateway.transport.connection import Answer
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
+from gateway.transport.base import ResponseHead
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
@@ -84,13 +84,13 @@ def our_lines(x: Exchange) -> bytes:
     )
 
 
-def answer_framing(x: Exchange, answer: Answer) -> bytes:
+def answer_framing(x: Exchange, response: ResponseHead) -> bytes:
     """How the client learns where the answer ends; sets ``chunked_out`` and the head's ``close``."""
-    if answer.bodiless:
-        keep = answer.length >= 0 and answer.status != 204
-        return b"content-length: %d\r\n" % answer.length if keep else b""
-    if answer.length >= 0:
-        return b"content-length: %d\r\n" % answer.length
+    if response.bodiless:
+        keep = response.length >= 0 and response.status != 204
+        return b"content-length: %d\r\n" % response.length if keep else b""
+    if response.length >= 0:
+        return b"content-length: %d\r\n" % response.length
     if x.head.old:
         x.head.close = True
         return b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.transport.connection import BackendConnection
+from gateway.transport.base import Connection
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
@@ -41,7 +41,7 @@ class Side:
 class Tunnel:
     """Two sides of one upgraded connection; it ends when either does, or when both have long been silent."""
 
-    def __init__(self, exchange: Exchange, connection: BackendConnection) -> None:
+    def __init__(self, exchange: Exchange, connection: Connection) -> None:
         self.exchange = exchange
         self.connection = connection
         self.client = exchange.client
@@ -50,7 +50,7 @@ class Tunnel:
         """``last``: when the last byte came, from either side."""
 
     @classmethod
-    def open(cls, exchange: Exchange, connection: BackendConnection, head: bytes, data: bytes) -> None:
+    def open(cls, exchange: Exchange, connection: Connection, head: bytes, data: bytes) -> None:
         """``head`` goes to the client, then ``data``; what the client sent meanwhile goes to the backend."""
         tunnel = cls(exchange, connection)
         assert exchange.address is not None

@@ -19,8 +19,8 @@ from gateway.dataplane.shadow.shadow_request import Copy, Original, ShadowCall
 from gateway.dataplane.snapshot import ShadowLimits, VariantPlan
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.record.events import Shadowed
-from gateway.transport.connection import Answer
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
+from gateway.transport.base import ResponseHead
 from policies import ejection
 from policies.comparison.compare import Agreement
 
@@ -246,12 +246,12 @@ class Shadower:
                 self._drop(waiting.original.route.name, waiting.plan, "unhealthy")
 
     def _compare(self, call: ShadowCall, error: str, body: bytes | None) -> None:
-        original, answer, spent = call.copy.original, call.answer, call.milliseconds
+        original, response, spent = call.copy.original, call.response, call.milliseconds
 
         def record(found: Agreement | None) -> None:
-            self._store(call.copy, answer, error, spent, found)
+            self._store(call.copy, response, error, spent, found)
 
-        if error or body is None or answer is None:
+        if error or body is None or response is None:
             record(None)
             return
         reason = original.uncompared()
@@ -259,11 +259,11 @@ class Shadower:
             record(uncompared(reason))
             return
         first = comparable(original.lines, b"".join(original.answer))
-        pair = Pair(first, comparable(answer.lines, body), original.route.comparison)
-        self._comparer.compare(original.status, answer.status, pair, record)
+        pair = Pair(first, comparable(response.lines, body), original.route.comparison)
+        self._comparer.compare(original.status, response.status, pair, record)
 
     def _store(
-        self, copy: Copy, answer: Answer | None, error: str, spent: float, found: Agreement | None
+        self, copy: Copy, response: ResponseHead | None, error: str, spent: float, found: Agreement | None
     ) -> None:
         original, worker = copy.original, self.worker
         assert worker is not None
@@ -276,7 +276,7 @@ class Shadower:
                 route=original.route.name,
                 shadow=copy.plan.name,
                 primary=original.primary,
-                status=answer.status if answer is not None else 0,
+                status=response.status if response is not None else 0,
                 error=error,
                 latency_ms=spent,
                 primary_ms=original.primary_ms,

@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.dataplane.snapshot import RoutePlan, VariantPlan
-from gateway.transport.connection import Answer, BackendConnection
-from gateway.transport.pool import Address
+from gateway.transport.address import Address
+from gateway.transport.base import Connection, ResponseHandler, ResponseHead
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
@@ -72,12 +72,12 @@ class Copy:
         """Bytes of its own, beside the original's."""
 
 
-class ShadowCall:
-    """One copy under way; the `User` of a connection of the shadow's own pool."""
+class ShadowCall(ResponseHandler):
+    """One copy under way; the `ResponseHandler` of a connection of the shadow's own pool."""
 
     __slots__ = (
-        "_begun", "_connection", "_head_at", "_out", "_size", "_started", "_task", "answer", "copy", "deadline",
-        "limit", "shadower", "upgrade",
+        "_begun", "_connection", "_head_at", "_out", "_size", "_started", "_task", "copy", "deadline",
+        "limit", "response", "shadower",
     )  # fmt: skip
 
     def __init__(self, shadower: Shadower, copy: Copy, *, timeout: float, limit: int) -> None:
@@ -86,10 +86,10 @@ class ShadowCall:
         self.copy = copy
         self.upgrade = b""
         self.limit = limit
-        self.answer: Answer | None = None
+        self.response: ResponseHead | None = None
         self._out: list[bytes] = []
         self._size = 0
-        self._connection: BackendConnection | None = None
+        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun = self._started = perf_counter()
         self._head_at = 0.0
@@ -98,13 +98,13 @@ class ShadowCall:
 
     def start(self) -> None:
         address = self.copy.address
-        connection = address.resting()
+        connection = address.take_idle()
         if connection is not None:
             self.on_connected(connection)
         else:
             self._task = address.connect(self)
 
-    def on_connected(self, connection: BackendConnection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         self._task = None
         self._connection = connection
         self._started = perf_counter()
@@ -113,10 +113,6 @@ class ShadowCall:
         connection.transport.writelines([copy.request, *copy.body])
         connection.sent_whole = True
 
-    def on_interim(self, status: int, lines: list[bytes]) -> None: ...
-    def flush(self) -> None: ...
-    def pause_upload(self) -> None: ...
-    def resume_upload(self) -> None: ...
     def on_silence(self) -> None: ...
 
     def waits_at(self, address: Address, since: float) -> bool:
@@ -125,10 +121,10 @@ class ShadowCall:
     def behind(self) -> int:
         return 0
 
-    def on_head(self, answer: Answer) -> None:
+    def on_head(self, response: ResponseHead) -> None:
         self._head_at = perf_counter()
-        self.answer = answer
-        if answer.length > self.limit and not answer.bodiless:
+        self.response = response
+        if response.length > self.limit and not response.bodiless:
             self._cut("shadow_answer_too_large")  # before it fills our buffers
 
     def on_data(self, data: bytes) -> None:
@@ -139,14 +135,14 @@ class ShadowCall:
             self._out.append(data)
 
     def on_end(self) -> None:
-        assert self.answer is not None
-        error = "backend_status" if self.answer.status >= 500 else ""
+        assert self.response is not None
+        error = "backend_status" if self.response.status >= 500 else ""
         self.shadower.ended(self, error, b"".join(self._out))
 
-    def on_failure(self, code: str, detail: str, *, fresh: bool) -> None:
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
         self.shadower.ended(self, code, None)
 
-    def on_tunnel(self, answer: Answer, data: bytes) -> None:
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
         self._cut("backend_protocol")
 
     def expire(self, now: float) -> None:
@@ -168,5 +164,5 @@ class ShadowCall:
         """It has ended; where the request is traced, so is this."""
         if self.copy.trace is not None:
             sent = self._started if self._connection is not None else 0.0
-            status = self.answer.status if self.answer is not None else 0
+            status = self.response.status if self.response is not None else 0
             self.copy.trace.ended(self._begun, sent, self._head_at, status, error)

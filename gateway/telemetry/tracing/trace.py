@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.snapshot import VariantPlan
     from gateway.dataplane.tracing import Tracing
     from gateway.record.events import Outcome
-    from gateway.transport.pool import Address
+    from gateway.transport.address import Address
 
 
 class Trace:

@@ -1,0 +1,173 @@
+"""One address of a backend: its connections, its load, and how long its responses usually take.
+
+Decisions are synchronous: a connection is taken, waited for or refused in one call. An `Address` outlives
+the configuration that named it, so an edit keeps its connections, its health and its counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final
+
+from gateway.transport.base import ResponseHandler
+from gateway.transport.connection import BackendConnection, ConnectionOwner
+from gateway.transport.endpoint import Endpoint
+
+MIN_LATENCY_SAMPLES: Final = 20
+"""Responses after which an address's usual latency is known."""
+STALL_FACTOR: Final = 3.0
+"""Multiple of the usual latency (mean and four mean deviations) after which silence is a stall."""
+LATENCY_SMOOTHING: Final = 1 / 16
+PROBE_INTERVAL_S: Final = 0.25
+"""Between two requests that try a stalled address, if they can be served elsewhere."""
+IDLE_MARGIN_S: Final = 1.0
+"""Ended before the backend does so by this much, so that a request does not meet the end."""
+
+
+class Address(ConnectionOwner):
+    """One place where a backend listens, with its idle connections (last in, first out)."""
+
+    __slots__ = (
+        "authority", "connecting", "connections", "endpoint", "idle", "idle_timeout", "in_flight", "last_byte_at",
+        "latency_deviation_ms", "latency_mean_ms", "latency_samples", "max_idle", "min_stall", "name",
+        "next_probe_at", "server_name", "stalled", "stragglers", "time",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        context: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        idle_timeout: float = 4.0,
+        max_idle: int = 512,
+    ) -> None:
+        self.endpoint = endpoint
+        self.name = str(endpoint)
+        self.authority = endpoint.authority
+        self.loop = loop
+        self.time = loop.time
+        self.context = context
+        self.server_name = server_name
+        self.idle: list[BackendConnection] = []
+        self.connections: set[BackendConnection] = set()
+        self.connecting: set[asyncio.Task[None]] = set()
+        self.idle_timeout = idle_timeout
+        self.max_idle = max_idle
+        self.in_flight = 0
+        self.last_byte_at = 0.0
+        """`perf_counter` when a response last began or went on; 0.0: never."""
+        self.latency_samples = 0
+        self.latency_mean_ms = self.latency_deviation_ms = 0.0
+        """Smoothed mean and mean deviation of the time to a response's head (as in RFC 6298)."""
+        self.min_stall = 0.0
+        """Seconds of silence that are never a stall; 0.0: this address is never taken for stalled."""
+        self.stalled = False
+        """Whether requests wait although nothing has come for `stall_timeout` seconds."""
+        self.next_probe_at = 0.0
+        """When the next request may try a stalled address."""
+        self.stragglers = 0
+        """Requests left with a stalled address after their clients got another response."""
+
+    # Latency ----------------------------------------------------------------------------------------
+    def observe_latency(self, milliseconds: float, now: float) -> None:
+        """Takes the time from a request's end to the head of a response that is not an error."""
+        self.last_byte_at = now
+        deviation = milliseconds - self.latency_mean_ms
+        self.latency_mean_ms += deviation * LATENCY_SMOOTHING
+        distance = deviation if deviation > 0.0 else -deviation
+        self.latency_deviation_ms += (distance - self.latency_deviation_ms) * LATENCY_SMOOTHING
+        self.latency_samples += 1
+
+    def stall_timeout(self) -> float:
+        """Seconds of silence that are still usual; infinite while too little is known."""
+        if self.latency_samples < MIN_LATENCY_SAMPLES or not self.min_stall:
+            return float("inf")
+        usual = self.latency_mean_ms + 4.0 * self.latency_deviation_ms
+        return max(self.min_stall, STALL_FACTOR * usual / 1e3)
+
+    def may_probe(self, now: float, *, rescued: bool) -> bool:
+        """Whether one request may try this address while it is stalled; if so, the next one only later.
+
+        ``rescued``: the request can be served elsewhere if nothing comes. Otherwise one at a time tries.
+        """
+        if now < self.next_probe_at or not (rescued or not self.in_flight):
+            return False
+        self.next_probe_at = now + PROBE_INTERVAL_S
+        return True
+
+    # Connections ------------------------------------------------------------------------------------
+    def take_idle(self) -> BackendConnection | None:
+        """A connection that is ready for a request; None if a new one is needed."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if connection.closed or connection.transport.is_closing():
+                continue
+            promised = connection.response.idle_timeout
+            limit = promised - IDLE_MARGIN_S if promised else self.idle_timeout
+            if self.time() - connection.idle_since > min(limit, self.idle_timeout):
+                connection.abandon()
+                continue
+            return connection
+        return None
+
+    def release(self, connection: BackendConnection) -> None:
+        if len(self.idle) >= self.max_idle:
+            connection.abandon()
+            return
+        connection.idle_since = self.time()
+        self.idle.append(connection)
+
+    def forget(self, connection: BackendConnection) -> None:
+        self.connections.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def connect(self, handler: ResponseHandler) -> asyncio.Task[None]:
+        """Opens a connection; calls ``on_connected`` or ``on_failure`` of ``handler``."""
+        task = self.loop.create_task(self._connect(handler))
+        self.connecting.add(task)
+        task.add_done_callback(self.connecting.discard)
+        return task
+
+    async def _connect(self, handler: ResponseHandler) -> None:
+        connection = BackendConnection(self, handler)
+        self.connections.add(connection)
+        endpoint = self.endpoint
+        connected = False
+        try:
+            await self.loop.create_connection(
+                lambda: connection,
+                endpoint.host,
+                endpoint.port,
+                ssl=self.context,
+                server_hostname=self.server_name,
+            )
+            connected = True
+        except ssl.SSLError as error:
+            handler.on_failure("backend_tls", f"{self.name}: {error.reason or error}", idle_close=False)
+        except OSError as error:
+            handler.on_failure("backend_connect", f"{self.name}: {error.strerror or error}", idle_close=False)
+        except UnicodeError as error:  # not a valid host name, which only its look-up finds out
+            handler.on_failure("backend_connect", f"{self.name}: {error}", idle_close=False)
+        finally:
+            if not connected:  # `forget` is called only for connections that were made
+                self.connections.discard(connection)
+
+    def sweep(self) -> None:
+        """Closes connections that have been idle too long, oldest first; called about once a second."""
+        now = self.time()
+        idle = self.idle
+        while idle and now - idle[0].idle_since > self.idle_timeout:
+            idle[0].abandon()
+            del idle[0]
+
+    def close(self) -> None:
+        """Closes the idle connections; those that serve a request end with it."""
+        for connection in tuple(self.connections):
+            if connection.handler is None:
+                connection.abandon()
+        self.idle.clear()

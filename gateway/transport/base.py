@@ -1,0 +1,122 @@
+"""Base classes between a backend's connection and the requests that it serves.
+
+They are classes and not protocols: mypyc calls the methods of a class through a table, those of a protocol by
+name. Compiled classes have no interpreted subclasses, so every handler belongs to a module that is compiled.
+
+The order of calls for one request:
+
+    on_interim*  on_head  on_data*  on_end          a whole response
+    ...          on_failure                         anything else, exactly once
+
+``flush`` follows each batch of calls that came out of one read, so that a handler can pass many small pieces
+on with one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class ResponseHead:
+    """Status and fields of a response, checked."""
+
+    __slots__ = ("bodiless", "chunked", "length", "lines", "status", "until_close")
+
+    def __init__(
+        self, status: int, lines: list[bytes], length: int, chunked: bool, bodiless: bool, until_close: bool
+    ) -> None:
+        self.status = status
+        self.lines = lines
+        """Whole field lines, ready to be written, without framing, hop-by-hop and gateway fields."""
+        self.length = length
+        """Content-Length; -1 if absent."""
+        self.chunked = chunked
+        self.bodiless = bodiless
+        self.until_close = until_close
+        """Whether the body ends with the connection."""
+
+
+class ResponseHandler:
+    """The sender of a request, which receives the response."""
+
+    __slots__ = ("upgrade",)
+
+    upgrade: bytes
+    """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
+
+    def on_connected(self, connection: Connection) -> None:
+        """The connection that was asked for is open; ignored by default."""
+
+    def on_interim(self, status: int, lines: list[bytes]) -> None:
+        """A 1xx response other than 101 came; ignored by default."""
+
+    def on_head(self, response: ResponseHead) -> None:
+        """The head of the final response came; ignored by default."""
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the body came; ignored by default."""
+
+    def on_end(self) -> None:
+        """The response is complete; ignored by default."""
+
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
+        """No whole response will come, for the reason ``code``.
+
+        ``idle_close``: the connection had served before and ended without a byte, as if it had been idle for
+        too long.
+        """
+        raise NotImplementedError
+
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
+        """The connection has changed to the protocol ``upgrade``; ``data`` came behind the head."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """A read is over that has not ended the response; ignored by default."""
+
+    def pause_upload(self) -> None:
+        """The backend reads more slowly than the body comes; ignored by default."""
+
+    def resume_upload(self) -> None:
+        """The backend has read what waited; ignored by default."""
+
+
+class RawHandler(Protocol):
+    """The receiver of a connection's bytes once it has changed to another protocol."""
+
+    def data_received(self, data: bytes) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a backend, as its handler uses it."""
+
+    __slots__ = ("closed", "handler", "sent_whole", "transport", "tunnel", "unread")
+
+    transport: asyncio.Transport
+    handler: ResponseHandler | None
+    """None while the connection is idle."""
+    closed: bool
+    sent_whole: bool
+    """Whether the request is complete; its handler sets it."""
+    unread: bool
+    """Whether it is known that the backend has not read the last request."""
+    tunnel: RawHandler | None
+    """Set once the connection has changed to another protocol."""
+
+    def begin(self, handler: ResponseHandler, *, head: bool) -> None:
+        """Prepares for one request; ``head``: its method is HEAD, so no body follows the response's head."""
+        raise NotImplementedError
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Ends the connection immediately, which is how the backend learns that the request was cancelled."""
+        raise NotImplementedError
