@@ -19,7 +19,15 @@ _IMPORT: Final = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/[\w./-]+)";
 _EXPORT: Final = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re.MULTILINE)
 """Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
-_LINE_END: Final = re.compile(r"(?<=[;{,(])\n")
+_OPERATOR: Final = re.compile(r" (=>|===|!==|&&|\|\||\?\?|>=|<=|\+=) ")
+"""Operators that no text for people has, with their spaces."""
+_DECLARATION: Final = re.compile(r"^((?:const|let) (?:[\w$]+|\{[^}\n]*\}|\[[^\]\n]*\])) = ", re.MULTILINE)
+_SPACE: Final = re.compile(
+    r";?\n(?=\}$)|(?<=[;{,(])\n|(?<=>)\n(?=[<$`])|(?<=\{) (?=[\w.\[])|(?<=[\w)\]\"]) (?=\})"
+    r"|(?<=\w:) (?=[\"\[{(])",
+    re.MULTILINE,
+)
+"""Line ends after punctuation and between tags, and spaces inside braces."""
 _EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
 
 
@@ -55,7 +63,8 @@ def _wrapped(name: str, text: str) -> str:
         exported = ", ".join(f"{theirs or ours}: {ours}" for ours, _, theirs in pairs)
     else:
         exported = ", ".join(_EXPORT.findall(text))
-        text = _LINE_END.sub("", _script(name, text))
+        text = _OPERATOR.sub(r"\1", _DECLARATION.sub(r"\1=", _script(name, text)))
+        text = _SPACE.sub("", text)
     return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
 
 

@@ -129,6 +129,43 @@ def test_t2_a_dead_backend_is_not_healthy(world: Served, tabs: Tabs) -> None:
     listed.page.locator('[data-group="needs"] [data-route="legacy"]').wait_for()
 
 
+def test_health_says_which_check_fails_what_to_do_and_which_errors_are_frequent(
+    world: Served, tabs: Tabs
+) -> None:
+    alarms = [
+        {"code": "no_rewards", "message": "No reward was ever reported for v2.", "since": time.time() - 600}
+    ]
+
+    async def fails(harness: Harness) -> None:
+        await harness.store.save("alarms", "translate", json.dumps(alarms), expected=0)
+        await harness.store.append(
+            [
+                outcome(
+                    harness.now() - n,
+                    route="translate",
+                    assigned="v2",
+                    served="",
+                    unit=next(numbers),
+                    status=502,
+                    error=error,
+                )
+                for n, error in enumerate(["backend_connect"] * 3 + ["backend_timeout"], start=1)
+            ]
+        )
+
+    world.do(fails)
+    tab = tabs.new(world.address, "/-/dashboard/routes/translate/health")
+    failing = tab.page.locator('[data-check="no_rewards"][data-value="alarm"]')
+    failing.wait_for()
+    assert "No reward was ever reported for v2." in failing.inner_text()
+    assert "decision id" in failing.inner_text()
+    assert "Since 10 min ago" in failing.inner_text()
+    assert tab.page.locator('[data-check][data-value="ok"]').count() == 3
+    kinds = tab.page.locator("#failures p", has_text="Of the last 4")
+    kinds.wait_for()
+    assert re.search(r"v2: .*×3, v2: .*×1\.", kinds.inner_text())
+
+
 def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs: Tabs) -> None:
     fresh = {
         "metric": "error_rate",

@@ -105,7 +105,7 @@ def test_what_runs_there_is_compiled_and_says_so(compiled: Path) -> None:
     assert f"turnout {build.version()} (compiled by mypyc " in _told(
         compiled, "-m", "gateway.cli", "--version"
     )
-    where = _told(compiled, "-c", "from gateway.dataplane import protocol; print(protocol.__file__)")
+    where = _told(compiled, "-c", "from gateway.dataplane.client import protocol; print(protocol.__file__)")
     assert where.strip() == str(build.extension(compiled / "gateway/dataplane/client/protocol.py"))
 
 

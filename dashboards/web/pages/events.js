@@ -12,7 +12,7 @@ export function EventsPage({ events, now }) {
   const shown = events?.filter((one) => !kind || one.kind === kind || (kind === "alarm" && one.kind === "alarm_over"));
   return [
     html`<div class="page-head" key="h"><h1>Events</h1>${choices("Kind", KINDS, kind, (k) => choose({ kind: k }))}</div>`,
-    section("events", "The last of them", null, eventList(shown, now, true)),
+    section("events", "Latest events", null, eventList(shown, now, true)),
   ];
 }
 

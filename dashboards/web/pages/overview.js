@@ -49,7 +49,7 @@ export function groupOf(route) {
   if (!route.recent.assigned) return "idle";
   const rollout = route.rollout?.state;
   if (rollout) return rollout === "promoted" ? "steady" : "moving";
-  return route.policy === "bandit" || route.policy === "shadow" || (route.policy === "split" && Object.keys(route.allocation).length > 1) ? "moving" : "steady";
+  return route.policy === "bandit" || route.policy === "shadow" ? "moving" : "steady";
 }
 
 // What waits for a person, in sentences; the worst first.
