@@ -1,0 +1,1 @@
+"""HTTP/2 (RFC 9113) and HPACK (RFC 7541) without I/O: bytes in, method calls out, for both roles."""

@@ -1,0 +1,31 @@
+"""What a peer may cost: token buckets that work refills and overhead empties."""
+
+from __future__ import annotations
+
+
+class Allowance:
+    """A token bucket; whoever empties it is ended with ENHANCE_YOUR_CALM."""
+
+    __slots__ = ("burst", "rate", "tokens", "updated")
+
+    def __init__(self, burst: float, rate: float) -> None:
+        """``burst``: tokens when full. ``rate``: tokens per second."""
+        self.burst = burst
+        self.rate = rate
+        self.tokens = burst
+        self.updated = 0.0
+
+    def spend(self, tokens: float, now: float) -> bool:
+        """Take ``tokens``; False if there are not as many left. ``now``: seconds of a monotonic clock."""
+        if not self.updated:
+            self.updated = now
+        elif self.tokens < tokens:
+            self.tokens = min(self.burst, self.tokens + (now - self.updated) * self.rate)
+            self.updated = now
+        self.tokens -= tokens
+        return self.tokens >= 0
+
+    def earn(self, tokens: float) -> None:
+        """Put back what useful work is worth."""
+        if self.tokens < self.burst:
+            self.tokens += tokens

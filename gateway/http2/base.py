@@ -1,0 +1,211 @@
+"""What a connection has besides its input: the streams, the windows, and what it sends."""
+
+from __future__ import annotations
+
+from gateway.http2 import frames
+from gateway.http2.allowance import Allowance
+from gateway.http2.errors import NO_ERROR, ConnectionFault
+from gateway.http2.limits import (
+    OVERHEAD_BURST,
+    OVERHEAD_RATE,
+    REMEMBERED_RESETS,
+    RESET_BURST,
+    RESET_RATE,
+    Limits,
+)
+from gateway.http2.stream import Stream
+
+
+class ConnectionBase:
+    """See the module; `gateway.http2.connection.Connection` adds the input."""
+
+    __slots__ = (
+        "_out",
+        "_overhead",
+        "_recent_resets",
+        "_resets",
+        "_settings_unconfirmed",
+        "_unacknowledged",
+        "_waiting",
+        "client",
+        "closing",
+        "ended",
+        "highest",
+        "limits",
+        "peer_streams",
+        "peer_window",
+        "receive_window",
+        "send_window",
+        "streams",
+        "write_paused",
+    )
+
+    def __init__(self, limits: Limits, *, client: bool) -> None:
+        self.limits = limits
+        self.client = client
+        self.streams: dict[int, Stream] = {}
+        """Those that are open, by their number."""
+        self.highest = 0
+        """The number of the last stream that the client opened."""
+        self.peer_window = frames.DEFAULT_WINDOW
+        """The peer's SETTINGS_INITIAL_WINDOW_SIZE."""
+        self.peer_streams = 100
+        """How many streams the peer permits at the same time."""
+        self.send_window = frames.DEFAULT_WINDOW
+        self.receive_window = limits.connection_window
+        self.write_paused = False
+        """Whether data waits because the transport has enough."""
+        self.closing = False
+        """A GOAWAY was sent or received: no further streams."""
+        self.ended = False
+        """Nothing is parsed or sent any more."""
+        self._unacknowledged = 0
+        self._out: list[bytes] = []
+        self._waiting: list[Stream] = []
+        """Streams with pending data, in turn."""
+        self._recent_resets: dict[int, None] = {}
+        self._settings_unconfirmed = 0
+        self._overhead = Allowance(OVERHEAD_BURST, OVERHEAD_RATE)
+        self._resets = Allowance(RESET_BURST, RESET_RATE)
+
+    # For subclasses ---------------------------------------------------------------------------------
+    def write(self, data: bytes) -> None:
+        """Send ``data`` to the peer."""
+        raise NotImplementedError
+
+    def on_ended(self, fault: ConnectionFault | None) -> None:
+        """The connection ends, by an error of the peer or by ours."""
+
+    def on_idle(self) -> None:
+        """The last open stream has ended."""
+
+    # Beginning and end ------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Send the preface and the settings."""
+        limits = self.limits
+        values = [
+            (frames.INITIAL_WINDOW_SIZE, limits.stream_window),
+            (frames.MAX_HEADER_LIST_SIZE, limits.max_list_bytes),
+        ]
+        if self.client:
+            values.append((frames.ENABLE_PUSH, 0))
+            self.send(frames.PREFACE)
+        else:
+            values.append((frames.MAX_CONCURRENT_STREAMS, limits.streams))
+        self.send(frames.settings(values))
+        self._settings_unconfirmed += 1
+        extra = limits.connection_window - frames.DEFAULT_WINDOW
+        if extra > 0:
+            self.send(frames.window_update(0, extra))
+        self.flush()
+
+    def announce_end(self) -> None:
+        """Send a first GOAWAY: the peer opens no further streams; those under way are still served."""
+        self.send(frames.goaway(frames.MAX_WINDOW, NO_ERROR))
+        self.flush()
+
+    def close(self) -> None:
+        """Send the final GOAWAY: open streams go on, further ones are refused."""
+        if not self.closing and not self.ended:
+            self.closing = True
+            self.send(frames.goaway(self.highest, NO_ERROR))
+            self.flush()
+
+    def end(self, fault: ConnectionFault | None) -> None:
+        """End the connection with all its streams; ``fault``: the peer's error."""
+        if self.ended:
+            return
+        code, message = (fault.code, fault.message) if fault is not None else (NO_ERROR, "")
+        self.send(frames.goaway(self.highest, code, message))
+        self.flush()
+        self.ended = True
+        self.drop_streams(code)
+        self.on_ended(fault)
+
+    def drop_streams(self, code: int) -> None:
+        """Tell every open stream that it has ended."""
+        self.ended = True
+        for stream in tuple(self.streams.values()):
+            stream.drop()
+            stream.on_reset(code)
+        self._waiting.clear()
+
+    # Output -----------------------------------------------------------------------------------------
+    def send(self, data: bytes) -> None:
+        """Put bytes into the next write."""
+        if not self.ended:
+            self._out.append(data)
+
+    def flush(self) -> None:
+        """Write what was sent, as one piece."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self.write(data)
+
+    def may_send(self, size: int) -> bool:
+        """Whether the connection has room for ``size`` bytes of data."""
+        return size <= self.send_window and not self.write_paused
+
+    def earned(self, size: int) -> None:
+        """Data was sent: the peer may confirm it."""
+        self._overhead.earn(2.0 + size / 512.0)
+
+    def wait(self, stream: Stream) -> None:
+        """``stream`` has pending data: send what there is room for."""
+        self._waiting.append(stream)
+        if self.send_window > 0 and not self.write_paused:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send pending data, one frame of each stream in turn, as far as windows and transport permit."""
+        idle = 0
+        waiting = self._waiting
+        while waiting and idle < len(waiting) and not self.write_paused:
+            stream = waiting.pop(0)
+            if not stream.blocked:
+                continue
+            before = stream.pending_bytes
+            if stream.send_pending(min(self.send_window, frames.MAX_FRAME_BYTES)):
+                idle = 0
+                continue
+            waiting.append(stream)
+            idle = 0 if stream.pending_bytes < before else idle + 1
+        self.flush()
+
+    def pause_writing(self) -> None:
+        """The transport has enough."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self.write_paused = False
+        self.pump()
+
+    def acknowledge(self, size: int) -> None:
+        """Give the peer back ``size`` bytes of the connection's window."""
+        self._unacknowledged += size
+        if self._unacknowledged >= self.limits.connection_window // 2:
+            self.send(frames.window_update(0, self._unacknowledged))
+            self.receive_window += self._unacknowledged
+            self._unacknowledged = 0
+
+    # Streams ----------------------------------------------------------------------------------------
+    def forget(self, stream: Stream) -> None:
+        """``stream`` has closed."""
+        if self.streams.pop(stream.id, None) is None:
+            return
+        if stream.unacknowledged:
+            self.acknowledge(stream.unacknowledged)
+            stream.unacknowledged = 0
+        self._resets.earn(1.0)
+        if not self.streams:
+            self.on_idle()
+
+    def note_reset(self, stream_id: int) -> None:
+        """Frames of ``stream_id`` may still be under way."""
+        resets = self._recent_resets
+        resets[stream_id] = None
+        if len(resets) > REMEMBERED_RESETS:
+            del resets[next(iter(resets))]

@@ -1,0 +1,395 @@
+"""One connection: frames, settings, flow control, limits; for both roles."""
+
+from __future__ import annotations
+
+from gateway.http2 import frames
+from gateway.http2.base import ConnectionBase
+from gateway.http2.errors import (
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_SIZE_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    STREAM_CLOSED,
+    ConnectionFault,
+    StreamFault,
+)
+from gateway.http2.fields import trailer_fault
+from gateway.http2.hpack import Decoder, HeaderList
+from gateway.http2.limits import MAX_CONTINUATIONS, MAX_SETTINGS, OVERSIZED_COST, Limits
+from gateway.http2.stream import RECV_HEADERS, Stream
+
+
+class Connection(ConnectionBase):
+    """See the module. Subclasses define `write`, and `on_head` for streams that the peer opens."""
+
+    __slots__ = (
+        "_block",
+        "_block_flags",
+        "_block_stream",
+        "_buffer",
+        "_continuations",
+        "_decoder",
+        "_first",
+        "_greeted",
+        "_now",
+        "_touched",
+    )
+
+    def __init__(self, limits: Limits, *, client: bool) -> None:
+        super().__init__(limits, client=client)
+        self._decoder = Decoder(limits.max_list_bytes, limits.max_fields)
+        self._buffer = b""
+        self._block: list[bytes] | None = None
+        """The pieces of a header block that is not complete."""
+        self._block_stream = 0
+        self._block_flags = 0
+        self._continuations = 0
+        self._greeted = client
+        """Whether the client's preface was read."""
+        self._first = True
+        """No frame was read yet."""
+        self._touched: dict[Stream, None] = {}
+        """Streams that the current read brought something of."""
+        self._now = 0.0
+
+    # For subclasses ---------------------------------------------------------------------------------
+    def on_head(self, stream_id: int, headers: HeaderList, *, end: bool) -> Stream:
+        """Make the stream of a new request and `adopt` it. Raises StreamFault if the request is malformed."""
+        raise NotImplementedError
+
+    def on_response_head(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
+        """A header list on a stream that we opened."""
+        raise NotImplementedError
+
+    def on_goaway(self, last_stream: int, code: int) -> None:
+        """The peer serves no stream after ``last_stream``."""
+
+    # What ends early -------------------------------------------------------------------------------
+    def _fail_stream(self, stream_id: int, fault: StreamFault) -> None:
+        stream = self.streams.get(stream_id)
+        self._spend_reset(1.0 if fault.code == REFUSED_STREAM else 2.0)
+        self.send(frames.rst_stream(stream_id, fault.code))
+        self.note_reset(stream_id)
+        if stream is not None:
+            stream.drop()
+            stream.on_reset(fault.code)
+
+    def _spend_reset(self, tokens: float) -> None:
+        if not self._resets.spend(tokens, self._now):
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams ended early")
+
+    def _spend_overhead(self) -> None:
+        if not self._overhead.spend(1.0, self._now):
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+
+    # Input ------------------------------------------------------------------------------------------
+    def receive(self, data: bytes, now: float) -> None:
+        """Parse what the peer sent; ``now``: seconds of a monotonic clock."""
+        if self.ended:
+            return
+        self._now = now
+        if self._buffer:
+            data = self._buffer + data
+        place = 0
+        try:
+            if not self._greeted:
+                place = self._greet(data)
+            if self._greeted:
+                place = self._frames(data, place)
+            self._buffer = data[place:] if place < len(data) else b""
+        except ConnectionFault as fault:
+            self._buffer = b""
+            self.end(fault)
+            return
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for stream in touched:
+                stream.on_batch_end()
+        if self._waiting:
+            self.pump()
+        else:
+            self.flush()
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether the preface, the first frame or a header block is incomplete."""
+        return self._first or self._block is not None
+
+    def _greet(self, data: bytes) -> int:
+        if data.startswith(frames.PREFACE):
+            self._greeted = True
+            return len(frames.PREFACE)
+        if not frames.PREFACE.startswith(data):
+            raise ConnectionFault(PROTOCOL_ERROR, "no connection preface")
+        return 0
+
+    def _frames(self, data: bytes, place: int) -> int:
+        """Handle every complete frame; return where the next one begins."""
+        size = len(data)
+        while size - place >= frames.HEADER_BYTES and not self.ended:
+            length = data[place] << 16 | data[place + 1] << 8 | data[place + 2]
+            kind = data[place + 3]
+            if length > frames.MAX_FRAME_BYTES:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
+            if self._first and (kind != frames.SETTINGS or data[place + 4] & frames.ACK):
+                raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            end = place + frames.HEADER_BYTES + length
+            if end > size:
+                break
+            self._first = False
+            flags = data[place + 4]
+            stream_id = int.from_bytes(data[place + 5 : place + 9], "big") & frames.MAX_WINDOW
+            if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block_stream):
+                raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
+            payload = data[place + frames.HEADER_BYTES : end]
+            place = end
+            try:
+                self._frame(kind, flags, stream_id, payload)
+            except StreamFault as fault:
+                self._fail_stream(stream_id, fault)
+        return place
+
+    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        if kind == frames.DATA:
+            self._on_data(flags, stream_id, payload)
+        elif kind == frames.HEADERS:
+            self._on_headers(flags, stream_id, payload)
+        elif kind == frames.CONTINUATION:
+            self._on_continuation(flags, stream_id, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._on_window_update(stream_id, payload)
+        elif kind == frames.RST_STREAM:
+            self._on_rst_stream(stream_id, payload)
+        else:
+            self._spend_overhead()
+            if kind == frames.SETTINGS:
+                self._on_settings(flags, stream_id, payload)
+            elif kind == frames.PING:
+                self._on_ping(flags, stream_id, payload)
+            elif kind == frames.PRIORITY:
+                self._on_priority(stream_id, payload)
+            elif kind == frames.GOAWAY:
+                self._on_goaway(stream_id, payload)
+            elif kind == frames.PUSH_PROMISE:
+                raise ConnectionFault(PROTOCOL_ERROR, "PUSH_PROMISE is not permitted")
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether the stream was never opened (those of the other parity never are)."""
+        return stream_id > self.highest or stream_id % 2 == 0
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        counted = len(payload)
+        data = _unpad(payload) if flags & frames.PADDED else payload
+        self.receive_window -= counted
+        if self.receive_window < 0:
+            raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the connection's window permits")
+        end = flags & frames.END_STREAM
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._reject_late(stream_id)
+            self._spend_overhead()
+            self.acknowledge(counted)
+            return
+        if data:
+            self._overhead.earn(2.0)
+        elif not end:
+            self._spend_overhead()
+        self._touched[stream] = None
+        stream.take_data(data, counted)
+        if end and stream.remote_open:
+            stream.take_end([])
+
+    def _reject_late(self, stream_id: int) -> None:
+        """A frame of a stream that is not open: ignored only if we have reset it."""
+        if self._is_idle(stream_id):
+            raise ConnectionFault(PROTOCOL_ERROR, "a frame of a stream that was never opened")
+        if stream_id not in self._recent_resets:
+            raise ConnectionFault(STREAM_CLOSED, "a frame of a closed stream")
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id == 0 or stream_id % 2 == 0:
+            raise ConnectionFault(PROTOCOL_ERROR, "HEADERS of a stream that no client may open")
+        if flags & frames.PADDED:
+            payload = _unpad(payload)
+        if flags & frames.WITH_PRIORITY:
+            if len(payload) < 5:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS is too short for its priority")
+            payload = payload[5:]
+        if flags & frames.END_HEADERS:
+            self._on_block(stream_id, payload, end=bool(flags & frames.END_STREAM))
+            return
+        self._block = [payload]
+        self._block_stream = stream_id
+        self._block_flags = flags
+        self._continuations = 0
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        block.append(payload)
+        self._continuations += 1
+        if self._continuations > MAX_CONTINUATIONS or sum(map(len, block)) > self.limits.max_list_bytes:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too large")
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._on_block(stream_id, b"".join(block), end=bool(self._block_flags & frames.END_STREAM))
+
+    def _on_block(self, stream_id: int, block: bytes, *, end: bool) -> None:
+        headers = self._decoder.decode(block)
+        if headers.oversized:
+            self._spend_reset(OVERSIZED_COST)
+        self._overhead.earn(2.0)
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            self._on_later_block(stream, headers, end=end)
+        elif self.client or stream_id <= self.highest:
+            self._reject_late(stream_id)
+            self._spend_overhead()
+        else:
+            self.highest = stream_id
+            self._open(stream_id, headers, end=end)
+
+    def _open(self, stream_id: int, headers: HeaderList, *, end: bool) -> None:
+        if self.closing or len(self.streams) >= self.limits.streams:
+            raise StreamFault(REFUSED_STREAM, "too many streams")
+        stream = self.on_head(stream_id, headers, end=end)
+        self._touched[stream] = None
+        if end and stream.remote_open:
+            stream.take_end([])
+
+    def adopt(self, stream: Stream) -> None:
+        """Count a stream that the peer opened among the open ones."""
+        self.streams[stream.id] = stream
+        stream.advance(RECV_HEADERS)
+
+    def _on_later_block(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
+        self._touched[stream] = None
+        stream.advance(RECV_HEADERS)
+        if self.client and headers.fields and headers.fields[0].name == b":status":
+            self.on_response_head(stream, headers, end=end)
+            return
+        fault = trailer_fault(headers.fields)
+        if fault or not end or headers.oversized:
+            raise StreamFault(PROTOCOL_ERROR, fault or "trailers that do not end the stream")
+        stream.take_end(headers.fields)
+
+    def _on_window_update(self, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "WINDOW_UPDATE has four bytes")
+        self._spend_overhead()
+        increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        if stream_id == 0:
+            self.send_window += increment
+            if not increment or self.send_window > frames.MAX_WINDOW:
+                raise _window_fault(increment)
+            return
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id):
+                raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of a stream that was never opened")
+            return
+        stream.send_window += increment
+        if not increment or stream.send_window > frames.MAX_WINDOW:
+            fault = _window_fault(increment)
+            raise StreamFault(fault.code, fault.message)
+
+    def _on_rst_stream(self, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "RST_STREAM has four bytes")
+        if stream_id == 0 or self._is_idle(stream_id):
+            raise ConnectionFault(PROTOCOL_ERROR, "RST_STREAM of a stream that was never opened")
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._spend_overhead()
+            return
+        stream.drop()
+        stream.on_reset(int.from_bytes(payload, "big"))
+        if not self.client:
+            self._spend_reset(2.0)
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "a confirmation of SETTINGS has no payload")
+            if not self._settings_unconfirmed:
+                raise ConnectionFault(PROTOCOL_ERROR, "a confirmation of SETTINGS that were not sent")
+            self._settings_unconfirmed -= 1
+            return
+        if len(payload) % 6:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS has entries of six bytes")
+        if len(payload) > 6 * MAX_SETTINGS:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "SETTINGS has too many entries")
+        window = self.peer_window
+        for start in range(0, len(payload), 6):
+            value = int.from_bytes(payload[start + 2 : start + 6], "big")
+            window = self._on_setting(payload[start] << 8 | payload[start + 1], value, window)
+        if window != self.peer_window:
+            self._resize_windows(window)
+        self.send(frames.SETTINGS_ACK)
+
+    def _on_setting(self, name: int, value: int, window: int) -> int:
+        """Apply one setting; return the initial window after it."""
+        if name == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE is too large")
+            return value
+        if name == frames.MAX_FRAME_SIZE:
+            if not 16_384 <= value <= 16_777_215:
+                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of range")
+        elif name == frames.ENABLE_PUSH:
+            if value > 1 or (self.client and value):
+                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is out of range")
+        elif name == frames.MAX_CONCURRENT_STREAMS:
+            self.peer_streams = value
+        return window
+
+    def _resize_windows(self, window: int) -> None:
+        change = window - self.peer_window
+        self.peer_window = window
+        for stream in self.streams.values():
+            stream.send_window += change
+            if stream.send_window > frames.MAX_WINDOW:
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "PING has eight bytes")
+        if not flags & frames.ACK:
+            self.send(frames.ping(payload, ack=True))
+
+    def _on_priority(self, stream_id: int, payload: bytes) -> None:
+        if not stream_id:
+            raise ConnectionFault(PROTOCOL_ERROR, "PRIORITY of no stream")
+        if len(payload) != 5:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "PRIORITY has five bytes")
+
+    def _on_goaway(self, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(FRAME_SIZE_ERROR, "GOAWAY has eight bytes")
+        last = int.from_bytes(payload[:4], "big") & frames.MAX_WINDOW
+        if self.client:
+            self.closing = True
+        self.on_goaway(last, int.from_bytes(payload[4:8], "big"))
+
+
+def _unpad(payload: bytes) -> bytes:
+    if not payload:
+        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame has no payload")
+    padding = payload[0]
+    if padding >= len(payload):
+        raise ConnectionFault(PROTOCOL_ERROR, "the padding is longer than its frame")
+    return payload[1 : len(payload) - padding]
+
+
+def _window_fault(increment: int) -> ConnectionFault:
+    if increment:
+        return ConnectionFault(FLOW_CONTROL_ERROR, "a window grows too large")
+    return ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of zero")

@@ -1,0 +1,45 @@
+"""What a peer may hold and cost."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_SETTINGS: Final = 32
+"""Entries of one SETTINGS frame."""
+MAX_CONTINUATIONS: Final = 16
+"""CONTINUATION frames of one header block."""
+REMEMBERED_RESETS: Final = 128
+"""Streams that we have reset whose late frames are ignored instead of being errors."""
+OVERHEAD_BURST: Final = 2000.0
+OVERHEAD_RATE: Final = 200.0
+"""Frames per second that may carry no part of a message, besides one for each that does."""
+RESET_BURST: Final = 400.0
+RESET_RATE: Final = 20.0
+"""Streams per second that may end early, besides one for each that ends well."""
+OVERSIZED_COST: Final = 20.0
+"""Resets that a header list over the limit counts for."""
+
+
+class Limits:
+    """What one connection may hold."""
+
+    __slots__ = ("connection_window", "max_fields", "max_list_bytes", "stream_window", "streams")
+
+    def __init__(
+        self,
+        *,
+        streams: int = 100,
+        stream_window: int = 262_144,
+        connection_window: int = 1_048_576,
+        max_list_bytes: int = 65_536,
+        max_fields: int = 128,
+    ) -> None:
+        self.streams = streams
+        """Open at the same time."""
+        self.stream_window = stream_window
+        """Bytes of one body that may wait to be taken."""
+        self.connection_window = connection_window
+        """The same for all streams together."""
+        self.max_list_bytes = max_list_bytes
+        """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it, and of its encoding."""
+        self.max_fields = max_fields

@@ -1,0 +1,281 @@
+"""One stream: its state table, its flow control, and what waits to be sent on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.http2 import frames
+from gateway.http2.errors import FLOW_CONTROL_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, StreamFault
+from gateway.http2.fields import Field
+
+if TYPE_CHECKING:
+    from gateway.http2.base import ConnectionBase
+
+IDLE: Final = 0
+OPEN: Final = 1
+HALF_CLOSED_REMOTE: Final = 2
+"""The peer has sent its last frame."""
+HALF_CLOSED_LOCAL: Final = 3
+"""We have sent our last frame."""
+CLOSED: Final = 4
+
+RECV_HEADERS: Final = 0
+RECV_DATA: Final = 1
+RECV_END: Final = 2
+SEND_HEADERS: Final = 3
+SEND_DATA: Final = 4
+SEND_END: Final = 5
+RESET: Final = 6
+"""RST_STREAM in either direction."""
+
+_REFUSED: Final = -1
+_MISUSED: Final = -2
+
+TRANSITIONS: Final = (
+    # RECV_HEADERS        RECV_DATA           RECV_END             SEND_HEADERS        SEND_DATA
+    # SEND_END            RESET
+    (OPEN, _MISUSED, _MISUSED, OPEN, _MISUSED, _MISUSED, _MISUSED),  # IDLE
+    (OPEN, OPEN, HALF_CLOSED_REMOTE, OPEN, OPEN, HALF_CLOSED_LOCAL, CLOSED),  # OPEN
+    (_REFUSED, _REFUSED, _REFUSED, HALF_CLOSED_REMOTE, HALF_CLOSED_REMOTE, CLOSED, CLOSED),
+    (HALF_CLOSED_LOCAL, HALF_CLOSED_LOCAL, CLOSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),
+    (_REFUSED, _REFUSED, _REFUSED, _MISUSED, _MISUSED, _MISUSED, CLOSED),  # CLOSED
+)
+"""The state after an event, by state and event (RFC 9113 5.1). Below zero: an error of the peer, or a misuse."""
+
+MAX_PENDING_BYTES: Final = 16_384
+"""Bytes waiting to be sent from which on `Stream.on_blocked` asks for no more."""
+
+
+class Stream:
+    """One stream. Subclasses override the methods ``on_…``, called as the peer's frames arrive."""
+
+    __slots__ = (
+        "blocked",
+        "connection",
+        "expected",
+        "held",
+        "id",
+        "pending",
+        "pending_bytes",
+        "pending_end",
+        "pending_trailers",
+        "receive_window",
+        "received",
+        "send_window",
+        "state",
+        "unacknowledged",
+    )
+
+    def __init__(self, connection: ConnectionBase, stream_id: int) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.state = IDLE
+        self.send_window = connection.peer_window
+        self.receive_window = connection.limits.stream_window
+        self.received = 0
+        """Bytes of the message's body so far."""
+        self.expected = -1
+        """Its Content-Length; -1 if absent."""
+        self.held = False
+        """Whether received bytes are not acknowledged, which stops the peer after a window of them."""
+        self.unacknowledged = 0
+        self.pending: list[bytes] = []
+        """Data that the peer's windows do not permit yet."""
+        self.pending_bytes = 0
+        self.pending_end = False
+        self.pending_trailers = b""
+        self.blocked = False
+
+    # What arrives: for subclasses -------------------------------------------------------------------
+    def on_data(self, data: bytes) -> None:
+        """Take a piece of the body."""
+
+    def on_end(self, trailers: list[Field]) -> None:
+        """The peer's message is complete."""
+
+    def on_reset(self, code: int) -> None:
+        """The stream has ended early, by the peer or by its fault."""
+
+    def on_blocked(self) -> None:
+        """Send no more: what was given waits for the peer."""
+
+    def on_drained(self) -> None:
+        """What waited is out."""
+
+    def on_batch_end(self) -> None:
+        """Everything that came in the same read has been taken."""
+
+    # States -----------------------------------------------------------------------------------------
+    def advance(self, event: int) -> None:
+        """Apply ``event``. Raises StreamFault if the peer must not do this now."""
+        after = TRANSITIONS[self.state][event]
+        if after >= 0:
+            self.state = after
+            if after == CLOSED:
+                self.connection.forget(self)
+        elif after == _REFUSED:
+            raise StreamFault(STREAM_CLOSED, "a frame after the end of the stream")
+        else:
+            raise RuntimeError(f"stream {self.id}: event {event} in state {self.state}")
+
+    @property
+    def remote_open(self) -> bool:
+        """Whether the peer may still send."""
+        return self.state == OPEN or self.state == HALF_CLOSED_LOCAL
+
+    @property
+    def local_open(self) -> bool:
+        """Whether we may still send."""
+        return self.state == OPEN or self.state == HALF_CLOSED_REMOTE
+
+    # Receiving --------------------------------------------------------------------------------------
+    def take_data(self, data: bytes, counted: int) -> None:
+        """A DATA frame; ``counted``: its size with the padding, which flow control counts."""
+        self.advance(RECV_DATA)
+        self.receive_window -= counted
+        if self.receive_window < 0:
+            raise StreamFault(FLOW_CONTROL_ERROR, "more data than the stream's window permits")
+        self.received += len(data)
+        if self.expected >= 0 and self.received > self.expected:
+            raise StreamFault(PROTOCOL_ERROR, "more data than content-length says")
+        self.unacknowledged += counted
+        if data:
+            self.on_data(data)
+        if not self.held:
+            self.acknowledge()
+
+    def take_end(self, trailers: list[Field]) -> None:
+        """The END_STREAM flag."""
+        if 0 <= self.expected != self.received:
+            raise StreamFault(PROTOCOL_ERROR, "less data than content-length says")
+        self.advance(RECV_END)
+        self.on_end(trailers)
+
+    def hold(self) -> None:
+        """Let the peer send no more than its window."""
+        self.held = True
+
+    def release(self) -> None:
+        """End `hold`."""
+        if self.held:
+            self.held = False
+            self.acknowledge()
+            self.connection.flush()
+
+    def acknowledge(self) -> None:
+        """Give the peer back the window of what was taken."""
+        taken, self.unacknowledged = self.unacknowledged, 0
+        if not taken:
+            return
+        connection = self.connection
+        connection.acknowledge(taken)
+        if self.remote_open:
+            window = connection.limits.stream_window
+            if self.receive_window <= window // 2:
+                connection.send(frames.window_update(self.id, window - self.receive_window))
+                self.receive_window = window
+
+    # Sending ----------------------------------------------------------------------------------------
+    def send_head(self, block: bytes, *, end: bool) -> None:
+        """Send a header block; `Connection.flush` writes it."""
+        self.advance(SEND_HEADERS)
+        self.connection.send(frames.header_frames(self.id, block, end_stream=end))
+        if end:
+            self.advance(SEND_END)
+
+    def send_data(self, data: bytes, *, end: bool = False) -> None:
+        """Send data as far as the windows permit; the rest waits."""
+        connection = self.connection
+        size = len(data)
+        if self.blocked or size > self.send_window or not connection.may_send(size):
+            self._wait(data, end=end)
+            return
+        self.send_window -= size
+        connection.send_window -= size
+        connection.earned(size)
+        if size <= frames.MAX_FRAME_BYTES:
+            flags = frames.END_STREAM if end else 0
+            connection.send(frames.header(size, frames.DATA, flags, self.id) + data)
+        else:
+            self._send_pieces(data, end=end)
+        if end:
+            self.advance(SEND_END)
+
+    def send_trailers(self, block: bytes) -> None:
+        """Send trailers after all data, which ends the message."""
+        if self.blocked:
+            self.pending_trailers = block
+            self.pending_end = True
+        else:
+            self.advance(SEND_HEADERS)
+            self.connection.send(frames.header_frames(self.id, block, end_stream=True))
+            self.advance(SEND_END)
+
+    def _send_pieces(self, data: bytes, *, end: bool) -> None:
+        size = len(data)
+        for start in range(0, size, frames.MAX_FRAME_BYTES):
+            piece = data[start : start + frames.MAX_FRAME_BYTES]
+            last = end and start + len(piece) == size
+            flags = frames.END_STREAM if last else 0
+            self.connection.send(frames.header(len(piece), frames.DATA, flags, self.id) + piece)
+
+    def _wait(self, data: bytes, *, end: bool) -> None:
+        if data:
+            self.pending.append(data)
+            self.pending_bytes += len(data)
+        self.pending_end = end
+        if not self.blocked:
+            self.blocked = True
+            self.connection.wait(self)
+        if self.blocked and self.pending_bytes > MAX_PENDING_BYTES:
+            self.on_blocked()
+
+    def send_pending(self, limit: int) -> bool:
+        """Send up to ``limit`` bytes of what waits; True if nothing waits any more."""
+        room = min(self.send_window, limit)
+        sent = 0
+        while self.pending and sent < room:
+            piece = self.pending[0]
+            part = piece[: min(room - sent, frames.MAX_FRAME_BYTES)]
+            if len(part) == len(piece):
+                del self.pending[0]
+            else:
+                self.pending[0] = piece[len(part) :]
+            sent += len(part)
+            last = self.pending_end and not self.pending and not self.pending_trailers
+            flags = frames.END_STREAM if last else 0
+            self.connection.send(frames.header(len(part), frames.DATA, flags, self.id) + part)
+        self.send_window -= sent
+        self.pending_bytes -= sent
+        self.connection.send_window -= sent
+        self.connection.earned(sent)
+        if self.pending:
+            return False
+        self.blocked = False
+        self._finish_pending(sent)
+        return True
+
+    def _finish_pending(self, sent: int) -> None:
+        if self.pending_trailers:
+            trailers, self.pending_trailers = self.pending_trailers, b""
+            self.send_trailers(trailers)
+        elif self.pending_end:
+            if not sent:
+                self.connection.send(frames.header(0, frames.DATA, frames.END_STREAM, self.id))
+            self.advance(SEND_END)
+        else:
+            self.on_drained()
+
+    def reset(self, code: int) -> None:
+        """End the stream early."""
+        if self.state != CLOSED:
+            self.connection.send(frames.rst_stream(self.id, code))
+            self.connection.note_reset(self.id)
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget what waits, and close."""
+        self.pending.clear()
+        self.pending_bytes = 0
+        self.blocked = False
+        self.advance(RESET)

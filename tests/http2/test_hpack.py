@@ -1,0 +1,68 @@
+"""Our decoder and encoder against the `hpack` package, in both directions."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hpack import Decoder as ReferenceDecoder
+from hpack import Encoder as ReferenceEncoder
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.http2 import huffman
+from gateway.http2.errors import ConnectionFault
+from gateway.http2.hpack import Decoder, encode_field
+
+NAMES = st.sampled_from(
+    [b":path", b":status", b"content-type", b"x-user-id", b"cookie", b"authorization", b"date"]
+)
+LISTS = st.lists(st.tuples(NAMES | st.binary(max_size=40), st.binary(max_size=300)), max_size=20)
+
+
+@given(st.lists(LISTS, max_size=8))
+def test_decodes_what_another_encoder_sends_on_one_connection(lists: list[list[tuple[bytes, bytes]]]) -> None:
+    encoder, decoder = ReferenceEncoder(), Decoder(1 << 20, 1000)
+    for pairs in lists:
+        decoded = decoder.decode(encoder.encode(pairs))
+        assert [(field.name, field.value) for field in decoded.fields] == pairs
+
+
+@given(LISTS)
+def test_encodes_what_another_decoder_reads(pairs: list[tuple[bytes, bytes]]) -> None:
+    encoded = b"".join(encode_field(name, value) for name, value in pairs)
+    assert [tuple(pair) for pair in ReferenceDecoder().decode(encoded, raw=True)] == pairs
+
+
+@given(st.binary(max_size=200))
+def test_huffman_decodes_what_another_encoder_sends(text: bytes) -> None:
+    assert huffman.decode(HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text)) == text
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_decoded_or_refused(block: bytes) -> None:
+    decoder = Decoder(65_536, 128)
+    with suppress(ConnectionFault):
+        assert decoder.decode(block).size <= len(block) * 4200
+    assert decoder.table_size <= 4096
+
+
+def test_credentials_are_never_indexed() -> None:
+    for name in (b"authorization", b"cookie", b"set-cookie", b"x-api-key"):
+        assert encode_field(name, b"secret")[0] & 0xF0 == 0x10
+
+
+def test_the_table_holds_no_more_than_its_size() -> None:
+    encoder, decoder = ReferenceEncoder(), Decoder(1 << 20, 1000)
+    for number in range(500):
+        pair = (b"x-%d" % number, b"v" * 50)
+        assert decoder.decode(encoder.encode([pair])).fields[0].name == pair[0]
+    assert decoder.table_size <= 4096
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 1023, 1024, 20_000])
+def test_strings_of_every_length_prefix(size: int) -> None:
+    decoded = ReferenceDecoder(1 << 20).decode(encode_field(b"x", b"v" * size), raw=True)
+    assert [tuple(pair) for pair in decoded] == [(b"x", b"v" * size)]
