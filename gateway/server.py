@@ -45,6 +45,7 @@ from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardBook
 from gateway.ingest.spool import Spool
 from gateway.local_dir import local_dir
+from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
 from gateway.loops.events import Events
@@ -58,8 +59,6 @@ from gateway.loops.rollout import Rollouts
 from gateway.loops.stops import Stops
 from gateway.loops.upkeep import EVERY as PRUNE_S
 from gateway.loops.upkeep import prune_store
-from gateway.loops.watch import EVERY as WATCH_S
-from gateway.loops.watch import Watch
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record.decision_id import Sealer
 from gateway.runtime.periodic import Step, periodically
@@ -170,7 +169,7 @@ class Gateway:
         guards = Guards(self.store, self.allocations, clock=now, emit=emit)
         self.probes = Probes(self.registry, self.random)
         files = Configuration(self.source.path, text, self.revisions, lambda: self.files)
-        watch = Watch(
+        alarms = Alarms(
             self.store,
             self.allocations,
             clock=now,
@@ -190,7 +189,7 @@ class Gateway:
         start("stop rules", lambda: self.stops.step(document()), pace)
         start("guardrails of bandits", lambda: guards.step(document()), lambda: GUARDS_S)
         start("probes", lambda: self.probes.step(document().backends), lambda: PROBES_S)
-        start("alarms", lambda: watch.step(document()), lambda: WATCH_S, delay=True)
+        start("alarms", lambda: alarms.step(document()), lambda: ALARMS_S, delay=True)
         start(
             "pruning",
             lambda: prune_store(self.store, self.allocations, document(), now),
@@ -278,7 +277,7 @@ class Gateway:
         self._document, self._revision = document, revision
         for said in of_another_gateway(document, self.own):
             log.warning("%s", said)
-        self.rollouts.take(document, prepared.moves)
+        self.rollouts.take(document, prepared.overrides)
         self.allocations.take(document, prepared.held)
         self.rewards.metrics = document.metrics
         self.traces.take(prepared.exporter)
@@ -395,8 +394,8 @@ class Gateway:
         return self.metrics_.text()
 
     def _period(self, route: str, epoch: int, decided: float) -> str:
-        move = self.allocations.moves.get(route)
-        competing = move.competing if move is not None else None
+        override = self.allocations.overrides.get(route)
+        competing = override.competing if override is not None else None
         return period(self._document.routes.get(route), epoch, decided, competing)
 
     async def rollout(

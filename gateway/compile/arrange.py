@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.compile.ensembles import Drawn, described, expected, restore
-from gateway.compile.plans import Move, moved, plan_of
+from gateway.compile.plans import RolloutOverride, overridden, plan_of
 from gateway.config.document import Canary, Document
 from gateway.state.base import Published
 from policies.allocate import Plan, allocate
@@ -21,7 +21,7 @@ from policies.rollout.table import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RouteAllocation:
     """The allocation of one route as this process serves it."""
 
     epoch: int
@@ -43,7 +43,9 @@ class Held:
         return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
 
 
-def begun(document: Document, name: str, states: Mapping[str, State], now: float) -> dict[str, Move]:
+def begun(
+    document: Document, name: str, states: Mapping[str, State], now: float
+) -> dict[str, RolloutOverride]:
     """What the rollout of a canary makes of its plan, by the route's name; without a state it begins. Empty for a
     route of another policy."""
     section = document.routes[name].policy
@@ -52,21 +54,23 @@ def begun(document: Document, name: str, states: Mapping[str, State], now: float
     plan, state = plan_of(section), states.get(name)
     if state is None or (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
         state = rollout.begin(plan, now)
-    return {name: move_of(state, plan)}
+    return {name: override_of(state, plan)}
 
 
-def move_of(state: State, plan: rollout.Plan) -> Move:
+def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:
     """What a rollout in ``state`` makes of the canary's plan."""
     share = rollout.shadow_share(state, plan)
     shadows = ((state.candidate, share),) if share else ()
     promoted = state.status is Status.PROMOTED
-    return Move(state.weight, shadows, state.competing, state.deciding, promoted)
+    return RolloutOverride(state.weight, shadows, state.competing, state.deciding, promoted)
 
 
-def arranged(found: Plan, move: Move | None, stored: Published | None, packed: bytes) -> Held:
+def arranged(
+    found: Plan, override: RolloutOverride | None, stored: Published | None, packed: bytes
+) -> RouteAllocation:
     """What a route is served with. What was published (``stored``, ``packed`` with its ensemble) stays in force
     where it fits. Raises ValueError for a plan that is no allocation."""
-    wanted = moved(found, move)
+    wanted = overridden(found, override)
     previous = fitting(stored, wanted) if stored is not None else None
     drawn = None
     of_features = stored is not None and expected(stored.evidence)
@@ -80,9 +84,9 @@ def arranged(found: Plan, move: Move | None, stored: Published | None, packed: b
     # What was published with an ensemble is the same only if it is decided by that very ensemble.
     kept = drawn.exact if drawn is not None else not of_features
     if stored is not None and previous is not None and kept and same(previous, fresh):
-        return Held(stored.epoch, fresh, wanted, published=True, drawn=drawn)
+        return RouteAllocation(stored.epoch, fresh, wanted, published=True, drawn=drawn)
     epoch = stored.epoch + 1 if stored is not None else 1
-    return Held(epoch, fresh, wanted, published=False, drawn=drawn)
+    return RouteAllocation(epoch, fresh, wanted, published=False, drawn=drawn)
 
 
 def fitting(stored: Published, wanted: Plan) -> Allocation | None:

@@ -70,7 +70,7 @@ def period(route: Route | None, epoch: int, decided: float, competing: float | N
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class RolloutOverride:
     """What a rollout has made of a canary's plan: the candidate's share, and the gate's shadow; or that a bandit
     decides."""
 
@@ -84,13 +84,13 @@ class Move:
     """The bandit is over; what is left of the baseline's share is the holdback."""
 
 
-def moved(found: Plan, move: Move | None) -> Plan:
+def overridden(found: Plan, override: RolloutOverride | None) -> Plan:
     """``found`` where its rollout stands."""
-    if move is None or not isinstance(found, Canary):
+    if override is None or not isinstance(found, Canary):
         return found
-    if move.deciding and found.then is not None:
+    if override.deciding and found.then is not None:
         return replace(found.then, shadows=found.shadows)
-    return replace(found, weight=move.weight, shadows=(*found.shadows, *move.shadows))
+    return replace(found, weight=override.weight, shadows=(*found.shadows, *override.shadows))
 
 
 def features_of(section: BanditSection) -> tuple[Feature, ...]:

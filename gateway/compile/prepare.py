@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from gateway import clock
 from gateway.auth.jwt import Tokens
 from gateway.clock import Chance
-from gateway.compile.arrange import Held, arranged, begun
-from gateway.compile.plans import Move, plan
+from gateway.compile.arrange import RouteAllocation, arranged, begun
+from gateway.compile.plans import RolloutOverride, plan
 from gateway.compile.registry import Context, Draft, Registry
 from gateway.compile.snapshot import route_plan, snapshot
 from gateway.config.document import BackendTls, Document
@@ -61,8 +61,8 @@ class Prepared:
     document: Document
     snapshot: Snapshot
     draft: Draft
-    moves: Mapping[str, Move]
-    held: Mapping[str, Held]
+    overrides: Mapping[str, RolloutOverride]
+    held: Mapping[str, RouteAllocation]
     tokens: Tokens | None
     exporter: Exporter | None
     files: Signatures
@@ -122,8 +122,8 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
     build.check()
     draft = Draft(view.registry, view.context or _without_files)
     plans: dict[str, Plan] = {}
-    moves: dict[str, Move] = {}
-    held: dict[str, Held] = {}
+    overrides: dict[str, RolloutOverride] = {}
+    held: dict[str, RouteAllocation] = {}
     for name, backend in document.backends.items():
         with build.at("backends", name):
             draft.backend(name, backend, view.chance)
@@ -133,10 +133,10 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
     build.check()
     for name in document.routes:
         with build.at("routes", name, "policy"):
-            moves |= begun(document, name, view.states, view.now)
-            held[name] = arranged(plans[name], moves.get(name), *view.published.get(name, (None, b"")))
+            overrides |= begun(document, name, view.states, view.now)
+            held[name] = arranged(plans[name], overrides.get(name), *view.published.get(name, (None, b"")))
     build.check()
-    return _assembled(document, view, build, draft, moves, held, files, tuple(unusable))
+    return _assembled(document, view, build, draft, overrides, held, files, tuple(unusable))
 
 
 def _assembled(
@@ -144,8 +144,8 @@ def _assembled(
     view: View,
     build: _Build,
     draft: Draft,
-    moves: Mapping[str, Move],
-    held: Mapping[str, Held],
+    overrides: Mapping[str, RolloutOverride],
+    held: Mapping[str, RouteAllocation],
     files: Signatures,
     unusable: tuple[Finding, ...],
 ) -> Prepared:
@@ -166,7 +166,7 @@ def _assembled(
         verify = tokens.verify if tokens is not None else None
         made = snapshot(document, routes, bucket=draft.bucket, verify=verify, tracing=tracing)
     build.check()
-    return Prepared(document, made, draft, moves, held, tokens, exporter, files, listener, unusable)
+    return Prepared(document, made, draft, overrides, held, tokens, exporter, files, listener, unusable)
 
 
 def _tokens(document: Document, known: Tokens | None) -> Tokens | None:

@@ -9,7 +9,7 @@ from sys import maxsize
 from typing import Final
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
-from gateway.compile.arrange import Held
+from gateway.compile.arrange import RouteAllocation
 from gateway.compile.plans import features_of, salt
 from gateway.config.document import Backend as BackendDocument
 from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
@@ -121,7 +121,7 @@ def _authenticator(
 
 
 def route_plan(
-    name: str, document: Document, backends: Mapping[str, Backend], held: Held, statics: Statics
+    name: str, document: Document, backends: Mapping[str, Backend], held: RouteAllocation, statics: Statics
 ) -> RoutePlan:
     """One route with the allocation that it begins with."""
     route = document.routes[name]

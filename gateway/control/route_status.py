@@ -6,14 +6,14 @@ from time import perf_counter
 from typing import Any
 
 from gateway.clock import Clock
-from gateway.compile.arrange import Held
+from gateway.compile.arrange import RouteAllocation
 from gateway.control.context import Live
 from gateway.dataplane.worker import Worker
 from gateway.transport.address import Address
 from gateway.transport.balancer import Backend
 
 
-def live(worker: Worker, name: str, held: Held | None, wall: Clock) -> Live | None:
+def live(worker: Worker, name: str, held: RouteAllocation | None, wall: Clock) -> Live | None:
     """None for a route that is not served. ``held``: its allocation."""
     routed = worker.snapshot.routes.get(name)
     if held is None or routed is None:

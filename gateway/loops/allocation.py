@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.arrange import Held, arranged, fitting, same
+from gateway.compile.arrange import RouteAllocation, arranged, fitting, same
 from gateway.compile.ensembles import (
     RECENT,
     Drawn,
@@ -25,7 +25,7 @@ from gateway.compile.ensembles import (
     restore,
     seed,
 )
-from gateway.compile.plans import Move, moved, plan, reported
+from gateway.compile.plans import RolloutOverride, overridden, plan, reported
 from gateway.config.document import Document
 from gateway.state.base import BUCKET, OutcomeFilter, Published, StoreUnavailable
 from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
@@ -67,8 +67,8 @@ class Allocations:
         self._changed = -1
         self._bucket = -1.0
         self._document: Document | None = None
-        self.held: dict[str, Held] = {}
-        self.moves: dict[str, Move] = {}
+        self.held: dict[str, RouteAllocation] = {}
+        self.overrides: dict[str, RolloutOverride] = {}
         """Where the rollout of a route stands, for those that have one."""
         self.caps: dict[str, dict[str, float]] = {}
         self.winners: dict[str, str] = {}
@@ -102,13 +102,13 @@ class Allocations:
         self.take(
             document,
             {
-                name: arranged(plan(document, name), self.moves.get(name), *known.get(name, nothing))
+                name: arranged(plan(document, name), self.overrides.get(name), *known.get(name, nothing))
                 for name in document.routes
             },
         )
         return {name: (held.epoch, held.allocation) for name, held in self.held.items()}
 
-    def take(self, document: Document, held: Mapping[str, Held]) -> None:
+    def take(self, document: Document, held: Mapping[str, RouteAllocation]) -> None:
         """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
         self._document, self.held = document, dict(held)
         self._changed = -1  # what was published while it was prepared is followed at the next step
@@ -157,7 +157,7 @@ class Allocations:
 
     def _ended(self) -> bool:
         """Whether windows have ended since the last look, at whose end missing rewards count: nothing in the
-        store moves then."""
+        store overrides then."""
         bucket = self._clock() // BUCKET
         if bucket == self._bucket:
             return False
@@ -172,7 +172,7 @@ class Allocations:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
         held, document = self.held[name], self._document
         assert document is not None
-        wanted = moved(plan(document, name), self.moves.get(name))
+        wanted = overridden(plan(document, name), self.overrides.get(name))
         self.held[name] = replace(held, plan=wanted)
         if isinstance(wanted, Bandit | Contextual):
             await self._learn(name, reason)
@@ -184,7 +184,7 @@ class Allocations:
         if stored is None or stored.epoch < held.epoch:
             return
         assert self._document is not None
-        wanted = moved(plan(self._document, name), self.moves.get(name))
+        wanted = overridden(plan(self._document, name), self.overrides.get(name))
         if wanted != held.plan:  # another process has moved the rollout
             held = self.held[name] = replace(held, plan=wanted)
         found = fitting(stored, held.plan)
@@ -205,7 +205,7 @@ class Allocations:
     def _take(
         self, name: str, epoch: int, allocation: Allocation, reason: str, drawn: Drawn | None = None
     ) -> None:
-        held = self.held[name] = Held(epoch, allocation, self.held[name].plan, True, reason, drawn)
+        held = self.held[name] = RouteAllocation(epoch, allocation, self.held[name].plan, True, reason, drawn)
         self._swap(name, epoch, allocation, held.ensemble)
 
     async def _publish_pending(self, name: str) -> None:
@@ -262,7 +262,7 @@ class Allocations:
         each = [(start, _of_metric(sums, plan.metric)) for start, sums in buckets]
         return await asyncio.to_thread(contextual.discounted, each, now=now, half_life=plan.half_life)
 
-    async def _learned(self, name: str, held: Held) -> Learned:
+    async def _learned(self, name: str, held: RouteAllocation) -> Learned:
         assert isinstance(held.plan, Bandit)
         metrics = self._metrics(name, held.plan)
         sums = observations(await rewarded(self._store, name, metrics, now=self._clock()))

@@ -19,10 +19,10 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
+from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges
-from gateway.loops.watch import distrust
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts
 from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
@@ -113,7 +113,7 @@ class Guards:
         section = document.routes[name].policy
         if isinstance(section, Bandit) and section.baseline is not None:
             return _Bound(section.baseline, section.guardrails, _fingerprint(section))
-        move = self._allocations.moves.get(name)
+        move = self._allocations.overrides.get(name)
         if not isinstance(section, Canary) or move is None or move.competing is None:
             return None
         if move.promoted or (not move.deciding and move.weight in (0.0, 1.0)):

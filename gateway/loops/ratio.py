@@ -68,7 +68,7 @@ class _Units:
 
 
 class Ratios:
-    """The tests of all routes, for `gateway.loops.watch`."""
+    """The tests of all routes, for `gateway.loops.alarms`."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store

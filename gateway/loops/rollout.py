@@ -15,13 +15,13 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.clock import Clock
-from gateway.compile.arrange import begun, move_of
-from gateway.compile.plans import Move, canaries, plan_of, rail_of, reported
+from gateway.compile.arrange import begun, override_of
+from gateway.compile.plans import RolloutOverride, canaries, plan_of, rail_of, reported
 from gateway.config.document import Canary, Document
 from gateway.errors import TurnoutError
+from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
-from gateway.loops.watch import distrust
 from gateway.record.histogram import edges
 from gateway.state.base import Counts, StoreUnavailable
 from gateway.state.evidence import observations, rewarded
@@ -90,16 +90,16 @@ class Rollouts:
     # A new document -----------------------------------------------------------------------------------
     def arrange(self, document: Document) -> None:
         """Prepares ``document`` and puts it in force; call it before `Allocations.arrange`."""
-        now, moves = self._clock(), dict[str, Move]()
+        now, overrides = self._clock(), dict[str, RolloutOverride]()
         for name in document.routes:
-            moves |= begun(document, name, self.states, now)
-        self.take(document, moves)
+            overrides |= begun(document, name, self.states, now)
+        self.take(document, overrides)
 
-    def take(self, document: Document, moves: Mapping[str, Move]) -> None:
-        """Puts a document in force with the ``moves`` that were prepared for it (`gateway.compile.arrange`)."""
+    def take(self, document: Document, overrides: Mapping[str, RolloutOverride]) -> None:
+        """Puts a document in force with the ``overrides`` that were prepared for it (`gateway.compile.arrange`)."""
         self._document = document
-        self._configured |= moves.keys()
-        for name, move in moves.items():
+        self._configured |= overrides.keys()
+        for name, move in overrides.items():
             self._put(name, move)
 
     async def start(self, document: Document) -> None:
@@ -109,10 +109,10 @@ class Rollouts:
 
     def _hand_over(self, name: str, state: State, plan: Plan) -> None:
         """Tells the allocation what share the rollout wants."""
-        self._put(name, move_of(state, plan))
+        self._put(name, override_of(state, plan))
 
-    def _put(self, name: str, move: Move) -> None:
-        self._allocations.moves[name] = move
+    def _put(self, name: str, move: RolloutOverride) -> None:
+        self._allocations.overrides[name] = move
         if move.competing is None or move.promoted:  # nothing was ejected from a bandit that is not there
             self._allocations.caps.pop(name, None)
             self._allocations.judged.pop(name, None)
@@ -134,14 +134,14 @@ class Rollouts:
                 self._configured.discard(name)
                 await self._event(name, plan, Configured())
             state = self.states[name]
-            before = self._allocations.moves.get(name)
+            before = self._allocations.overrides.get(name)
             self._hand_over(name, state, plan)
             if self._allocations.leads and before is not None and self._behind(name, before, state):
                 await self._allocations.reconsider(name, state.reason)
             if self._allocations.leads and self._clock() >= next_due(state, plan):
                 await self._look(name, section, plan, state)
 
-    def _behind(self, name: str, before: Move, state: State) -> bool:
+    def _behind(self, name: str, before: RolloutOverride, state: State) -> bool:
         """Whether what is in force isn't what the rollout wants: another process was told, and could not publish it
         because this one had just published for the bandit."""
         if before.deciding or state.deciding:

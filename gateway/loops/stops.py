@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 from gateway.clock import Clock
 from gateway.config.document import Bandit, Document, Route
 from gateway.errors import TurnoutError
+from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
-from gateway.loops.watch import distrust
 from gateway.state.store import DocumentStore
 
 log = logging.getLogger("turnout.stop")

@@ -60,7 +60,7 @@ def seen(rig: FaultRig) -> dict[str, Any]:
         "limiters": {k: (id(g), g.limit) for k, g in registry.limiters.items()},
         "healths": {k: (id(h), h.stall_detection, tuple(h._records)) for k, h in registry.healths.items()},
         "held": {k: id(h) for k, h in gateway.allocations.held.items()},
-        "moves": dict(gateway.allocations.moves),
+        "overrides": dict(gateway.allocations.overrides),
         "rollouts": dict(gateway.rollouts.states),
     }
 

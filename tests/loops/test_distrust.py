@@ -10,7 +10,7 @@ import pytest
 
 from gateway.compile.plans import salt
 from gateway.config.load import load
-from gateway.loops.watch import KIND, Watch, distrust
+from gateway.loops.alarms import KIND, Alarms, distrust
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
@@ -67,7 +67,7 @@ async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Stor
 async def test_lost_outcomes_pause_it_too(store: Store) -> None:
     one, lost = Replica(store, "one", CANARY), [0]
     await one.start()
-    watch = Watch(
+    watch = Alarms(
         store,
         one.allocations,
         clock=one.clock,

@@ -16,7 +16,7 @@ from gateway.record.events import Reward
 from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.test_watch import START, outcome
+from tests.loops.test_alarms import START, outcome
 
 CONFIG = """
 metrics: {correct: {type: boolean}}

@@ -16,7 +16,7 @@ from gateway.record.events import Outcome, Reward
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.contract.made import reward
-from tests.loops.test_watch import START, outcome
+from tests.loops.test_alarms import START, outcome
 
 CONFIG = """
 metrics: {bought: {type: boolean, missing: zero, window: 10m}}

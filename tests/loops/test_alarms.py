@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
+from gateway.loops.alarms import Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import Ratios
-from gateway.loops.watch import Watch
 from gateway.record.events import Outcome
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -54,7 +54,7 @@ class Scene:
         self.allocations = Allocations(
             store, owner="me", clock=lambda: self.time, swap=lambda *_: None, announce=lambda _: None
         )
-        self.watch = Watch(
+        self.watch = Alarms(
             store,
             self.allocations,
             clock=lambda: self.time,

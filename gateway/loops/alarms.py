@@ -22,10 +22,10 @@ from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
 from policies.sequential.two_sample import RateMartingale, mean_interval
 
-log = logging.getLogger("turnout.watch")
+log = logging.getLogger("turnout.alarms")
 
 KIND: Final = "alarms"
-EVERY: Final = 10.0
+ALARMS_S: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
 ENOUGH: Final = 200
 """Answers of a variant without a single reward that are worth an alarm."""
@@ -65,7 +65,7 @@ async def distrust(store: DocumentStore, name: str, since: float) -> str:
     return ""
 
 
-class Watch:
+class Alarms:
     """See the module."""
 
     def __init__(
