@@ -1,13 +1,13 @@
 """Passive outlier ejection: an address that keeps failing gets no requests for a while.
 
 Two kinds of failure are kept apart, for they mean different things: `LOCAL` (no connection, a timeout,
-a reset: the request may never have arrived) and `REMOTE` (the backend answered with 5xx: it is there, and
-ill). Either ejects by a run of failures without a success between, or by its share within an interval.
+a reset: the request may never have arrived) and `REMOTE` (the backend responded with 5xx: it is reachable, and
+unhealthy). Either ejects by a run of failures without a success between, or by its share within an interval.
 
 The first ejection lasts `Settings.base` seconds, each further one twice as long as the one before, up to
-`Settings.longest`; good behaviour is forgotten evil, one step for each `base` seconds. An address that
+`Settings.longest`; the back-off multiplier decays one step per `base` seconds without failures. An address that
 returns gets its full share only after a slow start. Never more than `Settings.max_ejected` of the
-addresses are ejected at once, and when fewer than `Settings.panic` of them are usable, all are used:
+addresses are ejected at the same time, and when fewer than `Settings.panic` of them are usable, all are used:
 then the failures say more about the gateway's view, or the load, than about any address.
 
 Pure: time is an argument, in seconds of any steady clock. `Group.observe` is on the hot path and O(1);
@@ -154,7 +154,7 @@ class Group:
     def _fault(self, address: Address, result: int) -> str:
         settings = self.settings
         run = settings.consecutive_local if result == LOCAL else settings.consecutive_remote
-        kind = "connection failures or timeouts" if result == LOCAL else "error answers"
+        kind = "connection failures or timeouts" if result == LOCAL else "error responses"
         if run and address.runs[result] >= run:
             return f"{address.runs[result]} {kind} in a row"
         failed = address.failures[result]

@@ -39,7 +39,7 @@ class Logged(NamedTuple):
     """One decision of the record with its reward."""
 
     variant: str
-    """Assigned (not served: the policy decides who is asked, whoever answers)."""
+    """Assigned, not served: the policy decides on the assignment, fallback on the rest."""
     propensity: float
     reward: float | None
     """None: none came; such rows are counted and left out."""
@@ -56,14 +56,14 @@ Target = Mapping[str, float] | Callable[[Logged], Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When the record can't answer. An estimate is refused if any of these does not hold."""
+    """Limits of what the record can estimate. An estimate is refused if any of these does not hold."""
 
     units: int = 30
     """The least number of units."""
     effective: float = 100.0
     """The least effective sample size, (Σ w)² / Σ w² over units (Kish 1965)."""
     largest: float = 0.05
-    """The most that one unit's weight may be of all weights."""
+    """Maximum share of one unit's weight in all weights."""
     mean_weight: float = 0.05
     """How far the mean weight may be from 1, which it must be near if the propensities are true and the
     record went everywhere where the target goes; 4 standard errors are allowed if they are more."""

@@ -50,7 +50,9 @@ REWRITTEN: Final = (
     "gateway/cli.py",
     "gateway/commands/*.py",
     "gateway/config/*.py",
+    "gateway/control/reports/*.py",
     "gateway/errors.py",
+    "policies/**/*.py",
 )
 """Files, or globs of files."""
 

@@ -123,7 +123,7 @@ class Standing:
     """By how much it is better, where that was asked."""
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: by variant, what is believed and on how many rewards; and whom the stop rule names."""
+        """JSON-ready: the posterior of each variant with its number of rewards, and the winner of the stop rule."""
         each = zip(self.posteriors, self.probability_best, self.expected_loss, self.counts, strict=True)
         rows = [
             {"mean": posterior.mean, "probability_best": best, "expected_loss": loss, "rewards": count}
@@ -156,8 +156,8 @@ def refresh(plan: Bandit, learned: Learned) -> tuple[Allocation, Standing]:
     """The allocation, and the standing that it follows from.
 
     Shares are floor + (1 - K floor) P: never clipped and rescaled, so the floor holds and P keeps its
-    proportions. A guardrail's cap then binds; what it takes goes to the others in proportion. A winner to whom
-    the bandit was handed over has everything, unless a guardrail ejected it. Raises ValueError when the caps
+    proportions. A guardrail's cap then binds; what it takes goes to the others in proportion. A winner
+    that the bandit was handed over to has everything, unless a guardrail ejected it. Raises ValueError when the caps
     leave less than everything.
     """
     standing = assess(plan, learned)

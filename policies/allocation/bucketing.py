@@ -18,7 +18,7 @@ CELLS = 1 << 53
 """Cells of the grid; every float k / CELLS in [0, 1] is exact."""
 
 SEGMENTS = 64
-"""More segments than this (or than four for each variant) and the ranges are laid out anew."""
+"""More segments than this (or than four for each variant) and the ranges are laid out from the beginning."""
 
 _KEY = 64  # the longest key that blake2b takes, in bytes
 
@@ -119,7 +119,7 @@ def _order(variants: tuple[str, ...], anchor: Sequence[str] | None) -> list[int]
 
 
 Segment = tuple[int, int, int]
-"""Start and end in cells, and the index of the owner; -1: nobody's yet."""
+"""Start and end in cells, and the index of the owner; -1: free."""
 
 _FREE = -1
 

@@ -28,7 +28,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A probability for each variant, as ranges of [0, 1), and the shadows that run beside.
+    """A probability for each variant, as ranges of [0, 1), and the shadows that get copies.
 
     ``bounds[k]`` is the upper end of segment ``k`` (ascending, the last is 1.0) and ``owners[k]``
     the index into ``variants`` of the variant that owns it. A variant may own several segments;

@@ -7,7 +7,7 @@ from math import fsum
 
 
 def floored(shares: Sequence[float], floor: float) -> list[float]:
-    """floor + (1 - K floor) share: nobody below the floor, and all differences keep their proportions.
+    """floor + (1 - K floor) share: no share is below the floor, and all differences keep their proportions.
 
     Raises ValueError when K floors are more than everything.
     """
@@ -59,7 +59,7 @@ def top_two(best: Sequence[float], second: float) -> list[float]:
     """
     if len(best) < 2:
         return list(best)
-    # Σ_{k≠j} instead of 1 - P_j keeps digits; the least share says whom to play when one leads beyond doubt.
+    # Σ_{k≠j} instead of 1 - P_j keeps digits; the least share says which to play when one leads beyond doubt.
     padded = [max(p, 1e-15) for p in best]
     total = fsum(padded)
     p = [x / total for x in padded]

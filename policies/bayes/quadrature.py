@@ -48,7 +48,7 @@ def compare_posteriors(coordinates: Coordinates, goal: Goal = "maximize") -> Pos
     alive = upper >= lower.max()
     if alive.all():
         return _compare(coordinates, goal)
-    # Whoever certainly lies below another one has no part in the maximum: its loss is the distance of
+    # A posterior that certainly lies below another has no part in the maximum: its loss is the distance of
     # the means. The others are compared among themselves, where no hump is far from the range.
     best, loss = (
         _compare(coordinates.subset(alive), goal)

@@ -1,8 +1,8 @@
 """Whether a shadow's response agrees with the primary's, compared as what it is and not as bytes.
 
 v2 tensors by name (exact for integers, booleans and strings, within a tolerance for floats, by argmax for
-scores; JSON and binary forms decoded alike), predictions of TF Serving and MLflow, what OpenAI's and Anthropic's
-APIs, Ollama, Seldon and TGI answer, else JSON as a whole, else text, else bytes. Streams are put together first,
+scores; JSON and binary forms decoded alike), predictions of TF Serving and MLflow, the responses of OpenAI's and
+Anthropic's APIs, Ollama, Seldon and TGI, else JSON as a whole, else text, else bytes. Streams are put together first,
 so that the same text cut into other pieces agrees. `compare` never raises, whatever the bytes are, and takes time
 in proportion to their bounded length.
 """

@@ -1,4 +1,4 @@
-"""What servers of models answer beside the larger protocols: Ollama, Seldon, TGI and Triton's generate, predictions.
+"""Responses of model servers outside the larger protocols: Ollama, Seldon, TGI and Triton's generate, predictions.
 
 Each format has the same three functions as `policies.comparison.openai`.
 """

@@ -146,7 +146,7 @@ def _dispatch(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 
 class _Plain(str):
-    """An event's data that is no JSON."""
+    """An event's data that is not JSON."""
 
     __slots__ = ()
 

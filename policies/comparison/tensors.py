@@ -201,7 +201,7 @@ def flatten(data: Json) -> list[Json]:
     level: list[Json] = data
     while any(isinstance(value, list) for value in level):
         if not all(isinstance(value, list) for value in level):
-            raise Malformed("the data are lists beside values")
+            raise Malformed("the data mix lists and values")
         level = [value for inner in level for value in inner]
     return level
 

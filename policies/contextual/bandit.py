@@ -39,7 +39,7 @@ from policies.contextual.regression import Array, Belief, Coefficients, LinearSu
 REMEMBERED = 4096
 """Rows whose shares an ensemble keeps."""
 BITS = 30
-"""Of a coefficient, beside its sign; with 12 of a row's entry and 5 for 32 of them a sum fits a float's 53."""
+"""Of a coefficient, without its sign; with 12 of a row's entry and 5 for 32 of them a sum fits a float's 53."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def restored(plan: Contextual, data: bytes, caps: Mapping[str, float] | None = N
     """What `Ensemble.packed` was made of. Raises ValueError when ``data`` is not of the plan's size."""
     shape = (plan.draws, len(plan.variants), plan.width)
     if len(data) != 4 + 4 * shape[0] * shape[1] * shape[2]:
-        raise ValueError(f"{len(data)} bytes are no coefficients of the shape {shape}")
+        raise ValueError(f"{len(data)} bytes do not hold coefficients of the shape {shape}")
     (step,) = struct.unpack_from("<i", data)
     whole = np.frombuffer(data, "<i4", offset=4).astype(np.float64)
     return Ensemble(plan, np.ldexp(whole, step).reshape(shape), _limits(plan, caps or {}), ())
@@ -190,7 +190,7 @@ def restored(plan: Contextual, data: bytes, caps: Mapping[str, float] | None = N
 
 def moved(before: Sequence[Belief], after: Sequence[Belief], by: float = 0.05) -> bool:
     """Whether any coefficient's posterior mean has moved by more than ``by`` of its standard deviation, or
-    the deviation itself by such a part: less would change nobody's share by anything to speak of."""
+    the deviation itself by that part. Smaller moves do not change a share noticeably."""
     if len(before) != len(after):
         return True
     for old, new in zip(before, after, strict=True):

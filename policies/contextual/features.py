@@ -1,7 +1,7 @@
 """What a contextual bandit sees of a request: declared features, as a row of numbers.
 
-The row begins with a constant 1. A number is clipped to its declared range and scaled to [-1, 1]; beside
-it stands a column that is 1 when the number is missing or unreadable (its own column is then 0, the middle).
+The row begins with a constant 1. A number is clipped to its declared range and scaled to [-1, 1]; the next
+column is 1 when the number is missing or unreadable (its own column is then 0, the middle).
 A category has a column for each declared value; any other value is 0 in all of them.
 
 All entries are multiples of 1 / `GRID`: a row packs into few bytes without loss, sums of products of rows
@@ -27,7 +27,7 @@ MOST_COLUMNS = 32
 MOST_COEFFICIENTS = 256
 """Columns times variants at most: what a request multiplies with and what is published grow with it."""
 LONGEST = 64
-"""Characters of a category that are kept; a longer value is no declared one and reads as missing."""
+"""Characters of a category that are kept; a longer value is not a declared one and reads as missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ class Tick:
     """A look: the verdicts over the window since `State.window`, and the candidate's samples in it.
 
     ``sick``: "" or why the baseline is sick (`guardrails.Judgement`). In the gate, samples are compared
-    answers and the only verdict is that of `guardrails.judge_agreement`.
+    responses and the only verdict is that of `guardrails.judge_agreement`.
 
-    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` whom its stop rule names, and
-    ``beliefs`` what that rests on (kept with the audit).
+    While a bandit decides: ``share`` is what the candidate has of it, ``winner`` the variant that its stop
+    rule names, and ``beliefs`` the evidence for it (kept with the audit).
     """
 
     verdicts: tuple[Verdict, ...] = ()

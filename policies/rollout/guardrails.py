@@ -1,11 +1,11 @@
-"""Guardrails: is the candidate no worse than the baseline, as far as can be told by now?
+"""Guardrails: whether the candidate is shown to be no worse than the baseline by a margin.
 
-Four answers, which are four things: ``pass`` (shown to be within the limit), ``fail`` (shown to be
+Four verdicts: ``pass`` (shown to be within the limit), ``fail`` (shown to be
 beyond it), ``inconclusive`` (the data can't tell yet) and ``error`` (could not look). The limit is the
 non-inferiority margin: pass means that the whole interval is on the good side of it, fail that the whole
 interval is on the bad side.
 
-All intervals are always-valid: looking each second, and stopping when one likes what one sees, costs
+All intervals are always-valid: looking each second, and stopping at any moment, costs
 nothing. Comparison is with the concurrent baseline of the same epoch only, never with history.
 """
 
@@ -90,7 +90,7 @@ def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> B
         return None
     if len(each) < 2 or any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
         return None
-    if guardrail.bound == "min_ratio":  # the baseline's rate is more than so many times the candidate's
+    if guardrail.bound == "min_ratio":  # the limit is on baseline / candidate
         return Block((each[1].count, each[0].count), (each[1].total, each[0].total))
     worse = [s.count - s.total if guardrail.bound == "max_decrease" else s.total for s in each]
     return Block((each[0].count, each[1].count), (worse[0], worse[1]))
@@ -114,7 +114,7 @@ def sick_baseline(
     """ "" or why the baseline is the sick one.
 
     It is when its own error rate is shown to be above ``limit``; or when a guardrail ``failed`` while
-    the baseline is shown to answer with more errors than the candidate (it fails fast, say, and so looks
+    the baseline is shown to have more errors than the candidate (for example, it fails fast and so looks
     quicker): rolling back would then send users to the worse of the two.
     """
     try:
@@ -183,7 +183,8 @@ def judge_agreement(
 ) -> Verdict:
     """A shadow's gate: pass once the agreement rate is shown to be at least ``at_least``.
 
-    ``agreeing`` of ``compared`` answers agreed, within ``seconds``; what is missing is in compared answers.
+    ``agreeing`` of ``compared`` responses agreed, within ``seconds``; `Verdict.more_requests`
+    counts compared responses.
     ``fail`` has the level ``alpha``, ``pass`` the level ``alpha_pass`` (None: the same).
     """
     passing = alpha if alpha_pass is None else alpha_pass

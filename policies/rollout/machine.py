@@ -77,7 +77,7 @@ def _read(state: State, tick: Tick, plan: Plan, now: float) -> tuple[Signal | No
 def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Signal, str]]:
     found: list[tuple[Signal, str]] = []
     if state.status is Status.PROMOTED and state.bake_until is None:
-        return found  # nobody watches any more
+        return found  # the bake is over: guardrails are no longer watched
     by_verdict = {kind: [v for v in tick.verdicts if v.verdict == kind] for kind in _KINDS}
     # A sick baseline comes first: what it is compared with then means nothing, a failure included.
     if tick.sick:

@@ -54,7 +54,7 @@ class Plan:
     holdback: float = 0.0
     """The baseline's share until the bake is over, so that the guardrails have a concurrent comparison."""
     patience: float | None = 86_400.0
-    """How long past its time a stage may stay undecided before the rollout pauses; None: for ever."""
+    """Seconds after its minimum time at which a stage that is still inconclusive pauses the rollout; None: never."""
     gate: Gate | None = None
     interval: float = 1.0
     """Between two looks."""

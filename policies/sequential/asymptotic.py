@@ -1,7 +1,7 @@
 """The asymptotic confidence sequence for means without bounds, for one variant and for two.
 
 Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory and
-asymptotic confidence sequences", Annals of Statistics 52(6). It holds at all times at once in the
+asymptotic confidence sequences", Annals of Statistics 52(6). It holds at all times in the
 limit, as a z-interval holds at one time in the limit: with finite variance, and not from the first
 handful of values on. `MIN_VALUES` values of each variant are asked for.
 """
@@ -103,7 +103,7 @@ def ratio_interval(
 ) -> tuple[float, float] | None:
     """(low, high) for candidate's mean / baseline's, by Fieller's theorem; None as in `difference_interval`.
 
-    None, too, while the baseline's mean can't be told from zero: then no bounded interval exists.
+    None, too, while the baseline's mean may be zero: then no bounded interval exists.
     """
     pair = _pair(baseline, candidate)
     if pair is None:

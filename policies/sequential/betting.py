@@ -22,7 +22,7 @@ from scipy.optimize import brentq
 PRIOR: Final = 0.18
 """Pseudo-observations of each outcome before the first block (their Section 4: the best all-round)."""
 GROWTH: Final = 0.25
-"""The most that a block may add to what was known before it: a longer one is cut, so that predictions learn."""
+"""Maximum length of a block as a share of what came before it: longer ones are cut, so that predictions learn."""
 _EDGE: Final = 1e-9
 _MAX_DRAW: Final = 1e9
 """numpy draws from no more."""
@@ -84,7 +84,7 @@ class Block:
 
     @property
     def grown(self) -> bool:
-        """Whether it can be an addition: corrections may take away, and are no outcomes to bet on."""
+        """Whether it can be an addition: corrections may subtract, and can't be bet on."""
         return all(0 <= k <= n for k, n in zip(self.yes, self.n, strict=True))
 
     def rates(self) -> tuple[float, float]:
@@ -160,7 +160,7 @@ def _drawn(rng: np.random.Generator, yes: float, n: float, size: float) -> float
     """How many of ``size`` are a yes, drawn from ``n`` of which ``yes`` are."""
     if size == n:
         return yes
-    if n >= _MAX_DRAW:  # so many are cut in proportion: what chance would add is far below their own
+    if n >= _MAX_DRAW:  # cut in proportion: the noise of a draw is far below that of the outcomes
         return float(min(max(round(yes * size / n), size - (n - yes)), yes))
     return float(rng.hypergeometric(round(yes), round(n - yes), round(size)))
 

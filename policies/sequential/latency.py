@@ -74,7 +74,7 @@ def _bottom(n: float, p: float) -> float:
 
 
 def quantile_interval(histogram: Histogram, p: float, alpha: float, edges: Edges) -> tuple[float, float]:
-    """(low, high) for the p-quantile in milliseconds, at all times at once with probability 1 - alpha.
+    """(low, high) for the p-quantile in milliseconds, at all times simultaneously with probability 1 - alpha.
 
     (0, inf) when nothing was observed; high is infinite until about log(1/alpha) / (1 - p) values came.
     """
@@ -88,7 +88,7 @@ def quantile_interval(histogram: Histogram, p: float, alpha: float, edges: Edges
 def quantile_ratio(
     baseline: Histogram, candidate: Histogram, p: float, alpha: float, edges: Edges
 ) -> tuple[float, float]:
-    """(low, high) for candidate's p-quantile / baseline's, at all times at once; probability 1 - alpha."""
+    """(low, high) for candidate's p-quantile / baseline's, at all times; probability 1 - alpha."""
     return _contrast(baseline, candidate, p, alpha, edges, _divide)
 
 

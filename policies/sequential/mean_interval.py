@@ -14,7 +14,7 @@ from scipy import stats
 from policies.allocation.model import RewardSums
 
 MIN_TELLING: Final = 4.0
-"""Below so many counts that carry the sum, in effect, nothing is known of how bursty they are."""
+"""Effective number of counts that carry the sum, below which their burstiness is unknown."""
 BURSTS: Final = 20.0
 """Observations after which an estimated dispersion can be taken at its word; before, it is too small on average."""
 

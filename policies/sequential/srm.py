@@ -1,7 +1,7 @@
-"""Sample-ratio mismatch: are units assigned as often as the allocation says? Always valid.
+"""Sample-ratio mismatch: whether units are assigned as often as the allocation says. Always valid.
 
-Tested on assignments, never on answers (a variant that fails answers less often, which is news of
-another kind), and never on forced decisions.
+Tested on assignments, never on responses (a variant that fails responds less often, which other
+checks report), and never on forced decisions.
 """
 
 from __future__ import annotations

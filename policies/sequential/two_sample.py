@@ -183,7 +183,7 @@ def evidence_against(
 def difference_interval(
     baseline: MeanMartingale, candidate: MeanMartingale, alpha: float
 ) -> tuple[float, float]:
-    """(low, high) for candidate's mean - baseline's mean, at all times at once with probability 1 - alpha."""
+    """(low, high) for candidate's mean - baseline's mean, at all times simultaneously with probability 1 - alpha."""
     (b, c), (b_far, c_far) = _corners(baseline, candidate, -math.log(alpha))
     return float(np.min(_exact(c) - _exact(b))), float(np.max(_exact(c_far) - _exact(b_far)))
 

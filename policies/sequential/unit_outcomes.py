@@ -41,7 +41,7 @@ class _Unit:
     latencies: list[int] = field(default_factory=list)
     """Buckets, in order of arrival."""
     weighed: int = 0
-    """How many of them are in the histogram: a power of two, so that each is weighed anew a few times only."""
+    """How many of them are in the histogram: a power of two, so that each is weighed only a few times."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ class Lead:
 
     over: str
     difference: float
-    """As observed. Whoever is named because it looks best looks better than it is."""
+    """As observed, and too large on average: the leader is named because it looks best."""
     shrunk: float
     """The same, shrunk towards no difference by what chance alone would show (positive-part James-Stein)."""
     interval: Interval
@@ -55,8 +55,8 @@ def shown_lead(
 ) -> Lead | None:
     """The lead of ``leader`` where it is shown to be better than each of ``others``; else None.
 
-    Whoever leads wrongly must be shown wrongly to be better than the best one. Each comparison has the level
-    ``alpha`` over the number of others, so that is said of anybody at all with at most ``alpha``.
+    A wrong leader must be shown wrongly to be better than the best variant. Each comparison has the level
+    ``alpha`` over the number of others, so any wrong leader is shown with probability at most ``alpha``.
     """
     leads = []
     for other in others:

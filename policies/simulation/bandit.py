@@ -3,7 +3,7 @@ false alarms, coverage.
 
 A run is ``refreshes`` periods of equal numbers of requests. At the beginning of each the policy allocates
 from what was reported by then, as the gateway's loop does; within one, requests are drawn from that
-allocation. All repetitions advance together: what is random is drawn for all of them at once, and only
+allocation. All repetitions advance together: chance is drawn for all of them in one call, and only
 `allocate` runs once for each.
 """
 

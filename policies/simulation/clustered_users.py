@@ -1,6 +1,6 @@
 """Sticky units of very different size whose rewards go together, as a world for `policies.simulation.bandit`.
 
-Most experiments on users look like this: a few send most of the requests, and whoever is easily pleased is so
+Most experiments on users look like this: a few send most of the requests, and a user who is easily pleased is so
 each time. A unit's variant is that of its point, so its requests stay together as long as the allocation does;
 and a thousand rewards of one unit say little more than one does.
 """

@@ -4,7 +4,7 @@ where the features say nothing.
 As in `policies.simulation.bandit` a run is a number of periods, at the beginning of which the policy learns what was
 reported by then. Regret is counted against two others: the best variant *for each request* as far as its
 features show it, which no policy can beat on average, and the best *single* variant of the whole run, which
-is the most that a policy without features can hope for (below zero: more was earned than that).
+is the best possible without features (below zero: more was earned than that).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _faded(sums: RewardSums, keep: float) -> RewardSums:
 
 
 def shares_of(drawn: Ensemble, x: Array) -> Array:
-    """`Ensemble.shares` of many rows at once: (n, d) to (n, K)."""
+    """`Ensemble.shares` of many rows: (n, d) to (n, K)."""
     plan = drawn.plan
     k = len(plan.variants)
     best = (drawn.coefficients @ x.T).argmax(axis=1)

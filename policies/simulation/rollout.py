@@ -1,5 +1,5 @@
 """Canary rollouts in synthetic services, many times over: how often one is promoted, rolled back or left
-undecided, how long that takes, and how many requests the candidate answered until then.
+undecided, how long that takes, and how many requests the candidate served until then.
 
 The real state table (`policies.rollout.machine`) and the real verdicts (`policies.rollout.guardrails`) look at
 every tick, at the level that the gateway uses. So the share of sound candidates that are rolled back *is* the
@@ -50,7 +50,7 @@ class Service:
     latency_ms: float = 20.0
     spread: float = 0.4
     agrees: float = 0.995
-    """The share of its answers that agree with the baseline's, for a gate."""
+    """The share of its responses that agree with the baseline's, for a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class _Trial:
         ):
             arrived = self._serve(now)
             now += self.tick
-            self._look(now, anew=arrived > 0 or not self.found.verdicts)
+            self._look(now, fresh=arrived > 0 or not self.found.verdicts)
         return self.state, now, self.exposed
 
     def _serve(self, now: float) -> int:
@@ -182,10 +182,10 @@ class _Trial:
             window.serve(self.rng, service, n, world.reported, self.latency)
         return arrived
 
-    def _look(self, now: float, *, anew: bool) -> None:
-        """Verdicts, and what the table makes of them. Nothing ``anew``: the same evidence, the same verdicts."""
+    def _look(self, now: float, *, fresh: bool) -> None:
+        """Verdicts, and what the table makes of them. Not ``fresh``: the same evidence, the same verdicts."""
         gate = self.plan.gate if shadow_share(self.state, self.plan) else None
-        if anew:
+        if fresh:
             self.found = self._judged(now - self.state.window, gate)
         samples = self.window[1].requests if gate is None else self.compared
         event = Tick(self.found.verdicts, samples, self.found.sick, carried=self.bets.carried())

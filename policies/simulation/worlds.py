@@ -69,7 +69,7 @@ class World:
         if not 0 < self.reported <= 1 or not 0 <= self.delay < 1:
             raise ValueError("reported must lie in (0, 1] and delay in [0, 1)")
         if self.users is not None and (self.delay or self.reported < 1 or self.poison is not None):
-            raise ValueError("a world with a users has all its rewards at once, and none forged")
+            raise ValueError("a world with users has no delayed, missing or forged rewards")
         bounded = self.model in ("boolean", "fraction")
         reach = [m for _, m in self.means] + [c.mean for c in self.changes]
         if bounded and not all(self.swing <= m <= 1 - self.swing for m in reach):

@@ -84,7 +84,7 @@ def test_error_answers_in_a_row_eject(rig: FaultRig) -> None:
     asked(rig, "/pair", 10)
     assert states(rig) == ["ejected", "healthy"]
     assert asked(rig, "/pair", 6) == [b"b"] * 6
-    assert told(rig, "a")[before] == ("ejected", "5 error answers in a row")
+    assert told(rig, "a")[before] == ("ejected", "5 error responses in a row")
 
 
 def test_four_in_a_row_do_not(rig: FaultRig) -> None:
@@ -98,7 +98,7 @@ def test_four_in_a_row_do_not(rig: FaultRig) -> None:
 
 
 def test_failures_without_an_answer_count_apart(rig: FaultRig) -> None:
-    """Three resets in a row suffice; two resets and four error answers do not."""
+    """Three resets in a row suffice; two resets and four error responses do not."""
     for steps in (RESET, RESET, BAD, BAD, BAD, BAD):
         rig.next("a", steps)
     while rig.backends["a"].plans:

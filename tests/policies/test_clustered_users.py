@@ -117,5 +117,5 @@ def test_impossible_populations_are_refused() -> None:
         UserPopulation(units=0)
     with pytest.raises(ValueError, match="icc between 0 and 1"):
         UserPopulation(icc=1.0)
-    with pytest.raises(ValueError, match="all its rewards at once"):
+    with pytest.raises(ValueError, match="no delayed, missing or forged"):
         replace(EQUAL, delay=0.1)

@@ -170,7 +170,7 @@ def test_a_restored_ensemble_decides_alike_to_the_last_bit(k: int, seed: int, un
 
 def test_bytes_of_another_plan_are_refused() -> None:
     made = ensemble(plan(), {}, np.random.default_rng(1))
-    with pytest.raises(ValueError, match=r"are no coefficients of the shape \(256, 3, 5\)"):
+    with pytest.raises(ValueError, match=r"do not hold coefficients of the shape \(256, 3, 5\)"):
         restored(plan("a", "b", "c"), made.packed())
 
 

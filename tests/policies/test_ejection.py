@@ -32,13 +32,13 @@ def test_the_two_kinds_are_counted_apart_and_a_success_ends_both_runs() -> None:
     backend, first = group()
     assert feed(backend, first, [LOCAL, LOCAL, REMOTE, REMOTE, REMOTE, REMOTE]) == ""
     assert feed(backend, first, [OK, LOCAL, LOCAL, REMOTE, REMOTE, REMOTE, REMOTE]) == ""
-    assert feed(backend, first, [REMOTE]) == "5 error answers in a row"
+    assert feed(backend, first, [REMOTE]) == "5 error responses in a row"
 
 
 def test_a_share_of_failures_ejects_without_a_run() -> None:
     backend, first = group()
     assert feed(backend, first, [OK, REMOTE] * 9) == ""
-    assert feed(backend, first, [OK, REMOTE]) == "10 of 20 requests ended in error answers"
+    assert feed(backend, first, [OK, REMOTE]) == "10 of 20 requests ended in error responses"
 
 
 def test_a_share_is_counted_within_an_interval() -> None:

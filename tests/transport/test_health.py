@@ -107,7 +107,7 @@ def test_failures_eject_and_are_told(loop: asyncio.AbstractEventLoop) -> None:
         "backend": "models",
         "address": "http://127.0.0.1:9000",
         "state": "ejected",
-        "reason": "3 error answers in a row",
+        "reason": "3 error responses in a row",
         "seconds": 10.0,
     }
 

@@ -56,7 +56,7 @@ def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
 
 
 def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
-    """`estimate` of the independent observations; beside it how many values there are, how many of these were
+    """`estimate` of the independent observations; in addition how many values there are, how many of these were
     not reported and count as zero, and how many wait for the end of their window."""
     observed = estimate(model, found.observations)
     return observed | {

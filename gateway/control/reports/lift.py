@@ -135,7 +135,7 @@ def _less_one(end: float | None) -> float | None:
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:
-    """Whether the variant is shown to be better (True) or worse (False); None: it can't be told."""
+    """Whether the variant is shown to be better (True) or worse (False); None: inconclusive."""
     low, high = interval or (None, None)
     if low is not None and low > 0:
         return goal == "maximize"

@@ -43,9 +43,9 @@ class Evidence:
     rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
     """By (variant, metric)."""
     discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
-    """Likewise; only for a bandit that forgets."""
+    """By (variant, metric); only for a bandit with a half-life."""
     agreement: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    """By shadow: answers, compared, agreeing."""
+    """By shadow: responses, compared, agreeing."""
     recent: Counts = field(default_factory=Counts)
     """Of all variants together, over the last `RECENT` seconds."""
     alarms: Sequence[Mapping[str, Any]] = ()
@@ -211,7 +211,7 @@ def error_rate(counts: Counts) -> Json:
 
 
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
-    """Quantiles in milliseconds, three significant digits (they are within 1 %); None without answers."""
+    """Quantiles in milliseconds, three significant digits (they are within 1 %); None without responses."""
     found = {name: quantile(histogram, q) for name, q in wanted.items()}
     known = {name: _digits(value) for name, value in found.items() if value is not None}
     return known or None

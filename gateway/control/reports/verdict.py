@@ -100,6 +100,6 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "post-rollout": _ORDER,
     "event": _ORDER,
 }
-"""Type of a Flagger webhook → the verdicts for which it is answered with 200; any other holds Flagger back."""
+"""Type of a Flagger webhook → the verdicts for which the response is 200; any other holds Flagger back."""
 STAGE_HOOKS: Final = frozenset({"rollout", "confirm-traffic-increase"})
 """Those that ask for the present step alone."""
