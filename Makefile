@@ -51,16 +51,21 @@ quick: setup     ## the tests that take no time
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak
 
-lint: setup
+.venv/javascript/ready: deploy/javascript/package-lock.json | setup
+	@deploy/javascript/install.sh
+
+lint: setup .venv/javascript/ready ## ruff; Biome for the dashboard's JavaScript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@test ! -e .venv/javascript/ready || .venv/javascript/biome check --error-on-warnings
 
 typecheck: setup
 	$(BIN)/mypy
 
-format: setup    ## rewrites what ruff can
+format: setup .venv/javascript/ready ## rewrites what ruff and Biome can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@test ! -e .venv/javascript/ready || .venv/javascript/biome check --write
 
 bench: setup     ## side by side with nginx, HAProxy, Envoy and a Starlette proxy
 	$(PIP) -e '.[bench]'

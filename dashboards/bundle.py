@@ -1,6 +1,6 @@
 """The dashboard's modules joined into one script, so that a page needs no waterfall of requests.
 
-It understands what the modules are written in and no more: `import { a, b } from "./x.js"` on one line, and
+It understands what the modules are written in and no more: `import { a, b } from "./x.js"` and
 `export` before a function, class or const at the start of a line. The vendored ones end in one `export { … }` (an
 ES module) or define one global (`GLOBALS`).
 """
@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from posixpath import dirname, join, normpath
+from posixpath import basename, dirname, join, normpath
 from typing import Final
 
 GLOBALS: Final = {"vendor/uplot.js": "uPlot"}
 """Modules that are plain scripts, and what each defines."""
 
-_IMPORT: Final = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/[\w./-]+)";\n', re.MULTILINE)
+_IMPORT: Final = re.compile(r'^import \{([\w,\s]+)\} from "(\.{1,2}/[\w./-]+)";\n', re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re.MULTILINE)
 """Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
-_OPERATOR: Final = re.compile(r" (=>|===|!==|&&|\|\||\?\?|>=|<=|\+=) ")
-"""Operators that no text for people has, with their spaces."""
-_DECLARATION: Final = re.compile(r"^((?:const|let) (?:[\w$]+|\{[^}\n]*\}|\[[^\]\n]*\])) = ", re.MULTILINE)
-_SPACE: Final = re.compile(
-    r";?\n(?=\}$)|(?<=[;{,(])\n|(?<=>)\n(?=[<$`])|(?<=\{) (?=[\w.\[])|(?<=[\w)\]\"]) (?=\})"
-    r"|(?<=\w:) (?=[\"\[{(])",
-    re.MULTILINE,
-)
-"""Line ends after punctuation and between tags, and spaces inside braces."""
+_LINE_END: Final = re.compile(r";?\n+(?=})|(?<=[;{,(\[=>?:])\n+|\n+(?=[\n\]).?:&|])")
+"""Line ends that end no statement. What is between them stays as it is: a text for people may look like code."""
 _EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
 
 
@@ -63,15 +56,14 @@ def _wrapped(name: str, text: str) -> str:
         exported = ", ".join(f"{theirs or ours}: {ours}" for ours, _, theirs in pairs)
     else:
         exported = ", ".join(_EXPORT.findall(text))
-        text = _OPERATOR.sub(r"\1", _DECLARATION.sub(r"\1=", _script(name, text)))
-        text = _SPACE.sub("", text)
+        text = _LINE_END.sub("", _script(name, text))
     return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
 
 
 def _script(name: str, text: str) -> str:
     """A module of ours as it runs inside a function: without comments, imports taken from the other constants."""
     text = _IMPORT.sub(
-        lambda found: f"const {{ {found[1]} }} = {_variable(_resolved(name, found[2]))};\n",
+        lambda found: f"const {{ {' '.join(found[1].split())} }} = {_variable(_resolved(name, found[2]))};\n",
         _COMMENT.sub("", text),
     )
     text = re.sub(r"^export (?=(?:async )?(?:function|class|const) )", "", text, flags=re.MULTILINE)
@@ -81,4 +73,4 @@ def _script(name: str, text: str) -> str:
 
 
 def _variable(name: str) -> str:
-    return "$" + re.sub(r"\W", "_", name.removesuffix(".js"))
+    return "$" + basename(name).removesuffix(".js")

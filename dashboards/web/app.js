@@ -1,18 +1,18 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { html, render, Component } from "./vendor/preact.js";
-import { HOME, Refused, authorise, get, send } from "./core/api.js";
+import { authorise, get, HOME, Refused, send } from "./core/api.js";
+import { clockTime, zoneName } from "./core/format.js";
 import { Live } from "./core/live.js";
 import { follow, here, href } from "./core/router.js";
-import { clockTime, zoneName } from "./core/format.js";
-import { problems, Overview, routesOf } from "./pages/overview.js";
 import { ConfigPage } from "./pages/config.js";
 import { DecisionPage } from "./pages/decision.js";
 import { EventsPage } from "./pages/events.js";
 import { OutcomesPage } from "./pages/outcomes.js";
+import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
 import { ShadowPage } from "./pages/shadow.js";
 import { notice } from "./parts/basics.js";
+import { Component, html, render } from "./vendor/preact.js";
 
 const KEEP_EVENTS = 60;
 const SESSION_MS = 30_000; // between two looks whether we are still logged in
@@ -59,9 +59,12 @@ class App extends Component {
       patch: (changes, fresh) => this.patch(changes, fresh),
       event: (event) => this.setState(({ events }) => ({ events: [...(events ?? []), event].slice(-KEEP_EVENTS) })),
       alive: () => this.setState({ alive: Date.now(), lost: null }),
-      lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error }),
+      lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error })
     });
-    get(`events/recent?limit=${KEEP_EVENTS}${about}`).then(({ events }) => this.watched === watch && this.setState({ events }), () => {});
+    get(`events/recent?limit=${KEEP_EVENTS}${about}`).then(
+      ({ events }) => this.watched === watch && this.setState({ events }),
+      () => {}
+    );
   }
 
   patch(changes, fresh) {
@@ -79,7 +82,10 @@ class App extends Component {
   }
 
   render(_, state) {
-    return [html`<${TopBar} key="top" ...${state} onLeave=${() => this.leave()} />`, html`<main id="content" tabindex="-1" key="content">${content(state)}</main>`];
+    return [
+      html`<${TopBar} key="top" ...${state} onLeave=${() => this.leave()} />`,
+      html`<main id="content" tabindex="-1" key="content">${content(state)}</main>`
+    ];
   }
 
   async leave() {
@@ -102,8 +108,16 @@ function content(state) {
   const needsView = ["overview", "route"].includes(page.name);
   const known = Object.keys(view).length > 0 || (page.name === "overview" && alive && !lost);
   if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
-  if (refused) return refusedPage(refused.status === 403 ? "This key may not see this" : refused.status === 404 ? "No such route" : "The gateway refused", refused.message, refused.status === 404 ? "warn" : "bad");
-  if (needsView && !known) return lost ? [html`<h1 key="h">Turnout</h1>`, banner(state)] : [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
+  if (refused)
+    return refusedPage(
+      refused.status === 403 ? "This key may not see this" : refused.status === 404 ? "No such route" : "The gateway refused",
+      refused.message,
+      refused.status === 404 ? "warn" : "bad"
+    );
+  if (needsView && !known)
+    return lost
+      ? [html`<h1 key="h">Turnout</h1>`, banner(state)]
+      : [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
   return [banner(state), pageOf(state)];
 }
 
@@ -140,7 +154,12 @@ function pageOf(state) {
 
 function TopBar({ page, session, lost, alive, now, onLeave }) {
   const may = !session || session.scopes === undefined || session.scopes.includes("config") || session.scopes.includes("admin");
-  const links = [["", "Routes", ["overview", "route", "shadow"]], ["outcomes", "Outcomes", ["outcomes", "decision"]], ["events", "Events", ["events"]], ...(may ? [["config", "Configuration", ["config"]]] : [])];
+  const links = [
+    ["", "Routes", ["overview", "route", "shadow"]],
+    ["outcomes", "Outcomes", ["outcomes", "decision"]],
+    ["events", "Events", ["events"]],
+    ...(may ? [["config", "Configuration", ["config"]]] : [])
+  ];
   const [cls, text] = lost ? ["off", "Unreachable"] : alive ? ["on", "Live"] : ["", "Connecting"];
   return html`<header class="top">
     <a class="brand" href=${href()}>${mark()}<span>Turnout</span></a>

@@ -2,7 +2,7 @@
 
 const REASONS = {
   unauthenticated: "This key is not known here. Check it, or make one with 'turnout keys new'.",
-  forbidden: "This key may not read. Use one with the scope 'read'.",
+  forbidden: "This key may not read. Use one with the scope 'read'."
 };
 
 const reason = REASONS[new URLSearchParams(location.search).get("refused")];

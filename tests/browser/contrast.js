@@ -19,4 +19,4 @@
     if (contrast < found.least) Object.assign(found, { least: contrast, where: node.outerHTML.slice(0, 200) });
   }
   return found;
-}
+};

@@ -13,7 +13,7 @@ export function palette(names) {
       ink: `var(--ink-${place % HUES}, #000)`,
       property: `--hue-${place % HUES}`,
       dash: DASHES[place % HUES],
-      letter: String.fromCharCode(65 + (place % 26)),
+      letter: String.fromCharCode(65 + (place % 26))
     };
   };
 }

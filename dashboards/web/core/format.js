@@ -5,7 +5,14 @@ const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
 const full = new Intl.DateTimeFormat(undefined, {
-  year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short",
+  year: "numeric",
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+  timeZoneName: "short"
 });
 
 export const none = NONE;
@@ -24,7 +31,7 @@ function fixed(number, digits) {
   const x = Math.abs(number) < 0.5 * 10 ** -digits ? 0 : number; // no "-0"
   return new Intl.NumberFormat(undefined, {
     minimumFractionDigits: digits,
-    maximumFractionDigits: digits,
+    maximumFractionDigits: digits
   }).format(x);
 }
 
@@ -41,7 +48,7 @@ export function share(p) {
   if (p < 0.001) return "<0.1%";
   if (p > 0.999) return ">99.9%";
   const percent = p * 100;
-  return fixed(percent, Math.abs(percent - Math.round(percent)) < 0.05 ? 0 : 1) + "%";
+  return `${fixed(percent, Math.abs(percent - Math.round(percent)) < 0.05 ? 0 : 1)}%`;
 }
 
 // A probability that is itself an estimate: whole percents, but honest at the ends.
@@ -49,7 +56,7 @@ export function probability(p) {
   if (p === null || p === undefined) return NONE;
   if (p < 0.001) return "<0.1%";
   if (p > 0.999) return ">99.9%";
-  return fixed(p * 100, p < 0.01 || p > 0.99 ? 1 : 0) + "%";
+  return `${fixed(p * 100, p < 0.01 || p > 0.99 ? 1 : 0)}%`;
 }
 
 const relative = (type) => type === "boolean" || type === "fraction";
@@ -109,16 +116,16 @@ export function loss(x, type, interval = null) {
   const unit = relative(type) ? " pp" : "";
   const digits = interval ? decimals(((interval[1] - interval[0]) / 2) * factor) : 2;
   const least = 10 ** -digits;
-  if (x * factor === 0) return "0" + unit;
+  if (x * factor === 0) return `0${unit}`;
   if (x * factor < least) return `<${fixed(least, digits)}${unit}`;
   return fixed(x * factor, digits) + unit;
 }
 
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return NONE;
-  if (ms >= 10_000) return significant(ms / 1000, 3) + " s";
-  if (ms >= 1000) return fixed(ms / 1000, 2) + " s";
-  return significant(ms, ms < 1 ? 2 : 3) + " ms";
+  if (ms >= 10_000) return `${significant(ms / 1000, 3)} s`;
+  if (ms >= 1000) return `${fixed(ms / 1000, 2)} s`;
+  return `${significant(ms, ms < 1 ? 2 : 3)} ms`;
 }
 
 export function seconds(s) {

@@ -73,6 +73,10 @@ export class Live {
 function pause(ms, signal) {
   return new Promise((done) => {
     const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), done()), { once: true });
+    const cancel = () => {
+      clearTimeout(timer);
+      done();
+    };
+    signal.addEventListener("abort", cancel, { once: true });
   });
 }

@@ -9,7 +9,7 @@ const PAGES = [
   ["outcomes", /^outcomes$/, []],
   ["decision", /^decisions\/([^/]+)$/, ["decision"]],
   ["config", /^config$/, []],
-  ["events", /^events$/, []],
+  ["events", /^events$/, []]
 ];
 
 export function here(pathname = location.pathname, search = location.search) {

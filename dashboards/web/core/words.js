@@ -51,8 +51,22 @@ function rollout(report) {
   const told = (wanted) => verdicts.filter((v) => v.verdict === wanted);
   if (frozen) return { tone, title: ended(found, name), detail: why(frozen, told("fail"), report) };
   const title = `${STATES[found.state] ?? sentence(found.state)}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
-  if (told("fail").length) return { tone: "bad", title, detail: `Over its limit: ${told("fail").map((v) => failure(v, report)).join("; ")}.` };
-  if (told("error").length) return { tone: "warn", title, detail: `Could not look at ${told("error").map((v) => v.metric).join(", ")}.` };
+  if (told("fail").length)
+    return {
+      tone: "bad",
+      title,
+      detail: `Over its limit: ${told("fail")
+        .map((v) => failure(v, report))
+        .join("; ")}.`
+    };
+  if (told("error").length)
+    return {
+      tone: "warn",
+      title,
+      detail: `Could not look at ${told("error")
+        .map((v) => v.metric)
+        .join(", ")}.`
+    };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
   if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
   return { tone, title, detail: verdicts.length ? "All guardrails pass." : `${contest(report).title}.` };
@@ -99,7 +113,8 @@ export function contest(report) {
   if (report.contextual) return dependsOnRequest(report);
   const stop = report.stop;
   if (stop?.state === "handed_over") return { tone: "good", title: `${stop.winner} has won and gets everything`, detail: `To take that back: ${stop.command}` };
-  if (stop?.state === "asking") return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}. To hand over: ${stop.command}` };
+  if (stop?.state === "asking")
+    return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}. To hand over: ${stop.command}` };
   const metrics = Object.keys(report.standings);
   if (!metrics.length) return withoutContest(report);
   if (metrics.length > 1) return scorecard(report, metrics);
@@ -128,14 +143,18 @@ function scorecard(report, metrics) {
   const leaders = new Set(metrics.filter((m) => report.standings[m].leads).map((m) => report.standings[m].leader));
   const trailers = new Set(metrics.filter((m) => report.standings[m].trails).map((m) => report.standings[m].last));
   const clear = leaders.size === 1 && metrics.every((m) => report.standings[m].leads) && ![...leaders].some((v) => trailers.has(v));
-  return { tone: clear ? "good" : "open", title: said.join(", "), detail: clear ? "Best in every metric that is reported." : "Several metrics: which counts for more is yours to say." };
+  return {
+    tone: clear ? "good" : "open",
+    title: said.join(", "),
+    detail: clear ? "Best in every metric that is reported." : "Several metrics: which counts for more is yours to say."
+  };
 }
 
 // "huge is best in rating", "huge is worst in cost": what is shown, metric by metric.
 function claims(report) {
   return Object.entries(report.standings).flatMap(([metric, one]) => [
     ...(one.leads ? [`${one.leader} is ${goal(report, metric)} in ${metric}`] : []),
-    ...(one.trails && !(one.leads && Object.keys(report.variants).length === 2) ? [`${one.last} is worst in ${metric}`] : []),
+    ...(one.trails && !(one.leads && Object.keys(report.variants).length === 2) ? [`${one.last} is worst in ${metric}`] : [])
   ]);
 }
 
@@ -148,7 +167,9 @@ function taking(report, metric) {
 }
 
 function thinOnes(report, metric) {
-  return taking(report, metric).map(([name, v]) => [name, Math.floor(v.rewards[metric].observations)]).filter(([, n]) => n < FEW);
+  return taking(report, metric)
+    .map(([name, v]) => [name, Math.floor(v.rewards[metric].observations)])
+    .filter(([, n]) => n < FEW);
 }
 
 function dependsOnRequest({ contextual, metric }) {
@@ -163,7 +184,8 @@ function withoutContest(report) {
   const several = Object.keys(report.allocation).length > 1;
   const rewarded = Object.keys(report.metrics).some((metric) => taking(report, metric).length);
   if (!several && !report.uses.length) return thin("One variant serves everything", "There is nothing to compare it with; its errors and latency are below.");
-  if (!rewarded && !report.uses.length) return thin("No rewards are reported", "Variants are compared by errors and latency. Report a metric with POST /-/feedback to compare by it.");
+  if (!rewarded && !report.uses.length)
+    return thin("No rewards are reported", "Variants are compared by errors and latency. Report a metric with POST /-/feedback to compare by it.");
   if (!rewarded) return thin("No rewards yet", `Report ${report.uses.join(", ")} with POST /-/feedback, and the variants can be compared.`);
   if (!several) return thin("One variant only", "There is nothing to compare it with.");
   return thin("Nothing to compare yet", "Only one variant has rewards so far.");
@@ -196,7 +218,18 @@ export function event(one) {
     case "guardrail":
       return ["Guardrail", `${data.variant}: ${data.reason}`];
     case "steered":
-      return ["Steered", [`${data.action}${data.weight === null || data.weight === undefined ? "" : ` ${share(data.weight)}`}`, data.reason, data.by && `by ${data.by}`, data.session && `session ${data.session}`, data.address && `from ${data.address}`].filter(Boolean).join(" · ")];
+      return [
+        "Steered",
+        [
+          `${data.action}${data.weight === null || data.weight === undefined ? "" : ` ${share(data.weight)}`}`,
+          data.reason,
+          data.by && `by ${data.by}`,
+          data.session && `session ${data.session}`,
+          data.address && `from ${data.address}`
+        ]
+          .filter(Boolean)
+          .join(" · ")
+      ];
     case "winner":
       return ["Winner", winner(data)];
     case "config":

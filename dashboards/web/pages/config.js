@@ -1,12 +1,12 @@
 // The configuration: the text in force, its history with differences, and an editor that says while one types what is
 // wrong, and before it is applied what will change.
 
-import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { getText, post, send } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { choose, here } from "../core/router.js";
-import { badge, section, when } from "../parts/basics.js";
 import { Ask } from "../parts/ask.js";
+import { badge, section, when } from "../parts/basics.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 const CHECK_MS = 400; // after the last key
 
@@ -21,7 +21,10 @@ export function ConfigPage({ now, session }) {
   useEffect(() => {
     getText("config").then(setCurrent, setError);
   }, [again]);
-  const renew = () => (setAgain(again + 1), setEditing(null));
+  const renew = () => {
+    setAgain(again + 1);
+    setEditing(null);
+  };
   const may = session?.scopes?.includes("config");
   if (error) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
   if (!current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
@@ -32,9 +35,11 @@ export function ConfigPage({ now, session }) {
     editing !== null
       ? html`<${Editor} key="editor" base=${current} text=${editing} onCancel=${() => setEditing(null)} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew))} />`
       : section("text", "In force", null, numbered(current.text)),
-    shown && shown !== current.revision && html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
+    shown &&
+      shown !== current.revision &&
+      html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
     history.data && section("revisions", "Revisions", "Newest first.", revisions(history.data.revisions, now, shown)),
-    ask && html`<${Ask} key="ask" ask=${ask} onClose=${() => setAsk(null)} />`,
+    ask && html`<${Ask} key="ask" ask=${ask} onClose=${() => setAsk(null)} />`
   ];
 }
 
@@ -50,7 +55,11 @@ function Editor({ base, text, onCancel, onApply }) {
     let current = true;
     setChecked(null);
     const timer = setTimeout(async () => {
-      const found = await post("config/check", { text: edited }).catch((error) => ({ faults: error.faults?.length ? error.faults : [{ line: 0, message: error.message, hint: "" }], changes: [], difference: "" }));
+      const found = await post("config/check", { text: edited }).catch((error) => ({
+        faults: error.faults?.length ? error.faults : [{ line: 0, message: error.message, hint: "" }],
+        changes: [],
+        difference: ""
+      }));
       if (current) setChecked(found);
     }, CHECK_MS);
     return () => {
@@ -62,7 +71,10 @@ function Editor({ base, text, onCancel, onApply }) {
   const lines = edited.split("\n").length;
   const bad = new Set(faults.map((fault) => fault.line));
   const changed = edited !== base.text;
-  return section("edit", "Edit", null,
+  return section(
+    "edit",
+    "Edit",
+    null,
     html`<div class="editor">
       <pre class="gutter" ref=${gutter} aria-hidden="true">${Array.from({ length: lines }, (_, k) => html`<span key=${k} class=${bad.has(k + 1) ? "bad" : ""}>${k + 1}</span>`)}</pre>
       <textarea aria-label="Configuration text" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" rows=${Math.min(32, Math.max(12, lines))} value=${edited}
@@ -76,11 +88,16 @@ function Editor({ base, text, onCancel, onApply }) {
     <div class="buttons">
       <button type="button" class="quiet" onClick=${onCancel}>Cancel</button>
       <button type="button" class="primary" disabled=${!changed || !checked || faults.length > 0} onClick=${() => onApply(checked, edited)}>Apply…</button>
-    </div>`);
+    </div>`
+  );
 }
 
 function effects(checked) {
-  return [html`<h3>What changes</h3>`, html`<ul class="says">${checked.changes.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`, diff(checked.difference)];
+  return [
+    html`<h3>What changes</h3>`,
+    html`<ul class="says">${checked.changes.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`,
+    diff(checked.difference)
+  ];
 }
 
 function diff(text) {
@@ -97,7 +114,7 @@ function applying(checked, text, current, done) {
     run: async () => {
       await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
       done();
-    },
+    }
   };
 }
 
@@ -110,19 +127,29 @@ function restoring(revision, current, done) {
       await post("config/restore", { revision }, { "if-match": current.etag });
       choose({ revision: null });
       done();
-    },
+    }
   };
 }
 
 function Difference({ revision, current, may, onRestore }) {
   const found = useGet(`config/difference?from=${revision}&to=${current.revision}`);
-  return section("difference", `Revision ${revision} to ${current.revision}`, "What was changed since.",
-    found.error ? html`<p class="notice bad" role="alert">${found.error.message}</p>` : found.data ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`) : html`<p class="empty">Loading…</p>`,
-    may && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`);
+  return section(
+    "difference",
+    `Revision ${revision} to ${current.revision}`,
+    "What was changed since.",
+    found.error
+      ? html`<p class="notice bad" role="alert">${found.error.message}</p>`
+      : found.data
+        ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`)
+        : html`<p class="empty">Loading…</p>`,
+    may && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`
+  );
 }
 
 function revisions(found, now, shown) {
-  return html`<ol class="log whole" role="list">${found.map((one) => html`<li key=${one.revision} data-revision=${one.revision}>
+  return html`<ol class="log whole" role="list">${found.map(
+    (one) => html`<li key=${one.revision} data-revision=${one.revision}>
     ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author} ${one.current ? badge("in force", "good") : html`<button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision })}>Difference</button>`}</div>
-  </li>`)}</ol>`;
+  </li>`
+  )}</ol>`;
 }

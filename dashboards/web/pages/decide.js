@@ -1,16 +1,16 @@
 // What a person decides from: the headline, where the rollout stands, the scorecard, and pictures of the difference.
 
-import { html } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { count, none, probability, share } from "../core/format.js";
 import { href } from "../core/router.js";
 import { FEW, lossOf, metricsOf } from "../core/words.js";
 import { emptyState, figure, scroller, section, variantName } from "../parts/basics.js";
 import { headline } from "../parts/headline.js";
+import { learned } from "../parts/learned.js";
 import { Pictures } from "../parts/pictures.js";
 import { scorecard } from "../parts/scorecard.js";
 import { timeline } from "../parts/timeline.js";
-import { learned } from "../parts/learned.js";
+import { html } from "../vendor/preact.js";
 import { shadowList } from "./agreement.js";
 import { steps } from "./history.js";
 
@@ -24,7 +24,8 @@ export function Decide({ report, colour, now }) {
     html`<${Pictures} key="pictures" report=${report} colour=${colour} />`,
     learned(report, colour),
     report.agreement && shadowList(report, colour),
-    history.data && section("happened", "What happened", null, steps(history.data.steps, now), html`<p><a href=${href("routes", report.route, "history")}>All steps</a></p>`),
+    history.data &&
+      section("happened", "What happened", null, steps(history.data.steps, now), html`<p><a href=${href("routes", report.route, "history")}>All steps</a></p>`)
   ];
 }
 
@@ -42,9 +43,14 @@ function variants(report, colour) {
   const head = ["Variant", "Share", "Requests", "Served", "Fallbacks", ...(contested ? ["P(best)", "Expected loss"] : [])];
   const note = contested ? `P(best) and the expected loss are of ${report.metric}, under the policy's prior: not for deciding by themselves.` : null;
   return section(
-    "variants", "Variants", note,
-    scroller("Variants", html`<table class="plain"><thead><tr>${head.map((text, k) => html`<th scope="col" class=${k ? "number" : null}>${text}</th>`)}</tr></thead>
-      <tbody>${names.map((name) => variant(report, name, colour(name), contested))}</tbody></table>`),
+    "variants",
+    "Variants",
+    note,
+    scroller(
+      "Variants",
+      html`<table class="plain"><thead><tr>${head.map((text, k) => html`<th scope="col" class=${k ? "number" : null}>${text}</th>`)}</tr></thead>
+      <tbody>${names.map((name) => variant(report, name, colour(name), contested))}</tbody></table>`
+    )
   );
 }
 
@@ -52,7 +58,8 @@ function variant(report, name, look, contested) {
   const v = report.variants[name];
   const field = (rest) => `variants.${name}.${rest}`;
   const few = report.metric in report.metrics && v.rewards[report.metric].observations < FEW;
-  const cell = (rest, value, text) => html`<td class=${`number${few && rest.startsWith("p") ? " thin" : ""}`}>${figure(rest === "share" ? `allocation.${name}` : field(rest), value, text)}</td>`;
+  const cell = (rest, value, text) =>
+    html`<td class=${`number${few && rest.startsWith("p") ? " thin" : ""}`}>${figure(rest === "share" ? `allocation.${name}` : field(rest), value, text)}</td>`;
   return html`<tr key=${name} data-variant=${name}>
     <th scope="row">${variantName(name, look)}${role(report, name)}</th>
     ${cell("share", report.allocation[name] ?? 0, name in report.allocation ? share(report.allocation[name]) : none)}
@@ -66,6 +73,8 @@ function variant(report, name, look, contested) {
 
 function role(report, name) {
   const shadow = report.shadows?.[name];
-  const roles = [name === report.baseline && "baseline", name === report.candidate && "candidate", shadow !== undefined && `shadow of ${share(shadow)}`].filter(Boolean);
+  const roles = [name === report.baseline && "baseline", name === report.candidate && "candidate", shadow !== undefined && `shadow of ${share(shadow)}`].filter(
+    Boolean
+  );
   return roles.length ? html`<small>${roles.join(" · ")}</small>` : null;
 }

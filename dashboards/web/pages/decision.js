@@ -1,11 +1,11 @@
 // The story of one decision: why this variant, where the time went, what came of it.
 
-import { html } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { milliseconds, probability, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, figure, section } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 
 export function DecisionPage({ page }) {
   const { data, error } = useGet(`decisions/${encodeURIComponent(page.decision)}`, { every: 15 });
@@ -17,9 +17,14 @@ export function DecisionPage({ page }) {
     html`<p key="line"><a href=${href("routes", data.route)}>${data.route}</a> · ${time(data.time)}${made && html` · ${badge(String(made.status), made.status < 400 ? "good" : "bad")} ${outcome(made)}, ${milliseconds(made.total_ms)}`}</p>`,
     made && why(made),
     made && whereTimeWent(made),
-    section("rewards", "Rewards", null, rewards.length ? html`<ul>${rewards.map((one) => reward(one, data))}</ul>` : html`<p class="note">None was reported (yet).</p>`),
+    section(
+      "rewards",
+      "Rewards",
+      null,
+      rewards.length ? html`<ul>${rewards.map((one) => reward(one, data))}</ul>` : html`<p class="note">None was reported (yet).</p>`
+    ),
     shadows.length > 0 && section("shadows", "Shadows", null, html`<ul>${shadows.map(shadow)}</ul>`),
-    html`<details class="card" key="raw"><summary>As JSON</summary><pre class="command" tabindex="0">${JSON.stringify(data, null, 2)}</pre></details>`,
+    html`<details class="card" key="raw"><summary>As JSON</summary><pre class="command" tabindex="0">${JSON.stringify(data, null, 2)}</pre></details>`
   ];
 }
 
@@ -28,22 +33,40 @@ function why(made) {
     ? `The client chose ${made.assigned} itself (x-variant): it is no part of any statistic.`
     : `${made.assigned} was drawn with probability ${share(made.propensity)} in epoch ${made.epoch} (revision ${made.revision}, policy ${made.policy}).`;
   const unit = made.sticky ? `The unit ${made.unit} keeps its variant while the shares stay.` : "The request named no unit: chance decided.";
-  const features = Object.entries(made.features ?? {}).map(([name, value]) => `${name} ${value}`).join(", ");
-  return section("why", `Why ${made.assigned}`, null, html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}<p class="note">Propensity ${figure("propensity", made.propensity, probability(made.propensity))}</p>`);
+  const features = Object.entries(made.features ?? {})
+    .map(([name, value]) => `${name} ${value}`)
+    .join(", ");
+  return section(
+    "why",
+    `Why ${made.assigned}`,
+    null,
+    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}<p class="note">Propensity ${figure("propensity", made.propensity, probability(made.propensity))}</p>`
+  );
 }
 
 function whereTimeWent(made) {
   const client = Math.max(0, made.total_ms - made.gateway_ms - made.backend_ms);
-  const parts = [["gateway", made.gateway_ms], ["backend", made.backend_ms], ["client and body", client]];
+  const parts = [
+    ["gateway", made.gateway_ms],
+    ["backend", made.backend_ms],
+    ["client and body", client]
+  ];
   const tries = made.attempts ?? [];
-  return section("time", "Where the time went", null,
+  return section(
+    "time",
+    "Where the time went",
+    null,
     html`<ul class="legend">${parts.map(([name, ms]) => html`<li key=${name}>${name} <b>${milliseconds(ms)}</b></li>`)}</ul>`,
-    tries.length > 0 && html`<ol class="attempts">${tries.map(([variant, address, result, ms], k) => html`<li key=${k}>${variant} at <span class="mono">${address}</span>: ${sentence(result)} after ${milliseconds(ms)}</li>`)}</ol>`);
+    tries.length > 0 &&
+      html`<ol class="attempts">${tries.map(([variant, address, result, ms], k) => html`<li key=${k}>${variant} at <span class="mono">${address}</span>: ${sentence(result)} after ${milliseconds(ms)}</li>`)}</ol>`
+  );
 }
 
 function reward(one, data) {
   const value = one.value === null ? "retracted" : String(one.value);
-  const tags = Object.entries(one.tags ?? {}).map(([name, v]) => `${name}=${v}`).join(", ");
+  const tags = Object.entries(one.tags ?? {})
+    .map(([name, v]) => `${name}=${v}`)
+    .join(", ");
   return html`<li key=${one.metric}>${one.metric} = <b>${value}</b> after ${seconds(Math.max(0, one.time - data.time))}${tags && html` <small>(${tags})</small>`}</li>`;
 }
 

@@ -1,18 +1,25 @@
 // All that happened, of all routes or of one.
 
-import { html } from "../vendor/preact.js";
 import { choose, here, href } from "../core/router.js";
 import { event } from "../core/words.js";
 import { choices, section, when } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 
-const KINDS = [["", "All"], ["rollout", "Rollouts"], ["alarm", "Alarms"], ["config", "Configuration"], ["health", "Health"], ["ejection", "Ejections"]];
+const KINDS = [
+  ["", "All"],
+  ["rollout", "Rollouts"],
+  ["alarm", "Alarms"],
+  ["config", "Configuration"],
+  ["health", "Health"],
+  ["ejection", "Ejections"]
+];
 
 export function EventsPage({ events, now }) {
   const { kind = "" } = here().query;
   const shown = events?.filter((one) => !kind || one.kind === kind || (kind === "alarm" && one.kind === "alarm_over"));
   return [
     html`<div class="page-head" key="h"><h1>Events</h1>${choices("Kind", KINDS, kind, (k) => choose({ kind: k }))}</div>`,
-    section("events", "Latest events", null, eventList(shown, now, true)),
+    section("events", "Latest events", null, eventList(shown, now, true))
   ];
 }
 

@@ -1,11 +1,11 @@
 // The checks that run continuously, the addresses behind each variant, and the requests that failed last.
 
-import { html } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { ago, count, milliseconds } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, scroller, section, variantName, when } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 import { eventList } from "./events.js";
 
 // By the code of its alarm: what a check asks, and what to do once it fails.
@@ -13,7 +13,7 @@ const CHECKS = [
   ["sample_ratio_mismatch", "Variants get their allocated share", "Do not trust comparisons: some requests are lost or repeated."],
   ["record_loss", "Every outcome reaches the record", "Figures of that time are incomplete: the store is slow or unavailable."],
   ["no_rewards", "Every variant that responds gets rewards", "Check that clients report rewards with this variant's decision ids."],
-  ["variant_failing", "At most 20% of a variant's requests fail", "Check its addresses, and the backend's own log."],
+  ["variant_failing", "At most 20% of a variant's requests fail", "Check its addresses, and the backend's own log."]
 ];
 const MAX_LISTED = 12;
 const MAX_COUNTED = 200;
@@ -28,35 +28,54 @@ export function HealthTab({ report, colour, events, now }) {
     html`<div class="two" key="log">
       ${section("failures", "Latest errors", "Of the assigned variant, also where a fallback hid them.", failureList(failures, now))}
       ${section("events", "Events", null, eventList(events, now))}
-    </div>`,
+    </div>`
   ];
 }
 
 function checks(report, now) {
   const others = report.alarms.filter(({ code }) => !CHECKS.some(([known]) => known === code)).map(({ code }) => [code, sentence(code)]);
-  return section("checks", "Checks", null, html`<ul class="checks">${[...CHECKS, ...others].map(([code, asked, remedy]) => {
-    const alarm = report.alarms.find((one) => one.code === code);
-    return html`<li key=${code} data-check=${code} data-value=${alarm ? "alarm" : "ok"}>${alarm ? badge("! alarm", "bad") : badge("✓")}
+  return section(
+    "checks",
+    "Checks",
+    null,
+    html`<ul class="checks">${[...CHECKS, ...others].map(([code, asked, remedy]) => {
+      const alarm = report.alarms.find((one) => one.code === code);
+      return html`<li key=${code} data-check=${code} data-value=${alarm ? "alarm" : "ok"}>${alarm ? badge("! alarm", "bad") : badge("✓")}
       <div><b>${asked}</b>${alarm && html`<p>${alarm.message}</p><p class="note">${remedy} Since ${ago(alarm.since, now)}.</p>`}</div></li>`;
-  })}</ul>`);
+    })}</ul>`
+  );
 }
 
 function addresses(report, colour, now) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
   const head = html`<tr><th scope="col">Variant</th><th scope="col">Address</th><th scope="col">State</th><th scope="col" class="number">In flight, all routes</th><th scope="col" class="number">Waiting</th></tr>`;
-  return section("health", "Addresses", "As this process sees them.",
-    scroller("Addresses", html`<table class="plain"><thead>${head}</thead><tbody>${rows.map(([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
+  return section(
+    "health",
+    "Addresses",
+    "As this process sees them.",
+    scroller(
+      "Addresses",
+      html`<table class="plain"><thead>${head}</thead><tbody>${rows.map(
+        ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
       <td>${variantName(variant, colour(variant))}</td><td class="mono">${one.address}</td>
       <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small>the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
-      <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`)}</tbody></table>`));
+      <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
+      )}</tbody></table>`
+    )
+  );
 }
 
 function failureList({ data }, now) {
   if (!data) return html`<p class="empty">Loading…</p>`;
   if (!data.outcomes.length) return html`<p class="empty">No errors on record.</p>`;
-  return [byKind(data.outcomes), html`<ol class="log" key="list" tabindex="0" role="list" aria-label="Latest errors">${data.outcomes.slice(0, MAX_LISTED).map((one) => html`<li key=${one.decision}>
+  return [
+    byKind(data.outcomes),
+    html`<ol class="log" key="list" tabindex="0" role="list" aria-label="Latest errors">${data.outcomes.slice(0, MAX_LISTED).map(
+      (one) => html`<li key=${one.decision}>
     ${when(one.time, now)}<b><a href=${href("decisions", one.decision)}>${one.assigned}: ${sentence(one.error)}</a></b>
-    <span>${badge(String(one.status), one.status < 400 ? "good" : "bad")} ${outcome(one)} after ${milliseconds(one.total_ms)}</span></li>`)}</ol>`];
+    <span>${badge(String(one.status), one.status < 400 ? "good" : "bad")} ${outcome(one)} after ${milliseconds(one.total_ms)}</span></li>`
+    )}</ol>`
+  ];
 }
 
 // The latest errors by variant and kind, the most frequent first.

@@ -1,21 +1,27 @@
 // Every step of a route: who or what took it, why, and the evidence as it stood; with notes.
 
-import { html, useState } from "../vendor/preact.js";
 import { post } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { href } from "../core/router.js";
-import { VERDICTS, event, failure } from "../core/words.js";
+import { event, failure, VERDICTS } from "../core/words.js";
 import { badge, section, when } from "../parts/basics.js";
+import { html, useState } from "../vendor/preact.js";
 
 const TONES = { pass: "good", fail: "bad", error: "warn" };
 
 export function HistoryTab({ report, now, session }) {
   const [again, setAgain] = useState(0);
-  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: `${again} ${report.revision} ${report.rollout?.decided?.time}` });
+  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, {
+    again: `${again} ${report.revision} ${report.rollout?.decided?.time}`
+  });
   const may = session?.scopes?.includes("steer");
-  return section("history", "History", "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
+  return section(
+    "history",
+    "History",
+    "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
     may && html`<${NoteForm} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
-    history.data ? steps(history.data.steps, now, report) : html`<p class="empty">Loading…</p>`);
+    history.data ? steps(history.data.steps, now, report) : html`<p class="empty">Loading…</p>`
+  );
 }
 
 export function steps(found, now, report = { metrics: {} }) {

@@ -1,11 +1,11 @@
 // The record: requests as they were decided and served, newest first; every filter in the address.
 
-import { html } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { milliseconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, emptyState, scroller, when } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 
 const FILTERS = ["route", "variant", "status", "errors", "since", "until", "cursor"];
 const COLUMNS = ["decision", "time", "route", "assigned", "served", "propensity", "status", "error", "total_ms", "gateway_ms", "request_id"];
@@ -14,7 +14,8 @@ export function OutcomesPage({ routes, now }) {
   const { query } = here();
   const given = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
   const found = useGet(`outcomes?${new URLSearchParams([...given, ["limit", "50"]])}`, { every: query.cursor ? 0 : 10 });
-  const filter = (name) => (event) => choose({ [name]: event.target.type === "checkbox" ? (event.target.checked ? "true" : null) : event.target.value, cursor: null });
+  const filter = (name) => (event) =>
+    choose({ [name]: event.target.type === "checkbox" ? (event.target.checked ? "true" : null) : event.target.value, cursor: null });
   return [
     html`<div class="page-head" key="h"><h1>Outcomes</h1></div>`,
     html`<form class="filters" key="filters" onSubmit=${(e) => e.preventDefault()}>
@@ -25,7 +26,7 @@ export function OutcomesPage({ routes, now }) {
       ${found.data?.outcomes.length > 0 && html`<button type="button" class="quiet" onClick=${() => download(found.data.outcomes)}>Export CSV</button>`}
     </form>`,
     found.error && html`<p class="notice bad" role="alert" key="error">${found.error.message}</p>`,
-    found.data && list(found.data, now),
+    found.data && list(found.data, now)
   ];
 }
 
@@ -33,12 +34,17 @@ function list({ outcomes, next }, now) {
   if (!outcomes.length) return emptyState("No outcome matches", "The record is written in batches, about once a second.");
   const head = ["Time", "Route", "Assigned", "Status", "What came of it", "Took", "Decision"];
   return html`<section class="card" key="list" aria-label="Outcomes">
-    ${scroller("Outcomes", html`<table class="plain"><thead><tr>${head.map((text) => html`<th scope="col" class=${text === "Took" ? "number" : null}>${text}</th>`)}</tr></thead><tbody>
-      ${outcomes.map((one) => html`<tr key=${one.decision} data-decision=${one.decision}>
+    ${scroller(
+      "Outcomes",
+      html`<table class="plain"><thead><tr>${head.map((text) => html`<th scope="col" class=${text === "Took" ? "number" : null}>${text}</th>`)}</tr></thead><tbody>
+      ${outcomes.map(
+        (one) => html`<tr key=${one.decision} data-decision=${one.decision}>
         <td>${when(one.time, now)}</td><td><a href=${href("routes", one.route)}>${one.route}</a></td><td>${one.assigned} <small>${share(one.propensity)}</small></td>
         <td>${badge(String(one.status), one.status < 400 ? "good" : "bad")}</td><td>${outcome(one)}${one.error && html`<small> · ${sentence(one.error)}</small>`}</td>
         <td class="number">${milliseconds(one.total_ms)}</td><td><a class="mono" href=${href("decisions", one.decision)}>${one.decision.slice(0, 12)}…</a></td>
-      </tr>`)}</tbody></table>`)}
+      </tr>`
+      )}</tbody></table>`
+    )}
     ${next && html`<p><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`}
   </section>`;
 }

@@ -1,26 +1,34 @@
 // All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
 
-import { html } from "../vendor/preact.js";
-import { count, difference, estimate, kind, milliseconds, share } from "../core/format.js";
-import { choose, here, href } from "../core/router.js";
-import { POLICIES, STATES, sentence, verdictsOf, failure } from "../core/words.js";
 import { palette } from "../core/colours.js";
-import { ago } from "../core/format.js";
+import { ago, count, difference, estimate, kind, milliseconds, share } from "../core/format.js";
+import { choose, here, href } from "../core/router.js";
+import { failure, POLICIES, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, emptyState, figure, notice, shareBar } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 
 const GROUPS = [
   ["needs", "Needs you"],
   ["moving", "Moving"],
   ["steady", "Steady"],
-  ["idle", "Idle"],
+  ["idle", "Idle"]
 ];
 const MAX_IDLE = 8;
-const SORTS = { name: (r) => r.route, requests: (r) => -r.recent.assigned, errors: (r) => -(r.recent.error_rate.mean ?? -1), p99: (r) => -(r.recent.latency_ms?.p99 ?? -1) };
+const SORTS = {
+  name: (r) => r.route,
+  requests: (r) => -r.recent.assigned,
+  errors: (r) => -(r.recent.error_rate.mean ?? -1),
+  p99: (r) => -(r.recent.latency_ms?.p99 ?? -1)
+};
 
 export function Overview({ view, now }) {
   const { query } = here();
   const all = routesOf(view);
-  if (!all.length) return [html`<h1 key="h">Routes</h1>`, emptyState("No routes yet", "Add one under 'routes' in the configuration; it appears here by itself.", "turnout check turnout.yaml")];
+  if (!all.length)
+    return [
+      html`<h1 key="h">Routes</h1>`,
+      emptyState("No routes yet", "Add one under 'routes' in the configuration; it appears here by itself.", "turnout check turnout.yaml")
+    ];
   const refused = view[""]?.refused;
   const wanted = (query.search ?? "").toLowerCase();
   const found = all.filter((route) => route.route.toLowerCase().includes(wanted));
@@ -33,15 +41,22 @@ export function Overview({ view, now }) {
         <option value="name">name</option><option value="requests">requests</option><option value="errors">errors</option><option value="p99">p99</option>
       </select></label>
     </div>`,
-    refused && notice("bad", "A configuration was refused", `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`),
+    refused &&
+      notice(
+        "bad",
+        "A configuration was refused",
+        `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`
+      ),
     GROUPS.map(([name, title]) => group(name, title, grouped(name), now)),
-    found.length ? null : html`<p class="empty" key="none">No route's name holds “${query.search}”.</p>`,
+    found.length ? null : html`<p class="empty" key="none">No route's name holds “${query.search}”.</p>`
   ];
 }
 
 // The entry without a name concerns all of them.
 export function routesOf(view) {
-  return Object.entries(view).filter(([name, route]) => name && route).map(([, route]) => route);
+  return Object.entries(view)
+    .filter(([name, route]) => name && route)
+    .map(([, route]) => route);
 }
 
 export function groupOf(route) {
@@ -123,7 +138,9 @@ function doing(route) {
   const rollout = route.rollout;
   if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout)}</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
-  const said = Object.entries(route.standings).slice(0, 2).map(([metric, one]) => lead(route, metric, one));
+  const said = Object.entries(route.standings)
+    .slice(0, 2)
+    .map(([metric, one]) => lead(route, metric, one));
   return html`<p>${said.length ? said.join("; ") : route.recent.assigned ? "No rewards to compare by." : "No traffic."}</p>`;
 }
 
@@ -134,7 +151,9 @@ function canary(route, rollout) {
 }
 
 function shadows(route) {
-  const said = Object.entries(route.agreement ?? {}).filter(([, one]) => one.compared).map(([name, one]) => `${name} agrees ${share(one.rate)} (${estimate({ mean: one.rate, interval: one.interval }, "fraction").interval})`);
+  const said = Object.entries(route.agreement ?? {})
+    .filter(([, one]) => one.compared)
+    .map(([name, one]) => `${name} agrees ${share(one.rate)} (${estimate({ mean: one.rate, interval: one.interval }, "fraction").interval})`);
   return said.length ? said.join(", ") : "Nothing compared yet.";
 }
 

@@ -1,14 +1,14 @@
 // One route: what to decide, over time, its health, its history.
 
-import { html } from "../vendor/preact.js";
+import { palette } from "../core/colours.js";
 import { useGet } from "../core/data.js";
 import { count } from "../core/format.js";
 import { href } from "../core/router.js";
 import { sentence } from "../core/words.js";
-import { palette } from "../core/colours.js";
 import { figure, notice, policyBadge } from "../parts/basics.js";
-import { Decide } from "./decide.js";
+import { html } from "../vendor/preact.js";
 import { Agreement } from "./agreement.js";
+import { Decide } from "./decide.js";
 import { HealthTab } from "./health.js";
 import { HistoryTab } from "./history.js";
 import { Steering } from "./steering.js";
@@ -21,7 +21,12 @@ export function RoutePage({ page, report: live, events, now, session, stale }) {
   const report = chosen && other.data ? other.data : live;
   const colour = palette(Object.keys(report.variants));
   const first = report.policy === "shadow" ? "Agreement" : "Decide";
-  const tabs = [[null, first], ["time", "Over time"], ["health", "Health"], ["history", "History"]];
+  const tabs = [
+    [null, first],
+    ["time", "Over time"],
+    ["health", "Health"],
+    ["history", "History"]
+  ];
   const given = { report, colour, events, now, session };
   return [
     html`<div class="page-head" key="head">
@@ -36,6 +41,6 @@ export function RoutePage({ page, report: live, events, now, session, stale }) {
     page.tab === null && (report.policy === "shadow" ? html`<${Agreement} key="agreement" ...${given} />` : html`<${Decide} key="decide" ...${given} />`),
     page.tab === "time" && html`<${TimeTab} key="time" ...${given} />`,
     page.tab === "health" && html`<${HealthTab} key="health" ...${given} />`,
-    page.tab === "history" && html`<${HistoryTab} key="history" ...${given} />`,
+    page.tab === "history" && html`<${HistoryTab} key="history" ...${given} />`
   ];
 }

@@ -1,14 +1,20 @@
 // Where a shadow disagrees with what the client got: by kind, the worst first, both sides beside each other.
 
-import { html } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { count, milliseconds, significant } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
 import { choices, emptyState, figure, when } from "../parts/basics.js";
+import { html } from "../vendor/preact.js";
 
 export function ShadowPage({ page, now }) {
   const { query } = here();
-  const path = new URLSearchParams({ shadow: page.shadow, order: query.order ?? "worst", limit: "30", ...(query.kind ? { kind: query.kind } : {}), ...(query.cursor ? { cursor: query.cursor } : {}) });
+  const path = new URLSearchParams({
+    shadow: page.shadow,
+    order: query.order ?? "worst",
+    limit: "30",
+    ...(query.kind ? { kind: query.kind } : {}),
+    ...(query.cursor ? { cursor: query.cursor } : {})
+  });
   const found = useGet(`routes/${encodeURIComponent(page.route)}/disagreements?${path}`, { every: query.cursor ? 0 : 10 });
   const head = html`<div class="page-head" key="head"><h1>Disagreements of ${page.shadow}</h1><span class="note">on <a href=${href("routes", page.route)}>${page.route}</a></span></div>`;
   if (!found.data) return [head, html`<p class="empty">${found.error?.message ?? "Loading…"}</p>`];
@@ -16,7 +22,15 @@ export function ShadowPage({ page, now }) {
   return [
     head,
     html`<div class="filters" key="filters">
-      ${choices("Order", [["worst", "Worst first"], ["newest", "Newest first"]], query.order ?? "worst", (order) => choose({ order, cursor: null }))}
+      ${choices(
+        "Order",
+        [
+          ["worst", "Worst first"],
+          ["newest", "Newest first"]
+        ],
+        query.order ?? "worst",
+        (order) => choose({ order, cursor: null })
+      )}
       <ul class="kinds" aria-label="By kind">
         <li><button type="button" class="quiet" aria-pressed=${String(!query.kind)} onClick=${() => choose({ kind: null, cursor: null })}>All ${count(seen)}</button></li>
         ${kinds.map(([kind, n]) => html`<li key=${kind}><button type="button" class="quiet" aria-pressed=${String(query.kind === kind)} onClick=${() => choose({ kind, cursor: null })}>${kind} ${figure(`kinds.${kind}`, n, count(n))}</button></li>`)}
@@ -25,7 +39,7 @@ export function ShadowPage({ page, now }) {
     disagreements.length
       ? html`<ul class="disagreements" key="list">${disagreements.map((one) => row(one, now))}</ul>`
       : emptyState("No disagreement on record", "Each copied request is compared with what the client got; those that differ stand here."),
-    next && html`<p key="next"><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`,
+    next && html`<p key="next"><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`
   ];
 }
 
@@ -42,4 +56,3 @@ function row(one, now) {
 function written(value) {
   return value === null || value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value);
 }
-

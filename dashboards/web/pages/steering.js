@@ -1,11 +1,11 @@
 // The buttons of a rollout, for whoever may: each says what will be true before it is pressed. The safe directions
 // (roll back, pause) act immediately.
 
-import { html, useState } from "../vendor/preact.js";
 import { post } from "../core/api.js";
 import { share } from "../core/format.js";
-import { Ask } from "../parts/ask.js";
 import { verdictsOf } from "../core/words.js";
+import { Ask } from "../parts/ask.js";
+import { html, useState } from "../vendor/preact.js";
 
 const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share" };
 const OF_WINNER = { promote: "Hand over", rollback: "Take back" };
@@ -53,7 +53,8 @@ function question(report, action, act) {
   const name = report.candidate ?? report.stop?.winner;
   const base = report.baseline ?? "the others";
   const now = report.allocation[name] ?? 0;
-  if (action === "set") return { title: `Set the share of ${name}`, action: "Set share", says: [], children: null, weighed: true, ...sharing(report, name, base, now, act) };
+  if (action === "set")
+    return { title: `Set the share of ${name}`, action: "Set share", says: [], children: null, weighed: true, ...sharing(report, name, base, now, act) };
   const run = (reason) => act(action, reason);
   if (!report.rollout) {
     const says = [`${name} gets 100% of the traffic (now ${share(now)}), immediately; the bandit stops.`, "It can be taken back."];
@@ -61,10 +62,22 @@ function question(report, action, act) {
   }
   if (action === "promote") {
     const failing = report.rollout ? verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail") : false;
-    const says = [`${name} gets 100% of the traffic (now ${share(now)}), ${base} none, immediately.`, `${share(1 - now)} of the users change variant.`, failing && "A guardrail fails."];
+    const says = [
+      `${name} gets 100% of the traffic (now ${share(now)}), ${base} none, immediately.`,
+      `${share(1 - now)} of the users change variant.`,
+      failing && "A guardrail fails."
+    ];
     return { title: `Promote ${name}?`, action: "Promote", tone: failing ? "danger" : "", typed: failing ? report.route : null, says, run };
   }
-  return { title: "Resume the rollout?", action: "Resume", says: [`Stage ${(report.rollout?.stage ?? 0) + 1} goes on: ${name} gets ${share(report.stages?.[Math.max(0, report.rollout?.stage ?? 0)]?.weight ?? now)}.`, "Guardrails are judged from then on."], run };
+  return {
+    title: "Resume the rollout?",
+    action: "Resume",
+    says: [
+      `Stage ${(report.rollout?.stage ?? 0) + 1} goes on: ${name} gets ${share(report.stages?.[Math.max(0, report.rollout?.stage ?? 0)]?.weight ?? now)}.`,
+      "Guardrails are judged from then on."
+    ],
+    run
+  };
 }
 
 function sharing(report, name, base, now, act) {
@@ -74,7 +87,10 @@ function sharing(report, name, base, now, act) {
 
 function ShareSlider({ name, base, now, chosen }) {
   const [weight, setWeight] = useState(now);
-  const set = (value) => setWeight((chosen.weight = Math.min(1, Math.max(0, Number(value) / 100))));
+  const set = (value) => {
+    chosen.weight = Math.min(1, Math.max(0, Number(value) / 100));
+    setWeight(chosen.weight);
+  };
   const moved = Math.abs(weight - now);
   return html`<div class="share-slider">
     <label>Share of ${name}<input type="range" min="0" max="100" step="1" value=${weight * 100} onInput=${(e) => set(e.target.value)} /></label>

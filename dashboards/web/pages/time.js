@@ -1,14 +1,20 @@
 // A route over time: charts of the same buckets on one axis, with what happened marked on it.
 
-import { html, useEffect, useState } from "../vendor/preact.js";
 import { get } from "../core/api.js";
 import { count, estimate, milliseconds, seconds, share, short, tick, zoneName } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { event, metricsOf } from "../core/words.js";
 import { choices, clockOf } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
 
-export const RANGES = [["900", "15 min"], ["3600", "1 h"], ["21600", "6 h"], ["86400", "24 h"], ["604800", "7 d"]];
+export const RANGES = [
+  ["900", "15 min"],
+  ["3600", "1 h"],
+  ["21600", "6 h"],
+  ["86400", "24 h"],
+  ["604800", "7 d"]
+];
 const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
 const POINTS = 350;
 const TAIL_S = 15;
@@ -23,9 +29,11 @@ export function TimeTab({ report, colour, events }) {
   const controls = html`<div class="over-time" key="over-time">
     <h2>Over time</h2>
     <span class="note">Times in ${zoneName()}. Drag across a chart to zoom.</span>
-    ${absolute
-      ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null })}>Back to now</button>`
-      : html`<button class="quiet" type="button" aria-pressed=${String(query.pause === "1")} onClick=${() => choose({ pause: query.pause === "1" ? null : "1" })}>Pause</button>`}
+    ${
+      absolute
+        ? html`<button class="quiet" type="button" onClick=${() => choose({ since: null, until: null })}>Back to now</button>`
+        : html`<button class="quiet" type="button" aria-pressed=${String(query.pause === "1")} onClick=${() => choose({ pause: query.pause === "1" ? null : "1" })}>Pause</button>`
+    }
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
   </div>`;
   if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
@@ -35,7 +43,7 @@ export function TimeTab({ report, colour, events }) {
   return [
     controls,
     marks(happened, page),
-    html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`,
+    html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`
   ];
 }
 
@@ -54,7 +62,7 @@ function useSeries(route, query, now) {
         try {
           known = joined(known, await get(address(known), controller.signal));
           set({ ...known, key });
-        } catch (error) {
+        } catch (_error) {
           if (controller.signal.aborted) return;
         }
       }
@@ -90,7 +98,10 @@ function pageOf(report, series, colour, query) {
   const known = new Map(series.buckets.map((bucket) => [bucket.start, bucket]));
   const x = [];
   for (let start = Math.floor(begin / step) * step; start < series.until; start += step) x.push(start);
-  const full = Math.max(0, x.findLastIndex((start) => known.has(start) && start + step <= series.until));
+  const full = Math.max(
+    0,
+    x.findLastIndex((start) => known.has(start) && start + step <= series.until)
+  );
   const bucketOf = (k, name) => known.get(x[k])?.variants[name];
   return { report, colour, query, step, x, full, window: series.window, names: Object.keys(report.variants), bucketOf, stamp: series.read };
 }
@@ -110,10 +121,12 @@ function lines(page, value) {
   return { lines: seen.map((name) => lineOf(page, name, value)), empty: seen.length ? null : "Nothing in this period." };
 }
 
-const inside = ([least, most]) => (low, high) => {
-  const air = (high - low || Math.abs(high) * 0.1 || 0.1) * 0.06;
-  return [Math.max(least, low - air), Math.min(most, high + air)];
-};
+const inside =
+  ([least, most]) =>
+  (low, high) => {
+    const air = (high - low || Math.abs(high) * 0.1 || 0.1) * 0.06;
+    return [Math.max(least, low - air), Math.min(most, high + air)];
+  };
 
 function inWords(found, type) {
   if (!found || found.mean === null) return "–";
@@ -137,9 +150,23 @@ function rewards(page) {
     row: (k, name) => inWords(value(k, name), type),
     scale: `${metric}${part}`,
     controls: [
-      metrics.length > 1 && choices("Metric", metrics.map((m) => [m, m]), metric, (m) => choose({ metric: m })),
-      choices("Rewards", [["to_date", "To date"], ["rolling", "Rolling"]], part, (v) => choose({ rewards: v })),
-    ],
+      metrics.length > 1 &&
+        choices(
+          "Metric",
+          metrics.map((m) => [m, m]),
+          metric,
+          (m) => choose({ metric: m })
+        ),
+      choices(
+        "Rewards",
+        [
+          ["to_date", "To date"],
+          ["rolling", "Rolling"]
+        ],
+        part,
+        (v) => choose({ rewards: v })
+      )
+    ]
   };
 }
 
@@ -149,7 +176,7 @@ function errors(page) {
     ...base(page, "errors", "Error rate", `Over the last ${seconds(page.window)}, also where a fallback served; 95% intervals.`),
     ...lines(page, value),
     y: { range: (low, high) => [0, Math.min(1, Math.max(0.005, high * 1.06))], text: (v, step) => tick(v, step, "fraction") },
-    row: (k, name) => inWords(value(k, name), "boolean"),
+    row: (k, name) => inWords(value(k, name), "boolean")
   };
 }
 
@@ -172,7 +199,12 @@ function latencies(page) {
     y: { range: (low, high) => [0, high * 1.06], text: (v) => milliseconds(v) },
     row: (k, name) => quantileWords(page.bucketOf(k, name), q),
     scale: q,
-    controls: choices("Quantile", QUANTILES.map((v) => [v, v]), q, (v) => choose({ quantile: v })),
+    controls: choices(
+      "Quantile",
+      QUANTILES.map((v) => [v, v]),
+      q,
+      (v) => choose({ quantile: v })
+    )
   };
 }
 
@@ -186,14 +218,27 @@ function quantileWords(bucket, q) {
 function shares(page) {
   const value = (k, name) => page.bucketOf(k, name)?.allocated ?? page.bucketOf(k, name)?.share ?? null;
   const seen = page.names.filter((name) => page.x.some((_, k) => value(k, name) > 0));
-  const moving = seen.some((name) => new Set(page.x.map((_, k) => value(k, name)).filter((v) => v !== null).map((v) => v.toFixed(3))).size > 1);
+  const moving = seen.some(
+    (name) =>
+      new Set(
+        page.x
+          .map((_, k) => value(k, name))
+          .filter((v) => v !== null)
+          .map((v) => v.toFixed(3))
+      ).size > 1
+  );
   return {
-    ...base(page, "shares", "Traffic shares", moving ? `What the allocation called for, in steps of ${seconds(page.step)}.` : "They did not move in this period."),
+    ...base(
+      page,
+      "shares",
+      "Traffic shares",
+      moving ? `What the allocation called for, in steps of ${seconds(page.step)}.` : "They did not move in this period."
+    ),
     lines: seen.map((name) => ({ name, look: page.colour(name), mean: page.x.map((_, k) => value(k, name)) })),
     stacked: true,
     empty: seen.length ? null : "No traffic in this period.",
     y: { range: () => [0, 1], text: (v) => share(v) },
-    row: (k, name) => share(value(k, name)),
+    row: (k, name) => share(value(k, name))
   };
 }
 
@@ -209,7 +254,7 @@ function requests(page) {
     stacked: true,
     empty: seen.length ? null : "No traffic in this period.",
     y: { range: (low, high) => [0, high * 1.06], text: (v) => perSecond(v) },
-    row: (k, name) => (value(k, name) === null ? "–" : `${perSecond(value(k, name))}/s`),
+    row: (k, name) => (value(k, name) === null ? "–" : `${perSecond(value(k, name))}/s`)
   };
 }
 

@@ -1,8 +1,8 @@
 // Small pieces that several pages use.
 
-import { html } from "../vendor/preact.js";
 import { ago, clockTime, moment, share, time } from "../core/format.js";
 import { POLICIES } from "../core/words.js";
+import { html } from "../vendor/preact.js";
 
 export function badge(text, tone = "", title = null) {
   return html`<span class=${`badge ${tone}`} title=${title}>${text}</span>`;
@@ -26,17 +26,13 @@ export function shareBar(allocation, colour, tall = false) {
   const parts = Object.entries(allocation).filter(([, p]) => p > 0);
   const words = parts.map(([name, p]) => `${name} ${share(p)}`).join(", ");
   return html`<div class=${`allocation${tall ? " tall" : ""}`} role="img" aria-label=${`Traffic: ${words}`}>
-    ${parts.map(
-      ([name, p]) => html`<span key=${name} style=${{ flexGrow: String(p), background: colour(name).hue }} title=${`${name} ${share(p)}`}></span>`,
-    )}
+    ${parts.map(([name, p]) => html`<span key=${name} style=${{ flexGrow: String(p), background: colour(name).hue }} title=${`${name} ${share(p)}`}></span>`)}
   </div>`;
 }
 
 export function choices(label, options, chosen, onChoose) {
   return html`<div class="choices" role="group" aria-label=${label}>
-    ${options.map(
-      ([value, text]) => html`<button type="button" key=${value} aria-pressed=${String(value === chosen)} onClick=${() => onChoose(value)}>${text}</button>`,
-    )}
+    ${options.map(([value, text]) => html`<button type="button" key=${value} aria-pressed=${String(value === chosen)} onClick=${() => onChoose(value)}>${text}</button>`)}
   </div>`;
 }
 

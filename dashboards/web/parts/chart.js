@@ -2,9 +2,9 @@
 // variants apart; the readout says the figures of the moment that is pointed at (or chosen by the slider), with
 // their interval and count; the same figures are a table one key away.
 
+import { tickTime, time, zoneName } from "../core/format.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { uPlot } from "../vendor/uplot.js";
-import { tickTime, time, zoneName } from "../core/format.js";
 import { scroller, swatch } from "./basics.js";
 
 const HEIGHT = 210;
@@ -23,13 +23,17 @@ export function TimeChart({ chart, at, onPoint, onZoom }) {
     </figcaption>
     ${chart.empty && html`<p class="empty">${chart.empty}</p>`}
     ${!chart.empty && asTable && table(chart)}
-    ${!chart.empty && !asTable && html`${readout(chart, shown, at !== null)}
+    ${
+      !chart.empty &&
+      !asTable &&
+      html`${readout(chart, shown, at !== null)}
       <${Plot} chart=${chart} onPoint=${onPoint} onZoom=${onZoom} />
       <label class="moment"><span class="hidden">Moment of ${chart.title}</span>
         <input type="range" min="0" max=${chart.x.length - 1} value=${shown} aria-valuetext=${summary(chart, shown)}
           onInput=${(e) => onPoint(Number(e.target.value))} onBlur=${() => onPoint(null)}
           onKeyDown=${(e) => e.key === "Escape" && onPoint(null)} />
-      </label>`}
+      </label>`
+    }
   </figure>`;
 }
 
@@ -51,7 +55,7 @@ function table(chart) {
   return scroller(
     `${chart.title}, as a table`,
     html`<table class="plain"><thead><tr><th scope="col">Time, ${zoneName()}</th>${chart.lines.map((line) => html`<th scope="col" class="number">${line.name}</th>`)}</tr></thead>
-    <tbody>${rows.map((at) => html`<tr key=${chart.x[at]}><th scope="row">${time(chart.x[at])}</th>${chart.lines.map((line) => html`<td class="number">${chart.row(at, line.name)}</td>`)}</tr>`)}</tbody></table>`,
+    <tbody>${rows.map((at) => html`<tr key=${chart.x[at]}><th scope="row">${time(chart.x[at])}</th>${chart.lines.map((line) => html`<td class="number">${chart.row(at, line.name)}</td>`)}</tr>`)}</tbody></table>`
   );
 }
 
@@ -110,13 +114,13 @@ function options(place, latest) {
     scales: { x: { time: true }, y: { range: () => latest.current.chart.y.range(...reach(latest.current.chart)) } },
     axes: [
       { ...axis, space: 72, size: 28, values: (u, splits) => splits.map((at) => tickTime(at, u.scales.x.max - u.scales.x.min)) },
-      { ...axis, size: 58, values: (u, splits, k, space, step) => splits.map((value) => latest.current.chart.y.text(value, step)) },
+      { ...axis, size: 58, values: (u, splits, k, space, step) => splits.map((value) => latest.current.chart.y.text(value, step)) }
     ],
     hooks: {
       setCursor: [(u) => point(u, latest.current)],
       setSelect: [(u) => zoom(u, latest.current)],
-      draw: [(u) => (happenings(u, latest.current.chart), letters(u, latest.current.chart))],
-    },
+      draw: [(u) => happenings(u, latest.current.chart), (u) => letters(u, latest.current.chart)]
+    }
   };
 }
 
@@ -138,14 +142,16 @@ function lineSeries(chart) {
   return chart.lines.flatMap((line) => [
     { stroke: colourOf(line.look.property), width: 2, dash: line.look.dash, spanGaps: false, points: { show: chart.x.length < 12, size: 5 } },
     { stroke: "transparent", points: { show: false } },
-    { stroke: "transparent", points: { show: false } },
+    { stroke: "transparent", points: { show: false } }
   ]);
 }
 
 // Drawn from the top of the stack down, so that each covers what lies below it.
 function stackedSeries(chart) {
   const step = uPlot.paths.stepped({ align: 1 });
-  return [...chart.lines].reverse().map((line) => ({ stroke: colourOf("--card"), width: 1, fill: colourOf(line.look.property), paths: step, points: { show: false } }));
+  return [...chart.lines]
+    .reverse()
+    .map((line) => ({ stroke: colourOf("--card"), width: 1, fill: colourOf(line.look.property), paths: step, points: { show: false } }));
 }
 
 // A dashed line at each moment at which something happened.

@@ -1,8 +1,8 @@
 // The headline of a route: what it comes to, how the traffic is shared, and the last minutes.
 
-import { html } from "../vendor/preact.js";
 import { count, estimate, milliseconds, share } from "../core/format.js";
 import { standing } from "../core/words.js";
+import { html } from "../vendor/preact.js";
 import { figure, shareBar, swatch } from "./basics.js";
 
 export function headline(report, colour) {

@@ -1,7 +1,7 @@
 // What a bandit with features has learned: a row for each column of the features, a coefficient for each variant.
 
-import { html } from "../vendor/preact.js";
 import { count, estimate } from "../core/format.js";
+import { html } from "../vendor/preact.js";
 import { figure, section, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
 
@@ -11,7 +11,12 @@ export function learned(report, colour) {
   if (!names.length) return null;
   const columns = Object.keys(known[names[0]]);
   const note = `What each feature adds to the mean of ${report.metric}; a number's from the middle of its range to its upper end. Bars are 95% credible intervals.`;
-  return section("learned", "What was learned", note, columns.map((column) => row(column, names, known, report, colour)));
+  return section(
+    "learned",
+    "What was learned",
+    note,
+    columns.map((column) => row(column, names, known, report, colour))
+  );
 }
 
 function row(column, names, known, report, colour) {

@@ -1,9 +1,9 @@
 // Pictures of the difference: where each variant's mean may lie, and its whole latency distribution.
 
-import { html, useState } from "../vendor/preact.js";
 import { useGet } from "../core/data.js";
 import { milliseconds, tick } from "../core/format.js";
-import { section, swatch } from "./basics.js";
+import { html, useState } from "../vendor/preact.js";
+import { swatch } from "./basics.js";
 
 const [WIDTH, HEIGHT] = [600, 150];
 
@@ -24,7 +24,14 @@ function densities(report, found, colour) {
     const path = (name) => variants[name].map((d, k) => `${k ? "L" : "M"}${x(k).toFixed(1)} ${(HEIGHT - (d / top) * (HEIGHT - 6)).toFixed(1)}`).join("");
     const step = (points.at(-1) - points[0]) / 4;
     const type = report.metrics[metric]?.type;
-    return picture(`density-${metric}`, `Posterior of the mean of ${metric}`, names, colour, names.map((name) => line(path(name), colour(name), true)), [0, 1, 2, 3, 4].map((k) => tick(points[0] + k * step, niceStep(step), type)));
+    return picture(
+      `density-${metric}`,
+      `Posterior of the mean of ${metric}`,
+      names,
+      colour,
+      names.map((name) => line(path(name), colour(name), true)),
+      [0, 1, 2, 3, 4].map((k) => tick(points[0] + k * step, niceStep(step), type))
+    );
   });
 }
 
@@ -38,7 +45,14 @@ function quantiles(found, colour) {
   const x = (ms) => ((Math.log(Math.max(ms, Math.exp(low))) - low) / (high - low || 1)) * WIDTH;
   const path = (name) => found.quantiles[name].map(([q, ms], k) => `${k ? "L" : "M"}${x(ms).toFixed(1)} ${(HEIGHT - q * (HEIGHT - 6)).toFixed(1)}`).join("");
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => milliseconds(Number(Math.exp(low + part * (high - low)).toPrecision(2))));
-  return picture("quantiles", "Latency: share of responses below", names, colour, names.map((name) => line(path(name), colour(name), false)), ticks);
+  return picture(
+    "quantiles",
+    "Latency: share of responses below",
+    names,
+    colour,
+    names.map((name) => line(path(name), colour(name), false)),
+    ticks
+  );
 }
 
 function line(d, look, filled) {

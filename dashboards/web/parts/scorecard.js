@@ -1,10 +1,10 @@
 // The scorecard: a block for each metric, a row for each variant. The mean with its interval, the difference from the
 // baseline with its always-valid interval, zero and the limit on one axis, and what follows from that.
 
-import { html } from "../vendor/preact.js";
 import { count, difference, estimate, kind, milliseconds, none, seconds, significant } from "../core/format.js";
 import { choose } from "../core/router.js";
-import { FEW, VERDICTS, metricsOf, verdictsOf } from "../core/words.js";
+import { FEW, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
+import { html } from "../vendor/preact.js";
 import { badge, figure, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
 
@@ -17,8 +17,11 @@ export function scorecard(report, colour) {
   const guarded = verdicts.filter((one) => !["error_rate", "latency_p50", "latency_p99"].includes(one.metric) && !(one.metric in report.metrics));
   return html`<section class="card" id="scorecard" key="scorecard" aria-labelledby="scorecard-h">
     <div class="card-head"><h2 id="scorecard-h">Scorecard</h2>
-      ${names.length > 1 && html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
-        ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`}
+      ${
+        names.length > 1 &&
+        html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
+        ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
+      }
       <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing." : "Differences hold however often you look (95%)."}</p>
       ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${frozen.reason}</p>`}
     </div>
@@ -35,19 +38,28 @@ function block(page, metric, goal, cell) {
   const shown = names.map((name) => [name, cell(report, name, metric)]);
   if (!guarded.length && shown.every(([, one]) => one === null)) return null;
   const bounds = kind(metric, report.metrics) === "fraction" ? [0, 1] : metric.startsWith("latency") ? [0, Infinity] : undefined;
-  const scale = axis(shown.map(([, one]) => one), [], bounds);
+  const scale = axis(
+    shown.map(([, one]) => one),
+    [],
+    bounds
+  );
   const lifts = names.map((name) => report.variants[name].lift[metric]).filter(Boolean);
   const limits = guarded.map(limitOf).filter((x) => x !== null);
-  const apart = axis(lifts.map((one) => ({ mean: one.absolute, interval: one.interval })), [0, ...limits]);
+  const apart = axis(
+    lifts.map((one) => ({ mean: one.absolute, interval: one.interval })),
+    [0, ...limits]
+  );
   return html`<div class="metric" key=${metric} data-metric=${metric} data-guardrail=${guarded.length ? metric : null}>
     <h3>${metric} <small>${goal === "minimize" ? "less is better" : "more is better"}${metric === report.metric ? " · goal" : ""}</small></h3>
     ${guarded.map((one) => guardrail(report, one))}
     <div class="metric-rows" role="table" aria-label=${`${metric} by variant`}>
-      ${shown.map(([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
+      ${shown.map(
+        ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
         <div role="rowheader">${variantName(name, colour(name))}</div>
         <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
         <div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null)}</div>
-      </div>`)}
+      </div>`
+      )}
     </div>
   </div>`;
 }
@@ -61,7 +73,10 @@ function rewardCell(report, name, metric) {
   }
   const said = estimate(found, report.metrics[metric].type);
   const thin = found.observations < FEW;
-  const beside = [found.missing && `${count(found.missing)} missing`, found.observations !== found.count && `${count(Math.round(found.observations))} independent`].filter(Boolean);
+  const beside = [
+    found.missing && `${count(found.missing)} missing`,
+    found.observations !== found.count && `${count(Math.round(found.observations))} independent`
+  ].filter(Boolean);
   const text = html`<div class="estimate-text">${figure(`${field}.mean`, found.mean, said.mean)}<small>${said.interval}</small><small class=${thin ? "thin" : ""}>n ${figure(`${field}.count`, found.count, count(found.count))}${beside.length ? ` (${beside.join(", ")})` : ""}${thin ? ", too few to tell" : ""}</small></div>`;
   return { mean: found.mean, interval: found.interval, thin, text, label: `${said.mean}, 95% interval ${said.interval || "not known yet"}` };
 }
@@ -71,7 +86,13 @@ function errorCell(report, name) {
   if (!v.assigned) return null;
   const said = estimate(v.error_rate, "boolean");
   const text = html`<div class="estimate-text">${figure(`variants.${name}.error_rate.mean`, v.error_rate.mean, said.mean)}<small>${said.interval}</small><small>${figure(`variants.${name}.errors`, v.errors, count(v.errors))} of ${count(v.assigned)}</small></div>`;
-  return { mean: v.error_rate.mean, interval: v.error_rate.interval, thin: v.assigned < FEW, text, label: `${said.mean} errors, 95% interval ${said.interval}` };
+  return {
+    mean: v.error_rate.mean,
+    interval: v.error_rate.interval,
+    thin: v.assigned < FEW,
+    text,
+    label: `${said.mean} errors, 95% interval ${said.interval}`
+  };
 }
 
 function latencyCell(report, name, metric) {
@@ -94,23 +115,46 @@ function lift(report, name, metric, scale, limit) {
   const ratio = found.relative === null ? "" : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
   return [
     html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
-    forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` }),
+    forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })
   ];
 }
 
-const limitOf = (one) => (one.limit === undefined || one.bound?.endsWith("_ratio") || !one.bound?.startsWith("max") ? null : one.bound === "max_decrease" ? -one.limit : one.limit);
+const limitOf = (one) =>
+  one.limit === undefined || one.bound?.endsWith("_ratio") || !one.bound?.startsWith("max") ? null : one.bound === "max_decrease" ? -one.limit : one.limit;
 
 // A guardrail's verdict in one line, with the interval that it rests on.
 function guardrail(report, one) {
   const [sign, text] = VERDICTS[one.verdict] ?? ["", one.verdict];
   const what = kind(one.metric, report.metrics);
-  const ratioed = Boolean(one.bound?.endsWith("_ratio"));
   const ratio = (x) => `×${significant(x, 3)}`;
   const level = (x) => estimate({ mean: x, interval: null }, what === "fraction" ? "fraction" : "real").mean;
-  const says = { max_increase: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} more`, max_decrease: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} less`, max_ratio: `at most ${significant(one.limit ?? 0, 3)} times`, min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`, min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`, at_least: `at least ${level(one.limit)}` }[one.bound] ?? `at most ${level(one.limit)}`;
-  const said = one.estimate === null || one.estimate === undefined ? none : one.bound?.endsWith("_ratio") ? ratio(one.estimate) : one.bound?.startsWith("max") ? difference(one.estimate, one.interval, what).text : level(one.estimate);
-  const ends = !one.interval ? "" : one.bound?.endsWith("_ratio") ? one.interval.map((end) => (end === null ? "…" : ratio(end))).join(" to ") : one.bound?.startsWith("max") ? difference(one.estimate, one.interval, what).interval : estimate({ mean: one.estimate, interval: one.interval }, "fraction").interval;
-  const more = one.more_requests === null || one.more_requests === undefined ? "" : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
+  const says =
+    {
+      max_increase: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} more`,
+      max_decrease: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} less`,
+      max_ratio: `at most ${significant(one.limit ?? 0, 3)} times`,
+      min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`,
+      at_least: `at least ${level(one.limit)}`
+    }[one.bound] ?? `at most ${level(one.limit)}`;
+  const said =
+    one.estimate === null || one.estimate === undefined
+      ? none
+      : one.bound?.endsWith("_ratio")
+        ? ratio(one.estimate)
+        : one.bound?.startsWith("max")
+          ? difference(one.estimate, one.interval, what).text
+          : level(one.estimate);
+  const ends = !one.interval
+    ? ""
+    : one.bound?.endsWith("_ratio")
+      ? one.interval.map((end) => (end === null ? "…" : ratio(end))).join(" to ")
+      : one.bound?.startsWith("max")
+        ? difference(one.estimate, one.interval, what).interval
+        : estimate({ mean: one.estimate, interval: one.interval }, "fraction").interval;
+  const more =
+    one.more_requests === null || one.more_requests === undefined
+      ? ""
+      : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
   const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
   return html`<p class="guardrail" key=${`${one.bound}-${one.limit}`}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>Guardrail: ${says}; it is <b>${said}</b>${ends && ` (${ends})`}.</span> <small>${rests}</small></p>`;
 }

@@ -1,8 +1,8 @@
 // Where a rollout stands among its stages.
 
-import { html } from "../vendor/preact.js";
 import { ago, clockTime, count, seconds, share } from "../core/format.js";
 import { STATES, sentence } from "../core/words.js";
+import { html } from "../vendor/preact.js";
 import { badge, section } from "./basics.js";
 
 const TONES = { running: "", waiting: "warn", paused: "warn", halted: "bad", promoted: "good", rolled_back: "bad" };
@@ -43,7 +43,9 @@ function stages(all, found) {
   const place = (k) => (over || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
   return html`<ol class="stages" aria-label="Stages">
     ${all.map((stage, k) => {
-      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"].filter(Boolean).join(", ");
+      const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"]
+        .filter(Boolean)
+        .join(", ");
       return html`<li key=${k} class=${place(k)} aria-current=${place(k) === "now" ? "step" : null}><b>${share(stage.weight)}</b><small>${says}</small></li>`;
     })}
     ${bandit && html`<li class=${over ? "done" : ended ? "failed" : "now"} key="bandit" aria-current=${over || ended ? null : "step"}><b>bandit</b><small>by what it earns</small></li>`}
