@@ -106,9 +106,8 @@ class Address(ConnectionOwner):
             connection = idle.pop()
             if connection.closed or connection.transport.is_closing():
                 continue
-            promised = connection.response.idle_timeout
-            limit = promised - IDLE_MARGIN_S if promised else self.idle_timeout
-            if self.time() - connection.idle_since > min(limit, self.idle_timeout):
+            idle_for, kept_for = self.time() - connection.idle_since, connection.response.idle_timeout
+            if idle_for > self.idle_timeout or (kept_for and idle_for > kept_for - IDLE_MARGIN_S):
                 connection.abandon()
                 continue
             return connection

@@ -237,7 +237,8 @@ class BackendConnection(Connection):
         self.served += 1
         if response.stale:
             response.restart()
-        self.resume_reading()
+        if self._paused:
+            self.resume_reading()
         if response.reusable and self.sent_whole and not response.excess and not self.transport.is_closing():
             self.owner.release(self)
         else:
