@@ -33,8 +33,8 @@ import uvloop
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
+from gateway.loops.periodic import periodically
 from gateway.record.events import Reward
-from gateway.runtime.periodic import periodically
 from gateway.runtime.threads import pool, step_forward
 from gateway.state.base import Published
 from gateway.state.outage import StoreOutage

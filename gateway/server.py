@@ -44,7 +44,6 @@ from gateway.ingest.recorder import Recorder, Unrecorded
 from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardBook
 from gateway.ingest.spool import Spool
-from gateway.local_dir import local_dir
 from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
@@ -52,6 +51,7 @@ from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges, show_allocation
 from gateway.loops.guards import EVERY as GUARDS_S
 from gateway.loops.guards import Guards
+from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import LOOK as PROBES_S
 from gateway.loops.probes import Probes
 from gateway.loops.rates import RATES_S, Rates
@@ -61,7 +61,7 @@ from gateway.loops.upkeep import EVERY as PRUNE_S
 from gateway.loops.upkeep import prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record.decision_id import Sealer
-from gateway.runtime.periodic import Step, periodically
+from gateway.runtime.local_dir import local_dir
 from gateway.runtime.threads import pool
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, StoreUnavailable

@@ -24,7 +24,7 @@ from typing import Final
 from gateway import build, serving
 from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
-from gateway.local_dir import local_dir, workers_folder
+from gateway.runtime.local_dir import local_dir, workers_folder
 from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout.supervisor")

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.local_dir import local_dir, why_unwritable, workers_folder
+from gateway.runtime.local_dir import local_dir, why_unwritable, workers_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gateway.local_dir import workers_folder
+from gateway.runtime.local_dir import workers_folder
 with workers_folder(Path(sys.argv[1])) as folder:
     (folder / "counter.db").write_bytes(b"x")
     print(folder, flush=True)

@@ -18,9 +18,9 @@ from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import Canary, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
+from gateway.ingest.evidence import observations, rewarded
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
-from gateway.state.evidence import observations, rewarded
 from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import border
 from policies.rollout.verdicts import Guardrail

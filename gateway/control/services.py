@@ -19,10 +19,10 @@ from gateway.control.reports.route import RECENT, Evidence, Json, recent, report
 from gateway.control.session import Sessions
 from gateway.control.views import Views
 from gateway.errors import TurnoutError
+from gateway.ingest.evidence import by_time, of_buckets, rewarded
 from gateway.record.histogram import merge
 from gateway.state import history
 from gateway.state.base import Counts, Event
-from gateway.state.evidence import by_time, of_buckets, rewarded
 from policies.allocation.bandit import discounted
 from policies.allocation.model import Discounted
 

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
+from gateway.ingest.evidence import Metric
 from gateway.ingest.reward_value import worth
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
-from gateway.state.evidence import Metric
 from gateway.state.store import RecordStore
 
 Format = Literal["parquet", "jsonl", "csv"]

@@ -1,10 +1,10 @@
-"""What one decision counts as in a metric, by the rules that the sums are read by (`gateway.state.evidence`)."""
+"""What one decision counts as in a metric, by the rules that the sums are read by (`gateway.ingest.evidence`)."""
 
 from __future__ import annotations
 
+from gateway.ingest.evidence import Metric
 from gateway.ingest.rewards import worst
 from gateway.state.base import DecisionRecord
-from gateway.state.evidence import Metric
 from gateway.state.tally import counted_value
 
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from gateway.local_dir import remove_if_empty, why_unwritable
 from gateway.record.events import Reward
+from gateway.runtime.local_dir import remove_if_empty, why_unwritable
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import RecordStore
 

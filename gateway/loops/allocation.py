@@ -27,8 +27,8 @@ from gateway.compile.ensembles import (
 )
 from gateway.compile.plans import RolloutOverride, overridden, plan, reported
 from gateway.config.document import Document
+from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, rewarded
 from gateway.state.base import BUCKET, OutcomeFilter, Published, StoreUnavailable
-from gateway.state.evidence import Metric, by_time, observations, of_buckets, rewarded
 from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit

@@ -19,13 +19,13 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import Bandit, Canary, Document, Guardrail
+from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout import capped_ranges
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts
-from gateway.state.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import Judgement, judge_all

@@ -19,12 +19,12 @@ from gateway.compile.arrange import begun, override_of
 from gateway.compile.plans import RolloutOverride, canaries, plan_of, rail_of, reported
 from gateway.config.document import Canary, Document
 from gateway.errors import TurnoutError
+from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.by_unit import OutcomesByUnit
 from gateway.record.histogram import edges
 from gateway.state.base import Counts, StoreUnavailable
-from gateway.state.evidence import observations, rewarded
 from gateway.state.store import Store
 from policies.allocation.bandit import Standing
 from policies.allocation.model import RewardSums

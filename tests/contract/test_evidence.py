@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.record.events import Outcome
-from gateway.state.base import Retention
-from gateway.state.evidence import (
+from gateway.ingest.evidence import (
     Rewarded,
     by_time,
     ended_before,
@@ -19,6 +17,8 @@ from gateway.state.evidence import (
     rewarded,
     share_observed,
 )
+from gateway.record.events import Outcome
+from gateway.state.base import Retention
 from gateway.state.store import Store
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward

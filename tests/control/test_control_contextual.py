@@ -16,9 +16,9 @@ from gateway.control.context import Live
 from gateway.control.handlers.record import _sealed
 from gateway.control.reports.route import Evidence, report
 from gateway.control.schemas.responses import RouteReport
+from gateway.ingest.evidence import Rewarded
 from gateway.record.context import pack
 from gateway.record.decision_id import Opened
-from gateway.state.evidence import Rewarded
 from policies.allocate import allocate
 from policies.allocation.model import RewardSums
 from policies.contextual.bandit import Contextual

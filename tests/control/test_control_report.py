@@ -15,9 +15,9 @@ from gateway.control.context import Live
 from gateway.control.reports.estimates import estimate
 from gateway.control.reports.route import Evidence, report
 from gateway.control.reports.series import series, step_for, steps
+from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import index
 from gateway.state.base import Counts, Published
-from gateway.state.evidence import Rewarded, RewardedBucket
 from policies.allocation.bucketing import allocation
 from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import RateMartingale, mean_interval

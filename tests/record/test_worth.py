@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from gateway.config.document import Metric
+from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
 from gateway.ingest.reward_value import worth
 from gateway.ingest.rewards import worst
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
-from gateway.state.evidence import rewarded
 from gateway.state.sqlite import SqliteStore
 from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward

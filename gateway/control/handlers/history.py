@@ -15,9 +15,9 @@ from gateway.control.api_request import Ask, answer
 from gateway.control.reports.distributions import distributions
 from gateway.control.schemas.requests import DisagreementQuery, Note, StepsQuery
 from gateway.errors import TurnoutError
+from gateway.ingest.evidence import observations, rewarded
 from gateway.record.events import Shadowed
 from gateway.state import history
-from gateway.state.evidence import observations, rewarded
 
 Json = dict[str, Any]
 

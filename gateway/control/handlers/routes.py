@@ -12,8 +12,8 @@ from gateway.control.api_request import Ask, answer, zipped
 from gateway.control.reports.series import MOST, ROLLING, series, step_for, steps
 from gateway.control.schemas.requests import RolloutStep, RouteQuery, SeriesQuery
 from gateway.errors import TurnoutError
+from gateway.ingest.evidence import of_buckets, rewarded
 from gateway.state.base import StoreUnavailable
-from gateway.state.evidence import of_buckets, rewarded
 
 HOUR = 3600.0
 

@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Any, Final
 
 from gateway.config.document import Metric
-from gateway.state.evidence import Rewarded
+from gateway.ingest.evidence import Rewarded
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Standing, assess
 from policies.allocation.fixed_plans import Canary

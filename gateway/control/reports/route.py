@@ -16,9 +16,9 @@ from gateway.config.policy import bandit_of
 from gateway.control.context import Live
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.control.reports.lift import HEALTH, Comparisons
+from gateway.ingest.evidence import Rewarded, observations
 from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
-from gateway.state.evidence import Rewarded, observations
 from policies.allocation.model import Discounted, RewardSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval

@@ -10,9 +10,9 @@ from typing import Any, Final
 from gateway.config.document import Metric
 from gateway.control.reports.estimates import reward_estimate
 from gateway.control.reports.route import error_rate, latencies, latency_intervals
+from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
 from gateway.state.base import BUCKET, Counts, Published
-from gateway.state.evidence import Key, Rewarded, RewardedBucket, share_observed
 
 Json = dict[str, Any]
 
