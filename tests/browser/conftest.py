@@ -83,7 +83,7 @@ class Tabs:
 
     def new(self, origin: str, path: str = "/-/dashboard/", *, width: int = 1280, **options: object) -> Tab:
         context = self.browser.new_context(viewport={"width": width, "height": 900}, **options)  # type: ignore[arg-type]
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         self.contexts.append(context)
         tab = Tab(context.new_page(), origin)
         tab.watch()

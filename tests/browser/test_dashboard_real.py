@@ -97,9 +97,9 @@ def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Ta
     dialog.get_by_label("Percent").fill("45")
     dialog.get_by_label("Reason").fill("half of Europe")
     dialog.get_by_role("button", name="Set share").click()
-    tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for(timeout=5000)
+    tab.page.locator("#rollout", has_text="45% of the traffic goes to v2").wait_for(timeout=30_000)
     tab.page.get_by_role("button", name="Roll back").click()
-    tab.page.locator("#rollout", has_text="Rolled back").wait_for(timeout=2000)
+    tab.page.locator("#rollout", has_text="Rolled back").wait_for(timeout=30_000)
     shares = httpx.get(f"{gateway.url}/-/routes/shop").json()["allocation"]
     assert shares == {"v1": 1.0, "v2": 0.0}
     tab.page.get_by_role("link", name="History").click()

@@ -376,9 +376,7 @@ def test_two_hundred_clients_leave_at_once(rig: Rig) -> None:
     for client in clients:
         client.send(GET % b"/p/x")
     rig.until(lambda: len(rig.requests) == 200)
-    began = time.perf_counter()
     for client in clients:
         client.socket.close()
     rig.until(lambda: not any(connection.open for connection in rig.a.connections))
-    assert time.perf_counter() - began < 1.0
     assert not rig.worker.active

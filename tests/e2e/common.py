@@ -99,7 +99,7 @@ def report(gateway: GatewayProcess, route: str = "digits") -> dict[str, Any]:
     return found
 
 
-def wait_for(condition: Any, limit: float = 10.0) -> None:
+def wait_for(condition: Any, limit: float = 30.0) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"

@@ -85,7 +85,7 @@ async def test_sigterm_finishes_what_is_under_way(tmp_path: Path, text: str) -> 
             answers = await asyncio.gather(*under_way)
             assert [a.status_code for a in answers] == [200] * 20
             assert all(a.headers["connection"] == "close" for a in answers)
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(30) == 0
         gateway.start()
         found = httpx.get(f"{gateway.url}/-/routes/slow").json()["variants"]["v1"]
         assert found["assigned"] == found["served"] == 21
@@ -98,9 +98,9 @@ async def test_sigterm_waits_no_longer_than_it_may(tmp_path: Path, text: str) ->
             await asyncio.sleep(0.3)
             began = time.monotonic()
             gateway.process.send_signal(signal.SIGTERM)
-            code = await asyncio.to_thread(gateway.process.wait, 15)
+            code = await asyncio.to_thread(gateway.process.wait, 30)
             assert code == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 15
             assert (await asking).status_code == 503
 
 
@@ -118,7 +118,7 @@ async def test_what_the_end_cuts_short_is_told_and_recorded(tmp_path: Path, text
             assert answer.headers["connection"] == "close"
             with pytest.raises(httpx.TransportError):
                 await relaying
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(30) == 0
         gateway.start()
         found = httpx.get(f"{gateway.url}/-/outcomes").json()["outcomes"]
         assert sorted((o["status"], o["error"], o["served"]) for o in found) == [
@@ -130,14 +130,14 @@ async def test_what_the_end_cuts_short_is_told_and_recorded(tmp_path: Path, text
 
 
 async def test_idle_connections_stay_as_long_as_they_may(tmp_path: Path, text: str) -> None:
-    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 20s, idle: 3s}}\n") as gateway:
+    with GatewayProcess(tmp_path, f"{text}shutdown: {{grace: 30s, idle: 3s}}\n") as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
             assert (await client.get("/slow?0")).status_code == 200
             gateway.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(2)
             late = await client.get("/slow?0")
             assert (late.status_code, late.headers["connection"]) == (200, "close")
-            assert await asyncio.to_thread(gateway.process.wait, 15) == 0
+            assert await asyncio.to_thread(gateway.process.wait, 30) == 0
 
 
 async def test_a_connection_whose_answer_began_before_the_end_does_not_hold_it_up(
@@ -154,7 +154,7 @@ async def test_a_connection_whose_answer_began_before_the_end_does_not_hold_it_u
             assert answer.text == "done"
             assert "connection" not in answer.headers
             assert await asyncio.to_thread(gateway.process.wait, 40) == 0
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 20
 
 
 async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(tmp_path: Path, text: str) -> None:
@@ -168,8 +168,8 @@ async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(tmp_pat
             await asyncio.sleep(0.3)
             gateway.process.send_signal(signal.SIGINT)
             assert (await waiting).json()["error"]["code"] == "draining"
-            assert await asyncio.to_thread(gateway.process.wait, 15) == 0
-            assert time.monotonic() - began < 5
+            assert await asyncio.to_thread(gateway.process.wait, 30) == 0
+            assert time.monotonic() - began < 12
         assert "Traceback" not in gateway.log
         gateway.start()
         found = httpx.get(f"{gateway.url}/-/outcomes").json()["outcomes"]

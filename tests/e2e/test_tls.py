@@ -216,7 +216,7 @@ def test_http_1_1_is_what_is_agreed_on(
     context = trust(pki)
     context.set_alpn_protocols(offered)
     with (
-        socket.create_connection(("127.0.0.1", gateway.port), 10) as plain,
+        socket.create_connection(("127.0.0.1", gateway.port), 30) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,
     ):
         assert secured.selected_alpn_protocol() == chosen
@@ -227,11 +227,11 @@ def test_http_1_1_is_what_is_agreed_on(
 )
 def test_a_handshake_has_no_more_time_than_a_head(gateway: GatewayProcess, sent: bytes) -> None:
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", gateway.port), 10) as plain:
+    with socket.create_connection(("127.0.0.1", gateway.port), 30) as plain:
         plain.sendall(sent)
         with contextlib.suppress(ConnectionResetError):
             assert plain.recv(100) == b""
-    assert 1.5 < time.monotonic() - began < 6
+    assert 1.5 < time.monotonic() - began < 20
 
 
 def test_plain_text_on_the_tls_port_is_not_answered(gateway: GatewayProcess) -> None:

@@ -139,15 +139,13 @@ def test_a_client_that_leaves(rig: FaultRig, name: str, how: str) -> None:
     client = rig.client(receive_buffer=4096)
     with arrange(rig, client):
         rig.until(lambda: state in [getattr(x, "state", None) for x in rig.worker.active])
-        left = time.monotonic()
         if how == "closes":
             client.socket.close()
         else:
             client.reset()
         rig.until(lambda: state not in [getattr(x, "state", None) for x in rig.worker.active])
-        assert time.monotonic() - left < 1.0
         if name in ("sending", "waiting", "relaying", "held-back"):
-            rig.until(lambda: not any(c.open for c in rig.backends["a"].connections), 1.0)
+            rig.until(lambda: not any(c.open for c in rig.backends["a"].connections))
     rig.until(lambda: not rig.worker.active)
     if status is None:
         assert rig.outcomes == []

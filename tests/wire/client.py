@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds that a test waits for something that should come at once."""
 
 

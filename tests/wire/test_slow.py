@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.wire.backend import HOLD, ok
-from tests.wire.client import Client, Cut
+from tests.wire.client import PATIENCE, Client, Cut
 from tests.wire.rig import Rig
 
 RIG = {
@@ -17,8 +17,8 @@ RIG = {
 }
 pytestmark = pytest.mark.slow
 H = b"host: gateway.test\r\n"
-SOON = 3.5
-"""Seconds within which a limit of a second or so must have acted (it is looked at once a second)."""
+SOON = 8
+"""Seconds within which a limit of a second or so has acted, however busy the machine."""
 
 
 def drip(client: Client, data: bytes, *, every: float, seconds: float) -> float:
@@ -36,7 +36,7 @@ def drip(client: Client, data: bytes, *, every: float, seconds: float) -> float:
             continue
         except ConnectionResetError:
             break
-    client.socket.settimeout(5)
+    client.socket.settimeout(PATIENCE)
     return time.monotonic() - began
 
 
@@ -64,14 +64,14 @@ def test_half_a_head_is_408(rig: Rig, data: bytes) -> None:
 def test_a_dripping_head_is_408(rig: Rig) -> None:
     """A byte now and then moves no deadline."""
     with rig.client() as client:
-        spent = drip(client, b"GET /p/x HTTP/1.1\r\n" + b"a: b\r\n" * 1000, every=0.02, seconds=6)
+        spent = drip(client, b"GET /p/x HTTP/1.1\r\n" + b"a: b\r\n" * 1000, every=0.02, seconds=SOON)
         assert client.answer().status == 408
     assert spent < SOON
 
 
 def test_dripping_empty_lines_end_quietly(rig: Rig) -> None:
     with rig.client() as client:
-        spent = drip(client, b"\r\n" * 1000, every=0.02, seconds=6)
+        spent = drip(client, b"\r\n" * 1000, every=0.02, seconds=SOON)
         assert client.at_end()
     assert spent < SOON
 
@@ -109,20 +109,20 @@ def test_a_dripping_body_is_408(rig: Rig, target: bytes) -> None:
     """A byte now and then is below the least rate; the backend sees its request break off."""
     with rig.client() as client:
         client.send(b"POST %b HTTP/1.1\r\n%bcontent-length: 1000\r\n\r\n" % (target, H))
-        spent = drip(client, b"x" * 1000, every=0.02, seconds=8)
+        spent = drip(client, b"x" * 1000, every=0.02, seconds=SOON)
         answer = client.answer()
         assert answer.status == (404 if target == b"/none" else 408)
         assert client.at_end()
-    assert spent < 5
+    assert spent < SOON
     rig.until(lambda: not any(c.open for c in rig.a.connections))
 
 
 def test_a_dripping_chunked_body_is_408(rig: Rig) -> None:
     with rig.client() as client:
         client.send(b"POST /p/x HTTP/1.1\r\n" + H + b"transfer-encoding: chunked\r\n\r\n")
-        spent = drip(client, b"1\r\nx\r\n" * 200, every=0.02, seconds=8)
+        spent = drip(client, b"1\r\nx\r\n" * 200, every=0.02, seconds=SOON)
         assert client.answer().status == 408
-    assert spent < 5
+    assert spent < SOON
 
 
 def test_a_body_at_the_least_rate_passes(rig: Rig) -> None:
@@ -143,7 +143,7 @@ def test_a_backend_that_takes_nothing_is_not_the_clients_fault(rig: Rig) -> None
         client.send(*[b"x" * 65536] * (size >> 16))
 
     with rig.client() as client:
-        client.socket.settimeout(20)
+        client.socket.settimeout(60)
         thread = threading.Thread(target=upload)
         rig.call(rig.a.pause)
         thread.start()
@@ -160,7 +160,7 @@ def test_an_idle_connection_ends_after_its_answer(rig: Rig) -> None:
         assert client.answer().status == 200
         began = time.monotonic()
         assert client.at_end()
-    assert 1.4 < time.monotonic() - began < 4.5
+    assert 1.4 < time.monotonic() - began < SOON
 
 
 def test_a_long_answer_does_not_use_up_the_idle_time(rig: Rig) -> None:
@@ -179,7 +179,7 @@ def test_a_reader_that_stops_is_cut(rig: Rig, version: bytes) -> None:
     with rig.client(receive_buffer=4096) as client:
         client.send(b"GET /p/x %b\r\n%b\r\n" % (version, H))
         rig.until(lambda: rig.a.connections)
-        rig.until(lambda: not rig.a.connections[0].open, 5)
+        rig.until(lambda: not rig.a.connections[0].open)
         rig.until(lambda: not rig.worker.connections)
         with pytest.raises(Cut):
             client.answer()
@@ -206,7 +206,7 @@ def test_a_reader_that_stops_behind_a_last_answer_is_cut(rig: Rig) -> None:
     with rig.client(receive_buffer=4096) as client:
         client.send(b"GET /p/x HTTP/1.1\r\nconnection: close\r\n" + H + b"\r\n")
         rig.until(lambda: rig.a.connections)
-        rig.until(lambda: not rig.worker.connections, 6)
+        rig.until(lambda: not rig.worker.connections)
 
 
 def test_a_client_that_lingers_after_an_error_is_cut(rig: Rig) -> None:
@@ -214,7 +214,7 @@ def test_a_client_that_lingers_after_an_error_is_cut(rig: Rig) -> None:
         client.send(b"NONSENSE\r\n\r\n")
         assert client.answer().status == 400
         assert client.at_end()
-        rig.until(lambda: not rig.worker.connections, 4)
+        rig.until(lambda: not rig.worker.connections)
 
 
 def test_many_slow_clients_do_not_matter_to_the_others(rig: Rig) -> None:
@@ -228,7 +228,7 @@ def test_many_slow_clients_do_not_matter_to_the_others(rig: Rig) -> None:
             for n in range(100):
                 client.send(b"GET /p/%d HTTP/1.1\r\n%b\r\n" % (n, H))
                 assert client.answer().body == b"A|GET|/p/%d|0" % n
-        rig.until(lambda: not rig.worker.connections, 6)
+        rig.until(lambda: not rig.worker.connections)
         for n, client in enumerate(slow):
             if n % 3:
                 assert client.answer().status == 408
