@@ -33,9 +33,9 @@ from gateway.config.document import Document
 from gateway.config.load import Examined
 from gateway.config.source import Source
 from gateway.config.watch import Signatures
-from gateway.control.app import build
-from gateway.control.context import Action, Live
-from gateway.control.route_status import live
+from gateway.control.app import ControlApp
+from gateway.control.gateway_api import Action, RouteStatus
+from gateway.control.route_status import route_status
 from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
@@ -143,7 +143,7 @@ class Gateway:
             period=self._period,
             request_lookup=requests,
         )
-        self.application = build(self)
+        self.application = ControlApp(self)
         self.revisions = Revisions(
             self.store,
             clock=self.now,
@@ -376,9 +376,9 @@ class Gateway:
         problem = self.revisions.problem
         return None if problem is None else problem.shown()
 
-    def live(self, route: str) -> Live | None:
+    def route_status(self, route: str) -> RouteStatus | None:
         assert self.worker is not None
-        return live(self.worker, route, self.allocations.held.get(route), self.now)
+        return route_status(self.worker, route, self.allocations.held.get(route), self.now)
 
     def ready(self) -> tuple[bool, str]:
         if self.ending or self.worker is None or self.worker.draining:

@@ -50,7 +50,8 @@ REWRITTEN: Final = (
     "gateway/cli.py",
     "gateway/commands/*.py",
     "gateway/config/*.py",
-    "gateway/control/reports/*.py",
+    "gateway/control/*.py",
+    "gateway/control/*/*.py",
     "gateway/errors.py",
     "policies/**/*.py",
 )

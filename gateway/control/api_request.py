@@ -1,4 +1,4 @@
-"""One call of the control API on its way to a handler: who asks, for what, with what body."""
+"""One request to the control API, as its handler gets it, and the responses that handlers make."""
 
 from __future__ import annotations
 
@@ -6,55 +6,53 @@ import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Never, TypeVar
+from typing import Any, Final, Never, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
-from gateway.control.context import Context
+from gateway.control.gateway_api import GatewayApi
 from gateway.control.login_limit import client_of
+from gateway.control.services import ControlServices
+from gateway.control.session import Session
 from gateway.errors import TurnoutError
-
-if TYPE_CHECKING:
-    from gateway.control.services import Desk
-    from gateway.control.session import Session
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_WORTH_ZIPPING: Final = 4096
-"""Bytes of an answer."""
+MIN_GZIP_BYTES: Final = 4096
+MAX_NAMED_FAULTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a handler gets."""
+class ApiRequest:
+    """A request whose credential and scope have been checked."""
 
-    request: Request
+    http: Request
     principal: Principal
-    desk: Desk
+    services: ControlServices
     body_limit: int
-    """Bytes; `limits.control_body` holds too."""
+    """Bytes; `limits.control_body` applies too."""
 
     @property
-    def context(self) -> Context:
-        return self.desk.context
+    def gateway(self) -> GatewayApi:
+        return self.services.gateway
 
     @property
     def route(self) -> str:
-        """The ``{route}`` of the path. Raises forbidden for a key without it, not_found for an unknown one."""
-        return self.must_know(str(self.request.path_params["route"]))
+        """The ``{route}`` of the path. Raises forbidden if the key does not serve it, not_found if it is unknown."""
+        return self.must_know(str(self.http.path_params["route"]))
 
     def must_know(self, name: str) -> str:
-        """``name``, of a route that the key serves. Raises forbidden, not_found."""
+        """Return ``name`` if the key serves this route. Raises forbidden, not_found."""
         self.must_serve(name)
-        if name not in self.context.document().routes:
+        if name not in self.gateway.document().routes:
             raise TurnoutError("not_found", f"There is no route {name!r}; GET /-/routes lists them.")
         return name
 
     def must_serve(self, route: str) -> None:
-        """Raises forbidden, whether or not there is such a route: a key learns nothing of others' routes."""
+        """Raises forbidden, whether or not the route exists: a key learns nothing about other routes."""
         if not self.principal.serves(route):
             raise TurnoutError(
                 "forbidden", f"The key may not use the route {route!r}; use one that names it."
@@ -62,35 +60,41 @@ class Ask:
 
     @property
     def author(self) -> str:
-        """Who is written into the history."""
+        """The name that history records for a change."""
         return self.principal.id or "anonymous"
 
     @property
+    def session(self) -> Session | None:
+        """The dashboard session; None if the credential is not a cookie."""
+        session: Session | None = getattr(self.http.state, "session", None)
+        return session
+
+    @property
     def caller(self) -> dict[str, str]:
-        """Who made the call, with what login, from where: for the trail."""
-        session: Session | None = getattr(self.request.state, "session", None)
-        address = client_of(self.request, self.context.document().trusted_proxies)
+        """Who made the request, with which session and from which address, for the audit trail."""
+        session = self.session
+        address = client_of(self.http, self.gateway.document().trusted_proxies)
         return {"by": self.author, "session": session.id[:8] if session else "", "address": address}
 
     def query(self, model: type[Model]) -> Model:
-        """The query string as ``model``. Raises invalid (unknown and repeated parameters included)."""
-        given = self.request.query_params
-        twice = sorted({key for key in given if len(given.getlist(key)) > 1})
-        if twice:
+        """Return the query string as ``model``. Raises invalid, also for unknown and repeated parameters."""
+        given = self.http.query_params
+        repeated = sorted({key for key in given if len(given.getlist(key)) > 1})
+        if repeated:
             raise TurnoutError(
-                "invalid", f"The parameter {twice[0]!r} is given more than once; give it once."
+                "invalid", f"The parameter {repeated[0]!r} is given more than once; give it once."
             )
         return checked(model, dict(given))
 
     async def bytes(self) -> bytes:
-        """The whole body. Raises body_too_large."""
-        limit = min(self.body_limit, self.context.document().limits.control_body)
-        declared = self.request.headers.get("content-length", "")
+        """Read the whole body. Raises body_too_large."""
+        limit = min(self.body_limit, self.gateway.document().limits.control_body)
+        declared = self.http.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             _too_large(limit)
         parts, size = [], 0
         try:
-            async for part in self.request.stream():
+            async for part in self.http.stream():
                 size += len(part)
                 if size > limit:
                     _too_large(limit)
@@ -100,10 +104,11 @@ class Ask:
         return b"".join(parts)
 
     async def json(self) -> Any:
-        """The body as JSON. Raises bad_json."""
-        return await self.desk.json_reader.read(await self.bytes())
+        """Read the body as JSON. Raises bad_json, body_too_large."""
+        return await self.services.json_reader.read(await self.bytes())
 
     async def body(self, model: type[Model]) -> Model:
+        """Read the body as ``model``. Raises bad_json, body_too_large, invalid."""
         return checked(model, await self.json())
 
 
@@ -114,36 +119,38 @@ def _too_large(limit: int) -> Never:
 
 
 def checked(model: type[Model], value: Any) -> Model:
-    """``value`` as ``model``; raises invalid, naming each field that is wrong."""
+    """Return ``value`` as ``model``. Raises invalid, naming each field that is wrong."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise TurnoutError("invalid", "; ".join(map(_sentence, error.errors()[:5])) + ".") from None
+        faults = error.errors()[:MAX_NAMED_FAULTS]
+        raise TurnoutError("invalid", "; ".join(map(_fault_text, faults)) + ".") from None
 
 
-def _sentence(fault: Mapping[str, Any]) -> str:
-    # Tags of unions (function-after[...] and the like) say nothing to a caller.
+def _fault_text(fault: Mapping[str, Any]) -> str:
+    # Tags of unions (function-after[...] and the like) mean nothing to a client.
     where = ".".join(str(part) for part in fault["loc"] if "[" not in str(part))
     kind = str(fault["type"])
     if kind == "extra_forbidden":
         return f"{where!r} is not known here"
     if kind == "missing":
         return f"{where!r} is missing"
-    said = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
-    said = said[:1].lower() + said[1:]
-    return f"{where!r}: {said}" if where else said
+    text = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+    text = text[:1].lower() + text[1:]
+    return f"{where!r}: {text}" if where else text
 
 
-def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """``value`` as a JSON answer. NaN and infinities would be no JSON: they are a fault of ours."""
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return ``value`` as JSON. NaN and infinity are not JSON: they raise, since they are a fault of ours."""
     body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return Response(body, status, dict(headers or {}), media_type="application/json")
 
 
-def zipped(ask: Ask, value: Any) -> Response:
-    """`answer`, compressed where the caller takes that and it is worth it."""
-    made = answer(value)
-    if len(made.body) < _WORTH_ZIPPING or "gzip" not in ask.request.headers.get("accept-encoding", ""):
-        return made
+def gzipped_response(request: ApiRequest, value: Any) -> Response:
+    """Return ``value`` as JSON, compressed if the client accepts that and the body is long."""
+    response = json_response(value)
+    accepted = request.http.headers.get("accept-encoding", "")
+    if len(response.body) < MIN_GZIP_BYTES or "gzip" not in accepted:
+        return response
     headers = {"content-encoding": "gzip", "vary": "accept-encoding"}
-    return Response(gzip.compress(made.body, 4), 200, headers, media_type="application/json")
+    return Response(gzip.compress(response.body, 4), 200, headers, media_type="application/json")

@@ -1,8 +1,8 @@
-"""Who may make a call of the control API.
+"""Who may make a request to the control API.
 
-A credential is a header (API key or token), the dashboard's cookie, or, without ``auth`` in the
-configuration, being on the loopback interface. The last two are sent along by a browser
-whatever page makes the request, so for them the page must be one of our own.
+A credential is a header (API key or token), the dashboard's cookie, or, without ``auth`` in the configuration, a
+connection from the loopback interface. A browser sends the last two for any page that makes a request, so for these
+the page must be the gateway's own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Final
 from starlette.requests import Request
 
 from gateway.auth.principal import Authenticator, Principal
-from gateway.control.context import Context
-from gateway.control.feedback_token import PREFIX, FeedbackTokens
+from gateway.control.feedback_token import PREFIX
+from gateway.control.gateway_api import GatewayApi
+from gateway.control.services import ControlServices
 from gateway.control.session import CSRF, Session, Sessions
 from gateway.errors import TurnoutError
 from gateway.http import browsers
@@ -30,9 +31,9 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def near(request: Request) -> bool:
-    """Whether the client is on this machine and no proxy stands between, so that its loopback is not taken for ours.
+    """Whether the client is on this machine and the request did not come through a proxy.
 
-    HTTP/1.0 counts as a proxy: some speak nothing else to us, and set no field that tells of them.
+    HTTP/1.0 counts as a proxy: some proxies speak only that, and set no header that identifies them.
     """
     client = request.client
     proxied = getattr(request.state, "proxied", False) or request.scope["http_version"] == "1.0"
@@ -40,7 +41,7 @@ def near(request: Request) -> bool:
 
 
 def is_local(request: Request, authenticator: Authenticator) -> bool:
-    """Whether the client is `near`, and not a page that has pointed its own name at us."""
+    """Whether the client is `near`, and not a page whose own host name resolves to this gateway."""
     return near(request) and authenticator.browsers.owns(_host(request))
 
 
@@ -48,10 +49,10 @@ def has_header(headers: Mapping[str, str]) -> bool:
     return "authorization" in headers or "x-api-key" in headers
 
 
-def reports_from_allowed_page(request: Request, context: Context) -> bool:
+def reports_from_allowed_page(request: Request, gateway: GatewayApi) -> bool:
     """Whether a page of `feedback.allow_origins` reports a reward."""
     origin = request.headers.get("origin", "").lower()
-    return request.url.path == FEEDBACK and origin in context.document().feedback.allow_origins
+    return request.url.path == FEEDBACK and origin in gateway.document().feedback.allow_origins
 
 
 def feedback_token(request: Request) -> str:
@@ -60,23 +61,25 @@ def feedback_token(request: Request) -> str:
     return rest.strip() if scheme.lower() == "bearer" and rest.strip().startswith(PREFIX) else ""
 
 
-async def identify(
-    request: Request, context: Context, sessions: Sessions, tokens: FeedbackTokens
-) -> Principal:
-    """The principal of ``request``. Raises unauthenticated, forbidden (another site's page), rate_limited."""
-    authenticator = context.authenticator()
+async def identify(request: Request, services: ControlServices) -> Principal:
+    """Return the principal of ``request``.
+
+    Raises unauthenticated, forbidden (another site's page), rate_limited.
+    """
+    gateway = services.gateway
+    authenticator = gateway.authenticator()
     if authenticator.open:
-        # Whatever the header says: a page may set it too, so it is no credential here.
+        # Without `auth` a header is not a credential: a page of another site may set it too.
         method, host, fields = request.method.encode(), _host(request), _page(request)
-        if reports_from_allowed_page(request, context):
+        if reports_from_allowed_page(request, gateway):
             fields = {}
         principal = authenticator.visitor(method, host, fields, near=near(request))
     elif request.url.path == FEEDBACK and (token := feedback_token(request)):
-        principal = await tokens.principal(token)
+        principal = await services.feedback_tokens.principal(token)
     elif has_header(request.headers):
-        principal = authenticator.principal(credential(request), context.now())
+        principal = authenticator.principal(credential(request), gateway.now())
     else:
-        principal = await _by_cookie(request, sessions)
+        principal = await _by_cookie(request, services.sessions)
     if principal.bucket is not None:
         wait = principal.bucket.take(perf_counter())
         if wait > 0:
@@ -105,18 +108,18 @@ async def _by_cookie(request: Request, sessions: Sessions) -> Principal:
 
 
 def _refuse_forged(request: Request, session: Session) -> None:
-    """Raises forbidden for a change that a page of another origin may have made the browser send."""
+    """Raises forbidden for a change that a page of another origin may have caused."""
     refuse_other_pages(request)
     page, given = _page(request), request.headers.get(CSRF, "")
-    told = browsers.SITE in page or browsers.ORIGIN in page
-    if not told or not hmac.compare_digest(given.encode("latin-1"), session.csrf.encode()):
+    identified = browsers.SITE in page or browsers.ORIGIN in page
+    if not identified or not hmac.compare_digest(given.encode("latin-1"), session.csrf.encode()):
         raise TurnoutError(
-            "forbidden", f"With a cookie a change needs {CSRF!r}, as GET /-/dashboard/session tells it."
+            "forbidden", f"With a cookie a change needs {CSRF!r}; its value is in GET /-/dashboard/session."
         )
 
 
 def refuse_other_pages(request: Request) -> None:
-    """Raises forbidden unless the request comes from a page of this origin, or from no page at all."""
+    """Raises forbidden if the request comes from a page of another origin."""
     if not browsers.from_own_page(request.method.encode(), _host(request), _page(request)):
         raise TurnoutError(
             "forbidden", "A page of another site may not do this; use the gateway's own, or a key."
@@ -132,9 +135,9 @@ def _page(request: Request) -> dict[bytes, bytes]:
 
 
 def require(principal: Principal, scope: str) -> None:
-    """Raises forbidden."""
+    """Raises forbidden if the principal lacks ``scope``."""
     if not principal.may(scope):
         raise TurnoutError("forbidden", f"This needs the scope {scope!r}; use a key that has it.")
     if scope == "config" and principal.routes is not None:
-        # The document holds every route, and the keys: who may write it may do everything.
+        # The document holds every route and the keys: a client that may write it may do everything.
         raise TurnoutError("forbidden", "A key with 'routes' may not use the configuration; use one without.")

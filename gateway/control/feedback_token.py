@@ -1,7 +1,7 @@
 """Short-lived tokens with which a web page reports rewards, so that no API key lies in a page.
 
-A token seals the credential that asked for it, the routes and the time of its end (ChaCha20-Poly1305, with a secret
-of the store's, so that every worker and replica can open it). It is proved on each use: with the key, its tokens go.
+A token seals the credential that requested it, the routes and its expiry time (ChaCha20-Poly1305 with a secret of the
+store, so that every worker and replica can open it). The credential is verified on each use: tokens end with their key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from gateway.auth.principal import Principal
-from gateway.control.context import Context
+from gateway.control.gateway_api import GatewayApi
 from gateway.errors import TurnoutError
 
 PREFIX: Final = "fb_"
@@ -29,26 +29,26 @@ _PURPOSE: Final = b"turnout feedback token 1"
 class FeedbackTokens:
     """Makes and opens the tokens of one gateway."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, gateway: GatewayApi) -> None:
+        self._gateway = gateway
         self._secrets: tuple[bytes, ...] = ()
 
     async def make(self, credential: str, routes: Sequence[str] | None, until: int) -> str:
-        """A token for ``credential``, good for ``routes`` (None: those of its key) until ``until``, in seconds
+        """Return a token for ``credential``, valid for ``routes`` (None: those of its key) until ``until``, in seconds
         since the epoch. Raises StoreUnavailable."""
-        self._secrets = await self._context.store.secrets(SECRET)
+        self._secrets = await self._gateway.store.secrets(SECRET)
         nonce = os.urandom(_NONCE_BYTES)
         text = json.dumps([credential, None if routes is None else list(routes), until]).encode()
         sealed = ChaCha20Poly1305(self._secrets[0]).encrypt(nonce, text, _PURPOSE)
         return PREFIX + urlsafe_b64encode(nonce + sealed).decode()
 
     async def principal(self, token: str) -> Principal:
-        """Who reports with ``token``: the key's principal, for feedback alone. Raises unauthenticated."""
+        """Return the principal of ``token``: that of its key, for feedback only. Raises unauthenticated."""
         credential, routes, until = await self._opened(token.removeprefix(PREFIX))
-        now = self._context.now()
+        now = self._gateway.now()
         if until <= now:
-            raise TurnoutError("unauthenticated", "The feedback token has ended; ask for another.")
-        known = self._context.authenticator().principal(credential.encode(), now)
+            raise TurnoutError("unauthenticated", "The feedback token has expired; request another.")
+        known = self._gateway.authenticator().principal(credential.encode(), now)
         if not known.may("feedback"):
             raise TurnoutError("unauthenticated")
         allowed = known.routes if routes is None else frozenset(filter(known.serves, routes))
@@ -56,7 +56,7 @@ class FeedbackTokens:
 
     async def _opened(self, text: str) -> tuple[str, list[str] | None, int]:
         if not self._secrets:
-            self._secrets = await self._context.store.secrets(SECRET)
+            self._secrets = await self._gateway.store.secrets(SECRET)
         for secret in self._secrets:
             try:
                 raw = urlsafe_b64decode(text.encode("ascii"))
@@ -65,4 +65,6 @@ class FeedbackTokens:
                 continue
             credential, routes, until = json.loads(opened)
             return credential, routes, until
-        raise TurnoutError("unauthenticated", "This is no feedback token of this gateway; ask for another.")
+        raise TurnoutError(
+            "unauthenticated", "This is not a feedback token of this gateway; request another."
+        )

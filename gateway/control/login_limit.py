@@ -13,8 +13,8 @@ from gateway.auth.principal import Bucket
 from gateway.errors import TurnoutError
 
 FAILURES_PER_S: Final = 1 / 6
-BURST: Final = 10
-_MOST_CLIENTS: Final = 1024
+MAX_FAILURES: Final = 10
+MAX_CLIENTS: Final = 1024
 
 
 class LoginLimit:
@@ -24,7 +24,7 @@ class LoginLimit:
         self._buckets: dict[str, Bucket] = {}
 
     def check(self, client: str) -> None:
-        """Raises rate_limited while ``client`` has no failure left."""
+        """Raises rate_limited if ``client`` has used up its failures."""
         bucket = self._buckets.get(client)
         wait = bucket.wait(perf_counter()) if bucket is not None else 0.0
         if wait > 0:
@@ -33,19 +33,20 @@ class LoginLimit:
             )
 
     def failed(self, client: str) -> None:
+        """Count a failed login of ``client``."""
         bucket = self._buckets.get(client)
         if bucket is None:
-            if len(self._buckets) >= _MOST_CLIENTS:
+            if len(self._buckets) >= MAX_CLIENTS:
                 self._buckets.pop(next(iter(self._buckets)))
-            bucket = self._buckets[client] = Bucket(FAILURES_PER_S, BURST)
+            bucket = self._buckets[client] = Bucket(FAILURES_PER_S, MAX_FAILURES)
         bucket.take(perf_counter())
 
 
 def client_of(request: Request, trusted_proxies: Sequence[str]) -> str:
-    """The client's address, behind proxies that are trusted; of IPv6 the /64, which is one client's to choose from."""
+    """Return the client's address behind trusted proxies; of IPv6 the /64, all of which one client may use."""
     networks = [ipaddress.ip_network(network) for network in trusted_proxies]
-    said = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-    hops = [hop.strip() for hop in said if hop.strip()]
+    forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+    hops = [hop.strip() for hop in forwarded if hop.strip()]
     hops.append(request.client.host if request.client is not None else "")
     found = ""
     for hop in reversed(hops):

@@ -1,4 +1,4 @@
-"""The edge of the control API: every answer gets its headers, every failure the one error shape."""
+"""Adds headers to every response of the control API, and turns every exception into the one error shape."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gateway.state.base import StoreUnavailable
 
 log = logging.getLogger("turnout.control")
 
-RETRY_AFTER: Final = 1.0
-"""Seconds, when the store is away."""
+STORE_RETRY_AFTER_S: Final = 1.0
+"""Seconds, if the store is unavailable."""
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _HEADERS: Final = (
     ("x-content-type-options", "nosniff"),
@@ -31,11 +31,11 @@ _HEADERS: Final = (
 )
 
 
-class Edge:
-    """An ASGI application around another one."""
+class ErrorMiddleware:
+    """An ASGI application that wraps another one."""
 
     def __init__(self, inner: ASGIApp, hsts: Callable[[], float | None] = lambda: None) -> None:
-        """``hsts``: seconds for which browsers shall insist on TLS."""
+        """``hsts``: returns the seconds for which browsers require TLS; None: not set."""
         self._inner = inner
         self._hsts = hsts
 
@@ -60,16 +60,16 @@ class Edge:
             try:
                 await send(message)
             except OSError:
-                raise ClientDisconnect from None  # so that it can't be taken for a fault of ours
+                raise ClientDisconnect from None  # so that it does not count as an internal error
 
         try:
             await self._inner(scope, receive, with_headers)
         except Exception as error:
             if isinstance(error, ClientDisconnect):
-                return  # nobody is left to be told
+                return  # no client is left to receive a response
             failure = refusal(error, request_id, scope)
             if started:
-                # Too late for another answer: what is cut short must not look complete.
+                # Too late for another response: a truncated one must not look complete.
                 raise
             await failure(scope, receive, with_headers)
 
@@ -80,27 +80,29 @@ def _request_id(scope: Scope) -> str:
 
 
 def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
-    """The error answer for whatever was raised."""
+    """Return the error response for an exception."""
     match error:
         case TurnoutError():
-            return _answer(error, request_id)
+            return _error_response(error, request_id)
         case ConfigError():
-            return _config_answer(error, request_id)
+            return _config_response(error, request_id)
         case StoreUnavailable():
             log.warning("the store is unavailable: %s (request %s)", error, request_id)
-            return _answer(TurnoutError("store_unavailable", retry_after=RETRY_AFTER), request_id)
+            return _error_response(
+                TurnoutError("store_unavailable", retry_after=STORE_RETRY_AFTER_S), request_id
+            )
         case HTTPException(status_code=404):
-            message = f"There is nothing at {scope['path']}; /-/openapi.json lists the calls."
-            return _answer(TurnoutError("not_found", message), request_id)
+            message = f"There is nothing at {scope['path']}; /-/openapi.json lists the endpoints."
+            return _error_response(TurnoutError("not_found", message), request_id)
         case HTTPException(status_code=405, headers=headers):
             allow = (headers or {}).get("Allow", "")
-            message = f"{scope['method']} is not served at {scope['path']}; use {allow}."
-            return _answer(TurnoutError("method_not_allowed", message), request_id, {"allow": allow})
+            message = f"{scope['method']} is not supported at {scope['path']}; use {allow}."
+            return _error_response(TurnoutError("method_not_allowed", message), request_id, {"allow": allow})
     log.error("%s %s failed (request %s)", scope["method"], scope["path"], request_id, exc_info=error)
-    return _answer(TurnoutError("internal"), request_id)
+    return _error_response(TurnoutError("internal"), request_id)
 
 
-def _answer(
+def _error_response(
     error: TurnoutError, request_id: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> Response:
     extra = dict(headers or {})
@@ -112,16 +114,17 @@ def _answer(
     return Response(body, error.status, extra, media_type="application/json")
 
 
-def _config_answer(error: ConfigError, request_id: str) -> Response:
-    """The faults also one by one, for programs."""
+def _config_response(error: ConfigError, request_id: str) -> Response:
+    """Lists the faults one by one too, for programs."""
     message = "The configuration was refused and nothing changed:\n" + str(error)
     row = TurnoutError("invalid", message)
-    shape: dict[str, Any] = json.loads(render(row.code, row.message, request_id=request_id))
-    shape["error"]["faults"] = [shown_fault(fault) for fault in error.faults]
-    return _answer(row, request_id, body=json.dumps(shape, ensure_ascii=False).encode())
+    document: dict[str, Any] = json.loads(render(row.code, row.message, request_id=request_id))
+    document["error"]["faults"] = [fault_json(fault) for fault in error.faults]
+    return _error_response(row, request_id, body=json.dumps(document, ensure_ascii=False).encode())
 
 
-def shown_fault(fault: Fault) -> dict[str, Any]:
+def fault_json(fault: Fault) -> dict[str, Any]:
+    """Return a fault of a configuration as JSON."""
     return {
         "line": fault.line,
         "column": fault.column,

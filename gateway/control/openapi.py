@@ -1,56 +1,55 @@
-"""The OpenAPI 3.1 document, made from the table of calls and the models of their questions and answers."""
+"""The OpenAPI 3.1 document, made from the endpoints and the models of their requests and responses."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway import build
-from gateway.control.endpoint import OPEN, PARAMETERS, Call
-from gateway.control.schemas.responses import ErrorAnswer, EventShape
+from gateway.control.endpoint import OPEN, PATH_PARAMETERS, Endpoint
+from gateway.control.schemas.errors import ErrorResponse
+from gateway.control.schemas.events import EventModel
 from gateway.errors import CODES
 
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{model}"
-_EVERY: Final = ("unauthenticated", "forbidden", "rate_limited")
-_NOTES: Final = {
+_TEXT: Final = {"type": "string"}
+_COMMON_ERRORS: Final = ("unauthenticated", "forbidden", "rate_limited")
+_HEADERS: Final = {
     "if-match": "The ETag that you read, or `*`.",
-    "if-none-match": "An ETag; the same text is answered with 304.",
-    "last-event-id": "The id of the last event received; the stream goes on behind it.",
+    "if-none-match": "An ETag; the response is 304 if the text in force still has it.",
+    "last-event-id": "The id of the last event received; the stream continues after it.",
 }
+"""Request header → its description."""
 _SECURITY: Final[Json] = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key, or a token of the provider's.",
+        "description": "An API key, or a JWT of the configured issuer.",
     },
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "session": {
         "type": "apiKey",
         "in": "cookie",
         "name": "turnout-session",
-        "description": "The dashboard's login; reads only.",
+        "description": "The dashboard's session cookie.",
     },
 }
 
 
-def document(calls: Sequence[Call]) -> Json:
-    """The whole document, ready for JSON."""
-    models = _models(calls)
-    references, definitions = models_json_schema(
-        [(model, "validation" if _is_question(model) else "serialization") for model in models],
-        ref_template=_REF,
-    )
+def document(endpoints: Sequence[Endpoint]) -> Json:
+    """Return the whole document, ready for JSON."""
+    references, definitions = models_json_schema(_models(endpoints), ref_template=_REF)
     refs = {model.__name__: schema for (model, _), schema in references.items()}
     paths: dict[str, Json] = {}
-    for call in calls:
-        if call.documented:
-            paths.setdefault(_path(call), {})[call.method.lower()] = _operation(call, refs)
+    for endpoint in endpoints:
+        if endpoint.documented:
+            paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, refs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,86 +64,78 @@ def document(calls: Sequence[Call]) -> Json:
     }
 
 
-def _models(calls: Iterable[Call]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {ErrorAnswer: None, EventShape: None}
-    for call in calls:
-        for model in (call.answer, call.body):
-            if isinstance(model, type):
-                found[model] = None
-    return list(found)
+def _models(endpoints: Iterable[Endpoint]) -> list[tuple[type[BaseModel], JsonSchemaMode]]:
+    responses: list[type[BaseModel] | str] = [ErrorResponse, EventModel, *(e.response for e in endpoints)]
+    bodies = [endpoint.body for endpoint in endpoints]
+    models: dict[type[BaseModel], JsonSchemaMode] = {}
+    models |= {model: "serialization" for model in responses if isinstance(model, type)}
+    models |= {model: "validation" for model in bodies if isinstance(model, type)}
+    return list(models.items())
 
 
-def _is_question(model: type[BaseModel]) -> bool:
-    return model.__module__.endswith(".questions")
-
-
-def _path(call: Call) -> str:
-    return call.path.replace(":path", "")
-
-
-def _operation(call: Call, refs: Json) -> Json:
+def _operation(endpoint: Endpoint, refs: Json) -> Json:
     operation: Json = {
-        "operationId": _identifier(call),
-        "summary": call.summary,
-        "tags": [call.path.split("/")[2]],
-        "responses": _responses(call, refs),
+        "operationId": _identifier(endpoint),
+        "summary": endpoint.summary,
+        "tags": [endpoint.path.split("/")[2]],
+        "responses": _responses(endpoint, refs),
+        "security": [],
     }
-    if call.description:
-        operation["description"] = call.description
-    if call.scope != OPEN:
+    if endpoint.description:
+        operation["description"] = endpoint.description
+    if endpoint.scope != OPEN:
         operation["security"] = [{"bearer": []}, {"key": []}]
-        operation["security"] += [{"session": []}] if call.scope == "read" else []
-        operation["x-scope"] = call.scope
-    else:
-        operation["security"] = []
-    if parameters := _parameters(call):
+        operation["security"] += [{"session": []}] if endpoint.scope in ("read", "steer", "config") else []
+        operation["x-scope"] = endpoint.scope
+    if parameters := [*_path_parameters(endpoint), *_query_parameters(endpoint), *_headers(endpoint)]:
         operation["parameters"] = parameters
-    if call.body is not None:
-        operation["requestBody"] = {"required": True, "content": _content(call.body, refs)}
+    if endpoint.body is not None:
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.body, refs)}
     return operation
 
 
-def _identifier(call: Call) -> str:
-    words = re.findall(r"[a-z_]+", call.path.removeprefix("/-/"))
-    return (
-        "_".join([call.method.lower(), *words]) if call.path != "/-/dashboard" else "get_dashboard_redirect"
-    )
+def _identifier(endpoint: Endpoint) -> str:
+    if endpoint.path == "/-/dashboard":
+        return "get_dashboard_redirect"  # /-/dashboard/ has the same words
+    words = re.findall(r"[a-z_]+", endpoint.path.removeprefix("/-/"))
+    return "_".join([endpoint.method.lower(), *words])
 
 
-def _parameters(call: Call) -> list[Json]:
-    found: list[Json] = [
-        {
-            "name": p.name,
-            "in": "path",
-            "required": True,
-            "description": p.description,
-            "schema": {"type": "string"},
-        }
-        for p in PARAMETERS
-        if f"{{{p.name}" in call.path
-    ]
-    if call.query is not None:
-        for name, schema in call.query.model_json_schema()["properties"].items():
-            one = {"name": name, "in": "query", "required": False, "schema": _plain(schema)}
-            found.append(one | ({"description": schema["description"]} if "description" in schema else {}))
-    found += [
-        {
+def _path_parameters(endpoint: Endpoint) -> Iterator[Json]:
+    for name, description in PATH_PARAMETERS.items():
+        if f"{{{name}}}" in endpoint.path:
+            yield {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": description,
+                "schema": _TEXT,
+            }
+
+
+def _query_parameters(endpoint: Endpoint) -> Iterator[Json]:
+    if endpoint.query is None:
+        return
+    schema = endpoint.query.model_json_schema()
+    for name, field in schema["properties"].items():
+        required = name in schema.get("required", ())
+        shown = {"name": name, "in": "query", "required": required, "schema": _without_null(field)}
+        yield shown | ({"description": field["description"]} if "description" in field else {})
+
+
+def _headers(endpoint: Endpoint) -> Iterator[Json]:
+    for name in endpoint.request_headers:
+        yield {
             "name": name,
             "in": "header",
             "required": name == "if-match",
-            "description": _NOTES[name],
+            "description": _HEADERS[name],
             "schema": _TEXT,
         }
-        for name in call.headers
-    ]
-    return found
 
 
-_TEXT: Final = {"type": "string"}
-
-
-def _plain(schema: Json) -> Json:
-    """A parameter that is left out is left out: null is no value of it."""
+def _without_null(schema: Json) -> Json:
+    """The schema of a parameter: one that is absent has no value, null included."""
     options = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
     kept = {key: value for key, value in schema.items() if key not in ("anyOf", "title", "description")}
     if kept.get("default", "") is None:
@@ -158,20 +149,20 @@ def _content(body: type[BaseModel] | str, refs: Json) -> Json:
     return {"application/json": {"schema": refs[body.__name__]}}
 
 
-def _responses(call: Call, refs: Json) -> Json:
-    good: Json = {"description": call.summary}
-    if call.answer:
-        good["content"] = _content(call.answer, refs)
-    if call.answers:
-        good["headers"] = {name: {"schema": _TEXT} for name in call.answers}
-    responses = {str(call.status): good}
-    codes = (*(_EVERY if call.scope != OPEN else ()), *call.errors, "internal")
+def _responses(endpoint: Endpoint, refs: Json) -> Json:
+    good: Json = {"description": endpoint.summary}
+    if endpoint.response:
+        good["content"] = _content(endpoint.response, refs)
+    if endpoint.response_headers:
+        good["headers"] = {name: {"schema": _TEXT} for name in endpoint.response_headers}
+    responses = {str(endpoint.status): good}
+    codes = (*(_COMMON_ERRORS if endpoint.scope != OPEN else ()), *endpoint.errors, "internal")
     for status in sorted({CODES[code].status for code in codes}):
         named = sorted({code for code in codes if CODES[code].status == status})
         responses[str(status)] = {
             "description": " · ".join(f"`{code}`: {CODES[code].message}" for code in named),
-            "content": {"application/json": {"schema": refs["ErrorAnswer"]}},
+            "content": {"application/json": {"schema": refs["ErrorResponse"]}},
         }
-    if "if-none-match" in call.headers:
-        responses["304"] = {"description": "The text that If-None-Match names is still in force."}
+    if "if-none-match" in endpoint.request_headers:
+        responses["304"] = {"description": "The text in force still has the ETag of If-None-Match."}
     return responses

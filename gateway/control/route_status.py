@@ -7,14 +7,14 @@ from typing import Any
 
 from gateway.clock import Clock
 from gateway.compile.arrange import RouteAllocation
-from gateway.control.context import Live
+from gateway.control.gateway_api import RouteStatus
 from gateway.dataplane.worker import Worker
 from gateway.transport.address import Address
 from gateway.transport.balancer import Backend
 
 
-def live(worker: Worker, name: str, held: RouteAllocation | None, wall: Clock) -> Live | None:
-    """None for a route that is not served. ``held``: its allocation."""
+def route_status(worker: Worker, name: str, held: RouteAllocation | None, wall: Clock) -> RouteStatus | None:
+    """Return how the route runs; None if it is not served. ``held``: its allocation."""
     routed = worker.snapshot.routes.get(name)
     if held is None or routed is None:
         return None
@@ -26,7 +26,9 @@ def live(worker: Worker, name: str, held: RouteAllocation | None, wall: Clock) -
     for (route, shadow, event), count in worker.shadow.counts.items():
         if route == name:
             shadows.setdefault(shadow, {})[event] = count
-    return Live(held.epoch, worker.snapshot.revision, held.allocation, health, shadows, held.contextual)
+    return RouteStatus(
+        held.epoch, worker.snapshot.revision, held.allocation, health, shadows, held.contextual
+    )
 
 
 def _health(backend: Backend, address: Address, wall: Clock) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the handlers share: the context, the logins, the news, and reports that are not made twice a second."""
+"""What the handlers share: the gateway, sessions, the event stream, and reports, cached for a second."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from gateway.compile.plans import reported
 from gateway.config.policy import bandit_of
-from gateway.control.context import Context, Live
-from gateway.control.event_stream import News
+from gateway.control.event_stream import EventStream
 from gateway.control.feedback_token import FeedbackTokens
-from gateway.control.json_text import JsonReader
+from gateway.control.gateway_api import GatewayApi, RouteStatus
+from gateway.control.json_reader import JsonReader
 from gateway.control.login_limit import LoginLimit
-from gateway.control.reports.route import RECENT, Evidence, Json, recent, report, standing, summary
+from gateway.control.reports.route import RECENT_S, Evidence, Json, recent, report, standing, summary
 from gateway.control.session import Sessions
 from gateway.control.views import Views
 from gateway.errors import TurnoutError
@@ -26,105 +26,106 @@ from gateway.state.base import Counts, Event
 from policies.allocation.bandit import discounted
 from policies.allocation.model import Discounted
 
-FRESH: Final = 1.0
-"""Seconds for which a report is given out again, unless the store says that something changed."""
-STANDING_S: Final = 10.0
-"""The same for what is dear to make of the list of routes."""
-_KEPT: Final = 512
-_HALF_LIVES: Final = 10
-"""What is older than so many half-lives counts under a thousandth."""
+FRESH_S: Final = 1.0
+"""A report is served from the cache for this long unless the store has changed."""
+STANDINGS_S: Final = 10.0
+"""The expensive part of the list of routes is served from the cache for this long."""
+MAX_CACHED: Final = 512
+MAX_HALF_LIVES: Final = 10
+"""Older rewards weigh less than a thousandth."""
 
 
-class Desk:
-    """One for each application."""
+class ControlServices:
+    """The state of one control application."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.sessions = Sessions(context)
-        self.feedback_tokens = FeedbackTokens(context)
+    def __init__(self, gateway: GatewayApi) -> None:
+        self.gateway = gateway
+        self.sessions = Sessions(gateway)
+        self.feedback_tokens = FeedbackTokens(gateway)
         self.logins = LoginLimit()
-        self.news = News(context, self._heard)
+        self.events = EventStream(gateway, self._refresh_views)
         self.views = Views()
         self.json_reader = JsonReader()
         self.closing = asyncio.Event()
-        """Set when the gateway shuts down: streams end."""
-        self._cache = _Cache(context)
+        """Set when the gateway shuts down: event streams end."""
+        self._cache = _Cache(gateway)
 
-    def _heard(self, event: Event) -> None:
-        if event.kind != "allocation":  # a bandit's come each second anyway
-            self.views.hurry(event.route)
+    def _refresh_views(self, event: Event) -> None:
+        if event.kind != "allocation":  # a bandit publishes one each second
+            self.views.refresh(event.route)
 
     async def summary(self, name: str) -> Json:
-        """The route's entry of the list, with the figures of the last minutes."""
+        """Return the route's entry in the list, with the figures of the last minutes. Raises not_found."""
 
         async def make() -> Json:
-            live, rollout = self.live(name), await self._rollout(name)
-            now = self.context.now()
-            counts = await self.context.store.counts(name, since=now - RECENT)
-            shown = summary(name, self.context.document(), live, rollout, now)
-            standing = await self._cache.get(("standing", name), lambda: self._standing(name), STANDING_S)
+            status, rollout = self.status(name), await self._rollout(name)
+            now = self.gateway.now()
+            counts = await self.gateway.store.counts(name, since=now - RECENT_S)
+            shown = summary(name, self.gateway.document(), status, rollout, now)
+            standing = await self._cache.get(("standing", name), lambda: self._standing(name), STANDINGS_S)
             return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)} | standing
 
         return await self._cache.get(("summary", name), make)
 
     async def _standing(self, name: str) -> Json:
-        """What is dear to make, and changes slowly."""
-        document, steps = self.context.document(), await history.steps(self.context.store, name)
+        """The part of a summary that is expensive and changes slowly."""
+        document, steps = self.gateway.document(), await history.steps(self.gateway.store, name)
         made = await asyncio.to_thread(
-            standing, name, document, await self._evidence(name, None, None), self.live(name)
+            standing, name, document, await self._evidence(name, None, None), self.status(name)
         )
         return made | {"last_step": steps[-1] if steps else None}
 
     async def summaries(self, serves: Callable[[str], bool] = lambda _: True) -> dict[str, Json]:
-        """By name, those of the routes that ``serves`` lets through; not of one that an edit takes away meanwhile."""
+        """Return the summaries of the routes that ``serves`` accepts, by name; without those that an edit removes."""
         found = {}
-        for name in filter(serves, self.context.document().routes):
+        for name in filter(serves, self.gateway.document().routes):
             try:
                 found[name] = await self.summary(name)
             except (TurnoutError, KeyError):
-                if name in self.context.document().routes:
+                if name in self.gateway.document().routes:
                     raise
         return found
 
     async def overview(self) -> dict[str, Json]:
-        """What the view of all routes shows: the summaries, and under no name what concerns all of them."""
-        return {**await self.summaries(), "": {"refused": self.context.refused_config()}}
+        """Return the view of all routes: the summaries, and under "" what concerns all of them."""
+        return {**await self.summaries(), "": {"refused": self.gateway.refused_config()}}
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None
     ) -> Json:
-        """The whole report of a route."""
+        """Return the whole report of a route. Raises not_found."""
 
         async def make() -> Json:
-            live, rollout = self.live(name), await self._rollout(name)
-            document, evidence = self.context.document(), await self._evidence(name, since, epoch)
-            now = self.context.now()
+            status, rollout = self.status(name), await self._rollout(name)
+            document, evidence = self.gateway.document(), await self._evidence(name, since, epoch)
+            now = self.gateway.now()
             return await asyncio.to_thread(
-                report, name, document, evidence, live, rollout, now, since, baseline
+                report, name, document, evidence, status, rollout, now, since, baseline
             )
 
         return await self._cache.get(("report", name, since, epoch, baseline), make)
 
     async def _rollout(self, name: str) -> Json | None:
-        """The rollout as it stands, with its last step and the evidence for that step as it stood."""
-        state = await self.context.rollout_state(name)
+        """The state of the rollout, with its last step and the evidence for that step."""
+        state = await self.gateway.rollout_state(name)
         if state is None:
             return None
-        return {**state, "decided": history.decided(await history.steps(self.context.store, name))}
+        return {**state, "decided": history.decided(await history.steps(self.gateway.store, name))}
 
-    def live(self, name: str) -> Live:
-        live = self.context.live(name)
-        if live is None:
-            raise TurnoutError("not_found", f"The route {name!r} is not served (any more).")
-        return live
+    def status(self, name: str) -> RouteStatus:
+        """Return how the route runs now. Raises not_found."""
+        status = self.gateway.route_status(name)
+        if status is None:
+            raise TurnoutError("not_found", f"The route {name!r} is no longer served.")
+        return status
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
-        store = self.context.store
+        store = self.gateway.store
         found = await rewarded(
             store,
             name,
-            reported(self.context.document(), name),
-            now=self.context.now(),
+            reported(self.gateway.document(), name),
+            now=self.gateway.now(),
             since=since,
             epoch=epoch,
             part=since is not None or epoch is not None,
@@ -134,25 +135,25 @@ class Desk:
             rewards=found,
             discounted=await self._discounted(name),
             agreement=await store.agreement(name, since=since),
-            recent=together(await store.counts(name, since=self.context.now() - RECENT)),
+            recent=together(await store.counts(name, since=self.gateway.now() - RECENT_S)),
             alarms=await self._alarms(name),
-            stop=self.context.stop_state(name),
+            stop=self.gateway.stop_state(name),
         )
 
     async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:
-        policy = bandit_of(self.context.document().routes[name].policy)
+        policy = bandit_of(self.gateway.document().routes[name].policy)
         if policy is None or policy.discount is None:
             return {}
-        half_life, now = policy.discount.half_life, self.context.now()
-        since = now - _HALF_LIVES * half_life
+        half_life, now = policy.discount.half_life, self.gateway.now()
+        since = now - MAX_HALF_LIVES * half_life
         step = max(10.0, half_life // 100 * 10)
-        found = await self.context.store.series(name, since=since, until=now, step=step)
-        read = of_buckets(found, reported(self.context.document(), name), now=now, step=step)
+        found = await self.gateway.store.series(name, since=since, until=now, step=step)
+        read = of_buckets(found, reported(self.gateway.document(), name), now=now, step=step)
         return discounted(by_time(read), now=now, half_life=half_life)
 
     async def _alarms(self, name: str) -> list[dict[str, Any]]:
-        """What the watching loop has found and keeps in the store."""
-        kept = await self.context.store.load("alarms", name)
+        """The standing alarms of a route, as the alarm loop stores them."""
+        kept = await self.gateway.store.load("alarms", name)
         return list(json.loads(kept[1])) if kept is not None else []
 
 
@@ -170,29 +171,29 @@ def together(counts: dict[str, Counts]) -> Counts:
 
 
 class _Cache:
-    """Values by key, each made once for all who ask at the same time."""
+    """Values by key; concurrent requests for one share one computation."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, gateway: GatewayApi) -> None:
+        self._gateway = gateway
         self._kept: dict[tuple[Any, ...], tuple[object, float, asyncio.Future[Json]]] = {}
 
     async def get(
         self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]], fresh: float | None = None
     ) -> Json:
-        """``fresh``: seconds for which the value is good, whatever the store says."""
-        revision = self._context.revision().revision
-        state = (revision, None if fresh else await self._context.store.changed())
+        """``fresh``: seconds for which the value is valid even if the store changes."""
+        revision = self._gateway.revision().revision
+        state = (revision, None if fresh else await self._gateway.store.changed())
         known = self._kept.get(key)
-        if known is not None and known[0] == state and perf_counter() - known[1] < (fresh or FRESH):
+        if known is not None and known[0] == state and perf_counter() - known[1] < (fresh or FRESH_S):
             return await asyncio.shield(known[2])
-        if len(self._kept) >= _KEPT:
+        if len(self._kept) >= MAX_CACHED:
             self._kept.clear()
         made = asyncio.ensure_future(make())
         self._kept[key] = (state, perf_counter(), made)
         try:
             return await asyncio.shield(made)
         except Exception:
-            # A failure is not given out again.
+            # A failure is not cached.
             if self._kept.get(key, (None, 0.0, None))[2] is made:
                 del self._kept[key]
             raise

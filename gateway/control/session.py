@@ -1,10 +1,10 @@
-"""The dashboard's login: an API key, sealed into a cookie that only this gateway can open.
+"""The dashboard's session: an API key, sealed into a cookie that only this gateway can open.
 
-The cookie holds the key itself, encrypted (ChaCha20-Poly1305, with a secret of the store's so that every
-worker and replica can open it). It is therefore proved on each request: a key that is taken out of
-the configuration is out within a second. A counter of the key's in the store, sealed in too, is raised at each
-log-out: it ends every session of that key, and copies of its cookies. A session only reads, unless the login asked
-for more; then it may steer and configure, as far as its key may, until 15 minutes after the last such step.
+The cookie holds the key itself, encrypted with ChaCha20-Poly1305 and a secret of the store, so that every worker and
+replica can open it. The key is verified on each request: one that is removed from the configuration stops working
+within a second. The cookie also seals a counter of the key, which each log-out raises in the store: it ends every
+session of that key, and copies of its cookies. A session only reads unless the login asked for more; then it may steer
+and configure, as far as its key may, until 15 minutes after the last change.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
-from gateway.control.context import Context
+from gateway.control.gateway_api import GatewayApi
 from gateway.errors import TurnoutError
 from gateway.state.base import StoreUnavailable
 
-LIFE: Final = 12 * 3600
-"""Seconds a login lasts."""
-STEERING: Final = 15 * 60
-"""Seconds after a login, and after each change, for which a session may change something."""
+SESSION_LIFE_S: Final = 12 * 3600
+"""A login lasts this long."""
+STEER_LIFE_S: Final = 15 * 60
+"""A session may make changes for this long after the login and after each change."""
 CSRF: Final = "x-turnout-csrf"
-_NONCE: Final = 12
+_NONCE_BYTES: Final = 12
 _PURPOSE: Final = b"turnout dashboard session 2"
 _KIND: Final = "dashboard-log-outs"
-_COUNTER_AGE: Final = 1.0
-"""Seconds for which a counter that was read is used."""
-_MOST_COUNTERS: Final = 1000
+COUNTER_AGE_S: Final = 1.0
+"""A counter is read from the store again after this long."""
+MAX_COUNTERS: Final = 1000
 _LOOKING: Final = frozenset({"read"})
 _CHANGING: Final = ("read", "steer", "config")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a cookie holds, and whose it is."""
+    """The content of a cookie, and its principal."""
 
     id: str
     key: str
@@ -53,89 +53,89 @@ class Session:
     """The key's counter at the login."""
     until: int
     steer_until: int
-    """Seconds since the epoch; 0 for a session that only looks."""
+    """Seconds since the epoch; 0 for a session that only reads."""
     principal: Principal
     csrf: str
-    """What a change must carry in `CSRF`: a page of another origin can't learn it."""
+    """The value that a change must send in `CSRF`: a page of another origin can't read it."""
 
 
 class Sessions:
     """Makes and opens the cookies of one gateway."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, gateway: GatewayApi) -> None:
+        self._gateway = gateway
         self._secret = b""
         self._counters: dict[str, tuple[float, int]] = {}
-        """By key id: when it was read, and the counter."""
+        """Key id → when the counter was read, and its value."""
 
-    async def start(self, key: str, request: Request, answer: Response, *, steer: bool = False) -> None:
-        """Sets the cookie for ``key``. Raises unauthenticated, or forbidden when it may not read."""
+    async def start(self, key: str, request: Request, response: Response, *, steer: bool = False) -> None:
+        """Set the cookie for ``key``. Raises unauthenticated, forbidden (the key may not read), StoreUnavailable."""
         principal = self.key_principal(key)
         if not principal.may("read"):
             raise TurnoutError("forbidden", "This key may not read; use one with the scope 'read'.")
-        self._secret = b""  # read again: a store that lost its data may have another by now
-        now = int(self._context.now())
+        self._secret = b""  # read again: a store that lost its data has another one
+        now = int(self._gateway.now())
         session = Session(
             id=os.urandom(12).hex(),
             key=key,
             log_outs=await self._read(principal.id),
-            until=now + LIFE,
-            steer_until=now + STEERING if steer and self._steering() else 0,
+            until=now + SESSION_LIFE_S,
+            steer_until=now + STEER_LIFE_S if steer and self._steering() else 0,
             principal=principal,
             csrf="",
         )
-        await self._issue(session, request, answer)
+        await self._issue(session, request, response)
 
-    async def prolong(self, session: Session, request: Request, answer: Response) -> None:
-        """A change was made: the session may make more."""
-        until = int(self._context.now()) + STEERING
-        await self._issue(replace(session, steer_until=until), request, answer)
+    async def prolong(self, session: Session, request: Request, response: Response) -> None:
+        """Extend the time for changes, after one was made."""
+        until = int(self._gateway.now()) + STEER_LIFE_S
+        await self._issue(replace(session, steer_until=until), request, response)
 
-    async def end(self, request: Request, answer: Response) -> None:
-        """Ends all sessions of the cookie's key, and takes the cookie back. Raises StoreUnavailable."""
+    async def end(self, request: Request, response: Response) -> None:
+        """End all sessions of the cookie's key and delete the cookie. Raises StoreUnavailable."""
         session = await self.session(request)
         if session is not None:
             name = session.principal.id
             while True:
-                found = await self._context.store.load(_KIND, name)
-                if await self._context.store.save(_KIND, name, "{}", expected=found[0] if found else 0):
+                found = await self._gateway.store.load(_KIND, name)
+                if await self._gateway.store.save(_KIND, name, "{}", expected=found[0] if found else 0):
                     break
             self._counters.pop(name, None)
-        self._set(answer, request, await self._name(request), "", 0)
+        self._set(response, request, await self._name(request), "", 0)
 
     async def session(self, request: Request) -> Session | None:
-        """Who is logged in; None without a cookie that is still good."""
+        """Return the session of the cookie; None without a valid one."""
         text = request.cookies.get(await self._name(request))
         return await self._unseal(text) if text else None
 
     def key_principal(self, key: str) -> Principal:
-        """Raises unauthenticated."""
-        # As a client that sends it in a header would: whatever is not ASCII in UTF-8.
-        return self._context.authenticator().principal(key.encode(), self._context.now())
+        """Return the principal of an API key. Raises unauthenticated."""
+        # As in a header: characters beyond ASCII in UTF-8.
+        return self._gateway.authenticator().principal(key.encode(), self._gateway.now())
 
     def _steering(self) -> bool:
-        auth = self._context.document().auth
+        auth = self._gateway.document().auth
         return auth is not None and auth.dashboard.steer
 
-    async def _issue(self, session: Session, request: Request, answer: Response) -> None:
+    async def _issue(self, session: Session, request: Request, response: Response) -> None:
         fields = [session.id, session.key, session.log_outs, session.until, session.steer_until]
-        nonce = os.urandom(_NONCE)
+        nonce = os.urandom(_NONCE_BYTES)
         sealed = (await self._cipher()).encrypt(nonce, json.dumps(fields).encode(), _PURPOSE)
         value = urlsafe_b64encode(nonce + sealed).decode()
-        life = session.until - int(self._context.now())
-        self._set(answer, request, await self._name(request), value, life)
+        life = session.until - int(self._gateway.now())
+        self._set(response, request, await self._name(request), value, life)
 
     async def _unseal(self, text: str) -> Session | None:
         cipher = await self._cipher()
         try:
             raw = urlsafe_b64decode(text.encode("ascii"))
             ident, key, log_outs, until, steer_until = json.loads(
-                cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _PURPOSE)
+                cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _PURPOSE)
             )
             known = self.key_principal(key)
         except (InvalidTag, Base64Error, ValueError, TurnoutError):
             return None
-        now = self._context.now()
+        now = self._gateway.now()
         if until <= now or not known.may("read") or log_outs != await self._counter(known.id):
             return None
         steers = steer_until > now and self._steering()
@@ -145,10 +145,10 @@ class Sessions:
         return Session(ident, key, log_outs, until, steer_until if steers else 0, principal, csrf)
 
     async def _counter(self, name: str) -> int:
-        """How often sessions of the key were ended; at most a second old, or the last known while the store is away."""
-        now = self._context.now()
+        """How often sessions of the key were ended; the last known value while the store is unavailable."""
+        now = self._gateway.now()
         known = self._counters.get(name)
-        if known is not None and 0 <= now - known[0] < _COUNTER_AGE:
+        if known is not None and 0 <= now - known[0] < COUNTER_AGE_S:
             return known[1]
         try:
             return await self._read(name)
@@ -158,28 +158,28 @@ class Sessions:
             return known[1]
 
     async def _read(self, name: str) -> int:
-        found = await self._context.store.load(_KIND, name)
-        if len(self._counters) >= _MOST_COUNTERS:
+        found = await self._gateway.store.load(_KIND, name)
+        if len(self._counters) >= MAX_COUNTERS:
             self._counters.clear()
         counter = found[0] if found is not None else 0
-        self._counters[name] = self._context.now(), counter
+        self._counters[name] = self._gateway.now(), counter
         return counter
 
     async def _cipher(self) -> ChaCha20Poly1305:
         if not self._secret:
-            self._secret = (await self._context.store.secrets("dashboard-session"))[0]
+            self._secret = (await self._gateway.store.secrets("dashboard-session"))[0]
         return ChaCha20Poly1305(self._secret)
 
     async def _name(self, request: Request) -> str:
-        """Cookies ignore ports, so each gateway has a name of its own; `__Host-` binds it to TLS and this host."""
+        """The cookie's name: its own for each gateway, since cookies ignore ports; `__Host-` binds it to TLS."""
         await self._cipher()
         name = f"turnout-session-{hashlib.sha256(self._secret).hexdigest()[:8]}"
         return f"__Host-{name}" if _secure(request) else name
 
     @staticmethod
-    def _set(answer: Response, request: Request, name: str, value: str, life: int) -> None:
+    def _set(response: Response, request: Request, name: str, value: str, life: int) -> None:
         secure = _secure(request)
-        answer.set_cookie(
+        response.set_cookie(
             name,
             value,
             max_age=life,

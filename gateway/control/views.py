@@ -1,6 +1,6 @@
-"""What pages watch: each view is made once for all who watch it, and a page is sent what changed.
+"""Views that pages of the dashboard watch: each is made once for all its watchers, who get the changes.
 
-A view is a mapping; a page first gets all of it, then the entries that changed (null: gone).
+A view is a mapping; a page first gets all of it, then the entries that changed (null: removed).
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Make = Callable[[], Awaitable[Mapping[str, Any]]]
 log = logging.getLogger("turnout.control")
 
 INTERVAL_S: Final = 1.0
-EASE: Final = 40.0
-"""A view that took t seconds to make is made again after 40 t at the earliest, but for news."""
+MAKING_TIME_FACTOR: Final = 40.0
+"""A view that took t seconds to make is made again after 40 t at the earliest, unless an event changes it."""
 MAX_INTERVAL_S: Final = 5.0
 MIN_INTERVAL_S: Final = 0.1
-QUIET: Final = frozenset({"as_of"})
-"""Entries that are sent with others only: they change all the time."""
+VOLATILE: Final = frozenset({"as_of"})
+"""Entries that are sent only with others, since they always change."""
 
 
 class View:
-    """One view, made as long as somebody watches it."""
+    """One view, made while a page watches it."""
 
     def __init__(self, make: Make) -> None:
         self._make = make
         self._task: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._due = asyncio.Event()
         self._changed = asyncio.Condition()
         self.watchers = 0
         self.version = 0
         self.current: Mapping[str, Any] = {}
         self.error: Exception | None = None
 
-    def hurry(self) -> None:
-        """Makes it now rather than when it is due."""
-        self._hurry.set()
+    def refresh(self) -> None:
+        """Make the view now."""
+        self._due.set()
 
     async def watch(self) -> AsyncIterator[Mapping[str, Any]]:
-        """The view now, and whenever it changed. Raises what making it raised."""
+        """Yield the view now and after each change. Raises what making it raised."""
         self.watchers += 1
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -70,14 +70,14 @@ class View:
 
     async def _run(self) -> None:
         while True:
-            self._hurry.clear()
+            self._due.clear()
             began = perf_counter()
             await self._step()
             took = perf_counter() - began
             await asyncio.sleep(MIN_INTERVAL_S)
-            rest = min(MAX_INTERVAL_S, max(INTERVAL_S, EASE * took)) - MIN_INTERVAL_S
+            rest = min(MAX_INTERVAL_S, max(INTERVAL_S, MAKING_TIME_FACTOR * took)) - MIN_INTERVAL_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), rest)
+                await asyncio.wait_for(self._due.wait(), rest)
 
     async def _step(self) -> None:
         try:
@@ -85,7 +85,7 @@ class View:
         except (StoreUnavailable, TurnoutError) as error:
             made, self.error = self.current, error
         except Exception:
-            log.exception("a view could not be made; it is tried again")
+            log.exception("a view could not be made; retrying")
             return
         if self.error is None and self.version and not changes(self.current, made):
             return
@@ -96,28 +96,28 @@ class View:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:
-    """The entries of ``after`` that ``before`` has not; nothing where only `QUIET` ones differ."""
+    """Return the entries of ``after`` that differ from ``before``; empty if only `VOLATILE` ones do."""
     patch = {key: value for key, value in after.items() if key not in before or before[key] != value}
     patch |= dict.fromkeys(before.keys() - after.keys())
-    return patch if patch.keys() - QUIET else {}
+    return patch if patch.keys() - VOLATILE else {}
 
 
 class Views:
-    """All views that are watched, by name."""
+    """The views that pages watch, by name."""
 
     def __init__(self) -> None:
         self._views: dict[str, View] = {}
 
-    def hurry(self, route: str) -> None:
-        """Something happened to ``route`` ("": to all)."""
+    def refresh(self, route: str) -> None:
+        """Make the views of ``route`` ("": of all routes) now."""
         for name, view in self._views.items():
             if not route or name in ("routes", f"route:{route}"):
-                view.hurry()
+                view.refresh()
 
     async def patches(
         self, name: str, make: Make, allowed: Callable[[str], bool] = lambda _: True
     ) -> AsyncIterator[bytes]:
-        """Server-sent events of the view: what ``allowed`` (of an entry's name) lets through."""
+        """Yield the view as server-sent events; ``allowed`` filters entries by name."""
         view = self._views.setdefault(name, View(make))
         sent: Mapping[str, Any] = {}
         try:
@@ -134,7 +134,7 @@ class Views:
 
 
 async def merged(*streams: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What all ``streams`` say, as it comes, until the first of them ends."""
+    """Yield what ``streams`` yield, in order of arrival, until the first of them ends."""
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
 
     async def forward(stream: AsyncIterator[bytes]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from gateway.control.app import build
+from gateway.control.app import ControlApp
 from tests.control.harness import ROUTES, Clock, Harness, auth, started
 from tests.control.seed import World, live_through
 
@@ -52,7 +52,7 @@ class Served:
     async def _run(self) -> None:
         async with started(self.path, self.text, self.clock) as self.harness:
             self.loop = asyncio.get_running_loop()
-            self.app = build(self.harness)
+            self.app = ControlApp(self.harness)
             config = uvicorn.Config(self.app, lifespan="off", log_config=None, timeout_graceful_shutdown=2)
             self.server = uvicorn.Server(config)
             self.loop.call_soon(self._ready.set)

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.control.app import ControlApp, build
+from gateway.control.app import ControlApp
 from tests.control.harness import Harness, started
 
 
@@ -20,7 +20,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 def app(harness: Harness) -> ControlApp:
-    return build(harness)
+    return ControlApp(harness)
 
 
 Client = Callable[..., httpx.AsyncClient]

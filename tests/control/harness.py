@@ -17,7 +17,7 @@ from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
-from gateway.control.context import Action, Live
+from gateway.control.gateway_api import Action, RouteStatus
 from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardBook
 from gateway.loops.allocation import Allocations
@@ -91,7 +91,7 @@ class Read:
 
 
 class Harness:
-    """The `gateway.control.context.Context` of the tests. What a test wants to steer is an attribute."""
+    """The `gateway.control.gateway_api.GatewayApi` of the tests. What a test wants to steer is an attribute."""
 
     def __init__(self, store: Store, sealer: Sealer, clock: Clock) -> None:
         self.store = store
@@ -157,7 +157,7 @@ class Harness:
     def revision(self) -> Revision:
         return self.revisions.current
 
-    def live(self, route: str) -> Live | None:
+    def route_status(self, route: str) -> RouteStatus | None:
         held = self.allocations.held.get(route)
         if held is None:
             return None
@@ -169,7 +169,7 @@ class Harness:
             ]
             for name, variant in document.routes[route].variants.items()
         }
-        return Live(
+        return RouteStatus(
             held.epoch,
             self.revision().revision,
             held.allocation,

@@ -52,7 +52,7 @@ async def live_through(
 
 
 def _outcome(harness: Harness, world: World, rng: np.random.Generator, step: float) -> Outcome:
-    live = harness.live(world.route)
+    live = harness.route_status(world.route)
     assert live is not None
     now = harness.clock() + float(rng.random()) * step * 0.99
     index = live.allocation.pick(float(rng.random()))

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.control.app import build
-from gateway.control.session import CSRF, LIFE, STEERING
+from gateway.control.app import ControlApp
+from gateway.control.session import CSRF, SESSION_LIFE_S, STEER_LIFE_S
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness, auth, started
 
@@ -28,7 +28,7 @@ async def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(clien
     assert (await http.get("/-/routes")).status_code == 401
     answer = await http.post("/-/dashboard/login", json={"key": "reader"}, headers=HERE)
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
-    assert {"httponly", "samesite=strict", "path=/-/", f"max-age={LIFE}"} <= attributes
+    assert {"httponly", "samesite=strict", "path=/-/", f"max-age={SESSION_LIFE_S}"} <= attributes
     assert "secure" not in attributes
     assert "reader" not in answer.headers["set-cookie"]
     assert (await http.get("/-/routes")).status_code == 200
@@ -83,7 +83,7 @@ async def test_a_login_that_may_steer_does_so_for_a_quarter_of_an_hour(
     http = await logged_in(client, "ops", steer=True)
     shown = (await http.get("/-/dashboard/session")).json()
     assert shown["scopes"] == ["read", "steer", "config"]
-    assert shown["steer_until"] == harness.clock.at + STEERING
+    assert shown["steer_until"] == harness.clock.at + STEER_LIFE_S
 
     async def pause(**headers: str) -> int:
         body = {"action": "pause"}
@@ -95,11 +95,11 @@ async def test_a_login_that_may_steer_does_so_for_a_quarter_of_an_hour(
     assert await pause(**HERE, **{CSRF: "0" * 64}) == 403
     assert await pause(**token) == 403, "a browser says where a request comes from"
     assert await pause(**token, origin="http://turnout.test:81") == 403, "another port is another origin"
-    harness.clock.at += STEERING - 1
+    harness.clock.at += STEER_LIFE_S - 1
     assert await pause(**HERE, **token) == 200
-    harness.clock.at += STEERING - 1
+    harness.clock.at += STEER_LIFE_S - 1
     assert await pause(**HERE, **token) == 200, "each change prolongs it"
-    harness.clock.at += STEERING
+    harness.clock.at += STEER_LIFE_S
     assert await pause(**HERE, **token) == 403
     assert (await http.get("/-/routes")).status_code == 200, "it looks on"
 
@@ -134,7 +134,7 @@ async def test_a_login_steers_only_what_its_key_may(client: Client) -> None:
 async def test_steering_by_the_dashboard_can_be_switched_off(tmp_path: Path) -> None:
     text = auth() + "  dashboard: {steer: false}\n" + ROUTES
     async with started(tmp_path / "t.db", text) as harness:
-        transport = httpx.ASGITransport(app=build(harness))
+        transport = httpx.ASGITransport(app=ControlApp(harness))
         async with httpx.AsyncClient(transport=transport, base_url="http://turnout.test") as http:
             await http.post("/-/dashboard/login", json={"key": "ops", "steer": True}, headers=HERE)
             assert (await http.get("/-/dashboard/session")).json()["scopes"] == ["read"]
@@ -157,7 +157,7 @@ async def test_a_log_out_ends_copies_of_the_cookie_too(client: Client) -> None:
 async def test_two_gateways_on_one_host_do_not_log_each_other_out(client: Client, tmp_path: Path) -> None:
     """Cookies ignore ports: a browser sends the cookie of one gateway to the other."""
     async with started(tmp_path / "second.db") as second:
-        transport = httpx.ASGITransport(app=build(second))
+        transport = httpx.ASGITransport(app=ControlApp(second))
         http = await logged_in(client)
         async with httpx.AsyncClient(transport=transport, base_url="http://turnout.test") as other:
             other.cookies = http.cookies
@@ -245,7 +245,7 @@ async def test_steering_and_the_configuration_are_scopes_of_their_own(
 
 async def test_a_login_ends_with_its_time_its_key_or_its_cookie(harness: Harness, client: Client) -> None:
     http = await logged_in(client)
-    harness.clock.at += LIFE - 1
+    harness.clock.at += SESSION_LIFE_S - 1
     assert (await http.get("/-/routes")).status_code == 200
     harness.clock.at += 2
     assert (await http.get("/-/routes")).status_code == 401
@@ -305,7 +305,7 @@ async def test_metrics_need_the_scope_or_the_loopback_interface(client: Client) 
 
 async def test_without_auth_all_may_read_and_only_the_machine_itself_may_steer(tmp_path: Path) -> None:
     async with started(tmp_path / "open.db", ROUTES) as harness:
-        app = build(harness)
+        app = ControlApp(harness)
 
         def http(peer: str, host: str) -> httpx.AsyncClient:
             transport = httpx.ASGITransport(app=app, client=(peer, 1))
@@ -359,7 +359,7 @@ async def test_refused_configurations_are_told_to_those_who_may_read_it(
 async def test_writing_the_configuration_can_be_switched_off(tmp_path: Path) -> None:
     text = "config: {api: off}\n" + auth() + ROUTES
     async with started(tmp_path / "t.db", text) as harness:
-        transport = httpx.ASGITransport(app=build(harness))
+        transport = httpx.ASGITransport(app=ControlApp(harness))
         headers = {"x-api-key": "ops", "if-match": "*"}
         async with httpx.AsyncClient(
             transport=transport, base_url="http://turnout.test", headers=headers

@@ -12,10 +12,10 @@ from scipy import stats
 from gateway.compile.ensembles import described, draw
 from gateway.compile.plans import plan
 from gateway.config.load import load
-from gateway.control.context import Live
+from gateway.control.gateway_api import RouteStatus
 from gateway.control.handlers.record import _sealed
 from gateway.control.reports.route import Evidence, report
-from gateway.control.schemas.responses import RouteReport
+from gateway.control.schemas.routes import RouteReport
 from gateway.ingest.evidence import Rewarded
 from gateway.record.context import pack
 from gateway.record.decision_id import Opened
@@ -44,7 +44,7 @@ routes:
 )
 PLAN = plan(DOCUMENT, "r")
 assert isinstance(PLAN, Contextual)
-LIVE = Live(1, 1, allocate(PLAN), {}, {}, described(PLAN, None))
+LIVE = RouteStatus(1, 1, allocate(PLAN), {}, {}, described(PLAN, None))
 REWARDS = {
     ("v1", "right"): Rewarded(RewardSums(90, 80, 80), RewardSums(90, 80, 80)),
     ("v2", "right"): Rewarded(RewardSums(90, 10, 10), RewardSums(90, 10, 10)),

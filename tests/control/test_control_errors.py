@@ -12,15 +12,15 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.control.app import SPECIFICATION
-from gateway.control.endpoint import LOOPBACK, OPEN
-from gateway.control.middleware import Edge
-from gateway.control.routes import CALLS
+from gateway.control.endpoint import OPEN
+from gateway.control.middleware import ErrorMiddleware
+from gateway.control.routes import ENDPOINTS
 from gateway.errors import CODES
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 
-PATHS = sorted({call.path for call in CALLS})
-ASKING = [call for call in CALLS if call.scope != OPEN]
+PATHS = sorted({call.path for call in ENDPOINTS})
+ASKING = [call for call in ENDPOINTS if call.scope != OPEN]
 
 
 def concrete(path: str) -> str:
@@ -54,7 +54,7 @@ def shaped(answer: httpx.Response, code: str | None = None) -> dict[str, Any]:
 
 async def test_a_method_that_is_not_served_is_405_with_allow(client: Client) -> None:
     for path in PATHS:
-        served = {call.method for call in CALLS if call.path == path}
+        served = {call.method for call in ENDPOINTS if call.path == path}
         for method in {"DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "POST", "PUT", "GET"} - served:
             answer = await client("ops").request(method, concrete(path))
             shaped(answer, "method_not_allowed")
@@ -95,7 +95,7 @@ async def test_a_key_without_the_route_learns_not_even_whether_it_exists(client:
 
 async def test_a_body_that_is_no_json_or_not_of_the_shape(client: Client) -> None:
     bodies = {b"{": "bad_json", b"\xff": "bad_json", b"[]": "invalid", b"{}": "invalid"}
-    for call in CALLS:
+    for call in ENDPOINTS:
         for body, code in bodies.items():
             if not isinstance(call.body, type):
                 continue
@@ -110,7 +110,7 @@ async def test_a_body_that_is_no_json_or_not_of_the_shape(client: Client) -> Non
 
 async def test_a_query_that_is_not_understood_is_422(client: Client) -> None:
     wrong = ["nonsense=1", "limit=x&limit=y", "since=yesterday", "limit=0", "route=a&route=b"]
-    for call in CALLS:
+    for call in ENDPOINTS:
         for query in wrong if call.query is not None else ():
             answer = await client("ops").get(f"{concrete(call.path)}?{query}")
             error = shaped(answer, "invalid")
@@ -139,7 +139,7 @@ async def test_a_fault_of_ours_is_a_500_that_tells_the_log_and_not_the_client(
     for name in ("document", "authenticator", "ready", "metrics", "revision"):
         monkeypatch.setattr(harness, name, broken)
     failed = 0
-    for k, call in enumerate(CALLS):
+    for k, call in enumerate(ENDPOINTS):
         headers = {"x-request-id": f"mine-{k}"}
         with caplog.at_level(logging.ERROR, "turnout.control"):
             answer = await client("ops", peer="127.0.0.1").request(
@@ -183,7 +183,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_back(client: Clien
 
 
 def test_loopback_excuses_only_the_figures_for_prometheus() -> None:
-    assert [call.path for call in CALLS if call.unless == LOOPBACK] == ["/-/metrics"]
+    assert [call.path for call in ENDPOINTS if call.open_to_loopback] == ["/-/metrics"]
 
 
 async def test_a_client_that_leaves_before_its_answer_is_no_fault_of_ours(
@@ -199,5 +199,5 @@ async def test_a_client_that_leaves_before_its_answer_is_no_fault_of_ours(
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "GET", "path": "/-/routes", "headers": []}
-    await Edge(answers)(scope, receive, send)
+    await ErrorMiddleware(answers)(scope, receive, send)
     assert not caplog.records

@@ -118,7 +118,7 @@ async def test_a_stream_of_one_route_or_kind(harness: Harness, server: tuple[Lis
 async def test_silence_is_broken_by_heartbeats(
     server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(news, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(news, "HEARTBEAT_S", 0.05)
     async with stream(server[1]) as found:
         for _ in range(3):
             assert await asyncio.wait_for(anext(found), 5) == {"": "heartbeat"}

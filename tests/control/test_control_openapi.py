@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.control.app import SPECIFICATION
 from gateway.control.endpoint import OPEN
-from gateway.control.routes import CALLS
+from gateway.control.routes import ENDPOINTS
 from gateway.errors import CODES
 from tests.control.conftest import Client
 from tests.control.harness import Harness
@@ -19,7 +19,7 @@ from tests.control.seed import World, live_through
 
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 WORLD = World("digits", {"v1": 0.9, "v2": 0.95}, errors={"v1": 0.3}, shadow=("v3", 0.9))
-DOCUMENTED = [call for call in CALLS if call.documented]
+DOCUMENTED = [call for call in ENDPOINTS if call.documented]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_every_call_is_in_the_docs() -> None:
 
 def test_every_error_that_a_call_names_is_in_the_docs() -> None:
     text = DOCS.read_text()
-    for code in {code for call in CALLS for code in call.errors}:
+    for code in {code for call in ENDPOINTS for code in call.errors}:
         assert code in CODES
         assert f"`{code}`" in text, code
 
@@ -103,7 +103,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "/-/events/recent": "/-/events/recent",
         "/-/dashboard/session": "/-/dashboard/session",
     }
-    models = {c.path for c in DOCUMENTED if c.method == "GET" and isinstance(c.answer, type)}
+    models = {c.path for c in DOCUMENTED if c.method == "GET" and isinstance(c.response, type)}
     assert models == {*real, "/-/routes/{route}"}
     for path, asked in real.items():
         answer = await http.get(asked)
@@ -136,3 +136,11 @@ async def test_real_answers_to_changes_are_as_the_document_says(
     refused = await http.put("/-/config", content="nonsense: 1", headers={"if-match": "*"})
     validate(document, "/-/config", "put", 422, refused.json())
     assert (await http.get("/-/metrics")).text.startswith("# TYPE")
+
+
+async def test_only_what_a_request_must_send_is_required(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    assert "required" not in schemas["FeedbackTokenRequest"], "its fields have defaults"
+    assert schemas["RolloutRequest"]["required"] == ["action"]
+    parameters = document["paths"]["/-/routes/{route}/disagreements"]["get"]["parameters"]
+    assert {p["name"] for p in parameters if p["required"]} == {"route", "shadow"}

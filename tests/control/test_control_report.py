@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from gateway.config.load import load
-from gateway.control.context import Live
+from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import estimate
 from gateway.control.reports.route import Evidence, report
 from gateway.control.reports.series import series, step_for, steps
@@ -26,7 +26,9 @@ from tests.control.harness import ROUTES, Harness
 from tests.control.seed import World, live_through
 
 DOCUMENT = load(ROUTES, source="test", env={})
-LIVE = Live(17, 3, allocation({"v1": 0.03, "v2": 0.97}, shadows=(("v3", 0.5),)), {}, {"v3": {"sent": 9}})
+LIVE = RouteStatus(
+    17, 3, allocation({"v1": 0.03, "v2": 0.97}, shadows=(("v3", 0.5),)), {}, {"v3": {"sent": 9}}
+)
 
 
 def booleans(good: int, n: int) -> RewardSums:
@@ -42,7 +44,7 @@ def each_alone(sums: Mapping[tuple[str, str], RewardSums]) -> Evidence:
     return Evidence(rewards={key: alone(one) for key, one in sums.items()})
 
 
-def made(evidence: Evidence, route: str = "digits", live: Live = LIVE) -> dict[str, Any]:
+def made(evidence: Evidence, route: str = "digits", live: RouteStatus = LIVE) -> dict[str, Any]:
     found = report(route, DOCUMENT, evidence, live, None, now=100.0)
     json.dumps(found, allow_nan=False)  # whatever comes in, what goes out is JSON
     return found
@@ -140,7 +142,7 @@ def test_probability_best_and_expected_loss_agree_with_simulation() -> None:
 
 
 def test_a_policy_without_a_metric_is_compared_by_the_first_that_has_data() -> None:
-    live = Live(1, 1, allocation({"old": 0.9, "new": 0.1}), {}, {})
+    live = RouteStatus(1, 1, allocation({"old": 0.9, "new": 0.1}), {}, {})
     sums = {
         ("old", "delay"): RewardSums(50, 500, 5200),
         ("new", "delay"): RewardSums(50, 450, 4300),

@@ -1,106 +1,182 @@
-"""GET and PUT /-/config, its history, and the way back."""
+"""The configuration: read, replace, check, restore."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import Response
 
 from gateway.config.faults import ConfigError
-from gateway.control.api_request import Ask, answer
-from gateway.control.middleware import shown_fault
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import STORE, YAML, Endpoints
+from gateway.control.middleware import fault_json
 from gateway.control.reports.changes import changes, difference
-from gateway.control.schemas.requests import ConfigQuery, ConfigText, DifferenceQuery, HistoryQuery, Restore
+from gateway.control.schemas.config import (
+    ConfigCheckRequest,
+    ConfigCheckResponse,
+    ConfigQuery,
+    DifferenceQuery,
+    DifferenceResponse,
+    HistoryQuery,
+    RestoreRequest,
+    RevisionResponse,
+    RevisionsResponse,
+)
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision
 
-YAML = "application/yaml"
+endpoints: Final = Endpoints()
+MAX_REVISIONS: Final = 1_000_000
 
 
-async def read_config(ask: Ask) -> Response:
-    wanted = ask.query(ConfigQuery).revision
-    found = ask.context.revision() if wanted is None else await _revision(ask, wanted)
-    if ask.request.headers.get("if-none-match") == found.etag:
-        return Response(status_code=304, headers=_headers(found))
-    return Response(found.document, 200, _headers(found), media_type=YAML)
+@endpoints(
+    "GET",
+    "/-/config",
+    "config",
+    YAML,
+    query=ConfigQuery,
+    request_headers=("if-none-match",),
+    response_headers=("etag", "x-revision"),
+    errors=("not_found", *STORE),
+)
+async def read_config(request: ApiRequest) -> Response:
+    """Get the configuration in force."""
+    number = request.query(ConfigQuery).revision
+    revision = request.gateway.revision() if number is None else await _revision(request, number)
+    if request.http.headers.get("if-none-match") == revision.etag:
+        return Response(status_code=304, headers=_headers(revision))
+    return Response(revision.document, 200, _headers(revision), media_type=YAML)
 
 
-def _must_be_writable(ask: Ask) -> None:
-    """Raises forbidden where only the file may change the configuration."""
-    if ask.context.document().config.api == "off":
-        raise TurnoutError(
-            "forbidden", "The configuration is changed by its file alone here ('config: {api: off}')."
-        )
+def _must_be_writable(request: ApiRequest) -> None:
+    """Raises forbidden if only the file may change the configuration."""
+    if request.gateway.document().config.api == "off":
+        raise TurnoutError("forbidden", "Only the file may change this configuration ('config: {api: off}').")
 
 
-async def write_config(ask: Ask) -> Response:
-    _must_be_writable(ask)
+@endpoints(
+    "PUT",
+    "/-/config",
+    "config",
+    RevisionResponse,
+    body=YAML,
+    request_headers=("if-match",),
+    response_headers=("etag", "x-revision"),
+    errors=(
+        "bad_request",
+        "invalid",
+        "precondition_required",
+        "precondition_failed",
+        "body_too_large",
+        *STORE,
+    ),
+)
+async def write_config(request: ApiRequest) -> Response:
+    """Replace the configuration.
+
+    It is validated first: a text with a fault is refused with every fault, and changes nothing.
+    """
+    _must_be_writable(request)
     try:
-        text = (await ask.bytes()).decode("utf-8")
+        text = (await request.bytes()).decode("utf-8")
     except UnicodeDecodeError:
         raise TurnoutError(
             "bad_request", "The body is not valid UTF-8; send the YAML text in UTF-8."
         ) from None
-    made = await ask.context.put_config(text, ask.author, _if_match(ask))
-    return answer(_shown(made), headers=_headers(made))
+    revision = await request.gateway.put_config(text, request.author, _if_match(request))
+    return json_response(_revision_json(revision), headers=_headers(revision))
 
 
-async def read_history(ask: Ask) -> Response:
-    limit = ask.query(HistoryQuery).limit
-    current = ask.context.revision().revision
-    found = await ask.context.store.revisions(limit=limit)
-    return answer({"revisions": [{**_shown(r), "current": r.revision == current} for r in found]})
+@endpoints("GET", "/-/config/history", "config", RevisionsResponse, query=HistoryQuery, errors=STORE)
+async def read_history(request: ApiRequest) -> Response:
+    """List earlier configurations."""
+    limit = request.query(HistoryQuery).limit
+    current = request.gateway.revision().revision
+    revisions = await request.gateway.store.revisions(limit=limit)
+    rows = [{**_revision_json(r), "current": r.revision == current} for r in revisions]
+    return json_response({"revisions": rows})
 
 
-async def restore(ask: Ask) -> Response:
-    _must_be_writable(ask)
-    wanted = (await ask.body(Restore)).revision
-    made = await ask.context.restore_config(wanted, ask.author, _if_match(ask))
-    return answer(_shown(made), headers=_headers(made))
+@endpoints(
+    "POST",
+    "/-/config/restore",
+    "config",
+    RevisionResponse,
+    body=RestoreRequest,
+    request_headers=("if-match",),
+    response_headers=("etag", "x-revision"),
+    errors=("bad_json", "invalid", "not_found", "precondition_required", "precondition_failed", *STORE),
+)
+async def restore(request: ApiRequest) -> Response:
+    """Put an earlier configuration in force again."""
+    _must_be_writable(request)
+    number = (await request.body(RestoreRequest)).revision
+    revision = await request.gateway.restore_config(number, request.author, _if_match(request))
+    return json_response(_revision_json(revision), headers=_headers(revision))
 
 
-async def read_difference(ask: Ask) -> Response:
-    """What changed between two revisions, as a unified difference."""
-    query = ask.query(DifferenceQuery)
-    first, second = [await _revision(ask, number) for number in (query.from_, query.to)]
+@endpoints(
+    "GET",
+    "/-/config/difference",
+    "config",
+    DifferenceResponse,
+    query=DifferenceQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_difference(request: ApiRequest) -> Response:
+    """Compare two revisions."""
+    query = request.query(DifferenceQuery)
+    first, second = [await _revision(request, number) for number in (query.from_, query.to)]
     names = f"revision {first.revision}", f"revision {second.revision}"
-    return answer({"difference": difference(first.document, second.document, *names)})
+    return json_response({"difference": difference(first.document, second.document, *names)})
 
 
-async def check_config(ask: Ask) -> Response:
-    """What would follow from a text: its faults, or what it changes. Nothing is stored or applied."""
-    text, current = (await ask.body(ConfigText)).text, ask.context.revision()
+@endpoints(
+    "POST",
+    "/-/config/check",
+    "config",
+    ConfigCheckResponse,
+    body=ConfigCheckRequest,
+    errors=("bad_json", "invalid", "body_too_large", *STORE),
+)
+async def check_config(request: ApiRequest) -> Response:
+    """Check a configuration.
+
+    The response lists its faults or, if it has none, its changes in words and as a difference. Nothing is stored or
+    applied.
+    """
+    text, current = (await request.body(ConfigCheckRequest)).text, request.gateway.revision()
     try:
-        await ask.context.check_config(text, ask.author)
+        await request.gateway.check_config(text, request.author)
     except ConfigError as error:
-        return answer({"faults": [shown_fault(f) for f in error.faults], "changes": [], "difference": ""})
-    said = await asyncio.to_thread(changes, current.document, text)
-    names = f"revision {current.revision}", "the edit"
-    return answer({"faults": [], "changes": said, "difference": difference(current.document, text, *names)})
+        faults = [fault_json(fault) for fault in error.faults]
+        return json_response({"faults": faults, "changes": [], "difference": ""})
+    sentences = await asyncio.to_thread(changes, current.document, text)
+    text_difference = difference(current.document, text, f"revision {current.revision}", "the edit")
+    return json_response({"faults": [], "changes": sentences, "difference": text_difference})
 
 
-async def _revision(ask: Ask, wanted: int) -> Revision:
-    current = ask.context.revision()
-    return current if wanted == current.revision else await _earlier(ask, wanted)
+async def _revision(request: ApiRequest, number: int) -> Revision:
+    """Raises not_found."""
+    current = request.gateway.revision()
+    if number == current.revision:
+        return current
+    for revision in await request.gateway.store.revisions(limit=MAX_REVISIONS):
+        if revision.revision == number:
+            return revision
+    raise TurnoutError("not_found", f"There is no revision {number}; GET /-/config/history lists them.")
 
 
-async def _earlier(ask: Ask, wanted: int) -> Revision:
-    for found in await ask.context.store.revisions(limit=1_000_000):
-        if found.revision == wanted:
-            return found
-    raise TurnoutError("not_found", f"There is no revision {wanted}; GET /-/config/history lists them.")
-
-
-def _if_match(ask: Ask) -> str | None:
-    return ask.request.headers.get("if-match")
+def _if_match(request: ApiRequest) -> str | None:
+    return request.http.headers.get("if-match")
 
 
 def _headers(revision: Revision) -> dict[str, str]:
     return {"etag": revision.etag, "x-revision": str(revision.revision)}
 
 
-def _shown(revision: Revision) -> dict[str, Any]:
+def _revision_json(revision: Revision) -> dict[str, Any]:
     return {
         "revision": revision.revision,
         "time": revision.time,

@@ -1,4 +1,4 @@
-"""The dashboard's files, and the way in: a form takes an API key, a cookie keeps it."""
+"""The dashboard's files and its login: a form takes an API key, a cookie keeps it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from starlette.responses import RedirectResponse, Response
 
 from dashboards.site import PAGES, Asset, Site
 from gateway.auth.principal import SCOPES
-from gateway.control.api_request import Ask, answer, checked
+from gateway.control.api_request import ApiRequest, checked, json_response
 from gateway.control.auth import identify, refuse_other_pages
+from gateway.control.endpoint import HTML, OPEN, STORE, Endpoints
 from gateway.control.login_limit import client_of
-from gateway.control.schemas.requests import Login
-from gateway.control.session import Session
+from gateway.control.schemas.dashboard import LoginRequest, SessionResponse
 from gateway.errors import TurnoutError
 
 log = logging.getLogger("turnout.control")
+endpoints: Final = Endpoints()
 
-_MOST_FIELDS: Final = 8
+MAX_FORM_FIELDS: Final = 8
 HOME: Final = "/-/dashboard/"
 LOGIN: Final = "/-/dashboard/login"
 SITE: Final = Site()
 
-# Nothing from elsewhere, nothing inline, no frames: what is shown is what this gateway serves.
+# Nothing from other hosts, nothing inline, no frames: pages show only what this gateway serves.
 HEADERS: Final = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -39,102 +40,117 @@ HEADERS: Final = {
 }
 
 
-async def to_home(ask: Ask) -> Response:
-    # Relative, since a proxy may serve the gateway below a path of its own.
+@endpoints("GET", "/-/", OPEN, "", status=308)
+@endpoints("GET", "/-/dashboard", OPEN, "", status=308)
+async def to_home(request: ApiRequest) -> Response:
+    """Redirect to the dashboard."""
+    # Relative, since a proxy may serve the gateway under a prefix.
     return RedirectResponse("dashboard/", 308)
 
 
-async def home(ask: Ask) -> Response:
-    """The page itself; who is not logged in is sent to the form."""
+@endpoints("GET", "/-/dashboard/", OPEN, HTML)
+async def home(request: ApiRequest) -> Response:
+    """Get the dashboard.
+
+    Without a session the browser is redirected to the login form.
+    """
     try:
-        principal = await identify(ask.request, ask.context, ask.desk.sessions, ask.desk.feedback_tokens)
+        principal = await identify(request.http, request.services)
     except TurnoutError as error:
         if error.code != "unauthenticated":
             raise
-        return RedirectResponse("../" * _path(ask).count("/") + "login", 303, HEADERS)
+        return RedirectResponse("../" * _path(request).count("/") + "login", 303, HEADERS)
     if not principal.may("read"):
         raise TurnoutError("forbidden", "The dashboard needs the scope 'read'; use a key that has it.")
-    return _file(ask, SITE.page("index.html", _path(ask)))
+    return _file(request, SITE.page("index.html", _path(request)))
 
 
-async def login_form(ask: Ask) -> Response:
-    return _file(ask, SITE.page("login.html"))
+@endpoints("GET", "/-/dashboard/login", OPEN, HTML)
+async def login_form(request: ApiRequest) -> Response:
+    """Get the dashboard's login form."""
+    return _file(request, SITE.page("login.html"))
 
 
-async def asset(ask: Ask) -> Response:
-    """A file, or one of the pages that the script draws."""
-    name = _path(ask)
-    found = SITE.find(name)
-    if found is not None:
-        return _file(ask, found)
-    if not PAGES.fullmatch(name):
-        raise TurnoutError("not_found", f"The dashboard has no page or file {name!r}.")
-    return await home(ask)
-
-
-def _path(ask: Ask) -> str:
-    """Below the dashboard's own path, as it was sent: a route's name may hold an escaped slash."""
-    raw = ask.request.scope.get("raw_path") or ask.request.url.path.encode()
+def _path(request: ApiRequest) -> str:
+    """The raw path below the dashboard's: a route's name may contain an escaped slash."""
+    raw = request.http.scope.get("raw_path") or request.http.url.path.encode()
     return str(raw.split(b"?")[0].decode("latin-1").partition(HOME)[2])
 
 
-async def login(ask: Ask) -> Response:
-    """From the form (then the browser is sent on), or from a program with JSON."""
-    refuse_other_pages(ask.request)
-    client = client_of(ask.request, ask.context.document().trusted_proxies)
-    ask.desk.logins.check(client)
+@endpoints(
+    "POST",
+    "/-/dashboard/login",
+    OPEN,
+    "",
+    body=LoginRequest,
+    status=204,
+    errors=("bad_json", "invalid", "unauthenticated", "forbidden", "body_too_large", *STORE),
+)
+async def login(request: ApiRequest) -> Response:
+    """Log in to the dashboard.
+
+    A form gets a redirect as its response. The cookie is valid for reading for twelve hours; with `steer` also for
+    changes, until 15 minutes after the last one.
+    """
+    refuse_other_pages(request.http)
+    client = client_of(request.http, request.gateway.document().trusted_proxies)
+    request.services.logins.check(client)
     try:
-        return await _log_in(ask)
+        return await _log_in(request)
     except TurnoutError as error:
         if error.code not in ("unauthenticated", "forbidden"):
             raise
-        ask.desk.logins.failed(client)
+        request.services.logins.failed(client)
         log.warning("a login to the dashboard failed: %s (client %s)", error.code, client or "unknown")
-        if not _by_form(ask):
+        if not _by_form(request):
             raise
         return RedirectResponse(f"login?refused={error.code}", 303, HEADERS)
 
 
-async def _log_in(ask: Ask) -> Response:
-    body = await ask.bytes()
-    if not _by_form(ask):
-        done: Response = Response(status_code=204)
-        given = checked(Login, await ask.desk.json_reader.read(body))
+async def _log_in(request: ApiRequest) -> Response:
+    body = await request.bytes()
+    if not _by_form(request):
+        response: Response = Response(status_code=204)
+        given = checked(LoginRequest, await request.services.json_reader.read(body))
     else:
-        done = RedirectResponse("./", 303, HEADERS)
+        response = RedirectResponse("./", 303, HEADERS)
         given = _form(body)
-    await ask.desk.sessions.start(given.key, ask.request, done, steer=given.steer)
-    return done
+    await request.services.sessions.start(given.key, request.http, response, steer=given.steer)
+    return response
 
 
-def _by_form(ask: Ask) -> bool:
-    return ask.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+def _by_form(request: ApiRequest) -> bool:
+    return request.http.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
 
 
-def _form(body: bytes) -> Login:
+def _form(body: bytes) -> LoginRequest:
     try:
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
-        raise TurnoutError("bad_request", f"The form has more than {_MOST_FIELDS} fields.") from None
-    return Login(key=fields.get("key", [""])[0].strip(), steer="steer" in fields)
+        raise TurnoutError("bad_request", f"The form has more than {MAX_FORM_FIELDS} fields.") from None
+    return LoginRequest(key=fields.get("key", [""])[0].strip(), steer="steer" in fields)
 
 
-async def logout(ask: Ask) -> Response:
-    """Ends every session of the cookie's key, so that a copy of the cookie is worth nothing."""
-    refuse_other_pages(ask.request)
-    done = Response(status_code=204)
-    await ask.desk.sessions.end(ask.request, done)
-    return done
+@endpoints("POST", "/-/dashboard/logout", OPEN, "", status=204)
+async def logout(request: ApiRequest) -> Response:
+    """Log out of the dashboard.
+
+    Every session of the cookie's key ends, so that copies of the cookie stop working.
+    """
+    refuse_other_pages(request.http)
+    response = Response(status_code=204)
+    await request.services.sessions.end(request.http, response)
+    return response
 
 
-async def session(ask: Ask) -> Response:
-    """Who is looking, and what they may do; the page draws its buttons by it."""
-    principal = ask.principal
-    logged_in: Session | None = getattr(ask.request.state, "session", None)
-    return answer(
+@endpoints("GET", "/-/dashboard/session", "read", SessionResponse)
+async def session(request: ApiRequest) -> Response:
+    """Get the principal of the session and its rights."""
+    principal, logged_in = request.principal, request.session
+    return json_response(
         {
             "id": principal.id,
-            "auth": ask.context.document().auth is not None,
+            "auth": request.gateway.document().auth is not None,
             "routes": None if principal.routes is None else sorted(principal.routes),
             "scopes": [scope for scope in SCOPES if principal.may(scope)],
             "csrf": logged_in.csrf if logged_in is not None else "",
@@ -143,13 +159,26 @@ async def session(ask: Ask) -> Response:
     )
 
 
-def _file(ask: Ask, found: Asset) -> Response:
+# Last, since it matches every path below the dashboard.
+@endpoints("GET", "/-/dashboard/{name:path}", OPEN, HTML, documented=False)
+async def asset(request: ApiRequest) -> Response:
+    """Get a file of the dashboard, or one of the pages that its script renders."""
+    name = _path(request)
+    found = SITE.find(name)
+    if found is not None:
+        return _file(request, found)
+    if not PAGES.fullmatch(name):
+        raise TurnoutError("not_found", f"The dashboard has no page or file {name!r}.")
+    return await home(request)
+
+
+def _file(request: ApiRequest, found: Asset) -> Response:
     kept = "public, max-age=31536000, immutable" if found.immutable else "no-cache"
     headers = {**HEADERS, "cache-control": kept, "etag": found.etag, "vary": "accept-encoding"}
-    if ask.request.headers.get("if-none-match") == found.etag:
+    if request.http.headers.get("if-none-match") == found.etag:
         return Response(status_code=304, headers=headers)
     body = found.body
-    if found.gzipped and "gzip" in ask.request.headers.get("accept-encoding", ""):
+    if found.gzipped and "gzip" in request.http.headers.get("accept-encoding", ""):
         body = found.gzipped
         headers["content-encoding"] = "gzip"
     return Response(body, headers={**headers, "content-type": found.media_type})

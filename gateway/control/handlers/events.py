@@ -1,4 +1,4 @@
-"""GET /-/events: what happens, as it happens."""
+"""Events: as a stream, and the most recent ones."""
 
 from __future__ import annotations
 
@@ -9,70 +9,91 @@ from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
-from gateway.control.api_request import Ask, answer
-from gateway.control.event_stream import shown
-from gateway.control.schemas.requests import EventQuery, RecentQuery
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.event_stream import event_json
+from gateway.control.schemas.events import EventQuery, EventsResponse, RecentQuery
 from gateway.control.views import merged
 from gateway.errors import TurnoutError
 from gateway.state.base import Event
 
+endpoints: Final = Endpoints()
+
 OF_BACKENDS: Final = frozenset({"health", "ejection"})
 """Kinds of event that concern the routes of one backend."""
-# no-transform and x-accel-buffering: no proxy between shall gather the stream into pieces.
+# no-transform and x-accel-buffering keep proxies from buffering the stream.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
-_NEEDS = {"config_refused": "config", "steered": "steer"}
-"""The scope for kinds whose data quote the configuration, or tell where a person was."""
+_SCOPES: Final = {"config_refused": "config", "steered": "steer"}
+"""Kind of event → its scope if not read: those that quote the configuration or contain a person's address."""
 
 
-async def stream_events(ask: Ask) -> Response:
-    query = ask.query(EventQuery)
+@endpoints(
+    "GET",
+    "/-/events",
+    "read",
+    "text/event-stream",
+    query=EventQuery,
+    request_headers=("last-event-id",),
+    errors=("invalid", *STORE),
+)
+async def stream_events(request: ApiRequest) -> Response:
+    """Stream events.
+
+    Server-sent events: allocation changes, rollout steps, ejections, revisions, alarms. The `data` of each is an
+    `EventModel`. Without `Last-Event-ID` and `after` the stream begins now.
+    """
+    query = request.query(EventQuery)
     if query.route is not None:
-        ask.must_serve(query.route)
-    given = ask.request.headers.get("last-event-id", "")
+        request.must_serve(query.route)
+    given = request.http.headers.get("last-event-id", "")
     if given and not (given.isascii() and given.isdigit()):
-        raise TurnoutError("invalid", f"{given!r} is no event id; send the last 'id' as it came.")
+        raise TurnoutError("invalid", f"{given!r} is not an event id; send the last 'id' unchanged.")
     after = int(given) if given else query.after
-    if ask.request.method == "HEAD":
+    if request.http.method == "HEAD":
         return Response(headers=_HEADERS, media_type="text/event-stream")
-    stream = ask.desk.news.stream(after, _wanted(ask, query.route, query.kind), ask.desk.closing)
+    stream = request.services.events.stream(
+        after, _wanted(request, query.route, query.kind), request.services.closing
+    )
     if query.view is not None:
-        stream = merged(stream, _view(ask, query.view))
+        stream = merged(stream, _view(request, query.view))
     return StreamingResponse(stream, headers=_HEADERS, media_type="text/event-stream")
 
 
-def _view(ask: Ask, view: str) -> AsyncIterator[bytes]:
-    """``routes`` or ``route:NAME``. Raises forbidden, not_found."""
+def _view(request: ApiRequest, view: str) -> AsyncIterator[bytes]:
+    """The view ``routes`` or ``route:NAME``. Raises forbidden, not_found."""
     kind, _, name = view.partition(":")
     if kind == "routes":
-        return ask.desk.views.patches(view, ask.desk.overview, ask.principal.serves)
-    ask.must_know(name)
-    return ask.desk.views.patches(view, partial(ask.desk.report, name, None, None))
+        return request.services.views.patches(view, request.services.overview, request.principal.serves)
+    request.must_know(name)
+    return request.services.views.patches(view, partial(request.services.report, name, None, None))
 
 
-async def recent_events(ask: Ask) -> Response:
-    query = ask.query(RecentQuery)
+@endpoints("GET", "/-/events/recent", "read", EventsResponse, query=RecentQuery, errors=("invalid", *STORE))
+async def recent_events(request: ApiRequest) -> Response:
+    """List the most recent events."""
+    query = request.query(RecentQuery)
     if query.route is not None:
-        ask.must_serve(query.route)
-    found = await ask.desk.news.recent(query.limit, _wanted(ask, query.route, None))
-    return answer({"events": [shown(event) for event in found]})
+        request.must_serve(query.route)
+    found = await request.services.events.recent(query.limit, _wanted(request, query.route, None))
+    return json_response({"events": [event_json(event) for event in found]})
 
 
-def _wanted(ask: Ask, route: str | None, kind: str | None) -> Callable[[Event], bool]:
-    """What was asked for and the key may see. Events of no route concern whoever sees all routes."""
-    principal = ask.principal
-    backends = _backends(ask, route)
+def _wanted(request: ApiRequest, route: str | None, kind: str | None) -> Callable[[Event], bool]:
+    """Accepts the events that were requested and the key may see. Those of no route need a key for all routes."""
+    principal = request.principal
+    backends = _backends(request, route)
 
     def wanted(event: Event) -> bool:
         allowed = principal.serves(event.route) if event.route else principal.routes is None
-        allowed = allowed and principal.may(_NEEDS.get(event.kind, "read"))
+        allowed = allowed and principal.may(_SCOPES.get(event.kind, "read"))
         return allowed and concerns(event, route, backends) and kind in (None, event.kind)
 
     return wanted
 
 
 def concerns(event: Event, route: str | None, backends: Collection[str]) -> bool:
-    """Whether ``event`` belongs on the page of ``route``: its own, and of no route those of its ``backends``."""
+    """Whether ``event`` concerns ``route``: its own events, and those of its ``backends``."""
     if route is None or event.route == route:
         return True
     if event.route:
@@ -80,6 +101,6 @@ def concerns(event: Event, route: str | None, backends: Collection[str]) -> bool
     return event.kind not in OF_BACKENDS or json.loads(event.data).get("backend") in backends
 
 
-def _backends(ask: Ask, route: str | None) -> frozenset[str]:
-    found = ask.context.document().routes.get(route or "")
+def _backends(request: ApiRequest, route: str | None) -> frozenset[str]:
+    found = request.gateway.document().routes.get(route or "")
     return frozenset(variant.backend for variant in found.variants.values()) if found else frozenset()

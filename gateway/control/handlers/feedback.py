@@ -1,31 +1,53 @@
-"""POST /-/feedback: rewards, one or many, answered once they are durable."""
+"""Rewards, and tokens for pages that report them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.control.api_request import Ask, answer
+from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.auth import credential
-from gateway.control.schemas.requests import FeedbackTokenRequest
+from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.schemas.feedback import (
+    FeedbackRequest,
+    FeedbackResponse,
+    FeedbackTokenRequest,
+    FeedbackTokenResponse,
+)
 from gateway.errors import TurnoutError
 
+endpoints: Final = Endpoints()
 
-async def report_rewards(ask: Ask) -> Response:
-    items = _items(await ask.json())
-    principal = ask.principal
+
+@endpoints(
+    "POST",
+    "/-/feedback",
+    "feedback",
+    FeedbackResponse,
+    body=FeedbackRequest,
+    errors=("bad_json", "invalid", "body_too_large", *STORE),
+)
+async def report_rewards(request: ApiRequest) -> Response:
+    """Report rewards.
+
+    Send one reward, or up to 10000 under `items`. The response is sent once everything accepted is durable. The same
+    reward again is a duplicate, another value for the same decision and metric an update, null a retraction. Refused
+    items are listed by index; the others count.
+    """
+    items = _items(await request.json())
+    principal = request.principal
 
     def made_by(other: str) -> bool:
-        """A key may report about its own requests by their ids; one that reads the record, about any."""
+        """A key may report on its own requests by their ids; one that reads the record, on any."""
         return other == principal.id or principal.may("read")
 
-    report = await ask.context.rewards.take(items, may_report=principal.serves, made_by=made_by)
-    return answer(report.as_dict())
+    report = await request.gateway.rewards.take(items, may_report=principal.serves, made_by=made_by)
+    return json_response(report.as_dict())
 
 
 def _items(body: Any) -> list[Any]:
-    """The items, not yet looked into: each is taken or refused by itself."""
+    """The items, unchecked: each is accepted or refused by itself."""
     if not isinstance(body, dict):
         raise TurnoutError(
             "invalid", 'Send a JSON object: {"decision_id", "metric", "value"} or {"items": [...]}.'
@@ -34,20 +56,36 @@ def _items(body: Any) -> list[Any]:
         return [body]
     others = sorted(set(body) - {"items"})
     if others:
-        raise TurnoutError("invalid", f"{others[0]!r} stands beside 'items'; put it into the items.")
+        raise TurnoutError("invalid", f"{others[0]!r} is not allowed next to 'items'; put it into the items.")
     if not isinstance(body["items"], list):
-        raise TurnoutError("invalid", "'items' is no list; send a list of objects.")
+        raise TurnoutError("invalid", "'items' is not a list; send a list of objects.")
     return body["items"]
 
 
-async def make_token(ask: Ask) -> Response:
-    wanted = await ask.body(FeedbackTokenRequest)
-    if ask.context.authenticator().open:
-        raise TurnoutError("invalid", "Without 'auth' no token is needed; list the page's origin and report.")
+@endpoints(
+    "POST",
+    "/-/feedback/token",
+    "feedback",
+    FeedbackTokenResponse,
+    body=FeedbackTokenRequest,
+    errors=("bad_json", "invalid", "forbidden", *STORE),
+)
+async def make_token(request: ApiRequest) -> Response:
+    """Make a token with which a web page reports rewards.
+
+    A server requests it with its key and hands it to a page. It is valid only for POST /-/feedback, and ends with its
+    key.
+    """
+    wanted = await request.body(FeedbackTokenRequest)
+    if request.gateway.authenticator().open:
+        raise TurnoutError(
+            "invalid",
+            "No token is needed without 'auth'; add the page to 'feedback.allow_origins'.",
+        )
     for route in wanted.routes or ():
-        ask.must_know(route)
-    until = int(ask.context.now()) + wanted.ttl
-    token = await ask.desk.feedback_tokens.make(
-        credential(ask.request).decode("latin-1"), wanted.routes, until
+        request.must_know(route)
+    until = int(request.gateway.now()) + wanted.ttl
+    token = await request.services.feedback_tokens.make(
+        credential(request.http).decode("latin-1"), wanted.routes, until
     )
-    return answer({"token": token, "expires": until})
+    return json_response({"token": token, "expires": until})

@@ -1,31 +1,44 @@
-"""Whether the gateway lives, whether it can serve, and its figures for Prometheus."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from starlette.responses import Response
 
-from gateway.control.api_request import Ask, answer
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import OPEN, Endpoints
+from gateway.control.schemas.health import HealthResponse
 from gateway.errors import TurnoutError
 from gateway.telemetry.metrics import of_routes
 
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+endpoints: Final = Endpoints()
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def healthz(ask: Ask) -> Response:
-    return answer({"status": "ok"})
+@endpoints("GET", "/-/healthz", OPEN, HealthResponse)
+async def healthz(request: ApiRequest) -> Response:
+    """Check that the process is alive."""
+    return json_response({"status": "ok"})
 
 
-async def readyz(ask: Ask) -> Response:
-    ready, why = ask.context.ready()
+@endpoints("GET", "/-/readyz", OPEN, HealthResponse, errors=("not_ready", "draining"))
+async def readyz(request: ApiRequest) -> Response:
+    """Check that requests can be served."""
+    ready, why = request.gateway.ready()
     if not ready:
         raise TurnoutError("not_ready", why, retry_after=1.0)
-    return answer({"status": "ready"})
+    return json_response({"status": "ready"})
 
 
-async def metrics(ask: Ask) -> Response:
-    # The figures of other workers are read from files.
-    text = await asyncio.to_thread(ask.context.metrics)
-    routes = ask.principal.routes
+@endpoints("GET", "/-/metrics", "metrics", "text/plain", open_to_loopback=True)
+async def metrics(request: ApiRequest) -> Response:
+    """Get the metrics for Prometheus.
+
+    From the loopback interface no key is needed.
+    """
+    # In a thread: the metrics of other workers are read from files.
+    text = await asyncio.to_thread(request.gateway.metrics)
+    routes = request.principal.routes
     return Response(text if routes is None else of_routes(text, routes), headers={"content-type": PROMETHEUS})

@@ -1,4 +1,4 @@
-"""GET /-/routes/{route}/history and /disagreements, POST …/notes, GET …/distributions: what a person looks into."""
+"""The history of a route, notes, disagreements of shadows, and distributions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from gateway.compile.plans import reported
-from gateway.control.api_request import Ask, answer
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
-from gateway.control.schemas.requests import DisagreementQuery, Note, StepsQuery
+from gateway.control.schemas.history import (
+    DisagreementQuery,
+    DisagreementsResponse,
+    DistributionsResponse,
+    NoteRequest,
+    NoteResponse,
+    StepsQuery,
+    StepsResponse,
+)
 from gateway.errors import TurnoutError
 from gateway.ingest.evidence import observations, rewarded
 from gateway.record.events import Shadowed
@@ -21,18 +30,28 @@ from gateway.state import history
 
 Json = dict[str, Any]
 
+endpoints: Final = Endpoints()
+
 DAY_S: Final = 86_400.0
 MAX_DISAGREEMENTS: Final = 2000
-"""Of the newest, that are sorted and counted by kind."""
+"""Maximum number of the newest that are sorted and counted by kind."""
 _INDEX: Final = re.compile(r"\[\d+\]")
 
 
-async def read_history(ask: Ask) -> Response:
-    """Steps and revisions, newest first."""
-    name, limit = ask.route, ask.query(StepsQuery).limit
-    found = await history.steps(ask.context.store, name)
-    revisions = await ask.context.store.revisions(limit=limit)
-    told = [
+@endpoints(
+    "GET",
+    "/-/routes/{route}/history",
+    "read",
+    StepsResponse,
+    query=StepsQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_history(request: ApiRequest) -> Response:
+    """List the steps of a route with their evidence, and revisions, newest first."""
+    name, limit = request.route, request.query(StepsQuery).limit
+    steps = await history.steps(request.gateway.store, name)
+    revisions = await request.gateway.store.revisions(limit=limit)
+    config_steps = [
         {
             "id": r.revision,
             "time": r.time,
@@ -41,23 +60,46 @@ async def read_history(ask: Ask) -> Response:
         }
         for r in revisions
     ]
-    merged = sorted([*found, *told], key=lambda step: step["time"], reverse=True)
-    return answer({"route": name, "steps": merged[:limit]})
+    merged = sorted([*steps, *config_steps], key=lambda step: step["time"], reverse=True)
+    return json_response({"route": name, "steps": merged[:limit]})
 
 
-async def add_note(ask: Ask) -> Response:
-    name, note = ask.route, await ask.body(Note)
-    event = await ask.context.emit("note", name, {"text": note.text.strip(), "author": ask.author})
-    return answer({"id": event.id, "time": event.time})
+@endpoints(
+    "POST",
+    "/-/routes/{route}/notes",
+    "steer",
+    NoteResponse,
+    body=NoteRequest,
+    errors=("bad_json", "invalid", "not_found", *STORE),
+)
+async def add_note(request: ApiRequest) -> Response:
+    """Add a note to the history of a route."""
+    name, note = request.route, await request.body(NoteRequest)
+    event = await request.gateway.emit("note", name, {"text": note.text.strip(), "author": request.author})
+    return json_response({"id": event.id, "time": event.time})
 
 
-async def read_disagreements(ask: Ask) -> Response:
-    name, query = ask.route, ask.query(DisagreementQuery)
-    if query.shadow not in ask.context.document().routes[name].variants:
+@endpoints(
+    "GET",
+    "/-/routes/{route}/disagreements",
+    "read",
+    DisagreementsResponse,
+    query=DisagreementQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_disagreements(request: ApiRequest) -> Response:
+    """List responses where a shadow disagrees with the primary.
+
+    Of the newest 2000 since `since`, by kind, with both sides.
+    """
+    name, query = request.route, request.query(DisagreementQuery)
+    if query.shadow not in request.gateway.document().routes[name].variants:
         raise TurnoutError("invalid", f"The route {name!r} has no variant {query.shadow!r}.")
-    since = query.since if query.since is not None else ask.context.now() - DAY_S
-    found = await ask.context.store.disagreements(name, query.shadow, since=since, limit=MAX_DISAGREEMENTS)
-    return answer(await asyncio.to_thread(_page, found, query))
+    since = query.since if query.since is not None else request.gateway.now() - DAY_S
+    found = await request.gateway.store.disagreements(
+        name, query.shadow, since=since, limit=MAX_DISAGREEMENTS
+    )
+    return json_response(await asyncio.to_thread(_page, found, query))
 
 
 def _page(found: list[Shadowed], query: DisagreementQuery) -> Json:
@@ -65,7 +107,7 @@ def _page(found: list[Shadowed], query: DisagreementQuery) -> Json:
     kinds = Counter(row["kind"] for row in rows)
     shown = [row for row in rows if query.kind in (None, row["kind"])]
     if query.order == "worst":
-        # What has no distance (another label, another status) is worse than any distance.
+        # No distance (another label, another status) is worse than any distance.
         shown.sort(key=lambda row: -(float("inf") if row["difference"] is None else row["difference"]))
     begin = next((k + 1 for k, row in enumerate(shown) if row["decision"] == query.cursor), 0)
     page = shown[begin : begin + query.limit]
@@ -94,7 +136,7 @@ def _row(one: Shadowed) -> Json:
 
 
 def _sides(one: Shadowed) -> list[Json]:
-    """The first differences: where, and what each side said."""
+    """The first differences: where, and the value of each side."""
     try:
         found = json.loads(one.detail)["first"]
         return [{"where": str(s["where"]), "primary": s["primary"], "shadow": s["shadow"]} for s in found]
@@ -102,11 +144,19 @@ def _sides(one: Shadowed) -> list[Json]:
         return []  # written by an earlier version, or cut
 
 
-async def read_distributions(ask: Ask) -> Response:
-    name = ask.route
-    store, document = ask.context.store, ask.context.document()
+@endpoints(
+    "GET",
+    "/-/routes/{route}/distributions",
+    "read",
+    DistributionsResponse,
+    errors=("not_found", *STORE),
+)
+async def read_distributions(request: ApiRequest) -> Response:
+    """Get posterior densities and latency quantiles."""
+    name = request.route
+    store, document = request.gateway.store, request.gateway.document()
     declared = reported(document, name)
-    sums = observations(await rewarded(store, name, declared, now=ask.context.now()))
+    sums = observations(await rewarded(store, name, declared, now=request.gateway.now()))
     counts = await store.counts(name)
     variants = tuple(document.routes[name].variants)
-    return answer(await asyncio.to_thread(distributions, variants, declared, sums, counts))
+    return json_response(await asyncio.to_thread(distributions, variants, declared, sums, counts))

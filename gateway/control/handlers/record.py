@@ -1,4 +1,4 @@
-"""GET /-/outcomes and /-/decisions: the record itself."""
+"""The record: outcomes and decisions."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.control.api_request import Ask, answer
-from gateway.control.schemas.requests import OutcomeQuery
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.schemas.record import DecisionResponse, OutcomeQuery, OutcomesResponse
 from gateway.errors import TurnoutError
 from gateway.record.context import unpack
 from gateway.record.decision_id import BadDecisionId, Opened
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import OutcomeFilter
 
+endpoints: Final = Endpoints()
+
 _HEX: Final = re.compile(r"[0-9a-f]{32}")
-_STEPS: Final = 16
-"""Steps through the record of one call at most: a million outcomes, about. A filter that few pass, or a key
-that is bound to some routes, may have found less than was asked for by then."""
+MAX_SCANS: Final = 16
+"""Maximum number of scans for one page, about a million outcomes. A selective filter, or a key that is bound to some
+routes, may find fewer outcomes than requested."""
 
 
-async def list_outcomes(ask: Ask) -> Response:
-    query = ask.query(OutcomeQuery)
+@endpoints("GET", "/-/outcomes", "read", OutcomesResponse, query=OutcomeQuery, errors=("invalid", *STORE))
+async def list_outcomes(request: ApiRequest) -> Response:
+    """List the record, newest first."""
+    query = request.query(OutcomeQuery)
     if query.route is not None:
-        ask.must_serve(query.route)
+        request.must_serve(query.route)
     wanted = OutcomeFilter(
         route=query.route,
         variant=query.variant,
@@ -38,20 +43,20 @@ async def list_outcomes(ask: Ask) -> Response:
         before=bytes.fromhex(query.cursor) if query.cursor else None,
         limit=query.limit,
     )
-    found, following = await _page(ask, wanted)
-    return answer({"outcomes": [outcome(o) for o in found], "next": following})
+    found, following = await _page(request, wanted)
+    return json_response({"outcomes": [outcome_json(o) for o in found], "next": following})
 
 
-async def _page(ask: Ask, wanted: OutcomeFilter) -> tuple[list[Outcome], str | None]:
-    """The outcomes that the key may see, and the cursor behind the last that was looked at."""
-    allowed = ask.principal.routes
+async def _page(request: ApiRequest, wanted: OutcomeFilter) -> tuple[list[Outcome], str | None]:
+    """The outcomes that the key may see, and the cursor after the last that was scanned."""
+    allowed = request.principal.routes
     if wanted.route is None and allowed is not None and len(allowed) == 1:
         wanted = replace(wanted, route=next(iter(allowed)))
     found: list[Outcome] = []
-    for _ in range(_STEPS):
-        step, following = await ask.context.store.scan(wanted)
+    for _ in range(MAX_SCANS):
+        step, following = await request.gateway.store.scan(wanted)
         for one in step:
-            if ask.principal.serves(one.route):
+            if request.principal.serves(one.route):
                 found.append(one)
                 if len(found) == wanted.limit:
                     return found, one.decision.hex()
@@ -61,35 +66,43 @@ async def _page(ask: Ask, wanted: OutcomeFilter) -> tuple[list[Outcome], str | N
     return found, wanted.before.hex() if wanted.before else None
 
 
-async def read_decision(ask: Ask) -> Response:
-    text = str(ask.request.path_params["decision_id"])
-    opened = None if _HEX.fullmatch(text) else _opened(ask, text)
+@endpoints(
+    "GET",
+    "/-/decisions/{decision_id}",
+    "read",
+    DecisionResponse,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_decision(request: ApiRequest) -> Response:
+    """Get the record of one decision."""
+    text = str(request.http.path_params["decision_id"])
+    opened = None if _HEX.fullmatch(text) else _opened(request, text)
     if opened is not None:
-        ask.must_serve(opened.route)
+        request.must_serve(opened.route)
     decision = opened.decision if opened is not None else bytes.fromhex(text)
-    record = await ask.context.store.decision(decision)
+    record = await request.gateway.store.decision(decision)
     route = _route_of(opened, record.outcome, record.rewards)
-    if route is None or not ask.principal.serves(route):
-        # A key bound to other routes learns nothing, not even that there is such a decision.
+    if route is None or not request.principal.serves(route):
+        # A key bound to other routes learns nothing, not even that the decision exists.
         raise TurnoutError(
-            "not_found", "Nothing is known of this decision (yet); the record is written in batches."
+            "not_found", "There is no record of this decision yet; records are written in batches."
         )
-    return answer(
+    return json_response(
         {
             "decision": decision.hex(),
             "time": int.from_bytes(decision[:6], "big") / 1000.0,
             "route": route,
             "sealed": None if opened is None else _sealed(opened),
-            "outcome": None if record.outcome is None else outcome(record.outcome),
+            "outcome": None if record.outcome is None else outcome_json(record.outcome),
             "rewards": [_reward(r) for r in record.rewards],
             "shadows": [_shadowed(s) for s in record.shadows],
         }
     )
 
 
-def _opened(ask: Ask, text: str) -> Opened:
+def _opened(request: ApiRequest, text: str) -> Opened:
     try:
-        return ask.context.rewards.open(text)
+        return request.gateway.rewards.open(text)
     except BadDecisionId as error:
         raise TurnoutError("invalid", str(error)) from None
 
@@ -102,8 +115,8 @@ def _route_of(opened: Opened | None, outcome: Outcome | None, rewards: Sequence[
     return rewards[0].route if rewards else None
 
 
-def outcome(found: Outcome) -> dict[str, Any]:
-    """An outcome as JSON: bytes in hexadecimal; the unit too, since JSON numbers hold 53 bits."""
+def outcome_json(found: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON: bytes in hexadecimal; the unit too, since JSON numbers hold 53 bits."""
     shown = found._asdict()
     shown["decision"] = found.decision.hex()
     shown["unit"] = f"{found.unit & 0xFFFF_FFFF_FFFF_FFFF:016x}"
@@ -127,7 +140,7 @@ def _sealed(opened: Opened) -> dict[str, Any]:
 
 
 def _context(packed: bytes) -> dict[str, Any]:
-    """The row of features as numbers, and of which declaration."""
+    """The row of features as numbers, and the fingerprint of their declaration."""
     found = unpack(packed)
     row = [0.0] * found.width
     for column, value in found.entries:

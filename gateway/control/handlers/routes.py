@@ -1,67 +1,95 @@
-"""GET /-/routes and below: how the variants compare, now and over time; and the steering of rollouts."""
+"""How the variants of routes compare, now and over time."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from typing import Final
 
 from starlette.responses import Response
 
 from gateway.compile.plans import reported
-from gateway.control.api_request import Ask, answer, zipped
-from gateway.control.reports.series import MOST, ROLLING, series, step_for, steps
-from gateway.control.schemas.requests import RolloutStep, RouteQuery, SeriesQuery
+from gateway.control.api_request import ApiRequest, gzipped_response, json_response
+from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.reports.series import MAX_BUCKETS, ROLLING_PART, series, step_for, steps
+from gateway.control.schemas.routes import RouteListResponse, RouteQuery, RouteReport
+from gateway.control.schemas.series import SeriesQuery, SeriesResponse
 from gateway.errors import TurnoutError
 from gateway.ingest.evidence import of_buckets, rewarded
-from gateway.state.base import StoreUnavailable
 
-HOUR = 3600.0
-
-
-async def list_routes(ask: Ask) -> Response:
-    shown = await ask.desk.summaries(ask.principal.serves)
-    config = {"revision": ask.context.revision().revision, "refused": ask.context.refused_config()}
-    return answer({"routes": list(shown.values()), "config": config})
+endpoints: Final = Endpoints()
+HOUR_S: Final = 3600.0
 
 
-async def read_route(ask: Ask) -> Response:
-    name, query = ask.route, ask.query(RouteQuery)
-    variants = ask.context.document().routes[name].variants
+@endpoints("GET", "/-/routes", "read", RouteListResponse, errors=STORE)
+async def list_routes(request: ApiRequest) -> Response:
+    """List all routes."""
+    summaries = await request.services.summaries(request.principal.serves)
+    config = {"revision": request.gateway.revision().revision, "refused": request.gateway.refused_config()}
+    return json_response({"routes": list(summaries.values()), "config": config})
+
+
+@endpoints(
+    "GET",
+    "/-/routes/{route}",
+    "read",
+    RouteReport,
+    query=RouteQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_route(request: ApiRequest) -> Response:
+    """Compare the variants of a route.
+
+    The report is at most about a second old. A part that does not apply is null.
+    """
+    name, query = request.route, request.query(RouteQuery)
+    variants = request.gateway.document().routes[name].variants
     if query.baseline is not None and query.baseline not in variants:
         raise TurnoutError(
             "invalid", f"There is no variant {query.baseline!r}; write one of {', '.join(variants)}."
         )
-    return answer(await ask.desk.report(name, query.since, query.epoch, query.baseline))
+    return json_response(await request.services.report(name, query.since, query.epoch, query.baseline))
 
 
-async def read_series(ask: Ask) -> Response:
-    name, query = ask.route, ask.query(SeriesQuery)
-    store, document = ask.context.store, ask.context.document()
-    until = query.until if query.until is not None else ask.context.now()
-    since = query.since if query.since is not None else until - HOUR
+@endpoints(
+    "GET",
+    "/-/routes/{route}/series",
+    "read",
+    SeriesResponse,
+    query=SeriesQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_series(request: ApiRequest) -> Response:
+    """Compare the variants of a route over time.
+
+    In buckets; those without any decision or reward are left out.
+    """
+    name, query = request.route, request.query(SeriesQuery)
+    store, document = request.gateway.store, request.gateway.document()
+    until = query.until if query.until is not None else request.gateway.now()
+    since = query.since if query.since is not None else until - HOUR_S
     if since >= until:
         raise TurnoutError("invalid", "'since' is not before 'until'; write an earlier 'since'.")
     step = step_for(until - since, query.step)
-    if (until - since) / step > MOST:
+    if (until - since) / step > MAX_BUCKETS:
         raise TurnoutError(
-            "invalid", f"That is more than {MOST} buckets; write a longer 'step' or a later 'since'."
+            "invalid", f"That is more than {MAX_BUCKETS} buckets; write a longer 'step' or a later 'since'."
         )
-    window = max(step, (until - since) / ROLLING)
+    window = max(step, (until - since) / ROLLING_PART)
     start = since // step * step
     if query.after is not None:  # the rolling figures reach back by their window
         start = max(start, (query.after - window) // step * step)
     buckets = await store.series(name, since=start, until=until, step=step)
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
-    now = ask.context.now()
+    now = request.gateway.now()
     before = await rewarded(store, name, declared, now=now, until=start)
     history = await store.allocation_history(name) if query.allocations else []
 
-    def made() -> Response:
+    def respond() -> Response:
         found = series(variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window)
         if query.after is not None:
             found = [bucket for bucket in found if bucket["start"] >= query.after]
-        return zipped(
-            ask,
+        return gzipped_response(
+            request,
             {
                 "route": name,
                 "since": since,
@@ -73,26 +101,4 @@ async def read_series(ask: Ask) -> Response:
             },
         )
 
-    return await asyncio.to_thread(made)
-
-
-async def steer(ask: Ask) -> Response:
-    name, step = ask.route, await ask.body(RolloutStep)
-    if (step.action == "set") != (step.weight is not None):
-        raise TurnoutError("invalid", "'weight' and the action 'set' need each other; write both or neither.")
-    await _unmoved(ask, name, step)
-    state = await ask.context.rollout(name, step.action, step.weight, ask.author, step.reason.strip())
-    trail = {"action": step.action, "weight": step.weight, "reason": step.reason.strip()} | ask.caller
-    with contextlib.suppress(StoreUnavailable):  # it is done: the trail must not make it look undone
-        await ask.context.emit("steered", name, trail)
-    return answer(dict(state))
-
-
-async def _unmoved(ask: Ask, name: str, step: RolloutStep) -> None:
-    """Raises conflict if the route is not as the caller saw it."""
-    epoch = ask.desk.live(name).epoch
-    if step.if_epoch is not None and step.if_epoch != epoch:
-        raise TurnoutError("conflict", f"The route is at epoch {epoch} by now; look at it again.")
-    state = (await ask.context.rollout_state(name) or ask.context.stop_state(name) or {}).get("state")
-    if step.if_state is not None and step.if_state != state:
-        raise TurnoutError("conflict", f"The rollout is {state} by now; look at it again.")
+    return await asyncio.to_thread(respond)

@@ -1,1 +1,1 @@
-"""What is known of a route, as JSON: pure functions of sums and state."""
+"""Reports on routes, as JSON: pure functions of sums and state."""

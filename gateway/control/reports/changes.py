@@ -13,19 +13,18 @@ MAX_CHANGES: Final = 40
 AT_START: Final = frozenset({"listen", "control", "store", "record", "workers"})
 """Sections that are read once, when the process starts."""
 _SECRET: Final = frozenset({"hash", "key", "token", "password", "authorization"})
-_SHOWN: Final = 60
-"""Characters of a value."""
+MAX_VALUE_CHARS: Final = 60
 _ABSENT: Final = object()
 
 
 def difference(before: str, after: str, first: str, second: str) -> str:
-    """A unified difference; "" where the texts are the same."""
+    """Return a unified difference; "" if the texts are equal."""
     lines = unified_diff(before.splitlines(), after.splitlines(), first, second, lineterm="")
     return "\n".join(lines)
 
 
 def changes(before: str, after: str) -> list[str]:
-    """A sentence for each value that changes, `MAX_CHANGES` at most, and what follows for routes and the process.
+    """Return a sentence for each value that changes, at most `MAX_CHANGES`, and the effects on routes and the process.
 
     Both texts must have been checked.
     """
@@ -40,7 +39,7 @@ def changes(before: str, after: str) -> list[str]:
 
 
 def _of_routes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What becomes of traffic that goes on."""
+    """The effects on the traffic of routes that remain."""
     before, after = old.get("routes") or {}, new.get("routes") or {}
     for name in before.keys() & after.keys():
         policies = [(route or {}).get("policy") or {} for route in (before[name], after[name])]
@@ -69,4 +68,4 @@ def _value(path: tuple[str, ...], value: Any) -> str:
     if path[0] == "auth" or path[-1].lower() in _SECRET:
         return "…"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"

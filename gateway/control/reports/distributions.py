@@ -1,4 +1,4 @@
-"""Pictures of what is known: the posterior density of each mean, and the whole latency distribution."""
+"""The posterior density of each mean, and the latency distribution."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def distributions(
     sums: Mapping[tuple[str, str], RewardSums],
     counts: Mapping[str, Counts],
 ) -> Json:
-    """By metric the densities at `POINTS` points; by variant [quantile, milliseconds]."""
+    """Return by metric the densities at `POINTS` points, and by variant [quantile, milliseconds]."""
     densities = {name: _densities(variants, name, metric, sums) for name, metric in declared.items()}
     return {
         "densities": {name: found for name, found in densities.items() if found is not None},

@@ -1,9 +1,9 @@
-"""Means with intervals, and who is best: the statistics that the reports show.
+"""Means with intervals, and which variant is best: the statistics that the reports show.
 
 An interval of a boolean or fraction is the 95 % credible interval of the mean under the metric's own model with its
 default prior (`policies.bayes.prior`); those of reals and counts are `policies.sequential.mean_interval`,
-which hold for few values too. Who is best is asked of the policy where it has an opinion (a bandit, with its
-own prior, utility and forgetting), else of the first metric with data.
+which are valid for few values too. A bandit decides with its own prior, utility and discount which variant is best; for
+other policies the first metric with data does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_SUMS: Final = RewardSums()
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """Who is best in what; empty where nothing can be compared."""
+    """Which variant is best; empty if there is nothing to compare."""
 
     metric: str | None = None
     """The metric, or the weighted sum as it is written ("2·clicks − latency")."""
@@ -42,10 +42,9 @@ class Standings:
 
 
 def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
-    """Count, plain mean and credible interval; mean and interval null without data.
+    """Return count, plain mean and credible interval; mean and interval are null without data.
 
-    Where the plain mean lies outside the interval (all values at the edge of the range), the interval is
-    drawn out to it: never narrower, and no reader has to wonder.
+    If the plain mean is outside the interval (all values at the edge of the range), the interval is extended to it.
     """
     if sums.count <= 0:
         return dict(_EMPTY)
@@ -56,8 +55,8 @@ def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
 
 
 def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
-    """`estimate` of the independent observations; in addition how many values there are, how many of these were
-    not reported and count as zero, and how many wait for the end of their window."""
+    """Return the `estimate` of the independent observations, and how many values there are, how many of them were not
+    reported and count as zero, and how many wait for the end of their window."""
     observed = estimate(model, found.observations)
     return observed | {
         "count": whole(found.values.count),
@@ -68,13 +67,13 @@ def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
 
 
 def whole(count: float) -> float:
-    """A count as an integer where it is one."""
+    """Return a whole count as an integer."""
     return int(count) if count == int(count) else count
 
 
 @lru_cache(maxsize=65_536)
 def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
-    """None where too little is known for an interval, or the model never saw such values."""
+    """None if there are too few values for an interval, or values that the model excludes."""
     if model == "real":
         return real_interval(sums, LEVEL)
     if model == "count":
@@ -82,7 +81,7 @@ def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
     try:
         low, high = interval(posteriors(model, [sums])[0], LEVEL)
     except ValueError:
-        # The metric was declared otherwise when these values came in.
+        # The metric had another type when these values were reported.
         return None
     return (low, high) if isfinite(low) and isfinite(high) else None
 
@@ -94,18 +93,18 @@ def standings(
     sums: Mapping[tuple[str, str], RewardSums],
     discounted: Mapping[tuple[str, str], Discounted],
 ) -> Standings:
-    """P(best) and expected loss of each variant that takes part."""
+    """Return P(best) and expected loss of each variant that takes part."""
     if isinstance(plan, Canary) and plan.then is not None:
-        plan = plan.then  # what is to decide in the end is worth knowing from the beginning
+        plan = plan.then  # the bandit that follows the canary decides in the end
     if isinstance(plan, Contextual):
-        # Each variant has seen other requests than the rest, and who is best depends on them.
+        # Each variant serves different requests, and which one is best depends on them.
         return Standings(plan.metric, plan.goal)
     try:
         if isinstance(plan, Bandit):
             return _of_bandit(plan, assess(plan, Learned(sums=sums, discounted=discounted)))
         return _by_first_metric(variants, declared, sums)
     except (ValueError, ArithmeticError):
-        # Values of another type of metric, or posteriors too extreme to compare: nothing is better than wrong.
+        # Values of another type of metric, or posteriors too extreme to compare.
         return Standings()
 
 

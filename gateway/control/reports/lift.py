@@ -1,8 +1,8 @@
-"""Variants against each other, metric by metric, in intervals that hold however often somebody looks.
+"""Variants against each other, metric by metric, in always-valid intervals.
 
-All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs
-of variants spends an equal part of what may go wrong. They assume that each variant's mean is constant over the
-decisions that are counted.
+All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs of
+variants gets an equal part of the error probability (Bonferroni). They assume that each variant's mean is constant over
+the decisions that are counted.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from policies.sequential.metric_comparison import Evidence, Kind, MetricComparis
 Json = dict[str, Any]
 
 HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
-"""What every route is compared in, besides its metrics; less is better."""
+"""Compared on every route in addition to its metrics; lower is better."""
 _NOTHING: Final = Counts()
 
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """The variants that take part, and what was observed of each."""
+    """The variants that take part, and the observations of each."""
 
     observed: Mapping[str, Evidence]
     goals: Mapping[str, Goal]
-    """Of each metric, those of `HEALTH` too."""
+    """Metric → its goal, including those of `HEALTH`."""
     pairs: dict[tuple[str, str, str], Json] = field(default_factory=dict)
-    """What was computed already, by (metric, baseline, variant)."""
+    """The comparisons made so far, by (metric, baseline, variant)."""
 
     @classmethod
     def of(
@@ -56,7 +56,7 @@ class Comparisons:
         return cls({v: evidence(v) for v in variants}, goals | dict.fromkeys(HEALTH, "minimize"))
 
     def lift(self, variant: str, baseline: str) -> dict[str, Json]:
-        """By metric, of those that both variants have data of."""
+        """Return the comparison by metric, for those where both variants have data."""
         if variant == baseline:
             return {}
         return {
@@ -66,7 +66,7 @@ class Comparisons:
         }
 
     def standing(self, metric: str) -> Json | None:
-        """Which variant leads and which is last, and whether that is shown; None without two to compare."""
+        """Return which variant leads and which is last, and whether that is shown; None if fewer than two."""
         taking_part = self._with_data(metric)
         if len(taking_part) < 2:
             return None
@@ -119,7 +119,7 @@ def _size(evidence: Evidence, metric: str) -> float:
 
 
 def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
-    """Both ends, those at infinity as None; None where nothing is excluded."""
+    """Both ends, infinite ones as None; None if no value is excluded."""
     try:
         interval = found.interval(alpha, 1.0)
     except (ValueError, ArithmeticError):
@@ -135,7 +135,7 @@ def _less_one(end: float | None) -> float | None:
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:
-    """Whether the variant is shown to be better (True) or worse (False); None: inconclusive."""
+    """Whether the variant is shown to be better (True) or worse (False); None: undecided."""
     low, high = interval or (None, None)
     if low is not None and low > 0:
         return goal == "maximize"

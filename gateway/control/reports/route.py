@@ -1,4 +1,4 @@
-"""What is known of a route, as JSON: a pure function of the record's sums and of how the route runs now.
+"""The report of a route, as JSON: a pure function of the record's sums and of the route's status.
 
 Nothing here reads a clock or a store; `gateway.control.services` gathers the evidence and runs this in a
 thread, since comparing posteriors may take milliseconds.
@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.compile.plans import plan, reported
 from gateway.config.document import Canary, Document, Metric, Policy, Route
 from gateway.config.policy import bandit_of
-from gateway.control.context import Live
+from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.control.reports.lift import HEALTH, Comparisons
 from gateway.ingest.evidence import Rewarded, observations
@@ -25,7 +25,7 @@ from policies.sequential.two_sample import RateMartingale, mean_interval
 
 Json = dict[str, Any]
 
-RECENT: Final = 300.0
+RECENT_S: Final = 300.0
 """Seconds that the `recent` figures cover."""
 
 _NO_COUNTS: Final = Counts()
@@ -36,57 +36,59 @@ _GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the store knows of a route, over some period."""
+    """What the store holds on a route, over some period."""
 
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """By variant."""
     rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
     """By (variant, metric)."""
     discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
-    """By (variant, metric); only for a bandit with a half-life."""
+    """By (variant, metric); only for a bandit with a discount."""
     agreement: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """By shadow: responses, compared, agreeing."""
     recent: Counts = field(default_factory=Counts)
-    """Of all variants together, over the last `RECENT` seconds."""
+    """Of all variants together, over the last `RECENT_S` seconds."""
     alarms: Sequence[Mapping[str, Any]] = ()
     stop: Mapping[str, Any] | None = None
-    """Where the stop rule stands."""
+    """The state of the stop rule."""
 
 
-def summary(name: str, document: Document, live: Live, rollout: Mapping[str, Any] | None, now: float) -> Json:
-    """The part that costs nothing: how the route runs now."""
+def summary(
+    name: str, document: Document, status: RouteStatus, rollout: Mapping[str, Any] | None, now: float
+) -> Json:
+    """Return the part that needs no evidence: how the route runs now."""
     route = document.routes[name]
-    shadows = dict(live.allocation.shadows)
+    shadows = dict(status.allocation.shadows)
     return {
         "route": name,
         "policy": route.policy.type,
-        "epoch": live.epoch,
-        "revision": live.revision,
-        "allocation": live.allocation.as_dict(),
+        "epoch": status.epoch,
+        "revision": status.revision,
+        "allocation": status.allocation.as_dict(),
         "shadows": shadows or None,
         "rollout": dict(rollout) if rollout is not None else None,
-        "health": {variant: [dict(one) for one in found] for variant, found in live.health.items()},
+        "health": {variant: [dict(one) for one in found] for variant, found in status.health.items()},
         "as_of": now,
     }
 
 
-def standing(name: str, document: Document, evidence: Evidence, live: Live) -> Json:
-    """Who leads in which metric, and how often shadows agree."""
+def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus) -> Json:
+    """Return which variant leads in which metric, and how often shadows agree."""
     declared = reported(document, name)
     sums = observations(evidence.rewards)
     compared = Comparisons.of(tuple(document.routes[name].variants), declared, evidence.counts, sums)
     return {
         "metrics": {metric: described(m) for metric, m in declared.items()},
-        "standings": {} if live.contextual is not None else _standings(compared, declared),
-        "agreement": _agreement(evidence, live),
+        "standings": {} if status.contextual is not None else _standings(compared, declared),
+        "agreement": _agreement(evidence, status),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,
     }
 
 
 def recent(counts: Counts) -> Json:
-    """The last minutes of a route, all variants together."""
+    """Return the figures of the last minutes, all variants together."""
     return {
-        "seconds": RECENT,
+        "seconds": RECENT_S,
         "assigned": counts.assigned,
         "served": counts.served,
         "errors": counts.errors,
@@ -101,13 +103,13 @@ def report(
     name: str,
     document: Document,
     evidence: Evidence,
-    live: Live,
+    status: RouteStatus,
     rollout: Mapping[str, Any] | None,
     now: float,
     since: float | None = None,
     baseline: str | None = None,
 ) -> Json:
-    """The JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
+    """Return the JSON of ``GET /-/routes/{route}``; a part that does not apply is null."""
     declared = reported(document, name)
     variants = tuple(document.routes[name].variants)
     sums = observations(evidence.rewards)
@@ -115,7 +117,7 @@ def report(
     compared = Comparisons.of(variants, declared, evidence.counts, sums)
     against = baseline or _baseline(document.routes[name])
     return {
-        **summary(name, document, live, rollout, now),
+        **summary(name, document, status, rollout, now),
         "since": since,
         **_roles(document.routes[name].policy),
         "recent": recent(evidence.recent),
@@ -125,21 +127,21 @@ def report(
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "uses": used(document.routes[name]),
         "compared_with": against,
-        "standings": {} if live.contextual is not None else _standings(compared, declared),
+        "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {
             variant: _variant(variant, declared, evidence, standing)
             | {"lift": compared.lift(variant, against)}
             for variant in variants
         },
-        "contextual": None if live.contextual is None else dict(live.contextual),
-        "agreement": _agreement(evidence, live),
-        "shadow_counts": {name: dict(found) for name, found in live.shadow_counts.items()} or None,
+        "contextual": None if status.contextual is None else dict(status.contextual),
+        "agreement": _agreement(evidence, status),
+        "shadow_counts": {name: dict(found) for name, found in status.shadow_counts.items()} or None,
         "alarms": [dict(alarm) for alarm in evidence.alarms],
     }
 
 
 def used(route: Route) -> list[str]:
-    """The metrics that the route itself names: those of its policy, of its guardrails, and of `feedback`."""
+    """Return the metrics that the route names: in its policy, its guardrails and `feedback`."""
     bandit = bandit_of(route.policy)
     named = [*(route.feedback or ()), *(bandit.metrics if bandit is not None else ())]
     named += [rail.metric for rail in getattr(route.policy, "guardrails", ())]
@@ -149,7 +151,7 @@ def used(route: Route) -> list[str]:
 
 
 def _baseline(route: Route) -> str:
-    """What variants are compared with where the caller does not say."""
+    """The default baseline of comparisons."""
     return getattr(route.policy, "baseline", None) or next(iter(route.variants))
 
 
@@ -159,7 +161,7 @@ def _standings(compared: Comparisons, declared: Mapping[str, Metric]) -> dict[st
 
 
 def _roles(policy: Policy) -> Json:
-    """What the policy says of the variants beyond their shares."""
+    """The roles of the variants in the policy."""
     stages = policy.stages if isinstance(policy, Canary) else ()
     return {
         "baseline": getattr(policy, "baseline", None),
@@ -205,20 +207,20 @@ def rewards(
 
 
 def error_rate(counts: Counts) -> Json:
-    """Errors per assignment: a failure that fallback hid counts."""
+    """Return errors per assignment; a failure hidden by a fallback counts."""
     errors = float(min(counts.errors, counts.assigned))
     return estimate("boolean", RewardSums(counts.assigned, errors, errors))
 
 
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:
-    """Quantiles in milliseconds, three significant digits (they are within 1 %); None without responses."""
+    """Return quantiles in milliseconds with three significant digits (they are within 1 %); None without responses."""
     found = {name: quantile(histogram, q) for name, q in wanted.items()}
     known = {name: _digits(value) for name, value in found.items() if value is not None}
     return known or None
 
 
 def latency_intervals(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> Json | None:
-    """95 % intervals of the quantiles; the upper end null where there are too few responses to tell."""
+    """Return 95 % intervals of the quantiles; the upper end is None with too few responses."""
     found = {}
     for name, q in wanted.items():
         ends = quantile_interval(histogram, q, LEVEL)
@@ -231,14 +233,14 @@ def _digits(ms: float) -> float:
     return float(f"{ms:.3g}")
 
 
-def _agreement(evidence: Evidence, live: Live) -> dict[str, Json] | None:
-    shadows = [shadow for shadow, _ in live.allocation.shadows]
+def _agreement(evidence: Evidence, status: RouteStatus) -> dict[str, Json] | None:
+    shadows = [shadow for shadow, _ in status.allocation.shadows]
     names = dict.fromkeys([*shadows, *evidence.agreement])
     return {name: _agreed(*evidence.agreement.get(name, (0, 0, 0))) for name in names} or None
 
 
 def _agreed(answers: int, compared: int, agreeing: int) -> Json:
-    """The interval is that of the gate's verdict: looked at all the time it holds with probability `LEVEL`."""
+    """The interval is that of the shadow gate's verdict: it holds at all times with probability `LEVEL`."""
     return {
         "answers": answers,
         "compared": compared,

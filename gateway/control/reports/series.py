@@ -16,23 +16,23 @@ from gateway.state.base import BUCKET, Counts, Published
 
 Json = dict[str, Any]
 
-WANTED: Final = 120
-"""Buckets, where the caller does not say."""
-MOST: Final = 2000
-_STEPS: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+DEFAULT_BUCKETS: Final = 120
+"""Number of buckets by default, about."""
+MAX_BUCKETS: Final = 2000
+ROUND_STEPS_S: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _GATEWAY: Final = {"p50": 0.5, "p99": 0.99}
 _NOTHING: Final = Rewarded()
-ROLLING: Final = 12
-"""The rolling figures are over so large a part of the period."""
+ROLLING_PART: Final = 12
+"""The rolling figures cover this part of the period: one twelfth."""
 
 
 def step_for(span: float, wanted: float | None = None) -> float:
-    """Seconds of one bucket: a multiple of the store's, round where the caller does not say."""
+    """Return the seconds of one bucket: a multiple of the store's, and a round number by default."""
     if wanted is not None:
         return max(1, ceil(wanted / BUCKET)) * BUCKET
-    least = span / WANTED
-    return float(next((step for step in _STEPS if step >= least), ceil(least / 86400) * 86400))
+    least = span / DEFAULT_BUCKETS
+    return float(next((step for step in ROUND_STEPS_S if step >= least), ceil(least / 86400) * 86400))
 
 
 def series(
@@ -66,13 +66,13 @@ def series(
 def _shares(
     declared: Mapping[str, Metric], buckets: Sequence[RewardedBucket], before: Mapping[Key, Rewarded]
 ) -> dict[str, float]:
-    """Observations for each value, by metric."""
+    """Observations per value, by metric."""
     earlier = [{metric: one} for (_, metric), one in before.items()]
     return {name: share_observed([*earlier, *(b.rewards for b in buckets)], name) for name in declared}
 
 
 class _Totals:
-    """Sums that buckets are added to and taken from."""
+    """Sums to which buckets are added and from which they are subtracted."""
 
     def __init__(self, before: Mapping[Key, Rewarded], shares: Mapping[str, float] | None = None) -> None:
         self.rewards = dict(before)
@@ -161,7 +161,7 @@ def _variant(
 def _estimates(
     found: Mapping[str, Rewarded], declared: Mapping[str, Metric], shares: Mapping[str, float] | None
 ) -> Json:
-    """Of the metrics with data: a series says nothing of what it has nothing to say of."""
+    """The reward estimates; omits metrics without data."""
     return {
         name: reward_estimate(declared[name].type, one if shares is None else one.scaled(shares[name]))
         for name, one in found.items()
@@ -182,10 +182,10 @@ def _summed(buckets: Sequence[RewardedBucket], metric: str) -> Rewarded:
 
 
 def steps(history: Sequence[Published], since: float, until: float) -> list[Json]:
-    """The allocation in force at ``since`` and each change up to ``until``; at most `MOST`, the newest."""
+    """Return the allocation in force at ``since`` and each change up to ``until``; at most the newest `MAX_BUCKETS`."""
     within = [p for p in history if p.time <= until]
     earlier = [p for p in within if p.time <= since]
     return [
         {"time": p.time, "epoch": p.epoch, "allocation": dict(p.probabilities), "reason": p.reason}
         for p in (*earlier[-1:], *(p for p in within if p.time > since))
-    ][-MOST:]
+    ][-MAX_BUCKETS:]

@@ -1,4 +1,4 @@
-"""A rollout's state as one verdict, for the controllers of others: Argo Rollouts, Flagger, a pipeline.
+"""A rollout's state as one verdict, for other controllers: Argo Rollouts, Flagger, a pipeline.
 
 Pure: a function of the rollout as the API describes it.
 """
@@ -18,17 +18,17 @@ _OF_STATE: Final = {
     "halted": "error",
     "paused": "inconclusive",
 }
-"""State of a rollout → its verdict; a running one is judged by its guardrails."""
+"""State of a rollout → its verdict; for a running one its guardrails decide."""
 _ORDER: Final = ("fail", "error", "inconclusive", "pass")
-"""The worst guardrail decides, the first of these."""
+"""The worst guardrail decides: verdicts in order of precedence."""
 
 
 def of_rollout(rollout: Mapping[str, Any], now: float) -> Json:
-    """Whether the candidate may take over: ``pass`` only once every stage has passed."""
+    """Return whether the candidate may take over: ``pass`` only once every stage has passed."""
     state = rollout["state"]
     verdict = _OF_STATE.get(state)
     if verdict is not None:
-        return _answer(verdict, [f"{state}: {rollout.get('reason') or 'no reason was given'}"], ())
+        return _verdict_json(verdict, [f"{state}: {rollout.get('reason') or 'no reason was given'}"], ())
     found = of_stage(rollout, now)
     if found["verdict"] != "pass":
         return found
@@ -41,7 +41,7 @@ def of_rollout(rollout: Mapping[str, Any], now: float) -> Json:
 
 
 def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
-    """Whether the present stage holds: its guardrails, its shortest time, its samples."""
+    """Return whether the current stage passes: its guardrails, its minimum time, its samples."""
     rails: Sequence[Mapping[str, Any]] = rollout.get("verdicts") or ()
     reasons = [_reason(rail) for rail in rails if rail["verdict"] != "pass"]
     verdict = next((v for v in _ORDER if any(rail["verdict"] == v for rail in rails)), "pass")
@@ -54,7 +54,7 @@ def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
             "inconclusive",
             [*reasons, f"the stage needs {samples:g} more samples of the candidate"],
         )
-    return _answer(verdict, reasons, rails, requests=max(samples, 0), minutes=max(minutes, 0.0))
+    return _verdict_json(verdict, reasons, rails, requests=max(samples, 0), minutes=max(minutes, 0.0))
 
 
 def _reason(rail: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _reason(rail: Mapping[str, Any]) -> str:
     return f"{text}, {rail['reason']}" if rail.get("reason") else text
 
 
-def _answer(
+def _verdict_json(
     verdict: str,
     reasons: Sequence[str],
     rails: Sequence[Mapping[str, Any]],
@@ -73,7 +73,7 @@ def _answer(
     requests: float = 0,
     minutes: float = 0.0,
 ) -> Json:
-    """``needs`` is about what a decision still takes; null where nothing honest can be said."""
+    """``needs`` estimates what a decision still requires; null if there is no estimate."""
     open_rails = [rail for rail in rails if rail["verdict"] == "inconclusive"]
     unknown = any(rail.get("more_requests") is None for rail in open_rails)
     more = max((rail.get("more_requests") or 0 for rail in open_rails), default=0)
@@ -100,6 +100,6 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "post-rollout": _ORDER,
     "event": _ORDER,
 }
-"""Type of a Flagger webhook → the verdicts for which the response is 200; any other holds Flagger back."""
+"""Type of a Flagger webhook → the verdicts with a 200 response; any other stops Flagger."""
 STAGE_HOOKS: Final = frozenset({"rollout", "confirm-traffic-increase"})
-"""Those that ask for the present step alone."""
+"""The webhooks that concern only the current step."""

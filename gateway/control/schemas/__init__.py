@@ -1,1 +1,1 @@
-"""The request and response models of the control API."""
+"""The models of requests and responses, one module per subject: /-/openapi.json comes from them."""

@@ -1,135 +1,109 @@
-"""The shapes of the answers that a person looks into: series, steps, disagreements, distributions, differences."""
+"""Estimates, quantiles and comparisons: what the reports of routes consist of."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.control.schemas.responses import FaultShape
-from gateway.control.schemas.shared import (
-    Count,
-    Estimate,
-    GatewayQuantiles,
-    Probability,
-    QuantileIntervals,
-    Quantiles,
-    RewardEstimate,
-    Shape,
-)
+from gateway.control.schemas.base import ApiModel, Count, Interval
 
 
-class HistoryStep(Shape):
-    id: Annotated[Count, Field(description="Of the event; of `config`, the revision.")]
-    time: float
-    kind: Literal["rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note", "config"]
-    data: Any
+class Quantiles(ApiModel):
+    """Milliseconds, within 1 %."""
+
+    p50: float
+    p95: float
+    p99: float
 
 
-class Steps(Shape):
-    route: str
-    steps: Annotated[list[HistoryStep], Field(description="Newest first.")]
+class QuantileIntervals(ApiModel):
+    """95 % intervals of the quantiles; the upper end is null while there are too few responses."""
+
+    p50: tuple[float, float | None]
+    p95: tuple[float, float | None]
+    p99: tuple[float, float | None]
 
 
-class Noted(Shape):
-    id: Count
-    time: float
+class GatewayQuantiles(ApiModel):
+    """Milliseconds inside the gateway, within 1 %."""
+
+    p50: float
+    p99: float
 
 
-class Side(Shape):
-    where: str
-    primary: Any
-    shadow: Any
+class Estimate(ApiModel):
+    """A mean with its uncertainty; both null without data."""
+
+    count: Annotated[float, Field(ge=0)]
+    mean: float | None
+    interval: Interval | None
 
 
-class Disagreement(Shape):
-    decision: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    time: float
-    shadow: str
-    primary: str
-    kind: str
-    difference: Annotated[
-        float | None, Field(description="The largest distance; null where none was measured.")
+class RewardEstimate(Estimate):
+    """``count`` counts values; mean and interval use the independent observations among them."""
+
+    observations: Annotated[
+        float, Field(ge=0, description="The values of a sticky unit are one observation: their mean.")
     ]
-    latency_ms: float
-    primary_ms: float
-    sides: Annotated[list[Side], Field(description="The first differences.")]
-
-
-class Disagreements(Shape):
-    seen: Annotated[Count, Field(description="At most 2000.")]
-    kinds: Annotated[list[tuple[str, Count]], Field(description="The most frequent first.")]
-    disagreements: list[Disagreement]
-    next: Annotated[str | None, Field(description="The cursor of the next page; null on the last.")]
-
-
-class Density(Shape):
-    points: list[float]
-    variants: Annotated[dict[str, list[float]], Field(description="The density at each point.")]
-
-
-class Distributions(Shape):
-    densities: Annotated[dict[str, Density], Field(description="By metric, of the posterior of the mean.")]
-    quantiles: Annotated[
-        dict[str, list[tuple[float, float | None]]],
-        Field(description="By variant: quantile and milliseconds."),
+    missing: Annotated[
+        float, Field(ge=0, description="The part of `count` that was not reported and counts as zero.")
+    ]
+    waiting: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Not counted yet: with `missing: zero` a value counts at the end of its window.",
+        ),
     ]
 
 
-class Compared(Shape):
-    difference: Annotated[str, Field(description="A unified difference; empty where the texts are the same.")]
+class Difference(ApiModel):
+    """One variant against another. The intervals hold at all times, together for all pairs of variants of one metric,
+    with probability 0.95."""
 
-
-class Checked(Shape):
-    """What would follow from a configuration; nothing of it is in force."""
-
-    faults: Annotated[list[FaultShape], Field(description="Empty: it would be accepted.")]
-    changes: Annotated[list[str], Field(description="Against the text in force, in words.")]
-    difference: Annotated[str, Field(description="Against the text in force, as a unified difference.")]
-
-
-class BucketVariant(Shape):
-    assigned: Count
-    served: Count
-    errors: Count
-    fallbacks: Count
-    error_rate: Estimate
-    share: Annotated[Probability | None, Field(description="Of the bucket's assignments; null without any.")]
-    allocated: Annotated[
-        Probability | None, Field(description="The mean share that the allocations called for.")
+    absolute: Annotated[float, Field(description="The variant's mean minus the baseline's.")]
+    interval: Annotated[
+        tuple[float | None, float | None] | None,
+        Field(description="Of `absolute`; null: no value is excluded yet, on that side or at all."),
     ]
-    latency_ms: Quantiles | None
-    latency_interval_ms: QuantileIntervals | None
-    gateway_ms: GatewayQuantiles | None
-    rewards: dict[str, RewardEstimate]
-    rolling: Annotated[
-        dict[str, RewardEstimate], Field(description="Rewards over the `window` that ends here.")
+    relative: Annotated[
+        float | None, Field(description="0.05: five percent more; null if the baseline's mean is 0.")
     ]
-    rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
-    to_date: Annotated[dict[str, RewardEstimate], Field(description="Rewards up to the end of this bucket.")]
-
-
-class SeriesBucket(Shape):
-    start: float
-    epoch: Annotated[Count, Field(description="The last epoch that the bucket has decisions of.")]
-    variants: dict[str, BucketVariant]
-
-
-class AllocationStep(Shape):
-    time: float
-    epoch: Count
-    allocation: dict[str, Probability]
-    reason: str
-
-
-class Series(Shape):
-    route: str
-    since: float
-    until: float
-    step: float
-    window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
-    buckets: list[SeriesBucket]
-    allocations: Annotated[
-        list[AllocationStep] | None,
-        Field(description="Where asked for: the allocation in force at `since`, and each change after it."),
+    relative_interval: tuple[float | None, float | None] | None
+    always_valid: bool
+    better: Annotated[
+        bool | None,
+        Field(description="Shown to be better or worse, by the metric's goal; null: undecided."),
     ]
+
+
+class Lift(Difference):
+    baseline: str
+
+
+class MetricStanding(ApiModel):
+    """The variants with the best and the worst mean of a metric, and whether that is shown."""
+
+    leader: str
+    leads: Annotated[bool, Field(description="Shown to be better than each other variant.")]
+    last: str
+    trails: Annotated[bool, Field(description="Shown to be worse than each other variant.")]
+    against: Annotated[str, Field(description="The second best.")]
+    difference: Annotated[Difference, Field(description="Of the leader against the second best.")]
+
+
+class Failing(ApiModel):
+    """A run of failed attempts."""
+
+    attempts: Count
+    error: Annotated[str, Field(description="The code of the last failed attempt.")]
+    since: Annotated[float, Field(description="Seconds since the epoch.")]
+
+
+class MetricModel(ApiModel):
+    type: Literal["boolean", "fraction", "real", "count"]
+    goal: Literal["maximize", "minimize"]
+    missing: Literal["ignore", "zero"]
+    window: Annotated[float, Field(description="Seconds.")]
+    description: str

@@ -1,4 +1,4 @@
-"""Strict JSON of callers of the control API, read where it holds nobody up."""
+"""Strict JSON bodies of the control API, parsed without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from gateway.errors import TurnoutError
 from gateway.runtime.side_process import SideProcess
 
 LOOP_BYTES: Final = 16_384
-"""Longer bodies are read in another process."""
+"""Longer bodies are parsed in another process."""
 MAX_VALUES: Final = 200_000
-"""Most commas of a body: what is read is handed from process to process."""
-MAX_WAITING: Final = 16
+"""Maximum number of commas in a body, since the values are passed between processes."""
+MAX_WAITING_BODIES: Final = 16
 
 
 class JsonReader:
-    """Reads JSON bodies, long ones in a process of its own."""
+    """Parses JSON bodies, long ones in another process."""
 
     def __init__(self) -> None:
-        self._aside = SideProcess[tuple[Any, str]](MAX_WAITING)
+        self._aside = SideProcess[tuple[Any, str]](MAX_WAITING_BODIES)
 
     async def read(self, body: bytes) -> Any:
-        """The document. Raises TurnoutError (bad_json, body_too_large, gateway_overloaded)."""
+        """Return the document. Raises TurnoutError (bad_json, body_too_large, gateway_overloaded)."""
         if len(body) <= LOOP_BYTES:
             value, fault = parse(body)
         elif body.count(b",") > MAX_VALUES:
             raise TurnoutError(
-                "body_too_large", f"The body has more than {MAX_VALUES} values; send less at once."
+                "body_too_large",
+                f"The body has more than {MAX_VALUES} values; send them in several requests.",
             )
         else:
             value, fault = await self._aside.run(parse, body)
@@ -36,16 +37,16 @@ class JsonReader:
         return value
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._aside.close()
 
 
 def parse(body: bytes) -> tuple[Any, str]:
-    """The document and "", or None and what is wrong: no NaN, no Infinity, whole characters."""
+    """Return the document and "", or None and the fault: NaN, Infinity and half characters are refused."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
         if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is not text
         return value, ""
     except json.JSONDecodeError as error:
         return None, f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
@@ -58,4 +59,4 @@ def parse(body: bytes) -> tuple[Any, str]:
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

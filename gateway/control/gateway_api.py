@@ -1,0 +1,113 @@
+"""What the control API needs of the running gateway; `gateway.server` provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gateway.auth.principal import Authenticator
+from gateway.config.document import Document
+from gateway.ingest.rewards import RewardBook
+from gateway.state.base import Event, Revision
+from gateway.state.store import Store
+from policies.allocation.model import Allocation
+
+Action = Literal["promote", "rollback", "pause", "resume", "set"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """One route as this process serves it now."""
+
+    epoch: int
+    revision: int
+    allocation: Allocation
+    health: Mapping[str, Sequence[Mapping[str, Any]]]
+    """By variant: each address with its state (healthy | unhealthy | ejected | failing | stalled), failing (attempts,
+    error, since; or None), in_flight, waiting."""
+    shadow_counts: Mapping[str, Mapping[str, int]]
+    """By shadow: offered, sent, dropped by reason, failed."""
+    contextual: Mapping[str, Any] | None = None
+    """Of a bandit with features: `gateway.compile.ensembles.described`."""
+
+
+class GatewayApi(Protocol):
+    """The running gateway as the control API sees it."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def rewards(self) -> RewardBook: ...
+
+    def now(self) -> float:
+        """Return the wall clock, in seconds since the epoch."""
+        ...
+
+    def document(self) -> Document:
+        """Return the configuration in force."""
+        ...
+
+    def revision(self) -> Revision:
+        """Return the revision in force."""
+        ...
+
+    def refused_config(self) -> Mapping[str, Any] | None:
+        """Return the last configuration that was refused while another stays in force; None if there is none.
+
+        Time, author, place of the first fault and number of faults: its text may hold values of the environment.
+        """
+        ...
+
+    def authenticator(self) -> Authenticator:
+        """Return the authenticator of the configuration in force."""
+        ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Return whether requests can be served, and if not, why."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Return the metrics of all workers in the Prometheus text format."""
+        ...
+
+    def route_status(self, route: str) -> RouteStatus | None:
+        """Return how ``route`` runs now; None for an unknown route."""
+        ...
+
+    async def rollout(
+        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
+        """Steer a rollout or a bandit's stop rule; return its new state.
+
+        Raises TurnoutError (not_found, invalid, conflict).
+        """
+        ...
+
+    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
+        """Return the state of the route's rollout; None without one."""
+        ...
+
+    def stop_state(self, route: str) -> Mapping[str, Any] | None:
+        """Return the state of a bandit's stop rule; None without one."""
+        ...
+
+    async def check_config(self, text: str, by: str) -> None:
+        """Validate ``text`` and change nothing. Raises gateway.config.faults.ConfigError."""
+        ...
+
+    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
+        """Validate, store and apply ``text``. Raises TurnoutError, gateway.config.faults.ConfigError."""
+        ...
+
+    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
+        """Apply the text of an earlier revision. Raises TurnoutError, gateway.config.faults.ConfigError."""
+        ...
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
+        """Store an event. Raises StoreUnavailable."""
+        ...
+
+    async def next_events(self, after: int, timeout: float) -> list[Event]:
+        """Return the events with an id above ``after``; wait up to ``timeout`` seconds for the first."""
+        ...

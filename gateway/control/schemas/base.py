@@ -1,0 +1,21 @@
+"""What the models of all subjects build on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Interval = Annotated[
+    tuple[float, float], Field(description="The 95 % credible interval: lower and upper end.")
+]
+DecisionHex = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Cursor = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="`next` of the previous page.")]
+
+
+class ApiModel(BaseModel):
+    """A JSON object without unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")

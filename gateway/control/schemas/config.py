@@ -1,0 +1,77 @@
+"""The configuration, its check and its history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictInt
+
+from gateway.control.schemas.base import ApiModel, Count
+from gateway.control.schemas.errors import FaultModel
+
+
+class ConfigQuery(ApiModel):
+    revision: Annotated[int | None, Field(ge=0, description="Return the text of this earlier revision.")] = (
+        None
+    )
+
+
+class HistoryQuery(ApiModel):
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class DifferenceQuery(ApiModel):
+    from_: Annotated[int, Field(ge=0, alias="from", description="A revision.")]
+    to: Annotated[int, Field(ge=0, description="Another revision.")]
+
+
+class RestoreRequest(ApiModel):
+    revision: Annotated[StrictInt, Field(ge=0)]
+
+
+class ConfigCheckRequest(ApiModel):
+    text: Annotated[str, Field(description="The YAML text.")]
+
+
+class ConfigCheckResponse(ApiModel):
+    """What a configuration would change; nothing of it is in force."""
+
+    faults: Annotated[list[FaultModel], Field(description="Empty: it would be accepted.")]
+    changes: Annotated[list[str], Field(description="Changes to the text in force, in words.")]
+    difference: Annotated[str, Field(description="Changes to the text in force, as a unified difference.")]
+
+
+class DifferenceResponse(ApiModel):
+    difference: Annotated[str, Field(description="A unified difference; empty if the texts are equal.")]
+
+
+class RevisionResponse(ApiModel):
+    revision: Count
+    time: float
+    author: str
+    origin: str
+    etag: str
+
+
+class RevisionEntry(RevisionResponse):
+    current: bool
+
+
+class RevisionsResponse(ApiModel):
+    revisions: Annotated[list[RevisionEntry], Field(description="Newest first.")]
+
+
+class RefusedConfig(ApiModel):
+    time: float
+    author: str
+    place: Annotated[str, Field(description="Source, line and column of the first fault.")]
+    path: Annotated[str, Field(description="The key of the first fault.")]
+    faults: Count
+
+
+class ConfigState(ApiModel):
+    revision: Count
+    refused: Annotated[
+        RefusedConfig | None,
+        Field(description="The latest configuration, if it was refused and another one is in force."),
+    ]

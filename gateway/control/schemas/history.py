@@ -1,0 +1,96 @@
+"""The history of a route: its steps, notes, disagreements and distributions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gateway.control.schemas.base import ApiModel, Count, Cursor, DecisionHex
+from gateway.control.timestamps import Timestamp
+
+
+class StepsQuery(ApiModel):
+    limit: Annotated[int, Field(ge=1, le=400)] = 100
+
+
+class Step(ApiModel):
+    """A step of a route: of its rollout, its winner or its guardrails, an alarm or a note."""
+
+    id: Count
+    time: float
+    kind: Literal["rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"]
+    data: Any
+
+
+class HistoryStep(ApiModel):
+    id: Annotated[Count, Field(description="The id of the event; for `config`, the revision.")]
+    time: float
+    kind: Literal["rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note", "config"]
+    data: Any
+
+
+class StepsResponse(ApiModel):
+    route: str
+    steps: Annotated[list[HistoryStep], Field(description="Newest first.")]
+
+
+class NoteRequest(ApiModel):
+    text: Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
+
+
+class NoteResponse(ApiModel):
+    id: Count
+    time: float
+
+
+class DisagreementQuery(ApiModel):
+    shadow: Annotated[str, Field(description="The variant whose responses are compared.")]
+    order: Annotated[
+        Literal["worst", "newest"],
+        Field(description="`worst`: those without a distance first, then the largest distance."),
+    ] = "worst"
+    kind: Annotated[str | None, Field(description="Only those of this kind, as in `kinds`.")] = None
+    since: Annotated[Timestamp | None, Field(description="Default: a day ago.")] = None
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+class DifferingPart(ApiModel):
+    where: str
+    primary: Any
+    shadow: Any
+
+
+class Disagreement(ApiModel):
+    decision: DecisionHex
+    time: float
+    shadow: str
+    primary: str
+    kind: str
+    difference: Annotated[float | None, Field(description="The largest distance; null if not measured.")]
+    latency_ms: float
+    primary_ms: float
+    sides: Annotated[list[DifferingPart], Field(description="The first differences.")]
+
+
+class DisagreementsResponse(ApiModel):
+    seen: Annotated[Count, Field(description="At most 2000.")]
+    kinds: Annotated[list[tuple[str, Count]], Field(description="The most frequent first.")]
+    disagreements: list[Disagreement]
+    next: Annotated[str | None, Field(description="The cursor of the next page; null on the last.")]
+
+
+class Density(ApiModel):
+    points: list[float]
+    variants: Annotated[dict[str, list[float]], Field(description="The density at each point.")]
+
+
+class DistributionsResponse(ApiModel):
+    densities: Annotated[
+        dict[str, Density], Field(description="By metric, the posterior density of the mean.")
+    ]
+    quantiles: Annotated[
+        dict[str, list[tuple[float, float | None]]],
+        Field(description="By variant: quantile and milliseconds."),
+    ]

@@ -1,0 +1,99 @@
+"""Rollouts, stop rules and their verdicts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from gateway.control.schemas.base import ApiModel, Probability
+
+
+class RolloutRequest(ApiModel):
+    action: Literal["promote", "rollback", "pause", "resume", "set"]
+    weight: Annotated[
+        float | None, Field(ge=0, le=1, description="The candidate's share; only for 'set'.")
+    ] = None
+    reason: Annotated[str, Field(max_length=200, description="Kept in the history.")] = ""
+    if_epoch: Annotated[
+        int | None, Field(ge=0, description="Only while the route is at this epoch; otherwise 409.")
+    ] = None
+    if_state: Annotated[
+        str | None, Field(description="Only while the rollout is in this state; otherwise 409.")
+    ] = None
+
+
+class GuardrailVerdict(BaseModel):
+    metric: str
+    verdict: Literal["pass", "fail", "inconclusive", "error"]
+
+
+class RolloutStep(BaseModel):
+    """A step that a rollout took."""
+
+    time: float
+    source: str = ""
+    target: str = ""
+    reason: str = ""
+    actor: Annotated[str, Field(description="The person who steered; empty: the rollout itself.")] = ""
+    evidence: Annotated[list[dict[str, Any]], Field(description="The verdicts at that time.")] = []
+
+
+class RolloutResponse(BaseModel):
+    state: Literal["running", "waiting", "paused", "halted", "promoted", "rolled_back"]
+    phase: Annotated[
+        Literal["shadow", "canary", "bandit"],
+        Field(description="The shadow gate, the stages, or the bandit that follows them."),
+    ]
+    stage: int | None = None
+    weight: float | None = None
+    verdicts: list[GuardrailVerdict] = []
+    decided: Annotated[RolloutStep | None, Field(description="The last step.")] = None
+
+
+class WinnerLead(ApiModel):
+    """By how much a winner was better than the next best, in the unit of the metric (or the utility)."""
+
+    over: str
+    difference: Annotated[
+        float, Field(description="As observed; biased upwards, since the winner was selected.")
+    ]
+    shrunk: Annotated[
+        float, Field(description="Shrunk towards 0 to correct the selection; expect this difference.")
+    ]
+    interval: Annotated[list[float], Field(description="Always valid, at the level of the stop rule.")]
+
+
+class StopRuleModel(ApiModel):
+    """The state of a bandit's stop rule."""
+
+    state: Annotated[
+        Literal["learning", "asking", "handed_over"],
+        Field(description="asking: the rule names a winner, and a person decides."),
+    ]
+    winner: str | None
+    since: float | None
+    by: Annotated[str, Field(description="A person, `rule` or `guardrail`.")]
+    probability_best: Annotated[Probability | None, Field(description="Of the winner, now.")]
+    lead: Annotated[WinnerLead | None, Field(description="Over the next best, when the winner was named.")]
+    command: Annotated[
+        str | None, Field(description="The command that hands over to the winner, or reverts that.")
+    ]
+
+
+class VerdictQuery(ApiModel):
+    of: Annotated[
+        Literal["rollout", "stage"],
+        Field(description="rollout: may the candidate take over; stage: does the current stage pass."),
+    ] = "rollout"
+
+
+class VerdictNeeds(ApiModel):
+    requests: Annotated[int | None, Field(description="About how many more requests a decision needs.")]
+    minutes: Annotated[float | None, Field(description="About how many more minutes, at the current rate.")]
+
+
+class VerdictResponse(ApiModel):
+    verdict: Literal["pass", "fail", "inconclusive", "error"]
+    reasons: list[str]
+    needs: VerdictNeeds

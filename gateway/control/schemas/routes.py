@@ -1,0 +1,181 @@
+"""Routes: the list and the report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from gateway.control.schemas.base import ApiModel, Count, Interval, Probability
+from gateway.control.schemas.config import ConfigState
+from gateway.control.schemas.figures import (
+    Estimate,
+    Failing,
+    GatewayQuantiles,
+    Lift,
+    MetricModel,
+    MetricStanding,
+    QuantileIntervals,
+    Quantiles,
+    RewardEstimate,
+)
+from gateway.control.schemas.history import Step
+from gateway.control.schemas.rollout import RolloutResponse, StopRuleModel
+from gateway.control.timestamps import Timestamp
+
+
+class RouteQuery(ApiModel):
+    since: Annotated[Timestamp | None, Field(description="Count only decisions made after this time.")] = None
+    epoch: Annotated[int | None, Field(ge=0, description="Count only decisions of this epoch.")] = None
+    baseline: Annotated[
+        str | None,
+        Field(description="The variant to compare the others with; default: the policy's baseline."),
+    ] = None
+
+
+class VariantReport(ApiModel):
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Annotated[Count, Field(description="Assigned to this variant and served by another.")]
+    expected: Annotated[
+        float, Field(ge=0, description="The number of assignments that the allocation implies.")
+    ]
+    error_rate: Estimate
+    latency_ms: Quantiles | None
+    latency_interval_ms: QuantileIntervals | None
+    gateway_ms: GatewayQuantiles | None
+    rewards: dict[str, RewardEstimate]
+    probability_best: Probability | None
+    expected_loss: Annotated[float, Field(ge=0)] | None
+    lift: Annotated[
+        dict[str, Lift],
+        Field(description="Against `compared_with`, by metric; error_rate, latency_p50 and latency_p99 too."),
+    ]
+
+
+class Agreement(ApiModel):
+    answers: Count
+    compared: Count
+    rate: Probability | None
+    interval: Interval | None
+
+
+class Alarm(BaseModel):
+    code: str
+    message: str
+    since: Annotated[float | None, Field(description="When it was raised.")] = None
+
+
+class AddressHealth(BaseModel):
+    address: str
+    state: Annotated[
+        Literal["healthy", "unhealthy", "ejected", "failing", "stalled"],
+        Field(description="failing: the last five or more attempts failed, though it may still be used."),
+    ]
+    failing: Failing | None = None
+
+
+class RecentFigures(ApiModel):
+    """All variants together, over the last minutes."""
+
+    seconds: float
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Count
+    error_rate: Estimate
+    latency_ms: Quantiles | None
+    gateway_ms: GatewayQuantiles | None
+
+
+class RouteHead(ApiModel):
+    route: str
+    policy: Literal["single", "split", "shadow", "canary", "bandit"]
+    epoch: Count
+    revision: Count
+    allocation: dict[str, Probability]
+    shadows: dict[str, Probability] | None
+    rollout: RolloutResponse | None
+    health: dict[str, list[AddressHealth]]
+    as_of: Annotated[float, Field(description="Seconds since the epoch.")]
+
+
+class RouteSummary(RouteHead):
+    recent: RecentFigures
+    alarms: list[Alarm]
+    metrics: dict[str, MetricModel]
+    standings: dict[str, MetricStanding]
+    agreement: dict[str, Agreement] | None
+    stop: StopRuleModel | None
+    last_step: Annotated[Step | None, Field(description="The last change, with its reason.")]
+
+
+class StageModel(ApiModel):
+    """A stage of a canary, as configured."""
+
+    weight: Probability
+    for_: Annotated[float, Field(alias="for", description="Seconds.")]
+    min_samples: Count
+
+
+class Coefficient(ApiModel):
+    """What a column of the features adds to the metric's mean, from its middle to its end."""
+
+    mean: float
+    interval: Interval
+
+
+class ContextualModel(ApiModel):
+    """What a bandit with features has learned."""
+
+    features: Annotated[list[str], Field(description="The names of the declared features.")]
+    fingerprint: Annotated[
+        str,
+        Field(
+            pattern="^[0-9a-f]{16}$", description="Of the declaration; a changed one starts learning again."
+        ),
+    ]
+    draws: Count
+    rewards: Annotated[dict[str, float], Field(description="By variant, those behind the coefficients.")]
+    coefficients: Annotated[
+        dict[str, dict[str, Coefficient]],
+        Field(description="By variant and column; empty before any reward."),
+    ]
+
+
+class RouteReport(RouteHead):
+    stop: StopRuleModel | None
+    baseline: str | None
+    candidate: str | None
+    stages: list[StageModel] | None
+    recent: RecentFigures
+    since: Annotated[
+        float | None, Field(description="The figures count from here; null: from the beginning.")
+    ]
+    metric: Annotated[str | None, Field(description="The metric of probability_best and expected_loss.")]
+    goal: Literal["maximize", "minimize"] | None
+    metrics: dict[str, MetricModel]
+    uses: Annotated[
+        list[str], Field(description="The metrics that the route's policy, guardrails or `feedback` name.")
+    ]
+    compared_with: Annotated[str, Field(description="The baseline of each `lift`.")]
+    standings: Annotated[
+        dict[str, MetricStanding], Field(description="By metric for which two variants have values.")
+    ]
+    variants: dict[str, VariantReport]
+    contextual: Annotated[
+        ContextualModel | None,
+        Field(
+            description="Of a bandit with features. Its `allocation` is the mean of the shares that the last "
+            "requests would get; no variant is best for all requests."
+        ),
+    ]
+    agreement: dict[str, Agreement] | None
+    shadow_counts: dict[str, dict[str, int]] | None
+    alarms: list[Alarm]
+
+
+class RouteListResponse(ApiModel):
+    routes: list[RouteSummary]
+    config: ConfigState

@@ -1,0 +1,78 @@
+"""A route over time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gateway.control.schemas.base import ApiModel, Count, Probability
+from gateway.control.schemas.figures import (
+    Estimate,
+    GatewayQuantiles,
+    QuantileIntervals,
+    Quantiles,
+    RewardEstimate,
+)
+from gateway.control.timestamps import Timestamp
+
+
+class SeriesQuery(ApiModel):
+    since: Annotated[Timestamp | None, Field(description="Default: an hour before `until`.")] = None
+    until: Annotated[Timestamp | None, Field(description="Default: now.")] = None
+    step: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Seconds of a bucket, rounded up to a multiple of 10; by default about 120 buckets result.",
+        ),
+    ] = None
+    after: Annotated[
+        Timestamp | None, Field(description="Only buckets from this start on, to extend a known series.")
+    ] = None
+    allocations: Annotated[bool, Field(description="Whether to list each change of the allocation.")] = False
+
+
+class BucketVariant(ApiModel):
+    assigned: Count
+    served: Count
+    errors: Count
+    fallbacks: Count
+    error_rate: Estimate
+    share: Annotated[Probability | None, Field(description="Of the bucket's assignments; null without any.")]
+    allocated: Annotated[Probability | None, Field(description="The mean share in the allocations.")]
+    latency_ms: Quantiles | None
+    latency_interval_ms: QuantileIntervals | None
+    gateway_ms: GatewayQuantiles | None
+    rewards: dict[str, RewardEstimate]
+    rolling: Annotated[
+        dict[str, RewardEstimate], Field(description="Rewards over the `window` that ends here.")
+    ]
+    rolling_error_rate: Annotated[Estimate, Field(description="Errors over the `window` that ends here.")]
+    to_date: Annotated[dict[str, RewardEstimate], Field(description="Rewards up to the end of this bucket.")]
+
+
+class SeriesBucket(ApiModel):
+    start: float
+    epoch: Annotated[Count, Field(description="The latest epoch with decisions in the bucket.")]
+    variants: dict[str, BucketVariant]
+
+
+class AllocationStep(ApiModel):
+    time: float
+    epoch: Count
+    allocation: dict[str, Probability]
+    reason: str
+
+
+class SeriesResponse(ApiModel):
+    route: str
+    since: float
+    until: float
+    step: float
+    window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
+    buckets: list[SeriesBucket]
+    allocations: Annotated[
+        list[AllocationStep] | None,
+        Field(description="If requested: the allocation in force at `since`, and each change after it."),
+    ]
