@@ -15,8 +15,10 @@ import pytest
 from gateway.cli import COMMANDS
 from gateway.errors import CODES
 from gateway.telemetry.metrics import Metrics
+from tests.test_architecture import ORDER
 
 ROOT = Path(__file__).parent.parent
+ROOMS = ("backends", "benchmarks", "dashboards", "deploy", "docs", "examples", "gateway", "policies", "tests")
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
 
 
@@ -60,6 +62,32 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_file_that_a_page_names_is_there(page: Path) -> None:
+    """Code that has moved must be found again by the reader."""
+    if page.name == "CHANGELOG.md":
+        return
+    text = page.read_text()
+    named = re.findall(rf"[` ]((?:{'|'.join(ROOMS)})/[\w./-]*\w)", text)
+    modules = re.findall(r"python -m ((?:benchmarks|backends|tests)(?:\.\w+)*)", text)
+    missing = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
+    missing += [name for name in modules if not _module(name)]
+    assert not missing
+
+
+def _module(name: str) -> bool:
+    place = ROOT / name.replace(".", "/")
+    return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+
+
+def test_the_architecture_lists_every_package_in_order() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().split("Inside `gateway/`")[1].split("## Four")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)/?`", row)]
+    packages = [row.removeprefix("gateway.") for row in ORDER if row.startswith("gateway.")]
+    assert [name for name in listed if name in packages] == packages
 
 
 def test_every_error_code_is_documented() -> None:

@@ -1,6 +1,6 @@
 """Huffman decoding of HPACK strings (RFC 7541 5.2 and appendix B), one table look-up per byte.
 
-Encoding is not needed: what the gateway sends is never compressed, see docs/adr/http2.md.
+Encoding is not needed: what the gateway sends is never compressed, see docs/adr/0008-http2.md.
 """
 
 from __future__ import annotations
