@@ -29,7 +29,7 @@ Context = Callable[[BackendTls], ssl.SSLContext]
 class Registry:
     """What is in force."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Tell, *, part: float = 1.0) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Report, *, part: float = 1.0) -> None:
         """``tell`` hears of what becomes of addresses' health. ``part``: of each key's rate, for this process."""
         self.loop = loop
         self.tell = tell

@@ -1,8 +1,8 @@
-"""Which addresses of a backend may be used: what probes say, what answers say, and who has fallen silent.
+"""The health of a backend's addresses: by probes, by their responses, and by stalls.
 
-One `Health` for each backend of the configuration, kept across edits. The judgement on failures is
-`policies.ejection`; here it meets the addresses. As long as nothing is wrong, a request pays for one
-observation, and the choice between addresses does not look here at all (`Health.degraded`).
+There is one `Health` for each backend of the configuration, kept across edits. `policies.ejection` decides on
+ejections; this module applies it to the addresses. While all addresses are healthy, a request costs one
+observation, and the choice between addresses skips this module (`Health.degraded`).
 """
 
 from __future__ import annotations
@@ -16,75 +16,76 @@ from gateway.transport.address import Address
 from policies import ejection
 
 State = Literal["healthy", "unhealthy", "ejected", "failing", "stalled"]
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Takes the kind of an event ("health", "ejection") and what happened."""
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Receives an event: its kind ("health" or "ejection") and its data."""
 
 OFF: Final = ejection.Settings(consecutive_local=0, consecutive_remote=0, failure_share=2.0)
-"""No failure ejects."""
+"""Settings with which no failure ejects an address."""
 
 RESULTS: Final[dict[str, int]] = {"backend_status": ejection.REMOTE}
-"""What an error code means for an address's health; what is not here is a local failure."""
+"""Error code → kind of failure; other codes are local failures."""
 
-MIN_FAILING: Final = 5
-"""Failed attempts in a row after which an address is called failing, whether or not it may be ejected."""
+MIN_FAILED_ATTEMPTS: Final = 5
+"""Consecutive failed attempts after which an address is reported as failing, even if it may not be ejected."""
 
 
 @dataclass(slots=True)
 class Failing:
-    """The run of failed attempts that an address is in. ``since`` is of `perf_counter`."""
+    """Consecutive failed attempts at one address."""
 
     since: float
+    """`perf_counter` at the first."""
     attempts: int = 0
     error: str = ""
-    """The code of the last of them."""
+    """Error code of the last."""
 
 
 class Health:
-    """See the module. Times are of `perf_counter`."""
+    """Health of the addresses of one backend. Times are values of `perf_counter`."""
 
     __slots__ = (
-        "_answer",
-        "_asked",
+        "_by_name",
+        "_ejected",
         "_failing",
         "_group",
-        "_places",
         "_records",
-        "_returning",
+        "_usable",
+        "_usable_records",
         "backend",
         "degraded",
+        "report",
         "stall_detection",
-        "tell",
     )
 
-    def __init__(self, backend: str, tell: Tell) -> None:
+    def __init__(self, backend: str, report: Report) -> None:
         self.backend = backend
-        self.tell = tell
+        self.report = report
         self._group = ejection.Group(())
         self._records: dict[Address, ejection.Address] = {}
-        self._places: dict[str, Address] = {}
+        self._by_name: dict[str, Address] = {}
         self._failing: dict[Address, Failing] = {}
-        self._returning: set[Address] = set()
-        """Ejected ones whose return is still to be told."""
-        self._asked: tuple[ejection.Address, ...] | None = None
-        self._answer: tuple[Address, ...] = ()
+        self._ejected: set[Address] = set()
+        """Addresses whose ejection was reported and whose return was not."""
+        self._usable_records: tuple[ejection.Address, ...] | None = None
+        self._usable: tuple[Address, ...] = ()
         self.degraded = False
-        """Whether any address is out, under suspicion or starting slowly."""
+        """Whether any address is unhealthy, ejected, stalled or in slow start."""
         self.stall_detection = True
-        """Whether silence is held against an address."""
+        """Whether a stalled address is avoided."""
 
     def configure(self, addresses: Sequence[Address], settings: ejection.Settings) -> None:
-        """Takes over a configuration; what is known of the addresses that stay is kept."""
-        self._places = {address.name: address for address in addresses}
-        self._group.update(self._places, settings)
+        """Apply a configuration; addresses that stay keep their state."""
+        self._by_name = {address.name: address for address in addresses}
+        self._group.update(self._by_name, settings)
         self._records = {a: self._group.addresses[a.name] for a in addresses}
-        self._returning &= self._records.keys()
+        self._ejected &= self._records.keys()
         self._failing = {a: run for a, run in self._failing.items() if a in self._records}
-        self._asked = None
+        self._usable_records = None
         self.tick(perf_counter())
 
-    # What is seen -----------------------------------------------------------------------------------
+    # Observations -----------------------------------------------------------------------------------
     def good(self, address: Address, now: float) -> None:
-        """An answer of ``address`` began, and it is no error."""
+        """Record a response of ``address`` that is not an error."""
         record = self._records.get(address)
         if record is not None:
             self._group.observe(record, ejection.OK, now)
@@ -92,40 +93,40 @@ class Health:
                 self._recovered(address)
 
     def failed(self, address: Address, code: str, now: float) -> None:
-        """An attempt at ``address`` failed with the error ``code``; may eject it."""
+        """Record a failed attempt at ``address`` with the error ``code``; may eject it."""
         record = self._records.get(address)
-        if record is None:  # a configuration without it came meanwhile
+        if record is None:  # no longer in the configuration
             return
         self._count(address, code, now)
         reason = self._group.observe(record, RESULTS.get(code, ejection.LOCAL), now)
         if reason:
             self.degraded = True
-            self._returning.add(address)
+            self._ejected.add(address)
             self._report("ejection", address, "ejected", reason, seconds=round(record.ejected_until - now, 3))
 
     def _count(self, address: Address, code: str, now: float) -> None:
         run = self._failing.setdefault(address, Failing(now))
         run.attempts += 1
         run.error = code
-        if run.attempts == MIN_FAILING:
+        if run.attempts == MIN_FAILED_ATTEMPTS:
             self._report(
                 "health", address, "failing", f"{run.attempts} attempts in a row failed, the last with {code}"
             )
 
     def _recovered(self, address: Address) -> None:
         run = self._failing.pop(address, None)
-        if run is not None and run.attempts >= MIN_FAILING:
+        if run is not None and run.attempts >= MIN_FAILED_ATTEMPTS:
             self._report(
-                "health", address, "healthy", f"it answers again, after {run.attempts} failed attempts"
+                "health", address, "healthy", f"it responds again, after {run.attempts} failed attempts"
             )
 
     def failing(self, address: Address) -> Failing | None:
-        """The run of failures that ``address`` is in; None below `MIN_FAILING`."""
+        """The consecutive failures of ``address``; None if there are less than `MIN_FAILED_ATTEMPTS`."""
         run = self._failing.get(address)
-        return run if run is not None and run.attempts >= MIN_FAILING else None
+        return run if run is not None and run.attempts >= MIN_FAILED_ATTEMPTS else None
 
     def probed(self, address: Address, *, healthy: bool, reason: str, now: float) -> None:
-        """Active probes have come to another verdict on ``address``."""
+        """Record what active probes have found out about ``address``."""
         record = self._records.get(address)
         if record is None or record.healthy == healthy:
             return
@@ -137,13 +138,13 @@ class Health:
         self._report("health", address, "healthy" if healthy else "unhealthy", reason)
 
     def unwatched(self, name: str) -> None:
-        """The address of this name is probed no more, so what its last probes said is forgotten."""
+        """Forget what probes said of the address ``name``, which is not probed any more."""
         record = self._group.addresses.get(name)
         if record is not None:
             self._group.mark(record, healthy=True)
 
     def report_stall(self, address: Address, waiting: int, seconds: float) -> None:
-        """``address`` has fallen silent while requests wait."""
+        """Report that nothing came from ``address`` for ``seconds`` while requests wait."""
         if address not in self._records or not self.stall_detection:
             return
         self.degraded = True
@@ -155,39 +156,39 @@ class Health:
         """A stalled address has responded: it is healthy if as quickly as usual, else another probe may start."""
         if milliseconds <= address.stall_timeout() * 1e3:
             address.stalled = False
-            self._report("health", address, "healthy", "it answers again")
+            self._report("health", address, "healthy", "it responds again")
         else:
             address.next_probe_at = now
 
     def _report(self, kind: str, address: Address, state: str, reason: str, **more: object) -> None:
         data = {"backend": self.backend, "address": address.name, "state": state, "reason": reason}
-        self.tell(kind, {**data, **more})
+        self.report(kind, {**data, **more})
 
-    # What may be used -------------------------------------------------------------------------------
+    # Usable addresses -------------------------------------------------------------------------------
     def usable(self, now: float, *, strict: bool = False) -> tuple[Address, ...]:
-        """Those that may be used; all of them in a panic, unless ``strict`` and none is well."""
+        """Addresses that may be used; all in a panic (`ejection.Group`), unless ``strict`` and none is healthy."""
         if strict and not any(r.healthy and not r.ejected(now) for r in self._records.values()):
             return ()
         found = self._group.usable(now)
-        if found is not self._asked:
-            self._asked = found
-            self._answer = tuple(self._places[record.name] for record in found)
-        return self._answer
+        if found is not self._usable_records:
+            self._usable_records = found
+            self._usable = tuple(self._by_name[record.name] for record in found)
+        return self._usable
 
     def weight(self, address: Address, now: float) -> float:
-        """The share of ``address`` relative to a settled one."""
+        """Share of ``address`` relative to an address that is not in slow start."""
         record = self._records.get(address)
         return 1.0 if record is None else record.weight(now, self._group.settings)
 
     def state(self, address: Address, now: float) -> State:
-        """What ``address`` did last: ``failing`` ones are used all the same, where there is no other."""
+        """State for display: `barred`, or ``failing`` for an address that is used although its attempts fail."""
         barred = self.barred(address, now)
         if barred in ("healthy", "stalled") and self.failing(address) is not None:
             return "failing"
         return barred
 
     def barred(self, address: Address, now: float) -> State:
-        """Why ``address`` may not be used; ``healthy``: it may."""
+        """Why ``address`` may not be used; ``healthy`` if it may."""
         record = self._records.get(address)
         if record is not None and not record.healthy:
             return "unhealthy"
@@ -197,11 +198,11 @@ class Health:
 
     # Time -------------------------------------------------------------------------------------------
     def tick(self, now: float) -> None:
-        """Tells of addresses that came back, and finds out whether all is well again; about once a second."""
-        for address in tuple(self._returning):
+        """Report ended ejections and update `degraded`; called about once a second."""
+        for address in tuple(self._ejected):
             if not self._records[address].ejected(now):
-                self._returning.discard(address)
-                self._report("ejection", address, "returned", "its time is over")
+                self._ejected.discard(address)
+                self._report("ejection", address, "returned", "its ejection is over")
         self.degraded = any(
             self.barred(address, now) != "healthy" or self.weight(address, now) < 1.0
             for address in self._records
