@@ -35,7 +35,7 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.periodic import periodically
 from gateway.record.events import Reward
-from gateway.runtime.threads import pool, step_forward
+from gateway.runtime.threads import pool, prioritise_event_loop
 from gateway.state.base import Published
 from gateway.state.outage import StoreOutage
 from gateway.state.sqlite import SqliteStore
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    step_forward()
+    prioritise_event_loop()
     _ease_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         rows = runner.run(measured(given.routes, given.variants, given.metric, given.seconds))

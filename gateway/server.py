@@ -40,9 +40,9 @@ from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
 from gateway.dataplane.worker import Worker
-from gateway.ingest.recorder import Recorder, Unrecorded
+from gateway.ingest.recorder import NullOutcomeSink, Recorder
 from gateway.ingest.request_lookup import RequestIds
-from gateway.ingest.rewards import SEALING_KEYS, RewardBook
+from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.allocation import Allocations
@@ -80,13 +80,18 @@ class Gateway:
     """One process of the gateway; also the control API's `Context`."""
 
     store: Store
-    rewards: RewardBook
+    rewards: RewardIngest
 
     def __init__(
-        self, path: Path, *, overrides: Mapping[str, str] | None = None, spare: str = "", workers: int = 1
+        self,
+        path: Path,
+        *,
+        overrides: Mapping[str, str] | None = None,
+        fallback_config: str = "",
+        workers: int = 1,
     ) -> None:
-        """``path``, ``overrides``, ``spare``: see `Source`. ``workers``: how many processes share the port."""
-        self.source = Source(path, overrides or {}, spare)
+        """``workers``: processes that share the port. The other arguments are those of `Source`."""
+        self.source = Source(path, overrides or {}, fallback_config)
         self.workers = workers
         self.now = clock.wall
         self.metrics_ = Metrics()
@@ -117,7 +122,7 @@ class Gateway:
         self.traces = Traces(chance=self.random, wall=self.now)
         requests = RequestIds(self.store, self.document, self.now, self._packed_features)
         self.recorder = Recorder(
-            self.store if document.record.enabled else Unrecorded(),
+            self.store if document.record.enabled else NullOutcomeSink(),
             capacity=document.record.capacity,
             interval=document.record.flush,
             sinks=(self.metrics_.outcomes,),
@@ -134,7 +139,7 @@ class Gateway:
         await self.stops.start(document)
         self.spool = Spool(local_dir(document.store, document.record.spool), self.store)
         await self.spool.open()
-        self.rewards = RewardBook(
+        self.rewards = RewardIngest(
             self.store,
             self.sealer,
             clock=self.now,

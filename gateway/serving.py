@@ -32,7 +32,7 @@ from gateway.config.document import Canary, Document, Policy
 from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
 from gateway.dataplane.client.protocol import ClientProtocol, Role
-from gateway.runtime.threads import step_forward
+from gateway.runtime.threads import prioritise_event_loop
 from gateway.server import Gateway
 from gateway.state.base import StoreUnavailable
 from gateway.telemetry.log import configure
@@ -197,14 +197,14 @@ def serve(
     *,
     sockets: list[socket.socket] | None = None,
     overrides: Mapping[str, str] | None = None,
-    spare: str = "",
+    fallback_config: str = "",
     workers: int = 1,
 ) -> int:
     """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens.
 
-    ``spare``, ``workers``: see `Gateway`.
+    ``fallback_config``, ``workers``: see `Gateway`.
     """
-    gateway = Gateway(path, overrides=overrides, spare=spare, workers=workers)
+    gateway = Gateway(path, overrides=overrides, fallback_config=fallback_config, workers=workers)
     _, document = gateway.source.first()
     configure(document.telemetry.log)
     worker = f"worker {os.getpid()} " if sockets is not None else ""
@@ -213,7 +213,7 @@ def serve(
     raise_open_files(document.limits.connections)
     _ease_collector()
     _ease_allocator()
-    step_forward()
+    prioritise_event_loop()
     found = server(gateway, document, worker=worker)
     found.run(sockets or listening(document))
     log.info("%sended", worker)

@@ -70,7 +70,7 @@ def _worker(
     path: Path,
     sockets: list[socket.socket],
     overrides: Mapping[str, str],
-    spare: str,
+    fallback_config: str,
     workers: int,
     parent: int,
 ) -> None:
@@ -78,7 +78,11 @@ def _worker(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
-    raise SystemExit(serving.serve(path, sockets=sockets, overrides=overrides, spare=spare, workers=workers))
+    raise SystemExit(
+        serving.serve(
+            path, sockets=sockets, overrides=overrides, fallback_config=fallback_config, workers=workers
+        )
+    )
 
 
 def _end_with(parent: int) -> None:
@@ -97,11 +101,11 @@ class _Family:
         workers: int,
         sockets: list[socket.socket],
         overrides: Mapping[str, str],
-        spare: str,
+        fallback_config: str,
     ) -> None:
         # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (path, sockets, dict(overrides), spare, workers, os.getpid())
+        self._arguments = (path, sockets, dict(overrides), fallback_config, workers, os.getpid())
         self._workers = workers
         self._children: list[tuple[BaseProcess, float]] = []
         self._ending = False

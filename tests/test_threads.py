@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.threads import NICE, SWITCH, pool, stand_back
+from gateway.runtime.threads import NICENESS_STEP, SWITCH_INTERVAL_S, lower_thread_priority, pool
 from gateway.state.sqlite import SqliteStore
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
@@ -25,7 +25,7 @@ def niceness() -> int:
 def test_every_thread_of_a_pool_has_a_lower_priority_and_the_maker_keeps_its_own() -> None:
     before = niceness()
     with pool(2) as made:
-        assert [made.submit(niceness).result() for _ in range(4)] == [min(before + NICE, 19)] * 4
+        assert [made.submit(niceness).result() for _ in range(4)] == [min(before + NICENESS_STEP, 19)] * 4
     assert niceness() == before
 
 
@@ -34,7 +34,7 @@ async def test_the_stores_writer_stands_back(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
     try:
-        assert await store._writer.run(lambda _: niceness()) == min(niceness() + NICE, 19)
+        assert await store._writer.run(lambda _: niceness()) == min(niceness() + NICENESS_STEP, 19)
     finally:
         await store.close()
 
@@ -50,7 +50,7 @@ def test_in_real_time_it_is_one_below() -> None:
         except PermissionError as error:
             found.set_exception(error)
             return
-        stand_back()
+        lower_thread_priority()
         found.set_result((os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority))
 
     thread = threading.Thread(target=work)
@@ -64,8 +64,11 @@ def test_in_real_time_it_is_one_below() -> None:
 
 def test_the_loop_asks_for_short_turns() -> None:
     """In a process of its own, since the setting is the whole interpreter's."""
-    script = "import sys; from gateway.runtime.threads import step_forward as f; f(); print(sys.getswitchinterval())"
+    script = (
+        "import sys; from gateway.runtime.threads import prioritise_event_loop\n"
+        "prioritise_event_loop(); print(sys.getswitchinterval())"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    assert float(ended.stdout) == pytest.approx(SWITCH)
+    assert float(ended.stdout) == pytest.approx(SWITCH_INTERVAL_S)

@@ -23,7 +23,7 @@ from gateway.config.faults import ConfigError
 from gateway.config.load import load, load_file
 from gateway.config.units import share
 from gateway.ingest.export import chunks
-from gateway.ingest.ope_dataset import Reading
+from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
 from policies.allocate import allocate
@@ -67,15 +67,15 @@ def main(arguments: argparse.Namespace) -> int:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
         document = load_file(arguments.config) if arguments.config is not None else None
-        readings = _readings(arguments, document, target)
-        known = asyncio.run(_read(arguments, existing(store_url(arguments)), readings))
-        _check(arguments, readings, known)
+        datasets = _datasets(arguments, document, target)
+        known = asyncio.run(_read(arguments, existing(store_url(arguments)), datasets))
+        _check(arguments, datasets, known)
         features = target.learns.features if target.learns else _features(document, arguments.route)
-        cut, wanted = _learned(target, readings)
+        cut, wanted = _learned(target, datasets)
         reports = {
-            reading.name: _evaluated(reading, cut, wanted, features)
-            for reading in readings
-            if reading.name in arguments.metric
+            dataset.name: _evaluated(dataset, cut, wanted, features)
+            for dataset in datasets
+            if dataset.name in arguments.metric
         }
     except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
         return complain(error)
@@ -133,13 +133,16 @@ _NOTES: Final = {
 
 
 # The record -------------------------------------------------------------------------------------------
-def _readings(arguments: argparse.Namespace, document: Document | None, target: Target) -> list[Reading]:
+def _datasets(
+    arguments: argparse.Namespace, document: Document | None, target: Target
+) -> list[OffPolicyDataset]:
     """One for each metric, and for the one to learn from. Its declaration is in --config; a record by itself
     has none."""
     declared = document.metrics if document is not None else {}
     learned = [target.learns.metric] if target.learns else []
     return [
-        Reading(name, declared.get(name), wall()) for name in dict.fromkeys([*arguments.metric, *learned])
+        OffPolicyDataset(name, declared.get(name), wall())
+        for name in dict.fromkeys([*arguments.metric, *learned])
     ]
 
 
@@ -151,40 +154,40 @@ def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
     return found.features if isinstance(found, Contextual) else ()
 
 
-async def _read(arguments: argparse.Namespace, url: str, readings: Sequence[Reading]) -> list[str]:
-    """Fills the readings; the metrics that were ever reported."""
+async def _read(arguments: argparse.Namespace, url: str, datasets: Sequence[OffPolicyDataset]) -> list[str]:
+    """Fills the datasets; the metrics that were ever reported."""
     store = open_store(url)
     await store.open()
     try:
         async for records in chunks(
             store, route=arguments.route, since=arguments.since, until=arguments.until
         ):
-            for reading in readings:
-                reading.add(records)
+            for dataset in datasets:
+                dataset.add(records)
         return await store.metric_names()
     finally:
         await store.close()
 
 
-def _check(arguments: argparse.Namespace, readings: Sequence[Reading], known: Sequence[str]) -> None:
+def _check(arguments: argparse.Namespace, datasets: Sequence[OffPolicyDataset], known: Sequence[str]) -> None:
     """Raises ValueError for what can only be a slip of the pen."""
-    if not readings[0].rows and not readings[0].window_open:
+    if not datasets[0].rows and not datasets[0].window_open:
         raise ValueError(
             f"the record has no decision of the route {arguments.route!r} in that time; "
             "see --route, --since and --until"
         )
-    for reading in readings:
-        if reading.name not in known and reading.metric is None:
+    for dataset in datasets:
+        if dataset.name not in known and dataset.metric is None:
             there = ", ".join(known) or "none"
-            raise ValueError(f"nothing was ever reported of the metric {reading.name!r} (there: {there})")
+            raise ValueError(f"nothing was ever reported of the metric {dataset.name!r} (there: {there})")
 
 
-def _learned(target: Target, readings: Sequence[Reading]) -> tuple[int, Wanted]:
+def _learned(target: Target, datasets: Sequence[OffPolicyDataset]) -> tuple[int, Wanted]:
     """How many decisions a policy learns from, and its shares then. Raises ValueError."""
     found = target.learns
     if found is None:
         return 0, target.shares
-    rows = next(reading.rows for reading in readings if reading.name == found.metric)
+    rows = next(dataset.rows for dataset in datasets if dataset.name == found.metric)
     cut = len(rows) // 2
     known = [row for row in rows[:cut] if row.features and not row.forced and row.reward is not None]
     if not known:
@@ -207,10 +210,10 @@ def _learned(target: Target, readings: Sequence[Reading]) -> tuple[int, Wanted]:
     )
 
 
-def _evaluated(reading: Reading, cut: int, wanted: Wanted, features: tuple[Feature, ...]) -> Report:
+def _evaluated(dataset: OffPolicyDataset, cut: int, wanted: Wanted, features: tuple[Feature, ...]) -> Report:
     """Over all decisions but the first ``cut``."""
-    found = evaluate(reading.rows[cut:], wanted, features=features)
-    return replace(found, left_out={**found.left_out, "window_open": reading.window_open})
+    found = evaluate(dataset.rows[cut:], wanted, features=features)
+    return replace(found, left_out={**found.left_out, "window_open": dataset.window_open})
 
 
 # Showing ----------------------------------------------------------------------------------------------

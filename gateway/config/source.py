@@ -1,4 +1,4 @@
-"""The configuration file of a process, with what the command line puts in its place."""
+"""The configuration file of a process and the options of the command line that override it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from gateway.config.load import load, read_text
 
 @dataclass(frozen=True)
 class Source:
-    """``overrides`` replace ``listen`` or ``store`` (the demo's).
-
-    ``spare``: an earlier text of the file that was good, for a worker that takes the place of one that died: where
-    the file has a fault by now, it goes on with what the others have in force.
-    """
+    """Where the configuration comes from."""
 
     path: Path
     overrides: Mapping[str, str] = field(default_factory=dict)
-    spare: str = ""
+    """Values for ``listen`` and ``store`` that replace those of the file."""
+    fallback_config: str = ""
+    """An earlier, valid text of the file. A replacement worker starts with it if the file has a fault by then, so
+    that it serves what the other workers have in force."""
 
     def first(self) -> tuple[str | None, Document]:
-        """The file's text and what it says; None and what the spare one says where the file has a fault.
+        """The text and document of the file; if it has a fault, None and the document of ``fallback_config``.
 
-        Raises ConfigError.
+        Raises ConfigError if there is no valid document.
         """
         try:
             text = read_text(self.path)
             return text, self._loaded(text)
         except ConfigError:
-            if not self.spare:
+            if not self.fallback_config:
                 raise
-            return None, self._loaded(self.spare)
+            return None, self._loaded(self.fallback_config)
 
     def _loaded(self, text: str) -> Document:
         return self.overridden(load(text, source=str(self.path), env=os.environ))
 
     def overridden(self, document: Document) -> Document:
-        """``document`` with the options of the command line."""
+        """``document`` with the overrides."""
         return document.model_copy(update=dict(self.overrides)) if self.overrides else document

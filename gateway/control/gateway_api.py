@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from gateway.auth.principal import Authenticator
 from gateway.config.document import Document
-from gateway.ingest.rewards import RewardBook
+from gateway.ingest.rewards import RewardIngest
 from gateway.state.base import Event, Revision
 from gateway.state.store import Store
 from policies.allocation.model import Allocation
@@ -38,7 +38,7 @@ class GatewayApi(Protocol):
     @property
     def store(self) -> Store: ...
     @property
-    def rewards(self) -> RewardBook: ...
+    def rewards(self) -> RewardIngest: ...
 
     def now(self) -> float:
         """Return the wall clock, in seconds since the epoch."""

@@ -34,7 +34,7 @@ Key = tuple[str, str]
 Sums = Mapping[Key, RewardSums]
 """As the store has them: the metric may have an aspect."""
 
-_SKEW: Final = 60.0
+_MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
 _NOBODY: Final = Counts()
@@ -99,7 +99,7 @@ def ended_before(now: float, window: float, step: float = BUCKET) -> float:
 
     Old aggregates are folded into coarser cells, so the border lies on the coarsest that may be there.
     """
-    widths = [width for age, width in LADDER if age <= window + _SKEW]
+    widths = [width for age, width in LADDER if age <= window + _MAX_CLOCK_SKEW_S]
     width = max([step, BUCKET, *widths])
     return (now - window) // width * width
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
 from gateway.ingest.evidence import Metric
-from gateway.ingest.reward_value import worth
+from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
 from gateway.state.store import RecordStore
@@ -131,7 +131,7 @@ def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
 
 def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
     """What the decision counts as in each metric."""
-    return {f"counts_{name}": worth(record, name, metric, now=now) for name, metric in metrics.items()}
+    return {f"counts_{name}": reward_value(record, name, metric, now=now) for name, metric in metrics.items()}
 
 
 def _shadows(record: DecisionRecord) -> str:

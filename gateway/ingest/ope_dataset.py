@@ -1,8 +1,8 @@
-"""The record as off-policy evaluation reads it: what each decision's reward counts as.
+"""The data set of off-policy evaluation: decisions of the record with their rewards.
 
-The same rules hold as for the sums that a bandit learns from: a reward belongs to the variant assigned, a
-rescued decision counts as the metric's worst value (or not at all where it has none: fallback never credits the
-rescuer), and a missing one counts as the metric says once its window is over (`gateway.ingest.reward_value`).
+The rules are those of the sums that a bandit learns from (`gateway.ingest.reward_value`): a reward belongs to the
+variant assigned, a decision rescued by fallback counts as the metric's worst value (or not at all if it has none),
+and a missing reward counts as the metric declares once its window is over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway.config.document import Metric
-from gateway.ingest.reward_value import worth
+from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
 from policies.contextual.features import Raw
@@ -20,21 +20,21 @@ from policies.offpolicy import Logged
 
 
 @dataclass(slots=True)
-class Reading:
-    """One metric's rewards, decision by decision. ``metric``: as it is declared, where that is known.
-
-    Without the declaration a decision without a reward stays without one, however old it is.
-    """
+class OffPolicyDataset:
+    """The decisions of one route with their rewards in one metric."""
 
     name: str
     metric: Metric | None = None
+    """Declaration of the metric; None if unknown: missing rewards then stay missing."""
     now: float = 0.0
-    """Seconds since the epoch: decisions whose window is open then are left out where a missing value counts,
-    with a reward or without, or those that are quick to earn one would be taken for better."""
+    """Seconds since the epoch. If missing values count, decisions whose window is still open are left out, with a
+    reward or without: those that earn it quickly would look better than they are."""
     rows: list[Logged] = field(default_factory=list)
     window_open: int = 0
+    """Decisions left out because their window is still open."""
 
     def add(self, records: Iterable[DecisionRecord]) -> None:
+        """Adds decisions of the record; those without an outcome are skipped."""
         for record in records:
             outcome = record.outcome
             if outcome is None:
@@ -42,7 +42,7 @@ class Reading:
             if self._counts_missing and outcome.time + self._window > self.now:
                 self.window_open += 1
                 continue
-            value = worth(record, self.name, self.metric, now=self.now)
+            value = reward_value(record, self.name, self.metric, now=self.now)
             unit = f"{outcome.unit:016x}" if outcome.sticky else ""
             features = _features(outcome)
             self.rows.append(

@@ -1,7 +1,7 @@
-"""From the hot path to the store: a bounded ring in memory, written in batches by another task.
+"""The path of outcomes from requests to the store: a bounded queue in memory, written in batches.
 
-The hot path only appends. When the store is away the batches wait, up to the capacity; beyond it what
-comes new is dropped and counted by reason. ``offered = written + dropped + waiting`` at any moment.
+A request only appends. If the store is away, outcomes wait up to the capacity; beyond it new ones are dropped and
+counted by reason. ``offered = written + dropped + waiting`` at any moment.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ log = logging.getLogger("turnout.record")
 T = TypeVar("T")
 DropReason = Literal["full", "closed", "store_unavailable"]
 Sink = Callable[[Sequence[Outcome]], None]
-"""Gets each outcome once, a batch at a time, whether the store takes it or not; in a background thread."""
+"""Receives each outcome once, in batches, whether or not the store takes it; runs in a background thread."""
 
 Index = Callable[[Sequence[Outcome]], Awaitable[None]]
-"""Gets each batch before the store does, as often as it is tried; raises StoreUnavailable."""
+"""Receives each batch before each attempt to store it. Raises StoreUnavailable."""
 
-BATCH: Final = 500
-"""Rows in one call of the store or of a sink. Whatever is done to all of them in one step of the
-interpreter (turning them on their side, say) keeps the event loop from its turn for 0.1 ms at most."""
-_LONGEST_PAUSE: Final = 5.0
+BATCH_ROWS: Final = 500
+"""Rows in one call of the store or of a sink: a step of the interpreter that handles all of them (such as
+transposing) holds up the event loop for 0.1 ms at most."""
+_MIN_RETRY_PAUSE_S: Final = 0.1
+_MAX_RETRY_PAUSE_S: Final = 5.0
 
 
 class Ring(Generic[T]):
-    """What waits to be written: a fresh part that is appended to, and an older one being written."""
+    """A bounded queue in two parts: ``fresh``, to which requests append, and ``older``, which is being written."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.fresh: list[T] = []
         self.older: list[T] = []
         self.room = capacity
-        """How long ``fresh`` may get."""
+        """Maximum length of ``fresh``; negative once the queue is closed."""
         self.taken = 0
+        """Rows moved to ``older`` so far."""
         self.told = 0
-        """How many of ``older`` the sinks have got."""
+        """Rows of ``older`` that the sinks have received."""
         self.written = 0
         self.dropped: Counter[DropReason] = Counter()
 
@@ -54,19 +56,20 @@ class Ring(Generic[T]):
             self.dropped["closed" if self.room < 0 else "full"] += 1
 
     def take(self) -> None:
-        """Moves what is fresh to the older part."""
+        """Moves ``fresh`` to the end of ``older``."""
         new, self.fresh = self.fresh, []
         self.taken += len(new)
         self.older += new
         self._make_room()
 
     def untold(self) -> Sequence[T]:
-        """The next batch for the sinks; it counts as told."""
-        batch = self.older[self.told : self.told + BATCH]
+        """The next batch for the sinks, which is then counted as received."""
+        batch = self.older[self.told : self.told + BATCH_ROWS]
         self.told += len(batch)
         return batch
 
     def wrote(self, number: int) -> None:
+        """Removes the first ``number`` rows, which the store has."""
         del self.older[:number]
         self.told -= number
         self.written += number
@@ -77,10 +80,11 @@ class Ring(Generic[T]):
             self.room = self.capacity - len(self.older)
 
     def shut(self) -> None:
+        """Drops everything that is offered from now on."""
         self.room = -1
 
     def abandon(self) -> None:
-        """Gives up what could not be written."""
+        """Drops the rows that could not be written."""
         self.dropped["store_unavailable"] += len(self.older)
         self.older.clear()
         self.told = 0
@@ -101,11 +105,7 @@ class Appends(Protocol):
 
 
 class Recorder:
-    """Takes outcomes (or plain tuples of an `Outcome`'s fields) and shadows' answers from one event loop.
-
-    ``capacity``: how many of each may wait. ``interval``: seconds between writes. ``sinks`` get every
-    batch of outcomes on its way.
-    """
+    """Writes outcomes (or plain tuples of an `Outcome`'s fields) and shadow results of one event loop."""
 
     def __init__(
         self,
@@ -117,6 +117,16 @@ class Recorder:
         outage: StoreOutage | None = None,
         index: Index | None = None,
     ) -> None:
+        """Set up the queues; `run` writes them.
+
+        Args:
+            store: Destination of both kinds of rows.
+            capacity: Maximum number of each kind that may wait.
+            interval: Seconds between writes.
+            sinks: Receive each batch of outcomes as well.
+            outage: Reports that the store is away.
+            index: Receives each batch before the store does.
+        """
         self._store = store
         self._index = index
         self._interval = interval
@@ -128,7 +138,7 @@ class Recorder:
         self._pause = interval
         self.sink_errors = 0
         self.offer = self._outcomes.offer
-        """``offer(outcome)``: the hot path's only call. Never waits, never raises."""
+        """``offer(outcome)``: what a request calls. Does not wait or raise."""
         self.offer_shadowed = self._shadowed.offer
 
     # Figures ------------------------------------------------------------------------------------
@@ -146,27 +156,27 @@ class Recorder:
 
     @property
     def dropped(self) -> Counter[DropReason]:
-        """By reason."""
+        """Dropped rows by reason."""
         return self._outcomes.dropped + self._shadowed.dropped
 
     @property
     def counts(self) -> Counter[str]:
-        """``offered``, ``written``, ``dropped``: figures that only grow."""
+        """Totals of offered, written and dropped rows."""
         return Counter(offered=self.offered, written=self.written, dropped=self.dropped.total())
 
     # Writing ------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Writes what is offered, until cancelled."""
+        """Writes periodically until cancelled."""
         while True:
             await asyncio.sleep(self._pause)
             try:
                 await self.flush()
             except Exception:
-                self._pause = min(max(self._pause * 2, 0.1), _LONGEST_PAUSE)
+                self._pause = min(max(self._pause * 2, _MIN_RETRY_PAUSE_S), _MAX_RETRY_PAUSE_S)
                 log.exception("writing the record failed; it is tried again")
 
     async def flush(self) -> bool:
-        """Writes all that waits; False when the store did not take it (it then goes on waiting)."""
+        """Writes all that waits; False if the store is away, and the rows go on waiting."""
         async with self._flushing:
             self._outcomes.take()
             self._shadowed.take()
@@ -176,7 +186,7 @@ class Recorder:
                 await self._write()
             except StoreUnavailable as error:
                 self._outage.failed("record", error)
-                self._pause = min(max(self._pause * 2, 0.1), _LONGEST_PAUSE)
+                self._pause = min(max(self._pause * 2, _MIN_RETRY_PAUSE_S), _MAX_RETRY_PAUSE_S)
                 return False
             self._outage.worked("record")
             self._pause = self._interval
@@ -184,8 +194,8 @@ class Recorder:
 
     async def _write(self) -> None:
         while self._outcomes.older or self._shadowed.older:
-            outcomes = self._outcomes.older[:BATCH]
-            shadowed = self._shadowed.older[:BATCH]
+            outcomes = self._outcomes.older[:BATCH_ROWS]
+            shadowed = self._shadowed.older[:BATCH_ROWS]
             if self._index is not None and outcomes:
                 await self._index(outcomes)  # first, so that no outcome of the record is without its entry
             await self._store.append(outcomes, shadowed)
@@ -200,19 +210,19 @@ class Recorder:
                 self.sink_errors += 1
                 log.exception("a sink of the record failed; the record itself goes on")
 
-    async def _flush_patiently(self) -> None:
+    async def _flush_until_written(self) -> None:
         while True:
             if await self.flush():
                 return
             await asyncio.sleep(0.1)
 
-    async def close(self, *, patience: float = 5.0) -> None:
-        """Takes nothing more and writes what waits; gives up, and counts it, after ``patience`` seconds."""
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Refuses new rows and writes those that wait; drops and counts them after ``timeout`` seconds."""
         self._outcomes.shut()
         self._shadowed.shut()
         try:
-            async with asyncio.timeout(patience):
-                await self._flush_patiently()
+            async with asyncio.timeout(timeout):
+                await self._flush_until_written()
         except TimeoutError:
             log.error("%d rows of the record could not be written and are lost", self.waiting)
         self._outcomes.take()
@@ -221,8 +231,8 @@ class Recorder:
         self._shadowed.abandon()
 
 
-class Unrecorded:
-    """Where outcomes go with ``record: {enabled: false}``: into the metrics alone."""
+class NullOutcomeSink:
+    """Discards outcomes, for ``record: {enabled: false}``; they still reach the metrics."""
 
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
-        """Nothing is kept."""
+        """Discards the outcomes."""

@@ -1,4 +1,4 @@
-"""What one decision counts as in a metric, by the rules that the sums are read by (`gateway.ingest.evidence`)."""
+"""The value of one decision in a metric, by the same rules as the sums (`gateway.ingest.evidence`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from gateway.state.base import DecisionRecord
 from gateway.state.tally import counted_value
 
 
-def worth(record: DecisionRecord, name: str, metric: Metric | None, *, now: float) -> float | None:
-    """The value of the metric ``name`` for a decision of the record; None where it counts as nothing.
+def reward_value(record: DecisionRecord, name: str, metric: Metric | None, *, now: float) -> float | None:
+    """The value of the metric ``name`` for one decision; None if the decision does not count.
 
-    ``metric`` is how it is declared (None: nobody knows any more, and nothing missing counts), ``now`` in
-    seconds since the epoch tells which windows are over: where missing values count, no decision does before.
+    Args:
+        record: The decision.
+        name: Name of the metric.
+        metric: Its declaration; None if it is no longer declared, and missing values do not count.
+        now: Seconds since the epoch. If missing values count, a decision counts once its window is over.
     """
     outcome = record.outcome
     reported = next((r for r in record.rewards if r.metric == name and r.value is not None), None)

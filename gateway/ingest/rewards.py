@@ -20,19 +20,19 @@ from gateway.record.request_ids import AMBIGUOUS
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.store import DocumentStore, RecordStore
 
-MOST_ITEMS: Final = 10_000
+MAX_ITEMS: Final = 10_000
 """In one call."""
-MOST_TAGS: Final = 1024
+MAX_TAG_BYTES: Final = 1024
 """Bytes of the tags of one item, as JSON."""
-LARGEST: Final = 1e100
+MAX_MAGNITUDE: Final = 1e100
 """Values beyond have squares that no sum can hold."""
-_SKEW: Final = 60.0
+_MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
-_AT_ONCE: Final = 200
+_ITEMS_PER_TURN: Final = 200
 """Items checked before the event loop gets its turn."""
 SEALING_KEYS: Final = "decision-id"
 """The name under which the store keeps them."""
-_RENEW_S: Final = 1.0
+_KEY_RELOAD_INTERVAL_S: Final = 1.0
 MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
 _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
@@ -92,7 +92,7 @@ class RewardStore(RecordStore, DocumentStore, Protocol):
     """Rewards, and the secrets that decision ids are sealed with."""
 
 
-class RewardBook:
+class RewardIngest:
     """Takes reports. ``metrics`` (by name) may be replaced at any time.
 
     ``allowed(route, metric)`` says whether a route takes a metric (default: every one).
@@ -146,9 +146,9 @@ class RewardBook:
         items, and StoreUnavailable when neither the store nor a spool takes them, or a request can't be
         looked up; then none counts as taken.
         """
-        if len(items) > MOST_ITEMS:
+        if len(items) > MAX_ITEMS:
             raise TurnoutError(
-                "body_too_large", f"There are {len(items)} items; send at most {MOST_ITEMS} in one call."
+                "body_too_large", f"There are {len(items)} items; send at most {MAX_ITEMS} in one call."
             )
         report = FeedbackReport()
         named = await self._looked_up(items, may_report, made_by)
@@ -172,7 +172,7 @@ class RewardBook:
         rewards = []
         now = self._clock()
         for index, item in enumerate(items):
-            if index % _AT_ONCE == _AT_ONCE - 1:
+            if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
                 await asyncio.sleep(0)
             try:
                 try:
@@ -224,7 +224,7 @@ class RewardBook:
 
     async def _renew_keys(self, now: float) -> bool:
         """Reads the sealing keys once more, at most once a second: another replica may have just added one."""
-        if abs(now - self._renewed) < _RENEW_S:
+        if abs(now - self._renewed) < _KEY_RELOAD_INTERVAL_S:
             return False
         self._renewed = now
         try:
@@ -335,8 +335,8 @@ def _tags(given: object) -> str:
         plain = False
     if not plain:
         raise _Refused("invalid", "Tags are a JSON object of texts, numbers and booleans.")
-    if len(text.encode("utf-8", "surrogatepass")) > MOST_TAGS:
-        raise _Refused("invalid", f"The tags are too long; send at most {MOST_TAGS} bytes.")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_TAG_BYTES:
+        raise _Refused("invalid", f"The tags are too long; send at most {MAX_TAG_BYTES} bytes.")
     return text
 
 
@@ -347,7 +347,7 @@ def _check_time(decided: float, now: float, metric: Metric, name: str) -> None:
             f"{name!r} is accepted for {metric.window:g} s after the decision, which was {now - decided:.0f} s "
             "ago; report sooner, or lengthen the metric's window.",
         )
-    if decided - now > _SKEW:
+    if decided - now > _MAX_CLOCK_SKEW_S:
         raise _Refused(
             "clock_skew",
             f"The decision lies {decided - now:.0f} s in the future; set the clocks of all gateways by NTP.",
@@ -361,9 +361,9 @@ def _value(given: object, metric: Metric, name: str) -> float:
         return float(given)
     if not isinstance(given, int | float):
         raise _Refused("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
-    number = float(given) if abs(given) <= LARGEST else inf
+    number = float(given) if abs(given) <= MAX_MAGNITUDE else inf
     if not isfinite(number):
-        raise _Refused("invalid", f"The value of {name!r} is not finite, or beyond {LARGEST:g}.")
+        raise _Refused("invalid", f"The value of {name!r} is not finite, or beyond {MAX_MAGNITUDE:g}.")
     if (metric.type == "boolean" and number not in (0.0, 1.0)) or (
         metric.type == "count" and not number.is_integer()
     ):

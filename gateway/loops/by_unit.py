@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.record.exposures import Sighting
+from gateway.record.exposures import Exposure
 from gateway.state.store import RecordStore
 from policies.sequential.unit_outcomes import UnitOutcomes
 
@@ -56,7 +56,7 @@ class OutcomesByUnit:
         while start < now:
             if perf_counter() - began > MAX_LOOK_S:
                 return None
-            found = await self._store.sightings(
+            found = await self._store.exposures(
                 name, since=start, until=start + STEP_S, below=window.outcomes.below
             )
             await asyncio.to_thread(_take, window, found)
@@ -66,7 +66,7 @@ class OutcomesByUnit:
         return window.outcomes
 
 
-def _take(window: _Window, found: list[Sighting]) -> None:
+def _take(window: _Window, found: list[Exposure]) -> None:
     new = [
         one
         for one in found

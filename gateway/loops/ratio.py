@@ -103,7 +103,7 @@ class Ratios:
             if tested.until >= until:
                 break
             end = min(tested.until + STEP, until)
-            found = await self._store.sightings(name, since=tested.until, until=end, below=tested.test.below)
+            found = await self._store.exposures(name, since=tested.until, until=end, below=tested.test.below)
             tested.news = tested.news or bool(found)
             each = [(s.mix, s.epoch, s.assigned) for s in found]
             await asyncio.to_thread(tested.test.add, each, probabilities)

@@ -1,9 +1,8 @@
-"""Which units came, what they were given and how it ended: read from pages of the record, a sample of units at a
-time.
+"""Exposures of a sample of units, read from pages of the record: the variant assigned, and how the request ended.
 
-The sample is by a hash of the unit (`policies.sequential.srm.mix`), so a unit is in it always or never,
-whatever worker, replica or page it appears in. Only the columns that say so are read: a fraction of a
-microsecond an outcome.
+The sample is by a hash of the unit (`policies.sequential.srm.mix`), so a unit is in it always or never, whatever
+worker, replica or page it appears in. Only the columns needed are decoded, which takes a fraction of a
+microsecond per outcome.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from policies.sequential.srm import EVERY_UNIT, mix
 _COLUMNS: Final = ("time", "route", "epoch", "unit", "assigned", "served", "forced", "error", "total_ms")
 
 
-class Sighting(NamedTuple):
+class Exposure(NamedTuple):
     """One decision, for one unit of the sample."""
 
     time: float
     mix: int
-    """The unit's place in the sample; a request without a unit is one by itself."""
+    """Hash of the unit, which orders the sample; a request without a unit is a unit of its own."""
     epoch: int
     assigned: str
     failed: bool
-    """Whether the assigned variant failed, whoever answered."""
+    """Whether the assigned variant failed, even if another one served the response."""
     latency: int
-    """Bucket of `gateway.record.histogram`; -1 where another variant answered, or none."""
+    """Bucket of `gateway.record.histogram`; -1 if the assigned variant did not serve the response."""
 
 
-def sightings(
+def exposures(
     pages: Iterable[bytes], route: str, *, since: float, until: float, below: int = EVERY_UNIT
-) -> list[Sighting]:
-    """Of the units whose mix is less than ``below``, in order of time; forced decisions are left out.
+) -> list[Exposure]:
+    """Exposures of the units whose hash is less than ``below``, in order of time; without forced decisions.
 
-    ``since`` (inclusive) and ``until`` bound the time of the decision, in seconds since the epoch.
+    ``since`` (inclusive) and ``until`` (exclusive) bound the time of the decision, in seconds since the epoch.
     """
-    found: list[Sighting] = []
+    found: list[Exposure] = []
     for page in pages:
         columns = columns_of(page, _COLUMNS)
         times = np.asarray(columns["time"], np.float64)
@@ -54,7 +53,7 @@ def sightings(
         served, errors = columns["served"], columns["error"]
         buckets = histogram.indices(np.asarray(columns["total_ms"], np.float64)).tolist()
         found += [
-            Sighting(
+            Exposure(
                 columns["time"][k],
                 int(mixes[k]),
                 epochs[k],

@@ -1,6 +1,6 @@
-"""The one directory on the local disk that a gateway writes to, apart from its store.
+"""The local directory that a gateway writes to, apart from its store.
 
-It holds the spool of rewards (`gateway.ingest.spool`) and, with several workers, the folder of metrics they share.
+It holds the spool of rewards (`gateway.ingest.spool`) and, with several workers, the folder of their metrics.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ _LOCK: Final = "owner.lock"
 
 
 def local_dir(store: str, spool: str | None) -> Path:
-    """The directory that ``record.spool`` names; by default one next to the embedded store's file, and in the
-    working directory for a store elsewhere."""
+    """The directory that ``record.spool`` names.
+
+    By default it is next to the file of an embedded store, or in the working directory for another store.
+    """
     if spool is not None:
         return Path(spool)
     if store.startswith("sqlite:///"):
@@ -30,7 +32,7 @@ def local_dir(store: str, spool: str | None) -> Path:
 
 
 def why_unwritable(directory: Path) -> str:
-    """Why no file can be made and synced in the directory; "" if one can. Makes the directory if absent."""
+    """Return why no file can be written and synced in ``directory``, "" if one can. Creates the directory."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = directory / f"probe-{os.getpid()}-{os.urandom(4).hex()}"
@@ -47,17 +49,17 @@ def why_unwritable(directory: Path) -> str:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Leaves nothing behind where there is nothing to keep."""
+    """Remove ``directory`` unless it holds something."""
     with contextlib.suppress(OSError):
         directory.rmdir()
 
 
 @contextmanager
 def workers_folder(directory: Path) -> Iterator[Path]:
-    """An empty folder for this process's workers, removed at the end. Raises OSError.
+    """Create an empty folder for this process's workers and remove it at the end. Raises OSError.
 
-    It is locked while its owner lives, so folders of owners that were killed can be told from those in use and are
-    removed here. A process id could not tell them apart: in a container it is the same after each restart.
+    The folder is locked while its owner lives, which tells folders of killed owners, removed here, from those in
+    use. A process id could not: in a container it is the same after each restart.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _sweep(directory)

@@ -1,4 +1,4 @@
-"""How busy an event loop's thread is: computing, or ready to and waiting for a core."""
+"""The load of an event loop's thread: the share of time in which it computes, or waits for a core."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from time import thread_time
 
 
 class Load:
-    """Measured over the time between two calls of `measure`, which belong on the loop's thread."""
+    """Measures over the time between two calls of `measure`, which the loop's own thread makes."""
 
     def __init__(self) -> None:
         self.busy = 0.0
-        """The share of the last interval in which the thread was not idle: computing, or (on Linux) ready to
-        compute while others had the core. 1.0 means that there is always something left to do."""
+        """Share of the last interval in which the thread computed, or (on Linux) was ready to compute while others
+        had the core; 1.0: never idle."""
         self._spent = 0.0
         self._since = 0.0
         self._file: Path | None = None
 
     def measure(self, now: float) -> None:
-        """``now``: seconds of a steady clock."""
+        """End an interval and begin the next; ``now`` in seconds of a steady clock."""
         if self._file is None:
             self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         spent = self._time()
@@ -28,7 +28,7 @@ class Load:
         self._spent, self._since = spent, now
 
     def _time(self) -> float:
-        """Seconds so far; see proc(5) on schedstat: nanoseconds computing, nanoseconds waiting for a core."""
+        """Seconds computing and waiting so far, from schedstat (proc(5)), which has both in nanoseconds."""
         assert self._file is not None
         try:
             computing, waiting, _ = self._file.read_text().split()

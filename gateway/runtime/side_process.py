@@ -1,7 +1,7 @@
 """A process of low priority for work that would hold up the event loop.
 
-A JSON parser holds the interpreter's lock from the first byte to the last, so a thread does not help. The process is
-started with the first task and replaced when it dies.
+A thread does not help: a JSON parser holds the interpreter's lock from the first byte to the last. The process is
+started with the first call and replaced if it dies.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any, Final, Generic, TypeVar
 
 from gateway.errors import TurnoutError
 
-NICE: Final = 10
+NICENESS_STEP: Final = 10
 PR_SET_PDEATHSIG: Final = 1
 
 T = TypeVar("T")
 
 
 class SideProcess(Generic[T]):
-    """Runs one function call at a time in another process; a bounded number waits."""
+    """Runs one function call at a time in another process."""
 
     def __init__(self, max_pending: int) -> None:
+        """``max_pending``: calls that may run and wait; further ones are refused."""
         self._max_pending = max_pending
         self._pool: ProcessPoolExecutor | None = None
         self._pending: set[asyncio.Future[T]] = set()
@@ -41,9 +42,9 @@ class SideProcess(Generic[T]):
         done: Callable[[T], None],
         failed: Callable[[str], None],
     ) -> asyncio.Future[T] | None:
-        """Calls ``done`` or, with the reason, ``failed`` later; None if ``failed`` was called immediately.
+        """Calls ``function``, and later ``done`` with its result or ``failed`` with the reason.
 
-        Neither is called after the future was cancelled.
+        Returns None if ``failed`` was called immediately. Cancelling the future prevents both calls.
         """
         if self._closed or len(self._pending) >= self._max_pending:
             failed("too many wait")
@@ -51,7 +52,7 @@ class SideProcess(Generic[T]):
         try:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    1, mp_context=get_context("spawn"), initializer=_yield_to_others
+                    1, mp_context=get_context("spawn"), initializer=_start_process
                 )
             future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         except (OSError, RuntimeError) as error:  # no process can be started here, or the last one has died
@@ -63,7 +64,7 @@ class SideProcess(Generic[T]):
         return future
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The result of the call. Raises TurnoutError("gateway_overloaded") if it can't be made."""
+        """Return the result of a call. Raises TurnoutError (gateway_overloaded) if it cannot be made."""
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def failed(reason: str) -> None:
@@ -92,15 +93,15 @@ class SideProcess(Generic[T]):
         failed(str(error))
 
     def close(self) -> None:
-        """Ends the process; what waits is cancelled."""
+        """End the process and cancel the calls that wait."""
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _yield_to_others() -> None:
-    """A low priority, and an end with the gateway's even if that is killed."""
-    os.nice(NICE)
+def _start_process() -> None:
+    """Lower the priority of the process, and end it with the gateway even if that is killed."""
+    os.nice(NICENESS_STEP)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gateway ends it

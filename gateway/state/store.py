@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
-from gateway.record.exposures import Sighting
+from gateway.record.exposures import Exposure
 from gateway.record.request_ids import RequestKey
 from gateway.state.base import (
     Bucket,
@@ -80,7 +80,7 @@ class RecordStore(Protocol):
         """Outcomes with their rewards and shadow responses, oldest first, those behind the decision ``after``."""
         ...
 
-    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
+    async def exposures(self, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
         """The decisions for those units whose mix is less than ``below`` (`gateway.record.exposures`)."""
         ...
 

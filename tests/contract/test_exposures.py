@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.record.exposures import Sighting
+from gateway.record.exposures import Exposure
 from gateway.record.histogram import index
 from gateway.state.base import Retention
 from gateway.state.store import Store
@@ -32,7 +32,7 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
     await store.append(rows[30:])
     await store.append(rows[:30])
     wanted = [
-        Sighting(
+        Exposure(
             r.time,
             mixed(r.unit),
             r.epoch,
@@ -44,13 +44,13 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
     ]
     assert {one.failed for one in wanted} == {True, False}
     assert min(one.latency for one in wanted) == -1
-    found = await store.sightings("digits", since=T0, until=T0 + 100, below=EVERY_UNIT)
+    found = await store.exposures("digits", since=T0, until=T0 + 100, below=EVERY_UNIT)
     assert found == wanted
-    assert await store.sightings("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]
-    half = await store.sightings("digits", since=T0, until=T0 + 100, below=1 << 63)
+    assert await store.exposures("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]
+    half = await store.exposures("digits", since=T0, until=T0 + 100, below=1 << 63)
     assert half == [one for one in wanted if one.mix < 1 << 63]
     assert 5 < len(half) < 45
-    assert await store.sightings("nobody", since=T0, until=T0 + 100, below=EVERY_UNIT) == []
+    assert await store.exposures("nobody", since=T0, until=T0 + 100, below=EVERY_UNIT) == []
     while await store.prune(Retention(), now=T0 + 86_400):
         pass
-    assert await store.sightings("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]
+    assert await store.exposures("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]

@@ -19,7 +19,7 @@ from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
 from gateway.control.gateway_api import Action, RouteStatus
 from gateway.errors import TurnoutError
-from gateway.ingest.rewards import RewardBook
+from gateway.ingest.rewards import RewardIngest
 from gateway.loops.allocation import Allocations
 from gateway.record.decision_id import Sealer
 from gateway.state import history
@@ -98,7 +98,7 @@ class Harness:
         self.clock = clock
         self.now = clock
         self.sealer = sealer
-        self.rewards = RewardBook(store, sealer, clock=clock)
+        self.rewards = RewardIngest(store, sealer, clock=clock)
         self.readiness = (True, "")
         self.rollouts: dict[str, dict[str, Any]] = {}
         self.stops: dict[str, dict[str, Any]] = {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.document import Metric
-from gateway.ingest.ope_dataset import Reading
+from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
 from tests.contract.made import T0, outcome, reward
@@ -16,9 +16,9 @@ def record(about: Outcome, *rewards: Reward) -> DecisionRecord:
 def value(
     about: Outcome, *rewards: Reward, metric: Metric | None = None, now: float = T0 + 1e6
 ) -> float | None:
-    reading = Reading("correct", metric, now)
-    reading.add([record(about, *rewards)])
-    (row,) = reading.rows
+    dataset = OffPolicyDataset("correct", metric, now)
+    dataset.add([record(about, *rewards)])
+    (row,) = dataset.rows
     return row.reward
 
 
@@ -27,9 +27,9 @@ ZERO = Metric(type="boolean", missing="zero", window=60.0)
 
 def test_a_row_says_who_was_assigned_how_likely_and_what_came() -> None:
     about = outcome(assigned="v2", served="v2", propensity=0.125, features='{"tier":"paid"}')
-    reading = Reading("correct")
-    reading.add([record(about, reward(0.0, of=about, metric="other"), reward(1.0, of=about))])
-    (row,) = reading.rows
+    dataset = OffPolicyDataset("correct")
+    dataset.add([record(about, reward(0.0, of=about, metric="other"), reward(1.0, of=about))])
+    (row,) = dataset.rows
     assert (row.variant, row.propensity, row.reward) == ("v2", 0.125, 1.0)
     assert row.unit == "fedcba9876543210"
     assert row.features == {"tier": "paid"}
@@ -37,10 +37,10 @@ def test_a_row_says_who_was_assigned_how_likely_and_what_came() -> None:
 
 
 def test_decisions_without_a_unit_are_each_their_own() -> None:
-    reading = Reading("correct")
-    reading.add([record(outcome(sticky=False)), record(outcome(sticky=False, forced=True))])
-    assert [row.unit for row in reading.rows] == ["", ""]
-    assert [row.forced for row in reading.rows] == [False, True]
+    dataset = OffPolicyDataset("correct")
+    dataset.add([record(outcome(sticky=False)), record(outcome(sticky=False, forced=True))])
+    assert [row.unit for row in dataset.rows] == ["", ""]
+    assert [row.forced for row in dataset.rows] == [False, True]
 
 
 def test_nothing_reported_or_retracted_is_no_reward() -> None:
@@ -68,15 +68,15 @@ def test_a_missing_value_counts_as_the_metric_says() -> None:
 def test_while_its_window_is_open_a_decision_is_left_out_rewarded_or_not(rewarded: bool) -> None:
     about = outcome()
     rewards = (reward(1.0, of=about),) if rewarded else ()
-    reading = Reading("correct", ZERO, now=T0 + 59)
-    reading.add([record(about, *rewards)])
-    assert (reading.rows, reading.window_open) == ([], 1)
-    ended = Reading("correct", ZERO, now=T0 + 60)
+    dataset = OffPolicyDataset("correct", ZERO, now=T0 + 59)
+    dataset.add([record(about, *rewards)])
+    assert (dataset.rows, dataset.window_open) == ([], 1)
+    ended = OffPolicyDataset("correct", ZERO, now=T0 + 60)
     ended.add([record(about, *rewards)])
     assert (len(ended.rows), ended.window_open) == (1, 0)
 
 
 def test_rewards_whose_outcome_is_lost_are_passed_over() -> None:
-    reading = Reading("correct")
-    reading.add([DecisionRecord(None, (reward(),), ())])
-    assert reading.rows == []
+    dataset = OffPolicyDataset("correct")
+    dataset.add([DecisionRecord(None, (reward(),), ())])
+    assert dataset.rows == []

@@ -114,7 +114,7 @@ async def test_close_gives_up_on_a_store_that_stays_away(store: Away) -> None:
     recorder = Recorder(store)
     recorder.offer(outcome())
     store.away = True
-    await recorder.close(patience=0.05)
+    await recorder.close(timeout=0.05)
     assert (recorder.written, recorder.dropped["store_unavailable"], recorder.waiting) == (0, 1, 0)
     assert balanced(recorder)
 

@@ -13,7 +13,7 @@ import pytest
 from gateway.config.document import Metric
 from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
-from gateway.ingest.reward_value import worth
+from gateway.ingest.reward_value import reward_value
 from gateway.ingest.rewards import worst
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
@@ -58,7 +58,7 @@ async def test_the_rows_add_up_to_the_sums(tmp_path: Path, seed: int) -> None:
     for record in await store.records():
         assert record.outcome is not None
         for name, metric in METRICS.items():
-            value = worth(record, name, metric, now=now)
+            value = reward_value(record, name, metric, now=now)
             if value is not None:
                 wanted[record.outcome.assigned, name].append(value)
     found = await rewarded(store, "digits", METRICS, now=now)
@@ -70,8 +70,11 @@ async def test_the_rows_add_up_to_the_sums(tmp_path: Path, seed: int) -> None:
 
 def test_a_metric_that_nobody_declares_any_more_counts_what_was_reported() -> None:
     row = outcome(T0)
-    assert worth(DecisionRecord(row, (), ()), "gone", None, now=T0 + 1e9) is None
-    assert worth(DecisionRecord(row, (reward(0.5, of=row, metric="gone"),), ()), "gone", None, now=0) == 0.5
+    assert reward_value(DecisionRecord(row, (), ()), "gone", None, now=T0 + 1e9) is None
+    assert (
+        reward_value(DecisionRecord(row, (reward(0.5, of=row, metric="gone"),), ()), "gone", None, now=0)
+        == 0.5
+    )
 
 
 async def test_an_export_says_what_counts(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import TurnoutError
-from gateway.ingest.rewards import MOST_ITEMS, FeedbackReport, RewardBook, worst
+from gateway.ingest.rewards import MAX_ITEMS, FeedbackReport, RewardIngest, worst
 from gateway.ingest.spool import Spool
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Reward
@@ -67,9 +67,9 @@ async def store(tmp_path: Path) -> AsyncIterator[Away]:
 
 
 @pytest.fixture
-def book(store: Away) -> RewardBook:
+def book(store: Away) -> RewardIngest:
     SEALER.renew([b"k" * 32])
-    return RewardBook(store, SEALER, metrics=METRICS, clock=lambda: NOW)
+    return RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW)
 
 
 def sealed(
@@ -88,7 +88,7 @@ def codes(report: FeedbackReport) -> list[tuple[int, str]]:
     return [(r.index, r.code) for r in report.rejected]
 
 
-async def test_a_batch_is_answered_item_by_item(book: RewardBook, store: Away) -> None:
+async def test_a_batch_is_answered_item_by_item(book: RewardIngest, store: Away) -> None:
     same = sealed()
     report = await book.take(
         [
@@ -134,7 +134,7 @@ async def test_a_batch_is_answered_item_by_item(book: RewardBook, store: Away) -
         ("revenue", 9_000, 50.0),
     ],
 )
-async def test_values_that_fit(book: RewardBook, metric: str, value: object, kept: float) -> None:
+async def test_values_that_fit(book: RewardIngest, metric: str, value: object, kept: float) -> None:
     report = await book.take([item(metric, value)])
     assert report.accepted == 1
     assert report.rewards[0][0].value == kept
@@ -158,7 +158,7 @@ async def test_values_that_fit(book: RewardBook, metric: str, value: object, kep
         ("delay", 100.5, "out_of_bounds"),
     ],
 )
-async def test_values_that_do_not(book: RewardBook, metric: str, value: object, code: str) -> None:
+async def test_values_that_do_not(book: RewardIngest, metric: str, value: object, code: str) -> None:
     report = await book.take([item(metric, value)])
     assert codes(report) == [(0, code)]
     assert report.accepted == 0
@@ -174,7 +174,7 @@ async def test_values_that_do_not(book: RewardBook, metric: str, value: object, 
 def test_no_item_makes_it_stumble(given_item: object) -> None:
     import asyncio
 
-    book = RewardBook(None, SEALER, metrics=METRICS, clock=lambda: NOW)  # type: ignore[arg-type]
+    book = RewardIngest(None, SEALER, metrics=METRICS, clock=lambda: NOW)  # type: ignore[arg-type]
     report = asyncio.run(
         book.take([given_item, {"decision_id": "x", "metric": "correct", "value": given_item}])
     )
@@ -195,11 +195,11 @@ def test_no_item_makes_it_stumble(given_item: object) -> None:
         item(tags={"a": "x" * 2000}),
     ],
 )
-async def test_items_of_another_shape(book: RewardBook, bad: object) -> None:
+async def test_items_of_another_shape(book: RewardIngest, bad: object) -> None:
     assert codes(await book.take([bad])) == [(0, "invalid")]
 
 
-async def test_the_window_of_the_metric(book: RewardBook) -> None:
+async def test_the_window_of_the_metric(book: RewardIngest) -> None:
     report = await book.take(
         [
             item(id=sealed(3599)),
@@ -218,7 +218,7 @@ async def test_the_window_of_the_metric(book: RewardBook) -> None:
     ]
 
 
-async def test_whose_key_may_report_what(book: RewardBook) -> None:
+async def test_whose_key_may_report_what(book: RewardIngest) -> None:
     book.allowed = lambda route, metric: (route, metric) != ("digits", "clicks")
     items = [
         item(),
@@ -230,7 +230,7 @@ async def test_whose_key_may_report_what(book: RewardBook) -> None:
     assert codes(report) == [(1, "forbidden"), (2, "unknown_metric")]
 
 
-async def test_forged_and_foreign_ids(book: RewardBook) -> None:
+async def test_forged_and_foreign_ids(book: RewardIngest) -> None:
     foreign = Sealer([b"other" * 5])
     static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
     unknown = foreign.seal(foreign.new_decision(NOW), 1, static).decode()
@@ -239,7 +239,7 @@ async def test_forged_and_foreign_ids(book: RewardBook) -> None:
 
 
 async def test_a_key_that_another_replica_has_just_added_is_read_before_an_id_is_refused(
-    book: RewardBook, store: Away
+    book: RewardIngest, store: Away
 ) -> None:
     foreign = Sealer([b"other" * 5])
     static = Sealer.static("digits", "v1", "v1", 1, 1.0, False)
@@ -249,7 +249,7 @@ async def test_a_key_that_another_replica_has_just_added_is_read_before_an_id_is
     assert (report.accepted, report.duplicates, report.rejected) == (2, 1, [])
 
 
-async def test_a_rescued_decision_counts_as_the_worst(book: RewardBook, store: Away) -> None:
+async def test_a_rescued_decision_counts_as_the_worst(book: RewardIngest, store: Away) -> None:
     rescued = {"assigned": "v2", "served": "v1"}
     await book.take(
         [
@@ -275,14 +275,14 @@ def test_the_worst_value_of_each_metric() -> None:
     assert worst(Declared("fraction", "minimize", minimum=0.5)) == 1.0
 
 
-async def test_too_many_items(book: RewardBook) -> None:
+async def test_too_many_items(book: RewardIngest) -> None:
     with pytest.raises(TurnoutError, match="at most 10000"):
-        await book.take([{}] * (MOST_ITEMS + 1))
+        await book.take([{}] * (MAX_ITEMS + 1))
     report = await book.take([item() for _ in range(1000)])
     assert report.accepted == 1000
 
 
-async def test_without_a_spool_a_store_that_is_away_is_an_error(book: RewardBook, store: Away) -> None:
+async def test_without_a_spool_a_store_that_is_away_is_an_error(book: RewardIngest, store: Away) -> None:
     store.away = True
     with pytest.raises(StoreUnavailable):
         await book.take([item()])
@@ -290,7 +290,7 @@ async def test_without_a_spool_a_store_that_is_away_is_an_error(book: RewardBook
 
 
 async def test_with_a_spool_rewards_are_taken_and_queue_up(
-    book: RewardBook, store: Away, tmp_path: Path
+    book: RewardIngest, store: Away, tmp_path: Path
 ) -> None:
     book.spool = Spool(tmp_path / "spool", store)
     same = sealed()
@@ -313,7 +313,7 @@ async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
         when.append((route, epoch, decided))
         return "all"
 
-    book = RewardBook(store, SEALER, metrics=METRICS, clock=lambda: NOW, period=period)
+    book = RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW, period=period)
     await book.take([item(value=v, id=sealed(unit=99)) for v in (True, False)] + [item(value=True)])
     assert await store.reward_sums("digits") == {
         ("v1", "correct"): RewardSums(1, 1.0, 1.0),

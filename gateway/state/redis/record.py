@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
-from gateway.record.exposures import Sighting, sightings
+from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
 from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds, parts
@@ -241,22 +241,22 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
         at += _AT_ONCE
 
 
-async def sightings_of(link: Link, route: str, since: float, until: float, below: int) -> list[Sighting]:
-    """See `Store.sightings`."""
-    return await _steadily(link, route, partial(_sightings, link, route, since, until, below))
+async def exposures_of(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
+    """See `Store.exposures`."""
+    return await _steadily(link, route, partial(_exposures, link, route, since, until, below))
 
 
-async def _sightings(link: Link, route: str, since: float, until: float, below: int) -> list[Sighting]:
+async def _exposures(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
     base = link.of_route(route)
     # A page spans an hour at most; its place is told to the millisecond.
     limits = int(since * 1000) - 1, int(until * 1000) + SPAN_MS + 1
     numbers = await link.command("ZRANGEBYSCORE", f"{base}:last", *limits)
-    found: list[Sighting] = []
+    found: list[Exposure] = []
     for start in range(0, len(numbers), _AT_ONCE):
         pages = await link.command("HMGET", f"{base}:page", *numbers[start : start + _AT_ONCE])
         if None in pages:
             raise _Moved
-        read = partial(sightings, pages, route, since=since, until=until, below=below)
+        read = partial(exposures, pages, route, since=since, until=until, below=below)
         with link.plainly():
             found += await asyncio.to_thread(read)
     return sorted(found)

@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
-from gateway.record.exposures import Sighting
+from gateway.record.exposures import Exposure
 from gateway.record.request_ids import RequestKey
 from gateway.state.base import (
     Bucket,
@@ -181,8 +181,8 @@ class RedisStore:
         found = await record.oldest_first(self._link, routes, query, after or b"")
         return await rewards.with_what_belongs(self._link, found)
 
-    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
-        return await record.sightings_of(self._link, route, since, until, below)
+    async def exposures(self, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
+        return await record.exposures_of(self._link, route, since, until, below)
 
     async def metric_names(self) -> list[str]:
         return await sums.metric_names(self._link, await self._routes())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gateway.record.events import Outcome
-from gateway.record.exposures import Sighting, sightings
+from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
 from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds
@@ -185,10 +185,10 @@ def oldest_first(
     return (found + waiting)[:limit]
 
 
-def sightings_of(
+def exposures_of(
     connection: sqlite3.Connection, route: str, since: float, until: float, below: int
-) -> list[Sighting]:
-    """See `Store.sightings`."""
+) -> list[Exposure]:
+    """See `Store.exposures`."""
     where, values = _page_filter(OutcomeFilter(route=route, since=since, until=until))
     rows = connection.execute(f"SELECT data FROM pages WHERE {where}", values)
-    return sightings((data for (data,) in rows), route, since=since, until=until, below=below)
+    return exposures((data for (data,) in rows), route, since=since, until=until, below=below)

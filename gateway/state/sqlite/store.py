@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
-from gateway.record.exposures import Sighting
+from gateway.record.exposures import Exposure
 from gateway.record.request_ids import RequestKey
 from gateway.state.base import (
     Bucket,
@@ -146,8 +146,8 @@ class SqliteStore:
         work = partial(_records, route=route, since=since, until=until, after=after, limit=limit)
         return await self._walkers.run(work)
 
-    async def sightings(self, route: str, *, since: float, until: float, below: int) -> list[Sighting]:
-        work = partial(pages.sightings_of, route=route, since=since, until=until, below=below)
+    async def exposures(self, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
+        work = partial(pages.exposures_of, route=route, since=since, until=until, below=below)
         return await self._walkers.run(work)
 
     async def metric_names(self) -> list[str]:

@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any, Final, TypeVar
 
 from gateway.record.page import BadPage
-from gateway.runtime.threads import stand_back
+from gateway.runtime.threads import lower_thread_priority
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import advice, connect
 
@@ -74,7 +74,7 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
     def _loop(self) -> None:
-        stand_back()
+        lower_thread_priority()
         open_ended = True
         while open_ended:
             first = self._queue.get()
