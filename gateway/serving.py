@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
 from gateway import build
-from gateway.config.document import Canary, Document, Policy
+from gateway.config.document import CanaryConfig, Document, PolicyConfig
 from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
 from gateway.dataplane.client.protocol import ClientProtocol, Role
@@ -238,8 +238,10 @@ def described(document: Document, revision: int | None = None) -> str:
     )
 
 
-def _policy(policy: Policy) -> str:
-    return f"canary {policy.baseline} → {policy.candidate}" if isinstance(policy, Canary) else policy.type
+def _policy(policy: PolicyConfig) -> str:
+    return (
+        f"canary {policy.baseline} → {policy.candidate}" if isinstance(policy, CanaryConfig) else policy.type
+    )
 
 
 _NAMED_ROUTES: Final = 3

@@ -22,7 +22,7 @@ SUBJECTS = sorted((DOCS / "configuration").glob("*.md"))
 TEXT = "\n".join(page.read_text().split("## Reference")[1] for page in (*SUBJECTS, INDEX))
 """The reference of every page; the index comes last, with what is not yet in force at its end."""
 
-KINDS = {"BetaPrior": "beta", "NormalPrior": "normal", "GammaPrior": "gamma"}
+KINDS = {"BetaPriorConfig": "beta", "NormalPriorConfig": "normal", "GammaPriorConfig": "gamma"}
 SECTIONS = {path + "#" + model.__name__: (path, model) for path, model in every_section()}
 
 

@@ -19,7 +19,7 @@ import httpx
 import jwt
 
 from gateway.auth.principal import CACHED, SCOPES, Principal
-from gateway.config.document import Jwt
+from gateway.config.document import JwtConfig
 from gateway.errors import TurnoutError
 
 log = logging.getLogger("turnout.tokens")
@@ -34,7 +34,7 @@ LEAST: Final = 5.0
 class Tokens:
     """Verifies tokens of one configuration's ``auth.jwt``."""
 
-    def __init__(self, settings: Jwt) -> None:
+    def __init__(self, settings: JwtConfig) -> None:
         self.settings = settings
         self._keys: dict[str, jwt.PyJWK] = {}
         self._document: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from gateway.commands import stores
 from gateway.commands.remote import complain, print_json
 from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan, salt
-from gateway.config.document import Canary, Document
+from gateway.config.document import CanaryConfig, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.state import open_store
@@ -116,7 +116,7 @@ def _explained(
                 "the route has no 'unit', so the gateway would not look at it and draw for each request"
             )
         u = point(unit_hash(salt(document, name), unit.encode()))
-        if isinstance(route.policy, Canary):
+        if isinstance(route.policy, CanaryConfig):
             why.append(
                 f"units are hashed for the rollout from {route.policy.baseline} to {route.policy.candidate}: "
                 "another one begins with other units"

@@ -14,7 +14,7 @@ from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.remote import complain, print_json
 from gateway.commands.times import moment
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.ingest.export import MissingExtra, export, format_of
@@ -62,7 +62,7 @@ def store_url(arguments: argparse.Namespace) -> str:
     return stores.of_file(load_file(arguments.config).store, arguments.config)
 
 
-def declared(arguments: argparse.Namespace) -> Mapping[str, Metric]:
+def declared(arguments: argparse.Namespace) -> Mapping[str, MetricConfig]:
     """The metrics of the configuration that was named, if one was. Raises ValueError and ConfigError."""
     return load_file(arguments.config).metrics if arguments.config is not None else {}
 
@@ -92,7 +92,9 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _export(arguments: argparse.Namespace, url: str, chosen: str, metrics: Mapping[str, Metric]) -> int:
+async def _export(
+    arguments: argparse.Namespace, url: str, chosen: str, metrics: Mapping[str, MetricConfig]
+) -> int:
     store = open_store(url)
     await store.open()
     try:

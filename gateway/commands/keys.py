@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.config.apikey import key_hash, new_secret
 from gateway.config.explain import explain, worth_saying
-from gateway.config.service import Key
+from gateway.config.service import KeyConfig
 from gateway.config.yaml_text import read
 
 
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if args.rate is not None:
         entry["rate"] = args.rate
     try:
-        Key.model_validate(entry, context={"file": True})
+        KeyConfig.model_validate(entry, context={"file": True})
     except ValidationError as error:
         for detail in worth_saying(error):
             message, hint = explain(detail)

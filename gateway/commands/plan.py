@@ -15,7 +15,7 @@ from gateway.commands.remote import complain, print_json
 from gateway.commands.simulate import _route
 from gateway.commands.simulate_shown import say
 from gateway.compile.plans import plan_of, rail_of, reported
-from gateway.config.document import Canary, Document
+from gateway.config.document import CanaryConfig, Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.ingest.evidence import observations, rewarded
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         document = load_file(arguments.config)
         name = _route(document, arguments.route)
         section = document.routes[name].policy
-        if not isinstance(section, Canary):
+        if not isinstance(section, CanaryConfig):
             raise ValueError(f"the policy of {name!r} is not a canary, so it has no stages to plan")
         if arguments.worse <= 1:
             raise ValueError("--worse must be above 1: a candidate exactly at the limit is never detected")
@@ -104,7 +104,7 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
     return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, True)
 
 
-def _rows(document: Document, section: Canary, usual: Usual, worse: float) -> list[dict[str, Any]]:
+def _rows(document: Document, section: CanaryConfig, usual: Usual, worse: float) -> list[dict[str, Any]]:
     levels = plan_of(section).levels(len(section.guardrails))
     rows = []
     for stage in section.stages:

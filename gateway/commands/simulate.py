@@ -12,7 +12,7 @@ from gateway.commands import simulate_canary
 from gateway.commands.remote import complain, print_json
 from gateway.commands.simulate_shown import Progress, chosen, plot, say, shown
 from gateway.compile.plans import plan
-from gateway.config.document import Canary, Document, Shadow, Single
+from gateway.config.document import CanaryConfig, Document, ShadowConfig, SingleConfig
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from policies.allocate import Plan, allocate
@@ -66,9 +66,9 @@ def main(arguments: argparse.Namespace) -> int:
         document = load_file(arguments.config)
         name = _route(document, arguments.route)
         section = document.routes[name].policy
-        if isinstance(section, Canary):
+        if isinstance(section, CanaryConfig):
             return simulate_canary.run(arguments, name, section, document.metrics)
-        if isinstance(section, Single | Shadow):
+        if isinstance(section, SingleConfig | ShadowConfig):
             raise ValueError(
                 f"the policy of {name!r} gives every request to one variant: there is nothing to simulate"
             )

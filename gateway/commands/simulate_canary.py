@@ -12,7 +12,7 @@ from typing import Final
 from gateway.commands.remote import print_json
 from gateway.commands.simulate_shown import Progress, chosen, say, shown
 from gateway.compile.plans import plan_of, rail_of
-from gateway.config.document import Canary, Metric
+from gateway.config.document import CanaryConfig, MetricConfig
 from policies.rollout.state import Plan
 from policies.rollout.verdicts import Guardrail
 from policies.simulation import rollout as simulate_rollout
@@ -41,7 +41,9 @@ REPETITIONS: Final = 20
 """Of each candidate: a few seconds, and enough to tell "always" from "half of the time"."""
 
 
-def run(arguments: argparse.Namespace, name: str, section: Canary, metrics: Mapping[str, Metric]) -> int:
+def run(
+    arguments: argparse.Namespace, name: str, section: CanaryConfig, metrics: Mapping[str, MetricConfig]
+) -> int:
     """Raises ValueError for options that mean nothing to a rollout."""
     _refuse(arguments)
     arguments.repetitions = arguments.repetitions or REPETITIONS

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.compile.ensembles import Drawn, described, expected, restore
 from gateway.compile.plans import RolloutOverride, overridden, plan_of
-from gateway.config.document import Canary, Document
+from gateway.config.document import CanaryConfig, Document
 from gateway.state.base import Published
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
@@ -49,7 +49,7 @@ def begun(
     """What the rollout of a canary makes of its plan, by the route's name; without a state it begins. Empty for a
     route of another policy."""
     section = document.routes[name].policy
-    if not isinstance(section, Canary):
+    if not isinstance(section, CanaryConfig):
         return {}
     plan, state = plan_of(section), states.get(name)
     if state is None or (state.baseline, state.candidate) != (plan.baseline, plan.candidate):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.config.document import BetaPrior, Document, GammaPrior, Metric, NormalPrior, Route
-from gateway.config.policy import Bandit as BanditSection
-from gateway.config.policy import Canary as CanarySection
-from gateway.config.policy import Guardrail as GuardrailSection
-from gateway.config.policy import Prior as PriorSection
-from gateway.config.policy import Shadow as ShadowSection
-from gateway.config.policy import Single as SingleSection
+from gateway.config.document import (
+    BetaPriorConfig,
+    Document,
+    GammaPriorConfig,
+    MetricConfig,
+    NormalPriorConfig,
+    RouteConfig,
+)
+from gateway.config.policy import (
+    BanditConfig,
+    CanaryConfig,
+    GuardrailConfig,
+    PriorConfig,
+    ShadowConfig,
+    SingleConfig,
+)
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
@@ -26,18 +35,18 @@ def plan(document: Document, name: str) -> Plan:
     route = document.routes[name]
     shadows = tuple(route.all_shadows.items())
     section = route.policy
-    if isinstance(section, SingleSection):
+    if isinstance(section, SingleConfig):
         return Single(section.variant, shadows)
-    if isinstance(section, ShadowSection):
+    if isinstance(section, ShadowConfig):
         return Shadow(section.primary, shadows)
-    if isinstance(section, CanarySection):
+    if isinstance(section, CanaryConfig):
         return _canary(document, route, section, shadows)
-    if isinstance(section, BanditSection):
+    if isinstance(section, BanditConfig):
         return _bandit(document, route, section, shadows)
     return Split(tuple(section.weights.items()), shadows)
 
 
-def reported(document: Document, name: str) -> dict[str, Metric]:
+def reported(document: Document, name: str) -> dict[str, MetricConfig]:
     """The metrics that may be reported for the route, in the order of the document."""
     allowed = document.routes[name].feedback
     return {metric: m for metric, m in document.metrics.items() if allowed is None or metric in allowed}
@@ -47,12 +56,12 @@ def salt(document: Document, name: str) -> bytes:
     """What the units of a route are hashed with. Each rollout has its own, so that it is not the same users who get
     every new candidate first."""
     policy = document.routes[name].policy
-    if isinstance(policy, CanarySection):
+    if isinstance(policy, CanaryConfig):
         return f"{name}\0{policy.baseline}\0{policy.candidate}".encode()
     return name.encode()
 
 
-def period(route: Route | None, epoch: int, decided: float, competing: float | None = None) -> str:
+def period(route: RouteConfig | None, epoch: int, decided: float, competing: float | None = None) -> str:
     """Within what all values of a sticky unit are one observation (`gateway.state.units`).
 
     Guardrails of a canary compare within an epoch, so a unit counts once in each. A bandit's epochs follow one
@@ -60,9 +69,9 @@ def period(route: Route | None, epoch: int, decided: float, competing: float | N
     since when a canary's bandit decides.
     """
     section = route.policy if route is not None else None
-    if isinstance(section, CanarySection) and competing is not None and decided >= competing:
+    if isinstance(section, CanaryConfig) and competing is not None and decided >= competing:
         section = section.contest or section
-    if not isinstance(section, BanditSection):
+    if not isinstance(section, BanditConfig):
         return f"e{epoch}"
     if section.discount is None:
         return "all"
@@ -93,7 +102,7 @@ def overridden(found: Plan, override: RolloutOverride | None) -> Plan:
     return replace(found, weight=override.weight, shadows=(*found.shadows, *override.shadows))
 
 
-def features_of(section: BanditSection) -> tuple[Feature, ...]:
+def features_of(section: BanditConfig) -> tuple[Feature, ...]:
     """The declared features, in the order of the document. Raises ValueError for a range that is none."""
     return tuple(
         Numeric(name, f.minimum, f.maximum) if f.values is None else Categorical(name, f.values)
@@ -102,7 +111,7 @@ def features_of(section: BanditSection) -> tuple[Feature, ...]:
 
 
 def _canary(
-    document: Document, route: Route, section: CanarySection, shadows: tuple[tuple[str, float], ...]
+    document: Document, route: RouteConfig, section: CanaryConfig, shadows: tuple[tuple[str, float], ...]
 ) -> Canary:
     then, contest = None, section.contest
     if contest is not None:
@@ -116,7 +125,7 @@ def _canary(
 
 
 def _contextual(
-    document: Document, route: Route, section: BanditSection, shadows: tuple[tuple[str, float], ...]
+    document: Document, route: RouteConfig, section: BanditConfig, shadows: tuple[tuple[str, float], ...]
 ) -> Contextual:
     taken = {name for name, _ in shadows}
     assert section.metric is not None
@@ -132,7 +141,7 @@ def _contextual(
 
 
 def _bandit(
-    document: Document, route: Route, section: BanditSection, shadows: tuple[tuple[str, float], ...]
+    document: Document, route: RouteConfig, section: BanditConfig, shadows: tuple[tuple[str, float], ...]
 ) -> Bandit | Contextual:
     if section.algorithm == "linear":
         return _contextual(document, route, section, shadows)
@@ -168,26 +177,26 @@ def _bandit(
     )
 
 
-def _prior(section: PriorSection | None) -> prior.Prior | None:
+def _prior(section: PriorConfig | None) -> prior.Prior | None:
     if section is None:
         return None
-    if isinstance(section, BetaPrior):
+    if isinstance(section, BetaPriorConfig):
         return prior.BetaPrior(section.alpha, section.beta)
-    if isinstance(section, GammaPrior):
+    if isinstance(section, GammaPriorConfig):
         return prior.GammaPrior(section.shape, section.rate)
-    assert isinstance(section, NormalPrior)
+    assert isinstance(section, NormalPriorConfig)
     return prior.NormalPrior(
         section.mean, (section.scale / section.shape) ** 0.5, section.weight, 2.0 * section.shape
     )
 
 
 # Rollouts ---------------------------------------------------------------------------------------------
-def canaries(document: Document) -> dict[str, CanarySection]:
+def canaries(document: Document) -> dict[str, CanaryConfig]:
     """The routes that have a rollout."""
-    return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, CanarySection)}
+    return {n: r.policy for n, r in document.routes.items() if isinstance(r.policy, CanaryConfig)}
 
 
-def plan_of(section: CanarySection) -> rollout.Plan:
+def plan_of(section: CanaryConfig) -> rollout.Plan:
     """What a canary's section asks of its rollout."""
     return rollout.Plan(
         section.baseline,
@@ -206,7 +215,7 @@ def plan_of(section: CanarySection) -> rollout.Plan:
     )
 
 
-def rail_of(section: GuardrailSection) -> Guardrail:
+def rail_of(section: GuardrailConfig) -> Guardrail:
     rise, fall = section.max_relative_increase, section.max_relative_decrease
     return Guardrail(
         section.metric,

@@ -20,7 +20,7 @@ from gateway.compile.arrange import RouteAllocation, arranged, begun
 from gateway.compile.plans import RolloutOverride, plan
 from gateway.compile.registry import Context, Draft, Registry
 from gateway.compile.snapshot import route_plan, snapshot
-from gateway.config.document import BackendTls, Document
+from gateway.config.document import BackendTlsConfig, Document
 from gateway.config.faults import ConfigError
 from gateway.config.files import client_context, listener_context, named_files, unusable_files
 from gateway.config.load import Examined
@@ -177,7 +177,7 @@ def _tokens(document: Document, known: Tokens | None) -> Tokens | None:
     return known if known is not None and known.settings == settings else Tokens(settings)
 
 
-def _without_files(tls: BackendTls) -> ssl.SSLContext:
+def _without_files(tls: BackendTlsConfig) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

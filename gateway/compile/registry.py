@@ -14,8 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 from gateway.auth.principal import Bucket
-from gateway.config.document import Backend as BackendDocument
-from gateway.config.document import BackendTls
+from gateway.config.document import BackendConfig, BackendTlsConfig
 from gateway.transport import health
 from gateway.transport.address import Address
 from gateway.transport.balancer import Backend
@@ -23,7 +22,7 @@ from gateway.transport.endpoint import Endpoint
 from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies import ejection
 
-Context = Callable[[BackendTls], ssl.SSLContext]
+Context = Callable[[BackendTlsConfig], ssl.SSLContext]
 
 
 class Registry:
@@ -41,11 +40,11 @@ class Registry:
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
 
-    def address(self, backend: BackendDocument, place: int) -> Address:
+    def address(self, backend: BackendConfig, place: int) -> Address:
         """The address number ``place`` of a backend that is in force."""
         return self.addresses[endpoint(backend, place), False]
 
-    def probe_address(self, backend: BackendDocument, place: int) -> Address:
+    def probe_address(self, backend: BackendConfig, place: int) -> Address:
         """The address number ``place`` for a probe: with a connection of its own, which never rests."""
         known = self.address(backend, place)
         return Address(
@@ -87,16 +86,16 @@ class Draft:
         """``context`` makes the TLS context for a backend; it raises OSError for files that can't be used."""
         self._registry = registry
         self._context = context
-        self._contexts: dict[BackendTls, ssl.SSLContext] = {}
+        self._contexts: dict[BackendTlsConfig, ssl.SSLContext] = {}
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         self.options: dict[Address, Options] = {}
         self.limiters: dict[str, ConcurrencyLimiter] = {}
         self.healths: dict[str, health.Health] = {}
         self.buckets: dict[tuple[str, float], Bucket] = {}
         self.backends: dict[str, Backend] = {}
-        self.documents: dict[str, BackendDocument] = {}
+        self.documents: dict[str, BackendConfig] = {}
 
-    def backend(self, name: str, document: BackendDocument, chance: Callable[[], float]) -> Backend:
+    def backend(self, name: str, document: BackendConfig, chance: Callable[[], float]) -> Backend:
         """Drafts the backend ``name``: with the addresses, the limiter and the health that are known already."""
         known = self._registry
         places = range(len(document.addresses))
@@ -119,7 +118,7 @@ class Draft:
         bucket = self._registry.buckets.get((key, rate)) or Bucket(rate, part=self._registry.part)
         return self.buckets.setdefault((key, rate), bucket)
 
-    def _address(self, document: BackendDocument, place: int, *, shadow: bool) -> Address:
+    def _address(self, document: BackendConfig, place: int, *, shadow: bool) -> Address:
         found, key = document.addresses[place], (endpoint(document, place), shadow)
         context = self._context_of(document.tls) if found.secure else None
         address = self.addresses.get(key) or self._registry.addresses.get(key)
@@ -131,32 +130,32 @@ class Draft:
         self.options[address] = Options(context, document.pool.idle, document.pool.size, silence)
         return address
 
-    def _context_of(self, tls: BackendTls) -> ssl.SSLContext:
+    def _context_of(self, tls: BackendTlsConfig) -> ssl.SSLContext:
         if tls not in self._contexts:
             self._contexts[tls] = self._context(tls)
         return self._contexts[tls]
 
 
-def endpoint(backend: BackendDocument, place: int) -> Endpoint:
+def endpoint(backend: BackendConfig, place: int) -> Endpoint:
     """What identifies the address number ``place`` of ``backend``."""
     found = backend.addresses[place]
     return Endpoint(found.scheme, found.host, found.port, _tls_digest(backend.tls) if found.secure else "")
 
 
 @lru_cache(maxsize=1024)
-def _tls_digest(tls: BackendTls) -> str:
+def _tls_digest(tls: BackendTlsConfig) -> str:
     return sha256(tls.model_dump_json().encode()).hexdigest()
 
 
-def _silence(backend: BackendDocument) -> float:
+def _silence(backend: BackendConfig) -> float:
     return backend.ejection.silence if backend.ejection is not None else 0.0
 
 
-def _limit(backend: BackendDocument) -> Limit:
+def _limit(backend: BackendConfig) -> Limit:
     return Limit(backend.limit.in_flight, backend.limit.waiting, backend.limit.wait)
 
 
-def _settings(backend: BackendDocument) -> ejection.Settings:
+def _settings(backend: BackendConfig) -> ejection.Settings:
     rules = backend.ejection
     if rules is None:
         return replace(health.OFF, slow_start=backend.slow_start)

@@ -11,10 +11,16 @@ from typing import Final
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
 from gateway.compile.plans import features_of, salt
-from gateway.config.document import Backend as BackendDocument
-from gateway.config.document import Document, FixedAnswer, Respond, Route, Variant
-from gateway.config.document import Limits as LimitsDocument
-from gateway.config.policy import Feature
+from gateway.config.document import (
+    BackendConfig,
+    Document,
+    FixedResponseConfig,
+    LimitsConfig,
+    RespondConfig,
+    RouteConfig,
+    VariantConfig,
+)
+from gateway.config.policy import FeatureConfig
 from gateway.dataplane.request.features import Sight, table
 from gateway.dataplane.snapshot import (
     Condition,
@@ -81,7 +87,7 @@ def _looked_at(document: Document) -> set[bytes]:
     return {name.lower().encode() for name in names}
 
 
-def _limits(limits: LimitsDocument, last_idle: float) -> Limits:
+def _limits(limits: LimitsConfig, last_idle: float) -> Limits:
     own = limits.model_dump(exclude={"shadow", "websocket_life"})
     return Limits(
         **own,
@@ -143,7 +149,7 @@ def route_plan(
         salt=salt(document, name),
         unit=_unit(route),
         fallback=tuple(
-            _fixed(e.respond) if isinstance(e, FixedAnswer) else variants[e] for e in route.fallback
+            _fixed(e.respond) if isinstance(e, FixedResponseConfig) else variants[e] for e in route.fallback
         ),
         fallback_codes=_codes(route.fallback_on.connect, route.fallback_on.timeout, route.fallback_on.reset)
         | {"backend_status"},
@@ -182,25 +188,25 @@ def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
     )
 
 
-def _reads_model(route: Route) -> bool:
+def _reads_model(route: RouteConfig) -> bool:
     return bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
 
 
-def _sight(route: Route) -> Sight | None:
+def _sight(route: RouteConfig) -> Sight | None:
     if route.policy.type != "bandit" or not route.policy.features:
         return None
     features = features_of(route.policy)
     return Sight([(f, *_source(route.policy.features[f.name])) for f in features])
 
 
-def _source(feature: Feature) -> tuple[bytes | None, tuple[str, ...]]:
+def _source(feature: FeatureConfig) -> tuple[bytes | None, tuple[str, ...]]:
     if feature.header is not None:
         return feature.header.lower().encode(), ()
     assert feature.json_ is not None
     return None, tuple(feature.json_.split("."))
 
 
-def _condition(route: Route) -> Condition | None:
+def _condition(route: RouteConfig) -> Condition | None:
     match = route.match
     if not (match.host or match.methods or match.headers or match.model):
         return None
@@ -214,7 +220,7 @@ def _condition(route: Route) -> Condition | None:
     )
 
 
-def _unit(route: Route) -> tuple[str, bytes] | None:
+def _unit(route: RouteConfig) -> tuple[str, bytes] | None:
     unit = route.unit
     if unit is None:
         return None
@@ -234,7 +240,7 @@ def _lines(headers: Mapping[str, str]) -> bytes:
 
 
 def _variant(
-    name: str, index: int, variant: Variant, document: BackendDocument, backend: Backend
+    name: str, index: int, variant: VariantConfig, document: BackendConfig, backend: Backend
 ) -> VariantPlan:
     headers = {key.lower(): value for key, value in (*document.headers.items(), *variant.headers.items())}
     rewrite = variant.rewrite
@@ -255,7 +261,7 @@ def _variant(
     )
 
 
-def _fixed(respond: Respond) -> Fixed:
+def _fixed(respond: RespondConfig) -> Fixed:
     body = b""
     headers = {key.lower(): value for key, value in respond.headers.items()}
     if "json_" in respond.model_fields_set:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import isinf
 
-from gateway.config.document import Document, Route
+from gateway.config.document import Document, RouteConfig
 from gateway.config.faults import KeyPath
-from gateway.config.policy import Bandit, Canary, bandit_of, named_variants
+from gateway.config.policy import BanditConfig, CanaryConfig, bandit_of, named_variants
 from gateway.config.references import Finding
 
 
@@ -77,7 +77,7 @@ def _unbounded(document: Document) -> Iterator[Finding]:
     deciding: dict[str, str] = {}
     for name, route in document.routes.items():
         bandit = bandit_of(route.policy)
-        rails = route.policy.guardrails if isinstance(route.policy, Canary | Bandit) else ()
+        rails = route.policy.guardrails if isinstance(route.policy, CanaryConfig | BanditConfig) else ()
         for metric in (*(rail.metric for rail in rails), bandit.metric if bandit is not None else None):
             if metric is not None:
                 deciding.setdefault(metric, name)
@@ -91,17 +91,17 @@ def _unbounded(document: Document) -> Iterator[Finding]:
             yield Finding(("metrics", metric), message)
 
 
-def _unfelt(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+def _unfelt(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     policy = route.policy
-    if isinstance(policy, Bandit) and policy.algorithm == "linear" and policy.metric is not None:
+    if isinstance(policy, BanditConfig) and policy.algorithm == "linear" and policy.metric is not None:
         metric = document.metrics.get(policy.metric)
         if metric is not None and metric.missing == "zero":
             message = "'linear' learns only from reported values; report the zeros of this metric too"
             yield Finding((*here, "policy", "metric"), message)
 
 
-def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Bandit):
+def _unused_variants(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, BanditConfig):
         return
     named = {name for _, name in named_variants(route.policy)} | set(route.shadows)
     named |= {entry for entry in route.fallback if isinstance(entry, str)}
@@ -110,23 +110,25 @@ def _unused_variants(here: KeyPath, route: Route, document: Document) -> Iterato
             yield Finding((*here, "variants", name), "neither policy, shadows nor fallback name this variant")
 
 
-def _stages(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    stages = route.policy.stages if isinstance(route.policy, Canary) else ()
+def _stages(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    stages = route.policy.stages if isinstance(route.policy, CanaryConfig) else ()
     for index, stage in enumerate(stages[1:], start=1):
         if stage.weight <= stages[index - 1].weight:
             message = f"the weight {stage.weight:.4g} is not above that of the previous stage; weights usually increase"
             yield Finding((*here, "policy", "stages", index, "weight"), message)
 
 
-def _unguarded(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
-    if isinstance(route.policy, Canary) and not route.policy.guardrails:
+def _unguarded(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
+    if isinstance(route.policy, CanaryConfig) and not route.policy.guardrails:
         message = "without guardrails nothing stops a bad candidate; write at least one on error_rate"
         yield Finding((*here, "policy"), message)
 
 
-def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+def _guarded_gain(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     policy = route.policy
-    for index, rail in enumerate(policy.guardrails if isinstance(policy, Canary | Bandit) else ()):
+    for index, rail in enumerate(
+        policy.guardrails if isinstance(policy, CanaryConfig | BanditConfig) else ()
+    ):
         metric = document.metrics.get(rail.metric)
         maximize = metric is not None and metric.goal == "maximize"
         if rail.max_decrease is None if maximize else rail.max_decrease is not None:
@@ -135,17 +137,17 @@ def _guarded_gain(here: KeyPath, route: Route, document: Document) -> Iterator[F
             yield Finding((*here, "policy", "guardrails", index), message)
 
 
-def _floorless(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+def _floorless(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     policy = bandit_of(route.policy)
     if policy is not None and policy.floor == 0:
         message = "with a floor of 0 the intervals of losing variants are misleading; write 1% or more"
-        at = () if isinstance(route.policy, Bandit) else ("bandit",)
+        at = () if isinstance(route.policy, BanditConfig) else ("bandit",)
         yield Finding((*here, "policy", *at, "floor"), message)
 
 
-def _guarded_rows(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+def _guarded_rows(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     policy = route.policy
-    if isinstance(policy, Bandit) and policy.features and policy.guardrails:
+    if isinstance(policy, BanditConfig) and policy.features and policy.guardrails:
         message = (
             "with features each variant gets different requests, which also affect the guardrail's metric; choose a "
             "bound with a margin for that"
@@ -153,7 +155,7 @@ def _guarded_rows(here: KeyPath, route: Route, document: Document) -> Iterator[F
         yield Finding((*here, "policy", "guardrails"), message, of_key=True)
 
 
-def _unverified(here: KeyPath, route: Route, document: Document) -> Iterator[Finding]:
+def _unverified(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     for name, variant in route.variants.items():
         backend = document.backends[variant.backend]
         secure = any(address.secure for address in backend.addresses)
@@ -162,7 +164,7 @@ def _unverified(here: KeyPath, route: Route, document: Document) -> Iterator[Fin
             yield Finding((*here, "variants", name, "backend"), message)
 
 
-_ROUTE_WARNINGS: tuple[Callable[[KeyPath, Route, Document], Iterator[Finding]], ...] = (
+_ROUTE_WARNINGS: tuple[Callable[[KeyPath, RouteConfig, Document], Iterator[Finding]], ...] = (
     _unused_variants,
     _stages,
     _unguarded,

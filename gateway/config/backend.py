@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from gateway.config.part import HeaderName, HeaderValue, Method, Part, Path, Url
-from gateway.config.units import Above, Count, Duration, Positive, Share, Statuses
+from gateway.config.model import ConfigModel, HeaderName, HeaderValue, Method, Path, Url
+from gateway.config.units import Count, Duration, PositiveDuration, PositiveInt, Share, Statuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +39,34 @@ def address(url: str) -> Address:
     return Address(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"))
 
 
-class Health(Part):
+class HealthConfig(ConfigModel):
     """Active probes: each address is probed separately, over its own connection."""
 
     path: Path = "/v2/health/ready"
     from_root: bool = False
     """True: use ``path`` as it is; false: append it to the path of the backend's url."""
     method: Method = "GET"
-    every: Positive = 5.0
-    timeout: Positive = 1.0
-    healthy: Above = 2
+    every: PositiveDuration = 5.0
+    timeout: PositiveDuration = 1.0
+    healthy: PositiveInt = 2
     """Consecutive successful probes after which an address is healthy."""
-    unhealthy: Above = 3
+    unhealthy: PositiveInt = 3
     """Consecutive failed probes after which an address is unhealthy."""
     status: Statuses = frozenset(range(200, 300))
     """Status codes of a successful probe."""
 
 
-class Limit(Part):
+class LimitConfig(ConfigModel):
     """Limits on concurrent requests to the backend, per gateway process and over all addresses."""
 
-    in_flight: Above = 1024
+    in_flight: PositiveInt = 1024
     waiting: Count = 1024
     """Maximum number of requests that wait for a free place; requests above it get 503."""
     wait: Duration = 1.0
     """Maximum time a request waits for a place before it gets 503."""
 
 
-class Pool(Part):
+class PoolConfig(ConfigModel):
     """Idle connections to each address."""
 
     idle: Duration = 4.0
@@ -75,21 +75,21 @@ class Pool(Part):
     """Maximum number of idle connections per address."""
 
 
-class Ejection(Part):
+class EjectionConfig(ConfigModel):
     """Passive health checks: an address with failing responses gets no requests for a time."""
 
-    consecutive: Above = 5
+    consecutive: PositiveInt = 5
     """Consecutive failed requests, including error statuses, after which an address is ejected."""
-    local_consecutive: Above = 3
+    local_consecutive: PositiveInt = 3
     """Consecutive failures without a response (not reached, reset, timed out) before ejection."""
     rate: Share | None = 0.5
     """Share of failed requests in ``window`` above which an address is ejected; null disables this rule."""
-    min_requests: Above = 20
+    min_requests: PositiveInt = 20
     """Minimum number of requests in ``window`` for ``rate`` to apply."""
-    window: Positive = 10.0
-    base: Positive = 10.0
+    window: PositiveDuration = 10.0
+    base: PositiveDuration = 10.0
     """Duration of the first ejection; each consecutive one lasts twice as long as the one before."""
-    max: Positive = 300.0
+    max: PositiveDuration = 300.0
     """Maximum duration of an ejection."""
     max_share: Share = 0.5
     """Maximum share of the addresses that are ejected at the same time."""
@@ -105,7 +105,7 @@ class Ejection(Part):
         return self
 
 
-class BackendTls(Part):
+class BackendTlsConfig(ConfigModel):
     """TLS settings for https addresses: verification of the backend, and the gateway's client certificate."""
 
     ca: str | None = None
@@ -125,7 +125,7 @@ class BackendTls(Part):
         return self
 
 
-class Backend(Part):
+class BackendConfig(ConfigModel):
     url: Url | None = None
     urls: Annotated[tuple[Url, ...], Field(min_length=1)] | None = None
     """Several equivalent addresses; set exactly one of ``url`` and ``urls``."""
@@ -134,13 +134,13 @@ class Backend(Part):
     """Host header sent to the backend: that of its address (``backend``), or the client's (``preserve``)."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the backend, replacing those of the client."""
-    health: Health | None = None
-    limit: Limit = Limit()
-    pool: Pool = Pool()
-    ejection: Ejection | None = Ejection()
+    health: HealthConfig | None = None
+    limit: LimitConfig = LimitConfig()
+    pool: PoolConfig = PoolConfig()
+    ejection: EjectionConfig | None = EjectionConfig()
     slow_start: Duration = 0.0
     """Time over which an address that has become healthy returns to its full share; 0: immediately."""
-    tls: BackendTls = BackendTls()
+    tls: BackendTlsConfig = BackendTlsConfig()
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

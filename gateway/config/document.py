@@ -16,157 +16,157 @@ from pydantic import Field
 
 from gateway.config.backend import (
     Address,
-    Backend,
-    BackendTls,
-    Ejection,
-    Health,
-    Limit,
-    Pool,
+    BackendConfig,
+    BackendTlsConfig,
+    EjectionConfig,
+    HealthConfig,
+    LimitConfig,
+    PoolConfig,
 )
-from gateway.config.part import HostPort, Name, Part
+from gateway.config.model import ConfigModel, HostPort, Name
 from gateway.config.policy import (
-    Bandit,
-    BetaPrior,
-    Canary,
-    Debut,
-    Discount,
-    Feature,
-    GammaPrior,
-    Gate,
-    Guardrail,
-    NormalPrior,
-    Policy,
-    Shadow,
-    Single,
-    Split,
-    Stage,
-    Stop,
+    BanditConfig,
+    BetaPriorConfig,
+    CanaryConfig,
+    DebutConfig,
+    DiscountConfig,
+    FeatureConfig,
+    GammaPriorConfig,
+    GateConfig,
+    GuardrailConfig,
+    NormalPriorConfig,
+    PolicyConfig,
+    ShadowConfig,
+    SingleConfig,
+    SplitConfig,
+    StageConfig,
+    StopConfig,
 )
 from gateway.config.route import (
-    Backoff,
-    Comparison,
-    FallbackOn,
-    FixedAnswer,
-    Hedge,
-    Match,
-    Respond,
-    Retry,
-    RetryOn,
-    Rewrite,
-    Route,
-    Timeouts,
-    Unit,
-    Variant,
+    BackoffConfig,
+    ComparisonConfig,
+    FallbackOnConfig,
+    FixedResponseConfig,
+    HedgeConfig,
+    MatchConfig,
+    RespondConfig,
+    RetryConfig,
+    RetryOnConfig,
+    RewriteConfig,
+    RouteConfig,
+    TimeoutsConfig,
+    UnitConfig,
+    VariantConfig,
 )
 from gateway.config.service import (
-    Auth,
-    BrowserAccess,
-    ConfigAccess,
-    DashboardAccess,
-    FeedbackAccess,
-    Jwt,
-    Key,
-    Limits,
-    Log,
-    Loops,
-    Metric,
+    AuthConfig,
+    BrowserAccessConfig,
+    ConfigAccessConfig,
+    DashboardAccessConfig,
+    FeedbackAccessConfig,
+    JwtConfig,
+    KeyConfig,
+    LimitsConfig,
+    LogConfig,
+    LoopsConfig,
+    MetricConfig,
     Network,
-    Record,
+    RecordConfig,
     Scope,
-    ShadowLimits,
-    Shutdown,
+    ShadowLimitsConfig,
+    ShutdownConfig,
     Store,
-    Telemetry,
-    Tls,
-    Traces,
-    Webhook,
+    TelemetryConfig,
+    TlsConfig,
+    TracesConfig,
+    WebhookConfig,
 )
 
 __all__ = [
     "Address",
-    "Auth",
-    "Backend",
-    "BackendTls",
-    "Backoff",
-    "Bandit",
-    "BetaPrior",
-    "BrowserAccess",
-    "Canary",
-    "Comparison",
-    "ConfigAccess",
-    "DashboardAccess",
-    "Debut",
-    "Discount",
+    "AuthConfig",
+    "BackendConfig",
+    "BackendTlsConfig",
+    "BackoffConfig",
+    "BanditConfig",
+    "BetaPriorConfig",
+    "BrowserAccessConfig",
+    "CanaryConfig",
+    "ComparisonConfig",
+    "ConfigAccessConfig",
+    "DashboardAccessConfig",
+    "DebutConfig",
+    "DiscountConfig",
     "Document",
-    "Ejection",
-    "FallbackOn",
-    "Feature",
-    "FixedAnswer",
-    "GammaPrior",
-    "Gate",
-    "Guardrail",
-    "Health",
-    "Hedge",
-    "Jwt",
-    "Key",
-    "Limit",
-    "Limits",
-    "Log",
-    "Loops",
-    "Match",
-    "Metric",
-    "NormalPrior",
-    "Policy",
-    "Pool",
-    "Record",
-    "Respond",
-    "Retry",
-    "RetryOn",
-    "Rewrite",
-    "Route",
+    "EjectionConfig",
+    "FallbackOnConfig",
+    "FeatureConfig",
+    "FixedResponseConfig",
+    "GammaPriorConfig",
+    "GateConfig",
+    "GuardrailConfig",
+    "HealthConfig",
+    "HedgeConfig",
+    "JwtConfig",
+    "KeyConfig",
+    "LimitConfig",
+    "LimitsConfig",
+    "LogConfig",
+    "LoopsConfig",
+    "MatchConfig",
+    "MetricConfig",
+    "NormalPriorConfig",
+    "PolicyConfig",
+    "PoolConfig",
+    "RecordConfig",
+    "RespondConfig",
+    "RetryConfig",
+    "RetryOnConfig",
+    "RewriteConfig",
+    "RouteConfig",
     "Scope",
-    "Shadow",
-    "ShadowLimits",
-    "Shutdown",
-    "Single",
-    "Split",
-    "Stage",
-    "Stop",
-    "Telemetry",
-    "Timeouts",
-    "Tls",
-    "Traces",
-    "Unit",
-    "Variant",
-    "Webhook",
+    "ShadowConfig",
+    "ShadowLimitsConfig",
+    "ShutdownConfig",
+    "SingleConfig",
+    "SplitConfig",
+    "StageConfig",
+    "StopConfig",
+    "TelemetryConfig",
+    "TimeoutsConfig",
+    "TlsConfig",
+    "TracesConfig",
+    "UnitConfig",
+    "VariantConfig",
+    "WebhookConfig",
     "observed",
     "quantile",
 ]
 
 
-class Document(Part):
+class Document(ConfigModel):
     listen: HostPort = "127.0.0.1:8080"
     control: HostPort | None = None
     """Separate address for the control API and the dashboard; if absent, they are on ``listen``."""
     store: Store = "sqlite:///turnout.db"
-    tls: Tls | None = None
+    tls: TlsConfig | None = None
     trusted_proxies: tuple[Network, ...] = ()
     """Networks whose Forwarded and X-Forwarded-* headers are trusted."""
-    auth: Auth | None = None
+    auth: AuthConfig | None = None
     """Authentication; if absent, everyone may use and read, and only this machine may steer and configure."""
-    browsers: BrowserAccess = BrowserAccess()
+    browsers: BrowserAccessConfig = BrowserAccessConfig()
     """Which web pages may call a gateway without ``auth``."""
-    config: ConfigAccess = ConfigAccess()
-    feedback: FeedbackAccess = FeedbackAccess()
-    metrics: Mapping[Name, Metric] = Field(default_factory=dict)
-    backends: Mapping[Name, Backend] = Field(default_factory=dict)
-    routes: Mapping[Name, Route] = Field(default_factory=dict)
-    limits: Limits = Limits()
-    shutdown: Shutdown = Shutdown()
-    record: Record = Record()
-    loops: Loops = Loops()
-    telemetry: Telemetry = Telemetry()
-    webhooks: tuple[Webhook, ...] = ()
+    config: ConfigAccessConfig = ConfigAccessConfig()
+    feedback: FeedbackAccessConfig = FeedbackAccessConfig()
+    metrics: Mapping[Name, MetricConfig] = Field(default_factory=dict)
+    backends: Mapping[Name, BackendConfig] = Field(default_factory=dict)
+    routes: Mapping[Name, RouteConfig] = Field(default_factory=dict)
+    limits: LimitsConfig = LimitsConfig()
+    shutdown: ShutdownConfig = ShutdownConfig()
+    record: RecordConfig = RecordConfig()
+    loops: LoopsConfig = LoopsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    webhooks: tuple[WebhookConfig, ...] = ()
 
     def body_limit(self, route: str) -> int:
         """Maximum size of a request body of ``route``, in bytes."""

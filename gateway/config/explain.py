@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config.faults import KeyPath, nearest, unknown
-from gateway.config.policy import Policy
+from gateway.config.policy import PolicyConfig
 from gateway.config.shape import keys_at, unfold
 
 Said = tuple[str, str]
@@ -130,7 +130,7 @@ def _quote(value: object) -> str:
     return f'write "{value}" in quotes' if plain else 'write it in quotes: "..."'
 
 
-_TYPES: Final = ", ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in unfold(Policy))
+_TYPES: Final = ", ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in unfold(PolicyConfig))
 _NOTHING: Final = "nothing is written here; write a value, or leave the key out"
 
 _EXAMPLES: Final = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.config.document import BackendTls, Document, Tls
+from gateway.config.document import BackendTlsConfig, Document, TlsConfig
 from gateway.config.faults import KeyPath
 from gateway.config.references import Finding
 
@@ -65,7 +65,7 @@ def _missing(path: KeyPath, file: str) -> Iterator[Finding]:
         yield Finding(path, f"there is no file '{file}' here; the gateway needs it to start")
 
 
-def client_context(tls: BackendTls) -> ssl.SSLContext:
+def client_context(tls: BackendTlsConfig) -> ssl.SSLContext:
     """How we speak TLS to others. Raises OSError for files that can't be used."""
     context = ssl.create_default_context(cafile=tls.ca)
     context.set_alpn_protocols(["http/1.1"])
@@ -77,7 +77,7 @@ def client_context(tls: BackendTls) -> ssl.SSLContext:
     return context
 
 
-def listener_context(tls: Tls) -> ssl.SSLContext:
+def listener_context(tls: TlsConfig) -> ssl.SSLContext:
     """How clients speak TLS to us. Raises OSError for files that can't be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])

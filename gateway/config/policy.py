@@ -7,21 +7,21 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gateway.config.part import HeaderName, Name, Part
-from gateway.config.units import Amount, Count, Duration, Positive, Real, Share, milliseconds
+from gateway.config.model import ConfigModel, HeaderName, Name
+from gateway.config.units import Amount, Count, Duration, FiniteFloat, PositiveDuration, Share, milliseconds
 
 Weight = Annotated[Amount, Field(gt=0)]
 """A finite number above 0."""
 
 
-class Single(Part):
+class SingleConfig(ConfigModel):
     """Every request goes to one variant."""
 
     type: Literal["single"] = "single"
     variant: Name
 
 
-class Split(Part):
+class SplitConfig(ConfigModel):
     """Fixed shares; a variant without a weight gets no requests."""
 
     type: Literal["split"] = "split"
@@ -29,7 +29,7 @@ class Split(Part):
     """Weights on any scale: {v1: 9, v2: 1} and {v1: 90%, v2: 10%} are equivalent."""
 
 
-class Shadow(Part):
+class ShadowConfig(ConfigModel):
     """One variant serves the response; the others get copies, whose responses are compared and discarded."""
 
     type: Literal["shadow"] = "shadow"
@@ -37,7 +37,7 @@ class Shadow(Part):
     shadows: Annotated[Mapping[Name, Share], Field(min_length=1)]
 
 
-class Guardrail(Part):
+class GuardrailConfig(ConfigModel):
     """Limit on how much worse than the baseline a variant may be in one metric; set exactly one bound."""
 
     metric: Name
@@ -87,7 +87,7 @@ class Guardrail(Part):
         return self
 
 
-class Stage(Part):
+class StageConfig(ConfigModel):
     weight: Share
     """The candidate's share; as a number, 1 is 100%."""
     for_: Annotated[Duration, Field(alias="for")] = 0.0
@@ -102,7 +102,7 @@ class Stage(Part):
         return self
 
 
-class Gate(Part):
+class GateConfig(ConfigModel):
     """Before the first stage, the candidate shadows the baseline until their responses agree often enough."""
 
     agreement: Share
@@ -113,23 +113,23 @@ class Gate(Part):
     min_samples: Count = 100
 
 
-class BetaPrior(Part):
+class BetaPriorConfig(ConfigModel):
     """For boolean and fraction metrics."""
 
     alpha: Weight = 1.0
     beta: Weight = 1.0
 
 
-class NormalPrior(Part):
+class NormalPriorConfig(ConfigModel):
     """For real metrics: a normal-inverse-gamma distribution (``weight`` of the mean in observations)."""
 
-    mean: Real = 0.0
+    mean: FiniteFloat = 0.0
     weight: Weight = 1e-3
     shape: Weight = 1.0
     scale: Weight = 1.0
 
 
-class GammaPrior(Part):
+class GammaPriorConfig(ConfigModel):
     """For count metrics: a gamma distribution."""
 
     shape: Weight = 1.0
@@ -138,26 +138,26 @@ class GammaPrior(Part):
 
 def _prior_kind(value: Any) -> str:
     keys = set(value) if isinstance(value, Mapping) else set(getattr(value, "model_fields_set", ()))
-    if isinstance(value, NormalPrior) or keys & {"mean", "weight", "scale"}:
+    if isinstance(value, NormalPriorConfig) or keys & {"mean", "weight", "scale"}:
         return "normal"
-    return "gamma" if isinstance(value, GammaPrior) or keys & {"shape", "rate"} else "beta"
+    return "gamma" if isinstance(value, GammaPriorConfig) or keys & {"shape", "rate"} else "beta"
 
 
-Prior = Annotated[
-    Annotated[BetaPrior, Tag("beta")]
-    | Annotated[NormalPrior, Tag("normal")]
-    | Annotated[GammaPrior, Tag("gamma")],
+PriorConfig = Annotated[
+    Annotated[BetaPriorConfig, Tag("beta")]
+    | Annotated[NormalPriorConfig, Tag("normal")]
+    | Annotated[GammaPriorConfig, Tag("gamma")],
     Discriminator(_prior_kind),
 ]
 
 
-class Discount(Part):
+class DiscountConfig(ConfigModel):
     """Down-weighting of old rewards: a reward counts half at the age ``half_life``, from its decision."""
 
-    half_life: Positive
+    half_life: PositiveDuration
 
 
-class Stop(Part):
+class StopConfig(ConfigModel):
     """Conditions under which the bandit names a winner; all must hold."""
 
     probability_best: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
@@ -170,14 +170,14 @@ class Stop(Part):
     then: Literal["ask", "single"] = "ask"
 
 
-class Debut(Part):
+class DebutConfig(ConfigModel):
     """A variant that joins a running bandit gets at most ``share`` until it has ``samples`` rewards."""
 
     share: Annotated[Share, Field(gt=0)] = 0.1
     samples: Annotated[Count, Field(gt=0)] = 100
 
 
-class Feature(Part):
+class FeatureConfig(ConfigModel):
     """A feature of the request for the contextual bandit; set exactly one of ``header`` and ``json``."""
 
     header: HeaderName | None = None
@@ -185,8 +185,8 @@ class Feature(Part):
     """Path in the JSON body, keys joined by dots: ``parameters.tier``."""
     values: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The categories; if absent, the feature is a number."""
-    minimum: Real = 0.0
-    maximum: Real = 1.0
+    minimum: FiniteFloat = 0.0
+    maximum: FiniteFloat = 1.0
     """Upper bound: numbers are clipped to ``minimum`` and ``maximum`` and scaled to [-1, 1]."""
 
     @model_validator(mode="after")
@@ -202,7 +202,7 @@ class Feature(Part):
         return self
 
 
-class Bandit(Part):
+class BanditConfig(ConfigModel):
     """Shares follow the probability that a variant is best, given the rewards."""
 
     type: Literal["bandit"] = "bandit"
@@ -212,16 +212,16 @@ class Bandit(Part):
     """Weighted sum of several metrics, instead of ``metric``; a metric to minimize is subtracted."""
     floor: Share = 0.01
     """Minimum share f of each variant; with K variants a share is f + (1 - K f) P(best)."""
-    prior: Prior | None = None
+    prior: PriorConfig | None = None
     """Prior distribution of the metric; if absent, Beta(1, 1), or the weak default of the metric's type."""
-    discount: Discount | None = None
-    stop: Stop | None = None
-    debut: Debut | None = None
+    discount: DiscountConfig | None = None
+    stop: StopConfig | None = None
+    debut: DebutConfig | None = None
     """Share of a variant that joins a running bandit; if absent, it follows the prior immediately."""
     baseline: Name | None = None
     """Variant that the guardrails compare with."""
-    guardrails: tuple[Guardrail, ...] = ()
-    features: Mapping[Name, Feature] = Field(default_factory=dict)
+    guardrails: tuple[GuardrailConfig, ...] = ()
+    features: Mapping[Name, FeatureConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -266,7 +266,7 @@ class Bandit(Part):
         return tuple(self.utility or ()) if self.metric is None else (self.metric,)
 
 
-def _learns_one_thing(section: Bandit | Contest) -> None:
+def _learns_one_thing(section: BanditConfig | ContestConfig) -> None:
     if (section.metric is None) == (section.utility is None):
         raise ValueError("write exactly one of 'metric' and 'utility'")
     if section.prior is not None and section.utility is not None:
@@ -275,16 +275,16 @@ def _learns_one_thing(section: Bandit | Contest) -> None:
         raise ValueError("a bandit that forgets can't stop for good; leave 'stop' or 'discount' out")
 
 
-class Contest(Part):
+class ContestConfig(ConfigModel):
     """The bandit over baseline and candidate that follows the last stage of a canary."""
 
     metric: Name | None = None
     utility: Annotated[Mapping[Name, Weight], Field(min_length=1)] | None = None
     algorithm: Literal["thompson", "top_two"] = "thompson"
     floor: Share = 0.01
-    prior: Prior | None = None
-    discount: Discount | None = None
-    stop: Stop | None = None
+    prior: PriorConfig | None = None
+    discount: DiscountConfig | None = None
+    stop: StopConfig | None = None
     """When there is a winner, which is promoted or rolled back to; if absent, a person ends the bandit."""
 
     @model_validator(mode="after")
@@ -292,30 +292,30 @@ class Contest(Part):
         _learns_one_thing(self)
         return self
 
-    def policy(self, **more: Any) -> Bandit:
+    def policy(self, **more: Any) -> BanditConfig:
         """The same section as a `Bandit`, with additional fields ``more``."""
-        return Bandit.model_construct(
+        return BanditConfig.model_construct(
             **{name: getattr(self, name) for name in type(self).model_fields}, **more
         )
 
 
-class Canary(Part):
+class CanaryConfig(ConfigModel):
     """The candidate's share grows in stages while the guardrails hold."""
 
     type: Literal["canary"] = "canary"
     baseline: Name
     candidate: Name
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    guardrails: tuple[Guardrail, ...] = ()
-    gate: Gate | None = None
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    guardrails: tuple[GuardrailConfig, ...] = ()
+    gate: GateConfig | None = None
     on_success: Literal["promote", "wait", "bandit"] = "promote"
-    bandit: Contest | None = None
+    bandit: ContestConfig | None = None
     """The bandit that follows the last stage, with ``on_success: bandit``."""
     bake: Duration = 3600.0
     """How long the guardrails stay active after promotion, with a fast rollback."""
     holdback: Annotated[Share, Field(lt=1)] = 0.05
     """The baseline's share until the bake is over, for a concurrent comparison with the guardrails."""
-    inconclusive: Positive | None = 86400.0
+    inconclusive: PositiveDuration | None = 86400.0
     """Pause the rollout if a stage is still inconclusive this long after its minimum time; null: never."""
 
     @model_validator(mode="after")
@@ -327,34 +327,44 @@ class Canary(Part):
         return self
 
     @property
-    def contest(self) -> Bandit | None:
-        """The bandit that follows the last stage, as a `Bandit` over baseline and candidate."""
+    def contest(self) -> BanditConfig | None:
+        """The bandit that follows the last stage, as a `BanditConfig` over baseline and candidate."""
         if self.bandit is None:
             return None
         return self.bandit.policy(baseline=self.baseline, guardrails=self.guardrails)
 
 
-Policy = Annotated[Single | Split | Shadow | Canary | Bandit, Field(discriminator="type")]
+PolicyConfig = Annotated[
+    SingleConfig | SplitConfig | ShadowConfig | CanaryConfig | BanditConfig, Field(discriminator="type")
+]
 
 
-def bandit_of(policy: Single | Split | Shadow | Canary | Bandit) -> Bandit | None:
+def bandit_of(
+    policy: SingleConfig | SplitConfig | ShadowConfig | CanaryConfig | BanditConfig,
+) -> BanditConfig | None:
     """The bandit of ``policy``, including one that follows a canary's stages; None if there is none."""
-    return policy.contest if isinstance(policy, Canary) else policy if isinstance(policy, Bandit) else None
+    return (
+        policy.contest
+        if isinstance(policy, CanaryConfig)
+        else policy
+        if isinstance(policy, BanditConfig)
+        else None
+    )
 
 
 def named_variants(
-    policy: Single | Split | Shadow | Canary | Bandit,
+    policy: SingleConfig | SplitConfig | ShadowConfig | CanaryConfig | BanditConfig,
 ) -> tuple[tuple[tuple[str, ...], str], ...]:
     """Every variant that ``policy`` names, with its key path inside the policy."""
     match policy:
-        case Single():
+        case SingleConfig():
             return ((("variant",), policy.variant),)
-        case Split():
+        case SplitConfig():
             return tuple((("weights", name), name) for name in policy.weights)
-        case Shadow():
+        case ShadowConfig():
             shadows = tuple((("shadows", name), name) for name in policy.shadows)
             return ((("primary",), policy.primary), *shadows)
-        case Canary():
+        case CanaryConfig():
             return ((("baseline",), policy.baseline), (("candidate",), policy.candidate))
-        case Bandit():
+        case BanditConfig():
             return ((("baseline",), policy.baseline),) if policy.baseline is not None else ()

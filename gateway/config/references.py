@@ -6,10 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.config.document import Document, Guardrail, Route, observed
+from gateway.config.document import Document, GuardrailConfig, RouteConfig, observed
 from gateway.config.faults import KeyPath, unknown
-from gateway.config.policy import Bandit, BetaPrior, Canary, GammaPrior, NormalPrior, Split, named_variants
-from gateway.config.service import Metric
+from gateway.config.policy import (
+    BanditConfig,
+    BetaPriorConfig,
+    CanaryConfig,
+    GammaPriorConfig,
+    NormalPriorConfig,
+    SplitConfig,
+    named_variants,
+)
+from gateway.config.service import MetricConfig
 from gateway.config.units import split_address
 from gateway.http.fields import REQUEST_ACTIONS
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
@@ -120,7 +128,7 @@ def _same_matches(document: Document) -> Iterator[Finding]:
 @dataclass(frozen=True, slots=True)
 class _RouteCheck:
     here: KeyPath
-    route: Route
+    route: RouteConfig
     document: Document
     names: Names
     variants: tuple[str, ...]
@@ -165,9 +173,9 @@ class _RouteCheck:
         policy = self.route.policy
         for path, name in named_variants(policy):
             yield from self._variant(name, "policy", *path)
-        if isinstance(policy, Split) and not any(policy.weights.values()):
+        if isinstance(policy, SplitConfig) and not any(policy.weights.values()):
             yield Finding(self._at("policy", "weights"), "all weights are 0; write at least one above 0")
-        if isinstance(policy, Canary):
+        if isinstance(policy, CanaryConfig):
             if policy.baseline == policy.candidate:
                 message = "the candidate is the baseline itself; write another variant"
                 yield Finding(self._at("policy", "candidate"), message)
@@ -176,16 +184,16 @@ class _RouteCheck:
             else:
                 pair = (policy.baseline, policy.candidate)
                 yield from self._bandit(policy.contest, pair, "policy", "bandit")
-        if isinstance(policy, Bandit):
+        if isinstance(policy, BanditConfig):
             yield from self._bandit(policy, self.variants, "policy")
 
-    def _guardrails(self, guardrails: Iterable[Guardrail]) -> Iterator[Finding]:
+    def _guardrails(self, guardrails: Iterable[GuardrailConfig]) -> Iterator[Finding]:
         for index, guardrail in enumerate(guardrails):
             yield from self._metric(
                 guardrail.metric, "policy", "guardrails", index, "metric", by_gateway=True
             )
 
-    def _bandit(self, policy: Bandit, variants: tuple[str, ...], *at: str) -> Iterator[Finding]:
+    def _bandit(self, policy: BanditConfig, variants: tuple[str, ...], *at: str) -> Iterator[Finding]:
         """Check a bandit section at the key path ``at``."""
         yield from self._guardrails(policy.guardrails)
         for name in policy.metrics:
@@ -208,7 +216,7 @@ class _RouteCheck:
             )
             yield Finding(self._at(*at, "prior"), message)
 
-    def _features(self, policy: Bandit) -> Iterator[Finding]:
+    def _features(self, policy: BanditConfig) -> Iterator[Finding]:
         shadows = self.route.all_shadows
         variants = sum(name not in shadows for name in self.variants)
         most = min(MOST_COLUMNS, MOST_COEFFICIENTS // max(1, variants))
@@ -293,6 +301,6 @@ _PRIOR_KEYS = {
 }
 
 
-def _fits(prior: BetaPrior | NormalPrior | GammaPrior, metric: Metric) -> bool:
-    wanted: dict[str, type] = {"real": NormalPrior, "count": GammaPrior}
-    return isinstance(prior, wanted.get(metric.type, BetaPrior))
+def _fits(prior: BetaPriorConfig | NormalPriorConfig | GammaPriorConfig, metric: MetricConfig) -> bool:
+    wanted: dict[str, type] = {"real": NormalPriorConfig, "count": GammaPriorConfig}
+    return isinstance(prior, wanted.get(metric.type, BetaPriorConfig))

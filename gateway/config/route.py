@@ -7,23 +7,23 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
-from gateway.config.part import (
+from gateway.config.model import (
+    ConfigModel,
     HeaderName,
     HeaderValue,
     HostName,
     Method,
     Name,
     OneOrMore,
-    Part,
     Path,
     Version,
 )
-from gateway.config.policy import Policy
-from gateway.config.units import Above, Amount, Count, Duration, Positive, Share, Size, Statuses
+from gateway.config.policy import PolicyConfig
+from gateway.config.units import Amount, Count, Duration, PositiveDuration, PositiveInt, Share, Size, Statuses
 from policies.comparison.bodies import Form
 
 
-class Match(Part):
+class MatchConfig(ConfigModel):
     """Conditions of a route: all must hold; the longest path wins, then the route with more conditions."""
 
     path: Path = "/"
@@ -36,7 +36,7 @@ class Match(Part):
     """Any of these values of `model` in an OpenAI body."""
 
 
-class Unit(Part):
+class UnitConfig(ConfigModel):
     """Sticky-unit key: requests with the same key stay on one variant; set exactly one source."""
 
     header: HeaderName | None = None
@@ -55,7 +55,7 @@ class Unit(Part):
         return self
 
 
-class Rewrite(Part):
+class RewriteConfig(ConfigModel):
     path: Path | None = None
     """Replaces the matched prefix."""
     version: Version | None = None
@@ -65,14 +65,14 @@ class Rewrite(Part):
     host: HostName | None = None
 
 
-class Variant(Part):
+class VariantConfig(ConfigModel):
     backend: Name
-    rewrite: Rewrite = Rewrite()
+    rewrite: RewriteConfig = RewriteConfig()
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the variant, replacing those of the client."""
 
 
-class Respond(Part):
+class RespondConfig(ConfigModel):
     """A fixed response, with at most one of ``json`` and ``text``."""
 
     status: Annotated[Count, Field(ge=200, le=599)] = 200
@@ -89,22 +89,23 @@ class Respond(Part):
         return self
 
 
-class FixedAnswer(Part):
+class FixedResponseConfig(ConfigModel):
     """A fixed response as the last entry of a fallback list."""
 
-    respond: Respond
+    respond: RespondConfig
 
 
 def _fallback_kind(value: Any) -> str:
-    return "answer" if isinstance(value, Mapping | FixedAnswer) else "variant"
+    return "response" if isinstance(value, Mapping | FixedResponseConfig) else "variant"
 
 
 FallbackEntry = Annotated[
-    Annotated[Name, Tag("variant")] | Annotated[FixedAnswer, Tag("answer")], Discriminator(_fallback_kind)
+    Annotated[Name, Tag("variant")] | Annotated[FixedResponseConfig, Tag("response")],
+    Discriminator(_fallback_kind),
 ]
 
 
-class FallbackOn(Part):
+class FallbackOnConfig(ConfigModel):
     """Failures of the assigned variant that trigger the fallback."""
 
     connect: bool = True
@@ -116,7 +117,7 @@ class FallbackOn(Part):
     status: Statuses = frozenset({500, 502, 503, 504})
 
 
-class RetryOn(Part):
+class RetryOnConfig(ConfigModel):
     """Failures that are retried at the same variant."""
 
     connect: bool = True
@@ -125,47 +126,47 @@ class RetryOn(Part):
     status: Statuses = frozenset({502, 503, 504})
 
 
-class Timeouts(Part):
-    connect: Positive = 1.0
-    first_byte: Positive = 30.0
+class TimeoutsConfig(ConfigModel):
+    connect: PositiveDuration = 1.0
+    first_byte: PositiveDuration = 30.0
     """Time from the last byte of the request to the first byte of the response."""
-    idle: Positive = 30.0
+    idle: PositiveDuration = 30.0
     """Time between two parts of the response."""
-    total: Positive | None = 300.0
+    total: PositiveDuration | None = 300.0
     """Time from the request's first byte to the response's last, over all attempts; null: no limit."""
 
 
-class Backoff(Part):
+class BackoffConfig(ConfigModel):
     """Random delay before the n-th retry, at most base · 2^(n-1) and at most max."""
 
     base: Duration = 0.025
     max: Duration = 0.25
 
 
-class Retry(Part):
+class RetryConfig(ConfigModel):
     """Retries at the same variant; a request that was not sent is always safe to retry."""
 
-    attempts: Annotated[Above, Field(le=10)] = 2
+    attempts: Annotated[PositiveInt, Field(le=10)] = 2
     """Maximum number of attempts at one variant, including the first; 1: no retries."""
-    on: RetryOn = RetryOn()
+    on: RetryOnConfig = RetryOnConfig()
     replayable: bool = False
     """Whether a request that was sent may be sent again; only for backends without side effects."""
-    backoff: Backoff = Backoff()
+    backoff: BackoffConfig = BackoffConfig()
     budget: Share = 0.2
     """Maximum number of concurrent retries, as a share of the requests in flight at the backend."""
     min: Count = 3
     """Number of concurrent retries that is always allowed, regardless of ``budget``."""
 
 
-class Hedge(Part):
+class HedgeConfig(ConfigModel):
     """A second copy of a slow request to another address; the first response is used."""
 
-    after: Positive
+    after: PositiveDuration
     max_share: Annotated[Share, Field(gt=0)] = 0.05
     """Maximum share of the route's requests that get a second copy."""
 
 
-class Comparison(Part):
+class ComparisonConfig(ConfigModel):
     """How a shadow's response is compared with the primary's."""
 
     type: Form = "auto"
@@ -179,19 +180,19 @@ class Comparison(Part):
     """Numbers a and b agree if |a - b| ≤ tolerance · max(1, |a|, |b|)."""
 
 
-class Route(Part):
-    match: Match
-    variants: Annotated[Mapping[Name, Variant], Field(min_length=1)]
-    policy: Policy
-    unit: Unit | None = None
+class RouteConfig(ConfigModel):
+    match: MatchConfig
+    variants: Annotated[Mapping[Name, VariantConfig], Field(min_length=1)]
+    policy: PolicyConfig
+    unit: UnitConfig | None = None
     """Sticky-unit key; if absent, each request is assigned independently."""
     shadows: Mapping[Name, Share] = Field(default_factory=dict)
     """Variants that receive copies of requests, in addition to the policy."""
     fallback: tuple[FallbackEntry, ...] = ()
-    fallback_on: FallbackOn = FallbackOn()
-    timeouts: Timeouts = Timeouts()
-    retry: Retry = Retry()
-    hedge: Hedge | None = None
+    fallback_on: FallbackOnConfig = FallbackOnConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    retry: RetryConfig = RetryConfig()
+    hedge: HedgeConfig | None = None
     body_limit: Size | None = None
     """Maximum size of a request body; if absent, `limits.body`."""
     buffer_limit: Size = 1024 * 1024
@@ -200,7 +201,7 @@ class Route(Part):
     """Metrics that clients may report; if absent, all."""
     forward_credentials: bool = False
     """Whether the client's gateway credential is forwarded to the backend."""
-    comparison: Comparison = Comparison()
+    comparison: ComparisonConfig = ComparisonConfig()
 
     @property
     def all_shadows(self) -> dict[str, float]:

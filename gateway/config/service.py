@@ -10,9 +10,18 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config.backend import BackendTls
-from gateway.config.part import HeaderName, HeaderValue, Name, OneOrMore, Part, Url
-from gateway.config.units import Above, ByteRate, Duration, Positive, Rate, Real, Share, Size
+from gateway.config.backend import BackendTlsConfig
+from gateway.config.model import ConfigModel, HeaderName, HeaderValue, Name, OneOrMore, Url
+from gateway.config.units import (
+    ByteRate,
+    Duration,
+    FiniteFloat,
+    PositiveDuration,
+    PositiveInt,
+    Rate,
+    Share,
+    Size,
+)
 from gateway.http.browsers import is_loopback
 
 Scope = Literal["infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin"]
@@ -60,7 +69,7 @@ def _key_set(value: str) -> str:
     raise ValueError("over plain http an attacker could replace the keys; write an https address, or a file")
 
 
-class Key(Part):
+class KeyConfig(ConfigModel):
     """An API key, stored only as a hash; ``turnout keys new`` generates both."""
 
     id: Name
@@ -77,14 +86,14 @@ class Key(Part):
         return bytes.fromhex(self.hash.removeprefix("sha256:"))
 
 
-class Jwt(Part):
+class JwtConfig(ConfigModel):
     """Tokens of an identity provider, as an alternative to keys."""
 
     issuer: str
     audience: str
     jwks: Annotated[str, AfterValidator(_key_set)]
     """The provider's public keys: an https URL (http on this machine), or a file."""
-    refresh: Positive = 300.0
+    refresh: PositiveDuration = 300.0
     """How long fetched keys are used before they are fetched again."""
     algorithms: Annotated[
         tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"], ...],
@@ -98,15 +107,15 @@ class Jwt(Part):
     """Maximum difference between the provider's clock and the gateway's."""
 
 
-class DashboardAccess(Part):
+class DashboardAccessConfig(ConfigModel):
     steer: bool = True
     """Whether a dashboard login may steer and configure, if its key may and the login requests it."""
 
 
-class Auth(Part):
-    keys: tuple[Key, ...] = ()
-    jwt: Jwt | None = None
-    dashboard: DashboardAccess = DashboardAccess()
+class AuthConfig(ConfigModel):
+    keys: tuple[KeyConfig, ...] = ()
+    jwt: JwtConfig | None = None
+    dashboard: DashboardAccessConfig = DashboardAccessConfig()
 
     @model_validator(mode="after")
     def _someone(self) -> Self:
@@ -131,7 +140,7 @@ def _origin(value: str) -> str:
     return value
 
 
-class BrowserAccess(Part):
+class BrowserAccessConfig(ConfigModel):
     """Which web pages may call a gateway without ``auth``."""
 
     hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
@@ -140,26 +149,26 @@ class BrowserAccess(Part):
     """Origins of other sites whose pages may send requests."""
 
 
-class FeedbackAccess(Part):
+class FeedbackAccessConfig(ConfigModel):
     """Rewards that web pages report."""
 
     allow_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Origins of the pages that may call `POST /-/feedback` from a browser (CORS)."""
 
 
-class ConfigAccess(Part):
+class ConfigAccessConfig(ConfigModel):
     """How the configuration may be changed while the gateway runs."""
 
     api: Literal["on", "off"] = "on"
     """``off``: only the file changes the configuration; PUT /-/config and restore return 403."""
 
 
-class Tls(Part):
+class TlsConfig(ConfigModel):
     """TLS for client connections, on every port of the gateway."""
 
     cert: str
     key: str
-    hsts: Positive | None = None
+    hsts: PositiveDuration | None = None
     """Duration for which browsers require TLS for this host name, on every port; if absent, not sent."""
     client_ca: str | None = None
     client_auth: Literal["none", "optional", "required"] = "none"
@@ -173,20 +182,20 @@ class Tls(Part):
         return self
 
 
-class Metric(Part):
+class MetricConfig(ConfigModel):
     """A reward that clients report."""
 
     type: Literal["boolean", "fraction", "real", "count"]
     goal: Literal["maximize", "minimize"] = "maximize"
-    window: Positive = 3600.0
+    window: PositiveDuration = 3600.0
     """Rewards are accepted for this long after the decision."""
     missing: Literal["ignore", "zero"] = "ignore"
     """How a decision without a value counts once the window is over."""
-    minimum: Real | None = None
+    minimum: FiniteFloat | None = None
     """Smaller values are rejected."""
-    maximum: Real | None = None
+    maximum: FiniteFloat | None = None
     """Larger values are rejected."""
-    cap: Real | None = None
+    cap: FiniteFloat | None = None
     """Larger values count as this value, so that guardrails use the exact test for bounded values."""
     description: str = ""
 
@@ -236,64 +245,64 @@ class Metric(Part):
         return self.maximum if self.maximum is not None else (1.0 if bounded else float("inf"))
 
 
-class ShadowLimits(Part):
+class ShadowLimitsConfig(ConfigModel):
     """Limits for all shadows of a gateway process together; copies above them are dropped and counted."""
 
-    waiting: Above = 256
+    waiting: PositiveInt = 256
     bytes: Size = 64 * 1024 * 1024
     """Maximum size of the bodies of copies that wait or are in flight."""
-    in_flight: Above = 64
-    timeout: Positive = 30.0
+    in_flight: PositiveInt = 64
+    timeout: PositiveDuration = 30.0
     answer: Size = 1024 * 1024
     """Maximum size of a response that is read for comparison."""
-    load: Above = 512
+    load: PositiveInt = 512
     """No copies are made while more than this many requests are in flight."""
 
 
-class Limits(Part):
-    connections: Above = 10_000
+class LimitsConfig(ConfigModel):
+    connections: PositiveInt = 10_000
     """Maximum number of client connections per gateway process."""
     head: Annotated[Size, Field(ge=1024)] = 64 * 1024
-    fields: Above = 128
+    fields: PositiveInt = 128
     target: Annotated[Size, Field(ge=64)] = 16 * 1024
     body: Size = 64 * 1024 * 1024
     """Maximum size of a request body, unless the route sets its own."""
     control_body: Size = 4 * 1024 * 1024
     """Maximum size of a request body of the gateway's own API."""
-    pipeline: Above = 16
+    pipeline: PositiveInt = 16
     """Maximum number of pipelined requests that await their response."""
-    header_timeout: Positive = 10.0
+    header_timeout: PositiveDuration = 10.0
     """Time from the first byte of a request to the end of its headers."""
-    body_timeout: Positive = 60.0
+    body_timeout: PositiveDuration = 60.0
     """Maximum pause within a request body."""
     body_min_rate: ByteRate = 1024.0
     """Minimum average rate of a request body after ``body_grace``; 0: no minimum."""
     body_grace: Duration = 10.0
-    idle_timeout: Positive = 75.0
+    idle_timeout: PositiveDuration = 75.0
     """Close a client connection after this long without a request."""
-    write_timeout: Positive = 30.0
+    write_timeout: PositiveDuration = 30.0
     """Close a client connection after this long if the client reads nothing of its response."""
-    websockets: Above = 1000
+    websockets: PositiveInt = 1000
     """Maximum number of open WebSockets; they do not count towards a backend's ``limit.in_flight``."""
-    websocket_life: Positive | None = 86_400.0
+    websocket_life: PositiveDuration | None = 86_400.0
     """Maximum lifetime of a WebSocket, which also ends with its key; null: no limit."""
-    shadow: ShadowLimits = ShadowLimits()
+    shadow: ShadowLimitsConfig = ShadowLimitsConfig()
 
 
-class Shutdown(Part):
+class ShutdownConfig(ConfigModel):
     grace: Duration = 30.0
     """How long requests in flight may take to finish after SIGTERM."""
     idle: Duration = 1.0
     """How long connections without a request stay open for requests already on their way."""
 
 
-class Record(Part):
+class RecordConfig(ConfigModel):
     enabled: bool = True
-    capacity: Above = 100_000
+    capacity: PositiveInt = 100_000
     """Maximum number of outcomes held in memory; beyond it the newest are dropped and counted."""
-    flush: Positive = 0.2
+    flush: PositiveDuration = 0.2
     """Interval at which outcomes are written."""
-    retention: Positive | None = 30 * 86400.0
+    retention: PositiveDuration | None = 30 * 86400.0
     """How long outcomes are kept; null: no limit."""
     request_ids: bool = False
     """Whether rewards may name a request by its `x-request-id`, for clients that hide response headers."""
@@ -303,19 +312,19 @@ class Record(Part):
     """Directory for rewards that arrive while the store is unavailable; read at start."""
 
 
-class Loops(Part):
-    allocation: Positive = 1.0
+class LoopsConfig(ConfigModel):
+    allocation: PositiveDuration = 1.0
     """Interval at which new rewards update the allocations."""
-    watch: Positive = 1.0
+    watch: PositiveDuration = 1.0
     """Interval at which the file and the revisions of other replicas are checked."""
 
 
-class Log(Part):
+class LogConfig(ConfigModel):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "text"
 
 
-class Traces(Part):
+class TracesConfig(ConfigModel):
     """Spans of sampled requests, sent to a collector by OTLP over HTTP."""
 
     endpoint: Url
@@ -332,13 +341,13 @@ class Traces(Part):
     """Additional resource attributes of the gateway."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers sent to the endpoint."""
-    tls: BackendTls = BackendTls()
+    tls: BackendTlsConfig = BackendTlsConfig()
     """TLS for an https endpoint."""
-    timeout: Positive = 10.0
+    timeout: PositiveDuration = 10.0
     """Timeout of one export."""
-    flush: Positive = 1.0
+    flush: PositiveDuration = 1.0
     """Maximum interval between exports; sooner if many spans wait."""
-    capacity: Above = 20_000
+    capacity: PositiveInt = 20_000
     """Maximum number of spans that wait for the collector; beyond it the newest are dropped and counted."""
 
     @property
@@ -357,7 +366,7 @@ EventKind = Literal[
 ]  # fmt: skip
 
 
-class Webhook(Part):
+class WebhookConfig(ConfigModel):
     """A receiver of events, which are posted in order and at least once each, until it accepts them."""
 
     url: Annotated[str, AfterValidator(_webhook_url)]
@@ -373,13 +382,13 @@ class Webhook(Part):
     """Signing key of `webhook-signature` (HMAC-SHA256, Standard Webhooks); if absent, no signature."""
     headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers sent with each request."""
-    timeout: Positive = 10.0
+    timeout: PositiveDuration = 10.0
     """Timeout of one request."""
 
 
-class Telemetry(Part):
-    log: Log = Log()
-    traces: Traces | None = None
+class TelemetryConfig(ConfigModel):
+    log: LogConfig = LogConfig()
+    traces: TracesConfig | None = None
 
 
 Network = Annotated[str, AfterValidator(_network)]

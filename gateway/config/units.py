@@ -236,7 +236,7 @@ Duration = Annotated[
     written(rf"(?:{_DURATION.pattern})|0+(?:\.0+)?", _ZERO, example="10m"),
 ]
 """Seconds."""
-Positive = Annotated[Duration, Field(gt=0)]
+PositiveDuration = Annotated[Duration, Field(gt=0)]
 """Seconds, more than none."""
 Share = Annotated[
     float,
@@ -258,9 +258,9 @@ Rate = Annotated[
 ]
 """Events a second, above 0."""
 Count = Annotated[int, BeforeValidator(whole), Field(ge=0)]
-Above = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+PositiveInt = Annotated[int, BeforeValidator(whole), Field(ge=1)]
 """A whole number of 1 or more."""
-Real = Annotated[float, BeforeValidator(whole)]
+FiniteFloat = Annotated[float, BeforeValidator(whole)]
 Size = Annotated[
     int, BeforeValidator(size), written(_SIZE, {"type": "integer", "minimum": 0}, example="1MiB")
 ]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
@@ -24,7 +24,7 @@ class OffPolicyDataset:
     """The decisions of one route with their rewards in one metric."""
 
     name: str
-    metric: Metric | None = None
+    metric: MetricConfig | None = None
     """Declaration of the metric; None if unknown: missing rewards then stay missing."""
     now: float = 0.0
     """Seconds since the epoch. If missing values count, decisions whose window is still open are left out, with a

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gateway.clock import Clock
 from gateway.compile.plans import plan_of, rail_of, reported
-from gateway.config.document import Bandit, Canary, Document, Guardrail
+from gateway.config.document import BanditConfig, CanaryConfig, Document, GuardrailConfig
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
@@ -54,7 +54,7 @@ class _Bound:
     """What binds one route."""
 
     baseline: str
-    guardrails: tuple[Guardrail, ...]
+    guardrails: tuple[GuardrailConfig, ...]
     fingerprint: str
     """With another one everything begins anew."""
     alpha: float = ALPHA
@@ -111,10 +111,10 @@ class Guards:
 
     def _bound(self, document: Document, name: str) -> _Bound | None:
         section = document.routes[name].policy
-        if isinstance(section, Bandit) and section.baseline is not None:
+        if isinstance(section, BanditConfig) and section.baseline is not None:
             return _Bound(section.baseline, section.guardrails, _fingerprint(section))
         move = self._allocations.overrides.get(name)
-        if not isinstance(section, Canary) or move is None or move.competing is None:
+        if not isinstance(section, CanaryConfig) or move is None or move.competing is None:
             return None
         if move.promoted or (not move.deciding and move.weight in (0.0, 1.0)):
             return None  # it has ended, or there is nobody to compare with
@@ -258,7 +258,7 @@ class Guards:
         await self._allocations.reconsider(name, f"guardrail: {variant}")
 
 
-def _fingerprint(section: Bandit | Canary, more: str = "") -> str:
+def _fingerprint(section: BanditConfig | CanaryConfig, more: str = "") -> str:
     return hashlib.sha256((section.model_dump_json() + more).encode()).hexdigest()[:16]
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, Protocol
 
-from gateway.config.backend import Backend as BackendDocument
-from gateway.config.backend import Health as HealthDocument
+from gateway.config.backend import BackendConfig, HealthConfig
 from gateway.transport.address import Address
 from gateway.transport.health import Health
 from gateway.transport.probe import ProbeRequest
@@ -30,8 +29,8 @@ class Places(Protocol):
 
     healths: dict[str, Health]
 
-    def address(self, backend: BackendDocument, place: int) -> Address: ...
-    def probe_address(self, backend: BackendDocument, place: int) -> Address: ...
+    def address(self, backend: BackendConfig, place: int) -> Address: ...
+    def probe_address(self, backend: BackendConfig, place: int) -> Address: ...
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Watched:
     """None before the first probe."""
     probing: asyncio.Task[None] | None = None
 
-    def count(self, well: bool, rule: HealthDocument) -> bool:
+    def count(self, well: bool, rule: HealthConfig) -> bool:
         """Takes a probe's result; whether the verdict changed."""
         self.good, self.bad = (self.good + 1, 0) if well else (0, self.bad + 1)
         enough = self.good >= rule.healthy if well else self.bad >= rule.unhealthy
@@ -71,7 +70,7 @@ class Probes:
             if watched.probing is not None:
                 watched.probing.cancel()
 
-    async def step(self, backends: Mapping[str, BackendDocument]) -> None:
+    async def step(self, backends: Mapping[str, BackendConfig]) -> None:
         """Starts the probes that are due; forgets addresses that are not probed any more."""
         now = perf_counter()
         wanted = {
@@ -105,7 +104,7 @@ class Probes:
             health.unwatched(key[1])
 
     async def _probe(
-        self, name: str, backend: BackendDocument, place: int, address: Address, watched: Watched
+        self, name: str, backend: BackendConfig, place: int, address: Address, watched: Watched
     ) -> None:
         rule = backend.health
         assert rule is not None
@@ -122,7 +121,7 @@ class Probes:
             watched.due = perf_counter() + rule.every * (1.0 + JITTER * (2.0 * self.random() - 1.0))
 
 
-def request(backend: BackendDocument, place: int, address: Address) -> bytes:
+def request(backend: BackendConfig, place: int, address: Address) -> bytes:
     """The bytes of a probe: the path under the backend's base path, with the fields that it always gets."""
     rule = backend.health
     assert rule is not None
@@ -133,7 +132,7 @@ def request(backend: BackendDocument, place: int, address: Address) -> bytes:
     return f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")
 
 
-async def ask(address: Address, sent: bytes, rule: HealthDocument) -> str:
+async def ask(address: Address, sent: bytes, rule: HealthConfig) -> str:
     """Sends one probe; "" when the answer is good, else what was wrong. Takes ``rule.timeout`` at most."""
     probe = ProbeRequest(sent)
     connecting = address.connect(probe)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.clock import Clock
-from gateway.config.document import Bandit, Route
+from gateway.config.document import BanditConfig, RouteConfig
 from gateway.state.base import BUCKET, Counts
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
@@ -76,10 +76,10 @@ class Ratios:
         self._requests: dict[str, _Requests] = {}
         self._units: dict[str, _Units] = {}
 
-    async def look(self, name: str, route: Route) -> tuple[SampleRatio, str] | None:
+    async def look(self, name: str, route: RouteConfig) -> tuple[SampleRatio, str] | None:
         """The test of a route so far, and what it counts; None where there is none: with `algorithm: linear`
         each request has probabilities of its own, and the record has only that of the variant it got."""
-        if isinstance(route.policy, Bandit) and route.policy.algorithm == "linear":
+        if isinstance(route.policy, BanditConfig) and route.policy.algorithm == "linear":
             return None
         found = await self._store.allocation_history(name)
         probabilities = {p.epoch: dict(p.probabilities) for p in found}
@@ -96,7 +96,7 @@ class Ratios:
             tested.ratio.add(assigned, known)
         return tested.ratio
 
-    async def _by_unit(self, name: str, route: Route, probabilities: Probabilities) -> SampleRatio:
+    async def _by_unit(self, name: str, route: RouteConfig, probabilities: Probabilities) -> SampleRatio:
         tested = await self._known(name, route)
         until = self._clock() - SETTLED
         for _ in range(AT_ONCE):
@@ -112,7 +112,7 @@ class Ratios:
             await self._keep(name, tested)
         return tested.test.ratio
 
-    async def _known(self, name: str, route: Route) -> _Units:
+    async def _known(self, name: str, route: RouteConfig) -> _Units:
         """The test as this process or, where it is new, the store has it; anew for an edited route."""
         fingerprint = hashlib.sha256(route.model_dump_json().encode()).hexdigest()[:16]
         tested = self._units.get(name)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from gateway.clock import Clock
 from gateway.compile.arrange import begun, override_of
 from gateway.compile.plans import RolloutOverride, canaries, plan_of, rail_of, reported
-from gateway.config.document import Canary, Document
+from gateway.config.document import CanaryConfig, Document
 from gateway.errors import TurnoutError
 from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
@@ -148,7 +148,7 @@ class Rollouts:
             return before.deciding != state.deciding
         return abs(self._share(name, state.candidate) - state.weight) > 1e-9
 
-    async def _look(self, name: str, section: Canary, plan: Plan, state: State) -> None:
+    async def _look(self, name: str, section: CanaryConfig, plan: Plan, state: State) -> None:
         now = self._clock()
         if now < self._resting.get(name, 0.0):
             return
@@ -168,7 +168,7 @@ class Rollouts:
         await self._event(name, plan, tick)
         self._resting[name] = now + EASE * (perf_counter() - began)
 
-    async def _tick(self, name: str, section: Canary, plan: Plan, state: State) -> Tick:
+    async def _tick(self, name: str, section: CanaryConfig, plan: Plan, state: State) -> Tick:
         judgement, samples = await self.judged(name, section, plan, state, forecast=False)
         doubt = await distrust(self._store, name, max(state.since, state.window))
         if doubt:
@@ -194,7 +194,7 @@ class Rollouts:
         return standing if standing is not None and state.candidate in standing.variants else None
 
     async def judged(
-        self, name: str, section: Canary, plan: Plan, state: State, *, forecast: bool = True
+        self, name: str, section: CanaryConfig, plan: Plan, state: State, *, forecast: bool = True
     ) -> tuple[Judgement, float]:
         """The verdicts over the current window, and the candidate's samples in it."""
         document = self._document
@@ -316,7 +316,7 @@ class Rollouts:
                 await self._emit("rollout", name, effect.as_dict())
 
     # For people -----------------------------------------------------------------------------------------
-    def _section(self, name: str) -> Canary:
+    def _section(self, name: str) -> CanaryConfig:
         document = self._document
         section = canaries(document).get(name) if document is not None else None
         if section is None:
@@ -366,6 +366,6 @@ class Rollouts:
         }
 
 
-def _blind(section: Canary, reason: str) -> Verdict:
+def _blind(section: CanaryConfig, reason: str) -> Verdict:
     rail = rail_of(section.guardrails[0]) if section.guardrails else Guardrail("error_rate", max_increase=0.0)
     return could_not_look(rail, 0.0, reason)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from gateway.clock import Clock
-from gateway.config.document import Bandit, Document, Route
+from gateway.config.document import BanditConfig, Document, RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
@@ -76,7 +76,7 @@ class Stops:
                         await self._allocations.reconsider(name, "winner")
                     await self._look(name, rule.then == "single")
 
-    async def _read(self, name: str, route: Route) -> None:
+    async def _read(self, name: str, route: RouteConfig) -> None:
         found = await self._store.load(KIND, name)
         fingerprint = _fingerprint(route)
         state = Stopped(fingerprint)
@@ -129,7 +129,7 @@ class Stops:
         return True
 
     # For people -----------------------------------------------------------------------------------------
-    async def command(self, name: str, route: Route, action: str, by: str) -> Mapping[str, Any]:
+    async def command(self, name: str, route: RouteConfig, action: str, by: str) -> Mapping[str, Any]:
         """``promote`` hands over to the winner, ``rollback`` takes that back; the state that follows. Raises
         TurnoutError (not_found, conflict)."""
         if _rule(route) is None:
@@ -186,11 +186,11 @@ class Stops:
         }
 
 
-def _rule(route: Route) -> Any:
-    return route.policy.stop if isinstance(route.policy, Bandit) else None
+def _rule(route: RouteConfig) -> Any:
+    return route.policy.stop if isinstance(route.policy, BanditConfig) else None
 
 
-def _fingerprint(route: Route) -> str:
+def _fingerprint(route: RouteConfig) -> str:
     """Changes with the policy's section and with who takes part."""
     text = route.policy.model_dump_json() + json.dumps([*route.variants, *route.all_shadows])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from typing import Any, Final
 import httpx
 
 from gateway.clock import Clock
-from gateway.config.document import Document, Webhook
+from gateway.config.document import Document, WebhookConfig
 from gateway.state.base import Event
 from gateway.state.store import DocumentStore
 
@@ -71,7 +71,7 @@ class Webhooks:
             for hook in document.webhooks:
                 await self._deliver(client, hook)
 
-    async def _deliver(self, client: httpx.AsyncClient, hook: Webhook) -> None:
+    async def _deliver(self, client: httpx.AsyncClient, hook: WebhookConfig) -> None:
         progress = self._progress.get(identity(hook)) or await self._begin(identity(hook))
         if self.clock() < progress.next_try:
             return
@@ -106,17 +106,17 @@ class Webhooks:
         else:  # another leader has been here: go on from where it is
             self._progress.pop(name, None)
 
-    def _postpone(self, hook: Webhook, progress: Progress, trouble: str) -> None:
+    def _postpone(self, hook: WebhookConfig, progress: Progress, trouble: str) -> None:
         delay = min(FIRST_DELAY_S * 2.0**progress.failures, MAX_DELAY_S)
         progress.failures += 1
         progress.next_try = self.clock() + delay
         if progress.failures in (1, 10):
             log.warning("webhook of %s: %s; next try in %g s", _host(hook), trouble, delay)
 
-    def _count(self, hook: Webhook, result: str) -> None:
+    def _count(self, hook: WebhookConfig, result: str) -> None:
         self.counts[_host(hook), result] += 1
 
-    async def _post(self, client: httpx.AsyncClient, hook: Webhook, event: Event) -> str:
+    async def _post(self, client: httpx.AsyncClient, hook: WebhookConfig, event: Event) -> str:
         """Empty, or why the event was not taken."""
         body, kind = slack(event) if hook.format == "slack" else cloud_event(event, self.source)
         headers = {"content-type": kind, **hook.headers}
@@ -129,16 +129,16 @@ class Webhooks:
         return "" if response.is_success else f"status {response.status_code}"
 
 
-def identity(hook: Webhook) -> str:
+def identity(hook: WebhookConfig) -> str:
     """A name under which a hook's progress is kept; its URL may hold a secret."""
     return hashlib.sha256(f"{hook.format} {hook.url}".encode()).hexdigest()[:32]
 
 
-def wants(hook: Webhook, event: Event) -> bool:
+def wants(hook: WebhookConfig, event: Event) -> bool:
     return event.kind in hook.events and (not hook.routes or event.route in hook.routes)
 
 
-def _host(hook: Webhook) -> str:
+def _host(hook: WebhookConfig) -> str:
     return httpx.URL(hook.url).host
 
 

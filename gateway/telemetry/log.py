@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.config.document import Log
+from gateway.config.document import LogConfig
 
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(found, default=str, ensure_ascii=False)
 
 
-def configure(settings: Log) -> None:
+def configure(settings: LogConfig) -> None:
     """Sets up the root logger of this process, in place of whatever was there."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format == "json":

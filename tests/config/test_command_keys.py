@@ -9,7 +9,7 @@ import pytest
 
 from gateway.commands import keys
 from gateway.config.apikey import key_hash, well_formed
-from gateway.config.document import Auth
+from gateway.config.document import AuthConfig
 from gateway.config.load import load
 
 
@@ -19,7 +19,7 @@ def run(*arguments: str) -> int:
     return keys.main(parser.parse_args(["new", *arguments]))
 
 
-def auth_of(line: str) -> Auth:
+def auth_of(line: str) -> AuthConfig:
     routes = (
         "routes:\n  digits: {match: {}, variants: {v: {backend: b}}, policy: {type: single, variant: v}}\n"
     )

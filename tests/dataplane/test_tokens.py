@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gateway.auth.jwt import Tokens
 from gateway.auth.principal import Authenticator
-from gateway.config.document import Jwt
+from gateway.config.document import JwtConfig
 from gateway.errors import TurnoutError
 
 NOW = 4_000_000_000.0
@@ -51,7 +51,7 @@ async def tokens(tmp_path: Path, ecdsa: ec.EllipticCurvePrivateKey) -> Tokens:
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [public(ecdsa, "one")]}))
     found = Tokens(
-        Jwt(
+        JwtConfig(
             issuer=GOOD["iss"],
             audience="turnout",
             jwks=str(path),
@@ -211,11 +211,11 @@ async def test_a_provider_can_not_fill_the_memory(tokens: Tokens, ecdsa: Any) ->
 def test_keys_come_over_https_or_from_a_file(place: str) -> None:
     """S29: whoever is between could sign for anybody."""
     with pytest.raises(ValueError, match="write an https address, or a file"):
-        Jwt(issuer="i", audience="a", jwks=place)
+        JwtConfig(issuer="i", audience="a", jwks=place)
 
 
 @pytest.mark.parametrize(
     "place", ["https://id.example.com/jwks", "http://127.0.0.1:8000/jwks", "keys/jwks.json"]
 )
 def test_where_keys_may_be(place: str) -> None:
-    assert Jwt(issuer="i", audience="a", jwks=place).jwks == place
+    assert JwtConfig(issuer="i", audience="a", jwks=place).jwks == place

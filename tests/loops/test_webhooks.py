@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.document import Document, Webhook
+from gateway.config.document import Document, WebhookConfig
 from gateway.loops.webhooks import Webhooks, sentence
 from gateway.state.base import Event
 from gateway.state.sqlite import SqliteStore
@@ -74,7 +74,7 @@ def now() -> Now:
     return Now()
 
 
-def hooks(*given: Webhook) -> Document:
+def hooks(*given: WebhookConfig) -> Document:
     return Document(webhooks=given)
 
 
@@ -87,7 +87,7 @@ async def tell(store: Store, now: Now, kind: str = "alarm", route: str = "digits
 
 
 async def test_an_event_is_a_signed_cloud_event(store: Store, now: Now, receiver: Receiver) -> None:
-    document = hooks(Webhook(url=receiver.url, secret=SECRET, headers={"x-team": "ml"}))
+    document = hooks(WebhookConfig(url=receiver.url, secret=SECRET, headers={"x-team": "ml"}))
     webhooks = sender(store, now)
     await webhooks.step(document)
     event = await tell(store, now, code="no_rewards", message="Nothing came")
@@ -115,7 +115,7 @@ async def test_only_what_a_hook_asks_for_and_nothing_of_before(
 ) -> None:
     await tell(store, now, number=0)
     now.time += 1
-    document = hooks(Webhook(url=receiver.url, events=("alarm", "rollout"), routes=("digits",)))
+    document = hooks(WebhookConfig(url=receiver.url, events=("alarm", "rollout"), routes=("digits",)))
     webhooks = sender(store, now)
     await webhooks.step(document)
     await tell(store, now, number=1)
@@ -130,7 +130,7 @@ async def test_only_what_a_hook_asks_for_and_nothing_of_before(
 async def test_a_receiver_that_fails_gets_everything_later_in_order(
     store: Store, now: Now, receiver: Receiver
 ) -> None:
-    document = hooks(Webhook(url=receiver.url))
+    document = hooks(WebhookConfig(url=receiver.url))
     webhooks = sender(store, now)
     await webhooks.step(document)
     receiver.status = 503
@@ -151,8 +151,8 @@ async def test_a_receiver_that_fails_gets_everything_later_in_order(
 
 
 async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, receiver: Receiver) -> None:
-    dead = Webhook(url="http://127.0.0.1:1/hook")
-    document = hooks(dead, Webhook(url=receiver.url))
+    dead = WebhookConfig(url="http://127.0.0.1:1/hook")
+    document = hooks(dead, WebhookConfig(url=receiver.url))
     webhooks = sender(store, now)
     await webhooks.step(document)
     await tell(store, now, number=0)
@@ -164,7 +164,7 @@ async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, recei
 async def test_another_leader_goes_on_where_the_last_one_stopped(
     store: Store, now: Now, receiver: Receiver
 ) -> None:
-    document = hooks(Webhook(url=receiver.url))
+    document = hooks(WebhookConfig(url=receiver.url))
     first, second = sender(store, now), sender(store, now)
     await first.step(document)
     for number in range(3):
@@ -180,7 +180,7 @@ async def test_another_leader_goes_on_where_the_last_one_stopped(
 
 
 async def test_many_events_are_all_delivered(store: Store, now: Now, receiver: Receiver) -> None:
-    document = hooks(Webhook(url=receiver.url))
+    document = hooks(WebhookConfig(url=receiver.url))
     webhooks = sender(store, now)
     await webhooks.step(document)
     for number in range(250):
@@ -191,7 +191,7 @@ async def test_many_events_are_all_delivered(store: Store, now: Now, receiver: R
 
 
 async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver) -> None:
-    document = hooks(Webhook(url=receiver.url, format="slack"))
+    document = hooks(WebhookConfig(url=receiver.url, format="slack"))
     webhooks = sender(store, now)
     await webhooks.step(document)
     await tell(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
@@ -14,7 +14,7 @@ def record(about: Outcome, *rewards: Reward) -> DecisionRecord:
 
 
 def value(
-    about: Outcome, *rewards: Reward, metric: Metric | None = None, now: float = T0 + 1e6
+    about: Outcome, *rewards: Reward, metric: MetricConfig | None = None, now: float = T0 + 1e6
 ) -> float | None:
     dataset = OffPolicyDataset("correct", metric, now)
     dataset.add([record(about, *rewards)])
@@ -22,7 +22,7 @@ def value(
     return row.reward
 
 
-ZERO = Metric(type="boolean", missing="zero", window=60.0)
+ZERO = MetricConfig(type="boolean", missing="zero", window=60.0)
 
 
 def test_a_row_says_who_was_assigned_how_likely_and_what_came() -> None:
@@ -47,7 +47,7 @@ def test_nothing_reported_or_retracted_is_no_reward() -> None:
     about = outcome()
     assert value(about) is None
     assert value(about, reward(None, of=about)) is None
-    assert value(about, metric=Metric(type="boolean")) is None
+    assert value(about, metric=MetricConfig(type="boolean")) is None
 
 
 def test_a_rescue_is_not_credited() -> None:
@@ -59,7 +59,7 @@ def test_a_rescue_is_not_credited() -> None:
 def test_a_missing_value_counts_as_the_metric_says() -> None:
     assert value(outcome(), metric=ZERO) == 0.0
     assert value(outcome(), reward(None, of=outcome()), metric=ZERO) == 0.0
-    complaints = Metric(type="boolean", goal="minimize", missing="zero", window=60.0)
+    complaints = MetricConfig(type="boolean", goal="minimize", missing="zero", window=60.0)
     assert value(outcome(), metric=complaints) == 0.0
     assert value(outcome(error="timeout", served=""), metric=complaints) == 1.0
 

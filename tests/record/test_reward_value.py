@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
 from gateway.ingest.reward_value import reward_value
@@ -22,10 +22,10 @@ from policies.allocation.model import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 METRICS = {
-    "correct": Metric(type="boolean", missing="zero", window=60.0),
-    "complaint": Metric(type="boolean", goal="minimize", missing="zero", window=60.0),
-    "revenue": Metric(type="real", missing="zero", window=600.0),
-    "rating": Metric(type="fraction"),
+    "correct": MetricConfig(type="boolean", missing="zero", window=60.0),
+    "complaint": MetricConfig(type="boolean", goal="minimize", missing="zero", window=60.0),
+    "revenue": MetricConfig(type="real", missing="zero", window=600.0),
+    "rating": MetricConfig(type="fraction"),
 }
 
 

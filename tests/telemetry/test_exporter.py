@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from benchmarks.children import free_port
-from gateway.config.document import Traces
+from gateway.config.document import TracesConfig
 from gateway.telemetry.tracing import exporter as module
 from gateway.telemetry.tracing.context import Context
 from gateway.telemetry.tracing.exporter import Exporter
@@ -36,7 +36,7 @@ async def exporting(to: Collector | int, **options: Any) -> AsyncIterator[Export
     """An exporter at work; afterwards every span that it was offered is accounted for."""
     port = to if isinstance(to, int) else to.port
     given = {"endpoint": f"http://127.0.0.1:{port}", "flush": 0.02, **options}
-    made = Exporter(Traces.model_validate(given), counts=Counter(), chance=lambda: 0.5)
+    made = Exporter(TracesConfig.model_validate(given), counts=Counter(), chance=lambda: 0.5)
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -295,7 +295,7 @@ async def test_what_cannot_be_built_does_not_stop_the_others(
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_it_ends_when_it_is_told_to_in_the_moment_in_which_it_wakes(turns: int) -> None:
-    given = Traces.model_validate({"endpoint": f"http://127.0.0.1:{free_port()}", "flush": 60.0})
+    given = TracesConfig.model_validate({"endpoint": f"http://127.0.0.1:{free_port()}", "flush": 60.0})
     made = Exporter(given, counts=Counter(), chance=lambda: 0.5)
     task = asyncio.create_task(made.run())
     await asyncio.sleep(0.01)

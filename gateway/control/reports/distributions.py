@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.record.histogram import quantile
 from gateway.state.base import Counts
 from policies.allocation.model import RewardSums
@@ -25,7 +25,7 @@ _TAIL: Final = 0.001
 
 def distributions(
     variants: Sequence[str],
-    declared: Mapping[str, Metric],
+    declared: Mapping[str, MetricConfig],
     sums: Mapping[tuple[str, str], RewardSums],
     counts: Mapping[str, Counts],
 ) -> Json:
@@ -40,7 +40,7 @@ def distributions(
 
 
 def _densities(
-    variants: Sequence[str], name: str, metric: Metric, sums: Mapping[tuple[str, str], RewardSums]
+    variants: Sequence[str], name: str, metric: MetricConfig, sums: Mapping[tuple[str, str], RewardSums]
 ) -> Json | None:
     known = {v: found for v in variants if (found := sums.get((v, name))) is not None and found.count >= 2}
     if not known:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.ingest.evidence import Rewarded
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Standing, assess
@@ -89,7 +89,7 @@ def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
 def standings(
     plan: Plan,
     variants: Sequence[str],
-    declared: Mapping[str, Metric],
+    declared: Mapping[str, MetricConfig],
     sums: Mapping[tuple[str, str], RewardSums],
     discounted: Mapping[tuple[str, str], Discounted],
 ) -> Standings:
@@ -130,7 +130,7 @@ def _written(objectives: Sequence[Objective]) -> str:
 
 
 def _by_first_metric(
-    variants: Sequence[str], declared: Mapping[str, Metric], sums: Mapping[tuple[str, str], RewardSums]
+    variants: Sequence[str], declared: Mapping[str, MetricConfig], sums: Mapping[tuple[str, str], RewardSums]
 ) -> Standings:
     for name, metric in declared.items():
         taking_part = [v for v in variants if sums.get((v, name), _NO_SUMS).count > 0]

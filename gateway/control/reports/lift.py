@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
@@ -40,7 +40,7 @@ class Comparisons:
     def of(
         cls,
         variants: Sequence[str],
-        declared: Mapping[str, Metric],
+        declared: Mapping[str, MetricConfig],
         counts: Mapping[str, Counts],
         sums: Mapping[tuple[str, str], RewardSums],
     ) -> Comparisons:

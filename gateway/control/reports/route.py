@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.compile.plans import plan, reported
-from gateway.config.document import Canary, Document, Metric, Policy, Route
+from gateway.config.document import CanaryConfig, Document, MetricConfig, PolicyConfig, RouteConfig
 from gateway.config.policy import bandit_of
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
@@ -140,7 +140,7 @@ def report(
     }
 
 
-def used(route: Route) -> list[str]:
+def used(route: RouteConfig) -> list[str]:
     """Return the metrics that the route names: in its policy, its guardrails and `feedback`."""
     bandit = bandit_of(route.policy)
     named = [*(route.feedback or ()), *(bandit.metrics if bandit is not None else ())]
@@ -150,27 +150,27 @@ def used(route: Route) -> list[str]:
     ]
 
 
-def _baseline(route: Route) -> str:
+def _baseline(route: RouteConfig) -> str:
     """The default baseline of comparisons."""
     return getattr(route.policy, "baseline", None) or next(iter(route.variants))
 
 
-def _standings(compared: Comparisons, declared: Mapping[str, Metric]) -> dict[str, Json]:
+def _standings(compared: Comparisons, declared: Mapping[str, MetricConfig]) -> dict[str, Json]:
     found = {metric: compared.standing(metric) for metric in declared}
     return {metric: standing for metric, standing in found.items() if standing is not None}
 
 
-def _roles(policy: Policy) -> Json:
+def _roles(policy: PolicyConfig) -> Json:
     """The roles of the variants in the policy."""
-    stages = policy.stages if isinstance(policy, Canary) else ()
+    stages = policy.stages if isinstance(policy, CanaryConfig) else ()
     return {
         "baseline": getattr(policy, "baseline", None),
-        "candidate": policy.candidate if isinstance(policy, Canary) else None,
+        "candidate": policy.candidate if isinstance(policy, CanaryConfig) else None,
         "stages": [{"weight": s.weight, "for": s.for_, "min_samples": s.min_samples} for s in stages] or None,
     }
 
 
-def described(metric: Metric) -> Json:
+def described(metric: MetricConfig) -> Json:
     return {
         "type": metric.type,
         "goal": metric.goal,
@@ -180,7 +180,9 @@ def described(metric: Metric) -> Json:
     }
 
 
-def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, standing: Standings) -> Json:
+def _variant(
+    variant: str, declared: Mapping[str, MetricConfig], evidence: Evidence, standing: Standings
+) -> Json:
     counts = evidence.counts.get(variant, _NO_COUNTS)
     return {
         "assigned": counts.assigned,
@@ -199,7 +201,7 @@ def _variant(variant: str, declared: Mapping[str, Metric], evidence: Evidence, s
 
 
 def rewards(
-    variant: str, declared: Mapping[str, Metric], found: Mapping[tuple[str, str], Rewarded]
+    variant: str, declared: Mapping[str, MetricConfig], found: Mapping[tuple[str, str], Rewarded]
 ) -> dict[str, Json]:
     return {
         name: reward_estimate(m.type, found.get((variant, name), _NOTHING)) for name, m in declared.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
-from gateway.config.document import Metric
+from gateway.config.document import MetricConfig
 from gateway.control.reports.estimates import reward_estimate
 from gateway.control.reports.route import error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
@@ -37,7 +37,7 @@ def step_for(span: float, wanted: float | None = None) -> float:
 
 def series(
     variants: Sequence[str],
-    declared: Mapping[str, Metric],
+    declared: Mapping[str, MetricConfig],
     buckets: Iterable[RewardedBucket],
     before: Mapping[Key, Rewarded],
     window: float,
@@ -64,7 +64,7 @@ def series(
 
 
 def _shares(
-    declared: Mapping[str, Metric], buckets: Sequence[RewardedBucket], before: Mapping[Key, Rewarded]
+    declared: Mapping[str, MetricConfig], buckets: Sequence[RewardedBucket], before: Mapping[Key, Rewarded]
 ) -> dict[str, float]:
     """Observations per value, by metric."""
     earlier = [{metric: one} for (_, metric), one in before.items()]
@@ -92,7 +92,7 @@ class _Totals:
     def take(self, buckets: Iterable[RewardedBucket]) -> None:
         self.add(buckets, -1)
 
-    def estimates(self, variant: str, declared: Mapping[str, Metric]) -> Json:
+    def estimates(self, variant: str, declared: Mapping[str, MetricConfig]) -> Json:
         found = {name: self.rewards.get((variant, name), _NOTHING) for name in declared}
         return _estimates(found, declared, self.shares)
 
@@ -110,7 +110,7 @@ def _by_start(buckets: Iterable[RewardedBucket]) -> list[tuple[float, list[Rewar
 def _bucket(
     start: float,
     variants: Sequence[str],
-    declared: Mapping[str, Metric],
+    declared: Mapping[str, MetricConfig],
     buckets: Sequence[RewardedBucket],
     to_date: _Totals,
     rolling: _Totals,
@@ -136,7 +136,7 @@ def _bucket(
 
 def _variant(
     buckets: Sequence[RewardedBucket],
-    declared: Mapping[str, Metric],
+    declared: Mapping[str, MetricConfig],
     total: int,
     expected: float,
     shares: Mapping[str, float],
@@ -159,7 +159,7 @@ def _variant(
 
 
 def _estimates(
-    found: Mapping[str, Rewarded], declared: Mapping[str, Metric], shares: Mapping[str, float] | None
+    found: Mapping[str, Rewarded], declared: Mapping[str, MetricConfig], shares: Mapping[str, float] | None
 ) -> Json:
     """The reward estimates; omits metrics without data."""
     return {

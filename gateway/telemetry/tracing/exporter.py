@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.clock import Chance
-from gateway.config.document import Traces
+from gateway.config.document import TracesConfig
 from gateway.config.files import client_context
 from gateway.telemetry.tracing.spans import Spans
 from gateway.telemetry.tracing.trace import Traced
@@ -42,7 +42,7 @@ LONGEST_ANSWER: Final = 65_536
 class Exporter:
     """Delivers the spans of one process, by one configuration's ``telemetry.traces``."""
 
-    def __init__(self, settings: Traces, *, counts: Counter[str], chance: Chance) -> None:
+    def __init__(self, settings: TracesConfig, *, counts: Counter[str], chance: Chance) -> None:
         """``counts``: by offered | exported | rejected | failed | dropped; shared with later exporters."""
         self.settings = settings
         self.counts = counts

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 
 from gateway.clock import Chance, Clock
-from gateway.config.document import Traces as Settings
+from gateway.config.document import TracesConfig
 from gateway.dataplane.tracing import Tracing
 from gateway.telemetry.tracing.exporter import Exporter
 
@@ -27,7 +27,7 @@ class Traces:
         self._tasks: dict[Exporter, asyncio.Task[None]] = {}
         """What each exporter is at: delivering, or its end."""
 
-    def prepare(self, settings: Settings | None) -> tuple[Exporter | None, Tracing | None]:
+    def prepare(self, settings: TracesConfig | None) -> tuple[Exporter | None, Tracing | None]:
         """What delivers spans with ``settings``, and what the snapshot gets; changes nothing."""
         if settings is None:
             return None, None

@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 
 
-class Part(BaseModel):
+class ConfigModel(BaseModel):
     """A section of the document. Unknown keys are faults and nothing changes after load."""
 
     model_config = ConfigDict(
