@@ -37,12 +37,13 @@ class Pages:
         return as_json({"live": True})
 
     def ready(self, draining: bool) -> Response:
-        reason = self._unready(draining)
+        reason = self.unready(draining)
         if reason:
             return as_json({"ready": False, "error": reason}, 503)
         return as_json({"ready": True})
 
-    def _unready(self, draining: bool) -> str:
+    def unready(self, draining: bool) -> str:
+        """Why the server is not ready; "" if it is."""
         if draining:
             return "the server is shutting down"
         if self._registry.loading:

@@ -86,6 +86,16 @@ class Registry:
                 return served
         raise self._absent(model, name, version)
 
+    def ready(self, name: str) -> bool | None:
+        """Whether the model ``name`` is served; None if there is no such model."""
+        try:
+            self.find(name)
+        except Unavailable:
+            return False
+        except NotFound:
+            return None
+        return True
+
     def _absent(self, model: Model | None, name: str, version: str) -> NotFound | Unavailable:
         if self.loading and (model is None or not (model.versions or model.faults)):
             return Unavailable("the models are still being loaded; try again as Retry-After says")

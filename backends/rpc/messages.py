@@ -1,4 +1,5 @@
-"""The protocol's messages, built from the table below; numbers as in Triton's `grpc_service.proto`."""
+"""The protocols' messages, built from tables; numbers as in Triton's `grpc_service.proto` and `model_config.proto`, and
+in gRPC's `health.proto`. An enum is an int32 here, which is what it is on the wire."""
 
 from __future__ import annotations
 
@@ -53,17 +54,35 @@ ModelStatistics: name 1 string, version 2 string, last_inference 3 uint64, infer
 execution_count 5 uint64, inference_stats 6 InferStatistics, batch_stats 7 InferBatchStatistics*
 ModelStatisticsRequest: name 1 string, version 2 string
 ModelStatisticsResponse: model_stats 1 ModelStatistics*
+ModelInput: name 1 string, data_type 2 int32, dims 4 int64*
+ModelOutput: name 1 string, data_type 2 int32, dims 3 int64*
+ModelInstanceGroup: count 2 int32, gpus 3 int32*, kind 4 int32
+ModelDynamicBatching: max_queue_delay_microseconds 2 uint64
+ModelConfig: name 1 string, platform 2 string, max_batch_size 4 int32, input 5 ModelInput*, \
+output 6 ModelOutput*, instance_group 7 ModelInstanceGroup*, dynamic_batching 11 ModelDynamicBatching, \
+ensemble_scheduling 15 ModelEnsembling
+ModelEnsembling: step 1 EnsembleStep*
+EnsembleStep: model_name 1 string, model_version 2 int64, input_map 3 NameEntry*, output_map 4 NameEntry*
+NameEntry: key 1 string, value 2 string
+ModelConfigRequest: name 1 string, version 2 string
+ModelConfigResponse: config 1 ModelConfig
 """
 """Message: field number type, …; ``*`` repeated, ``?`` of which at most one is set. A map is a repeated
 entry of key and value, which is what it is on the wire."""
+HEALTH_PACKAGE: Final = "grpc.health.v1"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+_HEALTH_MESSAGES: Final = """
+HealthCheckRequest: service 1 string
+HealthCheckResponse: status 1 int32
+"""
 _FIELD: Final = re.compile(r"(\w+) (\d+) (\w+)([*?]?)")
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
+def _file(package: str, table: str) -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto(
-        name="turnout/inference.proto", package=PACKAGE, syntax="proto3"
+        name=f"turnout/{package}.proto", package=package, syntax="proto3"
     )
-    for line in _MESSAGES.strip().splitlines():
+    for line in table.strip().splitlines():
         name, _, fields = line.partition(":")
         message = file.message_type.add(name=name)
         if "?" in fields:
@@ -72,7 +91,7 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
             added = message.field.add(name=field, number=int(number), json_name=field)
             added.label = added.LABEL_REPEATED if mark == "*" else added.LABEL_OPTIONAL
             if kind[0].isupper():
-                added.type, added.type_name = added.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
+                added.type, added.type_name = added.TYPE_MESSAGE, f".{package}.{kind}"
             else:
                 added.type = getattr(added, f"TYPE_{kind.upper()}")
             if mark == "?":
@@ -80,15 +99,17 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
     return file
 
 
-def _classes() -> dict[str, Any]:
+def _classes(package: str, table: str) -> dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()  # its own: a client in the same process has these names, too
-    pool.Add(_file())
-    names = [line.partition(":")[0] for line in _MESSAGES.strip().splitlines()]
+    pool.Add(_file(package, table))
+    names = [line.partition(":")[0] for line in table.strip().splitlines()]
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
         for name in names
     }
 
 
-MESSAGES: Final[dict[str, Any]] = _classes()
-"""The message classes by name."""
+MESSAGES: Final[dict[str, Any]] = _classes(PACKAGE, _MESSAGES)
+"""The message classes of the Open Inference Protocol by name."""
+HEALTH_MESSAGES: Final[dict[str, Any]] = _classes(HEALTH_PACKAGE, _HEALTH_MESSAGES)
+"""Those of gRPC's health protocol."""

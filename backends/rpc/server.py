@@ -13,11 +13,13 @@ import orjson
 from google.protobuf.json_format import ParseDict
 
 from backends.batching.entry import FutureEntry
+from backends.config import ModelConfig
 from backends.datatypes import DATATYPES
 from backends.errors import InvalidInput, ServerError
 from backends.http.message import Response
 from backends.pages import Pages
 from backends.registry import Registry
+from backends.rpc.health import Health
 from backends.rpc.messages import MESSAGES, SERVICE
 from backends.wire.tensors import to_bytes
 
@@ -45,6 +47,27 @@ CONTENTS: Final = {
     "BYTES": "bytes_contents",
 }
 
+_NAMES: Final = (
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BYTES",
+    "BF16",
+)
+DATA_TYPES: Final = {name: number for number, name in enumerate(_NAMES, start=1)}
+"""Numbers of Triton's enum ``DataType``, by the protocol's name."""
+KINDS: Final = {"KIND_AUTO": 0, "KIND_GPU": 1, "KIND_CPU": 2}
+"""Numbers of Triton's enum ``ModelInstanceGroup.Kind``."""
+
 
 class GrpcServer:
     """Listens on a port of its own, over the same models."""
@@ -55,8 +78,9 @@ class GrpcServer:
         self._draining = draining
         options = [("grpc.max_receive_message_length", max_body), ("grpc.max_send_message_length", -1)]
         self._server = grpc.aio.server(options=options)
+        health = Health(lambda: not pages.unready(draining()), registry.ready)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._methods()),)
+            (grpc.method_handlers_generic_handler(SERVICE, self._methods()), health.handler())
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -79,6 +103,7 @@ class GrpcServer:
             "ServerMetadata": lambda _: self._pages.server(),
             "ModelReady": lambda asked: self._pages.model_ready(asked.name, asked.version),
             "ModelMetadata": lambda asked: self._pages.metadata(asked.name, asked.version),
+            "ModelConfig": self._config,
             "ModelStatistics": lambda asked: self._pages.stats(asked.name, asked.version),
             "RepositoryIndex": lambda asked: self._pages.index(orjson.dumps({"ready": asked.ready})),
             "RepositoryModelLoad": lambda asked: self._change(asked, "load"),
@@ -92,6 +117,9 @@ class GrpcServer:
             response_serializer=MESSAGES["ModelStreamInferResponse"].SerializeToString,
         )
         return methods
+
+    def _config(self, asked: Any) -> Any:
+        return config_message(self._registry.find(asked.name, asked.version).config)
 
     async def _change(self, asked: Any, action: str) -> Response:
         body = orjson.dumps({"parameters": {"given": True}} if getattr(asked, "parameters", None) else {})
@@ -129,6 +157,36 @@ class GrpcServer:
             response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=array.shape)
             response.raw_output_contents.append(to_bytes(spec.datatype, array))
         return response
+
+
+def config_message(config: ModelConfig) -> Any:
+    """The configuration as Triton's ``ModelConfigResponse``."""
+    response = MESSAGES["ModelConfigResponse"]()
+    message = response.config
+    message.name, message.platform, message.max_batch_size = (
+        config.name,
+        config.platform,
+        config.max_batch_size,
+    )
+    for tensors, described in ((config.input, message.input), (config.output, message.output)):
+        for tensor in tensors:
+            described.add(name=tensor.name, data_type=DATA_TYPES[tensor.datatype.name], dims=tensor.dims)
+    for group in config.instance_group:
+        message.instance_group.add(count=group.count, gpus=group.gpus, kind=KINDS[group.kind])
+    steps = config.ensemble_scheduling
+    if steps is None:
+        message.dynamic_batching.max_queue_delay_microseconds = (
+            config.dynamic_batching.max_queue_delay_microseconds
+        )
+        return response
+    for step in steps.step:
+        added = message.ensemble_scheduling.step.add(
+            model_name=step.model_name, model_version=step.model_version
+        )
+        for names, described in ((step.input_map, added.input_map), (step.output_map, added.output_map)):
+            for key, value in names.items():
+                described.add(key=key, value=value)
+    return response
 
 
 def as_http(request: Any) -> tuple[bytes, bytes]:

@@ -14,11 +14,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from backends.datatypes import DATATYPES
 from backends.rpc.messages import MESSAGES
+from backends.rpc.server import DATA_TYPES
 from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_echo, write_picky, write_sleeper
 
@@ -129,6 +130,50 @@ def test_the_other_calls(client: triton.InferenceServerClient) -> None:
     assert client.is_model_ready("picky")
 
 
+def test_a_models_configuration_is_tritons(client: triton.InferenceServerClient) -> None:
+    config = client.get_model_config("echo_BF16").config
+    assert (config.name, config.platform, config.max_batch_size) == ("echo_BF16", "pytorch_module", 8)
+    (input_,), (output,) = config.input, config.output
+    assert (input_.name, input_.data_type, list(input_.dims)) == ("x", model_config_pb2.TYPE_BF16, [2])
+    assert (output.name, output.data_type, list(output.dims)) == ("y", model_config_pb2.TYPE_BF16, [2])
+    assert [(group.count, group.kind) for group in config.instance_group] == [(1, 0)]
+    numbers = {name.removeprefix("TYPE_"): n for name, n in model_config_pb2.DataType.items() if n}
+    numbers["BYTES"] = numbers.pop("STRING")
+    assert numbers == DATA_TYPES
+
+
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = (b"\x08%c" % status for status in (1, 2, 3))
+"""The responses of gRPC's health protocol, as they are on the wire."""
+
+
+def health(channel: grpc.Channel, service: str) -> bytes:
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    asked = service.encode()
+    response: bytes = check(b"\x0a%c%b" % (len(asked), asked), timeout=30)
+    return response
+
+
+def test_health_as_a_grpc_probe_asks(address: str, client: triton.InferenceServerClient) -> None:
+    with grpc.insecure_channel(address) as channel:
+        assert health(channel, "") == SERVING
+        assert health(channel, "inference.GRPCInferenceService") == SERVING
+        assert health(channel, "picky") == SERVING
+        with pytest.raises(grpc.RpcError, match="no service or model 'absent'") as caught:
+            health(channel, "absent")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        watched = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\x05picky", timeout=60)
+        assert next(watched) == SERVING
+        client.unload_model("picky")
+        assert next(watched) == NOT_SERVING
+        assert health(channel, "picky") == NOT_SERVING
+        client.load_model("picky")
+        assert next(watched) == SERVING
+        watched.cancel()
+        unknown = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\x06absent", timeout=60)
+        assert next(unknown) == SERVICE_UNKNOWN
+        unknown.cancel()
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "code", "message"),
     [
@@ -188,13 +233,21 @@ def test_a_stream_answers_in_order_and_survives_errors(client: triton.InferenceS
 
 def test_field_numbers_are_tritons() -> None:
     """The table is checked against the descriptors that Triton's client was generated with."""
-    theirs = {**service_pb2.DESCRIPTOR.message_types_by_name}
+    theirs = {
+        **service_pb2.DESCRIPTOR.message_types_by_name,
+        **model_config_pb2.DESCRIPTOR.message_types_by_name,
+    }
     for message in list(theirs.values()):
         theirs.update(message.nested_types_by_name)
+    theirs["EnsembleStep"] = theirs["Step"]
+    enum, int32 = model_config_pb2.ModelInput.DESCRIPTOR.fields_by_name["data_type"].type, 5
     for name, ours in MESSAGES.items():
-        if name == "ParameterEntry":
+        if name in ("ParameterEntry", "NameEntry"):
             continue
         for field in ours.DESCRIPTOR.fields:
             other = theirs[name].fields_by_name[field.name]
-            assert (field.number, field.type) == (other.number, other.type), f"{name}.{field.name}"
+            assert (field.number, field.type) == (
+                other.number,
+                int32 if other.type == enum else other.type,
+            ), f"{name}.{field.name}"
             assert field.is_repeated == other.is_repeated, f"{name}.{field.name}"
