@@ -1,4 +1,4 @@
-"""Logging: one line an event, as text for people or as JSON for collectors."""
+"""Logging with one line per event, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any, Final
 
 from gateway.config.document import LogConfig
 
-_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_KEYS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object; what was passed as ``extra`` becomes fields of it."""
+    """Formats a record as one JSON object, with the keys of ``extra`` as fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
         }
-        found.update({key: value for key, value in vars(record).items() if key not in _OWN})
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD_KEYS})
         if record.exc_info:
-            found["exception"] = self.formatException(record.exc_info)
-        return json.dumps(found, default=str, ensure_ascii=False)
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
 def configure(settings: LogConfig) -> None:
-    """Sets up the root logger of this process, in place of whatever was there."""
+    """Configure the root logger of this process, replacing its handlers."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format == "json":
         handler.setFormatter(JsonFormatter())
@@ -40,8 +40,8 @@ def configure(settings: LogConfig) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    # uvicorn's own start and stop lines are ours to tell.
+    # The gateway logs its own start and stop.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    # httpx tells each request that it makes.
+    # httpx logs every request that it makes.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("httpcore").setLevel(logging.WARNING)

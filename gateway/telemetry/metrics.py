@@ -1,7 +1,7 @@
-"""Prometheus metrics. The hot path touches none of them: the recorder hands over whole batches.
+"""Prometheus metrics, updated from batches of the record and not by each request.
 
-With several workers prometheus_client's multiprocess mode keeps each worker's values in files of a
-directory (PROMETHEUS_MULTIPROC_DIR), so that a scrape of any worker sees all of them.
+With several workers, prometheus_client's multiprocess mode keeps the values of each in files of a directory
+(PROMETHEUS_MULTIPROC_DIR), so that a scrape of any worker covers all of them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from gateway import build
 from gateway.record.events import BLAMELESS, Outcome, Shadowed, columns, grouped
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # no query asks when a series began
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each metric, without use
 
-LATENCY_BUCKETS: Final = (
+LATENCY_BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
-OVERHEAD_BUCKETS: Final = (
+OVERHEAD_BUCKETS_S: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0,
 )  # fmt: skip
 
@@ -48,7 +48,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._process = CollectorRegistry()
-        """CPU, memory and files of the process. With several workers a scrape would show any one of them: left out."""
+        """CPU, memory and files of the process; not shown with several workers, where it would be any one of them."""
         ProcessCollector(registry=self._process)
         labels = ("route", "variant")
         r = self.registry
@@ -66,22 +66,22 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "turnout_fallbacks_total",
-            "Requests answered by another than the assigned variant.",
+            "Requests served by another variant than the assigned one.",
             labels,
             registry=r,
         )
         self.latency = Histogram(
             "turnout_request_duration_seconds",
-            "From a request's first byte to its answer's last, by the variant that answered.",
+            "Time from a request's first byte to its response's last, by the variant that served it.",
             labels,
-            buckets=LATENCY_BUCKETS,
+            buckets=LATENCY_BUCKETS_S,
             registry=r,
         )
         self.overhead = Histogram(
             "turnout_gateway_duration_seconds",
             "Time spent inside the gateway for a request.",
             ("route",),
-            buckets=OVERHEAD_BUCKETS,
+            buckets=OVERHEAD_BUCKETS_S,
             registry=r,
         )
         self.refusals = Counter(
@@ -98,7 +98,7 @@ class Metrics:
         )
         self.rewards = Counter(
             "turnout_rewards_total",
-            "Reported values, by what became of them.",
+            "Reported values, by result.",
             ("result",),
             registry=r,
         )
@@ -110,7 +110,7 @@ class Metrics:
         )
         self.agreement = Counter(
             "turnout_shadow_agreement_total",
-            "Compared answers of shadows, by whether they agree with the primary's.",
+            "Compared responses of shadows, by whether they agree with the primary's.",
             ("route", "shadow", "agrees"),
             registry=r,
         )
@@ -144,7 +144,7 @@ class Metrics:
             "turnout_client_connections", "Open client connections.", registry=r, multiprocess_mode="livesum"
         )
         self.in_flight = Gauge(
-            "turnout_backend_in_flight", "Requests under way at an address.", ("backend", "address"), registry=r,
+            "turnout_backend_in_flight", "Requests in flight at an address.", ("backend", "address"), registry=r,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.healthy = Gauge(
@@ -160,7 +160,7 @@ class Metrics:
             multiprocess_mode="max",
         )  # fmt: skip
         self.reloaded = Gauge(
-            "turnout_config_last_reload_successful", "1 if the last configuration that came is in force, else 0.",
+            "turnout_config_last_reload_successful", "1 if the last configuration received is in force, else 0.",
             registry=r, multiprocess_mode="livemin",
         )  # fmt: skip
         self.reloaded_at = Gauge(
@@ -169,7 +169,7 @@ class Metrics:
             registry=r, multiprocess_mode="livemax",
         )  # fmt: skip
         self.build = Gauge(
-            "turnout_build_info", "1 for what runs: version, form of the hot path, interpreter.",
+            "turnout_build_info", "Always 1; the labels are version, form of the hot path and interpreter.",
             ("version", "form", "python"), registry=r, multiprocess_mode="max",
         )  # fmt: skip
         self.build.labels(build.version(), build.form(), platform.python_version()).set(1)
@@ -179,14 +179,16 @@ class Metrics:
         self._seen: dict[object, Tally[Any]] = {}
 
     def configured(self, revision: int, now: float) -> None:
-        """A revision was put in force."""
+        """Record that ``revision`` is in force since ``now`` (seconds since the epoch)."""
         self.revision.set(revision)
         self.reloaded_at.set(now)
 
     # Batches ------------------------------------------------------------------------------------------
     def outcomes(self, batch: Sequence[Outcome]) -> None:
-        """Counts a batch of the record (at least one), by the column: one increment for each series that
-        it touches, not for each request. Any thread may call it."""
+        """Count a batch of at least one outcome; thread-safe.
+
+        Works by column: one increment for each series, not for each request.
+        """
         c = columns(batch)
         for (route, variant, status), count in _counted(c.route, c.assigned, c.status):
             self.requests.labels(route, variant, f"{status // 100}xx").inc(count)
@@ -200,17 +202,18 @@ class Metrics:
                     self.fallbacks.labels(route, variant).inc(count)
         for (route, variant), times in _parted((c.route, c.served), c.total_ms):
             if variant:
-                _observe_all(self.latency.labels(route, variant), times, LATENCY_BUCKETS)
+                _observe_all(self.latency.labels(route, variant), times, LATENCY_BUCKETS_S)
         for (route,), times in _parted((c.route,), c.gateway_ms):
-            _observe_all(self.overhead.labels(route), times, OVERHEAD_BUCKETS)
+            _observe_all(self.overhead.labels(route), times, OVERHEAD_BUCKETS_S)
 
     def shadowed(self, batch: Iterable[Shadowed]) -> None:
+        """Count the comparisons in a batch of shadow results."""
         for s in batch:
             if s.agrees is not None:
                 self.agreement.labels(s.route, s.shadow, str(s.agrees).lower()).inc()
 
     def advance(self, counter: Counter, counts: Tally[Any]) -> None:
-        """Raises ``counter`` to what ``counts`` (by its label values) says; counts only ever grow."""
+        """Raise ``counter`` to the totals in ``counts``, by label values; totals do not decrease."""
         seen = self._seen.setdefault(counter, Tally())
         for key, count in counts.items():
             delta = count - seen[key]
@@ -220,7 +223,7 @@ class Metrics:
 
     # The scrape ---------------------------------------------------------------------------------------
     def text(self) -> bytes:
-        """The Prometheus text format, over all workers."""
+        """All metrics of all workers in the Prometheus text format."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             merged = CollectorRegistry()
             MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
@@ -229,7 +232,10 @@ class Metrics:
 
 
 def of_routes(text: bytes, routes: frozenset[str]) -> bytes:
-    """Of the text format what concerns ``routes``; figures of no route tell of all of them, and are left out."""
+    """The series of ``routes`` in a text of the Prometheus format.
+
+    Series without a route are left out: they cover all routes.
+    """
     shown: list[bytes] = []
     about: list[bytes] = []
     for line in text.splitlines(keepends=True):
@@ -242,7 +248,7 @@ def of_routes(text: bytes, routes: frozenset[str]) -> bytes:
 
 
 def _counted(*by_column: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """How often each distinct row occurs."""
+    """Distinct rows with their number of occurrences."""
     rows, codes = grouped(*by_column)
     return zip(rows, np.bincount(codes).tolist(), strict=True)
 
@@ -250,7 +256,7 @@ def _counted(*by_column: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], int]]
 def _parted(
     by_column: Sequence[Sequence[str]], times_ms: Sequence[float]
 ) -> Iterator[tuple[tuple[str, ...], NDArray[np.float64]]]:
-    """The times, in seconds, that belong to each distinct row."""
+    """Distinct rows with their times in seconds."""
     rows, codes = grouped(*by_column)
     times = np.asarray(times_ms, np.float64) / 1e3
     for place, row in enumerate(rows):
@@ -258,9 +264,9 @@ def _parted(
 
 
 def _observe_all(histogram: Histogram, values: NDArray[np.float64], edges: tuple[float, ...]) -> None:
-    """`Histogram.observe` for many values: one increment for each bucket touched.
+    """`Histogram.observe` for many values: one increment per bucket.
 
-    Reaches into the library's own counters, which it offers no batch for.
+    Uses private counters of the library, which has no call for a batch.
     """
     counts = np.bincount(np.searchsorted(np.array(edges), values))
     for place in np.flatnonzero(counts).tolist():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.tracing.context import LENGTH, Context, declines, parse, tracestate
+from gateway.telemetry.tracing.context import MAX_STATE_CHARACTERS, Context, declines, parse, tracestate
 
 TRACE, SPAN = "12345678901234567890123456789012", "1234567890123456"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -105,7 +105,7 @@ def test_any_context_survives(trace: bytes, span: bytes, flags: int) -> None:
 @given(st.binary(max_size=80), st.binary(max_size=600))
 def test_nothing_makes_it_raise(parent: bytes, state: bytes) -> None:
     parse(parent, state)
-    assert len(tracestate(state)) <= LENGTH
+    assert len(tracestate(state)) <= MAX_STATE_CHARACTERS
 
 
 ALL = "".join(map(chr, (*range(0x20, 0x2C), *range(0x2D, 0x3D), *range(0x3E, 0x7F))))
@@ -178,6 +178,6 @@ def test_what_is_too_long_loses_large_members_first_then_the_last() -> None:
 
 def test_exactly_the_limit_is_kept() -> None:
     value = ",".join(["a=" + "v" * 254, "b=" + "v" * 253]).encode()
-    assert len(value) == LENGTH
+    assert len(value) == MAX_STATE_CHARACTERS
     assert tracestate(value) == value
     assert tracestate(value + b"v") == b"a=" + b"v" * 254

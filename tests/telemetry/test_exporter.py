@@ -43,7 +43,7 @@ async def exporting(to: Collector | int, **options: Any) -> AsyncIterator[Export
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await made.close(patience=0.2)
+        await made.close(timeout=0.2)
         c = made.counts
         assert made.waiting == 0
         assert c["offered"] == c["exported"] + c["rejected"] + c["failed"] + c["dropped"]
@@ -65,8 +65,8 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector in trouble is tried for half a second instead of a minute."""
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(module, "MAX_BATCH_AGE_S", 0.5)
+    monkeypatch.setattr(module, "MIN_RETRY_PAUSE_S", 0.05)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -98,13 +98,13 @@ async def test_what_is_offered_arrives(to: Collector) -> None:
 
 async def test_many_are_sent_before_the_time_is_up(to: Collector) -> None:
     async with exporting(to, flush=60.0) as made:
-        for number in range(module.BATCH):
+        for number in range(module.BATCH_RECORDS):
             made.offer(record(number + 1))
-        await until(lambda: made.counts["exported"] == module.BATCH)
+        await until(lambda: made.counts["exported"] == module.BATCH_RECORDS)
         made.offer(record())
         await asyncio.sleep(0.1)
         assert made.waiting == 1
-    assert made.counts["exported"] == module.BATCH + 1  # the last one at the end
+    assert made.counts["exported"] == module.BATCH_RECORDS + 1  # the last one at the end
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_what_is_refused_is_not_repeated(
         made.offer(record(2))
         await until(lambda: made.counts["exported"] == 1)
     assert len(to.heads) == 2
-    assert f"it answered {status}" in said(caplog)[0][1]
+    assert f"it responded with status {status}" in said(caplog)[0][1]
 
 
 async def test_a_partial_success_is_counted(to: Collector, caplog: pytest.LogCaptureFixture) -> None:
@@ -299,15 +299,15 @@ async def test_it_ends_when_it_is_told_to_in_the_moment_in_which_it_wakes(turns:
     made = Exporter(given, counts=Counter(), chance=lambda: 0.5)
     task = asyncio.create_task(made.run())
     await asyncio.sleep(0.01)
-    for number in range(module.BATCH):
+    for number in range(module.BATCH_RECORDS):
         made.offer(record(number + 1))
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
     done, _ = await asyncio.wait({task}, timeout=30.0)
     assert done
-    await made.close(patience=0.0)
-    assert made.counts["dropped"] == module.BATCH
+    await made.close(timeout=0.0)
+    assert made.counts["dropped"] == module.BATCH_RECORDS
 
 
 # TLS ---------------------------------------------------------------------------------------------------

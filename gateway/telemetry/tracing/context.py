@@ -1,6 +1,6 @@
-"""W3C Trace Context: where a request comes from in a trace, and what is told to those behind us.
+"""W3C Trace Context: the parent span that a request names, and the one that is passed to backends.
 
-https://www.w3.org/TR/trace-context-2/ ; the rules named below are of that text.
+https://www.w3.org/TR/trace-context-2/ ; section numbers below refer to it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02
-"""Level 2: the trace id's last 7 bytes are random; kept as it came."""
-MEMBERS: Final = 32
-"""Most members of a tracestate (3.3.1.1)."""
-LENGTH: Final = 512
-"""Characters of a tracestate that must be passed on (3.3.1.5); beyond it members are left out."""
-LARGE: Final = 128
-"""Members longer than this are the first to be left out (3.3.1.5)."""
+"""Level 2: the last 7 bytes of the trace id are random; passed on unchanged."""
+MAX_STATE_MEMBERS: Final = 32
+"""Members of a valid tracestate (3.3.1.1)."""
+MAX_STATE_CHARACTERS: Final = 512
+"""Characters of a tracestate that must be passed on (3.3.1.5); members beyond it are left out."""
+LARGE_MEMBER_CHARACTERS: Final = 128
+"""Members longer than this are left out first (3.3.1.5)."""
 
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
@@ -28,7 +28,7 @@ _MEMBER: Final = re.compile(
 
 
 class Context(NamedTuple):
-    """A span of somebody's: 16 and 8 bytes, flags, and the tracestate that came with it ("" for none)."""
+    """A span: trace id (16 bytes), span id (8 bytes), flags, and its tracestate (b"" if absent)."""
 
     trace_id: bytes
     span_id: bytes
@@ -40,7 +40,7 @@ class Context(NamedTuple):
         return bool(self.flags & SAMPLED)
 
     def line(self) -> bytes:
-        """The field line (or two) that makes this span the parent of what the receiver does."""
+        """Field lines that make this span the parent of the receiver's span."""
         parent = b"traceparent: 00-%b-%b-%02x\r\n" % (
             self.trace_id.hex().encode(),
             self.span_id.hex().encode(),
@@ -50,10 +50,10 @@ class Context(NamedTuple):
 
 
 def parse(parent: bytes, state: bytes = b"") -> Context | None:
-    """The span that a request names; None where ``parent`` is no valid traceparent (3.2, 4.3).
+    """Parse a traceparent; returns None if it is not valid (3.2, 4.3).
 
-    ``state``: the values of all tracestate fields, joined by commas. A later version than 00 is read as far as it
-    is known, and flags that are not known are cleared. An invalid tracestate is discarded alone.
+    ``state``: the values of all tracestate fields, joined by commas; an invalid one is discarded. Of a later
+    version than 00 the known part is read, and unknown flags are cleared.
     """
     found = _TRACEPARENT.fullmatch(parent)
     if found is None:
@@ -71,31 +71,31 @@ def parse(parent: bytes, state: bytes = b"") -> Context | None:
 
 
 def declines(parent: bytes) -> bool:
-    """Whether this is a valid traceparent of version 00 that is not sampled: the quick answer for most requests."""
+    """Whether this is a valid traceparent of version 00 that is not sampled: a fast check for most requests."""
     return _DECLINED.fullmatch(parent) is not None
 
 
 def tracestate(value: bytes) -> bytes:
-    """A tracestate in its canonical form, cut to what must be passed on; b"" where it is invalid or empty."""
+    """The canonical form of a tracestate, cut to `MAX_STATE_CHARACTERS`; b"" if it is invalid or empty."""
     members = [member for part in value.split(b",") if (member := part.strip(b" \t"))]
-    if len(members) > MEMBERS or not all(_MEMBER.fullmatch(member) for member in members):
+    if len(members) > MAX_STATE_MEMBERS or not all(_MEMBER.fullmatch(member) for member in members):
         return b""
     whole = b",".join(members)
-    if len(whole) <= LENGTH:
+    if len(whole) <= MAX_STATE_CHARACTERS:
         return whole
     members = _without_large(members, len(whole))
-    while sum(map(len, members)) + len(members) - 1 > LENGTH:
+    while sum(map(len, members)) + len(members) - 1 > MAX_STATE_CHARACTERS:
         members.pop()
     return b",".join(members)
 
 
 def _without_large(members: list[bytes], size: int) -> list[bytes]:
-    """Leaves out large members, the last first, until the rest fits."""
+    """Remove large members, the last one first, until the rest fits."""
     kept = list(members)
     for place in range(len(members) - 1, -1, -1):
-        if size <= LENGTH:
+        if size <= MAX_STATE_CHARACTERS:
             break
-        if len(members[place]) > LARGE:
+        if len(members[place]) > LARGE_MEMBER_CHARACTERS:
             size -= len(members[place]) + 1
             del kept[place]
     return kept

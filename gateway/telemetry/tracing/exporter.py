@@ -1,9 +1,9 @@
-"""Spans on their way to a collector: a bounded ring, written in batches by OTLP over HTTP.
+"""Delivery of spans to a collector: a bounded queue, sent in batches by OTLP over HTTP.
 
-https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. Spans are built and encoded by
-OpenTelemetry's SDK in a background thread. They are delivered by httpx rather than by the SDK's own exporter, which
-knows neither our TLS settings nor how to count: a collector that is away, slow or talks nonsense costs spans, which
-are counted, and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
+https://opentelemetry.io/docs/specs/otlp/#otlphttp . A request only appends. OpenTelemetry's SDK builds and encodes
+the spans in a background thread. httpx delivers them instead of the SDK's own exporter, which has neither the
+gateway's TLS settings nor its counters: a collector that is away, slow or faulty costs spans, which are counted,
+and nothing else. ``offered = exported + rejected + failed + dropped + waiting`` at any moment.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from gateway.telemetry.tracing.trace import Traced
 
 log = logging.getLogger("turnout.traces")
 
-BATCH: Final = 256
-"""Records in one delivery; as soon as so many wait, they are sent."""
-AGAIN: Final = frozenset((429, 502, 503, 504))
-"""Statuses after which the same may be sent once more (OTLP); after others it is given up."""
-PATIENCE: Final = 60.0
-"""Seconds after which a batch that could not be delivered is given up."""
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 30.0
-"""Seconds between two tries of the same batch: from the first on twice as long each time, and random by half."""
-LONGEST_ANSWER: Final = 65_536
-"""Most bytes of a collector's answer that are read."""
+BATCH_RECORDS: Final = 256
+"""Records in one delivery; a batch is sent as soon as it is full."""
+RETRYABLE_STATUSES: Final = frozenset((429, 502, 503, 504))
+"""Statuses after which a batch may be sent again (OTLP); after others it is dropped."""
+MAX_BATCH_AGE_S: Final = 60.0
+"""Age at which a batch that could not be delivered is dropped."""
+MIN_RETRY_PAUSE_S: Final = 1.0
+MAX_RETRY_PAUSE_S: Final = 30.0
+"""Bounds of the pause between two attempts, which doubles each time and is random by half."""
+MAX_RESPONSE_BYTES: Final = 65_536
+"""Bytes of a collector's response that are read."""
 
 
 class Exporter:
-    """Delivers the spans of one process, by one configuration's ``telemetry.traces``."""
+    """Delivers the spans of one process by the settings in ``telemetry.traces``."""
 
     def __init__(self, settings: TracesConfig, *, counts: Counter[str], chance: Chance) -> None:
-        """``counts``: by offered | exported | rejected | failed | dropped; shared with later exporters."""
+        """``counts``: spans offered | exported | rejected | failed | dropped; shared with later exporters."""
         self.settings = settings
         self.counts = counts
         self._chance = chance
         self._ring: deque[Traced] = deque()
         self._taken: list[Traced] = []
-        """Records of the next delivery."""
+        """Records of the next batch."""
         self._batch: tuple[bytes, int] | None = None
-        """What is being delivered, and how many spans that is."""
+        """The encoded batch in delivery, and its number of spans."""
         self._waiting = 0
         self._room = settings.capacity
         self._wake = asyncio.Event()
         self._spans = Spans(settings.service, settings.resource)
         self._client: httpx.AsyncClient | None = None
-        self._well = True
+        self._delivering = True
 
     @property
     def waiting(self) -> int:
-        """Spans that are not yet delivered, given up or dropped."""
+        """Spans neither delivered nor dropped yet."""
         return self._waiting
 
     def offer(self, record: Traced) -> None:
-        """Takes what a request left. Never waits, never raises."""
+        """Take the record of a request. Does not wait or raise."""
         size = record.size
         self.counts["offered"] += size
         if self._waiting + size > self._room:
@@ -73,14 +73,14 @@ class Exporter:
             return
         self._waiting += size
         self._ring.append(record)
-        if len(self._ring) == BATCH:
+        if len(self._ring) == BATCH_RECORDS:
             self._wake.set()
 
     # Batches ----------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Delivers what is offered, until cancelled."""
+        """Deliver batches until cancelled."""
         while True:
-            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes in the moment of the waking.
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes as the event is set.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.flush):
                     await self._wake.wait()
@@ -88,7 +88,7 @@ class Exporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Delivers, or gives up, all that waits. May be cancelled, and called again."""
+        """Deliver or drop all that waits. May be cancelled and called again."""
         while self._batch is not None or self._taken or self._ring:
             if self._batch is None:
                 self._batch = await self._build()
@@ -97,8 +97,8 @@ class Exporter:
             self._batch = None
 
     async def _build(self) -> tuple[bytes, int]:
-        """The next delivery, and how many spans that is."""
-        while self._ring and len(self._taken) < BATCH:
+        """Encode the next batch; returns it and its number of spans."""
+        while self._ring and len(self._taken) < BATCH_RECORDS:
             self._taken.append(self._ring.popleft())
         body, built = await asyncio.to_thread(self._spans.encoded, tuple(self._taken))
         self._settle("failed", sum(record.size for record in self._taken) - built)
@@ -109,11 +109,11 @@ class Exporter:
         self.counts[event] += number
         self._waiting -= number
 
-    async def close(self, *, patience: float = 2.0) -> None:
-        """Takes nothing more and delivers what waits; drops it, and counts it, after ``patience`` seconds."""
+    async def close(self, *, timeout: float = 2.0) -> None:
+        """Refuse new records and deliver those that wait; drops and counts them after ``timeout`` seconds."""
         self._room = -1
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self.flush()
         if self._waiting:
             log.warning("%d spans could not be delivered before the end", self._waiting)
@@ -124,24 +124,30 @@ class Exporter:
 
     # Deliveries -------------------------------------------------------------------------------------
     async def _deliver(self, body: bytes, size: int) -> None:
-        """Tries until it is taken, refused, or old; the pauses double, and are never the same for all of us."""
+        """Send a batch until it is accepted, refused or too old.
+
+        The pauses are random, so that gateways do not retry in step.
+        """
         loop = asyncio.get_running_loop()
-        old, pause = loop.time() + PATIENCE, FIRST_PAUSE
+        expires, pause = loop.time() + MAX_BATCH_AGE_S, MIN_RETRY_PAUSE_S
         while True:
-            status, answer, rest = await self._post(body)
+            status, content, rest = await self._post(body)
             if 200 <= status < 300:
-                self._accepted(answer, size)
+                self._accepted(content, size)
                 return
-            self._trouble(f"it answered {status}" if status else answer.decode())
+            self._report_failure(f"it responded with status {status}" if status else content.decode())
             rest = max(rest, pause * (0.5 + self._chance()))
-            if (status and status not in AGAIN) or loop.time() + rest > old:
+            if (status and status not in RETRYABLE_STATUSES) or loop.time() + rest > expires:
                 self._settle("failed", size)
                 return
             await asyncio.sleep(rest)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_RETRY_PAUSE_S)
 
     async def _post(self, body: bytes) -> tuple[int, bytes, float]:
-        """(status, answer, seconds it asks us to wait); status 0 where there was none, and then the reason."""
+        """Return status, body and the seconds to wait that the collector asks for.
+
+        Without a response the status is 0 and the body is the reason.
+        """
         s = self.settings
         headers = {**s.headers, "content-type": "application/x-protobuf", "user-agent": "turnout"}
         try:
@@ -151,9 +157,9 @@ class Exporter:
                 asyncio.timeout(s.timeout),
                 self._client.stream(
                     "POST", s.address, content=body, headers=headers, extensions=self._extensions()
-                ) as answer,
+                ) as response,
             ):
-                return answer.status_code, await _beginning(answer), _rest(answer)
+                return response.status_code, await _read_start(response), _retry_after(response)
         except TimeoutError:
             return 0, f"it took longer than {s.timeout:g} s".encode(), 0.0
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
@@ -162,51 +168,51 @@ class Exporter:
     def _connected(self) -> httpx.AsyncClient:
         secure = self.settings.address.startswith("https:")
         context = client_context(self.settings.tls) if secure else False
-        # No proxies of the environment: a gateway's endpoints are all in its configuration.
+        # Without proxies from the environment: the configuration names all of a gateway's endpoints.
         return httpx.AsyncClient(verify=context, timeout=self.settings.timeout, trust_env=False)
 
     def _extensions(self) -> dict[str, str]:
         name = self.settings.tls.server_name
         return {"sni_hostname": name} if name is not None else {}
 
-    def _accepted(self, answer: bytes, size: int) -> None:
-        number, why = rejected(answer)
+    def _accepted(self, response: bytes, size: int) -> None:
+        number, why = rejected(response)
         number = min(number, size)
         self._settle("rejected", number)
         self._settle("exported", size - number)
         if number:
-            self._trouble(f"it rejected {number} of {size} spans: {why[:200]}")
-        elif not self._well:
-            self._well = True
+            self._report_failure(f"it rejected {number} of {size} spans: {why[:200]}")
+        elif not self._delivering:
+            self._delivering = True
             log.info("traces are delivered to %s again", self.settings.address)
 
-    def _trouble(self, why: str) -> None:
-        """Said once, until all is well again; the metrics count."""
-        if self._well:
-            self._well = False
+    def _report_failure(self, why: str) -> None:
+        """Log a failed delivery, once until the next success; metrics count every one."""
+        if self._delivering:
+            self._delivering = False
             log.warning("traces can't be delivered to %s: %s", self.settings.address, why)
 
 
-async def _beginning(answer: httpx.Response) -> bytes:
-    """The answer as it came, or as much of it as anybody could want."""
+async def _read_start(response: httpx.Response) -> bytes:
+    """The first `MAX_RESPONSE_BYTES` of a response."""
     found = b""
-    async for piece in answer.aiter_raw():
+    async for piece in response.aiter_raw():
         found += piece
-        if len(found) > LONGEST_ANSWER:
+        if len(found) > MAX_RESPONSE_BYTES:
             break
-    return found[:LONGEST_ANSWER]
+    return found[:MAX_RESPONSE_BYTES]
 
 
-def _rest(answer: httpx.Response) -> float:
-    """Retry-After in seconds, as far as we would wait; its form as a date is not looked at."""
-    value = answer.headers.get("retry-after", "")
-    return min(float(value), PATIENCE) if value.isascii() and value.isdigit() else 0.0
+def _retry_after(response: httpx.Response) -> float:
+    """Retry-After in seconds, capped; 0.0 if absent or given as a date."""
+    value = response.headers.get("retry-after", "")
+    return min(float(value), MAX_BATCH_AGE_S) if value.isascii() and value.isdigit() else 0.0
 
 
-def rejected(answer: bytes) -> tuple[int, str]:
-    """What an ExportTraceServiceResponse says: how many spans were not taken, and why. (0, "") for anything else."""
+def rejected(response: bytes) -> tuple[int, str]:
+    """Number of rejected spans and the reason from an ExportTraceServiceResponse; (0, "") for anything else."""
     try:
-        said = ExportTraceServiceResponse.FromString(answer).partial_success
+        said = ExportTraceServiceResponse.FromString(response).partial_success
     except DecodeError:
         return 0, ""
     return said.rejected_spans, said.error_message
