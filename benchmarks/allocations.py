@@ -1,6 +1,6 @@
-"""How long the running allocation loop holds up the event loop: `gateway.loops.allocation` itself, on uvloop,
-over a real SQLite store and with the gateway's own threads. 100 bandit routes of 5 variants all have new rewards
-each second.
+"""How long the loops that move allocations hold up the event loop: `gateway.loops.allocation` and
+`gateway.loops.controller` themselves, on uvloop, over a real SQLite store and with the gateway's own threads. 100
+bandit routes of 5 variants, each with a guardrail and a stop rule, all have new outcomes and rewards each second.
 
     python -m benchmarks.allocations [--routes 100] [--variants 5] [--metric boolean] [--seconds 20] [--json]
 
@@ -21,20 +21,25 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import uvloop
 
+from gateway.compile.arrange import arranged
+from gateway.compile.plans import plan
+from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
+from gateway.loops.controller import Controller
 from gateway.loops.periodic import periodically
-from gateway.record.events import Reward
+from gateway.record.events import Outcome, Reward
 from gateway.runtime.threads import pool, prioritise_event_loop
 from gateway.state.base import Published
 from gateway.state.outage import StoreOutage
@@ -123,38 +128,74 @@ def document(routes: int, variants: int, kind: str) -> Document:
             f"  r{r}:",
             f"    match: {{path: /r{r}}}",
             f"    variants: {{{members}}}",
-            f"    policy: {{type: bandit, metric: {METRIC}, floor: {0.01 / variants:.5f}}}",
+            "    policy:",
+            "      type: bandit",
+            f"      metric: {METRIC}",
+            f"      floor: {0.01 / variants:.5f}",
+            "      baseline: v0",
+            "      guardrails: [{metric: error_rate, max_increase: 5%}]",
+            "      stop: {min_samples: 1000, then: ask}",
         ]
     return load("\n".join(lines), source="benchmark", env={})
 
 
-class Rewards:
-    """New rewards for every route, as clients would report them."""
+class Traffic:
+    """New outcomes and their rewards for every route, as the recorder and clients would write them."""
 
     def __init__(self, store: SqliteStore, routes: int, variants: int, rng: np.random.Generator) -> None:
         self._store, self._routes, self._variants, self._rng = store, routes, variants, rng
         self._numbers = count(1)
 
-    async def report(self, each: int, pause: float) -> None:
-        """``each`` rewards for every variant of every route, a route at a time, as feedback calls would."""
+    async def come(self, each: int, pause: float) -> None:
+        """``each`` requests for every variant of every route, a route at a time, as feedback calls would."""
         for r in range(self._routes):
-            await self._store.reward([self._reward(r, k) for k in range(self._variants) for _ in range(each)])
+            outcomes = [self._outcome(r, k) for k in range(self._variants) for _ in range(each)]
+            await self._store.append(outcomes)
+            await self._store.reward([self._reward(outcome) for outcome in outcomes])
             await asyncio.sleep(pause)
 
-    def _reward(self, route: int, k: int) -> Reward:
-        now, number = time.time(), next(self._numbers)
-        return Reward(
-            decision=number.to_bytes(16, "big"),
-            metric=METRIC,
-            value=float(self._rng.random() < 0.5 + 0.02 * k),
+    def _outcome(self, route: int, k: int) -> Outcome:
+        now, number, variant = time.time() - 1.0, next(self._numbers), f"v{k}"
+        return Outcome(
+            decision=int(now * 1e3).to_bytes(6, "big") + number.to_bytes(10, "big"),
             time=now,
-            decided=now - 1.0,
             route=f"r{route}",
-            assigned=f"v{k}",
-            served=f"v{k}",
+            policy="bandit",
+            revision=1,
             epoch=1,
-            propensity=1.0 / self._variants,
             unit=number,
+            sticky=False,
+            assigned=variant,
+            served=variant,
+            propensity=1.0 / self._variants,
+            forced=False,
+            status=200,
+            error="backend_reset" if self._rng.random() < 0.01 else "",
+            fallback=False,
+            attempts="",
+            gateway_ms=0.2,
+            backend_ms=3.0,
+            total_ms=float(self._rng.lognormal(1.5, 0.5)),
+            request_bytes=512,
+            answer_bytes=128,
+            request_id="",
+            principal="",
+            features="",
+        )
+
+    def _reward(self, of: Outcome) -> Reward:
+        return Reward(
+            decision=of.decision,
+            metric=METRIC,
+            value=float(self._rng.random() < 0.5 + 0.02 * int(of.assigned[1:])),
+            time=of.time + 1.0,
+            decided=of.time,
+            route=of.route,
+            assigned=of.assigned,
+            served=of.served,
+            epoch=of.epoch,
+            propensity=of.propensity,
+            unit=of.unit,
             forced=False,
         )
 
@@ -186,27 +227,41 @@ async def measured(routes: int, variants: int, kind: str, seconds: float) -> dic
             store, owner="bench", clock=time.time, swap=lambda *_: None, announce=seen.append
         )
         await allocations.start()
-        allocations.arrange(document(routes, variants, kind))
-        rewards = Rewards(store, routes, variants, np.random.default_rng(1))
-        await rewards.report(20, 0.0)
+        given = document(routes, variants, kind)
+        controller = Controller(store, allocations, clock=time.time, emit=_unheard)
+        steered = {name: Steering() for name in given.routes}
+        begun = {name: arranged(plan(given, name), None, None, b"") for name in given.routes}
+        controller.take(given, steered)
+        allocations.take(given, begun)
+        traffic = Traffic(store, routes, variants, np.random.default_rng(1))
+        await traffic.come(20, 0.0)
         await allocations.step()
-        rows["rewards alone"] = await _run(rewards, routes, None, seconds / 4)
-        loop = asyncio.create_task(periodically("allocations", allocations.step, lambda: 1.0, StoreOutage()))
+        rows["traffic alone"] = await _run(traffic, routes, [], seconds / 4)
         seen.clear()
-        found = await _run(rewards, routes, loop, seconds)
-        rows["rewards, and the allocation loop"] = replace(found, published=len(seen) / seconds)
+        steps = {"allocations": allocations.step, "controllers": controller.step}
+        loops = [
+            asyncio.create_task(periodically(name, step, lambda: 1.0, StoreOutage()))
+            for name, step in steps.items()
+        ]
+        found = await _run(traffic, routes, loops, seconds)
+        rows["traffic, and both loops"] = replace(found, published=len(seen) / seconds)
         await store.close()
     return rows
 
 
-async def _run(rewards: Rewards, routes: int, loop: asyncio.Task[None] | None, seconds: float) -> Row:
-    """Each second rewards for every route, and whatever ``loop`` does beside."""
+async def _unheard(kind: str, route: str, data: Mapping[str, Any]) -> None:
+    """An event."""
+
+
+async def _run(traffic: Traffic, routes: int, loops: Sequence[asyncio.Task[None]], seconds: float) -> Row:
+    """Each second requests for every route, and whatever ``loops`` do meanwhile."""
     async with beating() as heart:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            await rewards.report(1, 1.0 / routes)
-    if loop is not None:
+            await traffic.come(1, 1.0 / routes)
+    for loop in loops:
         loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
     return heart.row(0.0)
 
 

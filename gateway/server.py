@@ -47,16 +47,13 @@ from gateway.ingest.spool import Spool
 from gateway.loops.alarms import ALARMS_S, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
+from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges, show_allocation
-from gateway.loops.guards import EVERY as GUARDS_S
-from gateway.loops.guards import Guards
 from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import LOOK as PROBES_S
 from gateway.loops.probes import Probes
 from gateway.loops.rates import RATES_S, Rates
-from gateway.loops.rollout import Rollouts
-from gateway.loops.stops import Stops
 from gateway.loops.upkeep import EVERY as PRUNE_S
 from gateway.loops.upkeep import prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
@@ -133,10 +130,10 @@ class Gateway:
             self.store, owner=self.owner, clock=self.now, swap=self._swap, announce=self._announce
         )
         await self.allocations.start()
-        self.rollouts = Rollouts(self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly)
-        await self.rollouts.start(document)
-        self.stops = Stops(self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly)
-        await self.stops.start(document)
+        self.controller = Controller(
+            self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly
+        )
+        await self.controller.start(document)
         self.spool = Spool(local_dir(document.store, document.record.spool), self.store)
         await self.spool.open()
         self.rewards = RewardIngest(
@@ -171,7 +168,6 @@ class Gateway:
     def _start_loops(self, text: str) -> None:
         """``text``: of the configuration file, as it was looked at."""
         document, now, emit = self.document, self.now, self.events.emit_quietly
-        guards = Guards(self.store, self.allocations, clock=now, emit=emit)
         self.probes = Probes(self.registry, self.random)
         files = Configuration(self.source.path, text, self.revisions, lambda: self.files)
         alarms = Alarms(
@@ -190,9 +186,7 @@ class Gateway:
             return document().loops.allocation
 
         start("allocations", self.allocations.step, pace)
-        start("rollouts", self.rollouts.step, pace)
-        start("stop rules", lambda: self.stops.step(document()), pace)
-        start("guardrails of bandits", lambda: guards.step(document()), lambda: GUARDS_S)
+        start("controllers of routes", self.controller.step, pace)
         start("probes", lambda: self.probes.step(document().backends), lambda: PROBES_S)
         start("alarms", lambda: alarms.step(document()), lambda: ALARMS_S, delay=True)
         start(
@@ -270,7 +264,7 @@ class Gateway:
             chance=self.random,
             now=self.now(),
             tokens=self.tokens,
-            states=dict(self.rollouts.states),
+            states=dict(self.controller.states),
             published=self.allocations.published,
         )
         return await asyncio.to_thread(prepare, found, view, source=source)
@@ -282,7 +276,7 @@ class Gateway:
         self._document, self._revision = document, revision
         for said in of_another_gateway(document, self.own):
             log.warning("%s", said)
-        self.rollouts.take(document, prepared.overrides)
+        self.controller.take(document, prepared.steering)
         self.allocations.take(document, prepared.held)
         self.rewards.metrics = document.metrics
         self.traces.take(prepared.exporter)
@@ -399,23 +393,21 @@ class Gateway:
         return self.metrics_.text()
 
     def _period(self, route: str, epoch: int, decided: float) -> str:
-        override = self.allocations.overrides.get(route)
+        steered = self.allocations.steering.get(route)
+        override = steered.override if steered is not None else None
         competing = override.competing if override is not None else None
         return period(self._document.routes.get(route), epoch, decided, competing)
 
     async def rollout(
         self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
     ) -> Mapping[str, Any]:
-        section = self._document.routes.get(route)
-        if section is not None and section.policy.type == "bandit":
-            return await self.stops.command(route, section, action, f"{by}: {reason}" if reason else by)
-        return await self.rollouts.command(route, action, weight, by, reason)
+        return await self.controller.command(route, action, weight, by, reason)
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
-        return await self.rollouts.describe(route)
+        return await self.controller.describe_rollout(route)
 
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
-        return self.stops.describe(route)
+        return self.controller.describe_stop_rule(route)
 
     async def check_config(self, text: str, by: str) -> None:
         await self.revisions.check(text, by)

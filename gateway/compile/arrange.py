@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.compile.ensembles import Drawn, described, expected, restore
-from gateway.compile.plans import RolloutOverride, overridden, plan_of
-from gateway.config.document import CanaryConfig, Document
+from gateway.compile.plans import RolloutOverride, overridden
 from gateway.state.base import Published
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
@@ -41,20 +39,6 @@ class RouteAllocation:
     def contextual(self) -> dict[str, Any] | None:
         """What was learned about features, for people; None for a policy without."""
         return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
-
-
-def begun(
-    document: Document, name: str, states: Mapping[str, State], now: float
-) -> dict[str, RolloutOverride]:
-    """What the rollout of a canary makes of its plan, by the route's name; without a state it begins. Empty for a
-    route of another policy."""
-    section = document.routes[name].policy
-    if not isinstance(section, CanaryConfig):
-        return {}
-    plan, state = plan_of(section), states.get(name)
-    if state is None or (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
-        state = rollout.begin(plan, now)
-    return {name: override_of(state, plan)}
 
 
 def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from gateway import clock
 from gateway.auth.jwt import Tokens
 from gateway.clock import Chance
-from gateway.compile.arrange import RouteAllocation, arranged, begun
-from gateway.compile.plans import RolloutOverride, plan
+from gateway.compile.arrange import RouteAllocation, arranged
+from gateway.compile.plans import plan
 from gateway.compile.registry import Context, Draft, Registry
 from gateway.compile.snapshot import route_plan, snapshot
+from gateway.compile.steering import Steering, steering
 from gateway.config.document import BackendTlsConfig, Document
 from gateway.config.faults import ConfigError
 from gateway.config.files import client_context, listener_context, named_files, unusable_files
@@ -31,7 +32,7 @@ from gateway.state.base import Published
 from gateway.telemetry.tracing.exporter import Exporter
 from gateway.telemetry.tracing.traces import Traces
 from policies.allocate import Plan
-from policies.rollout.state import State
+from policies.rollout.route import RouteState
 
 log = logging.getLogger("turnout.config")
 
@@ -46,8 +47,8 @@ class View:
     chance: Chance
     now: float
     tokens: Tokens | None = None
-    states: Mapping[str, State] = field(default_factory=dict)
-    """Of the rollouts."""
+    states: Mapping[str, RouteState] = field(default_factory=dict)
+    """Where the rollouts, guardrails and stop rules stand, by route."""
     published: Mapping[str, tuple[Published, bytes]] = field(default_factory=dict)
     """By route: the allocation, and the ensemble that belongs to it."""
     context: Context | None = client_context
@@ -61,7 +62,7 @@ class Prepared:
     document: Document
     snapshot: Snapshot
     draft: Draft
-    overrides: Mapping[str, RolloutOverride]
+    steering: Mapping[str, Steering]
     held: Mapping[str, RouteAllocation]
     tokens: Tokens | None
     exporter: Exporter | None
@@ -122,7 +123,7 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
     build.check()
     draft = Draft(view.registry, view.context or _without_files)
     plans: dict[str, Plan] = {}
-    overrides: dict[str, RolloutOverride] = {}
+    steered: dict[str, Steering] = {}
     held: dict[str, RouteAllocation] = {}
     for name, backend in document.backends.items():
         with build.at("backends", name):
@@ -131,12 +132,13 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
         with build.at("routes", name, "policy"):
             plans[name] = plan(document, name)
     build.check()
-    for name in document.routes:
+    for name, route in document.routes.items():
         with build.at("routes", name, "policy"):
-            overrides |= begun(document, name, view.states, view.now)
-            held[name] = arranged(plans[name], overrides.get(name), *view.published.get(name, (None, b"")))
+            steered[name] = steering(route, view.states.get(name, RouteState()), view.now)
+            published = view.published.get(name, (None, b""))
+            held[name] = arranged(plans[name], steered[name].override, *published)
     build.check()
-    return _assembled(document, view, build, draft, overrides, held, files, tuple(unusable))
+    return _assembled(document, view, build, draft, steered, held, files, tuple(unusable))
 
 
 def _assembled(
@@ -144,7 +146,7 @@ def _assembled(
     view: View,
     build: _Build,
     draft: Draft,
-    overrides: Mapping[str, RolloutOverride],
+    steered: Mapping[str, Steering],
     held: Mapping[str, RouteAllocation],
     files: Signatures,
     unusable: tuple[Finding, ...],
@@ -166,7 +168,7 @@ def _assembled(
         verify = tokens.verify if tokens is not None else None
         made = snapshot(document, routes, bucket=draft.bucket, verify=verify, tracing=tracing)
     build.check()
-    return Prepared(document, made, draft, overrides, held, tokens, exporter, files, listener, unusable)
+    return Prepared(document, made, draft, steered, held, tokens, exporter, files, listener, unusable)
 
 
 def _tokens(document: Document, known: Tokens | None) -> Tokens | None:

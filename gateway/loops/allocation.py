@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.arrange import RouteAllocation, arranged, fitting, same
+from gateway.compile.arrange import RouteAllocation, fitting, same
 from gateway.compile.ensembles import (
     RECENT,
     Drawn,
@@ -25,7 +25,8 @@ from gateway.compile.ensembles import (
     restore,
     seed,
 )
-from gateway.compile.plans import RolloutOverride, overridden, plan, reported
+from gateway.compile.plans import overridden, plan, reported
+from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, rewarded
 from gateway.state.base import BUCKET, OutcomeFilter, Published, StoreUnavailable
@@ -38,7 +39,6 @@ from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import fingerprint
 from policies.contextual.regression import LinearSums
-from policies.rollout.guardrails import Judgement
 
 log = logging.getLogger("turnout.allocation")
 
@@ -52,8 +52,11 @@ Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 Announce = Callable[[Published], None]
 
 
+_NO_STEERING: Final = Steering()
+
+
 class Allocations:
-    """See the module. `arrange` is synchronous, for the moment a document is put in force."""
+    """The allocation of every route, in one process."""
 
     def __init__(self, store: Store, *, owner: str, clock: Clock, swap: Swap, announce: Announce) -> None:
         self._store = store
@@ -68,13 +71,8 @@ class Allocations:
         self._bucket = -1.0
         self._document: Document | None = None
         self.held: dict[str, RouteAllocation] = {}
-        self.overrides: dict[str, RolloutOverride] = {}
-        """Where the rollout of a route stands, for those that have one."""
-        self.caps: dict[str, dict[str, float]] = {}
-        self.winners: dict[str, str] = {}
-        """The variant that a bandit was handed over to (`gateway.loops.stops`), by route."""
-        self.judged: dict[str, tuple[float, Judgement]] = {}
-        """Of each canary that is with its bandit: since when, and what its guardrails say (`gateway.loops.guards`)."""
+        self.steering: dict[str, Steering] = {}
+        """What the rollout, the guardrails and the stop rule of each route ask (`gateway.loops.controller`)."""
         self.standings: dict[str, Standing] = {}
         """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
@@ -82,7 +80,7 @@ class Allocations:
         """What each route's allocation was last computed from."""
 
     async def start(self) -> None:
-        """Reads what was published before; call it before the first `arrange`."""
+        """Reads what was published before; call it before the first `take`."""
         await self._read()
 
     async def _read(self) -> None:
@@ -96,18 +94,6 @@ class Allocations:
                     self._packed[name] = stored.epoch, data
 
     # A new document -----------------------------------------------------------------------------------
-    def arrange(self, document: Document) -> dict[str, tuple[int, Allocation]]:
-        """Prepares ``document`` and puts it in force: (epoch, allocation) of each of its routes."""
-        known, nothing = self.published, (None, b"")
-        self.take(
-            document,
-            {
-                name: arranged(plan(document, name), self.overrides.get(name), *known.get(name, nothing))
-                for name in document.routes
-            },
-        )
-        return {name: (held.epoch, held.allocation) for name, held in self.held.items()}
-
     def take(self, document: Document, held: Mapping[str, RouteAllocation]) -> None:
         """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
         self._document, self.held = document, dict(held)
@@ -117,6 +103,13 @@ class Allocations:
     def published(self) -> Mapping[str, tuple[Published, bytes]]:
         """By route: what is published, and the ensemble that belongs to it (b"" without one)."""
         return {name: (stored, self._ensemble(name, stored)) for name, stored in self._stored.items()}
+
+    def share(self, name: str, variant: str) -> float:
+        """The probability of a variant now, whatever decides on it."""
+        return self.held[name].allocation.probability(variant)
+
+    def _steering(self, name: str) -> Steering:
+        return self.steering.get(name, _NO_STEERING)
 
     def _ensemble(self, name: str, stored: Published) -> bytes:
         epoch, data = self._packed.get(name, (0, b""))
@@ -170,9 +163,10 @@ class Allocations:
 
     async def reconsider(self, name: str, reason: str) -> None:
         """A rollout or guardrail has moved something about ``name``: publish what follows from it."""
-        held, document = self.held[name], self._document
-        assert document is not None
-        wanted = overridden(plan(document, name), self.overrides.get(name))
+        held, document = self.held.get(name), self._document
+        if held is None or document is None:
+            return  # a new document came meanwhile
+        wanted = overridden(plan(document, name), self._steering(name).override)
         self.held[name] = replace(held, plan=wanted)
         if isinstance(wanted, Bandit | Contextual):
             await self._learn(name, reason)
@@ -184,7 +178,7 @@ class Allocations:
         if stored is None or stored.epoch < held.epoch:
             return
         assert self._document is not None
-        wanted = overridden(plan(self._document, name), self.overrides.get(name))
+        wanted = overridden(plan(self._document, name), self._steering(name).override)
         if wanted != held.plan:  # another process has moved the rollout
             held = self.held[name] = replace(held, plan=wanted)
         found = fitting(stored, held.plan)
@@ -232,7 +226,7 @@ class Allocations:
 
     async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
         """The same for a bandit with features. All work on numbers is done in threads."""
-        held, caps, document = self.held[name], self.caps.get(name, {}), self._document
+        held, caps, document = self.held[name], self._steering(name).caps, self._document
         sums = await self._rows(name, plan)
         if not any(s.count > 0 for s in sums.values()):
             fresh = allocate(plan, Learned(caps=caps, previous=held.allocation))
@@ -272,8 +266,8 @@ class Allocations:
         return Learned(
             sums=sums,
             discounted=discounted,
-            caps=self.caps.get(name, {}),
-            winner=self.winners.get(name),
+            caps=self._steering(name).caps,
+            winner=self._steering(name).winner,
             previous=held.allocation,
         )
 

@@ -112,8 +112,8 @@ class State:
     """From when, at the earliest, the patience of the stage counts."""
     bake_until: float | None = None
     """In `promoted`: until when the guardrails are watched; None after it."""
-    checked: float = -math.inf
-    """The last tick."""
+    checked: float = field(default=-math.inf, compare=False)
+    """The last tick. Not compared: a look that changed nothing else would be a write each second."""
     reason: str = ""
     competing: float | None = None
     """Since when a bandit decides on the share, pauses included; None while the stages do."""

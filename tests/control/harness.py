@@ -26,6 +26,7 @@ from gateway.state import history
 from gateway.state.base import Event, Revision
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
+from tests.loops.in_force import put_in_force
 
 KEYS: dict[str, str] = {
     "app": "scopes: [infer, feedback], routes: [digits]",
@@ -135,7 +136,7 @@ class Harness:
     def _apply(self, built: Read, revision: Revision) -> None:
         document = built.document
         self.rewards.metrics = document.metrics
-        self.allocations.arrange(document)
+        put_in_force(document, self.allocations)
         if document.auth is None:
             self.known = Authenticator(None)
             return

@@ -60,8 +60,8 @@ def seen(rig: FaultRig) -> dict[str, Any]:
         "limiters": {k: (id(g), g.limit) for k, g in registry.limiters.items()},
         "healths": {k: (id(h), h.stall_detection, tuple(h._records)) for k, h in registry.healths.items()},
         "held": {k: id(h) for k, h in gateway.allocations.held.items()},
-        "overrides": dict(gateway.allocations.overrides),
-        "rollouts": dict(gateway.rollouts.states),
+        "steering": dict(gateway.allocations.steering),
+        "states": dict(gateway.controller.states),
     }
 
 
@@ -104,5 +104,5 @@ def test_the_next_good_edit_is_taken(started: FaultRig, tmp_path: Path) -> None:
     before = seen(started)
     started.edit(OTHER)
     after = seen(started)
-    assert {key for key in before if before[key] == after[key]} == {"rollouts"}
+    assert {key for key in before if before[key] == after[key]} == {"states"}
     started.edit(CONFIG)

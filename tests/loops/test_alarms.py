@@ -21,6 +21,7 @@ from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
+from tests.loops.in_force import put_in_force
 
 START = 1_800_000_000.0
 CONFIG = """
@@ -90,7 +91,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     await store.open()
     made = Scene(store)
     await made.allocations.start()
-    made.allocations.arrange(made.document)
+    put_in_force(made.document, made.allocations)
     await made.allocations.step()
     yield made
     await store.close()

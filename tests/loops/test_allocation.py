@@ -16,6 +16,7 @@ from policies.allocation import bandit
 from policies.allocation.model import Learned
 from policies.bayes import posterior
 from tests.contract.made import outcome, reward
+from tests.loops.in_force import put_in_force
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -61,7 +62,7 @@ async def replica(store: SqliteStore, owner: str) -> Allocations:
         store, owner=owner, clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
     )
     await made.start()
-    made.arrange(DOCUMENT)
+    put_in_force(DOCUMENT, made)
     await made.step()
     return made
 
@@ -115,9 +116,9 @@ async def test_followers_integrate_nothing_and_let_others_in_between_routes(
 async def test_a_new_document_integrates_nothing(store: SqliteStore, integrals: list[bool]) -> None:
     made = await replica(store, "leader")
     integrals.clear()
-    shares = made.arrange(DOCUMENT)
+    put_in_force(DOCUMENT, made)
     assert integrals == []
-    assert shares["one"][1].as_dict() == {"v1": 0.5, "v2": 0.5}
+    assert made.held["one"].allocation.as_dict() == {"v1": 0.5, "v2": 0.5}
 
 
 async def test_a_route_whose_numbers_fail_does_not_hold_up_the_others(

@@ -76,7 +76,7 @@ async def test_the_holdback_ends_with_the_bake(store: Store) -> None:
     one = await promoted(store, np.random.default_rng(2))
     await one.pass_time(3_600)
     assert (one.state, one.share) == ("promoted", 1.0)
-    assert one.rollouts.states["r"].bake_until is None
+    assert one.rollout.bake_until is None
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ async def test_one_unlucky_heavy_user_is_no_breach(store: Store) -> None:
     await one.start()
     await one.answer(users=3, each=100, failing=1)  # 100 of 300 requests failed, of one user of three
     assert one.state == "running"
-    found = await one.rollouts.describe("r")
+    found = await one.controller.describe_rollout("r")
     assert found is not None
     (verdict,) = found["verdicts"]
     assert (verdict["unit"], verdict["samples"], verdict["verdict"]) == ("units", 3.0, "inconclusive")
@@ -94,7 +94,7 @@ async def test_an_outcome_that_is_recorded_late_counts_once(store: Store) -> Non
     await one.answer(users=5, each=2, failing=0)
     await one.answer(users=5, each=2, failing=5, time=early + 0.5)
     await one.pass_time(1)
-    found = await one.rollouts.describe("r")
+    found = await one.controller.describe_rollout("r")
     assert found is not None
     assert found["verdicts"][0]["samples"] == 5.0
     assert found["verdicts"][0]["candidate"] == pytest.approx(0.5)
@@ -105,7 +105,7 @@ async def test_a_bandit_ejects_by_units(store: Store) -> None:
     await one.start()
     await one.answer(users=3, each=100, failing=1)
     await one.pass_time(20)
-    assert not one.allocations.caps.get("r")
+    assert not one.allocations.steering["r"].ejected
     await one.answer(users=200, each=2, failing=150)
     await one.pass_time(20)
-    assert one.allocations.caps["r"] == {"v2": 0.0}
+    assert one.allocations.steering["r"].ejected == {"v2"}

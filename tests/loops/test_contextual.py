@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.compile.ensembles import expected, restore, seed
+from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
@@ -21,6 +22,7 @@ from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import GRID, encode, fingerprint
 from tests.contract.made import T0, outcome, reward
+from tests.loops.in_force import put_in_force
 
 CONFIG = """
 metrics: {correct: {type: boolean}, cost: {type: real, goal: minimize}}
@@ -85,7 +87,7 @@ async def replica(store: Store, owner: str, given: Document, now: float = T0 + 6
     )
     made = Replica(loop, swapped)
     await loop.start()
-    loop.arrange(given)
+    put_in_force(given, loop)
     await loop.step()
     return made
 
@@ -184,16 +186,16 @@ async def test_other_features_begin_anew_and_old_ones_are_remembered(store: Stor
     await teach(store, leader.plan, 300)
     await leader.loop.step()
     other = document(features="tier: {header: x-tier, values: [paid, free]}, age: {json: age, maximum: 100}")
-    leader.loop.arrange(other)
+    put_in_force(other, leader.loop)
     assert leader.loop.held["r"].ensemble is None
     assert leader.loop.held["r"].allocation.as_dict() == {"v1": 0.5, "v2": 0.5}
     await leader.loop.step()
     assert (leader.loop.held["r"].epoch, leader.loop.held["r"].ensemble) == (3, None)
-    leader.loop.arrange(document())
+    put_in_force(document(), leader.loop)
     await leader.loop.step()
     assert leader.shares("free", 40)[0] > 0.9
     moved = document(features="tier: {json: tier, values: [free, paid]}, age: {header: x-age, maximum: 100}")
-    leader.loop.arrange(moved)
+    put_in_force(moved, leader.loop)
     assert leader.shares("free", 40)[0] > 0.9, "where a feature is found changes nothing"
 
 
@@ -204,7 +206,7 @@ async def test_an_edited_floor_holds_at_once(store: Store) -> None:
     await leader.loop.step()
     before = leader.shares("free", 40)
     for one in (leader, follower):
-        one.loop.arrange(document(floor="20%"))
+        put_in_force(document(floor="20%"), one.loop)
     assert leader.shares("free", 40) == pytest.approx((0.2 + 0.6 * (before[0] - 0.02) / 0.96, 0.2), abs=0.01)
     await (
         follower.loop.step()
@@ -220,7 +222,7 @@ async def test_a_new_variant_starts_at_its_prior(store: Store) -> None:
     leader = await replica(store, "leader", document())
     await teach(store, leader.plan, 400)
     await leader.loop.step()
-    leader.loop.arrange(document("v1, v2, v3"))
+    put_in_force(document("v1, v2, v3"), leader.loop)
     await leader.loop.step()
     shares = leader.shares("free", 40)
     assert len(shares) == 3
@@ -235,7 +237,7 @@ async def test_caps_bind_every_row_and_are_published(store: Store) -> None:
     follower = await replica(store, "follower", document())
     await teach(store, leader.plan, 400)
     await leader.loop.step()
-    leader.loop.caps["r"] = {"v1": 0.0}
+    leader.loop.steering["r"] = Steering(ejected=frozenset({"v1"}))
     await leader.loop.reconsider("r", "guardrail: v1")
     assert leader.shares("free", 40) == (0.0, 1.0)
     await follower.loop.step()
@@ -246,9 +248,9 @@ async def test_caps_bind_every_row_and_are_published(store: Store) -> None:
 
 async def test_caps_bind_before_anything_was_learned(store: Store) -> None:
     leader = await replica(store, "leader", document())
-    leader.loop.caps["r"] = {"v1": 0.1}
+    leader.loop.steering["r"] = Steering(ejected=frozenset({"v1"}))
     await leader.loop.reconsider("r", "guardrail: v1")
-    assert leader.loop.held["r"].allocation.as_dict() == pytest.approx({"v1": 0.1, "v2": 0.9})
+    assert leader.loop.held["r"].allocation.as_dict() == {"v1": 0.0, "v2": 1.0}
 
 
 async def test_less_cost_is_better(store: Store) -> None:
@@ -288,11 +290,11 @@ async def test_another_policy_takes_over_with_an_epoch_of_its_own(store: Store) 
     await leader.loop.step()
     text = CONFIG[: CONFIG.index("    policy:")] + "    policy: {type: bandit, metric: correct}\n"
     text = text.replace("UNIT", "").replace("VARIANTS", "v1: {backend: a}, v2: {backend: a}")
-    leader.loop.arrange(load(text, source="test", env={}))
+    put_in_force(load(text, source="test", env={}), leader.loop)
     assert leader.loop.held["r"].epoch == 3
     assert leader.loop.held["r"].contextual is None
     await leader.loop.step()
-    leader.loop.arrange(document())
+    put_in_force(document(), leader.loop)
     await leader.loop.step()
     assert leader.shares("free", 40)[0] > 0.9
 

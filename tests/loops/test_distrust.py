@@ -55,7 +55,7 @@ async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Stor
     await alarm(store, "sample_ratio_mismatch", one.time)
     await one.pass_time(2)
     assert one.state == "paused"
-    assert "sample_ratio_mismatch" in one.rollouts.states["r"].reason
+    assert "sample_ratio_mismatch" in one.rollout.reason
     await one.say("resume")
     await one.pass_time(2)
     assert one.state == "running", "what the person knows of does not pause it again"
@@ -82,7 +82,7 @@ async def test_lost_outcomes_pause_it_too(store: Store) -> None:
     await watch.record_loss()
     await one.pass_time(2)
     assert one.state == "paused"
-    assert "7 outcomes were not recorded" in one.rollouts.states["r"].reason
+    assert "7 outcomes were not recorded" in one.rollout.reason
 
 
 async def test_no_winner_is_named_on_a_comparison_that_does_not_hold(store: Store) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
-from gateway.loops.guards import STRETCHES, Guards, _stretch
+from gateway.loops.controller import Controller
+from gateway.loops.guardrail_evidence import STRETCHES, _stretch
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
+from tests.loops.in_force import put_in_force
 from tests.loops.test_alarms import START, outcome
 
 CONFIG = """
@@ -39,23 +41,27 @@ LINEAR = CONFIG.replace(
 
 
 class Replica:
-    """The allocation loop and the guards of one process."""
+    """The allocation loop and the controllers of one process."""
 
     def __init__(self, scene: Scene, name: str, config: str = CONFIG) -> None:
         self.allocations = Allocations(
             scene.store, owner=name, clock=scene.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.guards = Guards(scene.store, self.allocations, clock=scene.clock, emit=scene.emit)
+        self.controller = Controller(scene.store, self.allocations, clock=scene.clock, emit=scene.emit)
         self.document = load(config, source="test", env={})
 
     async def start(self) -> None:
         await self.allocations.start()
-        self.allocations.arrange(self.document)
+        await self.controller.start(self.document)
+        self.put_in_force()
         await self.step()
+
+    def put_in_force(self) -> None:
+        put_in_force(self.document, self.allocations, self.controller)
 
     async def step(self) -> None:
         await self.allocations.step()
-        await self.guards.step(self.document)
+        await self.controller.step()
 
     @property
     def shares(self) -> dict[str, float]:
@@ -148,7 +154,7 @@ async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) 
         await leader.step()
     assert leader.shares["v2"] == 0.0
     leader.document = load(config.replace("2%", "3%"), source="test", env={})
-    leader.allocations.arrange(leader.document)
+    leader.put_in_force()
     await leader.step()
     await leader.step()
     assert leader.shares["v2"] > 0.0
@@ -198,7 +204,7 @@ async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -
         await scene.serve(dict.fromkeys(("v1", "v2", "v3"), 0.0), 30, rng)
         await scene.report(dict.fromkeys(("v1", "v2", "v3"), 0.5), rng, numbers)
         await leader.step()
-    watched = leader.guards._watched["r"]
+    watched = leader.controller._guardrails._watched["r"]
     seen = sum((f.matched["v3"] for f in watched.fresh.values()), watched.matched["v3"])
     for side in seen.evidence({"correct": "boolean"}, 400.0):
         # 40 buckets of ten each, less the last, which is not settled

@@ -11,11 +11,12 @@ import pytest
 from gateway.compile.plans import period
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
-from gateway.loops.guards import Guards
+from gateway.loops.controller import Controller
 from gateway.record.events import Outcome, Reward
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.contract.made import reward
+from tests.loops.in_force import put_in_force
 from tests.loops.test_alarms import START, outcome
 
 CONFIG = """
@@ -45,7 +46,7 @@ class Scene:
         self.allocations = Allocations(
             self.store, owner="me", clock=self.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.guards = Guards(self.store, self.allocations, clock=self.clock, emit=self.emit)
+        self.controller = Controller(self.store, self.allocations, clock=self.clock, emit=self.emit)
 
     def clock(self) -> float:
         return self.time
@@ -55,12 +56,12 @@ class Scene:
 
     async def start(self) -> None:
         await self.allocations.start()
-        self.allocations.arrange(self.document)
+        put_in_force(self.document, self.allocations, self.controller)
         await self.step()
 
     async def step(self) -> float:
         await self.allocations.step()
-        await self.guards.step(self.document)
+        await self.controller.step()
         return self.allocations.held["r"].allocation.probability("v2")
 
     async def serve(self, rate: Mapping[str, int], *, requests: int = 400, of_unit: int = 0) -> None:

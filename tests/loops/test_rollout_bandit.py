@@ -12,12 +12,14 @@ from gateway.compile.plans import period
 from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
-from gateway.loops.guards import EVERY, SETTLED, Guards
-from gateway.loops.rollout import Rollouts
+from gateway.loops.controller import GUARDRAILS_S, Controller
+from gateway.loops.guardrail_evidence import SETTLED
 from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
+from policies.rollout.state import State
 from tests.contract.made import outcome, reward
+from tests.loops.in_force import put_in_force
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -48,8 +50,7 @@ class Replica:
         self.allocations = Allocations(
             store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.rollouts = Rollouts(store, self.allocations, clock=self.clock, emit=self.emit)
-        self.guards = Guards(store, self.allocations, clock=self.clock, emit=self.emit)
+        self.controller = Controller(store, self.allocations, clock=self.clock, emit=self.emit)
         self.document = load(text, source="test", env={})
 
     def clock(self) -> float:
@@ -60,26 +61,24 @@ class Replica:
 
     async def start(self) -> Replica:
         await self.allocations.start()
-        await self.rollouts.start(self.document)
-        self.arrange()
+        await self.controller.start(self.document)
+        self.put_in_force()
         await self.pass_time(0)
         return self
 
-    def arrange(self) -> None:
-        self.rollouts.arrange(self.document)
-        self.allocations.arrange(self.document)
+    def put_in_force(self) -> None:
+        put_in_force(self.document, self.allocations, self.controller, self.time)
 
     async def edit(self, text: str) -> None:
         self.document = load(text, source="test", env={})
-        self.arrange()
+        self.put_in_force()
         await self.pass_time(1)
 
     async def pass_time(self, seconds: float) -> None:
         self.time += seconds
         for _ in range(2):
             await self.allocations.step()
-            await self.guards.step(self.document)
-            await self.rollouts.step()
+            await self.controller.step()
             self.time += 1
 
     async def serve(self, *, errors: float = 0.0, each: int = 40) -> None:
@@ -98,7 +97,7 @@ class Replica:
             for k in range(each)
         ]
         await self.store.append(made)
-        await self.pass_time(SETTLED + BUCKET + EVERY)
+        await self.pass_time(SETTLED + BUCKET + GUARDRAILS_S)
 
     async def report(self, good: Mapping[str, int], each: int = 100) -> None:
         of = [(v, float(k < n)) for v, n in good.items() for k in range(each)]
@@ -108,16 +107,22 @@ class Replica:
 
     async def to_bandit(self) -> Replica:
         await self.serve(each=200)
-        assert (self.state, self.phase) == ("running", "bandit"), self.rollouts.states["r"]
+        assert (self.state, self.phase) == ("running", "bandit"), self.rollout
         return self
 
     @property
+    def rollout(self) -> State:
+        state = self.controller.states["r"].rollout
+        assert state is not None
+        return state
+
+    @property
     def state(self) -> str:
-        return str(self.rollouts.states["r"].status)
+        return str(self.rollout.status)
 
     @property
     def phase(self) -> str:
-        return self.rollouts.states["r"].phase
+        return self.rollout.phase
 
     @property
     def share(self) -> float:
@@ -134,7 +139,7 @@ class Replica:
         return [(d["signal"], d["target"]) for kind, d in self.events if kind == "rollout"]
 
     async def say(self, action: str, weight: float | None = None) -> Mapping[str, Any]:
-        return await self.rollouts.command("r", action, weight, "ann")
+        return await self.controller.command("r", action, weight, "ann")
 
 
 @pytest.fixture
@@ -158,7 +163,7 @@ async def test_the_bandit_begins_with_the_rewards_of_the_stages(store: Store) ->
     await one.report({"v1": 90, "v2": 30})
     await one.pass_time(1)
     assert one.share < 0.5
-    told = await one.rollouts.describe("r")
+    told = await one.controller.describe_rollout("r")
     assert told is not None
     assert (told["state"], told["phase"]) == ("running", "bandit")
     assert told["weight"] == pytest.approx(one.share)
@@ -182,7 +187,7 @@ async def test_the_winner_ends_it(
     beliefs = one.events[-1][1]["evidence"][-1]
     assert beliefs["variants"]["v2"]["rewards"] == 100
     assert beliefs["stopped"] == max(good, key=good.__getitem__)
-    assert (one.rollouts.states["r"].bake_until is not None) == (state == "promoted")
+    assert (one.rollout.bake_until is not None) == (state == "promoted")
     await one.report({"v1": 80, "v2": 40} if share else {"v1": 40, "v2": 80}, each=300)
     await one.pass_time(5)
     assert (one.state, one.share) == (state, share), "beliefs that move on move nothing any more"

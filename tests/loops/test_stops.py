@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from gateway.config.load import load
 from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
-from gateway.loops.stops import Stops
+from gateway.loops.controller import Controller
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.contract.made import outcome, reward
+from tests.loops.in_force import put_in_force
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -38,7 +40,7 @@ class Replica:
         self.allocations = Allocations(
             store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
         )
-        self.stops = Stops(store, self.allocations, clock=self.clock, emit=self.emit)
+        self.controller = Controller(store, self.allocations, clock=self.clock, emit=self.emit)
         self.document = load(text, source="test", env={})
 
     def clock(self) -> float:
@@ -50,22 +52,22 @@ class Replica:
 
     async def start(self) -> Replica:
         await self.allocations.start()
-        await self.stops.start(self.document)
-        self.allocations.arrange(self.document)
+        await self.controller.start(self.document)
+        put_in_force(self.document, self.allocations, self.controller)
         await self.step()
         return self
 
     async def edit(self, text: str) -> None:
         self.document = load(text, source="test", env={})
-        self.allocations.arrange(self.document)
+        put_in_force(self.document, self.allocations, self.controller)
         await self.step()
 
     async def step(self) -> None:
         await self.allocations.step()
-        await self.stops.step(self.document)
+        await self.controller.step()
 
     async def command(self, action: str) -> Mapping[str, Any]:
-        return await self.stops.command("r", self.document.routes["r"], action, "ann")
+        return await self.controller.command("r", action, None, "ann")
 
     @property
     def share(self) -> float:
@@ -73,7 +75,7 @@ class Replica:
 
     @property
     def told(self) -> Mapping[str, Any]:
-        found = self.stops.describe("r")
+        found = self.controller.describe_stop_rule("r")
         assert found is not None
         return found
 
@@ -176,19 +178,25 @@ async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Stor
 
 
 async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store) -> None:
-    one = await Replica(store, "one", SINGLE).start()
+    guardrails = "baseline: v1\n      guardrails: [{metric: error_rate, max_increase: 2%}]\n      stop:"
+    guarded = SINGLE.replace("stop:", guardrails)
+    one = await Replica(store, "one", guarded).start()
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
-    one.allocations.caps["r"] = {"v2": 0.0}
+    assert one.share == 1.0
+    found = await store.load("route", "r")
+    assert found is not None
+    kept = json.loads(found[1])
+    kept["ejections"]["ejected"] = {"v2": "it fails"}
+    await store.save("route", "r", json.dumps(kept), expected=found[0])
     await one.step()
     assert (one.told["state"], one.told["by"], one.share) == ("learning", "guardrail", 0.0)
-    one.allocations.caps.clear()
     joined = SINGLE.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}")
     await one.edit(joined.replace("stop:", "debut: {share: 10%, samples: 50}\n      stop:"))
     await one.step()
     assert one.told["state"] == "learning", "v3 has no rewards yet"
     assert one.allocations.held["r"].allocation.probability("v3") == pytest.approx(0.1)
     await one.edit(CONFIG.replace("      stop: {probability_best: 95%, min_samples: 50, then: ask}\n", ""))
-    assert one.stops.describe("r") is None
+    assert one.controller.describe_stop_rule("r") is None
     with pytest.raises(TurnoutError, match="no stop rule"):
         await one.command("promote")

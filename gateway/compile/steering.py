@@ -1,0 +1,93 @@
+"""What the state of a route means to its allocation. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.compile.arrange import override_of
+from gateway.compile.plans import RolloutOverride, plan_of
+from gateway.config.document import BanditConfig, CanaryConfig, GuardrailConfig, RouteConfig
+from policies.rollout.route import RouteState
+from policies.rollout.state import begin
+
+ALPHA: Final = 0.05
+"""Probability that anything is ever ejected wrongly, over all variants, guardrails and looks of a route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What the rollout, the guardrails and the stop rule of a route ask of its allocation."""
+
+    override: RolloutOverride | None = None
+    """Of a canary."""
+    ejected: frozenset[str] = frozenset()
+    winner: str | None = None
+    """The variant that the bandit was handed over to."""
+
+    @property
+    def caps(self) -> dict[str, float]:
+        """The largest share of each variant that has one."""
+        return dict.fromkeys(sorted(self.ejected), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """The guardrails that bind a route's bandit, or the bandit that a canary has gone on as."""
+
+    baseline: str
+    guardrails: tuple[GuardrailConfig, ...]
+    fingerprint: str
+    alpha: float = ALPHA
+    candidate: str | None = None
+    """Of a canary."""
+
+
+def steering(route: RouteConfig, state: RouteState, now: float) -> Steering:
+    """What ``state`` asks; what was decided about another section of the policy asks nothing."""
+    section, override, winner = route.policy, None, None
+    if isinstance(section, CanaryConfig):
+        plan = plan_of(section)
+        rollout = state.rollout
+        if rollout is None or (rollout.baseline, rollout.candidate) != (plan.baseline, plan.candidate):
+            rollout = begin(plan, now)
+        override = override_of(rollout, plan)
+    elif has_stop_rule(route) and state.stop.fingerprint == stop_fingerprint(route):
+        winner = state.stop.handed_over
+    bound = guarded(section, override)
+    ejected = state.ejections.ejected
+    if bound is None or state.ejections.fingerprint != bound.fingerprint:
+        ejected = {}
+    return Steering(override, frozenset(ejected), winner)
+
+
+def guarded(section: object, override: RolloutOverride | None) -> Guarded | None:
+    """What binds the bandit of a route whose policy is ``section``; None where there is nothing to compare."""
+    if isinstance(section, BanditConfig) and section.baseline is not None:
+        fingerprint = guardrails_fingerprint(section)
+        return Guarded(section.baseline, section.guardrails, fingerprint)
+    if not isinstance(section, CanaryConfig) or override is None or override.competing is None:
+        return None
+    if override.promoted or (not override.deciding and override.weight in (0.0, 1.0)):
+        return None  # it has ended, or one variant gets everything
+    fingerprint = guardrails_fingerprint(section, override.competing)
+    alpha = plan_of(section).bandit_alpha(ALPHA)
+    return Guarded(section.baseline, section.guardrails, fingerprint, alpha, section.candidate)
+
+
+def guardrails_fingerprint(section: BanditConfig | CanaryConfig, competing: float | None = None) -> str:
+    """Changes with the policy's section, and each time that a canary goes on as a bandit."""
+    text = section.model_dump_json() + ("" if competing is None else str(competing))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def has_stop_rule(route: RouteConfig) -> bool:
+    return isinstance(route.policy, BanditConfig) and route.policy.stop is not None
+
+
+def stop_fingerprint(route: RouteConfig) -> str:
+    """Changes with the policy's section and with the variants that take part."""
+    text = route.policy.model_dump_json() + json.dumps([*route.variants, *route.all_shadows])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,337 @@
+"""One controller for each route: its guardrails, its rollout and its stop rule move one state, in this order.
+
+The reducers are pure and in `policies.rollout` (`ejections.look`, `machine.step`, `stop_rule.look`); this module brings
+them evidence, stores what they make (`gateway.loops.route_states`), and carries out the effects. Every process reads
+the states; the leader looks at the evidence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, Final
+
+from gateway.clock import Clock
+from gateway.compile.plans import canaries, plan_of
+from gateway.compile.steering import (
+    Guarded,
+    Steering,
+    guarded,
+    has_stop_rule,
+    steering,
+    stop_fingerprint,
+)
+from gateway.config.document import BanditConfig, CanaryConfig, Document, RouteConfig
+from gateway.errors import TurnoutError
+from gateway.loops.alarms import distrust
+from gateway.loops.allocation import Allocations
+from gateway.loops.guardrail_evidence import GuardrailEvidence
+from gateway.loops.rollout_evidence import RolloutEvidence
+from gateway.loops.route_states import RouteStates
+from gateway.loops.route_views import rollout_view, stop_view
+from gateway.state.base import StoreUnavailable
+from gateway.state.store import Store
+from policies.rollout import ejections, stop_rule
+from policies.rollout.ejections import Ejected
+from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
+from policies.rollout.machine import next_due, step
+from policies.rollout.route import RouteState
+from policies.rollout.state import Plan, begin
+from policies.rollout.stop_rule import StopEvidence, StopState
+from policies.rollout.table import Status
+
+log = logging.getLogger("turnout.rollout")
+
+GUARDRAILS_S: Final = 5.0
+"""Seconds between two looks at the guardrails of a bandit."""
+MAX_LOOK_SHARE: Final = 0.05
+"""A look at a rollout that took t seconds is followed by a rest of t / 0.05."""
+
+_GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
+
+Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+
+
+class Controller:
+    """The controllers of all routes, in one process."""
+
+    def __init__(self, store: Store, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+        self._store = store
+        self._allocations = allocations
+        self._clock = clock
+        self._emit = emit
+        self._routes = RouteStates(store)
+        self._rollouts = RolloutEvidence(store, allocations, clock)
+        self._guardrails = GuardrailEvidence(store, clock)
+        self._document: Document | None = None
+        self._configured: set[str] = set()
+        """Canaries that have not heard of the document in force."""
+        self._due: dict[str, float] = {}
+        """By route: when its guardrails are looked at next."""
+        self._resting: dict[str, float] = {}
+        """By route: until when its rollout is not looked at."""
+
+    @property
+    def states(self) -> Mapping[str, RouteState]:
+        """By route, as this process last read or wrote them."""
+        return self._routes.states
+
+    # A new document -----------------------------------------------------------------------------------
+    async def start(self, document: Document) -> None:
+        """Reads where the routes of ``document`` stand; call it before the first `take`."""
+        for name, route in document.routes.items():
+            if _controlled(route):
+                await self._routes.read(name)
+
+    def take(self, document: Document, steered: Mapping[str, Steering]) -> None:
+        """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""
+        self._document = document
+        self._configured |= canaries(document).keys()
+        self._allocations.steering = dict(steered)
+
+    # The loop -------------------------------------------------------------------------------------------
+    async def step(self) -> None:
+        """Every process reads where the routes stand; the leader looks at the evidence too."""
+        document = self._document
+        if document is None:
+            return
+        for name, route in document.routes.items():
+            if not _controlled(route) or name not in self._allocations.held:
+                continue
+            try:
+                await self._step(document, name, route)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one route must not hold up the others
+                log.exception("the route %s stays as it is", name)
+
+    async def _step(self, document: Document, name: str, route: RouteConfig) -> None:
+        section = route.policy
+        await self._routes.read(name)
+        if isinstance(section, CanaryConfig):
+            await self._configure(name, section)
+        await self._follow(name, route)
+        if not self._allocations.leads:
+            return
+        override = self._allocations.steering[name].override
+        bound = guarded(section, override)
+        if bound is not None and bound.guardrails:
+            await self._look_at_guardrails(document, name, bound)
+        if isinstance(section, CanaryConfig):
+            await self._look_at_rollout(document, name, section)
+        elif has_stop_rule(route):
+            await self._look_at_stop_rule(name, route)
+
+    async def _follow(self, name: str, route: RouteConfig) -> None:
+        """Takes what the state asks of the allocation to it; the leader publishes what another process was told."""
+        before = self._allocations.steering.get(name, Steering())
+        after = self._steer(name)
+        if not self._allocations.leads:
+            return
+        if after.ejected != before.ejected:
+            await self._allocations.reconsider(name, "guardrail")
+        if after.winner != before.winner:
+            await self._allocations.reconsider(name, "winner")
+        if isinstance(route.policy, CanaryConfig) and self._behind(
+            name, before, after, route.policy.candidate
+        ):
+            state = self._routes[name].rollout
+            await self._allocations.reconsider(name, state.reason if state is not None else "")
+
+    def _steer(self, name: str) -> Steering:
+        route = self._route(name)  # another document may have come while this one was looked at
+        steered = self._allocations.steering[name] = steering(route, self._routes[name], self._clock())
+        return steered
+
+    def _behind(self, name: str, before: Steering, after: Steering, candidate: str) -> bool:
+        """Whether what is in force isn't what the rollout wants: another process was told, and could not publish it
+        because this one had just published for the bandit."""
+        old, new = before.override, after.override
+        if old is None or new is None:
+            return False
+        if old.deciding or new.deciding:
+            return old.deciding != new.deciding
+        return abs(self._allocations.share(name, candidate) - new.weight) > 1e-9
+
+    # Guardrails -----------------------------------------------------------------------------------------
+    async def _look_at_guardrails(self, document: Document, name: str, bound: Guarded) -> None:
+        now = self._clock()
+        if now < self._due.get(name, 0.0) <= now + GUARDRAILS_S:
+            return
+        self._due[name] = now + GUARDRAILS_S
+        state, _ = await self._routes.update(
+            name, lambda s: (replace(s, ejections=s.ejections.under(bound.fingerprint, now)), ())
+        )
+        variants = self._allocations.held[name].allocation.variants
+        judgements = await self._guardrails.judgements(document, name, bound, state.ejections, variants)
+        trusted = not ejections.breaches(judgements) or not await distrust(
+            self._store, name, state.ejections.since
+        )
+
+        def reducer(route: RouteState) -> tuple[RouteState, tuple[Ejected, ...]]:
+            if route.ejections.fingerprint != bound.fingerprint:
+                return route, ()
+            look = ejections.look(route.ejections, judgements, candidate=bound.candidate, trusted=trusted)
+            return replace(route, ejections=look[0]), look[1]
+
+        _, effects = await self._routes.update(name, reducer)
+        for effect in effects:
+            reason = effect.verdict.breach()
+            log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
+            evidence = effect.verdict.as_dict()
+            await self._emit(
+                "guardrail", name, {"variant": effect.variant, "reason": reason, "evidence": evidence}
+            )
+        if effects:
+            self._steer(name)
+            names = ", ".join(effect.variant for effect in effects)
+            await self._allocations.reconsider(name, f"guardrail: {names}")
+
+    # Rollouts -------------------------------------------------------------------------------------------
+    async def _configure(self, name: str, section: CanaryConfig) -> None:
+        if name in self._configured or self._routes[name].rollout is None:
+            self._configured.discard(name)
+            await self._event(name, plan_of(section), Configured())
+
+    async def _look_at_rollout(self, document: Document, name: str, section: CanaryConfig) -> None:
+        plan, now, state = plan_of(section), self._clock(), self._routes[name]
+        if state.rollout is None or now < next_due(state.rollout, plan) or now < self._resting.get(name, 0.0):
+            return
+        began = perf_counter()
+        tick = await self._rollouts.tick(document, name, section, state)
+        if tick is not None:
+            await self._event(name, plan, tick)
+            self._resting[name] = now + (perf_counter() - began) / MAX_LOOK_SHARE
+
+    async def _event(self, name: str, plan: Plan, event: Event) -> None:
+        """Raises TurnoutError for a command that is not possible now."""
+
+        def reducer(route: RouteState) -> tuple[RouteState, tuple[Effect, ...]]:
+            now = self._clock()
+            after, effects = step(route.rollout or begin(plan, now), event, plan, now)
+            refused = next((effect for effect in effects if isinstance(effect, Refused)), None)
+            if refused is not None:
+                raise TurnoutError("conflict", refused.message)
+            return replace(route, rollout=after), effects
+
+        _, effects = await self._routes.update(name, reducer)
+        self._steer(name)
+        reasons = [effect.reason for effect in effects if isinstance(effect, SetWeight)]
+        if reasons:
+            await self._allocations.reconsider(name, reasons[-1])
+        for effect in effects:
+            if isinstance(effect, Audit):
+                # A rollout that gives up by itself needs a person.
+                level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
+                log.log(
+                    level, "rollout of %s: %s → %s (%s)", name, effect.source, effect.target, effect.reason
+                )
+                await self._emit("rollout", name, effect.as_dict())
+
+    # Stop rules -----------------------------------------------------------------------------------------
+    async def _look_at_stop_rule(self, name: str, route: RouteConfig) -> None:
+        standing = self._allocations.standings.get(name)
+        state = self._routes[name].stop.under(stop_fingerprint(route))
+        named = standing.stopped if standing is not None else None
+        if state.handed_over is None:
+            if standing is None or named == state.winner:
+                return
+            if named is not None and await distrust(self._store, name, state.since):
+                return
+        assert isinstance(route.policy, BanditConfig)
+        assert route.policy.stop is not None
+        lead = standing.lead if standing is not None else None
+        seen = StopEvidence(
+            named,
+            None if lead is None else lead.as_dict(),
+            single=route.policy.stop.then == "single",
+            ejected=self._allocations.steering[name].ejected,
+        )
+        await self._stop(name, route, lambda stop: stop_rule.look(stop, seen, self._clock()))
+
+    async def _stop(
+        self, name: str, route: RouteConfig, change: Callable[[StopState], StopState | Refused]
+    ) -> None:
+        """Raises TurnoutError for a command that is not possible now."""
+        fingerprint = stop_fingerprint(route)
+
+        def reducer(state: RouteState) -> tuple[RouteState, StopState]:
+            before = state.stop.under(fingerprint)
+            after = change(before)
+            if isinstance(after, Refused):
+                raise TurnoutError("conflict", after.message)
+            return (state if after == before else replace(state, stop=after)), before
+
+        state, before = await self._routes.update(name, reducer)
+        after = state.stop.under(fingerprint)
+        if after == before:
+            return
+        self._steer(name)
+        log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)
+        view = stop_view(name, after, self._allocations.standings.get(name))
+        await self._emit("winner", name, view | {"before": before.state})
+        if "handed_over" in (before.state, after.state):
+            reason = f"winner: {after.winner}" if after.winner else "winner taken back"
+            await self._allocations.reconsider(name, reason)
+
+    # For people -----------------------------------------------------------------------------------------
+    def _route(self, name: str) -> RouteConfig:
+        route = self._document.routes.get(name) if self._document is not None else None
+        if route is None:
+            raise TurnoutError("not_found", f"The route {name!r} is not served (any more).")
+        return route
+
+    async def command(
+        self, name: str, action: str, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
+        """Steers a rollout or a stop rule for a person; the state that follows, as the API shows it.
+
+        Raises TurnoutError (not_found, conflict).
+        """
+        route = self._document.routes.get(name) if self._document is not None else None
+        section = route.policy if route is not None else None
+        if route is not None and isinstance(section, BanditConfig):
+            if not has_stop_rule(route):
+                raise TurnoutError(
+                    "not_found",
+                    f"The bandit of {name!r} has no stop rule, so it names no winner; write 'stop'.",
+                )
+            await self._routes.read(name)
+            who = f"{by}: {reason}" if reason else by
+            await self._stop(name, route, lambda s: stop_rule.command(s, name, action, who, self._clock()))
+            return self.describe_stop_rule(name) or {}
+        if not isinstance(section, CanaryConfig):
+            raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is no canary.")
+        await self._routes.read(name)
+        share = self._allocations.share(name, section.candidate)
+        await self._event(name, plan_of(section), Command(action, by, weight, share, reason))
+        return await self.describe_rollout(name) or {}
+
+    async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:
+        """The rollout as the API shows it; None for a route without one."""
+        document, state = self._document, self._routes[name]
+        section = canaries(document).get(name) if document is not None else None
+        if document is None or section is None or state.rollout is None or name not in self._allocations.held:
+            return None
+        judgement, samples = await self._rollouts.judgement(document, name, section, state)
+        share = self._allocations.share(name, section.candidate)
+        return rollout_view(state.rollout, plan_of(section), judgement, samples, share)
+
+    def describe_stop_rule(self, name: str) -> Mapping[str, Any] | None:
+        """Where the stop rule stands, as the API shows it; None for a route without one."""
+        route = self._document.routes.get(name) if self._document is not None else None
+        if route is None or not has_stop_rule(route):
+            return None
+        state = self._routes[name].stop.under(stop_fingerprint(route))
+        return stop_view(name, state, self._allocations.standings.get(name))
+
+
+def _controlled(route: RouteConfig) -> bool:
+    """Whether anything but its configuration moves the allocation."""
+    return (
+        isinstance(route.policy, CanaryConfig)
+        or has_stop_rule(route)
+        or guarded(route.policy, None) is not None
+    )

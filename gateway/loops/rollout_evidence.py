@@ -1,0 +1,204 @@
+"""What a canary's rollout goes by: the verdicts over the window, and what its bandit believes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.compile.plans import plan_of, rail_of, reported
+from gateway.compile.steering import guardrails_fingerprint
+from gateway.config.document import CanaryConfig, Document
+from gateway.ingest.evidence import observations, rewarded
+from gateway.loops.alarms import distrust
+from gateway.loops.allocation import Allocations
+from gateway.loops.by_unit import OutcomesByUnit
+from gateway.record.histogram import edges
+from gateway.state.base import BUCKET, Counts, StoreUnavailable
+from gateway.state.store import Store
+from policies.allocation.bandit import Standing
+from policies.allocation.model import RewardSums
+from policies.rollout.events import Tick
+from policies.rollout.guardrails import (
+    MAX_BASELINE_ERROR_RATE,
+    Judgement,
+    could_not_look,
+    judge_agreement,
+    judge_all,
+    judge_alone,
+)
+from policies.rollout.route import RouteState
+from policies.rollout.state import Plan, State, shadow_share
+from policies.rollout.table import Status
+from policies.rollout.verdicts import Guardrail, Levels, Verdict
+from policies.sequential.betting import WindowBets
+from policies.sequential.metric_comparison import Evidence
+from policies.sequential.stratified import Stratum
+
+log = logging.getLogger("turnout.rollout")
+
+MAX_FAILED_LOOKS: Final = 3
+"""Looks in a row at which the evidence could not be read before that is a verdict (and pauses the rollout)."""
+
+
+def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
+    """(least, greatest) value of each metric with a cap."""
+    ranges = {key: metric.capped_range for key, metric in document.metrics.items()}
+    return {key: found for key, found in ranges.items() if found is not None}
+
+
+def by_unit(seen: Evidence, side: Stratum) -> Evidence:
+    """``seen`` with errors and latencies by unit."""
+    return replace(seen, latency=side.latency, units=side.units or RewardSums())
+
+
+class RolloutEvidence:
+    """The evidence for the rollouts of all canaries, read from the store."""
+
+    def __init__(self, store: Store, allocations: Allocations, clock: Clock) -> None:
+        self._store = store
+        self._allocations = allocations
+        self._clock = clock
+        self._failed: dict[str, int] = {}
+        self._units = OutcomesByUnit(store, clock)
+        self._bets: dict[str, tuple[tuple[float, int], WindowBets]] = {}
+
+    async def tick(
+        self, document: Document, name: str, section: CanaryConfig, state: RouteState
+    ) -> Tick | None:
+        """A look; None if the evidence could not be read this time."""
+        try:
+            tick = await self._tick(document, name, section, state)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("rollout of %s: the evidence could not be read", name)
+            self._failed[name] = self._failed.get(name, 0) + 1
+            return Tick((_blind(section, str(error)),)) if self._failed[name] >= MAX_FAILED_LOOKS else None
+        self._failed.pop(name, None)
+        return tick
+
+    async def _tick(self, document: Document, name: str, section: CanaryConfig, route: RouteState) -> Tick:
+        judgement, samples = await self.judgement(document, name, section, route, forecast=False)
+        state = route.rollout
+        assert state is not None
+        doubt = await distrust(self._store, name, max(state.since, state.window))
+        if doubt:
+            judgement = Judgement((_blind(section, doubt),))
+        standing = self._standing(name, state)
+        return Tick(
+            judgement.verdicts,
+            samples,
+            judgement.sick,
+            share=self._allocations.share(name, section.candidate),
+            winner=standing.stopped if standing is not None else None,
+            beliefs=standing.as_dict() if standing is not None else None,
+            carried=self._carried(name, state),
+        )
+
+    def _carried(self, name: str, state: State) -> Mapping[str, float] | None:
+        known = self._bets.get(name)
+        return known[1].carried() if known is not None and known[0][0] == state.window else None
+
+    def _standing(self, name: str, state: State) -> Standing | None:
+        """What the bandit of a rollout knows, where one decides."""
+        standing = self._allocations.standings.get(name) if state.deciding else None
+        return standing if standing is not None and state.candidate in standing.variants else None
+
+    async def judgement(
+        self,
+        document: Document,
+        name: str,
+        section: CanaryConfig,
+        route: RouteState,
+        *,
+        forecast: bool = True,
+    ) -> tuple[Judgement, float]:
+        """The verdicts over the current window, and the candidate's samples in it."""
+        plan, state = plan_of(section), route.rollout
+        assert state is not None
+        levels = plan.levels(len(section.guardrails))
+        if shadow_share(state, plan):
+            return await self._agreement(name, plan, state, levels)
+        if state.competing is not None and plan.bandit is not None and state.status is not Status.PROMOTED:
+            # A bandit's epochs are short: its variants are compared over matched times instead.
+            fingerprint = guardrails_fingerprint(section, state.competing)
+            kept = route.ejections.judgement if route.ejections.fingerprint == fingerprint else None
+            return kept or Judgement(()), 0.0
+        epoch = self._allocations.held[name].epoch
+        baseline, candidate = await self._window(document, name, plan, state, epoch)
+        if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
+            alone = await asyncio.to_thread(judge_alone, candidate, MAX_BASELINE_ERROR_RATE, levels.fail)
+            return Judgement((alone,)), candidate.requests
+        bets = self._window_bets(name, state, epoch)  # only the leader's own look adds to them
+        judgement = await asyncio.to_thread(
+            judge_all,
+            [rail_of(rail) for rail in section.guardrails],
+            baseline,
+            candidate,
+            levels,
+            bets=bets.copy() if forecast else bets,
+            edges=edges,
+            forecast=forecast,
+        )
+        return judgement, candidate.requests
+
+    async def _agreement(
+        self, name: str, plan: Plan, state: State, levels: Levels
+    ) -> tuple[Judgement, float]:
+        """The gate's verdict, and the responses compared."""
+        found = await self._store.agreement(name, since=state.window)
+        _, compared, agreeing = found.get(plan.candidate, (0, 0, 0))
+        assert plan.gate is not None
+        seconds = max(0.0, self._clock() - state.window)
+        verdict = judge_agreement(
+            agreeing, compared, plan.gate.agreement, levels.bet, levels.passing, seconds=seconds
+        )
+        return Judgement((verdict,)), float(compared)
+
+    async def _window(
+        self, document: Document, name: str, plan: Plan, state: State, epoch: int
+    ) -> tuple[Evidence, Evidence]:
+        """Baseline and candidate in the window. Only one epoch counts: with the same weights throughout, both saw the
+        same hours of the day."""
+        now, since = self._clock(), state.window - BUCKET
+        seconds = max(0.0, now - state.window)
+        counts = await self._store.counts(name, since=since, epoch=epoch)
+        metrics = reported(document, name)
+        sums = observations(await rewarded(self._store, name, metrics, now=now, since=since, epoch=epoch))
+        kinds = {key: metric.type for key, metric in document.metrics.items()}
+        ranges = capped_ranges(document)
+        by_variant = await self._by_unit(document, name, since, epoch)
+
+        def evidence(variant: str) -> Evidence:
+            count = counts.get(variant, Counts())
+            rewards = {m: s for (v, m), s in sums.items() if v == variant}
+            seen = Evidence(count.assigned, count.errors, count.latency, rewards, kinds, seconds, ranges)
+            return seen if by_variant is None else by_unit(seen, by_variant.get(variant, Stratum()))
+
+        return evidence(plan.baseline), evidence(plan.candidate)
+
+    def _window_bets(self, name: str, state: State, epoch: int) -> WindowBets:
+        """The bets of the present window. A process that begins in the middle bets on the window as one."""
+        window = (state.window, epoch)
+        known = self._bets.get(name)
+        if known is None or known[0] != window:
+            known = self._bets[name] = window, WindowBets(state.carried)
+        return known[1]
+
+    async def _by_unit(
+        self, document: Document, name: str, since: float, epoch: int
+    ) -> Mapping[str, Stratum] | None:
+        """Errors and latencies by unit, by variant; None where requests are their own units."""
+        if document.routes[name].unit is None:
+            return None
+        outcomes = await self._units.read(name, since, epoch)
+        return {} if outcomes is None else await asyncio.to_thread(outcomes.whole)
+
+
+def _blind(section: CanaryConfig, reason: str) -> Verdict:
+    rail = rail_of(section.guardrails[0]) if section.guardrails else Guardrail("error_rate", max_increase=0.0)
+    return could_not_look(rail, 0.0, reason)

@@ -1,0 +1,64 @@
+"""Where every route stands (`policies.rollout.route.RouteState`): one document of each in the store.
+
+It is kept under compare-and-swap, so that it survives restarts, a command may come in at any replica, and two leaders
+at the same time (which a lease can't rule out) can't both move it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from gateway.errors import TurnoutError
+from gateway.state.store import DocumentStore
+from policies.rollout.route import RouteState
+
+KIND: Final = "route"
+MAX_TRIES: Final = 5
+
+Effects = TypeVar("Effects")
+Reducer = Callable[[RouteState], tuple[RouteState, Effects]]
+"""Pure: it may be called again, with the state that another process has left."""
+
+
+class RouteStates:
+    """The states of all routes, as this process last read or wrote them."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+        self._versions: dict[str, int] = {}
+        self.states: dict[str, RouteState] = {}
+
+    def __getitem__(self, name: str) -> RouteState:
+        return self.states.get(name) or RouteState()
+
+    async def read(self, name: str) -> RouteState:
+        """What the store has now."""
+        before = self._versions.get(name, 0)
+        found = await self._store.load(KIND, name)
+        # An update beside this call may have come further meanwhile; a store that lost documents is behind both.
+        if found is not None and not before <= found[0] < self._versions.get(name, 0):
+            self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))
+        return self[name]
+
+    def _put(self, name: str, version: int, state: RouteState) -> None:
+        if version >= self._versions.get(name, 0):
+            self._versions[name], self.states[name] = version, state
+
+    async def update(self, name: str, reducer: Reducer[Effects]) -> tuple[RouteState, Effects]:
+        """The state that ``reducer`` makes, stored if it is another one; and its effects, for the caller to carry out.
+
+        Raises TurnoutError (conflict) if others keep moving the route, and whatever ``reducer`` raises.
+        """
+        for _ in range(MAX_TRIES):
+            version, before = self._versions.get(name, 0), self[name]
+            after, effects = reducer(before)
+            if after == before:
+                self._put(name, version, after)
+                return after, effects
+            if await self._store.save(KIND, name, json.dumps(after.as_dict()), expected=version):
+                self._put(name, version + 1, after)
+                return after, effects
+            await self.read(name)
+        raise TurnoutError("conflict", f"The route {name!r} keeps moving; read its state and try again.")

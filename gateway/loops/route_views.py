@@ -1,0 +1,59 @@
+"""Rollouts and stop rules, as the API and events show them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from policies.allocation.bandit import Standing
+from policies.rollout.guardrails import Judgement
+from policies.rollout.machine import possible
+from policies.rollout.state import Plan, State, stage_of
+from policies.rollout.stop_rule import StopState
+
+_COMMANDS: Final[Mapping[str, str]] = {"asking": "promote", "handed_over": "rollback"}
+"""By state of a stop rule, the command that moves it on."""
+
+
+def rollout_view(
+    state: State, plan: Plan, judgement: Judgement, samples: float, share: float
+) -> dict[str, Any]:
+    """``share``: the candidate's now, whoever decides on it."""
+    stage = stage_of(plan, state.stage)
+    if state.competing is not None:  # no stage any more
+        stage = replace(stage, duration=0.0, min_samples=0)
+    return {
+        "state": str(state.status),
+        "phase": state.phase,
+        "stage": state.stage,
+        "stages": len(plan.stages),
+        "weight": share if state.deciding else state.weight,
+        "baseline": plan.baseline,
+        "candidate": plan.candidate,
+        "reason": state.reason,
+        "since": state.since,
+        "entered": state.entered,
+        "stage_ends": state.entered + stage.duration if stage.duration else None,
+        "samples": samples if state.competing is None else None,
+        "min_samples": stage.min_samples,
+        "bake_until": state.bake_until,
+        "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
+        "sick_baseline": judgement.sick or None,
+        "possible": list(possible(state)),
+    }
+
+
+def stop_view(name: str, state: StopState, standing: Standing | None) -> dict[str, Any]:
+    """``standing``: what the bandit of the route ``name`` knows."""
+    best = {} if standing is None else dict(zip(standing.variants, standing.probability_best, strict=True))
+    command = _COMMANDS.get(state.state)
+    return {
+        "state": state.state,
+        "winner": state.winner,
+        "since": state.since or None,
+        "by": state.by,
+        "probability_best": best.get(state.winner or ""),
+        "lead": dict(state.lead) if state.lead is not None and state.winner is not None else None,
+        "command": None if command is None else f"turnout rollout {name} {command}",
+    }

@@ -1,0 +1,84 @@
+"""What follows when a bandit's stop rule names a winner: it gets everything, or a person is asked.
+
+The rule is about beliefs, which move on. What was made of its word stays until the policy's section or the variants are
+edited, a person takes it back, or a guardrail ejects the winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from policies.rollout.events import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class StopState:
+    """Where the stop rule of one route stands."""
+
+    fingerprint: str = ""
+    """Of the section and the variants that this is about."""
+    state: Literal["learning", "asking", "handed_over"] = "learning"
+    winner: str | None = None
+    since: float = 0.0
+    """When the state began, in seconds since the epoch."""
+    by: str = ""
+    """Who handed over or took it back: a person, "rule" or "guardrail"."""
+    lead: Mapping[str, Any] | None = None
+    """By how much the winner was better when it was named (`policies.sequential.winner.Lead`)."""
+    asks: bool = False
+    """A person took a hand-over back, so that `then: single` asks from now on."""
+
+    @property
+    def handed_over(self) -> str | None:
+        """The variant that the bandit was handed over to."""
+        return self.winner if self.state == "handed_over" else None
+
+    def under(self, fingerprint: str) -> StopState:
+        """This state, or a new one if the route was edited since."""
+        return self if self.fingerprint == fingerprint else StopState(fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class StopEvidence:
+    """What a look at the rule shows."""
+
+    winner: str | None
+    """The variant that the rule names now."""
+    lead: Mapping[str, Any] | None = None
+    single: bool = False
+    """`then: single`: the winner gets everything without a person."""
+    ejected: Collection[str] = ()
+    """Variants that a guardrail has ejected."""
+
+
+def look(state: StopState, seen: StopEvidence, now: float) -> StopState:
+    """The state after a look; the same if there is no news."""
+    if state.handed_over is not None:
+        if state.winner not in seen.ejected:
+            return state
+        return replace(state, state="learning", winner=None, by="guardrail", since=now)
+    if seen.winner == state.winner:
+        return state
+    if seen.winner is None:
+        return replace(state, state="learning", winner=None, by="rule", since=now)
+    to: Literal["handed_over", "asking"] = "handed_over" if seen.single and not state.asks else "asking"
+    return replace(state, state=to, winner=seen.winner, lead=seen.lead, by="rule", since=now)
+
+
+_COMMANDS: Final = "A bandit knows 'promote' (of its winner) and 'rollback', not"
+
+
+def command(state: StopState, route: str, action: str, by: str, now: float) -> StopState | Refused:
+    """The state after a person's word: ``promote`` hands over to the winner, ``rollback`` takes that back."""
+    if action == "promote":
+        if state.state == "asking":
+            return replace(state, state="handed_over", by=by, since=now)
+        problem = "handed over already" if state.winner else "no winner yet"
+        return Refused(f"The bandit of {route!r} has {problem}.")
+    if action == "rollback":
+        if state.state == "handed_over":
+            return replace(state, state="learning", winner=None, by=by, asks=True, since=now)
+        return Refused(f"The bandit of {route!r} has handed nothing over.")
+    return Refused(f"{_COMMANDS} {action!r}.")
