@@ -1,10 +1,10 @@
-"""The encoded features of a decision, as they travel in its sealed id and with its rewards.
+"""The packed features of a decision, which its sealed id and its rewards carry.
 
     8   fingerprint of the declared features (`policies.contextual.features.fingerprint`)
     1   columns of the row
     3   for each entry beyond the constant that is not 0: its column, and the entry in steps of 1 / GRID
 
-So a reward brings its whole row along, whatever has been declared since; nothing needs to be looked up.
+A reward carries its whole row, so that no look-up is needed and later edits of the declaration do not matter.
 `gateway/state/redis/lua/shared/linear.lua` reads the same bytes.
 """
 
@@ -21,26 +21,26 @@ _ENTRY: Final = struct.Struct(">Bh")
 
 
 class Context(NamedTuple):
-    """What a decision was made from."""
+    """The features of a decision."""
 
     fingerprint: str
-    """Sixteen hexadecimal digits."""
+    """Fingerprint of the declaration, sixteen hexadecimal digits."""
     width: int
-    """d, the columns."""
+    """Number of columns, d."""
     entries: tuple[tuple[int, float], ...]
-    """(column, value) of what is not 0, the constant 1 in column 0 first."""
+    """(column, value) of the entries that are not 0, beginning with the constant 1 in column 0."""
 
 
 def pack(fingerprint: bytes, row: Sequence[float]) -> bytes:
-    """``row``: d multiples of 1 / GRID in [-1, 1], the first of them 1."""
+    """Pack a row of d multiples of 1 / GRID in [-1, 1], the first of them 1."""
     entries = (_ENTRY.pack(k, round(x * GRID)) for k, x in enumerate(row) if k and x)
     return _HEAD.pack(fingerprint, len(row)) + b"".join(entries)
 
 
 def unpack(data: bytes) -> Context:
-    """Raises ValueError for what `pack` never makes."""
+    """Unpack a row. Raises ValueError for bytes that `pack` does not make."""
     if len(data) < _HEAD.size or (len(data) - _HEAD.size) % _ENTRY.size:
-        raise ValueError(f"{len(data)} bytes are no features of a decision")
+        raise ValueError(f"{len(data)} bytes are not the features of a decision")
     fingerprint, width = _HEAD.unpack_from(data)
     entries = tuple((k, steps / GRID) for k, steps in _ENTRY.iter_unpack(data[_HEAD.size :]))
     if any(not 0 < k < width for k, _ in entries):

@@ -1,16 +1,16 @@
-"""The decision id that clients see: sealed, so that a reward needs no look-up and nothing can be forged.
+"""The decision id that clients see: sealed, so that a reward needs no look-up and cannot be forged.
 
-Inside, before base64url without padding (the length is always a multiple of three):
+The bytes, encoded as base64url without padding (the length is always a multiple of three):
 
-    4   key id                      BLAKE2b of the key: a process can't give two keys one number
-    16  decision                    48 bits milliseconds, 40 random for each process, 40 counting
+    4   key id                      BLAKE2b of the key, so that no two keys share one
+    16  decision                    48 bits milliseconds, 40 random for each process, 40 of a counter
     8   unit
     n   static part                 see `Sealer.static`; compiled once per variant pair, not per request
-    16  BLAKE2b MAC, keyed, of all that stands before it
+    16  BLAKE2b MAC, keyed, of everything before it
 
-The static part carries names as text, so that any replica can open an id that was made before an edit
-of the configuration. Where a bandit looked at features, it carries these too (`gateway.record.context`): a
-format of its own, so that ids of other routes stay as they are.
+The static part holds names as text, so that any replica can open an id that was made before an edit of the
+configuration. If the policy used features, it holds these too (`gateway.record.context`), in a separate format, so
+that ids of other routes are not affected.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from typing import Final, Literal, NamedTuple
 
 BadCode = Literal["malformed", "forged", "unknown_key"]
 
-_MAC: Final = 16
-_KEY_ID: Final = 4
-_HEAD: Final = _KEY_ID + 16 + 8
+_MAC_BYTES: Final = 16
+_KEY_ID_BYTES: Final = 4
+_HEAD: Final = _KEY_ID_BYTES + 16 + 8
 _STATIC: Final = struct.Struct(">BQdBBB")
-"""Format and flags, epoch, propensity, lengths of the three names."""
+"""Format and flags, epoch, propensity, lengths of the three names in bytes."""
 _FORMAT: Final = 0x10
 _WITH_CONTEXT: Final = 0x20
-"""After the names: a byte with the length of the context, and the context."""
+"""Format with a byte for the length of the context, and the context, after the names."""
 _FORCED: Final = 0x01
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
-_LONGEST: Final = 2048
+_MAX_ID_CHARACTERS: Final = 2048
 
 _MESSAGES: Final[dict[BadCode, str]] = {
     "malformed": "This is not a decision id; send the value of x-decision-id as it came, whole.",
@@ -48,7 +48,7 @@ _MESSAGES: Final[dict[BadCode, str]] = {
 
 
 class BadDecisionId(ValueError):
-    """A decision id that can't be opened; ``code`` says why."""
+    """A decision id that cannot be opened."""
 
     def __init__(self, code: BadCode) -> None:
         super().__init__(_MESSAGES[code])
@@ -56,10 +56,11 @@ class BadDecisionId(ValueError):
 
 
 class Opened(NamedTuple):
-    """What a sealed decision id says. ``decided`` is seconds since the epoch, exact to a millisecond."""
+    """The contents of a decision id."""
 
     decision: bytes
     decided: float
+    """Seconds since the epoch, to the millisecond."""
     unit: int
     route: str
     assigned: str
@@ -68,16 +69,16 @@ class Opened(NamedTuple):
     propensity: float
     forced: bool
     context: bytes = b""
-    """The features that the policy saw, packed; b"" where it looks at none."""
+    """Packed features that the policy used; b"" if none."""
 
     @property
     def sticky(self) -> bool:
-        """Whether the unit came from the request: without one, the decision's own bits stand in for it."""
+        """Whether the request had a unit: without one, bits of the decision take its place."""
         return self.unit != int.from_bytes(self.decision[8:], "big")
 
 
 class _Process:
-    """What sets this process's decisions apart from those of all others; one for all sealers."""
+    """The parts of a decision that make it unique to this process; shared by all sealers."""
 
     __slots__ = ("count", "random")
 
@@ -85,9 +86,9 @@ class _Process:
         self.start()
 
     def start(self) -> None:
-        """Also in a forked child, which would go on counting where its parent does."""
+        """Draw the random part; also in a forked child, which would continue its parent's counter."""
         self.random = int.from_bytes(os.urandom(5), "big") << 40
-        """Its place in the number that a decision is."""
+        """Random part, shifted to its place in the number that forms a decision."""
         self.count = count()
 
 
@@ -96,30 +97,27 @@ os.register_at_fork(after_in_child=_OWN.start)
 
 
 def key_id(secret: bytes) -> bytes:
-    """The number that ids say which key sealed them by."""
-    return blake2b(secret, digest_size=_KEY_ID, person=b"turnout key id").digest()
+    """The id of a sealing key, which the ids sealed with it carry."""
+    return blake2b(secret, digest_size=_KEY_ID_BYTES, person=b"turnout key id").digest()
 
 
 class Sealer:
-    """Makes and opens sealed decision ids.
-
-    ``keys`` are secrets of 16 to 64 bytes: new ids are sealed with the first, the others only open what they
-    sealed before. Thread-safe; a forked child draws its own random part.
-    """
+    """Makes and opens sealed decision ids; thread-safe."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        """``keys``: secrets of 16 to 64 bytes; the first seals, the others only open. Raises ValueError."""
         self._own = _OWN
         self.renew(keys)
 
     def renew(self, keys: Sequence[bytes]) -> None:
-        """Replaces the keys."""
+        """Replace the keys. Raises ValueError if there are none or one has another length."""
         if not keys or not all(16 <= len(secret) <= 64 for secret in keys):
             raise ValueError("a sealer needs keys, and a key has 16 to 64 bytes")
-        self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC) for secret in keys}
+        self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES) for secret in keys}
         self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
 
     def new_decision(self, now: float) -> bytes:
-        """16 bytes, unique; in order of time to the millisecond. ``now``: seconds since the epoch."""
+        """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
         own = self._own
         number = next(own.count) & 0xFF_FFFF_FFFF
         return (int(now * 1000.0) << 80 | own.random | number).to_bytes(16, "big")
@@ -134,9 +132,9 @@ class Sealer:
         forced: bool,
         context: bytes = b"",
     ) -> bytes:
-        """The part of an id that is the same for all decisions with these facts; for `seal`.
+        """The part of an id that all decisions with these facts share; for `seal`.
 
-        Raises ValueError when a name or the context is longer than 255 bytes or the epoch is negative.
+        Raises ValueError if a name or the context is longer than 255 bytes, or the epoch is negative.
         """
         names = [name.encode() for name in (route, assigned, served)]
         if max(map(len, (*names, context))) > 255 or not 0 <= epoch < 1 << 64:
@@ -145,10 +143,10 @@ class Sealer:
         body = _STATIC.pack(form, epoch, propensity, *map(len, names)) + b"".join(names)
         if context:
             body += bytes([len(context)]) + context
-        return body + bytes(-(_HEAD + len(body) + _MAC) % 3)
+        return body + bytes(-(_HEAD + len(body) + _MAC_BYTES) % 3)
 
     def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
-        """The sealed id as ASCII bytes that are safe in a header. ``unit``: 64 bits."""
+        """Seal a decision; the id is ASCII that is safe in a header. ``unit``: 64 bits."""
         number, primed = self._sealing
         body = number + decision + unit.to_bytes(8, "big") + static
         mac = primed.copy()
@@ -156,14 +154,14 @@ class Sealer:
         return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL)
 
     def open(self, text: str | bytes) -> Opened:
-        """What the id says; raises `BadDecisionId`."""
+        """Open a sealed id. Raises BadDecisionId."""
         raw = _decoded(text)
-        primed = self._primed.get(raw[:_KEY_ID])
+        primed = self._primed.get(raw[:_KEY_ID_BYTES])
         if primed is None:
             raise BadDecisionId("unknown_key")
         mac = primed.copy()
-        mac.update(raw[:-_MAC])
-        if not compare_digest(mac.digest(), raw[-_MAC:]):
+        mac.update(raw[:-_MAC_BYTES])
+        if not compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
             raise BadDecisionId("forged")
         return _parsed(raw)
 
@@ -171,13 +169,13 @@ class Sealer:
 def _decoded(text: str | bytes) -> bytes:
     try:
         data = text.encode("ascii") if isinstance(text, str) else text
-        if len(data) > _LONGEST or b"+" in data or b"/" in data:
+        if len(data) > _MAX_ID_CHARACTERS or b"+" in data or b"/" in data:
             raise BadDecisionId("malformed")
         raw = a2b_base64(data.translate(_FROM_URL), strict_mode=True)
     except (UnicodeEncodeError, Base64Error):
         raise BadDecisionId("malformed") from None
-    # Padding would let two texts mean one id; our own length never needs any.
-    if len(raw) % 3 or len(raw) < _HEAD + _STATIC.size + _MAC or len(data) * 3 != len(raw) * 4:
+    # With padding two texts would stand for one id; a whole id never needs it.
+    if len(raw) % 3 or len(raw) < _HEAD + _STATIC.size + _MAC_BYTES or len(data) * 3 != len(raw) * 4:
         raise BadDecisionId("malformed")
     return raw
 
@@ -185,7 +183,7 @@ def _decoded(text: str | bytes) -> bytes:
 def _parsed(raw: bytes) -> Opened:
     flags, epoch, propensity, *lengths = _STATIC.unpack_from(raw, _HEAD)
     if flags & 0xF0 not in (_FORMAT, _WITH_CONTEXT):
-        # Sealed with our key but by a release whose form of ids we don't know.
+        # Sealed with a known key, but by a release with a later format.
         raise BadDecisionId("unknown_key")
     names = []
     at = _HEAD + _STATIC.size
@@ -193,11 +191,11 @@ def _parsed(raw: bytes) -> Opened:
         names.append(raw[at : at + length].decode())
         at += length
     context = raw[at + 1 : at + 1 + raw[at]] if flags & 0xF0 == _WITH_CONTEXT else b""
-    decision = raw[_KEY_ID : _KEY_ID + 16]
+    decision = raw[_KEY_ID_BYTES : _KEY_ID_BYTES + 16]
     return Opened(
         decision=decision,
         decided=int.from_bytes(decision[:6], "big") / 1000.0,
-        unit=int.from_bytes(raw[_KEY_ID + 16 : _HEAD], "big"),
+        unit=int.from_bytes(raw[_KEY_ID_BYTES + 16 : _HEAD], "big"),
         route=names[0],
         assigned=names[1],
         served=names[2],

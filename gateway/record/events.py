@@ -1,4 +1,4 @@
-"""What the record keeps: one Outcome for each request, one Reward for each reported value."""
+"""The rows of the record: an Outcome per request, a Reward per reported value, a Shadowed per shadow response."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLAMELESS: Final = frozenset(("", "client_left", "draining", "internal"))
-"""What an outcome's ``error`` may be without counting against the variant."""
+"""Values of an outcome's ``error`` that do not count against the variant."""
 
 
 class Outcome(NamedTuple):
-    """One request, as the gateway saw it: the decision, and what came of it.
+    """One request: the decision and its result.
 
-    Made once per request on the hot path, so it is a tuple. Times are milliseconds unless named
-    otherwise; ``time`` is seconds since the epoch at which the decision was made.
+    A tuple, because one is made for each request on the hot path.
     """
 
     decision: bytes
-    """16 bytes, unique and ordered by time: 48 bits of milliseconds, 40 random, 40 counting."""
+    """16 bytes, unique and ordered by time: 48 bits of milliseconds, 40 random, 40 of a counter."""
     time: float
+    """Seconds since the epoch at which the decision was made."""
     route: str
     policy: str
     """single | split | canary | shadow | bandit"""
     revision: int
     epoch: int
     unit: int
-    """The 64-bit hash of the unit (salted by the route); for requests without one, of the decision itself."""
+    """64-bit hash of the unit, salted by the route; without a unit, 64 bits of the decision."""
     sticky: bool
-    """Whether the unit came from the request (a header, say) rather than from chance."""
+    """Whether the request has a unit (in a header, for example)."""
     assigned: str
     served: str
-    """The variant whose answer the client got; "" when none of them answered (or a fixed answer did)."""
+    """The variant that served the response; "" if none did, or a fixed response."""
     propensity: float
-    """The exact probability with which ``assigned`` was drawn; 1.0 where it was forced."""
+    """Exact probability with which ``assigned`` was drawn; 1.0 if it was forced."""
     forced: bool
-    """Chosen by the client's x-variant, hence no part of any statistic."""
+    """Whether the client chose the variant by x-variant, which excludes the request from all statistics."""
     status: int
-    """The status the client got; 499 when it left first."""
+    """Status of the response; 499 if the client left before it."""
     error: str
-    """"" or the error code (`gateway.errors`) of the *assigned* variant's failure; it stays when fallback
-    hid it."""
+    """Error code (`gateway.errors`) of the assigned variant's failure, also if fallback served the request; "" if
+    none."""
     fallback: bool
-    """Answered by another than the assigned variant."""
+    """Whether another variant than the assigned one served the response."""
     attempts: str
-    """"" for a single good attempt; else JSON: [[variant, address, error or status, milliseconds], ...]."""
+    """JSON: [[variant, address, error or status, milliseconds], ...]; "" for a single successful attempt."""
     gateway_ms: float
-    """Time inside the gateway: total less the time spent waiting for backends."""
+    """Time inside the gateway: ``total_ms`` less the time spent waiting for backends."""
     backend_ms: float
-    """From the request's last byte sent to the answer's head, of the attempt that served."""
+    """From the end of the request to the head of the response, of the attempt that served."""
     total_ms: float
-    """From the request's first byte to the answer's last."""
+    """From the request's first byte to the response's last."""
     request_bytes: int
     answer_bytes: int
     request_id: str
     principal: str
-    """The id of the API key; "" when there is no auth."""
+    """Id of the API key; "" without authentication."""
     features: str
-    """"" or canonical JSON of the declared features that the policy saw."""
+    """Canonical JSON of the declared features that the policy used; "" if none."""
 
     @property
     def failed(self) -> bool:
@@ -68,20 +68,19 @@ class Outcome(NamedTuple):
 
 
 def columns(rows: Sequence[tuple[Any, ...]]) -> Any:
-    """The outcomes turned on their side: an `Outcome` whose fields are tuples of all rows' values.
+    """Transpose at least one outcome: an `Outcome` whose fields are tuples with the values of all rows.
 
-    What handles many rows handles them by the column: it costs a fraction. Plain tuples of an
-    outcome's fields will do as rows; the hot path makes no more than these. Needs at least one.
+    Work on many rows is several times faster by column. Rows may be plain tuples of an outcome's fields, which is
+    what the hot path makes.
     """
     return Outcome._make(zip(*rows, strict=True))
 
 
 def grouped(*by_column: Sequence[Any]) -> tuple[list[tuple[Any, ...]], NDArray[np.int64]]:
-    """The distinct rows of some columns, in the order of their first appearance; and for each of the n rows
-    (at least one) its place among them.
+    """Distinct rows of some columns, in the order of their first appearance, and for each row its index there.
 
-    In a batch of requests most columns have one value, and two that stand side by side are often alike:
-    only the others are looked at row by row.
+    Needs at least one row. In a batch of requests most columns have a single value, and adjacent ones are often
+    equal: only the others are compared row by row.
     """
     rows = len(by_column[0])
     varying = [
@@ -102,16 +101,16 @@ def grouped(*by_column: Sequence[Any]) -> tuple[list[tuple[Any, ...]], NDArray[n
 
 
 class Reward(NamedTuple):
-    """One value of one metric for one decision, as it comes out of an opened decision id."""
+    """One reported value of one metric for one decision, with the facts that its decision id carries."""
 
     decision: bytes
     metric: str
     value: float | None
-    """None retracts what was reported before."""
+    """None retracts an earlier value."""
     time: float
-    """When it was reported; seconds since the epoch."""
+    """Seconds since the epoch at which it was reported."""
     decided: float
-    """When the decision was made; seconds since the epoch (sums are kept by decision time)."""
+    """Seconds since the epoch at which the decision was made; sums are kept by this time."""
     route: str
     assigned: str
     served: str
@@ -120,20 +119,20 @@ class Reward(NamedTuple):
     unit: int
     forced: bool
     worst: float | None = None
-    """What a rescued decision (assigned ≠ served) counts as for the assigned variant: the metric's
-    worst possible value where it is bounded, None (left out of the sums) where it is not. Fallback
-    so neither credits the rescuer nor hides the failure; the record itself keeps ``value``."""
+    """Value for the assigned variant if another one served the response: the metric's worst possible value, or None
+    (left out of the sums) if it is not bounded. So fallback neither credits the variant that served nor hides the
+    failure; the record itself keeps ``value``."""
     tags: str = ""
-    """"" or canonical JSON."""
+    """Canonical JSON; "" if none."""
     context: str = ""
-    """"" or the features that the decision was made from (`gateway.record.context`), in hexadecimal."""
+    """Features of the decision (`gateway.record.context`) in hexadecimal; "" if none."""
     period: str = ""
-    """For a sticky unit the period within which all its values count as one observation
-    (`gateway.state.units`); "" where the request had no unit, and each value counts by itself."""
+    """Period within which all values of a sticky unit count as one observation (`gateway.state.units`); "" if the
+    request had no unit, and each value is an observation."""
 
 
 class Shadowed(NamedTuple):
-    """One answer of a shadow, compared with the primary's."""
+    """One response of a shadow, compared with the primary's."""
 
     decision: bytes
     time: float
@@ -142,12 +141,12 @@ class Shadowed(NamedTuple):
     primary: str
     status: int
     error: str
-    """"" | the error code of the shadow's failure | "dropped" never appears here: drops are counters."""
+    """Error code of the shadow's failure; "" if none. Dropped copies have no row, only counters."""
     latency_ms: float
     primary_ms: float
     agrees: bool | None
-    """None when nothing could be compared (an error, a body over the limit, no comparison for the type)."""
+    """None if the responses were not compared: an error, a body over the limit, an unknown type."""
     difference: float | None
-    """The numeric distance where the comparison has one."""
+    """Numeric distance, if the comparison has one."""
     detail: str
-    """"" or JSON for a disagreement worth looking at: what differed, bounded in size."""
+    """JSON of what differed, bounded in size; "" if the responses agree."""

@@ -1,9 +1,8 @@
-"""A log-scale histogram of milliseconds that any two processes can merge by adding counts.
+"""Histograms of milliseconds on a logarithmic scale, which merge by addition.
 
-A histogram is a mapping from a bucket's number to a count, so it needs no class: two of them are
-merged by adding. Bucket ``i`` covers ``[FLOOR_MS * GAMMA**(i - 1), FLOOR_MS * GAMMA**i)``, and bucket 0
-everything below `FLOOR_MS`; a quantile is therefore off by at most 1 % (Masson, Rim & Lee 2019,
-"DDSketch", whose rank rule `quantile` uses).
+A histogram is a mapping from a bucket's number to a count. Bucket ``i`` covers ``[FLOOR_MS * GAMMA**(i - 1),
+FLOOR_MS * GAMMA**i)``, and bucket 0 everything below `FLOOR_MS`; a quantile is therefore off by at most 1 %
+(Masson, Rim & Lee 2019, "DDSketch", whose rank rule `quantile` uses).
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from numpy.typing import NDArray
 from scipy.special import bdtrik
 
 GAMMA: Final = 1.02
-"""The ratio of a bucket's ends."""
+"""Ratio of a bucket's ends."""
 FLOOR_MS: Final = 0.001
 CEILING_MS: Final = 86_400_000.0
-"""A day; what takes longer counts as a day."""
+"""A day; longer times count as a day."""
 
 _LOG_GAMMA: Final = log(GAMMA)
 _FACTOR: Final = 1.0 / _LOG_GAMMA
 _OFFSET: Final = 1.0 - log(FLOOR_MS) * _FACTOR
 TOP: Final = int(log(CEILING_MS) * _FACTOR + _OFFSET)
-"""The highest bucket's number; all of them fit in 16 bits."""
+"""Number of the highest bucket, which fits in 16 bits."""
 
 
 def index(ms: float) -> int:
-    """The bucket of a time in milliseconds; negative times fall in bucket 0. Raises ValueError on NaN."""
+    """Bucket of a time in milliseconds; 0 for negative times. Raises ValueError for NaN."""
     if ms < FLOOR_MS:
         return 0
     if ms >= CEILING_MS:
@@ -40,21 +39,21 @@ def index(ms: float) -> int:
 
 
 def indices(ms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`index` of each element, shape kept; for batches."""
+    """`index` of each element; the result has the shape of ``ms``."""
     clamped = np.clip(ms, FLOOR_MS * 0.5, CEILING_MS)
     found = np.floor(np.log(clamped) * _FACTOR + _OFFSET).astype(np.int64)
     return np.clip(found, 0, TOP)
 
 
 def edges(i: int) -> tuple[float, float]:
-    """The lower (inclusive) and upper (exclusive) end of bucket ``i`` in milliseconds."""
+    """Lower (inclusive) and upper (exclusive) end of bucket ``i`` in milliseconds."""
     if i <= 0:
         return 0.0, FLOOR_MS
     return FLOOR_MS * exp((i - 1) * _LOG_GAMMA), FLOOR_MS * exp(i * _LOG_GAMMA)
 
 
 def value(i: int) -> float:
-    """What stands for bucket ``i``: the point whose relative distance to both ends is the same."""
+    """Representative of bucket ``i`` in milliseconds: its relative distance to both ends is equal."""
     low, high = edges(i)
     return 2.0 * low * high / (low + high) if i > 0 else high
 
@@ -62,10 +61,10 @@ def value(i: int) -> float:
 def quantile_interval(
     counts: Mapping[int, int], q: float, level: float = 0.95
 ) -> tuple[float, float | None] | None:
-    """The interval of the q-quantile in milliseconds; its upper end None below about 1 / (1 - q) values.
+    """Confidence interval of the q-quantile in milliseconds, valid for one look; None without data.
 
-    Order statistics whose ranks are quantiles of Binomial(n, q): no assumption on the distribution, and for one
-    look (Hahn & Meeker 1991, Section 5.2). None without data.
+    The ends are order statistics whose ranks are quantiles of Binomial(n, q), without an assumption on the
+    distribution (Hahn & Meeker 1991, Section 5.2). The upper end is None below about 1 / (1 - q) values.
     """
     n = sum(counts.values())
     if not n:
@@ -89,10 +88,10 @@ def _ranks(n: int, q: float, tail: float) -> tuple[int, int]:
 
 
 def quantile(counts: Mapping[int, int], q: float) -> float | None:
-    """The ``q``-quantile in milliseconds, within 1 %; None when nothing was counted.
+    """The ``q``-quantile in milliseconds, within 1 %; None without data.
 
-    The value at rank ``q * (n - 1)``, rounded up, of the ``n`` counted times in ascending order.
-    Raises ValueError when ``q`` is outside [0, 1].
+    The value at rank ``q * (n - 1)``, rounded up, of ``n`` times in ascending order. Raises ValueError if ``q`` is
+    outside [0, 1].
     """
     if not 0.0 <= q <= 1.0:
         raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
@@ -110,7 +109,7 @@ def quantile(counts: Mapping[int, int], q: float) -> float | None:
 
 
 def merge(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """The sum of all, without buckets that are empty."""
+    """The sum of histograms, without empty buckets."""
     merged: dict[int, int] = {}
     for one in histograms:
         for i, count in one.items():
@@ -118,16 +117,16 @@ def merge(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
     return {i: count for i, count in merged.items() if count}
 
 
-# The packed form, as the stores keep it -----------------------------------------------------------
+# The packed format of the stores ------------------------------------------------------------------
 _PAIR: Final = np.dtype([("i", "<u2"), ("n", "<u4")])
-_MOST: Final = 0xFFFF_FFFF
+_MAX_PAIR_COUNT: Final = 0xFFFF_FFFF
 
 
 def pack(counts: Mapping[int, int]) -> bytes:
-    """Six bytes a bucket: number (16 bits) and count (32 bits), little-endian, ascending.
+    """Pack a histogram: six bytes per bucket, number (16 bits) and count (32 bits), little-endian, ascending.
 
-    Two packed histograms can be joined end to end: `unpack` adds what has the same number. A count
-    beyond 32 bits is split over several pairs.
+    Packed histograms may be concatenated: `unpack` adds counts of the same number. A count beyond 32 bits takes
+    several pairs.
     """
     numbers = np.fromiter(counts.keys(), np.int64, len(counts))
     found = np.fromiter(counts.values(), np.int64, len(counts))
@@ -160,8 +159,8 @@ def _packed(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> bytes:
     while len(numbers):
         pairs = np.empty(len(numbers), _PAIR)
         pairs["i"] = numbers
-        pairs["n"] = np.minimum(counts, _MOST)
+        pairs["n"] = np.minimum(counts, _MAX_PAIR_COUNT)
         parts.append(pairs.tobytes())
-        more = counts > _MOST
-        numbers, counts = numbers[more], counts[more] - _MOST
+        more = counts > _MAX_PAIR_COUNT
+        numbers, counts = numbers[more], counts[more] - _MAX_PAIR_COUNT
     return b"".join(parts)

@@ -1,18 +1,16 @@
-"""Many outcomes as one compact block of bytes, column by column.
+"""Pages: many outcomes encoded as one compact block of bytes, column by column.
 
-The record is written page by page because one page costs the store one row: 1 µs an outcome where a
-row for each costs 8, and 80 bytes where a row takes 180. The form depends on no Python version and no
-other program:
+A page costs the store one row: 1 µs and 80 bytes per outcome, where a row for each outcome costs 8 µs and 180
+bytes. The format does not depend on a Python version or another program:
 
     4 bytes   b"TPG1"; or b"TPZ1", then what follows is compressed with zlib
     u32       number of rows
-    u16       number of columns, in the order of `Outcome`; later releases may only add at the end
+    u16       number of columns, in the order of `Outcome`; later releases may only append columns
     columns   each: u8 kind, u32 length, data; all numbers little-endian
 
-Kinds: ``r`` sixteen raw bytes a row; ``d B H I Q b h i q`` numbers as in `array`, one of them alone when
-all rows have the same; ``t`` text: a u32 length in characters for each row, then UTF-8, ``=`` one text
-that all rows have; ``m`` u32 number of texts, these as in ``t``, then a u8 (up to 256 texts) or u16
-index for each row.
+Kinds: ``r`` sixteen raw bytes per row; ``d B H I Q b h i q`` numbers as in `array`, a single one if all rows have
+the same; ``t`` text: a u32 length in characters for each row, then UTF-8; ``=`` one text that all rows have; ``m``
+u32 number of texts, these as in ``t``, then a u8 (up to 256 texts) or u16 index for each row.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from typing import Any, Final
 
 from gateway.record.events import Outcome, columns
 
-_PLAIN: Final = b"TPG1"
-_COMPRESSED: Final = b"TPZ1"
+_PLAIN_MAGIC: Final = b"TPG1"
+_COMPRESSED_MAGIC: Final = b"TPZ1"
 _HEAD: Final = struct.Struct("<IH")
 _COLUMN: Final = struct.Struct("<cI")
 _UNSIGNED: Final = ((1 << 8, "B"), (1 << 16, "H"), (1 << 32, "I"), (1 << 64, "Q"))
@@ -38,20 +36,20 @@ Column = tuple[bytes, bytes]
 
 
 class BadPage(ValueError):
-    """Bytes that are no page, or one of a later form."""
+    """Bytes that are not a page, or a page of a later format."""
 
 
 def encode(outcomes: Sequence[Outcome], *, compress: bool = False) -> bytes:
-    """One page of at least one outcome, in the order given."""
+    """Encode at least one outcome as a page, in the order given."""
     return encode_columns(columns(outcomes), compress=compress)
 
 
 def encode_columns(by_column: Sequence[Sequence[Any]], *, compress: bool = False) -> bytes:
-    """One page of what `gateway.record.events.columns` made."""
+    """Encode columns as made by `gateway.record.events.columns`."""
     encoded: list[Column] = []
     before: Any = None
     for name, values in zip(_NAMES, by_column, strict=True):
-        # Most requests are served by the variant that they were assigned to.
+        # `served` mostly equals `assigned`, the column before: its encoding is used again.
         alike = _ENCODERS[name] is _names and values == before
         encoded.append(encoded[-1] if alike else _ENCODERS[name](values))
         before = values
@@ -59,11 +57,11 @@ def encode_columns(by_column: Sequence[Sequence[Any]], *, compress: bool = False
     for kind, data in encoded:
         parts += (_COLUMN.pack(kind, len(data)), data)
     body = b"".join(parts)
-    return _COMPRESSED + zlib.compress(body, 6) if compress else _PLAIN + body
+    return _COMPRESSED_MAGIC + zlib.compress(body, 6) if compress else _PLAIN_MAGIC + body
 
 
 def decode(page: bytes) -> list[Outcome]:
-    """What `encode` was given; raises `BadPage`."""
+    """Return the outcomes of a page. Raises BadPage."""
     try:
         values = list(_columns(_body(page)))
         return list(map(Outcome._make, zip(*values, strict=True)))
@@ -74,7 +72,7 @@ def decode(page: bytes) -> list[Outcome]:
 
 
 def columns_of(page: bytes, names: Collection[str]) -> dict[str, Sequence[Any]]:
-    """Some columns of a page, which costs a fraction of all of them; raises `BadPage`."""
+    """Return the columns ``names`` of a page, in a fraction of the time that all take. Raises BadPage."""
     try:
         wanted = frozenset(names)
         each = zip(_NAMES, _columns(_body(page), wanted), strict=True)
@@ -86,15 +84,15 @@ def columns_of(page: bytes, names: Collection[str]) -> dict[str, Sequence[Any]]:
 
 
 def _body(page: bytes) -> bytes:
-    if page[:4] == _PLAIN:
+    if page[:4] == _PLAIN_MAGIC:
         return page[4:]
-    if page[:4] == _COMPRESSED:
+    if page[:4] == _COMPRESSED_MAGIC:
         return zlib.decompress(page[4:])
     raise BadPage(f"a page of the record begins with {page[:4]!r}; a later release may have written it")
 
 
 def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Sequence[Any]]:
-    """In order; empty for those that are not ``wanted``."""
+    """The columns in order; empty ones for those that are not ``wanted``."""
     rows, number = _HEAD.unpack_from(body)
     at = _HEAD.size
     if number > len(_NAMES):
@@ -160,7 +158,7 @@ def _own_text(values: Sequence[str]) -> Column:
 
 
 def _names(values: Sequence[str]) -> Column:
-    """Text that few rows have to themselves."""
+    """Encode texts of which many are equal."""
     if _same(values):
         return b"=", values[0].encode("utf-8", "surrogatepass")
     places = {text: place for place, text in enumerate(dict.fromkeys(values))}
