@@ -1,18 +1,16 @@
-"""What the rewards of a route amount to: the one reading of the sums that every statistic takes.
+"""The rewards of a route as all statistics read them from the sums.
 
-Two rules are applied here, on reading, so that nothing has to be written for them and an edit of the
-configuration holds for all that was recorded:
+Two rules are applied on reading, so that an edit of the configuration holds for everything recorded before:
 
-*Missing.* Where a metric says ``missing: zero``, a decision enters when its window is over, and not before: with
-the value that counts for it, or with 0, for every variant alike. (Values that are there earlier wait. Taken at
-once they would make whoever was served last look better: good news comes before the end of the window, and
-nothing comes at its end.) How many are missing is the number of decisions (`Counts.assigned`) less that of
-values, in the buckets that are over. A decision that failed, or that fallback rescued, earned nothing either;
-where the metric's worst value is bounded and not 0 (a complaint, to be minimised), it counts as that, as a
-reported rescue does (`Reward.worst`).
+*Missing values.* If a metric declares ``missing: zero``, a decision enters once its window is over, with its value
+or with 0, for all variants alike. Values reported earlier wait: entered immediately they would favour the variants
+served last, because values come during the window and zeros at its end. The number of missing values is that of
+decisions (`Counts.assigned`) less that of values, in the buckets that are over. A decision that failed, or that
+fallback rescued, has no value either; if the metric's worst value is bounded and not 0 (complaints, for example,
+which are minimised), it counts as that, as a reported rescue does (`Reward.worst`).
 
-*Units.* Statistics take the mean of a sticky unit's values as one observation (`gateway.state.units`). Whose the
-missing ones are is not recorded; they enter in the proportion in which values became observations.
+*Units.* Statistics take the mean of a sticky unit's values as one observation (`gateway.state.units`). The units of
+missing values are not recorded; they enter in the proportion in which values became observations.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from gateway.ingest.rewards import Metric as Bounds
-from gateway.ingest.rewards import worst
+from gateway.ingest.metric_values import Metric as Bounds
+from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
@@ -32,12 +30,12 @@ from policies.allocation.model import RewardSums
 Key = tuple[str, str]
 """Variant and metric."""
 Sums = Mapping[Key, RewardSums]
-"""As the store has them: the metric may have an aspect."""
+"""Sums of the store; the metric may carry the suffix of an aspect."""
 
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
-_NOBODY: Final = Counts()
+_NO_COUNTS: Final = Counts()
 
 
 class Metric(Bounds, Protocol):
@@ -51,16 +49,16 @@ class Metric(Bounds, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """One metric of one variant."""
+    """The values of one metric for one variant."""
 
     values: RewardSums = _NONE
-    """Each value by itself, the missing ones that count as zero among them."""
+    """Sums over all values, including missing ones that count as zero."""
     observations: RewardSums = _NONE
-    """What may be taken for independent; statistics use nothing else. Counts may be fractions."""
+    """Sums over independent observations, which statistics use; counts may be fractions."""
     missing: float = 0.0
-    """How many of ``values`` were not reported."""
+    """Number of ``values`` that were not reported."""
     waiting: float = 0.0
-    """Values that were reported and are not among ``values`` yet: their decisions' windows are open."""
+    """Number of reported values not yet in ``values``, because the windows of their decisions are open."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -79,13 +77,13 @@ class Rewarded:
         )
 
     def scaled(self, share: float) -> Rewarded:
-        """With ``share`` observations for each value, whatever the units' own means were."""
+        """The same values with ``share`` observations for each."""
         return replace(self, observations=_times(self.values, share))
 
 
 @dataclass(frozen=True, slots=True)
 class RewardedBucket:
-    """`Bucket`, its rewards read by the rules."""
+    """A `Bucket` whose rewards are read by the rules."""
 
     start: float
     variant: str
@@ -95,9 +93,9 @@ class RewardedBucket:
 
 
 def ended_before(now: float, window: float, step: float = BUCKET) -> float:
-    """Buckets of ``step`` seconds that begin before this hold only decisions whose window is over.
+    """Start time before which buckets of ``step`` seconds hold only decisions whose window is over.
 
-    Old aggregates are folded into coarser cells, so the border lies on the coarsest that may be there.
+    It lies on the border of the coarsest cells that old aggregates may have been folded into by then.
     """
     widths = [width for age, width in LADDER if age <= window + _MAX_CLOCK_SKEW_S]
     width = max([step, BUCKET, *widths])
@@ -115,10 +113,10 @@ async def rewarded(
     epoch: int | None = None,
     part: bool = False,
 ) -> dict[Key, Rewarded]:
-    """By (variant, metric), what was decided within the limits; see `Store.reward_sums`.
+    """The rewards of decisions within the limits (`AggregateStore.reward_sums`), by variant and metric.
 
-    ``part``: the limits cut through the periods of units, so that the means of many lie outside. Then the
-    observations are estimated: as many of the values as overall.
+    ``part``: the limits cut through the periods of units, whose means then lie partly outside. Observations are
+    estimated instead: per value as many as overall. Raises StoreUnavailable.
     """
     sums = await store.reward_sums(route, since=since, until=until, epoch=epoch)
     found = _joined(sums)
@@ -134,7 +132,7 @@ async def rewarded(
             share = _share(found, name)
             _hold_back(found, name)
             for variant in counts.keys() | {variant for variant, _ in ended}:
-                one = _entered(counts.get(variant, _NOBODY), ended, variant, name, metrics[name], share)
+                one = _entered(counts.get(variant, _NO_COUNTS), ended, variant, name, metrics[name], share)
                 _put(found, (variant, name), one)
     found = {key: one for key, one in found.items() if one.values.count > 0 or one.waiting > 0}
     if part and any(name.endswith(STICKY) for _, name in sums):
@@ -146,7 +144,7 @@ async def rewarded(
 def of_buckets(
     buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET
 ) -> list[RewardedBucket]:
-    """Buckets of ``step`` seconds, their rewards read by the rules, each bucket as a whole."""
+    """Buckets of ``step`` seconds with their rewards read by the rules, each bucket as a whole."""
     each = [(b, _joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
     whole: dict[Key, Rewarded] = {}
     for _, found in each:
@@ -168,7 +166,7 @@ def of_buckets(
 
 
 def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
-    """What statistics take, by (variant, metric)."""
+    """Observations for statistics, by variant and metric."""
     return {key: one.observations for key, one in found.items()}
 
 
@@ -178,12 +176,12 @@ def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key
 
 
 def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> float:
-    """Observations for each value of a metric, over all that is given; 1 where there is nothing."""
+    """Observations per value of a metric, over all rewards given; 1 without values."""
     return _share({("", str(n)): f[metric] for n, f in enumerate(found) if metric in f}, None)
 
 
 def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET) -> dict[float, list[str]]:
-    """The metrics whose missing values count, by where their windows have ended."""
+    """Metrics whose missing values count, by the time before which their windows are over."""
     found: dict[float, list[str]] = {}
     for name, metric in metrics.items():
         if metric.missing == "zero":
@@ -192,7 +190,7 @@ def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET) -> d
 
 
 def _joined(sums: Sums) -> dict[Key, Rewarded]:
-    """The aspects of each metric together."""
+    """Combine the aspects of each metric."""
     found: dict[Key, Rewarded] = {}
     for (variant, name), one in sums.items():
         if not name.endswith(RESCUED):
@@ -213,7 +211,7 @@ def _share(found: Mapping[Key, Rewarded], metric: str | None) -> float:
 
 
 def _missing(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric) -> RewardSums:
-    """What the decisions without a value count as, where all windows are over."""
+    """Sums of the decisions without a value, in buckets whose windows are over."""
     own = (name, name + STICKY)
     number = max(0.0, counts.assigned - sum(ended.get((variant, key), _NONE).count for key in own))
     value = worst(metric) or 0.0
@@ -223,14 +221,14 @@ def _missing(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
 
 
 def _hold_back(found: dict[Key, Rewarded], name: str) -> None:
-    """All reported values of a metric wait; `_entered` takes those whose windows are over out again."""
+    """Mark all reported values of a metric as waiting; `_entered` takes out those whose windows are over."""
     for key, one in found.items():
         if key[1] == name:
             found[key] = Rewarded(waiting=one.values.count)
 
 
 def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric, share: float) -> Rewarded:
-    """What entered of one variant: its values and the missing ones, where all windows are over."""
+    """Values and missing values of one variant, in buckets whose windows are over."""
     reported = _joined({key: one for key, one in ended.items() if key[0] == variant}).get(
         (variant, name), Rewarded()
     )
@@ -244,7 +242,7 @@ def _times(sums: RewardSums, share: float) -> RewardSums:
 
 
 def longest(metrics: Mapping[str, Metric], names: Sequence[str]) -> float:
-    """Seconds after which every missing value of these metrics counts; 0 where none ever does."""
+    """Seconds after which all missing values of these metrics count; 0 if none do."""
     return max((metrics[n].window for n in names if metrics[n].missing == "zero"), default=0.0)
 
 

@@ -1,9 +1,9 @@
-"""The record as a file: Parquet, JSONL or CSV, streamed with bounded memory.
+"""Export of the record as Parquet, JSONL or CSV, streamed with bounded memory.
 
-One row for each outcome: its fields, the figures of its rewards as columns ``reward_METRIC`` (empty where
-nothing was reported), and of its shadows as JSON in ``shadows``. For each metric whose missing values count as
-zero, ``counts_METRIC`` is what the decision counts as (`gateway.ingest.reward_value`). Decisions and units are
-hexadecimal text, the unit because 64 unsigned bits are more than many readers of numbers hold.
+One row per outcome: its fields, its rewards in columns ``reward_METRIC`` (empty if not reported), and its shadow
+responses as JSON in ``shadows``. For each metric whose missing values count as zero, ``counts_METRIC`` is the value
+of the decision (`gateway.ingest.reward_value`). Decisions and units are hexadecimal text; units because many
+readers of numbers do not hold 64 unsigned bits.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gateway.state.store import RecordStore
 Format = Literal["parquet", "jsonl", "csv"]
 Row = dict[str, Any]
 
-CHUNK: Final = 2000
-"""Outcomes read, and written, at once."""
+CHUNK_ROWS: Final = 2000
+"""Outcomes read and written together."""
 _TEXTS: Final = frozenset(
     {
         "decision",
@@ -53,7 +53,7 @@ class MissingExtra(Exception):
 
 
 def format_of(path: Path) -> Format:
-    """By the name's ending; raises ValueError for another."""
+    """The format for the ending of a file name. Raises ValueError for an unknown one."""
     for ending, name in _ENDINGS.items():
         if path.name.endswith(ending):
             return name
@@ -74,7 +74,7 @@ async def export(
     store: RecordStore,
     target: BinaryIO,
     *,
-    format: Format,  # noqa: A002 - what everybody calls it
+    format: Format,  # noqa: A002 - the usual name
     route: str | None = None,
     since: float | None = None,
     until: float | None = None,
@@ -82,11 +82,23 @@ async def export(
     now: float = 0.0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
-    """Writes the outcomes of a route (None: all) and a span of time, oldest first; how many these were.
+    """Write outcomes to ``target``, oldest first; returns their number.
 
-    ``since`` (inclusive), ``until`` and ``now`` are seconds since the epoch; ``declared`` the metrics as they
-    are configured, where that is known. ``progress`` is told the number of rows so far. Raises
-    StoreUnavailable, `MissingExtra` and OSError.
+    Args:
+        store: Source of the record.
+        target: Destination.
+        format: Format of the file.
+        route: Name of a route; None for all.
+        since: Seconds since the epoch, inclusive; None for no limit.
+        until: Seconds since the epoch, exclusive; None for no limit.
+        declared: Metrics of the configuration, if known.
+        now: Seconds since the epoch, to tell which windows are over.
+        progress: Called with the number of rows so far.
+
+    Raises:
+        StoreUnavailable: The store cannot be read.
+        MissingExtra: The format needs a package that is not installed.
+        OSError: The target cannot be written.
     """
     metrics = await store.metric_names()
     filled = {name: m for name, m in (declared or {}).items() if m.missing == "zero"}
@@ -103,10 +115,10 @@ async def export(
 async def chunks(
     store: RecordStore, *, route: str | None = None, since: float | None = None, until: float | None = None
 ) -> AsyncIterator[list[DecisionRecord]]:
-    """The record in pieces of at most `CHUNK`, oldest first."""
+    """The record in pieces of at most `CHUNK_ROWS`, oldest first."""
     after: bytes | None = None
     while True:
-        found = await store.records(route=route, since=since, until=until, after=after, limit=CHUNK)
+        found = await store.records(route=route, since=since, until=until, after=after, limit=CHUNK_ROWS)
         if not found:
             return
         yield found
@@ -116,7 +128,7 @@ async def chunks(
 
 
 def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
-    """One record as the export shows it."""
+    """A record as a row."""
     outcome = record.outcome
     assert outcome is not None
     made: Row = outcome._asdict()
@@ -130,7 +142,7 @@ def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
 
 
 def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
-    """What the decision counts as in each metric."""
+    """Columns ``counts_METRIC`` of a record."""
     return {f"counts_{name}": reward_value(record, name, metric, now=now) for name, metric in metrics.items()}
 
 
@@ -145,19 +157,21 @@ def _shadows(record: DecisionRecord) -> str:
 
 
 def names(rewards: Sequence[str]) -> list[str]:
-    """The columns, in order; ``rewards`` are those of the metrics."""
+    """Names of the columns in order; ``rewards`` are those of the metrics."""
     return [*Outcome._fields, *rewards, "shadows"]
 
 
 # The formats --------------------------------------------------------------------------------------
 class Writer(Protocol):
+    """Writes rows in one format."""
+
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None: ...
     def write(self, rows: Sequence[Row]) -> None: ...
     def finish(self) -> None: ...
 
 
 class Jsonl:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         self._target = target
@@ -170,14 +184,14 @@ class Jsonl:
         self._target.flush()
 
 
-_FORMULA: Final = frozenset("=+-@\t\r")
-"""What begins one, as OWASP lists it."""
+_FORMULA_STARTS: Final = frozenset("=+-@\t\r")
+"""First characters that make a spreadsheet read a cell as a formula (OWASP, CSV injection)."""
 
 
 class Csv:
-    """With a head line; missing values are empty, booleans true and false.
+    """With a header line; missing values are empty, booleans ``true`` and ``false``.
 
-    A text that a spreadsheet would take for a formula (clients write request ids) gets an apostrophe in front.
+    Text that a spreadsheet would read as a formula gets a leading apostrophe: clients choose request ids.
     """
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
@@ -189,7 +203,9 @@ class Csv:
     def write(self, rows: Sequence[Row]) -> None:
         for one in rows:
             booleans = {name: "true" if one[name] else "false" for name in _BOOLEANS}
-            texts = {name: f"'{one[name]}" for name in _TEXTS if one[name] and one[name][0] in _FORMULA}
+            texts = {
+                name: f"'{one[name]}" for name in _TEXTS if one[name] and one[name][0] in _FORMULA_STARTS
+            }
             self._writer.writerow(one | booleans | texts)
         self._empty()
 
@@ -204,7 +220,7 @@ class Csv:
 
 
 class Parquet:
-    """Zstandard-compressed, texts that repeat as dictionaries; ``time`` is a UTC timestamp."""
+    """Compressed with Zstandard, repeated texts as dictionaries; ``time`` is a UTC timestamp."""
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Requests by their ids, for rewards of clients that hide response headers (`gateway.record.request_ids`)."""
+"""Look-up of requests by request id, for rewards of clients that do not see response headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.record.request_ids import AMBIGUOUS, keys_of, request_key
 from gateway.state.store import RecordStore
 
 SLACK_S: Final = 60.0
-"""Seconds that an entry outlives the longest window of a metric: clocks differ."""
+"""Time that an entry outlives the longest window of a metric, because clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +23,36 @@ class Found:
     """The request behind an id."""
 
     opened: Opened
-    """What its sealed decision id would say."""
+    """Contents of its sealed decision id."""
     principal: str
-    """The id of the key that made the request."""
+    """Id of the API key that made the request."""
 
 
 @dataclass(slots=True)
 class RequestIds:
-    """Indexes requests and looks them up, where the configuration asks for it."""
+    """Indexes requests and looks them up, if the configuration enables it."""
 
     store: RecordStore
     document: Callable[[], Document]
     clock: Clock
     context: Callable[[str, str], bytes]
-    """(route, features of the outcome as JSON) → the packed row that a sealed id carries."""
+    """(route, features of the outcome as JSON) → the packed row of a sealed id."""
 
     @property
     def enabled(self) -> bool:
         return self.document().record.request_ids
 
     async def index(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember the requests of a batch for as long as a reward may be reported. Raises StoreUnavailable."""
+        """Index the requests of a batch until no reward is accepted any more. Raises StoreUnavailable."""
         if self.enabled:
             windows = [metric.window for metric in self.document().metrics.values()]
             keep = max(windows, default=0.0) + SLACK_S
             await self.store.index_requests(keys_of(outcomes), now=self.clock(), keep=keep)
 
     async def find(self, wanted: Sequence[tuple[str, str]]) -> list[Found | bytes | None]:
-        """For each (route, request id): the request, `AMBIGUOUS`, or None. Raises StoreUnavailable.
+        """For each (route, request id): the request, `AMBIGUOUS`, or None if unknown. Raises StoreUnavailable.
 
-        A reward may be faster than the record: what is not known yet is looked up once more.
+        A reward may arrive before the record is written, so unknown ids are looked up a second time.
         """
         found = await self._find(wanted)
         if None in found:
@@ -79,7 +79,7 @@ class RequestIds:
     async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | None:
         outcome = (await self.store.decision(decision)).outcome
         if outcome is None or (outcome.route, outcome.request_id) != (route, request_id):
-            return None  # the outcome is not written yet, or has been pruned
+            return None  # not written yet, or pruned
         opened = Opened(
             decision=decision,
             decided=int.from_bytes(decision[:6], "big") / 1000.0,

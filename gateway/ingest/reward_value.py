@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.ingest.evidence import Metric
-from gateway.ingest.rewards import worst
+from gateway.ingest.metric_values import worst
 from gateway.state.base import DecisionRecord
 from gateway.state.tally import counted_value
 

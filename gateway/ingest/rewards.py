@@ -1,4 +1,4 @@
-"""What clients report: checked against the declared metrics, made durable, answered item by item."""
+"""Reported rewards: checked against the declared metrics and stored, with a result for each item."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import inf
 from typing import Any, Final, Protocol
 
 from gateway.clock import Clock, wall
 from gateway.errors import TurnoutError
+from gateway.ingest.metric_values import Metric, RejectedItem, checked_value, worst
 from gateway.ingest.request_lookup import Found, RequestIds
 from gateway.ingest.spool import Spool
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
@@ -21,17 +22,15 @@ from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.store import DocumentStore, RecordStore
 
 MAX_ITEMS: Final = 10_000
-"""In one call."""
+"""Items of one call."""
 MAX_TAG_BYTES: Final = 1024
-"""Bytes of the tags of one item, as JSON."""
-MAX_MAGNITUDE: Final = 1e100
-"""Values beyond have squares that no sum can hold."""
+"""Size of the tags of one item, as JSON."""
 _MAX_CLOCK_SKEW_S: Final = 60.0
-"""Seconds by which the clocks of two replicas may differ."""
+"""Difference between the clocks of two replicas."""
 _ITEMS_PER_TURN: Final = 200
-"""Items checked before the event loop gets its turn."""
+"""Items checked in one turn of the event loop."""
 SEALING_KEYS: Final = "decision-id"
-"""The name under which the store keeps them."""
+"""Name of the sealing keys in the store."""
 _KEY_RELOAD_INTERVAL_S: Final = 1.0
 MAX_REQUEST_IDS: Final = 1000
 """Items of one call that name a request by its id; each is looked up."""
@@ -39,28 +38,9 @@ _FIELDS: Final = frozenset({"decision_id", "metric", "value", "tags"})
 _FIELDS_BY_REQUEST: Final = frozenset({"route", "request_id", "metric", "value", "tags"})
 
 
-class Metric(Protocol):
-    """A declared metric; `minimum` and `maximum` may be there too, and bound its values further."""
-
-    @property
-    def type(self) -> str:
-        """boolean | fraction | real | count"""
-        ...
-
-    @property
-    def goal(self) -> str:
-        """maximize | minimize"""
-        ...
-
-    @property
-    def window(self) -> float:
-        """Seconds after the decision within which a value is accepted."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why one item of a batch was not taken."""
+    """The reason why an item was rejected."""
 
     index: int
     code: str
@@ -69,14 +49,14 @@ class Rejection:
 
 @dataclass(slots=True)
 class FeedbackReport:
-    """The answer to one call: what became of its items."""
+    """The result of one call, by item."""
 
     accepted: int = 0
     duplicates: int = 0
     updated: int = 0
     rejected: list[Rejection] = field(default_factory=list)
     rewards: list[tuple[Reward, RewardResult]] = field(default_factory=list)
-    """What was taken, in the order of the items. With the spool in use, all of it counts as accepted."""
+    """Accepted values in the order of the items; those that go to the spool all count as accepted."""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of ``POST /-/feedback``."""
@@ -89,16 +69,11 @@ class FeedbackReport:
 
 
 class RewardStore(RecordStore, DocumentStore, Protocol):
-    """Rewards, and the secrets that decision ids are sealed with."""
+    """The parts of the store for rewards and for the keys of decision ids."""
 
 
 class RewardIngest:
-    """Takes reports. ``metrics`` (by name) may be replaced at any time.
-
-    ``allowed(route, metric)`` says whether a route takes a metric (default: every one).
-    ``period(route, epoch, decided)`` names the period within which the values of a sticky unit are one
-    observation (default: the epoch). With a ``spool``, reports are taken while the store is away too.
-    """
+    """Accepts reports of rewards. ``metrics`` may be replaced at any time."""
 
     def __init__(
         self,
@@ -112,8 +87,20 @@ class RewardIngest:
         period: Callable[[str, int, float], str] | None = None,
         request_lookup: RequestIds | None = None,
     ) -> None:
+        """Set up ingestion.
+
+        Args:
+            store: Destination of rewards.
+            sealer: Opens decision ids.
+            metrics: Declared metrics by name.
+            clock: Seconds since the epoch.
+            spool: Accepts rewards while the store is away; None: they are refused then.
+            allowed: Whether a route accepts a metric; None: every route accepts all.
+            period: (route, epoch, time of the decision) → the period within which the values of a sticky unit are
+                one observation; None: the epoch.
+            request_lookup: Finds requests by request id; None: items need a decision id.
+        """
         self.request_lookup = request_lookup
-        """None: items must bring their decision id."""
         self.store = store
         self.sealer = sealer
         self.metrics: Mapping[str, Metric] = metrics or {}
@@ -121,13 +108,13 @@ class RewardIngest:
         self.allowed = allowed
         self.period = period or (lambda route, epoch, decided: f"e{epoch}")
         self.counts: Counter[str] = Counter()
-        """accepted | duplicate | updated | rejected: figures that only grow."""
+        """Totals of accepted | duplicate | updated | rejected items."""
         self._clock = clock
         self._renewed = -inf
-        """When the sealing keys were last read again."""
+        """When the sealing keys were last reloaded."""
 
     def open(self, text: str) -> Opened:
-        """What a decision id says; raises `gateway.record.decision_id.BadDecisionId`."""
+        """Open a decision id. Raises BadDecisionId."""
         return self.sealer.open(text)
 
     async def take(
@@ -137,14 +124,17 @@ class RewardIngest:
         may_report: Callable[[str], bool] = lambda route: True,
         made_by: Callable[[str], bool] = lambda principal: True,
     ) -> FeedbackReport:
-        """Checks each item and makes those that pass durable, in order, before it returns.
+        """Check each item and store the valid ones, in order.
 
-        An item is a JSON object with ``decision_id``, ``metric``, ``value`` (null retracts) and perhaps
-        ``tags``; with a ``request_lookup``, ``route`` and ``request_id`` may stand in for ``decision_id``.
-        ``may_report(route)`` is whether the caller's key serves the route, ``made_by(principal)`` whether it
-        may report about a request of that key by its id. Raises TurnoutError (body_too_large) for too many
-        items, and StoreUnavailable when neither the store nor a spool takes them, or a request can't be
-        looked up; then none counts as taken.
+        Args:
+            items: JSON objects with ``decision_id``, ``metric``, ``value`` (null retracts) and optionally ``tags``;
+                with a ``request_lookup``, ``route`` and ``request_id`` may replace ``decision_id``.
+            may_report: Whether the caller's key serves a route.
+            made_by: Whether the caller may report about a request of a key by its request id.
+
+        Raises:
+            TurnoutError: There are too many items (body_too_large).
+            StoreUnavailable: Neither the store nor the spool accepts them, or a look-up failed; nothing is stored.
         """
         if len(items) > MAX_ITEMS:
             raise TurnoutError(
@@ -167,7 +157,7 @@ class RewardIngest:
         items: Sequence[object],
         may_report: Callable[[str], bool],
         report: FeedbackReport,
-        named: Mapping[int, Opened | _Refused],
+        named: Mapping[int, Opened | RejectedItem],
     ) -> list[Reward]:
         rewards = []
         now = self._clock()
@@ -183,20 +173,20 @@ class RewardIngest:
                     rewards.append(self._reward(item, may_report, now))
             except BadDecisionId as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
-            except _Refused as error:
+            except RejectedItem as error:
                 report.rejected.append(Rejection(index, error.code, str(error)))
         return rewards
 
     async def _looked_up(
         self, items: Sequence[object], may_report: Callable[[str], bool], made_by: Callable[[str], bool]
-    ) -> dict[int, Opened | _Refused]:
-        """Place of an item that names its request by id → what a decision id would have said, or why not."""
+    ) -> dict[int, Opened | RejectedItem]:
+        """Index of an item that has a request id → the contents of its decision id, or the reason to reject it."""
         places = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "request_id" in item]
         if not places:
             return {}
         if self.request_lookup is None or not self.request_lookup.enabled:
             text = "Requests are not indexed by their ids; write 'record: {request_ids: true}', or send decision_id."
-            return dict.fromkeys(places, _Refused("invalid", text))
+            return dict.fromkeys(places, RejectedItem("invalid", text))
         if len(places) > MAX_REQUEST_IDS:
             text = (
                 f"{len(places)} items name a request_id; send at most {MAX_REQUEST_IDS} of them in one call."
@@ -205,25 +195,25 @@ class RewardIngest:
         wanted = [_request(items[place]) for place in places]
         known = await self.request_lookup.find([pair for pair in wanted if may_report(pair[0])])
         answers = iter(known)
-        found: dict[int, Opened | _Refused] = {}
+        found: dict[int, Opened | RejectedItem] = {}
         for place, (route, _) in zip(places, wanted, strict=True):
             one = next(answers) if may_report(route) else None
             if isinstance(one, Found) and made_by(one.principal):
                 found[place] = one.opened
             elif one == AMBIGUOUS:
-                found[place] = _Refused(
+                found[place] = RejectedItem(
                     "ambiguous_request",
                     "Several requests of the route have this request_id; send decision_id.",
                 )
-            else:  # also another key's request: whether there is one is nobody else's business
-                found[place] = _Refused(
+            else:  # the same for another key's request: whether it exists is not the caller's business
+                found[place] = RejectedItem(
                     "unknown_request",
                     "No request of yours with this request_id is known on this route within its metric's window.",
                 )
         return found
 
     async def _renew_keys(self, now: float) -> bool:
-        """Reads the sealing keys once more, at most once a second: another replica may have just added one."""
+        """Reload the sealing keys, at most once a second: another replica may have just added one."""
         if abs(now - self._renewed) < _KEY_RELOAD_INTERVAL_S:
             return False
         self._renewed = now
@@ -240,7 +230,7 @@ class RewardIngest:
             try:
                 return await self.store.reward(rewards)
             except StoreUnavailable:
-                pass  # the spool is for exactly this
+                pass  # to the spool
         await self.spool.add(rewards)
         return ["accepted"] * len(rewards)
 
@@ -250,14 +240,14 @@ class RewardIngest:
         item: object,
         may_report: Callable[[str], bool],
         now: float,
-        named: Opened | _Refused | None = None,
+        named: Opened | RejectedItem | None = None,
     ) -> Reward:
-        if isinstance(named, _Refused):
+        if isinstance(named, RejectedItem):
             raise named
         identity, name, given, tags = _parts(item)
         opened = named or self.sealer.open(identity)
         if not may_report(opened.route):
-            raise _Refused(
+            raise RejectedItem(
                 "forbidden", f"The key does not serve the route {opened.route!r}; use one that does."
             )
         metric = self._metric(opened.route, name)
@@ -265,7 +255,7 @@ class RewardIngest:
         return Reward(
             decision=opened.decision,
             metric=name,
-            value=None if given is None else _value(given, metric, name),
+            value=None if given is None else checked_value(given, metric, name),
             time=now,
             decided=opened.decided,
             route=opened.route,
@@ -285,22 +275,18 @@ class RewardIngest:
         metric = self.metrics.get(name)
         if metric is None:
             declared = ", ".join(sorted(self.metrics)) or "none"
-            raise _Refused(
+            raise RejectedItem(
                 "unknown_metric", f"No metric {name!r} is declared under 'metrics' (there: {declared})."
             )
         if self.allowed is not None and not self.allowed(route, name):
-            raise _Refused("unknown_metric", f"The route {route!r} takes no values of the metric {name!r}.")
+            raise RejectedItem(
+                "unknown_metric", f"The route {route!r} takes no values of the metric {name!r}."
+            )
         return metric
 
 
-class _Refused(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def _request(item: object) -> tuple[str, str]:
-    """Route and request id; a pair that names nothing where they are not text."""
+    """Route and request id of an item; empty if they are not text."""
     assert isinstance(item, Mapping)
     route, identity = item.get("route"), item.get("request_id")
     return (route, identity) if isinstance(route, str) and isinstance(identity, str) else ("", "")
@@ -308,24 +294,24 @@ def _request(item: object) -> tuple[str, str]:
 
 def _parts(item: object) -> tuple[str, str, object, str]:
     if not isinstance(item, Mapping):
-        raise _Refused("invalid", "An item is a JSON object with decision_id, metric and value.")
+        raise RejectedItem("invalid", "An item is a JSON object with decision_id, metric and value.")
     by_request = "request_id" in item
     fields = _FIELDS_BY_REQUEST if by_request else _FIELDS
     unknown = item.keys() - fields
     if unknown:
-        raise _Refused(
+        raise RejectedItem(
             "invalid", f"An item has no {min(unknown)!r}; its fields are {', '.join(sorted(fields))}."
         )
     identity, name = item.get("request_id" if by_request else "decision_id"), item.get("metric")
     if not isinstance(identity, str) or not isinstance(name, str) or "value" not in item:
-        raise _Refused(
+        raise RejectedItem(
             "invalid", "An item needs decision_id and metric, both text, and value (null retracts)."
         )
     return identity, name, item["value"], _tags(item.get("tags"))
 
 
 def _tags(given: object) -> str:
-    """Canonical JSON; "" for none."""
+    """Tags as canonical JSON; "" if absent."""
     if given is None or given == {}:
         return ""
     plain = isinstance(given, dict) and all(isinstance(v, str | int | float | bool) for v in given.values())
@@ -334,66 +320,21 @@ def _tags(given: object) -> str:
     except ValueError:
         plain = False
     if not plain:
-        raise _Refused("invalid", "Tags are a JSON object of texts, numbers and booleans.")
+        raise RejectedItem("invalid", "Tags are a JSON object of texts, numbers and booleans.")
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TAG_BYTES:
-        raise _Refused("invalid", f"The tags are too long; send at most {MAX_TAG_BYTES} bytes.")
+        raise RejectedItem("invalid", f"The tags are too long; send at most {MAX_TAG_BYTES} bytes.")
     return text
 
 
 def _check_time(decided: float, now: float, metric: Metric, name: str) -> None:
     if now - decided > metric.window:
-        raise _Refused(
+        raise RejectedItem(
             "window_closed",
             f"{name!r} is accepted for {metric.window:g} s after the decision, which was {now - decided:.0f} s "
             "ago; report sooner, or lengthen the metric's window.",
         )
     if decided - now > _MAX_CLOCK_SKEW_S:
-        raise _Refused(
+        raise RejectedItem(
             "clock_skew",
             f"The decision lies {decided - now:.0f} s in the future; set the clocks of all gateways by NTP.",
         )
-
-
-def _value(given: object, metric: Metric, name: str) -> float:
-    if isinstance(given, bool):
-        if metric.type != "boolean":
-            raise _Refused("invalid", f"{name!r} is a {metric.type}; send a number.")
-        return float(given)
-    if not isinstance(given, int | float):
-        raise _Refused("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
-    number = float(given) if abs(given) <= MAX_MAGNITUDE else inf
-    if not isfinite(number):
-        raise _Refused("invalid", f"The value of {name!r} is not finite, or beyond {MAX_MAGNITUDE:g}.")
-    if (metric.type == "boolean" and number not in (0.0, 1.0)) or (
-        metric.type == "count" and not number.is_integer()
-    ):
-        raise _Refused("invalid", f"{name!r} is a {metric.type}; send {_EXPECTED[metric.type]}.")
-    low, high = bounds(metric)
-    if not low <= number <= high:
-        raise _Refused("out_of_bounds", f"{name!r} lies between {low:g} and {high:g}, not at {number:g}.")
-    cap = getattr(metric, "cap", None)
-    return number if cap is None else min(number, cap)
-
-
-_EXPECTED: Final = {
-    "boolean": "true or false (or 1 or 0)",
-    "fraction": "a number from 0 to 1",
-    "count": "a whole number, not negative",
-    "real": "a number",
-}
-_OF_TYPE: Final = {"boolean": (0.0, 1.0), "fraction": (0.0, 1.0), "count": (0.0, inf), "real": (-inf, inf)}
-
-
-def bounds(metric: Metric) -> tuple[float, float]:
-    """The least and the largest value that a metric can have; infinite where it is not bounded."""
-    low, high = _OF_TYPE[metric.type]
-    minimum, maximum = getattr(metric, "minimum", None), getattr(metric, "maximum", None)
-    return (low if minimum is None else max(low, minimum), high if maximum is None else min(high, maximum))
-
-
-def worst(metric: Metric) -> float | None:
-    """The worst value that a metric can have; None where it is not bounded on that side."""
-    low, high = bounds(metric)
-    cap = getattr(metric, "cap", None)
-    end = low if metric.goal == "maximize" else high if cap is None else min(high, cap)
-    return end if isfinite(end) else None

@@ -1,10 +1,10 @@
-"""Rewards on the local disk, for as long as the store is away.
+"""The spool: rewards on the local disk while the store is away.
 
-One append-only file for each process. A line is a CRC-32 of the rest in hexadecimal, a space, and one
-reward as a JSON array; it is on the disk (fdatasync) before its report is answered. What a SIGKILL cut
-off was not answered, and its CRC says so. When the store is back the lines are replayed in order; the
-store takes no notice of those it has, so a replay that breaks off simply begins again. Files of processes
-that have died are replayed by whoever can lock them.
+Each process has one append-only file. A line is a CRC-32 of the rest in hexadecimal, a space, and a reward as a
+JSON array; it is on the disk (fdatasync) before the client gets its response. A line cut off by SIGKILL was not
+acknowledged, and its CRC is wrong. When the store is back, lines are replayed in order; the store ignores those it
+has, so an interrupted replay starts again from the beginning. Any process that can lock the file of a dead one
+replays it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.state.store import RecordStore
 
 log = logging.getLogger("turnout.spool")
 
-_CHUNK: Final = 1 << 18
+_CHUNK_BYTES: Final = 1 << 18
 """Bytes replayed in one call of the store."""
 _SUFFIX: Final = ".spool"
 
@@ -41,14 +41,15 @@ class Spool:
         self._file: _File | None = None
         self._queue: list[tuple[bytes, Future[None]]] = []
         self._lock = asyncio.Lock()
-        """Held while the file is written or emptied."""
+        """Held while the file is written or cleared."""
         self._writing: asyncio.Task[None] | None = None
         self.damaged = 0
-        """Lines whose CRC was wrong; they are kept in a file beside the spool's."""
+        """Lines with a wrong CRC; they are kept in ``damaged.lines`` in the same directory."""
         self.replayed = 0
+        """Rewards that the store has taken from here."""
 
     async def open(self) -> None:
-        """Warns where rewards could not be written."""
+        """Log a warning if the directory cannot be written."""
         reason = await asyncio.to_thread(why_unwritable, self._directory)
         if reason:
             log.warning(
@@ -60,14 +61,17 @@ class Spool:
 
     @property
     def waiting(self) -> bool:
-        """Whether rewards of this process wait here. Until they are replayed, later ones must queue up
-        behind them, or a correction could overtake what it corrects."""
+        """Whether rewards of this process wait here.
+
+        Until they are replayed, later ones must queue behind them, or a correction could overtake the value that
+        it corrects.
+        """
         return bool(self._queue) or (self._file is not None and self._file.waiting > 0)
 
     async def add(self, rewards: Sequence[Reward]) -> None:
-        """Returns once they are on the disk; callers at the same time share one fdatasync.
+        """Write rewards to the disk; concurrent callers share one fdatasync.
 
-        Raises StoreUnavailable when this can't be written either.
+        Raises StoreUnavailable if the file cannot be written either.
         """
         data = b"".join(map(_line, rewards))
         done: Future[None] = asyncio.get_running_loop().create_future()
@@ -107,7 +111,7 @@ class Spool:
 
     # Replaying ----------------------------------------------------------------------------------
     async def run(self, interval: float = 1.0) -> None:
-        """Replays whenever there is something to replay and the store takes it, until cancelled."""
+        """Replay every ``interval`` seconds until cancelled."""
         while True:
             try:
                 await self.replay()
@@ -120,9 +124,9 @@ class Spool:
             await asyncio.sleep(interval)
 
     async def replay(self) -> int:
-        """Hands all that waits here, also from dead processes, to the store; how many rewards that were.
+        """Write all that waits, also from dead processes, to the store; returns the number of rewards.
 
-        Raises StoreUnavailable while the store is away; nothing is lost then.
+        Raises StoreUnavailable while the store is away, without a loss.
         """
         before = self.replayed
         for orphan in await asyncio.to_thread(self._orphans):
@@ -134,7 +138,7 @@ class Spool:
         if self._file is not None and self._file.waiting:
             await self._drain(self._file)
             async with self._lock:
-                # Nothing may slip in between the last line replayed and the file's end.
+                # Under the lock no line can be added between the last one replayed and the truncation.
                 await self._drain(self._file)
                 await asyncio.to_thread(self._file.clear)
         return self.replayed - before
@@ -167,7 +171,7 @@ class Spool:
         return [file for path in paths if (file := _File.claimed(path)) is not None]
 
     async def close(self) -> None:
-        """Leaves what still waits on the disk, for the next process."""
+        """Close the file; rewards that still wait stay on the disk for the next process."""
         if self._file is not None:
             if not self._file.waiting:
                 await asyncio.to_thread(self._file.remove)
@@ -187,6 +191,7 @@ class _File:
 
     @classmethod
     def fresh(cls, directory: Path) -> _File:
+        """Create a file. Raises OSError."""
         path = directory / f"{os.getpid()}-{os.urandom(4).hex()}{_SUFFIX}"
         making = path.with_suffix(".new")
         try:
@@ -204,7 +209,7 @@ class _File:
 
     @classmethod
     def claimed(cls, path: Path) -> _File | None:
-        """A file whose owner has died; None when it is alive, or another process was faster."""
+        """Lock the file of a dead process; None if its owner lives, or another process was faster."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -218,11 +223,11 @@ class _File:
 
     @property
     def waiting(self) -> int:
-        """Bytes that are not replayed yet."""
+        """Bytes not yet replayed."""
         return self.end - self.done
 
     def append(self, data: bytes) -> None:
-        """On the disk when it returns; nothing is added when it raises OSError."""
+        """Write to the disk. Raises OSError, and then nothing is added."""
         try:
             at = self.end
             while at < self.end + len(data):
@@ -234,8 +239,8 @@ class _File:
         self.end += len(data)
 
     def chunk(self) -> tuple[bytes, int]:
-        """Whole lines from `done` on, and where they end."""
-        data = os.pread(self._descriptor, min(_CHUNK, self.waiting), self.done)
+        """Whole lines from ``done`` on, and the position of their end."""
+        data = os.pread(self._descriptor, min(_CHUNK_BYTES, self.waiting), self.done)
         whole = data[: data.rfind(b"\n") + 1] or data  # a torn last line fails its CRC
         return whole, self.done + len(whole)
 
@@ -262,7 +267,7 @@ def _line(reward: Reward) -> bytes:
 
 
 def _reward(line: bytes) -> Reward | None:
-    """None when the line is damaged."""
+    """Parse a line; None if it is damaged."""
     crc, _, body = line.partition(b" ")
     if crc != b"%08x" % zlib.crc32(body):
         return None

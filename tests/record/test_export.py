@@ -115,7 +115,7 @@ async def test_route_and_time_limit_what_is_exported(store: SqliteStore) -> None
 async def test_memory_stays_bounded_and_progress_is_told(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.ingest.export.CHUNK", 100)
+    monkeypatch.setattr("gateway.ingest.export.CHUNK_ROWS", 100)
     for k in range(40):
         await store.append([outcome(T0 + k * 10 + i / 20, features="x" * 2000) for i in range(100)])
     told: list[int] = []

@@ -13,8 +13,8 @@ import pytest
 from gateway.config.document import MetricConfig
 from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
+from gateway.ingest.metric_values import worst
 from gateway.ingest.reward_value import reward_value
-from gateway.ingest.rewards import worst
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
 from gateway.state.sqlite import SqliteStore

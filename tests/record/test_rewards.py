@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import TurnoutError
-from gateway.ingest.rewards import MAX_ITEMS, FeedbackReport, RewardIngest, worst
+from gateway.ingest.metric_values import worst
+from gateway.ingest.rewards import MAX_ITEMS, FeedbackReport, RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Reward
