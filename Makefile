@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test quick soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
+.PHONY: run test quick coverage hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -45,8 +45,8 @@ test: setup tools lint typecheck   ## every test
 	$(PYTEST) -m 'not alone' --durations=15
 	$(BIN)/python -m pytest -m alone --durations=5
 
-quick: setup     ## the tests that take no time
-	$(PYTEST) -m 'not slow and not soak and not browser'
+quick: setup     ## the tests that take no time, in less than a minute on two cores
+	$(PYTEST) --quick
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak
@@ -61,6 +61,10 @@ lint: setup .venv/javascript/ready ## ruff; Biome for the dashboard's JavaScript
 
 typecheck: setup
 	$(BIN)/mypy
+
+hooks: setup .venv/javascript/ready ## the same before every commit
+	$(PIP) pre-commit
+	$(BIN)/pre-commit install
 
 format: setup .venv/javascript/ready ## rewrites what ruff and Biome can
 	$(BIN)/ruff check --fix .

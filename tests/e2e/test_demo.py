@@ -66,6 +66,11 @@ def demo(installed: Path, folder: Path, models: Path, *options: str) -> subproce
     )
 
 
+def test_the_wheel_declares_its_types(installed: Path) -> None:
+    for package in ("gateway", "policies", "backends", "dashboards", "turnout"):
+        assert (installed / package / "py.typed").is_file(), package
+
+
 def test_the_demo_runs_from_the_wheel(installed: Path, models: Path, tmp_path: Path) -> None:
     out, err = demo(installed, tmp_path, models, "--duration", "8", "--json").communicate(timeout=200)
     report = json.loads(out)
