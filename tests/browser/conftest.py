@@ -47,6 +47,14 @@ def browser(driver: Playwright) -> Iterator[Browser]:
     found.close()
 
 
+QUIET = """quiet => new Promise(done => {
+    let timer = setTimeout(end, quiet);
+    const observer = new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(end, quiet); });
+    function end() { observer.disconnect(); done(); }
+    observer.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+})"""
+
+
 @dataclass
 class Tab:
     """A page, and all that must not happen on it."""
@@ -67,6 +75,11 @@ class Tab:
             "request", lambda r: None if r.url.startswith(self.origin) else self.strangers.append(r.url)
         )
 
+    def settled(self) -> None:
+        """Waits until the page has a heading and nothing has changed on it for 300 ms."""
+        self.page.locator("h1").wait_for()
+        self.page.evaluate(QUIET, 300)
+
     def check(self) -> None:
         told = [c for c in self.complaints if not any(f"status of {status}" in c for status in self.refused)]
         assert not told
@@ -81,12 +94,23 @@ class Tabs:
         self.contexts: list[BrowserContext] = []
         self.open: list[Tab] = []
 
-    def new(self, origin: str, path: str = "/-/dashboard/", *, width: int = 1280, **options: object) -> Tab:
+    def new(
+        self,
+        origin: str,
+        path: str = "/-/dashboard/",
+        *,
+        width: int = 1280,
+        clock: bool = False,
+        **options: object,
+    ) -> Tab:
+        """A page of its own context. With ``clock`` a test may move its time on: ``page.clock.run_for(ms)``."""
         context = self.browser.new_context(viewport={"width": width, "height": 900}, **options)  # type: ignore[arg-type]
         context.set_default_timeout(30_000)
         self.contexts.append(context)
         tab = Tab(context.new_page(), origin)
         tab.watch()
+        if clock:
+            tab.page.clock.install()
         tab.page.goto(origin + path)
         self.open.append(tab)
         return tab

@@ -51,8 +51,7 @@ def test_axe_finds_nothing_serious_on_any_page(lived: Served, tabs: Tabs, scheme
         # Trusted Types would keep the tool itself out; it is the page that is looked at.
         tab = tabs.new(lived.address, f"/-/dashboard/{path}", color_scheme=scheme, bypass_csp=True)
         tab.refused.add(404)
-        tab.page.locator("h1").wait_for()
-        tab.page.wait_for_timeout(700)
+        tab.settled()
         if path == "config":
             tab.page.get_by_role("button", name="Edit").click()
             tab.page.locator("#edit", has_text="Nothing is changed yet").wait_for()
@@ -75,8 +74,7 @@ def test_no_page_scrolls_sideways_and_no_column_is_lost(lived: Served, tabs: Tab
         path = path.replace("decisions/DECISION", "events")
         tab = tabs.new(lived.address, f"/-/dashboard/{path}", width=width)
         tab.refused.add(404)
-        tab.page.locator("h1").wait_for()
-        tab.page.wait_for_timeout(400)
+        tab.settled()
         if SHOTS:
             tab.page.screenshot(
                 path=Path(SHOTS) / f"{path.replace('/', '_') or 'home'}_{width}.png", full_page=True

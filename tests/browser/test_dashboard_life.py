@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Request
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
@@ -69,7 +71,7 @@ def test_an_update_keeps_focus_and_what_was_opened(served: Served, tabs: Tabs) -
 
 
 def test_a_hidden_page_asks_for_nothing(served: Served, tabs: Tabs) -> None:
-    tab = tabs.new(served.address, "/-/dashboard/routes/digits")
+    tab = tabs.new(served.address, "/-/dashboard/routes/digits", clock=True)
     tab.page.locator("#verdict").wait_for()
     asked: list[str] = []
     hide = """hidden => {
@@ -79,12 +81,11 @@ def test_a_hidden_page_asks_for_nothing(served: Served, tabs: Tabs) -> None:
     tab.page.evaluate(hide, True)
     tab.page.wait_for_timeout(300)
     tab.page.on("request", lambda r: asked.append(r.url))
-    tab.page.wait_for_timeout(11_000)
+    tab.page.clock.run_for(11_000)
+    tab.page.wait_for_timeout(500)
     assert asked == []
-    tab.page.evaluate(hide, False)
-    tab.page.wait_for_timeout(1000)
-    assert any("/events" in url for url in asked)
-    assert any("view=route%3Adigits" in url for url in asked)
+    with tab.page.expect_request(lambda r: "/events" in r.url and "view=route%3Adigits" in r.url):
+        tab.page.evaluate(hide, False)
 
 
 def test_a_gateway_that_is_gone_is_said_to_be_and_what_was_known_stays(served: Served, tabs: Tabs) -> None:
@@ -123,8 +124,7 @@ def test_nothing_overflows_a_phone_and_both_schemes_are_readable(lived: Served, 
     for path in ("", "routes/digits", "routes/digits/time", "routes/shop", "config", "events", "outcomes"):
         for scheme in ("light", "dark"):
             tab = tabs.new(lived.address, f"/-/dashboard/{path}", width=320, color_scheme=scheme)
-            tab.page.locator("h1").wait_for()
-            tab.page.wait_for_timeout(400)
+            tab.settled()
             wide = tab.page.evaluate(
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
@@ -164,12 +164,13 @@ def test_a_key_that_may_not_see_a_route_is_told_so(locked: Served, tabs: Tabs) -
 
 
 def test_an_ended_login_leads_back_to_the_form(locked: Served, tabs: Tabs) -> None:
-    tab = tabs.new(locked.address)
+    tab = tabs.new(locked.address, clock=True)
     tab.refused.add(401)
     tab.page.get_by_label("API key").fill("reader")
     tab.page.get_by_label("API key").press("Enter")
     tab.page.locator('[data-route="digits"]').wait_for()
     tab.page.context.clear_cookies()
+    tab.page.clock.run_for(30_000)
     tab.page.get_by_label("API key").wait_for(timeout=45_000)
 
 
@@ -183,19 +184,25 @@ def test_the_theme_can_be_chosen_and_is_kept(served: Served, tabs: Tabs) -> None
     assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+def _note(urls: list[str], request: Request) -> None:
+    urls.append(request.url)
+
+
 def test_an_open_page_is_one_stream_and_a_call_in_ten_seconds_at_most(served: Served, tabs: Tabs) -> None:
     served.live(DIGITS, steps=2, per_step=20)
-    for path in ("", "routes/digits", "routes/digits/time"):
-        tab = tabs.new(served.address, f"/-/dashboard/{path}")
-        tab.page.locator("h1").wait_for()
-        tab.page.wait_for_timeout(2000)
-        asked: list[str] = []
-        tab.page.on("request", lambda request, asked=asked: asked.append(request.url))
-        for seed in range(4):
-            served.live(DIGITS, steps=1, per_step=10, step=1.0, seed=seed)
-            tab.page.wait_for_timeout(8000)
-        assert len(asked) <= 4, asked
-        assert not any("/-/events" in url for url in asked), "the stream stays open"
+    asked: dict[str, list[str]] = {"": [], "routes/digits": [], "routes/digits/time": []}
+    opened = [tabs.new(served.address, f"/-/dashboard/{path}", clock=True) for path in asked]
+    for tab, urls in zip(opened, asked.values(), strict=True):
+        tab.settled()
+        tab.page.on("request", partial(_note, urls))
+    for seed in range(4):
+        served.live(DIGITS, steps=1, per_step=10, step=1.0, seed=seed)
+        for tab in opened:
+            tab.page.wait_for_timeout(700)  # what changed arrives on the stream
+            tab.page.clock.run_for(8000)
+    for path, urls in asked.items():
+        assert len(urls) <= 4, (path, urls)
+        assert not any("/-/events" in url for url in urls), "the stream stays open"
 
 
 def test_twenty_routes_fit_and_those_that_are_idle_take_little(tmp_path: Path, tabs: Tabs) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ def test_t6_an_error_that_the_client_got_is_said_to_be_one(world: Served, tabs: 
 def test_t7_ticks_have_the_digits_that_their_step_needs(world: Served, tabs: Tabs) -> None:
     for share in (0.002, 0.004):
         wanted = World("translate", {}, {}, {"v1": share, "v2": share}, metric=None)
-        world.do(lambda h, w=wanted: live_through(h, w, steps=2, per_step=2000, step=5.0))
+        world.do(partial(live_through, world=wanted, steps=2, per_step=2000, step=5.0))
     tab = tabs.new(world.address, "/-/dashboard/routes/translate/time")
     tab.page.add_init_script(SPY)
     tab.page.reload()
@@ -375,7 +376,7 @@ def test_t10_nothing_of_other_routes_looks_like_news(world: Served, tabs: Tabs) 
             "state": "unhealthy",
             "reason": "its probes fail",
         }
-        world.do(lambda h, d=data: h.emit("health", "", d))
+        world.do(partial(Harness.emit, kind="health", route="", data=data))
     tab = tabs.new(world.address, "/-/dashboard/routes/plain/health")
     tab.page.locator("#events", has_text="http://a").wait_for()
     assert "http://b" not in tab.page.locator("#events").inner_text()
