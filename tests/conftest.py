@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +13,22 @@ from gateway import build
 settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turnout")
 
+WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
+"""Directories whose tests start servers of their own."""
+NOT_QUICK = frozenset((*WITH_PROCESSES, "backends", "benchmarks", "browser", "soak"))
+"""Directories that `--quick` does not even import."""
+NOT_QUICK_MARKS = frozenset(("slow", "alone", "soak", "browser"))
+QUICK_EXAMPLES = 15
+"""Examples of a property test with `--quick`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out what takes longer than a moment, and try a few examples of each property",
+    )
+
 
 def pytest_configure() -> None:
     """What is tested must be what was written."""
@@ -19,14 +37,32 @@ def pytest_configure() -> None:
         raise pytest.UsageError(wrong)
 
 
-WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
-"""Directories whose tests start servers of their own: not for `make quick`."""
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    tests = Path(__file__).parent
+    if config.getoption("quick") and collection_path.parent == tests and collection_path.name in NOT_QUICK:
+        return True
+    return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with long tests begin first, so that parallel processes end together."""
     for item in items:
         if item.path.parent.name in WITH_PROCESSES:
             item.add_marker(pytest.mark.slow)
+    if config.getoption("quick"):
+        _leave_quick_ones(config, items)
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+
+
+def _leave_quick_ones(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if NOT_QUICK_MARKS & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
+    for test in {getattr(item, "obj", None) for item in items}:
+        given = getattr(test, "_hypothesis_internal_use_settings", None)
+        if given is not None and test is not None:
+            few = min(given.max_examples, QUICK_EXAMPLES)
+            test._hypothesis_internal_use_settings = settings(given, max_examples=few)

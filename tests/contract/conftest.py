@@ -45,7 +45,7 @@ def sqlite_url(tmp_path: Path) -> str:
     params=[
         "sqlite_url",
         pytest.param("redis_url", marks=pytest.mark.redis),
-        pytest.param("cluster_url", marks=pytest.mark.redis),
+        pytest.param("cluster_url", marks=(pytest.mark.redis, pytest.mark.slow)),
     ]
 )
 def url(request: pytest.FixtureRequest) -> str:
