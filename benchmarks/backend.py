@@ -132,7 +132,7 @@ def row(case: tuple[int, str, int], server: Server, samples: list[Sample], first
     """The medians of one server under one condition."""
 
     def mid(name: str) -> float:
-        return round(median(getattr(sample, name) for sample in samples), 1)
+        return round(float(median(getattr(sample, name) for sample in samples)), 1)
 
     ratio = median(sample.cpu_us / other.cpu_us for sample, other in zip(samples, first, strict=True))
     errors = sum(sample.errors for sample in samples)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -96,6 +97,10 @@ def _table(contextual: Contextual, sight: Sight, drawn: Drawn) -> ContextualTabl
     return ContextualTable("r", 1, allocation, variants, lambda *_: b"", sight, drawn.ensemble)
 
 
+def _draw_and_pack(contextual: Contextual, sums: Mapping[str, LinearSums]) -> bytes:
+    return draw(contextual, sums, {}, (1, 2)).packed()
+
+
 def refreshes(milliseconds: Timer, rng: np.random.Generator) -> dict[str, tuple[float, float, float, int]]:
     """By size: ms to see whether anything has moved, ms to draw and pack, ms to restore, and the bytes."""
     found = {}
@@ -108,9 +113,9 @@ def refreshes(milliseconds: Timer, rng: np.random.Generator) -> dict[str, tuple[
         drawn = draw(contextual, sums, {}, (1, 2))
         packed = drawn.packed()
         found[f"{contextual.width} columns, {variants} variants"] = (
-            milliseconds(lambda p=contextual, s=sums, d=drawn: refit(p, s, {}, d)),
-            milliseconds(lambda p=contextual, s=sums: draw(p, s, {}, (1, 2)).packed()),
-            milliseconds(lambda p=contextual, b=packed: restore(p, b)),
+            milliseconds(partial(refit, contextual, sums, {}, drawn)),
+            milliseconds(partial(_draw_and_pack, contextual, sums)),
+            milliseconds(partial(restore, contextual, packed)),
             len(packed),
         )
     return found

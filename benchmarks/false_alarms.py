@@ -143,8 +143,9 @@ def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
             )
             yield first, second
 
-    limit = {"max_ratio": 1.0} if metric.startswith("latency") else {"max_increase": 0.0}
-    return Cell(f"{users} users, icc {icc:g}, {metric}, share 20 %", Guardrail(metric, **limit), run)
+    ratio = metric.startswith("latency")
+    guardrail = Guardrail(metric, max_ratio=1.0) if ratio else Guardrail(metric, max_increase=0.0)
+    return Cell(f"{users} users, icc {icc:g}, {metric}, share 20 %", guardrail, run)
 
 
 def _buckets(ms: Floats) -> list[int]:

@@ -134,7 +134,7 @@ class Bench:
         self.spare = Backend(directory, "spare")
         self.mirror = Backend(directory, "mirror")
         for backend in (self.primary, self.spare, self.mirror):
-            stack.callback(lambda b=backend: b.child.stop())
+            stack.callback(backend.child.stop)
         peer = turnout("turnout", "Turnout", "turnout_faults.yaml", {"MIRROR": str(self.mirror.port)})
         place = Place(directory, sorted(os.sched_getaffinity(0)), (self.primary.port, self.spare.port))
         self.gateway: Running = stack.enter_context(start(peer, place))

@@ -281,6 +281,7 @@ def slots_of(node: ast.ClassDef) -> int:
 
 
 # What is shipped -------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_no_machine_is_named() -> None:
     """No absolute path of somebody's machine is in what we ship."""
     needles = ("/" + "work/", "/" + "root/", "/" + "home/")

@@ -96,6 +96,7 @@ def test_every_error_code_is_documented() -> None:
     assert not missing
 
 
+@pytest.mark.slow
 def test_the_site_builds_with_every_page_and_no_broken_link(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.children import free_port
 from gateway.config.load import load
 from gateway.serving import described, raise_open_files
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess, free_port
+from tests.processes import GatewayProcess
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ routes:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_life_is_told_in_the_log(workers: int, tmp_path: Path) -> None:
     with GatewayProcess(tmp_path, CONFIG, "--workers", str(workers)) as gateway:
@@ -81,6 +83,7 @@ def test_what_the_log_says_of_the_store_holds_no_password() -> None:
     assert "store redis://cache:6379/0" in described(document)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["listen", "control"])
 def test_a_port_that_is_taken_is_named(option: str, tmp_path: Path) -> None:
     other = "" if option == "listen" else f"listen: 127.0.0.1:{free_port()}\n"

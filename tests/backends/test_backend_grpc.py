@@ -60,7 +60,7 @@ def values(datatype: str) -> np.ndarray:
         return np.array([[b"", "zwölf".encode()], [b"x" * 1000, b"\xff"]], dtype=object)
     if datatype == "BF16":
         return np.array([[1.5, -2.0], [3.0e38, 0.0]], dtype=ml_dtypes.bfloat16)
-    dtype = DATATYPES[datatype].dtype
+    dtype: Any = DATATYPES[datatype].dtype
     info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     return np.array([[info.min, info.max], [0, 1]], dtype=dtype)
 

@@ -202,7 +202,7 @@ async def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
 
 async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
     factor = "class Model:\n    def __call__(self, x): return x * {}"
-    everything = {"version_policy": {"all": {}}}
+    everything: dict[str, Any] = {"version_policy": {"all": {}}}
     write_model(tmp_path, "m", factor.format(1), X, Y, **everything)
     async with serving(tmp_path) as client:
 

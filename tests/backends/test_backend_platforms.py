@@ -56,7 +56,7 @@ def write_onnx(path: Path) -> None:
 def write_torchscript(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Affine()).save(str(path))
+        torch.jit.save(torch.jit.script(Affine()), str(path))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_new_traffic_and_rewards_appear_by_themselves(served: Served, tabs: Tabs
     tab.page.locator('[data-field="recent.assigned"][data-value="60"]').wait_for(timeout=30_000)
     served.live(DIGITS, steps=3, per_step=20, seed=2)
     tab.page.locator('[data-field="recent.assigned"][data-value="120"]').wait_for(timeout=30_000)
-    epoch = served.harness.live("digits").epoch  # type: ignore[union-attr]
+    epoch = served.harness.route_status("digits").epoch  # type: ignore[union-attr]
     tab.page.locator(f'[data-field="epoch"][data-value="{epoch}"]').wait_for(timeout=30_000)
 
 

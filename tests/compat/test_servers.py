@@ -139,7 +139,7 @@ def test_a_canary_with_two_shadows(site: Site) -> None:
         """All copies that left; a busy machine drops some."""
         counts: dict[str, int] = report["shadow_counts"][shadow]
         dropped = sum(number for event, number in counts.items() if event.startswith("dropped"))
-        return counts["offered"] == REQUESTS == report["agreement"][shadow]["compared"] + dropped
+        return bool(counts["offered"] == REQUESTS == report["agreement"][shadow]["compared"] + dropped)
 
     def whole(report: dict[str, Any]) -> bool:
         return all(compared(report, shadow) for shadow in ("same", "changed"))

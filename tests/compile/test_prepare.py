@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.compile import prepare as build
 from gateway.compile.prepare import prepare, standalone
+from gateway.compile.snapshot import route_plan
 from gateway.config.faults import ConfigError
 from gateway.config.load import examine
 from tests.config.test_config_properties import ODD, WHOLE, WORDS
@@ -114,7 +115,7 @@ def test_a_header_value_beyond_latin_1_is_refused_with_its_place(where: str, fau
 
 
 def test_whatever_goes_wrong_is_a_fault_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = build.route_plan
+    real = route_plan
 
     def broken(name: str, *rest: Any) -> Any:
         if name == "two":

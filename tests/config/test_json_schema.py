@@ -126,6 +126,7 @@ def test_it_accepts_whatever_the_gateway_accepts(place: tuple[Any, ...], value: 
         VALIDATOR.validate(tree(text))
 
 
+@pytest.mark.slow
 def test_the_command_prints_it() -> None:
     words = [sys.executable, "-m", "gateway.cli", "schema"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)

@@ -126,6 +126,7 @@ async def test_epochs_and_limits(store: Store) -> None:
     assert await read(store, T0 + 500, since=T0 + 480) == {}
 
 
+@pytest.mark.slow
 async def test_folding_changes_nothing(store: Store) -> None:
     long = {"correct": Declared(window=3 * 3600.0)}
     rows = [outcome(T0 + 30 * k) for k in range(600)]
@@ -193,6 +194,7 @@ async def test_limits_that_cut_through_periods_estimate_the_observations(store: 
     assert part["v1"] == Rewarded(of(10, 10), of(1, 1))
 
 
+@pytest.mark.slow
 async def test_reading_while_rewards_come_in_counts_nothing_twice(store: Store) -> None:
     rows = [outcome(T0 + k / 10) for k in range(200)]
     await store.append(rows)

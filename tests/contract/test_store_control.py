@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from gateway.state.base import Retention
 from gateway.state.store import Store
 from policies.allocation.model import RewardSums
@@ -204,6 +206,7 @@ async def test_old_pages_are_merged_and_read_as_before(store: Store) -> None:
     assert sum(c.assigned for c in (await store.counts("a")).values()) == 200
 
 
+@pytest.mark.slow
 async def test_a_record_that_is_too_large_loses_its_oldest_part_and_no_sum(store: Store) -> None:
     now = T0 + 40 * DAY
     rows = [outcome(T0 + k * 4 * 3600, features="x" * 40) for k in range(6 * 40)]

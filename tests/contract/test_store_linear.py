@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ SEEN = bytes(range(8))
 OTHER = bytes(8)
 
 
-def of(row: list[float], value: float | None, fingerprint: bytes = SEEN, **fields: object) -> Reward:
+def of(row: list[float], value: float | None, fingerprint: bytes = SEEN, **fields: Any) -> Reward:
     time = float(str(fields.pop("time", T0)))
     about = outcome(time)
     return reward(value, of=about, context=pack(fingerprint, row).hex(), **fields)

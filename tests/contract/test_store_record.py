@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
@@ -95,12 +96,14 @@ async def test_the_list_is_newest_first_whatever_the_order_of_writing(store: Sto
     assert pages == rows[::-1]
 
 
+@pytest.mark.slow
 async def test_a_filter_that_few_pass_is_searched_in_bounded_steps(store: Store) -> None:
     """Pages of two routes, interleaved and overlapping, far more than one step reads; what is sought is oldest."""
     rows = [outcome(T0 + i, route="ab"[i // 3 % 2], status=418 if i == 0 else 200) for i in range(450)]
     for k in range(0, 450, 3):
         await store.append(rows[k : k + 6])  # the second half again with the next: it is there already
-    steps, found, before = 0, [], None
+    found: list[Any] = []
+    steps, before = 0, None
     while True:
         step, following = await store.scan(OutcomeFilter(status=418, before=before))
         steps, found = steps + 1, found + step
@@ -200,8 +203,8 @@ async def test_without_a_published_allocation_the_recorded_propensities_stand_in
 async def test_counts_by_time_and_epoch_are_sums_of_whole_buckets(store: Store) -> None:
     await store.append([outcome(T0 + 5 * i, epoch=1 + i // 4) for i in range(8)])
 
-    async def assigned(**limits: float) -> int:
-        found = await store.counts("digits", **limits)  # type: ignore[arg-type]
+    async def assigned(**limits: Any) -> int:
+        found = await store.counts("digits", **limits)
         return sum(c.assigned for c in found.values())
 
     assert await assigned() == 8
@@ -260,9 +263,9 @@ async def test_decided_is_what_counts_say_of_assignments_and_errors(store: Store
         {"epoch": 2},
         {"epoch": 1, "until": T0 + 100},
     ):
-        full = await store.counts("digits", **limits)  # type: ignore[arg-type]
+        full = await store.counts("digits", **limits)
         wanted = {name: (c.assigned, c.errors) for name, c in full.items() if c.assigned}
-        assert await store.decided("digits", **limits) == wanted  # type: ignore[arg-type]
+        assert await store.decided("digits", **limits) == wanted
 
 
 async def test_disagreements_of_a_shadow_newest_first(store: Store) -> None:

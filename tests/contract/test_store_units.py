@@ -96,6 +96,7 @@ async def test_the_observation_stands_where_the_first_value_does(store: Store) -
     assert buckets[0].rewards["correct" + UNITS] == RewardSums(1, 0.5, 0.25)
 
 
+@pytest.mark.slow
 async def test_folding_keeps_units_exact(store: Store) -> None:
     rows = [outcome(T0 + 37 * n, unit=n % 3) for n in range(200)]
     rewards = [of_unit(row.unit, float(n % 5), of=row) for n, row in enumerate(rows)]

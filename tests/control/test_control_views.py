@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
 
 import pytest
 
@@ -28,7 +28,7 @@ def folded(blocks: list[dict[str, str]]) -> Any:
 
 
 async def views(found: AsyncIterator[dict[str, str]], count: int) -> list[dict[str, str]]:
-    blocks = []
+    blocks: list[Any] = []
     while len(blocks) < count:
         block = await asyncio.wait_for(anext(found), 10)
         if block.get("event") == "view":
@@ -84,7 +84,7 @@ async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() ->
         assert b'"n":1' in await asyncio.wait_for(anext(one), 2)
     assert made == 1
     for one in watching:
-        await one.aclose()
+        await cast("AsyncGenerator[bytes]", one).aclose()
     before = made
     await asyncio.sleep(1.3)
     assert made == before

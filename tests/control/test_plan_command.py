@@ -52,6 +52,7 @@ def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["ok"]["fail"] is None  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def record() -> None:
         store = SqliteStore(tmp_path / "store.db")

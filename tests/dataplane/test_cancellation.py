@@ -333,7 +333,10 @@ PLANS: dict[str, tuple[bytes, list[bytes | str | float | Flood]]] = {
     "waiting": (GET % b"/p/x", [HOLD]),
     "waiting-for-the-body": (POST % b"/p/x", [HOLD]),
     "relaying": (GET % b"/p/x", [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", HOLD]),
-    "streaming": (GET % b"/p/x", [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 100, 0.002] * 500]),
+    "streaming": (
+        GET % b"/p/x",
+        [b"HTTP/1.1 200 OK\r\n\r\n", *[step for _ in range(500) for step in (b"x" * 100, 0.002)]],
+    ),
     "held-back": (GET % b"/p/x", [b"HTTP/1.1 200 OK\r\n\r\n", Flood(1 << 30)]),
     "pipelined-too-far": (GET % b"/p/x" + GET % b"/none" * 2000, [HOLD]),
     "upgrading": (UPGRADE, [HOLD]),

@@ -112,7 +112,7 @@ async def test_a_foreign_signature_is_refused(tokens: Tokens) -> None:
 async def test_a_token_without_a_signature_or_with_a_shared_secret_is_refused(
     tokens: Tokens, ecdsa: Any
 ) -> None:
-    unsigned = jwt.encode(GOOD, None, "none", headers={"kid": "one"}).encode()
+    unsigned = jwt.encode(GOOD, "", "none", headers={"kid": "one"}).encode()
     shared = jwt.encode(GOOD, "s" * 64, "HS256", headers={"kid": "one"}).encode()
     for token in (unsigned, shared, b"a.b.c", b"..", signed(ecdsa)[:-3]):
         with pytest.raises(TurnoutError):

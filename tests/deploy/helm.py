@@ -26,7 +26,7 @@ def call(tool: str, **arguments: Any) -> str:
         "capabilities": {},
         "clientInfo": {"name": "t", "version": "1"},
     }
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"id": 1, "method": "initialize", "params": client},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/call", "params": {"name": tool, "arguments": arguments}},

@@ -211,7 +211,7 @@ def test_a_record_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     example = Path(__file__).parent.parent.parent / "config.example.yaml"
     plot = tmp_path / "regret.svg"
-    words = (
+    words: tuple[str, ...] = (
         "simulate",
         "--config",
         str(example),

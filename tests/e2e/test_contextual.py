@@ -99,7 +99,7 @@ def outcomes(gateway: GatewayProcess, route: str = "answers") -> list[dict[str, 
 
 
 def right_choices(seen: list[dict[str, Any]]) -> float:
-    return sum(one["variant"] == best(one["tier"], one["length"]) for one in seen) / len(seen)
+    return float(sum(one["variant"] == best(one["tier"], one["length"]) for one in seen) / len(seen))
 
 
 @pytest.mark.slow

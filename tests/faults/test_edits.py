@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 
+import pytest
+
 from tests.faults.rig import FaultRig, request
 from tests.wire.backend import HOLD
 
@@ -23,6 +25,7 @@ EDITED = CONFIG.replace("variant: v1", "variant: v2")
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n"
 
 
+@pytest.mark.slow
 def test_edits_fail_nobody_and_streams_stay_whole(rig: FaultRig) -> None:
     rig.next("a", HEAD, HOLD, b"5\r\nended\r\n0\r\n\r\n")
     bodies: set[bytes] = set()

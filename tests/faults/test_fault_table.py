@@ -197,6 +197,7 @@ def test_an_error_status_that_is_not_listed_is_the_answer(rig: FaultRig) -> None
     assert rig.outcome().error == "backend_status"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/alone", "/fall"])
 @pytest.mark.parametrize("fault", AFTER)
 def test_after_the_first_byte_the_client_sees_that_it_is_not_whole(

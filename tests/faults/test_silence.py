@@ -116,6 +116,7 @@ def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
     assert address(rig, "a").stalled
 
 
+@pytest.mark.slow
 def test_a_few_requests_are_left_as_probes_and_the_others_are_taken_back(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     load(rig, "/fall", rate=60, seconds=1.0)

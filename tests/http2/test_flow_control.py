@@ -151,7 +151,7 @@ class Blocking(Echo):
 
 def test_the_producer_is_told_to_stop_and_to_go_on() -> None:
     server = Server()
-    server.echo = Blocking
+    server.echo = Blocking  # type: ignore[assignment]
     server.receive(HELLO + settings((4, 100)) + headers(GOOD, 1, end=False), 1.0)
     opened = stream(server, 1)
     assert isinstance(opened, Blocking)

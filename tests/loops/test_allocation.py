@@ -15,6 +15,7 @@ from gateway.state.sqlite import SqliteStore
 from policies.allocation import bandit
 from policies.allocation.model import Learned
 from policies.bayes import posterior
+from policies.bayes.quadrature import compare_posteriors
 from tests.contract.made import outcome, reward
 from tests.loops.in_force import put_in_force
 
@@ -46,7 +47,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 def integrals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """For each integration whether it ran on the event loop's thread."""
     seen: list[bool] = []
-    main, real = threading.current_thread(), posterior.compare_posteriors
+    main, real = threading.current_thread(), compare_posteriors
 
     def spy(*arguments: object) -> object:
         seen.append(threading.current_thread() is main)

@@ -73,6 +73,7 @@ class Replica:
 
     def shares(self, tier: str, age: float) -> tuple[float, ...]:
         found = self.loop.held["r"].ensemble
+        assert found is not None
         return found.shares(encode(found.plan.features, {"tier": tier, "age": age}))
 
 

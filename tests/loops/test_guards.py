@@ -121,6 +121,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], ids=["plain", "features"])
 
 
+@pytest.mark.slow
 @with_and_without_features
 async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Scene, config: str) -> None:
     leader, follower = Replica(scene, "leader", config), Replica(scene, "follower", config)
@@ -171,6 +172,7 @@ async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
     assert scene.events == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [300.0, 3000.0], ids=["minutes", "most of the window"])
 async def test_rewards_that_come_late_count(scene: Scene, late: float) -> None:
     config = CONFIG.replace("{metric: error_rate, max_increase: 2%}", "{metric: correct, max_decrease: 5%}")

@@ -127,6 +127,7 @@ async def test_only_what_a_hook_asks_for_and_nothing_of_before(
     assert [event["data"]["number"] for event in receiver.events()] == [1, 5]
 
 
+@pytest.mark.slow
 async def test_a_receiver_that_fails_gets_everything_later_in_order(
     store: Store, now: Now, receiver: Receiver
 ) -> None:
@@ -179,6 +180,7 @@ async def test_another_leader_goes_on_where_the_last_one_stopped(
     assert len(receiver.posts) == 4
 
 
+@pytest.mark.slow
 async def test_many_events_are_all_delivered(store: Store, now: Now, receiver: Receiver) -> None:
     document = hooks(WebhookConfig(url=receiver.url))
     webhooks = sender(store, now)

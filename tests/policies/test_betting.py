@@ -81,7 +81,8 @@ LEVELS = Levels(0.05, 0.05, 0.05)
 
 def ever(rng: np.random.Generator, looks: int, per: int, rates: np.ndarray, shares: np.ndarray) -> set[str]:
     """What is ever said of two variants with the same rates, which move with the shares, over four windows."""
-    said, bets, counts = set(), WindowBets(), np.zeros(4)
+    said: set[str] = set()
+    bets, counts = WindowBets(), np.zeros(4)
     for look in range(looks):
         if look % (looks // 4) == 0:
             bets, counts = WindowBets(bets.carried()), np.zeros(4)

@@ -53,7 +53,7 @@ def test_units_earn_the_mean_and_their_rewards_go_together(model: Model) -> None
     unit = users.unit_means(model, rng.random(60_000), np.full(60_000, 0.4), 2.0)
     assert unit.mean() == pytest.approx(0.4, abs=0.02)
     pair = [world.draw_each(rng, np.ones(60_000, dtype=np.int64), unit)[:, 1] for _ in range(2)]
-    correlation = np.corrcoef(*pair)[0, 1]
+    correlation = np.corrcoef(pair[0], pair[1])[0, 1]
     # A fraction is the average of two flips and a real value has its own sd beside: both are less, or more, alike.
     expected = {"boolean": 0.3, "count": 0.3, "fraction": 0.3 * 2 / 1.3, "real": 0.3 / 1.3}[model]
     assert correlation == pytest.approx(expected, abs=0.015)

@@ -42,6 +42,7 @@ def test_the_interval_holds_the_quantile_and_shrinks(p: float) -> None:
     assert widths[-1] < 1.15
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_the_order_statistics() -> None:
     """A value is kept exactly when the share below it could be p; buckets only widen."""
     rng = np.random.default_rng(4)

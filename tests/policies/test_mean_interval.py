@@ -44,6 +44,7 @@ def test_the_interval_of_reals_is_students() -> None:
     assert real_interval(sums(x[:1]), 0.95) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "shape", "mean"), [(20, 0.3, 2.0), (30, 0.2, 5.0), (60, 0.1, 0.5)])
 def test_bursty_counts(n: int, shape: float, mean: float) -> None:
     def draw(rng: np.random.Generator) -> np.ndarray:
@@ -54,6 +55,7 @@ def test_bursty_counts(n: int, shape: float, mean: float) -> None:
     assert held > 0.87
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "mean"), [(5, 20.0), (20, 2.0), (200, 0.2)])
 def test_plain_counts(n: int, mean: float) -> None:
     shown, held = covered(count_interval, lambda rng: rng.poisson(mean, n).astype(float), mean)

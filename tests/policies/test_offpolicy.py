@@ -58,6 +58,7 @@ def test_the_policy_that_ran_is_estimated_by_the_plain_mean() -> None:
         assert report[name].value == pytest.approx(report["logged"].value, abs=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     covered = dict.fromkeys(("ips", "snips", "dm", "dr"), 0)
     for seed in range(300):
@@ -95,7 +96,7 @@ def confounded(n: int, seed: int) -> list[Logged]:
 
 def test_confounding_by_features_is_undone() -> None:
     rows = confounded(6000, 5)
-    plain = np.mean([row.reward for row in rows if row.variant == "a"])
+    plain = float(np.mean([row.reward for row in rows if row.variant == "a"]))
     assert abs(plain - 0.6) > 0.15, "the plain mean of a is confounded"
     report = evaluate(rows, {"a": 1.0}, features=[Categorical("tier", ("free", "paid"))])
     for name in ("ips", "snips", "dm", "dr"):
@@ -114,6 +115,7 @@ def test_a_policy_that_looks_at_the_request() -> None:
     assert report["snips"].value == pytest.approx((0.3 + 0.8) / 2, abs=5 * report["snips"].error)
 
 
+@pytest.mark.slow
 def test_adaptive_records_are_evaluated_without_bias() -> None:
     """Propensities that follow the rewards, as a bandit's do; the estimates average to the truth."""
     values = []

@@ -152,9 +152,9 @@ def test_a_weight_by_hand_stops_the_automatic_until_resume() -> None:
     state, effects = play((10, Command("set", weight=0.3)), (9000, tick()))
     assert (state.status, state.weight) == (Status.PAUSED, 0.3)
     assert weights(effects) == [0.3]
-    state, effects = step(state, Command("resume"), PLAN, 9001)
+    state, more = step(state, Command("resume"), PLAN, 9001)
     assert (state.status, state.stage, state.weight, state.entered) == (Status.RUNNING, 1, 0.3, 9001)
-    assert weights(list(effects)) == []
+    assert weights(list(more)) == []
 
 
 def test_a_weight_by_hand_skips_no_stage_unproven() -> None:
@@ -244,8 +244,8 @@ def test_a_share_is_held_back_until_the_bake_is_over() -> None:
     assert (promoted.weight, weights(effects)) == (0.95, [0.95])
     assert step(promoted, tick("fail"), plan, 100)[0].status is Status.ROLLED_BACK
     assert step(promoted, tick("fail", sick="it is sick"), plan, 100)[0] == replace(promoted, checked=100)
-    baked, effects = step(promoted, tick(), plan, 3605)
-    assert (baked.weight, weights(list(effects)), baked.bake_until) == (1.0, [1.0], None)
+    baked, more = step(promoted, tick(), plan, 3605)
+    assert (baked.weight, weights(list(more)), baked.bake_until) == (1.0, [1.0], None)
 
 
 def test_no_unit_of_the_candidate_is_held_back() -> None:

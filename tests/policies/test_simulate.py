@@ -88,6 +88,7 @@ def test_a_new_arm_is_found() -> None:
     assert report.shares["v3"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_version_that_turns_bad_is_left_sooner_by_a_bandit_that_forgets() -> None:
     world = replace(WORLDS["faulty version"], requests=8000)
     slow, quick = (

@@ -71,6 +71,7 @@ def test_preferences_that_turn_are_lost_on_a_policy_that_does_not_forget() -> No
     assert halves[0] > 0.7 > halves[1]
 
 
+@pytest.mark.slow
 def test_a_policy_that_forgets_follows_preferences_that_turn() -> None:
     world = replace(WORLDS["preferences turn"], requests=6000)
     for plan in (linear, thompson):
@@ -131,6 +132,7 @@ def test_many_rows_at_once_get_the_shares_that_each_would() -> None:
         assert shares_of(drawn, x) == pytest.approx(np.array([drawn.shares(row) for row in x.tolist()]))
 
 
+@pytest.mark.slow
 def test_the_draw_follows_the_propensities() -> None:
     report = run(linear(PLAIN, floor=0.1), PLAIN, repetitions=30, refreshes=10, seed=2)
     assert report.weight.low < 1.0 < report.weight.high

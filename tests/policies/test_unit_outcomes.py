@@ -63,6 +63,7 @@ def by_request(rows: list[Row]) -> tuple[Evidence, Evidence]:
     return first, second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rail", [RAIL, Guardrail("latency_p95", max_ratio=1.0)], ids=["errors", "latency"])
 def test_identical_variants_with_heavy_users_raise_no_alarm(rail: Guardrail) -> None:
     runs, looks, alarms, naive = 60, 16, 0, 0

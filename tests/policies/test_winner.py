@@ -30,11 +30,12 @@ def run(
         for k, variant in enumerate(shares.variants):
             place = names.index(variant)
             counts[place] += n[k], rng.binomial(n[k], rates[place])
-        sums = {(v, "m"): RewardSums(*counts[k], counts[k][1]) for k, v in enumerate(names)}
+        sums = {(v, "m"): RewardSums(counts[k][0], counts[k][1], counts[k][1]) for k, v in enumerate(names)}
         learned = Learned(sums=sums)
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.1, 0.1), (0.5, 0.5, 0.5)])
 def test_among_equals_a_winner_is_named_in_at_most_alpha_of_runs(rates: tuple[float, ...]) -> None:
     runs = 60
@@ -46,6 +47,7 @@ def test_beliefs_alone_name_one_of_two_equals_in_many_runs() -> None:
     assert sum(run((0.1, 0.1), seed, None) is not None for seed in range(30)) > 8
 
 
+@pytest.mark.slow
 def test_a_real_winner_is_found_and_its_lead_is_not_flattered() -> None:
     found = [run((0.1, 0.2), seed, 0.05, requests=12_000) for seed in range(30)]
     assert [s.stopped for s in found if s is not None].count("v1") >= 27

@@ -112,6 +112,7 @@ async def test_route_and_time_limit_what_is_exported(store: SqliteStore) -> None
     assert await decisions(since=T0 + 2) == [rows[2].decision.hex()]
 
 
+@pytest.mark.slow
 async def test_memory_stays_bounded_and_progress_is_told(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

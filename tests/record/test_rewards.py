@@ -251,7 +251,7 @@ async def test_a_key_that_another_replica_has_just_added_is_read_before_an_id_is
 
 
 async def test_a_rescued_decision_counts_as_the_worst(book: RewardIngest, store: Away) -> None:
-    rescued = {"assigned": "v2", "served": "v1"}
+    rescued: dict[str, Any] = {"assigned": "v2", "served": "v1"}
     await book.take(
         [
             item("correct", True, id=sealed(**rescued)),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 from itertools import pairwise
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -148,10 +149,11 @@ def _child(queue: multiprocessing.Queue[list[bytes]]) -> None:
     queue.put([SEALER.new_decision(1_700_000_000.0) for _ in range(100)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_processes_never_make_the_same_decision(method: str) -> None:
-    context = multiprocessing.get_context(method)
+def test_processes_never_make_the_same_decision(method: Literal["fork", "spawn"]) -> None:
+    context: Any = multiprocessing.get_context(method)
     queue: multiprocessing.Queue[list[bytes]] = context.Queue()
     children = [context.Process(target=_child, args=(queue,)) for _ in range(2)]
     for child in children:

@@ -51,6 +51,7 @@ def address(server: RedisServer, query: str = "") -> str:
     return f"redis://127.0.0.1:{server.port}/0{query}"
 
 
+@pytest.mark.slow
 async def test_acknowledged_rewards_outlive_a_kill_of_the_server(
     server: RedisServer, connect: Connect
 ) -> None:
@@ -130,6 +131,7 @@ async def test_scripts_come_back_after_a_flush(server: RedisServer, connect: Con
     assert await store.reward([reward(of=outcome(T0 + 1))]) == ["accepted"]
 
 
+@pytest.mark.slow
 async def test_replicas_that_are_asked_for_must_have_the_reward(
     server: RedisServer, tmp_path: Path, connect: Connect
 ) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.children import free_port
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore
 from tests.contract.made import T0, reward
-from tests.contract.servers import RedisServer, free_port, redis_server
+from tests.contract.servers import RedisServer, redis_server
 from tests.wire.test_tls import certificate
 
 pytestmark = pytest.mark.redis
@@ -92,9 +93,9 @@ async def test_tls_checks_authority_and_host_name(tmp_path: Path) -> None:
     certificate(tmp_path, "server", "ca", authority)
     pem = str(tmp_path / "server.pem")
     port = free_port()
-    options = ("--bind", "127.0.0.1", "127.0.0.2", "--tls-port", str(port))
-    options += ("--tls-cert-file", pem, "--tls-key-file", pem)
-    options += ("--tls-ca-cert-file", str(tmp_path / "ca.pem"), "--tls-auth-clients", "no")
+    options = ["--bind", "127.0.0.1", "127.0.0.2", "--tls-port", str(port)]
+    options += ["--tls-cert-file", pem, "--tls-key-file", pem]
+    options += ["--tls-ca-cert-file", str(tmp_path / "ca.pem"), "--tls-auth-clients", "no"]
     with redis_server(tmp_path, *options):
         ca = f"ssl_ca_certs={tmp_path / 'ca.pem'}"
         store, _ = await told(f"rediss://localhost:{port}/0?{ca}")

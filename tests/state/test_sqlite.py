@@ -35,6 +35,7 @@ async def opened(path: Path) -> SqliteStore:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 60, 200])
 async def test_a_sigkill_loses_no_acknowledged_reward(tmp_path: Path, after: int) -> None:
     path = tmp_path / "store.db"
@@ -58,6 +59,7 @@ async def test_a_sigkill_loses_no_acknowledged_reward(tmp_path: Path, after: int
         await store.close()
 
 
+@pytest.mark.slow
 async def test_four_processes_share_one_file(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     batches = 12
@@ -190,6 +192,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents):
         if not directory.stat().st_mode & 0o001 and directory.is_relative_to("/tmp"):
@@ -356,6 +359,7 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
         await store.close()
 
 
+@pytest.mark.slow
 async def test_long_walks_through_the_record_hold_up_nothing_short(tmp_path: Path) -> None:
     """Allocations and rollouts read while several callers look for an outcome that is not there."""
     store = await opened(tmp_path / "store.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from gateway.state import open_store
 from tests.contract.made import T0, outcome, reward
@@ -52,4 +53,5 @@ async def leave_open(url: str) -> None:
 
 if __name__ == "__main__":
     role, *arguments = sys.argv[1:]
-    asyncio.run({"acknowledge": acknowledge, "fill": fill, "leave_open": leave_open}[role](*arguments))
+    roles: dict[str, Any] = {"acknowledge": acknowledge, "fill": fill, "leave_open": leave_open}
+    asyncio.run(roles[role](*arguments))

@@ -53,6 +53,7 @@ def visible(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name.lower(), value) for name, value in fields if name.lower() not in OURS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_httpx_and_a_raw_client_agree_with_each_other_and_with_the_backend(rig: Rig, seed: int) -> None:
     dice = random.Random(seed)

@@ -149,6 +149,7 @@ def test_a_switch_by_the_fallback(rig: Rig) -> None:
         assert (answer.status, answer.all("x-variant")) == (101, [b"v2"])
 
 
+@pytest.mark.slow
 def test_a_silent_tunnel_ends(rig: Rig) -> None:
     """A peer that vanished without a word would hold it for ever; a ping now and then keeps it."""
     rig.a.plans.append([SWITCH])
@@ -163,6 +164,7 @@ def test_a_silent_tunnel_ends(rig: Rig) -> None:
     assert not rig.a.connections[0].open
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_holds_the_backend_back(rig: Rig) -> None:
     rig.a.plans.append([SWITCH])
     with rig.client(receive_buffer=4096) as client:

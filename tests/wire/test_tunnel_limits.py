@@ -73,6 +73,7 @@ def test_it_ends_when_it_is_old(rig: Rig) -> None:
     rig.until(lambda: not rig.worker.tunnels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["withdrawn", "other scopes", "other routes"])
 def test_it_ends_with_its_key(rig: Rig, change: str) -> None:
     path = rig.folder / "turnout.yaml"

@@ -159,7 +159,9 @@ def messages(draw: Draw, text: str) -> Response:
         return js(whole)
     grown = [("thinking_delta", "thinking", text), ("text_delta", "text", text)]
     grown.append(("input_json_delta", "partial_json", json.dumps(tool["input"])))
-    events = [("message_start", {"message": whole | {"content": [], "stop_reason": None}})]
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("message_start", {"message": whole | {"content": [], "stop_reason": None}})
+    ]
     for index, (kind, key, value) in enumerate(grown):
         empty = {"thinking": {"thinking": ""}, "text": {"text": ""}, "partial_json": tool | {"input": {}}}[
             key

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policies.comparison.compare import Agreement, Comparison, Response, compare
+from policies.comparison.bodies import Comparison, Response
+from policies.comparison.compare import Agreement, compare
 
 Json = Any
 
@@ -352,6 +353,7 @@ def test_compressed_answers() -> None:
     assert "larger than" in compare(bomb, js([1])).detail
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_not_compared() -> None:
     many = js([{"a": None}] * 200_001)
     assert "more than" in compare(many, many).detail
