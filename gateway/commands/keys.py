@@ -9,7 +9,7 @@ import sys
 from pydantic import ValidationError
 
 from gateway.config.apikey import key_hash, new_secret
-from gateway.config.explain import explain, worth_saying
+from gateway.config.explain import explain, single_errors
 from gateway.config.service import KeyConfig
 from gateway.config.yaml_text import read
 
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         KeyConfig.model_validate(entry, context={"file": True})
     except ValidationError as error:
-        for detail in worth_saying(error):
+        for detail in single_errors(error):
             message, hint = explain(detail)
             tail = f" ({hint})" if hint else ""
             sys.stderr.write(f"turnout keys new: --{detail['loc'][0]}: {message}{tail}\n")

@@ -1,8 +1,8 @@
 """API keys: 256 random bits in a form that people and secret scanners recognise.
 
-``tk_`` + 43 characters (the bits) + 6 characters (CRC-32 of all before), both in base 62. The check
-digits let a scanner tell a leaked key from a look-alike without asking anyone. Only the SHA-256 hash
-is ever stored: with 256 random bits there is nothing to guess, so a slow hash would only cost time.
+``tk_``, 43 characters for the bits and 6 for the CRC-32 of everything before, both in base 62. The check digits let
+a scanner verify a leaked key offline. Only the SHA-256 hash is stored: 256 random bits cannot be guessed, so a slow
+hash would add nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Validation errors of pydantic's, in our words, at the places of our file."""
+"""Messages for pydantic's validation errors, with the key paths of the file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gateway.config.faults import KeyPath, nearest, unknown
 from gateway.config.policy import PolicyConfig
 from gateway.config.shape import keys_at, unfold
 
-Said = tuple[str, str]
-"""A message and a hint."""
+Explanation = tuple[str, str]
+"""A message and a hint, which may be empty."""
 
 
 KEY: Final = "[key]"
-"""What pydantic puts behind a key when the key itself is wrong."""
+"""Last part of pydantic's location if a key itself is wrong."""
 
 
 def holds(data: Any, part: str | int) -> bool:
@@ -29,9 +29,9 @@ def holds(data: Any, part: str | int) -> bool:
 
 
 def locate(location: tuple[str | int, ...], data: Any, *, missing: bool = False) -> KeyPath:
-    """The path in ``data`` that pydantic's ``location`` means: tags of unions fall out.
+    """The path in ``data`` of pydantic's ``location``, which also contains the tags of unions.
 
-    The last part of what is ``missing`` isn't in ``data`` and stays.
+    The last part of a ``missing`` key is kept, although ``data`` does not have it.
     """
     path: list[str | int] = []
     for index, part in enumerate(location):
@@ -45,8 +45,8 @@ def locate(location: tuple[str | int, ...], data: Any, *, missing: bool = False)
     return tuple(path)
 
 
-def worth_saying(error: ValidationError) -> list[ErrorDetails]:
-    """The single errors, without lists that are too short only because of what is wrong inside."""
+def single_errors(error: ValidationError) -> list[ErrorDetails]:
+    """The errors, without those of lists that are too short only because of errors inside them."""
     found = error.errors(include_url=False)
     places = [detail["loc"] for detail in found]
 
@@ -59,8 +59,8 @@ def worth_saying(error: ValidationError) -> list[ErrorDetails]:
     return [detail for detail in found if not echo(detail)]
 
 
-def explain(error: ErrorDetails) -> Said:
-    """What to say of one error."""
+def explain(error: ErrorDetails) -> Explanation:
+    """Message and hint for one error."""
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(error)
@@ -85,7 +85,7 @@ def explain(error: ErrorDetails) -> Said:
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}", ""
 
 
-def _unknown_key(error: ErrorDetails) -> Said:
+def _unknown_key(error: ErrorDetails) -> Explanation:
     return unknown("key", str(error["loc"][-1]), keys_at(error["loc"][:-1]))
 
 
@@ -94,7 +94,7 @@ def _choices(kind: str, context: dict[str, Any]) -> str:
     return ", ".join(re.findall(r"'([^']*)'", text)) or text
 
 
-def _choice(kind: str, given: object, context: dict[str, Any]) -> Said:
+def _choice(kind: str, given: object, context: dict[str, Any]) -> Explanation:
     choices = _choices(kind, context)
     value = context.get("tag", given) if kind == "union_tag_invalid" else given
     if choices == "True":
@@ -119,7 +119,7 @@ def _no_hint(value: object) -> str:
 
 
 def _mapping_hint(error: ErrorDetails) -> str:
-    """The mapping that a text in its place most likely stands for."""
+    """A hint with the mapping that a text in its place most likely stands for."""
     given, place = error["input"], error["loc"]
     key = _SHORTHANDS.get(str(place[-1])) or _NAMED_SHORTHANDS.get(str(place[-2:][0]))
     return f"write {{{key}: {given}}}" if key and isinstance(given, str) and _PLAIN.fullmatch(given) else ""
@@ -144,7 +144,7 @@ _EXAMPLES: Final = {
 
 _SHORTHANDS: Final = {"match": "path", "policy": "type", "unit": "header", "health": "path"}
 _NAMED_SHORTHANDS: Final = {"variants": "backend", "backends": "url"}
-"""Section → the key that a text in place of the section, or of one of its entries, stands for."""
+"""Section → the key whose value a text in place of the section, or of one of its entries, most likely is."""
 _PLAIN: Final = re.compile(r"[\w./:-]{1,80}")
 _MAPPING: Final = "a mapping of keys to values"
 

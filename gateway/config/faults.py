@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file, where, and what to write instead."""
+"""Faults of a configuration file: position, message, and what to write instead."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 KeyPath = tuple[str | int, ...]
-"""The way from the top of the document to a value: keys, and places in lists."""
+"""Keys and list indices from the top of the document to a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault (or warning). ``line`` and ``column`` count from 1; 0 where the file has no such place."""
+    """One fault or warning. ``line`` and ``column`` count from 1; 0 if it has no position."""
 
     line: int
     column: int
     path: str
     """``routes.digits.policy.stages[0].weight``; "" for the file as a whole."""
     message: str
-    """What is wrong and, where that can be said in general, what to write."""
+    """What is wrong and, if there is a general rule, what to write."""
     hint: str = ""
-    """What to write in this very case; "" where there is no more to say."""
+    """What to write in this case; "" if unknown."""
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
@@ -30,7 +30,7 @@ class Fault:
 
 
 class ConfigError(Exception):
-    """The configuration was refused as a whole; ``faults`` has every reason, in the file's order."""
+    """A configuration with faults, which are in the order of the file."""
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         super().__init__(render_faults(faults, source=source))
@@ -46,7 +46,7 @@ def render_path(path: Iterable[str | int]) -> str:
 
 
 def render_faults(faults: Sequence[Fault], *, source: str = "", as_json: bool = False) -> str:
-    """One line for each fault (``file:line:column: path: message (hint)``), or a JSON array of them."""
+    """One line per fault (``file:line:column: path: message (hint)``), or a JSON array."""
     if as_json:
         return json.dumps([asdict(fault) for fault in faults], ensure_ascii=False)
     return "\n".join(_place(source, fault) + str(fault) for fault in faults)
@@ -60,13 +60,13 @@ def _place(source: str, fault: Fault) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or "" when nothing known is near."""
+    """ "did you mean 'x'?", or "" if no known word is similar."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{found[0]}'?" if found else ""
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> tuple[str, str]:
-    """The message and the hint for a name that leads nowhere."""
+    """Message and hint for an undeclared name."""
     names = list(known)
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     tail = f"known: {listed}" if names else "there are none"

@@ -1,4 +1,4 @@
-"""From the text of a file to a `Document`, or to every fault that it has."""
+"""Loading of configuration files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
-from gateway.config.yaml_text import LARGEST, Tree, read
+from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read
 
 __all__ = ["ConfigError", "Examined", "Fault", "examine", "load", "load_file", "read_text", "render_faults"]
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What came of a text. ``document`` is None exactly when there are ``faults``."""
+    """The result of examining a text: either ``document`` or ``faults``."""
 
     document: Document | None
     faults: tuple[Fault, ...]
@@ -28,15 +28,21 @@ class Examined:
     tree: Tree | None = None
 
     def placed(self, findings: Iterable[Finding]) -> tuple[Fault, ...]:
-        """``findings`` with their lines, in the order of the text."""
+        """``findings`` with their positions, in the order of the text."""
         faults = [fault_at(self.tree, finding) for finding in findings] if self.tree is not None else []
         return tuple(sorted(faults, key=lambda fault: (fault.line, fault.column)))
 
 
 def load(text: str, *, source: str, env: Mapping[str, str]) -> Document:
-    """The document in ``text``; ``${NAME}`` in values is replaced from ``env``.
+    """Load a document from ``text``.
 
-    Raises only `ConfigError`, with all faults; ``source`` names the text in it.
+    Args:
+        text: YAML.
+        source: Name of the text for error messages.
+        env: Values of ``${NAME}``.
+
+    Raises:
+        ConfigError: The text has faults; it holds all of them.
     """
     found = examine(text, env=env)
     if found.document is None:
@@ -45,15 +51,15 @@ def load(text: str, *, source: str, env: Mapping[str, str]) -> Document:
 
 
 def load_file(path: str | Path, env: Mapping[str, str] | None = None) -> Document:
-    """`load` of a file, with the process's environment unless ``env`` is given."""
+    """Load a file, with the environment of the process unless ``env`` is given. Raises ConfigError."""
     return load(read_text(path), source=str(path), env=os.environ if env is None else env)
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file. Raises `ConfigError` when it can't be read, is too large or isn't UTF-8."""
+    """Read a file. Raises ConfigError if it cannot be read or is not UTF-8."""
     try:
         with Path(path).open("rb") as file:
-            data = file.read(LARGEST * 4 + 1)
+            data = file.read(MAX_CHARACTERS * 4 + 1)
         return data.decode()
     except OSError as error:
         message = f"the file can't be read: {error.strerror or error}"
@@ -63,7 +69,7 @@ def read_text(path: str | Path) -> str:
 
 
 def examine(text: str, *, env: Mapping[str, str]) -> Examined:
-    """All that is to be said of ``text``; never raises."""
+    """Return the document of ``text`` with warnings, or its faults. Does not raise."""
     tree, faults = read(text, env)
     if tree is None:
         return Examined(None, tuple(faults))

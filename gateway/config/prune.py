@@ -1,4 +1,4 @@
-"""Cutting faulty values out of a document, so that the rest of it can still be examined."""
+"""Removal of faulty values from a document, so that the rest can be validated."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from gateway.config.faults import KeyPath
 
 
 class Pruned:
-    """Data with parts cut out, which still knows where each of its values came from."""
+    """Data with parts cut out, which keeps the original path of each value."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
         self._kept: dict[KeyPath, list[int]] = {}
-        """For a list that lost members (by original path): the original places of those left."""
+        """Original path of a list → the original indices of the items that are left."""
         self._cut: list[KeyPath] = []
         self.without_policy: list[str] = []
-        """Routes whose policy had to give way to a stand-in."""
+        """Routes whose policy was replaced by a stand-in."""
 
     def original(self, path: KeyPath) -> KeyPath:
-        """The path in the whole document of what is at ``path`` in the pruned one."""
+        """The path in the original document of the value at ``path``."""
         result: KeyPath = ()
         for part in path:
             kept = self._kept.get(result)
@@ -29,13 +29,13 @@ class Pruned:
         return result
 
     def explains(self, path: KeyPath) -> bool:
-        """Whether a fault at ``path`` (an original one) may come of what was cut out, above it or below."""
+        """Whether a cut above or below ``path`` (an original path) may have caused a fault there."""
         return any(cut[: len(path)] == path or path[: len(cut)] == cut for cut in self._cut)
 
     def cut(self, path: KeyPath, *, missing: bool, harmless: bool) -> None:
-        """Cuts out the value at ``path``; where it is missing, what it is missing from.
+        """Cut out the value at ``path``; if it is ``missing``, the section that lacks it.
 
-        A cut is harmless when it can't cause another fault.
+        A ``harmless`` cut cannot cause another fault.
         """
         if _is_required(path):
             self._stand_in(path)
@@ -63,7 +63,7 @@ class Pruned:
             del kept[last], parent[last]
 
     def _stand_in(self, path: KeyPath) -> None:
-        """A route needs these; without a stand-in, one fault in the policy would hide the route's others."""
+        """Replace a required section, so that its fault does not hide the others of the route."""
         route = self._at(path[:-1])
         if not isinstance(route, dict):
             return

@@ -1,4 +1,4 @@
-"""What one section of the document says about another: names that lead somewhere, shares that add up."""
+"""Checks between sections: names that are declared, shares that add up."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong at ``path``, before it is known in which line that is."""
+    """A fault or warning at a key path, without its position in the file."""
 
     path: KeyPath
     message: str
     hint: str = ""
     of_key: bool = False
-    """Whether it is the key that is wrong, not its value."""
+    """Whether the key is at fault and not its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names that exist, whether or not what they stand for is itself in order."""
+    """Declared names, including those of faulty sections."""
 
     backends: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -50,7 +50,7 @@ class Names:
 
 
 def faults_of(document: Document, names: Names | None = None) -> Iterator[Finding]:
-    """Every fault between sections, in the order of the sections."""
+    """Yield all faults between sections, in the order of the sections."""
     names = names or Names.of(document)
     yield from _listeners(document)
     yield from _keys(document, tuple(names.variants))
@@ -260,7 +260,7 @@ class _RouteCheck:
 def names_in(
     policy: Mapping[str, Any], here: KeyPath, names: Names, variants: tuple[str, ...]
 ) -> Iterator[Finding]:
-    """Faults in the names of a policy that is invalid as a whole: data, not a `Policy`."""
+    """Yield faults in the names of a policy that is invalid as a whole, given as data."""
     for key in ("variant", "primary", "baseline", "candidate"):
         name = policy.get(key)
         if isinstance(name, str) and name not in variants:

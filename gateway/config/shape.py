@@ -1,4 +1,4 @@
-"""Which keys the document knows at a given place, read off the models themselves."""
+"""The sections and keys of the document, taken from the models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.config.document import Document
 
 
 def keys_at(location: tuple[str | int, ...]) -> list[str]:
-    """The keys of the section at ``location`` (a location of pydantic's, tags of unions and all)."""
+    """Keys of the section at ``location``, a location of pydantic's with the tags of unions."""
     found: list[type[BaseModel]] = [Document]
     kinds: list[Any] = [Document]
     for part in location:
@@ -43,14 +43,14 @@ def _sections(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[Bas
 
 
 def _content(kind: Any) -> tuple[Any, str]:
-    """What a list or a mapping holds, and how a key path goes on into it."""
+    """The type of a container's items, and how a key path continues into it."""
     if get_origin(kind) is tuple:
         return get_args(kind)[0], "[]"
     return (get_args(kind)[1], ".NAME") if _is_mapping(kind) else (kind, "")
 
 
 def _step(kind: Any, part: str | int) -> Iterator[Any]:
-    """What may stand at key or place ``part`` of ``kind``; for the tag of a union, its alternatives."""
+    """Types at key or index ``part`` of ``kind``; for the tag of a union, its alternatives."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, info in kind.model_fields.items():
             if part in (name, info.alias):
@@ -75,7 +75,7 @@ def _tagged(model: type[BaseModel], tag: str | int) -> bool:
 
 
 def unfold(kind: Any) -> Iterator[Any]:
-    """``kind`` without Annotated, and each alternative of a union by itself."""
+    """Alternatives of ``kind``, without Annotated."""
     origin = get_origin(kind)
     if origin is Annotated:
         yield from unfold(get_args(kind)[0])

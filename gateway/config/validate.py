@@ -1,4 +1,4 @@
-"""From a tree of plain data to a `Document`, or to every fault of it with its place in the file."""
+"""Validation of parsed data: a `Document`, or all of its faults with their positions in the file."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gateway.config.document import Document
-from gateway.config.explain import KEY, explain, holds, locate, worth_saying
+from gateway.config.explain import KEY, explain, holds, locate, single_errors
 from gateway.config.faults import Fault, KeyPath, render_path
 from gateway.config.prune import Pruned
 from gateway.config.references import Finding, Names, faults_of, names_in
 from gateway.config.yaml_text import Tree
 
-_MOST_ROUNDS: Final = 20
-_SHORTEST_SECRET: Final = 4
+_MAX_ROUNDS: Final = 20
+_MIN_SECRET_CHARACTERS: Final = 4
 
 
 def validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
-    """The document, or None and why.
+    """Return the document, or None and the faults.
 
-    What is wrong is cut out and the rest examined again, so that one fault hides no other.
+    Faulty values are cut out and the rest is validated again, so that no fault hides another.
     """
     if not isinstance(tree.data, dict):
         message = "the file is not a mapping of keys to values; write 'listen: ...'"
         return None, [Fault(*tree.place(()), "", message)]
     pruned = Pruned(copy.deepcopy(tree.data))
     faults: list[Fault] = []
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         try:
             document = Document.model_validate(pruned.data, context={"file": True})
         except ValidationError as error:
@@ -42,22 +42,22 @@ def validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
 
 
 def fault_at(tree: Tree, finding: Finding) -> Fault:
-    """``finding`` with its line, and without values that came from the environment: they may be secrets."""
+    """``finding`` with its position, without values from the environment, which may be secrets."""
     path, message, hint = finding.path, finding.message, finding.hint
     value = _value_at(tree.data, path)
-    # A section begins a line after its key, which is the better place to point at.
+    # A section begins in the line after its key; the key is the better position.
     line, column = tree.place(path, key=finding.of_key or isinstance(value, dict | list))
     if path in tree.secrets:
-        # Whatever found it may quote the value, or a part of it, in any form.
+        # The message may quote the value, or a part of it, in any form.
         message, hint = f"the value of ${{{tree.secrets[path]}}} is not valid for this key", ""
     return Fault(line, column, render_path(path), _scrubbed(tree, message), _scrubbed(tree, hint))
 
 
 def _structural(pruned: Pruned, error: ValidationError) -> list[Finding]:
-    """What pydantic found, which is cut out of ``pruned``."""
+    """Findings of pydantic; what they are about is cut out of ``pruned``."""
     findings: list[Finding] = []
     cut: set[tuple[KeyPath, str]] = set()
-    for detail in worth_saying(error):
+    for detail in single_errors(error):
         kind = detail["type"]
         path = locate(detail["loc"], pruned.data, missing=kind == "missing")
         whole = pruned.original(path)
@@ -65,7 +65,7 @@ def _structural(pruned: Pruned, error: ValidationError) -> list[Finding]:
             of_key = kind == "extra_forbidden" or detail["loc"][-1] == KEY
             findings.append(Finding(whole, *explain(detail), of_key=of_key))
         cut.add((path, kind))
-    # From the back, so that places in lists stay right.
+    # From the end, so that indices of lists stay valid.
     for path, kind in sorted(cut, key=lambda item: _order(item[0]), reverse=True):
         pruned.cut(path, missing=kind == "missing", harmless=kind == "extra_forbidden")
     return findings
@@ -76,7 +76,7 @@ def _order(path: KeyPath) -> list[str]:
 
 
 def _between(data: Any, pruned: Pruned, document: Document) -> list[Finding]:
-    """What sections say about one another, but for what only comes of the cuts."""
+    """Findings between sections, without those that only the cuts have caused."""
     names = _names(data)
     findings = [
         replace(finding, path=pruned.original(finding.path)) for finding in faults_of(document, names)
@@ -99,11 +99,11 @@ def _names(data: Mapping[str, Any]) -> Names:
 
 
 def _scrubbed(tree: Tree, message: str) -> str:
-    """``message`` of a section, or of another key, without values from the environment that it quotes."""
+    """``message`` without the values from the environment that it quotes."""
     for path, variable in tree.secrets.items():
         value = _value_at(tree.data, path)
-        # A short value is not a secret, and would occur inside other words.
-        if isinstance(value, str) and len(value) >= _SHORTEST_SECRET and value in message:
+        # A shorter value is not a secret, and may be part of other words.
+        if isinstance(value, str) and len(value) >= _MIN_SECRET_CHARACTERS and value in message:
             name = f"the value of ${{{variable}}}"
             message = message.replace(repr(value), name).replace(value, name)
     return message

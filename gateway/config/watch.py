@@ -1,4 +1,4 @@
-"""Watching files by looking at them: the one way that works on every file system."""
+"""Detection of changed files by polling, which works on every file system."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from gateway.config.load import read_text
 
 Signature = tuple[int, int, int]
-"""Inode, size, time of change in nanoseconds: what moves when a file is written or replaced."""
+"""Inode, size and time of change in nanoseconds, of which one changes when a file is written or replaced."""
 
 
 def signature(path: str | Path) -> Signature | None:
-    """None where there is no such file. Links are followed, so the directories that Kubernetes swaps are seen."""
+    """The signature of a file; None if absent. Follows links, so that it notices directories swapped by Kubernetes."""
     try:
         found = os.stat(path)
     except OSError:
@@ -22,21 +22,21 @@ def signature(path: str | Path) -> Signature | None:
 
 
 class FileWatch:
-    """Detects new text in a file. `look` is called at intervals, and returns without waiting.
+    """Detects new text in a file by periodic calls of `look`.
 
-    A change is reported once two consecutive looks find the same file, so that half-written
-    files and the moment in which a file is being replaced pass by.
+    A change is reported once two consecutive calls find the same file, which skips files that are being written
+    or replaced.
     """
 
     def __init__(self, path: str | Path, known: str) -> None:
-        """``known`` is the text that the caller has already."""
+        """``known``: the text that the caller has."""
         self._path = path
         self._known = known
         self._seen: Signature | None = None
         self._settled: Signature | None = None
 
     def look(self) -> str | None:
-        """The new text, or None. Raises `ConfigError` once when the file exists and can't be read."""
+        """The new text, or None. Raises ConfigError once for each change that cannot be read."""
         now = signature(self._path)
         changed, self._seen = now != self._seen, now
         if now is None or changed or now == self._settled:
@@ -50,7 +50,7 @@ class FileWatch:
 
 
 Signatures = Mapping[str, Signature | None]
-"""By path."""
+"""Signatures of files by path."""
 
 
 def signatures(paths: Iterable[str]) -> Signatures:
@@ -58,14 +58,14 @@ def signatures(paths: Iterable[str]) -> Signatures:
 
 
 class FilesWatch:
-    """Tells when any of the files that a configuration was built with has changed, by the same rule."""
+    """Detects changes of the files that a configuration was built with, by the rule of `FileWatch`."""
 
     def __init__(self) -> None:
         self._seen: Signatures = {}
         self._told: Signatures = {}
 
     def look(self, built: Signatures) -> bool:
-        """Whether the files are other ones than those that were ``built``; once for each change."""
+        """Whether the files differ from those that were ``built``; True once for each change."""
         now = signatures(built)
         settled, self._seen = now == self._seen, now
         if not settled or now in (built, self._told) or None in now.values():

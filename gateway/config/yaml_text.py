@@ -1,8 +1,8 @@
-"""YAML text to plain data, with the place of every key and value, and nothing else.
+"""Parsing of YAML into plain data with the position of every key and value.
 
-Scalars are resolved as YAML 1.2's core schema does, so ``no``, ``22:22`` and ``1_000`` stay text.
-Keys are always text. Tags that make objects are refused, duplicate keys too; what anchors may
-multiply is bounded. ``${NAME}`` and ``${NAME:-default}`` in values come from the environment.
+Scalars are resolved by the core schema of YAML 1.2, so ``no``, ``22:22`` and ``1_000`` stay text. Keys are always
+text. Tags that construct objects and duplicate keys are refused; expansion by anchors is bounded. ``${NAME}`` and
+``${NAME:-default}`` in values are replaced from the environment.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import yaml
 
 from gateway.config.faults import Fault, KeyPath, render_path
 
-LARGEST: Final = 1024 * 1024
+MAX_CHARACTERS: Final = 1024 * 1024
 """Characters of a file."""
-DEEPEST: Final = 50
-MOST_VALUES: Final = 100_000
-"""Values of a document, repeated anchors counted each time."""
+MAX_DEPTH: Final = 50
+MAX_VALUES: Final = 100_000
+"""Values of a document, counting each use of an anchor."""
 
 _PREFIX: Final = "tag:yaml.org,2002:"
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
-    """libyaml's parser where it is there; ten times as fast."""
+    """libyaml's parser if available, which is ten times as fast."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML reads it from the class
 
@@ -45,7 +45,7 @@ _resolve("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 
 
 def variables(text: str) -> dict[str, int]:
-    """The environment variables that ``text`` names outside comments, with the line of the first use of each."""
+    """Environment variables that ``text`` names outside comments, with the line of their first use."""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.lstrip().startswith("#"):
@@ -57,17 +57,19 @@ def variables(text: str) -> dict[str, int]:
 
 @dataclass(slots=True)
 class Tree:
-    """``data``: dicts with text keys, lists, and scalars. Places are (line, column) from 1."""
+    """Parsed data with positions, each a (line, column) from 1."""
 
     data: Any
+    """Dicts with text keys, lists and scalars."""
     places: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
-    """Of values."""
+    """Positions of values."""
     key_places: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    """Positions of keys."""
     secrets: dict[KeyPath, str] = field(default_factory=dict)
-    """The variable that a value came from: such a value must not be shown."""
+    """Variables that values came from: such a value must not be shown."""
 
     def place(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
-        """Of the key or value, or of the nearest thing around it that has a place; (0, 0) for none."""
+        """Position of the key or value at ``path``, or of the innermost section around it; (0, 0) if unknown."""
         while True:
             if key and path in self.key_places:
                 return self.key_places[path]
@@ -79,9 +81,11 @@ class Tree:
 
 
 def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
-    """The tree (None where there is no reading it) and what is wrong with the text as YAML."""
-    if len(text) > LARGEST:
-        return None, [Fault(0, 0, "", f"the file has more than {LARGEST} characters; write a smaller one")]
+    """Parse ``text``; returns the tree (None if it cannot be parsed) and the faults of the text as YAML."""
+    if len(text) > MAX_CHARACTERS:
+        return None, [
+            Fault(0, 0, "", f"the file has more than {MAX_CHARACTERS} characters; write a smaller one")
+        ]
     try:
         text.encode()
         # Composing recurses, in C without a guard: the depth is counted on the flat events first.
@@ -99,20 +103,20 @@ def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
     builder = _Builder(env)
     try:
         builder.tree.data = builder.build(node, ())
-    except _HopelessError as error:
+    except _UnbuildableError as error:
         builder.faults.append(error.fault)
         return None, builder.faults
     return builder.tree, builder.faults
 
 
-_TOO_DEEP: Final = f"this is nested more than {DEEPEST} deep; write it flatter"
+_TOO_DEEP: Final = f"this is nested more than {MAX_DEPTH} deep; write it flatter"
 
 
 def _too_deep(text: str) -> Fault | None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             return Fault(*_start(event), "", _TOO_DEEP)
     return None
 
@@ -126,7 +130,7 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     said = f"{problem}, {context}" if context else str(problem)
     begin = getattr(error, "context_mark", None)
     if context and begin is not None:
-        said += f" that begins in line {begin.line + 1}"
+        said += f" that starts in line {begin.line + 1}"
     hint = (
         "indent with spaces, not tabs, and quote text that begins with @, ` or %" if "token" in said else ""
     )
@@ -134,8 +138,8 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     return Fault(line, column, "", f"not valid YAML: {said}", hint)
 
 
-class _HopelessError(Exception):
-    """The document can't be built at all."""
+class _UnbuildableError(Exception):
+    """A fault that makes it impossible to build the document."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -148,7 +152,7 @@ def _start(node: yaml.Node | yaml.Event) -> tuple[int, int]:
 
 
 class _Builder:
-    """Walks the nodes once, depth first, in the order of the file."""
+    """Builds data from YAML nodes, depth first in the order of the file."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
@@ -159,20 +163,20 @@ class _Builder:
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self._values += 1
-        if self._values > MOST_VALUES:
-            raise _HopelessError(
+        if self._values > MAX_VALUES:
+            raise _UnbuildableError(
                 self._fault(
                     node,
                     path,
-                    f"the document has more than {MOST_VALUES} values, with what anchors repeat; write fewer",
+                    f"the document has more than {MAX_VALUES} values, with what anchors repeat; write fewer",
                 )
             )
-        if len(path) > DEEPEST:
-            raise _HopelessError(
-                self._fault(node, path[:4], f"this is more than {DEEPEST} deep; write it flatter")
+        if len(path) > MAX_DEPTH:
+            raise _UnbuildableError(
+                self._fault(node, path[:4], f"this is more than {MAX_DEPTH} deep; write it flatter")
             )
         if id(node) in self._open:
-            raise _HopelessError(self._fault(node, path, "this anchor contains itself; write it out"))
+            raise _UnbuildableError(self._fault(node, path, "this anchor contains itself; write it out"))
         self.tree.places.setdefault(path, _start(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -212,14 +216,16 @@ class _Builder:
         result[str(key.value)] = self.build(value, here)
 
     def _merge(self, result: dict[str, Any], node: yaml.Node, path: KeyPath) -> None:
-        """``<<``: what is written in the mapping itself wins, then the first merged mapping that has it."""
+        """Apply ``<<``: keys of the mapping itself win, then those of the first merged mapping that has them."""
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(source, yaml.MappingNode):
                 message = "'<<' takes in a mapping; write '<<: *NAME' with the anchor of one"
                 self.faults.append(self._fault(source, path, message))
                 continue
             if id(source) in self._open:
-                raise _HopelessError(self._fault(source, path, "this anchor contains itself; write it out"))
+                raise _UnbuildableError(
+                    self._fault(source, path, "this anchor contains itself; write it out")
+                )
             nested = _Builder(self.env)
             nested._values, nested._open = self._values, self._open
             entries = nested.build(source, path)
@@ -236,7 +242,7 @@ class _Builder:
             mine.update({at: place for at, place in theirs.items() if len(at) > depth and at[depth] in new})
         secrets = nested.tree.secrets.items()
         self.tree.secrets.update({at: name for at, name in secrets if len(at) > depth and at[depth] in new})
-        # The anchor's own place has already reported what is wrong inside it.
+        # Faults inside the anchor were reported at the anchor itself.
 
     def _plain_tag(self, node: yaml.Node, path: KeyPath, kind: str) -> None:
         if node.tag not in (f"{_PREFIX}{kind}", "!"):

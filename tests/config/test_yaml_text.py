@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.faults import Fault
-from gateway.config.yaml_text import DEEPEST, LARGEST, read
+from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, read
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -121,13 +121,13 @@ def test_a_tab_has_a_hint() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 50_000, "- " * 50_000])
 def test_depth_is_bounded(text: str) -> None:
-    assert f"more than {DEEPEST} deep" in only_fault(text).message
+    assert f"more than {MAX_DEPTH} deep" in only_fault(text).message
 
 
 def test_depth_by_anchors_is_bounded() -> None:
     lines = ["a0: &a0 {x: {x: {x: {x: {x: 1}}}}}"]
     lines += [f"a{n}: &a{n} {{x: {{x: {{x: {{x: *a{n - 1}}}}}}}}}" for n in range(1, 20)]
-    assert f"more than {DEEPEST} deep" in only_fault("\n".join(lines)).message
+    assert f"more than {MAX_DEPTH} deep" in only_fault("\n".join(lines)).message
 
 
 def test_a_billion_laughs_are_cut_short() -> None:
@@ -137,4 +137,4 @@ def test_a_billion_laughs_are_cut_short() -> None:
 
 
 def test_size_is_bounded() -> None:
-    assert f"more than {LARGEST} characters" in only_fault("a" * (LARGEST + 1)).message
+    assert f"more than {MAX_CHARACTERS} characters" in only_fault("a" * (MAX_CHARACTERS + 1)).message
