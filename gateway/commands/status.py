@@ -134,6 +134,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 def _variant(name: str, v: dict[str, Any]) -> str:
     parts = [f"{name}: {v['assigned']} assigned, {v['errors']} errors, {v['fallbacks']} fallbacks"]
+    shown = (*v["rewards"], "error_rate")
+    parts += [_lift(metric, lift) for metric, lift in (v.get("lift") or {}).items() if metric in shown]
     if v["latency_ms"]:
         parts.append("p50 {p50:.1f} ms, p99 {p99:.1f} ms".format(**v["latency_ms"]))
     for metric, reward in v["rewards"].items():
@@ -141,7 +143,6 @@ def _variant(name: str, v: dict[str, Any]) -> str:
             ends = reward["interval"]
             interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends is not None else ""
             parts.append(f"{metric} {reward['mean']:.4g}{interval} of {reward['count']:g}")
-    parts += [_lift(metric, lift) for metric, lift in (v.get("lift") or {}).items() if metric in v["rewards"]]
     if v["probability_best"] is not None:
         parts.append(f"P(best) {v['probability_best']:.3f}")
     return "; ".join(parts)
@@ -149,9 +150,13 @@ def _variant(name: str, v: dict[str, Any]) -> str:
 
 def _lift(metric: str, lift: dict[str, Any]) -> str:
     """The difference to the baseline, first absolute, then relative; intervals hold at all looks."""
+    if lift["absolute"] is None:
+        return f"{metric} not comparable with {lift['baseline']}: never both drawn at the same time"
     text = f"{metric} {lift['absolute']:+.4g}{_between(lift['interval'], '{:+.4g}')}"
     if lift["relative"] is not None:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
+    if lift.get("unit") == "units":
+        text += " by unit"
     return f"{text} against {lift['baseline']}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -19,17 +19,21 @@ from gateway.control.reports.route import RECENT_S, Evidence, Json, recent, repo
 from gateway.control.session import Sessions
 from gateway.control.views import Views
 from gateway.errors import TurnoutError
-from gateway.ingest.evidence import by_time, of_buckets, rewarded
+from gateway.ingest.by_unit import OutcomesByUnit
+from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_time, rewarded
 from gateway.record.histogram import merge
 from gateway.state import history
 from gateway.state.base import Counts, Event
 from policies.allocation.bandit import discounted
 from policies.allocation.model import Discounted
+from policies.sequential.unit_outcomes import UnitOutcomes
 
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
 STANDINGS_S: Final = 10.0
 """The expensive part of the list of routes is served from the cache for this long."""
+MAX_UNITS_LOOK_S: Final = 0.25
+"""A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
 MAX_HALF_LIVES: Final = 10
 """Older rewards weigh less than a thousandth."""
@@ -49,6 +53,9 @@ class ControlServices:
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: event streams end."""
         self._cache = _Cache(gateway)
+        self._units = OutcomesByUnit(gateway.store, gateway.now, max_look_s=MAX_UNITS_LOOK_S)
+        self._units_since: dict[str, float] = {}
+        self._units_lock = asyncio.Lock()
 
     def _refresh_views(self, event: Event) -> None:
         if event.kind != "allocation":  # a bandit publishes one each second
@@ -120,16 +127,18 @@ class ControlServices:
         return status
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
-        store = self.gateway.store
+        store, now = self.gateway.store, self.gateway.now()
+        declared = reported(self.gateway.document(), name)
         found = await rewarded(
             store,
             name,
-            reported(self.gateway.document(), name),
-            now=self.gateway.now(),
+            declared,
+            now=now,
             since=since,
             epoch=epoch,
             part=since is not None or epoch is not None,
         )
+        buckets = await over_time(store, name, declared, now=now, since=since, epoch=epoch)
         return Evidence(
             counts=await store.counts(name, since=since, epoch=epoch),
             rewards=found,
@@ -138,7 +147,17 @@ class ControlServices:
             recent=together(await store.counts(name, since=self.gateway.now() - RECENT_S)),
             alarms=await self._alarms(name),
             stop=self.gateway.stop_state(name),
+            buckets=buckets,
+            units=await self._outcomes_by_unit(name, buckets) if since is None and epoch is None else None,
         )
+
+    async def _outcomes_by_unit(self, name: str, buckets: Sequence[RewardedBucket]) -> UnitOutcomes | None:
+        """Return the units since the route's first decision, of a day at most before this process began."""
+        if self.gateway.document().routes[name].unit is None or not buckets:
+            return None
+        since = self._units_since.setdefault(name, buckets[0].start)
+        async with self._units_lock:
+            return await self._units.read(name, since)
 
     async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:
         policy = bandit_of(self.gateway.document().routes[name].policy)

@@ -32,6 +32,8 @@ Key = tuple[str, str]
 Sums = Mapping[Key, RewardSums]
 """Sums of the store; the metric may carry the suffix of an aspect."""
 
+RECENT_S: Final = 7_200.0
+HOUR_S: Final = 3_600.0
 _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
@@ -165,6 +167,27 @@ def of_buckets(
     ]
 
 
+async def over_time(
+    store: AggregateStore,
+    route: str,
+    metrics: Mapping[str, Metric],
+    *,
+    now: float,
+    since: float | None = None,
+    epoch: int | None = None,
+) -> list[RewardedBucket]:
+    """Return what was decided since a time, by bucket of time, epoch and variant: fine buckets for the last hours,
+    hours before them."""
+    border = (now - RECENT_S) // HOUR_S * HOUR_S
+    start = max(since or 0.0, 0.0)
+    found: list[RewardedBucket] = []
+    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET, BUCKET)):
+        if begin < end:
+            buckets = await store.series(route, since=begin, until=end, step=step)
+            found += of_buckets(buckets, metrics, now=now, step=step)
+    return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
+
+
 def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
     """Observations for statistics, by variant and metric."""
     return {key: one.observations for key, one in found.items()}
@@ -255,6 +278,7 @@ __all__ = [
     "longest",
     "observations",
     "of_buckets",
+    "over_time",
     "rewarded",
     "share_observed",
 ]

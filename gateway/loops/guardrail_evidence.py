@@ -15,8 +15,8 @@ from gateway.clock import Clock
 from gateway.compile.plans import rail_of, reported
 from gateway.compile.steering import Guarded
 from gateway.config.document import Document
+from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets
-from gateway.loops.by_unit import OutcomesByUnit
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts

@@ -12,10 +12,10 @@ from gateway.clock import Clock
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.compile.steering import guardrails_fingerprint
 from gateway.config.document import CanaryConfig, Document
+from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
-from gateway.loops.by_unit import OutcomesByUnit
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts, StoreUnavailable
 from gateway.state.store import Store

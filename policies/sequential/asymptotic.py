@@ -39,7 +39,7 @@ def asymptotic_half_width(variance: float, n: float, alpha: float, tuning: float
 
 
 def variance(sums: RewardSums) -> float:
-    """The sample variance, Bessel-corrected; NaN below two values."""
+    """Return the sample variance, Bessel-corrected; NaN below two values."""
     if sums.count < 2:
         return math.nan
     centred = sums.squares - sums.total * sums.total / sums.count
@@ -47,61 +47,91 @@ def variance(sums: RewardSums) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One variant's values: their mean, their variance, and the squared standard error of the mean.
+
+    ``size``: the number of equally weighted values that would tell as much.
+    """
+
+    size: float
+    mean: float
+    variance: float
+    squared_error: float
+
+    @classmethod
+    def of(cls, sums: RewardSums) -> Sample:
+        """Return the sample whose values all count alike."""
+        spread = variance(sums)
+        return cls(sums.count, sums.mean, spread, spread / sums.count if sums.count else math.nan)
+
+    def scaled(self, scale: float) -> Sample:
+        """Return the sample that ``scale`` times as much of the same data would give."""
+        return Sample(self.size * scale, self.mean, self.variance, self.squared_error / scale)
+
+
+def _pooled(first: Sample, second: Sample) -> float:
+    """The variance of the values of both samples together."""
+    n, m = first.size, second.size
+    between = n * m / (n + m) * (first.mean - second.mean) ** 2
+    return ((n - 1) * first.variance + (m - 1) * second.variance + between) / (n + m - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
-    """Both means, the variances of both means, and the number of values that the sequence is tuned by."""
+    """Both means, the squared standard errors of both, and the number of values that the sequence is tuned by."""
 
     baseline: float
     candidate: float
-    baseline_variance: float
-    candidate_variance: float
+    baseline_error: float
+    candidate_error: float
     n: float
 
     def multiplier(self, alpha: float, tuning: float) -> float:
-        """How many standard errors the interval is wide to each side."""
+        """Half the interval's width in standard errors."""
         return asymptotic_half_width(self.n, self.n, alpha, tuning)
 
 
-def _pair(baseline: RewardSums, candidate: RewardSums) -> _Pair | None:
-    """What an interval needs of both; None where no interval can be had.
+def _pair(baseline: Sample, candidate: Sample) -> _Pair | None:
+    """The inputs of an interval; None where there can be none.
 
-    A variant whose rare values have not come yet looks as if it did not vary, so no variant counts as
-    varying less than the values of both together. The sequence is tuned by the equal shares that would
-    tell as much, 4 / (1/n_b + 1/n_c) values: the total number would call fifty candidate values many.
+    A variant whose rare values have not come yet seems not to vary, so no variant counts as varying less than
+    the values of both together. The sequence is tuned by the equal shares that would tell as much,
+    4 / (1/n_b + 1/n_c) values: the total number would call fifty candidate values many.
     """
-    if min(baseline.count, candidate.count) < MIN_VALUES:
+    if min(baseline.size, candidate.size) < MIN_VALUES:
         return None
-    pooled = variance(baseline + candidate)
+    pooled = _pooled(baseline, candidate)
     if not pooled > 0:
         return None
     return _Pair(
         baseline.mean,
         candidate.mean,
-        max(pooled, variance(baseline)) / baseline.count,
-        max(pooled, variance(candidate)) / candidate.count,
-        4 / (1 / baseline.count + 1 / candidate.count),
+        max(pooled / baseline.size, baseline.squared_error),
+        max(pooled / candidate.size, candidate.squared_error),
+        4 / (1 / baseline.size + 1 / candidate.size),
     )
 
 
 def difference_interval(
-    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING_VALUES
+    baseline: Sample, candidate: Sample, alpha: float, tuning: float = TUNING_VALUES
 ) -> tuple[float, float] | None:
-    """(low, high) for candidate's mean - baseline's; None where no interval can be had (see `MIN_VALUES`).
+    """Return (low, high) for candidate's mean - baseline's; None where there can be none (see `MIN_VALUES`).
 
-    The sequence of Section 3 for shares that are constant within the window, in multiples of the standard
-    error sqrt(s_b^2 / n_b + s_c^2 / n_c); see `_pair` for s and for the number that it is tuned by.
+    The sequence of Section 3, in multiples of the standard error of the difference; see `_pair` for the error and
+    for the number that the sequence is tuned by.
     """
     pair = _pair(baseline, candidate)
     if pair is None:
         return None
-    half = pair.multiplier(alpha, tuning) * math.sqrt(pair.baseline_variance + pair.candidate_variance)
+    half = pair.multiplier(alpha, tuning) * math.sqrt(pair.baseline_error + pair.candidate_error)
     difference = pair.candidate - pair.baseline
     return difference - half, difference + half
 
 
 def ratio_interval(
-    baseline: RewardSums, candidate: RewardSums, alpha: float, tuning: float = TUNING_VALUES
+    baseline: Sample, candidate: Sample, alpha: float, tuning: float = TUNING_VALUES
 ) -> tuple[float, float] | None:
-    """(low, high) for candidate's mean / baseline's, by Fieller's theorem; None as in `difference_interval`.
+    """Return (low, high) for candidate's mean / baseline's, by Fieller's theorem; None as in `difference_interval`.
 
     None, too, while the baseline's mean may be zero: then no bounded interval exists.
     """
@@ -109,10 +139,10 @@ def ratio_interval(
     if pair is None:
         return None
     k2 = pair.multiplier(alpha, tuning) ** 2
-    a = pair.baseline**2 - k2 * pair.baseline_variance
+    a = pair.baseline**2 - k2 * pair.baseline_error
     if a <= 0 or pair.baseline <= 0:
         return None
     b = pair.baseline * pair.candidate
-    c = pair.candidate**2 - k2 * pair.candidate_variance
+    c = pair.candidate**2 - k2 * pair.candidate_error
     root = math.sqrt(max(b * b - a * c, 0.0))
     return (b - root) / a, (b + root) / a

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from policies.allocation.model import RewardSums
 from policies.sequential import asymptotic
+from policies.sequential.design_based import WeightedSums
 from policies.sequential.latency import (
     Edges,
     Histogram,
@@ -94,6 +95,20 @@ def measure(
     return _of_sums(first, second, kind, ratio=ratio)
 
 
+def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: bool) -> MetricComparison:
+    """Compare two variants whose shares moved (`policies.sequential.design_based`); else as `measure`."""
+    first, second = baseline.sample(), candidate.sample()
+
+    def at(alpha: float, scale: float) -> Interval | None:
+        if first is None or second is None:
+            return None
+        interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
+        return interval(first.scaled(scale), second.scaled(scale), alpha)
+
+    b, c = (math.nan if sample is None else sample.mean for sample in (first, second))
+    return MetricComparison(b, c, baseline.count, candidate.count, at)
+
+
 def check_counts(evidence: Evidence) -> None:
     """Raises ValueError where more errors than requests were counted."""
     if not 0 <= evidence.errors <= evidence.requests < math.inf:
@@ -144,7 +159,8 @@ def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: 
 
     def unbounded(alpha: float, scale: float) -> Interval | None:
         interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
-        return interval(_times(baseline, scale), _times(candidate, scale), alpha)
+        first, second = (asymptotic.Sample.of(_times(sums, scale)) for sums in (baseline, candidate))
+        return interval(first, second, alpha)
 
     at = bounded if kind in ("boolean", "fraction") else unbounded
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)

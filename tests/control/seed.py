@@ -30,6 +30,8 @@ class World:
     metric: str | None = "correct"
     feedback: float = 0.8
     """The share of decisions that get a reward."""
+    units: int = 1 << 63
+    """Users that send the requests."""
 
 
 async def live_through(
@@ -72,7 +74,7 @@ def _outcome(harness: Harness, world: World, rng: np.random.Generator, step: flo
         policy=harness.document().routes[world.route].policy.type,
         revision=live.revision,
         epoch=live.epoch,
-        unit=int(rng.integers(0, 1 << 63)),
+        unit=int(rng.integers(0, world.units)),
         sticky=True,
         assigned=variant,
         served=served,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import Any
 
 import pytest
 
-from policies.sequential.two_sample import RateMartingale, difference_interval, ratio_interval
+from policies.allocation.model import RewardSums
+from policies.sequential.two_sample import (
+    RateMartingale,
+    UnitShareMartingale,
+    difference_interval,
+    ratio_interval,
+)
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 from tests.control.seed import World, live_through
@@ -22,28 +29,66 @@ async def read(client: Client, path: str = "routes/digits") -> Any:
     return found.json()
 
 
-async def test_the_lift_of_a_metric_is_the_interval_of_its_difference(
-    harness: Harness, client: Client
-) -> None:
-    await live_through(harness, APART, steps=10, per_step=40)
-    report = await read(client)
-    assert report["compared_with"] == "v1"
+async def test_the_lift_under_constant_shares_is_the_exact_interval(harness: Harness, client: Client) -> None:
+    await live_through(harness, World("shop", {"old": 0.5, "new": 0.95}), steps=10, per_step=40)
+    report = await read(client, "routes/shop")
+    assert report["compared_with"] == "old"
     rates = {
         name: RateMartingale(v["rewards"]["correct"]["mean"] * n, n)
         for name, v in report["variants"].items()
         if (n := v["rewards"]["correct"]["observations"])
     }
-    assert set(rates) == {"v1", "v2"}, "v3 is a shadow"
-    lift = report["variants"]["v2"]["lift"]["correct"]
-    assert lift["baseline"] == "v1"
-    assert lift["interval"] == pytest.approx(difference_interval(rates["v1"], rates["v2"], 0.05))
-    ratio = ratio_interval(rates["v1"], rates["v2"], 0.05)
+    lift = report["variants"]["new"]["lift"]["correct"]
+    assert (lift["baseline"], lift["method"], lift["unit"]) == ("old", "pooled", "requests")
+    assert lift["interval"] == pytest.approx(difference_interval(rates["old"], rates["new"], 0.05))
+    ratio = ratio_interval(rates["old"], rates["new"], 0.05)
     assert lift["relative_interval"] == pytest.approx([end - 1 for end in ratio])
     assert lift["better"] is True
-    assert report["standings"]["correct"]["leader"] == "v2"
-    assert report["standings"]["correct"]["leads"] is True
+
+
+async def test_a_bandits_lift_weighs_each_decision_by_the_shares_of_its_moment(
+    harness: Harness, client: Client
+) -> None:
+    """Its shares move, so the difference is that of the overlap-weighted means of the record."""
+    outcomes = await live_through(harness, World("digits", {"v1": 0.8, "v2": 0.85}), steps=15, per_step=60)
+    weights: dict[str, float] = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
+    for one in outcomes:
+        for reward in (await harness.store.decision(one.decision)).rewards:
+            weights[one.assigned] += 1 - one.propensity
+            totals[one.assigned] += (reward.value or 0.0) * (1 - one.propensity)
+    report = await read(client)
+    lift = report["variants"]["v2"]["lift"]["correct"]
+    assert lift["method"] == "weighted"
+    expected = totals["v2"] / weights["v2"] - totals["v1"] / weights["v1"]
+    assert lift["absolute"] == pytest.approx(expected, rel=1e-9)
+    low, high = lift["interval"]
+    assert low < expected < high
+    assert report["standings"]["correct"]["leader"] == ("v2" if expected > 0 else "v1")
     assert report["variants"]["v1"]["lift"] == {}
-    assert {"error_rate", "latency_p50", "latency_p99"} <= set(report["variants"]["v2"]["lift"])
+    assert set(report["variants"]["v2"]["lift"]) == {"correct", "error_rate", "latency_p50", "latency_p99"}
+    assert report["variants"]["v2"]["lift"]["latency_p50"]["method"] == "matched"
+
+
+async def test_errors_of_sticky_units_count_by_unit(harness: Harness, client: Client) -> None:
+    """Five users whose requests all fail on one variant are five observations, not hundreds."""
+    text = harness.revision().document.replace("  shop:\n", "  shop:\n    unit: {header: x-user-id}\n")
+    changed = await client("ops").put(
+        "/-/config", content=text, headers={"if-match": harness.revision().etag}
+    )
+    assert changed.status_code == 200, changed.text
+    world = World("shop", {"old": 0.5, "new": 0.5}, errors={"new": 1.0}, units=5)
+    await live_through(harness, world, steps=10, per_step=60)
+    lift = (await read(client, "routes/shop"))["variants"]["new"]["lift"]["error_rate"]
+    assert lift["unit"] == "units"
+    assert lift["absolute"] == 1.0
+    assert lift["interval"] == pytest.approx(
+        difference_interval(
+            UnitShareMartingale(RewardSums(5, 0, 0)), UnitShareMartingale(RewardSums(5, 5, 5)), 0.05
+        )
+    )
+    since = (await read(client, "routes/shop?since=1"))["variants"]["new"]["lift"]
+    assert "error_rate" not in since, "the units of a part of the record are not known"
 
 
 async def test_two_that_are_the_same_are_undecided(harness: Harness, client: Client) -> None:

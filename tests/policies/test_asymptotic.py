@@ -13,6 +13,7 @@ import pytest
 
 from policies.allocation.model import RewardSums
 from policies.sequential import asymptotic
+from policies.sequential.asymptotic import Sample
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "gbstats.json").read_text())[
     "cases"
@@ -37,9 +38,9 @@ def test_the_interval_from_sums_against_high_precision() -> None:
             half = mpmath_half_width(b, c, mpmath.mpf(alpha))
             difference = mpmath.fsum(c) / m - mpmath.fsum(b) / n
             first, second = (RewardSums(x.size, float(x.sum()), float((x * x).sum())) for x in drawn)
-            assert asymptotic.difference_interval(first, second, float(alpha)) == pytest.approx(
-                (float(difference - half), float(difference + half)), rel=1e-9
-            )
+            assert asymptotic.difference_interval(
+                Sample.of(first), Sample.of(second), float(alpha)
+            ) == pytest.approx((float(difference - half), float(difference + half)), rel=1e-9)
 
 
 def mpmath_half_width(b: list[Any], c: list[Any], alpha: Any) -> Any:
@@ -61,9 +62,9 @@ def test_too_little_or_constant_data_gives_no_interval() -> None:
     real = RewardSums(60, float(x.sum()), float((x * x).sum()))
     few = RewardSums(49, 10.0, 5.0)
     flat = RewardSums(100, 100.0, 100.0)
-    assert asymptotic.difference_interval(real, few, 0.05) is None
-    assert asymptotic.difference_interval(flat, flat, 0.05) is None
-    interval = asymptotic.difference_interval(real, flat, 0.05)
+    assert asymptotic.difference_interval(Sample.of(real), Sample.of(few), 0.05) is None
+    assert asymptotic.difference_interval(Sample.of(flat), Sample.of(flat), 0.05) is None
+    interval = asymptotic.difference_interval(Sample.of(real), Sample.of(flat), 0.05)
     assert interval is not None
     assert interval[1] - interval[0] > 4 * math.sqrt(asymptotic.variance(flat + real) / 60)
     assert math.isnan(asymptotic.variance(RewardSums(1, 1, 1)))
@@ -74,7 +75,7 @@ def test_the_ends_of_a_ratio_solve_its_equation() -> None:
     rng = np.random.default_rng(2)
     b, c = rng.gamma(4, 1, 4_000), rng.gamma(4, 1.2, 2_000)
     first, second = (RewardSums(x.size, float(x.sum()), float((x * x).sum())) for x in (b, c))
-    ends = asymptotic.ratio_interval(first, second, 0.05)
+    ends = asymptotic.ratio_interval(Sample.of(first), Sample.of(second), 0.05)
     assert ends is not None
     assert ends[0] < 1.2 < ends[1]
     n = 4 * b.size * c.size / (b.size + c.size)
@@ -90,4 +91,4 @@ def test_no_ratio_to_a_mean_that_may_be_zero() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(0.01, 1, 500)
     near_zero = RewardSums(500, float(x.sum()), float((x * x).sum()))
-    assert asymptotic.ratio_interval(near_zero, near_zero, 0.05) is None
+    assert asymptotic.ratio_interval(Sample.of(near_zero), Sample.of(near_zero), 0.05) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.allocation.model import RewardSums
-from policies.sequential.asymptotic import difference_interval
+from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.betting import Limit
 from policies.sequential.planning import for_means, for_rates
 
@@ -32,7 +32,7 @@ def test_means_need_what_their_interval_needs() -> None:
     for _ in range(60):
         b, c = rng.normal(5, 2, n), rng.normal(5.3, 2, m)
         first, second = (RewardSums(x.size, float(x.sum()), float((x * x).sum())) for x in (b, c))
-        interval = difference_interval(first, second, 0.05)
+        interval = difference_interval(Sample.of(first), Sample.of(second), 0.05)
         hits += interval is not None and interval[0] > 0
     assert hits == pytest.approx(30, abs=14)
     assert for_means(2.0, 0.0, 0.2, 0.05).median == math.inf

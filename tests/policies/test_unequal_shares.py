@@ -13,7 +13,7 @@ from scipy.stats import binom
 from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
-from policies.sequential.asymptotic import difference_interval
+from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.metric_comparison import Evidence, Kind
 from policies.sequential.stratified import StratifiedComparison, Stratum
 
@@ -72,7 +72,7 @@ def test_identical_variants_raise_no_alarm_at_any_share(
 
 def test_values_that_have_not_come_yet_are_no_certainty() -> None:
     """99 purchases in 4,950 against 0 in 50: a variant without purchases is not one that does not vary."""
-    interval = difference_interval(RewardSums(4950, 99, 99), RewardSums(50, 0, 0), 0.05)
+    interval = difference_interval(Sample.of(RewardSums(4950, 99, 99)), Sample.of(RewardSums(50, 0, 0)), 0.05)
     assert interval is not None
     assert interval[0] < -0.02 < 0 < interval[1]
 

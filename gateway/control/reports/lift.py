@@ -1,59 +1,85 @@
 """Variants against each other, metric by metric, in always-valid intervals.
 
-All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs of
-variants gets an equal part of the error probability (Bonferroni). They assume that each variant's mean is constant over
-the decisions that are counted.
+All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs
+of variants spends an equal part of the error rate. While the shares of two variants are constant, their values are
+pooled. Where shares moved, each value is weighted by its decision's propensity
+(`policies.sequential.design_based`), and latencies are matched in time (`policies.sequential.stratified`). On routes
+with sticky units a unit is one observation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.estimates import LEVEL
+from gateway.ingest.evidence import RewardedBucket
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
 from policies.allocation.model import Goal, RewardSums
-from policies.sequential.metric_comparison import Evidence, Kind, MetricComparison, measure
+from policies.sequential.design_based import Period, Periods
+from policies.sequential.latency import Histogram
+from policies.sequential.metric_comparison import (
+    Evidence,
+    Kind,
+    MetricComparison,
+    compare_weighted,
+    measure,
+)
+from policies.sequential.stratified import Stratum, stratified
+from policies.sequential.unit_outcomes import UnitOutcomes
 
 Json = dict[str, Any]
+Method = Literal["pooled", "weighted", "matched"]
 
 HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
 """Compared on every route in addition to its metrics; lower is better."""
 _NOTHING: Final = Counts()
+_NO_UNITS: Final = Stratum(units=RewardSums())
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """What the lifts of a route are computed from."""
+
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """By variant."""
+    sums: Mapping[tuple[str, str], RewardSums] = field(default_factory=dict)
+    """By (variant, metric): independent observations."""
+    buckets: Sequence[RewardedBucket] = ()
+    """The same over time and epochs, where shares may have moved."""
+    sticky: bool = False
+    units: UnitOutcomes | None = None
+    """Errors and latencies by unit; None where requests are their own units, or while the record is being read."""
+
+
 class Comparisons:
-    """The variants that take part, and the observations of each."""
+    """The variants that take part, and their comparisons as they are asked for."""
 
-    observed: Mapping[str, Evidence]
-    goals: Mapping[str, Goal]
-    """Metric → its goal, including those of `HEALTH`."""
-    pairs: dict[tuple[str, str, str], Json] = field(default_factory=dict)
-    """The comparisons made so far, by (metric, baseline, variant)."""
-
-    @classmethod
-    def of(
-        cls,
-        variants: Sequence[str],
-        declared: Mapping[str, MetricConfig],
-        counts: Mapping[str, Counts],
-        sums: Mapping[tuple[str, str], RewardSums],
-    ) -> Comparisons:
+    def __init__(
+        self, variants: Sequence[str], declared: Mapping[str, MetricConfig], observed: Observed
+    ) -> None:
         kinds: dict[str, Kind] = {name: metric.type for name, metric in declared.items()}
-        goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
+        self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
+        self.goals |= dict.fromkeys(HEALTH, "minimize")
+        self._observed = observed
+        self._units = {} if observed.units is None else observed.units.whole()
+        self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
+        self._periods = Periods(_periods(observed.buckets))
+        self._pairs: dict[tuple[str, str, str], Json] = {}
 
-        def evidence(variant: str) -> Evidence:
-            found = counts.get(variant, _NOTHING)
-            rewards = {metric: s for (v, metric), s in sums.items() if v == variant and s.count > 0}
-            errors = min(found.errors, found.assigned)
-            return Evidence(found.assigned, errors, found.latency, rewards, kinds)
-
-        return cls({v: evidence(v) for v in variants}, goals | dict.fromkeys(HEALTH, "minimize"))
+    def _evidence_of(self, variant: str, kinds: Mapping[str, Kind]) -> Evidence:
+        counts = self._observed.counts.get(variant, _NOTHING)
+        rewards = {m: s for (v, m), s in self._observed.sums.items() if v == variant and s.count > 0}
+        errors = min(counts.errors, counts.assigned)
+        if not self._observed.sticky:
+            return Evidence(counts.assigned, errors, counts.latency, rewards, kinds)
+        units = self._units.get(variant, _NO_UNITS)
+        return Evidence(counts.assigned, errors, units.latency, rewards, kinds, units=units.units)
 
     def lift(self, variant: str, baseline: str) -> dict[str, Json]:
         """Return the comparison by metric, for those where both variants have data."""
@@ -70,8 +96,9 @@ class Comparisons:
         taking_part = self._with_data(metric)
         if len(taking_part) < 2:
             return None
-        means = {v: self._compared(metric, v, v, ratio=False).candidate for v in taking_part}
-        order = sorted(taking_part, key=means.__getitem__, reverse=self.goals[metric] == "maximize")
+        order = sorted(taking_part, key=self._means(metric, taking_part).__getitem__)
+        if self.goals[metric] == "maximize":
+            order.reverse()
         leader, last = order[0], order[-1]
         return {
             "leader": leader,
@@ -82,44 +109,125 @@ class Comparisons:
             "difference": self._pair(metric, order[1], leader),
         }
 
+    def _means(self, metric: str, variants: Sequence[str]) -> dict[str, float]:
+        means = {v: self._evidence[v].rewards[metric].mean for v in variants}
+        if any(self._periods.moved(variants[0], other) for other in variants[1:]):
+            weighted = zip(variants, self._periods.weighted(metric, *variants), strict=True)
+            means |= {v: sums.total / sums.weight for v, sums in weighted if sums.weight}
+        return means
+
     def _with_data(self, metric: str) -> list[str]:
-        return [v for v, e in self.observed.items() if _size(e, metric) > 0]
+        return [v for v, e in self._evidence.items() if _size(e, metric) > 0]
 
     def _pair(self, metric: str, baseline: str, variant: str) -> Json:
         key = (metric, baseline, variant)
-        if key not in self.pairs:
-            self.pairs[key] = self._made(metric, baseline, variant)
-        return self.pairs[key]
+        if key not in self._pairs:
+            self._pairs[key] = self._compared(metric, baseline, variant)
+        return self._pairs[key]
 
-    def _made(self, metric: str, baseline: str, variant: str) -> Json:
+    def _compared(self, metric: str, baseline: str, variant: str) -> Json:
         variants = len(self._with_data(metric))
         alpha = (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2)
-        difference = self._compared(metric, baseline, variant, ratio=False)
-        interval = _ends(difference, alpha)
-        ratio = _ends(self._compared(metric, baseline, variant, ratio=True), alpha)
+        method = self._method(metric, baseline, variant)
+        difference, quotient = (
+            self._comparison(method, metric, baseline, variant, ratio=r) for r in (False, True)
+        )
+        interval, ratio = _ends(difference, alpha), _ends(quotient, alpha)
+        absolute = difference.candidate - difference.baseline
+        known = math.isfinite(absolute)
         return {
-            "absolute": difference.candidate - difference.baseline,
+            "absolute": absolute if known else None,
             "interval": interval,
-            "relative": difference.candidate / difference.baseline - 1.0 if difference.baseline > 0 else None,
+            "relative": difference.candidate / difference.baseline - 1.0
+            if known and difference.baseline > 0
+            else None,
             "relative_interval": None if ratio is None else [_less_one(end) for end in ratio],
             "always_valid": True,
             "better": _better(interval, self.goals[metric]),
+            "method": method,
+            "unit": "units" if self._observed.sticky else "requests",
         }
 
-    def _compared(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
-        return measure(metric, self.observed[baseline], self.observed[variant], ratio=ratio, edges=edges)
+    def _method(self, metric: str, baseline: str, variant: str) -> Method:
+        if not self._periods.moved(baseline, variant):
+            return "pooled"
+        by_unit = self._observed.sticky and metric in HEALTH
+        return "matched" if by_unit or metric.startswith("latency_") else "weighted"
+
+    def _comparison(
+        self, method: Method, metric: str, baseline: str, variant: str, *, ratio: bool
+    ) -> MetricComparison:
+        if method == "weighted":
+            first, second = self._periods.weighted(metric, baseline, variant)
+            return compare_weighted(first, second, ratio=ratio)
+        pair = self._evidence[baseline], self._evidence[variant]
+        if method == "matched":
+            pair = self._matched(baseline, variant)
+        return measure(metric, *pair, ratio=ratio, edges=edges)
+
+    def _matched(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
+        """Errors and latencies of both over the same times."""
+        if self._observed.units is not None:
+            strata = [
+                (s.get(baseline, _NO_UNITS), s.get(variant, _NO_UNITS)) for s in self._observed.units.strata()
+            ]
+        else:
+            times = _latencies(self._observed.buckets)
+            strata = [(_latency(t.get(baseline)), _latency(t.get(variant))) for t in times]
+        return stratified(strata).evidence({}, 0.0)
+
+
+def _periods(buckets: Iterable[RewardedBucket]) -> list[Period]:
+    """The periods of constant propensities: what one epoch did in one bucket of time.
+
+    A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
+    one bucket, their average.
+    """
+    cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
+    for bucket in buckets:
+        cells[bucket.start, bucket.epoch].append(bucket)
+    found = []
+    for cell in cells.values():
+        decided = sum(bucket.counts.assigned for bucket in cell)
+        if decided:
+            shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
+            sums = {(b.variant, m): r.observations for b in cell for m, r in b.rewards.items()}
+            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
+            found.append(Period(shares, sums))
+    return found
+
+
+def _errors(counts: Counts) -> RewardSums:
+    errors = min(counts.errors, counts.assigned)
+    return RewardSums(counts.assigned, errors, errors)
+
+
+def _latencies(buckets: Iterable[RewardedBucket]) -> list[dict[str, Histogram]]:
+    """By bucket of time, the latencies of each variant, whatever the epoch."""
+    times: dict[float, dict[str, dict[int, float]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(float))
+    )
+    for bucket in buckets:
+        histogram = times[bucket.start][bucket.variant]
+        for cell, count in bucket.counts.latency.items():
+            histogram[cell] += count
+    return [dict(found) for found in times.values()]
+
+
+def _latency(histogram: Histogram | None) -> Stratum:
+    return Stratum(latency=histogram or {})
 
 
 def _size(evidence: Evidence, metric: str) -> float:
     if metric == "error_rate":
-        return evidence.requests
+        return evidence.errors_by_unit.count
     if metric in HEALTH:
         return sum(evidence.latency.values())
     return evidence.rewards.get(metric, RewardSums()).count
 
 
 def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
-    """Both ends, infinite ones as None; None if no value is excluded."""
+    """Both ends, those at infinity as None; None where nothing is excluded."""
     try:
         interval = found.interval(alpha, 1.0)
     except (ValueError, ArithmeticError):
@@ -135,7 +243,7 @@ def _less_one(end: float | None) -> float | None:
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:
-    """Whether the variant is shown to be better (True) or worse (False); None: undecided."""
+    """Return whether the variant is shown to be better (True) or worse (False); None: inconclusive."""
     low, high = interval or (None, None)
     if low is not None and low > 0:
         return goal == "maximize"

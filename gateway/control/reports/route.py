@@ -15,13 +15,14 @@ from gateway.config.document import CanaryConfig, Document, MetricConfig, Policy
 from gateway.config.policy import bandit_of
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
-from gateway.control.reports.lift import HEALTH, Comparisons
-from gateway.ingest.evidence import Rewarded, observations
+from gateway.control.reports.lift import HEALTH, Comparisons, Observed
+from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
 from policies.allocation.model import Discounted, RewardSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
+from policies.sequential.unit_outcomes import UnitOutcomes
 
 Json = dict[str, Any]
 
@@ -51,6 +52,10 @@ class Evidence:
     alarms: Sequence[Mapping[str, Any]] = ()
     stop: Mapping[str, Any] | None = None
     """The state of the stop rule."""
+    buckets: Sequence[RewardedBucket] = ()
+    """Counts and rewards over time and epochs, for comparisons of variants whose shares moved."""
+    units: UnitOutcomes | None = None
+    """Errors and latencies by sticky unit; None where there are none, or while the record is being read."""
 
 
 def summary(
@@ -75,8 +80,7 @@ def summary(
 def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus) -> Json:
     """Return which variant leads in which metric, and how often shadows agree."""
     declared = reported(document, name)
-    sums = observations(evidence.rewards)
-    compared = Comparisons.of(tuple(document.routes[name].variants), declared, evidence.counts, sums)
+    compared = _comparisons(document.routes[name], declared, evidence, status)
     return {
         "metrics": {metric: described(m) for metric, m in declared.items()},
         "standings": {} if status.contextual is not None else _standings(compared, declared),
@@ -114,7 +118,7 @@ def report(
     variants = tuple(document.routes[name].variants)
     sums = observations(evidence.rewards)
     standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
-    compared = Comparisons.of(variants, declared, evidence.counts, sums)
+    compared = _comparisons(document.routes[name], declared, evidence, status)
     against = baseline or _baseline(document.routes[name])
     return {
         **summary(name, document, status, rollout, now),
@@ -138,6 +142,20 @@ def report(
         "shadow_counts": {name: dict(found) for name, found in status.shadow_counts.items()} or None,
         "alarms": [dict(alarm) for alarm in evidence.alarms],
     }
+
+
+def _comparisons(
+    route: RouteConfig, declared: Mapping[str, MetricConfig], evidence: Evidence, status: RouteStatus
+) -> Comparisons:
+    """Return the lifts. A contextual bandit's requests each have probabilities of their own, which sums don't hold."""
+    observed = Observed(
+        evidence.counts,
+        observations(evidence.rewards),
+        evidence.buckets if status.contextual is None else (),
+        route.unit is not None,
+        evidence.units,
+    )
+    return Comparisons(tuple(route.variants), declared, observed)
 
 
 def used(route: RouteConfig) -> list[str]:

@@ -62,7 +62,12 @@ class Difference(ApiModel):
     """One variant against another. The intervals hold at all times, together for all pairs of variants of one metric,
     with probability 0.95."""
 
-    absolute: Annotated[float, Field(description="The variant's mean minus the baseline's.")]
+    absolute: Annotated[
+        float | None,
+        Field(
+            description="The variant's mean minus the baseline's; null: never both drawn at the same time."
+        ),
+    ]
     interval: Annotated[
         tuple[float | None, float | None] | None,
         Field(description="Of `absolute`; null: no value is excluded yet, on that side or at all."),
@@ -75,6 +80,16 @@ class Difference(ApiModel):
     better: Annotated[
         bool | None,
         Field(description="Shown to be better or worse, by the metric's goal; null: undecided."),
+    ]
+    method: Annotated[
+        Literal["pooled", "weighted", "matched"],
+        Field(
+            description="pooled: both shares were constant; weighted: by the propensities of its moment, for "
+            "shares moved; matched: equal numbers of both at the same times, for shares moved."
+        ),
+    ]
+    unit: Annotated[
+        Literal["requests", "units"], Field(description="One observation: a request, or a sticky unit.")
     ]
 
 

@@ -40,7 +40,8 @@ class _Window:
 class OutcomesByUnit:
     """The windows that are being looked at, one for each route."""
 
-    def __init__(self, store: RecordStore, clock: Clock) -> None:
+    def __init__(self, store: RecordStore, clock: Clock, *, max_look_s: float = MAX_LOOK_S) -> None:
+        self._max_look_s = max_look_s
         self._store = store
         self._clock = clock
         self._windows: dict[str, _Window] = {}
@@ -54,7 +55,7 @@ class OutcomesByUnit:
         now, began = self._clock() + STEP_S, perf_counter()
         start = window.until
         while start < now:
-            if perf_counter() - began > MAX_LOOK_S:
+            if perf_counter() - began > self._max_look_s:
                 return None
             found = await self._store.exposures(
                 name, since=start, until=start + STEP_S, below=window.outcomes.below

@@ -1,0 +1,146 @@
+"""Comparing two variants whose shares moved, from the exact probability of each decision.
+
+Pooling over time would confound: if everything fails more often in the evening, the variant whose share grew in the
+evening looks worse. So each value is weighted, by h / p: p is the propensity of its decision, and h, the same for both
+variants, says how much a moment counts. Both means are then those of the same requests, whatever moved the shares
+and however the means move with time. With p_b and p_c the propensities of the two variants at that moment,
+h = p_b p_c / (p_b + p_c): the overlap weights of Li, Morgan & Zaslavsky (2018), "Balancing covariates via propensity
+score weighting", JASA 113. They vary least for a constant difference, lie below 1, and are equal while shares are.
+Inverse propensities (h = 1) would let the few values of a variant at its floor outweigh all others.
+
+The interval is the asymptotic confidence sequence over the linearised terms w (y - mean), whose squares bound the
+variance by design: Ham, Bojinov, Lindon & Tingley (2022), "Design-based confidence sequences", arXiv:2210.08639,
+Section 4; Waudby-Smith et al. (2024), Section 3, for the sequence; Sarndal, Swensson & Wretman, "Model Assisted Survey
+Sampling" (1992), Section 5.7, for the linearisation of a ratio.
+
+Sums only: periods of constant propensity are added in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.allocation.model import RewardSums
+from policies.sequential.asymptotic import Sample
+
+Columns = npt.NDArray[np.float64]
+
+SAME_SHARES: Final = 1e-6
+"""Change of one variant's share among two below which it counts as constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSums:
+    """Sums over one variant's values y with weights w."""
+
+    count: float = 0.0
+    weight: float = 0.0
+    """Sum of w."""
+    total: float = 0.0
+    """Sum of w y."""
+    squares: float = 0.0
+    """Sum of w y^2."""
+    weight2: float = 0.0
+    """Sum of w^2."""
+    total2: float = 0.0
+    """Sum of w^2 y."""
+    squares2: float = 0.0
+    """Sum of w^2 y^2."""
+
+    @classmethod
+    def of(cls, sums: RewardSums, w: float) -> WeightedSums:
+        """Return the sums of values that all have the weight ``w``."""
+        n, total, squares = sums.count, sums.total, sums.squares
+        return cls(n, w * n, w * total, w * squares, w * w * n, w * w * total, w * w * squares)
+
+    def __add__(self, other: WeightedSums) -> WeightedSums:
+        return WeightedSums(
+            self.count + other.count,
+            self.weight + other.weight,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.weight2 + other.weight2,
+            self.total2 + other.total2,
+            self.squares2 + other.squares2,
+        )
+
+    def sample(self) -> Sample | None:
+        """Return the sample that intervals take; None below two values.
+
+        Its size is Kish's, (sum of w)^2 / sum of w^2.
+        """
+        if self.count < 2 or not self.weight > 0:
+            return None
+        size, mean, bessel = (
+            self.weight**2 / self.weight2,
+            self.total / self.weight,
+            self.count / (self.count - 1),
+        )
+        spread = max(self.squares / self.weight - mean * mean, 0.0) * bessel
+        squares = self.squares2 - 2 * mean * self.total2 + mean * mean * self.weight2
+        return Sample(size, mean, spread, max(squares, 0.0) * bessel / self.weight**2)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A period of constant propensities: each variant's propensity, and the sums of its values by metric."""
+
+    propensities: Mapping[str, float]
+    sums: Mapping[tuple[str, str], RewardSums]
+    """By (variant, metric)."""
+
+
+class Periods:
+    """P periods of constant propensities, as columns."""
+
+    def __init__(self, periods: Sequence[Period]) -> None:
+        variants = dict.fromkeys(variant for period in periods for variant in period.propensities)
+        keys = dict.fromkeys(key for period in periods for key in period.sums)
+        self._propensity = {v: np.asarray([p.propensities.get(v, 0.0) for p in periods]) for v in variants}
+        self._sums = {key: _columns([p.sums.get(key, _NONE) for p in periods]) for key in keys}
+        self._never = np.zeros(len(periods))
+
+    def moved(self, baseline: str, candidate: str) -> bool:
+        """Return whether the ratio of both variants' propensities changed while either could be drawn."""
+        b, c = (self._propensity.get(variant, self._never) for variant in (baseline, candidate))
+        drawn = (b > 0) | (c > 0)
+        share = c[drawn] / (b[drawn] + c[drawn])
+        return bool(share.size) and bool(np.ptp(share) > SAME_SHARES)
+
+    def weighted(self, metric: str, *variants: str) -> tuple[WeightedSums, ...]:
+        """Return the sums of each variant over the periods in which all of ``variants`` could be drawn.
+
+        A variant's weight is h / p with 1 / h the sum of all their 1 / p.
+        """
+        p = np.asarray([self._propensity.get(variant, self._never) for variant in variants])
+        drawn = np.asarray((p > 0).all(axis=0))
+        w = 1.0 / p[:, drawn]
+        return tuple(
+            _weighted(self._sums.get((variant, metric)), drawn, weight)
+            for variant, weight in zip(variants, w / w.sum(axis=0), strict=True)
+        )
+
+
+def overlap_weights(baseline: float, candidate: float) -> tuple[float, float]:
+    """Return the weights of one value of the baseline and of the candidate, from both propensities."""
+    return candidate / (baseline + candidate), baseline / (baseline + candidate)
+
+
+def _weighted(columns: Columns | None, kept: npt.NDArray[np.bool_], w: Columns) -> WeightedSums:
+    if columns is None:
+        return WeightedSums()
+    values = columns[kept]
+    return WeightedSums(float(values[:, 0].sum()), *(w @ values).tolist(), *((w * w) @ values).tolist())
+
+
+_NONE: Final = RewardSums()
+
+
+def _columns(sums: Sequence[RewardSums]) -> Columns:
+    """Counts, totals and squares; (P, 3)."""
+    return np.asarray([(s.count, s.total, s.squares) for s in sums], dtype=np.float64)
