@@ -92,20 +92,17 @@ KNOWN_IMPORTS = {  # (package, package below it)
     ("policies.sequential", "policies.allocation"),
 }
 KNOWN_CYCLES = {  # the packages in which files form a cycle
-    "backends",
     "gateway.dataplane",
     "gateway.http2",
     "gateway.telemetry",
 }
 KNOWN_TYPE_CHECKING = {
-    "backends.http",
     "gateway.control",
     "gateway.dataplane",
     "gateway.http2",
     "gateway.telemetry",
 }
 KNOWN_LONG_FILES = {
-    "backends/wire/request.py",
     "gateway/dataplane/client/protocol.py",
     "gateway/dataplane/exchange/exchange.py",
     "gateway/server.py",

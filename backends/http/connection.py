@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import httptools
 
@@ -21,10 +21,8 @@ from backends.errors import (
     Unavailable,
 )
 from backends.http import deadlines
+from backends.http.host import Host
 from backends.http.message import Fields, Request, Response, check_head, error_response, head
-
-if TYPE_CHECKING:
-    from backends.http.listener import Listener
 
 log = logging.getLogger("turnout.backend")
 
@@ -49,7 +47,7 @@ class Connection(asyncio.Protocol):
         "_body_limit",
         "_deaf",
         "_fields",
-        "_listener",
+        "_host",
         "_parser",
         "_reading_paused",
         "body_size",
@@ -65,9 +63,9 @@ class Connection(asyncio.Protocol):
         "write_paused",
     )
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._app = listener.app
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._app = host.app
         self._parser = httptools.HttpRequestParser(self)
         # Bytes behind a last request vanish instead of raising.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -98,11 +96,11 @@ class Connection(asyncio.Protocol):
     # The transport's side ----------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        if not self._listener.opened(self):
+        if not self._host.opened(self):
             self._refuse(Unavailable("too many connections; try again as Retry-After says"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._listener.closed(self)
+        self._host.closed(self)
         self._release_body()
         self._deaf = True
         self.pending.clear()
@@ -214,11 +212,11 @@ class Connection(asyncio.Protocol):
             self.since = monotonic()
         self._body.append(data)
         self.body_size += len(data)
-        self._listener.buffered += len(data)
+        self._host.buffered += len(data)
         if self.body_size > self._body_limit:
             assert self.incoming is not None
             raise self._app.too_large(self.incoming, self._body_limit)
-        if self._listener.buffered > MAX_BUFFERED_BYTES:
+        if self._host.buffered > MAX_BUFFERED_BYTES:
             raise Unavailable("the server holds too many unfinished requests; try again as Retry-After says")
 
     def on_message_complete(self) -> None:
@@ -237,7 +235,7 @@ class Connection(asyncio.Protocol):
             self.pending.append(request)
 
     def _release_body(self) -> None:
-        self._listener.buffered -= self.body_size
+        self._host.buffered -= self.body_size
         self._body = []
         self.body_size = 0
 
@@ -257,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def spawn(self, request: Request, work: Coroutine[None, None, None]) -> None:
         """Runs ``work``, which responds to ``request``."""
-        self._listener.spawn(self._guarded(request, work))
+        self._host.spawn(self._guarded(request, work))
 
     async def _guarded(self, request: Request, work: Coroutine[None, None, None]) -> None:
         try:
@@ -268,7 +266,7 @@ class Connection(asyncio.Protocol):
     @property
     def draining(self) -> bool:
         """Whether responses end their connections."""
-        return self._listener.draining
+        return self._host.draining
 
     def respond(self, request: Request, response: Response) -> None:
         """Sends the whole response to ``request``."""
@@ -310,7 +308,7 @@ class Connection(asyncio.Protocol):
             self._complete(request)
 
     def _last(self, request: Request) -> bool:
-        if self._listener.draining:
+        if self._host.draining:
             request.close = True
         return request.close
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from backends.errors import RequestTimedOut
-
-if TYPE_CHECKING:
-    from backends.http.connection import Connection
+from backends.errors import RequestTimedOut, ServerError
 
 HEAD_TIMEOUT_S: Final = 15.0
 IDLE_TIMEOUT_S: Final = 75.0
@@ -20,7 +19,28 @@ LINGER_S: Final = 1.0
 """Reading on after a last response to an unfinished request, so that a reset does not destroy it."""
 
 
-def check(connection: Connection, now: float) -> None:
+class Timed(Protocol):
+    """The state of a connection that its deadlines depend on."""
+
+    transport: asyncio.Transport
+    since: float
+    write_paused: bool
+    unsent: int
+    closing: bool
+    in_head: bool
+    raw: int
+    body_size: int
+
+    @property
+    def current(self) -> object | None: ...
+    @property
+    def incoming(self) -> object | None: ...
+    @property
+    def pending(self) -> Sequence[object]: ...
+    def fault(self, error: ServerError) -> None: ...
+
+
+def check(connection: Timed, now: float) -> None:
     """Ends ``connection`` if the deadline of its present state has passed."""
     age = now - connection.since
     if connection.write_paused:

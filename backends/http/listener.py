@@ -10,11 +10,10 @@ import socket
 import struct
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, cast
 
-from backends.errors import ServerError
 from backends.http.connection import Connection
-from backends.http.message import Request
+from backends.http.host import Application, Host
 
 BACKLOG: Final = 1024
 MAX_CONNECTIONS: Final = 10_000
@@ -24,31 +23,13 @@ ACCEPT_TAIL_S: Final = 0.1
 """From refusing new handshakes to closing the socket: those under way complete, and are accepted."""
 
 
-class Application(Protocol):
-    """What a connection needs of the server."""
-
-    def body_limit(self, request: Request) -> int:
-        """Maximum bytes of the request's body."""
-        ...
-
-    def too_large(self, request: Request, limit: int) -> ServerError:
-        """The error for a body beyond ``limit``."""
-        ...
-
-    def handle(self, request: Request) -> None:
-        """Responds to a whole request, now or later. Raises ServerError instead."""
-        ...
-
-
-class Listener:
+class Listener(Host):
     """Accepts connections on one address."""
 
     def __init__(self, app: Application, host: str, port: int) -> None:
         self.app = app
         self.draining = False
-        """Whether responses end their connections."""
         self.buffered = 0
-        """Bytes of unfinished request bodies."""
         self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host = host
@@ -76,19 +57,16 @@ class Listener:
         host, port = self._socket.getsockname()[:2]
         return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
-    def opened(self, connection: Connection) -> bool:
-        """Registers ``connection``; False if there are too many."""
-        self.connections.add(connection)
+    def opened(self, connection: asyncio.Protocol) -> bool:
+        self.connections.add(cast("Connection", connection))
         return len(self.connections) <= self._most
 
-    def closed(self, connection: Connection) -> None:
-        """Forgets ``connection``."""
-        self.connections.discard(connection)
+    def closed(self, connection: asyncio.Protocol) -> None:
+        self.connections.discard(cast("Connection", connection))
         if not self.connections:
             self._empty.set()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Runs ``work`` as a task that the garbage collector leaves alone."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

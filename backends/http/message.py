@@ -6,14 +6,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import orjson
 
 from backends.errors import InvalidInput, MethodNotAllowed, ServerError, Unavailable, UnsupportedVersion
-
-if TYPE_CHECKING:
-    from backends.http.connection import Connection
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -23,6 +20,22 @@ JSON_ONLY: Final[Fields] = (JSON,)
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+
+
+class ResponseWriter(Protocol):
+    """The connection of a request; see the methods of `Request` with the same names."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the response ends the connection."""
+        ...
+
+    def respond(self, request: Request, response: Response) -> None: ...
+    def respond_raw(self, request: Request, data: bytes) -> None: ...
+    def spawn(self, request: Request, work: Coroutine[None, None, None]) -> None: ...
+    def start(self, request: Request, fields: Fields) -> None: ...
+    def send(self, request: Request, data: bytes) -> None: ...
+    def end(self, request: Request) -> None: ...
 
 
 class Request:
@@ -47,7 +60,7 @@ class Request:
         "transfer_encodings",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ResponseWriter) -> None:
         self.connection = connection
         self.method = b""
         self.target = b""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,10 +11,18 @@ import orjson
 
 from backends.batching.entry import Part
 from backends.errors import InvalidInput, TooLarge
+from backends.wire.document import (
+    as_object,
+    flag,
+    parameters_of,
+    parse_json,
+    refuse_duplicates,
+    request_id,
+    timeout,
+)
 from backends.wire.signature import Signature, TensorSpec
 from backends.wire.tensors import from_bytes, from_json
 
-_PARAMETER_TYPES: Final = frozenset({str, int, float, bool})
 _REQUEST_KEYS: Final = frozenset({"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
 _MAX_AXES: Final = 32
 """numpy's older limit; it also keeps the product of a shape cheap."""
@@ -174,23 +180,23 @@ def plan_of(body: bytes, size: int, signature: Signature) -> tuple[Plan, dict[st
     if size > MAX_JSON_BYTES:
         raise too_much_json()
     text = memoryview(body)[:size]
-    document = _object(_json(text), "the request")
+    document = as_object(parse_json(text), "the request")
     if body.count(b'"inputs"', 0, size) > 1:
-        _refuse_duplicates(text)
+        refuse_duplicates(text)
     if not document.keys() <= _REQUEST_KEYS:
         raise InvalidInput(
             f"unknown key {min(document.keys() - _REQUEST_KEYS)!r}; send only id, inputs, outputs, parameters"
         )
-    parameters = _parameters(document, "the request")
+    parameters = parameters_of(document, "the request")
     sources, end = _inputs(document.get("inputs"), len(body) - size, signature)
     shapes = [source.shape for source in sources]
     batched = signature.max_batch_size > 0
     plan = Plan(
-        id=_id(document.get("id")),
+        id=request_id(document.get("id")),
         key=tuple([shape[1:] for shape in shapes]) if batched else tuple(shapes),
         rows=_rows(shapes, signature),
-        outputs=_outputs(document.get("outputs"), _flag(parameters, "binary_data_output"), signature),
-        timeout=_timeout(parameters),
+        outputs=_outputs(document.get("outputs"), flag(parameters, "binary_data_output"), signature),
+        timeout=timeout(parameters),
         sources=sources,
         end=end,
         plain=all(isinstance(one, Slice) and one.spec.datatype.kind in ("int", "float") for one in sources),
@@ -203,17 +209,6 @@ def too_much_json() -> TooLarge:
     return TooLarge(f"the JSON has more than {MAX_JSON_BYTES} bytes; send tensors as binary data")
 
 
-def _refuse_duplicates(text: memoryview) -> None:
-    """Raises InvalidInput if the outermost object has a key twice: parsers differ in which one they take."""
-
-    def keys(pairs: list[tuple[str, Any]]) -> list[str]:
-        return [key for key, _ in pairs]
-
-    names = json.loads(bytes(text), object_pairs_hook=keys)
-    if len(set(names)) != len(names):
-        raise InvalidInput("a key of the request is there twice; send each once")
-
-
 def _header_size(header_length: bytes | None, total: int) -> int:
     if header_length is None:
         return total
@@ -222,66 +217,6 @@ def _header_size(header_length: bytes | None, total: int) -> int:
             "inference-header-content-length is not a length within the body; send the bytes of the JSON part"
         )
     return int(header_length)
-
-
-def _json(text: memoryview) -> object:
-    """Parses without the collector: it would walk a million small lists again and again as they are made."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"not valid JSON ({error.msg}, byte {error.pos}); NaN and infinities go as binary data"
-        ) from None
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise InvalidInput(f"{what} is not a JSON object; send one")
-    return value
-
-
-def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
-    parameters = document.get("parameters")
-    if parameters is None:
-        return {}
-    _object(parameters, f"parameters of {what}")
-    for name, value in parameters.items():
-        if type(value) not in _PARAMETER_TYPES:
-            raise InvalidInput(f"parameter {name} of {what} is not a string, number or boolean; send one")
-    return parameters  # type: ignore[no-any-return]
-
-
-def _flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
-    value = parameters.get(name, default)
-    if type(value) is not bool:
-        raise InvalidInput(f"parameter {name} is not a boolean; send true or false")
-    return value
-
-
-def _id(value: object) -> str | None:
-    if value is not None and type(value) is not str:
-        raise InvalidInput("id is not a string; send it in quotes")
-    return value
-
-
-def _timeout(parameters: dict[str, Any]) -> float:
-    if parameters.get("sequence_id") not in (None, 0, ""):
-        raise InvalidInput("stateful sequences are not served here; send each request without sequence_id")
-    if "priority" in parameters:
-        _natural(parameters, "priority", "0 or more; it has no effect here")
-    return _natural(parameters, "timeout", "microseconds, 0 or more") / 1e6
-
-
-def _natural(parameters: dict[str, Any], name: str, wanted: str) -> int:
-    value = parameters.get(name, 0)
-    if type(value) is not int or value < 0:
-        raise InvalidInput(f"parameter {name} is not a whole number; send {wanted}")
-    return value
 
 
 def _inputs(
@@ -320,7 +255,7 @@ def _listing(specs: Any) -> str:
 
 
 def _described(item: object, signature: Signature) -> tuple[TensorSpec, dict[str, Any]]:
-    tensor = _object(item, "an entry of inputs")
+    tensor = as_object(item, "an entry of inputs")
     name = tensor.get("name")
     spec = signature.inputs.get(name) if type(name) is str else None
     if spec is None:
@@ -360,7 +295,7 @@ def _fits(shape: list[int], wanted: tuple[int, ...]) -> bool:
 
 def _binary_size(tensor: dict[str, Any], spec: TensorSpec) -> int | None:
     """The size of the tensor's binary data; None when its data is in the JSON."""
-    parameters = _parameters(tensor, f"input {spec.name!r}")
+    parameters = parameters_of(tensor, f"input {spec.name!r}")
     if "shared_memory_region" in parameters:
         raise InvalidInput(
             f"input {spec.name!r} is in shared memory, which is not served here; send the data itself"
@@ -403,13 +338,13 @@ def _outputs(items: object, default: bool, signature: Signature) -> tuple[tuple[
 
 
 def _output(item: object, default: bool, signature: Signature) -> tuple[TensorSpec, bool]:
-    wanted = _object(item, "an entry of outputs")
+    wanted = as_object(item, "an entry of outputs")
     name = wanted.get("name")
     spec = signature.outputs.get(name) if type(name) is str else None
     if spec is None:
         raise InvalidInput(f"unknown output {name!r}; the model gives {_listing(signature.outputs.values())}")
-    parameters = _parameters(wanted, f"output {name!r}")
+    parameters = parameters_of(wanted, f"output {name!r}")
     for unserved in ("shared_memory_region", "classification"):
         if parameters.get(unserved):
             raise InvalidInput(f"output {name!r} asks for {unserved}, which is not served here; leave it out")
-    return spec, _flag(parameters, "binary_data", default)
+    return spec, flag(parameters, "binary_data", default)

@@ -1,0 +1,48 @@
+"""What a connection needs of the server around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Protocol
+
+from backends.errors import ServerError
+from backends.http.message import Request
+
+
+class Application(Protocol):
+    """The server behind the HTTP connections."""
+
+    def body_limit(self, request: Request) -> int:
+        """Maximum bytes of the request's body."""
+        ...
+
+    def too_large(self, request: Request, limit: int) -> ServerError:
+        """The error for a body beyond ``limit``."""
+        ...
+
+    def handle(self, request: Request) -> None:
+        """Respond to a whole request, now or later. Raises ServerError instead."""
+        ...
+
+
+class Host:
+    """The owner of connections."""
+
+    app: Application
+    draining: bool
+    """Whether responses end their connections."""
+    buffered: int
+    """Bytes of unfinished request bodies."""
+
+    def opened(self, connection: asyncio.Protocol) -> bool:
+        """Register ``connection``; False if there are too many."""
+        raise NotImplementedError
+
+    def closed(self, connection: asyncio.Protocol) -> None:
+        """Remove ``connection``."""
+        raise NotImplementedError
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run ``work`` as a task that the garbage collector leaves alone."""
+        raise NotImplementedError

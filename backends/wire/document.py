@@ -1,0 +1,92 @@
+"""The JSON part of an inference request: its parsing, and checks of single values."""
+
+from __future__ import annotations
+
+import gc
+import json
+from typing import Any, Final
+
+import orjson
+
+from backends.errors import InvalidInput
+
+_PARAMETER_TYPES: Final = frozenset({str, int, float, bool})
+
+
+def refuse_duplicates(text: memoryview) -> None:
+    """Raise InvalidInput if the outermost object has a key twice: parsers differ in which one they take."""
+
+    def keys(pairs: list[tuple[str, Any]]) -> list[str]:
+        return [key for key, _ in pairs]
+
+    names = json.loads(bytes(text), object_pairs_hook=keys)
+    if len(set(names)) != len(names):
+        raise InvalidInput("a key of the request is there twice; send each once")
+
+
+def parse_json(text: memoryview) -> object:
+    """Parse JSON without the garbage collector, which would walk all new lists again and again.
+
+    Raises InvalidInput.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"not valid JSON ({error.msg}, byte {error.pos}); NaN and infinities go as binary data"
+        ) from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def as_object(value: object, what: str) -> dict[str, Any]:
+    """``value`` as an object. Raises InvalidInput."""
+    if type(value) is not dict:
+        raise InvalidInput(f"{what} is not a JSON object; send one")
+    return value
+
+
+def parameters_of(document: dict[str, Any], what: str) -> dict[str, Any]:
+    """The parameters of a part of the request. Raises InvalidInput."""
+    parameters = document.get("parameters")
+    if parameters is None:
+        return {}
+    as_object(parameters, f"parameters of {what}")
+    for name, value in parameters.items():
+        if type(value) not in _PARAMETER_TYPES:
+            raise InvalidInput(f"parameter {name} of {what} is not a string, number or boolean; send one")
+    return parameters  # type: ignore[no-any-return]
+
+
+def flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
+    """A boolean parameter. Raises InvalidInput."""
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise InvalidInput(f"parameter {name} is not a boolean; send true or false")
+    return value
+
+
+def request_id(value: object) -> str | None:
+    """The id of a request. Raises InvalidInput."""
+    if value is not None and type(value) is not str:
+        raise InvalidInput("id is not a string; send it in quotes")
+    return value
+
+
+def timeout(parameters: dict[str, Any]) -> float:
+    """Seconds that the request may wait; 0.0: any. Raises InvalidInput."""
+    if parameters.get("sequence_id") not in (None, 0, ""):
+        raise InvalidInput("stateful sequences are not served here; send each request without sequence_id")
+    if "priority" in parameters:
+        _natural(parameters, "priority", "0 or more; it has no effect here")
+    return _natural(parameters, "timeout", "microseconds, 0 or more") / 1e6
+
+
+def _natural(parameters: dict[str, Any], name: str, wanted: str) -> int:
+    value = parameters.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"parameter {name} is not a whole number; send {wanted}")
+    return value
