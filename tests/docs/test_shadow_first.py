@@ -1,0 +1,50 @@
+"""docs/shadow_first.md, run as it stands: the fault shows, and the corrected version passes the gate."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reader import Reader, blocks, wait_for
+
+pytestmark = pytest.mark.slow
+
+PAGE = "docs/shadow_first.md"
+
+
+def test_a_fault_shows_in_the_shadow_and_a_sound_version_passes_the_gate(tmp_path: Path) -> None:
+    server, traffic = blocks(PAGE, "python")
+    shadow, canary = blocks(PAGE, "yaml")
+    start, gateway, send, look, status = blocks(PAGE, "sh")
+    current, faulty = start.splitlines(keepends=True)
+    with Reader(tmp_path, "9001", "9002") as reader:
+        reader.save("server.py", server)
+        reader.save("traffic.py", traffic)
+        reader.save("turnout.yaml", shadow)
+        with Reader(tmp_path) as version:
+            version.ports = reader.ports
+            reader.shell(current)
+            version.shell(faulty)
+            reader.wait("9001", "9002")
+            reader.shell(gateway)
+            reader.wait()
+            reader.shell(send)
+            wait_for(lambda: "of 200 agree" in reader.shell(status), "every copy is compared")
+            seen, _, disagreement = reader.shell(look).partition("{")
+        agreed = re.search(r"shadow v2: (\d+)\.\d%", seen)
+        assert agreed is not None
+        assert 20 <= int(agreed[1]) <= 80
+        assert "sum" in json.dumps(json.loads("{" + disagreement))
+        reader.shell(faulty.removeprefix("FAULT=1 "))
+        reader.wait("9002")
+        reader.save("turnout.yaml", canary)
+        wait_for(lambda: "rollout: running, shadow" in reader.shell(status), "the gate is in force")
+
+        def passed() -> bool:
+            reader.shell(send)
+            return "stage 1 at 10.0%" in reader.shell(status)
+
+        wait_for(passed, "the candidate passes the gate")
