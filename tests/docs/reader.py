@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -34,6 +35,7 @@ def wait_for(condition: Callable[[], bool], what: str, limit: float = 60.0) -> N
 
 
 def responds(url: str) -> bool:
+    """Whether a server is there and, at `/-/readyz`, ready."""
     try:
         return httpx.get(url).status_code < 500
     except httpx.HTTPError:
@@ -43,8 +45,9 @@ def responds(url: str) -> bool:
 class Reader:
     """A directory to work in. ``ports`` are those that the page names; the gateway's is 8080."""
 
-    def __init__(self, folder: Path, *ports: str) -> None:
+    def __init__(self, folder: Path, *ports: str, ending: signal.Signals = signal.SIGKILL) -> None:
         self.folder = folder
+        self.ending = ending
         names = (GATEWAY, *ports)
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._groups: list[int] = []
@@ -54,13 +57,25 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         """End what the shells left running in the background."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
+        for sent in (self.ending, signal.SIGKILL):
             for group in self._groups:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(group, sent)
             end = time.monotonic() + 20
             while any(map(_alive, self._groups)) and time.monotonic() < end:
                 time.sleep(0.02)
+        self._groups.clear()
+
+    def started_apart(self) -> Reader:
+        """The same directory and ports, for what ends before the rest does."""
+        other = Reader(self.folder, ending=signal.SIGTERM)
+        other.ports = self.ports
+        return other
+
+    def route(self, name: str, port: str = GATEWAY) -> dict[str, Any]:
+        """What `turnout status` shows, as JSON."""
+        found: dict[str, Any] = httpx.get(f"{self.url(port)}/-/routes/{name}").json()
+        return found
 
     def url(self, port: str = GATEWAY) -> str:
         return f"http://127.0.0.1:{self.ports[port]}"
@@ -78,7 +93,7 @@ class Reader:
         """Run a block; the output of its foreground and background processes until it ends."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "TURNOUT_URL": self.url()}
-        out = self.folder / f"{len(self._groups)}.out"
+        out = self.folder / f"{len(list(self.folder.glob('*.out')))}.out"
         with out.open("w") as file:
             bash = subprocess.Popen(
                 ["bash", "-c", self.translated(text)],
@@ -95,14 +110,13 @@ class Reader:
         return out.read_text()
 
     def wait(self, *ports: str) -> None:
-        """Until servers respond; the gateway's readiness if no port is named."""
-        urls = [self.url(port) for port in ports] or [f"{self.url()}/-/readyz"]
-        for url in urls:
-            wait_for(lambda url=url: responds(url), f"nothing responds at {url}\n{self.output()}")  # type: ignore[misc]
+        """Until the servers at these ports respond."""
+        for port in ports:
+            wait_for(partial(responds, self.url(port)), f"nothing responds at {port}")
 
-    def output(self) -> str:
-        """All that the shells have printed so far."""
-        return "\n".join(out.read_text() for out in sorted(self.folder.glob("*.out")))
+    def wait_ready(self, port: str = GATEWAY) -> None:
+        """Until the gateway at this port is ready."""
+        wait_for(partial(responds, f"{self.url(port)}/-/readyz"), f"the gateway at {port} is not ready")
 
 
 def _alive(group: int) -> bool:

@@ -24,9 +24,19 @@ def test_the_bandit_finds_the_version_that_users_like(tmp_path: Path) -> None:
         reader.shell(start)
         reader.wait("9001", "9002")
         assert "valid, 1 route" in reader.shell(gateway)
-        reader.wait()
+        reader.wait_ready()
         reader.shell(requests)
-        wait_for(lambda: "new 95.0%" in reader.shell(status), "the bandit moves to the better version")
+        wait_for(
+            lambda: reader.route("recommend")["allocation"]["new"] > 0.949,
+            "the better version gets the traffic",
+        )
+        assert "new 95.0%" in reader.shell(status)
         before, _, after = configuration.partition("    policy:\n")
         reader.save("turnout.yaml", before + stop + "    fallback:" + after.partition("    fallback:")[2])
-        wait_for(lambda: "new has won" in reader.shell(status), "the stop rule names the winner")
+        wait_for(lambda: _winner(reader) == "new", "the stop rule names the winner")
+        assert "new has won" in reader.shell(status)
+
+
+def _winner(reader: Reader) -> str | None:
+    stop = reader.route("recommend")["stop"]
+    return stop and str(stop["winner"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.docs.reader import Reader, blocks, wait_for
@@ -21,7 +20,7 @@ def test_two_releases_as_the_page_describes_them(tmp_path: Path) -> None:
     with Reader(tmp_path, "9001", "9002") as reader:
         reader.save("turnout.yaml", before)
         reader.shell("turnout run &")
-        reader.wait()
+        reader.wait_ready()
         assert _shares(reader) == {"v1": 1.0}
 
         reader.save("turnout.yaml", head + rollout.replace("bake: 1h", "bake: 1s"))
@@ -42,9 +41,8 @@ def test_two_releases_as_the_page_describes_them(tmp_path: Path) -> None:
 
 
 def _shares(reader: Reader) -> dict[str, float]:
-    shares: dict[str, float] = httpx.get(f"{reader.url()}/-/routes/predict").json()["allocation"]
-    return {name: round(share, 6) for name, share in shares.items()}
+    return {name: round(share, 6) for name, share in reader.route("predict")["allocation"].items()}
 
 
 def _policy(reader: Reader) -> str:
-    return str(httpx.get(f"{reader.url()}/-/routes/predict").json()["policy"])
+    return str(reader.route("predict")["policy"])

@@ -24,15 +24,14 @@ def test_a_fault_shows_in_the_shadow_and_a_sound_version_passes_the_gate(tmp_pat
         reader.save("server.py", server)
         reader.save("traffic.py", traffic)
         reader.save("turnout.yaml", shadow)
-        with Reader(tmp_path) as version:
-            version.ports = reader.ports
+        with reader.started_apart() as version:
             reader.shell(current)
             version.shell(faulty)
             reader.wait("9001", "9002")
             reader.shell(gateway)
-            reader.wait()
+            reader.wait_ready()
             reader.shell(send)
-            wait_for(lambda: "of 200 agree" in reader.shell(status), "every copy is compared")
+            wait_for(lambda: _compared(reader) == 200, "every copy is compared")
             seen, _, disagreement = reader.shell(look).partition("{")
         agreed = re.search(r"shadow v2: (\d+)\.\d%", seen)
         assert agreed is not None
@@ -41,10 +40,14 @@ def test_a_fault_shows_in_the_shadow_and_a_sound_version_passes_the_gate(tmp_pat
         reader.shell(faulty.removeprefix("FAULT=1 "))
         reader.wait("9002")
         reader.save("turnout.yaml", canary)
-        wait_for(lambda: "rollout: running, shadow" in reader.shell(status), "the gate is in force")
+        wait_for(lambda: reader.route("predict")["rollout"] is not None, "the gate is in force")
+        assert "rollout: running, shadow" in reader.shell(status)
+        reader.shell(send)
+        wait_for(
+            lambda: reader.route("predict")["rollout"]["phase"] == "canary", "the candidate passes the gate"
+        )
+        assert "stage 1 at 10.0%" in reader.shell(status)
 
-        def passed() -> bool:
-            reader.shell(send)
-            return "stage 1 at 10.0%" in reader.shell(status)
 
-        wait_for(passed, "the candidate passes the gate")
+def _compared(reader: Reader) -> int:
+    return int(reader.route("predict")["agreement"]["v2"]["compared"])
