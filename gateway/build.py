@@ -91,7 +91,9 @@ def fault(root: Path = ROOT, made_from: str | None = None) -> str:
         names = sorted({line.partition(" ")[2] for line in changed})
         wrong = names and f"Changed since the build was compiled: {_few(names)}"
     return (
-        f"{wrong}; run 'make compiled' to build it again, or 'make interpreted' to remove it." if wrong else ""
+        f"{wrong}; run 'make compiled' to build it again, or 'make interpreted' to remove it."
+        if wrong
+        else ""
     )
 
 
