@@ -51,11 +51,9 @@ from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges, show_allocation
 from gateway.loops.periodic import Step, periodically
-from gateway.loops.probes import LOOK as PROBES_S
-from gateway.loops.probes import Probes
+from gateway.loops.probes import PROBES_S, Probes
 from gateway.loops.rates import RATES_S, Rates
-from gateway.loops.upkeep import EVERY as PRUNE_S
-from gateway.loops.upkeep import prune_store
+from gateway.loops.upkeep import PRUNE_S, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record.decision_id import Sealer
 from gateway.runtime.local_dir import local_dir

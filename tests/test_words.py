@@ -49,10 +49,14 @@ REWRITTEN: Final = (
     "docs/**/*.md",
     "gateway/cli.py",
     "gateway/commands/*.py",
+    "gateway/compile/*.py",
     "gateway/config/*.py",
     "gateway/control/*.py",
     "gateway/control/*/*.py",
     "gateway/errors.py",
+    "gateway/loops/*.py",
+    "gateway/state/*.py",
+    "gateway/state/redis/*.py",
     "policies/**/*.py",
 )
 """Files, or globs of files."""

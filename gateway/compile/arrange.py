@@ -53,7 +53,7 @@ def arranged(
     found: Plan, override: RolloutOverride | None, stored: Published | None, packed: bytes
 ) -> RouteAllocation:
     """What a route is served with. What was published (``stored``, ``packed`` with its ensemble) stays in force
-    where it fits. Raises ValueError for a plan that is no allocation."""
+    where it fits. Raises ValueError for a plan that can't be allocated."""
     wanted = overridden(found, override)
     previous = fitting(stored, wanted) if stored is not None else None
     drawn = None

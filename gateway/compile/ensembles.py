@@ -90,7 +90,7 @@ def expected(evidence: str) -> bool:
 def refit(
     plan: Contextual, sums: Mapping[str, LinearSums], caps: Mapping[str, float], before: Drawn | None
 ) -> bool:
-    """Whether the posterior (or a cap) has moved so far that an ensemble should be drawn anew."""
+    """Whether the posterior (or a cap) has moved so far that a new ensemble should be drawn."""
     if before is None or dict(before.caps) != dict(caps):
         return True
     empty = LinearSums.empty(plan.width)

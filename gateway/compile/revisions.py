@@ -5,7 +5,7 @@ whatever fails leaves the last good one in force. Workers and replicas share the
 time through.
 
 A file is an edit when its text is new to the store, or when this very file said something else since. Otherwise it
-is an older copy (a pod with an earlier ConfigMap, a second gateway beside the first), and the newest revision stays.
+is an older copy (a pod with an earlier ConfigMap, a second gateway next to the first), and the newest revision stays.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FILE_AUTHOR: Final = "file"
 HISTORY: Final = 1000
 """Revisions among which an earlier text is recognised."""
 _LEASE: Final = "config-edit"
-_LEASE_SECONDS: Final = 15.0
+_LEASE_TTL_S: Final = 15.0
 _NAME_IT: Final = "name it in the configuration file first, or write the value"
 _PATIENCE: Final = 0.05, 400
 """Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
@@ -230,7 +230,7 @@ class Revisions(Generic[B]):
 
         Raises `TurnoutError` with ``precondition_required`` (no If-Match) or ``precondition_failed``
         (it names another revision than the one in force), and `ConfigError` with every fault; then
-        nothing has changed. The text in force already is answered with its own revision.
+        nothing has changed. For the text that is in force already, returns its own revision.
         """
         if if_match is None:
             raise TurnoutError("precondition_required")
@@ -332,7 +332,7 @@ class Revisions(Generic[B]):
         return built
 
     def _refuse_variables(self, text: str, source: str) -> None:
-        """Raises ConfigError for variables that the file does not name: whoever wrote the text could read them out."""
+        """Raises ConfigError for variables that the file does not name: the author of the text could read them out."""
         faults = [
             Fault(line, 1, "", f"the file does not name ${{{name}}}, so other texts may not use it", _NAME_IT)
             for name, line in variables(text).items()
@@ -359,11 +359,11 @@ class Revisions(Generic[B]):
         owner = os.urandom(8).hex()
         pause, tries = _PATIENCE
         for _ in range(tries):
-            if await self._store.lease(_LEASE, owner, ttl=_LEASE_SECONDS, now=self._clock()) is not None:
+            if await self._store.lease(_LEASE, owner, ttl=_LEASE_TTL_S, now=self._clock()) is not None:
                 break
             await asyncio.sleep(pause)
         else:
-            raise TurnoutError("conflict", "Another edit of the configuration is under way; try again.")
+            raise TurnoutError("conflict", "Another edit of the configuration is in progress; try again.")
         try:
             yield
         finally:

@@ -1,7 +1,7 @@
 """Errors and latencies by sticky unit, read from the record (`policies.sequential.unit_outcomes`).
 
-The aggregates count requests. Where units are sticky, guardrails need units: whoever looks reads the decisions of
-the window, each once, whatever worker or replica made them.
+The aggregates count requests. Where units are sticky, guardrails need units: each process that looks reads
+the decisions of the window once, of all workers and replicas.
 """
 
 from __future__ import annotations

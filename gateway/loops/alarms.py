@@ -27,12 +27,12 @@ log = logging.getLogger("turnout.alarms")
 KIND: Final = "alarms"
 ALARMS_S: Final = 10.0
 """Seconds between two looks; as long as a bucket of the aggregates, so that a look sees something new."""
-ENOUGH: Final = 200
-"""Answers of a variant without a single reward that are worth an alarm."""
-PATIENCE: Final = 300.0
+MIN_SERVED: Final = 200
+"""Responses of a variant without a single reward that raise an alarm."""
+REWARD_DELAY_S: Final = 300.0
 """Seconds before a missing reward is missing and not late."""
 
-FAILING: Final = 0.2
+MAX_ERROR_RATE: Final = 0.2
 """A variant whose error rate is shown to be above this is failing."""
 STRETCHES_S: Final = (120.0, 1200.0, 14_400.0)
 """Lengths of the stretches over which a variant's error rate is looked at: short ones find a fault soon, long
@@ -66,7 +66,7 @@ async def distrust(store: DocumentStore, name: str, since: float) -> str:
 
 
 class Alarms:
-    """See the module."""
+    """The alarms of every route, in one process."""
 
     def __init__(
         self,
@@ -156,14 +156,14 @@ class Alarms:
         )
 
     async def _silent(self, document: Document, name: str) -> Alarm | None:
-        """A variant that answers and for which nobody reports anything, while others get rewards."""
-        until = self._clock() - PATIENCE
+        """A variant that serves and gets no reward, while others get some."""
+        until = self._clock() - REWARD_DELAY_S
         counts = await self._store.counts(name, until=until)
         sums = await self._store.reward_sums(name, until=until)
         # Where a missing value is a zero, silence says something of the variant and nothing of its clients.
         meant = {metric for metric, m in document.metrics.items() if m.missing == "zero"}
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
-        silent = [v for v, c in counts.items() if c.served >= ENOUGH and v not in rewarded]
+        silent = [v for v, c in counts.items() if c.served >= MIN_SERVED and v not in rewarded]
         if not silent or not (rewarded or _learns(document, name, meant)):
             return None
         return Alarm(
@@ -172,7 +172,7 @@ class Alarms:
         )
 
     async def _failing(self, name: str) -> Alarm | None:
-        """Variants whose error rate is shown to be above `FAILING`, and not shown to be below it since.
+        """Variants whose error rate is shown to be above `MAX_ERROR_RATE`, and not shown to be below it since.
 
         Each stretch begins at a multiple of its length, so that its interval is always valid, and is between
         one and two lengths long, so that the alarm does not end because a new stretch begins.
@@ -182,9 +182,9 @@ class Alarms:
             since = (now // length - 1) * length
             for variant, (assigned, errors) in (await self._store.decided(name, since=since)).items():
                 low, high = await asyncio.to_thread(_error_interval, errors, assigned)
-                if low > FAILING:
+                if low > MAX_ERROR_RATE:
                     failing[variant] = _failure(variant, assigned, errors, low, now - since)
-                elif high < FAILING:
+                elif high < MAX_ERROR_RATE:
                     failing.pop(variant, None)
         if not failing:
             return None

@@ -43,8 +43,8 @@ from policies.contextual.regression import LinearSums
 log = logging.getLogger("turnout.allocation")
 
 LEASE: Final = "allocation"
-LEASE_TTL: Final = 5.0
-HISTORY: Final = 12
+LEASE_TTL_S: Final = 5.0
+MAX_HALF_LIVES: Final = 12
 """Half-lives after which a discounted reward no longer matters (2^-12)."""
 
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
@@ -123,7 +123,7 @@ class Allocations:
     # The loop -------------------------------------------------------------------------------------------
     async def step(self) -> None:
         """Follows what was published, publishes what is new, and, as the leader, learns from new rewards."""
-        lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL, now=self._clock())
+        lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL_S, now=self._clock())
         self.leads = lease is not None
         changed = await self._store.changed()
         pending = any(not held.published for held in self.held.values())
@@ -190,7 +190,7 @@ class Allocations:
                 return
             drawn = self._drawn(held.plan, stored) if isinstance(held.plan, Contextual) else None
             if drawn is None or not drawn.exact:
-                return  # likewise; or a newer epoch has come already, and is followed at the next step
+                return  # another configuration's; or a newer epoch has come, and is followed at the next step
         if stored.epoch != held.epoch or not same(found, held.allocation):
             self._take(name, stored.epoch, found, stored.reason, drawn)
         elif not held.published:
@@ -225,7 +225,7 @@ class Allocations:
             await self._publish(name, fresh, reason, json.dumps(standing.as_dict()))
 
     async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
-        """The same for a bandit with features. All work on numbers is done in threads."""
+        """`_learn` for a bandit with features. All work on numbers is done in threads."""
         held, caps, document = self.held[name], self._steering(name).caps, self._document
         sums = await self._rows(name, plan)
         if not any(s.count > 0 for s in sums.values()):
@@ -252,7 +252,7 @@ class Allocations:
         if plan.half_life is None:
             return _of_metric(await self._store.linear_sums(name, of), plan.metric)
         now = self._clock()
-        buckets = await self._store.linear_series(name, of, since=now - HISTORY * plan.half_life)
+        buckets = await self._store.linear_series(name, of, since=now - MAX_HALF_LIVES * plan.half_life)
         each = [(start, _of_metric(sums, plan.metric)) for start, sums in buckets]
         return await asyncio.to_thread(contextual.discounted, each, now=now, half_life=plan.half_life)
 
@@ -281,7 +281,9 @@ class Allocations:
         self, name: str, half_life: float, metrics: Mapping[str, Metric]
     ) -> dict[tuple[str, str], Discounted]:
         now = self._clock()
-        buckets = await self._store.series(name, since=now - HISTORY * half_life, until=now, step=BUCKET)
+        buckets = await self._store.series(
+            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET
+        )
         return bandit.discounted(by_time(of_buckets(buckets, metrics, now=now)), now=now, half_life=half_life)
 
     async def _publish(

@@ -13,7 +13,7 @@ from gateway.config.watch import FilesWatch, FileWatch, Signatures
 
 
 class Configuration:
-    """See the module. A good edit is taken; a bad one is reported and changes nothing."""
+    """One look at the configuration file: a good edit is taken, a bad one is reported and changes nothing."""
 
     def __init__(
         self, path: Path, known: str, revisions: Revisions[Any], built: Callable[[], Signatures]

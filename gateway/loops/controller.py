@@ -303,7 +303,7 @@ class Controller:
             await self._stop(name, route, lambda s: stop_rule.command(s, name, action, who, self._clock()))
             return self.describe_stop_rule(name) or {}
         if not isinstance(section, CanaryConfig):
-            raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is no canary.")
+            raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
         share = self._allocations.share(name, section.candidate)
         await self._event(name, plan_of(section), Command(action, by, weight, share, reason))

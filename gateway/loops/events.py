@@ -15,7 +15,7 @@ from gateway.state.store import DocumentStore
 
 
 class Events:
-    """The events of one process and, by way of the store, of all that share it."""
+    """The events of one process and, through the store, of all that share it."""
 
     def __init__(self, store: DocumentStore, clock: Clock) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class Events:
         return event
 
     async def emit_quietly(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        """The same, but that an event is lost while the store is away."""
+        """`emit`; the event is lost while the store is away."""
         with contextlib.suppress(StoreUnavailable):
             await self.emit(kind, route, data)
 
@@ -49,7 +49,7 @@ class Events:
                 await asyncio.wait_for(self._news.wait(), left)
 
     def wake(self) -> None:
-        """Whoever waits looks again: another process may have added some."""
+        """Makes all that wait look again: another process may have added some."""
         self._news.set()
 
     def end(self) -> None:

@@ -26,9 +26,9 @@ from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.stratified import StratifiedComparison, Stratum, stratified
 
-SETTLED: Final = 10.0
+SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
-STRETCHES: Final = 360
+MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
 
 _NOTHING: Final = Stratum(units=RewardSums())
@@ -73,7 +73,7 @@ class GuardrailEvidence:
     async def judgements(
         self, document: Document, name: str, bound: Guarded, state: Ejections, variants: Sequence[str]
     ) -> dict[str, Judgement]:
-        """The guardrails of each variant that gets traffic beside the baseline, by variant."""
+        """The guardrails of each variant other than the baseline that gets traffic, by variant."""
         watched = self._known(name, state)
         await self._add_new(document, name, bound.baseline, watched)
         others = [variant for variant in variants if variant != bound.baseline]
@@ -104,7 +104,7 @@ class GuardrailEvidence:
     async def _add_new(self, document: Document, name: str, baseline: str, watched: _Watched) -> None:
         """Counts go in once, as soon as they are settled; rewards when their window is over, and before that as
         far as they have come, unless the missing ones count as well."""
-        now, declared = self._clock() - SETTLED, reported(document, name)
+        now, declared = self._clock() - SETTLED_S, reported(document, name)
         until = now // BUCKET * BUCKET
         if until > watched.until:
             buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
@@ -137,7 +137,7 @@ class GuardrailEvidence:
     ) -> None:
         """Adds what was earned by decisions within the limits, in strata of ``step`` seconds."""
         buckets = await self._store.series(name, since=since, until=until, step=step)
-        read = of_buckets(buckets, metrics, now=self._clock() - SETTLED)
+        read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
         _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
 
     async def _by_unit(
@@ -151,8 +151,8 @@ class GuardrailEvidence:
 
 
 def _stretch(window: float) -> float:
-    """Seconds of one stratum, so that a window has at most `STRETCHES` of them."""
-    return max(1.0, -(-window // (STRETCHES * BUCKET))) * BUCKET
+    """Seconds of one stratum, so that a window has at most `MAX_STRETCHES` of them."""
+    return max(1.0, -(-window // (MAX_STRETCHES * BUCKET))) * BUCKET
 
 
 def _add(

@@ -1,8 +1,8 @@
-"""Active health checks: every address of a backend with ``health`` is asked by itself, over its own connections.
+"""Active health checks: every address of a backend with ``health`` is probed on its own, over connections of its own.
 
-A probe opens a connection, asks, reads the answer's status and closes. The first probe of an address decides by
-itself; from then on so many good (``healthy``) or bad ones (``unhealthy``) in a row change the verdict. What is
-asked and how often follows the configuration; what is known of an address outlives it.
+A probe opens a connection, sends a request, reads the status of the response and closes. The first probe of an address
+decides alone; after it, ``healthy`` good or ``unhealthy`` bad ones in a row change the verdict. Request and interval
+follow the configuration; the verdict on an address outlives an edit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.transport.address import Address
 from gateway.transport.health import Health
 from gateway.transport.probe import ProbeRequest
 
-LOOK: Final = 0.1
+PROBES_S: Final = 0.1
 """Seconds between two looks at what is due."""
 JITTER: Final = 0.1
 """Share by which the time between two probes varies, so that many gateways do not ask in step."""
@@ -65,7 +65,7 @@ class Probes:
     """By backend and address."""
 
     def close(self) -> None:
-        """Ends the probes that are under way."""
+        """Ends the probes in flight."""
         for watched in self.watched.values():
             if watched.probing is not None:
                 watched.probing.cancel()
@@ -86,7 +86,7 @@ class Probes:
             kept.add(key)
             watched = self.watched.get(key)
             if watched is None:
-                watched = self.watched[key] = Watched(now + self.random() * LOOK)
+                watched = self.watched[key] = Watched(now + self.random() * PROBES_S)
             if now >= watched.due and watched.probing is None:
                 watched.probing = asyncio.get_running_loop().create_task(
                     self._probe(name, backend, place, address, watched)
@@ -133,17 +133,17 @@ def request(backend: BackendConfig, place: int, address: Address) -> bytes:
 
 
 async def ask(address: Address, sent: bytes, rule: HealthConfig) -> str:
-    """Sends one probe; "" when the answer is good, else what was wrong. Takes ``rule.timeout`` at most."""
+    """Sends one probe; "" if the response is good, else what was wrong. Takes ``rule.timeout`` at most."""
     probe = ProbeRequest(sent)
     connecting = address.connect(probe)
     try:
         async with asyncio.timeout(rule.timeout):
             status, _, detail, _ = await probe.result
     except TimeoutError:
-        return f"no answer within {rule.timeout:g} s"
+        return f"no response within {rule.timeout:g} s"
     finally:
         connecting.cancel()
         probe.abandon()
     if detail:
         return detail
-    return "" if status in rule.status else f"it answered {status}"
+    return "" if status in rule.status else f"status {status}"

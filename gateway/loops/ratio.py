@@ -1,9 +1,9 @@
 """Sample-ratio mismatch, looked for all the time: were units assigned as the allocation says?
 
-A route without units is tested by its requests, from the aggregates. With sticky units the requests of one user all
-go to one variant, which is no fault and can't be told from one by counting requests: there each *unit* counts
-once, read from the record, so by the leader alone, whatever worker or replica served it. That test is kept in the
-store: a new leader goes on where the last one stood.
+A route without units is tested by its requests, from the aggregates. With sticky units all requests of one user go to
+one variant. That is not a fault, but it looks like one if requests are counted, so there each *unit* counts once: the
+leader reads the units from the record, whatever worker or replica served them. That test is kept in the store: a new
+leader continues it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from policies.sequential.srm import SampleRatio, UnitRatio
 KIND: Final = "units"
 ALPHA: Final = 0.001
 """Probability that a healthy route ever raises an alarm, over all looks at it until its section is edited."""
-SETTLED: Final = 30.0
+SETTLED_S: Final = 30.0
 """Seconds after which a bucket of the aggregates, and the record, is whole: every worker has flushed."""
-BACK: Final = 3600.0
+BACK_S: Final = 3600.0
 """Seconds of the record that a test begins with."""
-STEP: Final = 10.0
-"""Seconds of the record that are read at once."""
-AT_ONCE: Final = 360
+STEP_S: Final = 10.0
+"""Seconds of the record that are read together."""
+MAX_STEPS: Final = 360
 """Such steps in one look, after a pause."""
-KEPT: Final = 60.0
+KEPT_S: Final = 60.0
 """Seconds between two writes of a test to the store, where it has seen somebody."""
-IDLE: Final = 1800.0
-"""The same where nobody came."""
+IDLE_S: Final = 1800.0
+"""Seconds between two writes of a test that has seen no unit."""
 
 Probabilities = Mapping[int, Mapping[str, float]]
 """By epoch."""
@@ -55,7 +55,7 @@ class _Requests:
 
 @dataclass(slots=True)
 class _Units:
-    """A route with units: each decision of the record is looked at once."""
+    """A route with units: each decision of the record is counted exactly one time."""
 
     fingerprint: str
     test: UnitRatio
@@ -89,7 +89,7 @@ class Ratios:
 
     async def _by_request(self, name: str, probabilities: Probabilities) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
-        until = self._clock() // BUCKET * BUCKET - SETTLED
+        until = self._clock() // BUCKET * BUCKET - SETTLED_S
         cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET)
         tested.until = until
         for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
@@ -98,27 +98,27 @@ class Ratios:
 
     async def _by_unit(self, name: str, route: RouteConfig, probabilities: Probabilities) -> SampleRatio:
         tested = await self._known(name, route)
-        until = self._clock() - SETTLED
-        for _ in range(AT_ONCE):
+        until = self._clock() - SETTLED_S
+        for _ in range(MAX_STEPS):
             if tested.until >= until:
                 break
-            end = min(tested.until + STEP, until)
+            end = min(tested.until + STEP_S, until)
             found = await self._store.exposures(name, since=tested.until, until=end, below=tested.test.below)
             tested.news = tested.news or bool(found)
             each = [(s.mix, s.epoch, s.assigned) for s in found]
             await asyncio.to_thread(tested.test.add, each, probabilities)
             tested.until = end
-        if self._clock() - tested.kept >= (KEPT if tested.news else IDLE):
+        if self._clock() - tested.kept >= (KEPT_S if tested.news else IDLE_S):
             await self._keep(name, tested)
         return tested.test.ratio
 
     async def _known(self, name: str, route: RouteConfig) -> _Units:
-        """The test as this process or, where it is new, the store has it; anew for an edited route."""
+        """The test as this process or, where it is new, the store has it; a new one for an edited route."""
         fingerprint = hashlib.sha256(route.model_dump_json().encode()).hexdigest()[:16]
         tested = self._units.get(name)
         if tested is None:
             tested = await self._read(name) or _Units(
-                fingerprint, UnitRatio(), self._clock() - SETTLED - BACK, 0
+                fingerprint, UnitRatio(), self._clock() - SETTLED_S - BACK_S, 0
             )
         if tested.fingerprint != fingerprint:
             tested.fingerprint, tested.test = fingerprint, tested.test.renewed()

@@ -37,7 +37,7 @@ class RouteStates:
         """What the store has now."""
         before = self._versions.get(name, 0)
         found = await self._store.load(KIND, name)
-        # An update beside this call may have come further meanwhile; a store that lost documents is behind both.
+        # An update during this call may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
             self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))
         return self[name]

@@ -19,7 +19,7 @@ _COMMANDS: Final[Mapping[str, str]] = {"asking": "promote", "handed_over": "roll
 def rollout_view(
     state: State, plan: Plan, judgement: Judgement, samples: float, share: float
 ) -> dict[str, Any]:
-    """``share``: the candidate's now, whoever decides on it."""
+    """``share``: the candidate's now, set by the rollout or by its bandit."""
     stage = stage_of(plan, state.stage)
     if state.competing is not None:  # no stage any more
         stage = replace(stage, duration=0.0, min_samples=0)

@@ -12,9 +12,9 @@ from gateway.loops.allocation import Allocations
 from gateway.state.base import Retention
 from gateway.state.store import RecordStore
 
-EVERY: Final = 60.0
+PRUNE_S: Final = 60.0
 CLOCK_SKEW_S: Final = 60.0
-BREATH: Final = 0.5
+PAUSE_S: Final = 0.5
 """Between two steps, so that rewards and outcomes get their turn at the store."""
 
 
@@ -23,7 +23,7 @@ async def prune_store(store: RecordStore, allocations: Allocations, document: Do
     more = allocations.leads
     while more:
         more = await store.prune(retention(document), now=clock())
-        await asyncio.sleep(BREATH)
+        await asyncio.sleep(PAUSE_S)
 
 
 def retention(document: Document) -> Retention:

@@ -25,14 +25,14 @@ class Counts:
     """Additive counts over outcomes of one variant (forced ones excluded).
 
     ``latency`` and ``gateway`` map a log-scale bucket (`gateway.record.histogram`) to a count, in
-    milliseconds of ``total_ms`` and ``gateway_ms`` of the answers this variant served.
+    milliseconds of ``total_ms`` and ``gateway_ms`` of the responses that this variant served.
     """
 
     assigned: int = 0
     served: int = 0
     errors: int = 0
     fallbacks: int = 0
-    """Assigned to this variant and answered by another."""
+    """Assigned to this variant and served by another."""
     latency: dict[int, int] = field(default_factory=dict)
     gateway: dict[int, int] = field(default_factory=dict)
     expected: float = 0.0
@@ -121,7 +121,7 @@ class Retention:
     """
 
     outcomes: float = 30 * _DAY
-    """The shadows' answers too."""
+    """Shadow responses too."""
     rewards: float = 90 * _DAY
     events: float = 400 * _DAY
     allocations: float = 90 * _DAY

@@ -3,7 +3,7 @@
 Plain floating-point sums forget: 1e18 + 1 - 1e18 is 0. A sum here is an expansion, a list of floats
 whose exact sum is meant (Shewchuk 1997, "Adaptive Precision Floating-Point Arithmetic"; Python's
 `math.fsum` is the same idea), so that reports, corrections and retractions in any order end in the
-same figure. Nearly always one float is enough; the rest is kept beside it only when it is not.
+same figure. Nearly always one float is enough; the rest is kept with it only when it is not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Expansion:
         return fsum(self.parts)
 
     def split(self) -> tuple[float, bytes | None]:
-        """`rounded`, and what is left of the exact sum beside it as packed doubles (None: nothing)."""
+        """`rounded`, and what the exact sum has in addition, as packed doubles (None: nothing)."""
         rounded = self.rounded
         if self.parts in ([], [rounded]):
             return rounded, None

@@ -8,8 +8,8 @@ from typing import Final
 LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
 """From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
 LINEAR_LADDER: Final = ((2 * 3600, 3600), (2 * 86_400, 86_400))
-"""The same for sums over rows of features: they are for forgetting alone, and wide."""
-PAGE_AGE: Final = 600
+"""`LADDER` of sums over rows of features, which are wide and read by half-life only."""
+PAGE_AGE_S: Final = 600
 """Pages of hours that ended this many seconds ago are merged into full, compressed ones."""
 
 

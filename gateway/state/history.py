@@ -16,7 +16,7 @@ KIND: Final = "history"
 STEPS: Final = frozenset({"rollout", "steered", "winner", "guardrail", "alarm", "alarm_over", "note"})
 """The kinds of event that are steps."""
 MAX_STEPS: Final = 200
-TRIES: Final = 5
+MAX_TRIES: Final = 5
 
 
 async def keep(store: DocumentStore, event: Event) -> None:
@@ -24,7 +24,7 @@ async def keep(store: DocumentStore, event: Event) -> None:
     if not event.route or event.kind not in STEPS:
         return
     step = {"id": event.id, "time": event.time, "kind": event.kind, "data": json.loads(event.data)}
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         found = await store.load(KIND, event.route)
         steps = json.loads(found[1]) if found is not None else []
         text = json.dumps([*steps, step][-MAX_STEPS:])

@@ -1,4 +1,4 @@
-"""How a store that is away is told: one line when it begins, one a minute while it lasts, one when it is over."""
+"""Log lines about a store that is away: one line when it begins, one a minute while it lasts, one when it is over."""
 
 from __future__ import annotations
 

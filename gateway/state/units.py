@@ -2,13 +2,13 @@
 
 Ten thousand requests of one user say little more about a variant than one of them does, so for each
 (variant, metric, period) the values of a unit count as one observation: their mean. The plain sums of a
-metric hold the values of requests without a unit. Beside them stand sums under the metric's name and an
+metric hold the values of requests without a unit. Next to them stand sums under the metric's name and an
 *aspect*, kept in the same cells, so that they are folded, pruned and added up like any others:
 
     NAME            values of requests without a unit
     NAME|sticky     values of sticky units, each by itself
     NAME|units      one mean for each sticky unit, in the cell of the first of its values that was reported
-    NAME|rescued    values of decisions that another than the assigned variant answered (they are above too)
+    NAME|rescued    values of decisions that another than the assigned variant served (they are above too)
 
 A period is what `Reward.period` says. What was counted for a unit is kept with it, so that corrections and
 retractions take exactly that away again.

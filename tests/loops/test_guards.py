@@ -12,7 +12,7 @@ import pytest
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
-from gateway.loops.guardrail_evidence import STRETCHES, _stretch
+from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET
 from gateway.state.sqlite import SqliteStore
@@ -217,4 +217,4 @@ async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -
 def test_a_window_has_no_more_stretches_than_are_read_at_once(window: float) -> None:
     step = _stretch(window)
     assert step % BUCKET == 0
-    assert window / step <= STRETCHES
+    assert window / step <= MAX_STRETCHES

@@ -284,7 +284,7 @@ async def test_one_job_that_fails_takes_nobody_along(tmp_path: Path) -> None:
 async def test_a_lock_held_by_another_program_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.state.sqlite.connect.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.state.sqlite.connect.BUSY_TIMEOUT_S", 0.1)
     store = await opened(tmp_path / "store.db")
     connection = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")

@@ -1,6 +1,6 @@
-"""What speaks against keeping the record in a Redis, found out when it is opened.
+"""Settings of a Redis that put the record at risk, looked up when it is opened.
 
-Every question may be forbidden to the gateway's user; then that is what is told.
+The gateway's user may not be allowed to ask; then the warning says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis.link import Link
 
-_OLDEST: Final = 7
+_MIN_VERSION: Final = 7
 """The first major version that the tests run on."""
 _WRITES: Final[tuple[tuple[str, ...], ...]] = (
     ("SET", "k", "v"),
@@ -61,11 +61,11 @@ async def _version(link: Link) -> Doubt | None:
     hello = _as_mapping(await link.of_server("HELLO"))
     version = hello.get("version", "")
     major = version.partition(".")[0]
-    if not major.isdigit() or int(major) >= _OLDEST:
+    if not major.isdigit() or int(major) >= _MIN_VERSION:
         return None
     return Doubt(
         "store_version",
-        f"The store {link.shown} runs Redis {version}; use {_OLDEST} or later, as the tests do.",
+        f"The store {link.shown} runs Redis {version}; use {_MIN_VERSION} or later, as the tests do.",
     )
 
 

@@ -34,8 +34,7 @@ _SECRETS: Final = Script.load("secrets")
 
 _CURRENT: Final = ""
 """What a publication expects that follows the newest."""
-_REMEMBERED: Final = 20
-"""Revisions."""
+_MAX_REMEMBERED_REVISIONS: Final = 20
 _RESTORED: Final = "restored"
 
 
@@ -200,7 +199,9 @@ class Control:
     def _remember_revisions(self, found: Sequence[Revision]) -> None:
         """Also some that came before the newest: a replica that starts knows by them whether its file is an edit."""
         known = self._known_revisions | {one.revision: one for one in found}
-        self._known_revisions = {number: known[number] for number in sorted(known)[-_REMEMBERED:]}
+        self._known_revisions = {
+            number: known[number] for number in sorted(known)[-_MAX_REMEMBERED_REVISIONS:]
+        }
 
     async def _revisions(self, limit: int) -> list[Revision]:
         newest = int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)

@@ -13,7 +13,7 @@ from gateway.state.redis.sums import ALL, as_fields
 from policies.contextual.regression import LinearSums
 
 _FOLD_LINEAR: Final = Script.load("fold_linear")
-_STEP: Final = 20
+_MAX_STEP_BUCKETS: Final = 20
 """Buckets that one step of upkeep touches at most: a script with wide cells must not hold rewards up."""
 
 Sums = dict[tuple[str, str], LinearSums]
@@ -52,14 +52,16 @@ async def fold(link: Link, base: str, now: float) -> bool:
         if fine:
             coarse = fine[0] - fine[0] % width
             inside = [start for start in fine if start < coarse + width]
-            await link.run(_FOLD_LINEAR, base, coarse, *inside[:_STEP])
+            await link.run(_FOLD_LINEAR, base, coarse, *inside[:_MAX_STEP_BUCKETS])
             return True
     return False
 
 
 async def forget(link: Link, base: str, before: float) -> bool:
     """Takes buckets that begin before ``before`` out of the totals too; True while there is more to do."""
-    old = await link.command("ZRANGEBYSCORE", f"{base}:linear", "-inf", f"({before!r}", "LIMIT", 0, _STEP)
+    old = await link.command(
+        "ZRANGEBYSCORE", f"{base}:linear", "-inf", f"({before!r}", "LIMIT", 0, _MAX_STEP_BUCKETS
+    )
     if old:
         await link.run(_FOLD_LINEAR, base, "", *old)
-    return len(old) == _STEP
+    return len(old) == _MAX_STEP_BUCKETS

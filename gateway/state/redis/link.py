@@ -23,18 +23,18 @@ from gateway.record.page import BadPage
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis.script import Script
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT_S: Final = 5.0
 _GLOBAL: Final = "."
-_CONNECTIONS: Final = 48
+_MAX_CONNECTIONS: Final = 48
 """At the same time; redis-py's pool has room for a hundred."""
-_AT_ONCE: Final = 500
+_PIPELINE_COMMANDS: Final = 500
 """Commands in one pipeline."""
 
 
 class Link:
     """One Redis or Redis Cluster.
 
-    Beside what redis-py knows, the address may say ``prefix=`` (of every key; "turnout") and
+    In addition to what redis-py knows, the address may say ``prefix=`` (of every key; "turnout") and
     ``replicas=N``: a reward is acknowledged only once N replicas have it (`WAIT`; not with a cluster).
     """
 
@@ -49,7 +49,7 @@ class Link:
         self._address = urlunsplit((scheme, parts.netloc, parts.path, urlencode(query), ""))
         self._is_cluster = kind == "cluster"
         self._connected: Redis | RedisCluster | None = None
-        self._gate = asyncio.Semaphore(_CONNECTIONS)
+        self._gate = asyncio.Semaphore(_MAX_CONNECTIONS)
         """Callers wait here; in the client's own pool they would fail."""
 
     @property
@@ -59,7 +59,7 @@ class Link:
         return self._connected
 
     async def close(self) -> None:
-        """A later command connects anew."""
+        """Closes the connections; a later command opens new ones."""
         client, self._connected = self._connected, None
         if client is not None:
             await client.aclose()
@@ -95,9 +95,9 @@ class Link:
         """Several commands on keys of one slot, in few round trips, not atomic."""
         found: list[Any] = []
         with self.plainly():
-            for at in range(0, len(commands), _AT_ONCE):
+            for at in range(0, len(commands), _PIPELINE_COMMANDS):
                 pipeline = self._pipeline()
-                for command in commands[at : at + _AT_ONCE]:
+                for command in commands[at : at + _PIPELINE_COMMANDS]:
                     pipeline.execute_command(*command)
                 async with self._gate:
                     found += await pipeline.execute()
@@ -120,7 +120,7 @@ class Link:
             return await cast("Awaitable[Any]", self._client.execute_command(*command))
         pipeline = self._pipeline()
         pipeline.execute_command(*command)
-        pipeline.execute_command("WAIT", self.replicas, int(_TIMEOUT * 500))
+        pipeline.execute_command("WAIT", self.replicas, int(_TIMEOUT_S * 500))
         result, replicas = await pipeline.execute()
         if replicas < self.replicas:
             raise StoreUnavailable(
@@ -144,7 +144,7 @@ class Link:
 
 
 def _client(address: str, *, cluster: bool) -> Redis | RedisCluster:
-    options: dict[str, Any] = {"socket_connect_timeout": 2.0, "socket_timeout": _TIMEOUT}
+    options: dict[str, Any] = {"socket_connect_timeout": 2.0, "socket_timeout": _TIMEOUT_S}
     if cluster:
         return RedisCluster.from_url(address, **options)
     made: Redis = Redis.from_url(address, health_check_interval=30, **options)

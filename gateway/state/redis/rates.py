@@ -17,7 +17,7 @@ class RedisRates:
         self._link = link
 
     async def spend(self, key: str, rate: float, burst: float, spent: float, owner: str) -> tuple[float, int]:
-        """See `gateway.state.store.RateLedger`."""
+        """Takes ``spent`` requests out; (level left, number of processes that used the bucket)."""
         arguments = (key, repr(rate), repr(burst), repr(spent), owner)
         level, owners = await self._link.run(_SPEND, self._link.of_all, *arguments)
         return float(level), int(owners)

@@ -23,9 +23,9 @@ from gateway.state.tally import Shares, start_of, tally
 T = TypeVar("T")
 _APPEND: Final = Script.load("append")
 _SHADOWED: Final = Script.load("shadowed")
-_AT_ONCE: Final = 16
+_PAGES_PER_TRIP: Final = 16
 """Pages fetched in one round trip."""
-_PATIENCE: Final = 50
+_MAX_TRIES: Final = 50
 """Times that a read begins again because pages moved."""
 
 
@@ -116,7 +116,7 @@ class _Moved(Exception):
 async def _steadily(link: Link, route: str, read: Callable[[], Awaitable[T]]) -> T:
     """What ``read`` returns from pages of the route that stay where they are; merging them is rare."""
     moved = f"{link.of_route(route)}:moved"
-    for _ in range(_PATIENCE):
+    for _ in range(_MAX_TRIES):
         before = await link.command("GET", moved)
         try:
             found = await read()
@@ -138,8 +138,8 @@ async def find(link: Link, route: str, decision: bytes) -> Outcome | None:
 async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
     at = milliseconds(decision)
     numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", at, at + SPAN_MS)
-    for start in range(0, len(numbers), _AT_ONCE):
-        for page in await _pages(link, route, numbers[start : start + _AT_ONCE]):
+    for start in range(0, len(numbers), _PAGES_PER_TRIP):
+        for page in await _pages(link, route, numbers[start : start + _PAGES_PER_TRIP]):
             for outcome in page:
                 if outcome.decision == decision:
                     return outcome
@@ -147,7 +147,7 @@ async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
 
 
 async def scan(link: Link, routes: Sequence[str], query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
-    """See `Store.scan`."""
+    """A bounded step through the outcomes of ``routes``, as `RecordStore.scan` returns it."""
     steps = [await _steadily(link, route, partial(_scan_one, link, route, query)) for route in routes]
     # What is older than the place where some route's step ended, others may have more of.
     behind = max((end for _, end in steps if end is not None), default=b"")
@@ -176,9 +176,9 @@ async def _scan_one(link: Link, route: str, query: OutcomeFilter) -> tuple[list[
             if len(seen) > SCAN_PAGES and (query.before is None or behind < query.before):
                 return found, behind
             waiting = waiting[certain:] + await asyncio.to_thread(_matching, page, query)
-        if size < _AT_ONCE:
+        if size < _PAGES_PER_TRIP:
             return found + sorted(waiting, reverse=True), None
-        at += _AT_ONCE
+        at += _PAGES_PER_TRIP
 
 
 def _matching(page: Sequence[Outcome], query: OutcomeFilter) -> list[Outcome]:
@@ -195,7 +195,7 @@ async def _window(
     """
     command = "ZREVRANGEBYSCORE" if index == "last" else "ZRANGEBYSCORE"
     scored = await link.command(
-        command, f"{link.of_route(route)}:{index}", *limits, "WITHSCORES", "LIMIT", at, _AT_ONCE
+        command, f"{link.of_route(route)}:{index}", *limits, "WITHSCORES", "LIMIT", at, _PAGES_PER_TRIP
     )
     numbers, scores = _pairs(scored)
     new = [(number, score) for number, score in zip(numbers, scores, strict=True) if number not in seen]
@@ -236,24 +236,24 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
             if len(found) >= query.limit:
                 return found[: query.limit]
             waiting = waiting[certain:] + [o for o in page if o.decision > after and matches(o, query)]
-        if size < _AT_ONCE:
+        if size < _PAGES_PER_TRIP:
             return (found + sorted(waiting))[: query.limit]
-        at += _AT_ONCE
+        at += _PAGES_PER_TRIP
 
 
 async def exposures_of(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
-    """See `Store.exposures`."""
+    """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
     return await _steadily(link, route, partial(_exposures, link, route, since, until, below))
 
 
 async def _exposures(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
     base = link.of_route(route)
-    # A page spans an hour at most; its place is told to the millisecond.
+    # A page spans an hour at most; its place is known to the millisecond.
     limits = int(since * 1000) - 1, int(until * 1000) + SPAN_MS + 1
     numbers = await link.command("ZRANGEBYSCORE", f"{base}:last", *limits)
     found: list[Exposure] = []
-    for start in range(0, len(numbers), _AT_ONCE):
-        pages = await link.command("HMGET", f"{base}:page", *numbers[start : start + _AT_ONCE])
+    for start in range(0, len(numbers), _PAGES_PER_TRIP):
+        pages = await link.command("HMGET", f"{base}:page", *numbers[start : start + _PAGES_PER_TRIP])
         if None in pages:
             raise _Moved
         read = partial(exposures, pages, route, since=since, until=until, below=below)

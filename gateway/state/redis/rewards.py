@@ -15,7 +15,7 @@ from gateway.state.redis.script import Script
 from gateway.state.tally import counted_value, linear_keys, start_of
 
 _REWARD: Final = Script.load("reward")
-_AT_ONCE: Final = 500
+_REWARDS_PER_SCRIPT: Final = 500
 """Rewards in one script, so that it never holds others up for more than a few milliseconds."""
 _RESULTS: Final[dict[int, RewardResult]] = {ord("a"): "accepted", ord("d"): "duplicate", ord("u"): "updated"}
 
@@ -23,9 +23,9 @@ _RESULTS: Final[dict[int, RewardResult]] = {ord("a"): "accepted", ord("d"): "dup
 async def upsert(link: Link, route: str, rewards: Sequence[Reward], *, replay: bool) -> list[RewardResult]:
     """Of one route, in order."""
     results: list[RewardResult] = []
-    for at in range(0, len(rewards), _AT_ONCE):
+    for at in range(0, len(rewards), _REWARDS_PER_SCRIPT):
         arguments: list[Any] = ["1" if replay else "0"]
-        for reward in rewards[at : at + _AT_ONCE]:
+        for reward in rewards[at : at + _REWARDS_PER_SCRIPT]:
             arguments += _arguments(reward)
         letters = await link.run(_REWARD, link.of_route(route), *arguments, wait=True)
         results += [_RESULTS[letter] for letter in letters]

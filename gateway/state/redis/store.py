@@ -39,11 +39,11 @@ from policies.contextual.regression import LinearSums
 
 log = logging.getLogger("turnout.store")
 
-_SHARES_KEPT: Final = 4096
+_MAX_SHARES: Final = 4096
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
 _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
-_EARLY: Final = 600.0
+_MAX_CLOCK_SKEW_S: Final = 600.0
 """Seconds by which a replica's clock may be behind when it decides by an allocation just published."""
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was restarted without its files, restored from a backup, "
@@ -53,7 +53,7 @@ _LOST: Final = (
 
 
 class RedisStore:
-    """See `gateway.state.store.Store`, and `Link` for the address."""
+    """A `gateway.state.store.Store` on Redis; `Link` describes the address."""
 
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
         self._link = Link(url)
@@ -127,7 +127,7 @@ class RedisStore:
             if (route, epoch) not in self._shares:
                 found = await self._control.of_epoch(route, epoch)
                 if found is not None:
-                    if len(self._shares) >= _SHARES_KEPT:
+                    if len(self._shares) >= _MAX_SHARES:
                         self._shares.clear()
                     self._shares[route, epoch] = found.probabilities
 
@@ -216,7 +216,7 @@ class RedisStore:
         found = await self._control.of_epoch(route, epoch)
         if found is None:
             return since
-        return max(found.time - _EARLY, since if since is not None else 0.0)
+        return max(found.time - _MAX_CLOCK_SKEW_S, since if since is not None else 0.0)
 
     async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
         return await linear.totals(self._link, route, fingerprint)

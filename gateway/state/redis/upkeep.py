@@ -9,7 +9,7 @@ from typing import Any, Final
 from gateway.record.events import Outcome, columns
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import Retention
-from gateway.state.folding import LADDER, PAGE_AGE, merged_epochs
+from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import ROWS, milliseconds, parts
 from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published
@@ -22,7 +22,7 @@ _FORGET_CELLS: Final = Script.load("forget_cells")
 _REPLACE_PAGES: Final = Script.load("replace_pages")
 _SAMPLED_HOURS: Final = 32
 """Hours of rewards that are measured to estimate all."""
-_STEP: Final = 200
+_MAX_STEP_KEYS: Final = 200
 """Keys or fields that one step touches at most, so that rewards never wait long behind it."""
 
 
@@ -44,7 +44,7 @@ async def step(link: Link, routes: Sequence[str], retention: Retention, now: flo
 
 
 async def size(link: Link, routes: Sequence[str]) -> int:
-    """See `Store.size`: memory of pages, rewards and shadow responses, estimated from samples."""
+    """Bytes of memory of pages, rewards and shadow responses, estimated from samples."""
     total = 0.0
     for base in map(link.of_route, routes):
         total += await _memory(link, [f"{base}:page"])
@@ -77,7 +77,7 @@ async def _within_size(link: Link, routes: Sequence[str], retention: Retention, 
 async def _oldest(link: Link, index: str) -> list[float]:
     """The scores of the oldest twentieth of an index."""
     number = int(await link.command("ZCARD", index)) // 20
-    pairs = await link.command("ZRANGE", index, 0, min(number, _STEP - 1), "WITHSCORES")
+    pairs = await link.command("ZRANGE", index, 0, min(number, _MAX_STEP_KEYS - 1), "WITHSCORES")
     if pairs and isinstance(pairs[0], tuple | list):  # whichever form the client gives them
         return [float(score) for _, score in pairs]
     return [float(score) for score in pairs[1::2]]
@@ -91,7 +91,7 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
         for hour in hours:
             await link.command("UNLINK", f"{base}:{key}:{int(hour)}")
             await link.command("ZREM", f"{base}:{name}_hours", hour)
-        more = more or len(hours) == _STEP
+        more = more or len(hours) == _MAX_STEP_KEYS
     cells = await _below(link, f"{base}:cells", now - retention.aggregates)
     if cells:
         await link.run(_FORGET_CELLS, base, *cells)
@@ -100,11 +100,13 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
         await link.run(_FOLD_SHADOWS, base, "", *shadows)
     await _forget_allocations(link, base, now - retention.allocations)
     more = await linear.forget(link, base, now - retention.aggregates) or more
-    return more or len(cells) == _STEP or len(shadows) == _STEP
+    return more or len(cells) == _MAX_STEP_KEYS or len(shadows) == _MAX_STEP_KEYS
 
 
 async def _below(link: Link, key: str, limit: float) -> list[bytes]:
-    found: list[bytes] = await link.command("ZRANGEBYSCORE", key, "-inf", f"({limit!r}", "LIMIT", 0, _STEP)
+    found: list[bytes] = await link.command(
+        "ZRANGEBYSCORE", key, "-inf", f"({limit!r}", "LIMIT", 0, _MAX_STEP_KEYS
+    )
     return found
 
 
@@ -112,12 +114,12 @@ async def _forget_pages(link: Link, base: str, limit: float) -> bool:
     numbers = await _below(link, f"{base}:last", limit)
     if numbers:
         await link.run(_REPLACE_PAGES, base, len(numbers), *numbers)
-    return len(numbers) == _STEP
+    return len(numbers) == _MAX_STEP_KEYS
 
 
 async def _forget_allocations(link: Link, base: str, limit: float) -> None:
     """Epochs follow one another in time, so only the lowest need to be looked at."""
-    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1][:_STEP]
+    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1][:_MAX_STEP_KEYS]
     if not epochs:
         return
     rows = await link.command("HMGET", f"{base}:allocations", *epochs)
@@ -128,11 +130,11 @@ async def _forget_allocations(link: Link, base: str, limit: float) -> None:
 
 async def _forget_events(link: Link, limit: float) -> bool:
     key = f"{link.of_all}:events"
-    entries = await link.command("XRANGE", key, "-", "+", "COUNT", _STEP)
+    entries = await link.command("XRANGE", key, "-", "+", "COUNT", _MAX_STEP_KEYS)
     old = [number for number, fields in entries if _time(fields) < limit]
     if old:
         await link.command("XDEL", key, *old)
-    return len(old) == _STEP
+    return len(old) == _MAX_STEP_KEYS
 
 
 def _time(fields: Any) -> float:
@@ -191,7 +193,7 @@ async def _fold_shadows(link: Link, base: str, now: float) -> bool:
 # Pages --------------------------------------------------------------------------------------------
 async def _merge_pages(link: Link, base: str, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
-    edge = int(max(now - PAGE_AGE, 0) // 3600) * 3_600_000
+    edge = int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
     numbers = (await _below(link, f"{base}:small", edge))[:64]
     if not numbers:
         return False

@@ -17,16 +17,16 @@ from gateway.state.sqlite.schema import TooNew
 
 log = logging.getLogger("turnout.store")
 
-CHECK_SECONDS: Final = 2.0
+CHECK_TIMEOUT_S: Final = 2.0
 """How long a start looks for damage at most: 200 MB took 0.1 s where the file was in memory."""
-BUSY_SECONDS: Final = 10.0
+BUSY_TIMEOUT_S: Final = 10.0
 """How long a writer waits for the writers of other processes."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode that any one thread at a time may use."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -46,8 +46,8 @@ class Damaged(Exception):
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Looks for damage in as much of the file as `CHECK_SECONDS` allow. Raises `Damaged`."""
-    stop = Timer(CHECK_SECONDS, connection.interrupt)
+    """Looks for damage in as much of the file as `CHECK_TIMEOUT_S` allow. Raises `Damaged`."""
+    stop = Timer(CHECK_TIMEOUT_S, connection.interrupt)
     stop.start()
     try:
         found = connection.execute("PRAGMA quick_check(3)").fetchall()
@@ -55,7 +55,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
         log.info(
-            "the store %s is too large to be checked in %g s; parts were not looked at", path, CHECK_SECONDS
+            "the store %s is too large to be checked in %g s; parts were not looked at", path, CHECK_TIMEOUT_S
         )
         return
     finally:
@@ -111,7 +111,7 @@ _RESTORE: Final = (
 )
 _ADVICE: Final = {
     "SQLITE_FULL": "has no room left on its disk. Free some; writing then goes on by itself.",
-    "SQLITE_BUSY": f"was locked by another process for more than {BUSY_SECONDS:g} s. "
+    "SQLITE_BUSY": f"was locked by another process for more than {BUSY_TIMEOUT_S:g} s. "
     "Find out which program holds it open; several gateways may share it, backups should use '.backup'.",
     "SQLITE_LOCKED": "is locked by another process. Find out which program holds it open.",
     "SQLITE_READONLY": "can't be written. Make the file and its directory writable for the gateway's user "

@@ -12,7 +12,7 @@ from gateway.state.linear import ExactLinear, summed
 from gateway.state.tally import EVER, LinearKey, linear_keys
 from policies.contextual.regression import LinearSums
 
-_STEP: Final = 50
+_MAX_STEP_CELLS: Final = 50
 """Cells that one step of upkeep touches at most: one may have five thousand bytes."""
 _WHERE: Final = "route = ? AND start = ? AND variant = ? AND metric = ? AND fingerprint = ?"
 _KEY: Final = "route, start, variant, metric, fingerprint"
@@ -78,7 +78,7 @@ def fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
     edge = int(before // width) * width
     rows = connection.execute(
         f"SELECT {_KEY}, data FROM linear_cells WHERE start >= 0 AND start < ? AND start % {width} != 0 "
-        f"LIMIT {_STEP}",
+        f"LIMIT {_MAX_STEP_CELLS}",
         (edge,),
     ).fetchall()
     cells: dict[LinearKey, ExactLinear] = {}
@@ -94,7 +94,8 @@ def fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
 def forget(connection: sqlite3.Connection, before: float) -> bool:
     """Takes cells that begin before ``before`` out of the totals too; True while there is more to do."""
     rows = connection.execute(
-        f"SELECT {_KEY}, data FROM linear_cells WHERE start >= 0 AND start < ? LIMIT {_STEP}", (before,)
+        f"SELECT {_KEY}, data FROM linear_cells WHERE start >= 0 AND start < ? LIMIT {_MAX_STEP_CELLS}",
+        (before,),
     ).fetchall()
     cells: dict[LinearKey, ExactLinear] = {}
     for *key, data in rows:
@@ -102,4 +103,4 @@ def forget(connection: sqlite3.Connection, before: float) -> bool:
         cells.setdefault(old._replace(start=EVER), ExactLinear(sums.width)).merge(sums, -1)
         connection.execute(f"DELETE FROM linear_cells WHERE {_WHERE}", old)
     add(connection, cells)
-    return len(rows) == _STEP
+    return len(rows) == _MAX_STEP_CELLS

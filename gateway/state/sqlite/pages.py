@@ -117,7 +117,7 @@ def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
 
 
 def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
-    """See `Store.scan`."""
+    """A bounded step through the record, as `RecordStore.scan` returns it."""
     where, values = _page_filter(query)
     pages = connection.execute(f"SELECT last, data FROM pages WHERE {where} ORDER BY last DESC", values)
     found: list[Outcome] = []
@@ -188,7 +188,7 @@ def oldest_first(
 def exposures_of(
     connection: sqlite3.Connection, route: str, since: float, until: float, below: int
 ) -> list[Exposure]:
-    """See `Store.exposures`."""
+    """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
     where, values = _page_filter(OutcomeFilter(route=route, since=since, until=until))
     rows = connection.execute(f"SELECT data FROM pages WHERE {where}", values)
     return exposures((data for (data,) in rows), route, since=since, until=until, below=below)

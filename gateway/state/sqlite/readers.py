@@ -47,7 +47,7 @@ class Readers:
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                # The next reader opens anew, on a file perhaps mended.
+                # The next reader opens the file again, which may have been repaired.
                 del self._mine.connection
                 connection.close()
                 raise

@@ -1,4 +1,4 @@
-"""Rewards and shadows' answers: rows, upserted."""
+"""Rewards and shadow responses: rows, upserted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Change = tuple[Reward, float | None, float | None, str]
 def upsert(
     connection: sqlite3.Connection, rewards: Sequence[Reward], *, replay: bool = False
 ) -> list[RewardResult]:
-    """See `Store.reward`."""
+    """Upserts on (decision, metric), as `RecordStore.reward` describes."""
     connection.execute("SAVEPOINT rewards")
     before = connection.total_changes
     rows = [_to_row(reward, counted_value(reward)) for reward in rewards]

@@ -40,11 +40,11 @@ from policies.allocation.model import RewardSums
 from policies.contextual.regression import LinearSums
 
 T = TypeVar("T")
-_SHARES_KEPT: Final = 4096
+_MAX_SHARES: Final = 4096
 
 
 class SqliteStore:
-    """See `gateway.state.store.Store`; ``path`` is made when it does not exist, its directory is not."""
+    """A `gateway.state.store.Store` in the file ``path``, which is made if absent; its directory is not."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -117,7 +117,7 @@ class SqliteStore:
         """An epoch's probabilities never change once published, so they are asked for once."""
         found = self._shares.get((route, epoch)) or control.shares(connection, route, epoch)
         if found:
-            if len(self._shares) >= _SHARES_KEPT:
+            if len(self._shares) >= _MAX_SHARES:
                 self._shares.clear()
             self._shares[route, epoch] = found
         return found

@@ -11,14 +11,14 @@ from gateway.record.histogram import unpack
 from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
-from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE, merged_epochs
+from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import ROWS, parts
 from gateway.state.sqlite import linear, pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import REST
 
-_STEP: Final = 2000
+_MAX_STEP_ROWS: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""
 
 
@@ -35,7 +35,7 @@ def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bo
 
 
 def size(connection: sqlite3.Connection) -> int:
-    """See `Store.size`: without the free pages of the file, which are used again."""
+    """Bytes of the file without its free pages, which are used again."""
     pages, free, each = (
         int(connection.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_count", "freelist_count", "page_size")
@@ -52,7 +52,7 @@ def _within_size(connection: sqlite3.Connection, retention: Retention, now: floa
         "LIMIT 1 + (SELECT COUNT(*) / 20 FROM pages))"
     ).fetchone()[0]
     rewards = connection.execute(
-        "SELECT MAX(decided) FROM (SELECT decided FROM rewards ORDER BY decision LIMIT ?)", (_STEP,)
+        "SELECT MAX(decided) FROM (SELECT decided FROM rewards ORDER BY decision LIMIT ?)", (_MAX_STEP_ROWS,)
     ).fetchone()[0]
     return retention.shortened(now, outcomes=outcomes, rewards=rewards)
 
@@ -87,10 +87,10 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
 
 def _delete(connection: sqlite3.Connection, table: str, key: str, where: str, value: object) -> bool:
     cursor = connection.execute(
-        f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT {_STEP})",
+        f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {where} LIMIT {_MAX_STEP_ROWS})",
         (value,),
     )
-    return cursor.rowcount == _STEP
+    return cursor.rowcount == _MAX_STEP_ROWS
 
 
 # Aggregates ---------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def _fold(connection: sqlite3.Connection, before: float, width: int) -> bool:
 
 
 def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int, int]:
-    """See `merged_epochs`."""
+    """From each epoch inside ``coarse`` to the one that it is counted under (`merged_epochs`)."""
     union = (
         "SELECT route, start, epoch FROM outcome_cells UNION ALL SELECT route, start, epoch FROM reward_cells"
     )
@@ -196,7 +196,7 @@ def _clear(connection: sqlite3.Connection, table: str, coarse: _Coarse) -> None:
 # Pages --------------------------------------------------------------------------------------------
 def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
-    edge = int(max(now - PAGE_AGE, 0) // 3600) * 3_600_000
+    edge = int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
     small = connection.execute(
         "SELECT id, rows FROM pages WHERE merged = 0 AND last < ? ORDER BY first LIMIT 256",
         (edge.to_bytes(6, "big"),),

@@ -2,7 +2,7 @@
 
 Whatever waits when it is free goes into one transaction, so that a hundred callers who need their
 rewards on disk share one fsync (group commit). Work that may be lost in a power cut (the record of
-requests; nothing that was answered) commits without an fsync of its own.
+requests; nothing that was acknowledged) commits without an fsync of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.state.sqlite.connect import advice, connect
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-_MOST: Final = 512
+_MAX_BATCH_JOBS: Final = 512
 """Jobs in one transaction at most."""
 _FAULTS: Final = (sqlite3.Error, OSError, BadPage)
 """What is the file's fault rather than ours."""
@@ -82,7 +82,7 @@ class Writer:
             while first is not None:
                 if first.future.set_running_or_notify_cancel():
                     jobs.append(first)
-                if len(jobs) >= _MOST:
+                if len(jobs) >= _MAX_BATCH_JOBS:
                     break
                 try:
                     first = self._queue.get_nowait()
@@ -131,7 +131,7 @@ class Writer:
         return self._connection
 
     def _drop_connection(self) -> None:
-        """Closing undoes what is not committed; the next job opens anew, on a file perhaps mended."""
+        """Closing undoes what is not committed; the next job opens the file again, which may have been repaired."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -146,7 +146,7 @@ def _attempt(connection: sqlite3.Connection, job: _Job, *, alone: bool) -> tuple
         result = job.work(connection)
     except Exception as error:
         if not connection.in_transaction:
-            raise  # SQLite gave up the whole transaction: nobody's work is done
+            raise  # SQLite gave up the whole transaction: no work of the batch is done
         connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
         return None, error
