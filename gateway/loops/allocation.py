@@ -150,7 +150,7 @@ class Allocations:
 
     def _ended(self) -> bool:
         """Whether windows have ended since the last look, at whose end missing rewards count: nothing in the
-        store overrides then."""
+        store changes then."""
         bucket = self._clock() // BUCKET
         if bucket == self._bucket:
             return False

@@ -1,0 +1,51 @@
+"""The controllers of several routes, in one loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.loops.route_states import KIND
+from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
+from tests.loops.test_rollout_bandit import Replica
+
+ROUTE = """
+  {name}:
+    match: {{path: /{name}}}
+    variants: {{v1: {{backend: a}}, v2: {{backend: a}}}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{{weight: 20%, for: 10s}}]
+      guardrails: [{{metric: error_rate, max_increase: 20%}}]
+"""
+CONFIG = 'backends: {a: {url: "http://127.0.0.1:1"}}\nroutes:' + "".join(
+    ROUTE.format(name=name) for name in ("broken", "r")
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await Replica(store, "one", CONFIG).start()
+    found = await store.load(KIND, "broken")
+    assert found is not None
+    await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=found[0])
+    with caplog.at_level(logging.ERROR):
+        await one.serve(each=200)
+    assert one.state == "promoted"
+    assert "the route broken stays as it is" in caplog.text
+    assert one.allocations.share("broken", "v2") == pytest.approx(0.2)
