@@ -21,6 +21,8 @@ RESERVED_FILES: Final = 64
 SWEEP_INTERVAL_S: Final = 1.0
 ACCEPT_TAIL_S: Final = 0.1
 """From refusing new handshakes to closing the socket: those under way complete, and are accepted."""
+MAX_ACCEPT_S: Final = 5.0
+"""For accepting what waits then, on a busy machine; a connection that is not accepted is reset by the close."""
 
 
 class Listener(Host):
@@ -77,6 +79,9 @@ class Listener(Host):
         if self._server is not None and self._socket is not None:
             _refuse_handshakes(self._socket)
             await asyncio.sleep(ACCEPT_TAIL_S)
+            end = monotonic() + MAX_ACCEPT_S
+            while _accept_queue(self._socket) and monotonic() < end:  # noqa: ASYNC110  the kernel tells nobody
+                await asyncio.sleep(0.01)
             self._server.close()
         for connection in list(self.connections):
             connection.drain()
@@ -95,6 +100,15 @@ class Listener(Host):
             now = monotonic()
             for connection in list(self.connections):
                 connection.check(now)
+
+
+def _accept_queue(listening: socket.socket) -> int:
+    """How many connections wait to be accepted from ``listening``; 0 where the system does not say."""
+    tcp_info = getattr(socket, "TCP_INFO", None)
+    if tcp_info is None:
+        return 0
+    unacked = 24  # offset of tcpi_unacked, which for a listening socket is the length of its accept queue
+    return int(struct.unpack_from("I", listening.getsockopt(socket.IPPROTO_TCP, tcp_info, 104), unacked)[0])
 
 
 def _refuse_handshakes(listening: socket.socket) -> None:
