@@ -19,7 +19,7 @@ from tests.test_architecture import ORDER
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("backends", "benchmarks", "dashboards", "deploy", "docs", "examples", "gateway", "policies", "tests")
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("*.md")])
 
 
 def test_every_metric_is_documented_and_no_other() -> None:

@@ -47,6 +47,8 @@ REWRITTEN: Final = (
     "SECURITY.md",
     "config.example.yaml",
     "docs/**/*.md",
+    "examples/**/*.md",
+    "examples/**/*.py",
     "gateway/cli.py",
     "gateway/commands/*.py",
     "gateway/compile/*.py",

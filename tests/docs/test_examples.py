@@ -1,0 +1,58 @@
+"""Each directory of examples/, run as its README says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reader import ROOT, Reader, blocks, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def rolled_back(reader: Reader, sent: str) -> None:
+    assert sent == "{200: 400}\n", "a client noticed"
+    wait_for(
+        lambda: reader.route("predict")["rollout"]["state"] == "rolled_back", "the candidate is rolled back"
+    )
+
+
+def learned(reader: Reader, _: str) -> None:
+    wait_for(lambda: reader.route("chat")["allocation"]["lower"] > 0.9, "the better model gets the traffic")
+
+
+def compared(reader: Reader, _: str) -> None:
+    wait_for(lambda: _agreement(reader)["compared"] == 200, "every copy is compared")
+    assert _agreement(reader)["rate"] == pytest.approx(0.9), "from 0.505 to 0.6 the labels differ: 20 of 200"
+
+
+def _agreement(reader: Reader) -> dict[str, float]:
+    agreement: dict[str, float] = reader.route("classify")["agreement"]["v2"]
+    return agreement
+
+
+EXAMPLES = {
+    "fastapi_canary": (("9001", "9002"), rolled_back, "rolled_back"),
+    "openai_bandit": (("9001",), learned, "lower 9"),
+    "shadow_comparison": (("9001", "9002"), compared, '"primary":"high","shadow":"low"'),
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_does_what_its_readme_says(name: str, tmp_path: Path) -> None:
+    ports, outcome, shown = EXAMPLES[name]
+    servers, gateway, client, status = blocks(f"examples/{name}/README.md", "sh")
+    with Reader(tmp_path, *ports) as reader:
+        for file in (ROOT / "examples" / name).glob("*.*"):
+            reader.save(file.name, file.read_text())
+        reader.shell(servers)
+        reader.wait(*ports)
+        reader.shell(gateway)
+        reader.wait_ready()
+        outcome(reader, reader.shell(client))
+        assert shown in reader.shell(status)
