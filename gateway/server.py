@@ -56,7 +56,7 @@ from gateway.loops.rates import RATES_S, Rates
 from gateway.loops.upkeep import PRUNE_S, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.record.decision_id import Sealer
-from gateway.runtime.local_dir import local_dir
+from gateway.runtime.data_dir import data_dir
 from gateway.runtime.threads import pool
 from gateway.state import open_store
 from gateway.state.base import Event, Published, Revision, StoreUnavailable
@@ -132,7 +132,7 @@ class Gateway:
             self.store, self.allocations, clock=self.now, emit=self.events.emit_quietly
         )
         await self.controller.start(document)
-        self.spool = Spool(local_dir(document.store, document.record.spool), self.store)
+        self.spool = Spool(data_dir(document.store, document.record.spool), self.store)
         await self.spool.open()
         self.rewards = RewardIngest(
             self.store,

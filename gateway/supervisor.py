@@ -24,7 +24,7 @@ from typing import Final
 from gateway import build, serving
 from gateway.config.document import Document
 from gateway.config.load import load_file, read_text
-from gateway.runtime.local_dir import local_dir, workers_folder
+from gateway.runtime.data_dir import data_dir, workers_folder
 from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout.supervisor")
@@ -54,7 +54,7 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
 @contextmanager
 def _metrics_folder(document: Document, overrides: Mapping[str, str]) -> Iterator[Path]:
     # Not in a temporary directory: everything but the gateway's own directory may be read-only.
-    directory = local_dir(overrides.get("store", document.store), document.record.spool)
+    directory = data_dir(overrides.get("store", document.store), document.record.spool)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(workers_folder(directory))

@@ -15,10 +15,10 @@ def of_file(store: str, config: Path) -> str:
     that of the configuration file.
     """
     file = Path(store.removeprefix(_SQLITE))
-    beside = config.parent / file
-    if not store.startswith(_SQLITE) or file.exists() or not beside.exists():
+    next_to_config = config.parent / file
+    if not store.startswith(_SQLITE) or file.exists() or not next_to_config.exists():
         return store
-    return f"{_SQLITE}{beside}"
+    return f"{_SQLITE}{next_to_config}"
 
 
 def missing(store: str) -> bool:

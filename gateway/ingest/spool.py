@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.record.events import Reward
-from gateway.runtime.local_dir import remove_if_empty, why_unwritable
+from gateway.runtime.data_dir import remove_if_empty, why_unwritable
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import RecordStore
 

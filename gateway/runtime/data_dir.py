@@ -18,7 +18,7 @@ _PREFIX: Final = "metrics-"
 _LOCK: Final = "owner.lock"
 
 
-def local_dir(store: str, spool: str | None) -> Path:
+def data_dir(store: str, spool: str | None) -> Path:
     """The directory that ``record.spool`` names.
 
     By default it is next to the file of an embedded store, or in the working directory for another store.

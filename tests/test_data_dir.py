@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.runtime.local_dir import local_dir, why_unwritable, workers_folder
+from gateway.runtime.data_dir import data_dir, why_unwritable, workers_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from gateway.runtime.local_dir import workers_folder
+from gateway.runtime.data_dir import workers_folder
 with workers_folder(Path(sys.argv[1])) as folder:
     (folder / "counter.db").write_bytes(b"x")
     print(folder, flush=True)
@@ -64,9 +64,9 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_where_it_is() -> None:
-    assert local_dir("sqlite:////var/lib/t.db", None) == Path("/var/lib/t.db.spool")
-    assert local_dir("redis://host:6379/0", None) == Path("turnout.spool")
-    assert local_dir("sqlite:///t.db", "/spool") == Path("/spool")
+    assert data_dir("sqlite:////var/lib/t.db", None) == Path("/var/lib/t.db.spool")
+    assert data_dir("redis://host:6379/0", None) == Path("turnout.spool")
+    assert data_dir("sqlite:///t.db", "/spool") == Path("/spool")
 
 
 def test_why_it_can_not_be_written(tmp_path: Path) -> None:
