@@ -16,9 +16,10 @@ import numpy as np
 
 from benchmarks.worlds import percent
 from policies.allocation.bandit import Bandit, Objective, refresh
-from policies.allocation.model import Learned, RewardSums
+from policies.allocation.model import Learned
 from policies.offpolicy import Logged, evaluate
 from policies.simulation import summary
+from policies.types import RewardSums
 
 MEANS = {"v1": 0.10, "v2": 0.12, "v3": 0.15}
 TARGETS = {

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
 from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence, Kind
 from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator

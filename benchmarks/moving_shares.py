@@ -17,9 +17,9 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from benchmarks.false_alarms import shown
-from policies.allocation.model import RewardSums
 from policies.sequential.design_based import WeightedSums, overlap_weights
 from policies.sequential.metric_comparison import MetricComparison, compare_weighted
+from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator

@@ -24,11 +24,12 @@ import numpy as np
 from benchmarks import contextual
 from policies.allocation.bandit import Bandit, Objective, refresh
 from policies.allocation.bucketing import point, unit_hash
-from policies.allocation.model import Learned, RewardSums, decide
+from policies.allocation.model import Learned, decide
 from policies.bayes.prior import Model
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Categorical, Numeric
 from policies.contextual.regression import LinearSums
+from policies.types import RewardSums
 
 Job = tuple[Bandit, Learned]
 

@@ -21,10 +21,10 @@ from gateway.config.load import load_file
 from gateway.ingest.evidence import observations, rewarded
 from gateway.state import open_store
 from gateway.state.base import StoreUnavailable
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import border
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.planning import Needed, for_means, for_rates
+from policies.types import RewardSums
 
 DAYS: Final = 7.0
 """Of the record that say what is usual."""

@@ -25,8 +25,8 @@ from gateway.record.histogram import merge
 from gateway.state import history
 from gateway.state.base import Counts, Event
 from policies.allocation.bandit import discounted
-from policies.allocation.model import Discounted
 from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import Discounted
 
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""

@@ -25,7 +25,7 @@ from gateway.state.base import BUCKET, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
 from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 Key = tuple[str, str]
 """Variant and metric."""

@@ -34,11 +34,12 @@ from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit, Standing
-from policies.allocation.model import Allocation, Discounted, Learned
+from policies.allocation.model import Allocation, Learned
 from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import fingerprint
 from policies.contextual.regression import LinearSums
+from policies.types import Discounted
 
 log = logging.getLogger("turnout.allocation")
 

@@ -21,10 +21,10 @@ from gateway.loops.rollout_evidence import capped_ranges
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts
 from gateway.state.store import Store
-from policies.allocation.model import RewardSums
 from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.stratified import StratifiedComparison, Stratum, stratified
+from policies.types import RewardSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""

@@ -20,7 +20,6 @@ from gateway.record.histogram import edges
 from gateway.state.base import BUCKET, Counts, StoreUnavailable
 from gateway.state.store import Store
 from policies.allocation.bandit import Standing
-from policies.allocation.model import RewardSums
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import (
     MAX_BASELINE_ERROR_RATE,
@@ -37,6 +36,7 @@ from policies.rollout.verdicts import Guardrail, Levels, Verdict
 from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import Stratum
+from policies.types import RewardSums
 
 log = logging.getLogger("turnout.rollout")
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal
 
 from gateway.record.events import Outcome, Reward, Shadowed
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 BUCKET = 10.0
 """Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from math import fsum
 
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ from gateway.state.base import (
     Revision,
     RewardResult,
 )
-from policies.allocation.model import RewardSums
 from policies.contextual.regression import LinearSums
+from policies.types import RewardSums
 
 
 class RecordStore(Protocol):

@@ -14,11 +14,12 @@ from math import fsum, inf, isfinite
 from typing import Any, Literal
 
 from policies.allocation.bucketing import allocation
-from policies.allocation.model import Allocation, Discounted, Goal, Learned, RewardSums, Sums
+from policies.allocation.model import Allocation, Learned
 from policies.allocation.shares import capped, floored, top_two
 from policies.bayes.posterior import Posterior, Student, compare, interval
 from policies.bayes.prior import Model, Prior, posteriors
 from policies.sequential.winner import Aim, Lead, shown_lead
+from policies.types import Discounted, Goal, RewardSums, Sums
 
 
 @dataclass(frozen=True, slots=True)

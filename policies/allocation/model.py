@@ -9,10 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Goal = Literal["maximize", "minimize"]
-"""Which way a metric is good."""
+from policies.types import Discounted, RewardSums
 
 
 class Decision(NamedTuple):
@@ -58,51 +57,6 @@ class Allocation:
 
     def as_dict(self) -> dict[str, float]:
         return dict(zip(self.variants, self.probabilities, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class RewardSums:
-    """Additive sums of one metric's reported values for one variant.
-
-    ``count`` observations, ``total`` = Σ value, ``squares`` = Σ value². Sums commute and can be
-    subtracted, so corrections and retractions leave no trace.
-    """
-
-    count: float = 0.0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def __add__(self, other: RewardSums) -> RewardSums:
-        return RewardSums(self.count + other.count, self.total + other.total, self.squares + other.squares)
-
-    def __sub__(self, other: RewardSums) -> RewardSums:
-        return RewardSums(self.count - other.count, self.total - other.total, self.squares - other.squares)
-
-    @property
-    def mean(self) -> float:
-        """Σ value / count; NaN when nothing was reported."""
-        return self.total / self.count if self.count else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Discounted:
-    """Sums in which old decisions count less (`policies.allocation.bandit.discounted`).
-
-    A type of its own, so that no promotion test takes them: their count is not a number of
-    observations, and always-valid bounds do not hold for them.
-    """
-
-    count: float = 0.0
-    total: float = 0.0
-    squares: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Σ weight x value / Σ weight; NaN when nothing was reported."""
-        return self.total / self.count if self.count else float("nan")
-
-
-Sums = RewardSums | Discounted
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from math import inf, isfinite, sqrt
 import numpy as np
 from scipy import special
 
-from policies.allocation.model import Goal
 from policies.bayes.coordinates import BetaCoordinates, Coordinates, GammaCoordinates, StudentCoordinates
 from policies.bayes.quadrature import PosteriorComparison, compare_posteriors
+from policies.types import Goal
 
 
 @dataclass(frozen=True, slots=True)

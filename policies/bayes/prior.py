@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import inf, isfinite, sqrt
 from typing import Literal, TypeVar
 
-from policies.allocation.model import RewardSums, Sums
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
+from policies.types import RewardSums, Sums
 
 Model = Literal["boolean", "fraction", "real", "count"]
 """What a metric's values are."""

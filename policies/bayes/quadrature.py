@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policies.allocation.model import Goal
 from policies.bayes.coordinates import Array, Coordinates
+from policies.types import Goal
 
 NODES = 20
 """Of one panel."""

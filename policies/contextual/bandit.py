@@ -31,10 +31,11 @@ from math import frexp
 import numpy as np
 
 from policies.allocation.bucketing import allocation
-from policies.allocation.model import Allocation, Decision, Goal, Learned
+from policies.allocation.model import Allocation, Decision, Learned
 from policies.allocation.shares import capped, floored
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, Raw, columns, encode
 from policies.contextual.regression import Array, Belief, Coefficients, LinearSums, fit
+from policies.types import Goal
 
 REMEMBERED = 4096
 """Rows whose shares an ensemble keeps."""

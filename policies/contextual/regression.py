@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 class LinearSums:
     """Additive sums over rows x (d numbers) with a reward r each: n, Σ x xᵀ, Σ r x, Σ r².
 
-    They commute and subtract, as `policies.allocation.model.RewardSums` do.
+    They commute and subtract, as `policies.types.RewardSums` do.
     """
 
     count: float

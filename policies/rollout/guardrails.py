@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from policies.allocation.model import RewardSums
 from policies.rollout.verdicts import Guardrail, Levels, Outcome, Verdict
 from policies.sequential import asymptotic
 from policies.sequential.betting import Bets, Block, Limit, WindowBets
@@ -30,6 +29,7 @@ from policies.sequential.metric_comparison import (
     measure,
 )
 from policies.sequential.two_sample import RateMartingale, difference_interval, mean_interval
+from policies.types import RewardSums
 
 MAX_BASELINE_ERROR_RATE: Final = 0.2
 """A baseline whose error rate is shown to be above this can not be compared with."""

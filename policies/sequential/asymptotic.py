@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 MIN_VALUES: Final = 50
 """Values of each variant below which there is no interval: the limit theorem does not hold yet."""

@@ -25,8 +25,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from policies.allocation.model import RewardSums
 from policies.sequential.asymptotic import Sample
+from policies.types import RewardSums
 
 Columns = npt.NDArray[np.float64]
 

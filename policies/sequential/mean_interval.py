@@ -11,7 +11,7 @@ from typing import Final
 
 from scipy import stats
 
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 MIN_TELLING: Final = 4.0
 """Effective number of counts that carry the sum, below which their burstiness is unknown."""

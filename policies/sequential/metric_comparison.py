@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from policies.allocation.model import RewardSums
 from policies.sequential import asymptotic
 from policies.sequential.design_based import WeightedSums
 from policies.sequential.latency import (
@@ -26,6 +25,7 @@ from policies.sequential.two_sample import (
     difference_interval,
     ratio_interval,
 )
+from policies.types import RewardSums
 
 Kind = Literal["boolean", "fraction", "real", "count"]
 Interval = tuple[float, float]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from policies.allocation.model import RewardSums
 from policies.sequential.metric_comparison import Evidence, Interval, Kind
+from policies.types import RewardSums
 
 
 @dataclass(slots=True)

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, xlog1py, xlogy
 
-from policies.allocation.model import RewardSums
 from policies.sequential.mixtures import Floats, gamma_exponential_log_mixture, normal_rho
+from policies.types import RewardSums
 
 SCALES: Final = (16.0, 400.0, 10_000.0, 250_000.0)
 """The sample sizes at which a rate's martingale is sharp. An equal mixture loses at most log 4 to the best of

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from policies.allocation.model import RewardSums
 from policies.sequential.srm import EVERY_UNIT
 from policies.sequential.stratified import Stratum
+from policies.types import RewardSums
 
 MAX_LATENCIES_PER_UNIT: Final = 32
 """Requests of a unit whose latencies count: its first ones. More would cost memory and tell little."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from policies.allocation.model import Goal, RewardSums
 from policies.bayes.prior import Model
 from policies.sequential.metric_comparison import Evidence, Interval, measure
+from policies.types import Goal, RewardSums
 
 
 class Aim(NamedTuple):

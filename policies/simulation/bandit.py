@@ -21,13 +21,14 @@ from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit
 from policies.allocation.fixed_plans import Canary, Single, Split
-from policies.allocation.model import Allocation, Discounted, Learned, RewardSums
+from policies.allocation.model import Allocation, Learned
 from policies.bayes.posterior import interval
 from policies.bayes.prior import posteriors
 from policies.simulation import summary
 from policies.simulation.clustered_users import ServedUsers
 from policies.simulation.summary import Estimated
 from policies.simulation.worlds import World
+from policies.types import Discounted, RewardSums
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]

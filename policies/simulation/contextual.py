@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from policies import allocate as allocating
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit
-from policies.allocation.model import Discounted, Learned, RewardSums
+from policies.allocation.model import Learned
 from policies.allocation.shares import capped
 from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
@@ -28,6 +28,7 @@ from policies.simulation import summary
 from policies.simulation.bandit import Point, Progress, plain
 from policies.simulation.summary import Estimated
 from policies.simulation.worlds_contextual import ContextWorld, Rows, width
+from policies.types import Discounted, RewardSums
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from policies.allocation.model import RewardSums
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import Judgement, judge_agreement, judge_all
 from policies.rollout.machine import step
@@ -30,6 +29,7 @@ from policies.sequential.metric_comparison import Evidence, Kind
 from policies.simulation import summary
 from policies.simulation.bandit import Progress, plain
 from policies.simulation.summary import Estimated
+from policies.types import RewardSums
 
 REWARD = "correct"
 """The name of the boolean metric that services are rewarded by ..."""

@@ -10,9 +10,9 @@ from math import pi
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation.model import Goal
 from policies.bayes.prior import Model
 from policies.simulation.clustered_users import UserPopulation
+from policies.types import Goal
 
 Array = NDArray[np.float64]
 

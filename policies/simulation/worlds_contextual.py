@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation.model import Goal
 from policies.bayes.prior import Model
 from policies.contextual.features import Feature, Numeric, columns
+from policies.types import Goal
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from gateway.ingest.evidence import (
 from gateway.record.events import Outcome
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 

@@ -7,7 +7,7 @@ import math
 
 from gateway.state.base import RewardResult
 from gateway.state.store import Store
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward, shadowed
 
 

@@ -11,7 +11,7 @@ from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
 from gateway.state.units import MOVES, STICKY, UNITS
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 Key = tuple[str, str]

@@ -20,10 +20,10 @@ from gateway.ingest.evidence import Rewarded
 from gateway.record.context import pack
 from gateway.record.decision_id import Opened
 from policies.allocate import allocate
-from policies.allocation.model import RewardSums
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
 from policies.contextual.regression import LinearSums, fit
+from policies.types import RewardSums
 
 DOCUMENT = load(
     """

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import (
     RateMartingale,
     UnitShareMartingale,
     difference_interval,
     ratio_interval,
 )
+from policies.types import RewardSums
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 from tests.control.seed import World, live_through

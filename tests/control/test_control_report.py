@@ -19,8 +19,8 @@ from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import index
 from gateway.state.base import Counts, Published
 from policies.allocation.bucketing import allocation
-from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import RateMartingale, mean_interval
+from policies.types import RewardSums
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness
 from tests.control.seed import World, live_through

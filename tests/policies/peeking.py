@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, chisquare, norm
 
-from policies.allocation.model import RewardSums
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import judge_all
 from policies.rollout.machine import step
@@ -36,6 +35,7 @@ from policies.sequential.two_sample import (
     evidence_against,
     rate_log_martingale,
 )
+from policies.types import RewardSums
 
 ALPHA = 0.05
 Rng = np.random.Generator

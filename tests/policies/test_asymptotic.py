@@ -11,9 +11,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from policies.allocation.model import RewardSums
 from policies.sequential import asymptotic
 from policies.sequential.asymptotic import Sample
+from policies.types import RewardSums
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "gbstats.json").read_text())[
     "cases"

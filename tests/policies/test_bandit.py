@@ -9,10 +9,11 @@ import pytest
 
 from policies.allocate import allocate
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop, discounted, joined, refresh, utility
-from policies.allocation.model import Discounted, Learned, RewardSums
+from policies.allocation.model import Learned
 from policies.allocation.shares import floored, top_two
 from policies.bayes.posterior import Beta, Gamma, Student, compare
 from policies.bayes.prior import BetaPrior
+from policies.types import Discounted, RewardSums
 
 GBSTATS = json.loads((Path(__file__).parent / "cases" / "gbstats_bayes.json").read_text())["cases"]
 

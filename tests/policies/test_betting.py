@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
 from policies.sequential.betting import Bets, Block, Limit, WindowBets
 from policies.sequential.metric_comparison import Evidence
+from policies.types import RewardSums
 
 LIMITS = (Limit(), Limit(shift=0.1), Limit(factor=1.3))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks import moving_shares
-from policies.allocation.model import RewardSums
 from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.design_based import Period, Periods
 from policies.sequential.metric_comparison import compare_weighted
+from policies.types import RewardSums
 
 Values = dict[str, list[float]]
 ALPHA = 0.05

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import could_not_look, judge, judge_agreement, judge_all, judge_alone
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import Evidence, Kind, latency_quantile
+from policies.types import RewardSums
 
 GAMMA = 1.02
 ERRORS = Guardrail("error_rate", max_increase=0.005)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import BoundedMartingale, RateMartingale, difference_interval
 from policies.simulation.clustered_users import UserPopulation
 from policies.simulation.summary import Estimated, share
+from policies.types import RewardSums
 
 ALPHA = 0.05
 REQUESTS = 20_000

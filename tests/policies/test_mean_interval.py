@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from policies.allocation.model import RewardSums
 from policies.sequential.mean_interval import count_interval, real_interval
+from policies.types import RewardSums
 
 RUNS = 1_500
 

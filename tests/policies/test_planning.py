@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from policies.allocation.model import RewardSums
 from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.betting import Limit
 from policies.sequential.planning import for_means, for_rates
+from policies.types import RewardSums
 
 
 def test_rates_need_about_what_the_review_measured() -> None:

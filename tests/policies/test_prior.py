@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.allocation.model import Discounted, RewardSums
 from policies.bayes.posterior import Beta, Gamma, Student, compare
 from policies.bayes.prior import BetaPrior, GammaPrior, NormalPrior, dispersion, posteriors
+from policies.types import Discounted, RewardSums
 
 
 def sums_of(values: np.ndarray) -> RewardSums:

@@ -11,10 +11,10 @@ import pytest
 
 from policies.allocation.bandit import Bandit, Objective, Stop, discounted
 from policies.allocation.fixed_plans import Canary, Single, Split
-from policies.allocation.model import RewardSums
 from policies.simulation import summary
 from policies.simulation.bandit import Report, _Course, run
 from policies.simulation.worlds import Change, Poison, World, standard
+from policies.types import RewardSums
 
 WORLDS = standard((0.2, 0.3, 0.5), requests=3000)
 REGRET = json.loads((Path(__file__).parent / "cases" / "regret.json").read_text())["cases"]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.stratified import Stratum, stratified
+from policies.types import RewardSums
 
 
 def drifting(rng: np.random.Generator, worse: float, strata: int = 200) -> list[tuple[Stratum, Stratum]]:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.allocation.model import RewardSums
 from policies.sequential.two_sample import (
     BoundedMartingale,
     MeanMartingale,
@@ -22,6 +21,7 @@ from policies.sequential.two_sample import (
     rate_log_martingale,
     ratio_interval,
 )
+from policies.types import RewardSums
 
 
 def error_rate_difference(

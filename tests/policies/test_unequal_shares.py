@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.asymptotic import Sample, difference_interval
 from policies.sequential.metric_comparison import Evidence, Kind
 from policies.sequential.stratified import StratifiedComparison, Stratum
+from policies.types import RewardSums
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 RUNS, LOOKS = 300, 60

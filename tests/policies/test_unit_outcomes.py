@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from policies.allocation.model import RewardSums
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import MAX_LATENCIES_PER_UNIT, MAX_STRATA, STRATUM_S, Row, UnitOutcomes
+from policies.types import RewardSums
 
 RAIL = Guardrail("error_rate", max_increase=0.0)
 

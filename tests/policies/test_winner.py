@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binom
 
 from policies.allocation.bandit import Bandit, Objective, Stop, refresh
-from policies.allocation.model import Learned, RewardSums
+from policies.allocation.model import Learned
 from policies.sequential.winner import Aim, shown_lead
+from policies.types import RewardSums
 
 VARIANTS = ("v1", "v2")
 

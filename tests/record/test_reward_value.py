@@ -18,7 +18,7 @@ from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
 from gateway.state.sqlite import SqliteStore
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 METRICS = {

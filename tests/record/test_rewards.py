@@ -20,7 +20,7 @@ from gateway.record.decision_id import Sealer
 from gateway.record.events import Reward
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 NOW = 1_700_000_000.0
 SEALER = Sealer([b"k" * 32])

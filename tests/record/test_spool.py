@@ -16,7 +16,7 @@ from gateway.ingest.spool import Spool
 from gateway.record.events import Reward
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 

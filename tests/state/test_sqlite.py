@@ -18,7 +18,7 @@ from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.sqlite import SqliteStore, schema
 from gateway.state.sqlite.connect import connect
 from gateway.state.units import REST
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, published, reward
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.record.events import Reward
 from gateway.state.exact import ExactSums
 from gateway.state.sqlite import SqliteStore
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
 ABOUT = [outcome(T0) for _ in range(4)]

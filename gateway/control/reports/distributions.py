@@ -12,9 +12,9 @@ from scipy import stats
 from gateway.config.document import MetricConfig
 from gateway.record.histogram import quantile
 from gateway.state.base import Counts
-from policies.allocation.model import RewardSums
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
 from policies.bayes.prior import posteriors
+from policies.types import RewardSums
 
 Json = dict[str, Any]
 

@@ -19,11 +19,12 @@ from gateway.ingest.evidence import Rewarded
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Standing, assess
 from policies.allocation.fixed_plans import Canary
-from policies.allocation.model import Discounted, Goal, Learned, RewardSums
+from policies.allocation.model import Learned
 from policies.bayes.posterior import Posterior, compare, interval
 from policies.bayes.prior import Model, posteriors
 from policies.contextual.bandit import Contextual
 from policies.sequential.mean_interval import count_interval, real_interval
+from policies.types import Discounted, Goal, RewardSums
 
 LEVEL: Final = 0.95
 _EMPTY: Final[dict[str, Any]] = {"count": 0, "mean": None, "interval": None}

@@ -20,7 +20,6 @@ from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import RewardedBucket
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
-from policies.allocation.model import Goal, RewardSums
 from policies.sequential.design_based import Period, Periods
 from policies.sequential.latency import Histogram
 from policies.sequential.metric_comparison import (
@@ -32,6 +31,7 @@ from policies.sequential.metric_comparison import (
 )
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import Goal, RewardSums
 
 Json = dict[str, Any]
 Method = Literal["pooled", "weighted", "matched"]

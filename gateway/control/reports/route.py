@@ -19,10 +19,10 @@ from gateway.control.reports.lift import HEALTH, Comparisons, Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
-from policies.allocation.model import Discounted, RewardSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import Discounted, RewardSums
 
 Json = dict[str, Any]
 

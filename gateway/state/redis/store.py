@@ -34,8 +34,8 @@ from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
 from gateway.state.redis.rates import RedisRates
-from policies.allocation.model import RewardSums
 from policies.contextual.regression import LinearSums
+from policies.types import RewardSums
 
 log = logging.getLogger("turnout.store")
 

@@ -10,7 +10,7 @@ from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided,
 from gateway.state.redis.link import Link
 from gateway.state.tally import start_of
 from gateway.state.units import metric_of
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 Fields = dict[bytes, bytes]
 ALL = "all"

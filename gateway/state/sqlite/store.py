@@ -36,8 +36,8 @@ from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
 from gateway.state.sqlite.writer import Work, Writer
 from gateway.state.tally import tally
-from policies.allocation.model import RewardSums
 from policies.contextual.regression import LinearSums
+from policies.types import RewardSums
 
 T = TypeVar("T")
 _MAX_SHARES: Final = 4096

@@ -11,7 +11,7 @@ from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
 from gateway.state.units import metric_of
-from policies.allocation.model import RewardSums
+from policies.types import RewardSums
 
 _ALWAYS: Final = 1 << 62
 
