@@ -14,7 +14,6 @@ import mpmath
 import numpy as np
 import pytest
 
-from policies.allocation.model import RewardSums
 from policies.sequential.latency import quantile_difference, quantile_interval, quantile_ratio
 from policies.sequential.mixtures import gamma_exponential_log_mixture
 from policies.sequential.stratified import Stratum, stratified
@@ -27,6 +26,7 @@ from policies.sequential.two_sample import (
     rate_log_martingale,
     ratio_interval,
 )
+from policies.types import RewardSums
 
 SCALES = (16, 400, 10_000, 250_000)
 Number = Any
