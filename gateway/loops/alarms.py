@@ -10,12 +10,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
+from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import DocumentStore, Store
@@ -94,8 +96,7 @@ class Alarms:
         if not self._allocations.leads:
             self._ratios.forget()
             return
-        for name in document.routes:
-            await self.look(document, name)
+        await each_route("the check", document.routes, partial(self.look, document))
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""

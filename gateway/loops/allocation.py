@@ -29,7 +29,8 @@ from gateway.compile.plans import overridden, plan, reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, rewarded
-from gateway.state.base import BUCKET, OutcomeFilter, Published, StoreUnavailable
+from gateway.loops.periodic import each_route
+from gateway.state.base import BUCKET, OutcomeFilter, Published
 from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
@@ -131,14 +132,7 @@ class Allocations:
         if changed == self._changed and not pending and not self._ended():
             return
         await self._read()
-        for name in tuple(self.held):
-            await asyncio.sleep(0)  # a route at a time: requests come in between
-            try:
-                await self._step_route(name)
-            except StoreUnavailable:
-                raise
-            except Exception:  # one route's numbers must not hold up the others
-                log.exception("the allocation of %s stays as it is", name)
+        await each_route("the allocation", self.held, self._step_route)
         self._changed = changed
 
     async def _step_route(self, name: str) -> None:

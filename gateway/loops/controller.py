@@ -28,10 +28,10 @@ from gateway.errors import TurnoutError
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
+from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates
 from gateway.loops.route_views import rollout_view, stop_view
-from gateway.state.base import StoreUnavailable
 from gateway.state.store import Store
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
@@ -97,26 +97,22 @@ class Controller:
         document = self._document
         if document is None:
             return
-        for name, route in document.routes.items():
-            if not _controlled(route) or name not in self._allocations.held:
-                continue
-            try:
-                await self._step(document, name, route)
-            except StoreUnavailable:
-                raise
-            except Exception:  # one route must not hold up the others
-                log.exception("the route %s stays as it is", name)
+        names = [name for name, route in document.routes.items() if _controlled(route)]
+        await each_route("the controller", names, self._step)
 
-    async def _step(self, document: Document, name: str, route: RouteConfig) -> None:
+    async def _step(self, name: str) -> None:
+        document = self._document
+        route = document.routes.get(name) if document is not None else None
+        if document is None or route is None or name not in self._allocations.held:
+            return  # a new document came meanwhile
         section = route.policy
         await self._routes.read(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
-        await self._follow(name, route)
+        steered = await self._follow(name, route)
         if not self._allocations.leads:
             return
-        override = self._allocations.steering[name].override
-        bound = guarded(section, override)
+        bound = guarded(section, steered.override)
         if bound is not None and bound.guardrails:
             await self._look_at_guardrails(document, name, bound)
         if isinstance(section, CanaryConfig):
@@ -124,12 +120,12 @@ class Controller:
         elif has_stop_rule(route):
             await self._look_at_stop_rule(name, route)
 
-    async def _follow(self, name: str, route: RouteConfig) -> None:
+    async def _follow(self, name: str, route: RouteConfig) -> Steering:
         """Takes what the state asks of the allocation to it; the leader publishes what another process was told."""
         before = self._allocations.steering.get(name, Steering())
         after = self._steer(name)
         if not self._allocations.leads:
-            return
+            return after
         if after.ejected != before.ejected:
             await self._allocations.reconsider(name, "guardrail")
         if after.winner != before.winner:
@@ -139,9 +135,13 @@ class Controller:
         ):
             state = self._routes[name].rollout
             await self._allocations.reconsider(name, state.reason if state is not None else "")
+        return after
 
     def _steer(self, name: str) -> Steering:
-        route = self._route(name)  # another document may have come while this one was looked at
+        # Another document may have come while this route was looked at.
+        route = self._document.routes.get(name) if self._document is not None else None
+        if route is None:
+            return Steering()
         steered = self._allocations.steering[name] = steering(route, self._routes[name], self._clock())
         return steered
 
@@ -247,7 +247,7 @@ class Controller:
             named,
             None if lead is None else lead.as_dict(),
             single=route.policy.stop.then == "single",
-            ejected=self._allocations.steering[name].ejected,
+            ejected=self._steer(name).ejected,
         )
         await self._stop(name, route, lambda stop: stop_rule.look(stop, seen, self._clock()))
 
@@ -277,12 +277,6 @@ class Controller:
             await self._allocations.reconsider(name, reason)
 
     # For people -----------------------------------------------------------------------------------------
-    def _route(self, name: str) -> RouteConfig:
-        route = self._document.routes.get(name) if self._document is not None else None
-        if route is None:
-            raise TurnoutError("not_found", f"The route {name!r} is not served (any more).")
-        return route
-
     async def command(
         self, name: str, action: str, weight: float | None, by: str, reason: str = ""
     ) -> Mapping[str, Any]:

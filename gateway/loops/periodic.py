@@ -1,10 +1,10 @@
-"""The one way in which the gateway does something again and again."""
+"""The one way in which the gateway repeats work, and takes it to every route."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from gateway.state.base import StoreUnavailable
 from gateway.state.outage import StoreOutage
@@ -37,3 +37,18 @@ async def periodically(
         except Exception:
             log.exception("%s failed once; the loop goes on", name)
         await asyncio.sleep(interval())
+
+
+async def each_route(work: str, names: Iterable[str], step: Callable[[str], Awaitable[object]]) -> None:
+    """Takes a step of ``work`` for each route, one at a time: requests come in between.
+
+    A failure on one route does not hold up the others. Raises StoreUnavailable.
+    """
+    for name in tuple(names):
+        await asyncio.sleep(0)
+        try:
+            await step(name)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("%s of the route %s failed once; it stays as it is", work, name)

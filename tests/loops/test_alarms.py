@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
-from gateway.loops.alarms import Alarms
+from gateway.loops.alarms import KIND, Alarms
 from gateway.loops.allocation import Allocations
-from gateway.loops.ratio import Ratios
+from gateway.loops.ratio import SETTLED_S, Ratios
 from gateway.record.events import Outcome
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -95,6 +96,21 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     await made.allocations.step()
     yield made
     await store.close()
+
+
+async def test_a_route_whose_alarms_cannot_be_read_holds_up_no_other(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = CONFIG.replace(
+        "routes:", "routes:\n  broken:" + CONFIG.partition("  r:")[2].replace("/r", "/broken")
+    )
+    await scene.store.save(KIND, "broken", "not JSON", expected=0)
+    await scene.assign(0.5, 2_000, seed=1)
+    scene.time += SETTLED_S
+    with caplog.at_level(logging.ERROR):
+        await scene.watch.step(load(text, source="test", env={}))
+    assert ("r", "sample_ratio_mismatch") in scene.raised
+    assert "the check of the route broken failed once" in caplog.text
 
 
 async def test_a_look_that_fails_leaves_nothing_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
