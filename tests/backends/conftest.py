@@ -9,11 +9,12 @@ import pytest
 
 from backends import train
 from tests.backends.process import ServerProcess
+from tests.support.models import reference_models
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> train.Summary:
-    return train.main(tmp_path_factory.mktemp("models"))
+    return reference_models(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -269,9 +269,9 @@ async def test_thirty_megabytes_of_json_hold_nobody_up(tmp_path: Path) -> None:
 
 FAT = """
 import torch
-WEIGHTS = torch.full((1 << 20,), 1.0)
+WEIGHTS = torch.full((1 << 22,), 1.0)
 class Node:
-    def __init__(self): self.me, self.held = self, torch.full((1 << 18,), 1.0)
+    def __init__(self): self.me, self.held = self, torch.full((1 << 20,), 1.0)
 class Model:
     def __init__(self): self.node = Node()
     def __call__(self, x): return x
@@ -280,7 +280,7 @@ class Model:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", ["pytorch_module", "pytorch_export"])
-def test_two_hundred_reloads_leave_the_memory_flat(tmp_path: Path, platform: str) -> None:
+def test_fifty_reloads_leave_the_memory_flat(tmp_path: Path, platform: str) -> None:
     """F3: globals of `model.py` stayed in `sys.modules`, and a program in its frozen cycles."""
     code = FAT if platform == "pytorch_module" else None
     folder = write_model(tmp_path, "m", code, X, Y, platform=platform)
@@ -289,7 +289,7 @@ def test_two_hundred_reloads_leave_the_memory_flat(tmp_path: Path, platform: str
         class Program(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.weight = torch.nn.Parameter(torch.ones(1 << 20))
+                self.weight = torch.nn.Parameter(torch.ones(1 << 22))
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x * self.weight[0]
@@ -309,8 +309,9 @@ def test_two_hundred_reloads_leave_the_memory_flat(tmp_path: Path, platform: str
                     assert client.post("/v2/repository/models/m/load").status_code == 200
                 return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-            first = reload(20)
-            assert reload(180) - first < 40 * 2**20, "a leak of one copy would be 4 MiB a reload"
+            first = reload(10)
+            # Two copies may be there at a time, and the allocator keeps some; a leak would be 40 copies.
+            assert reload(40) - first < 5 * (16 << 20)
             assert json.loads(client.get("/v2/health/ready").content)["ready"]
 
 

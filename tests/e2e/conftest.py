@@ -6,16 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends import train
 from backends.reference import digits
 from tests.backends.process import ServerProcess
+from tests.support.models import reference_models
 
 
 @pytest.fixture(scope="session")
 def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    models = tmp_path_factory.mktemp("models")
-    train.main(models)
-    with ServerProcess(models) as server:
+    with ServerProcess(reference_models(tmp_path_factory).folder.parent) as server:
         server.wait_ready()
         yield server
 
