@@ -28,8 +28,10 @@ from benchmarks.children import free_ports
 from benchmarks.peers import Place, render
 from benchmarks.peers.compiled import python
 from benchmarks.servers.odd import answer
+from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol
-from gateway.server import Gateway
+from gateway.running import Gateway
+from gateway.server import compose
 from gateway.transport.connection import BackendConnection
 
 ANSWER = b"".join(answer(traffic.INFER_ANSWER.encode()))
@@ -69,7 +71,6 @@ class Feed:
     """One client and, for each of the two backends, one resting connection."""
 
     def __init__(self, gateway: Gateway) -> None:
-        assert gateway.worker is not None
         self.client = Transport()
         self.backends: dict[BackendConnection, Transport] = {}
         for address in gateway.worker.addresses():
@@ -127,8 +128,7 @@ async def measure(
     with TemporaryDirectory(prefix="turnout-bench-") as directory:
         own, a, b = free_ports(3)
         config = render(template, Place(Path(directory), (), (a, b)), own, extra)
-        gateway = Gateway(Path(config))
-        await gateway.start()
+        gateway = await compose(Source(Path(config)))
         try:
             feed, requests = Feed(gateway), traffic.requests()
             if extra:

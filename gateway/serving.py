@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
-import gc
 import logging
 import os
 import re
-import resource
 import signal
 import socket
 import ssl
@@ -25,67 +22,50 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from uvicorn.lifespan.on import LifespanOn
 
 from gateway import build
 from gateway.config.document import CanaryConfig, Document, PolicyConfig
 from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
+from gateway.config.service import TlsConfig
+from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol, Role
+from gateway.in_force import InForce
+from gateway.running import Gateway
+from gateway.runtime import process
 from gateway.runtime.threads import prioritise_event_loop
-from gateway.server import Gateway
+from gateway.server import compose
 from gateway.state.base import StoreUnavailable
 from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout")
-_START_LOG: Final = logging.getLogger("turnout.start")
-"""For uvicorn's words on a start that failed; its others are ours to tell."""
-_START_LOG.setLevel(logging.ERROR)
+MAX_NAMED_ROUTES: Final = 3
+"""The line at the start names at most this many routes."""
 START_FAILED: Final = 3
-"""Exit code of a process that could not start: its store is away, or its configuration can't be built."""
-
-
-class Application:
-    """What uvicorn calls: lifespan alone, for requests reach the data plane's protocol directly."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "lifespan"
-        await receive()
-        try:
-            await self.gateway.start()
-        except (ConfigError, StoreUnavailable) as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.gateway.stop()
-        await send({"type": "lifespan.shutdown.complete"})
+"""Exit code of a process that could not start: its store is unavailable, or its configuration can't be built."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, but for its ends: a signal drains, and the exit code is 0."""
+    """uvicorn's server, with our start and end: a signal drains, and the exit code is 0."""
+
+    gateway: Gateway
+    """Set by `startup`."""
 
     def __init__(
         self,
         config: uvicorn.Config,
-        gateway: Gateway,
+        source: Source,
+        own: Document,
         *,
-        roles: tuple[Role, ...],
-        handshake: float,
-        worker: str,
+        workers: int,
+        prefix: str,
     ) -> None:
-        """``roles``: of the sockets, in their order. ``handshake``: the most seconds for one over TLS.
-
-        ``worker``: what log lines begin with; "" where no supervisor has told of the start already.
-        """
+        """``own``: the document at the start. ``prefix``: of log lines; "" if no supervisor has logged the start."""
         super().__init__(config)
-        self.worker = worker
-        self.gateway = gateway
-        self.roles = roles
-        self.handshake = handshake
+        self._source = source
+        self._own = own
+        self._workers = workers
+        self._prefix = prefix
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,79 +77,79 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but that a TLS handshake has no more time than a head (uvicorn leaves it a minute)."""
-        assert isinstance(self.lifespan, LifespanOn)
-        self.lifespan.logger = _START_LOG
-        await self.lifespan.startup()
-        if self.lifespan.should_exit:
+        """Start the gateway and accept connections. A TLS handshake may take as long as a request head."""
+        try:
+            self.gateway = await compose(self._source, workers=self._workers)
+        except (ConfigError, StoreUnavailable) as error:
+            logging.getLogger("turnout.start").error("%s", error)
             sys.exit(START_FAILED)
-        config, loop = self.config, asyncio.get_running_loop()
+        own, loop = self._own, asyncio.get_running_loop()
         tls: dict[str, Any] = {}
-        context = _client_tls(self.gateway)
-        if context is not None:
-            tls = {"ssl": context, "ssl_handshake_timeout": self.handshake}
-        made = [
-            await loop.create_server(partial(self._protocol, role), sock=each, backlog=config.backlog, **tls)
-            for each, role in zip(sockets or (), self.roles, strict=True)
+        if own.tls is not None:
+            tls = {
+                "ssl": _client_tls(own.tls, self.gateway.in_force),
+                "ssl_handshake_timeout": own.limits.header_timeout,
+            }
+        roles: tuple[Role, ...] = ("data", "control") if own.control else ("all",)
+        self.servers = [
+            await loop.create_server(
+                partial(self._protocol, role), sock=each, backlog=self.config.backlog, **tls
+            )
+            for each, role in zip(sockets or (), roles, strict=True)
         ]
-        self.servers: list[asyncio.base_events.Server] = made
         self.started = True
-        if not self.worker:
-            own = self.gateway.own  # listens and stores as its file says, whatever the store has in force
+        if not self._prefix:
+            # It listens and stores as its own file says, whatever the store has in force.
             places = {"listen": own.listen, "control": own.control, "store": own.store, "tls": own.tls}
-            document = self.gateway.document().model_copy(update=places)
-            log.info("serving %s", described(document, self.gateway.revision().revision))
-        log.info("%sready", self.worker)
+            document = self.gateway.in_force.document().model_copy(update=places)
+            log.info("serving %s", described(document, self.gateway.in_force.revision().revision))
+        log.info("%sready", self._prefix)
 
     def _protocol(self, role: Role) -> ClientProtocol:
-        assert self.gateway.worker is not None
         return ClientProtocol(self.gateway.worker, self.server_state.connections, role)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.gateway.worker is not None:
-            self.gateway.worker.draining = True
-            self.gateway.application.close()  # event streams end now, or they would be waited for
-            log.info("%sdraining, %d in flight", self.worker, len(self.gateway.worker.active))
+        worker = self.gateway.worker
+        worker.draining = True
+        self.gateway.application.close()  # event streams end now, or the drain would wait for them
+        log.info("%sdraining, %d in flight", self._prefix, len(worker.active))
         await super().shutdown(sockets)
-        if self.force_exit:  # a second signal cuts the requests short, not the record
-            await self.lifespan.shutdown()
+        await self.gateway.stop()  # after a second signal too: it cuts requests short, not the record
 
 
-def _client_tls(gateway: Gateway) -> ssl.SSLContext | None:
-    """What listening sockets are opened with: each handshake takes the context that is in force then."""
-    if gateway.own.tls is None:
-        return None
-    opened = listener_context(gateway.own.tls)
+def _client_tls(tls: TlsConfig, in_force: InForce) -> ssl.SSLContext:
+    """The context of listening sockets: each handshake takes the context that is in force then."""
+    context = listener_context(tls)
 
     def choose(handshake: ssl.SSLObject, name: str, _: ssl.SSLContext) -> None:
-        if gateway.listener is not None:
-            handshake.context = gateway.listener
+        if in_force.listener is not None:
+            handshake.context = in_force.listener
 
-    opened.sni_callback = choose
-    return opened
+    context.sni_callback = choose
+    return context
 
 
-def server(gateway: Gateway, document: Document, *, worker: str = "") -> Server:
-    """The server of one process; ``worker``: see `Server`."""
-    roles: tuple[Role, ...] = ("data", "control") if document.control else ("all",)
-    host, _, port = document.listen.rpartition(":")
+async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
+    """uvicorn wants an application; requests reach the data plane's protocol directly."""
+
+
+def server(source: Source, document: Document, *, workers: int = 1, prefix: str = "") -> Server:
+    """Return the server of one process; see `Server`."""
     config = uvicorn.Config(
-        Application(gateway),
-        host=host.strip("[]") or "0.0.0.0",
-        port=int(port),
+        _unused,
         http=ClientProtocol,
         ws="none",
         loop="uvloop",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(1, round(document.shutdown.grace)),
     )
-    return Server(config, gateway, roles=roles, handshake=document.limits.header_timeout, worker=worker)
+    return Server(config, source, document, workers=workers, prefix=prefix)
 
 
 def listening(document: Document) -> list[socket.socket]:
-    """The sockets of the data plane and, where it has a port of its own, of the control API."""
+    """Return the sockets of the data plane and, if it has its own, of the control API. Raises OSError."""
     places = {"listen": document.listen, "control": document.control}
     return [_listen(place, option) for option, place in places.items() if place]
 
@@ -178,18 +158,20 @@ def _listen(place: str, option: str) -> socket.socket:
     host, _, port = place.rpartition(":")
     host = host.strip("[]") or "0.0.0.0"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, int(port)))
+        listener.bind((host, int(port)))
     except OSError as error:
-        found.close()
+        listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise OSError(f"{place} is taken; stop what listens there, or change '{option}'") from error
+            raise OSError(
+                f"{place} is in use; stop the process that listens there, or change '{option}'"
+            ) from error
         raise OSError(f"can't listen at {place} ('{option}'): {error.strerror or error}") from error
-    found.listen(4096)
-    found.setblocking(False)
-    return found
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
 
 
 def serve(
@@ -200,31 +182,31 @@ def serve(
     fallback_config: str = "",
     workers: int = 1,
 ) -> int:
-    """Runs one process until a signal; 0 after a graceful end. Raises ConfigError before it listens.
+    """Run one process until a signal; return its exit code, 0 after a graceful end. Raises ConfigError, OSError.
 
-    ``fallback_config``, ``workers``: see `Gateway`.
+    ``overrides``, ``fallback_config``: see `Source`. ``workers``: how many processes share the sockets.
     """
-    gateway = Gateway(path, overrides=overrides, fallback_config=fallback_config, workers=workers)
-    _, document = gateway.source.first()
+    source = Source(path, overrides or {}, fallback_config)
+    _, document = source.first()
     configure(document.telemetry.log)
-    worker = f"worker {os.getpid()} " if sockets is not None else ""
-    if not worker:
+    prefix = f"worker {os.getpid()} " if sockets is not None else ""
+    if not prefix:
         log.info("%s", build.described())
-    raise_open_files(document.limits.connections)
-    _ease_collector()
-    _ease_allocator()
+    process.raise_open_files(document.limits.connections)
+    process.freeze_collector()
+    process.keep_freed_memory()
     prioritise_event_loop()
-    found = server(gateway, document, worker=worker)
-    found.run(sockets or listening(document))
-    log.info("%sended", worker)
-    return 0 if found.started else 1
+    running = server(source, document, workers=workers, prefix=prefix)
+    running.run(sockets or listening(document))
+    log.info("%sended", prefix)
+    return 0 if running.started else 1
 
 
 def described(document: Document, revision: int | None = None) -> str:
-    """One line for people: where, what, by which store and configuration."""
+    """Return one line for the log: addresses, routes, store and configuration."""
     base = f"http{'s' if document.tls is not None else ''}://"
-    more = max(0, len(document.routes) - _NAMED_ROUTES)
-    named = [f"{name}: {_policy(route.policy)}" for name, route in document.routes.items()][:_NAMED_ROUTES]
+    more = max(0, len(document.routes) - MAX_NAMED_ROUTES)
+    named = [f"{name}: {_policy(route.policy)}" for name, route in document.routes.items()][:MAX_NAMED_ROUTES]
     routes = ", ".join([*named, *([f"{more} more"] if more else [])])
     number = len(document.routes)
     return " · ".join(
@@ -242,47 +224,3 @@ def _policy(policy: PolicyConfig) -> str:
     return (
         f"canary {policy.baseline} → {policy.candidate}" if isinstance(policy, CanaryConfig) else policy.type
     )
-
-
-_NAMED_ROUTES: Final = 3
-"""Routes that the line at the start names."""
-
-
-def raise_open_files(connections: int) -> None:
-    """Raises the soft limit to the hard one, and warns where even that is too low."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    wanted = 2 * connections
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning(
-            "at most %d files may be open, and 'limits.connections: %d' may need %d: raise the limit "
-            "(ulimit -n, LimitNOFILE) or lower the option",
-            hard,
-            connections,
-            wanted,
-        )
-
-
-def _ease_collector() -> None:
-    """What was loaded at start never becomes garbage: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
-_MMAP_THRESHOLD: Final = -3
-_TRIM_THRESHOLD: Final = -1
-"""mallopt(3)'s numbers."""
-
-
-def _ease_allocator() -> None:
-    """Lets the C library keep up to 16 MiB of what bodies have left, where it is glibc.
-
-    It would give each large piece back to the kernel and take it anew, page by page, for the next body:
-    that was half of what a body of 1 MiB cost.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 4 << 20)
-        mallopt(_TRIM_THRESHOLD, 16 << 20)

@@ -1,7 +1,7 @@
-"""Several processes behind one port: started, watched, replaced when they die, ended together.
+"""Several processes behind one port.
 
-The parent holds the listening sockets and serves nothing, so a worker that dies takes only its own connections
-with it: what waits in the sockets' queues is accepted by the others.
+The parent holds the listening sockets and serves nothing, so a worker that dies takes only its own connections with it:
+the others accept those that wait in the sockets' queues.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from gateway import build, serving
 from gateway.config.document import Document
@@ -29,17 +29,22 @@ from gateway.telemetry.log import configure
 
 log = logging.getLogger("turnout.supervisor")
 
-BREATH: Final = 1.0
-"""Seconds a worker must have lived for its replacement to start at once; a shorter life costs a pause."""
-PAUSE: Final = 2.0
+MIN_LIFETIME_S: Final = 10.0
+"""A worker that ends earlier is replaced after a pause; loading the interpreter alone takes a second or two."""
+RESTART_PAUSE_S: Final = 2.0
+POLL_S: Final = 0.1
+EXIT_MARGIN_S: Final = 5.0
+"""Workers are killed this long after the grace period of their requests."""
 PR_SET_PDEATHSIG: Final = 1
-WELL: Final = (0, -signal.SIGTERM)
-"""How a worker may end when it is told to: a running one drains and exits with 0, one that has not got as far as
-handling signals has nothing to drain."""
+CLEAN_EXIT_CODES: Final = (0, -signal.SIGTERM)
+"""A running worker drains and exits with 0; one that does not handle signals yet has nothing to drain."""
 
 
 def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
-    """Runs ``workers`` processes until a signal; 0 when all of them ended well."""
+    """Run ``workers`` processes until a signal; return 0 if all of them ended cleanly.
+
+    Raises ConfigError, OSError.
+    """
     text = read_text(path)
     document = load_file(path)
     configure(document.telemetry.log)
@@ -48,19 +53,20 @@ def supervise(path: Path, workers: int, overrides: Mapping[str, str]) -> int:
     log.info("serving %s · %d workers", serving.described(document), workers)
     with _metrics_folder(document, overrides) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        return _Family(path, workers, sockets, overrides, text).run(document.shutdown.grace)
+        arguments = (path, sockets, dict(overrides), text, workers, os.getpid())
+        return WorkerPool(_worker, arguments, workers).run(document.shutdown.grace)
 
 
 @contextmanager
 def _metrics_folder(document: Document, overrides: Mapping[str, str]) -> Iterator[Path]:
-    # Not in a temporary directory: everything but the gateway's own directory may be read-only.
+    # Not in a temporary directory: only the gateway's own directory may be writable.
     directory = data_dir(overrides.get("store", document.store), document.record.spool)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(workers_folder(directory))
         except OSError as error:
             raise OSError(
-                f"the workers share their metrics in {directory}, and it can't be written: {error}. "
+                f"the workers share their metrics in {directory}, and it is not writable: {error}. "
                 "Name a writable directory under 'record.spool', or run one worker."
             ) from error
         yield folder
@@ -74,7 +80,7 @@ def _worker(
     workers: int,
     parent: int,
 ) -> None:
-    _end_with(parent)
+    _end_with_parent(parent)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
     )
@@ -85,81 +91,94 @@ def _worker(
     )
 
 
-def _end_with(parent: int) -> None:
-    """A worker whose parent is killed drains: nobody would replace it, and it would hold the port."""
+def _end_with_parent(parent: int) -> None:
+    """Make this worker drain if its parent is killed: it would hold the port, and not be replaced."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was killed before we had asked
+    if os.getppid() != parent:  # the parent was killed before the call
         raise SystemExit(1)
 
 
-class _Family:
+class WorkerPool:
+    """A fixed number of processes; each that ends is replaced."""
+
     def __init__(
         self,
-        path: Path,
-        workers: int,
-        sockets: list[socket.socket],
-        overrides: Mapping[str, str],
-        fallback_config: str,
+        target: Callable[..., None],
+        arguments: tuple[Any, ...],
+        size: int,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         # Spawned and not forked: each worker draws its own randomness and has its own threads and connections.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (path, sockets, dict(overrides), fallback_config, workers, os.getpid())
-        self._workers = workers
-        self._children: list[tuple[BaseProcess, float]] = []
-        self._ending = False
+        self._target = target
+        self._arguments = arguments
+        self._now = now
+        self._size = size
+        self._not_before = now()
+        """The earliest time of the next start."""
+        self.workers: dict[SpawnProcess, float] = {}
+        """Each process, and when it was started."""
+        self.ending = False
 
     def run(self, grace: float) -> int:
+        """Run until a signal; return the exit code. ``grace``: seconds for the requests in flight at the end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        for _ in range(self._workers):
-            self._start()
-        first = [child for child, _ in self._children]
-        while not self._ending:
-            time.sleep(0.1)
-            self._replace_dead()
-            if all(child.exitcode == serving.START_FAILED for child in first):
-                self._wait(grace)
+        self.fill()
+        first = tuple(self.workers)
+        while not self.ending:
+            time.sleep(POLL_S)
+            if all(worker.exitcode == serving.START_FAILED for worker in first):
+                self.close(grace)
                 return serving.START_FAILED
-        return self._wait(grace)
+            self.reap()
+            self.fill()
+        return self.close(grace)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        self._ending = True
+        self.ending = True
 
-    def _start(self) -> None:
-        child = self._context.Process(target=_worker, args=self._arguments)
-        child.start()
-        self._children.append((child, time.monotonic()))
+    def fill(self) -> None:
+        """Start the workers that are missing, unless the last one ended so early that a pause is due."""
+        while len(self.workers) < self._size and self._now() >= self._not_before:
+            worker = self._context.Process(target=self._target, args=self._arguments)
+            worker.start()
+            self.workers[worker] = self._now()
 
-    def _replace_dead(self) -> None:
-        for child, born in tuple(self._children):
-            if child.is_alive():
+    def reap(self) -> None:
+        """Remove the workers that have ended."""
+        for worker, started in tuple(self.workers.items()):
+            if worker.is_alive():
                 continue
-            self._children.remove((child, born))
-            _forget(child.pid)
-            log.error("worker %s ended with %s; another takes its place", child.pid, child.exitcode)
-            if time.monotonic() - born < BREATH:
-                time.sleep(PAUSE)
-            if not self._ending:
-                self._start()
+            del self.workers[worker]
+            _forget(worker.pid)
+            early = self._now() - started < MIN_LIFETIME_S
+            if early:
+                self._not_before = self._now() + RESTART_PAUSE_S
+            when = f"in {RESTART_PAUSE_S:g} s" if early else "now"
+            log.error(
+                "worker %s ended with exit code %s; starting another %s", worker.pid, worker.exitcode, when
+            )
 
-    def _wait(self, grace: float) -> int:
-        for child, _ in self._children:
-            child.terminate()
-        deadline = time.monotonic() + grace + 5.0
-        for child, _ in self._children:
-            child.join(max(0.0, deadline - time.monotonic()))
-            if child.is_alive():
-                child.kill()
-                child.join()
-            if child.exitcode not in WELL:
-                log.error("worker %s did not end well: %s", child.pid, child.exitcode)
-        return 0 if all(child.exitcode in WELL for child, _ in self._children) else 1
+    def close(self, grace: float) -> int:
+        """End all workers; return 0 if all of them ended cleanly, else 1."""
+        for worker in self.workers:
+            worker.terminate()
+        deadline = time.monotonic() + grace + EXIT_MARGIN_S
+        for worker in self.workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+            if worker.exitcode not in CLEAN_EXIT_CODES:
+                log.error("worker %s did not end cleanly: exit code %s", worker.pid, worker.exitcode)
+        return 0 if all(worker.exitcode in CLEAN_EXIT_CODES for worker in self.workers) else 1
 
 
 def _forget(pid: int | None) -> None:
-    """The gauges of a worker that is gone count no more."""
+    """Remove the gauges of a worker that has ended."""
     if pid is not None:
         from prometheus_client.multiprocess import mark_process_dead
 

@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.children import free_port
 from gateway.config.load import load
-from gateway.serving import described, raise_open_files
+from gateway.runtime.process import raise_open_files
+from gateway.serving import described
 from tests.e2e.common import wait_for
 from tests.processes import GatewayProcess
 
@@ -94,5 +95,8 @@ def test_a_port_that_is_taken_is_named(option: str, tmp_path: Path) -> None:
         store = f"sqlite:///{tmp_path}/turnout.db"
         ended = subprocess.run([*command, "--store", store], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert f"turnout: {place} is taken; stop what listens there, or change '{option}'" in ended.stderr
+    assert (
+        f"turnout: {place} is in use; stop the process that listens there, or change '{option}'"
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr

@@ -21,7 +21,7 @@ class Gauges:
         self,
         metrics: Metrics,
         registry: Registry,
-        worker: Worker,
+        worker: Callable[[], Worker],
         counts: Callable[[], list[tuple[Any, Counter[Any]]]],
     ) -> None:
         self._metrics = metrics
@@ -33,9 +33,14 @@ class Gauges:
         """`update`, as a loop's step."""
         self.update()
 
+    def text(self) -> bytes:
+        """Return the metrics of all workers in the Prometheus text format."""
+        self.update()
+        return self._metrics.text()
+
     def update(self) -> None:
         """Brings all of them up to date."""
-        m, worker = self._metrics, self._worker
+        m, worker = self._metrics, self._worker()
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
         m.advance(m.internal_errors, INTERNAL_ERRORS.counts)

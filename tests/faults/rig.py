@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import uvloop
 
 from benchmarks.children import free_port
+from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome, Shadowed
 from gateway.runtime.loop_load import Load
-from gateway.server import Gateway
+from gateway.server import compose
 from tests.wire.backend import RawBackend, Step
 from tests.wire.client import PATIENCE, Client
 
@@ -77,8 +78,7 @@ class FaultRig:
             await backend.start()
         self.path = self.folder / "turnout.yaml"
         self.path.write_text(self.text(self.config))
-        self.gateway = Gateway(self.path)
-        await self.gateway.start()
+        self.gateway = await compose(Source(self.path))
         self.worker.load = calm(self.folder)  # compiled classes have no subclasses here
         self._listen_in()
         self.server = await self.loop.create_server(lambda: ClientProtocol(self.worker), "127.0.0.1", 0)
@@ -107,7 +107,6 @@ class FaultRig:
 
     @property
     def worker(self) -> Worker:
-        assert self.gateway.worker is not None
         return self.gateway.worker
 
     def stop(self) -> None:
@@ -127,8 +126,8 @@ class FaultRig:
 
     def edit(self, config: str) -> None:
         """Puts another configuration in force."""
-        etag = self.gateway.revision().etag
-        self.run(self.gateway.put_config(self.text(config), "test", etag))
+        etag = self.gateway.api.revision().etag
+        self.run(self.gateway.api.put_config(self.text(config), "test", etag))
 
     # Into the loop ----------------------------------------------------------------------------------
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -250,7 +249,7 @@ class FaultRig:
 
         async def found() -> list[dict[str, Any]]:
             await asyncio.sleep(0.05)
-            while any("emit" in str(task.get_coro()) for task in self.gateway.tasks):
+            while any("emit" in str(task.get_coro()) for task in self.gateway.tasks.running):
                 await asyncio.sleep(0.01)  # what was told is still being written down
             events = await self.gateway.store.events()
             return [json.loads(event.data) for event in events if event.kind == kind]

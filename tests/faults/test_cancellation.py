@@ -66,7 +66,7 @@ def queued(rig: FaultRig, client: Client) -> Iterator[None]:
 
 @contextlib.contextmanager
 def connecting(rig: FaultRig, client: Client) -> Iterator[None]:
-    port = rig.gateway.document().backends["full"].addresses[0].port
+    port = rig.gateway.api.document().backends["full"].addresses[0].port
     with socket.socket() as listener, contextlib.ExitStack() as stack:
         listener.bind(("127.0.0.1", port))
         listener.listen(0)

@@ -164,7 +164,7 @@ def test_refused_with_a_fixed_answer(rig: FaultRig) -> None:
 def test_connections_that_are_never_made_are_forgotten(rig: FaultRig) -> None:
     for _ in range(20):
         assert rig.ask("/dead/alone").status == 502
-    port = rig.gateway.document().backends["dead"].addresses[0].port
+    port = rig.gateway.api.document().backends["dead"].addresses[0].port
     known = rig.gateway.registry.addresses
     (dead,) = [a for (endpoint, shadow), a in known.items() if endpoint.port == port and not shadow]
     rig.until(lambda: not dead.connections and not dead.connecting)

@@ -89,7 +89,7 @@ def test_what_was_provably_not_read_is_repeated_whatever_it_does(rig: FaultRig) 
     """The backend has closed, and nobody has noticed, when the request is sent: its kernel refuses the bytes."""
     with (
         socket.create_server(
-            ("127.0.0.1", rig.gateway.document().backends["plain"].addresses[0].port)
+            ("127.0.0.1", rig.gateway.api.document().backends["plain"].addresses[0].port)
         ) as server,
         rig.client() as client,
     ):

@@ -50,18 +50,18 @@ def seen(rig: FaultRig) -> dict[str, Any]:
     metrics = httpx.get(f"http://127.0.0.1:{rig.port}/-/metrics").text
     return {
         "snapshot": id(rig.worker.snapshot),
-        "document": id(gateway.document()),
-        "revision": gateway.revision(),
+        "document": id(gateway.api.document()),
+        "revision": gateway.api.revision(),
         "config": httpx.get(f"http://127.0.0.1:{rig.port}/-/config").text,
         "history": [r.revision for r in rig.run(gateway.store.revisions())],
         "metrics": [line for line in metrics.splitlines() if "config" in line or "alloc" in line],
-        "rewards": dict(gateway.rewards.metrics),
+        "rewards": dict(gateway.api.rewards.metrics),
         "addresses": {k: (id(a), a.max_idle, a.min_stall) for k, a in registry.addresses.items()},
         "limiters": {k: (id(g), g.limit) for k, g in registry.limiters.items()},
         "healths": {k: (id(h), h.stall_detection, tuple(h._records)) for k, h in registry.healths.items()},
-        "held": {k: id(h) for k, h in gateway.allocations.held.items()},
-        "steering": dict(gateway.allocations.steering),
-        "states": dict(gateway.controller.states),
+        "held": {k: id(h) for k, h in gateway.in_force.allocations.held.items()},
+        "steering": dict(gateway.in_force.allocations.steering),
+        "states": dict(gateway.api.controller.states),
     }
 
 

@@ -61,7 +61,7 @@ routes:
 @pytest.fixture
 def full(rig: FaultRig) -> Iterator[None]:
     """A listener whose queue is full: connecting to it neither succeeds nor fails."""
-    port = rig.gateway.document().backends["full"].addresses[0].port
+    port = rig.gateway.api.document().backends["full"].addresses[0].port
     with socket.socket() as listener, contextlib.ExitStack() as stack:
         listener.bind(("127.0.0.1", port))
         listener.listen(0)

@@ -40,7 +40,7 @@ def test_a_request_and_its_attempt_are_told_in_the_conventions_words(rig: FaultR
         "user_agent.original": "Mozilla/5.0 (a b)",
         "turnout.route": "plain",
         "turnout.policy": "split",
-        "turnout.revision": rig.gateway.revision().revision,
+        "turnout.revision": rig.gateway.api.revision().revision,
         "turnout.epoch": outcome.epoch,
         "turnout.variant.assigned": outcome.assigned,
         "turnout.variant.served": outcome.served,

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
-from gateway.server import Gateway
+from gateway.server import compose
 from tests.wire.backend import Connection, RawBackend, Request
 from tests.wire.client import PATIENCE, Client
 
@@ -170,8 +171,7 @@ class Rig:
                 silent=self.silent.getsockname()[1],
             )
         )
-        self.gateway = Gateway(path)
-        await self.gateway.start()
+        self.gateway = await compose(Source(path))
         self.server = await self.loop.create_server(
             self._protocol,
             "127.0.0.1",
@@ -196,7 +196,6 @@ class Rig:
 
     @property
     def worker(self) -> Worker:
-        assert self.gateway.worker is not None
         return self.gateway.worker
 
     def stop(self) -> None:

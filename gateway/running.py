@@ -1,0 +1,140 @@
+"""A running gateway process, and its face to the control API."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.auth.principal import Authenticator
+from gateway.clock import Clock
+from gateway.compile.prepare import Prepared
+from gateway.compile.registry import Registry
+from gateway.compile.revisions import Revisions
+from gateway.config.document import Document
+from gateway.control.app import ControlApp
+from gateway.control.gateway_api import Action, RouteStatus
+from gateway.control.route_status import route_status
+from gateway.dataplane.worker import Worker
+from gateway.in_force import InForce
+from gateway.ingest.recorder import Recorder
+from gateway.ingest.rewards import RewardIngest
+from gateway.ingest.spool import Spool
+from gateway.loops.allocation import LEASE
+from gateway.loops.controller import Controller
+from gateway.loops.events import Events
+from gateway.loops.gauges import Gauges
+from gateway.loops.probes import Probes
+from gateway.runtime.tasks import Tasks
+from gateway.state.base import Event, Revision, StoreUnavailable
+from gateway.state.store import Store
+
+
+@dataclass
+class RunningGateway:
+    """The `gateway.control.gateway_api.GatewayApi`: forwards each request to the part that serves it."""
+
+    store: Store
+    rewards: RewardIngest
+    clock: Clock
+    in_force: InForce
+    revisions: Revisions[Prepared]
+    controller: Controller
+    events: Events
+    gauges: Gauges
+
+    def now(self) -> float:
+        return self.clock()
+
+    def document(self) -> Document:
+        return self.in_force.document()
+
+    def revision(self) -> Revision:
+        return self.in_force.revision()
+
+    def refused_config(self) -> Mapping[str, Any] | None:
+        problem = self.revisions.problem
+        return None if problem is None else problem.shown()
+
+    def authenticator(self) -> Authenticator:
+        return self.in_force.worker.snapshot.authenticator
+
+    def ready(self) -> tuple[bool, str]:
+        draining = self.in_force.worker.draining
+        return not draining, "The gateway is shutting down." if draining else ""
+
+    def metrics(self) -> bytes:
+        return self.gauges.text()
+
+    def route_status(self, route: str) -> RouteStatus | None:
+        held = self.in_force.allocations.held.get(route)
+        return route_status(self.in_force.worker, route, held, self.clock)
+
+    async def rollout(
+        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
+    ) -> Mapping[str, Any]:
+        return await self.controller.command(route, action, weight, by, reason)
+
+    async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
+        return await self.controller.describe_rollout(route)
+
+    def stop_state(self, route: str) -> Mapping[str, Any] | None:
+        return self.controller.describe_stop_rule(route)
+
+    async def check_config(self, text: str, by: str) -> None:
+        await self.revisions.check(text, by)
+
+    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
+        return await self.revisions.propose(text, by, if_match)
+
+    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
+        return await self.revisions.restore(revision, by, if_match)
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
+        return await self.events.emit(kind, route, data)
+
+    async def next_events(self, after: int, timeout: float) -> list[Event]:
+        return await self.events.wait(after, timeout)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One running process of the gateway."""
+
+    api: RunningGateway
+    application: ControlApp
+    in_force: InForce
+    store: Store
+    owner: str
+    """The name of this process in the store's leases."""
+    tasks: Tasks
+    events: Events
+    recorder: Recorder
+    spool: Spool
+    probes: Probes
+
+    @property
+    def worker(self) -> Worker:
+        return self.in_force.worker
+
+    @property
+    def registry(self) -> Registry:
+        return self.in_force.registry
+
+    async def stop(self) -> None:
+        """End what is in flight, write the record, and close everything."""
+        self.worker.draining = True
+        self.events.end()
+        self.probes.close()
+        self.application.close()
+        for connection in tuple(self.worker.connections):
+            connection.end()
+        self.worker.stop()  # after the connections, whose ends may start shadow requests
+        await self.tasks.close()
+        await self.recorder.close()
+        await self.in_force.traces.close()
+        await self.spool.close()
+        with contextlib.suppress(StoreUnavailable):
+            await self.store.release(LEASE, self.owner)
+        await self.store.close()

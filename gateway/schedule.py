@@ -1,0 +1,61 @@
+"""The periodic work of a gateway process: which loops run, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.ingest.rewards import SEALING_KEYS
+from gateway.loops.alarms import ALARMS_S, Alarms
+from gateway.loops.configuration import Configuration
+from gateway.loops.periodic import Step, periodically
+from gateway.loops.probes import PROBES_S
+from gateway.loops.rates import RATES_S, Rates
+from gateway.loops.upkeep import PRUNE_S, prune_store
+from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
+from gateway.running import Gateway
+from gateway.state.outage import StoreOutage
+
+GAUGES_S: Final = 1.0
+
+
+def start_loops(gateway: Gateway, outage: StoreOutage, webhooks: Webhooks, workers: int, text: str) -> None:
+    """Start every loop. ``text``: the content of the configuration file at the start."""
+    api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
+    allocations, document, now = in_force.allocations, in_force.document, in_force.now
+    emit = gateway.events.emit_quietly
+    files = Configuration(in_force.source.path, text, api.revisions, lambda: in_force.files)
+    alarms = Alarms(
+        store,
+        allocations,
+        clock=now,
+        emit=emit,
+        raised=lambda route, code: in_force.metrics.alarms.labels(route, code).inc(),
+        dropped=lambda: gateway.recorder.dropped.total(),
+    )
+
+    def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:
+        gateway.tasks.spawn(periodically(name, step, interval, outage, delay=delay))
+
+    def allocation_s() -> float:
+        return document().loops.allocation
+
+    def watch_s() -> float:
+        return document().loops.watch
+
+    async def follow_replicas() -> None:
+        gateway.events.wake()
+        in_force.sealer.renew(await store.secrets(SEALING_KEYS))
+
+    start("allocations", allocations.step, allocation_s)
+    start("controllers of routes", api.controller.step, allocation_s)
+    start("probes", lambda: probes.step(document().backends), lambda: PROBES_S)
+    start("alarms", lambda: alarms.step(document()), lambda: ALARMS_S, delay=True)
+    start("pruning", lambda: prune_store(store, allocations, document(), now), lambda: PRUNE_S, delay=True)
+    if store.rates is not None:
+        rates = Rates(store.rates, gateway.owner, lambda: in_force.registry.buckets, workers)
+        start("rates of keys", rates.step, lambda: RATES_S)
+    start("the configuration", files.step, watch_s, delay=True)
+    start("other replicas", follow_replicas, watch_s, delay=True)
+    start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
+    start("gauges", api.gauges.step, lambda: GAUGES_S)
