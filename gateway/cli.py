@@ -32,6 +32,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "export": ("gateway.commands.export", "export the record as Parquet, JSONL or CSV"),
     "explain": ("gateway.commands.explain", "show which variant a unit gets, with what probability, and why"),
+    "completion": ("gateway.commands.completion", "print a completion script for bash, zsh or fish"),
+    "version": (
+        "gateway.commands.version",
+        "print the version, the form of the hot path and the interpreter",
+    ),
 }
 
 EXTRAS: Final = {"demo": "backend", "backend": "backend"}
