@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway import clock
@@ -24,7 +24,7 @@ from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
 from gateway.dataplane.worker import Worker
 from gateway.in_force import InForce
-from gateway.ingest.recorder import NullOutcomeSink, Recorder
+from gateway.ingest.recorder import NullOutcomeSink, Recorder, Sink
 from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
 from gateway.ingest.spool import Spool
@@ -44,6 +44,7 @@ from gateway.state import open_store
 from gateway.state.base import Published, StoreUnavailable
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
+from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.address import Address
@@ -74,7 +75,8 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     request_ids = RequestIds(
         store, lambda: in_force.document(), now, lambda *of: in_force.packed_features(*of)
     )
-    recorder = _recorder(store, document, metrics, outage, request_ids)
+    access_log = AccessLog(lambda: in_force.document().telemetry.access_log)
+    recorder = _recorder(store, document, (metrics.outcomes, access_log), outage, request_ids)
     allocations = Allocations(
         store,
         owner=owner,
@@ -152,13 +154,13 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
 
 
 def _recorder(
-    store: Store, document: Document, metrics: Metrics, outage: StoreOutage, request_ids: RequestIds
+    store: Store, document: Document, sinks: Sequence[Sink], outage: StoreOutage, request_ids: RequestIds
 ) -> Recorder:
     return Recorder(
         store if document.record.enabled else NullOutcomeSink(),
         capacity=document.record.capacity,
         interval=document.record.flush,
-        sinks=(metrics.outcomes,),
+        sinks=sinks,
         outage=outage,
         index=request_ids.index,
     )

@@ -388,6 +388,8 @@ class WebhookConfig(ConfigModel):
 
 class TelemetryConfig(ConfigModel):
     log: LogConfig = LogConfig()
+    access_log: Annotated[str, Field(min_length=1)] | None = None
+    """File with one JSON line per decision; `-` is standard output."""
     traces: TracesConfig | None = None
 
 

@@ -87,7 +87,12 @@ def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
         case ConfigError():
             return _config_response(error, request_id)
         case StoreUnavailable():
-            log.warning("the store is unavailable: %s (request %s)", error, request_id)
+            log.warning(
+                "the store is unavailable: %s (request %s)",
+                error,
+                request_id,
+                extra={"request_id": request_id},
+            )
             return _error_response(
                 TurnoutError("store_unavailable", retry_after=STORE_RETRY_AFTER_S), request_id
             )
@@ -98,7 +103,14 @@ def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
             allow = (headers or {}).get("Allow", "")
             message = f"{scope['method']} is not supported at {scope['path']}; use {allow}."
             return _error_response(TurnoutError("method_not_allowed", message), request_id, {"allow": allow})
-    log.error("%s %s failed (request %s)", scope["method"], scope["path"], request_id, exc_info=error)
+    log.error(
+        "%s %s failed (request %s)",
+        scope["method"],
+        scope["path"],
+        request_id,
+        exc_info=error,
+        extra={"request_id": request_id},
+    )
     return _error_response(TurnoutError("internal"), request_id)
 
 

@@ -101,7 +101,14 @@ async def login(request: ApiRequest) -> Response:
         if error.code not in ("unauthenticated", "forbidden"):
             raise
         request.services.logins.failed(client)
-        log.warning("a login to the dashboard failed: %s (client %s)", error.code, client or "unknown")
+        request_id = request.http.state.request_id
+        log.warning(
+            "a login to the dashboard failed: %s (client %s, request %s)",
+            error.code,
+            client or "unknown",
+            request_id,
+            extra={"request_id": request_id},
+        )
         if not _by_form(request):
             raise
         return RedirectResponse(f"login?refused={error.code}", 303, HEADERS)

@@ -27,6 +27,13 @@ class FailureLog:
             return
         self._muted[backend, code] = (now + INTERVAL_S, 0)
         more = f"; {left_out} more like it since the last line" if left_out else ""
+        request = request_id.decode("latin-1")
         log.warning(
-            "backend %s: %s: %s (request %s)%s", backend, code, detail, request_id.decode("latin-1"), more
+            "backend %s: %s: %s (request %s)%s",
+            backend,
+            code,
+            detail,
+            request,
+            more,
+            extra={"request_id": request},
         )

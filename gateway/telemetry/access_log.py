@@ -1,0 +1,81 @@
+"""The access log: one JSON line per outcome, written with the batches of the record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TextIO
+
+from gateway.record.events import Outcome
+
+log = logging.getLogger("turnout")
+
+
+class AccessLog:
+    """A sink of the recorder. It runs in a background thread, so requests do not wait for it."""
+
+    def __init__(self, path: Callable[[], str | None]) -> None:
+        """``path`` returns the file of the configuration in force: `-` for standard output, None to write nothing."""
+        self._path = path
+        self._file: TextIO | None = None
+        self._failed = ""
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        """Write a line for each of ``outcomes``. If that fails, the lines are lost, and the log says so once."""
+        path = self._path()
+        if path is None:
+            return
+        try:
+            file = sys.stdout if path == "-" else self._opened(path)
+            file.write("".join(map(_line, outcomes)))
+            file.flush()
+            self._failed = ""
+        except OSError as error:
+            if self._failed != path:
+                log.error("the access log %s can't be written: %s", path, error.strerror or error)
+            self._failed = path
+
+    def _opened(self, path: str) -> TextIO:
+        """The open file at ``path``; another one if it was moved or deleted."""
+        if self._file is not None:
+            if self._file.name == path and _is_at(self._file, path):
+                return self._file
+            self._file.close()
+            self._file = None
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # kept for the next batch
+        return self._file
+
+
+def _is_at(file: TextIO, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _line(outcome: Outcome) -> str:
+    one = Outcome._make(outcome)  # the data plane offers plain tuples
+    fields = {
+        "time": datetime.fromtimestamp(one.time, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z"),
+        "request_id": one.request_id,
+        "route": one.route,
+        "assigned": one.assigned,
+        "served": one.served,
+        "status": one.status,
+        "error": one.error,
+        "fallback": one.fallback,
+        "total_ms": round(one.total_ms, 3),
+        "backend_ms": round(one.backend_ms, 3),
+        "gateway_ms": round(one.gateway_ms, 3),
+        "request_bytes": one.request_bytes,
+        "response_bytes": one.answer_bytes,
+        "key": one.principal,
+        "decision": one.decision.hex(),
+    }
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
