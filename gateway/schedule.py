@@ -12,6 +12,7 @@ from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
 from gateway.loops.upkeep import PRUNE_S, prune_store
+from gateway.loops.status_gauges import STATUS_GAUGES_S, StatusGauges
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.running import Gateway
 from gateway.state.outage import StoreOutage
@@ -19,7 +20,14 @@ from gateway.state.outage import StoreOutage
 GAUGES_S: Final = 1.0
 
 
-def start_loops(gateway: Gateway, outage: StoreOutage, webhooks: Webhooks, workers: int, text: str) -> None:
+def start_loops(
+    gateway: Gateway,
+    outage: StoreOutage,
+    webhooks: Webhooks,
+    status_gauges: StatusGauges,
+    workers: int,
+    text: str,
+) -> None:
     """Start every loop. ``text``: the content of the configuration file at the start."""
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
@@ -59,3 +67,4 @@ def start_loops(gateway: Gateway, outage: StoreOutage, webhooks: Webhooks, worke
     start("other replicas", follow_replicas, watch_s, delay=True)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)
+    start("gauges of states", lambda: status_gauges.step(document()), lambda: STATUS_GAUGES_S)

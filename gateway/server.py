@@ -33,6 +33,7 @@ from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
 from gateway.loops.probes import Probes
+from gateway.loops.status_gauges import StatusGauges
 from gateway.loops.webhooks import Webhooks
 from gateway.record.decision_id import Sealer
 from gateway.running import Gateway, RunningGateway
@@ -139,6 +140,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         ]
 
     gauges = Gauges(metrics, in_force.registry, lambda: in_force.worker, counts)
+    status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage)
     api = RunningGateway(store, rewards, now, in_force, revisions, controller, events, gauges)
     application = ControlApp(api)
     await revisions.start(text)
@@ -149,7 +151,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     tasks.spawn(spool.run())
     probes = Probes(in_force.registry, chance)
     gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes)
-    start_loops(gateway, outage, webhooks, workers, text or "")
+    start_loops(gateway, outage, webhooks, status_gauges, workers, text or "")
     return gateway
 
 

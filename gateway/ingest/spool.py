@@ -68,6 +68,11 @@ class Spool:
         """
         return bool(self._queue) or (self._file is not None and self._file.waiting > 0)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes in the file of this process that are not replayed yet."""
+        return self._file.waiting if self._file is not None else 0
+
     async def add(self, rewards: Sequence[Reward]) -> None:
         """Write rewards to the disk; concurrent callers share one fdatasync.
 

@@ -1,4 +1,4 @@
-"""What Prometheus is shown of the data plane's own counters and of allocations."""
+"""Prometheus gauges of the data plane and of allocations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policies.allocation.model import Allocation
 
 
 class Gauges:
-    """The figures of one process. ``counts``: further counters, each with what it shows."""
+    """The gauges of one process. ``counts``: further counters, each with its totals."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Gauges:
         return self._metrics.text()
 
     def update(self) -> None:
-        """Brings all of them up to date."""
+        """Set all of them."""
         m, worker = self._metrics, self._worker()
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
@@ -47,19 +47,28 @@ class Gauges:
         m.advance(m.shadows, worker.shadow.counts)
         for counter, counts in self._counts():
             m.advance(counter, counts)
-        now, healths = perf_counter(), worker.healths()
-        for name, backend in self._registry.backends.items():
-            for address in backend.addresses:
-                labels = (name, address.name)
-                m.in_flight.labels(*labels).set(address.in_flight)
-                well = all(h.barred(address, now) == "healthy" for h in healths)
-                m.healthy.labels(*labels).set(1 if well else 0)
-                failing = any(h.failing(address) is not None for h in healths)
-                m.failing.labels(*labels).set(1 if failing else 0)
+        self._show_addresses(worker)
+
+    def _show_addresses(self, worker: Worker) -> None:
+        m, now, healths = self._metrics, perf_counter(), worker.healths()
+        addresses = {
+            (name, address.name): address
+            for name, backend in self._registry.backends.items()
+            for address in backend.addresses
+        }
+        m.show(m.in_flight, {labels: a.in_flight for labels, a in addresses.items()})
+        m.show(
+            m.healthy,
+            {key: all(h.barred(a, now) == "healthy" for h in healths) for key, a in addresses.items()},
+        )
+        m.show(
+            m.failing,
+            {key: any(h.failing(a) is not None for h in healths) for key, a in addresses.items()},
+        )
 
 
 def show_allocation(metrics: Metrics, name: str, epoch: int, allocation: Allocation) -> None:
-    """The epoch and the shares of a route."""
+    """Set the epoch and the shares of a route."""
     metrics.epoch.labels(name).set(epoch)
     for variant, probability in allocation.as_dict().items():
         metrics.share.labels(name, variant).set(probability)

@@ -22,6 +22,11 @@ class StoreOutage:
         self._since = 0.0
         self._told = 0.0
 
+    @property
+    def away(self) -> bool:
+        """Whether the last attempt of any user failed."""
+        return bool(self._failing)
+
     def failed(self, user: str, error: StoreUnavailable) -> None:
         """``user`` could not reach the store."""
         now = self._clock()

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,11 +20,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from gateway import build
 from gateway.record.events import BLAMELESS, Outcome, Shadowed, columns, grouped
@@ -42,7 +44,7 @@ OVERHEAD_BUCKETS_S: Final = (
 _ROUTE: Final = re.compile(rb'[{,]route="([^"]*)"')
 
 
-class Metrics:
+class Metrics(Collector):
     """All metrics of one process."""
 
     def __init__(self) -> None:
@@ -176,7 +178,47 @@ class Metrics:
         self.alarms = Counter(
             "turnout_alarms_total", "Alarms raised, by code.", ("route", "code"), registry=r
         )
+        self.rollout_state = Gauge(
+            "turnout_rollout_state", "1 for the current state of a rollout.", ("route", "state"), registry=r,
+            multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.rollout_stage = Gauge(
+            "turnout_rollout_stage", "The current stage of a rollout, from 1; 0 for the shadow gate.", ("route",),
+            registry=r, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.verdict = Gauge(
+            "turnout_guardrail_verdict", "1 for the current verdict of a guardrail.", ("route", "metric", "verdict"),
+            registry=r, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.standing_alarm = Gauge(
+            "turnout_alarm_standing", "1 while an alarm stands.", ("route", "code"), registry=r,
+            multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.probability_best = Gauge(
+            "turnout_probability_best", "The probability that a variant of a bandit is the best one.", labels,
+            registry=r, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.published_at = Gauge(
+            "turnout_allocation_timestamp_seconds",
+            "When the allocation in force was published, in seconds since the epoch.",
+            ("route",), registry=r, multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.store_ready = Gauge(
+            "turnout_store_ready", "1 while the store can be reached, else 0.", registry=r,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
+        self.spool_bytes = Gauge(
+            "turnout_spool_bytes", "Bytes of rewards that wait in the spool for the store.", registry=r,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.certificate_expiry = Gauge(
+            "turnout_certificate_expiry_timestamp_seconds",
+            "When a certificate of the configuration expires, in seconds since the epoch.", ("path",), registry=r,
+            multiprocess_mode="livemostrecent",
+        )  # fmt: skip
         self._seen: dict[object, Tally[Any]] = {}
+        self._current: dict[str, frozenset[frozenset[tuple[str, str]]]] = {}
+        """By name of a gauge that `show` set, the labels of its current series."""
 
     def configured(self, revision: int, now: float) -> None:
         """Record that ``revision`` is in force since ``now`` (seconds since the epoch)."""
@@ -221,14 +263,34 @@ class Metrics:
                 seen[key] = count
                 counter.labels(*(key if isinstance(key, tuple) else (key,))).inc(delta)
 
+    def show(self, gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set the series of ``gauge``, by label values, in order; all others disappear.
+
+        prometheus_client can't remove a series from the files that workers share, so `collect` leaves them out.
+        """
+        for labels, value in values.items():
+            gauge.labels(*labels).set(value)
+        names = gauge._labelnames
+        self._current[gauge._name] = frozenset(frozenset(zip(names, each, strict=True)) for each in values)
+
     # The scrape ---------------------------------------------------------------------------------------
     def text(self) -> bytes:
         """All metrics of all workers in the Prometheus text format."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            merged = CollectorRegistry()
-            MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
-            return generate_latest(merged)
-        return generate_latest(self.registry) + generate_latest(self._process)
+            return generate_latest(self)
+        return generate_latest(self) + generate_latest(self._process)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all workers, without series that no longer exist."""
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        for metric in registry.collect():
+            current = self._current.get(metric.name)
+            if current is not None:
+                metric.samples = [s for s in metric.samples if frozenset(s.labels.items()) in current]
+            yield metric
 
 
 def of_routes(text: bytes, routes: frozenset[str]) -> bytes:

@@ -1,0 +1,109 @@
+"""Prometheus gauges of what the store and the certificates say: rollouts, verdicts, alarms, allocations, expiry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from gateway.config.document import Document
+from gateway.config.files import named_files
+from gateway.config.policy import bandit_of
+from gateway.ingest.spool import Spool
+from gateway.loops import alarms
+from gateway.loops.allocation import Allocations
+from gateway.loops.controller import Controller
+from gateway.state.outage import StoreOutage
+from gateway.state.store import DocumentStore
+from gateway.telemetry.metrics import Metrics
+
+STATUS_GAUGES_S: Final = 5.0
+Series = dict[tuple[str, ...], float]
+"""Label values → value."""
+
+
+class StatusGauges:
+    """The gauges of one process. Every process shows the same, as far as the store says it."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        store: DocumentStore,
+        controller: Controller,
+        allocations: Allocations,
+        spool: Spool,
+        outage: StoreOutage,
+    ) -> None:
+        self._metrics = metrics
+        self._store = store
+        self._controller = controller
+        self._allocations = allocations
+        self._spool = spool
+        self._outage = outage
+
+    async def step(self, document: Document) -> None:
+        """Set all of them. Raises StoreUnavailable, after those that need no store are set."""
+        metrics = self._metrics
+        metrics.store_ready.set(not self._outage.away)
+        metrics.spool_bytes.set(self._spool.waiting_bytes)
+        metrics.show(
+            metrics.certificate_expiry,
+            {(path,): at for path, at in (await asyncio.to_thread(_expiries, named_files(document))).items()},
+        )
+        self._show_allocations(document)
+        await self._show_rollouts(document)
+        await self._show_alarms(document)
+
+    def _show_allocations(self, document: Document) -> None:
+        metrics, published = self._metrics, self._allocations.published
+        stored = {route: published[route][0] for route in document.routes if route in published}
+        metrics.show(metrics.published_at, {(route,): one.time for route, one in stored.items()})
+        best: Series = {}
+        for route, one in stored.items():
+            known = (
+                json.loads(one.evidence) if bandit_of(document.routes[route].policy) and one.evidence else {}
+            )
+            for variant, row in known.get("variants", {}).items():
+                if "probability_best" in row:
+                    best[route, variant] = row["probability_best"]
+        metrics.show(metrics.probability_best, best)
+
+    async def _show_rollouts(self, document: Document) -> None:
+        states: Series = {}
+        stages: Series = {}
+        verdicts: Series = {}
+        for route in document.routes:
+            rollout = await self._controller.describe_rollout(route)
+            if rollout is None:
+                continue
+            states[route, rollout["state"]] = 1.0
+            stages[route,] = rollout["stage"] + 1.0
+            verdicts |= {(route, v["metric"], v["verdict"]): 1.0 for v in rollout["verdicts"]}
+        metrics = self._metrics
+        metrics.show(metrics.rollout_state, states)
+        metrics.show(metrics.rollout_stage, stages)
+        metrics.show(metrics.verdict, verdicts)
+
+    async def _show_alarms(self, document: Document) -> None:
+        standing: Series = {}
+        for route in (alarms.GATEWAY, *document.routes):
+            kept = await self._store.load(alarms.KIND, route)
+            for alarm in json.loads(kept[1]) if kept is not None else ():
+                standing[route, alarm["code"]] = 1.0
+        self._metrics.show(self._metrics.standing_alarm, standing)
+
+
+def _expiries(paths: Iterable[str]) -> dict[str, float]:
+    """When the first certificate to expire of each file does; without files that hold keys only or can't be read."""
+    expiries = {}
+    for path in paths:
+        try:
+            certificates = x509.load_pem_x509_certificates(Path(path).read_bytes())
+        except (OSError, ValueError):
+            continue
+        expiries[path] = min(one.not_valid_after_utc.timestamp() for one in certificates)
+    return expiries
