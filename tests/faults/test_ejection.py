@@ -63,7 +63,7 @@ def asked(rig: FaultRig, path: str, count: int) -> list[bytes]:
 
 
 def states(rig: FaultRig, route: str = "pair") -> list[str]:
-    live = rig.call(rig.gateway.route_status, route)
+    live = rig.call(rig.gateway.api.route_status, route)
     assert live is not None
     return [usable(place["state"]) for place in live.health["v1"]]
 
@@ -143,13 +143,13 @@ def test_it_returns_and_is_ejected_for_longer_the_next_time(rig: FaultRig) -> No
     rig.until(lambda: states_now(rig) == ["healthy", "healthy"], 3.0)
     assert time.monotonic() - begun > 0.7  # twice 400 ms
     assert b"a" in asked(rig, "/pair", 4)
-    rig.until(lambda: not rig.gateway.registry.healths["pair"]._ejected, 3.0)
+    rig.until(lambda: not rig.gateway.registry.healths["pair"]._returning, 3.0)
     assert told(rig, "a")[-1] == ("returned", "its ejection is over")
 
 
 def states_now(rig: FaultRig) -> list[str]:
     """On the loop's thread."""
-    live = rig.gateway.route_status("pair")
+    live = rig.gateway.api.route_status("pair")
     assert live is not None
     return [usable(place["state"]) for place in live.health["v1"]]
 

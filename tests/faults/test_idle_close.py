@@ -50,7 +50,7 @@ routes:
 
 
 def state(rig: FaultRig) -> str:
-    live = rig.call(rig.gateway.route_status, "alone")
+    live = rig.call(rig.gateway.api.route_status, "alone")
     assert live is not None
     return str(live.health["v1"][0]["state"])
 
@@ -164,7 +164,7 @@ def test_a_backend_that_closes_at_any_moment_stays_in_use(rig: FaultRig, path: s
     # A reset without an end before it proves nothing, so some POSTs may not be repeated; clients are told.
     assert statuses.count(200) >= least
     assert set(statuses) <= {200, 502}
-    live = rig.call(rig.gateway.route_status, path[1:])
+    live = rig.call(rig.gateway.api.route_status, path[1:])
     assert live is not None
     assert [place["state"] for place in live.health["v1"]] == ["healthy", "healthy"]
     assert all(len(b.requests) > 150 for b in rig.backends.values())

@@ -76,7 +76,7 @@ class Ready:
 
     def wait(self, route: str, *states: str) -> None:
         def reached() -> bool:
-            live = self.rig.gateway.route_status(route)
+            live = self.rig.gateway.api.route_status(route)
             assert live is not None
             return [place["state"] for place in live.health["v1"]] == list(states)
 
@@ -168,7 +168,7 @@ def test_an_edit_keeps_the_verdict_and_the_end_of_probing_forgets_it(rig: FaultR
     ready.answers["b"] = ok(status=b"503 Loading")
     ready.wait("pair", "healthy", "unhealthy")
     rig.edit(CONFIG.replace("every: 100ms", "every: 150ms"))
-    live: Any = rig.call(rig.gateway.route_status, "pair")
+    live: Any = rig.call(rig.gateway.api.route_status, "pair")
     assert [p["state"] for p in live.health["v1"]] == ["healthy", "unhealthy"]
     line = (
         "    health: {path: /v2/models/digits/ready, every: 100ms, timeout: 1s, healthy: 2, unhealthy: 2}\n"

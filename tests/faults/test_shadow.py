@@ -416,7 +416,7 @@ def test_a_chunked_answer_is_compared_by_what_it_says(rig: FaultRig) -> None:
 def test_the_live_figures_count_them(rig: FaultRig) -> None:
     rig.ask("/one")
     settled(rig)
-    live = rig.call(rig.gateway.route_status, "one")
+    live = rig.call(rig.gateway.api.route_status, "one")
     assert live is not None
     assert dict(live.shadow_counts["shade"]) == {"offered": 1, "sent": 1}
 
