@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess, free_port
+from tests.processes import GatewayProcess
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

@@ -143,7 +143,7 @@ def test_it_returns_and_is_ejected_for_longer_the_next_time(rig: FaultRig) -> No
     rig.until(lambda: states_now(rig) == ["healthy", "healthy"], 3.0)
     assert time.monotonic() - begun > 0.7  # twice 400 ms
     assert b"a" in asked(rig, "/pair", 4)
-    rig.until(lambda: not rig.gateway.registry.healths["pair"]._returning, 3.0)
+    rig.until(lambda: not rig.gateway.registry.healths["pair"]._ejected, 3.0)
     assert told(rig, "a")[-1] == ("returned", "its ejection is over")
 
 

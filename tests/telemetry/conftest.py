@@ -34,7 +34,7 @@ def rig(shared_rig: FaultRig, to: Collector) -> Iterator[FaultRig]:
 
 
 def empty(rig: FaultRig, to: Collector) -> None:
-    exporter = rig.gateway.traces.exporter
+    exporter = rig.gateway.in_force.traces.exporter
     assert exporter is not None
     rig.until(lambda: not exporter.waiting)
     to.bodies.clear()

@@ -129,7 +129,7 @@ def test_without_traces_the_gateway_never_looks_at_them(rig: FaultRig, to: Colle
         rig.ask("/plain", lines=sent(lines))
         (found,) = rig.backends["a"].requests
         assert sent(lines) in found.head + b"\r\n"
-        assert rig.gateway.traces.exporter is None
+        assert rig.gateway.in_force.traces.exporter is None
     finally:
         rig.edit(text)
     rig.ask("/plain")
@@ -142,7 +142,7 @@ def test_about_the_share_is_traced(rig: FaultRig, to: Collector, settled: Callab
         for _ in range(400):
             client.send(request("/plain"))
             client.answer()
-    exporter = rig.gateway.traces.exporter
+    exporter = rig.gateway.in_force.traces.exporter
     assert exporter is not None
     rig.until(lambda: len(rig.outcomes) == 400 and not exporter.waiting)
     traced = sum(span.kind == "server" for span in to.spans)

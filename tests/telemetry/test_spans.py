@@ -229,15 +229,15 @@ def test_several_requests_of_one_segment_are_told_apart(rig: FaultRig, to: Colle
 
 def test_the_metric_counts(rig: FaultRig, to: Collector) -> None:
     def count(event: str) -> float:
-        found: Any = rig.gateway.metrics_.registry.get_sample_value(
+        found: Any = rig.gateway.in_force.metrics.registry.get_sample_value(
             "turnout_trace_spans_total", {"event": event}
         )
         return float(found or 0)
 
-    rig.call(rig.gateway.gauges.update)
+    rig.call(rig.gateway.api.gauges.update)
     before = {event: count(event) for event in ("offered", "exported")}
     rig.ask("/plain")
     to.wait(2)
-    rig.until(lambda: not rig.gateway.traces.exporter.waiting)  # type: ignore[union-attr]
-    rig.call(rig.gateway.gauges.update)
+    rig.until(lambda: not rig.gateway.in_force.traces.exporter.waiting)  # type: ignore[union-attr]
+    rig.call(rig.gateway.api.gauges.update)
     assert {event: count(event) - before[event] for event in before} == {"offered": 2, "exported": 2}
