@@ -22,6 +22,7 @@ from gateway.ingest.recorder import Recorder
 from gateway.ingest.rewards import RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.loops.allocation import LEASE
+from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
@@ -113,6 +114,7 @@ class Gateway:
     recorder: Recorder
     spool: Spool
     probes: Probes
+    configuration: Configuration
 
     @property
     def worker(self) -> Worker:
@@ -121,6 +123,10 @@ class Gateway:
     @property
     def registry(self) -> Registry:
         return self.in_force.registry
+
+    def reload(self) -> None:
+        """Read the configuration and all files that it names again."""
+        self.tasks.spawn(self.configuration.reload())
 
     async def stop(self) -> None:
         """End what is in flight, write the record, and close everything."""

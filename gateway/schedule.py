@@ -7,12 +7,11 @@ from typing import Final
 
 from gateway.ingest.rewards import SEALING_KEYS
 from gateway.loops.alarms import ALARMS_S, Alarms
-from gateway.loops.configuration import Configuration
 from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
-from gateway.loops.upkeep import PRUNE_S, prune_store
 from gateway.loops.status_gauges import STATUS_GAUGES_S, StatusGauges
+from gateway.loops.upkeep import PRUNE_S, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.running import Gateway
 from gateway.state.outage import StoreOutage
@@ -26,13 +25,11 @@ def start_loops(
     webhooks: Webhooks,
     status_gauges: StatusGauges,
     workers: int,
-    text: str,
 ) -> None:
-    """Start every loop. ``text``: the content of the configuration file at the start."""
+    """Start every loop. ``workers``: how many processes share the port."""
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
     emit = gateway.events.emit_quietly
-    files = Configuration(in_force.source.path, text, api.revisions, lambda: in_force.files)
     alarms = Alarms(
         store,
         allocations,
@@ -63,7 +60,7 @@ def start_loops(
     if store.rates is not None:
         rates = Rates(store.rates, gateway.owner, lambda: in_force.registry.buckets, workers)
         start("rates of keys", rates.step, lambda: RATES_S)
-    start("the configuration", files.step, watch_s, delay=True)
+    start("the configuration", gateway.configuration.step, watch_s, delay=True)
     start("other replicas", follow_replicas, watch_s, delay=True)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)

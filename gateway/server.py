@@ -29,6 +29,7 @@ from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.loops.allocation import Allocations
+from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
@@ -150,8 +151,9 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     tasks.spawn(recorder.run())
     tasks.spawn(spool.run())
     probes = Probes(in_force.registry, chance)
-    gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes)
-    start_loops(gateway, outage, webhooks, status_gauges, workers, text or "")
+    files = Configuration(source.path, text or "", revisions, lambda: in_force.files)
+    gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes, files)
+    start_loops(gateway, outage, webhooks, status_gauges, workers)
     return gateway
 
 

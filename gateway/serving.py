@@ -97,6 +97,7 @@ class Server(uvicorn.Server):
             )
             for each, role in zip(sockets or (), roles, strict=True)
         ]
+        loop.add_signal_handler(signal.SIGHUP, self.gateway.reload)
         self.started = True
         if not self._prefix:
             # It listens and stores as its own file says, whatever the store has in force.

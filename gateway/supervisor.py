@@ -80,6 +80,7 @@ def _worker(
     workers: int,
     parent: int,
 ) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves; it reads everything anyway
     _end_with_parent(parent)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
@@ -126,6 +127,7 @@ class WorkerPool:
         """Run until a signal; return the exit code. ``grace``: seconds for the requests in flight at the end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, self._reload)
         self.fill()
         first = tuple(self.workers)
         while not self.ending:
@@ -139,6 +141,11 @@ class WorkerPool:
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.ending = True
+
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        for worker in self.workers:
+            if worker.pid is not None and worker.is_alive():
+                os.kill(worker.pid, signal.SIGHUP)
 
     def fill(self) -> None:
         """Start the workers that are missing, unless the last one ended so early that a pause is due."""

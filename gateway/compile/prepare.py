@@ -114,7 +114,7 @@ def prepare(found: Examined, view: View, *, source: str) -> Prepared:
     if document is None:
         raise ConfigError(source, found.faults)
     build = _Build(found, source)
-    files = signatures(named_files(document))
+    files = signatures(named_files(document) | found.secret_files)
     unusable: list[Finding] = []
     with build.at():
         unusable += unusable_files(document)

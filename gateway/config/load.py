@@ -13,7 +13,7 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
-from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read
+from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read, secret_files
 
 __all__ = ["ConfigError", "Examined", "Fault", "examine", "load", "load_file", "read_text", "render_faults"]
 
@@ -26,6 +26,8 @@ class Examined:
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...] = ()
     tree: Tree | None = None
+    secret_files: frozenset[str] = frozenset()
+    """Files whose content is part of the document."""
 
     def placed(self, findings: Iterable[Finding]) -> tuple[Fault, ...]:
         """``findings`` with their positions, in the order of the text."""
@@ -78,5 +80,5 @@ def examine(text: str, *, env: Mapping[str, str]) -> Examined:
     faults += [fault for fault in wrong if fault.path not in unset]
     if faults or document is None:
         return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
-    found = Examined(document, (), tree=tree)
+    found = Examined(document, (), tree=tree, secret_files=secret_files(text))
     return replace(found, warnings=found.placed((*warnings_of(document), *pending_options(document))))

@@ -35,6 +35,14 @@ class FileWatch:
         self._seen: Signature | None = None
         self._settled: Signature | None = None
 
+    def read(self) -> str | None:
+        """The new text, read now; None if it has not changed. Raises ConfigError."""
+        text = read_text(self._path)
+        if text == self._known:
+            return None
+        self._known = text
+        return text
+
     def look(self) -> str | None:
         """The new text, or None. Raises ConfigError once for each change that cannot be read."""
         now = signature(self._path)
@@ -42,11 +50,7 @@ class FileWatch:
         if now is None or changed or now == self._settled:
             return None
         self._settled = now
-        text = read_text(self._path)
-        if text == self._known:
-            return None
-        self._known = text
-        return text
+        return self.read()
 
 
 Signatures = Mapping[str, Signature | None]

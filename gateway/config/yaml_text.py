@@ -2,7 +2,7 @@
 
 Scalars are resolved by the core schema of YAML 1.2, so ``no``, ``22:22`` and ``1_000`` stay text. Keys are always
 text. Tags that construct objects and duplicate keys are refused; expansion by anchors is bounded. ``${NAME}`` and
-``${NAME:-default}`` in values are replaced from the environment.
+``${NAME:-default}`` in values are replaced from the environment, ``${file:PATH}`` by the content of a file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ MAX_VALUES: Final = 100_000
 """Values of a document, counting each use of an anchor."""
 
 _PREFIX: Final = "tag:yaml.org,2002:"
-_VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{(?:(file:(?!-)[^}]+)\}|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
+FILE_PREFIX: Final = "file:"
+MAX_SECRET_BYTES: Final = 65_536
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
@@ -45,14 +47,21 @@ _resolve("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 
 
 def variables(text: str) -> dict[str, int]:
-    """Environment variables that ``text`` names outside comments, with the line of their first use."""
+    """Environment variables and ``file:PATH`` that ``text`` names outside comments, with the line of first use."""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.lstrip().startswith("#"):
             for match in _VARIABLE.finditer(line):
-                found.setdefault(match[1] or "", number)
+                found.setdefault(match[1] or match[2] or "", number)
     found.pop("", None)
     return found
+
+
+def secret_files(text: str) -> frozenset[str]:
+    """Paths of the ``${file:PATH}`` that ``text`` names."""
+    return frozenset(
+        name.removeprefix(FILE_PREFIX) for name in variables(text) if name.startswith(FILE_PREFIX)
+    )
 
 
 @dataclass(slots=True)
@@ -270,12 +279,18 @@ class _Builder:
 
     def _expanded(self, node: yaml.ScalarNode, text: str, path: KeyPath) -> str:
         def value(found: re.Match[str]) -> str:
-            name, default = found[1], found[2]
+            file, name, default = found[1], found[2], found[3]
             if found[0] == "$${":
                 return "${"
+            if file is not None:
+                self.tree.secrets[path] = file
+                return self._content(node, path, file.removeprefix(FILE_PREFIX))
             if name is None:
                 self._variable_fault(
-                    node, path, "'${' begins no variable", "write ${NAME}, or $${ for '${' itself"
+                    node,
+                    path,
+                    "'${' begins no variable",
+                    "write ${NAME}, ${file:PATH}, or $${ for '${' itself",
                 )
                 return ""
             self.tree.secrets[path] = name
@@ -287,6 +302,22 @@ class _Builder:
             return default or ""
 
         return _VARIABLE.sub(value, text) if "${" in text else text
+
+    def _content(self, node: yaml.Node, path: KeyPath, file: str) -> str:
+        """The text of a file that holds a secret, without the line end that editors add."""
+        try:
+            with open(file, "rb") as opened:
+                data = opened.read(MAX_SECRET_BYTES + 1)
+            if len(data) <= MAX_SECRET_BYTES:
+                return data.decode().removesuffix("\n").removesuffix("\r")
+            reason = f"it has more than {MAX_SECRET_BYTES} bytes"
+        except OSError as error:
+            reason = str(error.strerror or error)
+        except ValueError:  # UnicodeDecodeError, or a path with a NUL
+            reason = "it is not UTF-8 text"
+        message = f"the file '{file}' can't be read: {reason}"
+        self._variable_fault(node, path, message, "write ${file:PATH} of a file with the value alone")
+        return ""
 
     def _variable_fault(self, node: yaml.Node, path: KeyPath, message: str, hint: str) -> None:
         self.faults.append(Fault(*_start(node), render_path(path), message, hint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 from gateway.compile.revisions import Revisions
 from gateway.config.faults import ConfigError
 from gateway.config.watch import FilesWatch, FileWatch, Signatures
+from gateway.state.base import StoreUnavailable
+
+log = logging.getLogger("turnout.config")
 
 
 class Configuration:
-    """One look at the configuration file: a good edit is taken, a bad one is reported and changes nothing."""
+    """Applies changes of the files; a faulty one is reported and changes nothing."""
 
     def __init__(
         self, path: Path, known: str, revisions: Revisions[Any], built: Callable[[], Signatures]
     ) -> None:
-        """``known``: the file's text that was looked at already; ``built``: the files of what is in force."""
+        """``known``: the text of the file at the start; ``built``: the files of the configuration in force."""
         self._revisions = revisions
         self._built = built
         self._file = FileWatch(path, known)
@@ -26,15 +30,23 @@ class Configuration:
         self._edit: str | None = None
         """A new text of the file that could not be stored yet."""
 
-    async def step(self) -> None:
-        """One look at each."""
+    async def reload(self) -> None:
+        """Read the file, and all files that it names, now: for SIGHUP."""
+        log.info("reading the configuration and its files again")
         try:
-            self._edit = await asyncio.to_thread(self._file.look) or self._edit
+            await self.step(now=True)
+        except StoreUnavailable as error:
+            log.warning("the configuration stays as it is until the store is back: %s", error)
+
+    async def step(self, *, now: bool = False) -> None:
+        """Look at each once. ``now``: whether or not it has changed, and without waiting for it to settle."""
+        try:
+            self._edit = await asyncio.to_thread(self._file.read if now else self._file.look) or self._edit
         except ConfigError as error:
             self._revisions.refuse(error)
         if self._edit is not None:
             await self._revisions.adopt_file(self._edit)
             self._edit = None
-        if await asyncio.to_thread(self._named.look, self._built()):
+        if await asyncio.to_thread(self._named.look, self._built()) or now:
             await self._revisions.rebuild()
         await self._revisions.refresh()

@@ -320,6 +320,20 @@ async def test_the_api_uses_only_variables_that_the_file_names(store: Store) -> 
     assert await revisions.propose(READER.replace("x-home", "x-house"), "ops", "*")
 
 
+async def test_the_api_reads_only_files_that_the_file_names(store: Store, tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.write_text("a")
+    other.write_text("b")
+    revisions = Gateway().revisions(store, {})
+    text = f"{ONE}backends: {{b: {{url: 'http://h', headers: {{x-key: '${{file:{own}}}'}}}}}}\n"
+    await revisions.start(text)
+    with pytest.raises(ConfigError) as refused:
+        await revisions.propose(text.replace(str(own), str(other)), "ops", "*")
+    assert "the file does not name ${file:" in str(refused.value)
+    assert await revisions.propose(text.replace("x-key", "x-token"), "ops", "*")
+    assert revisions.document.backends["b"].headers == {"x-token": "a"}
+
+
 async def test_a_variable_that_is_not_set_is_refused_like_one_that_is(store: Store) -> None:
     revisions = Gateway().revisions(store, {"HOME": "/somewhere"})
     await revisions.start(ONE)

@@ -234,6 +234,7 @@ record: {enabled: false, request_ids: true, capacity: 1, flush: 1s, retention: n
 loops: {allocation: 100ms, watch: 100ms}
 telemetry:
   log: {level: debug, format: json}
+  access_log: access.jsonl
   traces: {endpoint: "http://x", sample: 0.5, parent: link, propagate: false, service: edge,
            resource: {zone: a}, headers: {a: b}}
 webhooks: [{url: "http://x", format: slack, events: [alarm], routes: [digits], secret: sixteen-character, timeout: 1s}]

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.config.faults import Fault
-from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, read
+from gateway.config.yaml_text import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_SECRET_BYTES,
+    read,
+    secret_files,
+    variables,
+)
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -82,8 +91,25 @@ def test_a_variable_that_is_not_set() -> None:
     assert fault.message == "the environment variable 'NOPE' is not set"
 
 
+def test_the_content_of_a_file(tmp_path: Path) -> None:
+    secret, absent, long = tmp_path / "secret", tmp_path / "absent", tmp_path / "long"
+    secret.write_text("s3cret: #\n")
+    long.write_bytes(b"x" * (MAX_SECRET_BYTES + 1))
+    assert data_of(f"a: 'Bearer ${{file:{secret}}}'") == {"a": "Bearer s3cret: #"}
+    assert data_of("a: ${file:-plain}", {}) == {"a": "plain"}, "a variable named file, with a default"
+    assert variables(f"a: ${{file:{secret}}}\nb: ${{NAME}}") == {f"file:{secret}": 1, "NAME": 2}
+    assert secret_files(f"a: ${{file:{secret}}}\nb: ${{NAME}}") == {str(secret)}
+    assert "No such file or directory" in only_fault(f"a: ${{file:{absent}}}").message
+    assert "more than 65536 bytes" in only_fault(f"a: ${{file:{long}}}").message
+    secret.write_bytes(b"\xff")
+    assert (
+        only_fault(f"a: ${{file:{secret}}}").message
+        == f"the file '{secret}' can't be read: it is not UTF-8 text"
+    )
+
+
 def test_a_variable_without_a_name() -> None:
-    assert only_fault("a: ${1}").hint == "write ${NAME}, or $${ for '${' itself"
+    assert only_fault("a: ${1}").hint == "write ${NAME}, ${file:PATH}, or $${ for '${' itself"
 
 
 @pytest.mark.parametrize(

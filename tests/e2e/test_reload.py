@@ -1,0 +1,68 @@
+"""SIGHUP, certificates and secret files, with two workers."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import ssl
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.common import wait_for
+from tests.e2e.test_tls import Issuer
+from tests.processes import GatewayProcess
+
+CONFIG = """\
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {watch: 1h}
+tls: {cert: "@DIR@/server.pem", key: "@DIR@/server.key"}
+auth: {keys: [{id: app, hash: "${file:@DIR@/hash}", scopes: [read]}]}
+routes: {}
+"""
+
+
+def test_sighup_and_changed_files(tmp_path: Path) -> None:
+    issuer, trust = Issuer(tmp_path), ssl.create_default_context()
+    trust.load_verify_locations(tmp_path / "ca.pem")
+    issuer.issue("server")
+
+    def allow(secret: str) -> None:
+        new = tmp_path / "hash.new"
+        new.write_text(f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}\n")
+        new.replace(tmp_path / "hash")
+
+    allow("first")
+    with GatewayProcess(tmp_path, CONFIG, "--workers", "2", ready=False) as gateway:
+        url = gateway.url.replace("http", "https")
+
+        def status(secret: str) -> set[int]:
+            """Of several connections, so that both workers respond."""
+            try:
+                one = [
+                    httpx.get(f"{url}/-/routes", headers={"x-api-key": secret}, verify=trust).status_code
+                    for _ in range(8)
+                ]
+            except httpx.HTTPError:
+                return set()  # not ready yet
+            return set(one)
+
+        def certificate() -> bytes:
+            text = ssl.get_server_certificate(("127.0.0.1", gateway.port))
+            return ssl.PEM_cert_to_DER_cert(text)
+
+        wait_for(lambda: status("first") == {200}, 60)
+        before = certificate()
+        allow("second")
+        issuer.issue("server")
+        gateway.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: status("second") == {200}, 30)
+        assert status("first") == {401}
+        assert certificate() != before
+        gateway.write(CONFIG.replace("watch: 1h", "watch: 100ms"))
+        gateway.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: gateway.log.count("configuration revision 2 is in force") == 2, 30)
+        allow("third")  # no signal: the file is watched
+        wait_for(lambda: status("third") == {200}, 30)
+        assert gateway.stop() == 0
