@@ -32,6 +32,7 @@ from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates
 from gateway.loops.route_views import rollout_view, stop_view
+from gateway.state.base import StoreUnavailable
 from gateway.state.store import Store
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
@@ -80,10 +81,20 @@ class Controller:
 
     # A new document -----------------------------------------------------------------------------------
     async def start(self, document: Document) -> None:
-        """Reads where the routes of ``document`` stand; call it before the first `take`."""
+        """Reads where the routes of ``document`` stand; call it before the first `take`.
+
+        Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
+        share.
+        """
         for name, route in document.routes.items():
             if _controlled(route):
-                await self._routes.read(name)
+                try:
+                    await self._routes.read(name)
+                except ValueError as error:
+                    raise StoreUnavailable(
+                        f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "
+                        "Turnout that wrote it."
+                    ) from error
 
     def take(self, document: Document, steered: Mapping[str, Steering]) -> None:
         """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""

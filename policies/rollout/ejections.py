@@ -48,12 +48,12 @@ class Ejections:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`. Raises KeyError or TypeError when ``data`` is not such a dict."""
         kept = data["judgement"]
         judgement = None
         if kept is not None:
             judgement = Judgement(tuple(map(Verdict.from_dict, kept["verdicts"])), kept["sick"])
-        return cls(data["fingerprint"], data["since"], data["ejected"], judgement)
+        return cls(data["fingerprint"], data["since"], dict(data["ejected"]), judgement)
 
 
 def breaches(judgements: Mapping[str, Judgement]) -> dict[str, Verdict]:

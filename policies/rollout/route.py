@@ -33,10 +33,16 @@ class RouteState:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`. Raises ValueError for a rollout that is none."""
-        rollout = data["rollout"]
-        return cls(
-            State.from_dict(rollout) if rollout is not None else None,
-            Ejections.from_dict(data["ejections"]),
-            StopState(**data["stop"]),
-        )
+        """The inverse of `as_dict`; fields that a later version adds are ignored.
+
+        Raises ValueError when ``data`` is not such a dict.
+        """
+        try:
+            rollout, stop = data["rollout"], data["stop"]
+            return cls(
+                State.from_dict(rollout) if rollout is not None else None,
+                Ejections.from_dict(data["ejections"]),
+                StopState(**{name: stop[name] for name in StopState.__slots__}),
+            )
+        except (KeyError, TypeError) as fault:
+            raise ValueError(f"this is not the state of a route: {fault!r}") from fault

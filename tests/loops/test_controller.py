@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.loops.route_states import KIND
+from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.loops.test_rollout_bandit import Replica
@@ -49,3 +50,9 @@ async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
     assert one.state == "promoted"
     assert "the controller of the route broken failed once" in caplog.text
     assert one.allocations.share("broken", "v2") == pytest.approx(0.2)
+
+
+async def test_a_start_with_a_state_that_cannot_be_read_says_so(store: Store) -> None:
+    await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=0)
+    with pytest.raises(StoreUnavailable, match=r"The state of the route 'broken' .* can't be read"):
+        await Replica(store, "one", CONFIG).start()

@@ -110,4 +110,15 @@ def test_a_state_survives_the_store() -> None:
     plan = Plan("v1", "v2", (Stage(0.1),))
     looked, _ = ejections.look(Ejections("f", 1.0), {"v2": judgement("fail")}, candidate="v2", trusted=True)
     for state in (RouteState(), RouteState(begin(plan, 5.0), looked, HANDED)):
-        assert RouteState.from_dict(json.loads(json.dumps(state.as_dict()))) == state
+        kept = json.loads(json.dumps(state.as_dict()))
+        assert RouteState.from_dict(kept) == state
+        kept["stop"]["later"] = kept["later"] = 1
+        assert RouteState.from_dict(kept) == state
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"rollout": {}, "ejections": {}, "stop": {}}', '{"rollout": 1}']
+)
+def test_what_is_not_a_state_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="not the state of a"):
+        RouteState.from_dict(json.loads(text))
