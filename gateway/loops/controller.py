@@ -188,6 +188,10 @@ class Controller:
             return replace(route, ejections=look[0]), look[1]
 
         _, effects = await self._routes.update(name, reducer)
+        if effects:
+            self._steer(name)
+            names = ", ".join(effect.variant for effect in effects)
+            await self._allocations.reconsider(name, f"guardrail: {names}")
         for effect in effects:
             reason = effect.verdict.breach()
             log.warning("%s: variant %s gets no more traffic: %s", name, effect.variant, reason)
@@ -195,10 +199,6 @@ class Controller:
             await self._emit(
                 "guardrail", name, {"variant": effect.variant, "reason": reason, "evidence": evidence}
             )
-        if effects:
-            self._steer(name)
-            names = ", ".join(effect.variant for effect in effects)
-            await self._allocations.reconsider(name, f"guardrail: {names}")
 
     # Rollouts -------------------------------------------------------------------------------------------
     async def _configure(self, name: str, section: CanaryConfig) -> None:

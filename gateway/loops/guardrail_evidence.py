@@ -80,7 +80,7 @@ class GuardrailEvidence:
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         rails = [rail_of(rail) for rail in bound.guardrails]
         stretches = await self._by_unit(document, name, watched)
-        found = {}
+        judgements = {}
         for variant in others:
             if variant in state.ejected or variant not in watched.matched:
                 continue
@@ -89,10 +89,10 @@ class GuardrailEvidence:
                 pairs = ((s.get(bound.baseline, _NOTHING), s.get(variant, _NOTHING)) for s in stretches)
                 seen = seen + stratified([_NO_UNITS, *pairs])
             pair = seen.evidence(kinds, self._clock() - watched.since, capped_ranges(document))
-            found[variant] = await asyncio.to_thread(
+            judgements[variant] = await asyncio.to_thread(
                 judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
             )
-        return found
+        return judgements
 
     def _known(self, name: str, state: Ejections) -> _Watched:
         """The comparisons since ``state.since``; from the beginning for an edited section."""

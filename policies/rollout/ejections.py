@@ -58,12 +58,12 @@ class Ejections:
 
 def breaches(judgements: Mapping[str, Judgement]) -> dict[str, Verdict]:
     """By variant, the first guardrail that fails, unless the baseline itself fails."""
-    found: dict[str, Verdict] = {}
+    failing: dict[str, Verdict] = {}
     for variant, judgement in judgements.items():
         failed = [verdict for verdict in judgement.verdicts if verdict.verdict == "fail"]
         if failed and not judgement.sick:
-            found[variant] = failed[0]
-    return found
+            failing[variant] = failed[0]
+    return failing
 
 
 def look(
