@@ -48,6 +48,11 @@ test: setup tools lint typecheck   ## every test
 quick: setup     ## the tests that take no time, in less than a minute on two cores
 	$(PYTEST) --quick
 
+coverage: setup tools ## branch coverage of policies and of the data plane
+	$(PYTEST) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
+	$(BIN)/coverage report --include='policies/*' --fail-under=98
+	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=92
+
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak
 
