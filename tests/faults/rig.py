@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import uvloop
+from typing import Any
 
 from benchmarks.children import free_port
-from gateway.config.source import Source
-from gateway.dataplane.client.protocol import ClientProtocol
-from gateway.dataplane.worker import Worker
 from gateway.record.events import Outcome, Shadowed
 from gateway.runtime.loop_load import Load
-from gateway.server import compose
+from tests.support.rig import GatewayThread
 from tests.wire.backend import RawBackend, Step
-from tests.wire.client import PATIENCE, Client
-
-T = TypeVar("T")
 
 HEAD = """\
 listen: 127.0.0.1:0
@@ -47,42 +38,28 @@ def calm(folder: Path) -> Load:
     return load
 
 
-class FaultRig:
-    """The gateway and its backends on one event loop in a thread. Started once a module; `fresh` between tests.
+class FaultRig(GatewayThread):
+    """The gateway with a configuration of the test's own.
 
     In the configuration @NAME@ stands for the port of the backend of that name, one for each of ``names``;
     @DEAD@ for a port where nobody listens.
     """
 
     def __init__(self, folder: Path, config: str, names: Sequence[str] = ("a", "b")) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.config = config
-        self.names = tuple(names)
-        self.backends: dict[str, RawBackend] = {}
-        self.loop = uvloop.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.errors: list[dict[str, Any]] = []
+        self.backends = {name: RawBackend(name.encode()) for name in names}
+        self.raw = list(self.backends.values())
         self.outcomes: list[Outcome] = []
         """What was recorded since the last `fresh`."""
         self.shadowed: list[Shadowed] = []
 
-    # Life -------------------------------------------------------------------------------------------
-    def start(self) -> None:
-        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        self.thread.start()
-        self.run(self._start())
-
     async def _start(self) -> None:
-        for name in self.names:
-            self.backends[name] = backend = RawBackend(name.encode())
+        for backend in self.raw:
             await backend.start()
-        self.path = self.folder / "turnout.yaml"
-        self.path.write_text(self.text(self.config))
-        self.gateway = await compose(Source(self.path))
+        await self._serve(self.text(self.config))
         self.worker.load = calm(self.folder)  # compiled classes have no subclasses here
         self._listen_in()
-        self.server = await self.loop.create_server(lambda: ClientProtocol(self.worker), "127.0.0.1", 0)
-        self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
 
     def text(self, config: str) -> str:
         text = (HEAD + config).replace("@DIR@", str(self.folder)).replace("@DEAD@", str(free_port()))
@@ -105,52 +82,10 @@ class FaultRig:
         worker.offer = both
         worker.shadow._record = shadowed
 
-    @property
-    def worker(self) -> Worker:
-        return self.gateway.worker
-
-    def stop(self) -> None:
-        self.run(self._stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(PATIENCE)
-        self.loop.close()
-
-    async def _stop(self) -> None:
-        self.server.close()
-        for backend in self.backends.values():
-            assert backend.server is not None
-            backend.server.close()
-            backend.reset()
-        await self.gateway.stop()
-        await asyncio.sleep(0.02)
-
     def edit(self, config: str) -> None:
         """Puts another configuration in force."""
         etag = self.gateway.api.revision().etag
         self.run(self.gateway.api.put_config(self.text(config), "test", etag))
-
-    # Into the loop ----------------------------------------------------------------------------------
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE * 6)
-
-    def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls it on the loop's thread."""
-
-        async def work() -> T:
-            return function(*arguments)
-
-        return self.run(work())
-
-    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Waits, on the loop's thread, until ``condition`` holds; AssertionError if it never does."""
-
-        async def wait() -> None:
-            end = self.loop.time() + seconds
-            while not condition():
-                assert self.loop.time() < end, "it did not come about"
-                await asyncio.sleep(0.001)
-
-        self.run(wait())
 
     # What backends do -------------------------------------------------------------------------------
     def next(self, name: str, *steps: Step) -> None:
@@ -176,21 +111,8 @@ class FaultRig:
     def fresh(self) -> None:
         """Nothing in flight, no connection, nothing recorded, nobody ill."""
 
-        async def work() -> None:
-            for connection in tuple(self.worker.connections):
-                connection.transport.abort()
-            for backend in self.backends.values():
-                backend.plans = deque()
-                backend.reset()
-            for _ in range(8):
-                await asyncio.sleep(0)
-            self._heal()
-
-        self.run(work())
-        registry = self.gateway.registry
-        self.until(lambda: not any(a.connections for a in registry.addresses.values()))
-        self.until(lambda: not self.worker.active and not self.worker.shadow.comparing)
-        self.errors.clear()
+        super().fresh()
+        self.call(self._heal)
         self.outcomes.clear()
         self.shadowed.clear()
 
@@ -206,26 +128,6 @@ class FaultRig:
             for address, record in known.items():  # what probes say, they must take back themselves
                 health._group.mark(health._records[address], healthy=record.healthy)
             health.tick(time.perf_counter())
-
-    def clean(self) -> None:
-        """Asserts that nothing is left in flight anywhere and that no callback raised."""
-        registry = self.gateway.registry
-        self.until(lambda: not self.worker.active)
-        for address in registry.addresses.values():
-            assert address.in_flight == 0, address.name
-            assert address.stragglers == 0, address.name
-            assert all(c.handler is None for c in address.connections), "a connection still has a handler"
-        self.until(lambda: not any(address.connecting for address in registry.addresses.values()))
-        for name, limiter in registry.limiters.items():
-            assert limiter.in_flight == 0, name
-            assert limiter.retrying == 0, name
-            assert not limiter.waiting
-        shadow = self.worker.shadow
-        assert (shadow.waiting, shadow.running, shadow.held) == (0, 0, 0)
-        assert not self.errors, self.errors
-
-    def client(self, **options: Any) -> Client:
-        return Client(self.port, **options)
 
     def ask(self, path: str, *, method: bytes = b"POST", body: bytes = b"{}", lines: bytes = b"") -> Any:
         """One request on a connection of its own, answered."""

@@ -1,26 +1,16 @@
-"""A real gateway between raw sockets: the gateway and two recording backends on one event loop in a thread."""
+"""The gateway of the wire tests, with a route for each way that a request can take."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
-import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import uvloop
-
-from gateway.config.source import Source
-from gateway.dataplane.client.protocol import ClientProtocol
-from gateway.dataplane.worker import Worker
-from gateway.server import compose
-from tests.wire.backend import Connection, RawBackend, Request
-from tests.wire.client import PATIENCE, Client
-
-T = TypeVar("T")
+from tests.support.rig import GatewayThread
+from tests.wire.backend import RawBackend, Request
+from tests.wire.client import Client
 
 CONFIG = """\
 listen: 127.0.0.1:0
@@ -122,8 +112,8 @@ class Tls:
     client: ssl.SSLContext
 
 
-class Rig:
-    """Started once a module; `fresh` between tests."""
+class Rig(GatewayThread):
+    """The wire tests' gateway between the recording backends "a" and "b"."""
 
     def __init__(
         self,
@@ -139,47 +129,27 @@ class Rig:
 
         ``tls`` makes certificates: the gateway and the backend "b" then speak TLS.
         """
-        self.folder = folder
+        super().__init__(folder)
         self.tls = tls(folder) if tls is not None else None
         self.limits, self.top, self.routes, self.backends = limits, top, routes, backends
-        self.loop = uvloop.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.errors: list[dict[str, Any]] = []
-
-    # Life -------------------------------------------------------------------------------------------
-    def start(self) -> None:
-        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        self.thread.start()
-        self.run(self._start())
 
     async def _start(self) -> None:
-        self.a, self.b = RawBackend(b"A"), RawBackend(b"B")
+        self.raw = [RawBackend(b"A"), RawBackend(b"B")]
+        self.a, self.b = self.raw
         await self.a.start()
         await self.b.start(self.tls.backend if self.tls is not None else None)
         self._silence()
-        path = self.folder / "turnout.yaml"
-        limits = f"limits: {{{self.limits}}}" if self.limits else ""
-        path.write_text(
-            CONFIG.format(
-                folder=self.folder,
-                limits=limits,
-                top=self.top,
-                routes=self.routes,
-                backends=self.backends.replace("PORT", str(self.b.port)).replace("FOLDER", str(self.folder)),
-                a=self.a.port,
-                b=self.b.port,
-                silent=self.silent.getsockname()[1],
-            )
+        config = CONFIG.format(
+            folder=self.folder,
+            limits=f"limits: {{{self.limits}}}" if self.limits else "",
+            top=self.top,
+            routes=self.routes,
+            backends=self.backends.replace("PORT", str(self.b.port)).replace("FOLDER", str(self.folder)),
+            a=self.a.port,
+            b=self.b.port,
+            silent=self.silent.getsockname()[1],
         )
-        self.gateway = await compose(Source(path))
-        self.server = await self.loop.create_server(
-            self._protocol,
-            "127.0.0.1",
-            0,
-            backlog=1024,
-            ssl=self.tls.gateway if self.tls is not None else None,
-        )
-        self.port: int = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        await self._serve(config, context=self.tls.gateway if self.tls is not None else None)
 
     def _silence(self) -> None:
         """A port that never completes a connection: its queue is full and nobody accepts."""
@@ -191,93 +161,10 @@ class Rig:
             each.setblocking(False)
             each.connect_ex(self.silent.getsockname())
 
-    def _protocol(self) -> ClientProtocol:
-        return ClientProtocol(self.worker)
-
-    @property
-    def worker(self) -> Worker:
-        return self.gateway.worker
-
-    def stop(self) -> None:
-        self.run(self._stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(PATIENCE)
-        self.loop.close()
-
     async def _stop(self) -> None:
-        self.server.close()
-        for backend in (self.a, self.b):
-            assert backend.server is not None
-            backend.server.close()
-            backend.reset()
-        await self.gateway.stop()
         for each in (self.silent, *self.stuffing):
             each.close()
-        await asyncio.sleep(0.02)
-
-    # Into the loop ----------------------------------------------------------------------------------
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE * 4)
-
-    def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls it on the loop's thread."""
-
-        async def work() -> T:
-            return function(*arguments)
-
-        return self.run(work())
-
-    def settle(self) -> None:
-        """A few turns of the loop: what is on its way within this machine has arrived."""
-
-        async def turns() -> None:
-            for _ in range(8):
-                await asyncio.sleep(0)
-
-        self.run(turns())
-
-    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Waits, on the loop's thread, until ``condition`` holds; AssertionError if it never does."""
-
-        async def wait() -> None:
-            end = self.loop.time() + seconds
-            while not condition():
-                assert self.loop.time() < end, "it did not come about"
-                await asyncio.sleep(0.001)
-
-        self.run(wait())
-
-    # What tests ask ---------------------------------------------------------------------------------
-    def fresh(self) -> None:
-        """Nothing in flight, no connection, nothing recorded."""
-
-        async def work() -> None:
-            for connection in tuple(self.worker.connections):
-                connection.transport.abort()
-            self.a.reset()
-            self.b.reset()
-            for _ in range(8):
-                await asyncio.sleep(0)
-
-        self.run(work())
-        self.until(lambda: not any(a.connections for a in self.gateway.registry.addresses.values()))
-        self.errors.clear()
-
-    def clean(self) -> None:
-        """Asserts that nothing is left in flight anywhere and that no callback raised."""
-        self.until(lambda: not self.worker.active)
-        registry = self.gateway.registry
-        for address in registry.addresses.values():
-            assert address.in_flight == 0, address.name
-            assert all(c.handler is None for c in address.connections), "a connection still has a handler"
-            assert not address.connecting
-        for name, limiter in registry.limiters.items():
-            assert limiter.in_flight == 0, name
-            assert not limiter.waiting
-        assert not self.errors, self.errors
-
-    def client(self, **options: Any) -> Client:
-        return Client(self.port, **options)
+        await super()._stop()
 
     def secure_client(self) -> Client:
         assert self.tls is not None
@@ -286,10 +173,3 @@ class Rig:
     @property
     def requests(self) -> list[Request]:
         return self.a.requests
-
-    def outcomes(self) -> list[Any]:
-        """What was recorded since the last call."""
-        raise NotImplementedError
-
-
-__all__ = ["Awaitable", "Connection", "Rig"]
