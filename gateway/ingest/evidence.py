@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from gateway.ingest.metric_values import Metric as Bounds
 from gateway.ingest.metric_values import worst
-from gateway.state.base import BUCKET, Bucket, Counts
+from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
 from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
@@ -94,13 +94,13 @@ class RewardedBucket:
     rewards: Mapping[str, Rewarded] = field(default_factory=dict)
 
 
-def ended_before(now: float, window: float, step: float = BUCKET) -> float:
+def ended_before(now: float, window: float, step: float = BUCKET_S) -> float:
     """Start time before which buckets of ``step`` seconds hold only decisions whose window is over.
 
     It lies on the border of the coarsest cells that old aggregates may have been folded into by then.
     """
     widths = [width for age, width in LADDER if age <= window + _MAX_CLOCK_SKEW_S]
-    width = max([step, BUCKET, *widths])
+    width = max([step, BUCKET_S, *widths])
     return (now - window) // width * width
 
 
@@ -144,7 +144,7 @@ async def rewarded(
 
 
 def of_buckets(
-    buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET
+    buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET_S
 ) -> list[RewardedBucket]:
     """Buckets of ``step`` seconds with their rewards read by the rules, each bucket as a whole."""
     each = [(b, _joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
@@ -181,7 +181,7 @@ async def over_time(
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
     found: list[RewardedBucket] = []
-    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET, BUCKET)):
+    for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
             buckets = await store.series(route, since=begin, until=end, step=step)
             found += of_buckets(buckets, metrics, now=now, step=step)
@@ -203,7 +203,7 @@ def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> floa
     return _share({("", str(n)): f[metric] for n, f in enumerate(found) if metric in f}, None)
 
 
-def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET) -> dict[float, list[str]]:
+def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET_S) -> dict[float, list[str]]:
     """Metrics whose missing values count, by the time before which their windows are over."""
     found: dict[float, list[str]] = {}
     for name, metric in metrics.items():

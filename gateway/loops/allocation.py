@@ -30,7 +30,7 @@ from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, rewarded
 from gateway.loops.periodic import each_route
-from gateway.state.base import BUCKET, OutcomeFilter, Published
+from gateway.state.base import BUCKET_S, OutcomeFilter, Published
 from gateway.state.store import Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
@@ -146,7 +146,7 @@ class Allocations:
     def _ended(self) -> bool:
         """Whether windows have ended since the last look, at whose end missing rewards count: nothing in the
         store changes then."""
-        bucket = self._clock() // BUCKET
+        bucket = self._clock() // BUCKET_S
         if bucket == self._bucket:
             return False
         self._bucket = bucket
@@ -277,7 +277,7 @@ class Allocations:
     ) -> dict[tuple[str, str], Discounted]:
         now = self._clock()
         buckets = await self._store.series(
-            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET
+            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET_S
         )
         return bandit.discounted(by_time(of_buckets(buckets, metrics, now=now)), now=now, half_life=half_life)
 

@@ -19,7 +19,7 @@ from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.record.histogram import edges
-from gateway.state.base import BUCKET, Counts
+from gateway.state.base import BUCKET_S, Counts
 from gateway.state.store import Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
@@ -105,16 +105,16 @@ class GuardrailEvidence:
         """Counts go in once, as soon as they are settled; rewards when their window is over, and before that as
         far as they have come, unless the missing ones count as well."""
         now, declared = self._clock() - SETTLED_S, reported(document, name)
-        until = now // BUCKET * BUCKET
+        until = now // BUCKET_S * BUCKET_S
         if until > watched.until:
-            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET)
+            buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET_S)
             watched.until = until
             read = of_buckets(buckets, {}, now=now)
             if document.routes[name].unit is not None:  # latencies are by unit
                 read = [replace(bucket, counts=replace(bucket.counts, latency={})) for bucket in read]
             _add(watched.matched, baseline, read, ())
         for metric, m in declared.items():
-            step = _stretch(m.window) if m.missing == "ignore" else BUCKET
+            step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
             moved = edge > since
             if moved:
@@ -152,7 +152,7 @@ class GuardrailEvidence:
 
 def _stretch(window: float) -> float:
     """Seconds of one stratum, so that a window has at most `MAX_STRETCHES` of them."""
-    return max(1.0, -(-window // (MAX_STRETCHES * BUCKET))) * BUCKET
+    return max(1.0, -(-window // (MAX_STRETCHES * BUCKET_S))) * BUCKET_S
 
 
 def _add(

@@ -20,7 +20,7 @@ import numpy as np
 
 from gateway.clock import Clock
 from gateway.config.document import BanditConfig, RouteConfig
-from gateway.state.base import BUCKET, Counts
+from gateway.state.base import BUCKET_S, Counts
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio
 
@@ -89,8 +89,8 @@ class Ratios:
 
     async def _by_request(self, name: str, probabilities: Probabilities) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
-        until = self._clock() // BUCKET * BUCKET - SETTLED_S
-        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET)
+        until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
+        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET_S)
         tested.until = until
         for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
             tested.ratio.add(assigned, known)

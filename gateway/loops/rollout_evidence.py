@@ -17,7 +17,7 @@ from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.record.histogram import edges
-from gateway.state.base import BUCKET, Counts, StoreUnavailable
+from gateway.state.base import BUCKET_S, Counts, StoreUnavailable
 from gateway.state.store import Store
 from policies.allocation.bandit import Standing
 from policies.rollout.events import Tick
@@ -164,7 +164,7 @@ class RolloutEvidence:
     ) -> tuple[Evidence, Evidence]:
         """Baseline and candidate in the window. Only one epoch counts: with the same weights throughout, both saw the
         same hours of the day."""
-        now, since = self._clock(), state.window - BUCKET
+        now, since = self._clock(), state.window - BUCKET_S
         seconds = max(0.0, now - state.window)
         counts = await self._store.counts(name, since=since, epoch=epoch)
         metrics = reported(document, name)

@@ -10,10 +10,10 @@ from typing import Literal
 from gateway.record.events import Outcome, Reward, Shadowed
 from policies.types import RewardSums
 
-BUCKET = 10.0
+BUCKET_S = 10.0
 """Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""
 SCAN_PAGES = 64
-"""Pages of the record that one step of `Store.scan` reads, about; a page has at most 1,024 outcomes."""
+"""Pages of the record that one step of `RecordStore.scan` reads, approximately; a page has at most 1,024 outcomes."""
 
 
 class StoreUnavailable(Exception):
@@ -41,7 +41,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket of one variant: what `Store.series` returns."""
+    """One bucket of time of one variant (`AggregateStore.series`); ``start`` in seconds since the epoch."""
 
     start: float
     variant: str
@@ -52,7 +52,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The allocation of a route, as the leader published it."""
+    """An allocation of a route, as the leader published it; ``time`` in seconds since the epoch."""
 
     route: str
     epoch: int
@@ -60,15 +60,15 @@ class Published:
     bounds: tuple[float, ...]
     owners: tuple[int, ...]
     reason: str
-    """Why it came about: "config", "posterior", "stage", "manual", ..."""
+    """What caused it: "config", "posterior", "stage", "manual", ..."""
     time: float
     evidence: str = ""
-    """JSON: what the policy knew (posterior parameters, verdicts) when it made this allocation."""
+    """JSON: the posterior parameters or verdicts that it follows from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A configuration as it was accepted."""
+    """A configuration that was accepted; ``time`` in seconds since the epoch."""
 
     revision: int
     time: float
@@ -77,25 +77,25 @@ class Revision:
     document: str
     """The YAML text."""
     origin: str = ""
-    """Where it came from: the host and path of a file, or the call of the API."""
+    """Its source: the host and path of a file, or the API call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth telling: allocation changes, rollout steps, ejections, config revisions, alarms."""
+    """An entry of the event log: an allocation, a rollout step, an ejection, a configuration, an alarm."""
 
     id: int
     time: float
     kind: str
     route: str
-    """"" when it concerns no route."""
+    """"" if it concerns the gateway as a whole."""
     data: str
     """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFilter:
-    """Which outcomes to list; newest first. ``before`` is the decision to continue behind."""
+    """The outcomes to list, newest first; ``before`` is the decision to continue from."""
 
     route: str | None = None
     variant: str | None = None
@@ -108,13 +108,13 @@ class OutcomeFilter:
 
 
 _DAY = 86_400.0
-MIN_OUTCOMES = 600.0
-"""Seconds for which outcomes are kept, however large they are."""
+MIN_OUTCOME_AGE_S = 600.0
+"""Seconds for which outcomes are kept, even if the record is too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """For how many seconds each part of the record is kept.
+    """Seconds for which each part of the record is kept.
 
     ``rewards`` must be longer than the longest window of a metric: a report that comes again after
     its first was pruned would count twice.
@@ -133,12 +133,12 @@ class Retention:
     """Seconds for which rewards are kept even then: the longest window of a metric."""
 
     def shortened(self, now: float, *, outcomes: float | None, rewards: float | None) -> Retention:
-        """Such that the oldest go: outcomes up to the one time, or rewards up to the other, whichever is earlier.
+        """A retention that removes outcomes up to the one time, or rewards up to the other, whichever is earlier.
 
-        The same object where all are too young to go.
+        The same object if both are younger than their minimum.
         """
         times = []
-        if outcomes is not None and now - outcomes > MIN_OUTCOMES:
+        if outcomes is not None and now - outcomes > MIN_OUTCOME_AGE_S:
             times.append(outcomes)
         if rewards is not None and now - rewards > self.min_rewards:
             times.append(rewards)
@@ -152,7 +152,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """All that is known of one decision."""
+    """One decision with its rewards and shadow responses."""
 
     outcome: Outcome | None
     rewards: tuple[Reward, ...]

@@ -12,9 +12,9 @@ import numpy as np
 from gateway.record.events import Outcome
 from gateway.state.base import OutcomeFilter
 
-SPAN_MS: Final = 3_600_000
+MAX_PAGE_SPAN_MS: Final = 3_600_000
 """From a page's first decision to its last at most, so that a look-up needs to see few pages."""
-ROWS: Final = 1024
+MAX_PAGE_ROWS: Final = 1024
 """In one page at most."""
 
 _OF_BLOCK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
@@ -27,12 +27,12 @@ def milliseconds(decision: bytes) -> int:
 
 
 def parts(outcomes: Iterable[Outcome]) -> Iterator[Sequence[Outcome]]:
-    """The outcomes in order of decision, in runs of at most `ROWS` rows and `SPAN_MS`."""
+    """The outcomes in order of decision, in runs of at most `MAX_PAGE_ROWS` rows and `MAX_PAGE_SPAN_MS`."""
     ordered = sorted(outcomes)
     start = 0
     while start < len(ordered):
-        limit = milliseconds(ordered[start][0]) + SPAN_MS
-        end = min(start + ROWS, len(ordered))
+        limit = milliseconds(ordered[start][0]) + MAX_PAGE_SPAN_MS
+        end = min(start + MAX_PAGE_ROWS, len(ordered))
         if milliseconds(ordered[end - 1][0]) > limit:
             end = next(i for i in range(start, end) if milliseconds(ordered[i][0]) > limit)
         yield ordered[start:end]

@@ -142,7 +142,7 @@ class AggregateStore(Protocol):
         ...
 
     async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
-        """Buckets of ``step`` seconds (a multiple of BUCKET), oldest first, one for each variant and epoch."""
+        """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch."""
         ...
 
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:

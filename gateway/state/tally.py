@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gateway.record import histogram
 from gateway.record.events import BLAMELESS, Outcome, Reward, Shadowed, columns, grouped
-from gateway.state.base import BUCKET, Counts
+from gateway.state.base import BUCKET_S, Counts
 
 
 class CellKey(NamedTuple):
@@ -18,7 +18,7 @@ class CellKey(NamedTuple):
 
     route: str
     start: int
-    """Seconds since the epoch, a multiple of `BUCKET`."""
+    """Seconds since the epoch, a multiple of `BUCKET_S`."""
     epoch: int
     variant: str
 
@@ -26,14 +26,14 @@ class CellKey(NamedTuple):
 Shares = Callable[[str, int], Mapping[str, float] | None]
 """From (route, epoch) to the published probabilities; None where none were published."""
 
-_WIDTH: Final = int(BUCKET)
+_WIDTH: Final = int(BUCKET_S)
 _STRIDE: Final = histogram.TOP + 1
 _FORCED: Final = Outcome._fields.index("forced")
 
 
 def start_of(time: float) -> int:
     """The start of the bucket that a time lies in."""
-    return int(time // BUCKET) * _WIDTH
+    return int(time // BUCKET_S) * _WIDTH
 
 
 class _Group(NamedTuple):
@@ -82,7 +82,7 @@ def _key(group: _Group, variant: str) -> CellKey:
 
 
 def _grouped(by_column: Any) -> tuple[list[_Group], NDArray[np.int64]]:
-    starts = (np.asarray(by_column.time, np.float64) // BUCKET).astype(np.int64) * _WIDTH
+    starts = (np.asarray(by_column.time, np.float64) // BUCKET_S).astype(np.int64) * _WIDTH
     found, codes = grouped(
         by_column.route, starts.tolist(), by_column.epoch, by_column.assigned, by_column.served
     )
@@ -173,23 +173,23 @@ class LinearKey(NamedTuple):
 
     route: str
     start: int
-    """Seconds since the epoch, a multiple of `ROWS`; `EVER` in the total over all times."""
+    """Seconds since the epoch, a multiple of `LINEAR_BUCKET_S`; `TOTAL_START` in the total over all times."""
     variant: str
     metric: str
     fingerprint: str
     """Of the declared features, in hexadecimal: rows of other columns are never mixed."""
 
 
-ROWS: Final = 60
+LINEAR_BUCKET_S: Final = 60
 """Seconds of a bucket of these sums: they are wide, so there are fewer of them than of others."""
-EVER: Final = -1
+TOTAL_START: Final = -1
 
 
 def linear_keys(reward: Reward, fingerprint: str) -> tuple[LinearKey, LinearKey]:
     """The bucket in which a reward with features counts, and the total."""
     where = (reward.assigned, reward.metric, fingerprint)
-    start = int(reward.decided // ROWS) * ROWS
-    return LinearKey(reward.route, start, *where), LinearKey(reward.route, EVER, *where)
+    start = int(reward.decided // LINEAR_BUCKET_S) * LINEAR_BUCKET_S
+    return LinearKey(reward.route, start, *where), LinearKey(reward.route, TOTAL_START, *where)
 
 
 def counted_value(reward: Reward) -> float | None:

@@ -27,9 +27,9 @@ from gateway.state.tally import SumKey, sum_key
 STICKY: Final = "|sticky"
 UNITS: Final = "|units"
 RESCUED: Final = "|rescued"
-REST: Final = 100 * 86_400
+UNIT_REST_S: Final = 100 * 86_400
 """Seconds for which a unit of which nothing is reported is remembered; later it is a new one."""
-MOVES: Final = 400 * 86_400
+UNIT_MOVES_S: Final = 400 * 86_400
 """Seconds after which a unit's observation moves to the cell of its newest value, so that it is not
 forgotten with old aggregates while the unit still comes."""
 
@@ -108,7 +108,7 @@ class Counting:
             return
         self.known[key] = new
         new.last = max(new.last, reward.decided)
-        if place.start - new.start > MOVES:
+        if place.start - new.start > UNIT_MOVES_S:
             new.start, new.epoch = place.start, place.epoch
         new.mean = new.total.rounded / new.count
         _add(self.cells, _place(place, new), new.mean, 1)

@@ -10,7 +10,7 @@ import pytest
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from gateway.state.units import MOVES, STICKY, UNITS
+from gateway.state.units import STICKY, UNIT_MOVES_S, UNITS
 from policies.types import RewardSums
 from tests.contract.made import T0, outcome, reward
 
@@ -159,9 +159,9 @@ async def test_any_history_ends_in_the_sums_of_what_is_reported_in_the_end(store
 
 async def test_a_unit_that_comes_for_years_moves_its_observation_along(store: Store) -> None:
     """Its first cell is forgotten some day, and the observation must not be forgotten with it."""
-    later = T0 + MOVES + 100
+    later = T0 + UNIT_MOVES_S + 100
     await store.reward([of_unit(7, 1.0, of=outcome(T0))])
-    await store.reward([of_unit(7, 0.0, of=outcome(T0 + MOVES - 100))])
+    await store.reward([of_unit(7, 0.0, of=outcome(T0 + UNIT_MOVES_S - 100))])
     assert (await sums_of_until(store, T0 + 10)).count == 1
     await store.reward([of_unit(7, 0.5, of=outcome(later))])
     assert (await sums_of_until(store, T0 + 10)).count == 0

@@ -14,7 +14,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
-from gateway.state.base import BUCKET
+from gateway.state.base import BUCKET_S
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.loops.in_force import put_in_force
@@ -216,5 +216,5 @@ async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -
 @pytest.mark.parametrize("window", [60.0, 3600.0, 5400.0, 7 * 86_400.0])
 def test_a_window_has_no_more_stretches_than_are_read_at_once(window: float) -> None:
     step = _stretch(window)
-    assert step % BUCKET == 0
+    assert step % BUCKET_S == 0
     assert window / step <= MAX_STRETCHES

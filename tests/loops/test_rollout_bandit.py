@@ -14,7 +14,7 @@ from gateway.errors import TurnoutError
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import GUARDRAILS_S, Controller
 from gateway.loops.guardrail_evidence import SETTLED_S
-from gateway.state.base import BUCKET
+from gateway.state.base import BUCKET_S
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.rollout.state import State
@@ -97,7 +97,7 @@ class Replica:
             for k in range(each)
         ]
         await self.store.append(made)
-        await self.pass_time(SETTLED_S + BUCKET + GUARDRAILS_S)
+        await self.pass_time(SETTLED_S + BUCKET_S + GUARDRAILS_S)
 
     async def report(self, good: Mapping[str, int], each: int = 100) -> None:
         of = [(v, float(k < n)) for v, n in good.items() for k in range(each)]

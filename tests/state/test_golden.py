@@ -21,7 +21,7 @@ from gateway.state.linear import ExactLinear
 from gateway.state.redis.codec import pack_counts, unpack_counts, unpack_reward, unpack_sums
 from gateway.state.redis.script import expand
 from gateway.state.tally import add_counts
-from gateway.state.units import MOVES, REST
+from gateway.state.units import UNIT_MOVES_S, UNIT_REST_S
 from tests.contract.servers import redis_server
 
 GOLDEN: Final = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
@@ -191,7 +191,7 @@ return cjson.encode({value = reward.value, counted = reward.counted, period = re
 
 @pytest.mark.redis
 def test_lua_keeps_units_for_as_long_as_python(redis: Redis) -> None:
-    assert run(redis, "-- include: units\nreturn {REST, MOVES}") == [REST, MOVES]
+    assert run(redis, "-- include: units\nreturn {UNIT_REST_S, UNIT_MOVES_S}") == [UNIT_REST_S, UNIT_MOVES_S]
 
 
 def test_a_shared_part_is_included_once() -> None:

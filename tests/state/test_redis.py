@@ -16,7 +16,7 @@ import pytest
 from benchmarks.children import free_port
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore
-from gateway.state.units import REST
+from gateway.state.units import UNIT_REST_S
 from tests.contract.made import T0, outcome, reward
 from tests.contract.servers import RedisServer, redis_server
 
@@ -185,4 +185,4 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten(server: RedisServer, 
     store = await connect(f"redis://127.0.0.1:{server.port}/0")
     await store.reward([reward(1.0, unit=7, period="all")])
     left = server.send("TTL turnout:{digits}:unit:0000000000000007")
-    assert 0 <= REST - int(left.removeprefix(":")) < 60
+    assert 0 <= UNIT_REST_S - int(left.removeprefix(":")) < 60

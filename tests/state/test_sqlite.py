@@ -17,7 +17,7 @@ from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.sqlite import SqliteStore, schema
 from gateway.state.sqlite.connect import connect
-from gateway.state.units import REST
+from gateway.state.units import UNIT_REST_S
 from policies.types import RewardSums
 from tests.contract.made import T0, outcome, published, reward
 
@@ -344,16 +344,16 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
     try:
         one = reward(1.0, unit=7, period="all")
         await store.reward([one])
-        while await store.prune(forever, now=T0 + REST - 10):
+        while await store.prune(forever, now=T0 + UNIT_REST_S - 10):
             pass
         await store.reward([one._replace(value=0.0)])
-        while await store.prune(forever, now=T0 + REST + 10):
+        while await store.prune(forever, now=T0 + UNIT_REST_S + 10):
             pass
         # What was counted stays, and a correction after that finds nothing to take away.
         assert await store.reward([one._replace(value=None)]) == ["updated"]
         found = await store.reward_sums("digits")
         assert {name: (s.count, s.total) for (_, name), s in found.items()} == {"correct|units": (1, 0.0)}
-        await store.reward([reward(1.0, of=outcome(T0 + REST), unit=7, period="all")])
+        await store.reward([reward(1.0, of=outcome(T0 + UNIT_REST_S), unit=7, period="all")])
         assert (await store.reward_sums("digits"))["v1", "correct|units"] == RewardSums(2, 1.0, 1.0)
     finally:
         await store.close()

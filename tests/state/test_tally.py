@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import index
 from gateway.state.folding import merged_epochs
-from gateway.state.paging import ROWS, SPAN_MS, by_block, milliseconds, parts
+from gateway.state.paging import MAX_PAGE_ROWS, MAX_PAGE_SPAN_MS, by_block, milliseconds, parts
 from gateway.state.tally import start_of, tally
 from tests.contract.made import T0, decision, outcome
 
@@ -59,14 +59,14 @@ def _holds(one: Outcome, field: str) -> bool:
     return field == "" or bool(getattr(one, field))
 
 
-@given(st.lists(st.integers(0, 4 * SPAN_MS), min_size=1, max_size=80))
+@given(st.lists(st.integers(0, 4 * MAX_PAGE_SPAN_MS), min_size=1, max_size=80))
 def test_parts_are_ordered_and_bounded(offsets: list[int]) -> None:
     batch = [outcome(T0, decision=decision(T0 + ms / 1000)) for ms in offsets]
     cut = list(parts(batch))
     assert [o for part in cut for o in part] == sorted(batch)
     for part in cut:
-        assert 0 < len(part) <= ROWS
-        assert milliseconds(part[-1].decision) - milliseconds(part[0].decision) <= SPAN_MS
+        assert 0 < len(part) <= MAX_PAGE_ROWS
+        assert milliseconds(part[-1].decision) - milliseconds(part[0].decision) <= MAX_PAGE_SPAN_MS
 
 
 def test_a_block_has_a_bit_for_each_decision() -> None:

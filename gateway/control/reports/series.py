@@ -12,7 +12,7 @@ from gateway.control.reports.estimates import reward_estimate
 from gateway.control.reports.route import error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
-from gateway.state.base import BUCKET, Counts, Published
+from gateway.state.base import BUCKET_S, Counts, Published
 
 Json = dict[str, Any]
 
@@ -30,7 +30,7 @@ ROLLING_PART: Final = 12
 def step_for(span: float, wanted: float | None = None) -> float:
     """Return the seconds of one bucket: a multiple of the store's, and a round number by default."""
     if wanted is not None:
-        return max(1, ceil(wanted / BUCKET)) * BUCKET
+        return max(1, ceil(wanted / BUCKET_S)) * BUCKET_S
     least = span / DEFAULT_BUCKETS
     return float(next((step for step in ROUND_STEPS_S if step >= least), ceil(least / 86400) * 86400))
 

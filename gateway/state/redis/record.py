@@ -14,7 +14,7 @@ from gateway.record.events import Outcome, Shadowed, columns
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
-from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds, parts
+from gateway.state.paging import MAX_PAGE_SPAN_MS, by_block, just_behind, matches, milliseconds, parts
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
@@ -62,7 +62,9 @@ def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[A
 
 async def _known(link: Link, route: str, rows: Sequence[Outcome]) -> set[bytes]:
     first, last = milliseconds(rows[0][0]), milliseconds(rows[-1][0])
-    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", first, last + SPAN_MS)
+    numbers = await link.command(
+        "ZRANGEBYSCORE", f"{link.of_route(route)}:last", first, last + MAX_PAGE_SPAN_MS
+    )
     pages = await _pages(link, route, numbers)
     return {outcome.decision for page in pages for outcome in page}
 
@@ -137,7 +139,7 @@ async def find(link: Link, route: str, decision: bytes) -> Outcome | None:
 
 async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
     at = milliseconds(decision)
-    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", at, at + SPAN_MS)
+    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", at, at + MAX_PAGE_SPAN_MS)
     for start in range(0, len(numbers), _PAGES_PER_TRIP):
         for page in await _pages(link, route, numbers[start : start + _PAGES_PER_TRIP]):
             for outcome in page:
@@ -159,7 +161,7 @@ async def scan(link: Link, routes: Sequence[str], query: OutcomeFilter) -> tuple
 
 
 async def _scan_one(link: Link, route: str, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
-    top = "+inf" if query.before is None else milliseconds(query.before) + SPAN_MS
+    top = "+inf" if query.before is None else milliseconds(query.before) + MAX_PAGE_SPAN_MS
     found: list[Outcome] = []
     waiting: list[Outcome] = []
     at, seen = 0, set[bytes]()
@@ -222,7 +224,7 @@ async def oldest_first(
 
 
 async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: bytes) -> list[Outcome]:
-    bottom = milliseconds(after) - SPAN_MS if after else "-inf"
+    bottom = milliseconds(after) - MAX_PAGE_SPAN_MS if after else "-inf"
     found: list[Outcome] = []
     waiting: list[Outcome] = []
     at, seen = 0, set[bytes]()
@@ -249,7 +251,7 @@ async def exposures_of(link: Link, route: str, since: float, until: float, below
 async def _exposures(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
     base = link.of_route(route)
     # A page spans an hour at most; its place is known to the millisecond.
-    limits = int(since * 1000) - 1, int(until * 1000) + SPAN_MS + 1
+    limits = int(since * 1000) - 1, int(until * 1000) + MAX_PAGE_SPAN_MS + 1
     numbers = await link.command("ZRANGEBYSCORE", f"{base}:last", *limits)
     found: list[Exposure] = []
     for start in range(0, len(numbers), _PAGES_PER_TRIP):

@@ -10,7 +10,7 @@ from gateway.record.events import Outcome, columns
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import Retention
 from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs
-from gateway.state.paging import ROWS, milliseconds, parts
+from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published
 from gateway.state.redis.link import Link
@@ -203,7 +203,7 @@ async def _merge_pages(link: Link, base: str, now: float) -> bool:
     with link.plainly():
         for number, page in zip(numbers, pages, strict=True):
             outcomes = decode(page) if page else []
-            if chosen and len(rows) + len(outcomes) > ROWS:
+            if chosen and len(rows) + len(outcomes) > MAX_PAGE_ROWS:
                 break
             chosen.append(number)
             rows += outcomes

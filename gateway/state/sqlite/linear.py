@@ -9,7 +9,7 @@ from typing import Final
 from gateway.record.context import unpack
 from gateway.record.events import Reward
 from gateway.state.linear import ExactLinear, summed
-from gateway.state.tally import EVER, LinearKey, linear_keys
+from gateway.state.tally import TOTAL_START, LinearKey, linear_keys
 from policies.contextual.regression import LinearSums
 
 _MAX_STEP_CELLS: Final = 50
@@ -51,7 +51,7 @@ def totals(connection: sqlite3.Connection, route: str, fingerprint: str) -> dict
     rows = connection.execute(
         "SELECT variant, metric, data FROM linear_cells WHERE route = ? AND fingerprint = ? AND start = ? "
         "ORDER BY variant, metric",
-        (route, fingerprint, EVER),
+        (route, fingerprint, TOTAL_START),
     )
     found = {(variant, metric): summed([data]) for variant, metric, data in rows}
     return {key: sums for key, sums in found.items() if sums.count}
@@ -64,7 +64,7 @@ def series(
     rows = connection.execute(
         "SELECT start, variant, metric, data FROM linear_cells WHERE route = ? AND fingerprint = ? "
         "AND start >= ? AND start != ? ORDER BY start, variant, metric",
-        (route, fingerprint, since, EVER),
+        (route, fingerprint, since, TOTAL_START),
     )
     found: dict[float, dict[tuple[str, str], LinearSums]] = {}
     for start, variant, metric, data in rows:
@@ -100,7 +100,7 @@ def forget(connection: sqlite3.Connection, before: float) -> bool:
     cells: dict[LinearKey, ExactLinear] = {}
     for *key, data in rows:
         old, sums = LinearKey(*key), ExactLinear.unpack(data)
-        cells.setdefault(old._replace(start=EVER), ExactLinear(sums.width)).merge(sums, -1)
+        cells.setdefault(old._replace(start=TOTAL_START), ExactLinear(sums.width)).merge(sums, -1)
         connection.execute(f"DELETE FROM linear_cells WHERE {_WHERE}", old)
     add(connection, cells)
     return len(rows) == _MAX_STEP_CELLS

@@ -11,7 +11,7 @@ from gateway.record.events import Outcome
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
-from gateway.state.paging import SPAN_MS, by_block, just_behind, matches, milliseconds
+from gateway.state.paging import MAX_PAGE_SPAN_MS, by_block, just_behind, matches, milliseconds
 
 
 class PageRow(NamedTuple):
@@ -49,12 +49,12 @@ def write(connection: sqlite3.Connection, by_column: Any, *, merged: bool = Fals
 
 def _latest_end(decision: bytes) -> bytes:
     """No page that holds the decision ends behind this."""
-    return min(milliseconds(decision) + SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
+    return min(milliseconds(decision) + MAX_PAGE_SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
 
 
 def _earliest_start(decision: bytes) -> bytes:
     """No page that holds the decision begins before this."""
-    return max(milliseconds(decision) - SPAN_MS, 0).to_bytes(6, "big")
+    return max(milliseconds(decision) - MAX_PAGE_SPAN_MS, 0).to_bytes(6, "big")
 
 
 # What was seen ------------------------------------------------------------------------------------

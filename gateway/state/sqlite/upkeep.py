@@ -12,11 +12,11 @@ from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
-from gateway.state.paging import ROWS, parts
+from gateway.state.paging import MAX_PAGE_ROWS, parts
 from gateway.state.sqlite import linear, pages
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
-from gateway.state.units import REST
+from gateway.state.units import UNIT_REST_S
 
 _MAX_STEP_ROWS: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""
@@ -66,7 +66,7 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("seen", "block", "block < ?", coarse),
         ("shadowed", "decision, shadow", "time < ?", outcomes),
         ("rewards", "decision, metric", "decided < ?", now - retention.rewards),
-        ("units", "route, unit, period, variant, metric", "last < ?", now - REST),
+        ("units", "route, unit, period, variant, metric", "last < ?", now - UNIT_REST_S),
         ("request_ids", "key", "until < ?", now),
         ("events", "id", "time < ?", now - retention.events),
         (
@@ -204,7 +204,7 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     chosen: list[int] = []
     total = 0
     for page, rows in small:
-        if chosen and total + rows > ROWS:
+        if chosen and total + rows > MAX_PAGE_ROWS:
             break
         chosen.append(page)
         total += rows

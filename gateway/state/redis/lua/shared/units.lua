@@ -1,8 +1,8 @@
 -- Makes one observation of a sticky unit's values, as gateway.state.units.Counting does step by step.
 -- include: exact
 
--- Seconds; as gateway.state.units.REST and MOVES.
-local REST, MOVES = 8640000, 34560000
+-- Seconds; as gateway.state.units.UNIT_REST_S and UNIT_MOVES_S.
+local UNIT_REST_S, UNIT_MOVES_S = 8640000, 34560000
 
 -- A unit: count, start, epoch, time of the newest decision, mean; then the exact total.
 local function read_unit(row)
@@ -43,11 +43,11 @@ local function observe(count, key, period, place, decided, before, after)
     return
   end
   unit.last = math.max(unit.last, decided)
-  if place.start - unit.start > MOVES then unit.start, unit.epoch = place.start, place.epoch end
+  if place.start - unit.start > UNIT_MOVES_S then unit.start, unit.epoch = place.start, place.epoch end
   local sum = 0
   for _, part in ipairs(unit.total) do sum = sum + part end
   unit.mean = sum / unit.count
   count(unit.start, unit.epoch .. aspect, unit.mean, 1)
   redis.call('HSET', key, field, pack_unit(unit))
-  redis.call('EXPIRE', key, REST)
+  redis.call('EXPIRE', key, UNIT_REST_S)
 end
