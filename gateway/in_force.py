@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,7 @@ class InForce:
             tokens=self._tokens,
             states=dict(self.controller.states),
             published=self.allocations.published,
+            env=os.environ,
         )
         return await asyncio.to_thread(prepare, found, view, source=source)
 

@@ -25,6 +25,7 @@ from gateway.config.document import BackendTlsConfig, Document
 from gateway.config.faults import ConfigError
 from gateway.config.files import client_context, listener_context, named_files, unusable_files
 from gateway.config.load import Examined
+from gateway.config.otel import with_environment
 from gateway.config.references import Finding
 from gateway.config.watch import Signatures, signatures
 from gateway.dataplane.snapshot import Snapshot, Statics
@@ -51,6 +52,8 @@ class View:
     """Where the rollouts, guardrails and stop rules stand, by route."""
     published: Mapping[str, tuple[Published, bytes]] = field(default_factory=dict)
     """By route: the allocation, and the ensemble that belongs to it."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The ``OTEL_*`` variables are read from it."""
     context: Context | None = client_context
     """None: files are not read (they may be elsewhere)."""
 
@@ -162,7 +165,8 @@ def _assembled(
     with build.at("auth", "jwt"):
         tokens = _tokens(document, view.tokens)
     with build.at("telemetry", "traces"):
-        exporter, tracing = view.traces.prepare(document.telemetry.traces)
+        settings = with_environment(document.telemetry.traces, view.env)
+        exporter, tracing = view.traces.prepare(settings)
     build.check()
     with build.at():
         verify = tokens.verify if tokens is not None else None

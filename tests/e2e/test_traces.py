@@ -233,3 +233,18 @@ def test_a_collector_that_misbehaves_hurts_nobody(tmp_path: Path, echo: int, way
 def _slowly(to: Collector) -> tuple[int, dict[str, str], bytes]:
     time.sleep(2.0)
     return 200, {}, b""
+
+
+def test_the_environment_alone_turns_tracing_on(
+    tmp_path: Path, echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as to:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{to.port}")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "edge")
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+        before, rest = CONFIG.split("telemetry:")
+        text = (before + "auth:" + rest.split("auth:")[1]).replace("@ECHO@", str(echo))
+        with GatewayProcess(tmp_path, text.replace("@DEAD@", str(free_port()))) as gateway:
+            headers = {"authorization": f"Bearer {KEY}"}
+            assert httpx.post(f"{gateway.url}/echo", content=b"x", headers=headers).status_code == 200
+            assert to.wait(2)[0].resource["service.name"] == "edge"
