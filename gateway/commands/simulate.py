@@ -35,9 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world", action="append", metavar="NAME", help="synthetic world; repeatable (default: all)"
     )
-    parser.add_argument("--means", metavar="A,B,…", help="true means of the variants, in their order")
     parser.add_argument(
-        "--sd", type=float, default=1.0, metavar="S", help="standard deviation of a real metric (default: 1)"
+        "--means",
+        metavar="A,B,…",
+        help="true means of the variants, in their order; for a canary those of the baseline and of a worse "
+        "candidate, of its real and count metrics",
+    )
+    parser.add_argument(
+        "--sd",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="standard deviation of a real or count metric (default: 1)",
     )
     parser.add_argument("--metric", metavar="M", help="metric of a utility to simulate")
     parser.add_argument(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import exp
 from statistics import NormalDist
-from typing import Final
+from typing import Final, Literal
 
 from gateway.commands.remote import print_json
 from gateway.commands.simulate_shown import Progress, chosen, say, shown
@@ -16,7 +16,7 @@ from gateway.config.document import CanaryConfig, MetricConfig
 from policies.rollout.state import Plan
 from policies.rollout.verdicts import Guardrail
 from policies.simulation import rollout as simulate_rollout
-from policies.simulation.rollout import CanaryWorld, RolloutReport, Service
+from policies.simulation.rollout import CanaryWorld, RolloutReport, Service, ValueMetric
 
 CANDIDATES: Final = {
     "sound": Service(),
@@ -29,10 +29,8 @@ CANDIDATES: Final = {
 _STOPS: Final = (
     "the simulation ends where the bandit takes over; to follow that, simulate a route with it as its policy"
 )
-_LEFT_OUT: Final = (
-    "{} is left out: it is a {}, and what its values are like is not known here; 'turnout plan' says how many "
-    "requests it needs"
-)
+_VALUE_CHANGE: Final = 0.2
+"""Relative change of the mean of a real or count metric, in the candidates that are better or worse by it."""
 LOOKS: Final = 500
 """Maximum number of looks in one run; the gateway looks each second."""
 
@@ -48,18 +46,23 @@ def run(
     _refuse(arguments)
     arguments.repetitions = arguments.repetitions or REPETITIONS
     rollout = plan_of(section)
-    every = [rail_of(rail) for rail in section.guardrails]
-    unknown = [r for r in every if r.metric in metrics and metrics[r.metric].type in ("real", "count")]
-    rails = [rail for rail in every if rail not in unknown]
-    notes = [note for note in map(_note, rails) if note]
-    notes += [_LEFT_OUT.format(rail.metric, metrics[rail.metric].type) for rail in unknown]
+    rails = [rail_of(rail) for rail in section.guardrails]
+    valued = {
+        r.metric: r for r in rails if r.metric in metrics and metrics[r.metric].type in ("real", "count")
+    }
+    means = _means(arguments.means, section, list(valued))
+    values = {
+        name: tuple(
+            _value_metric(rail, metrics[rail.metric], means, arguments.sd, name) for rail in valued.values()
+        )
+        for name in chosen(list(CANDIDATES), arguments.world)
+    }
+    notes = [note for rail in rails if rail.metric not in valued and (note := _note(rail))]
     if rollout.bandit is not None:
         notes.append(_STOPS)
-    reports = [
-        _simulated(arguments, rollout, [_known(rail) for rail in rails], world)
-        for world in chosen(list(CANDIDATES), arguments.world)
-    ]
-    worlds_assume = [assumed(report.world, [_known(rail) for rail in rails]) for report in reports]
+    known = [rail if rail.metric in valued else _known(rail) for rail in rails]
+    reports = [_simulated(arguments, rollout, known, name, found) for name, found in values.items()]
+    worlds_assume = [assumed(name, known, found) for name, found in values.items()]
     if arguments.json:
         worlds = [
             {**report.as_dict(), "assumed": text} for report, text in zip(reports, worlds_assume, strict=True)
@@ -71,7 +74,7 @@ def run(
 
 
 def _refuse(arguments: argparse.Namespace) -> None:
-    for option in ("plot", "means", "metric"):
+    for option in ("plot", "metric"):
         if getattr(arguments, option) is not None:
             raise ValueError(
                 f"--{option} means nothing to a canary: its candidates are {', '.join(CANDIDATES)}; leave it out"
@@ -79,19 +82,52 @@ def _refuse(arguments: argparse.Namespace) -> None:
 
 
 def _simulated(
-    arguments: argparse.Namespace, rollout: Plan, rails: list[Guardrail], name: str
+    arguments: argparse.Namespace,
+    rollout: Plan,
+    rails: list[Guardrail],
+    name: str,
+    values: tuple[ValueMetric, ...],
 ) -> RolloutReport:
     rate = arguments.rate
     seconds = arguments.requests / rate if arguments.requests else simulate_rollout.horizon(rollout, rate)
     return simulate_rollout.run(
         rollout,
         rails,
-        CanaryWorld(name, Service(), CANDIDATES[name], rate=rate, seconds=seconds),
+        CanaryWorld(name, Service(), CANDIDATES[name], rate=rate, seconds=seconds, values=values),
         repetitions=arguments.repetitions,
         tick=max(10.0, seconds / LOOKS),
         seed=arguments.seed,
         progress=Progress(name),
     )
+
+
+def _means(text: str | None, section: CanaryConfig, valued: list[str]) -> tuple[float, float | None]:
+    """The baseline's mean, and the worse candidate's if it was given."""
+    if text is None:
+        return 1.0, None
+    if not valued:
+        raise ValueError("--means is for real and count metrics, and no guardrail is over one; leave it out")
+    try:
+        baseline, candidate = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--means {text!r}: write the means of {section.baseline} and of a worse {section.candidate}, "
+            "such as 2.5,2.1"
+        ) from None
+    return baseline, candidate
+
+
+def _value_metric(
+    rail: Guardrail, metric: MetricConfig, means: tuple[float, float | None], sd: float, name: str
+) -> ValueMetric:
+    """What a real or count metric is like in a candidate's world."""
+    baseline, given = means
+    more_is_worse = rail.bound in ("max_increase", "max_ratio")
+    change = _VALUE_CHANGE if more_is_worse else -_VALUE_CHANGE
+    worse = baseline * (1 + change) if given is None else given
+    candidate = {"less accurate": worse, "better": baseline * (1 - change)}.get(name, baseline)
+    kind: Literal["real", "count"] = "count" if metric.type == "count" else "real"
+    return ValueMetric(rail.metric, kind, baseline, candidate, sd, metric.capped_range)
 
 
 def _observed(rail: Guardrail) -> bool:
@@ -113,19 +149,28 @@ def _note(rail: Guardrail) -> str:
     return f"{rail.metric} is simulated as the share of {said}: 82 % good in the less accurate"
 
 
-def assumed(name: str, rails: list[Guardrail]) -> str:
+def assumed(name: str, rails: list[Guardrail], values: tuple[ValueMetric, ...] = ()) -> str:
     """What is true in a candidate's world, and which limits that exceeds."""
     made, sound = CANDIDATES[name], Service()
-    exceeded = ", ".join(sorted({rail.metric for rail in rails if not _holds(rail, made, sound)}))
+    by_name = {metric.name: metric for metric in values}
+    exceeded = ", ".join(sorted({rail.metric for rail in rails if not _holds(rail, made, sound, by_name)}))
+    means = "".join(
+        f"{m.name} {m.candidate:g} on average (baseline: {m.baseline:g}, standard deviation {m.sd:g}, "
+        f"{'Gamma' if m.kind == 'real' else 'Poisson or wider'}); "
+        for m in values
+    )
     return (
         f"{name}: {made.error_rate:.1%} errors, median latency {made.latency_ms:g} ms, {made.correct:.0%} good "
-        f"(baseline: {sound.error_rate:.1%}, {sound.latency_ms:g} ms, {sound.correct:.0%}); "
+        f"(baseline: {sound.error_rate:.1%}, {sound.latency_ms:g} ms, {sound.correct:.0%}); {means}"
         + (f"beyond your limits: {exceeded}" if exceeded else "within your limits")
     )
 
 
-def _holds(rail: Guardrail, candidate: Service, baseline: Service) -> bool:
-    mine, other = _true(rail.metric, candidate), _true(rail.metric, baseline)
+def _holds(rail: Guardrail, candidate: Service, baseline: Service, values: Mapping[str, ValueMetric]) -> bool:
+    if rail.metric in values:
+        mine, other = values[rail.metric].candidate, values[rail.metric].baseline
+    else:
+        mine, other = _true(rail.metric, candidate), _true(rail.metric, baseline)
     found = {
         "max_increase": mine - other,
         "max_decrease": other - mine,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import exp, floor, inf, log
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,41 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueMetric:
+    """A real or count metric: both true means, in its own unit, and the values around them.
+
+    Reals are Gamma-distributed with standard deviation ``sd``: never negative, and the more skewed the larger ``sd``
+    is against the mean (at ten times the mean nearly all values are next to 0, as revenue is). Counts are Poisson, or
+    negative binomial if ``sd`` squared exceeds their mean.
+    """
+
+    name: str
+    kind: Literal["real", "count"]
+    baseline: float
+    candidate: float
+    sd: float
+    limits: tuple[float, float] | None = None
+    """What a cap cuts values to."""
+
+    def __post_init__(self) -> None:
+        if min(self.baseline, self.candidate, self.sd) <= 0:
+            raise ValueError(f"the means and the standard deviation of {self.name!r} must be above 0")
+
+    def draw(self, rng: np.random.Generator, mean: float, n: int) -> RewardSums:
+        """Return the sums of ``n`` values around ``mean``."""
+        excess = self.sd**2 - mean
+        if self.kind == "real":
+            values = rng.gamma((mean / self.sd) ** 2, self.sd**2 / mean, n)
+        elif excess > 1e-9 * mean:
+            values = rng.negative_binomial(mean**2 / excess, mean / self.sd**2, n).astype(float)
+        else:
+            values = rng.poisson(mean, n).astype(float)
+        if self.limits is not None:
+            values = np.clip(values, *self.limits)
+        return RewardSums(float(n), float(values.sum()), float((values * values).sum()))
+
+
+@dataclass(frozen=True, slots=True)
 class CanaryWorld:
     """Both services, ``rate`` requests a second in all, for ``seconds`` at most.
 
@@ -69,6 +104,8 @@ class CanaryWorld:
     turns_at: float = inf
     reported: float = 1.0
     """The share of requests whose reward is reported."""
+    values: tuple[ValueMetric, ...] = ()
+    """Real and count metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +145,7 @@ def run(
     """Lets ``repetitions`` rollouts of ``plan`` run in ``world``, with a look every ``tick`` seconds.
 
     ``alpha`` is the false-alarm rate of a whole rollout, as in the gateway. Guardrails may be over
-    error_rate, latency quantiles and the boolean metrics `REWARD` and `COMPLAINT`.
+    error_rate, latency quantiles, the boolean metrics `REWARD` and `COMPLAINT`, and the world's ``values``.
     """
     rng = np.random.default_rng(seed)
     ends: list[tuple[State, float, float]] = []
@@ -179,7 +216,10 @@ class _Trial:
         for window, service, n in zip(
             self.window, (world.baseline, candidate), (arrived - mine, mine), strict=True
         ):
-            window.serve(self.rng, service, n, world.reported, self.latency)
+            rewarded = window.serve(self.rng, service, n, world.reported, self.latency)
+            for metric in world.values:
+                mean = metric.baseline if window is self.window[0] else metric.candidate
+                window.earn(metric, metric.draw(self.rng, mean, rewarded))
         return arrived
 
     def _look(self, now: float, *, fresh: bool) -> None:
@@ -224,10 +264,16 @@ class _Window:
     def __init__(self) -> None:
         self.requests = self.errors = self.rewarded = self.correct = 0
         self.latency: dict[int, float] = {}
+        self.values: dict[str, tuple[ValueMetric, RewardSums]] = {}
+
+    def earn(self, metric: ValueMetric, sums: RewardSums) -> None:
+        known = self.values.get(metric.name, (metric, RewardSums()))[1]
+        self.values[metric.name] = metric, known + sums
 
     def serve(
         self, rng: np.random.Generator, service: Service, n: int, reported: float, latency: bool
-    ) -> None:
+    ) -> int:
+        """Serve ``n`` requests; return how many of them get a reward."""
         self.requests += n
         self.errors += int(rng.binomial(n, service.error_rate))
         rewarded = int(rng.binomial(n, reported))
@@ -238,12 +284,18 @@ class _Window:
             counts = rng.multinomial(n, p)
             for k in np.flatnonzero(counts).tolist():
                 self.latency[first + k] = self.latency.get(first + k, 0.0) + float(counts[k])
+        return rewarded
 
     def evidence(self, seconds: float) -> Evidence:
         n, good = self.rewarded, self.correct
         sums = {REWARD: RewardSums(n, good, good), COMPLAINT: RewardSums(n, n - good, n - good)}
         kinds: dict[str, Kind] = dict.fromkeys(sums, "boolean")
-        return Evidence(self.requests, self.errors, dict(self.latency), sums, kinds, seconds)
+        ranges = {}
+        for name, (metric, earned) in self.values.items():
+            sums[name], kinds[name] = earned, metric.kind
+            if metric.limits is not None:
+                ranges[name] = metric.limits
+        return Evidence(self.requests, self.errors, dict(self.latency), sums, kinds, seconds, ranges)
 
 
 def edges(bucket: int) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -233,13 +234,13 @@ def test_simulate_a_bandit_and_a_canary(tmp_path: Path) -> None:
     assert "<svg" in plot.read_text()
     canary = tmp_path / "canary.yaml"
     canary.write_text(
-        example.read_text().replace(
-            "      type: bandit                          # shares follow the probability of being best\n"
-            "      metric: correct\n"
-            "      floor: 1%                             # the least that each variant gets\n",
+        re.sub(
+            r" {6}type: bandit.*\n {6}metric: correct\n {6}floor: 1%.*\n",
             "      type: canary\n      baseline: v1\n      candidate: v2\n"
             "      stages: [{weight: 20%, for: 1m}]\n"
             "      guardrails: [{metric: error_rate, max_increase: 1%}]\n",
+            example.read_text(),
+            count=1,
         )
     )
     found = turnout_json(
@@ -299,12 +300,30 @@ routes:
 
 
 def test_simulate_says_what_it_can_not_simulate(tmp_path: Path) -> None:
-    """A real metric was simulated as a share of good answers, its limit of 0.1 taken for ten points."""
+    """A real metric is simulated in its own unit, around means that the caller gives."""
     file = tmp_path / "turnout.yaml"
     file.write_text(UNSEEN)
     words = ("simulate", "--config", str(file), "--repetitions", "1")
-    found = turnout_json(*words, "--route", "paying", "--world", "failing", "--requests", "1000")
-    assert "spent is left out: it is a real" in found["notes"][0]
+    options = (
+        "--route",
+        "paying",
+        "--requests",
+        "20000",
+        "--rate",
+        "20",
+        "--sd",
+        "0.5",
+        "--means",
+        "2.5,2.1",
+    )
+    found = turnout_json(*words, *options, "--world", "less accurate", "--world", "sound")
+    worse, sound = found["worlds"]
+    assert worse["ended"]["rolled_back"]["value"] == 1.0
+    assert "spent 2.1 on average (baseline: 2.5, standard deviation 0.5, Gamma)" in worse["assumed"]
+    assert worse["assumed"].endswith("beyond your limits: spent")
+    assert sound["assumed"].endswith("within your limits")
+    assert "rolled_back" not in sound["ended"]
+    assert "such as 2.5,2.1" in turnout(*words, "--route", "paying", "--means", "2.5", code=1)
     assert "nothing to simulate" in turnout(*words, "--route", "alone", code=1)
 
 

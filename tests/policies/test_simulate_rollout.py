@@ -14,6 +14,7 @@ from policies.simulation.rollout import (
     CanaryWorld,
     RolloutReport,
     Service,
+    ValueMetric,
     _buckets,
     edges,
     horizon,
@@ -69,6 +70,45 @@ def test_rewards_and_latency_are_watched_too() -> None:
     wrong = simulate("wrong responses", (Guardrail("correct", max_decrease=0.02),), repetitions=5)
     slow = simulate("slow", (Guardrail("latency_p99", max_ratio=1.2),), repetitions=2)
     assert set(wrong.ended) == set(slow.ended) == {"rolled_back"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "worse"),
+    [
+        (ValueMetric("m", "real", 2.0, 2.0, 3.0), 1.6),
+        (ValueMetric("m", "count", 2.0, 2.0, 1.0), 1.6),
+        (ValueMetric("m", "count", 2.0, 2.0, 3.0), 1.6),
+        (ValueMetric("m", "real", 2.0, 2.0, 3.0, (0.0, 10.0)), 1.6),
+    ],
+)
+def test_real_and_count_metrics_are_watched_in_their_own_unit(metric: ValueMetric, worse: float) -> None:
+    rails = (Guardrail("m", max_decrease=0.1),)
+    for candidate, end in ((metric.candidate, "promoted"), (worse, "rolled_back")):
+        world = replace(
+            WORLDS["equal"], values=(replace(metric, candidate=candidate),), seconds=40_000.0, rate=20.0
+        )
+        report = run(PLAN, rails, world, repetitions=2, tick=200.0, seed=2)
+        assert set(report.ended) == {end}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        ValueMetric("m", "real", 2.0, 1.0, 3.0),
+        ValueMetric("m", "count", 2.0, 1.0, 1.0),
+        ValueMetric("m", "count", 2.0, 1.0, 3.0),
+    ],
+)
+def test_values_have_the_mean_and_the_deviation_that_they_should(metric: ValueMetric) -> None:
+    sums = metric.draw(np.random.default_rng(1), metric.baseline, 200_000)
+    deviation = math.sqrt(sums.squares / sums.count - sums.mean**2)
+    assert sums.mean == pytest.approx(2.0, rel=0.02)
+    assert deviation == pytest.approx(max(metric.sd, math.sqrt(2.0)), rel=0.03)
+
+
+def test_values_must_be_above_zero() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        ValueMetric("m", "real", 2.0, 0.0, 1.0)
 
 
 def test_few_requests_decide_nothing() -> None:
