@@ -33,7 +33,7 @@ from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates
 from gateway.loops.route_views import rollout_view, stop_view
 from gateway.state.base import StoreUnavailable
-from gateway.state.store import Store
+from gateway.state.store import EvidenceStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
@@ -58,7 +58,7 @@ Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 class Controller:
     """The controllers of all routes, in one process."""
 
-    def __init__(self, store: Store, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+    def __init__(self, store: EvidenceStore, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
         self._store = store
         self._allocations = allocations
         self._clock = clock

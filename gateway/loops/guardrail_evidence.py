@@ -20,7 +20,7 @@ from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buc
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET_S, Counts
-from gateway.state.store import Store
+from gateway.state.store import EvidenceStore
 from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
 from policies.sequential.stratified import StratifiedComparison, Stratum, stratified
@@ -64,7 +64,7 @@ class _Watched:
 class GuardrailEvidence:
     """The comparisons of all bandits that guardrails bind."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: EvidenceStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._units = OutcomesByUnit(store, clock)

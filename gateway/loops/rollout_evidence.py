@@ -18,7 +18,7 @@ from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET_S, Counts, StoreUnavailable
-from gateway.state.store import Store
+from gateway.state.store import EvidenceStore
 from policies.allocation.bandit import Standing
 from policies.rollout.events import Tick
 from policies.rollout.guardrails import (
@@ -58,7 +58,7 @@ def by_unit(seen: Evidence, side: Stratum) -> Evidence:
 class RolloutEvidence:
     """The evidence for the rollouts of all canaries, read from the store."""
 
-    def __init__(self, store: Store, allocations: Allocations, clock: Clock) -> None:
+    def __init__(self, store: EvidenceStore, allocations: Allocations, clock: Clock) -> None:
         self._store = store
         self._allocations = allocations
         self._clock = clock

@@ -227,6 +227,10 @@ class LeaseStore(Protocol):
         ...
 
 
+class EvidenceStore(RecordStore, AggregateStore, DocumentStore, Protocol):
+    """What comparisons are made from: outcomes and rewards, one by one and summed, and the alarms that doubt them."""
+
+
 class RateLedger(Protocol):
     """Where one bucket of a key is kept for all processes."""
 
