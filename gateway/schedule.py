@@ -37,6 +37,7 @@ def start_loops(
         emit=emit,
         raised=lambda route, code: in_force.metrics.alarms.labels(route, code).inc(),
         dropped=lambda: gateway.recorder.dropped.total(),
+        reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
     )
 
     def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:

@@ -109,6 +109,8 @@ class RewardIngest:
         self.period = period or (lambda route, epoch, decided: f"e{epoch}")
         self.counts: Counter[str] = Counter()
         """Totals of accepted | duplicate | updated | rejected items."""
+        self.rejections: Counter[str] = Counter()
+        """Totals of rejected items by error code."""
         self._clock = clock
         self._renewed = -inf
         """When the sealing keys were last reloaded."""
@@ -150,6 +152,7 @@ class RewardIngest:
         report.updated = tally["updated"]
         self.counts.update(results)
         self.counts["rejected"] += len(report.rejected)
+        self.rejections.update(rejection.code for rejection in report.rejected)
         return report
 
     async def _checked(

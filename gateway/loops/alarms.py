@@ -19,6 +19,7 @@ from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
+from gateway.loops.rejected_rewards import RejectedRewards
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
@@ -53,7 +54,7 @@ class Alarm:
     """Something a person should look at."""
 
     code: str
-    """sample_ratio_mismatch | record_loss | no_rewards | variant_failing"""
+    """sample_ratio_mismatch | record_loss | rewards_rejected | no_rewards | variant_failing"""
     message: str
 
 
@@ -79,8 +80,10 @@ class Alarms:
         emit: Emit,
         raised: Callable[[str, str], None],
         dropped: Callable[[], int],
+        reported: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
     ) -> None:
-        """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost."""
+        """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
+        ``reported()`` how many rewards it received, and by error code how many it rejected."""
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -88,11 +91,15 @@ class Alarms:
         self._raised = raised
         self._dropped = dropped
         self._told = 0
+        self._reported = reported
+        self._rejected_rewards = RejectedRewards()
+        self._rewards_rejected = False
         self._ratios = Ratios(store, clock)
 
     async def step(self, document: Document) -> None:
-        """One look: at the record's losses, and as the leader at every route."""
+        """One look: at this process's record and rewards, and as the leader at every route."""
         await self.record_loss()
+        await self.rejected_rewards()
         if not self._allocations.leads:
             self._ratios.forget()
             return
@@ -104,15 +111,35 @@ class Alarms:
         if lost > self._told:
             message = f"{lost - self._told} outcomes were not recorded: the store is too slow or away."
             self._told = lost
-            await self._keep_loss(message)
+            await self._keep_own("record_loss", message)
             self._raised("", "record_loss")
             await self._emit("alarm", "", {"code": "record_loss", "message": message})
 
-    async def _keep_loss(self, message: str) -> None:
-        """For the loops that act on comparisons (`distrust`), wherever they run."""
+    async def rejected_rewards(self) -> None:
+        """Each process tells what its clients report in vain."""
+        message = self._rejected_rewards.look(self._clock(), *self._reported())
+        if bool(message) == self._rewards_rejected:
+            return
+        code = "rewards_rejected"
+        await self._keep_own(code, message)
+        self._rewards_rejected = bool(message)
+        if message:
+            log.warning("%s", message)
+            self._raised("", code)
+        await self._emit(
+            "alarm" if message else "alarm_over",
+            "",
+            {"code": code, "message": message} if message else {"code": code},
+        )
+
+    async def _keep_own(self, code: str, message: str) -> None:
+        """Store an alarm of the gateway, for `distrust` and for metrics; remove it if ``message`` is empty."""
         before = await self._store.load(KIND, GATEWAY)
-        text = json.dumps([{"code": "record_loss", "message": message, "since": self._clock()}])
-        await self._store.save(KIND, GATEWAY, text, expected=before[0] if before is not None else 0)
+        kept = [a for a in json.loads(before[1]) if a["code"] != code] if before is not None else []
+        if message:
+            kept.append({"code": code, "message": message, "since": self._clock()})
+        expected = before[0] if before is not None else 0
+        await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
 
     async def look(self, document: Document, name: str) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed."""

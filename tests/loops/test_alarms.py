@@ -304,3 +304,30 @@ async def test_an_ordinary_error_rate_is_no_alarm(scene: Scene) -> None:
     for seed in range(100):
         await serve(scene, 10, 0.15, seed)
         assert await failure(scene) is None
+
+
+async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> None:
+    totals: list[Any] = [1000, {"unknown_metric": 0}]
+    scene.watch._reported = lambda: (totals[0], totals[1])
+    await scene.watch.rejected_rewards()
+    totals[:] = [1019, {"unknown_metric": 19}]
+    scene.time += 10
+    await scene.watch.rejected_rewards()
+    assert scene.raised == []
+    totals[:] = [1050, {"unknown_metric": 40, "expired": 2}]
+    scene.time += 10
+    await scene.watch.rejected_rewards()
+    await scene.watch.rejected_rewards()
+    assert scene.raised == [("", "rewards_rejected")]
+    kept = await scene.store.load(KIND, "")
+    assert kept is not None
+    (alarm,) = json.loads(kept[1])
+    assert alarm["message"].startswith(
+        "42 of 50 reported rewards were rejected in the last 5 minutes, 40 with"
+    )
+    scene.time += 301
+    await scene.watch.rejected_rewards()
+    assert [event[0] for event in scene.events] == ["alarm", "alarm_over"]
+    kept = await scene.store.load(KIND, "")
+    assert kept is not None
+    assert json.loads(kept[1]) == []
