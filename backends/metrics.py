@@ -23,7 +23,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PREFIX = "turnout_backend_"
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
-    "request_seconds": "From a request's arrival in the queue to its answer.",
+    "request_seconds": "From a request's arrival in the queue to its response.",
     "queue_seconds": "What a request waited before its batch began.",
     "compute_seconds": "One batch: copied to the device, run, copied back.",
     "batch_rows": "Rows of one batch.",
@@ -91,7 +91,7 @@ def _triton(served: list[Served]) -> Iterable[Metric]:
 def _requests(served: list[Served]) -> CounterMetricFamily:
     family = CounterMetricFamily(
         f"{_PREFIX}requests",
-        "Inference requests by end: answered, invalid, failed (or timed out), rejected (queue full).",
+        "Inference requests by outcome: answered, invalid, failed (or timed out), rejected (queue full).",
         labels=(*_LABELS, "outcome"),
     )
     for one in served:

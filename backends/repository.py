@@ -36,7 +36,7 @@ class FoundModel:
 def scan(root: Path) -> dict[str, FoundModel]:
     """The models in the folder ``root``, by name. Raises LoadError when it is no folder."""
     if not root.is_dir():
-        raise LoadError(f"{root} is no folder; give the model repository, one folder per model")
+        raise LoadError(f"{root} is not a directory; name the model repository, with one directory per model")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {path.name: scan_model(path) for path in folders}
 

@@ -73,7 +73,7 @@ class Tokens:
             )
             str(claims["sub"]).encode()  # text that can be recorded
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise TurnoutError("unauthenticated", f"The token is not valid here: {error}.") from error
+            raise TurnoutError("unauthenticated", f"The token is not valid: {error}.") from error
         return self._principal(claims), float(claims["exp"]) + s.leeway
 
     def _key(self, kid: object) -> jwt.PyJWK:
@@ -82,7 +82,7 @@ class Tokens:
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         self._wanted.set()  # the provider may have new keys; this token has to be sent once more
-        raise jwt.InvalidKeyError("its key is not known (yet); send it again in a moment")
+        raise jwt.InvalidKeyError("its signing key is unknown; send it again in a moment")
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         scopes = frozenset(_words(claims.get(self.settings.scopes_claim))) & frozenset(SCOPES)
@@ -148,7 +148,7 @@ async def _bounded(answer: httpx.Response) -> bytes:
     async for part in answer.aiter_bytes():
         body += part
         if len(body) > MAX_KEY_SET_BYTES:
-            raise ValueError(f"the answer has more than {MAX_KEY_SET_BYTES} bytes")
+            raise ValueError(f"the response has more than {MAX_KEY_SET_BYTES} bytes")
     return body
 
 

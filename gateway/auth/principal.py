@@ -160,5 +160,5 @@ class Authenticator:
         if self._verify is not None and secret.count(b".") == 2:
             return self._verify(secret, now)
         raise TurnoutError(
-            "unauthenticated", "The key is not known here; check it, or make one with 'turnout keys new'."
+            "unauthenticated", "The key is unknown; check it, or generate one with 'turnout keys new'."
         )

@@ -95,11 +95,11 @@ class _Build:
             yield
         except (ValueError, OSError) as error:
             self._findings.append(
-                Finding(path, f"the gateway can't be built with this: {error}", of_key=True)
+                Finding(path, f"the gateway can't be built from this configuration: {error}", of_key=True)
             )
         except Exception as error:
             log.exception("building a configuration failed")
-            said = f"the gateway can't be built with this: {type(error).__name__}: {error}"
+            said = f"the gateway can't be built from this configuration: {type(error).__name__}: {error}"
             self._findings.append(Finding(path, said, of_key=True))
 
     def check(self) -> None:

@@ -173,7 +173,7 @@ class Recorder:
                 await self.flush()
             except Exception:
                 self._pause = min(max(self._pause * 2, _MIN_RETRY_PAUSE_S), _MAX_RETRY_PAUSE_S)
-                log.exception("writing the record failed; it is tried again")
+                log.exception("writing the record failed; retrying")
 
     async def flush(self) -> bool:
         """Writes all that waits; False if the store is away, and the rows go on waiting."""
@@ -208,7 +208,7 @@ class Recorder:
                 sink(outcomes)
             except Exception:
                 self.sink_errors += 1
-                log.exception("a sink of the record failed; the record itself goes on")
+                log.exception("a consumer of the record failed; the record itself continues")
 
     async def _flush_until_written(self) -> None:
         while True:

@@ -53,7 +53,7 @@ class Spool:
         reason = await asyncio.to_thread(why_unwritable, self._directory)
         if reason:
             log.warning(
-                "the spool %s can't be written: %s. While the store is away rewards are refused with 503; "
+                "the spool %s can't be written: %s. While the store is unavailable rewards are refused with 503; "
                 "name a writable directory under 'record.spool'",
                 self._directory,
                 reason,
@@ -104,7 +104,7 @@ class Spool:
             await asyncio.to_thread(self._append, data)
         except OSError as error:
             return StoreUnavailable(
-                f"The store is away and the spool {self._directory} can't be written either: {error}. "
+                f"The store is unavailable, and the spool {self._directory} can't be written either: {error}. "
                 "Make the directory writable and free some space."
             )
         return None
@@ -125,7 +125,7 @@ class Spool:
             except OSError as error:
                 log.error("the spool %s can't be read: %s", self._directory, error)
             except Exception:
-                log.exception("replaying the spool %s failed; it is tried again", self._directory)
+                log.exception("replaying the spool %s failed; retrying", self._directory)
             await asyncio.sleep(interval)
 
     async def replay(self) -> int:

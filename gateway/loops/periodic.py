@@ -35,7 +35,7 @@ async def periodically(
         except StoreUnavailable as error:
             outage.failed(name, error)
         except Exception:
-            log.exception("%s failed once; the loop goes on", name)
+            log.exception("%s failed once; it will be repeated", name)
         await asyncio.sleep(interval())
 
 

@@ -33,14 +33,14 @@ class StoreOutage:
         if not self._failing:
             self._since = self._told = now
             log.warning(
-                "the store is away: %s Requests go on; allocations and rollouts stay as they are, "
-                "rewards wait in the spool and outcomes in memory",
+                "the store is unavailable: %s Requests continue; allocations and rollouts keep their state, "
+                "rewards wait in the spool, outcomes in memory",
                 error,
             )
         elif now - self._told >= _REMINDER_S:
             self._told = now
             users = ", ".join(sorted(self._failing | {user}))
-            log.warning("the store has been away for %.0f s (%s): %s", now - self._since, users, error)
+            log.warning("the store has been unavailable for %.0f s (%s): %s", now - self._since, users, error)
         self._failing.add(user)
 
     def worked(self, user: str) -> None:
@@ -48,4 +48,4 @@ class StoreOutage:
         if user in self._failing:
             self._failing.remove(user)
             if not self._failing:
-                log.info("the store is back after %.0f s", self._clock() - self._since)
+                log.info("the store is available again after %.0f s", self._clock() - self._since)

@@ -41,7 +41,7 @@ class ProbeRequest(ResponseHandler):
         self._resolve(ProbeResult(0, code, detail, idle_close))
 
     def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
-        self._resolve(ProbeResult(0, "backend_protocol", "it switched protocols unasked"))
+        self._resolve(ProbeResult(0, "backend_protocol", "it switched protocols without being asked to"))
 
     def _resolve(self, result: ProbeResult) -> None:
         if not self.result.done():

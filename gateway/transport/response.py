@@ -212,7 +212,7 @@ class ResponseParser:
             raise BadResponseError("its interim response announces a body")
         if status == 101:
             if not handler.upgrade:
-                raise BadResponseError("it switched protocols unasked")
+                raise BadResponseError("it switched protocols without being asked to")
             if self._upgrade != [handler.upgrade] or b"upgrade" not in tokens(self._connection):
                 raise BadResponseError("it switched to another protocol than was asked for")
             return

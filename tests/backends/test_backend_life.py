@@ -185,7 +185,7 @@ def fails(*options: str) -> str:
 
 
 def test_no_repository(tmp_path: Path) -> None:
-    assert "is no folder" in fails("--models", str(tmp_path / "absent"))
+    assert "is not a directory" in fails("--models", str(tmp_path / "absent"))
     assert "holds no model" in fails("--models", str(tmp_path))
 
 

@@ -138,7 +138,7 @@ def test_without_a_key_nobody_gets_in_and_with_one_everybody_may_leave(locked: S
     page = tab.page
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Log in").click()
-    page.get_by_role("alert").filter(has_text="not known here").wait_for()
+    page.get_by_role("alert").filter(has_text="The key is unknown").wait_for()
     page.get_by_label("API key").fill("inferrer")
     page.get_by_role("button", name="Log in").click()
     page.get_by_role("alert").filter(has_text="may not read").wait_for()

@@ -30,6 +30,6 @@ def test_a_scheme_in_any_case(spelling: bytes) -> None:
 )
 def test_spaces_make_no_other_spelling(spelling: bytes) -> None:
     authenticator = keys()
-    with pytest.raises(TurnoutError, match="not known"):
+    with pytest.raises(TurnoutError, match="is unknown"):
         authenticator.principal(spelling, 0.0)
     assert not authenticator.cache

@@ -128,8 +128,8 @@ def test_an_outage_is_two_lines(tmp_path: Path) -> None:
             assert httpx.post(f"{gateway.url}/fixed").status_code == 200
             time.sleep(1)
         assert gateway.log.count("The store redis://") == 1, gateway.log
-        assert "the store is away" in gateway.log
+        assert "the store is unavailable" in gateway.log
         server.start()
-        wait_for(lambda: "the store is back after" in gateway.log, 30)
+        wait_for(lambda: "the store is available again after" in gateway.log, 30)
         assert gateway.log.count("The store redis://") == 1, gateway.log
         assert gateway.stop() == 0

@@ -37,20 +37,20 @@ def test_many_users_tell_it_together(
             outage.failed(user, AWAY)
         clock[0] += 1
     (begun,) = lines(caplog)
-    assert begun.startswith("the store is away: The store is switched off.")
+    assert begun.startswith("the store is unavailable: The store is switched off.")
     for _ in range(120):
         outage.failed("rollouts", AWAY)
         clock[0] += 1
     assert [line.partition(" (")[0] for line in lines(caplog)] == [
-        "the store has been away for 60 s",
-        "the store has been away for 120 s",
+        "the store has been unavailable for 60 s",
+        "the store has been unavailable for 120 s",
     ]
     outage.worked("allocations")
     outage.worked("rollouts")
     outage.worked("guardrails")
     assert lines(caplog) == []
     outage.worked("record")
-    assert lines(caplog) == ["the store is back after 179 s"]
+    assert lines(caplog) == ["the store is available again after 179 s"]
 
 
 def test_a_store_that_works_is_not_mentioned(outage: StoreOutage, caplog: pytest.LogCaptureFixture) -> None:

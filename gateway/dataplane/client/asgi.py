@@ -159,7 +159,7 @@ class ControlCall:
         try:
             await self.worker.application(self._scope(), self._receive, self._send)
             if not self._ended:
-                raise RuntimeError("the application returned without an answer")
+                raise RuntimeError("the application returned without a response")
         except asyncio.CancelledError:
             if not self._ended and not self._gone:
                 self._give_up()

@@ -201,7 +201,9 @@ class Exchange(ResponseHandler):
 
     def _queue(self, limiter: ConcurrencyLimiter) -> None:
         if limiter.queue_full or limiter.would_time_out():
-            self._turn_away("backend_overloaded", f"{self.plan.backend.name} has no place left to wait in")
+            self._turn_away(
+                "backend_overloaded", f"{self.plan.backend.name} has no free place, and its queue is full"
+            )
             return
         self.state = QUEUED
         self.address = None

@@ -66,7 +66,7 @@ def expire(x: Exchange, now: float) -> None:
         )
         fail(x, late)
     elif state == QUEUED:
-        next_step(x, "backend_overloaded", "it waited for a place as long as it may", sent=False)
+        next_step(x, "backend_overloaded", "it waited for a free place for the maximum time", sent=False)
     elif state == BACKOFF:
         x.cancel_attempt()
         next_step(x, "backend_total_timeout", "", sent=False)
@@ -157,7 +157,7 @@ def next_step(x: Exchange, code: str, detail: str, *, sent: bool, status: int = 
         answer_fixed(x, after)
     elif spent:
         total = TurnoutError(
-            "backend_total_timeout", f"{x.plan.name}: the time for the request is spent; try again."
+            "backend_total_timeout", f"{x.plan.name}: the total time of the request is over; try again."
         )
         fail(x, total)
     elif after is None:

@@ -163,4 +163,4 @@ class Hedge(ResponseHandler):
             limiter.admit(perf_counter())
 
     def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
-        self.on_failure("backend_protocol", "it switched protocols unasked", idle_close=False)
+        self.on_failure("backend_protocol", "it switched protocols without being asked to", idle_close=False)

@@ -27,7 +27,7 @@ MAX_WAITING_LARGE: Final = 32
 BATCH_INTERVAL_S: Final = 0.05
 
 UNCOMPARED: Final = {
-    "no_variant": "no variant answered the client",
+    "no_variant": "no variant served the client",
     "cut_short": "the primary's response was cut short",
     "too_large": "the primary's response is larger than limits.shadow.answer",
     "queue_full": "too many comparisons wait",

@@ -55,7 +55,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         if error.sqlite_errorname != "SQLITE_INTERRUPT":
             raise
         log.info(
-            "the store %s is too large to be checked in %g s; parts were not looked at", path, CHECK_TIMEOUT_S
+            "the store %s is too large to be checked in %g s; parts were not checked", path, CHECK_TIMEOUT_S
         )
         return
     finally:
@@ -115,7 +115,7 @@ _ADVICE: Final = {
     "Find out which program holds it open; several gateways may share it, backups should use '.backup'.",
     "SQLITE_LOCKED": "is locked by another process. Find out which program holds it open.",
     "SQLITE_READONLY": "can't be written. Make the file and its directory writable for the gateway's user "
-    "(SQLite keeps two more files beside it), or name another file under 'store'.",
+    "(SQLite keeps two more files next to it), or name another file under 'store'.",
     "SQLITE_PERM": "can't be opened. Give the gateway's user the right to read and write it.",
     "SQLITE_CANTOPEN": "can't be opened. Make sure that its directory exists and that the gateway's user "
     "may write there, or name another file under 'store'.",

@@ -77,4 +77,4 @@ class Traces:
 
 def _tell(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("the delivery of traces has died; the gateway goes on", exc_info=task.exception())
+        log.error("the export of traces ended unexpectedly; the gateway continues", exc_info=task.exception())
