@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.commands.status import _variant
+from gateway.commands.status import _lift, _variant
 
 
 def test_the_difference_comes_with_its_intervals() -> None:
@@ -22,9 +22,16 @@ def test_the_difference_comes_with_its_intervals() -> None:
             "fallbacks": 0,
             "latency_ms": None,
             "rewards": {"ok": reward},
-            "lift": {"ok": lift, "error_rate": lift},
+            "lift": {"ok": lift, "error_rate": {**lift, "unit": "units"}, "latency_p50": lift},
             "probability_best": None,
         },
     )
     assert "ok +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) against v1" in text
-    assert "error_rate" not in text
+    assert "error_rate +0.02 [+0.01, …] (+40.00% [+20.00%, +60.00%]) by unit against v1" in text
+    assert "latency_p50" not in text
+
+
+def test_two_that_were_never_both_drawn_are_not_compared() -> None:
+    assert _lift("ok", {"baseline": "v1", "absolute": None}) == (
+        "ok not comparable with v1: never both drawn at the same time"
+    )
