@@ -90,8 +90,9 @@ def _version(value: object) -> object:
 
 
 def _address(value: object) -> str:
-    split_address(str(value))
-    return str(value)
+    text = f"0.0.0.0{value}" if str(value).startswith(":") else str(value)
+    split_address(text)
+    return text
 
 
 def _url(value: str) -> str:
@@ -135,8 +136,8 @@ HostName = Annotated[str, AfterValidator(_host), written(r"[A-Za-z0-9\[][^\s/@]*
 """What a Host field may hold."""
 Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "integer"}, example="3")]
 """Of a model: a number, or a name."""
-HostPort = Annotated[str, BeforeValidator(_address), written(r".+:\d{1,5}", example="127.0.0.1:8080")]
-"""``host:port``; take it apart with `gateway.config.units.split_address`."""
+HostPort = Annotated[str, BeforeValidator(_address), written(r".*:\d{1,5}", example="127.0.0.1:8080")]
+"""``host:port``; ``:port`` is every address of this machine. `gateway.config.units.split_address` splits it."""
 Url = Annotated[str, AfterValidator(_url), written(r"https?://[^?#\s]+", example="http://127.0.0.1:9101")]
 
 

@@ -186,7 +186,7 @@ TABLE = [
     (POLICY, POLICY + "\n    fallback: [{respond: {json: 1, text: a}}]", 13, "routes.digits.fallback[0].respond",
      "write 'json' or 'text', not both", ""),
     ("metrics:", "listen: 8080\nmetrics:", 1, "listen",
-     "'8080' is not an address; write host:port such as 127.0.0.1:8080 or [::1]:8080", ""),
+     "'8080' is not an address; write host:port such as 127.0.0.1:8080 or [::1]:8080, or :8080", ""),
     ("metrics:", "store: mysql://x\nmetrics:", 1, "store",
      "this is not a store; write sqlite:///FILE or redis://HOST:6379/0", ""),
     ("metrics:", "control: 127.0.0.1:8080\nmetrics:", 1, "control",

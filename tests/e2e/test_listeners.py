@@ -36,3 +36,17 @@ def test_listeners_of_one_port_are_told_apart_by_their_address(
             assert httpx.get(f"{control}{path}").status_code == 200, path
         assert httpx.get(f"{control}/fixed").json()["error"]["code"] == "unknown_route"
         assert httpx.get(f"{data}/-/healthz").status_code == 200
+
+
+ANYWHERE = CONFIG.replace("listen: 127.0.0.1:@PORT@", 'listen: ":@PORT@"').replace("control:", "# control:")
+HASH = "sha256:" + 64 * "0"
+
+
+@pytest.mark.parametrize("auth", ["", f'auth: {{keys: [{{id: a, hash: "{HASH}", scopes: [infer]}}]}}\n'])
+def test_a_port_alone_is_every_address_and_the_root_names_the_dashboard(tmp_path: Path, auth: str) -> None:
+    with GatewayProcess(tmp_path, auth + ANYWHERE) as gateway:
+        for host in ("127.0.0.1", "127.0.0.2"):
+            refused = httpx.get(f"http://{host}:{gateway.port}/")
+            assert refused.status_code == 404
+            named = "the dashboard is at /-/dashboard/" in refused.json()["error"]["message"]
+            assert named == (not auth), "clients learn nothing of a gateway that asks for keys"

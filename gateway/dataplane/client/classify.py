@@ -27,7 +27,9 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
         return ControlCall(client, worker, head)
     try:
         if client.control_only:
-            raise TurnoutError("unknown_route", "This port serves the control API; see /-/openapi.json.")
+            raise TurnoutError(
+                "unknown_route", "This port serves the control API; the dashboard is at /-/dashboard/."
+            )
         if client.surplus:
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
@@ -40,12 +42,19 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
                 f"The body has more than the {route.body_limit} bytes that this route takes.",
             )
     except TurnoutError as error:
+        if error.code == "unknown_route" and head.path == b"/" and _may_know(client):
+            error = TurnoutError("unknown_route", "No route matches '/'; the dashboard is at /-/dashboard/.")
         if tracing is not None:
             tracing.begins(head, admitted=False)
         return Refusal(client, head, error)
     if tracing is not None and tracing.begins(head):
         return traced(client, head, route)
     return Exchange(client, worker, head, route)
+
+
+def _may_know(client: ClientProtocol) -> bool:
+    """Whether the dashboard is on this port, and clients without a key may be told so."""
+    return not (client.control_only or client.data_only) and client.snapshot.authenticator.open
 
 
 def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
