@@ -146,7 +146,7 @@ function scorecard(report, metrics) {
   return {
     tone: clear ? "good" : "open",
     title: said.join(", "),
-    detail: clear ? "Best in every metric that is reported." : "Several metrics: which counts for more is yours to say."
+    detail: clear ? "Best in every reported metric." : "Several metrics: weighing them is up to you."
   };
 }
 
