@@ -21,6 +21,10 @@ _COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re
 """Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
 _LINE_END: Final = re.compile(r";?\n+(?=})|(?<=[;{,(\[=>?:])\n+|\n+(?=[\n\]).?:&|])")
 """Line ends that end no statement. What is between them stays as it is: a text for people may look like code."""
+_OPERATOR: Final = re.compile(r" (=>|===|!==|&&|\|\||\?\?|>=|<=|\+=) ")
+_DECLARATION: Final = re.compile(r"^((?:const|let) (?:[\w$]+|\{[^}\n]*\}|\[[^\]\n]*\])) = ", re.MULTILINE)
+_BRACE: Final = re.compile(r"(?<=\{) (?=[\w.\[])|(?<=[\w)\]\"]) (?=\})")
+"""Spaces in what no text for people contains: around operators, in declarations, inside braces."""
 _EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
 
 
@@ -56,8 +60,9 @@ def _wrapped(name: str, text: str) -> str:
         exported = ", ".join(f"{theirs or ours}: {ours}" for ours, _, theirs in pairs)
     else:
         exported = ", ".join(_EXPORT.findall(text))
-        text = _LINE_END.sub("", _script(name, text))
-    return f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {exported} }};\n}})();"
+        text = _DECLARATION.sub(r"\1=", _script(name, text))
+        text = _BRACE.sub("", _LINE_END.sub("", _OPERATOR.sub(r"\1", text)))
+    return f"const {_variable(name)}=(()=>{{{text}\nreturn{{{exported}}}}})();"
 
 
 def _script(name: str, text: str) -> str:

@@ -28,8 +28,8 @@ PAGES: Final = re.compile(
 )
 """The paths of the pages, below that of the dashboard; all are drawn by the one script."""
 _SCRIPTS: Final = ("app.js", "login.js")
-_SPARE: Final = re.compile(r"/\*.*?\*/|\n\s*", re.DOTALL)
-"""Of a sheet: comments, and what sets it out in lines."""
+_SPARE: Final = re.compile(r"/\*.*?\*/|\n\s*|;?\s+(?=[{}])|(?<=[{};:,])\s+", re.DOTALL)
+"""Of a sheet: comments, and the white space that sets it out."""
 _SHEETS: Final = ("vendor/uplot.css", "style.css")
 
 

@@ -2,16 +2,16 @@
 
 const NONE = "–";
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const minutes = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const clock = new Intl.DateTimeFormat(undefined, minutes);
+const exact = { ...minutes, second: "2-digit" };
+const precise = new Intl.DateTimeFormat(undefined, exact);
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
 const full = new Intl.DateTimeFormat(undefined, {
   year: "numeric",
   month: "short",
   day: "numeric",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  hourCycle: "h23",
+  ...exact,
   timeZoneName: "short"
 });
 
@@ -97,7 +97,9 @@ export function difference(absolute, interval, what) {
   const ends = (interval ?? [null, null]).map((end) => (end === null ? null : end * factor));
   const known = ends.filter((end) => end !== null);
   const half = known.length === 2 ? (ends[1] - ends[0]) / 2 : known.length ? Math.abs(known[0] - absolute * factor) : null;
-  const size = (x) => (half === null ? significant(Math.abs(x), 2) : fixed(Math.abs(x), decimals(half)));
+  const coarse = decimals(half);
+  const digits = known.some((x) => x && Math.abs(x) < 0.5 / 10 ** coarse) ? coarse + 1 : coarse; // an end keeps its sign
+  const size = (x) => (half === null ? significant(Math.abs(x), 2) : fixed(Math.abs(x), digits));
   const text = (x) => (/[1-9]/.test(size(x)) ? (x > 0 ? "+" : "−") : "±") + size(x);
   const said = known.length ? ends.map((end) => (end === null ? "…" : text(end))).join(" to ") : "";
   return { text: text(absolute * factor) + unit, interval: said };
@@ -144,7 +146,7 @@ export function zoneName(at = Date.now() / 1000) {
 
 // A tick of a time axis that shows `span` seconds.
 export function tickTime(at, span) {
-  return span > 172_800 ? day.format(at * 1000) : clock.format(at * 1000);
+  return (span > 172_800 ? day : span < 600 ? precise : clock).format(at * 1000);
 }
 
 export function clockTime(at) {
