@@ -12,6 +12,7 @@ from gateway.control.handlers import (
     feedback,
     health,
     history,
+    models,
     record,
     rollout,
     routes,
@@ -28,5 +29,6 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *config.endpoints,
     *record.endpoints,
     *events.endpoints,
+    *models.endpoints,
     *dashboard.endpoints,
 )

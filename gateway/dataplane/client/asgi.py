@@ -31,7 +31,8 @@ Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 log = logging.getLogger("turnout.control")
 
 # On the port of the data plane when the control API has one of its own (contract: data plane, feedback, health).
-PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz"))
+MODELS: Final = b"/v1/models"
+PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz", MODELS))
 HIGH_WATER: Final = 1 << 20
 _FORWARDING: Final = {
     FORWARDED: b"forwarded",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.dataplane.client.asgi import ControlCall
+from gateway.dataplane.client.asgi import MODELS, ControlCall
 from gateway.dataplane.client.refusal import Refusal
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.request.routing import find_route
@@ -33,6 +33,8 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
         if client.surplus:
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
+        if route.condition is not None and route.condition.models and _lists_models(head):
+            return ControlCall(client, worker, head)
         admit(client, head, route)
         if head.upgrade and worker.tunnels_full:
             raise TurnoutError("too_many_websockets", retry_after=1.0)
@@ -42,6 +44,8 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
                 f"The body has more than the {route.body_limit} bytes that this route takes.",
             )
     except TurnoutError as error:
+        if error.code == "unknown_route" and _lists_models(head) and not client.control_only:
+            return ControlCall(client, worker, head)
         if error.code == "unknown_route" and head.path == b"/" and _may_know(client):
             error = TurnoutError("unknown_route", "No route matches '/'; the dashboard is at /-/dashboard/.")
         if tracing is not None:
@@ -50,6 +54,11 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
     if tracing is not None and tracing.begins(head):
         return traced(client, head, route)
     return Exchange(client, worker, head, route)
+
+
+def _lists_models(head: Head) -> bool:
+    """Whether it asks for the models of all routes, which no single route can tell."""
+    return head.path == MODELS and head.method in (b"GET", b"HEAD")
 
 
 def _may_know(client: ClientProtocol) -> bool:
