@@ -1,7 +1,7 @@
 """Which form of the sources runs: interpreted, or (in part) compiled by mypyc.
 
 Both forms are the same sources. What is compiled are the modules that every request passes through; a build
-(``deploy/compiled.py``) puts extension modules beside them, which Python prefers to the sources, and with them a
+(``deploy/compiled.py``) puts extension modules next to them, which Python prefers to the sources, and with them a
 digest of the sources that they were made from. So a compiled module that is older than its source never runs
 unnoticed: `fault` finds it.
 """
@@ -24,7 +24,7 @@ Form = Literal["compiled", "interpreted"]
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The directory that holds the packages."""
 LIBRARY: Final = "turnout__mypyc"
-"""The extension module with all the code; those beside the sources only lead to it."""
+"""The extension module with all the code; those next to the sources only lead to it."""
 SUFFIX: Final = EXTENSION_SUFFIXES[0]
 """Of the extension modules that are for this interpreter alone."""
 STAMP: Final = "gateway._stamp"
