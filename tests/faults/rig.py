@@ -12,7 +12,6 @@ from typing import Any
 
 from benchmarks.children import free_port
 from gateway.record.events import Outcome, Shadowed
-from gateway.runtime.loop_load import Load
 from tests.support.rig import GatewayThread
 from tests.wire.backend import RawBackend, Step
 
@@ -28,14 +27,6 @@ class Always(deque[Sequence[Step]]):
 
     def popleft(self) -> Sequence[Step]:
         return self[0]
-
-
-def calm(folder: Path) -> Load:
-    """What else the machine does while tests run is no load on the gateway: the kernel's account never moves."""
-    load = Load()
-    load._file = folder / "schedstat"
-    load._file.write_text("0 0 0\n")
-    return load
 
 
 class FaultRig(GatewayThread):
@@ -58,7 +49,6 @@ class FaultRig(GatewayThread):
         for backend in self.raw:
             await backend.start()
         await self._serve(self.text(self.config))
-        self.worker.load = calm(self.folder)  # compiled classes have no subclasses here
         self._listen_in()
 
     def text(self, config: str) -> str:

@@ -15,11 +15,20 @@ import uvloop
 from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.worker import Worker
+from gateway.runtime.loop_load import Load
 from gateway.server import compose
 from tests.wire.backend import RawBackend
 from tests.wire.client import PATIENCE, Client
 
 T = TypeVar("T")
+
+
+def calm(folder: Path) -> Load:
+    """What else the machine does while tests run is no load on the gateway: the kernel's account never moves."""
+    load = Load()
+    load._file = folder / "schedstat"
+    load._file.write_text("0 0 0\n")
+    return load
 
 
 class GatewayThread:
@@ -32,6 +41,7 @@ class GatewayThread:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.errors: list[dict[str, Any]] = []
         """What callbacks raised since the last `fresh`."""
+        self._clients: list[Client] = []
 
     # Life -------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -47,6 +57,7 @@ class GatewayThread:
         self.path = self.folder / "turnout.yaml"
         self.path.write_text(config)
         self.gateway = await compose(Source(self.path))
+        self.worker.load = calm(self.folder)  # compiled classes have no subclasses here
         self.server = await self.loop.create_server(
             lambda: ClientProtocol(self.worker), "127.0.0.1", 0, backlog=1024, ssl=context
         )
@@ -57,6 +68,7 @@ class GatewayThread:
         return self.gateway.worker
 
     def stop(self) -> None:
+        self._close_clients()
         self.run(self._stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(PATIENCE)
@@ -101,6 +113,7 @@ class GatewayThread:
     # Between tests ----------------------------------------------------------------------------------
     def fresh(self) -> None:
         """Nothing in flight, no connection, nothing recorded."""
+        self._close_clients()
 
         async def drop() -> None:
             for connection in tuple(self.worker.connections):
@@ -134,7 +147,14 @@ class GatewayThread:
         assert not self.errors, self.errors
 
     def client(self, **options: Any) -> Client:
-        return Client(self.port, **options)
+        """A connection to the gateway; closed by the next `fresh` where a test that fails does not."""
+        self._clients.append(Client(self.port, **options))
+        return self._clients[-1]
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.socket.close()
+        self._clients.clear()
 
 
 async def _turns() -> None:

@@ -168,7 +168,7 @@ class Rig(GatewayThread):
 
     def secure_client(self) -> Client:
         assert self.tls is not None
-        return Client(self.port, context=self.tls.client)
+        return self.client(context=self.tls.client)
 
     @property
     def requests(self) -> list[Request]:
