@@ -17,7 +17,7 @@ from gateway.config.load import load
 from gateway.runtime.process import raise_open_files
 from gateway.serving import described
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 
 @pytest.fixture

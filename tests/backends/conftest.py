@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backends import train
-from tests.backends.process import ServerProcess
 from tests.support.models import reference_models
+from tests.support.processes import ModelServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,9 @@ def models(trained: train.Summary) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[ServerProcess]:
+def server(models: Path) -> Iterator[ModelServerProcess]:
     """Shared: tests leave it as they found it."""
-    with ServerProcess(models) as process:
+    with ModelServerProcess(models) as process:
         process.wait_ready()
         yield process
         assert process.stop() == 0, process.log

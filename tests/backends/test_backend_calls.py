@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.backends.process import ServerProcess
+from tests.support.processes import ModelServerProcess
 
 INFER = "/v2/models/digits/versions/1/infer"
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Iterator[httpx.Client]:
+def client(server: ModelServerProcess) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url) as client:
         yield client
 
@@ -177,7 +177,7 @@ def test_a_bomb_is_refused_before_it_unfolds(client: httpx.Client) -> None:
     assert "unfolds to more than" in error(answer, 413)
 
 
-def test_a_body_too_large_is_refused_by_its_length(server: ServerProcess) -> None:
+def test_a_body_too_large_is_refused_by_its_length(server: ModelServerProcess) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**40}\r\n\r\n".encode())
@@ -200,7 +200,7 @@ def test_a_chunked_body_is_read_whole(client: httpx.Client) -> None:
         "GET /v2 HTTP/1.1\r\nHost: x\r\n" + "x-filler: {filler}\r\n" * 200,
     ],
 )
-def test_ambiguous_heads_end_the_connection(server: ServerProcess, head: str) -> None:
+def test_ambiguous_heads_end_the_connection(server: ModelServerProcess, head: str) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as raw:
         smuggled = b"GET /v2/models/digits HTTP/1.1\r\nHost: x\r\n\r\n"

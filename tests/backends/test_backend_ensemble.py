@@ -13,8 +13,8 @@ import pytest
 from backends.errors import LoadError
 from backends.registry import Registry
 from backends.server import KINDS
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import SLEEPER, write_model, write_picky
+from tests.support.processes import ModelServerProcess
 
 PLUS = "class Model:\n    def __init__(self, by=1.0): self.by = by\n    def __call__(self, x): return x + self.by"
 ADD = "class Model:\n    def __call__(self, a, b): return a + b"
@@ -55,7 +55,7 @@ def ask(values: list[float], rows: int = 1) -> dict[str, Any]:
 
 async def test_a_diamond_of_steps_over_http(root: Path) -> None:
     write_ensemble(root, "a-diamond", DIAMOND)
-    with ServerProcess(root, "--allow-load") as server:
+    with ModelServerProcess(root, "--allow-load") as server:
         server.wait_ready()
         async with httpx.AsyncClient(base_url=server.url) as client:
             url = "/v2/models/a-diamond/infer"
@@ -125,7 +125,7 @@ async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:
     )
     sleeping = [step("sleeper", {"seconds": "x"}, {"slept": "y"})]
     write_ensemble(tmp_path, "slow", sleeping, inputs=one[0], outputs=one[1], max_batch_size=1)
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         async with httpx.AsyncClient(base_url=server.url) as client:
 

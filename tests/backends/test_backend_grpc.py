@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,8 @@ from tritonclient.utils import InferenceServerException
 from backends.datatypes import DATATYPES
 from backends.rpc.messages import MESSAGES
 from backends.rpc.server import DATA_TYPES
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_echo, write_picky, write_sleeper
+from tests.support.processes import ModelServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +30,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         write_echo(root, datatype)
     write_picky(root)
     write_sleeper(root, max_batch_size=1)
-    with ServerProcess(root, "--grpc-port", "0", "--allow-load") as server:
-        assert server.process.stderr is not None
-        line = server.process.stderr.readline()
-        match = re.search(r"gRPC on (\S+)", line)
-        assert match is not None, line
+    with ModelServerProcess(root, "--grpc-port", "0", "--allow-load") as server:
         server.wait_ready()
-        yield match[1]
+        yield server.announced(r"gRPC on (\S+)")
         assert server.stop() == 0, server.log
 
 

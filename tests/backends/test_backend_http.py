@@ -17,7 +17,7 @@ from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.http import connection, deadlines
 from backends.http.listener import Listener
 from backends.http.message import Request, Response
-from tests.backends.process import ServerProcess
+from tests.support.processes import ModelServerProcess
 
 INFER = "/v2/models/digits/versions/1/infer"
 
@@ -272,7 +272,7 @@ async def test_unfinished_bodies_share_a_bound(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def raw(server: ServerProcess) -> Iterator[socket.socket]:
+def raw(server: ModelServerProcess) -> Iterator[socket.socket]:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connected:
         yield connected

@@ -18,17 +18,17 @@ import torch
 
 from backends.errors import LoadError
 from backends.runtime.device import resolve
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import HANGER, write_model, write_sleeper
+from tests.support.processes import ModelServerProcess
 
 SLEEP = "/v2/models/sleeper/infer"
 
 
 @pytest.fixture(scope="module")
-def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
     root = tmp_path_factory.mktemp("sleeper")
     write_sleeper(root, max_batch_size=1, dynamic_batching={"default_queue_policy": {"max_queue_size": 2}})
-    with ServerProcess(root) as server:
+    with ModelServerProcess(root) as server:
         server.wait_ready()
         yield server
 
@@ -45,7 +45,7 @@ async def answered(client: httpx.AsyncClient) -> int:
 
 async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: Path) -> None:
     write_sleeper(tmp_path)
-    with ServerProcess(tmp_path, "--drain-delay", "0.6") as server:
+    with ModelServerProcess(tmp_path, "--drain-delay", "0.6") as server:
         server.wait_ready()
         async with httpx.AsyncClient(base_url=server.url) as client:
             running = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
@@ -67,7 +67,7 @@ async def test_sigterm_says_not_ready_finishes_what_runs_and_exits_0(tmp_path: P
 @pytest.mark.slow
 def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
     write_model(tmp_path, "hung", HANGER, {"x": ("FP32", [1])}, {"y": ("FP32", [1])})
-    with ServerProcess(tmp_path, "--drain-delay", "0", "--drain-limit", "1") as server:
+    with ModelServerProcess(tmp_path, "--drain-delay", "0", "--drain-limit", "1") as server:
         server.wait_ready()
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
         with pytest.raises(httpx.ReadTimeout):
@@ -78,7 +78,7 @@ def test_a_model_that_hangs_does_not_keep_the_process_from_ending(tmp_path: Path
         assert "still busy" in server.log
 
 
-async def test_a_full_queue_answers_503_with_retry_after(sleeper: ServerProcess) -> None:
+async def test_a_full_queue_answers_503_with_retry_after(sleeper: ModelServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
         first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
         await asyncio.sleep(0.2)
@@ -91,7 +91,7 @@ async def test_a_full_queue_answers_503_with_retry_after(sleeper: ServerProcess)
         assert 'outcome="rejected",version="1"} 4.0' in (await client.get("/metrics")).text
 
 
-async def test_a_request_may_say_how_long_it_waits(sleeper: ServerProcess) -> None:
+async def test_a_request_may_say_how_long_it_waits(sleeper: ModelServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
         first = asyncio.create_task(client.post(SLEEP, json=asking(0.5)))
         await asyncio.sleep(0.2)
@@ -102,7 +102,7 @@ async def test_a_request_may_say_how_long_it_waits(sleeper: ServerProcess) -> No
         assert (await first).status_code == 200
 
 
-async def test_work_for_a_client_that_left_is_not_done(sleeper: ServerProcess) -> None:
+async def test_work_for_a_client_that_left_is_not_done(sleeper: ModelServerProcess) -> None:
     async with httpx.AsyncClient(base_url=sleeper.url) as client:
         before = await answered(client)
         first = asyncio.create_task(client.post(SLEEP, json=asking(1.5)))
@@ -127,7 +127,7 @@ async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: 
     write_sleeper(tmp_path)
     body = json.dumps(asking(0.0)).encode()
     request = f"POST {SLEEP} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    with ServerProcess(tmp_path, "--drain-delay", "0.2") as server:
+    with ModelServerProcess(tmp_path, "--drain-delay", "0.2") as server:
         server.wait_ready()
         host, port = server.address.split(":")
         answers: list[bytes] = []
@@ -164,7 +164,7 @@ async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: 
 
 
 def test_alive_before_ready(models: Path) -> None:
-    with ServerProcess(models) as server:
+    with ModelServerProcess(models) as server:
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
         ready = httpx.get(f"{server.url}/v2/health/ready")
         early = httpx.get(f"{server.url}/v2/models/digits")

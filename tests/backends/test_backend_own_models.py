@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from backends.app import App
 from backends.http.listener import Listener
 from backends.registry import Registry
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import ECHO, SCALED, write_model, write_picky, write_sleeper
+from tests.support.processes import ModelServerProcess
 
 UPPER = """
 import numpy as np
@@ -57,7 +57,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(repository: Path) -> Iterator[httpx.Client]:
-    with ServerProcess(repository) as server:
+    with ModelServerProcess(repository) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client:
             yield client

@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 
 from backends.config import PLATFORMS
 from backends.runtime.loading import _LOADERS
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_model
+from tests.support.processes import ModelServerProcess
 
 X = {"x": ("FP32", [3])}
 ROWS = np.arange(12, dtype="<f4").reshape(4, 3)
@@ -83,7 +83,7 @@ def client(
     skops.io.dump(classifier, folder / "model.skops")
     folder = write_model(root, "xgboost", None, X, {"y": ("FP32", [])}, platform="xgboost")
     booster.save_model(folder / "model.ubj")
-    with ServerProcess(root) as server:
+    with ModelServerProcess(root) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as connected:
             yield connected
@@ -126,7 +126,7 @@ def test_an_aotinductor_package(tmp_path: Path) -> None:
                 "aot_inductor.precompile_headers": False,
             },
         )
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as connected:
             assert ask(connected, "aot") == {"y": AFFINE}
@@ -153,7 +153,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     )
     folder = write_model(tmp_path, "untrusted", None, X, {"predict": ("INT64", [])}, platform="sklearn")
     skops.io.dump(Untrusted(), folder / "model.skops")
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         while "still being loaded" in httpx.get(f"{server.url}/v2/health/ready", timeout=60).text:
             pass
         rows = {row["name"]: row["reason"] for row in httpx.post(f"{server.url}/v2/repository/index").json()}

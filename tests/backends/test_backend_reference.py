@@ -8,7 +8,7 @@ import pytest
 
 from backends.reference.digits import held_out, training
 from backends.train import Summary, ensure
-from tests.backends.process import ServerProcess
+from tests.support.processes import ModelServerProcess
 
 RANGES = {1: (0.95, 0.965), 2: (0.98, 0.995), 3: (0.44, 0.53)}
 
@@ -29,7 +29,7 @@ FIRST_LABELS = [9, 0, 0, 5, 3, 2, 4, 5]
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_served_accuracy(server: ServerProcess, trained: Summary, version: int) -> None:
+def test_served_accuracy(server: ModelServerProcess, trained: Summary, version: int) -> None:
     data = held_out()
     right = 0
     with httpx.Client(base_url=server.url) as client:

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_model
+from tests.support.processes import ModelServerProcess
 
 PAIR = """
 class Model:
@@ -24,7 +24,7 @@ INPUTS = {"secret": ("FP32", [3]), "text": ("BYTES", [1])}
 OUTPUTS = {"y": ("FP32", [3]), "out": ("BYTES", [1])}
 
 
-def ask(server: ServerProcess, first: float) -> int:
+def ask(server: ModelServerProcess, first: float) -> int:
     tensors = [
         {"name": "secret", "datatype": "FP32", "shape": [1, 3], "data": [first, 2, 3]},
         {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["x" * 1000]},
@@ -35,7 +35,7 @@ def ask(server: ServerProcess, first: float) -> int:
 def logged(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
     write_model(tmp_path / "models", "m", PAIR, INPUTS, OUTPUTS)
     file = tmp_path / "requests.jsonl"
-    with ServerProcess(tmp_path / "models", "--request-log", str(file), *options) as server:
+    with ModelServerProcess(tmp_path / "models", "--request-log", str(file), *options) as server:
         server.wait_ready()
         assert [ask(server, first) for first in (1, -1, 7)] == [200, 500, 200]
         assert server.stop() == 0

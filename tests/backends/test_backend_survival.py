@@ -24,8 +24,8 @@ from backends.errors import ModelFailed, Unavailable
 from backends.registry import Registry
 from backends.runtime.executable import TorchExecutable
 from backends.runtime.loaded import Loaded
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import ECHO, write_model
+from tests.support.processes import ModelServerProcess
 
 X, Y = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
 MISCHIEF = """
@@ -75,7 +75,7 @@ def mischief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
     root = tmp_path_factory.mktemp("mischief")
     write_model(root, "mischief", MISCHIEF, X, Y, batch_timeout_microseconds=700_000)
     write_model(root, "fine", ECHO, X, Y)
-    with ServerProcess(root, "--allow-load") as server:
+    with ModelServerProcess(root, "--allow-load") as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client:
             yield client
@@ -121,7 +121,7 @@ def test_a_model_that_hangs_beyond_interruption_is_given_up_and_named(mischief: 
 
 def test_a_hanging_model_can_be_unloaded(tmp_path: Path) -> None:
     write_model(tmp_path, "mischief", MISCHIEF, X, Y, batch_timeout_microseconds=500_000)
-    with ServerProcess(tmp_path, "--allow-load") as server:
+    with ModelServerProcess(tmp_path, "--allow-load") as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client, pytest.raises(httpx.ReadTimeout):
             ask(client, 8, timeout=0.2)
@@ -221,7 +221,7 @@ def test_memory_that_ran_out_is_503(error: type[Exception], text: str) -> None:
 def test_the_cpu_allocators_own_error_is_503(tmp_path: Path) -> None:
     code = "import torch\nclass Model:\n    def __call__(self, x): return x if not x.any() else torch.empty(2**60)"
     write_model(tmp_path, "hungry", code, X, Y)
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client:
             answer = ask(client, 1, "hungry")
@@ -231,7 +231,7 @@ def test_the_cpu_allocators_own_error_is_503(tmp_path: Path) -> None:
 def test_a_missing_version_is_named(tmp_path: Path) -> None:
     """F10: `specific: [1, 9]` without a folder 9 served 1 and said nothing."""
     write_model(tmp_path, "m", ECHO, X, Y, version_policy={"specific": {"versions": [1, 9]}})
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         while "model" not in server.log and httpx.get(f"{server.url}/v2/models/m").status_code != 200:
             time.sleep(0.05)
         rows = httpx.post(f"{server.url}/v2/repository/index").json()
@@ -243,7 +243,7 @@ def test_a_missing_version_is_named(tmp_path: Path) -> None:
 async def test_thirty_megabytes_of_json_hold_nobody_up(tmp_path: Path) -> None:
     """F4: health took 2.1 s to answer meanwhile. Judged against a body of a tenth of it, which is served."""
     write_model(tmp_path, "m", ECHO, {"x": ("FP32", [-1])}, {"y": ("FP32", [-1])})
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
@@ -298,7 +298,7 @@ def test_fifty_reloads_leave_the_memory_flat(tmp_path: Path, platform: str) -> N
         program = torch.export.export(Program(), (torch.zeros(2, 1),), dynamic_shapes=({0: batch},))
         torch.export.save(program, folder / "model.pt2")
     file = next(path for path in folder.iterdir() if path.is_file())
-    with ServerProcess(tmp_path, "--allow-load") as server:
+    with ModelServerProcess(tmp_path, "--allow-load") as server:
         server.wait_ready()
         status = Path(f"/proc/{server.process.pid}/statm")
         with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -337,7 +337,7 @@ class Model(torch.nn.Module):
 
 def test_a_small_model_on_the_event_loop_cannot_hold_it(tmp_path: Path) -> None:
     write_model(tmp_path, "small", SMALL, X, Y)
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client:
 
@@ -358,7 +358,7 @@ def test_a_small_model_on_the_event_loop_cannot_hold_it(tmp_path: Path) -> None:
 
 def test_a_slow_batch_moves_a_model_to_a_thread(tmp_path: Path) -> None:
     write_model(tmp_path, "small", SMALL, X, Y)
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         server.wait_ready()
         with httpx.Client(base_url=server.url) as client:
             assert ask(client, 8, "small").status_code == 200

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from backends import train_text
 from backends.text.engine import END_OF_TEXT, Engine, Event
 from backends.text.generation import Generation, Sampling, TextStream
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_model
+from tests.support.processes import ModelServerProcess
 
 PROMPT = 'The "if" statement is used for'
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
     root = tmp_path_factory.mktemp("texts")
     trained = train_text.main(root, steps=25)
     assert all(one.bits_per_byte < 6 for one in trained), "25 steps learn the frequencies of bytes at least"
-    with ServerProcess(root, "--allow-load") as server:
+    with ModelServerProcess(root, "--allow-load") as server:
         server.wait_ready()
         yield server
         assert server.stop() == 0, server.log
@@ -37,7 +37,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def client(texts: ServerProcess) -> Iterator[openai.OpenAI]:
+def client(texts: ModelServerProcess) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{texts.url}/v1", api_key="none", max_retries=0) as sdk:
         yield sdk
 
@@ -113,7 +113,7 @@ def test_stop_sequences_end_the_text_before_them(client: openai.OpenAI) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_openais_form(
-    texts: ServerProcess, change: dict[str, Any], message: str
+    texts: ModelServerProcess, change: dict[str, Any], message: str
 ) -> None:
     asked = {"model": "bytes-lm", "messages": [{"role": "user", "content": "x"}], **change}
     answer = httpx.post(f"{texts.url}/v1/chat/completions", json=asked)
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_in_openais_form(
     assert message in answer.json()["error"]["message"]
 
 
-def test_generate_as_triton_has_it(texts: ServerProcess) -> None:
+def test_generate_as_triton_has_it(texts: ModelServerProcess) -> None:
     asked = {"text_input": PROMPT, "id": "q", "parameters": {"max_tokens": 12, "temperature": 0}}
     url = f"{texts.url}/v2/models/bytes-lm"
     whole = httpx.post(f"{url}/versions/1/generate", json=asked).json()
@@ -136,7 +136,7 @@ def test_generate_as_triton_has_it(texts: ServerProcess) -> None:
     assert "generates text" in httpx.post(f"{url}/infer", json={"inputs": [tensor]}).json()["error"]
 
 
-async def test_texts_run_together_each_with_its_own(texts: ServerProcess) -> None:
+async def test_texts_run_together_each_with_its_own(texts: ModelServerProcess) -> None:
     """Sixteen slots, forty texts: each is what it is alone, and they share steps."""
     sdk = openai.AsyncOpenAI(base_url=f"{texts.url}/v1", api_key="none")
     asked: dict[str, Any] = {"model": "bytes-lm-2", "max_tokens": 60, "temperature": 0}
@@ -159,7 +159,7 @@ async def test_texts_run_together_each_with_its_own(texts: ServerProcess) -> Non
     await sdk.close()
 
 
-async def test_a_client_that_leaves_frees_its_slot(texts: ServerProcess) -> None:
+async def test_a_client_that_leaves_frees_its_slot(texts: ModelServerProcess) -> None:
     body = {"model": "bytes-lm-2", "prompt": "x", "max_tokens": 4096, "stream": True, "temperature": 1}
     async with httpx.AsyncClient(base_url=texts.url, timeout=60) as client:
         for _ in range(40):
@@ -270,7 +270,7 @@ def test_a_text_model_that_is_wrong_is_named(tmp_path: Path) -> None:
     code = "class Model:\n    def state(self, count): raise OSError('gone')\n    def __call__(self, **_): ..."
     write_model(tmp_path, "broken", code, *spec, platform="pytorch_text")
     write_model(tmp_path, "named", code, {"x": ("FP32", [1])}, {"y": ("FP32", [1])}, platform="pytorch_text")
-    with ServerProcess(tmp_path) as server:
+    with ModelServerProcess(tmp_path) as server:
         while "still being loaded" in httpx.get(f"{server.url}/v2/health/ready").text:
             time.sleep(0.05)
         rows = {row["name"]: row["reason"] for row in httpx.post(f"{server.url}/v2/repository/index").json()}

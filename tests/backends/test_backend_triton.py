@@ -14,30 +14,30 @@ from tritonclient.utils import InferenceServerException
 
 from backends.datatypes import DATATYPES
 from backends.reference.digits import held_out
-from tests.backends.process import ServerProcess
 from tests.backends.repositories import write_echo
+from tests.support.processes import ModelServerProcess
 
 PLAIN = ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64")
 
 
 @pytest.fixture(scope="module")
-def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
     root: Path = tmp_path_factory.mktemp("echoes")
     for datatype in DATATYPES:
         write_echo(root, datatype)
-    with ServerProcess(root) as server:
+    with ModelServerProcess(root) as server:
         server.wait_ready()
         yield server
 
 
 @pytest.fixture
-def echo(echoes: ServerProcess) -> Iterator[triton.InferenceServerClient]:
+def echo(echoes: ModelServerProcess) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(echoes.address) as client:
         yield client
 
 
 @pytest.fixture
-def digits(server: ServerProcess) -> Iterator[triton.InferenceServerClient]:
+def digits(server: ModelServerProcess) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(server.address) as client:
         yield client
 
@@ -110,7 +110,7 @@ def test_compression_both_ways(digits: triton.InferenceServerClient, algorithm: 
 
 
 def test_concurrent_requests_get_their_own_answers(
-    digits: triton.InferenceServerClient, server: ServerProcess
+    digits: triton.InferenceServerClient, server: ModelServerProcess
 ) -> None:
     data = held_out()
     with triton.InferenceServerClient(server.address, concurrency=16) as client:

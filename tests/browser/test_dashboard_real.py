@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.browser.conftest import Tabs
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from benchmarks.children import free_ports
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
 

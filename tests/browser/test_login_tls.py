@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.e2e.test_tls import Issuer
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
 

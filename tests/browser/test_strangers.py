@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright
 
 from tests.browser.conftest import FLAGS, chromium
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 import turnout
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 from turnout import AsyncClient, Client
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}

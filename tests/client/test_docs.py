@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 PAGE = Path(__file__).parents[2] / "docs/client.md"
 

@@ -14,8 +14,7 @@ import httpx
 import openai
 import pytest
 
-from tests.compat.process import ServerProcess
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModuleProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -37,7 +36,7 @@ ASKED: Any = [{"role": "user", "content": "hello"}]
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     with ExitStack() as stack:
         servers = {
-            says: stack.enter_context(ServerProcess("tests.compat.llm", says=says))
+            says: stack.enter_context(ModuleProcess("tests.compat.llm", says=says))
             for says in ("sound", "changed")
         }
         for server in servers.values():

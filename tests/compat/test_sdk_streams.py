@@ -12,8 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.compat.process import ServerProcess
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModuleProcess
 
 LINGER = {"at-once": 0.0, "after-50ms": 0.05, "after-300ms": 0.3}
 """When a server ends a stream, in seconds after its last event."""
@@ -35,7 +34,7 @@ ROUTE = """
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     with ExitStack() as stack:
         servers = {
-            name: stack.enter_context(ServerProcess("tests.compat.llm", "--linger", str(seconds)))
+            name: stack.enter_context(ModuleProcess("tests.compat.llm", "--linger", str(seconds)))
             for name, seconds in LINGER.items()
         }
         for server in servers.values():

@@ -13,8 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.compat.process import ServerProcess
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModuleProcess
 
 REQUESTS = 30
 CONFIG = """
@@ -93,7 +92,7 @@ KINDS = {
 class Site:
     kind: Kind
     gateway: GatewayProcess
-    candidate: ServerProcess
+    candidate: ModuleProcess
 
     def ask(self, times: int) -> list[Asked]:
         return [self.kind.ask(self.gateway.url) for _ in range(times)]
@@ -114,7 +113,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with ExitStack() as stack:
         says = {"CURRENT": "sound", "CANDIDATE": "sound", "OTHER": "changed"}
         servers = {
-            name: stack.enter_context(ServerProcess(*kind.server, says=text)) for name, text in says.items()
+            name: stack.enter_context(ModuleProcess(*kind.server, says=text)) for name, text in says.items()
         }
         config = CONFIG.replace("COMPARISON", json.dumps(kind.comparison))
         for name, server in servers.items():

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.children import free_port
 from tests.dashboards.test_grafana import BOARDS, expressions
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
 

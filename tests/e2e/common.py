@@ -11,8 +11,7 @@ import numpy as np
 
 from backends.reference import digits
 from benchmarks.children import free_port
-from tests.backends.process import ServerProcess
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -50,7 +49,7 @@ routes:
 """
 
 
-def config(server: ServerProcess) -> str:
+def config(server: ModelServerProcess) -> str:
     return CONFIG.replace("@BACKEND@", server.address).replace("@DEAD@", str(free_port()))
 
 

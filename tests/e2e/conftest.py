@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from backends.reference import digits
-from tests.backends.process import ServerProcess
 from tests.support.models import reference_models
+from tests.support.processes import ModelServerProcess
 
 
 @pytest.fixture(scope="session")
-def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(reference_models(tmp_path_factory).folder.parent) as server:
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
+    with ModelServerProcess(reference_models(tmp_path_factory).folder.parent) as server:
         server.wait_ready()
         yield server
 

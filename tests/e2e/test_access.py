@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 
 def key(name: str, rest: str) -> str:

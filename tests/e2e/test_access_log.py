@@ -10,7 +10,7 @@ import httpx
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

@@ -18,9 +18,8 @@ import pytest
 from backends.reference import digits
 from gateway.commands.simulate_canary import assumed
 from policies.rollout.verdicts import Guardrail
-from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report, wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -42,7 +41,7 @@ routes:
 
 @pytest.fixture(scope="module")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path_factory: pytest.TempPathFactory, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> Iterator[GatewayProcess]:
     import asyncio
 

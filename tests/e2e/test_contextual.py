@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.common import report, wait_for
 from tests.e2e.test_commands import turnout_json
 from tests.e2e.tiered import best, chance, models
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

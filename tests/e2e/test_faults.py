@@ -10,14 +10,13 @@ import httpx
 import pytest
 
 from backends.reference import digits
-from tests.backends.process import ServerProcess
 from tests.e2e.common import config, request_body, wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 
 @pytest.fixture(scope="module")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, model_server: ServerProcess
+    tmp_path_factory: pytest.TempPathFactory, model_server: ModelServerProcess
 ) -> Iterator[GatewayProcess]:
     text = config(model_server).replace(
         "backends:\n",

@@ -22,9 +22,8 @@ import pytest
 from backends.reference import digits
 from benchmarks.children import free_port
 from gateway.config.load import load_file
-from tests.backends.process import ServerProcess
 from tests.e2e.common import request_body
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 TURNOUT = [sys.executable, "-m", "gateway.cli"]
 
@@ -70,7 +69,7 @@ def init(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_what_it_writes_for_the_bundled_server_serves(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     url = f"http://{model_server.address}"
     done = init(tmp_path, "--current", url, "--candidate", url, "--path", "/v2/models/digits")

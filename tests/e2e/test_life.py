@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess, children
+from tests.support.processes import GatewayProcess, children
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

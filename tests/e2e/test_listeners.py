@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

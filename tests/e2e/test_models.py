@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.control.schemas.models import ModelsResponse
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

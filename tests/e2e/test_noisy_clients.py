@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.noisy import KINDS, OK, request
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.contract.servers import redis_server
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 CONFIG = f"""

@@ -11,7 +11,7 @@ import httpx
 
 from tests.e2e.common import wait_for
 from tests.e2e.test_tls import Issuer
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

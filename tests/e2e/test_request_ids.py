@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.backends.process import ServerProcess
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +50,7 @@ routes:
 
 @pytest.fixture(scope="module")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, model_server: ServerProcess
+    tmp_path_factory: pytest.TempPathFactory, model_server: ModelServerProcess
 ) -> Iterator[GatewayProcess]:
     text = CONFIG.replace("@BACKEND@", model_server.address)
     with GatewayProcess(tmp_path_factory.mktemp("ids"), text, "--workers", "2") as found:

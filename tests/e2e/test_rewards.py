@@ -14,9 +14,8 @@ import pytest
 from policies.allocate import allocate
 from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.fixed_plans import Split
-from tests.backends.process import ServerProcess
 from tests.e2e.common import report, wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -55,7 +54,7 @@ routes:
 """
 
 
-def text(server: ServerProcess, new: str = "") -> str:
+def text(server: ModelServerProcess, new: str = "") -> str:
     return CONFIG.replace("@BACKEND@", server.address).replace("@NEW@", new)
 
 
@@ -79,7 +78,7 @@ class Users:
 
 @pytest.fixture(scope="module")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, model_server: ServerProcess
+    tmp_path_factory: pytest.TempPathFactory, model_server: ModelServerProcess
 ) -> Iterator[GatewayProcess]:
     with GatewayProcess(tmp_path_factory.mktemp("life"), text(model_server), "--workers", "2") as gateway:
         yield gateway
@@ -151,7 +150,7 @@ def command(gateway: GatewayProcess, action: str) -> str:
 
 
 def test_a_winner_is_asked_about_handed_over_and_remembered(
-    gateway: GatewayProcess, users: Users, model_server: ServerProcess
+    gateway: GatewayProcess, users: Users, model_server: ModelServerProcess
 ) -> None:
     assert "no winner yet" in command(gateway, "promote")
     for k in range(200):

@@ -14,9 +14,8 @@ import pytest
 
 from backends.reference import digits
 from benchmarks.children import free_port
-from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report, wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
@@ -43,7 +42,7 @@ routes:
 """
 
 
-def config(server: ServerProcess, *, candidate: str, stages: str, rails: str) -> str:
+def config(server: ModelServerProcess, *, candidate: str, stages: str, rails: str) -> str:
     text = CONFIG.replace("@CANDIDATE@", candidate).replace("@STAGES@", stages).replace("@RAILS@", rails)
     return text.replace("@BACKEND@", server.address).replace("@DEAD@", str(free_port()))
 
@@ -76,7 +75,7 @@ def trail(gateway: GatewayProcess) -> list[str]:
 
 @pytest.mark.slow
 async def test_a_better_version_is_promoted_by_itself(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     text = config(
         model_server,
@@ -102,7 +101,7 @@ async def test_a_better_version_is_promoted_by_itself(
 
 @pytest.mark.slow
 async def test_a_version_that_fails_is_rolled_back_and_no_client_notices(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     text = config(
         model_server,
@@ -119,7 +118,7 @@ async def test_a_version_that_fails_is_rolled_back_and_no_client_notices(
 
 @pytest.mark.slow
 async def test_a_less_accurate_version_is_rolled_back_on_its_rewards(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     text = config(
         model_server,
@@ -133,7 +132,7 @@ async def test_a_less_accurate_version_is_rolled_back_on_its_rewards(
         assert found["variants"]["v3" if "v3" in found["variants"] else "v2"]["errors"] == 0
 
 
-async def test_a_person_steers_at_any_moment(tmp_path: Path, model_server: ServerProcess) -> None:
+async def test_a_person_steers_at_any_moment(tmp_path: Path, model_server: ModelServerProcess) -> None:
     text = config(
         model_server, candidate=good(2), stages="[{weight: 1%, for: 1h}, {weight: 50%, for: 1h}]", rails="[]"
     )
@@ -165,7 +164,7 @@ async def test_a_person_steers_at_any_moment(tmp_path: Path, model_server: Serve
         assert httpx.get(f"{gateway.url}/v2/models/digits/ready").headers["x-variant"] == "v1"
 
 
-async def test_a_ramp_moves_nobody_back(tmp_path: Path, model_server: ServerProcess) -> None:
+async def test_a_ramp_moves_nobody_back(tmp_path: Path, model_server: ModelServerProcess) -> None:
     text = config(model_server, candidate=good(2), stages="[{weight: 10%, for: 1h}]", rails="[]").replace(
         "    variants:\n", "    unit: {header: x-user-id}\n    variants:\n"
     )
@@ -192,7 +191,7 @@ async def test_a_ramp_moves_nobody_back(tmp_path: Path, model_server: ServerProc
 
 
 async def test_what_breaks_after_promotion_goes_back_fast(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     """During the bake a share stays on the baseline, which the candidate is compared with."""
     text = config(
@@ -211,7 +210,7 @@ async def test_what_breaks_after_promotion_goes_back_fast(
 
 
 async def test_a_gate_lets_a_shadow_that_agrees_go_on_to_traffic(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     """Before the first stage the candidate answers nobody; its answers are compared, and that is the evidence."""
     text = config(model_server, candidate=good(2), stages="[{weight: 20%, for: 1h}]", rails="[]").replace(

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from backends.reference import digits
-from tests.backends.process import ServerProcess
 from tests.e2e.common import replay, report
 from tests.e2e.test_rollout import config, good, trail
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 BANDIT = """      bake: 60s
       gate: {agreement: 10%, min_samples: 30}
@@ -26,7 +25,7 @@ BANDIT = """      bake: 60s
 )
 async def test_from_shadow_through_canary_and_bandit_to_its_end(
     tmp_path: Path,
-    model_server: ServerProcess,
+    model_server: ModelServerProcess,
     held_out: digits.Digits,
     baseline: int,
     candidate: int,

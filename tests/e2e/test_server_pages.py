@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from gateway.compile.revisions import etag
 from gateway.state.sqlite import SqliteStore
 from tests.contract.servers import redis_server
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

@@ -14,14 +14,13 @@ import pytest
 import tritonclient.http as triton
 
 from backends.reference import digits
-from tests.backends.process import ServerProcess
 from tests.e2e.common import config, replay, report, request_body, wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess, ModelServerProcess
 
 
 @pytest.mark.slow
 async def test_the_bandit_finds_the_better_version_and_starves_the_faulty_one(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     with GatewayProcess(tmp_path, config(model_server)) as gateway:
         seen = await replay(gateway.url, held_out, 3000)
@@ -54,7 +53,7 @@ async def test_the_bandit_finds_the_better_version_and_starves_the_faulty_one(
 
 @pytest.mark.slow
 async def test_no_acknowledged_reward_is_lost_when_the_gateway_is_killed(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     with GatewayProcess(tmp_path, config(model_server)) as gateway:
         work = asyncio.create_task(replay(gateway.url, held_out, 20_000, allow_loss=True))
@@ -71,7 +70,7 @@ async def test_no_acknowledged_reward_is_lost_when_the_gateway_is_killed(
 
 
 def test_triton_clients_work_unchanged(
-    tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits
+    tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits
 ) -> None:
     with (
         GatewayProcess(tmp_path, config(model_server)) as gateway,
@@ -91,7 +90,7 @@ def test_triton_clients_work_unchanged(
                 assert (scores.argmax(axis=1) == labels).all()
 
 
-def test_curl_works(tmp_path: Path, model_server: ServerProcess, held_out: digits.Digits) -> None:
+def test_curl_works(tmp_path: Path, model_server: ModelServerProcess, held_out: digits.Digits) -> None:
     with GatewayProcess(tmp_path, config(model_server)) as gateway:
         body = json.dumps(request_body(held_out.pixels[0]))
         done = subprocess.run(
@@ -135,7 +134,7 @@ def test_a_faulty_configuration_is_refused_with_line_and_key(tmp_path: Path) -> 
 
 
 def test_an_edit_swaps_the_snapshot_and_a_bad_one_changes_nothing(
-    tmp_path: Path, model_server: ServerProcess
+    tmp_path: Path, model_server: ModelServerProcess
 ) -> None:
     first = config(model_server)
     with GatewayProcess(tmp_path, first) as gateway:
@@ -147,7 +146,7 @@ def test_an_edit_swaps_the_snapshot_and_a_bad_one_changes_nothing(
         assert httpx.get(f"{gateway.url}/other").status_code == 200
 
 
-def test_sigterm_is_graceful(tmp_path: Path, model_server: ServerProcess) -> None:
+def test_sigterm_is_graceful(tmp_path: Path, model_server: ModelServerProcess) -> None:
     with GatewayProcess(tmp_path, config(model_server)) as gateway:
         assert httpx.get(f"{gateway.url}/v2/models/digits/ready").status_code == 200
         assert gateway.stop() == 0

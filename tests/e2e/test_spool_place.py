@@ -15,7 +15,7 @@ import pytest
 from benchmarks.children import free_port
 from tests.contract.servers import RedisServer, redis_server
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

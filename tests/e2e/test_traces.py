@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 from tests.telemetry.collector import Collector, collector
 
 KEY = "tk_0123456789abcdef0123456789abcdef"

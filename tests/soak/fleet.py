@@ -19,7 +19,7 @@ import httpx
 
 from benchmarks.faults import Backend
 from gateway.state.redis import RedisStore
-from tests.processes import GatewayProcess
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: "127.0.0.1:${REPLICA_PORT}"

@@ -18,8 +18,8 @@ import uvloop
 
 from benchmarks import traffic
 from benchmarks.faults import Backend, load
-from tests.processes import GatewayProcess
 from tests.soak.load import ClosedLoop, resident, scale
+from tests.support.processes import GatewayProcess
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@
