@@ -81,7 +81,7 @@ async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() ->
     views_ = Views()
     watching = [views_.patches("routes", make) for _ in range(5)]
     for one in watching:
-        assert b'"n":1' in await asyncio.wait_for(anext(one), 2)
+        assert b'"n":1' in await asyncio.wait_for(anext(one), 30)
     assert made == 1
     for one in watching:
         await cast("AsyncGenerator[bytes]", one).aclose()

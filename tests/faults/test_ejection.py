@@ -135,15 +135,15 @@ def test_never_more_than_half_are_ejected(rig: FaultRig) -> None:
 def test_it_returns_and_is_ejected_for_longer_the_next_time(rig: FaultRig) -> None:
     rig.always("a", BAD)
     asked(rig, "/pair", 10)
-    rig.until(lambda: states_now(rig) == ["healthy", "healthy"], 3.0)
+    rig.until(lambda: states_now(rig) == ["healthy", "healthy"])
     begun = time.monotonic()
     asked(rig, "/pair", 10)
     assert states(rig) == ["ejected", "healthy"]
     rig.well("a")
-    rig.until(lambda: states_now(rig) == ["healthy", "healthy"], 3.0)
+    rig.until(lambda: states_now(rig) == ["healthy", "healthy"])
     assert time.monotonic() - begun > 0.7  # twice 400 ms
     assert b"a" in asked(rig, "/pair", 4)
-    rig.until(lambda: not rig.gateway.registry.healths["pair"]._ejected, 3.0)
+    rig.until(lambda: not rig.gateway.registry.healths["pair"]._ejected)
     assert told(rig, "a")[-1] == ("returned", "its ejection is over")
 
 

@@ -71,7 +71,7 @@ async def test_run_writes_by_itself(store: Away) -> None:
     recorder = Recorder(store, interval=0.01)
     running = asyncio.create_task(recorder.run())
     recorder.offer(outcome())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while recorder.written < 1:
             await asyncio.sleep(0.01)
     running.cancel()
@@ -166,7 +166,7 @@ async def test_a_mistake_in_writing_does_not_end_the_record(
     recorder = Recorder(store, interval=0.001)
     running = asyncio.create_task(recorder.run())
     recorder.offer(outcome(1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while recorder.written < 1:
             await asyncio.sleep(0.01)
     assert "a mistake of ours" in caplog.text

@@ -84,7 +84,7 @@ def test_a_stream_of_events_ends_with_its_reader(rig: Rig) -> None:
     for client in clients:
         client.socket.close()
     rig.until(lambda: not rig.worker.connections)
-    rig.until(lambda: not rig.worker.control_tasks, 0.5)
+    rig.until(lambda: not rig.worker.control_tasks, 2.5)
 
 
 def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:

@@ -146,7 +146,7 @@ def test_a_client_that_leaves_over_tls(rig: Rig) -> None:
     with rig.secure_client() as client:
         client.send(get())
         rig.until(lambda: rig.requests)
-    rig.until(lambda: not rig.a.connections[0].open, 0.5)
+    rig.until(lambda: not rig.a.connections[0].open, 2.5)
 
 
 def test_a_large_answer_over_tls_to_a_slow_reader(rig: Rig) -> None:

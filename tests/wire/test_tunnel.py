@@ -109,7 +109,7 @@ def test_a_client_that_resets_ends_the_backend(rig: Rig) -> None:
     client.send(upgrade())
     assert client.answer().status == 101
     client.reset()
-    rig.until(lambda: not rig.a.connections[0].open, 0.5)
+    rig.until(lambda: not rig.a.connections[0].open, 2.5)
 
 
 WRONG: dict[str, list[Step]] = {
