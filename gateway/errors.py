@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
+
+Blame = Literal["client", "gateway", "backend"]
+Phase = Literal["", "connect", "timeout", "reset", "status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +22,30 @@ class Code:
     status: int
     message: str
     """Default message, for errors raised without a more specific one."""
+    blame: Blame
+    """Who caused it; only what a backend caused counts against a variant."""
+    phase: Phase = ""
+    """The kind of failure that `retry.on` and `fallback_on` name; "" where the response had begun."""
+    sent: bool = True
+    """Of a failed attempt: whether the backend may have had a byte of the request."""
+    retryable: bool = True
+    """Of a failed attempt: whether another one at the same backend may succeed."""
 
 
-def _table(*rows: tuple[str, int, str]) -> dict[str, Code]:
-    return {name: Code(name, status, message) for name, status, message in rows}
+Row = tuple[str, int, str]
 
 
-CODES: Final[dict[str, Code]] = _table(
-    # What the client sent
+def _rows(blame: Blame, *rows: Row) -> list[Code]:
+    return [Code(name, status, message, blame) for name, status, message in rows]
+
+
+def _attempt(phase: Phase, *rows: Row, sent: bool = True, retryable: bool = True) -> list[Code]:
+    """Ends of an attempt; told apart because what is safe to do next differs."""
+    return [Code(name, status, message, "backend", phase, sent, retryable) for name, status, message in rows]
+
+
+_CLIENT: Final = _rows(
+    "client",
     ("bad_request", 400, "The request is not valid HTTP/1.1; send it again in a valid form."),
     ("bad_host", 400, "Exactly one valid Host field is needed; send one."),
     ("bad_target", 400, "The request target is not valid; send an absolute path."),
@@ -57,7 +76,9 @@ CODES: Final[dict[str, Code]] = _table(
     ("rate_limited", 429, "The key's rate limit is exceeded; wait for the time in Retry-After."),
     ("head_too_large", 431, "The request head is too large; send fewer or smaller fields."),
     ("client_left", 499, "The client closed the connection before the response was complete."),
-    # What the gateway could not do
+)
+_GATEWAY: Final = _rows(
+    "gateway",
     ("internal", 500, "An error inside the gateway; its log has the details under this request id."),
     (
         "gateway_overloaded",
@@ -75,25 +96,57 @@ CODES: Final[dict[str, Code]] = _table(
     ),
     ("too_many_websockets", 503, "The gateway has too many WebSockets; retry after the time in Retry-After."),
     ("http_version", 505, "The HTTP version is not supported; only HTTP/1.0 and HTTP/1.1 are."),
-    # What a backend did; told apart because what is safe to do next differs
-    ("backend_connect", 502, "The backend could not be reached; the gateway's log has the details."),
-    ("backend_connect_timeout", 504, "Connecting to the backend took too long."),
-    ("backend_tls", 502, "The TLS handshake with the backend failed; see 'tls' of the backend."),
-    ("backend_reset", 502, "The backend closed the connection before it sent a response."),
-    ("backend_protocol", 502, "The backend's response is not valid HTTP."),
-    ("backend_first_byte_timeout", 504, "The backend did not start to respond in time."),
-    ("backend_stalled", 504, "The backend has stopped responding; see its health."),
-    ("backend_idle_timeout", 504, "The backend's response stalled."),
-    ("backend_total_timeout", 504, "The backend did not finish its response in time."),
-    ("backend_truncated", 502, "The backend's response broke off."),
-    ("backend_status", 502, "The backend responded with an error status."),
-    (
-        "backend_overloaded",
-        503,
-        "The backend has reached its limit of requests; retry after the time in Retry-After.",
-    ),
-    ("backend_unhealthy", 503, "No address of the backend is healthy; retry after the time in Retry-After."),
 )
+_BACKEND: Final = [
+    *_attempt(
+        "connect",
+        ("backend_connect", 502, "The backend could not be reached; the gateway's log has the details."),
+        ("backend_connect_timeout", 504, "Connecting to the backend took too long."),
+        ("backend_tls", 502, "The TLS handshake with the backend failed; see 'tls' of the backend."),
+        sent=False,
+    ),
+    *_attempt(
+        "connect",
+        (
+            "backend_overloaded",
+            503,
+            "The backend has reached its limit of requests; retry after the time in Retry-After.",
+        ),
+        (
+            "backend_unhealthy",
+            503,
+            "No address of the backend is healthy; retry after the time in Retry-After.",
+        ),
+        sent=False,
+        retryable=False,
+    ),
+    *_attempt(
+        "timeout",
+        ("backend_first_byte_timeout", 504, "The backend did not start to respond in time."),
+        ("backend_stalled", 504, "The backend has stopped responding; see its health."),
+        ("backend_total_timeout", 504, "The backend did not finish its response in time."),
+    ),
+    *_attempt(
+        "reset",
+        ("backend_reset", 502, "The backend closed the connection before it sent a response."),
+        ("backend_protocol", 502, "The backend's response is not valid HTTP."),
+    ),
+    *_attempt(
+        "status",
+        ("backend_status", 502, "The backend responded with an error status."),
+    ),
+    *_attempt(
+        "",
+        ("backend_idle_timeout", 504, "The backend's response stalled."),
+        ("backend_truncated", 502, "The backend's response broke off."),
+    ),
+]
+CODES: Final[dict[str, Code]] = {code.name: code for code in (*_CLIENT, *_GATEWAY, *_BACKEND)}
+
+
+def codes_of(phase: Phase) -> frozenset[str]:
+    """The names of the failures of one phase of an attempt."""
+    return frozenset(code.name for code in CODES.values() if code.phase == phase)
 
 
 class TurnoutError(Exception):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from sys import maxsize
-from typing import Final
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
@@ -34,6 +33,7 @@ from gateway.dataplane.snapshot import (
     VariantPlan,
 )
 from gateway.dataplane.tracing import Tracing
+from gateway.errors import codes_of
 from gateway.http import browsers
 from gateway.http.browsers import Browsers
 from gateway.http.fields import KEEP
@@ -41,12 +41,6 @@ from gateway.transport.balancer import Backend
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 from policies.contextual.bandit import Ensemble
-
-CONNECT_CODES: Final = frozenset(
-    ("backend_connect", "backend_connect_timeout", "backend_tls", "backend_overloaded", "backend_unhealthy")
-)
-TIMEOUT_CODES: Final = frozenset(("backend_first_byte_timeout", "backend_stalled", "backend_total_timeout"))
-RESET_CODES: Final = frozenset(("backend_reset", "backend_protocol"))
 
 
 def snapshot(
@@ -184,7 +178,9 @@ def route_plan(
 
 def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
     return frozenset().union(
-        CONNECT_CODES if connect else (), TIMEOUT_CODES if timeout else (), RESET_CODES if reset else ()
+        codes_of("connect") if connect else (),
+        codes_of("timeout") if timeout else (),
+        codes_of("reset") if reset else (),
     )
 
 

@@ -12,7 +12,6 @@ from gateway.dataplane.exchange import hedging
 from gateway.dataplane.exchange.discard import Straggler
 from gateway.dataplane.exchange.local_reply import answer_fixed, fail
 from gateway.dataplane.exchange.retry_policy import (
-    UNSENT,
     fallback_to,
     other_address,
     repeat_safe,
@@ -49,7 +48,7 @@ def on_failure(x: Exchange, code: str, detail: str, *, idle_close: bool) -> None
         observe(x, code)
     if x.hedge is not None and hedging.takes_over(x, code):
         return
-    next_step(x, code, detail, sent=code not in UNSENT)
+    next_step(x, code, detail, sent=CODES[code].sent)
 
 
 def expire(x: Exchange, now: float) -> None:

@@ -12,24 +12,14 @@ Nothing is repeated once a byte of the answer went out, or when the client has l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from gateway.dataplane.snapshot import Fixed, VariantPlan
+from gateway.errors import CODES
 from gateway.http.fields import IDEMPOTENT
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange.exchange import Exchange
-
-UNSENT: Final = frozenset(
-    (
-        "backend_connect",
-        "backend_connect_timeout",
-        "backend_tls",
-        "backend_overloaded",
-        "backend_unhealthy",
-    )
-)
-"""Errors after which no byte of the request can have reached a backend."""
 
 
 def following(x: Exchange) -> VariantPlan | Fixed | None:
@@ -48,7 +38,7 @@ def retry_wanted(x: Exchange, code: str, status: int, *, sent: bool) -> bool:
     route = x.route
     if status not in route.retry_statuses if status else code not in route.retry_codes:
         return False
-    if code in ("backend_overloaded", "backend_unhealthy"):
+    if not CODES[code].retryable:
         return False
     # Where the only address has failed and another variant stands by, that one is the better retry.
     if x.plan.backend.single is not None and following(x) is not None:
