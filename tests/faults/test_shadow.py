@@ -69,7 +69,7 @@ def start(rig: FaultRig) -> None:
     shadow = rig.worker.shadow
     shadow.counts.clear()
     shadow._lanes.clear()
-    shadow._due.clear()
+    shadow._seen.clear()
 
 
 def counts(rig: FaultRig, route: str, shadow: str = "shade") -> Counter[str]:

@@ -22,6 +22,7 @@ from gateway.record.events import Shadowed
 from gateway.transport.address import Address
 from gateway.transport.base import ResponseHead
 from policies import ejection
+from policies.allocation.fixed_plans import shadow_due
 from policies.comparison.compare import Agreement
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Shadower:
         self._lanes: dict[Address, Lane] = {}
         self._bytes = 0
         self._running: set[ShadowCall] = set()
-        self._due: dict[tuple[str, str], float] = {}
+        self._seen: dict[tuple[str, str], int] = {}
+        """Requests that were counted, by (route, shadow)."""
 
     @property
     def waiting(self) -> int:
@@ -107,13 +109,11 @@ class Shadower:
         route = exchange.route
         for plan, share in route.shadows:
             key = (route.name, plan.name)
-            count = self._due.get(key, 0.0) + share
-            if count >= 1.0 - 1e-9:
-                count -= 1.0
-                if exchange.choice.variant is not plan:
-                    found = found or []
-                    found.append(plan)
-            self._due[key] = count
+            number = self._seen.get(key, 0)
+            self._seen[key] = number + 1
+            if shadow_due(number, share) and exchange.choice.variant is not plan:
+                found = found or []
+                found.append(plan)
         if found:
             self.limits = exchange.client.snapshot.limits.shadow
             for plan in found:
