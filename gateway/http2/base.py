@@ -13,10 +13,10 @@ from gateway.http2.limits import (
     RESET_RATE,
     Limits,
 )
-from gateway.http2.stream import Stream
+from gateway.http2.stream import Stream, StreamOwner
 
 
-class ConnectionBase:
+class ConnectionBase(StreamOwner):
     """See the module; `gateway.http2.connection.Connection` adds the input."""
 
     __slots__ = (
@@ -31,11 +31,8 @@ class ConnectionBase:
         "closing",
         "ended",
         "highest",
-        "limits",
         "peer_streams",
-        "peer_window",
         "receive_window",
-        "send_window",
         "streams",
         "write_paused",
     )
@@ -48,7 +45,6 @@ class ConnectionBase:
         self.highest = 0
         """The number of the last stream that the client opened."""
         self.peer_window = frames.DEFAULT_WINDOW
-        """The peer's SETTINGS_INITIAL_WINDOW_SIZE."""
         self.peer_streams = 100
         """How many streams the peer permits at the same time."""
         self.send_window = frames.DEFAULT_WINDOW
@@ -132,12 +128,10 @@ class ConnectionBase:
 
     # Output -----------------------------------------------------------------------------------------
     def send(self, data: bytes) -> None:
-        """Put bytes into the next write."""
         if not self.ended:
             self._out.append(data)
 
     def flush(self) -> None:
-        """Write what was sent, as one piece."""
         out = self._out
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -145,15 +139,12 @@ class ConnectionBase:
             self.write(data)
 
     def may_send(self, size: int) -> bool:
-        """Whether the connection has room for ``size`` bytes of data."""
         return size <= self.send_window and not self.write_paused
 
     def earned(self, size: int) -> None:
-        """Data was sent: the peer may confirm it."""
         self._overhead.earn(2.0 + size / 512.0)
 
     def wait(self, stream: Stream) -> None:
-        """``stream`` has pending data: send what there is room for."""
         self._waiting.append(stream)
         if self.send_window > 0 and not self.write_paused:
             self.pump()
@@ -184,7 +175,6 @@ class ConnectionBase:
         self.pump()
 
     def acknowledge(self, size: int) -> None:
-        """Give the peer back ``size`` bytes of the connection's window."""
         self._unacknowledged += size
         if self._unacknowledged >= self.limits.connection_window // 2:
             self.send(frames.window_update(0, self._unacknowledged))
@@ -193,7 +183,6 @@ class ConnectionBase:
 
     # Streams ----------------------------------------------------------------------------------------
     def forget(self, stream: Stream) -> None:
-        """``stream`` has closed."""
         if self.streams.pop(stream.id, None) is None:
             return
         if stream.unacknowledged:
@@ -204,7 +193,6 @@ class ConnectionBase:
             self.on_idle()
 
     def note_reset(self, stream_id: int) -> None:
-        """Frames of ``stream_id`` may still be under way."""
         resets = self._recent_resets
         resets[stream_id] = None
         if len(resets) > REMEMBERED_RESETS:

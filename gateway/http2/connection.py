@@ -73,7 +73,7 @@ class Connection(ConnectionBase):
         self.note_reset(stream_id)
         if stream is not None:
             stream.drop()
-            stream.on_reset(fault.code)
+            stream.on_fault(fault)
 
     def _spend_reset(self, tokens: float) -> None:
         if not self._resets.spend(tokens, self._now):
@@ -267,8 +267,10 @@ class Connection(ConnectionBase):
     def _on_later_block(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
         self._touched[stream] = None
         stream.advance(RECV_HEADERS)
-        if self.client and headers.fields and headers.fields[0].name == b":status":
+        if self.client and not stream.head_done:
             self.on_response_head(stream, headers, end=end)
+            if end and stream.remote_open:
+                stream.take_end([])
             return
         fault = trailer_fault(headers.fields)
         if fault or not end or headers.oversized:

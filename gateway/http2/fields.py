@@ -62,11 +62,11 @@ def field_fault(name: bytes, value: bytes) -> str:
 class RequestFields:
     """A request's header list, taken apart and checked (RFC 9113 8.3.1)."""
 
-    __slots__ = ("authority", "fault", "length", "method", "path", "regular", "scheme")
+    __slots__ = ("authority", "content_type", "fault", "length", "method", "path", "regular", "scheme")
 
     def __init__(self, fields: list[Field]) -> None:
         """``fault`` says what makes the list malformed; "" if nothing does."""
-        self.method = self.scheme = self.authority = self.path = b""
+        self.method = self.scheme = self.authority = self.path = self.content_type = b""
         self.length = -1
         """Content-Length; -1 if absent."""
         self.regular: list[Field] = []
@@ -82,6 +82,8 @@ class RequestFields:
                     if length < 0 or self.length >= 0:
                         return "an invalid or repeated content-length"
                     self.length = length
+                elif field.name == b"content-type":
+                    self.content_type = field.value
             elif field.kind == MALFORMED:
                 return field.fault
             else:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.http2 import frames
 from gateway.http2.errors import FLOW_CONTROL_ERROR, PROTOCOL_ERROR, STREAM_CLOSED, StreamFault
 from gateway.http2.fields import Field
-
-if TYPE_CHECKING:
-    from gateway.http2.base import ConnectionBase
+from gateway.http2.limits import Limits
 
 IDLE: Final = 0
 OPEN: Final = 1
@@ -46,6 +44,49 @@ MAX_PENDING_BYTES: Final = 16_384
 """Bytes waiting to be sent from which on `Stream.on_blocked` asks for no more."""
 
 
+class StreamOwner:
+    """A connection as its streams use it."""
+
+    __slots__ = ("limits", "peer_window", "send_window")
+
+    limits: Limits
+    peer_window: int
+    """The peer's SETTINGS_INITIAL_WINDOW_SIZE."""
+    send_window: int
+
+    def send(self, data: bytes) -> None:
+        """Put bytes into the next write."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what was sent, as one piece."""
+        raise NotImplementedError
+
+    def may_send(self, size: int) -> bool:
+        """Whether the connection has room for ``size`` bytes of data."""
+        raise NotImplementedError
+
+    def earned(self, size: int) -> None:
+        """Data was sent: the peer may confirm it."""
+        raise NotImplementedError
+
+    def wait(self, stream: Stream) -> None:
+        """``stream`` has pending data: send what there is room for."""
+        raise NotImplementedError
+
+    def acknowledge(self, size: int) -> None:
+        """Give the peer back ``size`` bytes of the connection's window."""
+        raise NotImplementedError
+
+    def forget(self, stream: Stream) -> None:
+        """``stream`` has closed."""
+        raise NotImplementedError
+
+    def note_reset(self, stream_id: int) -> None:
+        """Frames of ``stream_id`` may still be under way."""
+        raise NotImplementedError
+
+
 class Stream:
     """One stream. Subclasses override the methods ``on_…``, called as the peer's frames arrive."""
 
@@ -53,6 +94,7 @@ class Stream:
         "blocked",
         "connection",
         "expected",
+        "head_done",
         "held",
         "id",
         "pending",
@@ -62,11 +104,12 @@ class Stream:
         "receive_window",
         "received",
         "send_window",
+        "sent",
         "state",
         "unacknowledged",
     )
 
-    def __init__(self, connection: ConnectionBase, stream_id: int) -> None:
+    def __init__(self, connection: StreamOwner, stream_id: int) -> None:
         self.connection = connection
         self.id = stream_id
         self.state = IDLE
@@ -76,6 +119,8 @@ class Stream:
         """Bytes of the message's body so far."""
         self.expected = -1
         """Its Content-Length; -1 if absent."""
+        self.head_done = False
+        """Whether the head of the final response came; for clients."""
         self.held = False
         """Whether received bytes are not acknowledged, which stops the peer after a window of them."""
         self.unacknowledged = 0
@@ -85,6 +130,8 @@ class Stream:
         self.pending_end = False
         self.pending_trailers = b""
         self.blocked = False
+        self.sent = 0
+        """Bytes of data that the windows permitted."""
 
     # What arrives: for subclasses -------------------------------------------------------------------
     def on_data(self, data: bytes) -> None:
@@ -95,6 +142,10 @@ class Stream:
 
     def on_reset(self, code: int) -> None:
         """The stream has ended early, by the peer or by its fault."""
+
+    def on_fault(self, fault: StreamFault) -> None:
+        """The stream has ended by an error of the peer that was found here."""
+        self.on_reset(fault.code)
 
     def on_blocked(self) -> None:
         """Send no more: what was given waits for the peer."""
@@ -142,7 +193,7 @@ class Stream:
         if data:
             self.on_data(data)
         if not self.held:
-            self.acknowledge()
+            self._acknowledge()
 
     def take_end(self, trailers: list[Field]) -> None:
         """The END_STREAM flag."""
@@ -159,10 +210,10 @@ class Stream:
         """End `hold`."""
         if self.held:
             self.held = False
-            self.acknowledge()
+            self._acknowledge()
             self.connection.flush()
 
-    def acknowledge(self) -> None:
+    def _acknowledge(self) -> None:
         """Give the peer back the window of what was taken."""
         taken, self.unacknowledged = self.unacknowledged, 0
         if not taken:
@@ -190,6 +241,7 @@ class Stream:
         if self.blocked or size > self.send_window or not connection.may_send(size):
             self._wait(data, end=end)
             return
+        self.sent += size
         self.send_window -= size
         connection.send_window -= size
         connection.earned(size)
@@ -245,6 +297,7 @@ class Stream:
             last = self.pending_end and not self.pending and not self.pending_trailers
             flags = frames.END_STREAM if last else 0
             self.connection.send(frames.header(len(part), frames.DATA, flags, self.id) + part)
+        self.sent += sent
         self.send_window -= sent
         self.pending_bytes -= sent
         self.connection.send_window -= sent

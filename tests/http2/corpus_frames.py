@@ -45,8 +45,8 @@ def cases() -> Iterator[Case]:
 
 def _prefaces() -> Iterator[Case]:
     protocol = "goaway PROTOCOL_ERROR"
-    yield Case("preface: wrong middle", PREFACE[:-8] + b"XX\r\n\r\n" + b"\0" * 9, protocol)
-    yield Case("preface: bare LF", PREFACE.replace(b"\r\n", b"\n") + frame(SETTINGS), protocol)
+    yield Case("preface: wrong middle", PREFACE[:-8] + b"XX\r\n\r\n" + b"\0" * 9, protocol, "http1 400")
+    yield Case("preface: bare LF", PREFACE.replace(b"\r\n", b"\n") + frame(SETTINGS), protocol, "http1 400")
     yield Case("preface: then nothing but zeros", PREFACE + b"\0" * 90, protocol)
     yield Case("preface: twice", PREFACE + PREFACE + frame(SETTINGS), "goaway FRAME_SIZE_ERROR")
     yield Case(

@@ -112,16 +112,18 @@ class Reader:
         self._block = b""
 
     def feed(self, data: bytes) -> None:
-        self.buffer += data
-        while len(self.buffer) >= 9:
-            size = int.from_bytes(self.buffer[:3], "big")
-            if len(self.buffer) < 9 + size:
-                return
-            kind, flags = self.buffer[3], self.buffer[4]
-            stream = int.from_bytes(self.buffer[5:9], "big")
-            payload, self.buffer = self.buffer[9 : 9 + size], self.buffer[9 + size :]
+        data = self.buffer + data
+        place = 0
+        while len(data) - place >= 9:
+            end = place + 9 + int.from_bytes(data[place : place + 3], "big")
+            if len(data) < end:
+                break
+            kind, flags = data[place + 3], data[place + 4]
+            stream = int.from_bytes(data[place + 5 : place + 9], "big")
+            payload, place = data[place + 9 : end], end
             self.frames.append((kind, flags, stream, payload))
             self._frame(kind, flags, stream, payload)
+        self.buffer = data[place:]
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         reply = self.replies.setdefault(stream, Reply()) if stream else Reply()
