@@ -94,12 +94,10 @@ KNOWN_IMPORTS = {  # (package, package below it)
 }
 KNOWN_CYCLES = {  # the packages in which files form a cycle
     "gateway.dataplane",
-    "gateway.http2",
     "gateway.telemetry",
 }
 KNOWN_TYPE_CHECKING = {
     "gateway.dataplane",
-    "gateway.http2",
     "gateway.telemetry",
 }
 KNOWN_LONG_FILES = {
