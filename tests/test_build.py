@@ -39,7 +39,7 @@ def test_sources_that_changed_since_are_named(root: Path) -> None:
         file.write("# edited\n")
     assert build.fault(root, before) == (
         f"Changed since the build was compiled: {SOURCE}; "
-        "run 'make compiled' to build anew, or 'make interpreted' to do without."
+        "run 'make compiled' to build it again, or 'make interpreted' to remove it."
     )
 
 
