@@ -77,7 +77,7 @@ def test_a_gateway_that_is_not_there(gateway: GatewayProcess) -> None:
 
 
 def test_a_rollout_of_a_route_without_one(gateway: GatewayProcess) -> None:
-    assert "no canary" in turnout("rollout", "digits", "promote", "--url", gateway.url, code=1)
+    assert "has no rollout" in turnout("rollout", "digits", "promote", "--url", gateway.url, code=1)
     assert "write 'set 5%' or 'set 0.05'" in turnout(
         "rollout", "digits", "set", "500%", "--url", gateway.url, code=1
     )
