@@ -1,7 +1,7 @@
 // Why the last try was refused, if it was.
 
 const REASONS = {
-  unauthenticated: "This key is not known here. Check it, or make one with 'turnout keys new'.",
+  unauthenticated: "The key is unknown. Check it, or generate one with 'turnout keys new'.",
   forbidden: "This key may not read. Use one with the scope 'read'."
 };
 

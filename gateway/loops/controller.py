@@ -67,8 +67,8 @@ class Controller:
         self._rollouts = RolloutEvidence(store, allocations, clock)
         self._guardrails = GuardrailEvidence(store, clock)
         self._document: Document | None = None
-        self._configured: set[str] = set()
-        """Canaries that have not heard of the document in force."""
+        self._unheard: dict[str, Document] = {}
+        """By canary: the document in force, until its rollout has heard of it."""
         self._due: dict[str, float] = {}
         """By route: when its guardrails are looked at next."""
         self._resting: dict[str, float] = {}
@@ -99,7 +99,7 @@ class Controller:
     def take(self, document: Document, steered: Mapping[str, Steering]) -> None:
         """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""
         self._document = document
-        self._configured |= canaries(document).keys()
+        self._unheard = dict.fromkeys(canaries(document), document)
         self._allocations.steering = dict(steered)
 
     # The loop -------------------------------------------------------------------------------------------
@@ -202,9 +202,12 @@ class Controller:
 
     # Rollouts -------------------------------------------------------------------------------------------
     async def _configure(self, name: str, section: CanaryConfig) -> None:
-        if name in self._configured or self._routes[name].rollout is None:
-            self._configured.discard(name)
-            await self._event(name, plan_of(section), Configured())
+        document = self._unheard.get(name)
+        if document is None and self._routes[name].rollout is not None:
+            return
+        await self._event(name, plan_of(section), Configured())
+        if self._unheard.get(name) is document:  # no other came meanwhile
+            self._unheard.pop(name, None)
 
     async def _look_at_rollout(self, document: Document, name: str, section: CanaryConfig) -> None:
         plan, now, state = plan_of(section), self._clock(), self._routes[name]
@@ -310,6 +313,7 @@ class Controller:
         if not isinstance(section, CanaryConfig):
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
+        await self._configure(name, section)  # or the command would move the rollout of the document before
         share = self._allocations.share(name, section.candidate)
         await self._event(name, plan_of(section), Command(action, by, weight, share, reason))
         return await self.describe_rollout(name) or {}

@@ -122,7 +122,7 @@ def test_a_token_is_good_for_little(
 ) -> None:
     process, keys = gateway
     if not keys:
-        assert "no token is needed" in token(process).json()["error"]["message"]
+        assert "No token is needed" in token(process).json()["error"]["message"]
         return
     page.goto(f"http://127.0.0.1:{ports[0]}/")
     status, body = report(page, process, decided(process))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.load import load
 from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -56,3 +57,18 @@ async def test_a_start_with_a_state_that_cannot_be_read_says_so(store: Store) ->
     await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=0)
     with pytest.raises(StoreUnavailable, match=r"The state of the route 'broken' .* can't be read"):
         await Replica(store, "one", CONFIG).start()
+
+
+async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_document(store: Store) -> None:
+    one = await Replica(store, "one", CONFIG).start()
+    await one.controller.command("r", "promote", None, "me")
+    edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
+        "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
+    )
+    one.document = load(edited, source="test", env={})
+    one.put_in_force()
+    await one.controller.command("r", "rollback", None, "me")
+    for _ in range(3):
+        await one.pass_time(1)
+        assert (one.state, one.rollout.candidate) == ("rolled_back", "v3")
+        assert one.allocations.share("r", "v3") == 0
