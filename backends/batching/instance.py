@@ -64,10 +64,14 @@ class Instance:
         except BaseException as error:  # Overrun may arrive between two statements
             if not self.retired.is_set():
                 log.critical("%s: its thread ended", self._name, exc_info=error)
+        try:
+            executable, self._executable = self._executable, None
+            if executable is not None:
+                executable.close()
+        except BaseException as error:  # it may also arrive here
+            if not isinstance(error, Overrun):
+                log.critical("%s: freeing its model failed", self._name, exc_info=error)
         finally:
-            if self._executable is not None:
-                self._executable.close()
-                self._executable = None
             self.ended.set_result(None)
 
     def _serve(self) -> None:

@@ -30,5 +30,6 @@ class Loaded:
 
 def forget(name: str) -> None:
     """Removes the module ``name`` and those below it from `sys.modules`."""
-    for key in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
-        del sys.modules[key]
+    for key in list(sys.modules):  # a copy: other threads import meanwhile
+        if key == name or key.startswith(f"{name}."):
+            sys.modules.pop(key, None)

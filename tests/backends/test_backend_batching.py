@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.batching.entry import Entry, FutureEntry, Report, Spans
+from backends.batching.execution import Overrun
 from backends.batching.instance import Instance
 from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
@@ -224,6 +225,18 @@ async def test_each_gets_its_own_rows_out_of_a_shared_batch() -> None:
     assert [output[0].ravel().tolist() for output in outputs] == [[200.0], [2.0], [4.0] * 2, [6.0] * 3]
     assert bench.model.sizes == [1, 6]
     await bench.end()
+
+
+async def test_a_thread_ends_whatever_freeing_its_model_raises() -> None:
+    for error in (RuntimeError("no"), Overrun(), SystemExit()):
+        bench = Bench()
+
+        def close(raised: BaseException = error) -> None:
+            raise raised
+
+        bench.model.close = close  # type: ignore[method-assign]
+        async with asyncio.timeout(30):
+            await bench.end()
 
 
 async def test_a_bad_request_fails_alone() -> None:
