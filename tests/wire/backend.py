@@ -139,6 +139,7 @@ class Connection(asyncio.Protocol):
         self.tunnel = False
         self.sink = False
         self.swallowed = 0
+        self.tail = b""
         self.steps: Sequence[Step] | None = None
         self.writable = asyncio.Event()
         self.writable.set()
@@ -176,7 +177,8 @@ class Connection(asyncio.Protocol):
         request = self.current
         assert request is not None
         self.swallowed += len(data)
-        if self.swallowed == self.left or (self.chunked and data.endswith(b"\r\n0\r\n\r\n")):
+        self.tail = (self.tail + data[-7:])[-7:]  # the last chunk may come in pieces
+        if self.swallowed == self.left or (self.chunked and self.tail == b"\r\n0\r\n\r\n"):
             self.sink, request.complete, self.current = False, True, None
             self._answer(request)
 
