@@ -39,6 +39,9 @@ pytestmark = pytest.mark.alone
 REQUESTS = 300
 ROUNDS = 6
 MAX_RATIO = 5.0
+SLICES_S = 0.008
+"""Two time slices of a kernel that preempts lazily: with more busy processes than cores, a shorter wait tells of the
+kernel and not of the event loop."""
 
 
 @contextlib.contextmanager
@@ -84,6 +87,6 @@ def test_others_hardly_notice(gateway: GatewayProcess, kind: str) -> None:
         with running(kind, gateway.port):
             time.sleep(0.5)  # until it is under way
             beside.append(slow_end(gateway.port))
-        if min(beside) <= MAX_RATIO * min(without):
+        if min(beside) <= max(MAX_RATIO * min(without), SLICES_S):
             return
     raise AssertionError(f"{kind}: {min(beside) * 1e3:.1f} ms beside it, {min(without) * 1e3:.1f} ms without")
