@@ -45,7 +45,7 @@ test: setup tools lint typecheck   ## every test
 	$(PYTEST) -m 'not alone' --durations=15
 	$(BIN)/python -m pytest -m alone --durations=5
 
-quick: setup     ## the tests that take no time, in less than a minute on two cores
+quick: setup     ## the tests that start no servers: about two minutes on two cores
 	$(PYTEST) --quick
 
 coverage: setup tools ## branch coverage of policies and of the data plane

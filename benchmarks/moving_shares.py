@@ -117,7 +117,7 @@ def looks(
         n = int(rng.binomial(REQUESTS, q))
         b, c = (_sums(draw(rng, size, level(time))) for size in (REQUESTS - n, n))
         state = State(state.baseline + b, state.candidate + c)
-        weights = overlap_weights(1 - q, q)
+        weights = overlap_weights(np.asarray([[1 - q], [q]]))[:, 0].tolist()
         yield state, (WeightedSums.of(b, weights[0]), WeightedSums.of(c, weights[1]))
 
 

@@ -80,7 +80,7 @@ class Listener(Host):
             _refuse_handshakes(self._socket)
             await asyncio.sleep(ACCEPT_TAIL_S)
             end = monotonic() + MAX_ACCEPT_S
-            while _accept_queue(self._socket) and monotonic() < end:  # noqa: ASYNC110  the kernel tells nobody
+            while _accept_queue(self._socket) and monotonic() < end:  # noqa: ASYNC110  the kernel sends no event
                 await asyncio.sleep(0.01)
             self._server.close()
         for connection in list(self.connections):

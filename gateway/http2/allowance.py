@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Allowance:
-    """A token bucket; whoever empties it is ended with ENHANCE_YOUR_CALM."""
+    """A token bucket; a peer that empties it is ended with ENHANCE_YOUR_CALM."""
 
     __slots__ = ("burst", "rate", "tokens", "updated")
 

@@ -119,16 +119,16 @@ class Periods:
         """
         p = np.asarray([self._propensity.get(variant, self._never) for variant in variants])
         drawn = np.asarray((p > 0).all(axis=0))
-        w = 1.0 / p[:, drawn]
         return tuple(
             _weighted(self._sums.get((variant, metric)), drawn, weight)
-            for variant, weight in zip(variants, w / w.sum(axis=0), strict=True)
+            for variant, weight in zip(variants, overlap_weights(p[:, drawn]), strict=True)
         )
 
 
-def overlap_weights(baseline: float, candidate: float) -> tuple[float, float]:
-    """Return the weights of one value of the baseline and of the candidate, from both propensities."""
-    return candidate / (baseline + candidate), baseline / (baseline + candidate)
+def overlap_weights(propensities: Columns) -> Columns:
+    """Return the weights h / p of each variant's values, from the propensities; both (variants, P)."""
+    w = 1.0 / propensities
+    return np.asarray(w / w.sum(axis=0))
 
 
 def _weighted(columns: Columns | None, kept: npt.NDArray[np.bool_], w: Columns) -> WeightedSums:

@@ -31,7 +31,6 @@ them, and to choose one beforehand would cost more wherever it is wrong: the sma
 always fails within a handful of requests, the largest tells 0.1 % from 0.15 %."""
 
 _EDGE: Final = 1e-12
-_POINTS: Final = 17
 _ZOOMS: Final = 4
 
 
@@ -151,33 +150,6 @@ def bounded_log_martingale(mean: Floats, sums: RewardSums) -> Floats:
     below = gamma_exponential_log_mixture(-s, v, rho, np.maximum(1 - m, 0.01))
     both = np.concatenate([above, below])
     return np.asarray(np.logaddexp.reduce(both, axis=0) - math.log(len(both)), dtype=np.float64)
-
-
-def evidence_against(
-    baseline: MeanMartingale, candidate: MeanMartingale, *, factor: float = 1.0, shift: float = 0.0
-) -> Floats:
-    """log of the e-value against "candidate's mean = factor * baseline's mean + shift".
-
-    Refuted at level alpha when it reaches log(1/alpha). Infinite when no pair of means in [0, 1]
-    satisfies the claim. The shape is that of the martingales' counts.
-    """
-    low, high = max(_EDGE, (_EDGE - shift) / factor), min(1 - _EDGE, (1 - _EDGE - shift) / factor)
-    if low > high:
-        return np.full(np.shape(baseline.centre), np.inf)
-    # Both martingales fall, then rise (but for a handful of values in [0, 1], hence the points all over):
-    # the smallest product lies between the two centres.
-    everywhere = np.linspace(low, high, _POINTS) + np.zeros((*np.shape(baseline.centre), 1))
-    ends = baseline.centre, (candidate.centre - shift) / factor
-    left, right = np.clip(np.minimum(*ends), low, high), np.clip(np.maximum(*ends), low, high)
-    best = np.min(baseline(everywhere) + candidate(factor * everywhere + shift), axis=-1)
-    for _ in range(_ZOOMS):
-        grid = np.linspace(left, right, _POINTS, axis=-1)
-        value = baseline(grid) + candidate(factor * grid + shift)
-        at = np.argmin(value, axis=-1, keepdims=True)
-        best = np.minimum(best, np.take_along_axis(value, at, -1)[..., 0])
-        left = np.take_along_axis(grid, np.maximum(at - 1, 0), -1)[..., 0]
-        right = np.take_along_axis(grid, np.minimum(at + 1, _POINTS - 1), -1)[..., 0]
-    return np.asarray(best, dtype=np.float64)
 
 
 def difference_interval(

@@ -32,10 +32,10 @@ from policies.sequential.two_sample import (
     BoundedMartingale,
     RateMartingale,
     bounded_log_martingale,
-    evidence_against,
     rate_log_martingale,
 )
 from policies.types import RewardSums
+from tests.policies.oracles import evidence_against
 
 ALPHA = 0.05
 Rng = np.random.Generator

@@ -16,12 +16,12 @@ from policies.sequential.two_sample import (
     RateMartingale,
     bounded_log_martingale,
     difference_interval,
-    evidence_against,
     mean_interval,
     rate_log_martingale,
     ratio_interval,
 )
 from policies.types import RewardSums
+from tests.policies.oracles import evidence_against
 
 
 def error_rate_difference(

@@ -22,7 +22,6 @@ endpoints: Final = Endpoints()
 
 MAX_FORM_FIELDS: Final = 8
 HOME: Final = "/-/dashboard/"
-LOGIN: Final = "/-/dashboard/login"
 SITE: Final = Site()
 
 # Nothing from other hosts, nothing inline, no frames: pages show only what this gateway serves.
