@@ -107,7 +107,7 @@ function options(place, latest) {
   return {
     width: place.clientWidth || 300,
     height: HEIGHT,
-    padding: [null, 24, null, null],
+    padding: [null, 32, null, null],
     legend: { show: false },
     cursor: { sync: { key: "turnout" }, drag: { x: true, y: false, setScale: false }, points: { show: !chart.stacked } },
     series: [{}, ...(chart.stacked ? stackedSeries(chart) : lineSeries(chart))],
