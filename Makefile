@@ -7,6 +7,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder
+# Tests that failed beside others run once more alone; those that then pass are named.
+RERUN := $(BIN)/python tests/rerun.py
 
 .PHONY: run test quick coverage hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
 
@@ -42,8 +44,8 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 	touch .venv/tools
 
 test: setup tools lint typecheck   ## every test
-	$(PYTEST) -m 'not alone' --durations=15
-	$(BIN)/python -m pytest -m alone --durations=5
+	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone'
+	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone
 
 quick: setup     ## the tests that start no servers: about two minutes on two cores
 	$(PYTEST) --quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -205,24 +206,28 @@ def test_an_open_page_is_one_stream_and_a_call_in_ten_seconds_at_most(served: Se
         assert not any("/-/events" in url for url in urls), "the stream stays open"
 
 
-def test_twenty_routes_fit_and_those_that_are_idle_take_little(tmp_path: Path, tabs: Tabs) -> None:
+@pytest.fixture
+def crowded(tmp_path: Path) -> Iterator[Served]:
+    """A gateway with 21 routes, 18 of them without traffic."""
     idle = "".join(
         f"  idle-{n:02}:\n    match: {{path: /idle-{n}}}\n    variants: {{v1: {{backend: a}}}}\n"
         "    policy: {type: single, variant: v1}\n"
         for n in range(18)
     )
-    many = Served(tmp_path / "many.db", text=ROUTES + idle).start()
-    try:
-        many.live(DIGITS, steps=2, per_step=20)
-        tab = tabs.new(many.address)
-        tab.page.locator('[data-group="moving"] [data-route="digits"]').wait_for()
-        assert tab.page.locator("[data-route]").count() == 21
-        height = tab.page.locator("#content").evaluate("node => node.getBoundingClientRect().height")
-        assert height < 900, "all of them in one screen"
-        tab.page.get_by_role("link", name="idle-07").click()
-        tab.page.locator("h1", has_text="idle-07").wait_for()
-    finally:
-        many.stop()
+    found = Served(tmp_path / "crowded.db", text=ROUTES + idle).start()
+    found.live(DIGITS, steps=2, per_step=20)
+    yield found
+    found.stop()
+
+
+def test_twenty_routes_fit_and_those_that_are_idle_take_little(crowded: Served, tabs: Tabs) -> None:
+    tab = tabs.new(crowded.address)
+    tab.page.locator('[data-group="moving"] [data-route="digits"]').wait_for()
+    assert tab.page.locator("[data-route]").count() == 21
+    height = tab.page.locator("#content").evaluate("node => node.getBoundingClientRect().height")
+    assert height < 900, "all of them in one screen"
+    tab.page.get_by_role("link", name="idle-07").click()
+    tab.page.locator("h1", has_text="idle-07").wait_for()
 
 
 def test_no_text_of_a_client_can_become_markup(served: Served, tabs: Tabs) -> None:

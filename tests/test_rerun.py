@@ -1,0 +1,44 @@
+"""What the second run of failed tests forgives, and what it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RERUN = Path(__file__).with_name("rerun.py")
+UNSTABLE = """
+from pathlib import Path
+
+def test_fails_the_first_time():
+    seen = Path("seen")
+    if not seen.exists():
+        seen.touch()
+        raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (UNSTABLE, 0, "UNSTABLE"),
+        ("def test_fails():\n    assert False\n", 1, "once more"),
+        ("".join(f"def test_{n}():\n    assert False\n" for n in range(6)), 1, ""),
+        ("import nothing_of_this_name\n", 2, ""),
+    ],
+    ids=["unstable", "broken", "too many", "not collected"],
+)
+def test_only_a_test_that_passes_alone_is_forgiven(tmp_path: Path, body: str, status: int, said: str) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_sample.py").write_text(body)
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+
+    first = run("-m", "pytest", "-q").returncode
+    second = run(str(RERUN), str(first), "-q")
+    assert second.returncode == status
+    assert ("once more" in second.stdout) is bool(said)
+    assert said in second.stdout
