@@ -1,14 +1,17 @@
 """The dashboard's modules joined into one script, so that a page needs no waterfall of requests.
 
-It understands what the modules are written in and no more: `import { a, b } from "./x.js"` and
+It understands what the modules are written in and no more: `import { a, b } from "./x.js"`, `import("./x.js")` and
 `export` before a function, class or const at the start of a line. The vendored ones end in one `export { … }` (an
 ES module) or define one global (`GLOBALS`).
+
+What is imported by `import("./x.js")` is a part: a module of its own, loaded when it is first needed. It uses what
+the script has declared already.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from posixpath import basename, dirname, join, normpath
 from typing import Final
 
@@ -16,6 +19,7 @@ GLOBALS: Final = {"vendor/uplot.js": "uPlot"}
 """Modules that are plain scripts, and what each defines."""
 
 _IMPORT: Final = re.compile(r'^import \{([\w,\s]+)\} from "(\.{1,2}/[\w./-]+)";\n', re.MULTILINE)
+_PART: Final = re.compile(r'\bimport\("(\.{1,2}/[\w./-]+)"\)')
 _EXPORT: Final = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^[ \t]*//.*\n|^[ \t]+|[ \t]+// [\w ,;:.'-]+$", re.MULTILINE)
 """Lines of comment, indentation, and comments at the end of a line: a third of what is sent."""
@@ -28,15 +32,46 @@ _BRACE: Final = re.compile(r"(?<=\{) (?=[\w.\[])|(?<=[\w)\]\"]) (?=\})")
 _EXPORTS: Final = re.compile(r"export\{([\w ,]+)\};?\s*$")
 
 
-def bundle(entry: str, read: Callable[[str], str]) -> str:
-    """One script of ``entry`` and all that it imports; ``read`` gives a module's text. Raises ValueError for a
-    module that imports itself or is written otherwise."""
+Read = Callable[[str], str]
+"""Gives a module's text by its name."""
+
+
+def modules(entry: str, read: Read) -> list[str]:
+    """Return ``entry`` and all that it imports, each after what it imports itself.
+
+    Raises:
+        ValueError: Modules import each other.
+    """
     order: list[str] = []
     _visit(entry, read, order, ())
-    return "'use strict';\n" + "\n".join(_wrapped(name, read(name)) for name in order) + "\n"
+    return order
 
 
-def _visit(name: str, read: Callable[[str], str], order: list[str], path: tuple[str, ...]) -> None:
+def parts(entry: str, read: Read) -> list[str]:
+    """Return what the modules of ``entry`` import when they need it."""
+    return [_resolved(name, other) for name in modules(entry, read) for other in _PART.findall(read(name))]
+
+
+def bundle(entry: str, read: Read, addresses: Mapping[str, str] | None = None) -> str:
+    """Return one script of ``entry`` and all that it imports; ``addresses`` says where its parts are served.
+
+    Raises:
+        ValueError: A module imports itself, or is written otherwise.
+    """
+    joined = [_wrapped(name, read(name), addresses or {}) for name in modules(entry, read)]
+    return "'use strict';\n" + "\n".join(joined) + "\n"
+
+
+def part(name: str, entry: str, read: Read) -> str:
+    """Return the part ``name`` of ``entry`` as a module."""
+    known = set(modules(entry, read))
+    joined = [_wrapped(one, read(one), {}) for one in modules(name, read) if one not in known]
+    return (
+        "\n".join(joined) + f"\nexport const{{{', '.join(_EXPORT.findall(read(name)))}}}={_variable(name)};\n"
+    )
+
+
+def _visit(name: str, read: Read, order: list[str], path: tuple[str, ...]) -> None:
     if name in path:
         raise ValueError(f"modules import each other: {' → '.join((*path, name))}")
     if name in order:
@@ -50,7 +85,7 @@ def _resolved(name: str, other: str) -> str:
     return normpath(join(dirname(name), other))
 
 
-def _wrapped(name: str, text: str) -> str:
+def _wrapped(name: str, text: str, addresses: Mapping[str, str]) -> str:
     """The module as a constant that holds what it exports."""
     if name in GLOBALS:
         exported = GLOBALS[name]
@@ -60,6 +95,7 @@ def _wrapped(name: str, text: str) -> str:
         exported = ", ".join(f"{theirs or ours}: {ours}" for ours, _, theirs in pairs)
     else:
         exported = ", ".join(_EXPORT.findall(text))
+        text = _PART.sub(lambda found: f'import("./{addresses[_resolved(name, found[1])]}")', text)
         text = _DECLARATION.sub(r"\1=", _script(name, text))
         text = _BRACE.sub("", _LINE_END.sub("", _OPERATOR.sub(r"\1", text)))
     return f"const {_variable(name)}=(()=>{{{text}\nreturn{{{exported}}}}})();"

@@ -1,11 +1,13 @@
 """The dashboard's files, read once, with what a browser needs to know of each.
 
-A page is three requests: its HTML, one script and one sheet. The script and the sheet have a hash of their content
-in their names, so that they are kept for good and a new version is taken immediately.
+A page is two or three requests: its HTML, which holds the sheet, one script, and on some pages a part of it that is
+loaded when it is first needed. Scripts have a hash of their content in their names, so that they are kept for good and
+a new version is taken immediately.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import re
@@ -15,10 +17,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from dashboards.bundle import bundle
+from dashboards.bundle import bundle, part, parts
 
 TYPES: Final = {
-    ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
@@ -27,7 +28,9 @@ PAGES: Final = re.compile(
     r"(?:routes/[^/]+(?:/(?:time|health|history|shadow/[^/]+))?|outcomes|decisions/[^/]+|config|events)?"
 )
 """The paths of the pages, below that of the dashboard; all are drawn by the one script."""
-_SCRIPTS: Final = ("app.js", "login.js")
+_APP: Final = "app.js"
+_LOGIN: Final = "login.js"
+_SHEET_LINK: Final = '<link rel="stylesheet" href="style.css">'
 _SPARE: Final = re.compile(r"/\*.*?\*/|\n\s*|;?\s+(?=[{}])|(?<=[{};:,])\s+", re.DOTALL)
 """Of a sheet: comments, and the white space that sets it out."""
 _SHEETS: Final = ("vendor/uplot.css", "style.css")
@@ -55,38 +58,52 @@ class Site:
 
     def page(self, name: str, path: str = "") -> Asset:
         """``index.html`` or ``login.html``, for a page at ``path``: what it names is found from there."""
-        html = self._text(name)
-        for source, hashed in self._hashed.items():
-            html = html.replace(f'"{source}"', f'"{"../" * path.count("/")}{hashed}"')
+        html = self._text(name).replace(_SHEET_LINK, f"<style>{self.sheet}</style>")
+        for source in (_APP, _LOGIN):
+            html = html.replace(f'"{source}"', f'"{"../" * path.count("/")}{self._addresses[source]}"')
         return _asset(html.encode(), ".html")
 
     @cached_property
+    def sheet(self) -> str:
+        """The text of the one sheet; pages hold it, and their policy allows no other."""
+        return "".join(_SPARE.sub("", self._text(name)) for name in _SHEETS)
+
+    @property
+    def sheet_source(self) -> str:
+        """The sheet as a source of a content security policy."""
+        return f"'sha256-{base64.b64encode(hashlib.sha256(self.sheet.encode()).digest()).decode()}'"
+
+    @cached_property
     def assets(self) -> dict[str, Asset]:
-        made = {"mark.svg": _asset((self._root / "mark.svg").read_bytes(), ".svg")}
-        for source, hashed in self._hashed.items():
-            suffix = source[source.rfind(".") :]
-            made[hashed] = _asset(self._built[source], suffix, immutable=True)
-        return made
+        found = {"mark.svg": _asset((self._root / "mark.svg").read_bytes(), ".svg")}
+        for source, address in self._addresses.items():
+            found[address] = _asset(self._scripts[source], ".js", immutable=True)
+        return found
 
     @cached_property
-    def _hashed(self) -> dict[str, str]:
-        """From a source's name to that under which it is served."""
-        return {
-            name: f"{name[: name.rfind('.')]}.{_digest(body)[:16]}{name[name.rfind('.') :]}"
-            for name, body in self._built.items()
-        }
+    def _addresses(self) -> dict[str, str]:
+        """By source, the name under which a script is served."""
+        return {name: _hashed(name, body) for name, body in self._scripts.items()}
 
     @cached_property
-    def _built(self) -> dict[str, bytes]:
-        scripts = {name: bundle(name, self._text).encode() for name in _SCRIPTS}
-        sheet = "".join(_SPARE.sub("", self._text(name)) for name in _SHEETS)
-        return scripts | {"style.css": sheet.encode()}
+    def _scripts(self) -> dict[str, bytes]:
+        built = {name: part(name, _APP, self._text).encode() for name in parts(_APP, self._text)}
+        addresses = {name: _hashed(name, body) for name, body in built.items()}
+        built[_APP] = bundle(_APP, self._text, addresses).encode()
+        built[_LOGIN] = bundle(_LOGIN, self._text).encode()
+        return built
 
     def _text(self, name: str) -> str:
         found = self._root
-        for part in name.split("/"):
-            found = found / part
+        for step in name.split("/"):
+            found = found / step
         return found.read_text("utf-8")
+
+
+def _hashed(source: str, body: bytes) -> str:
+    """ "time.0123456789abcdef.js" for "pages/time.js"."""
+    stem = source.rsplit("/", 1)[-1].removesuffix(".js")
+    return f"{stem}.{_digest(body)[:16]}.js"
 
 
 def _digest(body: bytes) -> str:

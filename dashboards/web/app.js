@@ -2,18 +2,19 @@
 
 import { authorise, get, HOME, Refused, send } from "./core/api.js";
 import { clockTime, zoneName } from "./core/format.js";
+import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
 import { follow, here, href } from "./core/router.js";
-import { ConfigPage } from "./pages/config.js";
-import { DecisionPage } from "./pages/decision.js";
 import { EventsPage } from "./pages/events.js";
-import { OutcomesPage } from "./pages/outcomes.js";
 import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
-import { ShadowPage } from "./pages/shadow.js";
 import { notice } from "./parts/basics.js";
 import { Component, html, render } from "./vendor/preact.js";
 
+const ConfigPage = later(() => import("./pages/config.js"), "ConfigPage");
+const DecisionPage = later(() => import("./pages/decision.js"), "DecisionPage");
+const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
+const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 60;
 const SESSION_MS = 30_000; // between two looks whether we are still logged in
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };

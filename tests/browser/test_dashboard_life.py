@@ -248,3 +248,20 @@ def test_a_refused_configuration_stands_above_the_routes(served: Served, tabs: T
     alert.wait_for()
     assert "routes.digits.policy" in alert.inner_text()
     assert "What was in force stays" in alert.inner_text()
+
+
+def test_a_part_is_loaded_when_it_is_needed_and_said_to_be_missing(served: Served, tabs: Tabs) -> None:
+    tab = tabs.new(served.address, "/-/dashboard/routes/digits")
+    tab.settled()
+    loaded = "performance.getEntriesByType('resource').map(x => x.name).filter(x => x.endsWith('.js')).length"
+    assert tab.page.evaluate(loaded) == 1, "the page and one script"
+    tab.page.route("**/config.*.js", lambda route: route.abort())
+    tab.page.get_by_role("link", name="Over time").click()
+    tab.page.locator('[data-chart="chart-shares"]').wait_for()
+    assert tab.page.evaluate(loaded) == 2
+    tab.page.get_by_role("link", name="Configuration").click()
+    tab.page.get_by_role("alert").filter(has_text="could not be loaded").wait_for()
+    tab.page.unroute("**/config.*.js")
+    tab.page.get_by_role("button", name="Reload the page").click()
+    tab.page.locator("#revisions").wait_for()
+    tab.complaints[:] = [c for c in tab.complaints if "ERR_FAILED" not in c]

@@ -3,6 +3,7 @@
 import { palette } from "../core/colours.js";
 import { useGet } from "../core/data.js";
 import { count } from "../core/format.js";
+import { later } from "../core/later.js";
 import { href } from "../core/router.js";
 import { sentence } from "../core/words.js";
 import { figure, notice, policyBadge } from "../parts/basics.js";
@@ -12,7 +13,8 @@ import { Decide } from "./decide.js";
 import { HealthTab } from "./health.js";
 import { HistoryTab } from "./history.js";
 import { Steering } from "./steering.js";
-import { TimeTab } from "./time.js";
+
+const TimeTab = later(() => import("./time.js"), "TimeTab");
 
 export function RoutePage({ page, report: live, events, now, session, stale }) {
   const { baseline } = page.query;

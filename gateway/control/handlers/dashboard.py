@@ -24,10 +24,11 @@ MAX_FORM_FIELDS: Final = 8
 HOME: Final = "/-/dashboard/"
 SITE: Final = Site()
 
-# Nothing from other hosts, nothing inline, no frames: pages show only what this gateway serves.
+# Nothing from other hosts, nothing inline but the one sheet, no frames: pages show only what this gateway serves.
 HEADERS: Final = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        f"default-src 'none'; script-src 'self'; style-src {SITE.sheet_source}; img-src 'self' data:; "
+        "connect-src 'self'; "
         "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
