@@ -15,6 +15,8 @@ missing values are not recorded; they enter in the proportion in which values be
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -25,6 +27,7 @@ from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
 from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
+from policies.sequential.design_based import Period, Periods
 from policies.types import RewardSums
 
 Key = tuple[str, str]
@@ -184,7 +187,7 @@ async def over_time(
     for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
             buckets = await store.series(route, since=begin, until=end, step=step)
-            found += of_buckets(buckets, metrics, now=now, step=step)
+            found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
 
@@ -196,6 +199,31 @@ def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
 def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key, RewardSums]]]:
     """(start, observations) of each bucket, as `policies.allocation.bandit.discounted` takes them."""
     return ((b.start, {(b.variant, m): r.observations for m, r in b.rewards.items()}) for b in buckets)
+
+
+def periods(buckets: Iterable[RewardedBucket]) -> Periods:
+    """The periods of constant propensities: what one epoch did in one bucket of time.
+
+    A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
+    one bucket, their average.
+    """
+    cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
+    for bucket in buckets:
+        cells[bucket.start, bucket.epoch].append(bucket)
+    found = []
+    for cell in cells.values():
+        decided = sum(bucket.counts.assigned for bucket in cell)
+        if decided:
+            shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
+            sums = {(b.variant, m): r.observations for b in cell for m, r in b.rewards.items()}
+            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
+            found.append(Period(shares, sums))
+    return Periods(found)
+
+
+def _errors(counts: Counts) -> RewardSums:
+    errors = min(counts.errors, counts.assigned)
+    return RewardSums(counts.assigned, errors, errors)
 
 
 def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> float:
@@ -279,6 +307,7 @@ __all__ = [
     "observations",
     "of_buckets",
     "over_time",
+    "periods",
     "rewarded",
     "share_observed",
 ]

@@ -28,7 +28,15 @@ from gateway.compile.ensembles import (
 from gateway.compile.plans import overridden, plan, reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
-from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, rewarded
+from gateway.ingest.evidence import (
+    Metric,
+    by_time,
+    observations,
+    of_buckets,
+    over_time,
+    periods,
+    rewarded,
+)
 from gateway.loops.periodic import each_route
 from gateway.state.base import BUCKET_S, OutcomeFilter, Published
 from gateway.state.store import Store
@@ -40,12 +48,15 @@ from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import fingerprint
 from policies.contextual.regression import LinearSums
+from policies.sequential.design_based import Periods
 from policies.types import Discounted
 
 log = logging.getLogger("turnout.allocation")
 
 LEASE: Final = "allocation"
 LEASE_TTL_S: Final = 5.0
+STOP_RULE_S: Final = 10.0
+"""Seconds for which the periods of a stop rule are not read again."""
 MAX_HALF_LIVES: Final = 12
 """Half-lives after which a discounted reward no longer matters (2^-12)."""
 
@@ -80,6 +91,8 @@ class Allocations:
         self.leads = False
         self._asked: dict[str, tuple[Plan, Learned]] = {}
         """What each route's allocation was last computed from."""
+        self._compared: dict[str, tuple[Plan, float, Periods]] = {}
+        """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
     async def start(self) -> None:
         """Reads what was published before; call it before the first `take`."""
@@ -212,6 +225,9 @@ class Allocations:
         if self._asked.get(name) == (held.plan, learned):
             return  # the rewards that came were another route's
         fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
+        if learned.winner is None and _needs_periods(standing):
+            learned = replace(learned, periods=await self._periods(name, held.plan))
+            fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
         if self.held.get(name) is not held:
             return  # a new document came meanwhile
         self._asked[name] = held.plan, learned
@@ -266,6 +282,15 @@ class Allocations:
             previous=held.allocation,
         )
 
+    async def _periods(self, name: str, plan: Bandit) -> Periods:
+        """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""
+        now, known = self._clock(), self._compared.get(name)
+        if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
+            metrics = self._metrics(name, plan)
+            buckets = await over_time(self._store, name, metrics, now=now)
+            known = self._compared[name] = plan, now, await asyncio.to_thread(periods, buckets)
+        return known[2]
+
     def _metrics(self, name: str, found: Bandit) -> dict[str, Metric]:
         """What the bandit learns from."""
         assert self._document is not None
@@ -315,3 +340,8 @@ class Allocations:
 
 def _of_metric(sums: Mapping[tuple[str, str], LinearSums], metric: str) -> dict[str, LinearSums]:
     return {variant: one for (variant, name), one in sums.items() if name == metric}
+
+
+def _needs_periods(standing: Standing) -> bool:
+    """Whether beliefs name a winner that must be shown to be one."""
+    return standing.lead is not None or (standing.believed is not None and standing.stopped is None)

@@ -122,6 +122,8 @@ class Standing:
     """The variant that the stop rule names, if it does."""
     lead: Lead | None = None
     """By how much it is better, where that was asked."""
+    believed: str | None = None
+    """The variant that beliefs alone would name."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: the posterior of each variant with its number of rewards, and the winner of the stop rule."""
@@ -188,21 +190,22 @@ def assess(plan: Bandit, learned: Learned) -> Standing:
         and min(counts) >= rule.samples
         and len(plan.variants) > 1
     )
-    lead = None
+    lead, shown = None, over
     if over and rule is not None and rule.alpha is not None:
         name = plan.variants[leader]
         aims = [Aim(o.metric, o.model, o.goal, o.weight) for o in plan.objectives]
         others = [v for v in plan.variants if v != name]
-        lead = shown_lead(name, others, aims, learned.sums, rule.alpha)
-        over = lead is not None
+        lead = shown_lead(name, others, aims, learned.sums, rule.alpha, learned.periods)
+        shown = lead is not None
     return Standing(
         plan.variants,
         made,
         tuple(best.tolist()),
         tuple(loss.tolist()),
         counts,
-        plan.variants[leader] if over else None,
+        plan.variants[leader] if shown else None,
         lead,
+        plan.variants[leader] if over else None,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from policies.sequential.design_based import Periods
 from policies.types import Discounted, RewardSums
 
 
@@ -79,6 +80,9 @@ class Learned:
     """Of a bandit, the variant that it was handed over to."""
     previous: Allocation | None = None
     """What is in force now, so that as few units as possible change their variant."""
+    periods: Periods | None = field(default=None, compare=False)
+    """The observations behind ``sums`` by period of constant propensities, for a stop rule; None: shares were
+    constant."""
 
 
 def normalised(weights: Sequence[float]) -> tuple[float, ...]:

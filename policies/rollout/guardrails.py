@@ -81,14 +81,16 @@ def judge_all(
 
 def outcomes(guardrail: Guardrail, baseline: Evidence, candidate: Evidence) -> Block | None:
     """What can be bet on: each variant's requests, and how many of them were worse; None for a metric that is not of
-    yes and no, or whose observations are means of units."""
+    yes and no, or where units are sticky: they come again in the next stage, so that its outcomes are not new."""
+    if baseline.units is not None or candidate.units is not None:
+        return None
     if guardrail.metric == "error_rate":
-        each = [e.errors_by_unit for e in (baseline, candidate) if e.units is None]
+        each = [e.errors_by_unit for e in (baseline, candidate)]
     elif candidate.kinds.get(guardrail.metric) == "boolean":
         each = [e.rewards.get(guardrail.metric, RewardSums()) for e in (baseline, candidate)]
     else:
         return None
-    if len(each) < 2 or any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
+    if any(s.count % 1 or s.total % 1 or not 0 <= s.total <= s.count for s in each):
         return None
     if guardrail.bound == "min_ratio":  # the limit is on baseline / candidate
         return Block((each[1].count, each[0].count), (each[1].total, each[0].total))

@@ -92,7 +92,11 @@ def measure(
     limits = candidate.ranges.get(metric)
     if limits is not None and not (ratio and limits[0]):
         return _of_capped(first, second, limits, ratio=ratio)
-    return _of_sums(first, second, kind, ratio=ratio)
+    if kind == "boolean" and candidate.units is not None:
+        return _of_martingales(first, second, _unit_shares, ratio=ratio)
+    if kind in ("boolean", "fraction"):
+        return _of_martingales(first, second, _rate if kind == "boolean" else _bounded, ratio=ratio)
+    return _of_means(first, second, ratio=ratio)
 
 
 def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: bool) -> MetricComparison:
@@ -152,17 +156,22 @@ def error_martingale(evidence: Evidence, scale: float = 1.0) -> MeanMartingale:
     return RateMartingale(evidence.errors * scale, evidence.requests * scale)
 
 
-def _of_sums(baseline: RewardSums, candidate: RewardSums, kind: Kind, *, ratio: bool) -> MetricComparison:
-    def bounded(alpha: float, scale: float) -> Interval | None:
+def _of_martingales(
+    baseline: RewardSums, candidate: RewardSums, known: Callable[[RewardSums], MeanMartingale], *, ratio: bool
+) -> MetricComparison:
+    def at(alpha: float, scale: float) -> Interval | None:
         interval = ratio_interval if ratio else difference_interval
-        return interval(_martingale(baseline, kind, scale), _martingale(candidate, kind, scale), alpha)
+        return interval(known(_times(baseline, scale)), known(_times(candidate, scale)), alpha)
 
-    def unbounded(alpha: float, scale: float) -> Interval | None:
+    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+
+
+def _of_means(baseline: RewardSums, candidate: RewardSums, *, ratio: bool) -> MetricComparison:
+    def at(alpha: float, scale: float) -> Interval | None:
         interval = asymptotic.ratio_interval if ratio else asymptotic.difference_interval
         first, second = (asymptotic.Sample.of(_times(sums, scale)) for sums in (baseline, candidate))
         return interval(first, second, alpha)
 
-    at = bounded if kind in ("boolean", "fraction") else unbounded
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
 
 
@@ -191,11 +200,18 @@ def _on_unit(sums: RewardSums, low: float, width: float) -> RewardSums:
     return RewardSums(n, moved, min(max((squares - 2 * low * total + n * low * low) / width**2, 0.0), moved))
 
 
-def _martingale(sums: RewardSums, kind: Kind, scale: float) -> MeanMartingale:
-    if kind == "fraction":
-        return BoundedMartingale(_times(sums, scale))
+def _rate(sums: RewardSums) -> RateMartingale:
     # Sums that lost a retracted value may miss 0 by a rounding error.
-    return RateMartingale(min(max(sums.total, 0.0), sums.count) * scale, sums.count * scale)
+    return RateMartingale(min(max(sums.total, 0.0), sums.count), sums.count)
+
+
+def _bounded(sums: RewardSums) -> BoundedMartingale:
+    return BoundedMartingale(sums)
+
+
+def _unit_shares(sums: RewardSums) -> UnitShareMartingale:
+    """Yes-or-no values as the means of units, which vary less the more values each has."""
+    return UnitShareMartingale(sums)
 
 
 def _times(sums: RewardSums, scale: float) -> RewardSums:

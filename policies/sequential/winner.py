@@ -1,8 +1,9 @@
 """Whether a bandit's leader is shown to be best, and by how much.
 
 Beliefs among equal variants wander: looked at all the time, one of two equal ones is "best with 95 %" at some moment
-in most runs. So a winner needs always-valid intervals too. A variant's martingale bets on its next value given the
-past, so its intervals hold whatever shares the bandit chose, as long as its mean is constant.
+in most runs. So a winner needs always-valid intervals too. Where shares moved, as a bandit's do, values are weighted
+by the propensities of their decisions (`policies.sequential.design_based`): a level that rises for all variants alike
+would otherwise favour the variant that was drawn more often later.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from policies.bayes.prior import Model
-from policies.sequential.metric_comparison import Evidence, Interval, measure
+from policies.sequential.design_based import Periods, WeightedSums
+from policies.sequential.metric_comparison import (
+    Evidence,
+    Interval,
+    MetricComparison,
+    compare_weighted,
+    measure,
+)
 from policies.types import Goal, RewardSums
 
 
@@ -52,37 +60,48 @@ def shown_lead(
     aims: Sequence[Aim],
     sums: Mapping[tuple[str, str], RewardSums],
     alpha: float,
+    periods: Periods | None = None,
 ) -> Lead | None:
     """The lead of ``leader`` where it is shown to be better than each of ``others``; else None.
 
     A wrong leader must be shown wrongly to be better than the best variant. Each comparison has the level
     ``alpha`` over the number of others, so any wrong leader is shown with probability at most ``alpha``.
+    ``periods``: the same observations by period of constant propensities; None: shares were constant.
     """
     leads = []
     for other in others:
-        lead = _against(leader, other, aims, sums, alpha / (len(others) * len(aims)))
+        pairs = [_compared(leader, other, aim, sums, periods) for aim in aims]
+        lead = _lead(other, aims, pairs, alpha / (len(others) * len(aims)))
         if lead is None or lead.interval[0] <= 0:
             return None
         leads.append(lead)
     return min(leads, key=lambda lead: lead.difference, default=None)
 
 
-def _against(
+_Pair = tuple[MetricComparison, float]
+"""The comparison of one metric, and the variance of the difference of both means."""
+
+
+def _compared(
     leader: str,
     other: str,
-    aims: Sequence[Aim],
+    aim: Aim,
     sums: Mapping[tuple[str, str], RewardSums],
-    alpha: float,
-) -> Lead | None:
+    periods: Periods | None,
+) -> _Pair:
+    first, second = (sums.get((v, aim.metric), RewardSums()) for v in (other, leader))
+    if periods is not None and periods.moved(other, leader):
+        weighted = periods.weighted(aim.metric, other, leader)
+        return compare_weighted(*weighted, ratio=False), sum(map(_squared_error, weighted))
+    kinds = {aim.metric: aim.model}
+    pair = (Evidence(rewards={aim.metric: one}, kinds=kinds) for one in (first, second))
+    variance = sum(_squared_error(WeightedSums.of(one, 1.0)) for one in (first, second))
+    return measure(aim.metric, *pair, ratio=False), variance
+
+
+def _lead(other: str, aims: Sequence[Aim], pairs: Sequence[_Pair], alpha: float) -> Lead | None:
     low = high = difference = variance = 0.0
-    for aim in aims:
-        first, second = (
-            Evidence(
-                rewards={aim.metric: sums.get((v, aim.metric), RewardSums())}, kinds={aim.metric: aim.model}
-            )
-            for v in (other, leader)
-        )
-        found = measure(aim.metric, first, second, ratio=False)
+    for aim, (found, error) in zip(aims, pairs, strict=True):
         interval = found.interval(alpha, 1.0) if min(found.samples, found.baseline_samples) > 0 else None
         if interval is None:
             return None
@@ -90,11 +109,12 @@ def _against(
         low += min(sign * interval[0], sign * interval[1])
         high += max(sign * interval[0], sign * interval[1])
         difference += sign * (found.candidate - found.baseline)
-        spread = sum(_variance_of_mean(e.rewards[aim.metric]) for e in (first, second))
-        variance += aim.weight**2 * spread
+        variance += aim.weight**2 * error
     kept = max(0.0, 1.0 - variance / difference**2) if difference else 0.0
     return Lead(other, difference, difference * kept, (low, high))
 
 
-def _variance_of_mean(sums: RewardSums) -> float:
-    return max(sums.squares / sums.count - sums.mean**2, 0.0) / sums.count
+def _squared_error(sums: WeightedSums) -> float:
+    """Of the mean; 0 below two values."""
+    sample = sums.sample()
+    return 0.0 if sample is None else sample.squared_error

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.config.document import MetricConfig
+from gateway.control.reports.lift import Comparisons, Observed
 from policies.sequential.two_sample import (
+    BoundedMartingale,
     RateMartingale,
     UnitShareMartingale,
     difference_interval,
@@ -137,3 +140,16 @@ async def test_the_list_tells_alarms(harness: Harness, client: Client) -> None:
 async def test_only_the_metrics_that_a_route_names_are_its_own(harness: Harness, client: Client) -> None:
     uses = {name: (await read(client, f"routes/{name}"))["uses"] for name in ("digits", "shop", "quiet")}
     assert uses == {"digits": ["correct"], "shop": [], "quiet": []}
+
+
+def test_a_capped_metric_is_compared_exactly() -> None:
+    """Thirty values of each: too few for the asymptotic interval, enough for the exact one."""
+    sums = {("old", "spend"): RewardSums(30, 30, 30), ("new", "spend"): RewardSums(30, 270, 2430)}
+    spend = MetricConfig.model_validate({"type": "real", "minimum": 0, "cap": 10})
+    found = Comparisons(("old", "new"), {"spend": spend}, Observed(sums=sums)).lift("new", "old")["spend"]
+    first, second = (
+        BoundedMartingale(RewardSums(s.count, s.total / 10, s.squares / 100)) for s in sums.values()
+    )
+    low, high = difference_interval(first, second, 0.05)
+    assert found["interval"] == pytest.approx([10 * low, 10 * high])
+    assert found["better"] is True

@@ -116,6 +116,33 @@ async def test_ask_names_the_winner_and_the_command_hands_over(store: Store) -> 
         await one.command("promote")
 
 
+async def rising(store: Store, time: float, gain: float = 0.0) -> None:
+    """Two epochs in which more and more succeeds, of v1 and v2 alike but for ``gain``, while v2 takes v1's share."""
+    shares = ({"v1": 0.9, "v2": 0.1}, {"v1": 0.1, "v2": 0.9})
+    for epoch, (probabilities, level) in enumerate(zip(shares, (0.2, 0.6), strict=True), 1):
+        for variant, share in probabilities.items():
+            n, rate = round(2000 * share), level + gain * (variant == "v2")
+            about = [
+                outcome(time + 60 * epoch, route="r", assigned=variant, served=variant, sticky=False)
+                for _ in range(n)
+            ]
+            about = [one._replace(epoch=epoch, propensity=share) for one in about]
+            await store.append(about)
+            await store.reward([reward(float(k < rate * n), of=one) for k, one in enumerate(about)])
+
+
+@pytest.mark.parametrize(("gain", "winner"), [(0.0, None), (0.2, "v2")])
+async def test_a_level_that_rises_for_all_names_no_winner(
+    store: Store, gain: float, winner: str | None
+) -> None:
+    one = await Replica(store, "one", SINGLE).start()
+    one.time += 300
+    await rising(store, one.time - 300, gain)
+    await one.step()
+    assert one.told["winner"] == winner
+    assert (one.share == 1.0) == (winner is not None)
+
+
 async def test_single_hands_over_for_good(store: Store) -> None:
     one = await Replica(store, "one", SINGLE).start()
     await report(store, {"v1": 40, "v2": 80})

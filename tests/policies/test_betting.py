@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import mpmath
@@ -141,6 +142,13 @@ def test_bets_decide_and_both_directions_of_a_metric_are_right() -> None:
             )
         assert [v.verdict for v in found.verdicts] == [verdict, verdict]
         assert all(v.e_value is not None for v in found.verdicts)
+
+
+def test_units_that_come_again_in_the_next_stage_are_not_bet_on() -> None:
+    bets, seen = WindowBets(), replace(evidence(1000, 0, 400), units=RewardSums(900, 0, 0))
+    judged = judge_all([Guardrail("ok", max_decrease=0.1)], seen, seen, LEVELS, bets=bets, forecast=False)
+    assert judged.verdicts[0].e_value is None
+    assert bets.carried() == {}
 
 
 def test_what_can_not_be_bet_on_is_judged_by_its_interval() -> None:

@@ -17,10 +17,9 @@ from typing import Any, Final, Literal
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.estimates import LEVEL
-from gateway.ingest.evidence import RewardedBucket
+from gateway.ingest.evidence import RewardedBucket, periods
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
-from policies.sequential.design_based import Period, Periods
 from policies.sequential.latency import Histogram
 from policies.sequential.metric_comparison import (
     Evidence,
@@ -64,12 +63,14 @@ class Comparisons:
         self, variants: Sequence[str], declared: Mapping[str, MetricConfig], observed: Observed
     ) -> None:
         kinds: dict[str, Kind] = {name: metric.type for name, metric in declared.items()}
+        ranges = {name: metric.capped_range for name, metric in declared.items()}
+        self._ranges = {name: found for name, found in ranges.items() if found is not None}
         self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
         self.goals |= dict.fromkeys(HEALTH, "minimize")
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
-        self._periods = Periods(_periods(observed.buckets))
+        self._periods = periods(observed.buckets)
         self._pairs: dict[tuple[str, str, str], Json] = {}
 
     def _evidence_of(self, variant: str, kinds: Mapping[str, Kind]) -> Evidence:
@@ -77,9 +78,11 @@ class Comparisons:
         rewards = {m: s for (v, m), s in self._observed.sums.items() if v == variant and s.count > 0}
         errors = min(counts.errors, counts.assigned)
         if not self._observed.sticky:
-            return Evidence(counts.assigned, errors, counts.latency, rewards, kinds)
+            return Evidence(counts.assigned, errors, counts.latency, rewards, kinds, ranges=self._ranges)
         units = self._units.get(variant, _NO_UNITS)
-        return Evidence(counts.assigned, errors, units.latency, rewards, kinds, units=units.units)
+        return Evidence(
+            counts.assigned, errors, units.latency, rewards, kinds, ranges=self._ranges, units=units.units
+        )
 
     def lift(self, variant: str, baseline: str) -> dict[str, Json]:
         """Return the comparison by metric, for those where both variants have data."""
@@ -175,31 +178,6 @@ class Comparisons:
             times = _latencies(self._observed.buckets)
             strata = [(_latency(t.get(baseline)), _latency(t.get(variant))) for t in times]
         return stratified(strata).evidence({}, 0.0)
-
-
-def _periods(buckets: Iterable[RewardedBucket]) -> list[Period]:
-    """The periods of constant propensities: what one epoch did in one bucket of time.
-
-    A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
-    one bucket, their average.
-    """
-    cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
-    for bucket in buckets:
-        cells[bucket.start, bucket.epoch].append(bucket)
-    found = []
-    for cell in cells.values():
-        decided = sum(bucket.counts.assigned for bucket in cell)
-        if decided:
-            shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
-            sums = {(b.variant, m): r.observations for b in cell for m, r in b.rewards.items()}
-            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
-            found.append(Period(shares, sums))
-    return found
-
-
-def _errors(counts: Counts) -> RewardSums:
-    errors = min(counts.errors, counts.assigned)
-    return RewardSums(counts.assigned, errors, errors)
 
 
 def _latencies(buckets: Iterable[RewardedBucket]) -> list[dict[str, Histogram]]:
