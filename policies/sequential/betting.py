@@ -12,12 +12,11 @@ at most alpha, and goes on over the stages of a rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-from scipy.optimize import brentq
 
 PRIOR: Final = 0.18
 """Pseudo-observations of each outcome before the first block (their Section 4: the best all-round)."""
@@ -27,6 +26,7 @@ _EDGE: Final = 1e-9
 _MAX_DRAW: Final = 1e9
 """numpy draws from no more."""
 _ROUNDING: Final = 1e-12
+_PRECISION: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,39 @@ class Limit:
         if low >= high:
             return None
 
-        def slope(q: float) -> float:
-            c = self.factor * q + self.shift
-            return sizes[0] * (q - rates[0]) / (q * (1 - q)) + sizes[1] * self.factor * (c - rates[1]) / (
-                c * (1 - c)
+        (n, m), (p, r), factor, shift = sizes, rates, self.factor, self.shift
+
+        def slope(q: float) -> tuple[float, float]:
+            """First and second derivative of the information lost."""
+            c = factor * q + shift
+            u, v = q * (1 - q), c * (1 - c)
+            return (
+                n * (q - p) / u + m * factor * (c - r) / v,
+                n * ((q - p) ** 2 + p * (1 - p)) / u**2 + m * factor**2 * ((c - r) ** 2 + r * (1 - r)) / v**2,
             )
 
-        if slope(low) >= 0:
-            q = low
-        elif slope(high) <= 0:
-            q = high
-        else:
-            q = float(brentq(slope, low, high, xtol=1e-15, rtol=1e-12))
+        # It lies between the two points at which one of the rates is kept as it is.
+        ends = sorted((p, (r - shift) / factor))
+        q = _zero(slope, *(min(max(end, low), high) for end in ends))
         return q, self.factor * q + self.shift
+
+
+def _zero(rising: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
+    """Where a function that rises from ``low`` to ``high`` is 0 (otherwise the nearer end), from its value and slope.
+
+    Newton's method, with a bisection where that leaves the bracket. scipy.optimize would take a quarter of the time
+    that the gateway needs to start.
+    """
+    at = (low + high) / 2
+    while True:
+        value, slope = rising(at)
+        low, high = (low, at) if value > 0 else (at, high)
+        following = at - value / slope
+        if not low < following < high:
+            following = (low + high) / 2
+        if abs(following - at) <= _PRECISION * at:
+            return following
+        at = following
 
 
 @dataclass(frozen=True, slots=True)

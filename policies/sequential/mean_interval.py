@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from scipy import stats
+from scipy import special
 
 from policies.types import RewardSums
 
@@ -24,7 +24,7 @@ def real_interval(sums: RewardSums, level: float) -> tuple[float, float] | None:
     n = sums.count
     if n < 2:
         return None
-    half = float(stats.t.isf((1 - level) / 2, n - 1)) * sqrt(_variance(sums) / n)
+    half = -float(special.stdtrit(n - 1, (1 - level) / 2)) * sqrt(_variance(sums) / n)
     return sums.mean - half, sums.mean + half
 
 
@@ -40,10 +40,10 @@ def count_interval(sums: RewardSums, level: float) -> tuple[float, float] | None
         return None
     excess = max(_variance(sums) / sums.mean - 1.0, 0.0)
     dispersion = 1.0 + excess * (1.0 + BURSTS / n)
-    tail = float(stats.norm.sf(stats.t.isf((1 - level) / 2, n - 1)))
+    tail = float(special.ndtr(special.stdtrit(n - 1, (1 - level) / 2)))
     # The prior of the beliefs: an exponential with the mean of the values.
     shape, rate = 1.0 + total / dispersion, (n + 1.0) / (total + 1.0) + n / dispersion
-    low, high = (float(stats.gamma.ppf(p, shape, scale=1 / rate)) for p in (tail, 1 - tail))
+    low, high = (float(special.gammaincinv(shape, p)) / rate for p in (tail, 1 - tail))
     return low, high
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from policies.sequential.asymptotic import MIN_VALUES, asymptotic_half_width
 from policies.sequential.betting import Bets, Block, Limit
@@ -45,7 +45,7 @@ def for_rates(
     if gap <= 0:
         return Needed(math.inf, math.inf)
     variance = limit.factor**2 * rates[0] * (1 - rates[0]) / (1 - share) + rates[1] * (1 - rates[1]) / share
-    one_look = (norm.isf(alpha) + norm.isf(0.2)) ** 2 * max(variance, gap / share) / gap**2
+    one_look = (ndtri(alpha) + ndtri(0.2)) ** 2 * max(variance, gap / share) / gap**2
     per = max(1, math.ceil(MAX_RUN * one_look / LOOKS))
     rng = np.random.default_rng(seed)
     found = sorted(_run(rng, rates, limit, share, alpha, verdict, per) for _ in range(RUNS))
@@ -91,7 +91,7 @@ def for_means(sd: float, gap: float, share: float, alpha: float) -> Needed:
 
     if not (gap > 0 and sd > 0):
         return Needed(math.inf, math.inf)
-    return Needed(needed(0.0), needed(float(norm.isf(0.2))))
+    return Needed(needed(0.0), needed(-float(ndtri(0.2))))
 
 
 def _least(wide: Callable[[float], bool]) -> float:

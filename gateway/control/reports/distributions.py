@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaln, gammaln, xlog1py, xlogy
 
 from gateway.config.document import MetricConfig
 from gateway.record.histogram import quantile
@@ -61,12 +61,14 @@ def _densities(
 def _density(posterior: Posterior, at: NDArray[np.float64]) -> NDArray[np.float64]:
     match posterior:
         case Beta(a, b):
-            found = stats.beta.pdf(at, a, b)
+            log = xlogy(a - 1, at) + xlog1py(b - 1, -at) - betaln(a, b)
         case Gamma(shape, rate):
-            found = stats.gamma.pdf(at, shape, scale=1.0 / rate)
+            log = xlogy(shape - 1, rate * at) - rate * at - gammaln(shape) + np.log(rate)
         case Student(df, loc, scale):
-            found = stats.t.pdf(at, df, loc, scale)
-    return np.asarray(found, dtype=np.float64)
+            power, z = (df + 1) / 2, (at - loc) / scale
+            log = gammaln(power) - gammaln(df / 2) - np.log(np.pi * df) / 2 - np.log(scale)
+            log = log - power * np.log1p(z * z / df)
+    return np.asarray(np.exp(log), dtype=np.float64)
 
 
 def _quantiles(histogram: Mapping[int, int]) -> list[list[float | None]]:
