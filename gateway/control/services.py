@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from gateway.compile.plans import reported
+from gateway.compile.plans import plan, reported
 from gateway.config.policy import bandit_of
 from gateway.control.event_stream import EventStream
 from gateway.control.feedback_token import FeedbackTokens
@@ -21,10 +21,13 @@ from gateway.control.views import Views
 from gateway.errors import TurnoutError
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_time, rewarded
+from gateway.ingest.feature_rows import linear_sums
 from gateway.record.histogram import merge
 from gateway.state import history
 from gateway.state.base import Counts, Event
 from policies.allocation.bandit import discounted
+from policies.contextual.bandit import Contextual
+from policies.contextual.regression import LinearSums
 from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import Discounted
 
@@ -149,7 +152,15 @@ class ControlServices:
             stop=self.gateway.stop_state(name),
             buckets=buckets,
             units=await self._outcomes_by_unit(name, buckets) if since is None and epoch is None else None,
+            rows=await self._rows(name) if since is None and epoch is None else {},
         )
+
+    async def _rows(self, name: str) -> dict[str, LinearSums]:
+        """Return what the rewards say of the features, by variant; empty for a policy without features."""
+        found = plan(self.gateway.document(), name)
+        if not isinstance(found, Contextual):
+            return {}
+        return await linear_sums(self.gateway.store, name, found, now=self.gateway.now())
 
     async def _outcomes_by_unit(self, name: str, buckets: Sequence[RewardedBucket]) -> UnitOutcomes | None:
         """Return the units since the route's first decision, of a day at most before this process began."""

@@ -37,6 +37,7 @@ from gateway.ingest.evidence import (
     periods,
     rewarded,
 )
+from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
 from gateway.loops.periodic import each_route
 from gateway.state.base import BUCKET_S, OutcomeFilter, Published
 from gateway.state.store import Store
@@ -44,10 +45,7 @@ from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit, Standing
 from policies.allocation.model import Allocation, Learned
-from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
-from policies.contextual.features import fingerprint
-from policies.contextual.regression import LinearSums
 from policies.sequential.design_based import Periods
 from policies.types import Discounted
 
@@ -57,8 +55,6 @@ LEASE: Final = "allocation"
 LEASE_TTL_S: Final = 5.0
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
-MAX_HALF_LIVES: Final = 12
-"""Half-lives after which a discounted reward no longer matters (2^-12)."""
 
 Swap = Callable[[str, int, Allocation, Ensemble | None], None]
 """Puts (route, epoch, allocation, and for features an ensemble) where the requests read it."""
@@ -238,7 +234,7 @@ class Allocations:
     async def _learn_rows(self, name: str, plan: Contextual, reason: str) -> None:
         """`_learn` for a bandit with features. All work on numbers is done in threads."""
         held, caps, document = self.held[name], self._steering(name).caps, self._document
-        sums = await self._rows(name, plan)
+        sums = await linear_sums(self._store, name, plan, now=self._clock())
         if not any(s.count > 0 for s in sums.values()):
             fresh = allocate(plan, Learned(caps=caps, previous=held.allocation))
             if held.drawn is not None or not same(held.allocation, fresh, within=1e-6):
@@ -256,16 +252,6 @@ class Allocations:
         fresh = await asyncio.to_thread(averaged, drawn, recent, held.allocation)
         if self.held.get(name) is held:  # else a new document came meanwhile
             await self._publish(name, fresh, reason, drawn.evidence, drawn)
-
-    async def _rows(self, name: str, plan: Contextual) -> dict[str, LinearSums]:
-        """What the metric's rewards say by variant; old ones count less where there is a half-life."""
-        of = fingerprint(plan.features).hex()
-        if plan.half_life is None:
-            return _of_metric(await self._store.linear_sums(name, of), plan.metric)
-        now = self._clock()
-        buckets = await self._store.linear_series(name, of, since=now - MAX_HALF_LIVES * plan.half_life)
-        each = [(start, _of_metric(sums, plan.metric)) for start, sums in buckets]
-        return await asyncio.to_thread(contextual.discounted, each, now=now, half_life=plan.half_life)
 
     async def _learned(self, name: str, held: RouteAllocation) -> Learned:
         assert isinstance(held.plan, Bandit)
@@ -336,10 +322,6 @@ class Allocations:
             return
         self._take(name, epoch, fresh, reason, drawn)
         self._announce(record)
-
-
-def _of_metric(sums: Mapping[tuple[str, str], LinearSums], metric: str) -> dict[str, LinearSums]:
-    return {variant: one for (variant, name), one in sums.items() if name == metric}
 
 
 def _needs_periods(standing: Standing) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
         for column, found in coefficients.items():
             shown = tab.page.locator(f'[data-field="contextual.{variant}.{column}"]')
             assert float(shown.get_attribute("data-value") or "nan") == found["mean"]
+    segments = report["contextual"]["segments"]
+    named = [(one["feature"] and f"{one['feature']}: {one['value']}") or "All requests" for one in segments]
+    assert tab.page.locator("[data-segment]").evaluate_all("n => n.map(x => x.dataset.segment)") == named
+    for one in segments:
+        expected = {f"means.{name}": found["mean"] for name, found in one["means"].items()}
+        expected |= {f"differences.{name}": found["absolute"] for name, found in one["differences"].items()}
+        for rest, value in expected.items():
+            field = f"contextual.segments.{one['feature']}.{one['value']}.{rest}"
+            shown = tab.page.locator(f'[data-field="{field}"]')
+            assert float(shown.get_attribute("data-value") or "nan") == value
+    paid = tab.page.locator('[data-segment="tier: paid"] [data-row="v2"]').inner_text()
+    assert re.search(r"\+\d+ pp", paid), "in the unit of the metric"
     words = tab.page.locator("main").inner_text()
     assert "NaN" not in words
     assert "undefined" not in words
+    tab.page.get_by_role("link", name="Routes").click()
+    row = tab.page.locator('[data-route="seen"]')
+    row.wait_for()
+    assert "Which variant is best depends on tier, age." in row.inner_text()

@@ -80,6 +80,27 @@ def test_coefficients_come_with_their_credible_intervals() -> None:
     assert paid["interval"] == pytest.approx([low, high])
 
 
+def test_segments_hold_the_predictions_of_every_variant() -> None:
+    assert isinstance(PLAN, Contextual)
+    rows = [encode(PLAN.features, {"tier": ("free", "paid")[k % 2], "age": k % 100}) for k in range(400)]
+    # v1 is right for free users, v2 for paid ones.
+    sums = {
+        "v1": LinearSums.of(rows, [row[1] for row in rows]),
+        "v2": LinearSums.of(rows, [row[2] for row in rows]),
+    }
+    found = report("r", DOCUMENT, Evidence(rows=sums), LIVE, None, now=1.0)
+    RouteReport.model_validate(found)
+    by = {(one["feature"], one["value"]): one for one in found["contextual"]["segments"]}
+    assert list(by)[:3] == [("", "all requests"), ("tier", "free"), ("tier", "paid")]
+    assert by["tier", "free"]["rewards"] == 400
+    assert by["tier", "free"]["means"]["v1"]["mean"] == pytest.approx(1.0, abs=0.02)
+    assert by["tier", "free"]["differences"]["v2"]["absolute"] == pytest.approx(-1.0, abs=0.02)
+    assert by["tier", "paid"]["differences"]["v2"]["absolute"] == pytest.approx(1.0, abs=0.02)
+    low, high = by["", "all requests"]["differences"]["v2"]["interval"]
+    assert low < 0 < high, "over all requests neither is better"
+    assert "v1" not in by["tier", "free"]["differences"], "the baseline"
+
+
 def test_a_sealed_id_says_what_the_policy_saw() -> None:
     assert isinstance(PLAN, Contextual)
     row = encode(PLAN.features, {"tier": "paid", "age": 75})

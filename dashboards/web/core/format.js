@@ -32,7 +32,9 @@ function fixed(number, digits) {
   return new Intl.NumberFormat(undefined, {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits
-  }).format(x);
+  })
+    .format(x)
+    .replace("-", "−");
 }
 
 // How many decimals an interval of this half-width leaves room for: its own first digit, no more.

@@ -1,6 +1,6 @@
 // What the figures say, in sentences. A claim rests on an always-valid interval, never on a probability alone.
 
-import { count, difference, kind, loss, seconds, share, significant } from "./format.js";
+import { count, difference, estimate, kind, loss, seconds, share, significant } from "./format.js";
 
 export const FEW = 30; // rewards of a variant below which an undecided metric is called thin
 
@@ -104,7 +104,8 @@ function agreement(report) {
   if (!all.length) return thin("No shadow is configured", "Add one under 'shadows'; its responses reach no client.");
   const compared = all.filter(([, one]) => one.compared > 0);
   if (!compared.length) return thin("Nothing compared yet", "Each copied request is compared with what the client got.");
-  const said = compared.map(([name, one]) => `${name} agrees in ${share(one.rate)} of ${count(one.compared)}`);
+  const rate = (one) => estimate({ mean: one.rate, interval: one.interval }, "fraction").mean;
+  const said = compared.map(([name, one]) => `${name} agrees in ${rate(one)} of ${count(one.compared)}`);
   const detail = "Always-valid 95 % intervals below. Shadows' responses reach no client.";
   return { tone: "open", title: said.join(", "), detail };
 }

@@ -6,7 +6,7 @@ import { href } from "../core/router.js";
 import { FEW, lossOf, metricsOf } from "../core/words.js";
 import { emptyState, figure, scroller, section, variantName } from "../parts/basics.js";
 import { headline } from "../parts/headline.js";
-import { learned } from "../parts/learned.js";
+import { learned, segments } from "../parts/learned.js";
 import { Pictures } from "../parts/pictures.js";
 import { scorecard } from "../parts/scorecard.js";
 import { timeline } from "../parts/timeline.js";
@@ -19,6 +19,7 @@ export function Decide({ report, colour, now }) {
   return [
     headline(report, colour),
     timeline(report, now),
+    segments(report, colour),
     report.rollout || metricsOf(report).length || report.recent.assigned || total(report) ? scorecard(report, colour) : start(report),
     variants(report, colour),
     html`<${Pictures} key="pictures" report=${report} colour=${colour} />`,

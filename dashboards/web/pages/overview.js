@@ -1,9 +1,9 @@
 // All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
 
 import { palette } from "../core/colours.js";
-import { ago, count, difference, estimate, kind, milliseconds, share } from "../core/format.js";
+import { ago, count, difference, estimate, kind, milliseconds, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { failure, POLICIES, STATES, sentence, verdictsOf } from "../core/words.js";
+import { event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
 import { badge, emptyState, figure, notice, shareBar } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 
@@ -14,6 +14,7 @@ const GROUPS = [
   ["idle", "Idle"]
 ];
 const MAX_IDLE = 8;
+const MAX_STEP_CHARS = 60;
 const SORTS = {
   name: (r) => r.route,
   requests: (r) => -r.recent.assigned,
@@ -61,9 +62,10 @@ export function routesOf(view) {
 
 export function groupOf(route) {
   if (problems(route).length) return "needs";
-  if (!route.recent.assigned) return "idle";
   const rollout = route.rollout?.state;
-  if (rollout) return rollout === "promoted" ? "steady" : "moving";
+  if (rollout && rollout !== "promoted") return "moving"; // also without traffic: it waits for some
+  if (!route.recent.assigned) return "idle";
+  if (rollout) return "steady";
   return route.policy === "bandit" || route.policy === "shadow" ? "moving" : "steady";
 }
 
@@ -116,7 +118,7 @@ function row(route, now) {
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
     <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route)}
-      ${route.last_step && now - route.last_step.time < 3600 && html`<small>${sentence(route.last_step.kind)} ${ago(route.last_step.time, now)}</small>`}
+      ${route.last_step && now - route.last_step.time < 3600 && html`<small>${ago(route.last_step.time, now)}: ${lastStep(route.last_step)}</small>`}
     </div>
     <div class="route-shares">${shareBar(route.allocation, colour)}
       <small>${Object.entries(route.allocation).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>
@@ -129,6 +131,13 @@ function row(route, now) {
   </li>`;
 }
 
+// "Rollout: running → rolled back …", as long as a line has room for.
+function lastStep(one) {
+  const [title, detail] = event(one);
+  const text = `${title}${detail ? `, ${detail}` : ""}`;
+  return text.length > MAX_STEP_CHARS ? `${text.slice(0, MAX_STEP_CHARS)}…` : text;
+}
+
 function fact(term, value) {
   return html`<div key=${term}><dt>${term}</dt><dd>${value}</dd></div>`;
 }
@@ -138,6 +147,7 @@ function doing(route) {
   const rollout = route.rollout;
   if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout)}</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
+  if (route.features) return html`<p>Which variant is best depends on ${route.features.join(", ")}.</p>`;
   const said = Object.entries(route.standings)
     .slice(0, 2)
     .map(([metric, one]) => lead(route, metric, one));
@@ -145,15 +155,26 @@ function doing(route) {
 }
 
 function canary(route, rollout) {
-  const open = (rollout.verdicts ?? []).filter((one) => one.verdict === "inconclusive").map((one) => one.metric);
+  const told = (verdict) => (rollout.verdicts ?? []).filter((one) => one.verdict === verdict);
   const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
-  return [stage, share(rollout.weight), open.length ? `${open.join(", ")} undecided` : ""].filter(Boolean).join(", ");
+  const failed = told("fail").map((one) => failure(one, route));
+  const open = told("inconclusive").map((one) => one.metric);
+  const minutes = Math.max(0, ...told("inconclusive").map((one) => one.minutes ?? 0));
+  return [
+    stage,
+    share(rollout.weight),
+    failed.length ? `over its limit: ${failed.join("; ")}` : "",
+    open.length ? `${open.join(", ")} undecided${minutes ? `, about ${seconds(minutes * 60)}` : ""}` : ""
+  ]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function shadows(route) {
   const said = Object.entries(route.agreement ?? {})
     .filter(([, one]) => one.compared)
-    .map(([name, one]) => `${name} agrees ${share(one.rate)} (${estimate({ mean: one.rate, interval: one.interval }, "fraction").interval})`);
+    .map(([name, one]) => [name, estimate({ mean: one.rate, interval: one.interval }, "fraction")])
+    .map(([name, said]) => `${name} agrees ${said.mean} (${said.interval})`);
   return said.length ? said.join(", ") : "Nothing compared yet.";
 }
 

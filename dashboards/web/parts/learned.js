@@ -1,9 +1,53 @@
-// What a bandit with features has learned: a row for each column of the features, a coefficient for each variant.
+// What a bandit with features has learned: the mean that each variant is predicted to have, segment by segment, and
+// what each column of the features adds to it.
 
-import { count, estimate } from "../core/format.js";
+import { count, difference, estimate, kind } from "../core/format.js";
 import { html } from "../vendor/preact.js";
 import { figure, section, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
+
+// By segment: for the same requests, whichever variant they got.
+export function segments(report, colour) {
+  const found = report.contextual?.segments ?? [];
+  if (!found.length) return null;
+  const what = kind(report.metric, report.metrics);
+  const means = axis(found.flatMap((one) => Object.values(one.means)));
+  const apart = axis(
+    found.flatMap((one) => Object.values(one.differences).map((d) => ({ mean: d.absolute, interval: d.interval }))),
+    [0]
+  );
+  return section(
+    "segments",
+    "By segment",
+    `The mean of ${report.metric} that each variant is predicted to have for the same requests, and its difference from ${report.compared_with}: of the model, 95% credible intervals.`,
+    found.map((one) => segment(one, report, colour, { what, means, apart }))
+  );
+}
+
+function segment(one, report, colour, { what, means, apart }) {
+  const name = one.feature ? `${one.feature}: ${one.value}` : "All requests";
+  const field = (rest) => `contextual.segments.${one.feature}.${one.value}.${rest}`;
+  return html`<div class="metric" key=${name} data-segment=${name}>
+    <h3>${name} ${one.rewards !== null && html`<small>${figure(field("rewards"), one.rewards, count(Math.round(one.rewards)))} rewards</small>`}</h3>
+    <div class="metric-rows" role="table" aria-label=${`${report.metric} where ${name}`}>${Object.entries(one.means).map(([variant, found]) => {
+      const said = estimate({ ...found, count: 1 }, what);
+      return html`<div class="metric-row" role="row" key=${variant} data-row=${variant}>
+        <div role="rowheader">${variantName(variant, colour(variant))}</div>
+        <div role="cell" class="estimate"><div class="estimate-text">${figure(field(`means.${variant}`), found.mean, said.mean)}<small>${said.interval}</small></div>
+          ${forest({ ...found, scale: means, hue: colour(variant).hue, label: `${said.mean}, 95% interval ${said.interval}` })}</div>
+        <div role="cell" class="estimate">${apartFrom(one.differences[variant], field(`differences.${variant}`), what, apart)}</div>
+      </div>`;
+    })}</div></div>`;
+}
+
+function apartFrom(found, field, what, scale) {
+  if (!found) return html`<small class="note">baseline</small>`;
+  const said = difference(found.absolute, found.interval, what);
+  return [
+    html`<div class="estimate-text">${figure(field, found.absolute, said.text)}<small>${said.interval}</small></div>`,
+    forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, label: `${said.text}, ${said.interval}` })
+  ];
+}
 
 export function learned(report, colour) {
   const known = report.contextual?.coefficients ?? {};
@@ -24,11 +68,11 @@ function row(column, names, known, report, colour) {
   return html`<div class="metric" key=${column} data-column=${column}><h3>${column}</h3><div class="metric-rows">
     ${names.map((name) => {
       const found = known[name][column];
-      const said = estimate(found, "real");
+      const said = difference(found.mean, found.interval, kind(report.metric, report.metrics));
       return html`<div class="metric-row" key=${name}>
         <div>${variantName(name, colour(name))} <small>${count(report.contextual.rewards[name])} rewards</small></div>
-        <div class="estimate"><div class="estimate-text">${figure(`contextual.${name}.${column}`, found.mean, said.mean)}<small>${said.interval}</small></div>
-        ${forest({ ...found, scale, zero: 0, hue: colour(name).hue, label: `${said.mean}, 95% interval ${said.interval}` })}</div>
+        <div class="estimate"><div class="estimate-text">${figure(`contextual.${name}.${column}`, found.mean, said.text)}<small>${said.interval}</small></div>
+        ${forest({ ...found, scale, zero: 0, hue: colour(name).hue, label: `${said.text}, 95% interval ${said.interval}` })}</div>
       </div>`;
     })}
   </div></div>`;

@@ -16,9 +16,13 @@ from gateway.config.policy import bandit_of
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.control.reports.lift import HEALTH, Comparisons, Observed
+from gateway.control.reports.segments import segmented
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.record.histogram import quantile, quantile_interval
 from gateway.state.base import Counts
+from policies.allocate import Plan
+from policies.contextual.bandit import Contextual
+from policies.contextual.regression import LinearSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.sequential.unit_outcomes import UnitOutcomes
@@ -56,6 +60,8 @@ class Evidence:
     """Counts and rewards over time and epochs, for comparisons of variants whose shares moved."""
     units: UnitOutcomes | None = None
     """Errors and latencies by sticky unit; None where there are none, or while the record is being read."""
+    rows: Mapping[str, LinearSums] = field(default_factory=dict)
+    """By variant, what the rewards say of the features; only for a bandit with features."""
 
 
 def summary(
@@ -86,6 +92,7 @@ def standing(name: str, document: Document, evidence: Evidence, status: RouteSta
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "agreement": _agreement(evidence, status),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,
+        "features": None if status.contextual is None else list(status.contextual["features"]),
     }
 
 
@@ -137,11 +144,18 @@ def report(
             | {"lift": compared.lift(variant, against)}
             for variant in variants
         },
-        "contextual": None if status.contextual is None else dict(status.contextual),
+        "contextual": _contextual(plan(document, name), evidence, status, against),
         "agreement": _agreement(evidence, status),
         "shadow_counts": {name: dict(found) for name, found in status.shadow_counts.items()} or None,
         "alarms": [dict(alarm) for alarm in evidence.alarms],
     }
+
+
+def _contextual(found: Plan, evidence: Evidence, status: RouteStatus, baseline: str) -> Json | None:
+    if status.contextual is None:
+        return None
+    by_segment = segmented(found, evidence.rows, baseline) if isinstance(found, Contextual) else []
+    return {**status.contextual, "segments": by_segment}
 
 
 def _comparisons(

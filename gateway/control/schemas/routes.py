@@ -108,6 +108,9 @@ class RouteSummary(RouteHead):
     standings: dict[str, MetricStanding]
     agreement: dict[str, Agreement] | None
     stop: StopRuleModel | None
+    features: Annotated[
+        list[str] | None, Field(description="The features that a bandit decides by; null for others.")
+    ]
     last_step: Annotated[Step | None, Field(description="The last change, with its reason.")]
 
 
@@ -126,6 +129,29 @@ class Coefficient(ApiModel):
     interval: Interval
 
 
+class PredictedDifference(ApiModel):
+    absolute: float
+    interval: Interval
+
+
+class SegmentModel(ApiModel):
+    """What is predicted for requests that have something in common."""
+
+    feature: Annotated[str, Field(description='"": all requests.')]
+    value: Annotated[
+        str, Field(description="A value of a category, any other, missing, or a point of a number.")
+    ]
+    rewards: Annotated[float | None, Field(description="Of its requests; null for a point of a number.")]
+    means: Annotated[
+        dict[str, Coefficient],
+        Field(description="By variant, the predicted mean over these requests, with its credible interval."),
+    ]
+    differences: Annotated[
+        dict[str, PredictedDifference],
+        Field(description="From `compared_with`, by variant, with its credible interval."),
+    ]
+
+
 class ContextualModel(ApiModel):
     """What a bandit with features has learned."""
 
@@ -141,6 +167,10 @@ class ContextualModel(ApiModel):
     coefficients: Annotated[
         dict[str, dict[str, Coefficient]],
         Field(description="By variant and column; empty before any reward."),
+    ]
+    segments: Annotated[
+        list[SegmentModel],
+        Field(description="All requests first, then by declared feature; empty before any reward."),
     ]
 
 
