@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from gateway.config.model import ConfigModel, HeaderName, HeaderValue, Method, Path, Url
+from gateway.config.model import ConfigModel, HeaderValue, Method, Path, SetHeaderName, Url
 from gateway.config.units import Count, Duration, PositiveDuration, PositiveInt, Share, Statuses
 
 
@@ -132,7 +132,7 @@ class BackendConfig(ConfigModel):
     balance: Literal["least_load", "round_robin", "random"] = "least_load"
     host: Literal["backend", "preserve"] = "backend"
     """Host header sent to the backend: that of its address (``backend``), or the client's (``preserve``)."""
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the backend, replacing those of the client."""
     health: HealthConfig | None = None
     limit: LimitConfig = LimitConfig()

@@ -24,6 +24,11 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
+_OF_THE_CONNECTION: Final = frozenset((
+    "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+))  # fmt: skip
+"""Names of headers that frame and direct a message."""
 
 
 class ConfigModel(BaseModel):
@@ -51,6 +56,13 @@ def _header_name(value: str) -> str:
     if not _TOKEN.fullmatch(value):
         raise ValueError(f"{value!r} is not the name of a header; write one such as x-user-id")
     return value.lower()
+
+
+def _settable(value: str) -> str:
+    if value.replace("_", "-") in _OF_THE_CONNECTION:
+        instead = "use 'rewrite.host', or 'host' of the backend" if value == "host" else "leave it out"
+        raise ValueError(f"the gateway sets {value!r} itself; {instead}")
+    return value
 
 
 def _header_value(value: str) -> str:
@@ -128,6 +140,8 @@ def _as_tuple(value: object) -> object:
 Name = Annotated[str, AfterValidator(_name), written(_NAME, example="v2")]
 HeaderName = Annotated[str, AfterValidator(_header_name), written(_TOKEN, example="x-user-id")]
 """Lower case."""
+SetHeaderName = Annotated[HeaderName, AfterValidator(_settable)]
+"""A header that the configuration adds to messages: none that could change where a message ends or goes."""
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Method = Annotated[str, AfterValidator(_method), written("[A-Za-z][A-Za-z0-9-]{0,31}", example="POST")]
 """Upper case."""

@@ -16,6 +16,7 @@ from gateway.config.model import (
     Name,
     OneOrMore,
     Path,
+    SetHeaderName,
     Version,
 )
 from gateway.config.policy import PolicyConfig
@@ -68,7 +69,7 @@ class RewriteConfig(ConfigModel):
 class VariantConfig(ConfigModel):
     backend: Name
     rewrite: RewriteConfig = RewriteConfig()
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the variant, replacing those of the client."""
 
 
@@ -78,7 +79,7 @@ class RespondConfig(ConfigModel):
     status: Annotated[Count, Field(ge=200, le=599)] = 200
     json_: Annotated[JsonValue, Field(alias="json")] = None
     text: str | None = None
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_body(self) -> Self:

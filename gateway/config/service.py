@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.backend import BackendTlsConfig
-from gateway.config.model import ConfigModel, HeaderName, HeaderValue, Name, OneOrMore, Url
+from gateway.config.model import ConfigModel, HeaderValue, Name, OneOrMore, SetHeaderName, Url
 from gateway.config.units import (
     ByteRate,
     Duration,
@@ -339,7 +339,7 @@ class TracesConfig(ConfigModel):
     """`service.name` of the spans."""
     resource: Mapping[str, str] = Field(default_factory=dict)
     """Additional resource attributes of the gateway."""
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers sent to the endpoint."""
     tls: BackendTlsConfig = BackendTlsConfig()
     """TLS for an https endpoint."""
@@ -380,7 +380,7 @@ class WebhookConfig(ConfigModel):
     """Only events of these routes; if empty, all events, including those without a route."""
     secret: Annotated[str | None, Field(min_length=16)] = None
     """Signing key of `webhook-signature` (HMAC-SHA256, Standard Webhooks); if absent, no signature."""
-    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers sent with each request."""
     timeout: PositiveDuration = 10.0
     """Timeout of one request."""

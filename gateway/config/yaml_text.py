@@ -295,13 +295,24 @@ class _Builder:
                 return ""
             self.tree.secrets[path] = name
             if name in self.env:
-                return self.env[name]
+                return self._variable(node, path, name)
             if default is None:
                 message = f"the environment variable '{name}' is not set"
                 self._variable_fault(node, path, message, f"set it, or write ${{{name}:-DEFAULT}}")
             return default or ""
 
         return _VARIABLE.sub(value, text) if "${" in text else text
+
+    def _variable(self, node: yaml.Node, path: KeyPath, name: str) -> str:
+        """The text of a variable; Python hands over bytes that are not UTF-8 as halves of surrogate pairs."""
+        text = self.env[name]
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            message = f"the environment variable '{name}' is not UTF-8 text"
+            self._variable_fault(node, path, message, "set it to text")
+            return ""
+        return text
 
     def _content(self, node: yaml.Node, path: KeyPath, file: str) -> str:
         """The text of a file that holds a secret, without the line end that editors add."""

@@ -235,6 +235,13 @@ TABLE = [
      "'bad name' is not the name of a header; write one such as x-user-id", ""),
     (A, '  a: {url: "http://x:1", headers: {x-a: "1\\r\\nx-b: 2"}}', 5, "backends.a.headers.x-a",
      "a header's value holds ISO 8859-1 without control characters or spaces at its ends; write it so", ""),
+    (A, '  a: {url: "http://x:1", headers: {Transfer_Encoding: chunked}}', 5, "backends.a.headers.Transfer_Encoding",
+     "the gateway sets 'transfer_encoding' itself; leave it out", ""),
+    ("v2: {backend: a}", "v2: {backend: a, headers: {Host: other}}", 11, "routes.digits.variants.v2.headers.Host",
+     "the gateway sets 'host' itself; use 'rewrite.host', or 'host' of the backend", ""),
+    (POLICY, POLICY + "\n    fallback: [{respond: {headers: {content-length: '3'}}}]", 13,
+     "routes.digits.fallback[0].respond.headers.content-length",
+     "the gateway sets 'content-length' itself; leave it out", ""),
     ("  a: {url", "  a b: {url", 5, "backends.a b",
      "'a b' is not a name; write at most 64 letters, digits, '.', '_', '-', starting with a letter or digit", ""),
     # A canary that goes on as a bandit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,12 @@ def test_a_variable_that_is_not_set() -> None:
     fault = only_fault("a:\n  b: ${NOPE}")
     assert (fault.line, fault.column, fault.path) == (2, 6, "a.b")
     assert fault.message == "the environment variable 'NOPE' is not set"
+
+
+def test_a_variable_that_is_not_text() -> None:
+    fault = only_fault("a:\n  b: x${LATIN}", {"LATIN": os.fsdecode(b"caf\xe9")})
+    assert (fault.line, fault.column, fault.path) == (2, 6, "a.b")
+    assert fault.message == "the environment variable 'LATIN' is not UTF-8 text"
 
 
 def test_the_content_of_a_file(tmp_path: Path) -> None:
