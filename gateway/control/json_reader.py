@@ -41,6 +41,10 @@ class JsonReader:
         self._aside.close()
 
 
+class _NotJson(ValueError):
+    """Python's parser accepts more than JSON."""
+
+
 def parse(body: bytes) -> tuple[Any, str]:
     """Return the document and "", or None and the fault: NaN, Infinity and half characters are refused."""
     try:
@@ -54,9 +58,13 @@ def parse(body: bytes) -> tuple[Any, str]:
         return None, "The body is not valid UTF-8; send JSON in UTF-8."
     except UnicodeEncodeError:
         return None, "The body holds half of a surrogate pair; send whole characters."
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return None, "The body is nested too deeply; send it flatter."
+    except _NotJson as error:
         return None, f"The body is not valid JSON: {error}."
+    except ValueError:
+        return None, "A number of the body has too many digits; send it shorter."
 
 
 def _no_constant(name: str) -> Never:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _NotJson(f"{name} is not a JSON number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 from typing import Final
@@ -47,7 +48,7 @@ async def stream_events(request: ApiRequest) -> Response:
     if query.route is not None:
         request.must_serve(query.route)
     given = request.http.headers.get("last-event-id", "")
-    if given and not (given.isascii() and given.isdigit()):
+    if given and not re.fullmatch("[0-9]{1,18}", given):
         raise TurnoutError("invalid", f"{given!r} is not an event id; send the last 'id' unchanged.")
     after = int(given) if given else query.after
     if request.http.method == "HEAD":

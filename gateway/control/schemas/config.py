@@ -6,14 +6,12 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt
 
-from gateway.control.schemas.base import ApiModel, Count
+from gateway.control.schemas.base import ApiModel, Count, Ordinal
 from gateway.control.schemas.errors import FaultModel
 
 
 class ConfigQuery(ApiModel):
-    revision: Annotated[int | None, Field(ge=0, description="Return the text of this earlier revision.")] = (
-        None
-    )
+    revision: Annotated[Ordinal | None, Field(description="Return the text of this earlier revision.")] = None
 
 
 class HistoryQuery(ApiModel):
@@ -21,12 +19,12 @@ class HistoryQuery(ApiModel):
 
 
 class DifferenceQuery(ApiModel):
-    from_: Annotated[int, Field(ge=0, alias="from", description="A revision.")]
-    to: Annotated[int, Field(ge=0, description="Another revision.")]
+    from_: Annotated[Ordinal, Field(alias="from", description="A revision.")]
+    to: Annotated[Ordinal, Field(description="Another revision.")]
 
 
 class RestoreRequest(ApiModel):
-    revision: Annotated[StrictInt, Field(ge=0)]
+    revision: Annotated[StrictInt, Field(ge=0, lt=1 << 63)]
 
 
 class ConfigCheckRequest(ApiModel):

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gateway.control.schemas.base import ApiModel, Count
+from gateway.control.schemas.base import ApiModel, Count, Ordinal
 
 
 class EventQuery(ApiModel):
     after: Annotated[
-        int | None, Field(ge=0, description="Events with a higher id; Last-Event-ID takes precedence.")
+        Ordinal | None, Field(description="Events with a higher id; Last-Event-ID takes precedence.")
     ] = None
     route: str | None = None
     kind: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from gateway.control.schemas.base import ApiModel, Probability
+from gateway.control.schemas.base import ApiModel, Ordinal, Probability
 
 
 class RolloutRequest(ApiModel):
@@ -16,7 +16,7 @@ class RolloutRequest(ApiModel):
     ] = None
     reason: Annotated[str, Field(max_length=200, description="Kept in the history.")] = ""
     if_epoch: Annotated[
-        int | None, Field(ge=0, description="Only while the route is at this epoch; otherwise 409.")
+        Ordinal | None, Field(description="Only while the route is at this epoch; otherwise 409.")
     ] = None
     if_state: Annotated[
         str | None, Field(description="Only while the rollout is in this state; otherwise 409.")

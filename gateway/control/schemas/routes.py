@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from gateway.control.schemas.base import ApiModel, Count, Interval, Probability
+from gateway.control.schemas.base import ApiModel, Count, Interval, Ordinal, Probability
 from gateway.control.schemas.config import ConfigState
 from gateway.control.schemas.figures import (
     Estimate,
@@ -26,7 +26,7 @@ from gateway.control.timestamps import Timestamp
 
 class RouteQuery(ApiModel):
     since: Annotated[Timestamp | None, Field(description="Count only decisions made after this time.")] = None
-    epoch: Annotated[int | None, Field(ge=0, description="Count only decisions of this epoch.")] = None
+    epoch: Annotated[Ordinal | None, Field(description="Count only decisions of this epoch.")] = None
     baseline: Annotated[
         str | None,
         Field(description="The variant to compare the others with; default: the policy's baseline."),
