@@ -21,6 +21,7 @@ MAX_OPEN_BODY_BYTES: Final = 4096
 """A body without a credential is parsed on the event loop, and a login needs no more."""
 YAML: Final = "application/yaml"
 HTML: Final = "text/html"
+CSV: Final = "text/csv"
 STORE: Final = ("store_unavailable",)
 
 

@@ -45,6 +45,7 @@ _BOOLEANS: Final = frozenset({"sticky", "forced", "fallback"})
 _INTEGERS: Final = frozenset({"revision", "epoch", "status", "request_bytes", "answer_bytes"})
 
 
+_UNIT_MASK: Final = (1 << 64) - 1
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -129,16 +130,19 @@ async def chunks(
 
 def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:
     """A record as a row."""
-    outcome = record.outcome
-    assert outcome is not None
-    made: Row = outcome._asdict()
-    made["decision"] = outcome.decision.hex()
-    made["unit"] = f"{outcome.unit:016x}"
+    assert record.outcome is not None
+    made = outcome_row(record.outcome)
     values = {reward.metric: reward.value for reward in record.rewards}
     for metric in metrics:
         made[f"reward_{metric}"] = values.get(metric)
     made["shadows"] = _shadows(record)
     return made
+
+
+def outcome_row(outcome: Outcome) -> Row:
+    """An outcome as a row."""
+    made: Row = outcome._asdict()
+    return made | {"decision": outcome.decision.hex(), "unit": f"{outcome.unit & _UNIT_MASK:016x}"}
 
 
 def counts(record: DecisionRecord, metrics: Mapping[str, Metric], now: float) -> Row:
@@ -188,35 +192,44 @@ _FORMULA_STARTS: Final = frozenset("=+-@\t\r")
 """First characters that make a spreadsheet read a cell as a formula (OWASP, CSV injection)."""
 
 
-class Csv:
-    """With a header line; missing values are empty, booleans ``true`` and ``false``.
+class CsvText:
+    """Rows as CSV: a header line; missing values are empty, booleans ``true`` and ``false``.
 
     Text that a spreadsheet would read as a formula gets a leading apostrophe: clients choose request ids.
     """
 
-    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
-        self._target = target
+    def __init__(self, columns: Sequence[str]) -> None:
         self._buffer = io.StringIO(newline="")
-        self._writer = csv.DictWriter(self._buffer, names(rewards))
+        self._writer = csv.DictWriter(self._buffer, columns)
         self._writer.writeheader()
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[Row]) -> bytes:
+        """Return the lines of ``rows``, after the header the first time."""
         for one in rows:
             booleans = {name: "true" if one[name] else "false" for name in _BOOLEANS}
             texts = {
                 name: f"'{one[name]}" for name in _TEXTS if one[name] and one[name][0] in _FORMULA_STARTS
             }
             self._writer.writerow(one | booleans | texts)
-        self._empty()
-
-    def finish(self) -> None:
-        self._empty()
-        self._target.flush()
-
-    def _empty(self) -> None:
-        self._target.write(self._buffer.getvalue().encode("utf-8", "backslashreplace"))
+        lines = self._buffer.getvalue().encode("utf-8", "backslashreplace")
         self._buffer.seek(0)
         self._buffer.truncate()
+        return lines
+
+
+class Csv:
+    """`CsvText` into a file."""
+
+    def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
+        self._target = target
+        self._text = CsvText(names(rewards))
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._target.write(self._text.add(rows))
+
+    def finish(self) -> None:
+        self._target.write(self._text.add(()))  # the header, if there was no row
+        self._target.flush()
 
 
 class Parquet:

@@ -101,6 +101,15 @@ class OutcomeFilter:
     variant: str | None = None
     status: int | None = None
     errors_only: bool = False
+    error: str | None = None
+    """The exact error of the assigned variant."""
+    fallback: bool | None = None
+    forced: bool | None = None
+    min_ms: float | None = None
+    """Of ``total_ms``."""
+    unit: int | None = None
+    request_id: str | None = None
+    principal: str | None = None
     since: float | None = None
     until: float | None = None
     before: bytes | None = None

@@ -125,6 +125,15 @@ async def test_filters(store: Store) -> None:
         "a2": outcome(T0 + 1, route="a", assigned="v2", served="v1", fallback=True, error="backend_reset"),
         "b": outcome(T0 + 2, route="b", status=503, error="backend_overloaded", served=""),
         "c": outcome(T0 + 3, route='we"ird'),
+        "d": outcome(
+            T0 + 4,
+            route="d",
+            forced=True,
+            total_ms=900.0,
+            unit=1 << 63,
+            request_id="of-ä",
+            principal="other",
+        ),
     }
     await store.append(list(rows.values()))
 
@@ -139,6 +148,15 @@ async def test_filters(store: Store) -> None:
     assert await listed(OutcomeFilter(status=503)) == ["b"]
     assert await listed(OutcomeFilter(errors_only=True)) == ["b", "a2"]
     assert await listed(OutcomeFilter(since=T0 + 1, until=T0 + 3)) == ["b", "a2"]
+    assert await listed(OutcomeFilter(error="backend_reset")) == ["a2"]
+    assert await listed(OutcomeFilter(error="backend")) == []
+    assert await listed(OutcomeFilter(fallback=True)) == ["a2"]
+    assert await listed(OutcomeFilter(fallback=False)) == ["d", "c", "b", "a"]
+    assert await listed(OutcomeFilter(forced=True)) == ["d"]
+    assert await listed(OutcomeFilter(min_ms=900.0)) == ["d"]
+    assert await listed(OutcomeFilter(unit=1 << 63)) == ["d"]
+    assert await listed(OutcomeFilter(request_id="of-ä")) == ["d"]
+    assert await listed(OutcomeFilter(principal="other")) == ["d"]
     assert await listed(OutcomeFilter(before=rows["b"].decision)) == ["a2", "a"]
 
 

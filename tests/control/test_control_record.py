@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
+from gateway.control.handlers import record
 from gateway.record.events import Reward
+from tests.contract.made import outcome
 from tests.control.conftest import Client
 from tests.control.harness import Harness
 from tests.control.seed import World, live_through
@@ -51,8 +56,45 @@ async def test_filters(lived: Harness, client: Client) -> None:
     )
     await check("errors=true", lambda o: o["error"] != "")
     await check("status=502", lambda o: o["status"] == 502)
+    await check("error=backend_reset", lambda o: o["error"] == "backend_reset")
+    await check("fallback=true", lambda o: o["fallback"])
+    await check("fallback=false&route=digits", lambda o: not o["fallback"] and o["route"] == "digits")
+    await check("forced=false", lambda o: True)
+    await check("min_ms=6.5", lambda o: o["total_ms"] >= 6.5)
+    one = everything[7]
+    for name in ("unit", "request_id"):
+        await check(f"{name}={one[name]}", lambda o, name=name: o[name] == one[name])
+    await check("principal=app", lambda o: True)
     since = lived.clock() - 25
     await check(f"since={since}", lambda o: o["time"] >= since)
+
+
+async def test_the_record_is_a_csv_file_with_the_same_filters(
+    lived: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "MAX_OUTCOMES", 13)  # several pages
+    odd = outcome(lived.clock(), route="digits", assigned="v1", request_id='=1+1,"x"')
+    await lived.store.append([odd])
+    listed = await pages(client, "reader", "route=digits&variant=v1&limit=50")
+    response = await client("reader").get("/-/outcomes.csv?route=digits&variant=v1")
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "outcomes.csv" in response.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(response.text, newline="")))
+    assert [row["decision"] for row in rows] == [one["decision"] for one in listed]
+    assert len(rows) > 13
+    for row, one in zip(rows, listed, strict=True):
+        assert float(row["propensity"]) == one["propensity"]
+        assert (row["unit"], row["fallback"]) == (one["unit"], "true" if one["fallback"] else "false")
+    formulas = [row["request_id"] for row in rows if row["request_id"].startswith("'")]
+    assert formulas == ['\'=1+1,"x"'], "a spreadsheet would run what a client sent"
+    few = (await client("reader").get("/-/outcomes.csv?limit=20")).text.splitlines()
+    assert len(few) == 21
+    none = (await client("reader").get("/-/outcomes.csv?status=418")).text.splitlines()
+    assert none == [few[0]], "the header alone"
+    assert (await client("digits-reader").get("/-/outcomes.csv?route=shop")).status_code == 403
+    own = (await client("digits-reader").get("/-/outcomes.csv")).text.splitlines()[1:]
+    assert len(own) == 91
+    assert all(",digits," in line for line in own)
 
 
 async def test_keys_bound_to_routes_see_theirs_only(lived: Harness, client: Client) -> None:
@@ -66,9 +108,9 @@ async def test_keys_bound_to_routes_see_theirs_only(lived: Harness, client: Clie
 
 
 async def test_all_that_is_known_of_a_decision(lived: Harness, client: Client) -> None:
-    outcome = next(o for o in await pages(client, "reader", "route=digits&errors=true") if o["fallback"])
-    decision = bytes.fromhex(str(outcome["decision"]))
-    static = lived.sealer.static("digits", str(outcome["assigned"]), str(outcome["served"]), 1, 0.5, False)
+    failed = next(o for o in await pages(client, "reader", "route=digits&errors=true") if o["fallback"])
+    decision = bytes.fromhex(str(failed["decision"]))
+    static = lived.sealer.static("digits", str(failed["assigned"]), str(failed["served"]), 1, 0.5, False)
     sealed = lived.sealer.seal(decision, 5, static).decode()
     tags = '{"who":"me"}'
     reward = Reward(decision, "delay", 1.0, 5.0, 4.0, "digits", "v1", "v2", 1, 0.5, 5, False, 0.0, tags)
@@ -76,14 +118,14 @@ async def test_all_that_is_known_of_a_decision(lived: Harness, client: Client) -
     http = client("reader")
     by_id, by_hex = (
         await http.get(f"/-/decisions/{sealed}"),
-        await http.get(f"/-/decisions/{outcome['decision']}"),
+        await http.get(f"/-/decisions/{failed['decision']}"),
     )
     assert by_id.json()["sealed"]["propensity"] == 0.5
     assert by_hex.json()["sealed"] is None
-    assert by_id.json()["outcome"] == by_hex.json()["outcome"] == outcome
+    assert by_id.json()["outcome"] == by_hex.json()["outcome"] == failed
     assert {"metric": "delay", "value": 1.0, "time": 5.0, "tags": {"who": "me"}} in by_id.json()["rewards"]
     assert by_id.json()["shadows"][0]["shadow"] == "v3"
-    assert outcome["attempts"][0][2] == "backend_reset"  # type: ignore[index]
+    assert failed["attempts"][0][2] == "backend_reset"  # type: ignore[index]
 
 
 async def test_a_decision_of_another_route_is_hidden_as_if_it_were_none(

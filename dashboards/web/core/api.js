@@ -3,7 +3,7 @@
 
 const SELF = document.currentScript.src;
 export const HOME = new URL(".", SELF).pathname; // …/-/dashboard/
-const API = new URL("..", SELF).pathname; // …/-/
+export const API = new URL("..", SELF).pathname; // …/-/
 const TIMEOUT_MS = 10_000;
 
 export class Refused extends Error {

@@ -32,7 +32,9 @@ function why(made) {
   const how = made.forced
     ? `The client chose ${made.assigned} itself (x-variant): it does not count in any statistic.`
     : `${made.assigned} was drawn with probability ${share(made.propensity)} in epoch ${made.epoch} (revision ${made.revision}, policy ${made.policy}).`;
-  const unit = made.sticky ? `The unit ${made.unit} keeps its variant while the shares stay.` : "The request named no unit: chance decided.";
+  const unit = made.sticky
+    ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
+    : "The request named no unit: chance decided.";
   const features = Object.entries(made.features ?? {})
     .map(([name, value]) => `${name} ${value}`)
     .join(", ");

@@ -1,5 +1,6 @@
 // The record: requests as they were decided and served, newest first; every filter in the address.
 
+import { API } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { milliseconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
@@ -7,27 +8,51 @@ import { outcome, sentence } from "../core/words.js";
 import { badge, emptyState, scroller, when } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 
-const FILTERS = ["route", "variant", "status", "errors", "since", "until", "cursor"];
-const COLUMNS = ["decision", "time", "route", "assigned", "served", "propensity", "status", "error", "total_ms", "gateway_ms", "request_id"];
+// Those of the API; all stand in the address.
+const FILTERS = ["route", "variant", "status", "errors", "error", "fallback", "forced", "min_ms", "unit", "request_id", "principal", "since", "until"];
+const SHORT = { size: "10" };
+const EITHER = [
+  ["", "either"],
+  ["true", "yes"],
+  ["false", "no"]
+];
 
 export function OutcomesPage({ routes, now }) {
   const { query } = here();
   const given = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
-  const found = useGet(`outcomes?${new URLSearchParams([...given, ["limit", "50"]])}`, { every: query.cursor ? 0 : 10 });
-  const filter = (name) => (event) =>
-    choose({ [name]: event.target.type === "checkbox" ? (event.target.checked ? "true" : null) : event.target.value, cursor: null });
+  const paged = [...given, ...(query.cursor ? [["cursor", query.cursor]] : []), ["limit", "50"]];
+  const found = useGet(`outcomes?${new URLSearchParams(paged)}`, { every: query.cursor ? 0 : 10 });
+  const set = (name, value) => choose({ [name]: value, cursor: null });
+  const text = (name, label, more = SHORT) =>
+    html`<label>${label} <input ...${more} value=${query[name] ?? ""} onChange=${(e) => set(name, e.target.value.trim())} /></label>`;
+  const pick = (name, label, options) =>
+    html`<label>${label} <select value=${query[name] ?? ""} onChange=${(e) => set(name, e.target.value)}>${options.map(([value, title]) => html`<option key=${value} value=${value}>${title}</option>`)}</select></label>`;
+  const rare = ["error", "min_ms", "fallback", "forced", "unit", "request_id", "principal", "since", "until"];
   return [
     html`<div class="page-head" key="h"><h1>Outcomes</h1></div>`,
     html`<form class="filters" key="filters" onSubmit=${(e) => e.preventDefault()}>
-      <label>Route <select value=${query.route ?? ""} onChange=${filter("route")}><option value="">all</option>${routes.map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
-      <label>Variant <input size="10" value=${query.variant ?? ""} onChange=${filter("variant")} /></label>
-      <label>Status <input size="4" inputmode="numeric" value=${query.status ?? ""} onChange=${filter("status")} /></label>
-      <label><input type="checkbox" checked=${query.errors === "true"} onChange=${filter("errors")} /> Failed only</label>
-      ${found.data?.outcomes.length > 0 && html`<button type="button" class="quiet" onClick=${() => download(found.data.outcomes)}>Export CSV</button>`}
+      ${pick("route", "Route", [["", "all"], ...routes.map((name) => [name, name])])}
+      ${text("variant", "Variant")} ${text("status", "Status", { size: "4", inputmode: "numeric" })}
+      <label><input type="checkbox" checked=${query.errors === "true"} onChange=${(e) => set("errors", e.target.checked ? "true" : null)} /> Failed only</label>
+      <a class="quiet" href=${`${API}outcomes.csv?${new URLSearchParams(given)}`} download="outcomes.csv">Export CSV</a>
+      <details open=${rare.some((name) => query[name])}><summary>More filters</summary><div class="filters">
+        ${text("error", "Error", { size: "16", placeholder: "backend_timeout" })} ${text("min_ms", "Took at least, ms", { size: "6", inputmode: "decimal" })}
+        ${pick("fallback", "Fallback", EITHER)} ${pick("forced", "Chosen by the client", EITHER)}
+        ${text("unit", "Unit", { size: "16" })} ${text("request_id", "Request id", { size: "20" })} ${text("principal", "Key")}
+        ${period("since", "From", query, set)} ${period("until", "Until", query, set)}
+      </div></details>
     </form>`,
     found.error && html`<p class="notice bad" role="alert" key="error">${found.error.message}</p>`,
     found.data && list(found.data, now)
   ];
+}
+
+// A moment in the reader's own zone; the address keeps the seconds since the epoch.
+function period(name, label, query, set) {
+  const at = Number(query[name]);
+  const shown = at ? new Date((at - new Date(at * 1000).getTimezoneOffset() * 60) * 1000).toISOString().slice(0, 19) : "";
+  const choice = (e) => set(name, e.target.value ? String(new Date(e.target.value).getTime() / 1000) : null);
+  return html`<label>${label} <input type="datetime-local" step="1" value=${shown} onChange=${choice} /></label>`;
 }
 
 function list({ outcomes, next }, now) {
@@ -47,19 +72,4 @@ function list({ outcomes, next }, now) {
     )}
     ${next && html`<p><button type="button" class="quiet" onClick=${() => choose({ cursor: next })}>Older</button></p>`}
   </section>`;
-}
-
-// What is shown, as a file. A leading apostrophe keeps a spreadsheet from taking a client's text for a formula.
-function download(outcomes) {
-  const cell = (value) => {
-    const text = String(value ?? "");
-    const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-    return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-  };
-  const rows = [COLUMNS, ...outcomes.map((one) => COLUMNS.map((name) => one[name]))].map((row) => row.map(cell).join(","));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([rows.join("\r\n")], { type: "text/csv" }));
-  link.download = "outcomes.csv";
-  link.click();
-  URL.revokeObjectURL(link.href);
 }

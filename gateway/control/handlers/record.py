@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from gateway.control.api_request import ApiRequest, json_response
-from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.schemas.record import DecisionResponse, OutcomeQuery, OutcomesResponse
+from gateway.control.endpoint import CSV, STORE, Endpoints
+from gateway.control.schemas.record import (
+    MAX_OUTCOMES,
+    DecisionResponse,
+    OutcomeFileQuery,
+    OutcomeFilters,
+    OutcomeQuery,
+    OutcomesResponse,
+)
 from gateway.errors import TurnoutError
+from gateway.ingest.export import CsvText, outcome_row
 from gateway.record.context import unpack
 from gateway.record.decision_id import BadDecisionId, Opened
 from gateway.record.events import Outcome, Reward, Shadowed
@@ -31,20 +39,59 @@ routes, may find fewer outcomes than requested."""
 async def list_outcomes(request: ApiRequest) -> Response:
     """List the record, newest first."""
     query = request.query(OutcomeQuery)
+    before = bytes.fromhex(query.cursor) if query.cursor else None
+    found, following = await _page(request, _filter(request, query, before, query.limit))
+    return json_response({"outcomes": [outcome_json(o) for o in found], "next": following})
+
+
+@endpoints("GET", "/-/outcomes.csv", "read", CSV, query=OutcomeFileQuery, errors=("invalid", *STORE))
+async def export_outcomes(request: ApiRequest) -> Response:
+    """Get the record as CSV, newest first.
+
+    With the same filters. Text that a spreadsheet would read as a formula has a leading apostrophe.
+    """
+    query = request.query(OutcomeFileQuery)
+    wanted = _filter(request, query, None, min(query.limit, MAX_OUTCOMES))
+    first = await _page(request, wanted)  # a fault of the store is still a response of its own
+    headers = {"content-disposition": 'attachment; filename="outcomes.csv"', "cache-control": "no-store"}
+    return StreamingResponse(_lines(request, wanted, query.limit, first), headers=headers, media_type=CSV)
+
+
+async def _lines(
+    request: ApiRequest, wanted: OutcomeFilter, limit: int, page: tuple[list[Outcome], str | None]
+) -> AsyncIterator[bytes]:
+    text = CsvText(Outcome._fields)
+    while True:
+        found, following = page
+        yield text.add([outcome_row(one) for one in found])
+        limit -= len(found)
+        if following is None or limit <= 0:
+            return
+        wanted = replace(wanted, before=bytes.fromhex(following), limit=min(limit, MAX_OUTCOMES))
+        page = await _page(request, wanted)
+
+
+def _filter(request: ApiRequest, query: OutcomeFilters, before: bytes | None, limit: int) -> OutcomeFilter:
+    """Raises forbidden for a route that the key does not serve."""
     if query.route is not None:
         request.must_serve(query.route)
-    wanted = OutcomeFilter(
+    return OutcomeFilter(
         route=query.route,
         variant=query.variant,
         status=query.status,
         errors_only=query.errors,
+        error=query.error,
+        fallback=query.fallback,
+        forced=query.forced,
+        min_ms=query.min_ms,
+        unit=None if query.unit is None else int(query.unit, 16),
+        request_id=query.request_id,
+        principal=query.principal,
         since=query.since,
         until=query.until,
-        before=bytes.fromhex(query.cursor) if query.cursor else None,
-        limit=query.limit,
+        before=before,
+        limit=limit,
     )
-    found, following = await _page(request, wanted)
-    return json_response({"outcomes": [outcome_json(o) for o in found], "next": following})
 
 
 async def _page(request: ApiRequest, wanted: OutcomeFilter) -> tuple[list[Outcome], str | None]:

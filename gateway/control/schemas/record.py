@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiModel, Count, Cursor, DecisionHex, Probability
 from gateway.control.timestamps import Timestamp
 
+MAX_OUTCOMES: Final = 1000
+"""Maximum number of outcomes in a page."""
+MAX_FILE_OUTCOMES: Final = 100_000
+"""Maximum number of outcomes in a CSV file; ``turnout export`` has no limit."""
 
-class OutcomeQuery(ApiModel):
+
+class OutcomeFilters(ApiModel):
     route: str | None = None
     variant: Annotated[str | None, Field(description="The variant that was assigned, or that served.")] = None
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     errors: Annotated[bool, Field(description="Only those where the assigned variant failed.")] = False
+    error: Annotated[str | None, Field(description="The error of the assigned variant.")] = None
+    fallback: Annotated[bool | None, Field(description="Whether a fallback served.")] = None
+    forced: Annotated[bool | None, Field(description="Whether the client selected the variant.")] = None
+    min_ms: Annotated[float | None, Field(ge=0, description="The least `total_ms`.")] = None
+    unit: Annotated[str | None, Field(pattern="^[0-9a-f]{16}$", description="As in an outcome.")] = None
+    request_id: str | None = None
+    principal: Annotated[str | None, Field(description="The id of the key.")] = None
     since: Timestamp | None = None
     until: Timestamp | None = None
+
+
+class OutcomeQuery(OutcomeFilters):
     cursor: Cursor | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_OUTCOMES)] = 100
+
+
+class OutcomeFileQuery(OutcomeFilters):
+    limit: Annotated[int, Field(ge=1, le=MAX_FILE_OUTCOMES)] = 10_000
 
 
 class OutcomeModel(ApiModel):

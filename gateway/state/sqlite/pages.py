@@ -145,7 +145,7 @@ def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
         conditions += [("first < ?", query.before), ("last <= ?", _latest_end(query.before))]
     if query.route is not None:
         conditions.append(("instr(routes, ?) > 0", json.dumps(query.route, ensure_ascii=False)))
-    if query.errors_only:
+    if query.errors_only or query.error:
         conditions.append(("errors > ?", 0))
     if query.since is not None:
         conditions.append(("newest >= ?", query.since))
