@@ -83,8 +83,9 @@ class RunningGateway:
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.controller.describe_stop_rule(route)
 
-    async def check_config(self, text: str, by: str) -> None:
-        await self.revisions.check(text, by)
+    async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
+        built = await self.revisions.check(text, by)
+        return await self.in_force.allocations.preview(built.document, built.held)
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         return await self.revisions.propose(text, by, if_match)

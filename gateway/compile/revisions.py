@@ -220,10 +220,10 @@ class Revisions(Generic[B]):
         """Newest first."""
         return await self._store.revisions(limit=limit)
 
-    async def check(self, text: str, author: str) -> None:
+    async def check(self, text: str, author: str) -> B:
         """Builds ``text`` as `propose` would, and stores nothing. Raises `ConfigError` with every fault."""
         async with self._editing:
-            await self._built(text, author)
+            return await self._built(text, author)
 
     async def propose(self, text: str, author: str, if_match: str | None, origin: str = "PUT") -> Revision:
         """Makes ``text`` the configuration in force.

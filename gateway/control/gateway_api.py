@@ -92,8 +92,11 @@ class GatewayApi(Protocol):
         """Return the state of a bandit's stop rule; None without one."""
         ...
 
-    async def check_config(self, text: str, by: str) -> None:
-        """Validate ``text`` and change nothing. Raises gateway.config.faults.ConfigError."""
+    async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
+        """Validate ``text`` and change nothing; return the shares of the routes whose policy it would change.
+
+        Raises gateway.config.faults.ConfigError.
+        """
         ...
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:

@@ -115,6 +115,22 @@ class Allocations:
         """By route: what is published, and the ensemble that belongs to it (b"" without one)."""
         return {name: (stored, self._ensemble(name, stored)) for name, stored in self._stored.items()}
 
+    async def preview(
+        self, document: Document, held: Mapping[str, RouteAllocation]
+    ) -> dict[str, dict[str, float]]:
+        """The shares of the routes whose plan ``document`` changes, once it is in force and bandits have looked at
+        their rewards. Those of a bandit with features follow its requests, and are left out."""
+        found = {}
+        for name, one in held.items():
+            if isinstance(one.plan, Contextual) or (name in self.held and self.held[name].plan == one.plan):
+                continue
+            fresh = one.allocation
+            if isinstance(one.plan, Bandit):
+                learned = await self._learned(name, one, document)
+                fresh, _ = await asyncio.to_thread(bandit.refresh, one.plan, learned)
+            found[name] = fresh.as_dict()
+        return found
+
     def share(self, name: str, variant: str) -> float:
         """The probability of a variant now, whatever decides on it."""
         return self.held[name].allocation.probability(variant)
@@ -159,10 +175,11 @@ class Allocations:
         if bucket == self._bucket:
             return False
         self._bucket = bucket
+        document = self._document
         plans = ((name, held.plan) for name, held in self.held.items())
         learning = ((name, found) for name, found in plans if isinstance(found, Bandit))
-        return any(
-            m.missing == "zero" for name, found in learning for m in self._metrics(name, found).values()
+        return document is not None and any(
+            m.missing == "zero" for name, found in learning for m in _metrics(document, name, found).values()
         )
 
     async def reconsider(self, name: str, reason: str) -> None:
@@ -217,12 +234,12 @@ class Allocations:
             await self._learn_rows(name, held.plan, reason)
         if not isinstance(held.plan, Bandit) or document is None:
             return
-        learned = await self._learned(name, held)
+        learned = await self._learned(name, held, document)
         if self._asked.get(name) == (held.plan, learned):
             return  # the rewards that came were another route's
         fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
         if learned.winner is None and _needs_periods(standing):
-            learned = replace(learned, periods=await self._periods(name, held.plan))
+            learned = replace(learned, periods=await self._periods(name, held.plan, document))
             fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
         if self.held.get(name) is not held:
             return  # a new document came meanwhile
@@ -253,9 +270,9 @@ class Allocations:
         if self.held.get(name) is held:  # else a new document came meanwhile
             await self._publish(name, fresh, reason, drawn.evidence, drawn)
 
-    async def _learned(self, name: str, held: RouteAllocation) -> Learned:
+    async def _learned(self, name: str, held: RouteAllocation, document: Document) -> Learned:
         assert isinstance(held.plan, Bandit)
-        metrics = self._metrics(name, held.plan)
+        metrics = _metrics(document, name, held.plan)
         sums = observations(await rewarded(self._store, name, metrics, now=self._clock()))
         discounted: dict[tuple[str, str], Discounted] = {}
         if held.plan.half_life is not None:
@@ -268,20 +285,14 @@ class Allocations:
             previous=held.allocation,
         )
 
-    async def _periods(self, name: str, plan: Bandit) -> Periods:
+    async def _periods(self, name: str, plan: Bandit, document: Document) -> Periods:
         """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""
         now, known = self._clock(), self._compared.get(name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
-            metrics = self._metrics(name, plan)
+            metrics = _metrics(document, name, plan)
             buckets = await over_time(self._store, name, metrics, now=now)
             known = self._compared[name] = plan, now, await asyncio.to_thread(periods, buckets)
         return known[2]
-
-    def _metrics(self, name: str, found: Bandit) -> dict[str, Metric]:
-        """What the bandit learns from."""
-        assert self._document is not None
-        declared = reported(self._document, name)
-        return {o.metric: declared[o.metric] for o in found.objectives if o.metric in declared}
 
     async def _discounted(
         self, name: str, half_life: float, metrics: Mapping[str, Metric]
@@ -327,3 +338,9 @@ class Allocations:
 def _needs_periods(standing: Standing) -> bool:
     """Whether beliefs name a winner that must be shown to be one."""
     return standing.lead is not None or (standing.believed is not None and standing.stopped is None)
+
+
+def _metrics(document: Document, name: str, found: Bandit) -> dict[str, Metric]:
+    """What the bandit learns from."""
+    declared = reported(document, name)
+    return {o.metric: declared[o.metric] for o in found.objectives if o.metric in declared}

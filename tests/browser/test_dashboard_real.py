@@ -39,6 +39,10 @@ routes:
       stages: [{weight: 30%, for: 1h}]
       guardrails: [{metric: error_rate, max_increase: 2%}]
 """
+LEGACY = """variants: {new: {backend: dead}}
+    policy: {type: single, variant: new}"""
+SPLIT = """variants: {new: {backend: dead}, old: {backend: well}}
+    policy: {type: split, weights: {new: 3, old: 1}}"""
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -90,6 +94,10 @@ def test_a_canary_is_rolled_back_from_the_page(gateway: GatewayProcess, tabs: Ta
     with httpx.Client(base_url=gateway.url) as client:
         for _ in range(60):
             assert client.get("/shop").status_code == 200
+    text = httpx.get(f"{gateway.url}/-/config").text.replace(LEGACY, SPLIT)
+    checked = httpx.post(f"{gateway.url}/-/config/check", json={"text": text}).json()
+    assert checked["shares"] == {"legacy": {"before": {"new": 1.0}, "after": {"new": 0.75, "old": 0.25}}}
+    assert "legacy: shares new 100% → 75%, old 25%" in checked["changes"]
     tab = tabs.new(gateway.url, "/-/dashboard/routes/shop")
     tab.page.locator("#rollout", has_text="30% of the traffic goes to v2").wait_for()
     tab.page.get_by_role("button", name="Set share").click()

@@ -26,7 +26,7 @@ from gateway.state import history
 from gateway.state.base import Event, Revision
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.in_force import put_in_force
+from tests.loops.in_force import prepared, put_in_force
 
 KEYS: dict[str, str] = {
     "app": "scopes: [infer, feedback], routes: [digits]",
@@ -212,8 +212,9 @@ class Harness:
     def stop_state(self, route: str) -> Mapping[str, Any] | None:
         return self.stops.get(route)
 
-    async def check_config(self, text: str, by: str) -> None:
-        await self.revisions.check(text, by)
+    async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
+        document = (await self.revisions.check(text, by)).document
+        return await self.allocations.preview(document, prepared(document, self.allocations)[1])
 
     async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
         return await self.revisions.propose(text, by, if_match)

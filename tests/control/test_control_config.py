@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness, auth
+from tests.control.seed import World, live_through
 
 GOOD = auth() + ROUTES.replace("floor: 1%", "floor: 2%")
 
@@ -110,3 +113,34 @@ async def test_steering(harness: Harness, client: Client) -> None:
     assert (await http.post("/-/routes/digits/rollout", json={"action": "pause"})).status_code == 404
     await http.post("/-/routes/shop/rollout", json={"action": "rollback"})
     assert (await http.post("/-/routes/shop/rollout", json={"action": "promote"})).status_code == 409
+
+
+async def test_what_a_check_says_of_the_shares_is_what_the_edit_does(
+    harness: Harness, client: Client
+) -> None:
+    http = client("ops")
+    await live_through(harness, World("digits", {"v1": 0.6, "v2": 0.95}), steps=3, per_step=60)
+    before = {name: dict(harness.allocations.held[name].allocation.as_dict()) for name in ("digits", "shop")}
+    text = GOOD.replace("floor: 2%", "floor: 20%").replace("weight: 10%", "weight: 25%")
+    text = text.replace(
+        "  quiet:",
+        "  added:\n    match: {path: /added}\n    variants: {only: {backend: a}}\n"
+        "    policy: {type: single, variant: only}\n  quiet:",
+    )
+    checked = (await http.post("/-/config/check", json={"text": text})).json()
+    assert checked["faults"] == []
+    assert set(checked["shares"]) == {"digits", "shop", "added"}
+    assert checked["shares"]["added"] == {"before": {}, "after": {"only": 1.0}}
+    assert {name: checked["shares"][name]["before"] for name in before} == before
+    assert checked["shares"]["shop"]["after"]["new"] == 0.25
+    assert checked["shares"]["digits"]["after"]["v1"] == pytest.approx(0.2, abs=0.01), "the floor"
+    assert "shop: shares old 90% → 75%, new 10% → 25%" in checked["changes"]
+    assert any(said.startswith("digits: shares v1 ") for said in checked["changes"])
+    assert harness.allocations.held["shop"].allocation.as_dict() == before["shop"], "nothing is applied"
+    etag = (await http.get("/-/config")).headers["etag"]
+    await http.put("/-/config", content=text, headers={"if-match": etag})
+    await harness.allocations.step()
+    for name, shares in checked["shares"].items():
+        assert harness.allocations.held[name].allocation.as_dict() == pytest.approx(shares["after"])
+    same = (await http.post("/-/config/check", json={"text": text + "# a comment\n"})).json()
+    assert same["shares"] == {}

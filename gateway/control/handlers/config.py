@@ -11,7 +11,7 @@ from gateway.config.faults import ConfigError
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, YAML, Endpoints
 from gateway.control.middleware import fault_json
-from gateway.control.reports.changes import changes, difference
+from gateway.control.reports.changes import changes, difference, share_changes
 from gateway.control.schemas.config import (
     ConfigCheckRequest,
     ConfigCheckResponse,
@@ -148,13 +148,22 @@ async def check_config(request: ApiRequest) -> Response:
     """
     text, current = (await request.body(ConfigCheckRequest)).text, request.gateway.revision()
     try:
-        await request.gateway.check_config(text, request.author)
+        after = await request.gateway.check_config(text, request.author)
     except ConfigError as error:
         faults = [fault_json(fault) for fault in error.faults]
-        return json_response({"faults": faults, "changes": [], "difference": ""})
-    sentences = await asyncio.to_thread(changes, current.document, text)
+        return json_response({"faults": faults, "changes": [], "shares": {}, "difference": ""})
+    shares = share_changes({name: _shares(request, name) for name in after}, after)
+    sentences = await asyncio.to_thread(changes, current.document, text, shares)
     text_difference = difference(current.document, text, f"revision {current.revision}", "the edit")
-    return json_response({"faults": [], "changes": sentences, "difference": text_difference})
+    return json_response(
+        {"faults": [], "changes": sentences, "shares": shares, "difference": text_difference}
+    )
+
+
+def _shares(request: ApiRequest, name: str) -> dict[str, float]:
+    """The shares of a route now; empty if there is no such route."""
+    status = request.gateway.route_status(name)
+    return {} if status is None else status.allocation.as_dict()
 
 
 async def _revision(request: ApiRequest, number: int) -> Revision:

@@ -10,6 +10,8 @@ from typing import Any, Final
 import yaml
 
 MAX_CHANGES: Final = 40
+MIN_SHARE_CHANGE: Final = 0.0005
+"""A share that moves by less is shown as the same."""
 AT_START: Final = frozenset({"listen", "control", "store", "record", "workers"})
 """Sections that are read once, when the process starts."""
 _SECRET: Final = frozenset({"hash", "key", "token", "password", "authorization"})
@@ -23,10 +25,28 @@ def difference(before: str, after: str, first: str, second: str) -> str:
     return "\n".join(lines)
 
 
-def changes(before: str, after: str) -> list[str]:
+Shares = Mapping[str, Mapping[str, float]]
+"""By route, the share of each variant."""
+
+
+def share_changes(before: Shares, after: Shares) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Return by route the shares before and after, where they differ."""
+    return {
+        name: {"before": before[name], "after": shares}
+        for name, shares in after.items()
+        if any(
+            abs(before[name].get(v, 0.0) - shares.get(v, 0.0)) >= MIN_SHARE_CHANGE
+            for v in before[name].keys() | shares.keys()
+        )
+    }
+
+
+def changes(
+    before: str, after: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
+) -> list[str]:
     """Return a sentence for each value that changes, at most `MAX_CHANGES`, and the effects on routes and the process.
 
-    Both texts must have been checked.
+    Both texts must have been checked. ``shares``: the `share_changes`.
     """
     old, new = yaml.safe_load(before) or {}, yaml.safe_load(after) or {}
     said = list(_changed((), old, new))
@@ -35,7 +55,10 @@ def changes(before: str, after: str) -> list[str]:
     more = len(said) - MAX_CHANGES
     shown = said[:MAX_CHANGES] + ([f"{more} more changes"] if more > 0 else [])
     restart = sorted(key for key in AT_START if old.get(key) != new.get(key))
-    return shown + list(_of_routes(old, new)) + [f"needs a restart: {', '.join(restart) or 'nothing'}"]
+    moved = [_moved(name, one["before"], one["after"]) for name, one in (shares or {}).items()]
+    return (
+        shown + list(_of_routes(old, new)) + moved + [f"needs a restart: {', '.join(restart) or 'nothing'}"]
+    )
 
 
 def _of_routes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -48,6 +71,20 @@ def _of_routes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: its rollout begins at the first stage"
         elif pairs[0][0] != pairs[1][0]:
             yield f"{name}: another policy decides, and shares follow it immediately"
+
+
+def _moved(route: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """ "digits: shares v1 2.7% → 6.1%, v2 97.3% → 93.9%"."""
+    parts = []
+    for variant in [*after, *(v for v in before if v not in after)]:
+        old, new = before.get(variant), after.get(variant)
+        was = "" if old is None else f"{_percent(old)} → "
+        parts.append(f"{variant} {was}{'removed' if new is None else _percent(new)}")
+    return f"{route}: shares {', '.join(parts)}"
+
+
+def _percent(share: float) -> str:
+    return f"{round(share * 100, 1):g}%"
 
 
 def _changed(path: tuple[str, ...], old: Any, new: Any) -> Iterator[str]:

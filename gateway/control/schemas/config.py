@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt
 
-from gateway.control.schemas.base import ApiModel, Count, Ordinal
+from gateway.control.schemas.base import ApiModel, Count, Ordinal, Probability
 from gateway.control.schemas.errors import FaultModel
 
 
@@ -31,11 +31,20 @@ class ConfigCheckRequest(ApiModel):
     text: Annotated[str, Field(description="The YAML text.")]
 
 
+class ShareChange(ApiModel):
+    before: Annotated[dict[str, Probability], Field(description="By variant, now; empty for a new route.")]
+    after: Annotated[dict[str, Probability], Field(description="By variant, once the text is in force.")]
+
+
 class ConfigCheckResponse(ApiModel):
     """What a configuration would change; nothing of it is in force."""
 
     faults: Annotated[list[FaultModel], Field(description="Empty: it would be accepted.")]
     changes: Annotated[list[str], Field(description="Changes to the text in force, in words.")]
+    shares: Annotated[
+        dict[str, ShareChange],
+        Field(description="By route whose shares would change. A bandit's follow from its rewards so far."),
+    ]
     difference: Annotated[str, Field(description="Changes to the text in force, as a unified difference.")]
 
 
