@@ -47,7 +47,7 @@ test: setup tools lint typecheck   ## every test
 	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone'
 	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone
 
-quick: setup     ## the tests that start no servers: about two minutes on two cores
+quick: setup     ## the quick tests that start no servers: about a minute on two cores
 	$(PYTEST) --quick
 
 coverage: setup tools ## branch coverage of policies and of the data plane

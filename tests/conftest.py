@@ -17,7 +17,7 @@ WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
 """Directories whose tests start servers of their own."""
 NOT_QUICK = frozenset((*WITH_PROCESSES, "backends", "benchmarks", "browser", "soak"))
 """Directories that `--quick` does not even import."""
-NOT_QUICK_MARKS = frozenset(("slow", "alone", "soak", "browser"))
+NOT_QUICK_MARKS = frozenset(("slow", "long", "alone", "soak", "browser"))
 QUICK_EXAMPLES = 15
 """Examples of a property test with `--quick`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,11 @@ def test_only_a_test_that_passes_alone_is_forgiven(tmp_path: Path, body: str, st
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_sample.py").write_text(body)
 
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # importing them takes most of the time
+
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+        words = [sys.executable, *command]
+        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
 
     first = run("-m", "pytest", "-q").returncode
     second = run(str(RERUN), str(first), "-q")

@@ -59,6 +59,7 @@ def changed(data: st.DataObject) -> str:
     return yaml.safe_dump(tree, allow_unicode=True)
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(st.data())
 def test_every_document_that_loads_can_be_prepared(data: st.DataObject) -> None:

@@ -248,6 +248,7 @@ async def test_a_start_with_a_bad_file_fails_with_every_fault(store: Store, gate
     assert await store.revisions() == []
 
 
+@pytest.mark.long
 async def test_a_restart_where_the_newest_does_not_load(store: Store, gateway: Gateway) -> None:
     """A replica with another environment goes on with the file, and says so."""
     first = gateway.revisions(store, env={"PORT": "5"})

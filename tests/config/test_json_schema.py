@@ -43,6 +43,7 @@ def tree(text: str) -> Any:
     return read(text, {})[0].data  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_it_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 

@@ -195,6 +195,7 @@ async def test_folding_keeps_every_sum_and_every_epoch_that_lasted(store: Store)
     assert round(total, 9) == round(sum(r.value or 0 for r in reports) + 9.0, 9)
 
 
+@pytest.mark.long
 async def test_old_pages_are_merged_and_read_as_before(store: Store) -> None:
     rows = [outcome(T0 + i, route="ab"[i % 2], error="x" if i % 50 == 0 else "") for i in range(400)]
     for k in range(0, 400, 5):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 
+import pytest
+
 from gateway.state.base import RewardResult
 from gateway.state.store import Store
 from policies.types import RewardSums
@@ -164,6 +166,7 @@ async def test_concurrent_reports_of_the_same_count_once(store: Store) -> None:
     assert await sums_of(store) == RewardSums(20, 20.0, 20.0)
 
 
+@pytest.mark.long
 async def test_hundreds_of_callers_at_once(store: Store) -> None:
     results = await asyncio.gather(*(store.reward([reward(of=outcome(T0 + i))]) for i in range(300)))
     assert results == [["accepted"]] * 300

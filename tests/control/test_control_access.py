@@ -187,6 +187,7 @@ async def test_a_key_of_any_letters_is_unknown_and_no_error(client: Client) -> N
         assert answer.status_code == 401, key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json"])
 async def test_a_login_reads_no_more_than_a_key_needs(client: Client, kind: str) -> None:
     """S3: megabytes of form fields were parsed on the event loop, for anybody who asked."""
@@ -255,6 +256,7 @@ async def test_a_login_ends_with_its_time_its_key_or_its_cookie(harness: Harness
     assert (await again.get("/-/routes")).status_code == 401
 
 
+@pytest.mark.long
 async def test_an_altered_cookie_is_none(client: Client) -> None:
     http = await logged_in(client)
     ((name, value),) = http.cookies.items()

@@ -49,6 +49,7 @@ async def test_the_lift_under_constant_shares_is_the_exact_interval(harness: Har
     assert lift["better"] is True
 
 
+@pytest.mark.long
 async def test_a_bandits_lift_weighs_each_decision_by_the_shares_of_its_moment(
     harness: Harness, client: Client
 ) -> None:
@@ -94,6 +95,7 @@ async def test_errors_of_sticky_units_count_by_unit(harness: Harness, client: Cl
     assert "error_rate" not in since, "the units of a part of the record are not known"
 
 
+@pytest.mark.long
 async def test_two_that_are_the_same_are_undecided(harness: Harness, client: Client) -> None:
     await live_through(harness, SAME, steps=20, per_step=40)
     report = await read(client)

@@ -235,6 +235,7 @@ def test_allocations_begin_with_the_one_in_force() -> None:
     assert steps([], 0.0, 1.0) == []
 
 
+@pytest.mark.long
 async def test_reports_follow_rewards_at_once_and_traffic_within_a_second(
     harness: Harness, client: Client
 ) -> None:

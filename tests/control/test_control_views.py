@@ -36,6 +36,7 @@ async def views(found: AsyncIterator[dict[str, str]], count: int) -> list[dict[s
     return blocks
 
 
+@pytest.mark.long
 async def test_a_page_gets_the_report_and_then_what_changes(
     harness: Harness, server: tuple[Listening, str]
 ) -> None:
@@ -50,6 +51,7 @@ async def test_a_page_gets_the_report_and_then_what_changes(
     assert folded([*first, *second])["route"] == "digits"
 
 
+@pytest.mark.long
 async def test_a_step_is_on_the_page_sooner_than_the_next_look(
     harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +72,7 @@ async def test_the_list_has_the_routes_of_the_key(server: tuple[Listening, str])
     assert set(json.loads(block["data"])) == {"digits"}
 
 
+@pytest.mark.long
 async def test_a_view_is_made_once_for_all_and_by_nobody_when_all_have_left() -> None:
     made = 0
 

@@ -193,6 +193,7 @@ class Provider(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.long
 async def test_a_provider_can_not_fill_the_memory(tokens: Tokens, ecdsa: Any) -> None:
     """S29: whatever it sent was read to the end."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Provider)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gateway.errors import CODES
 from gateway.state.sqlite.schema import MIGRATIONS
 from tests.docs.reader import ROOT, blocks
@@ -34,6 +36,7 @@ def test_the_codes_of_rejected_rewards_are_those_of_the_api_page() -> None:
     assert [code for code in codes if f"`{code}`" not in api] == []
 
 
+@pytest.mark.long
 def test_an_older_release_refuses_a_newer_store_as_the_upgrade_page_says(tmp_path: Path) -> None:
     newest = len(MIGRATIONS)
     (shown,) = [block for block in blocks("docs/upgrade.md", "") if "its version" in block]

@@ -8,29 +8,24 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from gateway import build
 
-WHOLE = [
-    f"tests/{name}.py"
-    for name in ("e2e/test_spine", "e2e/test_life", "policies/test_ejection", "state/test_golden")
+HOT_PATH = [
+    "tests/wire",
+    "tests/faults",
+    "tests/dataplane",
+    "tests/transport",
+    "tests/record",
+    "tests/telemetry",
+    "tests/e2e/test_spine.py",
+    "tests/e2e/test_life.py",
+    "tests/policies/test_ejection.py",
+    "tests/state/test_golden.py",
 ]
-ROOMS = {
-    "wire": ["tests/wire"],
-    "the-rest": [
-        "tests/faults",
-        "tests/dataplane",
-        "tests/transport",
-        "tests/record",
-        "tests/telemetry",
-        *WHOLE,
-    ],
-}
-"""Two processes beside each other, which mostly wait."""
 BESIDE = (
     "tests",
     "benchmarks",
@@ -81,21 +76,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def runs(compiled: Path) -> Iterator[Mapping[str, subprocess.Popen[str]]]:
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    started = {
-        name: subprocess.Popen(
-            [*words, *paths], cwd=compiled, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for name, paths in ROOMS.items()
-    }
-    yield started
-    for process in started.values():
-        process.kill()
-        process.wait()
-
-
 def _told(root: Path, *words: str) -> str:
     done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=60)
     return done.stdout + done.stderr
@@ -125,7 +105,8 @@ def test_an_edited_source_is_noticed_at_start(compiled: Path, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_the_hot_path_passes_its_tests(runs: Mapping[str, subprocess.Popen[str]], room: str) -> None:
-    told, _ = runs[room].communicate(timeout=1000)
-    assert runs[room].returncode == 0, told[-20_000:]
+def test_the_hot_path_passes_its_tests(compiled: Path) -> None:
+    parallel = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *HOT_PATH]
+    done = subprocess.run(words, cwd=compiled, capture_output=True, text=True, timeout=1000)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-20_000:]

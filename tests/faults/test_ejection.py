@@ -132,6 +132,7 @@ def test_never_more_than_half_are_ejected(rig: FaultRig) -> None:
     assert sorted(states(rig)) == ["ejected", "healthy"]
 
 
+@pytest.mark.long
 def test_it_returns_and_is_ejected_for_longer_the_next_time(rig: FaultRig) -> None:
     rig.always("a", BAD)
     asked(rig, "/pair", 10)

@@ -271,6 +271,7 @@ def test_both_fail(rig: FaultRig) -> None:
     assert rig.attempts() == [("v1", "backend_reset"), ("v2", "backend_protocol")]
 
 
+@pytest.mark.long
 def test_the_total_time_is_for_all_attempts_and_a_fixed_answer_needs_none(rig: FaultRig) -> None:
     """400 ms for the first byte, 1.5 s in all: the trickling body of the first leaves nothing for a second."""
     rig.next("a", HOLD)

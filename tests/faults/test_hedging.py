@@ -102,6 +102,7 @@ def test_the_copy_goes_on_when_the_first_fails(rig: FaultRig) -> None:
     assert rig.outcome().error == ""
 
 
+@pytest.mark.long
 def test_both_fail(rig: FaultRig) -> None:
     rig.next("a", 0.15, RESET)
     rig.next("b", 0.5, b"garbage\r\n\r\n")
@@ -109,6 +110,7 @@ def test_both_fail(rig: FaultRig) -> None:
     assert rig.attempts() == [("v1", "backend_reset"), ("v1", "backend_protocol")]
 
 
+@pytest.mark.long
 def test_both_hang(rig: FaultRig) -> None:
     rig.next("a", HOLD)
     rig.next("b", HOLD)
@@ -138,6 +140,7 @@ def test_a_client_that_leaves_before_the_copy_is_due(rig: FaultRig) -> None:
     assert rig.backends["b"].requests == []
 
 
+@pytest.mark.long
 def test_copies_are_a_share_of_the_requests(rig: FaultRig) -> None:
     """Of ten requests that all take long, two may have a copy."""
     rig.always("a", HOLD)
@@ -177,6 +180,7 @@ UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhl
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [SWITCH, ok(b"no upgrade")], ids=["switch", "answer"])
 def test_a_handshake_has_no_copy(rig: FaultRig, late: bytes) -> None:
     """What would come of a copy after the switch would end up in the tunnel."""

@@ -114,6 +114,7 @@ def test_a_copy_that_fails_is_dropped_with_a_reason(rig: FaultRig, faults: int) 
     assert shadow.counts["shadowed", "shade", "dropped:internal"] == before + 2
 
 
+@pytest.mark.long
 def test_a_connection_whose_request_has_ended_unnoticed_is_closed(rig: FaultRig) -> None:
     rig.next("a", "hold")
     with rig.client() as client:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from tests.faults.rig import FaultRig, request
 from tests.wire.backend import HOLD, RESET, ok
 
@@ -59,6 +61,7 @@ def test_beyond_the_queue_it_is_503_at_once_with_retry_after(rig: FaultRig) -> N
         assert (found.status, found.error, found.served) == (503, "backend_overloaded", "")
 
 
+@pytest.mark.long
 def test_whoever_waits_too_long_is_told_the_same(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     with Clients(rig, "/alone", 3) as clients:
@@ -99,6 +102,7 @@ def test_a_client_that_leaves_the_queue_takes_its_place_along(rig: FaultRig) -> 
         assert rig.outcomes[0].status == 499
 
 
+@pytest.mark.long
 def test_what_finds_no_place_goes_to_the_fallback(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     with Clients(rig, "/fall", 5) as clients:

@@ -95,6 +95,7 @@ def asked(rig: FaultRig, path: str, count: int) -> set[bytes]:
     return {rig.ask(path).body[:1] for _ in range(count)}
 
 
+@pytest.mark.long
 def test_what_is_asked(rig: FaultRig, ready: Ready) -> None:
     rig.until(lambda: len(ready.probes["a"]) >= 3 and len(ready.probes["c"]) >= 3)
     probe = ready.probes["a"][0]
@@ -108,6 +109,7 @@ def test_what_is_asked(rig: FaultRig, ready: Ready) -> None:
     assert all(not address.connections for address in rig.gateway.registry.addresses.values())
 
 
+@pytest.mark.long
 def test_an_address_that_is_not_ready_gets_no_requests_until_it_is(rig: FaultRig, ready: Ready) -> None:
     ready.answers["b"] = ok(status=b"503 Loading")
     ready.wait("pair", "healthy", "unhealthy")
@@ -125,6 +127,7 @@ def test_a_probe_may_be_outside_of_the_base_path(rig: FaultRig, ready: Ready) ->
     assert ready.probes["d"][0].line == b"GET /alone HTTP/1.1"
 
 
+@pytest.mark.long
 def test_one_bad_probe_is_not_enough(rig: FaultRig, ready: Ready) -> None:
     events = len(rig.events("health"))
     for _ in range(3):
@@ -135,6 +138,7 @@ def test_one_bad_probe_is_not_enough(rig: FaultRig, ready: Ready) -> None:
     assert len(rig.events("health")) == events
 
 
+@pytest.mark.long
 def test_a_probe_that_hangs_is_a_bad_one(rig: FaultRig, ready: Ready) -> None:
     rig.always("b", HOLD)
     ready.wait("pair", "healthy", "unhealthy")
@@ -152,6 +156,7 @@ def test_when_all_are_ill_all_are_used(rig: FaultRig, ready: Ready) -> None:
     assert asked(rig, "/pair", 6) == {b"a", b"b"}
 
 
+@pytest.mark.long
 def test_an_only_address_that_is_ill_is_used_unless_another_variant_stands_by(
     rig: FaultRig, ready: Ready
 ) -> None:
@@ -164,6 +169,7 @@ def test_an_only_address_that_is_ill_is_used_unless_another_variant_stands_by(
     assert all(r.target != b"/fall" for r in rig.backends["c"].requests)
 
 
+@pytest.mark.long
 def test_an_edit_keeps_the_verdict_and_the_end_of_probing_forgets_it(rig: FaultRig, ready: Ready) -> None:
     ready.answers["b"] = ok(status=b"503 Loading")
     ready.wait("pair", "healthy", "unhealthy")
@@ -185,6 +191,7 @@ def test_an_edit_keeps_the_verdict_and_the_end_of_probing_forgets_it(rig: FaultR
     ready.wait("pair", "healthy", "healthy")
 
 
+@pytest.mark.long
 def test_an_address_that_comes_back_starts_slowly(rig: FaultRig, ready: Ready) -> None:
     rig.edit(CONFIG.replace("balance: round_robin\n", "balance: round_robin\n    slow_start: 1h\n", 1))
     try:

@@ -111,6 +111,7 @@ def test_a_repetition_goes_to_an_address_that_was_not_tried(rig: FaultRig) -> No
     assert all(o.error == "" for o in rig.outcomes)
 
 
+@pytest.mark.long
 def test_the_budget_bounds_the_repetitions_under_way(rig: FaultRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time: while the first waits for its turn, the others are told at once."""
     monkeypatch.setattr(rig.worker, "random", lambda: 0.999)

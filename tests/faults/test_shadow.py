@@ -128,6 +128,7 @@ def test_a_shadow_has_connections_of_its_own(rig: FaultRig) -> None:
     assert not primary & shadow
 
 
+@pytest.mark.long
 def test_several_shadows_share_one_body(rig: FaultRig) -> None:
     rig.always("s", HOLD)
     rig.always("t", HOLD)
@@ -220,6 +221,7 @@ def test_refused(rig: FaultRig) -> None:
     assert row(rig).error == "backend_connect"
 
 
+@pytest.mark.long
 def test_one_that_fails_again_and_again_is_left_alone_for_a_while(rig: FaultRig) -> None:
     for _ in range(6):
         rig.ask("/dead")
@@ -248,6 +250,7 @@ def test_a_client_that_left_needs_no_copy_of_half_a_request(rig: FaultRig) -> No
 # Bounds ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_full_queue_drops_and_counts(rig: FaultRig) -> None:
     rig.always("s", HOLD)
     with rig.client() as client:
@@ -275,6 +278,7 @@ def test_bytes_are_bounded_with_those_under_way(rig: FaultRig) -> None:
     settled(rig)
 
 
+@pytest.mark.long
 def test_a_hanging_shadow_leaves_room_for_another(rig: FaultRig) -> None:
     rig.always("s", HOLD)
     with rig.client() as client:
@@ -318,6 +322,7 @@ def test_a_body_that_is_not_kept_can_not_be_copied(rig: FaultRig) -> None:
     assert found["offered"] == found["dropped:body_too_large"] + found["sent"] == 1
 
 
+@pytest.mark.long
 def test_an_edit_changes_the_limits(rig: FaultRig) -> None:
     rig.edit(CONFIG.replace("waiting: 8", "waiting: 1").replace("in_flight: 4", "in_flight: 1"))
     try:
@@ -376,6 +381,7 @@ def test_nothing_is_compared_with_a_primary_that_failed(rig: FaultRig) -> None:
     assert (found.agrees, found.error, found.primary) == (None, "", "")
 
 
+@pytest.mark.long
 def test_large_answers_are_compared_by_another_process(rig: FaultRig) -> None:
     first = [0.5 + n for n in range(8000)]
     rig.next("a", json_answer({"data": first}))

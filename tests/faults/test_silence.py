@@ -108,6 +108,7 @@ def known(rig: FaultRig) -> Iterator[None]:
         rig.call(backend.reset)
 
 
+@pytest.mark.long
 def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     answers = load(rig, "/fall", rate=60, seconds=2.0)
@@ -132,6 +133,7 @@ def test_a_few_requests_are_left_as_probes_and_the_others_are_taken_back(rig: Fa
     rig.until(lambda: not address(rig, "a").stragglers)
 
 
+@pytest.mark.long
 def test_it_gets_its_requests_back_as_soon_as_it_answers(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     load(rig, "/fall", rate=60, seconds=0.8)
@@ -149,6 +151,7 @@ def test_it_gets_its_requests_back_as_soon_as_it_answers(rig: FaultRig) -> None:
     assert "stalled" in told
 
 
+@pytest.mark.long
 def test_one_slow_request_is_no_silence(rig: FaultRig) -> None:
     """A single request may take long; so may two."""
     rig.next("a", HOLD)
@@ -163,6 +166,7 @@ def test_one_slow_request_is_no_silence(rig: FaultRig) -> None:
     rig.until(lambda: len(rig.outcomes) == 2)
 
 
+@pytest.mark.long
 def test_an_address_that_answers_others_is_not_silent(rig: FaultRig) -> None:
     for _ in range(4):
         rig.next("a", HOLD)
@@ -201,6 +205,7 @@ def test_where_nobody_stands_by_requests_wait_on(rig: FaultRig) -> None:
             client.socket.close()
 
 
+@pytest.mark.long
 def test_of_two_addresses_the_silent_one_is_passed_by(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     answers = load(rig, "/again", rate=60, seconds=2.0)
@@ -228,6 +233,7 @@ def test_what_may_not_be_repeated_waits_and_what_is_new_goes_elsewhere(rig: Faul
             client.socket.close()
 
 
+@pytest.mark.long
 def test_silence_says_nothing_of_an_address_that_nobody_knows_yet(rig: FaultRig) -> None:
     address(rig, "a").latency_samples = 3
     rig.always("a", HOLD)
@@ -250,6 +256,7 @@ def test_a_slow_address_is_given_several_times_its_usual(rig: FaultRig) -> None:
     assert found.stall_timeout() == 0.3
 
 
+@pytest.mark.long
 def test_a_loop_that_was_held_up_blames_nobody(rig: FaultRig) -> None:
     """Half a second in which the gateway itself did nothing is no silence of the backend."""
     rig.always("a", 0.05, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
@@ -283,6 +290,7 @@ def test_those_in_the_queue_count_too(rig: FaultRig) -> None:
             client.socket.close()
 
 
+@pytest.mark.long
 def test_silence_may_be_switched_off(rig: FaultRig) -> None:
     """For one backend; another that names the same address is still wary of it."""
     rig.always("a", HOLD)

@@ -73,6 +73,7 @@ def full(rig: FaultRig) -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("full")
 def test_connecting_takes_too_long(rig: FaultRig) -> None:
     begun = time.monotonic()
@@ -97,6 +98,7 @@ def test_a_client_that_leaves_while_connecting(rig: FaultRig) -> None:
     assert rig.outcome().status == 499
 
 
+@pytest.mark.long
 def test_the_idle_timer_is_put_back_by_each_piece_and_the_total_is_not(rig: FaultRig) -> None:
     rig.next(
         "a", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", *[s for _ in range(9) for s in (0.15, b"x")]
@@ -110,6 +112,7 @@ def test_the_idle_timer_is_put_back_by_each_piece_and_the_total_is_not(rig: Faul
     assert rig.outcome().error == "backend_total_timeout"
 
 
+@pytest.mark.long
 def test_without_a_total_a_stream_goes_on(rig: FaultRig) -> None:
     rig.next(
         "a", b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n", *[s for _ in range(6) for s in (0.2, b"x")]
@@ -117,6 +120,7 @@ def test_without_a_total_a_stream_goes_on(rig: FaultRig) -> None:
     assert rig.ask("/patient").body == b"xxxxxx"
 
 
+@pytest.mark.long
 def test_the_total_covers_all_attempts_and_ends_with_its_own_error(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     rig.always("b", HOLD)
@@ -131,6 +135,7 @@ def test_the_total_covers_all_attempts_and_ends_with_its_own_error(rig: FaultRig
         assert not any(c.open for c in rig.backends[name].connections)
 
 
+@pytest.mark.long
 def test_a_fixed_answer_costs_no_time_so_it_serves_when_none_is_left(rig: FaultRig) -> None:
     rig.always("a", HOLD)
     rig.always("b", HOLD)
@@ -139,6 +144,7 @@ def test_a_fixed_answer_costs_no_time_so_it_serves_when_none_is_left(rig: FaultR
     assert rig.outcome().fallback
 
 
+@pytest.mark.long
 def test_a_slow_upload_is_not_the_backends_fault(rig: FaultRig) -> None:
     """The first-byte timer runs from the request's last byte."""
     with rig.client() as client:
@@ -148,6 +154,7 @@ def test_a_slow_upload_is_not_the_backends_fault(rig: FaultRig) -> None:
     assert rig.outcome().error == ""
 
 
+@pytest.mark.long
 def test_a_slow_reader_is_not_the_backends_fault(rig: FaultRig) -> None:
     """While the answer is not read on, because the client takes nothing, no timer of the backend's runs."""
     rig.next("a", ok(bytes(4 << 20)))
@@ -162,6 +169,7 @@ def test_a_slow_reader_is_not_the_backends_fault(rig: FaultRig) -> None:
 # What a client delays is not the backend's failure -------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_upload_that_outlasts_the_total_is_the_clients(rig: FaultRig) -> None:
     with rig.client() as client:
         client.send(b"POST /alone HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n")
@@ -170,6 +178,7 @@ def test_an_upload_that_outlasts_the_total_is_the_clients(rig: FaultRig) -> None
     assert (rig.outcome().status, rig.outcome().failed) == (408, False)
 
 
+@pytest.mark.long
 def test_a_response_that_waits_for_the_rest_of_the_upload_is_not_late(rig: FaultRig) -> None:
     rig.next("a", EARLY, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun", HOLD)
     with rig.client() as client:
@@ -179,6 +188,7 @@ def test_a_response_that_waits_for_the_rest_of_the_upload_is_not_late(rig: Fault
     assert (rig.outcome().error, rig.outcome().failed) == ("client_left", False)
 
 
+@pytest.mark.long
 def test_a_response_that_nobody_reads_is_not_late(rig: FaultRig) -> None:
     rig.next("a", b"HTTP/1.1 200 OK\r\ncontent-length: 33554432\r\n\r\n", Flood(32 << 20))
     with rig.client(receive_buffer=4096) as client:

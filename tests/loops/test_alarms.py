@@ -128,6 +128,7 @@ async def test_a_look_that_fails_leaves_nothing_behind(scene: Scene, monkeypatch
     assert told == []
 
 
+@pytest.mark.long
 async def test_a_healthy_route_raises_nothing(scene: Scene) -> None:
     for seed in range(30):
         await scene.assign(0.1, 500, seed)
@@ -136,6 +137,7 @@ async def test_a_healthy_route_raises_nothing(scene: Scene) -> None:
     assert scene.events == []
 
 
+@pytest.mark.long
 async def test_a_broken_split_is_noticed_told_once_and_kept_for_all(scene: Scene) -> None:
     found: list[str] = []
     for seed in range(30):
@@ -170,6 +172,7 @@ async def of_users(scene: Scene, users: range, *, lost: float = 0.0, times: int 
     scene.time += 10.0
 
 
+@pytest.mark.long
 async def test_a_sticky_route_is_tested_by_its_units(scene: Scene) -> None:
     """One busy user is no mismatch; users that one variant loses are."""
     scene.document = load(STICKY, source="test", env={})
@@ -187,6 +190,7 @@ async def test_a_sticky_route_is_tested_by_its_units(scene: Scene) -> None:
     assert "in units" in json.loads(kept[1])[0]["message"]
 
 
+@pytest.mark.long
 async def test_a_new_leader_goes_on_with_the_units_that_were_seen(scene: Scene) -> None:
     scene.document = load(STICKY, source="test", env={})
     for turn in range(6):
@@ -202,6 +206,7 @@ async def test_a_new_leader_goes_on_with_the_units_that_were_seen(scene: Scene) 
     assert 500 < sum(after[0].counts.values()) <= 2000, "each user once"
 
 
+@pytest.mark.long
 async def test_an_edited_route_is_tested_anew_by_units_that_are_new(scene: Scene) -> None:
     scene.document = load(STICKY, source="test", env={})
     await of_users(scene, range(2000))
@@ -262,6 +267,7 @@ async def failure(scene: Scene) -> str | None:
     return alarms.get("variant_failing")
 
 
+@pytest.mark.long
 async def test_a_variant_that_fails_raises_an_alarm_until_it_serves_again(scene: Scene) -> None:
     """T2: a lone address is never ejected, so nothing else says that the variant is dead."""
     for step in range(60):
@@ -291,6 +297,7 @@ async def test_a_few_requests_that_all_fail_are_enough(scene: Scene) -> None:
     assert 3 <= step < 15
 
 
+@pytest.mark.long
 async def test_the_alarm_does_not_end_where_a_stretch_does(scene: Scene) -> None:
     scene.time = (scene.time // 14_400) * 14_400 - 300.0
     said = []
@@ -300,6 +307,7 @@ async def test_the_alarm_does_not_end_where_a_stretch_does(scene: Scene) -> None
     assert all(said[10:])
 
 
+@pytest.mark.long
 async def test_an_ordinary_error_rate_is_no_alarm(scene: Scene) -> None:
     for seed in range(100):
         await serve(scene, 10, 0.15, seed)

@@ -200,6 +200,7 @@ async def test_other_features_begin_anew_and_old_ones_are_remembered(store: Stor
     assert leader.shares("free", 40)[0] > 0.9, "where a feature is found changes nothing"
 
 
+@pytest.mark.long
 async def test_an_edited_floor_holds_at_once(store: Store) -> None:
     leader = await replica(store, "leader", document())
     follower = await replica(store, "follower", document())

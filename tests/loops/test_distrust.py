@@ -64,6 +64,7 @@ async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Stor
     assert one.state == "running", "this one says nothing of the comparison"
 
 
+@pytest.mark.long
 async def test_lost_outcomes_pause_it_too(store: Store) -> None:
     one, lost = Replica(store, "one", CANARY), [0]
     await one.start()

@@ -161,6 +161,7 @@ async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) 
     assert leader.shares["v2"] > 0.0
 
 
+@pytest.mark.long
 async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
     leader = Replica(scene, "leader")
     await leader.start()
@@ -195,6 +196,7 @@ async def test_rewards_that_come_late_count(scene: Scene, late: float) -> None:
     assert [data["variant"] for _, _, data in scene.events] == ["v3"]
 
 
+@pytest.mark.long
 async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -> None:
     config = CONFIG.replace("error_rate, max_increase: 2%", "correct, max_decrease: 5%")
     config = config.replace("{type: boolean}", "{type: boolean, window: 2m}")

@@ -103,6 +103,7 @@ async def test_a_bandit_learns_from_what_is_missing_when_the_windows_end(scene: 
     assert await scene.step() > 0.98, "nothing was reported meanwhile"
 
 
+@pytest.mark.long
 async def test_a_guardrail_counts_what_is_missing_once_its_window_is_over(scene: Scene) -> None:
     await scene.start()
     for _ in range(40):

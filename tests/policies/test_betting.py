@@ -94,6 +94,7 @@ def ever(rng: np.random.Generator, looks: int, per: int, rates: np.ndarray, shar
     return said
 
 
+@pytest.mark.long
 def test_looked_at_all_the_time_equal_variants_are_left_alone() -> None:
     runs, fails, looks = 120, 0, 40
     rates, shares = np.linspace(0.01, 0.08, looks), np.repeat([0.05, 0.1, 0.3, 0.5], looks // 4)
@@ -113,6 +114,7 @@ def requests_until(verdict: str, p: tuple[float, float], share: float, limit: fl
     return math.inf
 
 
+@pytest.mark.long
 def test_errors_of_six_percent_are_seen_as_soon_as_the_best_known_test_sees_them() -> None:
     """At 1.67 %, 1 against 6 %, share 50 %: 2.28 times one look at a fixed 5 % with 80 % power, which is 212 of
     either (Turner, Ly & Grünwald with a random arm, measured by the review)."""
@@ -129,6 +131,7 @@ def test_a_candidate_that_always_fails_is_found_within_a_handful() -> None:
     assert n <= 4
 
 
+@pytest.mark.long
 def test_bets_decide_and_both_directions_of_a_metric_are_right() -> None:
     rng = np.random.default_rng(5)
     rails = [Guardrail("ok", max_decrease=0.02), Guardrail("error_rate", max_ratio=1.5)]
@@ -158,6 +161,7 @@ def test_what_can_not_be_bet_on_is_judged_by_its_interval() -> None:
     assert (verdict.e_value, bets.carried()) == (None, {})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("drop", "verdict"), [(0.3, "fail"), (0.0, "pass")])
 @pytest.mark.parametrize("bet", [True, False])
 def test_a_relative_margin(drop: float, verdict: str, *, bet: bool) -> None:
@@ -175,6 +179,7 @@ def test_a_relative_margin(drop: float, verdict: str, *, bet: bool) -> None:
     assert found.interval[0] < 1 - drop < found.interval[1]
 
 
+@pytest.mark.long
 def test_a_loss_at_the_relative_margin_is_never_bet_on_in_vain() -> None:
     runs, wrong = 100, 0
     for seed in range(runs):

@@ -65,6 +65,7 @@ def test_ranges_have_the_lengths_asked_for(asked: dict[str, float]) -> None:
         assert (length > 0) == (made.probability(name) > 0)
 
 
+@pytest.mark.long
 @given(histories())
 def test_no_more_units_move_than_must(steps: list[dict[str, float]]) -> None:
     now = allocation(steps[0])
@@ -118,6 +119,7 @@ def test_segments_stay_few(steps: list[dict[str, float]]) -> None:
         assert len(now.bounds) <= SEGMENTS
 
 
+@pytest.mark.long
 def test_a_restless_bandit_keeps_few_segments_and_moves_few_units() -> None:
     rng = np.random.default_rng(3)
     logits, names = np.zeros(6), NAMES[:6]

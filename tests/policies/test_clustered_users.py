@@ -22,6 +22,7 @@ def intervals_that_hold(world: World) -> float:
     return report.coverage.value
 
 
+@pytest.mark.long
 def test_counting_the_rewards_of_heavy_users_makes_intervals_that_do_not_hold() -> None:
     assert intervals_that_hold(EQUAL) < 0.5
     assert intervals_that_hold(replace(EQUAL, users=UserPopulation(once_per_unit=True))) >= 0.95
@@ -105,6 +106,7 @@ def test_what_is_forgotten_of_a_unit_is_as_old_as_its_first_value() -> None:
         assert faded == pytest.approx(sum(served.keep ** (period - at) * one for at, one in expected.items()))
 
 
+@pytest.mark.long
 def test_a_policy_that_forgets_handles_sticky_users() -> None:
     plan = Bandit(EQUAL.variants, (Objective("m"),), floor=0.01, half_life=300.0)
     world = replace(EQUAL, means=(("v1", 0.1), ("v2", 0.6)), users=UserPopulation(once_per_unit=True))

@@ -149,6 +149,7 @@ def test_every_replica_with_the_seed_decides_alike() -> None:
         assert one.decide({"tier": "paid"}, float(u)) == two.decide({"tier": "paid"}, float(u))
 
 
+@pytest.mark.long
 @given(st.integers(1, 5), st.integers(0, 2**32), st.sampled_from([1e-90, 1e-3, 1.0, 1e6, 1e90]))
 @settings(deadline=None, max_examples=30)
 def test_a_restored_ensemble_decides_alike_to_the_last_bit(k: int, seed: int, unit: float) -> None:

@@ -180,6 +180,7 @@ def test_a_few_busy_units_are_called_what_they_are() -> None:
     )
 
 
+@pytest.mark.long
 def test_the_gain_is_the_difference_with_an_interval_of_its_own() -> None:
     """Both estimates hang on the same rows, so the interval of their difference is narrower than theirs suggest."""
     report = evaluate(record(4000, 21), TARGET)

@@ -153,6 +153,7 @@ def least_product(
 PAIRS = [((10, 400), (12, 100), 0.05), ((300, 1_000), (420, 1_200), 0.003), ((40, 9_000), (3, 900), 0.0125)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("baseline", "candidate", "alpha"), PAIRS)
 def test_ends_of_a_difference_and_a_ratio_of_rates(
     baseline: tuple[int, int], candidate: tuple[int, int], alpha: float

@@ -76,6 +76,7 @@ def test_curves_end_where_the_report_does() -> None:
     assert values == sorted(values)
 
 
+@pytest.mark.long
 def test_late_and_sparse_rewards_cost_regret() -> None:
     plain = simulate("stationary").regret.value
     assert simulate("delayed").regret.value > plain
@@ -109,6 +110,7 @@ def test_poison_misleads_and_shows_in_regret() -> None:
     assert report.coverage is None
 
 
+@pytest.mark.long
 def test_the_stop_rule_is_right_where_there_is_a_winner() -> None:
     report = simulate("stationary", stop=Stop(probability=0.99, samples=20, alpha=None))
     assert report.stopped is not None

@@ -35,6 +35,7 @@ def simulate(name: str) -> tuple[ContextReport, ContextReport]:
     return one, other
 
 
+@pytest.mark.long
 def test_features_that_decide_are_learned_and_beat_the_best_single_variant() -> None:
     looking, blind = simulate("features decide")
     assert looking.regret.high < blind.regret.low
@@ -50,6 +51,7 @@ def test_features_that_say_nothing_cost_little() -> None:
     assert report.regret == pytest.approx(report.regret_single), "the best for each is the best of all"
 
 
+@pytest.mark.long
 def test_what_drifts_in_the_features_alone_does_not_mislead() -> None:
     looking, blind = simulate("features drift")
     assert looking.regret.high < blind.regret.low
@@ -65,6 +67,7 @@ def test_a_request_without_the_feature_is_worth_what_the_others_average() -> Non
     assert run(linear(world), world, repetitions=2, refreshes=5).regret.value == 0.0
 
 
+@pytest.mark.long
 def test_preferences_that_turn_are_lost_on_a_policy_that_does_not_forget() -> None:
     report = simulate("preferences turn")[0]
     halves = [next(p for p in report.curve if p.requests >= n).best_share.value for n in (1500, 3000)]
@@ -84,6 +87,7 @@ def test_a_policy_that_forgets_follows_preferences_that_turn() -> None:
         assert forgotten.regret != kept.regret
 
 
+@pytest.mark.long
 def test_no_straight_line_can_follow_a_bent_world() -> None:
     looking, _ = simulate("no straight line")
     assert looking.regret_single.high > -0.1 * looking.even_regret.value

@@ -178,6 +178,7 @@ def alarms(*, by_unit: bool, repetitions: int, seed: int, looks: int = 60) -> fl
     return raised / repetitions
 
 
+@pytest.mark.long
 def test_heavy_users_raise_no_false_alarm_counted_once() -> None:
     assert alarms(by_unit=False, repetitions=25, seed=7) > 0.5
     assert alarms(by_unit=True, repetitions=60, seed=8) <= 0.1

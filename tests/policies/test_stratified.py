@@ -29,6 +29,7 @@ def drifting(rng: np.random.Generator, worse: float, strata: int = 200) -> list[
 RAIL = [Guardrail("error_rate", max_increase=0.005)]
 
 
+@pytest.mark.long
 def test_an_equal_candidate_is_not_blamed_for_the_hour_of_the_day() -> None:
     rng = np.random.default_rng(1)
     failed = 0

@@ -44,6 +44,7 @@ def test_among_equals_a_winner_is_named_in_at_most_alpha_of_runs(rates: tuple[fl
     assert named <= binom.isf(1e-3, runs, 0.05)
 
 
+@pytest.mark.long
 def test_beliefs_alone_name_one_of_two_equals_in_many_runs() -> None:
     assert sum(run((0.1, 0.1), seed, None) is not None for seed in range(30)) > 8
 

@@ -183,6 +183,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 async def test_a_sigkill_loses_nothing_that_was_answered(store: Away, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", VICTIM, str(tmp_path / "spool"), str(root)]

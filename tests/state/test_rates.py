@@ -53,6 +53,7 @@ async def test_processes_share_what_may_come_at_once(store: RedisStore, rate: fl
     assert sum(passed(bucket, 40) for _, bucket in made) <= most
 
 
+@pytest.mark.long
 async def test_over_time_the_rate_holds_exactly(store: RedisStore) -> None:
     made = processes(store, 3, 40.0)
     began, count = perf_counter(), 0
@@ -65,6 +66,7 @@ async def test_over_time_the_rate_holds_exactly(store: RedisStore) -> None:
     assert 40 * took * 0.8 < count <= 40 * (took + 1) + 3
 
 
+@pytest.mark.long
 async def test_one_process_alone_has_the_whole_rate(store: RedisStore) -> None:
     """A client with one connection is served by one of the workers."""
     rates, bucket = processes(store, 3, 50.0)[0]

@@ -80,6 +80,7 @@ async def test_four_processes_share_one_file(tmp_path: Path) -> None:
         await store.close()
 
 
+@pytest.mark.long
 async def test_a_killed_writer_leaves_no_lock_behind(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with worker("leave_open", f"sqlite:///{path}") as victim:
@@ -247,6 +248,7 @@ def test_migrations_run_once_and_whole(tmp_path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.long
 async def test_rewards_of_many_callers_share_a_sync(tmp_path: Path) -> None:
     store = await opened(tmp_path / "store.db")
     before = store._writer.syncs

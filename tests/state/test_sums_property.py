@@ -21,6 +21,7 @@ value = st.none() | st.sampled_from([0.0, 1.0]) | st.floats(-1e100, 1e100)
 report = st.tuples(st.integers(0, 3), st.sampled_from(["correct", "amount"]), value)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(batches=st.lists(st.lists(report, min_size=1, max_size=8), max_size=8))
 def test_any_interleaving_ends_in_the_sums_of_the_final_values(

@@ -91,6 +91,7 @@ def test_a_connection_that_had_died_is_one_attempt(rig: FaultRig, to: Collector)
     assert {told(r)[1] for r in heads} == {found[1].span_id}
 
 
+@pytest.mark.long
 def test_silence_a_reset_and_no_place_are_errors_of_the_attempt(rig: FaultRig, to: Collector) -> None:
     for steps, code, status in (
         ((HOLD,), "backend_first_byte_timeout", 504),

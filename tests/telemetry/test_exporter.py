@@ -128,6 +128,7 @@ async def test_what_is_too_much_is_dropped_and_counted(to: Collector) -> None:
     assert max(int(s.trace_id, 16) for s in to.spans) == 100  # the newest are dropped
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 async def test_a_collector_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
@@ -238,6 +239,7 @@ async def test_an_answer_that_is_no_protobuf_is_a_success(to: Collector, body: b
         assert made.counts["exported"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 async def test_a_collector_that_hangs_or_trickles_has_its_time(caplog: pytest.LogCaptureFixture) -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -105,6 +105,7 @@ def test_a_large_body_to_a_slow_backend(rig: Rig, chunked: bool) -> None:
         assert backend.swallowed >= total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", ["connecting", "queued", "behind"])
 def test_a_body_that_no_backend_takes_yet_is_not_read(rig: Rig, state: str) -> None:
     """While the request connects, waits for a place or for its turn, the rest of its body waits with the client."""
@@ -176,6 +177,7 @@ def test_each_piece_of_a_request_is_relayed_as_it_comes(rig: Rig) -> None:
         assert client.answer().body == b"A|POST|/p/x|20"
 
 
+@pytest.mark.long
 def test_a_closed_connection_keeps_no_bytes_of_its_client(rig: Rig) -> None:
     """S14: a head of 50 kB stayed until the collector's turn, and that came after 1,400 connections."""
     mark = b"a mark that is nowhere else " * 1000

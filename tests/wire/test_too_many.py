@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
+
 from tests.wire.client import Answer, Client
 from tests.wire.rig import Rig
 
@@ -28,6 +30,7 @@ def test_those_that_were_there_are_served_on(rig: Rig) -> None:
         assert asked(stack.enter_context(rig.client())).status == 200
 
 
+@pytest.mark.long
 def test_who_came_too_late_and_says_nothing_does_not_stay(rig: Rig) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(rig.client()) for _ in range(8)]

@@ -62,6 +62,7 @@ def test_two_that_come_at_once_do_not_both_pass(rig: Rig) -> None:
         assert sorted(client.answer().status for client in clients) == [101, 101, 101, 503]
 
 
+@pytest.mark.long
 def test_it_ends_when_it_is_old(rig: Rig) -> None:
     with rig.client() as client:
         assert opened(rig, client) == 101

@@ -547,6 +547,7 @@ def test_an_upgrade_behind_another_request(rig: Rig) -> None:
         assert client.answer().body == marker(b"GET", b"/p/next")
 
 
+@pytest.mark.long
 def test_bytes_behind_an_upgrade_are_held_within_bounds(rig: Rig) -> None:
     rig.a.plans.append([HOLD, ok(b"no upgrade")])
     with rig.client() as client:
@@ -580,6 +581,7 @@ def test_a_reset_client_is_noticed_while_nothing_is_read(rig: Rig) -> None:
     rig.until(lambda: not rig.a.connections[0].open, 2.5)
 
 
+@pytest.mark.long
 def test_a_cut_answer_is_seen_as_cut(rig: Rig) -> None:
     rig.a.plans.append([b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", 0.01, CLOSE])
     with rig.client() as client:
