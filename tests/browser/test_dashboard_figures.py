@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -217,3 +218,34 @@ def test_alarms_are_shown(served: Served, tabs: Tabs) -> None:
     alert = tab.page.get_by_role("alert")
     alert.wait_for()
     assert "expected 500" in alert.inner_text()
+
+
+def test_pictures_show_the_difference_over_time_and_its_posterior(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits?metric=correct")
+    tab.page.locator(".pictures summary").click()
+    picture = tab.page.locator('[data-picture="lift"]')
+    picture.wait_for()
+    found = api(lived, "routes/digits/lift?metric=correct")["variants"]["v2"]
+    shown = picture.locator('[data-field="lift.v2"]')
+    assert float(shown.get_attribute("data-value") or "nan") == found[-1]["absolute"]
+    assert (
+        found[-1]["absolute"] == api(lived, "routes/digits")["variants"]["v2"]["lift"]["correct"]["absolute"]
+    )
+    tab.page.locator('[data-picture="difference-correct"] path.zero').wait_for(state="attached")
+    for which in ("lift", "difference-correct", "density-correct"):
+        ticks = tab.page.locator(
+            f'[data-picture="{which}"] .{"heights" if which == "lift" else "ticks"} span'
+        )
+        numbers = [float(t.replace("−", "-").rstrip("% p")) for t in ticks.all_inner_texts()]
+        steps = {round(b - a, 6) for a, b in itertools.pairwise(numbers)}
+        assert len(numbers) >= 3
+        assert len(steps) == 1, (which, numbers)
+    tab.page.locator(".pictures").get_by_role("button", name="latency_p50").click()
+    tab.page.locator('[data-picture="lift"]', has_text="latency_p50: difference").wait_for()
+    assert "metric=latency_p50" in tab.page.url
+
+
+def test_the_limit_of_a_guardrail_is_drawn_over_the_difference(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/shop?metric=error_rate")
+    tab.page.locator(".pictures summary").click()
+    tab.page.locator('[data-picture="lift"] path.limit').wait_for(state="attached")

@@ -84,6 +84,30 @@ export function tick(x, step, type) {
   return fixed(x * factor, digits) + (relative(type) ? "%" : "");
 }
 
+// Round values from `low` to `high`, about five, and their step: an axis's labels stand where they say.
+export function roundTicks(low, high) {
+  const rough = (high - low || Math.abs(high) || 1) / 5;
+  const size = 10 ** Math.floor(Math.log10(rough));
+  const step = size * [1, 2, 5, 10].find((factor) => factor * size >= rough * 0.999);
+  const values = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) values.push(k * step);
+  return { values, step };
+}
+
+// The same of a logarithmic axis: 1, 2, 5, 10 …
+export function roundLogTicks(low, high) {
+  const values = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power += 1)
+    values.push(...[1, 2, 5].map((factor) => factor * 10 ** power).filter((value) => value >= low && value <= high));
+  return values;
+}
+
+// A tick of an axis of differences: "+2 pp".
+export function signedTick(x, step, what) {
+  const size = tick(Math.abs(x), step, what).replace("%", " pp") + (what === "ms" ? " ms" : "");
+  return /[1-9]/.test(size) ? (x > 0 ? "+" : "−") + size : size;
+}
+
 // What a metric's values are written in: "fraction", "ms", or "real".
 export function kind(metric, declared) {
   if (metric.startsWith("latency_")) return "ms";

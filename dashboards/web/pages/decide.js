@@ -22,7 +22,7 @@ export function Decide({ report, colour, now }) {
     segments(report, colour),
     report.rollout || metricsOf(report).length || report.recent.assigned || total(report) ? scorecard(report, colour) : start(report),
     variants(report, colour),
-    html`<${Pictures} key="pictures" report=${report} colour=${colour} />`,
+    html`<${Pictures} key="pictures" report=${report} colour=${colour} now=${now} />`,
     learned(report, colour),
     report.agreement && shadowList(report, colour),
     history.data &&

@@ -1,41 +1,131 @@
-// Pictures of the difference: where each variant's mean may lie, and its whole latency distribution.
+// Pictures of the difference: where it may lie, how it stood over time, where each mean may lie, and each variant's
+// whole latency distribution.
 
 import { useGet } from "../core/data.js";
-import { milliseconds, tick } from "../core/format.js";
+import { difference, kind, milliseconds, moment, roundLogTicks, roundTicks, signedTick, tick } from "../core/format.js";
+import { choose, here } from "../core/router.js";
+import { verdictsOf } from "../core/words.js";
 import { html, useState } from "../vendor/preact.js";
-import { swatch } from "./basics.js";
+import { choices, figure, swatch } from "./basics.js";
+import { limitOf } from "./scorecard.js";
 
 const [WIDTH, HEIGHT] = [600, 150];
+const EVERY_S = 30;
 
-export function Pictures({ report, colour }) {
+export function Pictures({ report, colour, now }) {
   const [open, setOpen] = useState(false);
-  const found = useGet(open ? `routes/${encodeURIComponent(report.route)}/distributions` : null, { every: 15 });
+  const { query } = here();
+  const compared = [...new Set(Object.values(report.variants).flatMap((v) => Object.keys(v.lift)))];
+  const metric = compared.includes(query.metric) ? query.metric : compared[0];
+  const path = `routes/${encodeURIComponent(report.route)}`;
+  const against = new URLSearchParams({ baseline: report.compared_with });
+  const found = useGet(open ? `${path}/distributions?${against}` : null, { every: EVERY_S });
+  const lift = useGet(open && metric ? `${path}/lift?${new URLSearchParams({ metric })}&${against}` : null, { every: EVERY_S });
+  const limits = limitsOf(report, metric);
   return html`<details class="card pictures" key="pictures" onToggle=${(e) => setOpen(e.currentTarget.open)}>
-    <summary><h2>Pictures</h2> <span class="note">where each mean may lie, and latency quantile by quantile</span></summary>
-    ${found.data && [densities(report, found.data, colour), quantiles(found.data, colour)]}
+    <summary><h2>Pictures</h2> <span class="note">where the difference may lie, and how it stood over time; latency quantile by quantile</span></summary>
+    ${
+      open &&
+      compared.length > 1 &&
+      choices(
+        "Metric",
+        compared.map((m) => [m, m]),
+        metric,
+        (m) => choose({ metric: m })
+      )
+    }
+    ${lift.data && overTime(report, lift.data, limits, colour, now)}
+    ${found.data && [density(report, found.data.differences, metric, limits, colour), means(report, found.data.densities, metric, colour), quantiles(found.data, colour)]}
   </details>`;
 }
 
-function densities(report, found, colour) {
-  return Object.entries(found.densities).map(([metric, { points, variants }]) => {
-    const names = Object.keys(variants);
-    const top = Math.max(...names.flatMap((name) => variants[name]));
-    const x = (k) => (k / (points.length - 1)) * WIDTH;
-    const path = (name) => variants[name].map((d, k) => `${k ? "L" : "M"}${x(k).toFixed(1)} ${(HEIGHT - (d / top) * (HEIGHT - 6)).toFixed(1)}`).join("");
-    const step = (points.at(-1) - points[0]) / 4;
-    const type = report.metrics[metric]?.type;
-    return picture(
-      `density-${metric}`,
-      `Posterior of the mean of ${metric}`,
-      names,
-      colour,
-      names.map((name) => line(path(name), colour(name), true)),
-      [0, 1, 2, 3, 4].map((k) => tick(points[0] + k * step, niceStep(step), type))
-    );
+function limitsOf(report, metric) {
+  const verdicts = report.rollout ? verdictsOf(report.rollout).verdicts : [];
+  return verdicts
+    .filter((one) => one.metric === metric)
+    .map(limitOf)
+    .filter((limit) => limit !== null);
+}
+
+// The first intervals are as wide as everything: what is drawn is the reach of the later half.
+function overTime(report, { metric, variants }, limits, colour, now) {
+  const names = Object.keys(variants).filter((name) => variants[name].some((p) => p.absolute !== null));
+  if (!names.length) return null;
+  const what = kind(metric, report.metrics);
+  const all = names.flatMap((name) => variants[name]);
+  const [begin, end] = [Math.min(...all.map((p) => p.time)), Math.max(...all.map((p) => p.time))];
+  const late = names.flatMap((name) => variants[name].slice(Math.floor(variants[name].length / 2)));
+  const ends = [...late.flatMap((p) => [p.absolute, ...(p.interval ?? [])]).filter((value) => value !== null), 0, ...limits];
+  const [low, high] = [Math.min(...ends), Math.max(...ends)];
+  const x = (p) => ((p.time - begin) / (end - begin || 1)) * WIDTH;
+  const y = (value) => HEIGHT - 4 - ((Math.min(high, Math.max(low, value)) - low) / (high - low || 1)) * (HEIGHT - 8);
+  const drawn = names.flatMap((name) => {
+    const known = variants[name].filter((p) => p.absolute !== null);
+    const edge = (k, far) => known.map((p) => `${x(p).toFixed(1)} ${y(p.interval?.[k] ?? far).toFixed(1)}`);
+    const mean = known.map((p, k) => `${k ? "L" : "M"}${x(p).toFixed(1)} ${y(p.absolute).toFixed(1)}`).join("");
+    return [
+      html`<path d=${`M${edge(0, low).join("L")}L${edge(1, high).reverse().join("L")}Z`} fill=${colour(name).hue} fill-opacity="0.15" />`,
+      line(mean, colour(name), false)
+    ];
+  });
+  const marks = [[0, "zero"], ...limits.map((limit) => [limit, "limit"])].map(
+    ([value, cls]) => html`<path class=${cls} d=${`M0 ${y(value)}H${WIDTH}`} vector-effect="non-scaling-stroke" />`
+  );
+  const said = (name) => {
+    const last = variants[name].at(-1);
+    const { text, interval } = difference(last.absolute, last.interval, what);
+    return html`${figure(`lift.${name}`, last.absolute, text)} <small>${interval}</small>`;
+  };
+  const { values, step } = roundTicks(low, high);
+  return picture({
+    id: "lift",
+    title: `${metric}: difference from ${report.compared_with} as it stood, always valid${limits.length ? "; dashed: the limit" : ""}`,
+    names,
+    colour,
+    said,
+    paths: [...drawn, ...marks],
+    heights: values.map((value) => [y(value) / HEIGHT, signedTick(value, step, what)]),
+    ticks: [0, 0.5, 1].map((part) => [part, moment(begin + part * (end - begin), now)])
   });
 }
 
-const niceStep = (step) => 10 ** Math.floor(Math.log10(step || 1));
+function density(report, found, metric, limits, colour) {
+  if (!found[metric]) return null;
+  const what = kind(metric, report.metrics);
+  return curves(found[metric], colour, {
+    label: (value, step) => signedTick(value, step, what),
+    id: `difference-${metric}`,
+    title: `${metric}: posterior of the difference from ${report.compared_with}`,
+    marks: [[0, "zero"], ...limits.map((limit) => [limit, "limit"])]
+  });
+}
+
+function means(report, found, metric, colour) {
+  if (!found[metric]) return null;
+  const label = (value, step) => tick(value, step, report.metrics[metric]?.type);
+  return curves(found[metric], colour, { label, id: `density-${metric}`, title: `${metric}: posterior of each mean`, marks: [] });
+}
+
+function curves({ points, variants }, colour, { id, title, marks, label }) {
+  const names = Object.keys(variants);
+  const top = Math.max(...names.flatMap((name) => variants[name]));
+  const [low, high] = [points[0], points.at(-1)];
+  const x = (value) => ((value - low) / (high - low || 1)) * WIDTH;
+  const path = (name) => variants[name].map((d, k) => `${k ? "L" : "M"}${x(points[k]).toFixed(1)} ${(HEIGHT - (d / top) * (HEIGHT - 6)).toFixed(1)}`).join("");
+  const { values, step } = roundTicks(low, high);
+  const inside = marks.filter(([value]) => value >= low && value <= high);
+  return picture({
+    id,
+    title,
+    names,
+    colour,
+    paths: [
+      ...names.map((name) => line(path(name), colour(name), true)),
+      ...inside.map(([value, cls]) => html`<path class=${cls} d=${`M${x(value)} 0V${HEIGHT}`} vector-effect="non-scaling-stroke" />`)
+    ],
+    ticks: values.map((value) => [x(value) / WIDTH, label(value, step)])
+  });
+}
 
 function quantiles(found, colour) {
   const names = Object.keys(found.quantiles);
@@ -44,25 +134,29 @@ function quantiles(found, colour) {
   const [low, high] = [Math.log(Math.min(...all)), Math.log(Math.max(...all) * 1.02)];
   const x = (ms) => ((Math.log(Math.max(ms, Math.exp(low))) - low) / (high - low || 1)) * WIDTH;
   const path = (name) => found.quantiles[name].map(([q, ms], k) => `${k ? "L" : "M"}${x(ms).toFixed(1)} ${(HEIGHT - q * (HEIGHT - 6)).toFixed(1)}`).join("");
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => milliseconds(Number(Math.exp(low + part * (high - low)).toPrecision(2))));
-  return picture(
-    "quantiles",
-    "Latency: share of responses below",
+  return picture({
+    id: "quantiles",
+    title: "Latency: share of responses below",
     names,
     colour,
-    names.map((name) => line(path(name), colour(name), false)),
-    ticks
-  );
+    paths: names.map((name) => line(path(name), colour(name), false)),
+    heights: [0, 0.5, 1].map((q) => [1 - (q * (HEIGHT - 6)) / HEIGHT, `${q * 100}%`]),
+    ticks: roundLogTicks(Math.exp(low), Math.exp(high)).map((ms) => [x(ms) / WIDTH, milliseconds(ms)])
+  });
 }
 
 function line(d, look, filled) {
   return html`<path d=${d} fill=${filled ? look.hue : "none"} fill-opacity="0.15" stroke=${look.hue} stroke-width="2" stroke-dasharray=${look.dash.join(" ")} vector-effect="non-scaling-stroke" />`;
 }
 
-function picture(id, title, names, colour, paths, ticks) {
+// heights, ticks: labels of both axes, [part of its length, text]; said(name): what the legend adds.
+function picture({ id, title, names, colour, paths, ticks, heights = [], said = () => null }) {
   return html`<figure class="picture" key=${id} data-picture=${id} aria-label=${title}>
-    <figcaption><h3>${title}</h3><ul class="legend">${names.map((name) => html`<li key=${name}>${swatch(colour(name))}${name}</li>`)}</ul></figcaption>
-    <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">${paths}</svg>
-    <div class="ticks" aria-hidden="true">${ticks.map((text, k) => html`<span key=${k}>${text}</span>`)}</div>
+    <figcaption><h3>${title}</h3><ul class="legend">${names.map((name) => html`<li key=${name}>${swatch(colour(name))}${name} ${said(name)}</li>`)}</ul></figcaption>
+    <div class="picture-plot">
+      <div class="heights" aria-hidden="true">${heights.map(([at, text]) => html`<span key=${text} style=${{ top: `${at * 100}%` }}>${text}</span>`)}</div>
+      <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">${paths}</svg>
+      <div class="ticks" aria-hidden="true">${ticks.map(([at, text]) => html`<span key=${at} style=${{ left: `${at * 100}%`, transform: `translateX(-${at * 100}%)` }}>${text}</span>`)}</div>
+    </div>
   </figure>`;
 }

@@ -119,7 +119,7 @@ function lift(report, name, metric, scale, limit) {
   ];
 }
 
-const limitOf = (one) =>
+export const limitOf = (one) =>
   one.limit === undefined || one.bound?.endsWith("_ratio") || !one.bound?.startsWith("max") ? null : one.bound === "max_decrease" ? -one.limit : one.limit;
 
 // A guardrail's verdict in one line, with the interval that it rests on.

@@ -1,4 +1,4 @@
-"""The history of a route, notes, disagreements of shadows, and distributions."""
+"""The history of a route, notes, and disagreements of shadows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.compile.plans import reported
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.reports.distributions import distributions
 from gateway.control.schemas.history import (
     DisagreementQuery,
     DisagreementsResponse,
-    DistributionsResponse,
     NoteRequest,
     NoteResponse,
     StepsQuery,
     StepsResponse,
 )
 from gateway.errors import TurnoutError
-from gateway.ingest.evidence import observations, rewarded
 from gateway.record.events import Shadowed
 from gateway.state import history
 
@@ -142,21 +138,3 @@ def _sides(one: Shadowed) -> list[Json]:
         return [{"where": str(s["where"]), "primary": s["primary"], "shadow": s["shadow"]} for s in found]
     except (ValueError, KeyError, TypeError):
         return []  # written by an earlier version, or cut
-
-
-@endpoints(
-    "GET",
-    "/-/routes/{route}/distributions",
-    "read",
-    DistributionsResponse,
-    errors=("not_found", *STORE),
-)
-async def read_distributions(request: ApiRequest) -> Response:
-    """Get posterior densities and latency quantiles."""
-    name = request.route
-    store, document = request.gateway.store, request.gateway.document()
-    declared = reported(document, name)
-    sums = observations(await rewarded(store, name, declared, now=request.gateway.now()))
-    counts = await store.counts(name)
-    variants = tuple(document.routes[name].variants)
-    return json_response(await asyncio.to_thread(distributions, variants, declared, sums, counts))

@@ -126,7 +126,7 @@ def report(
     sums = observations(evidence.rewards)
     standing = standings(plan(document, name), variants, declared, sums, evidence.discounted)
     compared = _comparisons(document.routes[name], declared, evidence, status)
-    against = baseline or _baseline(document.routes[name])
+    against = baseline or default_baseline(document.routes[name])
     return {
         **summary(name, document, status, rollout, now),
         "since": since,
@@ -182,7 +182,7 @@ def used(route: RouteConfig) -> list[str]:
     ]
 
 
-def _baseline(route: RouteConfig) -> str:
+def default_baseline(route: RouteConfig) -> str:
     """The default baseline of comparisons."""
     return getattr(route.policy, "baseline", None) or next(iter(route.variants))
 

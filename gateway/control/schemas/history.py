@@ -86,11 +86,51 @@ class Density(ApiModel):
     variants: Annotated[dict[str, list[float]], Field(description="The density at each point.")]
 
 
+class BaselineQuery(ApiModel):
+    baseline: Annotated[
+        str | None,
+        Field(description="The variant to compare the others with; default: the policy's baseline."),
+    ] = None
+
+
 class DistributionsResponse(ApiModel):
+    baseline: str
     densities: Annotated[
         dict[str, Density], Field(description="By metric, the posterior density of the mean.")
+    ]
+    differences: Annotated[
+        dict[str, Density], Field(description="By metric, that of the mean's difference from the baseline's.")
     ]
     quantiles: Annotated[
         dict[str, list[tuple[float, float | None]]],
         Field(description="By variant: quantile and milliseconds."),
+    ]
+
+
+class LiftQuery(BaselineQuery):
+    metric: Annotated[
+        str, Field(description="A declared metric, error_rate, latency_p50 or latency_p99.", max_length=200)
+    ]
+    points: Annotated[int, Field(ge=1, le=200)] = 60
+
+
+class LiftPoint(ApiModel):
+    """A comparison of what had been recorded until a time."""
+
+    time: float
+    absolute: float | None
+    interval: tuple[float | None, float | None] | None
+    better: bool | None
+
+
+class LiftOverTimeResponse(ApiModel):
+    route: str
+    metric: str
+    baseline: str
+    variants: Annotated[
+        dict[str, list[LiftPoint]],
+        Field(
+            description="Oldest first; the last is the report's `lift`. Empty for a bandit with features, and for "
+            "errors and latencies of sticky units."
+        ),
     ]

@@ -1,0 +1,90 @@
+"""What pictures of a route's comparisons are drawn from: distributions, and the lift over time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.responses import Response
+
+from gateway.compile.plans import reported
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.reports.distributions import distributions
+from gateway.control.reports.lift import HEALTH
+from gateway.control.reports.lift_over_time import lift_over_time
+from gateway.control.reports.route import default_baseline
+from gateway.control.schemas.history import (
+    BaselineQuery,
+    DistributionsResponse,
+    LiftOverTimeResponse,
+    LiftQuery,
+)
+from gateway.errors import TurnoutError
+from gateway.ingest.evidence import observations, over_time, rewarded
+
+endpoints: Final = Endpoints()
+
+
+@endpoints(
+    "GET",
+    "/-/routes/{route}/distributions",
+    "read",
+    DistributionsResponse,
+    query=BaselineQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_distributions(request: ApiRequest) -> Response:
+    """Get posterior densities and latency quantiles."""
+    name, baseline = request.route, _baseline(request, request.query(BaselineQuery).baseline)
+    store, document = request.gateway.store, request.gateway.document()
+    declared = reported(document, name)
+    sums = observations(await rewarded(store, name, declared, now=request.gateway.now()))
+    counts = await store.counts(name)
+    variants = tuple(document.routes[name].variants)
+    return json_response(await asyncio.to_thread(distributions, variants, declared, sums, counts, baseline))
+
+
+@endpoints(
+    "GET",
+    "/-/routes/{route}/lift",
+    "read",
+    LiftOverTimeResponse,
+    query=LiftQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_lift(request: ApiRequest) -> Response:
+    """Compare the variants of a route as they stood over time."""
+    name, query = request.route, request.query(LiftQuery)
+    baseline = _baseline(request, query.baseline)
+    document, now = request.gateway.document(), request.gateway.now()
+    declared, route = reported(document, name), document.routes[name]
+    if query.metric not in declared and query.metric not in HEALTH:
+        known = ", ".join([*declared, *HEALTH])
+        raise TurnoutError("invalid", f"There is no metric {query.metric!r} here; write one of {known}.")
+    status = request.services.status(name)
+    if status.contextual is not None or (query.metric in HEALTH and route.unit is not None):
+        found = {}  # what the report compares is not in the buckets
+    else:
+        buckets = await over_time(request.gateway.store, name, declared, now=now)
+        found = await asyncio.to_thread(
+            lift_over_time,
+            tuple(route.variants),
+            declared,
+            buckets,
+            metric=query.metric,
+            baseline=baseline,
+            points=query.points,
+            now=now,
+        )
+    return json_response({"route": name, "metric": query.metric, "baseline": baseline, "variants": found})
+
+
+def _baseline(request: ApiRequest, wanted: str | None) -> str:
+    """The variant that is asked for, or the policy's baseline. Raises invalid for an unknown one."""
+    route = request.gateway.document().routes[request.route]
+    if wanted is not None and wanted not in route.variants:
+        raise TurnoutError(
+            "invalid", f"There is no variant {wanted!r}; write one of {', '.join(route.variants)}."
+        )
+    return wanted or default_baseline(route)

@@ -1,0 +1,74 @@
+"""The lift of each variant as it stood at times gone by: the comparison of what had been recorded up to each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from math import ceil
+from typing import Any
+
+from gateway.config.document import MetricConfig
+from gateway.control.reports.lift import HEALTH, Comparisons, Observed
+from gateway.ingest.evidence import RewardedBucket
+from gateway.record.histogram import merge
+from gateway.state.base import Counts
+from policies.types import RewardSums
+
+Json = dict[str, Any]
+
+
+def lift_over_time(
+    variants: Sequence[str],
+    declared: Mapping[str, MetricConfig],
+    buckets: Sequence[RewardedBucket],
+    *,
+    metric: str,
+    baseline: str,
+    points: int,
+    now: float,
+) -> dict[str, list[Json]]:
+    """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
+
+    Not for errors and latencies of sticky units, whose observations are units and not in the buckets.
+    """
+    chosen = {name: m for name, m in declared.items() if name == metric}
+    found: dict[str, list[Json]] = {}
+    for time, observed in _moments(buckets, metric, points, now):
+        compared = Comparisons(variants, chosen, observed)
+        for variant in variants:
+            one = compared.lift(variant, baseline).get(metric)
+            if one is not None:
+                shown = {key: one[key] for key in ("absolute", "interval", "better")}
+                found.setdefault(variant, []).append({"time": time} | shown)
+    return found
+
+
+def _moments(
+    buckets: Sequence[RewardedBucket], metric: str, points: int, now: float
+) -> Iterator[tuple[float, Observed]]:
+    """What had been recorded at evenly chosen ends of buckets."""
+    ordered = sorted(buckets, key=lambda bucket: bucket.start)
+    groups = [list(group) for _, group in groupby(ordered, key=lambda bucket: bucket.start)]
+    stride = ceil(len(groups) / points) if groups else 1
+    counts: dict[str, Counts] = defaultdict(Counts)
+    sums: dict[tuple[str, str], RewardSums] = defaultdict(RewardSums)
+    seen = 0
+    for number, group in enumerate(groups, start=1):
+        seen += len(group)
+        for bucket in group:
+            if metric in HEALTH:
+                counts[bucket.variant] = _together(counts[bucket.variant], bucket.counts)
+            elif metric in bucket.rewards:
+                sums[bucket.variant, metric] += bucket.rewards[metric].observations
+        if (len(groups) - number) % stride == 0:
+            end = groups[number][0].start if number < len(groups) else now
+            yield end, Observed(dict(counts), dict(sums), ordered[:seen])
+
+
+def _together(one: Counts, other: Counts) -> Counts:
+    return Counts(
+        assigned=one.assigned + other.assigned,
+        errors=one.errors + other.errors,
+        latency=merge([one.latency, other.latency]),
+    )

@@ -1,0 +1,85 @@
+"""Densities of differences, and the lift as it stood over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from gateway.config.document import MetricConfig
+from gateway.control.reports.distributions import distributions
+from policies.types import RewardSums
+from tests.control.conftest import Client
+from tests.control.harness import Harness
+from tests.control.seed import World, live_through
+
+SHOP = World("shop", {"old": 0.7, "new": 0.85}, {"old": 20.0, "new": 30.0})
+
+
+async def read(client: Client, path: str) -> Any:
+    found = await client("reader").get(f"/-/{path}")
+    assert found.status_code == 200, found.text
+    return found.json()
+
+
+def test_the_density_of_a_difference_is_that_of_draws() -> None:
+    sums = {("a", "m"): RewardSums(400, 300, 300), ("b", "m"): RewardSums(60, 51, 51)}
+    declared = {"m": MetricConfig(type="boolean")}
+    found = distributions(("a", "b"), declared, sums, {}, "a")["differences"]["m"]
+    assert list(found["variants"]) == ["b"]
+    points, density = np.array(found["points"]), np.array(found["variants"]["b"])
+    assert integrate.trapezoid(density, points) == pytest.approx(1.0, abs=0.01)
+    rng = np.random.default_rng(3)
+    draws = stats.beta(52, 10).rvs(200_000, random_state=rng) - stats.beta(301, 101).rvs(
+        200_000, random_state=rng
+    )
+    mean = integrate.trapezoid(points * density, points)
+    assert mean == pytest.approx(draws.mean(), abs=0.002)
+    spread = integrate.trapezoid((points - mean) ** 2 * density, points) ** 0.5
+    assert spread == pytest.approx(draws.std(), rel=0.03)
+
+
+async def test_the_last_point_is_the_report_and_each_is_what_was_known_then(
+    harness: Harness, client: Client
+) -> None:
+    standing: list[tuple[float, Any]] = []
+    for seed in range(6):
+        await live_through(harness, SHOP, steps=1, per_step=80, step=60.0, seed=seed)
+        # A reward belongs to the time of its decision, so that all of it is known by then.
+        standing.append((harness.clock(), (await read(client, "routes/shop"))["variants"]["new"]["lift"]))
+    for metric in ("correct", "error_rate", "latency_p50"):
+        found = await read(client, f"routes/shop/lift?metric={metric}&points=200")
+        assert (found["baseline"], list(found["variants"])) == ("old", ["new"])
+        points = found["variants"]["new"]
+        assert [p["time"] for p in points] == sorted(p["time"] for p in points)
+        known = {p["time"]: p for p in points}
+        for time, lift in standing:
+            assert known[time]["absolute"] == pytest.approx(lift[metric]["absolute"]), (metric, time)
+            assert known[time]["interval"] == pytest.approx(lift[metric]["interval"]), (metric, time)
+            assert known[time]["better"] == lift[metric]["better"]
+    assert len((await read(client, "routes/shop/lift?metric=correct&points=4"))["variants"]["new"]) <= 4
+
+
+async def test_a_bandits_shares_are_weighed_and_a_baseline_may_be_named(
+    harness: Harness, client: Client
+) -> None:
+    await live_through(harness, World("digits", {"v1": 0.8, "v2": 0.9}), steps=6, per_step=60)
+    report = await read(client, "routes/digits?baseline=v2")
+    found = await read(client, "routes/digits/lift?metric=correct&baseline=v2")
+    last, lift = found["variants"]["v1"][-1], report["variants"]["v1"]["lift"]["correct"]
+    assert lift["method"] == "weighted"
+    assert (last["absolute"], last["interval"]) == (lift["absolute"], lift["interval"])
+    pictures = await read(client, "routes/digits/distributions?baseline=v2")
+    assert pictures["baseline"] == "v2"
+    assert list(pictures["differences"]["correct"]["variants"]) == ["v1"]
+
+
+async def test_what_can_not_be_drawn_is_refused_or_empty(harness: Harness, client: Client) -> None:
+    http = client("reader")
+    for query in ("", "?metric=nothing", "?metric=correct&baseline=nobody", "?metric=correct&what=1"):
+        refused = await http.get(f"/-/routes/shop/lift{query}")
+        assert refused.status_code == 422, query
+    assert (await http.get("/-/routes/shop/distributions?baseline=nobody")).status_code == 422
+    assert (await read(client, "routes/shop/lift?metric=correct"))["variants"] == {}
