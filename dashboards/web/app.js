@@ -15,7 +15,8 @@ const ConfigPage = later(() => import("./pages/config.js"), "ConfigPage");
 const DecisionPage = later(() => import("./pages/decision.js"), "DecisionPage");
 const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
 const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
-const KEEP_EVENTS = 60;
+const KEEP_EVENTS = 200;
+const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
 const SESSION_MS = 30_000; // between two looks whether we are still logged in
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
@@ -58,11 +59,11 @@ class App extends Component {
     const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
     this.live = new Live(`events?view=${encodeURIComponent(watch)}${about}`, {
       patch: (changes, fresh) => this.patch(changes, fresh),
-      event: (event) => this.setState(({ events }) => ({ events: [...(events ?? []), event].slice(-KEEP_EVENTS) })),
+      event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => this.setState({ alive: Date.now(), lost: null }),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error })
     });
-    get(`events/recent?limit=${KEEP_EVENTS}${about}`).then(
+    get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
       ({ events }) => this.watched === watch && this.setState({ events }),
       () => {}
     );
@@ -94,6 +95,17 @@ class App extends Component {
     await send("POST", "dashboard/logout").catch(() => {});
     location.replace(`${HOME}login`);
   }
+}
+
+// The newest events: those of allocations push no others out.
+function kept(events) {
+  const moves = events.filter((one) => one.kind === "allocation");
+  const others = events.length - moves.length;
+  const gone = new Set([
+    ...moves.slice(0, Math.max(0, moves.length - KEEP_ALLOCATIONS)),
+    ...events.filter((one) => one.kind !== "allocation").slice(0, Math.max(0, others - KEEP_EVENTS))
+  ]);
+  return gone.size ? events.filter((one) => !gone.has(one)) : events;
 }
 
 // The number of routes that need a person stands in the tab's title.

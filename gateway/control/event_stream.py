@@ -13,6 +13,7 @@ from gateway.state.base import Event
 
 HEARTBEAT_S: Final = 10.0
 """After this long without events a comment is sent: proxies keep the stream, and a closed connection is noticed."""
+ALLOCATION: Final = "allocation"
 MAX_RECENT_EVENTS: Final = 1000
 READY_CHECK_S: Final = 0.5
 MAX_PAGE_EVENTS: Final = 1000
@@ -27,6 +28,8 @@ class EventStream:
         self._gateway = gateway
         self._on_event = on_event
         self._recent: deque[Event] = deque(maxlen=MAX_RECENT_EVENTS)
+        self._allocations: deque[Event] = deque(maxlen=MAX_RECENT_EVENTS)
+        """Apart: a bandit adds one each second, and the others would be gone in a quarter of an hour."""
         self._last = 0
         self._lock = asyncio.Lock()
 
@@ -34,15 +37,17 @@ class EventStream:
         """Return the id of the newest event; 0 without any."""
         async with self._lock:
             while page := await self._gateway.store.events(after=self._last, limit=MAX_PAGE_EVENTS):
-                self._recent.extend(page)
+                self._recent.extend(event for event in page if event.kind != ALLOCATION)
+                self._allocations.extend(event for event in page if event.kind == ALLOCATION)
                 self._last = page[-1].id
         return self._last
 
     async def recent(self, limit: int, wanted: Callable[[Event], bool]) -> list[Event]:
-        """Return the newest events that are wanted, of the last `MAX_RECENT_EVENTS`, oldest first."""
+        """Return the newest events that are wanted, oldest first, of the last `MAX_RECENT_EVENTS`, and as many
+        allocations."""
         await self.newest()
-        found = [event for event in reversed(self._recent) if wanted(event)][:limit]
-        return found[::-1]
+        found = [event for kept in (self._recent, self._allocations) for event in kept if wanted(event)]
+        return sorted(found, key=lambda event: event.id)[-limit:]
 
     async def stream(
         self, after: int | None, wanted: Callable[[Event], bool], closing: asyncio.Event

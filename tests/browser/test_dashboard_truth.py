@@ -384,3 +384,26 @@ def test_t10_nothing_of_other_routes_looks_like_news(world: Served, tabs: Tabs) 
     tab.page.get_by_role("link", name="Decide").click()
     tab.page.locator("#verdict").wait_for()
     assert "rating" not in tab.page.locator(".verdict").inner_text()
+
+
+def test_a_busy_bandit_hides_no_other_event(world: Served, tabs: Tabs) -> None:
+    async def busy(harness: Harness) -> None:
+        await harness.emit("health", "", {"backend": "a", "address": "http://a", "state": "unhealthy"})
+        for k in range(1100):
+            data = json.dumps({"allocation": {"v1": k / 1100}, "reason": "posterior"})
+            await harness.store.add_event(
+                time=harness.clock(), kind="allocation", route="translate", data=data
+            )
+
+    world.do(busy)
+    listed = httpx.get(f"{world.address}/-/events/recent?limit=5&allocations=false").json()["events"]
+    assert [one["kind"] for one in listed] == ["health"]
+    newest = httpx.get(f"{world.address}/-/events/recent?limit=5").json()["events"]
+    assert [one["kind"] for one in newest] == ["allocation"] * 5
+    tab = tabs.new(world.address, "/-/dashboard/events")
+    tab.page.locator("#events", has_text="http://a").wait_for()
+    for k in range(30):
+        data = {"allocation": {"v1": k / 30}, "reason": "posterior"}
+        world.do(partial(Harness.emit, kind="allocation", route="translate", data=data))
+    tab.page.locator("#events", has_text="20 changes, the last:").wait_for()
+    assert "http://a" in tab.page.locator("#events").inner_text()

@@ -5,7 +5,7 @@ import { getText, post, send } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { choose, here } from "../core/router.js";
 import { Ask } from "../parts/ask.js";
-import { badge, section, when } from "../parts/basics.js";
+import { badge, choices, section, when } from "../parts/basics.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 const CHECK_MS = 400; // after the last key
@@ -36,7 +36,6 @@ export function ConfigPage({ now, session }) {
       ? html`<${Editor} key="editor" base=${current} text=${editing} onCancel=${() => setEditing(null)} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew))} />`
       : section("text", "In force", null, numbered(current.text)),
     shown &&
-      shown !== current.revision &&
       html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
     history.data && section("revisions", "Revisions", "Newest first.", revisions(history.data.revisions, now, shown)),
     ask && html`<${Ask} key="ask" ask=${ask} onClose=${() => setAsk(null)} />`
@@ -131,25 +130,49 @@ function restoring(revision, current, done) {
   };
 }
 
+// What a revision changed, or what was changed since.
 function Difference({ revision, current, may, onRestore }) {
-  const found = useGet(`config/difference?from=${revision}&to=${current.revision}`);
+  const old = revision !== current.revision;
+  const since = (old && here().query.since === "1") || revision <= 1;
+  const [from, to] = since ? [revision, current.revision] : [revision - 1, revision];
+  const found = useGet(from === to ? null : `config/difference?from=${from}&to=${to}`);
+  const step = (title, number) =>
+    number >= 1 &&
+    number <= current.revision &&
+    html`<button type="button" class="quiet" onClick=${() => choose({ revision: number, since: null })}>${title} ${number}</button>`;
   return section(
     "difference",
-    `Revision ${revision} to ${current.revision}`,
-    "What was changed since.",
-    found.error
-      ? html`<p class="notice bad" role="alert">${found.error.message}</p>`
-      : found.data
-        ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`)
-        : html`<p class="empty">Loading…</p>`,
-    may && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`
+    since ? `Revision ${revision} to ${current.revision}` : `Revision ${revision}`,
+    since ? "What was changed since." : "What it changed.",
+    html`<div class="buttons">${step("◂ Revision", revision - 1)}${step("▸ Revision", revision + 1)}
+      ${
+        old &&
+        revision > 1 &&
+        choices(
+          "Compare",
+          [
+            ["", "What it changed"],
+            ["1", "Since then"]
+          ],
+          since ? "1" : "",
+          (value) => choose({ since: value })
+        )
+      }</div>`,
+    from === to
+      ? html`<p class="note">It is the first revision, and in force.</p>`
+      : found.error
+        ? html`<p class="notice bad" role="alert">${found.error.message}</p>`
+        : found.data
+          ? (diff(found.data.difference) ?? html`<p class="note">The texts are the same.</p>`)
+          : html`<p class="empty">Loading…</p>`,
+    may && old && html`<div class="buttons"><button type="button" class="quiet" onClick=${onRestore}>Restore revision ${revision}…</button></div>`
   );
 }
 
 function revisions(found, now, shown) {
   return html`<ol class="log whole" role="list">${found.map(
     (one) => html`<li key=${one.revision} data-revision=${one.revision}>
-    ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author} ${one.current ? badge("in force", "good") : html`<button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision })}>Difference</button>`}</div>
+    ${when(one.time, now)}<div><b>Revision ${one.revision}</b> by ${one.author} ${one.current && badge("in force", "good")} <button type="button" class="quiet" aria-pressed=${String(shown === one.revision)} onClick=${() => choose({ revision: one.revision, since: null })}>Difference</button></div>
   </li>`
   )}</ol>`;
 }

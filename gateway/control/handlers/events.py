@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.event_stream import event_json
+from gateway.control.event_stream import ALLOCATION, event_json
 from gateway.control.schemas.events import EventQuery, EventsResponse, RecentQuery
 from gateway.control.views import merged
 from gateway.errors import TurnoutError
@@ -76,7 +76,10 @@ async def recent_events(request: ApiRequest) -> Response:
     query = request.query(RecentQuery)
     if query.route is not None:
         request.must_serve(query.route)
-    found = await request.services.events.recent(query.limit, _wanted(request, query.route, None))
+    wanted = _wanted(request, query.route, query.kind)
+    found = await request.services.events.recent(
+        query.limit, lambda event: wanted(event) and (query.allocations or event.kind != ALLOCATION)
+    )
     return json_response({"events": [event_json(event) for event in found]})
 
 

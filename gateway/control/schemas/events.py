@@ -26,6 +26,10 @@ class EventQuery(ApiModel):
 
 class RecentQuery(ApiModel):
     route: str | None = None
+    kind: str | None = None
+    allocations: Annotated[
+        bool, Field(description="false: without those of kind `allocation`; a bandit adds one each second.")
+    ] = True
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
