@@ -407,3 +407,27 @@ def test_a_busy_bandit_hides_no_other_event(world: Served, tabs: Tabs) -> None:
         world.do(partial(Harness.emit, kind="allocation", route="translate", data=data))
     tab.page.locator("#events", has_text="20 changes, the last:").wait_for()
     assert "http://a" in tab.page.locator("#events").inner_text()
+
+
+def test_a_moment_between_holes_is_drawn_as_a_point(world: Served, tabs: Tabs) -> None:
+    """A line leads from point to point; the only bucket with enough requests had a letter, and nothing else."""
+
+    async def once(harness: Harness) -> None:
+        fields = {"route": "plain", "assigned": "only", "served": "only", "total_ms": 8.0}
+        await harness.store.append(
+            [outcome(harness.now() - 200, unit=next(numbers), **fields) for _ in range(40)]
+        )
+        await harness.store.append([outcome(harness.now() - 60, unit=next(numbers), **fields)])
+
+    world.do(once)
+    tab = tabs.new(world.address, "/-/dashboard/routes/plain/time?quantile=p50")
+    tab.page.locator('[data-chart="chart-latency"] canvas').wait_for()
+    tab.page.wait_for_function(
+        """() => {
+          const canvas = document.querySelector("[data-chart=chart-latency] canvas");
+          const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let seen = 0;
+          for (let k = 0; k < data.length; k += 4) seen += data[k] === 0 && data[k + 1] === 114 && data[k + 2] === 178;
+          return seen > 4;
+        }"""
+    )

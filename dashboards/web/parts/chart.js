@@ -8,6 +8,7 @@ import { uPlot } from "../vendor/uplot.js";
 import { scroller, swatch } from "./basics.js";
 
 const HEIGHT = 210;
+const LETTER_PX = 10;
 
 // chart: {id, title, note, x, lines: [{name, look, mean, low, high}], stacked, y: {min, max, text(value, step)},
 //         row(at, name) -> text, controls, empty, marks: [{time, text}], full: index of the last whole bucket}
@@ -141,10 +142,19 @@ function zoom(u, { onZoom }) {
 
 function lineSeries(chart) {
   return chart.lines.flatMap((line) => [
-    { stroke: colourOf(line.look.property), width: 2, dash: line.look.dash, spanGaps: false, points: { show: chart.x.length < 12, size: 5 } },
+    { stroke: colourOf(line.look.property), width: 2, dash: line.look.dash, spanGaps: false, points: { show: chart.x.length < 12, size: 5, filter: alone } },
     { stroke: "transparent", points: { show: false } },
     { stroke: "transparent", points: { show: false } }
   ]);
+}
+
+// The moments whose neighbours are holes: no line leads to them, so that only a point shows them.
+function alone(u, series, show) {
+  if (show) return null;
+  const values = u.data[series];
+  const known = (k) => values[k] !== null && values[k] !== undefined;
+  const found = values.map((_, k) => k).filter((k) => known(k) && !known(k - 1) && !known(k + 1));
+  return found.length ? found : null;
 }
 
 // Drawn from the top of the stack down, so that each covers what lies below it.
@@ -180,13 +190,19 @@ function letters(u, chart) {
   ctx.font = `bold ${11 * ratio}px system-ui, sans-serif`;
   ctx.textAlign = "right";
   ctx.fillStyle = colourOf("--text");
+  const written = [];
   chart.lines.forEach((line, k) => {
     const values = u.data[chart.stacked ? chart.lines.length - k : 3 * k + 1];
     let last = values.length - 1;
     while (last >= 0 && (values[last] === null || values[last] === undefined)) last -= 1;
     if (last < 0 || (chart.stacked && !(line.mean[last] > 0.04))) return;
     const middle = chart.stacked ? values[last] - line.mean[last] / 2 : values[last];
-    ctx.fillText(line.look.letter, u.valToPos(u.data[0][last], "x", true) - 3 * ratio, u.valToPos(middle, "y", true) - (chart.stacked ? -4 : 5) * ratio);
+    let x = u.valToPos(u.data[0][last], "x", true) - 3 * ratio;
+    const y = u.valToPos(middle, "y", true) - (chart.stacked ? -4 : 5) * ratio;
+    // Two lines that end at one place have their letters beside each other.
+    while (written.some(([a, b]) => Math.abs(a - x) < LETTER_PX * ratio && Math.abs(b - y) < LETTER_PX * ratio)) x -= LETTER_PX * ratio;
+    written.push([x, y]);
+    ctx.fillText(line.look.letter, x, y);
   });
   ctx.restore();
 }
