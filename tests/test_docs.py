@@ -20,6 +20,8 @@ from tests.test_architecture import ORDER
 ROOT = Path(__file__).parent.parent
 ROOMS = ("backends", "benchmarks", "dashboards", "deploy", "docs", "examples", "gateway", "policies", "tests")
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("*.md")])
+NO_REPORT = {"run", "backend", "engine", "schema", "completion"}
+"""Commands that serve, or print a file of another format."""
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
@@ -40,21 +42,28 @@ def test_every_label_is_documented() -> None:
             assert [label.strip() for label in row[1].split(",")] == list(labels)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_and_option_is_documented(name: str) -> None:
-    text = (ROOT / "docs/commands.md").read_text() + (ROOT / "docs/backend.md").read_text()
-    assert f"turnout {name}" in text
-    parser = argparse.ArgumentParser()
-    import_module(COMMANDS[name][0]).add_arguments(parser)
+def options(command: str) -> set[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    import_module(COMMANDS[command][0]).add_arguments(parser)
     seen = list(parser._actions)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
                 seen += sub._actions
-    for action in seen:
-        for option in action.option_strings:
-            if option not in ("-h", "--help"):
-                assert option in text, f"turnout {name} {option}"
+    return {option for action in seen for option in action.option_strings} - {"-h", "--help"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    text = (ROOT / "docs/commands.md").read_text() + (ROOT / "docs/backend.md").read_text()
+    assert f"turnout {name}" in text
+    for option in options(name):
+        assert option in text, f"turnout {name} {option}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NO_REPORT))
+def test_every_command_that_reports_takes_json(name: str) -> None:
+    assert "--json" in options(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

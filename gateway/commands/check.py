@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from dataclasses import asdict, replace
 
+from gateway.commands.output import add_json, print_json, say
 from gateway.compile.prepare import prepare, standalone
 from gateway.config.document import Document
 from gateway.config.faults import Fault
@@ -23,14 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="configuration file (default: turnout.yaml); '-' reads standard input",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """0 when the gateway would take the file (warnings or not), else 1."""
     found = _examined(args.file)
     name = "standard input" if args.file == "-" else args.file
-    sys.stdout.write(_as_json(name, found) if args.json else _as_text(name, found))
+    if args.json:
+        print_json(_as_json(name, found))
+    else:
+        say(_as_text(name, found))
     return 1 if found.document is None else 0
 
 
@@ -54,14 +57,13 @@ def _examined(file: str) -> Examined:
     return replace(found, warnings=(*found.warnings, *found.placed(prepared.unusable)))
 
 
-def _as_json(name: str, found: Examined) -> str:
-    content = {
+def _as_json(name: str, found: Examined) -> dict[str, object]:
+    return {
         "file": name,
         "valid": found.document is not None,
         "faults": [asdict(fault) for fault in found.faults],
         "warnings": [asdict(warning) for warning in found.warnings],
     }
-    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
 def _as_text(name: str, found: Examined) -> str:
@@ -71,7 +73,7 @@ def _as_text(name: str, found: Examined) -> str:
         lines.append(f"{name}: refused, {_count(len(found.faults), 'fault')}")
     else:
         lines.append(f"{name}: valid, {_summary(found.document)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _summary(document: Document) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
+
+from gateway.commands.output import say
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(SCRIPTS[arguments.shell](tuple(_commands())))
+    say(SCRIPTS[arguments.shell](tuple(_commands())).rstrip())
     return 0
 
 

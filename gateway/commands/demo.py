@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gateway.commands.remote import complain
+from gateway.commands.output import add_json, complain, note, print_json, progress, say, table
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=float, default=300.0, metavar="R", help="maximum requests per second (default: 300)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
+    add_json(parser, "print the summary as one JSON document")
 
 
 def example() -> Path:
@@ -76,12 +75,12 @@ def main(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         return complain(error)
     except KeyError:
-        return complain(ValueError(f"{arguments.config} needs a backend and a route named 'digits'"))
+        return complain(f"{arguments.config} needs a backend and a route named 'digits'")
     from backends import train, train_text
     from backends.reference import digits
 
     if not arguments.models.exists():
-        _say(f"training the reference models into {arguments.models} (about 30 seconds) ...")
+        note(f"training the reference models into {arguments.models} (about 30 seconds) ...")
     train.ensure(arguments.models)
     if CHAT in document.routes:
         train_text.ensure(arguments.models)
@@ -130,7 +129,7 @@ async def _demo(
     processes = await _start(arguments, place)
     tally = Tally()
     try:
-        _say(f"dashboard: {place.gateway}/-/dashboard/   (Ctrl-C ends the demo)")
+        note(f"dashboard: {place.gateway}/-/dashboard/   (Ctrl-C ends the demo)")
         await _replay(arguments, place.gateway, rows, labels, tally, chat=place.chat)
         async with httpx.AsyncClient(base_url=place.gateway) as client:
             await asyncio.sleep(1.5)  # the last rewards reach the allocation within a second
@@ -138,7 +137,7 @@ async def _demo(
     finally:
         _stop(processes)
     _summary(report, tally, as_json=arguments.json)
-    _say(
+    note(
         f"next: copy {arguments.config}, name your own servers in it, then\n"
         "  turnout check turnout.yaml && turnout run --config turnout.yaml"
     )
@@ -300,14 +299,10 @@ async def _reporter(client: httpx.AsyncClient, rewards: asyncio.Queue[dict[str, 
 
 
 async def _progress(tally: Tally) -> None:
-    """One line that is written over, and only where somebody is looking."""
-    if not sys.stderr.isatty():
-        return
     while True:
         await asyncio.sleep(0.5)
         if tally.requests:
-            sys.stderr.write(f"\r\x1b[K{tally.line()}")
-            sys.stderr.flush()
+            progress(tally.line())
 
 
 def _summary(report: dict[str, Any], tally: Tally, *, as_json: bool) -> None:
@@ -329,28 +324,25 @@ def _summary(report: dict[str, Any], tally: Tally, *, as_json: bool) -> None:
         "epoch": report["epoch"],
     }
     if as_json:
-        _print(json.dumps(result, indent=2))
+        print_json(result)
         return
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
+    progress()
     columns = ("variant", "requests", "share now", "accuracy", "95 % interval", "P(best)", "p50 ms", "p99 ms")
-    _print(_FORM.format(*columns))
-    for name, v in variants.items():
-        _print(_row(name, v))
-    _print(f"{tally.failed} requests failed, {tally.lost} rewards lost.")
+    table(_FORM, columns, [_row(name, v) for name, v in variants.items()])
+    say(f"{tally.failed} requests failed, {tally.lost} rewards lost.")
 
 
 _FORM: Final = "{:10}{:>10}{:>11}{:>10}  {:17}{:>9}{:>9}{:>9}"
 
 
-def _row(name: str, v: dict[str, Any]) -> str:
+def _row(name: str, v: dict[str, Any]) -> tuple[object, ...]:
     interval = f"[{v['interval'][0]:.3f}, {v['interval'][1]:.3f}]" if v["interval"] else "-"
 
     def shown(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     latency = v["latency_ms"] or {}
-    return _FORM.format(
+    return (
         name,
         v["requests"],
         f"{v['share']:.1%}",
@@ -360,13 +352,3 @@ def _row(name: str, v: dict[str, Any]) -> str:
         shown(latency.get("p50"), ".2f"),
         shown(latency.get("p99"), ".2f"),
     )
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +14,16 @@ import numpy as np
 import yaml
 
 from gateway.clock import wall
+from gateway.commands import stores
 from gateway.commands.export import add_store_arguments, existing, store_url
-from gateway.commands.remote import complain, print_json
+from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.plans import plan
 from gateway.config.document import Document
-from gateway.config.faults import ConfigError
 from gateway.config.load import load, load_file
 from gateway.config.units import share
 from gateway.ingest.export import chunks
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.state import open_store
-from gateway.state.base import StoreUnavailable
 from policies.allocate import allocate
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Feature, encode
@@ -58,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="shares by variant ({v1: 20%%, v2: 80%%}), or a configuration with the route's policy",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -77,7 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
             for dataset in datasets
             if dataset.name in arguments.metric
         }
-    except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
+    except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
         print_json(
@@ -88,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        sys.stdout.write(_shown(target, reports))
+        say(_shown(target, reports).rstrip())
     return 0 if all(report.refusal is None for report in reports.values()) else 1
 
 

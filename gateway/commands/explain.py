@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from gateway.commands import stores
-from gateway.commands.remote import complain, print_json
+from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan, salt
 from gateway.config.document import CanaryConfig, Document
-from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.state import open_store
-from gateway.state.base import Published, StoreUnavailable
+from gateway.state.base import Published
 from policies.allocate import Plan, allocate
 from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.model import Allocation
@@ -37,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="value of a declared feature; features that are absent count as missing",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -54,29 +52,26 @@ def main(arguments: argparse.Namespace) -> int:
         found = _explained(document, arguments.route, arguments.unit, stored, packed, arguments.feature)
         looked = f"store: {stores.shown(store)}" + (" (there is no such file yet)" if absent else "")
         found = {**found, "why": [looked, *found["why"]]}
-    except (ConfigError, ValueError) as error:
+    except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
         print_json(found)
     else:
-        sys.stdout.write("\n".join(found["why"]) + "\n")
+        say("\n".join(found["why"]))
     return 0
 
 
 async def _published(url: str, route: str) -> tuple[Published | None, bytes | None]:
     """What the gateway has published for the route, and the ensemble with it."""
     store = open_store(url)
+    await store.open()
     try:
-        await store.open()
-        try:
-            stored = (await store.published()).get(route)
-            if stored is None or not expected(stored.evidence):
-                return stored, None
-            return stored, await store.ensemble(route, stored.epoch)
-        finally:
-            await store.close()
-    except StoreUnavailable as error:
-        raise ValueError(str(error)) from error
+        stored = (await store.published()).get(route)
+        if stored is None or not expected(stored.evidence):
+            return stored, None
+        return stored, await store.ensemble(route, stored.epoch)
+    finally:
+        await store.close()
 
 
 def _explained(

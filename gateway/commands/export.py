@@ -12,14 +12,12 @@ from typing import BinaryIO
 
 from gateway.clock import wall
 from gateway.commands import stores
-from gateway.commands.remote import complain, print_json
+from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.commands.times import moment
 from gateway.config.document import MetricConfig
-from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.ingest.export import MissingExtra, export, format_of
 from gateway.state import open_store
-from gateway.state.base import StoreUnavailable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("parquet", "jsonl", "csv"), help="format, instead of the one of the extension"
     )
-    parser.add_argument("--json", action="store_true", help="print a summary as one JSON document")
+    add_json(parser, "print a summary as one JSON document")
 
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +79,14 @@ def main(arguments: argparse.Namespace) -> int:
         piped = str(arguments.out) == "-"
         chosen = arguments.format or ("jsonl" if piped else format_of(arguments.out))
         number = asyncio.run(_export(arguments, url, chosen, declared(arguments)))
-    except (ConfigError, ValueError, OSError, StoreUnavailable, MissingExtra) as error:
+    except (*stores.FAILURES, MissingExtra) as error:
         return complain(error)
     if piped:
         return 0
     if arguments.json:
         print_json({"file": str(arguments.out), "format": chosen, "rows": number})
     else:
-        sys.stdout.write(f"{number} rows in {arguments.out}\n")
+        say(f"{number} rows in {arguments.out}")
     return 0
 
 
@@ -108,7 +106,7 @@ async def _export(
                 until=arguments.until,
                 declared=metrics,
                 now=wall(),
-                progress=_progress,
+                progress=lambda rows: progress(f"{rows} rows"),
             )
             if number == 0 and arguments.route is not None:
                 raise ValueError(
@@ -134,11 +132,4 @@ def _target(out: Path) -> Iterator[BinaryIO]:
         new.replace(out)
     finally:
         new.unlink(missing_ok=True)
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-
-
-def _progress(rows: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{rows} rows")
-        sys.stderr.flush()
+        progress()

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.commands.detect import Server, detect
 from gateway.commands.keys import yaml_line
-from gateway.commands.remote import complain, print_json
+from gateway.commands.output import add_json, complain, print_json, say
 from gateway.config.apikey import key_hash, new_secret
 from gateway.config.load import examine
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-auth", action="store_true", help="write no keys: only this machine may steer")
     parser.add_argument("--force", action="store_true", help="replace existing files")
-    parser.add_argument("--json", action="store_true", help="print a summary as one JSON document")
+    add_json(parser, "print a summary as one JSON document")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -205,8 +205,6 @@ def _report(
         )
         return
     for server in servers:
-        sys.stdout.write(f"{server.url}: {server.kind}\n")
-    sys.stdout.write(
-        f"wrote {arguments.out}" + (f" and {keys} (secrets, readable by you alone)\n" if keys else "\n")
-    )
-    sys.stdout.write(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}\n")
+        say(f"{server.url}: {server.kind}")
+    say(f"wrote {arguments.out}" + (f" and {keys} (secrets, readable by you alone)" if keys else ""))
+    say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")

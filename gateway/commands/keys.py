@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from pydantic import ValidationError
 
+from gateway.commands.output import MISUSED, add_json, complain, print_json, say
 from gateway.config.apikey import key_hash, new_secret
 from gateway.config.explain import explain, single_errors
 from gateway.config.service import KeyConfig
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--scopes", required=True, help="scopes of the key, for example infer,feedback")
     new.add_argument("--routes", help="routes that the key may use, for example digits,faces (default: all)")
     new.add_argument("--rate", help="maximum request rate, for example 200/s (default: no limit)")
-    new.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(new)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -38,10 +38,13 @@ def main(args: argparse.Namespace) -> int:
         for detail in single_errors(error):
             message, hint = explain(detail)
             tail = f" ({hint})" if hint else ""
-            sys.stderr.write(f"turnout keys new: --{detail['loc'][0]}: {message}{tail}\n")
-        return 2
+            complain(f"--{detail['loc'][0]}: {message}{tail}")
+        return MISUSED
     line = yaml_line(entry)
-    sys.stdout.write(_as_json(secret, entry, line) if args.json else _as_text(secret, line))
+    if args.json:
+        print_json({"secret": secret, **entry, "yaml": line})
+    else:
+        say(_as_text(secret, line))
     return 0
 
 
@@ -63,14 +66,10 @@ def _flow(value: object) -> str:
     return text if plain else json.dumps(text)
 
 
-def _as_json(secret: str, entry: dict[str, object], line: str) -> str:
-    return json.dumps({"secret": secret, **entry, "yaml": line}, indent=2) + "\n"
-
-
 def _as_text(secret: str, line: str) -> str:
     return (
         "The secret, shown only this once; clients send it as 'authorization: Bearer SECRET':\n\n"
         f"  {secret}\n\n"
         "Add this line under 'auth:', 'keys:' in the configuration; it holds only the hash:\n\n"
-        f"    {line}\n"
+        f"    {line}"
     )

@@ -11,16 +11,13 @@ from typing import Any, Final
 
 from gateway.clock import wall
 from gateway.commands import stores
-from gateway.commands.remote import complain, print_json
+from gateway.commands.output import add_json, complain, print_json, say, table
 from gateway.commands.simulate import _route
-from gateway.commands.simulate_shown import say
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import CanaryConfig, Document
-from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from gateway.ingest.evidence import observations, rewarded
 from gateway.state import open_store
-from gateway.state.base import StoreUnavailable
 from policies.rollout.guardrails import border
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.planning import Needed, for_means, for_rates
@@ -54,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, metavar="R", help="requests per second (default: from the record, otherwise 50)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -70,7 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
             _usual(document, name, stores.of_file(document.store, arguments.config), arguments.rate)
         )
         rows = _rows(document, section, usual, arguments.worse)
-    except (ConfigError, ValueError, OSError, StoreUnavailable) as error:
+    except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
         print_json(
@@ -183,10 +180,17 @@ def _table(rows: list[dict[str, Any]], usual: Usual, worse: float) -> None:
     source = f"the last {DAYS:g} days" if usual.measured else "an assumption: nothing is recorded yet"
     say(f"{usual.per_day:,.0f} requests a day, {usual.error_rate:.2%} errors ({source})")
     say("Requests to the route until the verdict: median, in four of five runs (days of these)")
-    say(f"{'share':>6}  {'guardrail':40}{f'{worse:g} x the limit fails':>34}{'an equal one passes':>34}")
-    for row in rows:
-        rail = f"{row['metric']} {row['bound']} {row['limit']:g}"
-        say(f"{row['share']:6.1%}  {rail:40}{_cell(row['fail']):>34}{_cell(row['pass']):>34}")
+    header = "share", "guardrail", f"{worse:g} x the limit fails", "an equal one passes"
+    cells = [
+        (
+            f"{row['share']:.1%}",
+            f"{row['metric']} {row['bound']} {row['limit']:g}",
+            _cell(row["fail"]),
+            _cell(row["pass"]),
+        )
+        for row in rows
+    ]
+    table("{:>6}  {:40}{:>34}{:>34}", header, cells)
 
 
 def _cell(found: dict[str, float | None] | None) -> str:

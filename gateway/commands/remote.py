@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from typing import Any, Final
 
 import httpx
+
+from gateway.commands.output import add_json
 
 DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -25,7 +25,7 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"URL of the gateway's control API (default: TURNOUT_URL, or {DEFAULT}); the key is read from "
         "TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def _url(text: str) -> str:
@@ -66,12 +66,3 @@ def call(
 
 def _refused(url: str, status: int) -> str:
     return f"{url} responded with {status}, but is not a gateway; see --url"
-
-
-def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def complain(error: Exception) -> int:
-    sys.stderr.write(f"turnout: {error}\n")
-    return 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain, print_json
+from gateway.commands.output import MISUSED, complain, print_json, say
+from gateway.commands.remote import RemoteError, add_remote_arguments, call
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """0 when the gateway did it, 1 when it refused, 2 for words that mean nothing."""
     if arguments.weight is not None and arguments.action != "set":
-        said = f"{arguments.action} takes no weight; write 'set {arguments.weight}'"
-        sys.stderr.write(f"turnout: {said}\n")
-        return 2
+        return complain(f"{arguments.action} takes no weight; write 'set {arguments.weight}'", MISUSED)
     try:
         body: dict[str, Any] = {"action": arguments.action}
         if arguments.action == "set":
@@ -32,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
     else:
-        sys.stdout.write(f"{arguments.route}: {found['state'].replace('_', ' ')}{_who(found)}\n")
+        say(f"{arguments.route}: {found['state'].replace('_', ' ')}{_who(found)}")
     return 0
 
 

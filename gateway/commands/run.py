@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from gateway.commands.output import complain
 from gateway.config.faults import ConfigError
 
 
@@ -40,8 +41,5 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.workers > 1:
             return supervisor.supervise(arguments.config, arguments.workers, overrides)
         return serving.serve(arguments.config, overrides=overrides)
-    except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-    except OSError as error:
-        print(f"turnout: {error}", file=sys.stderr)  # noqa: T201
-    return 1
+    except (ConfigError, OSError) as error:
+        return complain(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gateway.commands.remote import print_json
+from gateway.commands.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

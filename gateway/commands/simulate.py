@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.commands import simulate_canary
-from gateway.commands.remote import complain, print_json
-from gateway.commands.simulate_shown import Progress, chosen, plot, say, shown
+from gateway.commands.output import FAILURES, add_json, complain, print_json, say, table
+from gateway.commands.simulate_shown import Progress, chosen, plot, shown
 from gateway.compile.plans import plan
 from gateway.config.document import CanaryConfig, Document, ShadowConfig, SingleConfig
-from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 from policies.allocate import Plan, allocate
 from policies.allocation.bandit import Bandit
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write regret over time as .svg or .png")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -82,7 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
                 f"the policy of {name!r} gives every request to one variant: there is nothing to simulate"
             )
         return _shares(arguments, document, name)
-    except (ConfigError, ValueError, OSError) as error:
+    except FAILURES as error:
         return complain(error)
 
 
@@ -183,17 +182,12 @@ def _with_features(
 
 
 def _table(reports: Sequence[simulate.Report | ContextReport]) -> None:
-    rows = [_row(report) for report in reports]
-    if isinstance(reports[0], ContextReport):
-        say(_FORM.format("world", "regret", "even split", "best's share", "beyond the best single", ""))
-    else:
-        say(
-            _FORM.format(
-                "world", "regret", "even split", "best's share", "settled after", "wrong winner named"
-            )
-        )
-    for row in rows:
-        say(_FORM.format(*row).rstrip())
+    last = (
+        ("beyond the best single", "")
+        if isinstance(reports[0], ContextReport)
+        else ("settled after", "wrong winner named")
+    )
+    table(_FORM, ("world", "regret", "even split", "best's share", *last), map(_row, reports))
 
 
 def _row(r: simulate.Report | ContextReport) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from math import exp
 from statistics import NormalDist
 from typing import Final, Literal
 
-from gateway.commands.remote import print_json
-from gateway.commands.simulate_shown import Progress, chosen, say, shown
+from gateway.commands.output import print_json, say, table
+from gateway.commands.simulate_shown import Progress, chosen, shown
 from gateway.compile.plans import plan_of, rail_of
 from gateway.config.document import CanaryConfig, MetricConfig
 from policies.rollout.state import Plan
@@ -191,9 +191,15 @@ def _true(metric: str, service: Service) -> float:
 
 
 def _table(reports: list[RolloutReport], notes: list[str]) -> None:
-    say(f"{'candidate':16}{'ended':>60}{'seconds to roll back':>32}{'its requests':>26}")
-    for r in reports:
-        ended = ", ".join(f"{state} {e.value:.0%}" for state, e in r.ended.items())
-        say(f"{r.world:16}{ended:>60}{shown(r.time_to_detect):>32}{shown(r.exposed):>26}")
+    rows = [
+        (
+            r.world,
+            ", ".join(f"{state} {e.value:.0%}" for state, e in r.ended.items()),
+            shown(r.time_to_detect),
+            shown(r.exposed),
+        )
+        for r in reports
+    ]
+    table("{:16}{:>60}{:>32}{:>26}", ("candidate", "ended", "seconds to roll back", "its requests"), rows)
     for note in notes:
         say(note)

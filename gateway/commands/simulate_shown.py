@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
+from gateway.commands.output import progress
 from policies.simulation.bandit import Report
 from policies.simulation.contextual import ContextReport
 from policies.simulation.summary import Estimated
@@ -36,13 +35,9 @@ class Progress:
         self._name = name
 
     def __call__(self, done: int, whole: int) -> None:
-        if sys.stderr.isatty():
-            filled = round(30 * done / whole)
-            end = "\r\x1b[K" if done == whole else ""
-            sys.stderr.write(
-                f"\r\x1b[K{self._name:23} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}{end}"
-            )
-            sys.stderr.flush()
+        filled = round(30 * done / whole)
+        bar = f"{self._name:23} {'█' * filled}{'░' * (30 - filled)} {done}/{whole}"
+        progress(bar if done < whole else "")
 
 
 def plot(reports: Sequence[Report | ContextReport], path: Path) -> None:
@@ -65,7 +60,3 @@ def plot(reports: Sequence[Report | ContextReport], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     pyplot.close(figure)
-
-
-def say(text: Any) -> None:
-    sys.stdout.write(f"{text}\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from gateway.commands.remote import RemoteError, add_remote_arguments, call, complain
+from gateway.commands.output import MISUSED, complain, print_json, say
+from gateway.commands.remote import RemoteError, add_remote_arguments, call
 from gateway.commands.times import clock_time, moment
 
 WATCH_S: Final = 2.0
@@ -31,33 +31,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.since is not None and not arguments.route:
-        sys.stderr.write("turnout: --since is for one route; write 'status ROUTE --since 1h'\n")
-        return 2
+        return complain("--since is for one route; write 'status ROUTE --since 1h'", MISUSED)
     while True:
         try:
-            text = _asked(arguments)
+            found = _asked(arguments)
         except RemoteError as error:
             return complain(error)
+        if arguments.watch and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")
+        if arguments.json:
+            print_json(found)
+        else:
+            routes = [found] if arguments.route else found["routes"]
+            say((_banner(found.get("config")) + "".join(map(_shown, routes))).rstrip())
         if not arguments.watch:
-            sys.stdout.write(text)
             return 0
-        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-        sys.stdout.write(f"{clear}{text}")
-        sys.stdout.flush()
         time.sleep(WATCH_S)
 
 
-def _asked(arguments: argparse.Namespace) -> str:
-    if arguments.route:
-        query = "" if arguments.since is None else f"?since={arguments.since}"
-        found = call(arguments, "GET", f"/-/routes/{arguments.route}{query}", holds="route")
-        routes = [found]
-    else:
-        found = call(arguments, "GET", "/-/routes", holds="routes")
-        routes = found["routes"]
-    if arguments.json:
-        return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    return _banner(found.get("config")) + "".join(map(_shown, routes))
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not arguments.route:
+        return call(arguments, "GET", "/-/routes", holds="routes")
+    query = "" if arguments.since is None else f"?since={arguments.since}"
+    return call(arguments, "GET", f"/-/routes/{arguments.route}{query}", holds="route")
 
 
 def _banner(config: dict[str, Any] | None) -> str:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from gateway.commands import output
+from gateway.state.base import StoreUnavailable
+
+FAILURES: Final = (*output.FAILURES, StoreUnavailable)
+"""What a command reports that reads a store."""
 _SQLITE: Final = "sqlite:///"
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 
 from gateway import build
-from gateway.commands.remote import print_json
+from gateway.commands.output import add_json, print_json, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"version": build.version(), "form": build.form(), "python": platform.python_version()})
     else:
-        sys.stdout.write(f"{build.described()}\n")
+        say(build.described())
     return 0

@@ -1,0 +1,61 @@
+"""How commands report: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from gateway.config.faults import ConfigError
+
+FAILURES: Final = (ConfigError, ValueError, OSError)
+"""What `complain` reports: a file, an option or a disk that a command cannot work with."""
+REFUSED: Final = 1
+MISUSED: Final = 2
+"""Exit codes: the command could not do it; its words have no meaning (as argparse exits)."""
+_CLEAR: Final = "\r\x1b[K"
+
+
+def add_json(parser: argparse.ArgumentParser, help: str = "print one JSON document") -> None:  # noqa: A002
+    """Add the option ``--json``."""
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def say(text: object) -> None:
+    """Write a line of the report."""
+    # Flushed: a report that is piped appears as it is written, and before what follows on standard error.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def table(form: str, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+    """Write ``header`` and ``rows``, whose cells ``form`` aligns (as of `str.format`)."""
+    for row in (header, *rows):
+        say(form.format(*row).rstrip())
+
+
+def print_json(document: Any) -> None:
+    """Write the report as one JSON document."""
+    say(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def note(text: object) -> None:
+    """Write a line for the person at the terminal that is not part of the report."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def complain(error: object, code: int = REFUSED) -> int:
+    """Report why the command failed; return the exit code."""
+    # The faults of a file begin with its name, as a compiler's do: editors and CI find the line.
+    note(error if isinstance(error, ConfigError) else f"turnout: {error}")
+    return code
+
+
+def progress(text: str = "") -> None:
+    """Replace the line of progress, or remove it; only on a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{_CLEAR}{text}")
+        sys.stderr.flush()
