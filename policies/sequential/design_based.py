@@ -19,6 +19,7 @@ Sums only: periods of constant propensity are added in any order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,6 +105,14 @@ class Periods:
         self._propensity = {v: np.asarray([p.propensities.get(v, 0.0) for p in periods]) for v in variants}
         self._sums = {key: _columns([p.sums.get(key, _NONE) for p in periods]) for key in keys}
         self._never = np.zeros(len(periods))
+
+    def first(self, count: int) -> Periods:
+        """Return the first ``count`` of the periods, without a copy."""
+        part = copy(self)
+        part._propensity = {variant: column[:count] for variant, column in self._propensity.items()}
+        part._sums = {key: columns[:count] for key, columns in self._sums.items()}
+        part._never = self._never[:count]
+        return part
 
     def moved(self, baseline: str, candidate: str) -> bool:
         """Return whether the ratio of both variants' propensities changed while either could be drawn."""

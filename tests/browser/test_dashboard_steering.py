@@ -201,6 +201,14 @@ def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs
     shown = tab.page.locator('[data-field="propensity"]').get_attribute("data-value")
     assert float(shown or "nan") == story["outcome"]["propensity"]
     assert "v3 differs" in tab.page.locator("#shadows").inner_text()
+    for field in ("gateway_ms", "backend_ms"):
+        shown = tab.page.locator(f'[data-field="{field}"]').get_attribute("data-value")
+        assert float(shown or "nan") == story["outcome"][field]
+    reported = {one["metric"] for one in story["rewards"]}
+    for metric, until in story["open_until"].items():
+        if metric not in reported:
+            shown = tab.page.locator(f'[data-field="open_until.{metric}"]').get_attribute("data-value")
+            assert float(shown or "nan") == until
 
 
 def test_outcomes_are_filtered_by_the_address_and_exported(lived: Served, tabs: Tabs) -> None:

@@ -125,6 +125,11 @@ async def test_all_that_is_known_of_a_decision(lived: Harness, client: Client) -
     assert by_id.json()["outcome"] == by_hex.json()["outcome"] == failed
     assert {"metric": "delay", "value": 1.0, "time": 5.0, "tags": {"who": "me"}} in by_id.json()["rewards"]
     assert by_id.json()["shadows"][0]["shadow"] == "v3"
+    windows = {name: metric.window for name, metric in lived.document().metrics.items()}
+    open_until = by_hex.json()["open_until"]
+    assert {name: until - by_hex.json()["time"] for name, until in open_until.items()} == pytest.approx(
+        windows
+    )
     assert failed["attempts"][0][2] == "backend_reset"  # type: ignore[index]
 
 

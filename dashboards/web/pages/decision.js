@@ -1,13 +1,13 @@
 // The story of one decision: why this variant, where the time went, what came of it.
 
 import { useGet } from "../core/data.js";
-import { milliseconds, probability, seconds, share, time } from "../core/format.js";
+import { milliseconds, moment, probability, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
-import { badge, figure, section } from "../parts/basics.js";
+import { badge, figure, section, swatch } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 
-export function DecisionPage({ page }) {
+export function DecisionPage({ page, now }) {
   const { data, error } = useGet(`decisions/${encodeURIComponent(page.decision)}`, { every: 15 });
   const head = html`<div class="page-head" key="head"><h1>Decision <span class="mono">${page.decision.slice(0, 12)}…</span></h1></div>`;
   if (!data) return [head, html`<p class="empty" key="wait">${error?.message ?? "Loading…"}</p>`];
@@ -21,7 +21,8 @@ export function DecisionPage({ page }) {
       "rewards",
       "Rewards",
       null,
-      rewards.length ? html`<ul>${rewards.map((one) => reward(one, data))}</ul>` : html`<p class="note">None was reported (yet).</p>`
+      rewards.length ? html`<ul>${rewards.map((one) => reward(one, data))}</ul>` : html`<p class="note">None was reported.</p>`,
+      windows(data, now)
     ),
     shadows.length > 0 && section("shadows", "Shadows", null, html`<ul>${shadows.map(shadow)}</ul>`),
     html`<details class="card" key="raw"><summary>As JSON</summary><pre class="command" tabindex="0">${JSON.stringify(data, null, 2)}</pre></details>`
@@ -49,16 +50,17 @@ function why(made) {
 function whereTimeWent(made) {
   const client = Math.max(0, made.total_ms - made.gateway_ms - made.backend_ms);
   const parts = [
-    ["gateway", made.gateway_ms],
-    ["backend", made.backend_ms],
-    ["client and body", client]
+    ["gateway", made.gateway_ms, "gateway_ms"],
+    ["backend", made.backend_ms, "backend_ms"],
+    ["client and body", client, "client_ms"]
   ];
   const tries = made.attempts ?? [];
   return section(
     "time",
     "Where the time went",
     null,
-    html`<ul class="legend">${parts.map(([name, ms]) => html`<li key=${name}>${name} <b>${milliseconds(ms)}</b></li>`)}</ul>`,
+    html`<div class="allocation tall" aria-hidden="true">${parts.map(([name, ms], k) => ms > 0 && html`<span key=${name} style=${{ flexGrow: String(ms), background: `var(--hue-${k})` }} title=${name}></span>`)}</div>
+    <ul class="legend">${parts.map(([name, ms, field], k) => html`<li key=${name}>${swatch({ hue: `var(--hue-${k})`, ink: `var(--ink-${k}, #000)`, letter: "" })}${name} <b>${figure(field, ms, milliseconds(ms))}</b></li>`)}</ul>`,
     tries.length > 0 &&
       html`<ol class="attempts">${tries.map(([variant, address, result, ms], k) => html`<li key=${k}>${variant} at <span class="mono">${address}</span>: ${sentence(result)} after ${milliseconds(ms)}</li>`)}</ol>`
   );
@@ -70,6 +72,15 @@ function reward(one, data) {
     .map(([name, v]) => `${name}=${v}`)
     .join(", ");
   return html`<li key=${one.metric}>${one.metric} = <b>${value}</b> after ${seconds(Math.max(0, one.time - data.time))}${tags && html` <small>(${tags})</small>`}</li>`;
+}
+
+// Which metrics may still be reported for this decision.
+function windows({ outcome: made, rewards, open_until }, now) {
+  if (made?.forced) return null;
+  const waiting = Object.entries(open_until).filter(([metric]) => !rewards.some((one) => one.metric === metric));
+  const [open, over] = [waiting.filter(([, until]) => until > now), waiting.filter(([, until]) => until <= now)];
+  const until = ([metric, at]) => html`<span key=${metric}>${metric} until ${figure(`open_until.${metric}`, at, moment(at, now))}</span> `;
+  return html`<p class="note">${open.length > 0 && html`Still accepted: ${open.map(until)}`}${over.length > 0 && html`Too late for ${over.map(([metric]) => metric).join(", ")}.`}</p>`;
 }
 
 function shadow(one) {

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 
+from gateway.compile.plans import reported
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import CSV, STORE, Endpoints
 from gateway.control.schemas.record import (
@@ -134,17 +135,26 @@ async def read_decision(request: ApiRequest) -> Response:
         raise TurnoutError(
             "not_found", "There is no record of this decision yet; records are written in batches."
         )
+    time = int.from_bytes(decision[:6], "big") / 1000.0
     return json_response(
         {
             "decision": decision.hex(),
-            "time": int.from_bytes(decision[:6], "big") / 1000.0,
+            "time": time,
             "route": route,
             "sealed": None if opened is None else _sealed(opened),
             "outcome": None if record.outcome is None else outcome_json(record.outcome),
             "rewards": [_reward(r) for r in record.rewards],
+            "open_until": _open_until(request, route, time),
             "shadows": [_shadowed(s) for s in record.shadows],
         }
     )
+
+
+def _open_until(request: ApiRequest, route: str, decided: float) -> dict[str, float]:
+    document = request.gateway.document()
+    if route not in document.routes:
+        return {}  # removed since
+    return {name: decided + metric.window for name, metric in reported(document, route).items()}
 
 
 def _opened(request: ApiRequest, text: str) -> Opened:

@@ -20,6 +20,7 @@ from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import RewardedBucket, periods
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
+from policies.sequential.design_based import Periods
 from policies.sequential.latency import Histogram
 from policies.sequential.metric_comparison import (
     Evidence,
@@ -54,6 +55,8 @@ class Observed:
     sticky: bool = False
     units: UnitOutcomes | None = None
     """Errors and latencies by unit; None where requests are their own units, or while the record is being read."""
+    periods: Periods | None = None
+    """Of the buckets; None: to be made."""
 
 
 class Comparisons:
@@ -70,7 +73,7 @@ class Comparisons:
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
-        self._periods = periods(observed.buckets)
+        self._periods = periods(observed.buckets) if observed.periods is None else observed.periods
         self._pairs: dict[tuple[str, str, str], Json] = {}
 
     def _evidence_of(self, variant: str, kinds: Mapping[str, Kind]) -> Evidence:
@@ -88,11 +91,14 @@ class Comparisons:
         """Return the comparison by metric, for those where both variants have data."""
         if variant == baseline:
             return {}
-        return {
-            metric: {"baseline": baseline, **self._pair(metric, baseline, variant)}
-            for metric in self.goals
-            if {variant, baseline} <= set(self._with_data(metric))
-        }
+        found = {metric: self.of_metric(metric, variant, baseline) for metric in self.goals}
+        return {metric: one for metric, one in found.items() if one is not None}
+
+    def of_metric(self, metric: str, variant: str, baseline: str) -> Json | None:
+        """Return the comparison in one metric; None unless two variants have data."""
+        if variant == baseline or not {variant, baseline} <= set(self._with_data(metric)):
+            return None
+        return {"baseline": baseline, **self._pair(metric, baseline, variant)}
 
     def standing(self, metric: str) -> Json | None:
         """Return which variant leads and which is last, and whether that is shown; None if fewer than two."""

@@ -6,16 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.lift import HEALTH, Comparisons, Observed
-from gateway.ingest.evidence import RewardedBucket
+from gateway.ingest.evidence import RewardedBucket, periods
 from gateway.record.histogram import merge
 from gateway.state.base import Counts
 from policies.types import RewardSums
 
 Json = dict[str, Any]
+
+MAX_LATENCY_POINTS: Final = 12
+"""Where shares moved, latencies are matched from the beginning at each point."""
 
 
 def lift_over_time(
@@ -34,10 +37,12 @@ def lift_over_time(
     """
     chosen = {name: m for name, m in declared.items() if name == metric}
     found: dict[str, list[Json]] = {}
+    if metric.startswith("latency_"):
+        points = min(points, MAX_LATENCY_POINTS)
     for time, observed in _moments(buckets, metric, points, now):
         compared = Comparisons(variants, chosen, observed)
         for variant in variants:
-            one = compared.lift(variant, baseline).get(metric)
+            one = compared.of_metric(metric, variant, baseline)
             if one is not None:
                 shown = {key: one[key] for key in ("absolute", "interval", "better")}
                 found.setdefault(variant, []).append({"time": time} | shown)
@@ -51,11 +56,13 @@ def _moments(
     ordered = sorted(buckets, key=lambda bucket: bucket.start)
     groups = [list(group) for _, group in groupby(ordered, key=lambda bucket: bucket.start)]
     stride = ceil(len(groups) / points) if groups else 1
+    whole, drawn = periods(ordered), 0
     counts: dict[str, Counts] = defaultdict(Counts)
     sums: dict[tuple[str, str], RewardSums] = defaultdict(RewardSums)
     seen = 0
     for number, group in enumerate(groups, start=1):
         seen += len(group)
+        drawn += len({bucket.epoch for bucket in group if bucket.counts.assigned})
         for bucket in group:
             if metric in HEALTH:
                 counts[bucket.variant] = _together(counts[bucket.variant], bucket.counts)
@@ -63,7 +70,8 @@ def _moments(
                 sums[bucket.variant, metric] += bucket.rewards[metric].observations
         if (len(groups) - number) % stride == 0:
             end = groups[number][0].start if number < len(groups) else now
-            yield end, Observed(dict(counts), dict(sums), ordered[:seen])
+            known = whole.first(drawn)
+            yield end, Observed(dict(counts), dict(sums), ordered[:seen], periods=known)
 
 
 def _together(one: Counts, other: Counts) -> Counts:

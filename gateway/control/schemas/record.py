@@ -99,4 +99,10 @@ class DecisionResponse(ApiModel):
     sealed: Annotated[dict[str, Any] | None, Field(description="The content of the decision id.")]
     outcome: OutcomeModel | None
     rewards: list[RewardModel]
+    open_until: Annotated[
+        dict[str, float],
+        Field(
+            description="By metric of the route: until when a reward is accepted, in seconds since the epoch."
+        ),
+    ]
     shadows: list[ShadowResultModel]
