@@ -14,7 +14,7 @@ from gateway.compile.registry import Registry
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.control.app import ControlApp
-from gateway.control.gateway_api import Action, RouteStatus
+from gateway.control.gateway_api import Action, Outage, RouteStatus
 from gateway.control.route_status import route_status
 from gateway.dataplane.worker import Worker
 from gateway.in_force import InForce
@@ -26,9 +26,11 @@ from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
+from gateway.loops.joining import Joining
 from gateway.loops.probes import Probes
 from gateway.runtime.tasks import Tasks
 from gateway.state.base import Event, Revision, StoreUnavailable
+from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
 
 
@@ -44,6 +46,8 @@ class RunningGateway:
     controller: Controller
     events: Events
     gauges: Gauges
+    outage: StoreOutage
+    joining: Joining
 
     def now(self) -> float:
         return self.clock()
@@ -64,6 +68,10 @@ class RunningGateway:
     def ready(self) -> tuple[bool, str]:
         draining = self.in_force.worker.draining
         return not draining, "The gateway is shutting down." if draining else ""
+
+    def store_outage(self) -> Outage | None:
+        since = self.outage.since
+        return None if since is None else Outage(since, self.joining.state_time)
 
     def metrics(self) -> bytes:
         return self.gauges.text()

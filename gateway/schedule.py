@@ -14,22 +14,22 @@ from gateway.loops.status_gauges import STATUS_GAUGES_S, StatusGauges
 from gateway.loops.upkeep import PRUNE_S, prune_store
 from gateway.loops.webhooks import WEBHOOKS_S, Webhooks
 from gateway.running import Gateway
-from gateway.state.outage import StoreOutage
+from gateway.state.last_state import LAST_STATE_S, LastState
 
 GAUGES_S: Final = 1.0
 
 
 def start_loops(
     gateway: Gateway,
-    outage: StoreOutage,
     webhooks: Webhooks,
     status_gauges: StatusGauges,
+    last_state: LastState | None,
     workers: int,
 ) -> None:
     """Start every loop. ``workers``: how many processes share the port."""
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
-    emit = gateway.events.emit_quietly
+    emit, before = gateway.events.emit_quietly, api.joining.before
     alarms = Alarms(
         store,
         allocations,
@@ -41,7 +41,7 @@ def start_loops(
     )
 
     def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:
-        gateway.tasks.spawn(periodically(name, step, interval, outage, delay=delay))
+        gateway.tasks.spawn(periodically(name, step, interval, api.outage, delay=delay))
 
     def allocation_s() -> float:
         return document().loops.allocation
@@ -53,16 +53,18 @@ def start_loops(
         gateway.events.wake()
         in_force.sealer.renew(await store.secrets(SEALING_KEYS))
 
-    start("allocations", allocations.step, allocation_s)
-    start("controllers of routes", api.controller.step, allocation_s)
+    start("allocations", before(allocations.step), allocation_s)
+    start("controllers of routes", before(api.controller.step), allocation_s)
     start("probes", lambda: probes.step(document().backends), lambda: PROBES_S)
-    start("alarms", lambda: alarms.step(document()), lambda: ALARMS_S, delay=True)
+    start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
     start("pruning", lambda: prune_store(store, allocations, document(), now), lambda: PRUNE_S, delay=True)
     if store.rates is not None:
         rates = Rates(store.rates, gateway.owner, lambda: in_force.registry.buckets, workers)
         start("rates of keys", rates.step, lambda: RATES_S)
-    start("the configuration", gateway.configuration.step, watch_s, delay=True)
+    start("the configuration", before(gateway.configuration.step), watch_s, delay=True)
     start("other replicas", follow_replicas, watch_s, delay=True)
+    if last_state is not None:
+        start("the last state", last_state.step, lambda: LAST_STATE_S)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)
     start("gauges of states", lambda: status_gauges.step(document()), lambda: STATUS_GAUGES_S)

@@ -33,6 +33,7 @@ from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
 from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
+from gateway.loops.joining import Joining
 from gateway.loops.probes import Probes
 from gateway.loops.status_gauges import StatusGauges
 from gateway.loops.webhooks import Webhooks
@@ -44,6 +45,7 @@ from gateway.runtime.threads import pool
 from gateway.schedule import start_loops
 from gateway.state import open_store
 from gateway.state.base import Published, StoreUnavailable
+from gateway.state.last_state import LastState
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
 from gateway.telemetry.access_log import AccessLog
@@ -65,9 +67,18 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     text, document = source.first()
     store, outage = open_store(document.store), StoreOutage(now)
-    await store.open()
+    directory = data_dir(document.store, document.record.spool)
+    last_state = LastState(directory, store.address, store.memory, now) if store.memory else None
+
+    async def read_store() -> None:
+        await allocations.start()
+        await controller.start(document)
+        await revisions.rejoin(text)
+
+    joining = Joining(store, last_state, outage, read_store)
+    start = await joining.begin()
     events = Events(store, now)
-    sealer = Sealer(await store.secrets(SEALING_KEYS))
+    sealer = Sealer(await start.secrets(SEALING_KEYS))
     traces = Traces(chance=chance, wall=now)
 
     def tell(kind: str, data: Mapping[str, Any], route: str = "") -> None:
@@ -86,10 +97,10 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         swap=lambda *published: in_force.swap(*published),
         announce=lambda published: tell("allocation", _announcement(published), published.route),
     )
-    await allocations.start()
+    await allocations.start(start)
     controller = Controller(store, allocations, clock=now, emit=events.emit_quietly)
-    await controller.start(document)
-    spool = Spool(data_dir(document.store, document.record.spool), store)
+    await controller.start(document, start)
+    spool = Spool(directory, store)
     await spool.open()
     rewards = RewardIngest(
         store,
@@ -141,10 +152,15 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         ]
 
     gauges = Gauges(metrics, in_force.registry, lambda: in_force.worker, counts)
-    status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage)
-    api = RunningGateway(store, rewards, now, in_force, revisions, controller, events, gauges)
+    status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage, joining)
+    api = RunningGateway(
+        store, rewards, now, in_force, revisions, controller, events, gauges, outage, joining
+    )
     application = ControlApp(api)
-    await revisions.start(text)
+    if joining.state_time is None:
+        await revisions.start(text)
+    else:
+        await revisions.recover(text, await start.revisions())
     with contextlib.suppress(StoreUnavailable):
         await allocations.step()  # the first allocations are published before the first request
     in_force.worker.start()
@@ -153,7 +169,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     probes = Probes(in_force.registry, chance)
     files = Configuration(source.path, text or "", revisions, lambda: in_force.files)
     gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes, files)
-    start_loops(gateway, outage, webhooks, status_gauges, workers)
+    start_loops(gateway, webhooks, status_gauges, last_state, workers)
     return gateway
 
 

@@ -18,6 +18,7 @@ const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
 const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
 const SESSION_MS = 30_000; // between two looks whether we are still logged in
+const STORE_MS = 5000; // between two looks whether the store is available
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
 class App extends Component {
@@ -25,7 +26,7 @@ class App extends Component {
     super();
     this.live = null;
     this.watched = null;
-    this.state = { page: here(), view: {}, events: null, session: null, alive: 0, lost: null, refused: null, now: Date.now() / 1000 };
+    this.state = { page: here(), view: {}, events: null, session: null, alive: 0, lost: null, outage: null, refused: null, now: Date.now() / 1000 };
   }
 
   componentDidMount() {
@@ -34,8 +35,16 @@ class App extends Component {
     addEventListener("pagehide", () => this.stop());
     setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
     setInterval(() => document.hidden || this.lookAtSession(), SESSION_MS);
+    setInterval(() => document.hidden || this.lookAtStore(), STORE_MS);
     this.lookAtSession();
+    this.lookAtStore();
     this.go();
+  }
+
+  // Draining or unreachable: the stream says so.
+  async lookAtStore() {
+    const ready = await get("readyz").catch(() => null);
+    this.setState({ outage: ready?.store_outage ?? null });
   }
 
   async lookAtSession() {
@@ -117,7 +126,7 @@ function titleOf(page, view) {
 }
 
 function content(state) {
-  const { page, view, refused, lost, alive } = state;
+  const { page, view, refused, lost, outage, alive } = state;
   const needsView = ["overview", "route"].includes(page.name);
   const known = Object.keys(view).length > 0 || (page.name === "overview" && alive && !lost);
   if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
@@ -128,7 +137,7 @@ function content(state) {
       refused.status === 404 ? "warn" : "bad"
     );
   if (needsView && !known)
-    return lost
+    return lost || outage
       ? [html`<h1 key="h">Turnout</h1>`, banner(state)]
       : [html`<h1 key="h">${page.route ?? "Routes"}</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
   return [banner(state), pageOf(state)];
@@ -138,8 +147,8 @@ function refusedPage(title, detail, tone = "bad") {
   return [html`<h1 key="h">${title}</h1>`, notice(tone, title, detail, html`<a href=${href()}>All routes</a>`)];
 }
 
-function banner({ lost, alive }) {
-  if (!lost) return null;
+function banner({ lost, outage, alive }) {
+  if (!lost) return outage && notice("bad", "The store is unavailable", outage.message);
   const stale = alive ? ` What you see is from ${new Date(alive).toLocaleTimeString()}.` : "";
   return notice("bad", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
 }

@@ -157,9 +157,7 @@ class Revisions(Generic[B]):
         """
         async with self._editing, self._alone():
             history = await self._store.revisions(limit=HISTORY)
-            self._looked = max((r.revision for r in history[:1]), default=0)
-            files = (r.document for r in history if r.author == FILE_AUTHOR)
-            self._file_variables = frozenset(variables(text if text is not None else next(files, "")))
+            self._look(text, history)
             if text is not None and self._edited(text, history):
                 return await self._accept(
                     text, FILE_AUTHOR, self._origin, await self._built(text, FILE_AUTHOR)
@@ -168,6 +166,32 @@ class Revisions(Generic[B]):
             if text is not None and found.etag != etag(text):
                 self._stays(text, found, history)
             return found
+
+    async def recover(self, text: str | None, history: Sequence[Revision]) -> None:
+        """Puts the newest of ``history`` in force while the store is away: a changed file waits for `rejoin`.
+
+        Raises ConfigError when nothing can be put in force.
+        """
+        async with self._editing:
+            self._look(text, history)
+            found = await self._newest_built(history)
+        if text is None or found.etag != etag(text):
+            log.warning(
+                "%s is not what is in force: whether it is an edit is decided once the store is available",
+                self._name,
+            )
+
+    async def rejoin(self, text: str | None) -> None:
+        """`start` of a process that has recovered: a file that can't be built is refused, and changes nothing."""
+        try:
+            await self.start(text)
+        except ConfigError as error:
+            self.refuse(error, text)
+
+    def _look(self, text: str | None, history: Sequence[Revision]) -> None:
+        self._looked = max((r.revision for r in history[:1]), default=0)
+        files = (r.document for r in history if r.author == FILE_AUTHOR)
+        self._file_variables = frozenset(variables(text if text is not None else next(files, "")))
 
     def _edited(self, text: str, history: Sequence[Revision]) -> bool:
         """Whether the file's text is new, or an earlier one that this very file has left since."""

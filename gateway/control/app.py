@@ -32,7 +32,7 @@ class ControlApp:
 
     def __init__(self, gateway: GatewayApi) -> None:
         self._services = ControlServices(gateway)
-        self._guarded = ErrorMiddleware(_router(self._services), self._hsts)
+        self._guarded = ErrorMiddleware(_router(self._services), self._hsts, self._outage)
         self._cors: tuple[tuple[str, ...], ASGIApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +57,10 @@ class ControlApp:
     def _hsts(self) -> float | None:
         tls = self._services.gateway.document().tls
         return tls.hsts if tls is not None else None
+
+    def _outage(self) -> str:
+        outage = self._services.gateway.store_outage()
+        return outage.message if outage is not None else ""
 
     def close(self) -> None:
         self._services.closing.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from gateway.auth.principal import Authenticator
@@ -30,6 +31,29 @@ class RouteStatus:
     """By shadow: offered, sent, dropped by reason, failed."""
     contextual: Mapping[str, Any] | None = None
     """Of a bandit with features: `gateway.compile.ensembles.described`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The store is unavailable; times in seconds since the epoch."""
+
+    since: float
+    state_time: float | None
+    """When the last state was written that the process started from and serves; None if it has read the store."""
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        text = f"The store has been unavailable since {_clock(self.since)}."
+        if self.state_time is not None:
+            text += (
+                f" The gateway started without it, and serves its last state, of {_clock(self.state_time)}."
+            )
+        return f"{text} Requests continue; rewards wait in the spool; rollouts and bandits keep their state."
+
+
+def _clock(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 class GatewayApi(Protocol):
@@ -65,6 +89,10 @@ class GatewayApi(Protocol):
 
     def ready(self) -> tuple[bool, str]:
         """Return whether requests can be served, and if not, why."""
+        ...
+
+    def store_outage(self) -> Outage | None:
+        """Return what is known of an outage of the store; None while the store is available."""
         ...
 
     def metrics(self) -> bytes:

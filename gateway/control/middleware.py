@@ -34,10 +34,22 @@ _HEADERS: Final = (
 class ErrorMiddleware:
     """An ASGI application that wraps another one."""
 
-    def __init__(self, inner: ASGIApp, hsts: Callable[[], float | None] = lambda: None) -> None:
-        """``hsts``: returns the seconds for which browsers require TLS; None: not set."""
+    def __init__(
+        self,
+        inner: ASGIApp,
+        hsts: Callable[[], float | None] = lambda: None,
+        outage: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Wrap ``inner``.
+
+        Args:
+            inner: The application.
+            hsts: Returns the seconds for which browsers require TLS; None: not set.
+            outage: Describes an outage of the store; "" if none is known.
+        """
         self._inner = inner
         self._hsts = hsts
+        self._outage = outage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,7 +79,7 @@ class ErrorMiddleware:
         except Exception as error:
             if isinstance(error, ClientDisconnect):
                 return  # no client is left to receive a response
-            failure = refusal(error, request_id, scope)
+            failure = refusal(error, request_id, scope, self._outage())
             if started:
                 # Too late for another response: a truncated one must not look complete.
                 raise
@@ -79,8 +91,8 @@ def _request_id(scope: Scope) -> str:
     return given if _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
 
 
-def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
-    """Return the error response for an exception."""
+def refusal(error: Exception, request_id: str, scope: Scope, outage: str) -> Response:
+    """Return the error response for an exception. ``outage``: see `ErrorMiddleware`."""
     match error:
         case TurnoutError():
             return _error_response(error, request_id)
@@ -94,7 +106,7 @@ def refusal(error: Exception, request_id: str, scope: Scope) -> Response:
                 extra={"request_id": request_id},
             )
             return _error_response(
-                TurnoutError("store_unavailable", retry_after=STORE_RETRY_AFTER_S), request_id
+                TurnoutError("store_unavailable", outage, retry_after=STORE_RETRY_AFTER_S), request_id
             )
         case HTTPException(status_code=404):
             message = f"There is nothing at {scope['path']}; /-/openapi.json lists the endpoints."

@@ -40,7 +40,7 @@ from gateway.ingest.evidence import (
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
 from gateway.loops.periodic import each_route
 from gateway.state.base import BUCKET_S, OutcomeFilter, Published
-from gateway.state.store import Store
+from gateway.state.store import StartStore, Store
 from policies.allocate import Plan, allocate
 from policies.allocation import bandit
 from policies.allocation.bandit import Bandit, Standing
@@ -90,17 +90,17 @@ class Allocations:
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
-    async def start(self) -> None:
-        """Reads what was published before; call it before the first `take`."""
-        await self._read()
+    async def start(self, source: StartStore | None = None) -> None:
+        """Reads what was published before, in the store or ``source``; call it before the first `take`."""
+        await self._read(source or self._store)
 
-    async def _read(self) -> None:
+    async def _read(self, source: StartStore) -> None:
         """What is published now, with the ensembles that belong to it."""
-        self._stored = await self._store.published()
+        self._stored = await source.published()
         for name, stored in self._stored.items():
             epoch = self._packed.get(name, (0, b""))[0]
             if stored.epoch != epoch and expected(stored.evidence):
-                data = await self._store.ensemble(name, stored.epoch)
+                data = await source.ensemble(name, stored.epoch)
                 if data is not None:
                     self._packed[name] = stored.epoch, data
 
@@ -156,7 +156,7 @@ class Allocations:
         pending = any(not held.published for held in self.held.values())
         if changed == self._changed and not pending and not self._ended():
             return
-        await self._read()
+        await self._read(self._store)
         await each_route("the allocation", self.held, self._step_route)
         self._changed = changed
 

@@ -33,7 +33,7 @@ from gateway.loops.rollout_evidence import RolloutEvidence
 from gateway.loops.route_states import RouteStates
 from gateway.loops.route_views import rollout_view, stop_view
 from gateway.state.base import StoreUnavailable
-from gateway.state.store import EvidenceStore
+from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
@@ -80,8 +80,8 @@ class Controller:
         return self._routes.states
 
     # A new document -----------------------------------------------------------------------------------
-    async def start(self, document: Document) -> None:
-        """Reads where the routes of ``document`` stand; call it before the first `take`.
+    async def start(self, document: Document, source: StartStore | None = None) -> None:
+        """Reads where the routes of ``document`` stand, in the store or ``source``; call it before the first `take`.
 
         Raises StoreUnavailable also for a state that can't be read: without it, a promoted candidate would lose its
         share.
@@ -89,7 +89,7 @@ class Controller:
         for name, route in document.routes.items():
             if _controlled(route):
                 try:
-                    await self._routes.read(name)
+                    await self._routes.read(name, source)
                 except ValueError as error:
                     raise StoreUnavailable(
                         f"The state of the route {name!r} in the store can't be read ({error}). Start the version of "

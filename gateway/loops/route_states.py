@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from gateway.errors import TurnoutError
-from gateway.state.store import DocumentStore
+from gateway.state.store import DocumentStore, StartStore
 from policies.rollout.route import RouteState
 
 KIND: Final = "route"
@@ -33,10 +33,10 @@ class RouteStates:
     def __getitem__(self, name: str) -> RouteState:
         return self.states.get(name) or RouteState()
 
-    async def read(self, name: str) -> RouteState:
-        """What the store has now."""
+    async def read(self, name: str, source: StartStore | None = None) -> RouteState:
+        """What the store (or ``source``) has now."""
         before = self._versions.get(name, 0)
-        found = await self._store.load(KIND, name)
+        found = await (source or self._store).load(KIND, name)
         # An update during this call may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
             self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))

@@ -17,6 +17,7 @@ from gateway.ingest.spool import Spool
 from gateway.loops import alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
+from gateway.loops.joining import Joining
 from gateway.state.outage import StoreOutage
 from gateway.state.store import DocumentStore
 from gateway.telemetry.metrics import Metrics
@@ -37,6 +38,7 @@ class StatusGauges:
         allocations: Allocations,
         spool: Spool,
         outage: StoreOutage,
+        joining: Joining,
     ) -> None:
         self._metrics = metrics
         self._store = store
@@ -44,11 +46,13 @@ class StatusGauges:
         self._allocations = allocations
         self._spool = spool
         self._outage = outage
+        self._joining = joining
 
     async def step(self, document: Document) -> None:
         """Set all of them. Raises StoreUnavailable, after those that need no store are set."""
         metrics = self._metrics
-        metrics.store_ready.set(not self._outage.away)
+        metrics.store_ready.set(self._outage.since is None)
+        metrics.started_without_store.set(self._joining.state_time is not None)
         metrics.spool_bytes.set(self._spool.waiting_bytes)
         metrics.show(
             metrics.certificate_expiry,

@@ -23,9 +23,9 @@ class StoreOutage:
         self._told = 0.0
 
     @property
-    def away(self) -> bool:
-        """Whether the last attempt of any user failed."""
-        return bool(self._failing)
+    def since(self) -> float | None:
+        """When the first attempt failed, in seconds since the epoch; None while the store is available."""
+        return self._since if self._failing else None
 
     def failed(self, user: str, error: StoreUnavailable) -> None:
         """``user`` could not reach the store."""

@@ -24,6 +24,7 @@ from gateway.state.base import (
     Revision,
     RewardResult,
 )
+from gateway.state.memory import Memory
 from policies.contextual.regression import LinearSums
 from policies.types import RewardSums
 
@@ -215,6 +216,16 @@ class DocumentStore(Protocol):
         ...
 
 
+class StartStore(Protocol):
+    """What a process reads before it serves: a store, or its `Memory`."""
+
+    async def secrets(self, name: str) -> tuple[bytes, ...]: ...
+    async def published(self) -> dict[str, Published]: ...
+    async def ensemble(self, route: str, epoch: int) -> bytes | None: ...
+    async def load(self, kind: str, name: str) -> tuple[int, str] | None: ...
+    async def revisions(self, *, limit: int = 100) -> list[Revision]: ...
+
+
 class LeaseStore(Protocol):
     """Leadership among the processes that share a store."""
 
@@ -248,6 +259,16 @@ class Store(RecordStore, AggregateStore, AllocationStore, DocumentStore, LeaseSt
     @property
     def rates(self) -> RateLedger | None:
         """None where no other machine shares the store."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Without credentials."""
+        ...
+
+    @property
+    def memory(self) -> Memory | None:
+        """What this process has seen; None where no other machine shares the store."""
         ...
 
     async def open(self) -> None: ...

@@ -207,6 +207,11 @@ class Metrics(Collector):
             "turnout_store_ready", "1 while the store can be reached, else 0.", registry=r,
             multiprocess_mode="livemin",
         )  # fmt: skip
+        self.started_without_store = Gauge(
+            "turnout_started_without_store",
+            "1 while a process serves the last state of a store that was unavailable at its start, else 0.",
+            registry=r, multiprocess_mode="livemax",
+        )  # fmt: skip
         self.spool_bytes = Gauge(
             "turnout_spool_bytes", "Bytes of rewards that wait in the spool for the store.", registry=r,
             multiprocess_mode="livesum",

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import TurnoutError
 from gateway.loops.route_states import KIND, RouteStates
-from gateway.state.store import Store
+from gateway.state.store import StartStore, Store
 from policies.rollout.ejections import Ejections
 from policies.rollout.route import RouteState
 from policies.rollout.stop_rule import StopState
@@ -58,8 +58,8 @@ async def test_a_route_that_others_keep_moving_is_a_conflict(store: Store) -> No
     class Moving(RouteStates):
         """Another process writes each time between the read and the write of this one."""
 
-        async def read(self, name: str) -> RouteState:
-            found = await super().read(name)
+        async def read(self, name: str, source: StartStore | None = None) -> RouteState:
+            found = await super().read(name, source)
             await other.update(name, lambda s: (replace(s, stop=StopState(str(next(times)))), None))
             return found
 

@@ -17,7 +17,7 @@ from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
-from gateway.control.gateway_api import Action, RouteStatus
+from gateway.control.gateway_api import Action, Outage, RouteStatus
 from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardIngest
 from gateway.loops.allocation import Allocations
@@ -181,6 +181,9 @@ class Harness:
 
     def ready(self) -> tuple[bool, str]:
         return self.readiness
+
+    def store_outage(self) -> Outage | None:
+        return None
 
     def authenticator(self) -> Authenticator:
         return self.known

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Final
 
 from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import OPEN, Endpoints
-from gateway.control.schemas.health import HealthResponse
+from gateway.control.schemas.health import HealthResponse, ReadyResponse
 from gateway.errors import TurnoutError
 from gateway.telemetry.metrics import of_routes
 
@@ -23,13 +24,18 @@ async def healthz(request: ApiRequest) -> Response:
     return json_response({"status": "ok"})
 
 
-@endpoints("GET", "/-/readyz", OPEN, HealthResponse, errors=("not_ready", "draining"))
+@endpoints("GET", "/-/readyz", OPEN, ReadyResponse, errors=("not_ready", "draining"))
 async def readyz(request: ApiRequest) -> Response:
-    """Check that requests can be served."""
+    """Check that requests can be served.
+
+    They are while the store is unavailable; then `store_outage` describes the state of the gateway.
+    """
     ready, why = request.gateway.ready()
     if not ready:
         raise TurnoutError("not_ready", why, retry_after=1.0)
-    return json_response({"status": "ready"})
+    outage = request.gateway.store_outage()
+    described = None if outage is None else {**asdict(outage), "message": outage.message}
+    return json_response({"status": "ready", "store_outage": described})
 
 
 @endpoints("GET", "/-/metrics", "metrics", "text/plain", open_to_loopback=True)

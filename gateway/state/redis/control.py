@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gateway.state.base import Event, Published, Revision
+from gateway.state.memory import Memory
 from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
@@ -34,7 +35,6 @@ _SECRETS: Final = Script.load("secrets")
 
 _CURRENT: Final = ""
 """What a publication expects that follows the newest."""
-_MAX_REMEMBERED_REVISIONS: Final = 20
 _RESTORED: Final = "restored"
 
 
@@ -43,11 +43,7 @@ class Control:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        # The newest that this process has seen of each:
-        self._secrets: dict[str, tuple[bytes, ...]] = {}
-        self._published: dict[str, tuple[Published, bytes]] = {}
-        self._documents: dict[tuple[str, str], tuple[int, str]] = {}
-        self._known_revisions: dict[int, Revision] = {}
+        self.memory = Memory()
         self._event = 0
         self._changes = 0
         self._changes_lost = 0
@@ -59,14 +55,14 @@ class Control:
     @property
     def routes(self) -> AbstractSet[str]:
         """Routes that this process has seen an allocation of."""
-        return self._published.keys()
+        return self.memory.known_published.keys()
 
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
-        known = self._secrets.get(name, ())
-        found = await self._link.run(_SECRETS, self._link.of_all, name, os.urandom(32), *known)
-        self._secrets[name] = tuple(found)
-        return self._secrets[name]
+        known = self.memory.known_secrets.get(name, ())
+        found = tuple(await self._link.run(_SECRETS, self._link.of_all, name, os.urandom(32), *known))
+        self.memory.remember_secrets(name, found)
+        return found
 
     async def changed(self, routes: Sequence[str]) -> tuple[int, bool]:
         """The number of changes, and whether the store has lost some that it had acknowledged.
@@ -86,10 +82,10 @@ class Control:
 
     async def _restore(self) -> None:
         """Writes back all that is remembered, before others ask for it."""
-        for secret in tuple(self._secrets):
+        for secret in tuple(self.memory.known_secrets):
             await self.secrets(secret)
         await self.revisions(1)
-        for kind, name in tuple(self._documents):
+        for kind, name in tuple(self.memory.known_documents):
             await self.load(kind, name)
         await self.published(sorted(self.routes))
 
@@ -97,7 +93,7 @@ class Control:
     async def publish(self, allocation: Published, ensemble: bytes) -> bool:
         if not await self._publish(allocation, ensemble, _CURRENT):
             return False
-        self._published[allocation.route] = allocation, ensemble
+        self.memory.remember_published(allocation, ensemble)
         return True
 
     async def _publish(self, allocation: Published, ensemble: bytes, mode: str) -> bool:
@@ -108,24 +104,23 @@ class Control:
         found: bytes | None = await self._link.command(
             "HGET", f"{self._link.of_route(route)}:ensembles", epoch
         )
-        newest, _ = self._published.get(route, (None, b""))
+        newest, _ = self.memory.known_published.get(route, (None, b""))
         if found is not None and newest is not None and newest.epoch == epoch:
-            self._published[route] = newest, found
+            self.memory.remember_published(newest, found)
         return found
 
     async def published(self, routes: Sequence[str]) -> dict[str, Published]:
         found = {}
         for route in routes:
             newest = await self._newest_published(route)
-            known, ensemble = self._published.get(route, (None, b""))
+            known, ensemble = self.memory.known_published.get(route, (None, b""))
             if known is not None and (newest is None or newest.epoch < known.epoch):
                 if await self._publish(known, ensemble, _RESTORED):
                     self._tell(f"the allocation of {route!r}, epoch {known.epoch}")
                 newest = await self._newest_published(route)
             if newest is not None:
                 found[route] = newest
-                if known is None or newest.epoch > known.epoch:
-                    self._published[route] = newest, b""
+                self.memory.remember_published(newest)
         return found
 
     async def _newest_published(self, route: str) -> Published | None:
@@ -145,7 +140,7 @@ class Control:
 
     # Documents ----------------------------------------------------------------------------------
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        found, known = await self._load(kind, name), self._documents.get((kind, name))
+        found, known = await self._load(kind, name), self.memory.known_documents.get((kind, name))
         if known is not None and (found is None or found[0] < known[0]):
             version, text = known
             if await self._link.run(
@@ -153,13 +148,9 @@ class Control:
             ):
                 self._tell(f"the document {kind} {name!r}, version {version}")
             found = await self._load(kind, name)
-        self._remember(kind, name, found)
+        if found is not None:
+            self.memory.remember_document(kind, name, *found)
         return found
-
-    def _remember(self, kind: str, name: str, found: tuple[int, str] | None) -> None:
-        known = self._documents.get((kind, name))
-        if found is not None and (known is None or found[0] >= known[0]):
-            self._documents[kind, name] = found
 
     async def _load(self, kind: str, name: str) -> tuple[int, str] | None:
         row = await self._link.command("HGET", f"{self._link.of_all}:documents", _field(kind, name))
@@ -172,7 +163,7 @@ class Control:
         arguments = (_field(kind, name), expected, text, _CURRENT)
         if not await self._link.run(_SAVE, self._link.of_all, *arguments):
             return False
-        self._remember(kind, name, (expected + 1, text))
+        self.memory.remember_document(kind, name, expected + 1, text)
         return True
 
     # Revisions and events -----------------------------------------------------------------------
@@ -181,27 +172,21 @@ class Control:
         added = Revision(0, time, author, etag, document, origin)
         number = await self._link.run(_ADD_REVISION, self._link.of_all, _revision_row(added))
         added = replace(added, revision=int(number))
-        self._remember_revisions([added])
+        self.memory.remember_revisions([added])
         return added
 
     async def revisions(self, limit: int) -> list[Revision]:
-        found, newest = await self._revisions(limit), max(self._known_revisions, default=0)
+        found, known = await self._revisions(limit), self.memory.known_revisions
+        newest = max(known, default=0)
         if newest and (not found or found[0].revision < newest):
             pairs: list[Any] = []
-            for number in sorted(self._known_revisions, reverse=True):
-                pairs += (number, _revision_row(self._known_revisions[number]))
+            for number in sorted(known, reverse=True):
+                pairs += (number, _revision_row(known[number]))
             if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
                 self._tell(f"configuration revision {newest}")
             found = await self._revisions(limit)
-        self._remember_revisions(found)
+        self.memory.remember_revisions(found)
         return found
-
-    def _remember_revisions(self, found: Sequence[Revision]) -> None:
-        """Also some that came before the newest: a replica that starts knows by them whether its file is an edit."""
-        known = self._known_revisions | {one.revision: one for one in found}
-        self._known_revisions = {
-            number: known[number] for number in sorted(known)[-_MAX_REMEMBERED_REVISIONS:]
-        }
 
     async def _revisions(self, limit: int) -> list[Revision]:
         newest = int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)

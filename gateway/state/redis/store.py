@@ -58,6 +58,8 @@ class RedisStore:
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
         self._link = Link(url)
         self._control = Control(self._link)
+        self.memory = self._control.memory
+        self.address = f"{self._link.shown}?prefix={self._link.prefix}"
         self.rates = RedisRates(self._link)
         self._clock = clock
         self._known_routes: set[str] = set()

@@ -48,6 +48,8 @@ class SqliteStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.address = f"sqlite:///{path}"
+        self.memory = None
         self.rates = None
         self._writer = Writer(self.path)
         self._readers = Readers(self.path, threads=3)

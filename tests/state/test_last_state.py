@@ -1,0 +1,98 @@
+"""The last state of a shared store on the disk: private, whole, and of one store."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+
+from gateway.state.base import Revision
+from gateway.state.last_state import LastState
+from gateway.state.memory import Memory
+from tests.contract.made import T0, published
+
+REVISION = Revision(3, T0, "ops", '"e"', "routes: {}\n# ü\n", "PUT")
+STORE = "redis://h:6379/0?prefix=turnout"
+
+
+def full() -> Memory:
+    memory = Memory()
+    memory.remember_secrets("decision-id", (bytes(32), bytes(range(32))))
+    memory.remember_published(published(6))
+    memory.remember_published(published(7), b"\x00ensemble")
+    memory.remember_document("route", "digits", 4, '{"rollout": null}')
+    memory.remember_document("history", "digits", 9, "[]")
+    memory.remember_revisions([REVISION])
+    return memory
+
+
+def last_state(folder: Path, memory: Memory, store: str = STORE) -> LastState:
+    return LastState(folder / "data", store, memory, lambda: T0)
+
+
+async def test_what_a_start_needs_is_read_back(tmp_path: Path) -> None:
+    written = last_state(tmp_path, full())
+    await written.step()
+    memory = Memory()
+    assert last_state(tmp_path, memory).read() == T0
+    assert await memory.secrets("decision-id") == (bytes(32), bytes(range(32)))
+    assert await memory.published() == {"digits": published(7)}
+    assert await memory.ensemble("digits", 7) == b"\x00ensemble"
+    assert await memory.ensemble("digits", 6) is None
+    assert await memory.load("route", "digits") == (4, '{"rollout": null}')
+    assert await memory.load("history", "digits") is None  # a start does not need it
+    assert await memory.revisions() == [REVISION]
+
+
+async def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    written = last_state(tmp_path, full())
+    await written.step()
+    assert stat.S_IMODE(written.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(written.path.parent.stat().st_mode) == 0o700
+    assert [path.name for path in written.path.parent.iterdir()] == [written.path.name]
+
+
+async def test_it_is_written_when_something_has_changed(tmp_path: Path) -> None:
+    memory = full()
+    written = last_state(tmp_path, memory)
+    await written.step()
+    written.path.unlink()
+    memory.remember_published(published(7), b"\x00ensemble")
+    memory.remember_document("route", "digits", 3, "older")
+    await written.step()
+    assert not written.path.exists()
+    memory.remember_published(published(8))
+    await written.step()
+    assert written.path.exists()
+
+
+async def test_another_store_has_another_file(tmp_path: Path) -> None:
+    await last_state(tmp_path, full()).step()
+    for other in ("redis://h:6379/1?prefix=turnout", "redis://h:6379/0?prefix=blue"):
+        assert last_state(tmp_path, Memory(), other).read() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"store": "x"}', "\x00\xff"])
+async def test_a_damaged_file_is_said_and_not_used(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = last_state(tmp_path, full())
+    await written.step()
+    written.path.write_text(text)
+    assert last_state(tmp_path, Memory()).read() is None
+    assert "can't be used" in caplog.text
+
+
+async def test_a_directory_that_cant_be_written_is_said_one_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data").write_text("a file")
+    memory = full()
+    written = last_state(tmp_path, memory)
+    with caplog.at_level(logging.WARNING):
+        await written.step()
+        memory.remember_published(published(8))
+        await written.step()
+    assert caplog.text.count("can't be written") == 1
