@@ -17,11 +17,14 @@ help:            ## what there is
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml deploy/dev.lock
-	@echo "installing into .venv: PyTorch, then deploy/dev.lock (this takes a few minutes the first time)"
+.venv/locked: pyproject.toml deploy/dev.lock
+	@echo "installing into .venv: deploy/dev.lock, then PyTorch (this takes a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) '$(TORCH)'
 	$(PIP) --require-hashes --no-deps -r deploy/dev.lock
+	touch .venv/locked
+
+.venv/ready: .venv/locked
+	$(PIP) '$(TORCH)'
 	$(PIP) --no-deps -e .
 	touch .venv/ready
 
@@ -33,8 +36,15 @@ audit: setup     ## known holes in what is locked (asks the package index)
 	$(PIP) pip-audit
 	$(BIN)/python -m pip_audit -r deploy/runtime.lock --require-hashes --disable-pip
 
-run: setup       ## the bundled model server, the gateway, and real data replayed through it
-	$(BIN)/turnout demo
+run:             ## the bundled model server, the gateway, and real data replayed through it
+	@$(MAKE) --no-print-directory -j2 setup .run/compiled.path
+	PYTHONSAFEPATH=1 PYTHONPATH="$$(cat .run/compiled.path)" $(BIN)/turnout demo --config config.example.yaml
+
+# The compiled form, where there is a C compiler: made while PyTorch is downloaded, and kept until the sources change.
+.PHONY: .run/compiled.path
+.run/compiled.path: .venv/locked
+	@mkdir -p .run
+	@$(BIN)/python deploy/compiled.py --cached .run/compiled > $@ || true
 
 tools: .venv/tools ## the servers and the browser that tests drive, from Debian packages where missing
 	@deploy/tools.sh

@@ -2,6 +2,8 @@
 
     python deploy/compiled.py                   in place: extension modules beside the sources
     python deploy/compiled.py --into DIRECTORY  a copy of the packages there, compiled; the checkout stays as it is
+    python deploy/compiled.py --cached DIRECTORY  the same below it, made again only if the sources have changed;
+                                                prints where
     python deploy/compiled.py --remove          what the first one made is gone
 
 Needs mypy, setuptools, a C compiler and Python's headers. All of the work is done in a scratch directory.
@@ -10,10 +12,12 @@ Needs mypy, setuptools, a C compiler and Python's headers. All of the work is do
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,6 +71,32 @@ def copy_sources(root: Path, target: Path, packages: tuple[str, ...] = PACKAGES)
         shutil.copytree(root / package, target / package, ignore=ignore, dirs_exist_ok=True)
 
 
+def lacking() -> str:
+    """What a build needs and this machine does not have; "" if it has everything."""
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"the C compiler {compiler} (Debian: gcc)"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.exists() else f"Python's headers, {header} (Debian: python3-dev)"
+
+
+def cached(home: Path) -> Path:
+    """The directory below ``home`` with the packages of the checkout, compiled. Raises BuildError."""
+    if build.form() == "compiled":
+        raise BuildError("the checkout itself is compiled ('make interpreted' returns it to sources)")
+    if missing := lacking():
+        raise BuildError(f"the sources are interpreted, because this machine lacks {missing}")
+    made_from = f"{build.digests(build.sources())} {build.SUFFIX} mypyc {version('mypy')}"
+    found = (home / hashlib.sha256(made_from.encode()).hexdigest()[:16]).absolute()
+    if not found.exists():
+        print("compiling the request path: about a minute, until its sources change again", file=sys.stderr)  # noqa: T201
+        new = found.with_suffix(f".{os.getpid()}")
+        compile_into(new)
+        new.rename(found)
+    copy_sources(ROOT, found)  # what is not compiled may have changed
+    return found
+
+
 def _stamp(digests: str) -> str:
     return (
         '"""Made by deploy/compiled.py."""\n'
@@ -107,16 +137,20 @@ def main() -> int:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--into", type=Path, metavar="DIRECTORY")
+    what.add_argument("--cached", type=Path, metavar="DIRECTORY")
     what.add_argument("--remove", action="store_true")
     parser.add_argument(
         "--level", default="3", help="of the C compiler's optimisation (default: %(default)s)"
     )
     given = parser.parse_args()
-    gone = [] if given.into else remove()
+    gone = [] if given.into or given.cached else remove()
     if given.remove:
         print(f"{len(gone)} compiled modules removed: the sources are interpreted")  # noqa: T201
         return 0
     try:
+        if given.cached:
+            print(cached(given.cached))  # noqa: T201
+            return 0
         found = compile_into(given.into or ROOT, level=given.level)
     except BuildError as error:
         print(error, file=sys.stderr)  # noqa: T201

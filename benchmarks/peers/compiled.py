@@ -1,41 +1,26 @@
-"""Turnout compiled: a copy of the checkout's packages below ``.bench``, made anew when they change."""
+"""Turnout compiled: a copy of the checkout's packages below ``.run``, made again when its sources change."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from benchmarks.children import StartError
 from gateway import build
 
-HOME = Path(".bench/compiled")
+HOME = Path(".run/compiled")
 
 
+@cache
 def place() -> Path:
     """The directory with the compiled packages; makes it where it is missing (a minute). Raises StartError."""
-    if build.form() == "compiled":
-        raise StartError(
-            "the checkout itself is compiled; run 'make interpreted', so that both can be measured"
-        )
-    digests = build.digests(build.sources()).encode()
-    found = (HOME / hashlib.sha256(digests).hexdigest()[:16]).absolute()
-    if not found.exists():
-        HOME.mkdir(parents=True, exist_ok=True)
-        (HOME.parent / ".gitignore").write_text("*\n")
-        fresh = found.with_suffix(".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        words = [sys.executable, str(build.ROOT / "deploy" / "compiled.py"), "--into", str(fresh)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise StartError(done.stderr)
-        fresh.rename(found)
-    ignore = shutil.ignore_patterns("__pycache__", "node_modules")
-    for package in ("gateway", "policies", "backends", "dashboards"):  # what is not compiled may have changed
-        shutil.copytree(build.ROOT / package, found / package, ignore=ignore, dirs_exist_ok=True)
-    return found
+    words = [sys.executable, str(build.ROOT / "deploy" / "compiled.py"), "--cached", str(HOME)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartError(done.stderr)
+    return Path(done.stdout.strip())
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
