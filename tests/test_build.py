@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import build
+from tests.support.deployed import deployed
 
 SOURCE = "gateway/transport/address.py"
 
@@ -62,6 +63,35 @@ def test_compiled_modules_of_an_unknown_build_are_refused(root: Path) -> None:
     for path in root.rglob(f"*{build.SUFFIX}"):
         path.unlink()
     assert (build.form(root), build.fault(root)) == ("interpreted", "")
+
+
+def test_a_cached_build_is_made_again_only_when_its_sources_change(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, sources, made = deployed("compiled"), build.sources(root), []
+    monkeypatch.setattr(script, "lacking", lambda: "")
+    monkeypatch.setattr(script.build, "form", lambda: "interpreted")
+    monkeypatch.setattr(script, "compile_into", lambda target: made.append(target.mkdir(parents=True)))
+    monkeypatch.setattr(script.build, "sources", lambda: sources)
+    home = tmp_path / "cache"
+    first = script.cached(home)
+    assert (script.cached(home), len(made)) == (first, 1)
+    assert (first / "gateway" / "cli.py").exists()
+    with (root / SOURCE).open("a") as file:
+        file.write("# edited\n")
+    assert script.cached(home) != first
+    assert len(made) == 2
+    assert "about a minute" in capsys.readouterr().err
+
+
+def test_without_a_compiler_a_cached_build_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = deployed("compiled")
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+    monkeypatch.setattr(script.build, "form", lambda: "interpreted")
+    with pytest.raises(script.BuildError, match="interpreted, because this machine lacks the C compiler"):
+        script.cached(tmp_path)
 
 
 def test_the_command_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,23 @@
-"""The compiled form: a wheel is built with it, and what the wheel holds passes the tests of the hot path."""
+"""The compiled form: a wheel is built with it, runs the demo, and passes the tests of the hot path."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from gateway import build
+from tests.e2e.test_demo import example
+from tests.support.deployed import deployed
+from tests.support.models import reference_models
 
 HOT_PATH = [
     "tests/wire",
@@ -41,29 +46,26 @@ BESIDE = (
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 
-def _lacking() -> str:
-    """What a build needs and this machine has not; "" if it has all."""
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if shutil.which(compiler) is None:
-        return f"the C compiler {compiler} (Debian: gcc)"
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return "" if header.exists() else f"Python's headers, {header} (Debian: python3-dev)"
-
-
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what a compiled wheel holds, and the tests beside it."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled wheel for this interpreter and machine."""
     if build.form() == "compiled":
         pytest.skip("the checkout itself runs compiled, so every test of this run is one of that form")
-    if lacking := _lacking():
+    if lacking := deployed("compiled").lacking():
         pytest.skip(f"nothing can be compiled here without {lacking}")
     place = tmp_path_factory.mktemp("compiled")
     words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
     env = {**os.environ, "TURNOUT_COMPILE": "1"}
     done = subprocess.run(words, cwd=build.ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = place.glob("*.whl")
-    root = place / "root"
+    (built,) = place.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def compiled(wheel: Path) -> Path:
+    """A directory with what the wheel holds, and the tests beside it."""
+    root = wheel.parent / "root"
     with zipfile.ZipFile(wheel) as found:
         found.extractall(root)
     ignore = shutil.ignore_patterns("__pycache__")
@@ -87,6 +89,31 @@ def test_what_runs_there_is_compiled_and_says_so(compiled: Path) -> None:
     )
     where = _told(compiled, "-c", "from gateway.dataplane.client import protocol; print(protocol.__file__)")
     assert where.strip() == str(build.extension(compiled / "gateway/dataplane/client/protocol.py"))
+
+
+def test_the_demo_runs_from_the_wheel_in_a_bare_environment(
+    wheel: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Installed by pip without the checkout; only the libraries that it needs are those of this environment."""
+    assert f"-cp3{sys.version_info.minor}-" in wheel.name, "the wheel is not tagged for this interpreter"
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    words = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
+    subprocess.run([*words, str(wheel)], check=True, capture_output=True, timeout=120)
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (empty := tmp_path / "empty").mkdir()
+    config = example(site, empty)
+    models = reference_models(tmp_path_factory).folder.parent
+    words = [str(tmp_path / "venv/bin/turnout"), "demo", "--config", str(config), "--models", str(models)]
+    done = subprocess.run(
+        [*words, "--duration", "8", "--json"], cwd=empty, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert sum(v["requests"] for v in report["variants"].values()) > 0, done.stderr
+    assert (report["failed"], report["rewards_lost"]) == (0, 0)
+    assert f"turnout {build.version()} (compiled by mypyc " in done.stderr
 
 
 def test_every_module_that_should_be_is_compiled(compiled: Path) -> None:

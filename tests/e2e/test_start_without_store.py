@@ -137,7 +137,7 @@ def test_what_changed_meanwhile_is_taken_up_once_redis_is_back(
     with GatewayProcess(tmp_path, config(server)) as gateway:
         seen = Seen(gateway, http)
         wait_for(lambda: '"v2":0.1' in kept(tmp_path))
-        gateway.stop()
+        gateway.crash()
         with GatewayProcess(
             other, config(server).replace("respond: {text: ok}", "respond: {text: two}")
         ) as later:
