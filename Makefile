@@ -25,6 +25,7 @@ setup: .venv/ready
 
 .venv/ready: .venv/locked
 	$(PIP) '$(TORCH)'
+	$(PIP) --quiet --require-hashes --no-deps -r deploy/dev.lock  # what PyTorch's dependencies have replaced
 	$(PIP) --no-deps -e .
 	touch .venv/ready
 

@@ -16,10 +16,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
+from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
@@ -72,29 +72,6 @@ def matches(if_match: str, current: str) -> bool:
     """Whether an If-Match field (``*`` or a list of entity tags) names ``current``. Weak tags never do."""
     tags = [tag.strip() for tag in if_match.split(",")]
     return tags == ["*"] or current in tags
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A configuration that was refused while another stays in force."""
-
-    time: float
-    author: str
-    etag: str
-    """Of the refused text; "" where there is none (a file that can't be read)."""
-    error: ConfigError
-
-    def shown(self) -> dict[str, Any]:
-        """For everyone who may read: where the faults are, without their words."""
-        first = self.error.faults[0]
-        place = f"{self.error.source}:{first.line}:{first.column}" if first.line else self.error.source
-        return {
-            "time": self.time,
-            "author": self.author,
-            "place": place,
-            "path": first.path,
-            "faults": len(self.error.faults),
-        }
 
 
 class Revisions(Generic[B]):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
+
+RECANCEL_S: Final = 1.0
+"""Seconds after which a task that goes on is cancelled again."""
 
 log = logging.getLogger("turnout")
 
@@ -26,10 +29,12 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancel what runs and wait for its end."""
-        tasks = tuple(self.running)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = set(self.running)
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # Again: a step may swallow it. Seen with redis-py, in a stop right after the start.
+            _, tasks = await asyncio.wait(tasks, timeout=RECANCEL_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)

@@ -34,7 +34,7 @@ class LastState:
         self._store = store
         self._memory = memory
         self._clock = clock
-        self._written = memory.version
+        self._written = 0
         self._failure = ""
 
     def read(self) -> float | None:

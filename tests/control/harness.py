@@ -101,6 +101,7 @@ class Harness:
         self.sealer = sealer
         self.rewards = RewardIngest(store, sealer, clock=clock)
         self.readiness = (True, "")
+        self.outage: Outage | None = None
         self.rollouts: dict[str, dict[str, Any]] = {}
         self.stops: dict[str, dict[str, Any]] = {}
         self.health: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -183,7 +184,7 @@ class Harness:
         return self.readiness
 
     def store_outage(self) -> Outage | None:
-        return None
+        return self.outage
 
     def authenticator(self) -> Authenticator:
         return self.known

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gateway.control.app import ControlApp
+from gateway.control.gateway_api import Outage
 from gateway.control.session import CSRF, SESSION_LIFE_S, STEER_LIFE_S
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness, auth, started
@@ -375,7 +376,11 @@ async def test_writing_the_configuration_can_be_switched_off(tmp_path: Path) -> 
 
 
 async def test_readiness(harness: Harness, client: Client) -> None:
-    assert (await client().get("/-/readyz")).json() == {"status": "ready"}
+    assert (await client().get("/-/readyz")).json() == {"status": "ready", "store_outage": None}
+    harness.outage = Outage(1795898136.0, 1795898000.0)
+    outage = (await client().get("/-/readyz")).json()["store_outage"]
+    assert (outage["since"], outage["state_time"]) == (1795898136.0, 1795898000.0)
+    assert "unavailable since 2026-11-28 20:35:36 UTC. The gateway started without it" in outage["message"]
     harness.readiness = (False, "The gateway is shutting down.")
     answer = await client().get("/-/readyz")
     assert (answer.status_code, answer.json()["error"]["message"]) == (503, "The gateway is shutting down.")
