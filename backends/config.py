@@ -117,6 +117,15 @@ class VersionPolicy(_Part):
         return versions
 
 
+class CudaOptimization(_Part):
+    graphs: bool = True
+    """Whether a CUDA graph is captured for each batch size of a power of two."""
+
+
+class Optimization(_Part):
+    cuda: CudaOptimization = CudaOptimization()
+
+
 class EnsembleStep(_Part):
     """One model of an ensemble."""
 
@@ -146,8 +155,12 @@ class ModelConfig(_Part):
     instance_group: Annotated[tuple[InstanceGroup, ...], Field(min_length=1)] = (InstanceGroup(),)
     dynamic_batching: DynamicBatching = DynamicBatching()
     version_policy: VersionPolicy = VersionPolicy(latest=Latest())
-    executor: Literal["auto", "loop", "thread"] = "auto"
-    """Where batches run: on the event loop or in a thread for each instance; `auto` measures at warm-up."""
+    executor: Literal["auto", "loop", "thread", "process"] = "auto"
+    """Where batches run: on the event loop, in a thread for each instance, or in the process of the device;
+    `auto` takes the process for GPUs, and measures at warm-up for CPUs."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """How a network computes with floats: `tf32` in matrix products and convolutions on GPUs, `bf16` in all."""
+    optimization: Optimization = Optimization()
     batch_timeout_microseconds: Annotated[int, Field(ge=0)] = 60_000_000
     """Maximum duration of one batch; beyond it its requests fail and the instance is replaced. 0: no limit."""
     ensemble_scheduling: EnsembleScheduling | None = None
@@ -183,6 +196,18 @@ class ModelConfig(_Part):
                 raise ValueError(
                     "platform pytorch_text has input text_input and output text_output, TYPE_STRING [1]"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _precision(self) -> ModelConfig:
+        if self.precision == "bf16" and self.platform != "pytorch_module":
+            raise ValueError(
+                "precision bf16 is for platform pytorch_module; save other formats in that precision"
+            )
+        if self.precision == "tf32" and self.executor not in ("auto", "process"):
+            raise ValueError(
+                f"precision tf32 holds for a whole process; write executor process, not {self.executor}"
+            )
         return self
 
     def full_dims(self, tensor: TensorConfig) -> tuple[int, ...]:

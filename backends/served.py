@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 from backends.batching.deadlines import Deadlines
 from backends.batching.entry import Entry, Outcome, Report
@@ -17,6 +17,9 @@ from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
+from backends.owner.messages import Load
+from backends.owner.process import DEVICE_PROCESSES, RemoteModel
+from backends.owner.remote import RemoteInstance
 from backends.repository import FoundVersion
 from backends.request_log import RequestLog
 from backends.stats import Stats
@@ -25,6 +28,7 @@ from backends.wire.request import Plans
 from backends.wire.signature import Signature
 
 T = TypeVar("T")
+AnyInstance = Instance | RemoteInstance
 
 log = logging.getLogger("turnout.backend")
 
@@ -62,22 +66,25 @@ class Served:
         self._batch_limit = config.batch_timeout_microseconds * 1000
         self._deadlines = Deadlines(self._expire)
         self._on_loop: LoopInstance | None = None
-        self._instances: list[Instance] = []
-        self._stuck: list[Instance] = []
+        self._instances: dict[AnyInstance, int] = {}
+        """Each with its index in `_loads`."""
+        self._stuck: list[AnyInstance] = []
         self._replacing: set[asyncio.Task[None]] = set()
-        self._loads: list[Callable[[], Executable]] = []
+        self._remotes: list[RemoteInstance] = []
+        """Those of `_instances` that run in device processes."""
+        self._loads: list[Callable[[], Executable | RemoteModel]] = []
         self._stopped = False
 
     async def start(self, device: str, threads: int) -> None:
         """Loads and warms every instance. Raises LoadError; nothing is left running then."""
         try:
             places = await load_guarded(self.title(), partial(devices_of, self.config, device))
-            self._loads = [partial(_executable, self.config, self.found, place, threads) for place in places]
+            self._loads = [partial(_load, self.config, self.found, place, threads) for place in places]
             first = await load_guarded(self.title(), self._loads[0])
             if len(places) == 1 and self._belongs_on_loop(first):
                 self._on_loop = LoopInstance(self.title(), self.queue, first, self._deliver, self._leave_loop)
                 return
-            self._start(0, first)
+            await self._start(0, first)
             await asyncio.gather(*(self._add(index) for index in range(1, len(places))))
         except BaseException:
             await self.stop()
@@ -90,6 +97,7 @@ class Served:
         if self._on_loop is not None:
             self._on_loop.end()
             self._on_loop = None
+        self._wake_remotes()
         await asyncio.gather(*self._replacing, return_exceptions=True)
         if not self._instances:
             self._fail_waiting(Unavailable("this version is being unloaded; send the request again"))
@@ -98,7 +106,8 @@ class Served:
                 asyncio.ensure_future(asyncio.wrap_future(instance.ended)) for instance in self._instances
             ]
             await asyncio.wait(ends, timeout=STOP_POLL_S, return_when=asyncio.FIRST_COMPLETED)
-            self._instances = [instance for instance in self._instances if not instance.ended.done()]
+            for instance in [instance for instance in self._instances if instance.ended.done()]:
+                self._instances.pop(instance, None)
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
         """Queues ``entry``, to wait at most ``timeout`` seconds (0: as the configuration says).
@@ -116,6 +125,8 @@ class Served:
             self._deadlines.add(entry)
         if self._on_loop is not None:
             self._on_loop.wake()
+        elif self._remotes:
+            min(self._remotes, key=_in_flight).wake()
 
     @property
     def waiting(self) -> int:
@@ -124,7 +135,9 @@ class Served:
 
     @property
     def executor(self) -> str:
-        """Where batches run: `loop` or `thread`."""
+        """Where batches run: `loop`, `thread` or `process`."""
+        if self._remotes:
+            return "process"
         return "thread" if self._on_loop is None else "loop"
 
     def abandon(self, entry: Entry) -> None:
@@ -149,9 +162,9 @@ class Served:
         """Model and version, for messages."""
         return f"{self.name} version {self.version}"
 
-    def _belongs_on_loop(self, executable: Executable) -> bool:
+    def _belongs_on_loop(self, executable: Executable | RemoteModel) -> TypeGuard[Executable]:
         wish = self.config.executor
-        if wish == "thread" or not GUARD.watch():
+        if isinstance(executable, RemoteModel) or wish == "thread" or not GUARD.watch():
             return False
         return wish == "loop" or (executable.predictable and executable.batch_seconds <= MAX_BATCH_S)
 
@@ -159,28 +172,50 @@ class Served:
         if self._on_loop is not None:
             executable = self._on_loop.detach()
             self._on_loop = None
-            self._start(0, executable)
+            self._follow(0, self._thread(0, executable))
 
     async def _add(self, index: int) -> None:
-        self._start(index, await load_guarded(self.title(), self._loads[index]))
+        await self._start(index, await load_guarded(self.title(), self._loads[index]))
 
-    def _start(self, index: int, executable: Executable) -> None:
-        name = self.title() + (f" instance {index}" if index else "")
+    async def _start(self, index: int, model: Executable | RemoteModel) -> None:
+        if isinstance(model, RemoteModel):
+            instance = await model.instance(self._instance_title(index), self.queue, self._deliver)
+            self._remotes.append(instance)
+            self._follow(index, instance)
+            instance.wake()
+        else:
+            self._follow(index, self._thread(index, model))
+
+    def _thread(self, index: int, executable: Executable) -> Instance:
         loop = asyncio.get_running_loop()
-        instance = Instance(name, self.queue, executable, self._deliver, loop)
-        self._instances.append(instance)
+        return Instance(self._instance_title(index), self.queue, executable, self._deliver, loop)
+
+    def _instance_title(self, index: int) -> str:
+        return self.title() + (f" instance {index}" if index else "")
+
+    def _follow(self, index: int, instance: AnyInstance) -> None:
+        self._instances[instance] = index
         asyncio.wrap_future(instance.ended).add_done_callback(lambda _: self._on_ended(instance))
 
-    def _on_ended(self, instance: Instance) -> None:
+    def _on_ended(self, instance: AnyInstance) -> None:
         if instance in self._stuck:
             self._stuck.remove(instance)
-        elif instance in self._instances and not self.queue.closed:
+        elif instance in self._instances and not self._released(instance):
             self._replace(instance, ModelFailed(f"{self.title()} failed; the server's log has the details"))
 
-    def _replace(self, instance: Instance, reason: ServerError) -> None:
+    def _released(self, instance: AnyInstance) -> bool:
+        """Whether ``instance`` ended because the queue is closed, with nothing left to do."""
+        return self.queue.closed and not (isinstance(instance, RemoteInstance) and instance.in_flight)
+
+    def _wake_remotes(self) -> None:
+        for remote in self._remotes:
+            remote.wake()
+
+    def _replace(self, instance: AnyInstance, reason: ServerError) -> None:
         """Fails the batch of ``instance``, and loads another one in its place."""
-        index = self._instances.index(instance)
-        self._instances.remove(instance)
+        index = self._instances.pop(instance)
+        if isinstance(instance, RemoteInstance):
+            self._remotes.remove(instance)
         for entry in instance.retire():
             if entry.settle(reason):
                 self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
@@ -261,7 +296,14 @@ def devices_of(config: ModelConfig, device: str) -> list[str]:
     return devices(config, device)
 
 
-def _executable(config: ModelConfig, found: FoundVersion, device: str, threads: int) -> Executable:
+def _load(config: ModelConfig, found: FoundVersion, device: str, threads: int) -> Executable | RemoteModel:
+    """A loaded copy, in the process of the device for GPUs or where the configuration says so."""
+    if config.executor == "process" or (config.executor == "auto" and device != "cpu"):
+        return DEVICE_PROCESSES.load(Load(config, found, device, threads))
     from backends.runtime.load import executable
 
     return executable(config, found, device, threads)
+
+
+def _in_flight(instance: RemoteInstance) -> int:
+    return instance.in_flight

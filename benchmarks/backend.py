@@ -2,7 +2,8 @@
 
 One-row requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several
 numbers of connections. All servers are up at the same time, on one core, and take turns in every round;
-wrk has another core. `--against DIR` adds the server of another checkout, such as an older one.
+wrk has another core. `--against DIR` adds the server of another checkout, such as an older one. A larger model on a
+GPU: `python -m benchmarks.encoder`.
 """
 
 from __future__ import annotations

@@ -105,3 +105,12 @@ class Report:
     spans: Spans = field(default_factory=Spans)
     answered: list[tuple[Entry, list[np.ndarray]]] = field(default_factory=list)
     failed: list[tuple[Entry, ServerError]] = field(default_factory=list)
+
+    def answer(self, entries: list[Entry], outputs: list[np.ndarray]) -> None:
+        """Gives each of ``entries`` its rows of ``outputs``."""
+        start = 0
+        for entry in entries:
+            end = start + entry.rows
+            mine = outputs if len(entries) == 1 else [output[start:end] for output in outputs]
+            self.answered.append((entry, mine))
+            start = end

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from backends.batching.entry import Entry, Part, Report, Spans
 from backends.errors import InvalidInput, ModelFailed, ServerError, Unavailable
 
 log = logging.getLogger("turnout.backend")
+
+T = TypeVar("T")
 
 
 class Executable(Protocol):
@@ -82,20 +84,28 @@ def _run(name: str, executable: Executable, entries: list[Entry], report: Report
 
 def _attempt(name: str, executable: Executable, entries: list[Entry], report: Report) -> ServerError | None:
     rows = sum(entry.rows for entry in entries)
+    parts = [entry.inputs for entry in entries]
+
+    def run() -> list[np.ndarray]:
+        return executable.run(parts, rows, entries[0].key, report.spans)
+
+    outputs = attempt(name, run, executable.out_of_memory, len(entries), rows)
+    if isinstance(outputs, ServerError):
+        return outputs
+    report.answer(entries, outputs)
+    return None
+
+
+def attempt(
+    name: str, run: Callable[[], T], out_of_memory: Callable[[BaseException], bool], requests: int, rows: int
+) -> T | ServerError:
+    """What ``run`` returns, or the error for whatever it raises. Never raises."""
     try:
-        outputs = executable.run([entry.inputs for entry in entries], rows, entries[0].key, report.spans)
+        return run()
     except InvalidInput as error:
         return _refusal(error)
     except BaseException as error:  # noqa: BLE001  a model may raise SystemExit, CancelledError, anything
-        return _fault(name, executable, error, len(entries), rows)
-    start = 0
-    for entry in entries:
-        end = start + entry.rows
-        report.answered.append(
-            (entry, outputs if len(entries) == 1 else [output[start:end] for output in outputs])
-        )
-        start = end
-    return None
+        return _fault(name, out_of_memory(error), error, requests, rows)
 
 
 def _refusal(error: InvalidInput) -> ServerError:
@@ -105,11 +115,11 @@ def _refusal(error: InvalidInput) -> ServerError:
         return InvalidInput("the model refused the input")
 
 
-def _fault(name: str, executable: Executable, error: BaseException, requests: int, rows: int) -> ServerError:
+def _fault(name: str, no_memory: bool, error: BaseException, requests: int, rows: int) -> ServerError:
     if isinstance(error, Overrun):
         log.error("%s exceeded the time limit of a batch (%d requests, %d rows)", name, requests, rows)
         return _TimedOut(f"{name} exceeded the time limit of a batch")
-    if executable.out_of_memory(error):
+    if no_memory:
         log.warning("%s ran out of memory on a batch of %d requests, %d rows", name, requests, rows)
         return Unavailable("no memory is left for this batch; send fewer rows, or try again later")
     if requests > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import threading
@@ -14,6 +13,7 @@ from typing import Final
 from backends.batching.entry import Entry, Report
 from backends.batching.execution import Executable, Overrun, run_batch
 from backends.batching.queue import Queue
+from backends.batching.turns import Turns
 from backends.errors import ModelFailed
 
 log = logging.getLogger("turnout.backend")
@@ -42,20 +42,13 @@ class LoopInstance:
         self._executable = executable
         self._deliver = deliver
         self._demote = demote
-        self._loop = asyncio.get_running_loop()
-        self._soon: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._turns = Turns(queue, self._turn)
         self._ended = False
         executable.enter()
 
     def wake(self) -> None:
         """The queue has a new entry."""
-        if self._soon is not None:
-            return
-        if not self._queue.delay or self._queue.full:
-            self._soon = self._loop.call_soon(self._turn)
-        elif self._timer is None:
-            self._timer = self._loop.call_later(self._queue.delay / 1e9, self._turn)
+        self._turns.wake()
 
     def end(self) -> None:
         """Runs what waits, and releases the model."""
@@ -66,17 +59,10 @@ class LoopInstance:
     def detach(self) -> Executable:
         """Gives the model up, with the queue as it is."""
         self._ended = True
-        self._unschedule()
+        self._turns.cancel()
         return self._executable
 
-    def _unschedule(self) -> None:
-        for handle in (self._soon, self._timer):
-            if handle is not None:
-                handle.cancel()
-        self._soon = self._timer = None
-
     def _turn(self) -> None:
-        self._unschedule()
         if self._ended:
             return
         batch = self._queue.take_now()

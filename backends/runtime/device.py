@@ -35,21 +35,32 @@ def resolve(wish: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def place(groups: tuple[InstanceGroup, ...], default: torch.device) -> list[torch.device]:
-    """A device for each instance of ``groups``; KIND_AUTO is ``default``. Raises LoadError."""
+def available(wish: str) -> list[torch.device]:
+    """The devices of KIND_AUTO instances: every GPU for ``auto``, else the one that is named. Raises LoadError."""
+    if wish == "auto" and torch.cuda.is_available():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [resolve(wish)]
+
+
+def place(groups: tuple[InstanceGroup, ...], available: list[torch.device]) -> list[torch.device]:
+    """A device for each instance of ``groups``; KIND_AUTO has its count on each of ``available``.
+
+    Raises LoadError.
+    """
     devices: list[torch.device] = []
     for group in groups:
-        for wish in _wishes(group, default):
-            devices += [resolve(wish)] * group.count
+        devices += [device for device in _devices(group, available) for _ in range(group.count)]
     return devices
 
 
-def _wishes(group: InstanceGroup, default: torch.device) -> list[str]:
+def _devices(group: InstanceGroup, available: list[torch.device]) -> list[torch.device]:
     if group.kind == "KIND_CPU":
-        return ["cpu"]
-    if group.kind == "KIND_AUTO" and default.type == "cpu":
-        return ["cpu"]
-    return [f"cuda:{index}" for index in group.gpus or (default.index or 0,)]
+        return [torch.device("cpu")]
+    if group.gpus and (group.kind == "KIND_GPU" or available[0].type == "cuda"):
+        return [resolve(f"cuda:{index}") for index in group.gpus]
+    if group.kind == "KIND_GPU" and available[0].type == "cpu":
+        return [resolve("cuda:0")]  # which says that there is none
+    return available
 
 
 def threads_for(parameters: int, wish: int) -> int:

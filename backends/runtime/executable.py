@@ -15,6 +15,7 @@ from backends.batching.entry import Part, Spans
 from backends.config import ModelConfig, TensorConfig
 from backends.datatypes import Datatype
 from backends.errors import InvalidInput, LoadError, ModelFailed
+from backends.owner.layout import Layout
 from backends.runtime.loaded import Loaded
 
 TORCH: Final[dict[str, torch.dtype]] = {
@@ -64,6 +65,9 @@ class TorchExecutable:
             and not self._cuda
             and all(tensor.datatype.kind != "bytes" and -1 not in tensor.dims for tensor in config.input)
         )
+        self.capturable = model.network and self._batched and Layout.of(config).complete
+        """Whether every batch of a size is the same work on the same shapes, as a CUDA graph needs it."""
+        self._low = config.precision == "bf16"
         # A stream of its own, so that instances on one device don't wait for one another.
         self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:  # the current one copied the weights
@@ -92,6 +96,25 @@ class TorchExecutable:
             return True
         return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
+    def poisoned(self) -> bool:
+        """Whether the device is unusable for this process: after an illegal access every call raises."""
+        if not self._cuda:
+            return False
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            return True
+        return False
+
+    def compute(self, inputs: dict[str, Any], rows: int) -> list[Any]:
+        """The model's outputs for ``inputs`` on the device, in the configuration's order and checked."""
+        if self._low:
+            inputs = {name: _to_low(value) for name, value in inputs.items()}
+        given = self._by_name(self._call(inputs))
+        return [
+            self._checked(given[name], name, datatype, dims, rows) for name, datatype, dims in self._outputs
+        ]
+
     def _on_stream(self) -> AbstractContextManager[Any]:
         return _NOTHING if self._stream is None else torch.cuda.stream(self._stream)
 
@@ -108,11 +131,9 @@ class TorchExecutable:
             for index, (name, datatype) in enumerate(self._inputs)
         }
         gathered = time.perf_counter_ns()
-        given = self._by_name(self._call(inputs))
+        computed = self.compute(inputs, rows)
         called = time.perf_counter_ns()
-        outputs = [
-            self._output(given[name], name, datatype, dims, rows) for name, datatype, dims in self._outputs
-        ]
+        outputs = [self._to_host(value) for value in computed]
         if self._stream is not None:
             self._stream.synchronize()
         arrays = [_as_numpy(output) for output in outputs]
@@ -155,12 +176,14 @@ class TorchExecutable:
             raise ModelFailed(f"the model gave {len(values)} outputs; config.json lists {len(self._outputs)}")
         return {name: value for (name, *_), value in zip(self._outputs, values, strict=True)}
 
-    def _output(self, value: Any, name: str, datatype: Datatype, dims: tuple[int, ...], rows: int) -> Any:
-        """``value`` on its way to the host, after a check that it is what config.json says."""
+    def _checked(self, value: Any, name: str, datatype: Datatype, dims: tuple[int, ...], rows: int) -> Any:
+        """``value``, if it is what config.json says. Raises ModelFailed."""
         if datatype.kind == "bytes":
             right = isinstance(value, np.ndarray) and set(map(type, value.flat)) <= {bytes}
         else:
             value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            if self._low and isinstance(value, torch.Tensor) and value.dtype is torch.bfloat16:
+                value = value.to(TORCH[datatype.name])
             right = isinstance(value, torch.Tensor) and value.dtype is TORCH[datatype.name]
         if not right:
             got = getattr(value, "dtype", type(value).__name__)
@@ -171,10 +194,14 @@ class TorchExecutable:
             raise ModelFailed(
                 f"the model gave output {name!r} with shape {list(shape)}; it should be {list(want)}"
             )
+        return value
+
+    def _to_host(self, value: Any) -> Any:
+        """``value`` on its way to the host."""
         if isinstance(value, np.ndarray):
             return value
         # A copy on the CPU too: the model may return what it keeps, and write into it with the next batch.
-        host = torch.empty(shape, dtype=value.dtype, pin_memory=self._cuda)
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=self._cuda)
         return host.copy_(value, non_blocking=self._cuda)
 
     def warm_up(self, config: ModelConfig) -> None:
@@ -201,6 +228,11 @@ class TorchExecutable:
             self.run([zeros], rows, key, Spans())
             durations.append(time.perf_counter() - start)
         self.batch_seconds = min(durations)
+
+
+def _to_low(value: Any) -> Any:
+    floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(torch.bfloat16) if floats else value
 
 
 def _as_numpy(value: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from backends.app import App
 from backends.config import ModelConfig, VersionPolicy, read_config
@@ -47,6 +48,9 @@ Y = {"y": ("FP32", [3])}
         ),
         ({"version_policy": {}}, 'version_policy: write one of {"latest"'),
         ({"version_policy": {"all": {}, "latest": {}}}, 'version_policy: write one of {"latest"'),
+        ({"precision": "bf16", "platform": "onnx"}, "precision bf16 is for platform pytorch_module"),
+        ({"precision": "tf32", "executor": "thread"}, "precision tf32 holds for a whole process"),
+        ({"optimization": {"cuda": {"graph": True}}}, "optimization.cuda.graph: no such key"),
         ({"name": "../evil"}, "name: String should match pattern"),
         ({"name": "other"}, "name is 'other'; write 'm', as the folder"),
     ],
@@ -126,10 +130,13 @@ def test_instances_are_placed() -> None:
         {**CONFIG, "instance_group": [{"count": 2}, {"count": 1, "kind": "KIND_CPU"}]}
     ).instance_group
     cpu = resolve("cpu")
-    assert place(groups, cpu) == [cpu] * 3
+    assert place(groups, [cpu]) == [cpu] * 3
+    gpus = [torch.device("cuda", index) for index in range(2)]
+    assert place(groups, gpus) == [gpus[0], gpus[0], gpus[1], gpus[1], cpu], "KIND_AUTO takes every GPU"
+    assert place(ModelConfig.model_validate(CONFIG).instance_group, gpus) == gpus
     wanting = ModelConfig.model_validate({**CONFIG, "instance_group": [{"kind": "KIND_GPU", "gpus": [64]}]})
     with pytest.raises(LoadError, match="cuda:64"):
-        place(wanting.instance_group, cpu)
+        place(wanting.instance_group, [cpu])
 
 
 def test_small_models_get_one_thread() -> None:
