@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadsco
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
 
-.PHONY: run test quick coverage hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
+.PHONY: run test quick coverage compat hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -65,6 +65,12 @@ coverage: setup tools ## branch coverage of policies and of the data plane
 	$(PYTEST) --cov --cov-report= -m 'not slow and not soak and not browser and not alone' --ignore=tests/backends
 	$(BIN)/coverage report --include='policies/*' --fail-under=98
 	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=92
+
+compat: setup    ## the tests that drive KServe's clients, a real Triton and an MLflow server (installs 1.7 GB the first time)
+	@grep -v '^#' deploy/compat.txt | while read -r name requirement; do \
+	  test -x .venv/compat/$$name/bin/python || { $(PYTHON) -m venv .venv/compat/$$name && \
+	  .venv/compat/$$name/bin/python -m pip install --quiet $$requirement; } || exit 1; done
+	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_triton.py tests/compat/test_mlflow.py
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak

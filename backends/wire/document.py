@@ -70,10 +70,10 @@ def flag(parameters: dict[str, Any], name: str, default: bool = False) -> bool:
 
 
 def request_id(value: object) -> str | None:
-    """The id of a request. Raises InvalidInput."""
+    """The id of a request; an empty one is none, as in Triton. Raises InvalidInput."""
     if value is not None and type(value) is not str:
         raise InvalidInput("id is not a string; send it in quotes")
-    return value
+    return value or None
 
 
 def timeout(parameters: dict[str, Any]) -> float:

@@ -130,7 +130,7 @@ class ModelServerProcess(ServerProcess):
 
     ready_path = "/v2/health/ready"
 
-    def __init__(self, models: Path, *options: str) -> None:
+    def __init__(self, models: Path | str, *options: str) -> None:
         command = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port", "0", *options]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the block
         self.process = subprocess.Popen(command, stderr=self._log)

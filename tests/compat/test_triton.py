@@ -1,0 +1,188 @@
+"""The bundled model server and a real Triton: the same requests, the same responses but for a written list.
+
+Runs once `make compat` has installed Triton (its binary is in the PyPI package nvidia-pytriton).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backends.datatypes import DATATYPES
+from benchmarks.children import free_ports
+from tests.backends.repositories import write_model
+from tests.compat.environments import environment
+from tests.compat.triton_corpus import Call, corpus
+from tests.compat.triton_differences import DIFFERENCES
+from tests.support.processes import ModelServerProcess
+
+TRITON_ECHO = """
+import triton_python_backend_utils as triton
+
+OUTPUTS = {"x": "y", "a": "c", "b": "d"}
+
+def inputs(request):
+    return sorted(request.inputs(), key=lambda one: one.name())
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            triton.InferenceResponse(
+                [triton.Tensor(OUTPUTS[one.name()], one.as_numpy()) for one in inputs(request)]
+            )
+            for request in requests
+        ]
+"""
+PAIR = """
+class Model:
+    def __call__(self, a, b):
+        return a, b
+"""
+ECHO = """
+class Model:
+    def __call__(self, x):
+        return x
+"""
+Specs = dict[str, tuple[str, list[int]]]
+MODELS: dict[str, tuple[Specs, Specs, str]] = {
+    f"echo_{datatype}": ({"x": (datatype, [2])}, {"y": (datatype, [2])}, ECHO)
+    for datatype in DATATYPES
+    if datatype != "BF16"  # Triton's Python backend has no such tensors
+}
+MODELS["pair"] = (
+    {"a": ("FP32", [2]), "b": ("INT64", [1])},
+    {"c": ("FP32", [2]), "d": ("INT64", [1])},
+    PAIR,
+)
+
+
+class Triton:
+    """A running tritonserver over `MODELS`."""
+
+    def __init__(self, folder: Path) -> None:
+        packages = next((environment("triton") / "lib").glob("python3.*/site-packages"))
+        source = packages / "pytriton" / "tritonserver"
+        version = packages.parent.name.removeprefix("python")
+        shutil.copytree(source / "backends", folder / "backends")
+        stub = source / "python_backend_stubs" / version / "triton_python_backend_stub"
+        shutil.copy(stub, folder / "backends" / "python")
+        for name, (inputs, outputs, _) in MODELS.items():
+            (folder / "models" / name / "1").mkdir(parents=True)
+            (folder / "models" / name / "1" / "model.py").write_text(TRITON_ECHO)
+            (folder / "models" / name / "config.pbtxt").write_text(_pbtxt(name, inputs, outputs))
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / "triton.log"
+        options = {
+            "model-repository": folder / "models",
+            "backend-directory": folder / "backends",
+            "http-address": "127.0.0.1",
+            "http-port": port,
+            "allow-grpc": "false",
+            "allow-metrics": "false",
+        }
+        libraries = str(packages / "nvidia_pytriton.libs")
+        path = f"{environment('triton') / 'bin'}:{os.environ['PATH']}"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [source / "bin" / "tritonserver", *(f"--{key}={value}" for key, value in options.items())],
+                env={**os.environ, "PATH": path, "PYTHONPATH": str(packages), "LD_LIBRARY_PATH": libraries},
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_ready(self, limit: float = 60.0) -> None:
+        end = time.monotonic() + limit
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/v2/health/ready").status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text()[-4000:])
+
+
+def _pbtxt(name: str, inputs: Specs, outputs: Specs) -> str:
+    def tensors(kind: str, specs: Specs) -> str:
+        return "".join(
+            f'{kind} {{ name: "{one}" data_type: TYPE_{datatype.replace("BYTES", "STRING")} dims: {dims} }}\n'
+            for one, (datatype, dims) in specs.items()
+        )
+
+    head = f'name: "{name}"\nbackend: "python"\nmax_batch_size: 8\n'
+    return head + tensors("input", inputs) + tensors("output", outputs)
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    server = Triton(tmp_path_factory.mktemp("triton"))
+    try:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield client
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    root = tmp_path_factory.mktemp("ours")
+    for name, (inputs, outputs, code) in MODELS.items():
+        write_model(root, name, code, inputs, outputs)
+    with ModelServerProcess(root) as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield client
+
+
+def observed(client: httpx.Client, call: Call) -> Any:
+    """What a client sees, without the wording of errors and what may differ between any two servers."""
+    response = client.request(call.method, call.path, content=call.body, headers=call.headers)
+    length = response.headers.get("inference-header-content-length")
+    body = response.content
+    tail = b""
+    if length is not None:
+        body, tail = body[: int(length)], body[int(length) :]
+    try:
+        document: Any = httpx.Response(200, content=body).json() if body else None
+    except ValueError:
+        document = body
+    if response.status_code >= 400:
+        return response.status_code, "error" if isinstance(
+            document, dict
+        ) and "error" in document else document
+    if isinstance(document, dict):
+        document.pop("platform", None)
+    if isinstance(document, list):
+        document = sorted(document, key=str)
+    return response.status_code, document, tail
+
+
+def test_the_same_requests_get_the_same_responses(triton: httpx.Client, ours: httpx.Client) -> None:
+    found = {}
+    for call in corpus():
+        theirs, mine = observed(triton, call), observed(ours, call)
+        if theirs != mine and (theirs[0], mine[0]) != (500, 400):  # see CLIENT_ERROR
+            found[call.name] = (theirs, mine)
+    unexplained = {name: pair for name, pair in found.items() if name not in DIFFERENCES}
+    assert not unexplained, "\n".join(
+        f"{name}\n  Triton {a}\n  ours   {b}" for name, (a, b) in unexplained.items()
+    )
+    assert found.keys() == DIFFERENCES.keys(), "a difference that is no more: remove it from the list"
+
+
+def test_no_valid_request_of_triton_crashes_the_server(ours: httpx.Client) -> None:
+    """And no invalid one: every error is the client's."""
+    statuses = {call.name: observed(ours, call)[0] for call in corpus()}
+    assert {name: status for name, status in statuses.items() if status >= 500} == {}
+    assert len(statuses) >= 167
