@@ -183,7 +183,8 @@ class Registry:
             kept = {
                 version: served
                 for version, served in model.versions.items()
-                if version in faults or (int(version) in found.versions and version not in fresh)
+                # Where a version could not be loaded, those that it was to replace stay.
+                if version not in fresh and (faults or int(version) in found.versions)
             }
             retired = [
                 served for version, served in model.versions.items() if kept.get(version) is not served

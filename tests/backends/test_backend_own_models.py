@@ -238,6 +238,9 @@ async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
         )
         assert (await client.post("/v2/repository/models/m/load")).status_code == 200
         assert await ask_all() == {"3": 3}
+        write_model(tmp_path, "m", "broken(", X, Y, version=4, version_policy={"latest": {"num_versions": 1}})
+        assert (await client.post("/v2/repository/models/m/load")).status_code == 422
+        assert await ask_all() == {"3": 3}, "the version that it was to replace stays"
 
         assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
         assert (await client.get("/v2/models/m")).status_code == 503
