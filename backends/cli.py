@@ -5,15 +5,38 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 from backends.errors import LoadError
+from backends.mlflow import MLFLOW, MlflowSource, Wanted
+from backends.repository import scan
 from backends.request_log import RequestLogSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `turnout backend`; `main` takes what is parsed with them."""
-    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="the model repository")
+    parser.add_argument(
+        "--models",
+        required=True,
+        metavar="DIR",
+        help="the model repository, or mlflow:URL of an MLflow server",
+    )
+    mlflow_options = parser.add_argument_group("models out of an MLflow registry")
+    mlflow_options.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME@ALIAS",
+        help="serve this registered model, by alias or NAME/VERSION; repeatable",
+    )
+    mlflow_options.add_argument(
+        "--poll",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="look for changes this often (default: %(default)s)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=9101, help="port to listen on, 0 for any (default: %(default)s)"
@@ -61,23 +84,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs what `add_arguments` parsed; the exit status."""
-    if args.train:
+    from backends.server import Settings, serve
+
+    _log_to_stderr()
+    with tempfile.TemporaryDirectory(prefix="turnout-models-") as scratch:
+        try:
+            source = _mlflow(args)
+            models = Path(scratch if source is not None else args.models)
+            if source is None:
+                _check(models, args.train)
+        except LoadError as error:
+            print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
+            return 1
+        settings = Settings(
+            models,
+            args.host,
+            args.port,
+            args.grpc_port,
+            _request_log(args),
+            args.device,
+            threads=args.threads,
+            control=args.allow_load,
+            drain_delay=args.drain_delay,
+            drain_limit=args.drain_limit,
+            mlflow=source,
+        )
+        return serve(settings)
+
+
+def _check(models: Path, make: bool) -> None:
+    """Raises LoadError if there is nothing in ``models``, after training if ``make`` says so."""
+    if make:
         from backends import train, train_text
 
-        train.ensure(args.models)
-        train_text.ensure(args.models)
-    return run(
-        args.models,
-        args.host,
-        args.port,
-        args.device,
-        threads=args.threads,
-        grpc_port=args.grpc_port,
-        request_log=_request_log(args),
-        control=args.allow_load,
-        drain_delay=args.drain_delay,
-        drain_limit=args.drain_limit,
-    )
+        train.ensure(models)
+        train_text.ensure(models)
+    if not scan(models):
+        raise LoadError(f"{models} holds no model; put one there, or make the reference models with --train")
+
+
+def _mlflow(args: argparse.Namespace) -> MlflowSource | None:
+    """Raises LoadError."""
+    if not args.models.startswith(MLFLOW):
+        if args.model:
+            raise LoadError("--model is for --models mlflow:URL; all models of a directory are served")
+        return None
+    url = args.models.removeprefix(MLFLOW)
+    if not url.startswith(("http://", "https://")):
+        raise LoadError(f"--models {args.models} has no URL; write mlflow:http://HOST:PORT")
+    if not args.model:
+        raise LoadError("no model is named; write --model NAME@ALIAS or --model NAME/VERSION")
+    if args.train or not args.poll > 0:
+        raise LoadError("with MLflow, leave out --train, and write --poll in seconds above 0")
+    return MlflowSource(url, tuple(Wanted.parse(one) for one in args.model), args.poll)
 
 
 def _request_log(args: argparse.Namespace) -> RequestLogSettings | None:
@@ -88,51 +147,6 @@ def _request_log(args: argparse.Namespace) -> RequestLogSettings | None:
         args.request_log_sample,
         args.request_log_values,
         frozenset(args.request_log_redact),
-    )
-
-
-def run(
-    models: Path,
-    host: str = "127.0.0.1",
-    port: int = 9101,
-    device: str = "auto",
-    *,
-    grpc_port: int | None = None,
-    request_log: RequestLogSettings | None = None,
-    threads: int = 0,
-    control: bool = False,
-    drain_delay: float = 0.5,
-    drain_limit: float = 30.0,
-) -> int:
-    """Serves the model repository ``models`` until SIGTERM or SIGINT; the exit status.
-
-    The options are those of `backends.server.Settings`.
-    """
-    from backends.repository import scan
-    from backends.server import Settings, serve
-
-    _log_to_stderr()
-    try:
-        if not scan(models):
-            raise LoadError(
-                f"{models} holds no model; put one there, or make the reference models with --train"
-            )
-    except LoadError as error:
-        print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
-        return 1
-    return serve(
-        Settings(
-            models,
-            host,
-            port,
-            grpc_port,
-            request_log,
-            device,
-            threads=threads,
-            control=control,
-            drain_delay=drain_delay,
-            drain_limit=drain_limit,
-        )
     )
 
 

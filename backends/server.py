@@ -17,6 +17,7 @@ from backends.app import MAX_BODY, App
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError
 from backends.http.listener import Listener
+from backends.mlflow import MlflowRegistry, MlflowSource, first_sync, follow
 from backends.registry import Registry
 from backends.request_log import RequestLog, RequestLogSettings
 from backends.served import Served
@@ -52,6 +53,8 @@ class Settings:
     """From not ready to not listening."""
     drain_limit: float = 30.0
     """For requests in flight after that."""
+    mlflow: MlflowSource | None = None
+    """Where the models in `models` come from; None: they are there."""
 
 
 class Server:
@@ -125,6 +128,10 @@ class Server:
     async def _load(self) -> None:
         try:
             await in_daemon("device", self._check_device)
+            mlflow, source = None, self.settings.mlflow
+            if source is not None:
+                mlflow = MlflowRegistry(source, self.settings.models)
+                await first_sync(mlflow, source.poll)
             await self.registry.load_all()
         except LoadError as error:
             log.error("%s", error)
@@ -132,6 +139,8 @@ class Server:
             self._stop.set()
             return
         log.info("ready" if not self.registry.faults else "not ready: some models could not be loaded")
+        if mlflow is not None and source is not None:
+            await follow(mlflow, self.registry, source.poll)
 
     def _check_device(self) -> None:
         from backends.runtime.device import resolve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import signal
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import torch
 
+from backends import cli
 from backends.errors import LoadError
 from backends.runtime.device import resolve
 from tests.backends.repositories import HANGER, write_model, write_sleeper
@@ -187,6 +189,25 @@ def fails(*options: str) -> str:
 def test_no_repository(tmp_path: Path) -> None:
     assert "is not a directory" in fails("--models", str(tmp_path / "absent"))
     assert "holds no model" in fails("--models", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--models", "mlflow:here", "--model", "m@a"), "write mlflow:http://HOST:PORT"),
+        (("--models", "mlflow:http://127.0.0.1:1"), "write --model NAME@ALIAS"),
+        (("--models", "mlflow:http://127.0.0.1:1", "--model", "m"), "'m' is not a model of MLflow"),
+        (("--models", ".", "--model", "m@a"), "--model is for --models mlflow:URL"),
+        (("--models", "mlflow:http://127.0.0.1:1", "--model", "m@a", "--poll", "0"), "above 0"),
+    ],
+)
+def test_what_is_wrong_with_mlflow_options_is_said(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    assert cli.main(parser.parse_args(words)) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken(models: Path) -> None:
