@@ -81,13 +81,21 @@ def plain_body(response: Response) -> bytes:
     """The body without its content coding. Raises Malformed for what can't be undone, or is too large."""
     body, coding = response.body, response.content_encoding.strip().lower()
     if coding in ("gzip", "x-gzip", "deflate"):
-        try:
-            reader = zlib.decompressobj(wbits=47)
-            body = reader.decompress(body, MAX_BODY_BYTES + 1)
-        except zlib.error as fault:
-            raise Malformed(f"the body is not valid {coding}") from fault
-    elif coding not in ("", "identity"):
+        return inflate(body, coding)
+    if coding not in ("", "identity"):
         raise Malformed(f"the content coding {coding[:40]!r} is not understood")
+    return _bounded(body)
+
+
+def inflate(body: bytes, coding: str) -> bytes:
+    """``body`` without gzip or zlib. Raises Malformed for what can't be undone, or is too large."""
+    try:
+        return _bounded(zlib.decompressobj(wbits=47).decompress(body, MAX_BODY_BYTES + 1))
+    except zlib.error as fault:
+        raise Malformed(f"the body is not valid {coding}") from fault
+
+
+def _bounded(body: bytes) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise Malformed(f"the body is larger than {MAX_BODY_BYTES} bytes")
     return body

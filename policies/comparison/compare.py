@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from policies.comparison import anthropic, json_tree, openai, servers, streams, tensors
+from policies.comparison import anthropic, grpc, json_tree, openai, servers, streams, tensors
 from policies.comparison.bodies import Comparison, Empty, Json, Malformed, Response, parse_json, plain_body
 from policies.comparison.differences import Findings
 from policies.comparison.streams import Documents
@@ -97,6 +97,8 @@ def _recognise(response: Response, body: bytes, how: Comparison) -> tuple[str, D
     """The form, and the documents if the body was read to find out."""
     if how.form != "auto":
         return how.form, None
+    if grpc.is_grpc(response):
+        return ("v2" if grpc.recognises(body) else "bytes"), None
     if response.inference_header:
         return "v2", None
     documents = streams.read(response, body)
@@ -124,6 +126,8 @@ def _read(form: str, response: Response, body: bytes, documents: Documents | Non
     """What is compared. Raises Malformed."""
     if form == "bytes":
         return body
+    if form == "v2" and grpc.is_grpc(response):
+        return grpc.decode(body)
     if form == "v2" and response.inference_header:
         return tensors.decode(response, body)
     if documents is None:

@@ -31,6 +31,7 @@ _KINDS: Final[dict[str, tuple[str, str]]] = {
     "FP64": ("float", "<f8"),
     "BYTES": ("bytes", "O"),
 }
+DATATYPES: Final = frozenset(_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,11 @@ def from_document(document: Json, binary: memoryview | None = None) -> dict[str,
         name = output["name"]
         size = dictionary(output.get("parameters")).get("binary_data_size")
         if size is None:
-            tensors[name] = _from_json(name, output)
+            tensors[name] = from_values(name, output)
             continue
         if type(size) is not int or not 0 <= size <= len(rest):
             raise Malformed(f"output {name[:80]!r} says it has more binary data than there is")
-        tensors[name] = _from_bytes(name, output, rest[:size])
+        tensors[name] = from_bytes(name, output, rest[:size])
         rest = rest[size:]
     if len(rest):
         raise Malformed(f"{len(rest)} bytes are left behind the last tensor")
@@ -115,7 +116,8 @@ def _frame(name: str, output: dict[str, Json], most: int) -> tuple[str, str, tup
     return kind, dtype, tuple(shape), math.prod(shape)
 
 
-def _from_json(name: str, output: dict[str, Json]) -> Tensor:
+def from_values(name: str, output: dict[str, Json]) -> Tensor:
+    """The tensor ``name`` whose ``data`` is a list of values, nested or not. Raises Malformed."""
     values = flatten(output.get("data"))
     # A size of 0 makes the product 0 whatever the others are, so these are bounded by something, too.
     kind, dtype, shape, count = _frame(name, output, max(len(values), 2**31))
@@ -129,7 +131,8 @@ def _from_json(name: str, output: dict[str, Json]) -> Tensor:
 
 def _array(kind: str, dtype: str, datatype: str, values: list[Json]) -> Array:
     if kind == "bytes":
-        return _objects([value.encode("utf-8", "surrogatepass") for value in _only(values, str)])
+        texts = _only(values, str, bytes)
+        return _objects([v.encode("utf-8", "surrogatepass") if isinstance(v, str) else v for v in texts])
     if kind == "bool":
         return np.asarray(_only(values, bool, int), dtype=bool)
     if kind == "int":
@@ -149,7 +152,8 @@ def _only(values: list[Json], *types: type) -> list[Json]:
     return values
 
 
-def _from_bytes(name: str, output: dict[str, Json], data: memoryview) -> Tensor:
+def from_bytes(name: str, output: dict[str, Json], data: memoryview) -> Tensor:
+    """The tensor ``name`` whose values are ``data`` in binary form. Raises Malformed."""
     kind, dtype, shape, count = _frame(name, output, 2**31)
     if kind == "bytes":
         return Tensor(kind, shape, _objects(_strings(name, data, count)))
