@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "export": ("gateway.commands.export", "export the record as Parquet, JSONL or CSV"),
     "explain": ("gateway.commands.explain", "show which variant a unit gets, with what probability, and why"),
+    "engine": ("gateway.commands.engine", "print what a node of an engine starts with"),
     "completion": ("gateway.commands.completion", "print a completion script for bash, zsh or fish"),
     "version": (
         "gateway.commands.version",

@@ -55,6 +55,8 @@ class InForce:
     allocations: Allocations
     controller: Controller
     rewards: RewardIngest
+    changed: Callable[[], None]
+    """Tells engines that an allocation or the configuration has changed."""
     make_worker: Callable[[Snapshot], Worker]
     """Makes the data plane of the first configuration."""
     listener: ssl.SSLContext | None = None
@@ -117,6 +119,7 @@ class InForce:
         for name, held in prepared.held.items():
             show_allocation(self.metrics, name, held.epoch, held.allocation)
         self.metrics.configured(revision.revision, self.now())
+        self.changed()
 
     def _verify_by(self, tokens: Tokens | None) -> None:
         """Fetch the keys of ``tokens`` while it is in force."""
@@ -131,12 +134,18 @@ class InForce:
         """Put a published allocation where requests read it."""
         if swap(self.worker.snapshot, route, epoch, allocation, ensemble, self.sealer.static):
             show_allocation(self.metrics, route, epoch, allocation)
+        self.changed()
 
     # Questions of other parts ---------------------------------------------------------------------------
     def packed_features(self, route: str, features: str) -> bytes:
         """Return an outcome's features as a decision id seals them; empty if the route no longer declares any."""
         found = self.worker.snapshot.routes.get(route)
         return b"" if found is None or found.sight is None else found.sight.packed(json.loads(features))
+
+    def has_unit(self, route: str) -> bool:
+        """Return whether the route keeps units on one variant."""
+        found = self.document().routes.get(route)
+        return found is not None and found.unit is not None
 
     def takes_reward(self, route: str, metric: str) -> bool:
         """Return whether the route accepts rewards of the metric (`routes.NAME.feedback`)."""

@@ -17,6 +17,7 @@ from gateway.control.app import ControlApp
 from gateway.control.gateway_api import Action, Outage, RouteStatus
 from gateway.control.route_status import route_status
 from gateway.dataplane.worker import Worker
+from gateway.engines.fleet import Fleet
 from gateway.in_force import InForce
 from gateway.ingest.recorder import Recorder
 from gateway.ingest.rewards import RewardIngest
@@ -40,6 +41,7 @@ class RunningGateway:
 
     store: Store
     rewards: RewardIngest
+    fleet: Fleet
     clock: Clock
     in_force: InForce
     revisions: Revisions[Prepared]
@@ -143,6 +145,7 @@ class Gateway:
         self.events.end()
         self.probes.close()
         self.application.close()
+        self.api.fleet.wake()
         for connection in tuple(self.worker.connections):
             connection.end()
         self.worker.stop()  # after the connections, whose ends may start shadow requests

@@ -23,11 +23,13 @@ from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import Shadower
 from gateway.dataplane.snapshot import Snapshot, VariantPlan
 from gateway.dataplane.worker import Worker
+from gateway.engines.fleet import Fleet
 from gateway.in_force import InForce
 from gateway.ingest.recorder import NullOutcomeSink, Recorder, Sink
 from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
 from gateway.ingest.spool import Spool
+from gateway.ingest.stamped import StampedUnits
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
@@ -110,6 +112,18 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         allowed=lambda route, metric: in_force.takes_reward(route, metric),
         period=lambda *decision: in_force.period(*decision),
         request_lookup=request_ids,
+        stamped_units=StampedUnits(
+            store, lambda route: in_force.has_unit(route), lambda: in_force.document().record.flush
+        ),
+    )
+
+    fleet = Fleet(
+        document=lambda: in_force.document(),
+        revision=lambda: in_force.revision().revision,
+        published=allocations.in_effect,
+        sealer=sealer,
+        record=recorder.offer,
+        clock=now,
     )
 
     def make_worker(snapshot: Snapshot) -> Worker:
@@ -128,6 +142,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         allocations=allocations,
         controller=controller,
         rewards=rewards,
+        changed=fleet.wake,
         make_worker=make_worker,
     )
     revisions: Revisions[Prepared] = Revisions(
@@ -154,7 +169,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     gauges = Gauges(metrics, in_force.registry, lambda: in_force.worker, counts)
     status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage, joining)
     api = RunningGateway(
-        store, rewards, now, in_force, revisions, controller, events, gauges, outage, joining
+        store, rewards, fleet, now, in_force, revisions, controller, events, gauges, outage, joining
     )
     application = ControlApp(api)
     if joining.state_time is None:

@@ -63,14 +63,16 @@ ORDER: Mapping[str, str] = {
     "gateway.ingest": (
         "gateway.errors gateway.clock gateway.runtime gateway.config gateway.record gateway.state policies"
     ),
+    "gateway.engines": "gateway.clock gateway.config gateway.record gateway.compile policies",
     "gateway.loops": (
         "gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth gateway.record "
-        "gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile gateway.ingest policies"
+        "gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile gateway.ingest "
+        "gateway.engines policies"
     ),
     "gateway.control": (
         "gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config gateway.auth "
         "gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile "
-        "gateway.ingest policies dashboards"
+        "gateway.ingest gateway.engines policies dashboards"
     ),
 }
 """`loops` and `control` know nothing of each other: the composition root connects them."""

@@ -59,6 +59,7 @@ def snapshot(
         limits=_limits(document.limits, document.shutdown.idle),
         trusted=_trusted(document),
         tracing=tracing,
+        served=[plan for name, plan in routes.items() if document.routes[name].engine is None],
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
         made.actions.setdefault(name, KEEP)

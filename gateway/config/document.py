@@ -23,6 +23,7 @@ from gateway.config.backend import (
     LimitConfig,
     PoolConfig,
 )
+from gateway.config.engine import EngineConfig
 from gateway.config.model import ConfigModel, HostPort, Name
 from gateway.config.policy import (
     BanditConfig,
@@ -99,6 +100,7 @@ __all__ = [
     "DiscountConfig",
     "Document",
     "EjectionConfig",
+    "EngineConfig",
     "FallbackOnConfig",
     "FeatureConfig",
     "FixedResponseConfig",
@@ -160,6 +162,7 @@ class Document(ConfigModel):
     feedback: FeedbackAccessConfig = FeedbackAccessConfig()
     metrics: Mapping[Name, MetricConfig] = Field(default_factory=dict)
     backends: Mapping[Name, BackendConfig] = Field(default_factory=dict)
+    engines: Mapping[Name, EngineConfig] = Field(default_factory=dict)
     routes: Mapping[Name, RouteConfig] = Field(default_factory=dict)
     limits: LimitsConfig = LimitsConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
@@ -167,6 +170,10 @@ class Document(ConfigModel):
     loops: LoopsConfig = LoopsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     webhooks: tuple[WebhookConfig, ...] = ()
+
+    def engine_routes(self, engine: str) -> dict[str, RouteConfig]:
+        """Routes that a fleet serves, by name."""
+        return {name: route for name, route in self.routes.items() if route.engine == engine}
 
     def body_limit(self, route: str) -> int:
         """Maximum size of a request body of ``route``, in bytes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.config.document import Document, GuardrailConfig, RouteConfig, observed
+from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
 from gateway.config.policy import (
     BanditConfig,
@@ -55,6 +56,7 @@ def faults_of(document: Document, names: Names | None = None) -> Iterator[Findin
     yield from _listeners(document)
     yield from _keys(document, tuple(names.variants))
     yield from _metrics(document)
+    yield from _engines(document)
     for name, route in document.routes.items():
         check = _RouteCheck(("routes", name), route, document, names, names.variants[name])
         yield from check.findings()
@@ -112,12 +114,21 @@ def _metrics(document: Document) -> Iterator[Finding]:
             yield Finding(("metrics", name), message)
 
 
+def _engines(document: Document) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for name, engine in document.engines.items():
+        if engine.token in seen:
+            message = f"the engine '{seen[engine.token]}' has the same token; generate another"
+            yield Finding(("engines", name, "token"), message)
+        seen.setdefault(engine.token, name)
+
+
 def _same_matches(document: Document) -> Iterator[Finding]:
     seen: dict[object, str] = {}
     for name, route in document.routes.items():
         match = route.match
         path = match.path.rstrip("/")
-        conditions = (path, frozenset(match.host), frozenset(match.headers.items()))
+        conditions = (route.engine, path, frozenset(match.host), frozenset(match.headers.items()))
         key = (*conditions, frozenset(match.methods), frozenset(match.model))
         if key in seen:
             message = f"the route '{seen[key]}' matches exactly the same; write another path or condition"
@@ -139,6 +150,7 @@ class _RouteCheck:
         yield from self._policy()
         yield from self._shadows()
         yield from self._fallback()
+        yield from self._engine()
         yield from self._rest()
 
     def _at(self, *parts: str | int) -> KeyPath:
@@ -248,6 +260,15 @@ class _RouteCheck:
             elif index < len(entries) - 1:
                 message = "entries after a fixed response are never tried; write 'respond' last"
                 yield Finding(self._at("fallback", index), message)
+
+    def _engine(self) -> Iterator[Finding]:
+        engine = self.route.engine
+        if engine is None:
+            return
+        if engine not in self.document.engines:
+            yield Finding(self._at("engine"), *unknown("engine", engine, tuple(self.document.engines)))
+        for path, message in refusals(self.route, self.document.backends):
+            yield Finding(self._at(*path), message, of_key=True)
 
     def _rest(self) -> Iterator[Finding]:
         for index, name in enumerate(self.route.feedback or ()):

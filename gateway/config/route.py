@@ -187,6 +187,8 @@ class RouteConfig(ConfigModel):
     policy: PolicyConfig
     unit: UnitConfig | None = None
     """Sticky-unit key; if absent, each request is assigned independently."""
+    engine: Name | None = None
+    """Fleet of other proxies that serves the route; if absent, the gateway does."""
     shadows: Mapping[Name, Share] = Field(default_factory=dict)
     """Variants that receive copies of requests, in addition to the policy."""
     fallback: tuple[FallbackEntry, ...] = ()

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.auth.principal import ANYONE
 from gateway.control import openapi
 from gateway.control.api_request import ApiRequest
-from gateway.control.auth import FEEDBACK, SAFE, identify, is_local, require
-from gateway.control.endpoint import OPEN, Endpoint, Endpoints
+from gateway.control.auth import FEEDBACK, SAFE, identify, identify_node, is_local, require
+from gateway.control.endpoint import ENGINE, OPEN, Endpoint, Endpoints
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.middleware import ErrorMiddleware
 from gateway.control.routes import ENDPOINTS
@@ -114,7 +114,9 @@ class _Path:
     async def _respond(self, endpoint: Endpoint, http: Request) -> Response:
         services, principal = self._services, ANYONE
         local = endpoint.open_to_loopback and is_local(http, services.gateway.authenticator())
-        if endpoint.scope != OPEN and not local:
+        if endpoint.scope == ENGINE:
+            principal = identify_node(http, services.gateway)
+        elif endpoint.scope != OPEN and not local:
             principal = await identify(http, services)
             require(principal, endpoint.scope)
         request = ApiRequest(http, principal, services, endpoint.body_limit)

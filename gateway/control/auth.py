@@ -87,6 +87,15 @@ async def identify(request: Request, services: ControlServices) -> Principal:
     return principal
 
 
+def identify_node(request: Request, gateway: GatewayApi) -> Principal:
+    """Return the principal of a node, whose id is the name of its engine. Raises unauthenticated."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    engine = gateway.fleet.engine_of(token.strip()) if scheme.lower() == "bearer" else None
+    if engine is None:
+        raise TurnoutError("unauthenticated", "This needs the token of an engine ('engines.NAME.token').")
+    return Principal(engine, frozenset())
+
+
 def credential(request: Request) -> bytes:
     given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
     scheme, _, rest = given.partition(" ")

@@ -17,6 +17,8 @@ Handler = Callable[[ApiRequest], Awaitable[Response]]
 
 OPEN: Final = "open"
 """In place of a scope: no credential is needed."""
+ENGINE: Final = "engine"
+"""In place of a scope: the token of an engine is needed."""
 MAX_OPEN_BODY_BYTES: Final = 4096
 """A body without a credential is parsed on the event loop, and a login needs no more."""
 YAML: Final = "application/yaml"

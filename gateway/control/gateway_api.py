@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from gateway.auth.principal import Authenticator
 from gateway.config.document import Document
+from gateway.engines.fleet import Fleet
 from gateway.ingest.rewards import RewardIngest
 from gateway.state.base import Event, Revision
 from gateway.state.store import Store
@@ -63,6 +64,8 @@ class GatewayApi(Protocol):
     def store(self) -> Store: ...
     @property
     def rewards(self) -> RewardIngest: ...
+    @property
+    def fleet(self) -> Fleet: ...
 
     def now(self) -> float:
         """Return the wall clock, in seconds since the epoch."""

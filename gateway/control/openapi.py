@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway import build
-from gateway.control.endpoint import OPEN, PATH_PARAMETERS, Endpoint
+from gateway.control.endpoint import ENGINE, OPEN, PATH_PARAMETERS, Endpoint
 from gateway.control.schemas.errors import ErrorResponse
 from gateway.control.schemas.events import EventModel
 from gateway.errors import CODES
@@ -84,7 +84,7 @@ def _operation(endpoint: Endpoint, refs: Json) -> Json:
     if endpoint.description:
         operation["description"] = endpoint.description
     if endpoint.scope != OPEN:
-        operation["security"] = [{"bearer": []}, {"key": []}]
+        operation["security"] = [{"bearer": []}, *([{"key": []}] if endpoint.scope != ENGINE else [])]
         operation["security"] += [{"session": []}] if endpoint.scope in ("read", "steer", "config") else []
         operation["x-scope"] = endpoint.scope
     if parameters := [*_path_parameters(endpoint), *_query_parameters(endpoint), *_headers(endpoint)]:

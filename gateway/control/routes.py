@@ -8,6 +8,7 @@ from gateway.control.endpoint import Endpoint
 from gateway.control.handlers import (
     config,
     dashboard,
+    engines,
     events,
     feedback,
     health,
@@ -32,5 +33,6 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *record.endpoints,
     *events.endpoints,
     *models.endpoints,
+    *engines.endpoints,
     *dashboard.endpoints,
 )

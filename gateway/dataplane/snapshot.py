@@ -7,7 +7,7 @@ it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, b
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -248,8 +248,9 @@ class Snapshot:
         limits: Limits,
         trusted: Callable[[str], bool],
         tracing: Tracing | None = None,
-        rank: Sequence[RoutePlan] | None = None,
+        served: Iterable[RoutePlan] | None = None,
     ) -> None:
+        """``served``: the routes that requests here may take; None: all of ``routes``."""
         self.revision = revision
         self.routes = dict(routes)
         self.authenticator = authenticator
@@ -258,7 +259,7 @@ class Snapshot:
         self.tracing = tracing
         """None: no request is traced, and what names a trace passes as it came."""
         self.actions = dict(REQUEST_ACTIONS)
-        self.ranked = tuple(rank if rank is not None else sorted(routes.values(), key=_specificity))
+        self.ranked = tuple(sorted(routes.values() if served is None else served, key=_specificity))
         self._paths: dict[bytes, tuple[RoutePlan, ...]] = {}
 
     def candidates(self, path: bytes) -> tuple[RoutePlan, ...]:

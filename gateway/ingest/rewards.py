@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
@@ -15,6 +16,7 @@ from gateway.errors import TurnoutError
 from gateway.ingest.metric_values import Metric, RejectedItem, checked_value, worst
 from gateway.ingest.request_lookup import Found, RequestIds
 from gateway.ingest.spool import Spool
+from gateway.ingest.stamped import StampedUnits
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
 from gateway.record.events import Reward
 from gateway.record.request_ids import AMBIGUOUS
@@ -86,6 +88,7 @@ class RewardIngest:
         allowed: Callable[[str, str], bool] | None = None,
         period: Callable[[str, int, float], str] | None = None,
         request_lookup: RequestIds | None = None,
+        stamped_units: StampedUnits | None = None,
     ) -> None:
         """Set up ingestion.
 
@@ -99,8 +102,10 @@ class RewardIngest:
             period: (route, epoch, time of the decision) → the period within which the values of a sticky unit are
                 one observation; None: the epoch.
             request_lookup: Finds requests by request id; None: items need a decision id.
+            stamped_units: Finds the units of requests that other proxies served; None: they have none.
         """
         self.request_lookup = request_lookup
+        self.stamped_units = stamped_units
         self.store = store
         self.sealer = sealer
         self.metrics: Mapping[str, Metric] = metrics or {}
@@ -144,6 +149,7 @@ class RewardIngest:
             )
         report = FeedbackReport()
         named = await self._looked_up(items, may_report, made_by)
+        named.update(await self._of_other_proxies(items))
         rewards = await self._checked(items, may_report, report, named)
         results = await self._keep(rewards) if rewards else []
         report.rewards = list(zip(rewards, results, strict=True))
@@ -214,6 +220,18 @@ class RewardIngest:
                     "No request of yours with this request_id is known on this route within its metric's window.",
                 )
         return found
+
+    async def _of_other_proxies(self, items: Sequence[object]) -> dict[int, Opened]:
+        """Index of an item whose id another proxy made → its contents, with the unit."""
+        opened: dict[int, Opened] = {}
+        for index, item in enumerate(items):
+            identity = item.get("decision_id") if isinstance(item, Mapping) else None
+            if isinstance(identity, str) and "." in identity:
+                with suppress(BadDecisionId):  # told when the item is checked
+                    opened[index] = self.sealer.open(identity)
+        if not opened or self.stamped_units is None:
+            return opened
+        return dict(zip(opened, await self.stamped_units.found(list(opened.values())), strict=True))
 
     async def _renew_keys(self, now: float) -> bool:
         """Reload the sealing keys, at most once a second: another replica may have just added one."""

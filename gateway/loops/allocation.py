@@ -28,6 +28,7 @@ from gateway.compile.ensembles import (
 from gateway.compile.plans import overridden, plan, reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
+from gateway.engines.fleet import InEffect
 from gateway.ingest.evidence import (
     Metric,
     by_time,
@@ -130,6 +131,14 @@ class Allocations:
                 fresh, _ = await asyncio.to_thread(bandit.refresh, one.plan, learned)
             found[name] = fresh.as_dict()
         return found
+
+    def in_effect(self) -> dict[str, InEffect]:
+        """What is published and served here, by route."""
+        return {
+            name: InEffect(held.epoch, held.allocation, stored.time)
+            for name, held in self.held.items()
+            if (stored := self._stored.get(name)) is not None and stored.epoch == held.epoch
+        }
 
     def share(self, name: str, variant: str) -> float:
         """The probability of a variant now, whatever decides on it."""

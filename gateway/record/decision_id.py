@@ -11,6 +11,8 @@ The bytes, encoded as base64url without padding (the length is always a multiple
 The static part holds names as text, so that any replica can open an id that was made before an edit of the
 configuration. If the policy used features, it holds these too (`gateway.record.context`), in a separate format, so
 that ids of other routes are not affected.
+
+Other proxies make ids from stamps (`gateway.record.stamp`), which are recognised by their dots.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import os
 import struct
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from itertools import count
 from typing import Final, Literal, NamedTuple
+
+from gateway.record.stamp import Stamp, parsed_request, parsed_stamp
 
 BadCode = Literal["malformed", "forged", "unknown_key"]
 
@@ -70,6 +74,8 @@ class Opened(NamedTuple):
     forced: bool
     context: bytes = b""
     """Packed features that the policy used; b"" if none."""
+    stamped: bool = False
+    """Whether another proxy made the id, which knows nothing of the unit."""
 
     @property
     def sticky(self) -> bool:
@@ -115,6 +121,11 @@ class Sealer:
             raise ValueError("a sealer needs keys, and a key has 16 to 64 bytes")
         self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES) for secret in keys}
         self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
+        # Another purpose, so that neither can pass for the other.
+        self._stamping = {
+            key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES, person=b"turnout stamp")
+            for secret in keys
+        }
 
     def new_decision(self, now: float) -> bytes:
         """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
@@ -154,19 +165,55 @@ class Sealer:
         return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL)
 
     def open(self, text: str | bytes) -> Opened:
-        """Open a sealed id. Raises BadDecisionId."""
-        raw = _decoded(text)
-        primed = self._primed.get(raw[:_KEY_ID_BYTES])
-        if primed is None:
-            raise BadDecisionId("unknown_key")
-        mac = primed.copy()
-        mac.update(raw[:-_MAC_BYTES])
-        if not compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
-            raise BadDecisionId("forged")
-        return _parsed(raw)
+        """Open a sealed id, or one that a proxy made from a stamp. Raises BadDecisionId."""
+        plain = text if isinstance(text, str) else text.decode("latin-1")
+        if "." in plain:
+            return self._open_stamped(plain)
+        return _parsed(_verified(text, self._primed, _HEAD + _STATIC.size))
+
+    def stamp(self, facts: Stamp) -> str:
+        """Sign the facts that all decisions of one variant in one epoch share."""
+        number = self._sealing[0]
+        body = number + facts.packed()
+        body += bytes(-(len(body) + _MAC_BYTES) % 3)
+        mac = self._stamping[number].copy()
+        mac.update(body)
+        return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL).decode()
+
+    def _open_stamped(self, text: str) -> Opened:
+        stamped, _, rest = text.partition(".")
+        stamp = parsed_stamp(_verified(stamped, self._stamping)[_KEY_ID_BYTES:-_MAC_BYTES])
+        request = parsed_request(rest, stamp.published) if stamp is not None else None
+        if stamp is None or request is None:
+            raise BadDecisionId("malformed")
+        return Opened(
+            decision=request.decision,
+            decided=request.decided,
+            unit=int.from_bytes(request.decision[8:], "big"),
+            route=stamp.route,
+            assigned=stamp.assigned,
+            served=request.served,
+            epoch=stamp.epoch,
+            propensity=stamp.propensity,
+            forced=False,
+            stamped=True,
+        )
 
 
-def _decoded(text: str | bytes) -> bytes:
+def _verified(text: str | bytes, keys: Mapping[bytes, blake2b], least: int = 0) -> bytes:
+    """The signed bytes of ``text``, of which ``least`` precede the signature. Raises BadDecisionId."""
+    raw = _decoded(text, max(least, _KEY_ID_BYTES) + _MAC_BYTES)
+    primed = keys.get(raw[:_KEY_ID_BYTES])
+    if primed is None:
+        raise BadDecisionId("unknown_key")
+    mac = primed.copy()
+    mac.update(raw[:-_MAC_BYTES])
+    if not compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
+        raise BadDecisionId("forged")
+    return raw
+
+
+def _decoded(text: str | bytes, least: int) -> bytes:
     try:
         data = text.encode("ascii") if isinstance(text, str) else text
         if len(data) > _MAX_ID_CHARACTERS or b"+" in data or b"/" in data:
@@ -175,7 +222,7 @@ def _decoded(text: str | bytes) -> bytes:
     except (UnicodeEncodeError, Base64Error):
         raise BadDecisionId("malformed") from None
     # With padding two texts would stand for one id; a whole id never needs it.
-    if len(raw) % 3 or len(raw) < _HEAD + _STATIC.size + _MAC_BYTES or len(data) * 3 != len(raw) * 4:
+    if len(raw) % 3 or len(raw) < least or len(data) * 3 != len(raw) * 4:
         raise BadDecisionId("malformed")
     return raw
 

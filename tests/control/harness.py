@@ -18,6 +18,7 @@ from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
 from gateway.control.gateway_api import Action, Outage, RouteStatus
+from gateway.engines.fleet import Fleet
 from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardIngest
 from gateway.loops.allocation import Allocations
@@ -108,6 +109,14 @@ class Harness:
         self.shadow_counts: dict[str, dict[str, dict[str, int]]] = {}
         self.allocations = Allocations(
             store, owner="harness", clock=clock, swap=lambda *_: None, announce=lambda _: None
+        )
+        self.fleet = Fleet(
+            document=lambda: self.document(),
+            revision=lambda: self.revision().revision,
+            published=self.allocations.in_effect,
+            sealer=sealer,
+            record=lambda outcome: None,
+            clock=clock,
         )
         self.known = Authenticator(None)
         self._news = asyncio.Event()

@@ -102,6 +102,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "/-/outcomes": "/-/outcomes?limit=5",
         "/-/decisions/{decision_id}": f"/-/decisions/{outcome['decision']}",
         "/-/events/recent": "/-/events/recent",
+        "/-/engines": "/-/engines",
         "/-/dashboard/session": "/-/dashboard/session",
     }
     models = {c.path for c in DOCUMENTED if c.method == "GET" and isinstance(c.response, type)}

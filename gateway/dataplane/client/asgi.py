@@ -32,6 +32,8 @@ log = logging.getLogger("turnout.control")
 
 # On the port of the data plane when the control API has one of its own (contract: data plane, feedback, health).
 MODELS: Final = b"/v1/models"
+DISCOVERY: Final = frozenset((b"/v3/discovery:clusters", b"/v3/discovery:routes"))
+"""Paths that Envoy asks for; they are part of its protocol."""
 PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz", MODELS))
 HIGH_WATER: Final = 1 << 20
 _FORWARDING: Final = {

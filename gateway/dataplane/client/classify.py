@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.dataplane.client.asgi import MODELS, ControlCall
+from gateway.dataplane.client.asgi import DISCOVERY, MODELS, ControlCall
 from gateway.dataplane.client.refusal import Refusal
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.request.routing import find_route
@@ -44,7 +44,8 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
                 f"The body has more than the {route.body_limit} bytes that this route takes.",
             )
     except TurnoutError as error:
-        if error.code == "unknown_route" and _lists_models(head) and not client.control_only:
+        listed = _lists_models(head) and not client.control_only
+        if error.code == "unknown_route" and (listed or head.path in DISCOVERY):
             return ControlCall(client, worker, head)
         if error.code == "unknown_route" and head.path == b"/" and _may_know(client):
             error = TurnoutError("unknown_route", "No route matches '/'; the dashboard is at /-/dashboard/.")

@@ -1,0 +1,91 @@
+"""``turnout engine bootstrap``: the configuration with which a node of an engine starts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.config.document import Document
+from gateway.config.faults import unknown
+from gateway.config.load import ConfigError, load_file, render_faults
+from gateway.config.units import split_address
+from gateway.engines.envoy.bootstrap import Node, bootstrap
+
+Address = tuple[str, int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="engine_command", required=True, metavar="bootstrap")
+    made = commands.add_parser("bootstrap", help="print a node's first configuration")
+    made.add_argument("engine", metavar="ENGINE", help="name of the engine in the configuration")
+    made.add_argument(
+        "--config",
+        type=Path,
+        default=Path("turnout.yaml"),
+        metavar="FILE",
+        help="configuration file (default: turnout.yaml)",
+    )
+    made.add_argument("--node", required=True, metavar="NAME", help="name of this node, unique in the engine")
+    made.add_argument(
+        "--listen",
+        required=True,
+        type=_address,
+        metavar="ADDR",
+        help="address that clients use, for example 0.0.0.0:8000",
+    )
+    made.add_argument("--admin", type=_address, metavar="ADDR", help="address of the node's admin interface")
+    made.add_argument(
+        "--url",
+        type=_url,
+        metavar="URL",
+        help="the gateway's control API as the node reaches it (default: from the configuration)",
+    )
+
+
+def _address(text: str) -> Address:
+    try:
+        return split_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a base URL; write one such as http://turnout:8080")
+    return text.rstrip("/")
+
+
+def main(args: argparse.Namespace) -> int:
+    """0, or 1 if the configuration has faults or has no such engine."""
+    try:
+        document = load_file(args.config)
+    except ConfigError as error:
+        sys.stderr.write(render_faults(error.faults, source=str(args.config)) + "\n")
+        return 1
+    engine = document.engines.get(args.engine)
+    if engine is None:
+        message, hint = unknown("engine", args.engine, tuple(document.engines))
+        sys.stderr.write(f"turnout engine: {message}{f' ({hint})' if hint else ''}\n")
+        return 1
+    url = args.url or _own_url(document)
+    if url is None:
+        sys.stderr.write(
+            "turnout engine: the gateway listens on every address; write --url http://HOST:PORT\n"
+        )
+        return 1
+    node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin)
+    sys.stdout.write(json.dumps(bootstrap(node), indent=2) + "\n")
+    return 0
+
+
+def _own_url(document: Document) -> str | None:
+    """The control API's address if it names a host."""
+    host, port = split_address(document.control or document.listen)
+    if host in ("0.0.0.0", "::"):
+        return None
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if document.tls is not None else 'http'}://{shown}:{port}"

@@ -1,0 +1,105 @@
+"""Nodes of engines: what they fetch, what they report, and how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.endpoint import ENGINE, Endpoints
+from gateway.control.schemas.engines import EnginesResponse, RowsResponse
+from gateway.engines.fleet import Kind, Poll
+from gateway.errors import TurnoutError
+
+endpoints: Final = Endpoints()
+MAX_NODE_CHARACTERS: Final = 256
+
+
+@endpoints("POST", "/v3/discovery:clusters", ENGINE, "application/json", errors=("bad_json", "invalid"))
+async def discover_clusters(request: ApiRequest) -> Response:
+    """Get an engine's clusters.
+
+    Envoy's REST discovery, version 3. The response is held until there is something new, for 15 seconds at most.
+    """
+    return await _discover(request, "clusters")
+
+
+@endpoints("POST", "/v3/discovery:routes", ENGINE, "application/json", errors=("bad_json", "invalid"))
+async def discover_routes(request: ApiRequest) -> Response:
+    """Get an engine's route table.
+
+    Envoy's REST discovery, version 3. The response is held until there is something new, for 15 seconds at most.
+    """
+    return await _discover(request, "routes")
+
+
+async def _discover(request: ApiRequest, kind: Kind) -> Response:
+    body = await request.bytes()
+    poll = await asyncio.to_thread(_poll, request.principal.id, kind, body)
+    fleet = request.gateway.fleet
+    if not fleet.admits(poll.engine, poll.node):
+        raise TurnoutError(
+            "forbidden", f"The engine {poll.engine!r} has no node {poll.node!r}; name it under 'nodes'."
+        )
+    offer = await fleet.poll(poll, request.services.closing)
+    return Response(offer.body, media_type="application/json")
+
+
+def _poll(engine: str, kind: Kind, body: bytes) -> Poll:
+    """Raises bad_json, invalid. A node sends a list of all its extensions with each poll, 77 kB."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise TurnoutError("bad_json") from None
+    node = _text(_object(given, "node"), "id")
+    if not node or len(node) > MAX_NODE_CHARACTERS:
+        raise TurnoutError(
+            "invalid", f"A node needs a 'node.id' of at most {MAX_NODE_CHARACTERS} characters."
+        )
+    refused = _text(_object(given, "error_detail"), "message")
+    return Poll(engine, node, kind, _text(given, "version_info"), refused[:1000])
+
+
+def _object(value: Any, key: str) -> Any:
+    return value.get(key) or {} if isinstance(value, dict) else {}
+
+
+def _text(value: Any, key: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+@endpoints(
+    "POST", "/-/engines/rows", ENGINE, RowsResponse, body="application/x-protobuf", errors=("invalid",)
+)
+async def receive_rows(request: ApiRequest) -> Response:
+    """Report outcomes.
+
+    An OTLP export of logs in protobuf, as a node sends it: one record for each request. Repeating it changes nothing.
+    """
+    body = await request.bytes()
+    try:
+        accepted, rejected = await request.gateway.fleet.receive(request.principal.id, body)
+    except ValueError as error:
+        raise TurnoutError(
+            "invalid", f"{error}; use the log that 'turnout engine bootstrap' sets up."
+        ) from None
+    return json_response({"accepted": accepted, "rejected": rejected})
+
+
+@endpoints("GET", "/-/engines", "read", EnginesResponse)
+async def list_engines(request: ApiRequest) -> Response:
+    """List engines with their nodes.
+
+    Only those with a route that the key may use.
+    """
+    fleet, document = request.gateway.fleet, request.gateway.document()
+    listed = []
+    for name, engine in document.engines.items():
+        routes = [route for route in document.engine_routes(name) if request.principal.serves(route)]
+        if routes or request.principal.routes is None:
+            listed.append({"engine": name, "type": engine.type, "routes": routes, "nodes": fleet.shown(name)})
+    return json_response({"engines": listed})

@@ -1,0 +1,41 @@
+"""Fleets of other proxies and their nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gateway.control.schemas.base import ApiModel
+
+
+class NodeModel(ApiModel):
+    node: str
+    state: Annotated[
+        Literal["accepted", "behind", "refused", "silent"],
+        Field(description="behind: it has not taken the newest routes yet."),
+    ]
+    seen: Annotated[float, Field(description="Its last poll, in seconds since the epoch.")]
+    epochs: Annotated[dict[str, int], Field(description="By route: the epoch that it has accepted.")]
+    refused: Annotated[
+        str, Field(description="Why it refused the newest configuration; empty if it did not.")
+    ]
+    rows: Annotated[int, Field(description="Outcomes received from it.")]
+
+
+class EngineModel(ApiModel):
+    engine: str
+    type: str
+    routes: list[str]
+    nodes: list[NodeModel]
+
+
+class EnginesResponse(ApiModel):
+    engines: list[EngineModel]
+
+
+class RowsResponse(ApiModel):
+    accepted: int
+    rejected: Annotated[
+        int, Field(description="Rows with a forged decision id, or of a route of another engine.")
+    ]

@@ -1,0 +1,1 @@
+"""Fleets of other proxies that serve routes on Turnout's allocations."""

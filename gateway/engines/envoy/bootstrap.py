@@ -1,0 +1,181 @@
+"""What a node starts with: where it listens, where it fetches its clusters and routes, and what it logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gateway.engines.envoy.clusters import METADATA
+from gateway.engines.envoy.routes import DECISION, UNIT
+
+Json = dict[str, Any]
+
+CONTROL: Final = "turnout"
+"""Name of the cluster that leads to the gateway."""
+ROWS_PATH: Final = "/-/engines/rows"
+SEPARATOR: Final = "\x1f"
+"""Between the fields of a row: no header can hold it."""
+ROW: Final = (
+    f"%REQ({DECISION})%",
+    "%ROUTE_NAME%",
+    f"%UPSTREAM_METADATA({METADATA}:variant)%",
+    "%RESPONSE_CODE%",
+    "%RESPONSE_FLAGS%",
+    "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+    "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%",
+    "%COMMON_DURATION(US_TX_END:US_RX_BEG:us)%",
+    "%BYTES_RECEIVED%",
+    "%BYTES_SENT%",
+    "%UPSTREAM_HOST%",
+    "%REQ(x-request-id)%",
+    f"%REQ({UNIT})%",
+)
+"""Envoy's names of the fields of a row, in the order of `gateway.engines.envoy.rows.Row`."""
+POLL_TIMEOUT_S: Final = 30.0
+"""How long a node waits for a response to a poll; the gateway responds well before."""
+_TYPE: Final = "type.googleapis.com/envoy"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One process of an engine."""
+
+    engine: str
+    name: str
+    token: str
+    control: str
+    """URL of the gateway's control API."""
+    listen: tuple[str, int]
+    admin: tuple[str, int] | None = None
+
+
+def bootstrap(node: Node) -> Json:
+    """Envoy's bootstrap configuration."""
+    made: Json = {
+        "node": {"id": node.name, "cluster": node.engine},
+        "dynamic_resources": {"cds_config": _fetched()},
+        "static_resources": {"clusters": [_control(node)], "listeners": [_listener(node)]},
+        "stats_config": {"stats_tags": []},
+    }
+    if node.admin is not None:
+        made["admin"] = {"address": _address(*node.admin)}
+    return made
+
+
+def _address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _fetched() -> Json:
+    return {
+        "resource_api_version": "V3",
+        "initial_fetch_timeout": "0s",
+        "api_config_source": {
+            "api_type": "REST",
+            "transport_api_version": "V3",
+            "cluster_names": [CONTROL],
+            "refresh_delay": "0.05s",
+            "request_timeout": f"{POLL_TIMEOUT_S:g}s",
+        },
+    }
+
+
+def _control(node: Node) -> Json:
+    """The cluster of the gateway. Its own filter adds the token, since a poll itself can carry no header."""
+    url = urlsplit(node.control)
+    secure = url.scheme == "https"
+    host, port = url.hostname or "", url.port or (443 if secure else 80)
+    token = {"header": {"key": "authorization", "value": f"Bearer {node.token}"}}
+    made: Json = {
+        "name": CONTROL,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": CONTROL,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "http_filters": [
+                    {
+                        "name": "turnout.token",
+                        "typed_config": {
+                            "@type": f"{_TYPE}.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                            "mutations": {"request_mutations": [{"append": token}]},
+                        },
+                    },
+                    {
+                        "name": "envoy.filters.http.upstream_codec",
+                        "typed_config": {
+                            "@type": f"{_TYPE}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+                        },
+                    },
+                ],
+            }
+        },
+    }
+    if secure:
+        made["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "sni": host,
+                "common_tls_context": {
+                    "validation_context": {
+                        "system_root_certs": {},
+                        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": host}}],
+                    }
+                },
+            },
+        }
+    return made
+
+
+def _listener(node: Node) -> Json:
+    manager: Json = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": node.engine,
+        "rds": {"route_config_name": node.engine, "config_source": _fetched()},
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "normalize_path": True,
+        "merge_slashes": False,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "strip_any_host_port": False,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "access_log": [_rows()],
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": f"{_TYPE}.extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": True,
+                },
+            }
+        ],
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    return {"name": node.engine, "address": _address(*node.listen), "filter_chains": [chain]}
+
+
+def _rows() -> Json:
+    """One OTLP log record for each request that has a decision, sent over HTTP: Envoy counts those that it drops."""
+    return {
+        "name": "turnout.rows",
+        "filter": {"header_filter": {"header": {"name": DECISION, "present_match": True}}},
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+            "http_service": {
+                "http_uri": {"uri": f"http://{CONTROL}{ROWS_PATH}", "cluster": CONTROL, "timeout": "5s"}
+            },
+            "log_name": CONTROL,
+            "stat_prefix": "turnout",
+            "buffer_flush_interval": "0.25s",
+            "body": {"string_value": SEPARATOR.join(ROW)},
+        },
+    }

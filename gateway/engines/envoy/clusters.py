@@ -1,0 +1,223 @@
+"""One Envoy cluster for each variant of a route: its addresses first, those of the fallback behind them.
+
+Each address carries the variant that it belongs to, so a response says which variant served it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig
+from gateway.config.document import Document, RouteConfig
+
+Json = dict[str, Any]
+
+METADATA: Final = "turnout"
+"""Name of the metadata that addresses carry."""
+_ENVOY: Final = "type.googleapis.com/envoy"
+_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_POLICIES: Final = {"least_load": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "random": "RANDOM"}
+_UNLIMITED: Final = 4_294_967_295
+
+
+def cluster_name(route: str, variant: str) -> str:
+    """Name of the cluster; no name of a route or variant holds a slash."""
+    return f"{route}/{variant}"
+
+
+def clusters(document: Document, engine: str) -> Iterator[Json]:
+    """The clusters of all routes of a fleet. Reads the CAs that backends name; raises OSError."""
+    for name, route in document.engine_routes(engine).items():
+        for variant in route.variants:
+            yield _cluster(name, route, variant, document.backends)
+
+
+def _cluster(name: str, route: RouteConfig, variant: str, backends: Mapping[str, BackendConfig]) -> Json:
+    tried = [variant, *(entry for entry in route.fallback if isinstance(entry, str) and entry != variant)]
+    backend = backends[route.variants[variant].backend]
+    levels = [(other, backends[route.variants[other].backend]) for other in tried]
+    made: Json = {
+        "@type": f"{_ENVOY}.config.cluster.v3.Cluster",
+        "name": cluster_name(name, variant),
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": seconds(route.timeouts.connect),
+        "lb_policy": _POLICIES[backend.balance],
+        "load_assignment": {
+            "cluster_name": cluster_name(name, variant),
+            "endpoints": [
+                {"priority": level, "lb_endpoints": [_endpoint(other, its, at, its.health == backend.health)]}
+                for level, (other, its) in enumerate(levels)
+                for at in its.addresses
+            ],
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": _panic(backend)}},
+        "circuit_breakers": {"thresholds": [_limits(backend)]},
+        "typed_extension_protocol_options": {_OPTIONS: _protocol(route, variant, backend)},
+    }
+    if any(at.secure for _, its in levels for at in its.addresses):
+        made["transport_socket_matches"] = [_socket(other, its) for other, its in levels]
+    if backend.health is not None:
+        made["health_checks"] = [_health(backend.health, backend.addresses[0])]
+    if backend.ejection is not None:
+        made["outlier_detection"] = _outliers(backend.ejection)
+    return made
+
+
+def _endpoint(variant: str, backend: BackendConfig, at: Address, probed: bool) -> Json:
+    endpoint: Json = {"address": {"socket_address": {"address": at.host, "port_value": at.port}}}
+    if backend.host == "backend":
+        endpoint["hostname"] = _authority(at)
+    if not probed:
+        endpoint["health_check_config"] = {"disable_active_health_check": True}
+    metadata = {METADATA: {"variant": variant}, "envoy.transport_socket_match": {"variant": variant}}
+    return {"endpoint": endpoint, "metadata": {"filter_metadata": metadata}}
+
+
+def _authority(at: Address) -> str:
+    host = f"[{at.host}]" if ":" in at.host else at.host
+    return host if at.port == (443 if at.secure else 80) else f"{host}:{at.port}"
+
+
+def _panic(backend: BackendConfig) -> float:
+    return 100.0 * (backend.ejection.panic if backend.ejection is not None else 0.5)
+
+
+def _limits(backend: BackendConfig) -> Json:
+    # Envoy allows three concurrent retries by default, and a fallback is a retry to it.
+    return {
+        "max_connections": _UNLIMITED,
+        "max_requests": backend.limit.in_flight,
+        "max_pending_requests": max(1, backend.limit.waiting),
+        "max_retries": _UNLIMITED,
+    }
+
+
+def _protocol(route: RouteConfig, variant: str, backend: BackendConfig) -> Json:
+    made: Json = {
+        "@type": f"{_ENVOY}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http_protocol_options": {}},
+        "common_http_protocol_options": {"idle_timeout": seconds(backend.pool.idle)},
+    }
+    base, other = backend.addresses[0].path, route.variants[variant].rewrite.path
+    if base or other is not None:
+        prefix = route.match.path
+        made["http_filters"] = [
+            {
+                "name": "turnout.path",
+                "typed_config": {
+                    "@type": f"{_ENVOY}.extensions.filters.http.lua.v3.Lua",
+                    "default_source_code": {"inline_string": _path_filter(prefix, other, base)},
+                },
+            },
+            {
+                "name": "envoy.filters.http.upstream_codec",
+                "typed_config": {
+                    "@type": f"{_ENVOY}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+                },
+            },
+        ]
+    return made
+
+
+def _path_filter(prefix: str, other: str | None, base: str) -> str:
+    """Lua that puts ``base`` before the path, and ``other`` in place of ``prefix``.
+
+    As in the gateway itself, exactly one slash stands between a replacement and what follows it.
+    """
+    lines = ['local path = handle:headers():get(":path")']
+    if other is not None:
+        slash = '"/" .. ' if prefix.endswith("/") else ""
+        lines += [
+            f"local rest = string.sub(path, {len(prefix.encode()) + 1})",
+            f"path = {_lua(other)} .. rest",
+            f'if rest ~= "" and string.sub(rest, 1, 1) ~= "?" then path = {_lua(other.rstrip("/"))} .. {slash}rest end',
+        ]
+    lines.append(f'handle:headers():replace(":path", {_lua(base)} .. path)')
+    return "function envoy_on_request(handle)\n  " + "\n  ".join(lines) + "\nend"
+
+
+def _lua(text: str) -> str:
+    """``text`` as a Lua string of bytes."""
+    return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'
+
+
+def _socket(variant: str, backend: BackendConfig) -> Json:
+    made: Json = {"name": variant, "match": {"variant": variant}}
+    if not backend.addresses[0].secure:
+        return made | {"transport_socket": {
+            "name": "envoy.transport_sockets.raw_buffer",
+            "typed_config": {"@type": f"{_ENVOY}.extensions.transport_sockets.raw_buffer.v3.RawBuffer"},
+        }}  # fmt: skip
+    tls = backend.tls
+    name = tls.server_name or backend.addresses[0].host
+    context: Json = {"@type": f"{_ENVOY}.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}
+    if not _is_ip(name):
+        context["sni"] = name
+    if tls.verify:
+        trust: Json = {"system_root_certs": {}}
+        if tls.ca is not None:
+            trust = {"trusted_ca": {"inline_string": Path(tls.ca).read_text()}}
+        kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
+        trust["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
+        context["common_tls_context"] = {"validation_context": trust}
+    return made | {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _health(health: HealthConfig, at: Address) -> Json:
+    return {
+        "timeout": seconds(health.timeout),
+        "interval": seconds(health.every),
+        "healthy_threshold": health.healthy,
+        "unhealthy_threshold": health.unhealthy,
+        "http_health_check": {
+            "path": ("" if health.from_root else at.path) + health.path,
+            "method": health.method,
+            "expected_statuses": [{"start": low, "end": high + 1} for low, high in ranges(health.status)],
+        },
+    }
+
+
+def _outliers(ejection: EjectionConfig) -> Json:
+    made: Json = {
+        "consecutive_5xx": ejection.consecutive,
+        "consecutive_gateway_failure": _UNLIMITED,
+        "enforcing_consecutive_gateway_failure": 0,
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": ejection.local_consecutive,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": seconds(min(1.0, ejection.window)),
+        "base_ejection_time": seconds(ejection.base),
+        "max_ejection_time": seconds(ejection.max),
+        "max_ejection_percent": round(100 * ejection.max_share),
+        "enforcing_failure_percentage": 0,
+    }
+    return made
+
+
+def ranges(statuses: frozenset[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive statuses, as (first, last)."""
+    found: list[tuple[int, int]] = []
+    for status in sorted(statuses):
+        if found and found[-1][1] == status - 1:
+            found[-1] = (found[-1][0], status)
+        else:
+            found.append((status, status))
+    return found
+
+
+def seconds(value: float) -> str:
+    """A duration in Envoy's JSON."""
+    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"

@@ -1,0 +1,196 @@
+"""The route table of a fleet: exact shares, sticky units, and everything that a decision id and a row need.
+
+Weights, epoch and stamps stand in one document, and a request keeps the one that it took: mixed epochs during
+a change bias nothing, since every decision carries its own propensity.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from gateway.config.document import Document, MatchConfig, RouteConfig
+from gateway.engines.envoy.clusters import METADATA, cluster_name, seconds
+from policies.allocation.cells import Cells
+
+Json = dict[str, Any]
+
+DECISION: Final = "x-decision-id"
+UNIT: Final = "x-turnout-unit"
+"""Request header that carries the unit to the log; what a client sends under this name is removed."""
+_SERVED: Final = f"%UPSTREAM_METADATA({METADATA}:variant)%"
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """How the requests of one route are assigned in one epoch."""
+
+    cells: Cells
+    stamps: Mapping[str, str]
+    """By variant."""
+    salt: bytes
+
+
+def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned]) -> Json:
+    """Envoy's RouteConfiguration for the routes of ``assigned``."""
+    routes = [(name, document.routes[name]) for name in assigned]
+    routes.sort(key=lambda item: _specificity(item[1].match))
+    table = [entry for name, route in routes for entry in _entries(name, route, document, assigned[name])]
+    return {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": engine,
+        # A table never names a cluster that the node does not have: it keeps its last good one until it does.
+        "validate_clusters": True,
+        "request_headers_to_remove": ["x-variant"],
+        "virtual_hosts": [{"name": engine, "domains": ["*"], "routes": [*table, _unknown_route()]}],
+    }
+
+
+def salt_text(salt: bytes) -> str:
+    """What a unit is prefixed with before Envoy hashes it: units are independent between routes and rollouts."""
+    return blake2b(salt, digest_size=8).hexdigest() + ":"
+
+
+def _specificity(match: MatchConfig) -> tuple[int, int]:
+    return -len(match.path), -(bool(match.host) + bool(match.methods) + len(match.headers))
+
+
+def _entries(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Iterator[Json]:
+    """The route once for each form of its prefix, and with a unit header once more for requests with a unit."""
+    action = _action(name, route, document, assigned)
+    for place in _paths(route.match.path):
+        match = place | {"headers": list(_conditions(route.match))}
+        if route.unit is not None and route.unit.header is not None:
+            yield _sticky(name, route.unit.header, match, action, salt_text(assigned.salt))
+        yield {
+            "name": name,
+            "match": match,
+            "request_headers_to_remove": [UNIT],
+            "response_headers_to_add": _response_fields(),
+            "route": action,
+        }
+
+
+def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Json:
+    """An empty header is no unit: such requests fall through to the entry without one."""
+    present = {"name": header, "string_match": {"safe_regex": {"regex": ".+"}}}
+    rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": salt + r"\1"}
+    sticky = {
+        "weighted_clusters": action["weighted_clusters"] | {"use_hash_policy": True},
+        "hash_policy": [{"header": {"header_name": header, "regex_rewrite": rewrite}}],
+    }
+    return {
+        "name": name,
+        "match": match | {"headers": [*match["headers"], present]},
+        "request_headers_to_add": [_set(UNIT, f"%REQ({header})%")],
+        "response_headers_to_add": _response_fields(),
+        "route": action | sticky,
+    }
+
+
+def _paths(path: str) -> list[Json]:
+    """Envoy's forms of a prefix of whole segments; ``:`` ends one too (``/v1/models/m:predict``)."""
+    if path.endswith("/"):
+        return [{"prefix": path}]
+    return [{"path_separated_prefix": path}, {"prefix": f"{path}:"}]
+
+
+def _conditions(match: MatchConfig) -> Iterator[Json]:
+    for name, value in match.headers.items():
+        yield {"name": name, "string_match": {"exact": value}}
+    if match.methods:
+        yield {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(match.methods)}}}
+    if match.host:
+        hosts = "|".join(_host(host) for host in match.host)
+        yield {"name": ":authority", "string_match": {"safe_regex": {"regex": f"(?i)({hosts})(:[0-9]+)?"}}}
+
+
+def _host(host: str) -> str:
+    return r".+\." + re.escape(host[2:]) if host.startswith("*.") else re.escape(host)
+
+
+def _response_fields() -> list[Json]:
+    return [_set(DECISION, f"%REQ({DECISION})%.{_SERVED}"), _set("x-variant", _SERVED)]
+
+
+def _action(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Json:
+    weighted = [
+        _weighted(name, route, document, variant, parts, assigned.stamps[variant])
+        for variant, parts in assigned.cells.segments
+    ]
+    return {
+        "weighted_clusters": {"clusters": weighted},
+        "timeout": seconds(route.timeouts.total or 0.0),
+        "idle_timeout": seconds(route.timeouts.idle),
+        "retry_policy": _retries(route),
+        "auto_host_rewrite": all(
+            document.backends[v.backend].host == "backend" for v in route.variants.values()
+        ),
+    }
+
+
+def _weighted(
+    name: str, route: RouteConfig, document: Document, variant: str, parts: int, stamp: str
+) -> Json:
+    section = route.variants[variant]
+    backend = document.backends[section.backend]
+    fields = {**backend.headers, **section.headers}
+    made: Json = {
+        "name": cluster_name(name, variant),
+        "weight": parts,
+        "request_headers_to_add": [
+            _set(DECISION, f"{stamp}.%START_TIME(%s%3f)%.%UNIQUE_ID%"),
+            *(_set(field, value.replace("%", "%%")) for field, value in fields.items()),
+        ],
+    }
+    if section.rewrite.host is not None:
+        made["host_rewrite_literal"] = section.rewrite.host
+    return made
+
+
+def _retries(route: RouteConfig) -> Json:
+    """Envoy's retries: to the next variant where there is a fallback, else at the same one."""
+    rescuers = [entry for entry in route.fallback if isinstance(entry, str)]
+    on = route.fallback_on if rescuers else route.retry.on
+    repeated = rescuers or route.retry.replayable
+    statuses = sorted(on.status) if repeated else []
+    kinds = ["connect-failure", "refused-stream"] if on.connect else []
+    kinds += ["reset"] if on.reset and repeated else []
+    if on.timeout and repeated:
+        statuses = sorted({*statuses, 504})  # what Envoy makes of an attempt that did not respond in time
+    made: Json = {
+        "retry_on": ",".join([*kinds, *(["retriable-status-codes"] if statuses else [])]),
+        "retriable_status_codes": statuses,
+        "num_retries": len(rescuers) if rescuers else route.retry.attempts - 1,
+        "per_try_timeout": seconds(route.timeouts.first_byte),
+    }
+    if rescuers:
+        made["retry_priority"] = {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3."
+                "PreviousPrioritiesConfig",
+                "update_frequency": 1,
+            },
+        }
+    return made
+
+
+def _set(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _unknown_route() -> Json:
+    error = {"error": {"code": "unknown_route", "message": "No route matches this path and method."}}
+    body = {"inline_string": json.dumps(error)}
+    fields = [_set("content-type", "application/json")]
+    return {
+        "name": "none",
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 404, "body": body},
+        "response_headers_to_add": fields,
+    }

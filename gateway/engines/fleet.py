@@ -1,0 +1,264 @@
+"""What the nodes of each engine are offered, and which of it they have taken.
+
+Any replica serves any node: what is offered follows from the configuration and the published allocations. A node
+polls; the poll is held until there is something new (long polling), so a change reaches all nodes within milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final, Literal
+
+from gateway.clock import Clock
+from gateway.compile.plans import salt
+from gateway.config.document import Document
+from gateway.engines.envoy.clusters import clusters
+from gateway.engines.envoy.routes import Assigned, route_table
+from gateway.engines.envoy.rows import rows
+from gateway.record.decision_id import Sealer
+from gateway.record.events import Outcome
+from gateway.record.stamp import Stamp
+from policies.allocation.cells import cells
+from policies.allocation.model import Allocation
+
+Kind = Literal["clusters", "routes"]
+Json = dict[str, Any]
+
+HOLD_S: Final = 15.0
+"""How long a poll is held if nothing changes."""
+RETRY_S: Final = 2.0
+"""How long a poll is held that refuses what was offered: it is offered again."""
+SILENT_S: Final = 3 * HOLD_S
+"""A node that has not polled for this long is silent."""
+CLUSTERS_FIRST_S: Final = 5.0
+"""How long new routes wait until the node has fetched the clusters that they may name."""
+MAX_VERSIONS: Final = 256
+"""Versions whose epochs are remembered, for what nodes say they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class InEffect:
+    """The published allocation of one route."""
+
+    epoch: int
+    allocation: Allocation
+    time: float
+    """When it was published, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One kind of resource of one engine."""
+
+    version: str
+    body: bytes
+    """The DiscoveryResponse, as JSON."""
+    epochs: Mapping[str, int]
+    """By route; empty for clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What a node says when it asks."""
+
+    engine: str
+    node: str
+    kind: Kind
+    version: str
+    """What it has; empty at its start."""
+    refused: str = ""
+    """Why it did not take what was offered last."""
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What this process knows of one node."""
+
+    seen: float = 0.0
+    """When it last polled, in seconds since the epoch."""
+    epochs: dict[str, int] = field(default_factory=dict)
+    """By route: the epoch that it has accepted."""
+    refused: str = ""
+    """Why it refused the newest configuration; empty if it did not."""
+    rows: int = 0
+    """Outcomes received from it."""
+    clusters: str = ""
+    """Version of the clusters that it has; empty if it fetches them from another replica."""
+    offered: dict[Kind, str] = field(default_factory=dict)
+    """By kind: the version that was sent last."""
+
+
+class Fleet:
+    """Offers and nodes of all engines, in one process."""
+
+    def __init__(
+        self,
+        *,
+        document: Callable[[], Document],
+        revision: Callable[[], int],
+        published: Callable[[], Mapping[str, InEffect]],
+        sealer: Sealer,
+        record: Callable[[Outcome], None],
+        clock: Clock,
+    ) -> None:
+        self._document = document
+        self._revision = revision
+        self._published = published
+        self._sealer = sealer
+        self._record = record
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._offers: dict[tuple[str, Kind], tuple[object, Offer]] = {}
+        self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
+        self._clusters: dict[str, tuple[dict[str, Json], dict[str, Json]]] = {}
+        """By engine: clusters by name, and those of the version before."""
+        self.nodes: dict[tuple[str, str], NodeState] = {}
+
+    def engine_of(self, token: str) -> str | None:
+        """The engine whose token this is."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        for name, engine in self._document().engines.items():
+            if hashlib.sha256(engine.token.encode()).digest() == digest:
+                return name
+        return None
+
+    def admits(self, engine: str, node: str) -> bool:
+        """Whether a node of this name belongs to the engine."""
+        section = self._document().engines.get(engine)
+        return section is not None and any(fnmatch.fnmatchcase(node, pattern) for pattern in section.nodes)
+
+    def wake(self) -> None:
+        """Tell every held poll that something may have changed."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def poll(self, poll: Poll, closing: asyncio.Event) -> Offer:
+        """What to send, held while the node has the newest. Raises OSError if a CA cannot be read."""
+        node = self._heard(poll)
+        began = self._clock()
+        deadline = began + (RETRY_S if poll.refused else HOLD_S)
+        while True:
+            changed, offer = self._changed, self.offer(poll.engine, poll.kind)
+            due = min(deadline, self._due(node, poll, offer, began))
+            wait = due - self._clock()
+            if wait <= 0 or closing.is_set():
+                node.offered[poll.kind] = offer.version
+                return offer
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await changed.wait()
+            node.seen = self._clock()
+
+    def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
+        """When to send ``offer``, which the node may have or have refused."""
+        refused = node.offered.get(poll.kind) if poll.refused else None
+        if offer.version in (poll.version, refused):
+            return inf
+        if poll.kind == "routes" and node.clusters not in ("", self.offer(poll.engine, "clusters").version):
+            return began + CLUSTERS_FIRST_S
+        return began
+
+    def _heard(self, poll: Poll) -> NodeState:
+        node = self.nodes.setdefault((poll.engine, poll.node), NodeState())
+        node.seen = self._clock()
+        if poll.kind == "clusters" and node.clusters != poll.version:
+            node.clusters = poll.version
+            self.wake()  # routes that waited for it
+        if poll.kind == "routes":
+            node.refused = poll.refused
+            node.epochs = dict(self._versions.get(poll.version, node.epochs))
+        return node
+
+    # Reports --------------------------------------------------------------------------------------------
+    async def receive(self, engine: str, body: bytes) -> tuple[int, int]:
+        """Record the rows of an export; how many were accepted and refused. Raises ValueError."""
+        found = await asyncio.to_thread(
+            rows, body, engine, self._document(), self._revision(), self._sealer.open
+        )
+        for outcome in found.outcomes:
+            self._record(outcome)
+        if (node := self.nodes.get((engine, found.node))) is not None:
+            node.rows += len(found.outcomes)
+        return len(found.outcomes), found.refused
+
+    def shown(self, engine: str) -> list[Json]:
+        """The nodes of an engine, by name."""
+        newest, now = self.offer(engine, "routes").epochs, self._clock()
+        return [
+            {
+                "node": name,
+                "state": _state(node, newest, now),
+                "seen": node.seen,
+                "epochs": node.epochs,
+                "refused": node.refused,
+                "rows": node.rows,
+            }
+            for (its, name), node in sorted(self.nodes.items())
+            if its == engine
+        ]
+
+    # Offers ---------------------------------------------------------------------------------------------
+    def offer(self, engine: str, kind: Kind) -> Offer:
+        """The newest resources of one kind; the same on every replica, and made once for each change."""
+        document, published = self._document(), self._published()
+        routes, last = document.engine_routes(engine), self._offers.get((engine, kind))
+        if last is not None and not routes.keys() <= published.keys():
+            return last[1]  # an edit is in force, and its allocations are published in a moment
+        served = {name: published[name] for name in routes if name in published}
+        epochs = {name: effect.epoch for name, effect in served.items()} if kind == "routes" else {}
+        state = self._revision(), epochs
+        if last is not None and last[0] == state:
+            return last[1]
+        if kind == "clusters":
+            offer = self._offer_clusters(document, engine)
+        else:
+            assigned = {name: self._assigned(document, name, effect) for name, effect in served.items()}
+            offer = _offer([route_table(document, engine, assigned)], epochs)
+            self._versions[offer.version] = epochs
+            if len(self._versions) > MAX_VERSIONS:
+                self._versions.popitem(last=False)
+        self._offers[engine, kind] = state, offer
+        return offer
+
+    def _assigned(self, document: Document, name: str, effect: InEffect) -> Assigned:
+        parts = cells(effect.allocation)
+        stamps = {
+            variant: self._sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time))
+            for variant, propensity in parts.propensities.items()
+        }
+        return Assigned(parts, stamps, salt(document, name))
+
+    def _offer_clusters(self, document: Document, engine: str) -> Offer:
+        """The clusters of the document, and those of the version before: nodes may still route to them."""
+        wanted = {cluster["name"]: cluster for cluster in clusters(document, engine)}
+        last, before = self._clusters.get(engine, ({}, {}))
+        if wanted != last:
+            before = {name: cluster for name, cluster in last.items() if name not in wanted}
+            self._clusters[engine] = wanted, before
+        return _offer(list(wanted.values()), {}, list(before.values()))
+
+
+def _state(node: NodeState, newest: Mapping[str, int], now: float) -> str:
+    if now - node.seen > SILENT_S:
+        return "silent"
+    if node.refused:
+        return "refused"
+    return "accepted" if node.epochs == newest else "behind"
+
+
+def _offer(resources: list[Json], epochs: Mapping[str, int], unversioned: Sequence[Json] = ()) -> Offer:
+    version = hashlib.sha256(_compact(resources)).hexdigest()[:16]
+    body = _compact({"version_info": version, "resources": [*resources, *unversioned]})
+    return Offer(version, body, epochs)
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

