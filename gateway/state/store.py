@@ -85,10 +85,10 @@ class RecordStore(Protocol):
         """The decisions for those units whose mix is less than ``below`` (`gateway.record.exposures`)."""
         ...
 
-    async def disagreements(
-        self, route: str, shadow: str, *, since: float, limit: int = 1000
+    async def shadow_responses(
+        self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:
-        """Responses of a shadow that disagree, to decisions after ``since``, newest first."""
+        """Responses of a shadow to decisions after ``since``, newest first; ``disagreeing``: only those."""
         ...
 
     async def metric_names(self) -> list[str]:

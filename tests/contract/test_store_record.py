@@ -295,11 +295,14 @@ async def test_disagreements_of_a_shadow_newest_first(store: Store) -> None:
     ]
     await store.append(batch, shadows)
     differing = [o.decision for n, o in enumerate(batch) if n % 3 == 2][::-1]
-    found = await store.disagreements("digits", "v3", since=T0 - 1)
+    found = await store.shadow_responses("digits", "v3", since=T0 - 1, disagreeing=True)
     assert [one.decision for one in found] == differing
     assert {(one.shadow, one.agrees) for one in found} == {("v3", False)}
     assert found == [s for d in differing for s in shadows if (s.decision, s.shadow) == (d, "v3")]
-    late = await store.disagreements("digits", "v3", since=T0 + 6000.0)
+    late = await store.shadow_responses("digits", "v3", since=T0 + 6000.0, disagreeing=True)
     assert [one.decision for one in late] == [d for d in differing if d >= batch[10].decision]
-    assert len(await store.disagreements("digits", "v3", since=T0 - 1, limit=2)) == 2
-    assert await store.disagreements("shop", "v3", since=T0 - 1) == []
+    assert len(await store.shadow_responses("digits", "v3", since=T0 - 1, limit=2, disagreeing=True)) == 2
+    assert await store.shadow_responses("shop", "v3", since=T0 - 1, disagreeing=True) == []
+    everything = [s for s in shadows if s.shadow == "v3"][::-1]
+    assert await store.shadow_responses("digits", "v3", since=T0 - 1) == everything
+    assert await store.shadow_responses("digits", "v3", since=T0 - 1, limit=5) == everything[:5]

@@ -96,6 +96,7 @@ async def test_real_answers_are_as_the_document_says(harness: Harness, client: C
         "/-/routes/{route}/history": "/-/routes/shop/history",
         "/-/routes/{route}/disagreements": "/-/routes/digits/disagreements?shadow=v3",
         "/-/routes/{route}/distributions": "/-/routes/digits/distributions",
+        "/-/routes/{route}/shadow": "/-/routes/digits/shadow?shadow=v3",
         "/-/routes/{route}/lift": "/-/routes/digits/lift?metric=correct",
         "/-/config/history": "/-/config/history",
         "/-/config/difference": "/-/config/difference?from=1&to=1",

@@ -21,6 +21,7 @@ from gateway.state.base import Counts, Published
 from policies.allocation.bucketing import allocation
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.types import RewardSums
+from tests.contract.made import outcome, shadowed
 from tests.control.conftest import Client
 from tests.control.harness import ROUTES, Harness
 from tests.control.seed import World, live_through
@@ -306,3 +307,38 @@ async def test_series_say_no_to_the_impossible(client: Client) -> None:
         "/-/routes/digits/series?since=2027-01-15T08:00:00Z&until=2027-01-15T09:00:00%2B00:00"
     )
     assert iso.json()["until"] - iso.json()["since"] == 3600
+
+
+FAILED: dict[int, dict[str, Any]] = {
+    0: {"status": 500},
+    1: {"status": 0, "error": "backend_timeout"},
+    2: {"status": 500},
+}
+"""By number of the request, how its shadow fails."""
+
+
+async def test_a_shadow_beside_the_primary(harness: Harness, client: Client) -> None:
+    made = []
+    for k in range(400):
+        about = outcome(harness.clock() - 50 + k / 10, route="digits")
+        failed = {0: {"status": 500}, 1: {"status": 0, "error": "backend_timeout"}, 2: {"status": 500}}.get(
+            k, {}
+        )
+        slow: dict[str, Any] = {"latency_ms": 9000.0} if failed else {"latency_ms": 15.0 + k % 5}
+        made.append(
+            shadowed(of=about, primary_ms=10.0 + k % 5, agrees=None if failed else True, **{**slow, **failed})
+        )
+    await harness.store.append([], made)
+    http = client("reader")
+    found = (await http.get("/-/routes/digits/shadow?shadow=v3")).json()
+    assert (found["seen"], found["failed"]) == (400, [["status 500", 2], ["backend_timeout", 1]])
+    assert found["latency_ms"]["p50"] == pytest.approx(17.0, rel=0.02)
+    assert found["primary_ms"]["p50"] == pytest.approx(12.0, rel=0.02)
+    p50 = found["latency"]["p50"]
+    assert p50["relative"] == pytest.approx(17 / 12 - 1, abs=0.05)
+    low, high = p50["relative_interval"]
+    assert 0 < low < 17 / 12 - 1 < high, "shown to be slower"
+    assert p50["better"] is False
+    none = (await http.get("/-/routes/shop/shadow?shadow=new")).json()
+    assert (none["seen"], none["latency"]) == (0, {"p50": None, "p99": None})
+    assert (await http.get("/-/routes/digits/shadow?shadow=v9")).status_code == 422

@@ -1,6 +1,7 @@
 // Shadows: how often they agree with what the client got, and what became of the copies.
 
-import { count, estimate, share } from "../core/format.js";
+import { useGet } from "../core/data.js";
+import { count, estimate, milliseconds, share, significant } from "../core/format.js";
 import { href } from "../core/router.js";
 import { FEW, sentence } from "../core/words.js";
 import { figure, section, variantName } from "../parts/basics.js";
@@ -8,6 +9,8 @@ import { axis, forest } from "../parts/forest.js";
 import { headline } from "../parts/headline.js";
 import { scorecard } from "../parts/scorecard.js";
 import { html } from "../vendor/preact.js";
+
+const EVERY_S = 30;
 
 export function Agreement({ report, colour }) {
   return [headline(report, colour), shadowList(report, colour), scorecard(report, colour)];
@@ -38,8 +41,26 @@ function shadow(report, name, found, scale, look) {
         : html`<p class="thin">nothing compared yet</p>`
     }
     <small class=${found.count < FEW ? "thin" : ""}>${figure(field("compared"), found.count, count(found.count))} compared${found.count < FEW && found.count > 0 ? ": too few to tell" : ""}${copies(report.shadow_counts?.[name])}</small>
+    <${Beside} route=${report.route} name=${name} />
     <p><a href=${href("routes", report.route, "shadow", name)}>Disagreements of ${name}</a></p>
   </li>`;
+}
+
+// The newest responses beside the primary's: how much slower, and what failed.
+function Beside({ route, name }) {
+  const { data } = useGet(`routes/${encodeURIComponent(route)}/shadow?${new URLSearchParams({ shadow: name })}`, { every: EVERY_S });
+  if (!data?.seen) return null;
+  const failures = data.failed.reduce((sum, [, n]) => sum + n, 0);
+  const kinds = data.failed.map(([kind, n]) => `${sentence(kind).toLowerCase()} ×${count(n)}`).join(", ");
+  const field = (rest) => `shadow.${name}.${rest}`;
+  const ratio = ([q, one]) => {
+    if (!one || one.relative === null) return null;
+    const ends = one.relative_interval?.map((end) => (end === null ? "…" : `×${significant(1 + end, 2)}`)).join(" to ");
+    return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}
+      ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's <small>${ends ? `(${ends})` : "too few to tell"}</small></li>`;
+  };
+  return html`<ul class="note" data-beside=${name}>${Object.entries(data.latency).map(ratio)}
+    <li class=${failures ? "alert" : ""}>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;
 }
 
 function copies(counts) {

@@ -12,11 +12,14 @@ from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.reports.shadow import shadow_report
 from gateway.control.schemas.history import (
     DisagreementQuery,
     DisagreementsResponse,
     NoteRequest,
     NoteResponse,
+    ShadowQuery,
+    ShadowReport,
     StepsQuery,
     StepsResponse,
 )
@@ -29,8 +32,8 @@ Json = dict[str, Any]
 endpoints: Final = Endpoints()
 
 DAY_S: Final = 86_400.0
-MAX_DISAGREEMENTS: Final = 2000
-"""Maximum number of the newest that are sorted and counted by kind."""
+MAX_RESPONSES: Final = 2000
+"""Maximum number of a shadow's newest responses that are sorted and counted by kind."""
 _INDEX: Final = re.compile(r"\[\d+\]")
 
 
@@ -88,14 +91,43 @@ async def read_disagreements(request: ApiRequest) -> Response:
 
     Of the newest 2000 since `since`, by kind, with both sides.
     """
-    name, query = request.route, request.query(DisagreementQuery)
-    if query.shadow not in request.gateway.document().routes[name].variants:
-        raise TurnoutError("invalid", f"The route {name!r} has no variant {query.shadow!r}.")
-    since = query.since if query.since is not None else request.gateway.now() - DAY_S
-    found = await request.gateway.store.disagreements(
-        name, query.shadow, since=since, limit=MAX_DISAGREEMENTS
-    )
+    query = request.query(DisagreementQuery)
+    found = await _responses(request, query.shadow, query.since, disagreeing=True)
     return json_response(await asyncio.to_thread(_page, found, query))
+
+
+@endpoints(
+    "GET",
+    "/-/routes/{route}/shadow",
+    "read",
+    ShadowReport,
+    query=ShadowQuery,
+    errors=("not_found", "invalid", *STORE),
+)
+async def read_shadow(request: ApiRequest) -> Response:
+    """Compare a shadow's latency with the primary's, and count its failures.
+
+    Of its newest 2000 responses since `since`.
+    """
+    query = request.query(ShadowQuery)
+    found = await _responses(request, query.shadow, query.since, disagreeing=False)
+    return json_response(await asyncio.to_thread(shadow_report, query.shadow, found))
+
+
+async def _responses(
+    request: ApiRequest, shadow: str, since: float | None, *, disagreeing: bool
+) -> list[Shadowed]:
+    """Raises invalid for a variant that the route does not have."""
+    name = request.route
+    if shadow not in request.gateway.document().routes[name].variants:
+        raise TurnoutError("invalid", f"The route {name!r} has no variant {shadow!r}.")
+    return await request.gateway.store.shadow_responses(
+        name,
+        shadow,
+        since=since if since is not None else request.gateway.now() - DAY_S,
+        limit=MAX_RESPONSES,
+        disagreeing=disagreeing,
+    )
 
 
 def _page(found: list[Shadowed], query: DisagreementQuery) -> Json:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiModel, Count, Cursor, DecisionHex
+from gateway.control.schemas.figures import GatewayQuantiles, Lift
 from gateway.control.timestamps import Timestamp
 
 
@@ -79,6 +80,27 @@ class DisagreementsResponse(ApiModel):
     kinds: Annotated[list[tuple[str, Count]], Field(description="The most frequent first.")]
     disagreements: list[Disagreement]
     next: Annotated[str | None, Field(description="The cursor of the next page; null on the last.")]
+
+
+class ShadowQuery(ApiModel):
+    shadow: Annotated[str, Field(description="The variant whose responses are compared.")]
+    since: Annotated[Timestamp | None, Field(description="Default: a day ago.")] = None
+
+
+class ShadowReport(ApiModel):
+    """A shadow's newest responses beside the primary's."""
+
+    shadow: str
+    seen: Annotated[Count, Field(description="Responses, at most 2000.")]
+    since: Annotated[float | None, Field(description="The time of the oldest of them.")]
+    failed: Annotated[
+        list[tuple[str, Count]], Field(description="By error or status, the most frequent first.")
+    ]
+    latency_ms: GatewayQuantiles | None
+    primary_ms: Annotated[GatewayQuantiles | None, Field(description="Of the same requests.")]
+    latency: Annotated[
+        dict[str, Lift | None], Field(description="By p50 and p99: the shadow's against the primary's.")
+    ]
 
 
 class Density(ApiModel):

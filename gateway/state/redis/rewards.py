@@ -100,11 +100,14 @@ async def _rows_of(link: Link, route: str, decisions: Sequence[bytes], kind: str
 
 
 MAX_SCANNED: Final = 100_000
-"""Rows of shadows that are looked at for disagreements, the newest hours first."""
+"""Rows of shadows that are looked at, the newest hours first."""
 
 
-async def disagreements(link: Link, route: str, shadow: str, since: float, limit: int) -> list[Shadowed]:
-    """Newest first; at most `MAX_SCANNED` rows are looked at."""
+async def shadow_responses(
+    link: Link, shown: tuple[str, str], since: float, limit: int, disagreeing: bool
+) -> list[Shadowed]:
+    """Of a route's shadow, newest first; at most `MAX_SCANNED` rows are looked at."""
+    route, shadow = shown
     base, found, scanned = link.of_route(route), list[Shadowed](), 0
     oldest = int(since // 3600)
     hours = await link.command("ZREVRANGEBYSCORE", f"{base}:shadowed_hours", "+inf", oldest)
@@ -117,7 +120,7 @@ async def disagreements(link: Link, route: str, shadow: str, since: float, limit
             pairs = rows.items() if isinstance(rows, dict) else zip(rows[::2], rows[1::2], strict=True)
             # A decision alone names its shadows; with a shadow behind it, it is a row.
             mine = [unpack_shadowed(row) for field, row in pairs if field[16:] == shadow.encode()]
-            of_hour += [one for one in mine if one.agrees is False]
+            of_hour += [one for one in mine if one.agrees is False or not disagreeing]
             scanned += len(rows)
             if int(cursor) == 0 or scanned > MAX_SCANNED:
                 break

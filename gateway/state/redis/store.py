@@ -234,10 +234,10 @@ class RedisStore:
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await sums.agreement(self._link, route, since)
 
-    async def disagreements(
-        self, route: str, shadow: str, *, since: float, limit: int = 1000
+    async def shadow_responses(
+        self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:
-        return await rewards.disagreements(self._link, route, shadow, since, limit)
+        return await rewards.shadow_responses(self._link, (route, shadow), since, limit, disagreeing)
 
     async def changed(self) -> int:
         count, lost = await self._control.changed(await self._routes())

@@ -135,15 +135,15 @@ def shadows_between(
     return found
 
 
-def disagreements(
-    connection: sqlite3.Connection, route: str, shadow: str, since: float, limit: int
+def shadow_responses(
+    connection: sqlite3.Connection, shown: tuple[str, str], since: float, limit: int, disagreeing: bool
 ) -> list[Shadowed]:
-    """Newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
+    """Of a route's shadow, newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
     first = max(0, int(since * 1000)).to_bytes(6, "big")
     rows = connection.execute(
         "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
-        "agrees, difference, detail FROM shadowed "
-        "WHERE decision >= ? AND route = ? AND shadow = ? AND agrees = 0 ORDER BY decision DESC LIMIT ?",
-        (first, route, shadow, limit),
+        "agrees, difference, detail FROM shadowed WHERE decision >= ? AND route = ? AND shadow = ? "
+        f"{'AND agrees = 0 ' if disagreeing else ''}ORDER BY decision DESC LIMIT ?",
+        (first, *shown, limit),
     )
-    return [Shadowed._make((*row[:9], False, *row[10:])) for row in rows]
+    return [Shadowed._make((*row[:9], None if row[9] is None else bool(row[9]), *row[10:])) for row in rows]

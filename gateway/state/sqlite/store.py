@@ -196,11 +196,18 @@ class SqliteStore:
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await self._readers.run(partial(sums.agreement, route=route, since=since))
 
-    async def disagreements(
-        self, route: str, shadow: str, *, since: float, limit: int = 1000
+    async def shadow_responses(
+        self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:
-        work = partial(rewards.disagreements, route=route, shadow=shadow, since=since, limit=limit)
-        return await self._readers.run(work)
+        return await self._readers.run(
+            partial(
+                rewards.shadow_responses,
+                shown=(route, shadow),
+                since=since,
+                limit=limit,
+                disagreeing=disagreeing,
+            )
+        )
 
     async def changed(self) -> int:
         return await self._readers.run(control.changed)
