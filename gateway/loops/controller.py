@@ -109,15 +109,16 @@ class Controller:
         if document is None:
             return
         names = [name for name, route in document.routes.items() if _controlled(route)]
-        await each_route("the controller", names, self._step)
+        stored = await self._routes.read_all(names)
+        await each_route("the controller", names, lambda name: self._step(name, stored))
 
-    async def _step(self, name: str) -> None:
+    async def _step(self, name: str, stored: Callable[[str], RouteState]) -> None:
         document = self._document
         route = document.routes.get(name) if document is not None else None
         if document is None or route is None or name not in self._allocations.held:
             return  # a new document came meanwhile
         section = route.policy
-        await self._routes.read(name)
+        stored(name)
         if isinstance(section, CanaryConfig):
             await self._configure(name, section)
         steered = await self._follow(name, route)

@@ -7,7 +7,7 @@ at the same time (which a lease can't rule out) can't both move it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from gateway.errors import TurnoutError
@@ -36,8 +36,19 @@ class RouteStates:
     async def read(self, name: str, source: StartStore | None = None) -> RouteState:
         """What the store (or ``source``) has now."""
         before = self._versions.get(name, 0)
-        found = await (source or self._store).load(KIND, name)
-        # An update during this call may have come further; a store that lost documents is behind both.
+        return self._take(name, before, await (source or self._store).load(KIND, name))
+
+    async def read_all(self, names: Sequence[str]) -> Callable[[str], RouteState]:
+        """Read ``names`` in one call; return the function that gives the state of one of them.
+
+        The function raises ValueError for a state that cannot be read.
+        """
+        before = dict(self._versions)
+        found = await self._store.load_all(KIND, names)
+        return lambda name: self._take(name, before.get(name, 0), found.get(name))
+
+    def _take(self, name: str, before: int, found: tuple[int, str] | None) -> RouteState:
+        # An update since `before` may have come further; a store that lost documents is behind both.
         if found is not None and not before <= found[0] < self._versions.get(name, 0):
             self._versions[name], self.states[name] = found[0], RouteState.from_dict(json.loads(found[1]))
         return self[name]

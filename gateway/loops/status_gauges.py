@@ -94,9 +94,9 @@ class StatusGauges:
 
     async def _show_alarms(self, document: Document) -> None:
         standing: Series = {}
-        for route in (alarms.GATEWAY, *document.routes):
-            kept = await self._store.load(alarms.KIND, route)
-            for alarm in json.loads(kept[1]) if kept is not None else ():
+        kept = await self._store.load_all(alarms.KIND, (alarms.GATEWAY, *document.routes))
+        for route, (_, text) in kept.items():
+            for alarm in json.loads(text):
                 standing[route, alarm["code"]] = 1.0
         self._metrics.show(self._metrics.standing_alarm, standing)
 

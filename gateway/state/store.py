@@ -185,6 +185,10 @@ class DocumentStore(Protocol):
         """(version, JSON text), or None."""
         ...
 
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """(version, JSON text) by name, of those that exist, in one call."""
+        ...
+
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         """Store as version ``expected + 1`` if the stored version is ``expected`` (0: none yet)."""
         ...

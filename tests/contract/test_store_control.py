@@ -54,6 +54,12 @@ async def test_documents_are_compared_and_swapped(store: Store) -> None:
     assert results.count(True) == 1
     assert await store.load("rollout", "digits") == (2, str(results.index(True)))
     assert await store.load("rollout", "other") is None
+    await store.save("rollout", "äpfel", "{}", expected=0)
+    assert await store.load_all("rollout", ("digits", "other", "äpfel")) == {
+        "digits": (2, str(results.index(True))),
+        "äpfel": (1, "{}"),
+    }
+    assert await store.load_all("rollout", ()) == {}
 
 
 async def test_revisions_are_numbered_and_listed_newest_first(store: Store) -> None:

@@ -86,7 +86,7 @@ class Control:
             await self.secrets(secret)
         await self.revisions(1)
         for kind, name in tuple(self.memory.known_documents):
-            await self.load(kind, name)
+            await self.load_all(kind, (name,))
         await self.published(sorted(self.routes))
 
     # Allocations --------------------------------------------------------------------------------
@@ -139,25 +139,29 @@ class Control:
         return [unpack_published(row) for row in rows if row is not None]
 
     # Documents ----------------------------------------------------------------------------------
-    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        found, known = await self._load(kind, name), self.memory.known_documents.get((kind, name))
-        if known is not None and (found is None or found[0] < known[0]):
-            version, text = known
-            if await self._link.run(
-                _SAVE, self._link.of_all, _field(kind, name), version - 1, text, _RESTORED
-            ):
-                self._tell(f"the document {kind} {name!r}, version {version}")
-            found = await self._load(kind, name)
-        if found is not None:
-            self.memory.remember_document(kind, name, *found)
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        found = await self._load_all(kind, names)
+        if lost := [name for name in names if self._behind(kind, name, found.get(name))]:
+            for name in lost:
+                version, text = self.memory.known_documents[kind, name]
+                arguments = (_field(kind, name), version - 1, text, _RESTORED)
+                if await self._link.run(_SAVE, self._link.of_all, *arguments):
+                    self._tell(f"the document {kind} {name!r}, version {version}")
+            found |= await self._load_all(kind, lost)
+        for name, (version, text) in found.items():
+            self.memory.remember_document(kind, name, version, text)
         return found
 
-    async def _load(self, kind: str, name: str) -> tuple[int, str] | None:
-        row = await self._link.command("HGET", f"{self._link.of_all}:documents", _field(kind, name))
-        if row is None:
-            return None
-        version, _, text = row.decode().partition("\n")
-        return int(version), text
+    def _behind(self, kind: str, name: str, found: tuple[int, str] | None) -> bool:
+        """Whether the server has lost a version that was seen here."""
+        known = self.memory.known_documents.get((kind, name))
+        return known is not None and (found is None or found[0] < known[0])
+
+    async def _load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        fields = [_field(kind, name) for name in names]
+        rows = await self._link.command("HMGET", f"{self._link.of_all}:documents", *fields) if fields else []
+        parts = {name: row.decode().partition("\n") for name, row in zip(names, rows, strict=True) if row}
+        return {name: (int(version), text) for name, (version, _, text) in parts.items()}
 
     async def save(self, kind: str, name: str, text: str, expected: int) -> bool:
         arguments = (_field(kind, name), expected, text, _CURRENT)

@@ -260,7 +260,10 @@ class RedisStore:
         return await self._control.history(route, limit)
 
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        return await self._control.load(kind, name)
+        return (await self.load_all(kind, (name,))).get(name)
+
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        return await self._control.load_all(kind, names)
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         return await self._control.save(kind, name, text, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.state.base import Event, Published, Revision
@@ -109,11 +109,12 @@ def _allocation(row: tuple[Any, ...]) -> Published:
 
 
 # Documents ----------------------------------------------------------------------------------------
-def load(connection: sqlite3.Connection, kind: str, name: str) -> tuple[int, str] | None:
-    row: tuple[int, str] | None = connection.execute(
-        "SELECT version, text FROM documents WHERE kind = ? AND name = ?", (kind, name)
-    ).fetchone()
-    return row
+def load_all(connection: sqlite3.Connection, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    rows = connection.execute(
+        "SELECT name, version, text FROM documents WHERE kind = ? AND name IN (SELECT value FROM json_each(?))",
+        (kind, json.dumps(list(names))),
+    )
+    return {name: (version, text) for name, version, text in rows}
 
 
 def save(connection: sqlite3.Connection, kind: str, name: str, text: str, expected: int) -> bool:

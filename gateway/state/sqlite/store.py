@@ -226,7 +226,10 @@ class SqliteStore:
         return await self._readers.run(partial(control.history, route=route, limit=limit))
 
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        return await self._readers.run(partial(control.load, kind=kind, name=name))
+        return (await self.load_all(kind, (name,))).get(name)
+
+    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        return await self._readers.run(partial(control.load_all, kind=kind, names=names))
 
     async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         return await self._writer.run(
