@@ -155,6 +155,7 @@ class Address(ConnectionOwner):
         finally:
             if not connected:  # `forget` is called only for connections that were made
                 self.connections.discard(connection)
+                connection.handler = None  # it lives until the collector's turn: the request must not
 
     def sweep(self) -> None:
         """Closes connections that have been idle too long, oldest first; called about once a second."""

@@ -195,3 +195,45 @@ def test_a_closed_connection_keeps_no_bytes_of_its_client(rig: Rig) -> None:
         rig.until(lambda: not rig.worker.connections and not held())
     finally:
         gc.enable()
+
+
+KRAM = b" ".join([b"esle erehwon si taht kram a"] * 1000)
+"""The mark backwards, so that the test itself does not hold it."""
+UNSERVED = [
+    (b"GET /nowhere HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\n\r\n", 404),
+    (b"GET /p HTTP/1.1\r\nx-long: MARK\r\n\r\n", 400),
+    (b"GET /p HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\nx long: 1\r\n\r\n", 400),
+    (b"POST /small HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\ncontent-length: 90000\r\n\r\n", 413),
+    (b"POST /p HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\ntransfer-encoding: chunked\r\n\r\nz\r\n", 400),
+    (b"POST /p HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\nexpect: more\r\ncontent-length: 9\r\n\r\n", 417),
+    (b"GET /p HTTP/1.1\r\nhost: h\r\nx-variant: none\r\nx-long: MARK\r\n\r\n", 403),
+    (b"GET /-/config HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\norigin: null\r\n\r\n", 403),
+    (b"GET /dead HTTP/1.1\r\nhost: h\r\nx-long: MARK\r\n\r\n", 502),
+    (b"POST /dead HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\nMARK" % len(KRAM), 502),
+]
+
+
+def marks() -> int:
+    """How many of the objects that the collector knows hold the mark."""
+    return sum(
+        type(part) in (bytes, bytearray) and KRAM[:40] in part[::-1]
+        for each in gc.get_objects()
+        for part in gc.get_referents(each)
+    )
+
+
+def test_neither_do_errors(rig: Rig) -> None:
+    """S14: the traceback of a refusal, and a connection that could not be opened, held the client's bytes."""
+    gc.collect()
+    gc.freeze()  # so that `marks` need not look through everything that was there before
+    gc.disable()
+    try:
+        for request, status in UNSERVED:
+            with rig.client() as client:
+                client.send(request.replace(b"MARK", KRAM[::-1]))
+                assert client.answer().status == status, request
+        rig.until(lambda: not rig.worker.connections)
+        rig.until(lambda: not marks())
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -29,6 +29,8 @@ class Refusal:
         """``last``: nothing after it can be understood, so there is no body to wait for."""
         self.client = client
         self.head = head
+        # Its traceback would hold the frames, and with them the client's bytes, until the collector's turn.
+        error.__traceback__ = error.__context__ = None
         self.error = error
         self.complete = last
         self._answered = False
