@@ -321,9 +321,7 @@ async def test_a_shadow_beside_the_primary(harness: Harness, client: Client) -> 
     made = []
     for k in range(400):
         about = outcome(harness.clock() - 50 + k / 10, route="digits")
-        failed = {0: {"status": 500}, 1: {"status": 0, "error": "backend_timeout"}, 2: {"status": 500}}.get(
-            k, {}
-        )
+        failed = FAILED.get(k, {})
         slow: dict[str, Any] = {"latency_ms": 9000.0} if failed else {"latency_ms": 15.0 + k % 5}
         made.append(
             shadowed(of=about, primary_ms=10.0 + k % 5, agrees=None if failed else True, **{**slow, **failed})

@@ -46,7 +46,7 @@ function shadow(report, name, found, scale, look) {
   </li>`;
 }
 
-// The newest responses beside the primary's: how much slower, and what failed.
+// The newest responses next to the primary's: how much slower, and what failed.
 function Beside({ route, name }) {
   const { data } = useGet(`routes/${encodeURIComponent(route)}/shadow?${new URLSearchParams({ shadow: name })}`, { every: EVERY_S });
   if (!data?.seen) return null;

@@ -1,4 +1,4 @@
-"""A shadow beside the primary: its latency and its failures, from its newest responses, as JSON."""
+"""A shadow next to the primary: its latency and its failures, from its newest responses, as JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _QUANTILES: Final = {"p50": 0.5, "p99": 0.99}
 def shadow_report(shadow: str, found: Sequence[Shadowed]) -> Json:
     """Return the report of ``found``, the newest responses of a shadow.
 
-    Latencies are of the requests that both answered. They are compared as if independent: both sides of a request are
-    slow together, so the intervals are wider than they need be.
+    Latencies are of the requests that both responded to. They are compared as if independent: both sides of a request
+    are slow together, so the intervals are wider than they need be.
     """
     failed = Counter(one.error or f"status {one.status}" for one in found if _failed(one))
     both = [one for one in found if not _failed(one)]

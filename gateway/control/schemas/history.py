@@ -88,7 +88,7 @@ class ShadowQuery(ApiModel):
 
 
 class ShadowReport(ApiModel):
-    """A shadow's newest responses beside the primary's."""
+    """A shadow's newest responses next to the primary's."""
 
     shadow: str
     seen: Annotated[Count, Field(description="Responses, at most 2000.")]
