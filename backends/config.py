@@ -129,9 +129,11 @@ class Optimization(_Part):
 class EnsembleStep(_Part):
     """One model of an ensemble."""
 
-    model_name: str
+    model_name: Annotated[str, Field(pattern=NAME)]
     model_version: Annotated[int, Field(ge=-1)] = -1
     """-1: the newest that is loaded."""
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """Another server that has the model; None: this one."""
     input_map: Annotated[dict[str, str], Field(min_length=1)]
     """Input of the model → tensor of the ensemble."""
     output_map: Annotated[dict[str, str], Field(min_length=1)]

@@ -1,50 +1,49 @@
-"""Ensembles: a model whose batches run through other models of the same server, in Triton's words."""
+"""Ensembles: a model whose requests run through other models, in Triton's words."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 
 import numpy as np
 
-from backends.batching.entry import Entry, FutureEntry, Part
-from backends.config import EnsembleStep
+from backends.batching.entry import Entry
+from backends.config import EnsembleStep, ModelConfig
+from backends.ensemble_steps import LocalStep, Step, Tensor, open_steps
 from backends.errors import LoadError, NotFound, ServerError, Unavailable
+from backends.repository import FoundVersion
 from backends.served import Served
-from backends.wire.signature import Signature, TensorSpec
-
-Tensor = tuple[Part, tuple[int, ...]]
-"""Data and shape, with the batch axis if there is one."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step, and what its model took and gave when the step was checked."""
-
-    config: EnsembleStep
-    signature: Signature
-
-    @property
-    def version(self) -> str:
-        return "" if self.config.model_version == -1 else str(self.config.model_version)
+from backends.wire.signature import TensorSpec
 
 
 class EnsembleServed(Served):
     """See `Served`; a request runs through the steps, each of which batches with all other requests for it."""
 
+    def __init__(
+        self, config: ModelConfig, found: FoundVersion, find: Callable[[str, str], Served] | None = None
+    ) -> None:
+        super().__init__(config, found, find)
+        self._running: dict[Entry, asyncio.Task[None]] = {}
+        self._clients = AsyncExitStack()
+
     async def start(self, device: str, threads: int) -> None:
         """Checks the steps. Raises LoadError."""
-        self._running: dict[Entry, asyncio.Task[None]] = {}
         assert self.config.ensemble_scheduling is not None
-        steps = [_Step(step, self._model(step).signature) for step in self.config.ensemble_scheduling.step]
-        self._waves = self._ordered(steps)
+        try:
+            self._waves = self._ordered(
+                await open_steps(self.config.ensemble_scheduling.step, self._local, self._clients)
+            )
+        except BaseException:
+            await self._clients.aclose()
+            raise
 
     async def stop(self) -> None:
         """See `Served`."""
         self.queue.close()
-        await asyncio.gather(*getattr(self, "_running", {}).values(), return_exceptions=True)
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._clients.aclose()
 
     def submit(self, entry: Entry, timeout: float = 0.0) -> None:
         """See `Served`."""
@@ -64,24 +63,27 @@ class EnsembleServed(Served):
         if task is not None:
             task.cancel()
 
-    def _model(self, step: EnsembleStep) -> Served:
+    def _local(self, config: EnsembleStep) -> LocalStep:
         try:
-            served = self.find(step.model_name, "" if step.model_version == -1 else str(step.model_version))
+            step = LocalStep(config, self.find, self.name)
         except (NotFound, Unavailable) as error:
             raise LoadError(
-                f"{self.title()}: a step needs model {step.model_name!r}: {error.message}"
+                f"{self.title()}: a step needs model {config.model_name!r}: {error.message}"
             ) from None
+        served = step.served
         if isinstance(served, EnsembleServed):
-            raise LoadError(f"{self.title()}: step {step.model_name!r} is an ensemble; write its steps here")
+            raise LoadError(
+                f"{self.title()}: step {config.model_name!r} is an ensemble; write its steps here"
+            )
         limit = self.config.max_batch_size
         if (limit > 0) != (served.config.max_batch_size > 0) or limit > served.config.max_batch_size:
             raise LoadError(
-                f"{self.title()}: max_batch_size is {limit}, and that of step {step.model_name!r} "
+                f"{self.title()}: max_batch_size is {limit}, and that of step {config.model_name!r} "
                 f"{served.config.max_batch_size}; write at most this"
             )
-        return served
+        return step
 
-    def _ordered(self, steps: list[_Step]) -> list[list[_Step]]:
+    def _ordered(self, steps: list[Step]) -> list[list[Step]]:
         """Waves of steps that need only what earlier waves give. Raises LoadError for cycles and mismatches."""
         known = dict(self.signature.inputs)
         waves, left = [], list(steps)
@@ -106,10 +108,10 @@ class EnsembleServed(Served):
             self._match(known[name], wanted, f"output {name!r}")
         return waves
 
-    def _missing(self, steps: list[_Step], known: Mapping[str, TensorSpec]) -> str:
+    def _missing(self, steps: list[Step], known: Mapping[str, TensorSpec]) -> str:
         return min(name for step in steps for name in step.config.input_map.values() if name not in known)
 
-    def _check_inputs(self, step: _Step, known: Mapping[str, TensorSpec]) -> None:
+    def _check_inputs(self, step: Step, known: Mapping[str, TensorSpec]) -> None:
         name, mapped = step.config.model_name, step.config.input_map
         if mapped.keys() != step.signature.inputs.keys():
             raise LoadError(
@@ -119,7 +121,7 @@ class EnsembleServed(Served):
         for key, tensor in mapped.items():
             self._match(known[tensor], step.signature.inputs[key], f"input {key!r} of step {name!r}")
 
-    def _add_outputs(self, step: _Step, known: dict[str, TensorSpec]) -> None:
+    def _add_outputs(self, step: Step, known: dict[str, TensorSpec]) -> None:
         for key, tensor in step.config.output_map.items():
             spec = step.signature.outputs.get(key)
             if spec is None:
@@ -160,19 +162,8 @@ class EnsembleServed(Served):
             await asyncio.gather(*(self._run_step(step, tensors, entry.rows, timeout) for step in wave))
         return [np.asarray(tensors[name][0]) for name in self.signature.outputs]
 
-    async def _run_step(self, step: _Step, tensors: dict[str, Tensor], rows: int, timeout: float) -> None:
-        served = self.find(step.config.model_name, step.version)
-        if served.signature is not step.signature and served.signature != step.signature:
-            raise Unavailable(f"model {served.name!r} was changed; load the ensemble {self.name!r} again")
-        given = [tensors[step.config.input_map[name]] for name in served.signature.inputs]
-        batched = served.config.max_batch_size > 0
-        key = tuple(shape[1:] if batched else shape for _, shape in given)
-        entry = FutureEntry(tuple(part for part, _ in given), rows, key, time.perf_counter_ns())
-        served.submit(entry, timeout)
-        try:
-            outputs = await entry.future
-        finally:
-            served.abandon(entry)
+    async def _run_step(self, step: Step, tensors: dict[str, Tensor], rows: int, timeout: float) -> None:
+        outputs = await step.run(tensors, rows, timeout)
         for name, tensor in step.config.output_map.items():
-            array = np.ascontiguousarray(outputs[served.signature.outputs[name].index])
+            array = np.ascontiguousarray(outputs[step.signature.outputs[name].index])
             tensors[tensor] = (array, array.shape)

@@ -10,7 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from backends.errors import LoadError
+from backends.batching.entry import FutureEntry
+from backends.errors import InvalidInput, LoadError, Unavailable
 from backends.registry import Registry
 from backends.server import KINDS
 from tests.backends.repositories import SLEEPER, write_model, write_picky
@@ -114,6 +115,50 @@ async def test_what_does_not_fit_is_refused_at_load(
     with pytest.raises(LoadError, match="some version 1"):
         await registry.load("some")
     await registry.close()
+
+
+async def test_steps_of_another_server(tmp_path: Path) -> None:
+    far, near = tmp_path / "far", tmp_path / "near"
+    write_picky(far)
+    text = {"x": ("BYTES", [-1])}, {"y": ("BYTES", [-1])}
+    write_model(far, "echo", "class Model:\n    def __call__(self, x): return x", *text)
+    write_model(far, "other", PLUS, {"x": ("FP32", [2])}, {"y": ("FP32", [2])})
+    one = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+    write_model(near, "plus", PLUS, *one)
+    with ModelServerProcess(far) as other:
+        other.wait_ready()
+
+        def remote(model: str, version: int = -1, **tensors: str) -> dict[str, Any]:
+            inputs, outputs = {"x": tensors["x"]}, {"y": tensors["y"]}
+            return {**step(model, inputs, outputs, version), "url": other.url}
+
+        chain = [remote("picky", 1, x="x", y="doubled"), step("plus", {"x": "doubled"}, {"y": "y"})]
+        write_ensemble(near, "chain", chain, inputs=one[0], outputs=one[1])
+        write_ensemble(near, "text", [remote("echo", x="x", y="y")], inputs=text[0], outputs=text[1])
+        write_ensemble(near, "absent", [remote("none", x="x", y="y")], inputs=one[0], outputs=one[1])
+        write_ensemble(near, "wide", [remote("other", x="x", y="y")], inputs=one[0], outputs=one[1])
+        registry = Registry(near, "cpu", kinds=KINDS)
+        await registry.load_all()
+        assert "step 'none' at http" in registry.models["absent"].faults["1"]
+        assert "they must agree" in registry.models["wide"].faults["1"]
+
+        async def run(name: str, *values: Any) -> np.ndarray:
+            served = registry.find(name)
+            array = np.array([values], object if name == "text" else "<f4")
+            entry = FutureEntry((array,), 1, ((len(values),),), 0)
+            served.submit(entry)
+            return (await entry.future)[0]
+
+        assert (await run("chain", 2.0)).tolist() == [[5.0]]
+        assert (await run("text", b"a", b"\xff" * 5)).tolist() == [[b"a", b"\xff" * 5]]
+        with pytest.raises(InvalidInput, match="x has a NaN; send numbers"):
+            await run("chain", float("nan"))
+        with pytest.raises(Unavailable, match=r"step 'picky' at http.*RuntimeError"):
+            await run("chain", -1.0)
+        other.kill()
+        with pytest.raises(Unavailable, match="ConnectError"):
+            await run("chain", 2.0)
+        await registry.close()
 
 
 async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""The steps of an ensemble: through a model of this server, or of another one over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import orjson
+
+from backends.batching.entry import FutureEntry, Part
+from backends.config import EnsembleStep
+from backends.datatypes import named
+from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
+from backends.served import Served
+from backends.wire.signature import Signature, TensorSpec
+from backends.wire.tensors import from_bytes, to_bytes
+
+Tensor = tuple[Part, tuple[int, ...]]
+"""Data and shape, with the batch axis if there is one."""
+METADATA_TIMEOUT_S: Final = 10.0
+STEP_TIMEOUT_S: Final = 60.0
+"""Of a request to another server, unless the client's own timeout is shorter."""
+
+
+class LocalStep:
+    """A model of this server; `signature` is what it took and gave when the step was checked."""
+
+    def __init__(self, config: EnsembleStep, find: Callable[[str, str], Served], ensemble: str) -> None:
+        """Raises NotFound, Unavailable."""
+        self.config = config
+        self._find = find
+        self._ensemble = ensemble
+        self.served = self._model()
+        self.signature = self.served.signature
+
+    async def run(self, tensors: Mapping[str, Tensor], rows: int, timeout: float) -> list[np.ndarray]:
+        """The outputs in the model's order. Raises ServerError."""
+        served = self._model()
+        if served.signature is not self.signature and served.signature != self.signature:
+            raise Unavailable(
+                f"model {served.name!r} was changed; load the ensemble {self._ensemble!r} again"
+            )
+        given = [tensors[self.config.input_map[name]] for name in served.signature.inputs]
+        batched = served.config.max_batch_size > 0
+        key = tuple(shape[1:] if batched else shape for _, shape in given)
+        entry = FutureEntry(tuple(part for part, _ in given), rows, key, time.perf_counter_ns())
+        served.submit(entry, timeout)
+        try:
+            return await entry.future
+        finally:
+            served.abandon(entry)
+
+    def _model(self) -> Served:
+        version = self.config.model_version
+        return self._find(self.config.model_name, "" if version == -1 else str(version))
+
+
+class HttpStep:
+    """A model of another server that speaks the Open Inference Protocol."""
+
+    def __init__(self, config: EnsembleStep, client: httpx.AsyncClient, signature: Signature) -> None:
+        self.config = config
+        self.signature = signature
+        self._client = client
+        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in config.output_map]
+        self._outputs = outputs
+
+    @classmethod
+    async def of(cls, config: EnsembleStep, client: httpx.AsyncClient) -> HttpStep:
+        """Asks the other server for the model's signature. Raises LoadError."""
+        try:
+            response = await client.get(_path(config), timeout=METADATA_TIMEOUT_S)
+            response.raise_for_status()
+            document = response.json()
+            inputs, outputs = _specs(document["inputs"]), _specs(document["outputs"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise LoadError(
+                f"step {config.model_name!r} at {config.url}: {type(error).__name__}: {error}"
+            ) from None
+        return cls(config, client, Signature(inputs, outputs, 0, ((), ())))
+
+    async def run(self, tensors: Mapping[str, Tensor], rows: int, timeout: float) -> list[np.ndarray]:
+        """See `LocalStep`."""
+        content, head = self._request(tensors)
+        try:
+            response = await self._client.post(
+                f"{_path(self.config)}/infer",
+                content=content,
+                headers={
+                    "inference-header-content-length": str(head),
+                    "content-type": "application/octet-stream",
+                },
+                timeout=min(timeout or STEP_TIMEOUT_S, STEP_TIMEOUT_S),
+            )
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{self._title()}: {type(error).__name__}") from None
+        if response.status_code != 200:
+            raise self._error(response)
+        try:
+            given = _outputs(response)
+            return [given.get(name, _NONE) for name in self.signature.outputs]
+        except (InvalidInput, ValueError, LookupError, TypeError) as error:
+            raise ModelFailed(f"{self._title()} gave a response that is not understood: {error}") from None
+
+    def _request(self, tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
+        inputs, raw = [], []
+        for name, spec in self.signature.inputs.items():
+            part, shape = tensors[self.config.input_map[name]]
+            raw.append(to_bytes(spec.datatype, part) if isinstance(part, np.ndarray) else bytes(part))
+            inputs.append(
+                {
+                    "name": name,
+                    "datatype": spec.datatype.name,
+                    "shape": shape,
+                    "parameters": {"binary_data_size": len(raw[-1])},
+                }
+            )
+        head = orjson.dumps({"inputs": inputs, "outputs": self._outputs})
+        return b"".join((head, *raw)), len(head)
+
+    def _error(self, response: httpx.Response) -> ServerError:
+        try:
+            message = str(response.json()["error"])
+        except (ValueError, LookupError, TypeError):
+            message = f"status {response.status_code}"
+        if response.status_code == 400:
+            return InvalidInput(f"{self._title()}: {message}")
+        return Unavailable(f"{self._title()}: {message}")
+
+    def _title(self) -> str:
+        return f"step {self.config.model_name!r} at {self.config.url}"
+
+
+Step = LocalStep | HttpStep
+_NONE: Final = np.empty(0)
+"""In place of an output that no tensor of the ensemble takes."""
+
+
+async def open_steps(
+    configs: tuple[EnsembleStep, ...], find: Callable[[EnsembleStep], Step], stack: AsyncExitStack
+) -> list[Step]:
+    """All steps; ``find`` gives local ones, and ``stack`` closes the connections. Raises LoadError."""
+    clients: dict[str, httpx.AsyncClient] = {}
+    steps: list[Step] = []
+    for config in configs:
+        if config.url is None:
+            steps.append(find(config))
+            continue
+        if config.url not in clients:
+            client = httpx.AsyncClient(base_url=config.url)
+            clients[config.url] = await stack.enter_async_context(client)
+        steps.append(await HttpStep.of(config, clients[config.url]))
+    return steps
+
+
+def _path(config: EnsembleStep) -> str:
+    version = "" if config.model_version == -1 else f"/versions/{config.model_version}"
+    return f"/v2/models/{config.model_name}{version}"
+
+
+def _specs(tensors: list[dict[str, Any]]) -> dict[str, TensorSpec]:
+    return {
+        one["name"]: TensorSpec(index, one["name"], named(one["datatype"]), tuple(map(int, one["shape"])))
+        for index, one in enumerate(tensors)
+    }
+
+
+def _outputs(response: httpx.Response) -> dict[str, np.ndarray]:
+    """Raises InvalidInput, ValueError, LookupError, TypeError."""
+    content = response.content
+    place = int(response.headers["inference-header-content-length"])
+    arrays = {}
+    for one in orjson.loads(content[:place])["outputs"]:
+        size = int(one["parameters"]["binary_data_size"])
+        data = memoryview(content)[place : place + size]
+        arrays[one["name"]] = from_bytes(one["name"], named(one["datatype"]), tuple(one["shape"]), data)
+        place += size
+    return arrays
