@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.commands.output import complain, print_json
 from gateway.config.document import Document
 from gateway.config.faults import unknown
-from gateway.config.load import ConfigError, load_file, render_faults
+from gateway.config.load import ConfigError, load_file
 from gateway.config.units import split_address
 from gateway.engines.envoy.bootstrap import Node, bootstrap
 
@@ -64,21 +63,16 @@ def main(args: argparse.Namespace) -> int:
     try:
         document = load_file(args.config)
     except ConfigError as error:
-        sys.stderr.write(render_faults(error.faults, source=str(args.config)) + "\n")
-        return 1
+        return complain(error)
     engine = document.engines.get(args.engine)
     if engine is None:
         message, hint = unknown("engine", args.engine, tuple(document.engines))
-        sys.stderr.write(f"turnout engine: {message}{f' ({hint})' if hint else ''}\n")
-        return 1
+        return complain(f"{message}{f' ({hint})' if hint else ''}")
     url = args.url or _own_url(document)
     if url is None:
-        sys.stderr.write(
-            "turnout engine: the gateway listens on every address; write --url http://HOST:PORT\n"
-        )
-        return 1
+        return complain("the gateway listens on every address; write --url http://HOST:PORT")
     node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin)
-    sys.stdout.write(json.dumps(bootstrap(node), indent=2) + "\n")
+    print_json(bootstrap(node))
     return 0
 
 
