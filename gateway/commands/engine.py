@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the gateway's control API as the node reaches it (default: from the configuration)",
     )
+    made.add_argument(
+        "--ca",
+        default="/etc/ssl/certs/ca-certificates.crt",
+        metavar="FILE",
+        help="file on the node with the CAs to trust for an https --url (default: %(default)s)",
+    )
 
 
 def _address(text: str) -> Address:
@@ -71,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     url = args.url or _own_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")
-    node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin)
+    node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin, args.ca)
     print_json(bootstrap(node))
     return 0
 

@@ -100,6 +100,12 @@ def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> I
                 (*here, "backend"),
                 "an engine has no client certificate for a backend; use one without 'tls.cert'",
             )
+        if backend.addresses[0].secure and backend.tls.verify and backend.tls.ca is None:
+            message = (
+                "an engine does not know the system's CAs; write 'tls: {ca: FILE}' at the backend, for example "
+                "/etc/ssl/certs/ca-certificates.crt"
+            )
+            yield (*here, "backend"), message
         for other in rescuers:
             if other in route.variants and other != name and not _alike(route, name, other, backends):
                 message = (

@@ -109,7 +109,11 @@ def validate(config: dict[str, Any], folder: Path) -> str:
     path = folder / "envoy.json"
     path.write_text(json.dumps(config))
     done = subprocess.run([str(ENVOY), "--mode", "validate", "-c", str(path)], capture_output=True, text=True)
-    return "" if done.returncode == 0 else done.stderr[-2000:]
+    return (
+        ""
+        if done.returncode == 0
+        else "\n".join(line for line in done.stderr.splitlines() if "error" in line)
+    )
 
 
 def wait_for(condition: Any, what: str, limit: float = 30.0) -> Any:

@@ -49,6 +49,8 @@ class Node:
     """URL of the gateway's control API."""
     listen: tuple[str, int]
     admin: tuple[str, int] | None = None
+    ca: str = "/etc/ssl/certs/ca-certificates.crt"
+    """File on the node with the CAs that it trusts for an https ``control``."""
 
 
 def bootstrap(node: Node) -> Json:
@@ -127,7 +129,7 @@ def _control(node: Node) -> Json:
                 "sni": host,
                 "common_tls_context": {
                     "validation_context": {
-                        "system_root_certs": {},
+                        "trusted_ca": {"filename": node.ca},
                         "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": host}}],
                     }
                 },

@@ -157,13 +157,14 @@ def _socket(variant: str, backend: BackendConfig) -> Json:
     context: Json = {"@type": f"{_ENVOY}.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}
     if not _is_ip(name):
         context["sni"] = name
-    if tls.verify:
-        trust: Json = {"system_root_certs": {}}
-        if tls.ca is not None:
-            trust = {"trusted_ca": {"inline_string": Path(tls.ca).read_text()}}
+    if tls.verify and tls.ca is not None:
         kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
-        trust["match_typed_subject_alt_names"] = [{"san_type": kind, "matcher": {"exact": name}}]
-        context["common_tls_context"] = {"validation_context": trust}
+        context["common_tls_context"] = {
+            "validation_context": {
+                "trusted_ca": {"inline_string": Path(tls.ca).read_text()},
+                "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
+            }
+        }
     return made | {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
 
 

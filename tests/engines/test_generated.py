@@ -1,0 +1,158 @@
+"""The real Envoy takes what is generated from every option; what an engine cannot do is refused with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.compile.plans import salt
+from gateway.config.load import ConfigError, load
+from gateway.engines.envoy.bootstrap import Node, bootstrap
+from gateway.engines.envoy.clusters import clusters
+from gateway.engines.envoy.routes import Assigned, route_table
+from policies.allocation.bucketing import allocation
+from policies.allocation.cells import cells
+from tests.e2e.test_tls import Issuer
+from tests.engines.node import validate
+
+BACKENDS = """
+  a: {url: "http://127.0.0.1:9001"}
+  b:
+    urls: ["http://model.example:9002/base", "http://[::1]:9003/base"]
+    balance: round_robin
+    headers: {x-key: 100%}
+    health: {path: /ready, status: [200, 204], every: 1s}
+    ejection: {consecutive: 3, max_share: 100%, panic: 0}
+    limit: {in_flight: 4, waiting: 0}
+    pool: {idle: 1s}
+    slow_start: 5s
+  c: {url: "https://model.example", balance: random, ejection: null, tls: {ca: "@DIR@/ca.pem", server_name: m.example}}
+  d: {url: "https://127.0.0.1:9443", tls: {verify: false}}
+  e: {url: "https://127.0.0.1:9444", tls: {ca: "@DIR@/ca.pem"}}
+  g: {url: "https://127.0.0.1:9445"}
+  f: {url: "http://127.0.0.1:9004", host: preserve}
+"""
+CONFIG = """
+engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
+metrics: {m: {type: boolean}}
+backends: BACKENDS
+routes:
+  other: {match: {path: /other}, variants: {v: {backend: a}}, policy: {type: single, variant: v}}
+  digits: ROUTE
+"""
+ROUTES = {
+    "single": "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}}",
+    "conditions": (
+        "{match: {path: '/a\"b\\\\', host: ['*.example.com', 'a.b'], methods: [GET, POST], headers: {x-y: 'a b'}},"
+        " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
+    ),
+    "rewrites": (
+        "{match: {path: /v2/models/m}, unit: {header: x-user}, variants: {one: {backend: a, rewrite: {path: /x/}}, "
+        "two: {backend: b, rewrite: {host: h.example}, headers: {x-a: '%REQ(x)%'}}}, "
+        "policy: {type: split, weights: {one: 1, two: 2}}}"
+    ),
+    "fallback": (
+        "{match: {path: /}, variants: {one: {backend: a}, two: {backend: c}, three: {backend: d}}, "
+        "policy: {type: bandit, metric: m}, fallback: [one, two], fallback_on: {timeout: true, status: [500, 503]}}"
+    ),
+    "tls": "{match: {path: /}, variants: {v: {backend: e}}, policy: {type: single, variant: v}}",
+    "host": "{match: {path: /}, variants: {v: {backend: f}}, policy: {type: single, variant: v}}",
+    "retries": (
+        "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
+        "retry: {attempts: 3, replayable: true}, timeouts: {total: null, first_byte: 500ms, idle: 2s}}"
+    ),
+    "canary": (
+        "{match: {path: /}, unit: {header: x-u}, variants: {v1: {backend: a}, v2: {backend: a}}, "
+        "policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}], guardrails: [{metric: m, max_decrease: 2%}]}}"
+    ),
+}
+
+
+def text_of(route: str, folder: Path) -> str:
+    text = CONFIG.replace("BACKENDS", BACKENDS).replace("@DIR@", str(folder))
+    return text.replace("ROUTE", f"{route[:-1]}, engine: edge}}")
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_real_envoy_takes_it(name: str, tmp_path: Path) -> None:
+    Issuer(tmp_path)
+    document = load(text_of(ROUTES[name], tmp_path), source=name, env={})
+    variants = document.routes["digits"].variants
+    shares = allocation(dict.fromkeys(variants, 1 / len(variants)))
+    stamps = dict.fromkeys(variants, "STAMP")
+    table = route_table(
+        document, "edge", {"digits": Assigned(cells(shares), stamps, salt(document, "digits"))}
+    )
+    node = Node(
+        "edge",
+        "e1",
+        "t" * 16,
+        "https://turnout.example",
+        ("127.0.0.1", 0),
+        ("127.0.0.1", 0),
+        str(tmp_path / "ca.pem"),
+    )
+    config = bootstrap(node)
+    config["static_resources"]["clusters"] += [
+        without_type(cluster) for cluster in clusters(document, "edge")
+    ]
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = without_type(table)
+    assert validate(config, tmp_path) == ""
+
+
+def without_type(resource: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resource.items() if key != "@type"}
+
+
+REFUSED = [
+    ("model", "match: {path: /, model: m}", "match.model", "match a path or a header"),
+    ("cookie", "match: {path: /}, unit: {cookie: c}", "unit", "write 'header: NAME'"),
+    ("json", "match: {path: /}, unit: {json: c}", "unit", "write 'header: NAME'"),
+    ("shadows", "match: {path: /}, shadows: {v2: 1%}", "shadows", "on a route without 'engine'"),
+    ("hedge", "match: {path: /}, hedge: {after: 1s}, retry: {replayable: true}", "hedge", "remove it"),
+    (
+        "respond",
+        "match: {path: /}, fallback: [{respond: {text: x}}]",
+        "fallback[0]",
+        "write the name of a variant",
+    ),
+    ("body", "match: {path: /}, body_limit: 1MiB", "body_limit", "limit them at the node"),
+    ("fallback", "match: {path: /}, fallback: [v2]", "variants.v1", "remove the fallback"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rest", "where", "remedy"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_what_an_engine_cannot_do_is_refused(rest: str, where: str, remedy: str, tmp_path: Path) -> None:
+    variants = "variants: {v1: {backend: a}, v2: {backend: a, headers: {x-a: b}}}, policy: {type: single, variant: v1}"
+    with pytest.raises(ConfigError) as refused:
+        load(text_of(f"{{{rest}, {variants}}}", tmp_path), source="test", env={})
+    (fault,) = refused.value.faults
+    assert fault.path == f"routes.digits.{where}"
+    assert remedy in fault.message
+    assert fault.line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("token: a-token-of-the-edge-engine", "token: short", "at least 16"),
+        ("edge: {type: envoy", "other: {type: envoy", "there is no engine 'edge'"),
+        ("edge: {", "more: {type: envoy, token: a-token-of-the-edge-engine}, edge: {", "has the same token"),
+        ("type: envoy", "type: nginx", "'nginx' is unknown; expected envoy"),
+        ("{backend: a}", "{backend: g}", "does not know the system's CAs"),
+        ("{backend: a}", "{backend: a, rewrite: {version: 1}}", "write 'path'"),
+        ("{backend: a}", "{backend: a, rewrite: {model: m}}", "serve the model under an alias"),
+    ],
+)
+def test_faults_of_engines_and_their_routes(old: str, new: str, said: str, tmp_path: Path) -> None:
+    text = text_of(ROUTES["single"], tmp_path)
+    head, _, tail = text.rpartition(old)
+    with pytest.raises(ConfigError) as refused:
+        load(head + new + tail, source="test", env={})
+    assert said in " ".join(fault.message for fault in refused.value.faults)
