@@ -17,6 +17,7 @@ from gateway.running import Gateway
 from gateway.state.last_state import LAST_STATE_S, LastState
 
 GAUGES_S: Final = 1.0
+NODES_S: Final = 5.0
 
 
 def start_loops(
@@ -38,6 +39,7 @@ def start_loops(
         raised=lambda route, code: in_force.metrics.alarms.labels(route, code).inc(),
         dropped=lambda: gateway.recorder.dropped.total(),
         reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
+        troubles=api.fleet.troubles,
     )
 
     def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:
@@ -65,6 +67,7 @@ def start_loops(
     start("other replicas", follow_replicas, watch_s, delay=True)
     if last_state is not None:
         start("the last state", last_state.step, lambda: LAST_STATE_S)
+    start("nodes of engines", lambda: api.fleet.share(store), lambda: NODES_S)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)
     start("gauges of states", lambda: status_gauges.step(document()), lambda: STATUS_GAUGES_S)

@@ -63,7 +63,7 @@ ORDER: Mapping[str, str] = {
     "gateway.ingest": (
         "gateway.errors gateway.clock gateway.runtime gateway.config gateway.record gateway.state policies"
     ),
-    "gateway.engines": "gateway.clock gateway.config gateway.record gateway.compile policies",
+    "gateway.engines": "gateway.clock gateway.config gateway.record gateway.state gateway.compile policies",
     "gateway.loops": (
         "gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth gateway.record "
         "gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile gateway.ingest "

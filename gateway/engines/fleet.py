@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Literal
 
@@ -23,9 +23,11 @@ from gateway.config.document import Document
 from gateway.engines.envoy.clusters import clusters
 from gateway.engines.envoy.routes import Assigned, route_table
 from gateway.engines.envoy.rows import rows
+from gateway.engines.nodes import Nodes, NodeState
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Outcome
 from gateway.record.stamp import Stamp
+from gateway.state.store import DocumentStore
 from policies.allocation.cells import cells
 from policies.allocation.model import Allocation
 
@@ -36,8 +38,6 @@ HOLD_S: Final = 15.0
 """How long a poll is held if nothing changes."""
 RETRY_S: Final = 2.0
 """How long a poll is held that refuses what was offered: it is offered again."""
-SILENT_S: Final = 3 * HOLD_S
-"""A node that has not polled for this long is silent."""
 CLUSTERS_FIRST_S: Final = 5.0
 """How long new routes wait until the node has fetched the clusters that they may name."""
 MAX_VERSIONS: Final = 256
@@ -78,24 +78,6 @@ class Poll:
     """Why it did not take what was offered last."""
 
 
-@dataclass(slots=True)
-class NodeState:
-    """What this process knows of one node."""
-
-    seen: float = 0.0
-    """When it last polled, in seconds since the epoch."""
-    epochs: dict[str, int] = field(default_factory=dict)
-    """By route: the epoch that it has accepted."""
-    refused: str = ""
-    """Why it refused the newest configuration; empty if it did not."""
-    rows: int = 0
-    """Outcomes received from it."""
-    clusters: str = ""
-    """Version of the clusters that it has; empty if it fetches them from another replica."""
-    offered: dict[Kind, str] = field(default_factory=dict)
-    """By kind: the version that was sent last."""
-
-
 class Fleet:
     """Offers and nodes of all engines, in one process."""
 
@@ -120,7 +102,7 @@ class Fleet:
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
         self._clusters: dict[str, tuple[dict[str, Json], dict[str, Json]]] = {}
         """By engine: clusters by name, and those of the version before."""
-        self.nodes: dict[tuple[str, str], NodeState] = {}
+        self.nodes = Nodes()
 
     def engine_of(self, token: str) -> str | None:
         """The engine whose token this is."""
@@ -167,7 +149,7 @@ class Fleet:
         return began
 
     def _heard(self, poll: Poll) -> NodeState:
-        node = self.nodes.setdefault((poll.engine, poll.node), NodeState())
+        node = self.nodes.own(poll.engine, poll.node)
         node.seen = self._clock()
         if poll.kind == "clusters" and node.clusters != poll.version:
             node.clusters = poll.version
@@ -185,8 +167,8 @@ class Fleet:
         )
         for outcome in found.outcomes:
             self._record(outcome)
-        if (node := self.nodes.get((engine, found.node))) is not None:
-            node.rows += len(found.outcomes)
+        if self.admits(engine, found.node):
+            self.nodes.own(engine, found.node).rows += len(found.outcomes)
         return len(found.outcomes), found.refused
 
     def shown(self, engine: str) -> list[Json]:
@@ -195,15 +177,34 @@ class Fleet:
         return [
             {
                 "node": name,
-                "state": _state(node, newest, now),
+                "state": node.state(newest, now),
                 "seen": node.seen,
                 "epochs": node.epochs,
                 "refused": node.refused,
                 "rows": node.rows,
             }
-            for (its, name), node in sorted(self.nodes.items())
-            if its == engine
+            for name, node in self.nodes.of(engine).items()
         ]
+
+    async def share(self, store: DocumentStore) -> None:
+        """Exchange what is known of nodes with the other replicas. Raises StoreUnavailable."""
+        await self.nodes.share(store, iter(self._document().engines), self._clock())
+
+    def troubles(self) -> dict[str, str]:
+        """Code of an alarm → its message, empty if all is well."""
+        found: dict[str, list[str]] = {"engine_refused": [], "engine_silent": []}
+        for engine in self._document().engines:
+            for node in self.shown(engine):
+                where = f"{node['node']} of {engine}"
+                if node["state"] == "refused":
+                    found["engine_refused"].append(f"{where} keeps its last routes: {node['refused']}")
+                elif node["state"] == "silent":
+                    found["engine_silent"].append(where)
+        silent = ", ".join(found["engine_silent"])
+        return {
+            "engine_refused": "; ".join(found["engine_refused"]),
+            "engine_silent": f"Nodes do not fetch their routes: {silent}." if silent else "",
+        }
 
     # Offers ---------------------------------------------------------------------------------------------
     def offer(self, engine: str, kind: Kind) -> Offer:
@@ -244,14 +245,6 @@ class Fleet:
             before = {name: cluster for name, cluster in last.items() if name not in wanted}
             self._clusters[engine] = wanted, before
         return _offer(list(wanted.values()), {}, list(before.values()))
-
-
-def _state(node: NodeState, newest: Mapping[str, int], now: float) -> str:
-    if now - node.seen > SILENT_S:
-        return "silent"
-    if node.refused:
-        return "refused"
-    return "accepted" if node.epochs == newest else "behind"
 
 
 def _offer(resources: list[Json], epochs: Mapping[str, int], unversioned: Sequence[Json] = ()) -> Offer:

@@ -54,7 +54,8 @@ class Alarm:
     """Something a person should look at."""
 
     code: str
-    """sample_ratio_mismatch | record_loss | rewards_rejected | no_rewards | variant_failing"""
+    """sample_ratio_mismatch | record_loss | rewards_rejected | engine_refused | engine_silent | no_rewards |
+    variant_failing"""
     message: str
 
 
@@ -81,9 +82,11 @@ class Alarms:
         raised: Callable[[str, str], None],
         dropped: Callable[[], int],
         reported: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
+        troubles: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
-        ``reported()`` how many rewards it received, and by error code how many it rejected."""
+        ``reported()`` how many rewards it received, and by error code how many it rejected; ``troubles()`` what is
+        wrong with engines, by code of the alarm."""
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -93,6 +96,7 @@ class Alarms:
         self._told = 0
         self._reported = reported
         self._rejected_rewards = RejectedRewards()
+        self._troubles = troubles
         self._rewards_rejected = False
         self._ratios = Ratios(store, clock)
 
@@ -103,6 +107,7 @@ class Alarms:
         if not self._allocations.leads:
             self._ratios.forget()
             return
+        await self.engine_troubles()
         await each_route("the check", document.routes, partial(self.look, document))
 
     async def record_loss(self) -> None:
@@ -118,19 +123,27 @@ class Alarms:
     async def rejected_rewards(self) -> None:
         """Each process tells what its clients report in vain."""
         message = self._rejected_rewards.look(self._clock(), *self._reported())
-        if bool(message) == self._rewards_rejected:
-            return
-        code = "rewards_rejected"
+        if bool(message) != self._rewards_rejected:
+            self._rewards_rejected = bool(message)
+            await self._tell_own("rewards_rejected", message)
+
+    async def engine_troubles(self) -> None:
+        """The leader tells what is wrong with engines."""
+        stored = await self._store.load(KIND, GATEWAY)
+        standing = {alarm["code"] for alarm in json.loads(stored[1])} if stored is not None else set()
+        for code, message in self._troubles().items():
+            if bool(message) != (code in standing):
+                await self._tell_own(code, message)
+
+    async def _tell_own(self, code: str, message: str) -> None:
+        """Raise an alarm of the gateway, or end it if ``message`` is empty."""
         await self._keep_own(code, message)
-        self._rewards_rejected = bool(message)
         if message:
             log.warning("%s", message)
             self._raised("", code)
-        await self._emit(
-            "alarm" if message else "alarm_over",
-            "",
-            {"code": code, "message": message} if message else {"code": code},
-        )
+            await self._emit("alarm", "", {"code": code, "message": message})
+        else:
+            await self._emit("alarm_over", "", {"code": code})
 
     async def _keep_own(self, code: str, message: str) -> None:
         """Store an alarm of the gateway, for `distrust` and for metrics; remove it if ``message`` is empty."""

@@ -65,7 +65,8 @@ ROUTES = {
     ),
     "canary": (
         "{match: {path: /}, unit: {header: x-u}, variants: {v1: {backend: a}, v2: {backend: a}}, "
-        "policy: {type: canary, baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}], guardrails: [{metric: m, max_decrease: 2%}]}}"
+        "policy: {type: canary, "
+        "baseline: v1, candidate: v2, stages: [{weight: 1%, for: 1m}], guardrails: [{metric: m, max_decrease: 2%}]}}"
     ),
 }
 

@@ -20,7 +20,7 @@ class NodeModel(ApiModel):
     refused: Annotated[
         str, Field(description="Why it refused the newest configuration; empty if it did not.")
     ]
-    rows: Annotated[int, Field(description="Outcomes received from it.")]
+    rows: Annotated[int, Field(description="Outcomes that this process received from it.")]
 
 
 class EngineModel(ApiModel):

@@ -1,0 +1,216 @@
+"""Polls that are held until there is news, in the right order; nodes that refuse or fall silent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.load import load
+from gateway.engines.fleet import Fleet, InEffect, Kind, Offer, Poll
+from gateway.engines.nodes import SILENT_S, Nodes
+from gateway.loops.alarms import Alarms
+from gateway.record.decision_id import Sealer
+from gateway.state.sqlite import SqliteStore
+from policies.allocation.bucketing import allocation
+
+CONFIG = """
+engines: {edge: {type: envoy, token: a-token-of-the-edge-engine, nodes: [e*]}}
+backends: {a: {url: "http://127.0.0.1:1"}, b: {url: "http://127.0.0.1:2"}}
+routes:
+  digits:
+    engine: edge
+    match: {path: /digits}
+    variants: {v1: {backend: a}, v2: {backend: a}}
+    policy: {type: split, weights: {v1: 1, v2: 1}}
+"""
+
+
+class World:
+    """A fleet whose document, allocation and clock a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.document = load(CONFIG, source="test", env={})
+        self.revision = 1
+        self.published = {"digits": InEffect(1, allocation({"v1": 0.5, "v2": 0.5}), self.now)}
+        self.fleet = self.replica()
+        self.closing = asyncio.Event()
+
+    def replica(self) -> Fleet:
+        return Fleet(
+            document=lambda: self.document,
+            revision=lambda: self.revision,
+            published=lambda: self.published,
+            sealer=Sealer([b"k" * 32]),
+            record=lambda outcome: None,
+            clock=lambda: self.now,
+        )
+
+    def publish(self, share: float) -> None:
+        epoch = self.published["digits"].epoch + 1
+        self.published = {"digits": InEffect(epoch, allocation({"v1": 1 - share, "v2": share}), self.now)}
+        self.fleet.wake()
+
+    def edit(self, old: str, new: str) -> None:
+        self.document, self.revision = (
+            load(CONFIG.replace(old, new), source="test", env={}),
+            self.revision + 1,
+        )
+        self.fleet.wake()
+
+    def ask(self, kind: Kind, version: str = "", refused: str = "") -> asyncio.Task[Offer]:
+        return asyncio.ensure_future(
+            self.fleet.poll(Poll("edge", "e1", kind, version, refused), self.closing)
+        )
+
+
+async def held(task: asyncio.Task[Offer]) -> bool:
+    """Whether it is still held once everything that can run has run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+async def test_a_poll_is_held_until_an_allocation_is_published() -> None:
+    world = World()
+    first = await world.ask("routes")
+    waiting = world.ask("routes", first.version)
+    assert await held(waiting)
+    world.publish(0.25)
+    second = await waiting
+    assert second.version != first.version
+    assert second.epochs == {"digits": 2}
+    table = json.loads(second.body)["resources"][0]["virtual_hosts"][0]["routes"][0]
+    weights = [cluster["weight"] for cluster in table["route"]["weighted_clusters"]["clusters"]]
+    assert weights == [750_000_000, 250_000_000]
+
+
+async def test_replicas_offer_the_same_under_the_same_version() -> None:
+    world = World()
+    other = world.replica()
+    for kind in ("clusters", "routes"):
+        assert world.fleet.offer("edge", kind).body == other.offer("edge", kind).body
+
+
+async def test_routes_wait_for_the_clusters_that_they_name() -> None:
+    world = World()
+    clusters, routes = await world.ask("clusters"), await world.ask("routes")
+    await asyncio.gather(held(world.ask("clusters", clusters.version)))
+    waiting = world.ask("routes", routes.version)
+    world.edit("v2: {backend: a}", "v2: {backend: b}")
+    assert world.fleet.offer("edge", "clusters").version != clusters.version
+    world.publish(0.4)
+    assert await held(waiting), "the node has not fetched the clusters"
+    world.ask("clusters", world.fleet.offer("edge", "clusters").version)
+    assert (await waiting).epochs == {"digits": 2}
+
+
+async def test_clusters_of_the_version_before_are_still_there() -> None:
+    world = World()
+    world.fleet.offer("edge", "clusters")
+    world.edit("v2", "v3")
+    names = {
+        cluster["name"] for cluster in json.loads(world.fleet.offer("edge", "clusters").body)["resources"]
+    }
+    assert names == {"digits/v1", "digits/v2", "digits/v3"}
+
+
+async def test_an_edit_whose_allocation_is_not_published_yet_takes_no_route_away() -> None:
+    world = World()
+    before = world.fleet.offer("edge", "routes")
+    world.published = {}
+    world.edit("v1: 1, v2: 1", "v1: 1, v2: 3")
+    assert world.fleet.offer("edge", "routes") is before
+
+
+async def test_what_a_node_refuses_is_not_sent_again_immediately_and_is_shown() -> None:
+    world = World()
+    await world.ask("routes")
+    waiting = world.ask("routes", "", refused="unknown cluster")
+    assert await held(waiting)
+    (node,) = world.fleet.shown("edge")
+    assert (node["state"], node["refused"]) == ("refused", "unknown cluster")
+    world.publish(0.1)
+    newer = await waiting
+    world.ask("routes", newer.version)
+    assert await held(world.ask("routes", newer.version))
+    (node,) = world.fleet.shown("edge")
+    assert (node["state"], node["epochs"]) == ("accepted", {"digits": 2})
+
+
+async def test_held_polls_end_with_the_gateway() -> None:
+    world = World()
+    waiting = world.ask("routes", (await world.ask("routes")).version)
+    assert await held(waiting)
+    world.closing.set()
+    world.fleet.wake()
+    await asyncio.wait_for(waiting, 10)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def test_replicas_know_each_other_s_nodes_and_the_newest_counts(tmp_path: Path) -> None:
+    async with opened(tmp_path / "turnout.db") as store:
+        one, other = Nodes(), Nodes()
+        one.own("edge", "e1").seen, other.own("edge", "e1").seen = 10.0, 20.0
+        other.own("edge", "e1").epochs = {"digits": 3}
+        one.own("edge", "e2").seen = 15.0
+        for nodes in (one, other, one):
+            await nodes.share(store, iter(["edge"]), 30.0)
+        assert {name: node.seen for name, node in one.of("edge").items()} == {"e1": 20.0, "e2": 15.0}
+        assert one.of("edge")["e1"].epochs == {"digits": 3}
+        later = Nodes()
+        await later.share(store, iter(["edge"]), 100_000.0)
+        assert later.of("edge") == {}, "nodes that are gone for a day are forgotten"
+
+
+@pytest.mark.parametrize("trouble", ["engine_silent", "engine_refused"])
+async def test_an_alarm_stands_while_a_node_is_silent_or_refuses(tmp_path: Path, trouble: str) -> None:
+    world, events = World(), list[tuple[str, dict[str, Any]]]()
+
+    async def emit(kind: str, route: str, data: Any) -> None:
+        events.append((kind, data))
+
+    class Leader:
+        leads = True
+
+    async with opened(tmp_path / "turnout.db") as store:
+        alarms = Alarms(
+            store,
+            Leader(),  # type: ignore[arg-type]
+            clock=lambda: world.now,
+            emit=emit,
+            raised=lambda route, code: None,
+            dropped=lambda: 0,
+            troubles=world.fleet.troubles,
+        )
+        node = world.fleet.nodes.own("edge", "e1")
+        node.seen, node.epochs = world.now, {"digits": 1}
+        await alarms.engine_troubles()
+        assert events == []
+        if trouble == "engine_silent":
+            world.now += SILENT_S + 1
+        else:
+            node.refused = "no cluster"
+        for _ in range(2):
+            await alarms.engine_troubles()
+        ((kind, data),) = events
+        assert (kind, data["code"]) == ("alarm", trouble)
+        assert "e1" in data["message"]
+        node.seen, node.refused = world.now, ""
+        await alarms.engine_troubles()
+        assert events[1:] == [("alarm_over", {"code": trouble})]
