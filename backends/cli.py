@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also serve gRPC on this port, 0 for any (default: no gRPC)",
     )
     log_options = parser.add_argument_group("request log")
-    log_options.add_argument("--request-log", type=Path, metavar="FILE", help="append requests as JSON lines")
+    log_options.add_argument(
+        "--request-log", type=Path, metavar="FILE", help="JSON lines; DIR.parquet: Parquet files"
+    )
     log_options.add_argument(
         "--request-log-sample", type=float, default=1.0, metavar="P", help="share of requests (default: 1)"
     )

@@ -1,4 +1,4 @@
-"""Requests and their results as JSON lines: sampled, cut to a number of values, redacted by tensor name."""
+"""Requests and their results: sampled, cut to a number of values, redacted by tensor name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ import orjson
 from backends.batching.entry import Entry, Outcome, Part
 from backends.datatypes import bf16_to_fp32
 from backends.errors import ServerError
+from backends.request_sinks import open_sink
 from backends.wire.signature import Signature, TensorSpec
 
 log = logging.getLogger("turnout.backend")
 
 MAX_WAITING_LINES: Final = 1000
+IDLE_S: Final = 1.0
 MAX_TEXT: Final = 256
 """Characters of one BYTES element."""
 
@@ -42,14 +44,14 @@ class RequestLogSettings:
 
 
 class RequestLog:
-    """Appends to a file from a thread of its own, so that a slow disk holds up no request."""
+    """Writes from a thread of its own, so that a slow disk holds up no request."""
 
     def __init__(self, settings: RequestLogSettings) -> None:
-        """Raises OSError if the file can't be opened."""
+        """Raises OSError if the file can't be opened, ImportError if its format needs a library."""
         self.dropped = 0
         """Lines lost because the disk was too slow."""
         self._settings = settings
-        self._file = settings.path.open("ab")
+        self._sink = open_sink(settings.path)
         self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_LINES)
         self._thread = threading.Thread(target=self._write, name="request log", daemon=True)
         self._thread.start()
@@ -104,16 +106,35 @@ class RequestLog:
         return tensor
 
     def _write(self) -> None:
-        with self._file:
-            while (line := self._lines.get()) is not None:
-                try:
-                    self._file.write(line)
-                    if self._lines.empty():
-                        self._file.flush()
-                except OSError as error:
-                    self.dropped += 1
-                    log.error("the request log can't be written: %s", error.strerror)
-                    time.sleep(1)
+        while self._take():
+            pass
+        try:
+            self._sink.close()
+        except OSError as error:
+            log.error("the request log can't be written: %s", error.strerror)
+
+    def _take(self) -> bool:
+        """Writes the next line; False at the end."""
+        try:
+            line = self._lines.get(timeout=IDLE_S)
+            if line is None:
+                return False
+            self._sink.write(line)
+        except queue.Empty:
+            pass
+        except OSError as error:
+            self._complain(error)
+        if self._lines.empty():
+            try:
+                self._sink.idle()
+            except OSError as error:
+                self._complain(error)
+        return True
+
+    def _complain(self, error: OSError) -> None:
+        self.dropped += 1
+        log.error("the request log can't be written: %s", error.strerror)
+        time.sleep(1)
 
 
 def _flat(spec: TensorSpec, part: Part) -> np.ndarray:

@@ -77,8 +77,9 @@ class Server:
         try:
             if self.settings.request_log is not None:
                 self.registry.request_log = RequestLog(self.settings.request_log)
-        except OSError as error:
-            log.error("the request log can't be opened: %s", error)
+        except (OSError, ImportError) as error:
+            hint = "; pip install 'turnout[export]'" if isinstance(error, ImportError) else ""
+            log.error("the request log can't be opened: %s%s", error, hint)
             return 1
         try:
             address = await self.listener.start()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet
+import pytest
 
+from backends import request_sinks
 from tests.backends.repositories import write_model
 from tests.support.processes import ModelServerProcess
 
@@ -33,13 +37,17 @@ def ask(server: ModelServerProcess, first: float) -> int:
 
 
 def logged(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
-    write_model(tmp_path / "models", "m", PAIR, INPUTS, OUTPUTS)
     file = tmp_path / "requests.jsonl"
+    serve(tmp_path, file, *options)
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def serve(tmp_path: Path, file: Path, *options: str) -> None:
+    write_model(tmp_path / "models", "m", PAIR, INPUTS, OUTPUTS)
     with ModelServerProcess(tmp_path / "models", "--request-log", str(file), *options) as server:
         server.wait_ready()
         assert [ask(server, first) for first in (1, -1, 7)] == [200, 500, 200]
         assert server.stop() == 0
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_lines_hold_requests_and_results(tmp_path: Path) -> None:
@@ -59,6 +67,38 @@ def test_lines_hold_requests_and_results(tmp_path: Path) -> None:
     assert "RuntimeError" in second["error"]
     assert "outputs" not in second
     assert third["outputs"][0]["data"] == [14, 4]
+
+
+def test_parquet_files_hold_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "requests.parquet"
+    serve(tmp_path, folder, "--request-log-values", "2", "--request-log-redact", "text")
+    (file,) = folder.iterdir()
+    first, second, third = pyarrow.parquet.read_table(file).to_pylist()
+    assert (first["model"], first["version"], first["rows"], first["status"]) == ("m", "1", 1, 200)
+    assert abs((datetime.now(UTC) - first["time"]).total_seconds()) < 600
+    secret = {"name": "secret", "datatype": "FP32", "shape": [1, 3], "data": "[1.0,2.0]"}
+    text = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": None}
+    assert first["inputs"] == [
+        {**secret, "truncated": True, "redacted": False},
+        {**text, "truncated": False, "redacted": True},
+    ]
+    assert (second["status"], second["outputs"], "RuntimeError" in second["error"]) == (500, None, True)
+    assert (third["error"], json.loads(third["outputs"][0]["data"])) == (None, [14, 4])
+
+
+def test_parquet_files_are_whole_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_sinks, "MAX_FILE_REQUESTS", 3)
+    sink = request_sinks.open_sink(tmp_path / "r.parquet")
+    line = b'{"time": "2026-11-28T21:00:00.000+00:00", "model": "m", "rows": 1, "inputs": []}'
+    for _ in range(7):
+        sink.write(line)
+        sink.idle()
+    monkeypatch.setattr(request_sinks, "MAX_FILE_S", 0.0)
+    assert len(list((tmp_path / "r.parquet").iterdir())) == 2, "the seventh waits for others"
+    sink.idle()
+    sink.close()
+    tables = [pyarrow.parquet.read_table(file) for file in sorted((tmp_path / "r.parquet").iterdir())]
+    assert [table.num_rows for table in tables] == [3, 3, 1]
 
 
 def test_redacted_tensors_have_no_values(tmp_path: Path) -> None:
