@@ -56,8 +56,7 @@ function Beside({ route, name }) {
   const ratio = ([q, one]) => {
     if (!one || one.relative === null) return null;
     const ends = one.relative_interval?.map((end) => (end === null ? "…" : `×${significant(1 + end, 2)}`)).join(" to ");
-    return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}
-      ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's <small>${ends ? `(${ends})` : "too few to tell"}</small></li>`;
+    return html`<li key=${q}>${q} ${figure(field(`latency_ms.${q}`), data.latency_ms[q], milliseconds(data.latency_ms[q]))}, ${figure(field(`latency.${q}`), one.relative, `×${significant(1 + one.relative, 3)}`)} of the primary's ${ends ? `(${ends})` : "(too few to tell)"}</li>`;
   };
   return html`<ul class="note" data-beside=${name}>${Object.entries(data.latency).map(ratio)}
     <li class=${failures ? "alert" : ""}>${figure(field("failed"), failures, count(failures))} of its last ${count(data.seen)} responses failed${kinds && `: ${kinds}`}</li></ul>`;

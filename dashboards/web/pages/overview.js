@@ -131,11 +131,11 @@ function row(route, now) {
   </li>`;
 }
 
-// "Rollout: running → rolled back …", as long as a line has room for.
+// "Rollout, running → rolled back": what it was, without why and by whom.
 function lastStep(one) {
   const [title, detail] = event(one);
-  const text = `${title}${detail ? `, ${detail}` : ""}`;
-  return text.length > MAX_STEP_CHARS ? `${text.slice(0, MAX_STEP_CHARS)}…` : text;
+  const [first] = detail.split(" · ");
+  return `${title}${first && first.length <= MAX_STEP_CHARS ? `, ${first}` : ""}`;
 }
 
 function fact(term, value) {
