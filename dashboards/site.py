@@ -52,15 +52,23 @@ class Site:
 
     def __init__(self, root: Traversable | None = None) -> None:
         self._root = root if root is not None else files("dashboards") / "web"
+        self._pages: dict[tuple[str, str], Asset] = {}
+        """By file, and the way from a page to the dashboard's own path: as many as paths have depths."""
 
     def find(self, name: str) -> Asset | None:
         return self.assets.get(name)
 
     def page(self, name: str, path: str = "") -> Asset:
         """``index.html`` or ``login.html``, for a page at ``path``: what it names is found from there."""
+        key = name, "../" * path.count("/")
+        if key not in self._pages:
+            self._pages[key] = self._page(*key)
+        return self._pages[key]
+
+    def _page(self, name: str, home: str) -> Asset:
         html = self._text(name).replace(_SHEET_LINK, f"<style>{self.sheet}</style>")
         for source in (_APP, _LOGIN):
-            html = html.replace(f'"{source}"', f'"{"../" * path.count("/")}{self._addresses[source]}"')
+            html = html.replace(f'"{source}"', f'"{home}{self._addresses[source]}"')
         return _asset(html.encode(), ".html")
 
     @cached_property
