@@ -13,8 +13,11 @@ from typing import Any, cast
 import numpy as np
 
 from gateway.compile.ensembles import Drawn, draw, refit, restore
-from gateway.dataplane.request.features import ContextualTable, Sight
+from gateway.dataplane.request.features import FeatureExtractor
+from gateway.dataplane.request.json_body import read
+from gateway.dataplane.tables import Choice, Table
 from policies.allocate import allocate
+from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import Categorical, Feature, Numeric, encode
 from policies.contextual.regression import LinearSums
@@ -23,15 +26,18 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 class Request:
-    """As much of an exchange as features are read from."""
+    """As much of a request as features are read from."""
 
-    complete = True
-    features = ""
+    def __init__(self, headers: dict[bytes, bytes], body: bytes) -> None:
+        self.headers = headers
+        self.fields = read(body).fields
 
-    def __init__(self, kept: dict[bytes, bytes], body: bytes) -> None:
-        self.head = self
-        self.kept = kept
-        self.chunks = [body]
+
+def choose(table: Table, request: Request) -> Choice:
+    """One decision, as the gateway makes it."""
+    assert table.extractor is not None
+    shares = table.shares(table.extractor.extract(request.headers, request.fields))
+    return shares.choices[decide(shares.allocation, 0.7).position]
 
 
 def _plan(features: tuple[Feature, ...], variants: int) -> Contextual:
@@ -59,22 +65,20 @@ def decisions(microseconds: Callable[..., float], rng: np.random.Generator) -> d
     for name, in_body in (("header", False), ("JSON field", True)):
         features: tuple[Feature, ...] = (Categorical("tier", ("free", "paid")), Numeric("length"))
         contextual = _plan(features, 5)
-        sight = Sight(
+        extractor = FeatureExtractor(
             [
                 (features[0], b"x-tier", ()),
                 (features[1], None if in_body else b"x-length", ("prompt", "length")),
             ]
         )
         drawn = draw(contextual, _sums(contextual, rng), {}, (1, 2))
-        table = _table(contextual, sight, drawn)
+        table = _table(contextual, extractor, drawn)
         seen = Request(
             {b"x-tier": b"paid", b"x-length": b"0.5"}, json.dumps({"prompt": {"length": 0.5}}).encode()
         )
-        found[f"a kind seen before, {name}"] = microseconds(lambda t=table, x=seen: t.pick(0.7, x))
+        found[f"a kind seen before, {name}"] = microseconds(lambda t=table, x=seen: choose(t, x))
         new = _fresh(rng)
-        found[f"a new kind, {name}"] = microseconds(
-            lambda t=table, each=new: t.pick(0.7, cast("Any", next(each))), 500
-        )
+        found[f"a new kind, {name}"] = microseconds(lambda t=table, each=new: choose(t, next(each)), 500)
     return found
 
 
@@ -87,14 +91,14 @@ def _fresh(rng: np.random.Generator) -> Iterator[Request]:
         yield from made
 
 
-def _table(contextual: Contextual, sight: Sight, drawn: Drawn) -> ContextualTable:
+def _table(contextual: Contextual, extractor: FeatureExtractor, drawn: Drawn) -> Table:
     class Variant:
         def __init__(self, name: str) -> None:
             self.name = name
 
     variants = {name: cast("Any", Variant(name)) for name in contextual.variants}
     allocation = allocate(contextual)
-    return ContextualTable("r", 1, allocation, variants, lambda *_: b"", sight, drawn.ensemble)
+    return Table("r", 1, allocation, variants, lambda *_: b"", extractor, drawn.ensemble)
 
 
 def _draw_and_pack(contextual: Contextual, sums: Mapping[str, LinearSums]) -> bytes:

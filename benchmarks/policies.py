@@ -137,14 +137,12 @@ def one_decision(rng: np.random.Generator) -> dict[str, float]:
     sums = {v: LinearSums.of(rng.normal(size=(200, 5)), rng.normal(size=200)) for v in plan.variants}
     drawn = ensemble(looking, sums, rng)
     rows = iter(rng.uniform(-1, 1, (100_000, 5)).tolist())
-    raw = {"tier": "paid", "length": "512"}
     return {
         "unit_hash": microseconds(lambda: unit_hash(salt, unit)),
         "unit_hash, point and decide": microseconds(lambda: decide(allocation, point(unit_hash(salt, unit)))),
         "decide": microseconds(lambda: decide(allocation, 0.7)),
-        "contextual, a row seen before": microseconds(lambda: drawn.decide(raw, 0.7)),
         "contextual, a new row (256 draws)": microseconds(
-            lambda: drawn.decide_row(tuple(next(rows)), 0.7), 500
+            lambda: decide(drawn.allocation(next(rows)), 0.7), 500
         ),
     }
 

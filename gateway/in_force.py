@@ -90,7 +90,7 @@ class InForce:
         view = View(
             registry=self.registry,
             traces=self.traces,
-            statics=self.sealer.static,
+            id_prefix=self.sealer.static,
             chance=self.chance,
             now=self.now(),
             tokens=self._tokens,
@@ -140,7 +140,9 @@ class InForce:
     def packed_features(self, route: str, features: str) -> bytes:
         """Return an outcome's features as a decision id seals them; empty if the route no longer declares any."""
         found = self.worker.snapshot.routes.get(route)
-        return b"" if found is None or found.sight is None else found.sight.packed(json.loads(features))
+        return (
+            b"" if found is None or found.extractor is None else found.extractor.packed(json.loads(features))
+        )
 
     def has_unit(self, route: str) -> bool:
         """Return whether the route keeps units on one variant."""

@@ -20,8 +20,9 @@ from gateway.config.document import Document
 from gateway.config.source import Source
 from gateway.control.app import ControlApp
 from gateway.dataplane.shadow.comparer import Comparer
-from gateway.dataplane.shadow.dispatcher import Shadower
-from gateway.dataplane.snapshot import Snapshot, VariantPlan
+from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
+from gateway.dataplane.snapshot import Snapshot
+from gateway.dataplane.variant import VariantPlan
 from gateway.dataplane.worker import Worker
 from gateway.engines.fleet import Fleet
 from gateway.in_force import InForce
@@ -218,7 +219,7 @@ def _worker(
         recorder.offer_shadowed(row)
         metrics.shadowed((row,))
 
-    shadow = Shadower(
+    shadow = ShadowDispatcher(
         limits=snapshot.limits.shadow, pool=shadow_address, record=record_shadow, comparer=Comparer()
     )
     worker = Worker(

@@ -29,7 +29,8 @@ from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
 from gateway.config.service import TlsConfig
 from gateway.config.source import Source
-from gateway.dataplane.client.protocol import ClientProtocol, Role
+from gateway.dataplane.base import Role
+from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.in_force import InForce
 from gateway.running import Gateway
 from gateway.runtime import process

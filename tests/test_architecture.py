@@ -91,22 +91,13 @@ IMPURE = {
 }  # fmt: skip
 
 # Exceptions ------------------------------------------------------------------------------------------
-KNOWN_IMPORTS = {  # (package, package below it)
-    ("gateway.telemetry", "gateway.dataplane"),  # dataplane: tracing is to listen
-}
-KNOWN_CYCLES = {  # the packages in which files form a cycle
-    "gateway.dataplane",
-    "gateway.telemetry",
-}
-KNOWN_TYPE_CHECKING = {
-    "gateway.dataplane",
-    "gateway.telemetry",
-}
+KNOWN_IMPORTS: set[tuple[str, str]] = set()  # (package, package below it)
+KNOWN_CYCLES: set[str] = set()  # the packages in which files form a cycle
+KNOWN_TYPE_CHECKING: set[str] = set()
 KNOWN_LONG_FILES = {
-    "gateway/dataplane/client/protocol.py",
     "gateway/dataplane/exchange/exchange.py",
 }
-KNOWN_BIG_CLASSES = {"ClientProtocol", "Exchange"}  # dataplane
+KNOWN_BIG_CLASSES: set[str] = set()
 
 
 @cache

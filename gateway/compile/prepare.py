@@ -28,7 +28,8 @@ from gateway.config.load import Examined
 from gateway.config.otel import with_environment
 from gateway.config.references import Finding
 from gateway.config.watch import Signatures, signatures
-from gateway.dataplane.snapshot import Snapshot, Statics
+from gateway.dataplane.snapshot import Snapshot
+from gateway.dataplane.tables import IdPrefix
 from gateway.state.base import Published
 from gateway.telemetry.tracing.exporter import Exporter
 from gateway.telemetry.tracing.traces import Traces
@@ -44,7 +45,7 @@ class View:
 
     registry: Registry
     traces: Traces
-    statics: Statics
+    id_prefix: IdPrefix
     chance: Chance
     now: float
     tokens: Tokens | None = None
@@ -157,7 +158,7 @@ def _assembled(
     routes = {}
     for name in document.routes:
         with build.at("routes", name):
-            routes[name] = route_plan(name, document, draft.backends, held[name], view.statics)
+            routes[name] = route_plan(name, document, draft.backends, held[name], view.id_prefix)
     tokens, exporter, tracing, listener = None, None, None, None
     with build.at("tls"):
         if document.tls is not None and view.context is not None:
@@ -193,7 +194,7 @@ def standalone(loop: asyncio.AbstractEventLoop) -> View:
     return View(
         registry=Registry(loop, lambda kind, data: None),
         traces=Traces(chance=chance, wall=clock.wall),
-        statics=lambda *_: b"",
+        id_prefix=lambda *_: b"",
         chance=chance,
         now=clock.wall(),
         context=None,

@@ -20,23 +20,22 @@ from gateway.config.document import (
     VariantConfig,
 )
 from gateway.config.policy import FeatureConfig
-from gateway.dataplane.request.features import Sight, table
+from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.snapshot import (
     Condition,
-    Fixed,
     Limits,
     RoutePlan,
     ShadowLimits,
     Snapshot,
-    Statics,
     Timeouts,
-    VariantPlan,
 )
-from gateway.dataplane.tracing import Tracing
+from gateway.dataplane.tables import IdPrefix, Table
+from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import codes_of
 from gateway.http import browsers
 from gateway.http.browsers import Browsers
 from gateway.http.fields import KEEP
+from gateway.telemetry.tracing.sampling import Tracing
 from gateway.transport.balancer import Backend
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
@@ -122,7 +121,7 @@ def _authenticator(
 
 
 def route_plan(
-    name: str, document: Document, backends: Mapping[str, Backend], held: RouteAllocation, statics: Statics
+    name: str, document: Document, backends: Mapping[str, Backend], held: RouteAllocation, id_prefix: IdPrefix
 ) -> RoutePlan:
     """One route with the allocation that it begins with."""
     route = document.routes[name]
@@ -132,7 +131,7 @@ def route_plan(
         for index, (key, variant) in enumerate(route.variants.items())
     }
     times = route.timeouts
-    sight = _sight(route)
+    extractor = _extractor(route)
     must_read = _reads_model(route) or (route.unit is not None and route.unit.json_ is not None)
     return RoutePlan(
         name=name,
@@ -140,7 +139,7 @@ def route_plan(
         prefix=prefix,
         condition=_condition(route),
         variants=variants,
-        table=table(name, held.epoch, held.allocation, variants, statics, sight, held.ensemble),
+        table=Table(name, held.epoch, held.allocation, variants, id_prefix, extractor, held.ensemble),
         salt=salt(document, name),
         unit=_unit(route),
         fallback=tuple(
@@ -162,9 +161,9 @@ def route_plan(
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
         shadows=tuple((variants[key], share) for key, share in held.allocation.shadows),
-        needs_body=must_read or (sight is not None and sight.in_body),
+        needs_body=must_read or (extractor is not None and extractor.in_body),
         reads_model=_reads_model(route),
-        sight=sight,
+        extractor=extractor,
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
@@ -189,11 +188,11 @@ def _reads_model(route: RouteConfig) -> bool:
     return bool(route.match.model) or any(v.rewrite.model is not None for v in route.variants.values())
 
 
-def _sight(route: RouteConfig) -> Sight | None:
+def _extractor(route: RouteConfig) -> FeatureExtractor | None:
     if route.policy.type != "bandit" or not route.policy.features:
         return None
     features = features_of(route.policy)
-    return Sight([(f, *_source(route.policy.features[f.name])) for f in features])
+    return FeatureExtractor([(f, *_source(route.policy.features[f.name])) for f in features])
 
 
 def _source(feature: FeatureConfig) -> tuple[bytes | None, tuple[str, ...]]:
@@ -252,13 +251,13 @@ def _variant(
         preserve_host=document.host == "preserve",
         lines=_lines(headers),
         drops=tuple(key.replace("_", "-").encode() + b":" for key in headers),
-        answer_line=b"x-variant: %b\r\n" % name.encode(),
+        response_line=b"x-variant: %b\r\n" % name.encode(),
         version=rewrite.version.encode() if rewrite.version is not None else None,
         base_path=document.addresses[0].path.encode(),
     )
 
 
-def _fixed(respond: RespondConfig) -> Fixed:
+def _fixed(respond: RespondConfig) -> FixedResponse:
     body = b""
     headers = {key.lower(): value for key, value in respond.headers.items()}
     if "json_" in respond.model_fields_set:
@@ -267,7 +266,7 @@ def _fixed(respond: RespondConfig) -> Fixed:
     elif respond.text is not None:
         body = respond.text.encode()
         headers.setdefault("content-type", "text/plain; charset=utf-8")
-    return Fixed(respond.status, body, _lines(headers))
+    return FixedResponse(respond.status, body, _lines(headers))
 
 
 def swap(
@@ -276,12 +275,12 @@ def swap(
     epoch: int,
     allocation: Allocation,
     ensemble: Ensemble | None,
-    statics: Statics,
+    id_prefix: IdPrefix,
 ) -> bool:
     """Gives a route of a snapshot that is in force another allocation; False where it has no such route."""
     route = found.routes.get(name)
     if route is None:
         return False
-    route.table = table(name, epoch, allocation, route.variants, statics, route.sight, ensemble)
+    route.table = Table(name, epoch, allocation, route.variants, id_prefix, route.extractor, ensemble)
     route.shadows = tuple((route.variants[v], share) for v, share in allocation.shadows)
     return True

@@ -6,21 +6,17 @@ it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, b
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.auth.principal import Authenticator
+from gateway.dataplane.request.features import FeatureExtractor
+from gateway.dataplane.tables import Table
+from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.http.fields import REQUEST_ACTIONS, resolve
-from gateway.transport.balancer import Backend
-from policies.allocation.model import Allocation
+from gateway.telemetry.tracing.sampling import Tracing
 from policies.comparison.bodies import Comparison
-
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
-    from gateway.dataplane.request.features import Sight
-    from gateway.dataplane.tracing import Tracing
 
 MAX_CACHED_PATHS: Final = 4096
 MAX_CACHED_PATH_BYTES: Final = 256
@@ -75,102 +71,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VariantPlan:
-    """One variant as the hot path needs it."""
-
-    name: str
-    index: int
-    backend: Backend
-    backend_name: str
-    rewrite: bytes | None
-    """Replaces the matched prefix of the path; None leaves the path."""
-    model: str | None
-    """Replaces "model" in a JSON body; None leaves the body."""
-    host: bytes | None
-    """The Host to send; None sends the client's own or the address's."""
-    preserve_host: bool
-    lines: bytes
-    """Field lines added to each request."""
-    drops: tuple[bytes, ...]
-    """Names (with the colon, in lower case and with "-" for "_") that the lines replace: some servers fold both."""
-    answer_line: bytes
-    """``x-variant: NAME\\r\\n``"""
-    version: bytes | None = None
-    """Replaces the model's version in the path; None leaves the path."""
-    base_path: bytes = b""
-    """Path of the backend's url, put before the request's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """The last resort of a fallback list: an answer without a backend."""
-
-    status: int
-    body: bytes
-    lines: bytes
-
-
-class Choice:
-    """One prebuilt decision: a variant with its probability in one epoch."""
-
-    __slots__ = ("_statics", "context", "propensity", "table", "variant")
-
-    def __init__(self, variant: VariantPlan, propensity: float, table: Table, context: bytes = b"") -> None:
-        self.variant = variant
-        self.propensity = propensity
-        self.table = table
-        self.context = context
-        """The features that led here, packed (`gateway.record.context`); b"" where none are looked at."""
-        self._statics: dict[tuple[str, bool], bytes] = {}
-
-    def static(self, served: str, forced: bool) -> bytes:
-        """The part of the decision id that all decisions like this share."""
-        key = (served, forced)
-        known = self._statics.get(key)
-        if known is None:
-            table = self.table
-            known = self._statics[key] = table.statics(
-                table.route, self.variant.name, served, table.epoch, self.propensity, forced, self.context
-            )
-        return known
-
-
-Statics = Callable[[str, str, str, int, float, bool, bytes], bytes]
-
-
-class Table:
-    """An allocation made ready: the request bisects ``bounds`` and takes the choice."""
-
-    __slots__ = ("allocation", "bounds", "by_name", "choices", "epoch", "route", "statics")
-
-    def __init__(
-        self,
-        route: str,
-        epoch: int,
-        allocation: Allocation,
-        variants: Mapping[str, VariantPlan],
-        statics: Statics,
-    ) -> None:
-        self.route = route
-        self.epoch = epoch
-        self.allocation = allocation
-        self.statics = statics
-        by_index = [
-            Choice(variants[name], probability, self)
-            for name, probability in zip(allocation.variants, allocation.probabilities, strict=True)
-        ]
-        self.by_name = {choice.variant.name: choice for choice in by_index}
-        self.bounds = allocation.bounds
-        self.choices = tuple(by_index[owner] for owner in allocation.owners)
-
-    def pick(self, u: float, x: Exchange) -> Choice:
-        return self.choices[bisect_right(self.bounds, u)]
-
-    def note(self, x: Exchange) -> None:
-        """What the record says of ``x`` although nothing was picked for it: its variant was forced."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Condition:
     """What a request must have besides the path for a route to be its own."""
 
@@ -195,7 +95,7 @@ class RoutePlan:
     salt: bytes
     unit: tuple[str, bytes] | None
     """("header" | "cookie" | "query" | "json" | "principal", name)"""
-    fallback: tuple[VariantPlan | Fixed, ...]
+    fallback: tuple[VariantPlan | FixedResponse, ...]
     fallback_codes: frozenset[str]
     fallback_statuses: frozenset[int]
     retry_attempts: int
@@ -213,7 +113,7 @@ class RoutePlan:
     forward_credentials: bool
     shadows: tuple[tuple[VariantPlan, float], ...]
     comparison: Comparison
-    """How a shadow's answer is compared with the primary's."""
+    """How a shadow's response is compared with the primary's."""
     needs_body: bool
     """Whether the decision waits for the body, up to ``buffer_limit``: a JSON unit or feature, a model to match
     or rewrite."""
@@ -221,8 +121,8 @@ class RoutePlan:
     hedge_share: float = 0.0
     hedge_credit: float = 0.0
     """Second copies that may be sent now; grows by ``hedge_share`` with each request."""
-    sight: Sight | None = None
-    """What a bandit with features looks at; None for all other policies."""
+    extractor: FeatureExtractor | None = None
+    """Of a bandit with features; None for all other policies."""
     reads_model: bool = False
     """Whether the body's `model` is matched or rewritten."""
 

@@ -99,9 +99,13 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
 def decide(allocation: Allocation, u: float, override: str | None = None) -> Decision:
     """What the request at point ``u`` of [0, 1) gets; ``override`` forces a variant.
 
-    Whether the caller may force, and whether the route has that variant, is checked before.
+    Whether the caller may force, and whether the route has that variant, is checked before. Raises ValueError
+    when ``u`` is not in [0, 1).
     """
     if override is None:
-        return allocation.decisions[allocation.owners[bisect_right(allocation.bounds, u)]]
+        try:
+            return allocation.decisions[allocation.owners[bisect_right(allocation.bounds, u)]]
+        except IndexError:
+            raise ValueError(f"a point lies in [0, 1), not at {u!r}") from None
     known = override in allocation.variants
     return Decision(override, allocation.variants.index(override) if known else -1, 1.0, forced=True)

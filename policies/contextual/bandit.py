@@ -10,8 +10,8 @@ records it. Here the leader draws a finite *ensemble* of coefficients from the p
 Its unit's point picks among these. So the shares *are* the propensities, to the last digit, whatever M is;
 as M grows they tend to Thompson sampling's own (Lu & Van Roy, "Ensemble Sampling", 2017, bound what a
 finite ensemble loses). The same unit with the same features keeps its variant while the ensemble stands.
-One product of a (M K, d) matrix with the row decides (`benchmarks/policies.py` has the cost); rows that
-recur are remembered.
+One product of a (M K, d) matrix with the row decides (`benchmarks/policies.py` has the cost); the gateway remembers
+the allocations of rows that recur.
 
 Every replica that holds the same ensemble decides alike, to the last bit: coefficients lie on a grid of 30
 bits, rows on one of 12 (`policies.contextual.features`), so that the products are exact whatever the machine, and
@@ -24,21 +24,18 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate
 from math import frexp
 
 import numpy as np
 
 from policies.allocation.bucketing import allocation
-from policies.allocation.model import Allocation, Decision, Learned
+from policies.allocation.model import Allocation, Decision, Learned, decide
 from policies.allocation.shares import capped, floored
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS, Feature, Raw, columns, encode
 from policies.contextual.regression import Array, Belief, Coefficients, LinearSums, fit
 from policies.types import Goal
 
-REMEMBERED = 4096
-"""Rows whose shares an ensemble keeps."""
 BITS = 30
 """Of a coefficient, without its sign; with 12 of a row's entry and 5 for 32 of them a sum fits a float's 53."""
 
@@ -105,12 +102,10 @@ class Ensemble:
     caps: tuple[float, ...]
     posteriors: tuple[Coefficients, ...]
     """What it was drawn from; empty in one that was `restored`."""
-    _remembered: object = field(init=False, repr=False)
     _flat: Array = field(init=False, repr=False)
     """The coefficients as (M K, d): one product with a row is three times as fast as M of them."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_remembered", lru_cache(maxsize=REMEMBERED)(self._decisions))
         flat = np.ascontiguousarray(self.coefficients).reshape(-1, self.coefficients.shape[-1])
         object.__setattr__(self, "_flat", flat)
 
@@ -134,25 +129,17 @@ class Ensemble:
         whole = np.ldexp(self.coefficients, -step).astype("<i4")
         return struct.pack("<i", step) + whole.tobytes()
 
+    def allocation(self, row: Sequence[float]) -> Allocation:
+        """The shares for an encoded row as ranges of [0, 1): one for each variant that has any, in their order."""
+        shares = self.shares(row)
+        owners = tuple(k for k, share in enumerate(shares) if share)
+        bounds = list(accumulate(shares[k] for k in owners))
+        bounds[-1] = 1.0  # the sum of the shares but for rounding
+        return Allocation(self.plan.variants, shares, tuple(bounds), owners)
+
     def decide(self, raw: Raw, u: float) -> Decision:
         """What the request with these features, whose unit is at point ``u``, gets."""
-        return self.decide_row(encode(self.plan.features, raw), u)
-
-    def decide_row(self, row: tuple[float, ...], u: float) -> Decision:
-        """The same for an encoded row."""
-        bounds, decisions = self._remembered(row)  # type: ignore[operator]
-        for bound, decision in zip(bounds, decisions, strict=True):
-            if u < bound:
-                return decision  # type: ignore[no-any-return]
-        raise ValueError(f"a point lies in [0, 1), not at {u!r}")
-
-    def _decisions(self, row: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[Decision, ...]]:
-        """Bounds and what lies below each, for those variants that have a share at all."""
-        rows = enumerate(zip(self.plan.variants, self.shares(row), strict=True))
-        own = tuple(Decision(name, k, share, forced=False) for k, (name, share) in rows if share)
-        bounds = list(accumulate(decision.propensity for decision in own))
-        bounds[-1] = 1.0  # the sum of the shares but for rounding
-        return tuple(bounds), own
+        return decide(self.allocation(encode(self.plan.features, raw)), u)
 
 
 def ensemble(

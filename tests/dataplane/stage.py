@@ -21,8 +21,8 @@ from gateway.compile.registry import Registry
 from gateway.config.load import examine
 from gateway.dataplane.client.protocol import ClientProtocol
 from gateway.dataplane.shadow.comparer import Comparer
-from gateway.dataplane.shadow.dispatcher import Shadower
-from gateway.dataplane.worker import TICK, Worker
+from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
+from gateway.dataplane.worker import TICK_S, Worker
 from gateway.record.events import Outcome
 from gateway.telemetry.tracing.traces import Traces
 from gateway.transport.address import Address
@@ -307,7 +307,7 @@ class Stage:
         view = View(
             registry=self.registry,
             traces=Traces(chance=lambda: self.chance, wall=self.clock),
-            statics=lambda *_: b"",
+            id_prefix=lambda *_: b"",
             chance=lambda: self.chance,
             now=self.clock(),
         )
@@ -315,7 +315,7 @@ class Stage:
         self.registry.take(prepared.draft)
         snapshot = prepared.snapshot
         snapshot.revision = 1
-        shadow = Shadower(
+        shadow = ShadowDispatcher(
             limits=snapshot.limits.shadow,
             pool=lambda variant: variant.backend.shadows[0],
             record=lambda _: None,
@@ -401,7 +401,7 @@ class Stage:
         """Time passes; no tick comes late."""
         end = self.clock.now + seconds
         while self.clock.now < end - 1e-9:
-            self.loop.run(min(end, self.clock.now + TICK / 2))
+            self.loop.run(min(end, self.clock.now + TICK_S / 2))
 
     # What must hold ---------------------------------------------------------------------------------
     def clean(self) -> None:

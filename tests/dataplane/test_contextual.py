@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from gateway.dataplane.request.features import REMEMBERED, ContextualTable, Sight
+from gateway.dataplane.request.features import FeatureExtractor
+from gateway.dataplane.tables import MAX_CACHED_SHARES, Choice, Table
 from gateway.record.context import unpack
+from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual, Ensemble, ensemble
 from policies.contextual.features import Categorical, Numeric, encode
 from policies.contextual.regression import LinearSums
@@ -56,8 +58,8 @@ def post(body: str, *fields: str, path: str = "/seen", length: int | None = None
 def taught(stage: Stage, route: str = "seen") -> Ensemble:
     """An ensemble for which free users are v1's and paid ones v2's, put where requests read it."""
     plan = stage.worker.snapshot.routes[route]
-    assert plan.sight is not None
-    contextual = Contextual(("v1", "v2"), "right", plan.sight.features, floor=0.1)
+    assert plan.extractor is not None
+    contextual = Contextual(("v1", "v2"), "right", plan.extractor.features, floor=0.1)
     rng = np.random.default_rng(1)
     rows = [
         encode(contextual.features, {"tier": ("free", "paid")[k % 2], "age": k % 100}) for k in range(300)
@@ -68,7 +70,7 @@ def taught(stage: Stage, route: str = "seen") -> Ensemble:
     }
     made = ensemble(contextual, sums, rng)
     old = plan.table
-    plan.table = ContextualTable(route, 2, old.allocation, plan.variants, old.statics, plan.sight, made)
+    plan.table = Table(route, 2, old.allocation, plan.variants, old.id_prefix, plan.extractor, made)
     return made
 
 
@@ -163,7 +165,7 @@ def test_a_forced_variant_keeps_the_features_in_the_record(stage: Stage) -> None
     taught(stage)
     body = json.dumps({"user": {"age": 40}})
     client = stage.client()
-    client.protocol.near = True  # only this machine may force, without `auth`
+    client.protocol.forwarding.near = True  # only this machine may force, without `auth`
     client.give((post(body, "x-tier: free", "x-variant: v2")).replace("host: h", "host: localhost").encode())
     stage.connected().give(OK)
     outcome = stage.outcomes[-1]
@@ -182,49 +184,52 @@ def test_a_rescued_request_is_the_assigned_variants_with_its_share(stage: Stage)
     assert outcome.propensity == made.shares(encode(made.plan.features, {"tier": "free", "age": 40}))[0]
 
 
-def table(stage: Stage) -> ContextualTable:
+def table(stage: Stage) -> Table:
     taught(stage)
-    found = stage.worker.snapshot.routes["seen"].table
-    assert isinstance(found, ContextualTable)
-    return found
+    return stage.worker.snapshot.routes["seen"].table
 
 
 def test_each_point_gets_the_variant_whose_range_it_is_in(stage: Stage) -> None:
-    kind = table(stage).kind(("free", 40.0))
-    first = kind.shares[0]
-    assert kind.pick(0.0).variant.name == kind.pick(np.nextafter(first, 0)).variant.name == "v1"
-    assert kind.pick(first).variant.name == kind.pick(1 - 2**-53).variant.name == "v2"
-    assert kind.pick(0.0) is kind.pick(first / 2)
-    assert kind.pick(0.0).propensity == first
+    shares = table(stage).shares(("free", 40.0))
+    first = shares.allocation.probabilities[0]
+
+    def choice(u: float) -> Choice:
+        return shares.choices[decide(shares.allocation, u).position]
+
+    assert choice(0.0).variant.name == choice(np.nextafter(first, 0)).variant.name == "v1"
+    assert choice(first).variant.name == choice(1 - 2**-53).variant.name == "v2"
+    assert choice(0.0) is choice(first / 2)
+    assert choice(0.0).propensity == first
 
 
 def test_the_decision_id_carries_the_row(stage: Stage) -> None:
     made = table(stage)
-    choice = made.kind(("paid", None)).pick(0.5)
+    choice = made.shares(("paid", None)).choices[0]
     context = unpack(choice.context)
-    assert context.fingerprint == made.sight.fingerprint.hex()
+    assert made.extractor is not None
+    assert context.fingerprint == made.extractor.fingerprint.hex()
     assert context.width == 5
     assert context.entries == ((0, 1.0), (2, 1.0), (4, 1.0))
 
 
-def test_no_more_kinds_are_remembered_than_fit(stage: Stage) -> None:
+def test_no_more_shares_are_remembered_than_fit(stage: Stage) -> None:
     made = table(stage)
-    for age in range(REMEMBERED + 10):
-        made.kind(("free", float(age)))
-    assert len(made.kinds) == 10
-    assert made.kind(("free", 1.0)).shares == made.kind(("free", 1.0)).shares
+    for age in range(MAX_CACHED_SHARES + 10):
+        made.shares(("free", float(age)))
+    assert len(made._cached) == 10
+    assert made.shares(("free", 1.0)) is made.shares(("free", 1.0))
 
 
 def test_other_routes_have_the_table_they_had(stage: Stage) -> None:
     routes = stage.worker.snapshot.routes
-    assert type(routes["plain"].table).__name__ == "Table"
-    assert routes["plain"].sight is None
+    assert routes["plain"].table.extractor is None
+    assert routes["plain"].extractor is None
     assert not routes["heads"].needs_body
     assert routes["body"].needs_body
     assert routes["body"].body_limit == routes["body"].buffer_limit, "no more is read than is kept"
 
 
-def test_a_sight_names_what_it_sees() -> None:
-    sight = Sight([(Categorical("a", ("x", "y")), b"x-a", ()), (Numeric("b"), b"x-b", ())])
-    assert sight.named(("x", None)) == {"a": "x", "b": None}
-    assert not sight.in_body
+def test_an_extractor_names_the_values() -> None:
+    extractor = FeatureExtractor([(Categorical("a", ("x", "y")), b"x-a", ()), (Numeric("b"), b"x-b", ())])
+    assert extractor.named(("x", None)) == {"a": "x", "b": None}
+    assert not extractor.in_body

@@ -59,7 +59,7 @@ class FaultRig(GatewayThread):
 
     def _listen_in(self) -> None:
         worker, offer = self.worker, self.worker.offer
-        record = worker.shadow._record
+        record = self.shadow._record
 
         def both(outcome: Any) -> None:
             self.outcomes.append(Outcome._make(outcome))
@@ -70,7 +70,7 @@ class FaultRig(GatewayThread):
             record(row)
 
         worker.offer = both
-        worker.shadow._record = shadowed
+        self.shadow._record = shadowed
 
     def edit(self, config: str) -> None:
         """Puts another configuration in force."""

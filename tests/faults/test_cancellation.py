@@ -115,7 +115,7 @@ def held_back(rig: FaultRig, client: Client) -> Iterator[None]:
     """The answer is not read on, because the client takes nothing."""
     rig.next("a", chunked(*[bytes(1 << 20)] * 16, end=b""), HOLD)
     client.send(request("/plain"))
-    rig.until(lambda: any(c.write_paused for c in rig.worker.connections))
+    rig.until(lambda: any(c.write_paused for c in rig.connections))
     yield
 
 

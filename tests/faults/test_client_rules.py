@@ -177,7 +177,7 @@ def unchanged(rig: FaultRig, answers: list[Answer], refusals: int) -> None:
     rig.until(lambda: len(rig.outcomes) == len(decided))
     assert sum(rig.worker.refusals.values()) - refusals == len(answers) - len(decided)
     rig.until(lambda: not rig.worker.active)
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     rig.until(lambda: not (shadow.waiting or shadow.running or shadow.held))
     for outcome in rig.outcomes:
         assert outcome.error == "" or outcome.route.endswith("fallback"), outcome

@@ -65,7 +65,7 @@ def test_small_pieces_leave_at_once_on_both_sides(rig: FaultRig) -> None:
     with rig.client() as client:
         client.send(request("/moved"))
         assert client.answer().status == 200
-        (ours,) = rig.worker.connections
+        (ours,) = rig.connections
         (theirs,) = (c for a in rig.gateway.registry.addresses.values() for c in a.connections)
         for transport in (ours.transport, theirs.transport):
             found = transport.get_extra_info("socket")

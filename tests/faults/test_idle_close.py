@@ -96,7 +96,7 @@ def test_what_was_provably_not_read_is_repeated_whatever_it_does(rig: FaultRig) 
         client.send(request("/plain"))
         first = serve(server, b"first")
         assert client.answer().body == b"first"
-        (protocol,) = rig.worker.connections
+        (protocol,) = rig.connections
 
         def close_and_send() -> None:
             first.close()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from gateway.dataplane.exchange.exchange import Exchange
-from gateway.dataplane.exchange.states import DONE
 from gateway.internal_errors import INTERNAL_ERRORS, InternalErrors
 from tests.faults.rig import FaultRig, request
 
@@ -103,7 +102,7 @@ def test_a_record_that_fails_does_not_hold_the_connection(rig: FaultRig, faults:
 
 
 def test_a_copy_that_fails_is_dropped_with_a_reason(rig: FaultRig, faults: int) -> None:
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     pool, shadow._pool = shadow._pool, broken
     before = shadow.counts["shadowed", "shade", "dropped:internal"]
     with rig.client() as client:
@@ -120,15 +119,16 @@ def test_a_connection_whose_request_has_ended_unnoticed_is_closed(rig: FaultRig)
     with rig.client() as client:
         client.send(request("/one"))
         rig.until(lambda: rig.worker.active)
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
 
         def forget() -> None:
             x = connection.current
             assert isinstance(x, Exchange)
-            x.cancel_attempt()
-            x.leave()
-            rig.worker.active.discard(x)
-            x.state = DONE
+            assert x.attempt is not None
+            x.attempt.cancel()
+            x.attempt.leave()
+            rig.worker.active.discard(x.attempt)
+            x._ended = True
 
         rig.call(forget)
         assert client.at_end()

@@ -78,7 +78,7 @@ def test_a_client_that_leaves_meanwhile_is_not_waited_for(rig: FaultRig) -> None
         client.send(request("/unit", body=body("a", text=FILL)))
     for client in clients:
         client.socket.close()
-    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.connections)
     rig.until(lambda: not rig.worker.active, PATIENCE)
     assert sum(len(backend.requests) for backend in rig.backends.values()) - asked <= len(clients)
     assert {outcome.error for outcome in rig.outcomes} <= {"", "client_left"}

@@ -66,14 +66,14 @@ routes:
 
 @pytest.fixture(autouse=True)
 def start(rig: FaultRig) -> None:
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     shadow.counts.clear()
-    shadow._lanes.clear()
+    shadow._queues.clear()
     shadow._seen.clear()
 
 
 def counts(rig: FaultRig, route: str, shadow: str = "shade") -> Counter[str]:
-    return Counter({e: n for (r, s, e), n in rig.worker.shadow.counts.items() if (r, s) == (route, shadow)})
+    return Counter({e: n for (r, s, e), n in rig.shadow.counts.items() if (r, s) == (route, shadow)})
 
 
 def until_active(rig: FaultRig, count: int) -> None:
@@ -81,7 +81,7 @@ def until_active(rig: FaultRig, count: int) -> None:
 
 
 def settled(rig: FaultRig) -> None:
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     rig.until(lambda: not (shadow.waiting or shadow.running or shadow.held))
 
 
@@ -135,11 +135,11 @@ def test_several_shadows_share_one_body(rig: FaultRig) -> None:
     body = bytes(50_000)
     rig.ask("/two", body=body)
     rig.until(lambda: rig.backends["s"].requests and rig.backends["t"].requests)
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     assert shadow.running == 2
     assert len(body) < shadow.held < len(body) + 3000  # once, and two heads
-    first, second = [call.copy for call in shadow._running]
-    assert first.body is second.body
+    first, second = shadow._running
+    assert first.parts[1] is second.parts[1]
     rig.until(lambda: len(rig.shadowed) == 2)
     assert {r.body for n in "st" for r in rig.backends[n].requests} == {body}
     assert {r.error for r in rig.shadowed} == {"backend_total_timeout"}
@@ -234,7 +234,7 @@ def test_one_that_fails_again_and_again_is_left_alone_for_a_while(rig: FaultRig)
 
 
 def _rested(rig: FaultRig) -> bool:
-    lanes = rig.worker.shadow._lanes.values()
+    lanes = rig.shadow._queues.values()
     return not any(lane.health.ejected(time.perf_counter()) for lane in lanes)
 
 
@@ -258,7 +258,7 @@ def test_a_full_queue_drops_and_counts(rig: FaultRig) -> None:
             client.send(request("/one"))
             assert client.answer().status == 200
     found = counts(rig, "one")
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     assert shadow.running == 4
     assert found["offered"] == 20 == found["sent"] + found["dropped:queue_full"] + shadow.waiting
     assert found["dropped:queue_full"] == 8
@@ -273,7 +273,7 @@ def test_bytes_are_bounded_with_those_under_way(rig: FaultRig) -> None:
         for _ in range(6):
             client.send(request("/one", body=bytes(60_000)))
             assert client.answer().status == 200
-            assert rig.worker.shadow.held <= 256 * 1024
+            assert rig.shadow.held <= 256 * 1024
     assert counts(rig, "one")["dropped:queue_bytes"] == 2
     settled(rig)
 
@@ -288,7 +288,7 @@ def test_a_hanging_shadow_leaves_room_for_another(rig: FaultRig) -> None:
         for _ in range(15):
             client.send(request("/two"))
             client.answer()
-            rig.until(lambda: rig.worker.shadow.running <= 2)
+            rig.until(lambda: rig.shadow.running <= 2)
     rig.until(lambda: len(rig.backends["t"].requests) == 16)
     assert counts(rig, "two", "tint") == {"offered": 16, "sent": 16}
     assert counts(rig, "two", "shade")["dropped:queue_full"] > 0
@@ -450,7 +450,7 @@ def test_the_end_of_the_process_leaves_no_copy_under_way(tmp_path: Path) -> None
     """A request that is cut short then would have had one."""
     rig = FaultRig(tmp_path, CONFIG, NAMES)
     rig.start()
-    shadow = rig.worker.shadow
+    shadow = rig.shadow
     try:
         rig.next("a", HOLD)
         rig.next("s", HOLD)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from policies.allocate import allocate
-from policies.allocation.model import Learned
+from policies.allocation.model import Learned, decide
 from policies.bayes.posterior import Student, compare
 from policies.contextual.bandit import Contextual, discounted, ensemble, moved, restored
 from policies.contextual.features import GRID, Categorical, Numeric, columns, encode, fingerprint, recorded
@@ -119,11 +119,11 @@ def test_the_recorded_propensity_is_the_length_of_the_range(k: int, seed: int, f
     cuts = np.concatenate([[0.0], np.cumsum(shares)])
     for i, share in enumerate(shares):
         if share > 0:
-            inside = made.decide_row(row, float(cuts[i] + 0.5 * share))
+            inside = decide(made.allocation(row), float(cuts[i] + 0.5 * share))
             assert inside.variant == names[i]
             assert math.isclose(inside.propensity, share, rel_tol=1e-12)
     assert all(share >= floor for share in shares)
-    assert made.decide_row(row, 1 - 2**-53).propensity > 0
+    assert decide(made.allocation(row), 1 - 2**-53).propensity > 0
 
 
 def test_shares_tend_to_the_probability_of_being_best() -> None:

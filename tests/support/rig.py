@@ -14,6 +14,7 @@ import uvloop
 
 from gateway.config.source import Source
 from gateway.dataplane.client.protocol import ClientProtocol
+from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.dataplane.worker import Worker
 from gateway.runtime.loop_load import Load
 from gateway.server import compose
@@ -66,6 +67,16 @@ class GatewayThread:
     @property
     def worker(self) -> Worker:
         return self.gateway.worker
+
+    @property
+    def shadow(self) -> ShadowDispatcher:
+        assert isinstance(self.worker.shadow, ShadowDispatcher)
+        return self.worker.shadow
+
+    @property
+    def connections(self) -> list[ClientProtocol]:
+        """The clients' connections."""
+        return [each for each in self.worker.connections if isinstance(each, ClientProtocol)]
 
     def stop(self) -> None:
         self._close_clients()
@@ -126,7 +137,7 @@ class GatewayThread:
         self.run(drop())
         registry = self.gateway.registry
         self.until(lambda: not any(a.connections for a in registry.addresses.values()))
-        self.until(lambda: not self.worker.active and not self.worker.shadow.comparing)
+        self.until(lambda: not self.worker.active and not self.shadow.comparing)
         self.errors.clear()
 
     def clean(self) -> None:
@@ -142,7 +153,7 @@ class GatewayThread:
             assert limiter.in_flight == 0, name
             assert limiter.retrying == 0, name
             assert not limiter.waiting
-        shadow = self.worker.shadow
+        shadow = self.shadow
         assert (shadow.waiting, shadow.running, shadow.held) == (0, 0, 0)
         assert not self.errors, self.errors
 

@@ -160,7 +160,7 @@ def test_what_the_end_of_the_process_cuts_short_is_no_fault_of_the_attempt(
     with rig.client() as client:
         client.send(request("/plain"))
         rig.until(lambda: rig.backends["a"].requests)
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         rig.call(connection.end)
         assert client.answer().code == "draining"
     server, (attempt,) = by_kind(to.wait(2))

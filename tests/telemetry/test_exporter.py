@@ -50,7 +50,7 @@ async def exporting(to: Collector | int, **options: Any) -> AsyncIterator[Export
 
 
 def record(number: int = 1) -> Refused:
-    trace = Trace(cast("Any", None), Context(number.to_bytes(16, "big"), b"12345678", 1), b"", None)
+    trace = Trace(Context(number.to_bytes(16, "big"), b"12345678", 1), b"", None)
     asked = Asked(b"GET", b"/", b"test", b"http", False, "::1", "::1", [])
     return Refused(trace, asked, 404, "unknown_route", 1.0, 2.0, 1e9)
 

@@ -83,7 +83,7 @@ def test_a_stream_of_events_ends_with_its_reader(rig: Rig) -> None:
     assert len(rig.worker.control_tasks) == 5
     for client in clients:
         client.socket.close()
-    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.connections)
     rig.until(lambda: not rig.worker.control_tasks, 2.5)
 
 
@@ -92,7 +92,7 @@ def test_a_client_that_leaves_before_its_answer(rig: Rig) -> None:
         client = rig.client()
         client.send(b"GET /-/routes HTTP/1.1\r\n" + H + b"\r\n")
         client.reset()
-    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.connections)
     rig.until(lambda: not rig.worker.control_tasks, 20)
 
 

@@ -66,7 +66,7 @@ def test_a_large_answer_to_a_slow_reader(rig: Rig, name: str) -> None:
             got += len(client.socket.recv(1 << 18))
             if got < 8 << 20:  # slow at first, then as fast as it goes
                 time.sleep(0.02)
-                (connection,) = rig.worker.connections
+                (connection,) = rig.connections
                 assert connection.transport.get_write_buffer_size() < 1 << 20
         assert time.monotonic() - began > 0.5
 
@@ -127,9 +127,9 @@ def test_a_body_that_no_backend_takes_yet_is_not_read(rig: Rig, state: str) -> N
         except TimeoutError:
             pass
         assert sent < 32 << 20
-        assert any(connection.pauses for connection in rig.worker.connections)
+        assert any(connection.pauses for connection in rig.connections)
         client.reset()  # a FIN would have to wait behind the body
-        rig.until(lambda: len(rig.worker.connections) < 2, 2.5)
+        rig.until(lambda: len(rig.connections) < 2, 2.5)
     first.socket.close()
 
 
@@ -192,7 +192,7 @@ def test_a_closed_connection_keeps_no_bytes_of_its_client(rig: Rig) -> None:
         with rig.client() as client:
             client.send(b"GET /p/x HTTP/1.1\r\nhost: gateway.test\r\nx-long: %b\r\n\r\n" % mark.strip())
             assert client.answer().status == 200
-        rig.until(lambda: not rig.worker.connections and not held())
+        rig.until(lambda: not rig.connections and not held())
     finally:
         gc.enable()
 

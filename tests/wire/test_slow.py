@@ -147,7 +147,7 @@ def test_a_backend_that_takes_nothing_is_not_the_clients_fault(rig: Rig) -> None
         thread = threading.Thread(target=upload)
         rig.call(rig.a.pause)
         thread.start()
-        rig.until(lambda: any(c.pauses for c in rig.worker.connections))
+        rig.until(lambda: any(c.pauses for c in rig.connections))
         time.sleep(3.5)  # twice every limit on bodies
         rig.call(rig.a.resume)
         assert client.answer().body == b"taken"
@@ -180,7 +180,7 @@ def test_a_reader_that_stops_is_cut(rig: Rig, version: bytes) -> None:
         client.send(b"GET /p/x %b\r\n%b\r\n" % (version, H))
         rig.until(lambda: rig.a.connections)
         rig.until(lambda: not rig.a.connections[0].open)
-        rig.until(lambda: not rig.worker.connections)
+        rig.until(lambda: not rig.connections)
         with pytest.raises(Cut):
             client.answer()
 
@@ -206,7 +206,7 @@ def test_a_reader_that_stops_behind_a_last_answer_is_cut(rig: Rig) -> None:
     with rig.client(receive_buffer=4096) as client:
         client.send(b"GET /p/x HTTP/1.1\r\nconnection: close\r\n" + H + b"\r\n")
         rig.until(lambda: rig.a.connections)
-        rig.until(lambda: not rig.worker.connections)
+        rig.until(lambda: not rig.connections)
 
 
 def test_a_client_that_lingers_after_an_error_is_cut(rig: Rig) -> None:
@@ -214,7 +214,7 @@ def test_a_client_that_lingers_after_an_error_is_cut(rig: Rig) -> None:
         client.send(b"NONSENSE\r\n\r\n")
         assert client.answer().status == 400
         assert client.at_end()
-        rig.until(lambda: not rig.worker.connections)
+        rig.until(lambda: not rig.connections)
 
 
 def test_many_slow_clients_do_not_matter_to_the_others(rig: Rig) -> None:
@@ -228,7 +228,7 @@ def test_many_slow_clients_do_not_matter_to_the_others(rig: Rig) -> None:
             for n in range(100):
                 client.send(b"GET /p/%d HTTP/1.1\r\n%b\r\n" % (n, H))
                 assert client.answer().body == b"A|GET|/p/%d|0" % n
-        rig.until(lambda: not rig.worker.connections)
+        rig.until(lambda: not rig.connections)
         for n, client in enumerate(slow):
             if n % 3:
                 assert client.answer().status == 408

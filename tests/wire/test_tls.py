@@ -131,7 +131,7 @@ def test_an_early_answer_is_not_eaten_by_the_end(rig: Rig) -> None:
         client.send(*[b"x" * 16_384] * 20)
         answer = client.answer()
         assert answer.status == 404
-    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.connections)
 
 
 def test_a_bad_request_over_tls(rig: Rig) -> None:
@@ -155,7 +155,7 @@ def test_a_large_answer_over_tls_to_a_slow_reader(rig: Rig) -> None:
     with rig.secure_client() as client:
         client.send(get())
         time.sleep(0.3)
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         assert rig.call(connection.transport.get_write_buffer_size) < 1 << 20
         body = client.answer().body
     assert len(body) == size

@@ -172,7 +172,7 @@ def test_a_client_that_reads_nothing_holds_the_backend_back(rig: Rig) -> None:
         assert client.answer().status == 101
         (backend,) = rig.a.connections
         rig.call(backend.transport.write, b"x" * (64 << 20))
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         rig.until(lambda: connection.write_paused)
         rig.settle()
         assert connection.transport.get_write_buffer_size() < 1 << 20
@@ -196,7 +196,7 @@ def test_a_backend_that_reads_nothing_holds_the_client_back(rig: Rig) -> None:
         except TimeoutError:
             pass
         assert sent < 64 << 20
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         assert connection.pauses
         rig.call(backend.transport.resume_reading)
         rig.until(lambda: len(backend.raw) > sent, 10)

@@ -54,7 +54,7 @@ def test_thousands_in_one_segment(rig: Rig) -> None:
         most = 0
         for _ in range(count):
             assert client.answer().status == 404
-            (connection,) = rig.worker.connections
+            (connection,) = rig.connections
             most = max(most, len(connection.queue))
         assert kept(client)
     assert most < 200
@@ -65,7 +65,7 @@ def test_thousands_in_one_segment_behind_a_slow_one(rig: Rig) -> None:
     with rig.client() as client:
         client.send(get(b"/p/slow") + b"".join(get(b"/n/%d" % n) for n in range(3000)) + get(b"/p/last"))
         rig.until(lambda: rig.requests)
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         rig.until(lambda: connection.pauses)
         assert len(connection.queue) < 200
         assert len(connection.backlog) <= 1 << 20
@@ -210,7 +210,7 @@ def test_an_unwanted_body_is_not_read_for_ever(rig: Rig) -> None:
         except OSError:
             pass
         assert sent < 32 << 20
-    rig.until(lambda: not rig.worker.connections)
+    rig.until(lambda: not rig.connections)
 
 
 def test_an_early_refusal_of_a_chunked_body(rig: Rig) -> None:
@@ -470,7 +470,7 @@ def test_a_client_that_asks_and_never_reads_is_not_served_for_ever(rig: Rig) -> 
                 client.socket.sendall(get(b"/none") * 200)
         except TimeoutError:
             pass
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         assert connection.transport.get_write_buffer_size() < 200_000
         assert len(connection.queue) < 200
 
@@ -560,7 +560,7 @@ def test_bytes_behind_an_upgrade_are_held_within_bounds(rig: Rig) -> None:
                 client.socket.sendall(body)
         except TimeoutError:
             pass
-        (connection,) = rig.worker.connections
+        (connection,) = rig.connections
         assert connection.pauses
         assert len(connection.backlog) < 1 << 20
         rig.call(rig.a.released.set)
@@ -574,10 +574,10 @@ def test_a_reset_client_is_noticed_while_nothing_is_read(rig: Rig) -> None:
     client = rig.client()
     client.send(get() + get(b"/n/x") * 3000)
     rig.until(lambda: rig.requests)
-    (connection,) = rig.worker.connections
+    (connection,) = rig.connections
     rig.until(lambda: connection.pauses)
     client.reset()
-    rig.until(lambda: not rig.worker.connections, 2.5)
+    rig.until(lambda: not rig.connections, 2.5)
     rig.until(lambda: not rig.a.connections[0].open, 2.5)
 
 

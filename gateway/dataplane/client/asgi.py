@@ -5,28 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.exchange.local_reply import send_refusal
+from gateway.dataplane.request.head import Head
 from gateway.errors import TurnoutError
-from gateway.http.fields import (
-    FORWARDED,
-    FORWARDED_FOR,
-    FORWARDED_HOST,
-    FORWARDED_PROTO,
-    STATUS_LINES,
-    date_line,
-)
-
-if TYPE_CHECKING:
-    from gateway.dataplane.client.protocol import ClientProtocol
-    from gateway.dataplane.request.head import Head
-    from gateway.dataplane.worker import Worker
+from gateway.http.fields import FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, date_line
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("turnout.control")
 
@@ -35,7 +25,7 @@ MODELS: Final = b"/v1/models"
 DISCOVERY: Final = frozenset((b"/v3/discovery:clusters", b"/v3/discovery:routes"))
 """Paths that Envoy asks for; they are part of its protocol."""
 PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz", MODELS))
-HIGH_WATER: Final = 1 << 20
+MAX_BUFFERED_BYTES: Final = 1 << 20
 _FORWARDING: Final = {
     FORWARDED: b"forwarded",
     FORWARDED_FOR: b"x-forwarded-for",
@@ -44,17 +34,18 @@ _FORWARDING: Final = {
 }
 
 
-class ControlCall:
-    """An item in the queue of answers owed; see `gateway.dataplane.client.protocol.Item`."""
+class ControlCall(PipelinedRequest):
+    """A request below ``/-/``: one ASGI call in a task of its own."""
 
-    def __init__(self, client: ClientProtocol, worker: Worker, head: Head) -> None:
+    def __init__(self, client: ClientConnection, head: Head) -> None:
         self.client = client
-        self.worker = worker
         self.head = head
-        self.complete = False
+        self.body_limit = client.snapshot.limits.control_body
+        self._complete = False
         self._chunks: list[bytes] = []
         self._size = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set when more of the body came, or the call has nothing more to wait for."""
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = False
@@ -64,41 +55,47 @@ class ControlCall:
         self._lines: list[bytes] = []
         self._length = -1
         self._started = False
-        self._chunked = False
-        self._ended = False
+        self._responded = False
         self._held = False
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
 
     # The request ------------------------------------------------------------------------------------
     def on_request_data(self, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
-        if self._size > HIGH_WATER and not self._held:
+        if self._size > MAX_BUFFERED_BYTES and not self._held:
             self._held = True
             self.client.pause_body()
-        self._news.set()
+        self._changed.set()
 
     def on_request_end(self) -> None:
-        self.complete = True
-        self._news.set()
+        self._complete = True
+        self._changed.set()
 
     def advance(self) -> None:
-        if self._task is None and not self._ended:
+        if self._task is None and not self._responded:
             if self._refused is not None:
-                self._ended = True
-                self.client.answer_error(self, self._refused)
+                self._responded = True
+                send_refusal(self.client, self, self._refused)
                 return
-            if self.client.data_only and self.head.path not in PUBLIC:
+            if self.client.role == "data" and self.head.path not in PUBLIC:
                 self._refuse_path()
                 return
-            self._task = self.worker.loop.create_task(self._run())
-            self.worker.control_tasks.add(self._task)
-            self._task.add_done_callback(self.worker.control_tasks.discard)
+            runtime = self.client.runtime
+            self._task = runtime.loop.create_task(self._run())
+            runtime.control_tasks.add(self._task)
+            self._task.add_done_callback(runtime.control_tasks.discard)
 
     def _refuse_path(self) -> None:
         if self.complete:
-            self._ended = True
-            self.client.answer_error(
-                self, TurnoutError("not_found", "The control API has a port of its own; see 'control'.")
+            self._responded = True
+            send_refusal(
+                self.client,
+                self,
+                TurnoutError("not_found", "The control API has a port of its own; see 'control'."),
             )
 
     def refuse(self, error: TurnoutError) -> None:
@@ -106,27 +103,27 @@ class ControlCall:
             self._refused = error
         elif not self._started:
             self._task.cancel()
-            self._ended = True
-            self.client.answer_error(self, error)
+            self._responded = True
+            send_refusal(self.client, self, error)
         else:
             self.client.abort()
 
     def client_lost(self) -> None:
         self._gone = True
-        self._news.set()
+        self._changed.set()
         self._writable.set()
-        if self._started and not self._ended and self._task is not None:
-            self._task.cancel()  # a stream; what has not answered yet may be writing something down
+        if self._started and not self._responded and self._task is not None:
+            self._task.cancel()  # a stream; what has not responded yet may be changing state
 
-    def pause_answer(self) -> None:
+    def pause_response(self) -> None:
         self._writable.clear()
 
-    def resume_answer(self) -> None:
+    def resume_response(self) -> None:
         self._writable.set()
 
     # The application --------------------------------------------------------------------------------
     def _scope(self) -> dict[str, Any]:
-        head, client = self.head, self.client
+        head, peer = self.head, self.client.forwarding.peer
         path, _, query = head.target.partition(b"?")
         headers = [(b"host", head.host)] if head.host else []
         for line in head.lines:
@@ -145,55 +142,55 @@ class ControlCall:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.0" if head.old else "1.1",
+            "http_version": "1.0" if head.http10 else "1.1",
             "method": head.method.decode(),
-            "scheme": client.scheme.decode(),
+            "scheme": self.client.forwarding.scheme.decode(),
             "path": unquote_to_bytes(path).decode("utf-8", "replace"),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
             "headers": headers,
-            "client": (client.peer, 0) if client.peer else None,
+            "client": (peer, 0) if peer else None,
             "server": None,
             "state": {"proxied": head.proxied},
         }
 
     async def _run(self) -> None:
         try:
-            await self.worker.application(self._scope(), self._receive, self._send)
-            if not self._ended:
+            await self.client.runtime.application(self._scope(), self._receive, self._send)
+            if not self._responded:
                 raise RuntimeError("the application returned without a response")
         except asyncio.CancelledError:
-            if not self._ended and not self._gone:
+            if not self._responded and not self._gone:
                 self._give_up()
         except Exception:
             if self._gone:
-                return  # how an application hears of it that nobody listens any more
+                return  # a stream hears in this way that its client has gone
             log.exception("control call failed: %s", self.head.path.decode("latin-1"))
-            if not self._ended and not self._gone:
+            if not self._responded and not self._gone:
                 self._give_up()
 
     def _give_up(self) -> None:
-        self._ended = True
+        self._responded = True
         if self._started:
             self.client.abort()
         else:
-            self.client.answer_error(self, TurnoutError("internal"))
+            send_refusal(self.client, self, TurnoutError("internal"))
 
     def _over(self) -> bool:
-        return self._gone or self._ended
+        return self._gone or self._responded
 
     async def _receive(self) -> Message:
         while not (self._chunks or self.complete or self._gone):
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         if self._over():
             return {"type": "http.disconnect"}
         if not self._chunks and self.complete and self._size < 0:
             # The body was handed over already: only the client's leaving is left to wait for.
             while not self._over():
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
             return {"type": "http.disconnect"}
         body, self._chunks = b"".join(self._chunks), []
         if self._held:
@@ -209,7 +206,7 @@ class ControlCall:
         await self._writable.wait()
         if self._gone:
             raise OSError("the client has gone")  # as the specification 2.4 asks: it ends a stream
-        if self._ended:
+        if self._responded:
             return
         if message["type"] == "http.response.start":
             self._start(message)
@@ -218,7 +215,7 @@ class ControlCall:
 
     def _start(self, message: Message) -> None:
         self._status = message["status"]
-        self._lines.append(date_line(self.worker.wall()))
+        self._lines.append(date_line(self.client.runtime.wall()))
         named = False
         for name, value in message.get("headers", ()):
             lowered = name.lower()
@@ -228,39 +225,29 @@ class ControlCall:
                 named = named or lowered == b"x-request-id"
                 self._lines.append(b"%b: %b\r\n" % (name, value))
         if not named:
-            request_id = self.head.request_id or self.worker.new_decision(self.worker.wall()).hex().encode()
+            runtime = self.client.runtime
+            request_id = self.head.request_id or runtime.new_decision(runtime.wall()).hex().encode()
             self._lines.append(b"x-request-id: %b\r\n" % request_id)
 
     def _body(self, body: bytes, *, more: bool) -> None:
-        head, client = self.head, self.client
-        out: list[bytes] = []
-        bodiless = head.method == b"HEAD" or self._status in (204, 304)
+        client = self.client
         if more and self._length < 0 and client.surplus:  # a stream would stay
-            self._ended = self._gone = True
-            client.answer_error(self, TurnoutError("too_many_connections", retry_after=1.0))
+            self._responded = self._gone = True
+            send_refusal(client, self, TurnoutError("too_many_connections", retry_after=1.0))
             raise OSError("there are too many connections")
         if not self._started:
-            self._started = True
-            if not self.complete:
-                head.close = True
-            if self._length < 0 and not more:
-                self._length = len(body)
-            if self._length >= 0:
-                framing = b"" if self._status == 204 else b"content-length: %d\r\n" % self._length
-            elif head.old:
-                framing = b""
-                head.close = True
-            else:
-                framing = b"transfer-encoding: chunked\r\n"
-                self._chunked = not bodiless
-            out += (STATUS_LINES[self._status], *self._lines, framing, client.connection_line(head), b"\r\n")
-        if body and not bodiless:
-            out += (b"%x\r\n" % len(body), body, b"\r\n") if self._chunked else (body,)
-        if not more and self._chunked:
-            out.append(b"0\r\n\r\n")
-        if out:
-            client.write(b"".join(out))
+            self._start_response(len(body), more=more)
+        client.send([body] if body else [], end=not more)
         if not more:
-            self._ended = True
-            self._news.set()
-            client.answered(self)
+            self._responded = True
+            self._changed.set()
+            client.responded(self)
+
+    def _start_response(self, size: int, *, more: bool) -> None:
+        self._started = True
+        if not self._complete:
+            self.head.close = True
+        if self._length < 0 and not more:
+            self._length = size
+        bodiless = self.head.method == b"HEAD" or self._status in (204, 304)
+        self.client.begin_response(self, self._status, self._lines, self._length, bodiless)

@@ -1,32 +1,28 @@
-"""Which lane a request takes, and whether whoever asks may: settled when its head is complete."""
+"""Which kind of request has come, and whether the client may make it: decided when its head is complete."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.client.asgi import DISCOVERY, MODELS, ControlCall
 from gateway.dataplane.client.refusal import Refusal
 from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.routing import find_route
-from gateway.dataplane.tracing import traced
+from gateway.dataplane.snapshot import RoutePlan
+from gateway.dataplane.tracing import begin_trace
 from gateway.errors import TurnoutError
 from gateway.http.fields import SESSION
 
-if TYPE_CHECKING:
-    from gateway.dataplane.client.protocol import ClientProtocol
-    from gateway.dataplane.request.head import Head
-    from gateway.dataplane.snapshot import RoutePlan
 
-
-def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal:
-    """An exchange for what matches a route, an ASGI call below ``/-/``, an error answer for all else."""
-    worker, tracing = client.worker, client.snapshot.tracing
+def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
+    """Returns an exchange for what matches a route, an ASGI call below ``/-/``, an error response for all else."""
+    tracing = client.snapshot.tracing
     if client.surplus:
         head.close = True
     if head.path.startswith(b"/-/"):
-        return ControlCall(client, worker, head)
+        return ControlCall(client, head)
     try:
-        if client.control_only:
+        if client.role == "control":
             raise TurnoutError(
                 "unknown_route", "This port serves the control API; the dashboard is at /-/dashboard/."
             )
@@ -34,9 +30,9 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
             raise TurnoutError("too_many_connections", retry_after=1.0)
         route = find_route(client.snapshot, head)
         if route.condition is not None and route.condition.models and _lists_models(head):
-            return ControlCall(client, worker, head)
+            return ControlCall(client, head)
         admit(client, head, route)
-        if head.upgrade and worker.tunnels_full:
+        if head.upgrade and client.runtime.tunnels_full:
             raise TurnoutError("too_many_websockets", retry_after=1.0)
         if head.length > route.body_limit:
             raise TurnoutError(
@@ -44,17 +40,17 @@ def lane(client: ClientProtocol, head: Head) -> Exchange | ControlCall | Refusal
                 f"The body has more than the {route.body_limit} bytes that this route takes.",
             )
     except TurnoutError as error:
-        listed = _lists_models(head) and not client.control_only
+        listed = _lists_models(head) and client.role != "control"
         if error.code == "unknown_route" and (listed or head.path in DISCOVERY):
-            return ControlCall(client, worker, head)
+            return ControlCall(client, head)
         if error.code == "unknown_route" and head.path == b"/" and _may_know(client):
             error = TurnoutError("unknown_route", "No route matches '/'; the dashboard is at /-/dashboard/.")
         if tracing is not None:
-            tracing.begins(head, admitted=False)
+            begin_trace(tracing, head, admitted=False)
         return Refusal(client, head, error)
-    if tracing is not None and tracing.begins(head):
-        return traced(client, head, route)
-    return Exchange(client, worker, head, route)
+    if tracing is not None:
+        begin_trace(tracing, head, admitted=True)
+    return Exchange(client, head, route)
 
 
 def _lists_models(head: Head) -> bool:
@@ -62,13 +58,16 @@ def _lists_models(head: Head) -> bool:
     return head.path == MODELS and head.method in (b"GET", b"HEAD")
 
 
-def _may_know(client: ClientProtocol) -> bool:
+def _may_know(client: ClientConnection) -> bool:
     """Whether the dashboard is on this port, and clients without a key may be told so."""
-    return not (client.control_only or client.data_only) and client.snapshot.authenticator.open
+    return client.role == "all" and client.snapshot.authenticator.open
 
 
-def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
-    """Names the principal of ``head``. Raises TurnoutError unless it may use the route now.
+def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
+    """Sets the principal of ``head``.
+
+    Raises:
+        TurnoutError: The principal may not use the route now.
 
     Where the body's model leads to one of several routes, one that it may use is enough: the route itself is
     checked when it is known.
@@ -76,10 +75,10 @@ def admit(client: ClientProtocol, head: Head, route: RoutePlan) -> None:
     authenticator = client.snapshot.authenticator
     credential = head.credential
     if authenticator.open:
-        near = client.near and not head.proxied and not head.old
+        near = client.forwarding.near and not head.proxied and not head.http10
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)
     else:
-        principal = authenticator.principal(credential, client.worker.wall())
+        principal = authenticator.principal(credential, client.runtime.wall())
     head.principal = principal
     if head.kept and SESSION in head.kept.get(b"cookie", b""):
         head.drop_sessions()

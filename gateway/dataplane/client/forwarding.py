@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
+from gateway.dataplane.request.head import Head
+from gateway.http.browsers import is_loopback
 from gateway.http.fields import FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO
 
-if TYPE_CHECKING:
-    from gateway.dataplane.request.head import Head
-
-KEPT: Final = 8
-"""Most hosts whose lines one connection remembers."""
+MAX_REMEMBERED_HOSTS: Final = 8
+"""Hosts whose lines one connection remembers."""
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -24,30 +23,34 @@ def _quoted(value: bytes) -> bytes:
 class Forwarding:
     """The forwarding fields of one client connection; nearly always the same for all its requests."""
 
-    __slots__ = ("_known", "peer", "scheme")
+    __slots__ = ("_remembered", "near", "peer", "scheme")
 
     def __init__(self, peer: str, scheme: bytes) -> None:
         """``peer``: the client's address, "" where it has none (a Unix socket)."""
         self.peer = peer
+        self.near = is_loopback(peer)
+        """Whether the peer is on this machine."""
         self.scheme = scheme
-        self._known: dict[bytes, bytes] = {}
+        self._remembered: dict[bytes, bytes] = {}
 
-    def lines(self, head: Head) -> bytes:
-        """For a request whose client is no trusted proxy: what it says of itself is not passed on."""
-        if head.old:
+    def lines(self, head: Head, trusted: Callable[[str], bool]) -> bytes:
+        """The field lines for one request; what a peer that is not ``trusted`` says of itself is not passed on."""
+        if head.forwarded and trusted(self.peer):
+            return self._through(head)
+        if head.http10:
             return self._lines(b"1.0", self.scheme, head.host, (), ())
-        known = self._known.get(head.host)
-        if known is None:
-            if len(self._known) >= KEPT:
-                self._known.clear()
-            known = self._known[head.host] = self._lines(b"1.1", self.scheme, head.host, (), ())
-        return known
+        lines = self._remembered.get(head.host)
+        if lines is None:
+            if len(self._remembered) >= MAX_REMEMBERED_HOSTS:
+                self._remembered.clear()
+            lines = self._remembered[head.host] = self._lines(b"1.1", self.scheme, head.host, (), ())
+        return lines
 
-    def lines_through(self, head: Head) -> bytes:
+    def _through(self, head: Head) -> bytes:
         """For a request of a trusted proxy: what it said is kept, and added to."""
         given = {kind: value for kind, value in head.forwarded if kind in (FORWARDED_PROTO, FORWARDED_HOST)}
         return self._lines(
-            b"1.0" if head.old else b"1.1",
+            b"1.0" if head.http10 else b"1.1",
             given.get(FORWARDED_PROTO, self.scheme),
             given.get(FORWARDED_HOST, head.host),
             [value for kind, value in head.forwarded if kind == FORWARDED_FOR],

@@ -1,30 +1,28 @@
-"""A request that is answered with an error without being tried."""
+"""A request that gets an error response without being tried."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httptools
 
-from gateway.errors import TurnoutError, render
-from gateway.http.fields import METHODS, STATUS_LINES, date_line
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.exchange.local_reply import send_refusal
+from gateway.dataplane.request.head import Head
+from gateway.errors import TurnoutError
 from gateway.internal_errors import INTERNAL_ERRORS
 
-if TYPE_CHECKING:
-    from gateway.dataplane.client.protocol import ClientProtocol
-    from gateway.dataplane.request.head import Head
-
-DRAIN: Final = 65_536
-"""A body up to this size is read to its end so that the connection can be kept; beyond it, it is closed."""
+MAX_DRAIN_BYTES: Final = 65_536
+"""A refused body up to this size is read to its end, so that the connection can be kept."""
 
 
-class Refusal:
-    """An item in the queue of answers owed; see `gateway.dataplane.client.protocol.Item`."""
+class Refusal(PipelinedRequest):
+    """A request that gets an error response without being tried."""
 
-    __slots__ = ("_answered", "client", "complete", "error", "head")
+    __slots__ = ("_complete", "_responded", "body_limit", "client", "error", "head")
 
     def __init__(
-        self, client: ClientProtocol, head: Head, error: TurnoutError, *, last: bool = False
+        self, client: ClientConnection, head: Head, error: TurnoutError, *, last: bool = False
     ) -> None:
         """``last``: nothing after it can be understood, so there is no body to wait for."""
         self.client = client
@@ -32,61 +30,36 @@ class Refusal:
         # Its traceback would hold the frames, and with them the client's bytes, until the collector's turn.
         error.__traceback__ = error.__context__ = None
         self.error = error
-        self.complete = last
-        self._answered = False
+        self.body_limit = client.snapshot.limits.control_body
+        self._complete = last
+        self._responded = False
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
 
     def on_request_data(self, data: bytes) -> None:
-        """What is refused is not kept."""
+        """Drops it."""
 
     def on_request_end(self) -> None:
-        self.complete = True
+        self._complete = True
 
     def advance(self) -> None:
-        worth_draining = not self.head.expect and 0 <= self.head.length <= DRAIN
-        if not self._answered and (self.complete or not worth_draining):
-            self._answered = True
-            self.client.answer_error(self, self.error)
+        worth_draining = not self.head.expect and 0 <= self.head.length <= MAX_DRAIN_BYTES
+        if not self._responded and (self._complete or not worth_draining):
+            self._responded = True
+            send_refusal(self.client, self, self.error)
 
     def refuse(self, error: TurnoutError) -> None:
-        """The first error stands; the body will not end."""
-        self.complete = True
+        """Keeps the first error; no end of the body will come."""
+        self._complete = True
 
     def client_lost(self) -> None:
-        """Nobody is left to hear it."""
-
-    def pause_answer(self) -> None:
-        """It is small: nothing to hold back."""
-
-    def resume_answer(self) -> None:
-        """See `pause_answer`."""
+        """Does nothing: nothing is under way."""
 
 
-def error_answer(client: ClientProtocol, head: Head, error: TurnoutError) -> bytes:
-    """The whole answer, as it is written to the client."""
-    worker = client.worker
-    wall = worker.wall()
-    request_id = head.request_id or worker.new_decision(wall).hex().encode()
-    body = render(error.code, error.message, request_id=request_id.decode("latin-1"))
-    extra = b""
-    if error.retry_after is not None:
-        extra = b"retry-after: %d\r\n" % max(1, round(error.retry_after))
-    if error.status == 401:
-        extra += b"www-authenticate: Bearer\r\n"
-    if error.status == 405:
-        extra += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
-    return b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b" % (
-        STATUS_LINES[error.status],
-        date_line(wall),
-        len(body),
-        request_id,
-        extra,
-        client.connection_line(head),
-        b"" if head.method == b"HEAD" else body,
-    )
-
-
-def complaint(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:
-    """What a callback of ours raised, or what the parser refused, in words: its text names the rule."""
+def parse_error(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:
+    """The error response for what a callback raised, or for what the parser refused: its text names the rule."""
     cause = error.__context__
     if isinstance(cause, TurnoutError):
         return cause

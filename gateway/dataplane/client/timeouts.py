@@ -1,70 +1,47 @@
-"""Every state in which a client can dawdle has an end.
-
-One look a second at each connection, instead of a timer each: it is called by the worker's tick.
-"""
+"""How fast a client sends a body and takes a response: looked at once a second instead of by a timer each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from time import perf_counter
 
-from gateway.dataplane.exchange.exchange import Exchange
-from gateway.dataplane.exchange.states import DONE
-from gateway.errors import TurnoutError
-from gateway.internal_errors import INTERNAL_ERRORS
-
-if TYPE_CHECKING:
-    from gateway.dataplane.client.protocol import ClientProtocol
+from gateway.dataplane.snapshot import Limits
 
 
-def check(client: ClientProtocol, now: float) -> None:
-    """Ends or answers what has taken too long; ``now`` is of `perf_counter`."""
-    if client.lost or _stuck(client, now):
-        return
-    if client.tunnel is not None:
-        client.tunnel.check(now)
-    elif client.closing:
-        if now > client.deadline and not client.transport.get_write_buffer_size():
-            client.transport.abort()
-    elif client.in_head:
-        if client.pauses:
-            client.head.started = now  # we are not reading, so the client is not slow
-        elif now - client.head.started > client.snapshot.limits.header_timeout:
-            client.refuse(TurnoutError("request_timeout"))
-    elif client.incoming is not None and not client.incoming.complete:
-        _check_body(client, now)
-    elif client.current is None and not client.queue:
-        if not client.deadline:
-            client.rest(now)
-        elif now > client.deadline:
-            client.transport.close()
-    elif isinstance(client.current, Exchange) and client.current.state == DONE:
-        INTERNAL_ERRORS.report(RuntimeError("a request has ended, and its connection does not know"))
-        client.transport.abort()
+class BodyProgress:
+    """Bytes of the body that is arriving, against the rate that `Limits` asks for."""
+
+    __slots__ = ("read", "since")
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.since = 0.0
+        """When the body began, later by the time for which it was not being read."""
+
+    def begin(self, now: float) -> None:
+        self.read = 0
+        self.since = now
+
+    def too_slow(self, now: float, last_read: float, limits: Limits) -> bool:
+        """Whether the body comes too slowly. ``last_read``: when bytes last came."""
+        earned = limits.body_min_rate * (now - self.since - limits.body_grace)
+        return self.read < earned or now - last_read > limits.body_timeout
 
 
-def _stuck(client: ClientProtocol, now: float) -> bool:
-    """Aborts, and says so, where the client has taken nothing of what waits for it for too long.
+class WriteProgress:
+    """Bytes of responses: written, and taken by the client."""
 
-    A close alone would wait for it for ever.
-    """
-    left = client.transport.get_write_buffer_size()
-    taken = client.written - left
-    if not left or taken > client.taken:
-        client.taken, client.taken_at = taken, now
-    elif now - client.taken_at > client.snapshot.limits.write_timeout:
-        client.transport.abort()
-        return True
-    return False
+    __slots__ = ("taken", "taken_at", "written")
 
+    def __init__(self) -> None:
+        self.written = 0
+        self.taken = 0
+        self.taken_at = perf_counter()
+        """When the client last took any."""
 
-def _check_body(client: ClientProtocol, now: float) -> None:
-    limits = client.snapshot.limits
-    incoming = client.incoming
-    waits = incoming is not None and incoming is not client.current and incoming.head.expects_continue
-    if client.pauses or waits:  # we are not reading, or it waits for our word: the client is not slow
-        client.body_since += now - client.now
-        client.now = now
-        return
-    earned = limits.body_min_rate * (now - client.body_since - limits.body_grace)
-    if client.body_read < earned or now - client.now > limits.body_timeout:
-        client.refuse(TurnoutError("request_timeout"))
+    def stuck(self, unsent: int, now: float, timeout: float) -> bool:
+        """Whether the client has taken none of the ``unsent`` bytes for more than ``timeout`` seconds."""
+        taken = self.written - unsent
+        if not unsent or taken > self.taken:
+            self.taken, self.taken_at = taken, now
+            return False
+        return now - self.taken_at > timeout

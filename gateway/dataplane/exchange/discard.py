@@ -1,108 +1,95 @@
-"""Answers that nobody waits for any more: read to their end within bounds, or waited for as a sign of life."""
+"""Responses that are no longer wanted: read to their end within bounds, or awaited as a sign of life."""
 
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from gateway.transport.address import Address
-from gateway.transport.base import Connection, ResponseHandler, ResponseHead
+from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner, ResponseSink
+from gateway.dataplane.timed import Timed
+from gateway.transport.base import ResponseHead
 
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
-    from gateway.dataplane.worker import Worker
-
-MOST: Final = 65_536
-"""Bytes; an answer that is longer costs its connection."""
-LONGEST: Final = 1.0
-"""Seconds."""
-STRAGGLERS: Final = 4
-"""Requests that are left with an address under suspicion, to see whether it still answers."""
+MAX_DISCARD_BYTES: Final = 65_536
+"""A longer response costs its connection."""
+MAX_DISCARD_S: Final = 1.0
+MAX_STRAGGLERS: Final = 4
+"""Attempts that are left with a stalled address, to see whether it still responds."""
 
 
-class Discarding(ResponseHandler):
-    """Reads the rest of an unwanted answer, within bounds, so that its connection can serve again."""
+class Discard(ResponseSink, AttemptOwner):
+    """Reads the rest of a response within bounds, so that its connection can serve again.
 
-    __slots__ = ("connection", "deadline", "left", "worker")
-
-    def __init__(self, connection: Connection, worker: Worker) -> None:
-        self.connection = connection
-        self.worker = worker
-        self.left = MOST
-        self.upgrade = b""
-        self.deadline = perf_counter() + LONGEST
-
-    @classmethod
-    def start(cls, connection: Connection, worker: Worker) -> None:
-        sink = cls(connection, worker)
-        worker.active.add(sink)
-        connection.handler = sink
-
-    def on_silence(self) -> None: ...
-
-    def waits_at(self, address: Address, since: float) -> bool:
-        return False
-
-    def behind(self) -> int:
-        return 0
-
-    def on_data(self, data: bytes) -> None:
-        self.left -= len(data)
-        if self.left < 0:
-            self.expire(0.0)
-
-    def on_end(self) -> None:
-        self._end()
-
-    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
-        self._end()
-
-    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
-        self.expire(0.0)
-
-    def expire(self, now: float) -> None:
-        self._end()
-        self.connection.abandon()
-
-    def _end(self) -> None:
-        self.worker.active.discard(self)
-
-
-class Straggler(Discarding):
-    """A request whose client was answered otherwise, left with an address that has fallen silent.
-
-    Whatever becomes of it says that something has changed there: so the next request may try at once.
+    Of a straggler (an attempt whose client got another response, at an address that has stalled) whatever happens
+    shows that something has changed there: the next request may try that address immediately.
     """
 
-    __slots__ = ("address",)
+    __slots__ = ("_active", "_attempt", "_bytes_left", "_straggler")
 
-    def __init__(self, connection: Connection, worker: Worker, address: Address, deadline: float) -> None:
-        super().__init__(connection, worker)
-        self.address = address
-        self.deadline = deadline
+    def __init__(self, attempt: Attempt, active: set[Timed], *, straggler: bool) -> None:
+        self._attempt = attempt
+        self._active = active
+        self._bytes_left = MAX_DISCARD_BYTES
+        self._straggler = straggler
+        attempt.owner = self
 
     @staticmethod
-    def wanted(address: Address) -> bool:
-        return address.stragglers < STRAGGLERS
+    def response(attempt: Attempt, active: set[Timed]) -> None:
+        """Drops a response whose head has come; the attempt stays in ``active`` until it is over."""
+        Discard(attempt, active, straggler=False)._accept(attempt)
 
-    @classmethod
-    def start(cls, connection: Connection, x: Exchange) -> None:  # type: ignore[override]
-        assert x.address is not None
-        sink = cls(connection, x.worker, x.address, x.deadline)
-        x.address.stragglers += 1
-        x.worker.active.add(sink)
-        connection.handler = sink
+    @staticmethod
+    def straggler(attempt: Attempt, active: set[Timed]) -> bool:
+        """Leaves an attempt with its stalled address, if it was sent and there are few such attempts."""
+        address = attempt.address
+        if attempt.connection is None or address is None or address.stragglers >= MAX_STRAGGLERS:
+            return False
+        address.stragglers += 1
+        Discard(attempt, active, straggler=True)
+        return True
 
-    def on_head(self, response: ResponseHead) -> None:
-        self.address.last_byte_at = now = perf_counter()
-        self.address.next_probe_at = now
-        self.deadline = now + LONGEST
+    def _accept(self, attempt: Attempt) -> None:
+        now = perf_counter()
+        attempt.accept(self, now)
+        attempt.deadline = now + MAX_DISCARD_S
 
-    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
-        self.address.next_probe_at = perf_counter()
-        super().on_failure(code, detail, idle_close=idle_close)
+    def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
+        assert attempt.address is not None
+        attempt.address.last_byte_at = attempt.address.next_probe_at = perf_counter()
+        self._accept(attempt)
 
-    def _end(self) -> None:
-        if self in self.worker.active:
-            self.address.stragglers -= 1
-        super()._end()
+    def on_data(self, data: bytes) -> None:
+        self._bytes_left -= len(data)
+        if self._bytes_left < 0:
+            self._cut()
+
+    def flush(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        """Does nothing; `on_end` follows."""
+
+    def on_end(self, attempt: Attempt) -> None:
+        self._over()
+
+    def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
+        if self._straggler and attempt.address is not None:
+            attempt.address.next_probe_at = perf_counter()
+        self._over()
+
+    def on_expired(self, attempt: Attempt, code: str) -> None:
+        self._cut()
+
+    def on_tunnel(self, attempt: Attempt, response: ResponseHead, data: bytes) -> None:
+        self._cut()
+
+    def _cut(self) -> None:
+        self._attempt.cancel()
+        self._over()
+
+    def _over(self) -> None:
+        attempt = self._attempt
+        if attempt in self._active:
+            self._active.discard(attempt)
+            if self._straggler and attempt.address is not None:
+                attempt.address.stragglers -= 1
+        attempt.leave()

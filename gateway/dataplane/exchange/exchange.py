@@ -1,623 +1,715 @@
-"""The life of one request: decide, attempt, relay, record.
+"""The life of one request: decide, try, relay, record.
 
-States, and what moves a request between them:
+An exchange coordinates; the parts know more. `Request` holds the facts, `Body` what the client sends, `Assignment`
+the decision, `Attempt` one try at one address (its states are the table in `gateway.dataplane.exchange.states`),
+`Relay` what the client gets, `Recovery` what may be done after a failure.
 
-    READING     the decision waits for the body (a body rule)        → body complete → decide
-    QUEUED      the backend has as many requests as it may           → a slot → CONNECTING / WAITING; too long → next
-    CONNECTING  a new connection is being made                       → connected → WAITING; refused, too long → next
-    BACKOFF     a retry waits for its turn                           → due → attempt
-    WAITING     the request is (being) sent, no byte of an answer    → head → RELAYING; error, silence, too long → next
-    RELAYING    the head went to the client                          → end → DONE; broken → abort the client, DONE
-    DONE        recorded; nothing more happens
-
-"next" is a retry, the next variant of the fallback list, or an error answer, decided by what failed, what the
-client has had (nothing yet) and whether it is still there (`gateway.dataplane.exchange.failure`). The client's leaving
-ends every state at once.
+After a failure comes a retry, the next variant of the fallback list, or an error response: decided by what failed, by
+what the client has had (nothing yet) and by whether it is still there. The client's leaving ends everything
+immediately. `Exchange._finish` is the only place that records an outcome.
 """
 
 from __future__ import annotations
 
-import asyncio
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane.exchange import failure as failures
-from gateway.dataplane.exchange import hedging
-from gateway.dataplane.exchange.discard import Discarding
-from gateway.dataplane.exchange.local_reply import fail
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner
+from gateway.dataplane.exchange.discard import Discard
+from gateway.dataplane.exchange.hedging import Hedge
+from gateway.dataplane.exchange.listener import ExchangeListener
+from gateway.dataplane.exchange.local_reply import retry_line, send_refusal
 from gateway.dataplane.exchange.outcome import outcome
-from gateway.dataplane.exchange.retry_policy import elsewhere, moves_on
-from gateway.dataplane.exchange.serialize import answer_framing, our_lines, request_head
-from gateway.dataplane.exchange.states import CONNECTING, DONE, NEVER, QUEUED, READING, RELAYING, WAITING
-from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
+from gateway.dataplane.exchange.recovery import Recovery
+from gateway.dataplane.exchange.relay import Relay
+from gateway.dataplane.exchange.serialize import request_head
+from gateway.dataplane.exchange.states import BACKOFF, CONNECTING, QUEUED, RELAYING, WAITING
 from gateway.dataplane.exchange.tunnel import Tunnel
-from gateway.dataplane.request.assignment import decide, read_body
-from gateway.dataplane.request.json_body import JsonBody, with_model
-from gateway.dataplane.snapshot import Choice, RoutePlan, VariantPlan
-from gateway.errors import TurnoutError
-from gateway.http.fields import STATUS_LINES
+from gateway.dataplane.request import body_fields
+from gateway.dataplane.request.assignment import Assignment, assign, settle_route
+from gateway.dataplane.request.body import MIN_VECTORED_BYTES, Body
+from gateway.dataplane.request.body_wait import BodyWait
+from gateway.dataplane.request.head import Head
+from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
+from gateway.dataplane.request.request import Request
+from gateway.dataplane.shadow.sink import PrimaryResult
+from gateway.dataplane.snapshot import RoutePlan
+from gateway.dataplane.tracing import RequestTrace
+from gateway.dataplane.variant import FixedResponse, VariantPlan
+from gateway.errors import CODES, TurnoutError, render
+from gateway.http.fields import STATUS_LINES, date_line
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.address import Address
-from gateway.transport.base import Connection, ResponseHandler, ResponseHead
-from gateway.transport.limiter import ConcurrencyLimiter
-
-if TYPE_CHECKING:
-    from gateway.auth.principal import Principal
-    from gateway.dataplane.client.protocol import ClientProtocol
-    from gateway.dataplane.request.head import Head
-    from gateway.dataplane.tracing import ShadowTrace
-    from gateway.dataplane.worker import Worker
-
-BIG: Final = 65_536
-"""A body from here on is written piece by piece instead of being joined (copied)."""
+from gateway.transport.base import Connection, ResponseHead
 
 
-class Exchange(ResponseHandler):
-    """See the module. It is the `ResponseHandler` of the backend's connection and an item of the client's."""
+class Exchange(PipelinedRequest, AttemptOwner):
+    """One request that matches a route, from its head to its outcome."""
 
     __slots__ = (
-        "address", "answer_bytes", "answer_lines", "attempts", "backend_ms", "begun", "body", "body_bytes",
-        "captured", "choice", "chunked_out", "chunks", "client", "complete", "connection", "deadline",
-        "decision", "error", "error_detail", "features", "fixed", "forced", "head", "head_bytes", "head_ms",
-        "hedge", "holds_place", "out", "plan", "principal", "refused", "repeated", "replayable",
-        "request_id", "retries", "retrying", "revision", "route", "sent", "sent_at", "served", "shadows", "started",
-        "state", "status", "sticky", "tail", "task", "total_deadline", "tried", "unit", "upload_paused",
-        "waited", "wall", "whole", "worker",
+        "_begun", "_ended", "_error", "_fixed", "_hedge", "_listener", "_refused", "_route", "_shadows", "_snapshot",
+        "_wait", "assignment", "attempt", "body", "body_limit", "client", "head", "recovery", "relay", "request",
+        "runtime",
     )  # fmt: skip
 
-    body: JsonBody
-    """Set where the route ``needs_body``, before anything is decided."""
-    # Set by `gateway.dataplane.request.assignment`.
-    choice: Choice
-    plan: VariantPlan
-    """The variant that is being tried: the assigned one, or one of the fallback list."""
-    principal: Principal
-    revision: int
-    unit: int
-    sticky: bool
-    forced: bool
+    request: Request
+    """Set when its turn has come."""
 
-    def __init__(self, client: ClientProtocol, worker: Worker, head: Head, route: RoutePlan) -> None:
+    def __init__(self, client: ClientConnection, head: Head, route: RoutePlan) -> None:
         self.client = client
-        self.worker = worker
         self.head = head
-        self.route = route
-        self.begun = False
-        self.state = READING
-        self.started = head.started
-        self.upgrade = head.upgrade
-        self.chunks: list[bytes] = []
-        self.body_bytes = 0
-        self.complete = False
-        self.replayable = True
-        self.sent = 0
-        self.out: list[bytes] = []
-        self.connection: Connection | None = None
-        self.address: Address | None = None
-        self.task: asyncio.Task[None] | asyncio.TimerHandle | asyncio.Future[JsonBody] | None = None
-        self.hedge: hedging.Hedge | asyncio.TimerHandle | None = None
-        self.attempts: list[list[object]] | None = None
-        self.tried: list[Address] = []
-        self.retries = 0
-        self.retrying = False
-        self.repeated = False
-        self.waited = 0.0
-        self.backend_ms = 0.0
-        self.head_ms = 0.0
-        self.status = 0
-        self.answer_bytes = 0
-        self.tail = b""
-        """The last bytes relayed, `TAIL_BYTES` at least if there were as many."""
-        self.whole = False
-        """Whether the client was sent everything that a backend had to say."""
-        self.head_bytes = b""
-        self.chunked_out = False
-        self.error = ""
-        self.error_detail = ""
-        self.served = ""
-        self.fixed = False
-        self.features = ""
-        self.upload_paused = False
-        self.holds_place = False
-        self.answer_lines: list[bytes] = []
-        self.refused: TurnoutError | None = None
-        self.deadline = NEVER
-        self.captured: list[bytes] | None = None
-        self.shadows: list[VariantPlan] | None = None
+        self.runtime = client.runtime
+        self.body_limit = route.body_limit
+        self._route = route
+        self._snapshot = client.snapshot
+        self.body = Body(head.chunked)
+        self.relay = Relay(client)
+        self.assignment: Assignment | None = None
+        """None until the request is decided; only then is there something to record."""
+        self.attempt: Attempt | None = None
+        """The one whose response the client gets."""
+        self.recovery: Recovery | None = None
+        """Made when the first attempt fails."""
+        self._begun = False
+        self._ended = False
+        self._wait: BodyWait | None = None
+        self._hedge: Hedge | None = None
+        self._refused: TurnoutError | None = None
+        """Why the rest of the request could not be read, though its turn has not come."""
+        self._error = ""
+        """The code of the assigned variant's failure; "" for none."""
+        self._fixed = False
+        """Whether a fixed response stood in."""
+        self._shadows: list[VariantPlan] | None = None
+        self._listener: ExchangeListener | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.body.complete
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
 
     # The request arrives ----------------------------------------------------------------------------
     def on_request_data(self, data: bytes) -> None:
-        self.chunks.append(data)
-        self.body_bytes += len(data)
+        body = self.body
+        body.chunks.append(data)
+        body.size += len(data)
 
     def on_request_end(self) -> None:
-        self.complete = True
+        self.body.complete = True
 
     def advance(self) -> None:
-        """Something of the request came, and the read that brought it is over; or its turn has come."""
-        if not self.begun:
+        body, attempt = self.body, self.attempt
+        if not self._begun:
             self._begin()
-        elif self.state == WAITING or self.state == RELAYING:
-            self._send_more()
-        elif self.state == READING:
-            if self.task is None and (self.complete or self.body_bytes > self.route.buffer_limit):
-                read_body(self)
-        elif self.body_bytes > BIG and not self.complete:
-            self.pause_upload()  # there is no connection yet that takes it
+        elif attempt is None:
+            self._continue_reading()
+        elif attempt.state == WAITING or attempt.state == RELAYING:
+            self._send_more(attempt)
+        elif body.size > MIN_VECTORED_BYTES and not body.complete:
+            self.on_backpressure(attempt, full=True)  # there is no connection yet that takes it
 
     def _begin(self) -> None:
-        self.begun = True
-        if self.refused is not None:
-            self.client.answer_error(self, self.refused)
+        self._begun = True
+        if self._refused is not None:
+            self._ended = True
+            send_refusal(self.client, self, self._refused)
             return
-        worker = self.worker
-        worker.active.add(self)
-        self.wall = worker.wall()
-        self.decision = worker.new_decision(self.wall)
-        self.request_id = self.head.request_id or self.decision.hex().encode()
-        timeouts = self.route.timeouts
-        self.total_deadline = self.started + timeouts.total if timeouts.total else NEVER
-        route = self.route
+        runtime, head, route, snapshot = self.runtime, self.head, self._route, self._snapshot
+        wall = runtime.wall()
+        forwarded = self.client.forwarding.lines(head, snapshot.trusted)
+        self.request = request = Request(head, route, snapshot, wall, runtime.new_decision(wall), forwarded)
+        if head.trace is not None and head.tracing is not None:
+            self._listener = RequestTrace(self.client, request, head.tracing, head.trace)
         if not route.needs_body:
-            decide(self)
-        elif self.complete or self.body_bytes > route.buffer_limit:
-            read_body(self)
+            self._assign()
+            return
+        self._wait = wait = BodyWait(request.total_deadline, self._read_too_long)
+        runtime.active.add(wait)
+        self._continue_reading()
+
+    # The decision -----------------------------------------------------------------------------------
+    def _continue_reading(self) -> None:
+        """Reads the JSON body if it is here, a large one in another process, and decides."""
+        body, request, wait = self.body, self.request, self._wait
+        if wait is None or wait.reading is not None:
+            return
+        if not body.complete and body.size <= request.route.buffer_limit:
+            return
+        data = b"".join(body.chunks) if body.complete else b""
+        if body_fields.quick_to_read(data):
+            self._on_json(read(data))
+            return
+        keys = body_fields.wanted(request.snapshot.candidates(self.head.path))
+        wait.reading = self.runtime.body_reader.submit(
+            read_scalars, (data, keys), self._on_json, self._on_unread
+        )
+
+    def _on_json(self, json: JsonBody) -> None:
+        if self._wait is not None:
+            self.body.json = json
+            self._stop_reading()
+            self._assign()
+
+    def _on_unread(self, reason: str) -> None:
+        if self._wait is not None:
+            self._fail(TurnoutError("gateway_overloaded", retry_after=1.0))
+
+    def _read_too_long(self) -> None:
+        if self.body.complete:
+            self._fail(TurnoutError("gateway_overloaded", retry_after=1.0))
         else:
-            self.deadline = self.total_deadline
+            self._fail(TurnoutError("request_timeout"))
+
+    def _stop_reading(self) -> None:
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            self.runtime.active.discard(wait)
+            wait.cancel()
+
+    def _assign(self) -> None:
+        """Decides, and makes the first attempt."""
+        request, body, runtime = self.request, self.body, self.runtime
+        try:
+            if request.route.needs_body or body.size > self.body_limit:
+                settle_route(request, body.json, body.size)
+            self.assignment = assignment = assign(request, body.json, runtime.random())
+            route = request.route
+            if (
+                route.shadows and not self.head.upgrade
+            ):  # a copy of a handshake says nothing of what follows it
+                limits = request.snapshot.limits.shadow
+                self._shadows = runtime.shadow.sampled(route, assignment.variant, limits)
+                if self._shadows:
+                    self.relay.capture(limits.answer)
+            self._new_attempt(assignment.variant).start()
+        except TurnoutError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a response
+            self._on_fault(error)
+
+    def _on_fault(self, error: Exception) -> None:
+        """A fault of ours: 500, counted, and charged to no backend."""
+        INTERNAL_ERRORS.report(error)
+        attempt = self.attempt
+        if self._ended or (attempt is not None and attempt.state == RELAYING):
+            self.client_lost()
+            self.client.abort()
+            return
+        if self.assignment is not None:
+            self._error = "internal"
+        self._fail(TurnoutError("internal"))
 
     # Attempts ---------------------------------------------------------------------------------------
-    def attempt(self) -> None:
-        """Tries ``plan``: at once, or from the queue."""
-        backend = self.plan.backend
-        address = backend.single
-        if address is None or backend.health.degraded:
-            address = self._pick()
-            if address is None:
-                return
-        self.address = address
-        limiter = backend.limiter
-        if limiter.in_flight >= limiter.limit.in_flight:
-            self._queue(limiter)
-            return
-        limiter.in_flight += 1
-        self.dispatch(address)
+    def _new_attempt(self, plan: VariantPlan) -> Attempt:
+        request = self.request
+        attempt = Attempt(
+            self, plan, request.route.timeouts, request.total_deadline, self.head.method == b"HEAD"
+        )
+        attempt.upgrade = self.head.upgrade
+        self.attempt = attempt
+        self.runtime.active.add(attempt)
+        return attempt
 
-    def _pick(self) -> Address | None:
-        """Where to send it; None if nowhere, which is dealt with."""
-        backend = self.plan.backend
-        now = perf_counter()
-        stands_by = backend.health.degraded and elsewhere(self)
-        address = backend.pick(now, self.tried, elsewhere=stands_by)
+    def pick(self, attempt: Attempt) -> Address | None:
+        backend, recovery = attempt.plan.backend, self.recovery
+        elsewhere = backend.health.degraded and self._recover().stands_by(attempt.plan)
+        tried = recovery.tried if recovery is not None else ()
+        address = backend.pick(perf_counter(), tried, elsewhere=elsewhere)
         if address is None:
-            self._turn_away("backend_unhealthy", f"no address of {backend.name} may be used")
+            detail = f"no address of {backend.name} may be used"
+            self._next(attempt, "backend_unhealthy", detail, sent=False)
         return address
 
-    def _turn_away(self, code: str, detail: str) -> None:
-        """It can't even be sent."""
-        self.state = CONNECTING
-        self.address = None
-        self.sent_at = perf_counter()
-        failures.next_step(self, code, detail, sent=False)
-
-    def _queue(self, limiter: ConcurrencyLimiter) -> None:
-        if limiter.queue_full or limiter.would_time_out():
-            self._turn_away(
-                "backend_overloaded", f"{self.plan.backend.name} has no free place, and its queue is full"
-            )
-            return
-        self.state = QUEUED
-        self.address = None
-        limiter.waiting.append(self)
-        self.sent_at = perf_counter()
-        self.deadline = min(self.sent_at + limiter.limit.wait, self.total_deadline)
-
-    def on_slot(self) -> None:
-        """A place became free at the backend this request queued for."""
-        if self.state == QUEUED:
-            self.waited += perf_counter() - self.sent_at
-            backend = self.plan.backend
-            address = backend.single
-            if address is None or backend.health.degraded:
-                address = self._pick()
-                if address is None:
-                    return
-            self.address = address
-            backend.limiter.in_flight += 1
-            self.dispatch(address)
-
-    def dispatch(self, address: Address) -> None:
-        """A place at the backend is held: sends on a resting connection, or makes a new one."""
-        self.holds_place = True
-        address.in_flight += 1
-        connection = None if self.repeated else address.take_idle()
-        if connection is not None:
-            self._send(connection)
-            return
-        self.state = CONNECTING
-        connect = self.route.timeouts.connect
-        self.sent_at = perf_counter()
-        self.deadline = min(self.sent_at + connect, self.total_deadline) if connect else self.total_deadline
-        self.task = address.connect(self)
-
-    def on_connected(self, connection: Connection) -> None:
-        if self.state != CONNECTING:
-            connection.handler = None
-            connection.abandon()
-            return
-        self.task = None
-        self._send(connection)
-
-    def _send(self, connection: Connection) -> None:
-        head, plan = self.head, self.plan
-        self.connection = connection
-        if self.upload_paused:
-            self.resume_upload()
-        connection.begin(self, head=head.method == b"HEAD")
-        self.state = WAITING
-        assert self.address is not None
-        body, size = self.body_for(plan)
-        parts = request_head(self, plan, self.address, size)
-        if body:
-            if head.chunked and not self.complete:
-                for chunk in body:
-                    parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
-            else:
-                parts += body
-            self.sent = len(self.chunks)
-        self.sent_at = perf_counter()
-        if self.body_bytes < BIG:
+    def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
+        body, plan = self.body, attempt.plan
+        if body.paused:
+            self.on_backpressure(attempt, full=False)
+        if self._listener is not None:
+            self._listener.attempt_ready(attempt, self._kind(attempt))
+        chunks, size = body.for_variant(plan)
+        parts = request_head(self.request, body, plan, address, size)
+        if chunks:
+            parts += chunks if body.complete else body.framed(chunks)
+            body.sent = len(body.chunks)
+        now = perf_counter()
+        if body.size < MIN_VECTORED_BYTES:
             connection.transport.write(b"".join(parts))
         else:
             connection.transport.writelines(parts)
-        if self.complete:
+        if body.complete:
             connection.sent_whole = True
+            attempt.sent(now, whole=True)
+            if self.request.route.hedge_after:
+                self._arm_hedge(attempt)
         else:
+            attempt.sent(now, whole=False)
             self._forget_sent()
-        self._arm_first_byte()
 
-    def _arm_first_byte(self) -> None:
-        """The first-byte timer runs from the end of the request: a slow upload is not the backend's fault."""
-        first = self.route.timeouts.first_byte
-        if self.complete and first:
-            self.deadline = min(self.sent_at + first, self.total_deadline)
-        else:
-            self.deadline = self.total_deadline
-        if self.route.hedge_after:
-            hedging.arm(self)
-
-    def body_for(self, plan: VariantPlan) -> tuple[list[bytes], int]:
-        """The body as ``plan`` wants it, and its size as far as it is here."""
-        if plan.model is None:
-            return self.chunks, self.body_bytes
-        rewritten = with_model(b"".join(self.chunks), self.body, plan.model)
-        return [rewritten], len(rewritten)
-
-    def branch(self, address: Address, begun: float) -> None:
-        """A second copy is about to be sent to ``address``; a traced request names a span of its own there."""
-
-    def shadowing(self, plan: VariantPlan, address: Address) -> ShadowTrace | None:
-        """A copy for a shadow is about to be made; a traced request keeps what its span needs."""
-        return None
-
-    def shadow_head(self, plan: VariantPlan, address: Address, size: int) -> bytes:
-        """The head of a copy for a shadow; the body is known to be whole."""
-        self.head.credential_lines = []  # a shadow is no place for credentials
-        return b"".join(request_head(self, plan, address, size))
-
-    def _send_more(self) -> None:
-        """Body pieces that came after the head had been sent."""
-        connection = self.connection
+    def _send_more(self, attempt: Attempt) -> None:
+        """Sends pieces of the body that came after the head had been sent."""
+        connection, body = attempt.connection, self.body
         if connection is None or connection.closed:
             return
-        fresh = self.chunks[self.sent :]
-        if fresh:
-            if self.head.chunked:
-                fresh = [part for chunk in fresh for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]
-            self.sent = len(self.chunks)
-        if self.complete and not connection.sent_whole:
+        parts = body.take_unsent()
+        if body.complete and not connection.sent_whole:
+            if body.chunked:
+                parts.append(b"0\r\n\r\n")
             connection.sent_whole = True
-            if self.head.chunked:
-                fresh.append(b"0\r\n\r\n")
-            self.sent_at = perf_counter()
-            if self.state == WAITING:
-                self._arm_first_byte()
-        if fresh:
-            connection.transport.writelines(fresh)
+            attempt.sent(perf_counter(), whole=True)
+            if attempt.state == WAITING and self.request.route.hedge_after:
+                self._arm_hedge(attempt)
+        if parts:
+            connection.transport.writelines(parts)
             self._forget_sent()
 
     def _forget_sent(self) -> None:
-        """Body pieces are kept only where a second attempt or a shadow may need them, and up to a limit."""
-        if self.route.retains and self.body_bytes <= self.route.buffer_limit:
+        """Keeps pieces only where another attempt or a shadow may need them, and up to a limit."""
+        route, body = self.request.route, self.body
+        if route.retains and body.size <= route.buffer_limit:
             return
-        self.replayable = False
-        if self.shadows:
-            self.worker.shadow.drop(self, self.shadows, "body_too_large")
-            self.shadows = self.captured = None
-        self.chunks.clear()
-        self.sent = 0
+        body.drop_sent()
+        if self._shadows:
+            self.runtime.shadow.drop(route.name, self._shadows, "body_too_large")
+            self._shadows = self.relay.captured = None
 
-    def pause_upload(self) -> None:
-        if not self.upload_paused:
-            self.upload_paused = True
-            self.client.pause_body()
+    def on_backpressure(self, attempt: Attempt, *, full: bool) -> None:
+        if attempt is self.attempt and full != self.body.paused:
+            self.body.paused = full
+            if full:
+                self.client.pause_body()
+            else:
+                self.client.resume_body()
 
-    def resume_upload(self) -> None:
-        if self.upload_paused:
-            self.upload_paused = False
-            self.client.resume_body()
+    def _arm_hedge(self, attempt: Attempt) -> None:
+        """Starts the clock of a second attempt, where the request may be sent twice."""
+        if self._hedge is not None or attempt is not self.attempt or not self.body.replayable:
+            return
+        if (
+            attempt.plan.backend.single is None and not self.head.upgrade
+        ):  # two tunnels could not be told apart
+            tried = self.recovery.tried if self.recovery is not None else ()
+            self._hedge = Hedge(self, attempt, self.request.route, tried)
 
-    # The answer arrives -----------------------------------------------------------------------------
-    def on_interim(self, status: int, lines: list[bytes]) -> None:
-        # 100 was answered by us when the client asked; others are passed on to clients that can take them.
-        if status != 100 and not self.head.old and not self.out and self.state == WAITING:
-            self.client.write(b"".join((STATUS_LINES[status], *lines, b"\r\n")))
+    # The response -----------------------------------------------------------------------------------
+    def on_interim(self, attempt: Attempt, status: int, lines: list[bytes]) -> None:
+        # 100 was sent by us when the client asked for it; others go to clients that can take them.
+        if attempt is self.attempt and attempt.state == WAITING and status != 100 and not self.head.http10:
+            self.client.send_interim(status, lines)
 
-    def on_head(self, response: ResponseHead) -> None:
+    def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         now = perf_counter()
-        self.backend_ms = (now - self.sent_at) * 1e3
-        status = response.status
-        if self.hedge is not None:
-            hedging.end(self)
-        if status >= 500:
-            if not self._accept_bad(status, now):
+        relay = self.relay
+        if attempt is not self.attempt:
+            if response.status >= 500:
+                _observe(attempt, "backend_status")
+                self._end_hedge(response.status)
+                return
+            self._promote("hedged")
+        elif self._hedge is not None:
+            self._end_hedge("hedge_lost")
+        relay.backend_ms = (now - attempt.since) * 1e3
+        if response.status >= 500:
+            if not self._accept_bad(attempt, response, now):
                 return
         else:
-            self._accept_good(now)
-        self.state = RELAYING
-        self.status = status
-        if self.captured is not None:
-            self.answer_lines = response.lines
-        self.served = self.plan.name
-        client = self.client
-        framing = answer_framing(self, response)
-        if not self.complete:
+            self._accept_good(attempt, now)
+        waited = attempt.waited + (self.recovery.waited if self.recovery is not None else 0.0)
+        relay.head_ms = (now - self.head.started - waited) * 1e3 - relay.backend_ms
+        relay.served = attempt.plan.name
+        if self._listener is not None:
+            self._listener.attempt_accepted(attempt, now)
+        attempt.accept(relay, now)
+        assert self.assignment is not None
+        if not self.body.complete:
             self.head.close = True
-        self.head_ms = (now - self.started - self.waited) * 1e3 - self.backend_ms
-        self.head_bytes = b"".join(
-            (
-                STATUS_LINES[status],
-                *response.lines,
-                our_lines(self),
-                framing,
-                client.connection_line(self.head),
-                b"\r\n",
-            )
-        )
-        idle = self.route.timeouts.idle
-        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
-        if client.write_paused:  # by the answer before
-            self.pause_answer()
+        relay.begin(self, response, self._gateway_lines(self.assignment, attempt.plan))
+        if self.client.write_paused:  # by the response before
+            attempt.hold(full=True)
 
-    def _accept_good(self, now: float) -> None:
-        address = self.address
+    def _accept_good(self, attempt: Attempt, now: float) -> None:
+        address, health = attempt.address, attempt.plan.backend.health
         assert address is not None
-        if self.complete:
-            address.observe_latency(self.backend_ms, now)
+        if self.body.complete:
+            address.observe_latency(self.relay.backend_ms, now)
         else:
-            address.last_byte_at = now  # early: it says nothing about how long answers take
-        health = self.plan.backend.health
+            address.last_byte_at = now  # early: it says nothing about how long responses take
         health.good(address, now)
         if address.stalled:
-            health.recheck_stall(address, self.backend_ms, now)
-        if self.error and self.plan is self.choice.variant:
-            self.error = self.error_detail = ""  # a repetition has mended it
+            health.recheck_stall(address, self.relay.backend_ms, now)
+        if self._error and self.assignment is not None and attempt.plan is self.assignment.variant:
+            self._error = ""  # a retry has mended it
 
-    def _accept_bad(self, status: int, now: float) -> bool:
-        """False where something better than passing the error on can be done, and is."""
-        assert self.address is not None
-        self.address.last_byte_at = now
-        failures.observe(self, "backend_status")
-        if moves_on(self, status):
-            assert self.connection is not None
-            connection, self.connection = self.connection, None
-            Discarding.start(connection, self.worker)
-            failures.next_step(self, "backend_status", f"it answered {status}", sent=True, status=status)
+    def _accept_bad(self, attempt: Attempt, response: ResponseHead, now: float) -> bool:
+        """Returns False where something better than passing the error on can be done, and is."""
+        assert attempt.address is not None
+        status = response.status
+        attempt.address.last_byte_at = now
+        _observe(attempt, "backend_status")
+        if self._recover().moves_on(attempt.plan, status):
+            self._next(attempt, "backend_status", f"it responded with {status}", sent=True, status=status)
             return False
-        self.error = self.error or "backend_status"
+        self._error = self._error or "backend_status"
         return True
 
-    def on_data(self, data: bytes) -> None:
-        self.answer_bytes += len(data)
-        self.tail = data if len(data) >= TAIL_BYTES else (self.tail + data)[-TAIL_BYTES:]
-        self.out.append(data)
-        if self.captured is not None:
-            self._capture(data)
-
-    def _capture(self, data: bytes) -> None:
-        assert self.captured is not None
-        if self.answer_bytes <= self.worker.shadow.limits.answer:
-            self.captured.append(data)
-        else:
-            self.captured = None
-
-    def flush(self) -> None:
-        """What one read of the backend brought goes out in one write."""
-        out = self.out
-        if not out:
-            if self.head_bytes:
-                self.client.write(self.head_bytes)
-                self.head_bytes = b""
-            return
-        if self.chunked_out:
-            size = sum(map(len, out))
-            out.insert(0, b"%b%x\r\n" % (self.head_bytes, size))
-            out.append(b"\r\n")
-        elif self.head_bytes:
-            out.insert(0, self.head_bytes)
-        self.head_bytes = b""
-        self.client.write(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
-        if self.state == RELAYING and not self.client.write_paused:
-            now = perf_counter()
-            self._arm_idle(now)
-            assert self.address is not None
-            self.address.last_byte_at = now
-
-    def on_end(self) -> None:
-        if self.state != RELAYING:
-            return
-        out = self.out
-        if self.chunked_out:
-            size = sum(map(len, out))
-            out.insert(0, b"%b%x\r\n" % (self.head_bytes, size) if size else self.head_bytes)
-            out.append(b"\r\n0\r\n\r\n" if size else b"0\r\n\r\n")
-        elif self.head_bytes:
-            out.insert(0, self.head_bytes)
-        self.head_bytes = b""
-        self.connection = None
-        if out:
-            self.client.write(out[0] if len(out) == 1 else b"".join(out))
-        self.whole = True
-        self.leave()
-        self.done()
-        self.client.answered(self)
-
-    # What goes wrong: see `gateway.dataplane.exchange.failure` ----------------------------------------------
-    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
-        failures.on_failure(self, code, detail, idle_close=idle_close)
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed."""
-        failures.expire(self, now)
-
-    def waits_at(self, address: Address, since: float) -> bool:
-        """Whether it has waited for ``address`` since before ``since``, through no fault of its client."""
+    def _gateway_lines(self, assignment: Assignment, plan: VariantPlan) -> bytes:
+        """The fields that every response of a route carries; ``plan``: the variant that it names."""
+        relay, request = self.relay, self.request
+        prefix = assignment.choice.id_prefix(relay.served, assignment.forced)
         return (
-            self.address is address
-            and self.sent_at <= since
-            and (self.state == CONNECTING or (self.state == WAITING and self.complete))
+            b"x-decision-id: %b\r\n%bx-request-id: %b\r\nserver-timing: gateway;dur=%.3f, backend;dur=%.3f\r\n"
+            % (
+                self.runtime.seal(request.decision, assignment.unit, prefix),
+                plan.response_line,
+                request.request_id,
+                relay.head_ms,
+                relay.backend_ms,
+            )
         )
 
-    def behind(self) -> int:
-        return len(self.plan.backend.limiter.waiting)
+    def on_end(self, attempt: Attempt) -> None:
+        self._finish()
+        self.client.responded(self)
 
-    def on_silence(self) -> None:
-        """The address that it waits at has fallen silent."""
-        failures.on_silence(self)
+    def pause_response(self) -> None:
+        if self.attempt is not None:
+            self.attempt.hold(full=True)
 
-    def rewind(self) -> None:
-        """What was sent must be sent again."""
-        self.sent = 0
+    def resume_response(self) -> None:
+        if self.attempt is not None:
+            self.attempt.hold(full=False)
 
-    def note(self, result: object, spent: float | None = None) -> None:
-        """Keeps what came of an attempt, for the record. ``spent``: seconds, where it is not the main attempt's."""
-        if self.attempts is None:
-            self.attempts = []
-        name = self.address.name if self.address is not None else ""
-        if spent is None:
-            under_way = self.state in (WAITING, CONNECTING, RELAYING)
-            spent = perf_counter() - self.sent_at if under_way else 0.0
-        self.attempts.append([self.plan.name, name, result, round(spent * 1e3, 3)])
-
-    def leave(self) -> None:
-        """Gives back the place at the backend, or the one in the queue."""
-        if self.state == READING:
-            return  # there is no plan yet
-        limiter = self.plan.backend.limiter
-        if self.retrying:
-            self.retrying = False
-            limiter.retrying -= 1
-        if self.holds_place:
-            self.holds_place = False
-            assert self.address is not None
-            self.address.in_flight -= 1
-            limiter.in_flight -= 1
-            if limiter.waiting:
-                limiter.admit(perf_counter())
-        elif self.state == QUEUED and self in limiter.waiting:
-            limiter.waiting.remove(self)
-
-    def cancel_attempt(self) -> None:
-        """Ends what is under way at the backend, at once."""
-        connection, self.connection = self.connection, None
-        task, self.task = self.task, None
-        if connection is not None:
+    def on_tunnel(self, attempt: Attempt, response: ResponseHead, data: bytes) -> None:
+        """From here on bytes pass unread, both ways."""
+        connection, attempt.connection = attempt.connection, None
+        assert connection is not None
+        assert attempt.address is not None
+        if self.runtime.tunnels_full:  # others came first while the backend was asked
             connection.abandon()
-        if task is not None:
-            task.cancel()
-        if self.hedge is not None:
-            hedging.end(self)
-        if self.upload_paused:
-            self.resume_upload()
+            self._fail(TurnoutError("too_many_websockets", retry_after=1.0))
+            return
+        relay = self.relay
+        relay.status = 101
+        relay.served = attempt.plan.name
+        self.head.close = True
+        self.runtime.active.discard(attempt)
+        attempt.leave()  # WebSockets have a limit of their own
+        assert self.assignment is not None
+        lines = (
+            STATUS_LINES[101],
+            b"connection: upgrade\r\n",
+            *response.lines,
+            self._gateway_lines(self.assignment, attempt.plan),
+        )
+        tunnel = Tunnel(self.client, self.request, connection, attempt.address, self._on_tunnel_end)
+        tunnel.open(b"".join((*lines, b"\r\n")), data)
+
+    def _on_tunnel_end(self, received: int, sent: int) -> None:
+        self.body.size += received
+        self.relay.size += sent
+        self._finish()
+
+    # Failures ---------------------------------------------------------------------------------------
+    def _recover(self) -> Recovery:
+        if self.recovery is None:
+            assert self.assignment is not None
+            self.recovery = Recovery(self.request, self.body, self.assignment.variant)
+        return self.recovery
+
+    def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
+        if attempt is not self.attempt:
+            if not idle_close:
+                _observe(attempt, code)
+            attempt.connection = None
+            self._end_hedge(code)
+            return
+        if attempt.state == RELAYING:
+            attempt.connection = None
+            self._break_off(attempt, code)
+            return
+        if idle_close and self._recover().may_repeat(attempt):
+            self.body.rewind()
+            attempt.repeat()
+            return
+        attempt.connection = None
+        if not idle_close:
+            _observe(attempt, code)
+        if self._hedge is not None:
+            if self._hedge.under_way:
+                self._promote(code)
+                return
+            self._end_hedge("hedge_lost")
+        self._next(attempt, code, detail, sent=CODES[code].sent)
+
+    def on_expired(self, attempt: Attempt, code: str) -> None:
+        state = attempt.state
+        if state == QUEUED:
+            self._next(attempt, code, "it waited for a free place for the maximum time", sent=False)
+        elif state == BACKOFF:
+            self._next(attempt, code, "", sent=False)
+        elif state == WAITING and not self.body.complete:
+            self._fail(TurnoutError("request_timeout"))
+        elif state != RELAYING:
+            _observe(attempt, code)
+            self._next(attempt, code, "", sent=state == WAITING)
+        elif self.client.write_paused or not self.body.complete:
+            self.client_lost()  # it does not read, or does not send: the backend waits for it
+            self.client.abort()
+        else:
+            attempt.cancel()
+            self._break_off(attempt, code)
+
+    def on_stall(self, attempt: Attempt) -> None:
+        sent = attempt.state == WAITING
+        if not attempt.plan.backend.health.stall_detection:
+            return
+        if attempt is not self.attempt or not self._recover().leaves_stalled(attempt, sent=sent):
+            return
+        assert attempt.address is not None
+        silent = perf_counter() - max(attempt.address.last_byte_at, attempt.since)
+        detail = f"{attempt.address.name} has been silent for {silent:.3f} s"
+        self._next(attempt, "backend_stalled", detail, sent=sent)
+
+    def _next(self, attempt: Attempt, code: str, detail: str, *, sent: bool, status: int = 0) -> None:
+        """A retry, the next variant of the fallback list, or an error. ``status``: of a response, else 0."""
+        recovery, assignment, now = self._recover(), self.assignment, perf_counter()
+        assert assignment is not None
+        plan = attempt.plan
+        self._end_hedge("hedge_lost")
+        self._note(attempt, status or code, now)
+        recovery.waited += attempt.waited
+        if attempt.state in (WAITING, CONNECTING, QUEUED):
+            recovery.waited += now - attempt.since
+        self._let_go(attempt, code)
+        if detail:  # addresses are not for clients
+            self.runtime.failure_log.tell(plan.backend_name, code, detail, self.request.request_id)
+        if plan is assignment.variant:
+            self._error = code
+        late = now >= self.request.total_deadline
+        if not late and recovery.may_retry(plan, code, status, sent=sent):
+            self._retry(recovery, attempt)
+            return
+        following = recovery.fallback(plan, code, status, sent=sent)
+        if isinstance(following, FixedResponse):  # costs no time, so it serves even when none is left
+            self._fixed = True
+            self._reply(following.status, following.body, following.lines)
+        elif late:
+            message = f"{plan.name}: the total time of the request is over; try again."
+            self._fail(TurnoutError("backend_total_timeout", message))
+        elif following is None:
+            wait = plan.backend.limiter.drain_time() if CODES[code].status == 503 else None
+            self._fail(TurnoutError(code, retry_after=wait))
+        else:
+            recovery.retries = 0
+            recovery.tried.clear()
+            self._new_attempt(following).start()
+
+    def _let_go(self, attempt: Attempt, code: str) -> None:
+        """Gives up an attempt; what it left at the backend may still be read for the connection's sake."""
+        self.body.rewind()
+        active = self.runtime.active
+        if code == "backend_status":
+            Discard.response(attempt, active)
+        elif code != "backend_stalled" or not Discard.straggler(attempt, active):
+            self._cancel(attempt)
+            attempt.leave()
+            active.discard(attempt)
+            return
+        attempt.release()
+
+    def _retry(self, recovery: Recovery, failed: Attempt) -> None:
+        """Tries again after a random pause of up to base · 2^(n-1).
+
+        Full jitter keeps failures from recurring in step.
+        """
+        route, runtime = self.request.route, self.runtime
+        recovery.retries += 1
+        if failed.address is not None:
+            recovery.tried.append(failed.address)
+        ceiling = min(route.backoff_max, route.backoff_base * 2.0 ** (recovery.retries - 1))
+        attempt = self._new_attempt(failed.plan)
+        attempt.delay(runtime.loop, runtime.random() * ceiling)
+
+    def _note(self, attempt: Attempt, result: object, now: float) -> None:
+        """Keeps what came of an attempt."""
+        spent = self._recover().note(attempt, result, now)
+        if self._listener is not None:
+            self._listener.attempt_failed(attempt, self._kind(attempt), result, spent, now)
+
+    def _kind(self, attempt: Attempt) -> str:
+        if attempt is not self.attempt:
+            return "hedge"
+        if self.recovery is not None and self.recovery.retries:
+            return "retry"
+        return "first" if self.assignment is None or attempt.plan is self.assignment.variant else "fallback"
+
+    def _promote(self, result: str) -> None:
+        """The second attempt goes on as the only one; ``result`` is what became of the first."""
+        first, hedge = self.attempt, self._hedge
+        assert first is not None
+        assert hedge is not None
+        assert hedge.attempt is not None
+        self._hedge = None
+        self._note(first, result, perf_counter())
+        first.cancel()
+        first.leave()
+        active = self.runtime.active
+        active.discard(first)
+        # The first one's time is no time of the gateway's.
+        self._recover().waited += first.waited + hedge.attempt.since - first.since
+        self.attempt = hedge.attempt
+        active.add(hedge.attempt)
+
+    def _end_hedge(self, result: object) -> None:
+        """The second attempt is not needed, or failed."""
+        hedge, self._hedge = self._hedge, None
+        if hedge is not None:
+            hedge.cancel()
+            if hedge.attempt is not None:
+                self._note(hedge.attempt, result, perf_counter())
+                hedge.attempt.leave()
+
+    def _cancel(self, attempt: Attempt) -> None:
+        """Ends what is under way at the backend immediately."""
+        attempt.cancel()
+        self._end_hedge("hedge_lost")
+        if self.body.paused:
+            self.on_backpressure(attempt, full=False)
+
+    def _break_off(self, attempt: Attempt, code: str) -> None:
+        """After the first byte there is no way back: the client must see that the response is not whole."""
+        _observe(attempt, code)
+        self._error = code
+        self._note(attempt, code, perf_counter())
+        attempt.leave()
+        self._finish()
+        self.client.abort()
 
     # Ends -------------------------------------------------------------------------------------------
     def client_lost(self) -> None:
-        """The client is gone: the backend learns of it at once, and no fallback starts."""
-        if self.state == DONE or not self.begun:
-            self.state = DONE
+        if self._ended or not self._begun:
+            self._ended = True
             return
-        state = self.state
-        self.cancel_attempt()
-        self.leave()
-        if state == READING:
-            self.state = DONE
-            self.worker.active.discard(self)
+        attempt, relay = self.attempt, self.relay
+        if attempt is None:
+            self._stop_reading()
+            self._ended = True
             return
-        self.whole = state == RELAYING and is_whole(self.tail)
-        if not self.whole:
-            if not self.error:
-                self.error = "client_left"
-            self.status = 499
-            self.note("client_left")
-        self.done()
+        self._cancel(attempt)
+        if attempt.state == RELAYING:
+            relay.cut()
+        if not relay.whole:
+            self._error = self._error or "client_left"
+            relay.status = 499
+            self._note(attempt, "client_left", perf_counter())
+        attempt.leave()
+        self._finish()
 
     def refuse(self, error: TurnoutError) -> None:
-        """The client's body is broken, too large or too slow: its fault, not the variant's."""
-        state = self.state
-        if not self.begun:
-            self.refused = error
-        elif state == RELAYING:
+        """The client's body is malformed, too large or too slow: its fault, not the variant's."""
+        if not self._begun:
+            self._refused = error
+        elif self.attempt is not None and self.attempt.state == RELAYING:
             self.client_lost()
             self.client.abort()
-        elif state != DONE:
-            self.cancel_attempt()
-            fail(self, error)
+        elif not self._ended:
+            self._fail(error)
 
-    def pause_answer(self) -> None:
-        if self.connection is not None:
-            self.connection.pause_reading()
-            self.deadline = self.total_deadline  # the backend is not slow, its answer is not being read
-
-    def resume_answer(self) -> None:
-        if self.connection is not None:
-            self.connection.resume_reading()
-            self._arm_idle(perf_counter())
-
-    def _arm_idle(self, now: float) -> None:
-        idle = self.route.timeouts.idle
-        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
-
-    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
-        """The backend switched protocols: from here on bytes pass unread, both ways."""
-        connection, self.connection = self.connection, None
-        assert connection is not None
-        if self.worker.tunnels_full:  # others came first while the backend was asked
-            connection.abandon()
-            fail(self, TurnoutError("too_many_websockets", retry_after=1.0))
+    def cut_short(self) -> None:
+        """The process ends first, which is no fault of the variant: an error response if nothing went out yet."""
+        if self._ended or not self._begun:
             return
-        self.state = RELAYING
-        self.status = 101
-        self.served = self.plan.name
-        self.head.close = True
-        lines = b"".join(response.lines)
-        Tunnel.open(
-            self,
-            connection,
-            b"%bconnection: upgrade\r\n%b\r\n" % (STATUS_LINES[101], lines + our_lines(self)),
-            data,
-        )
+        attempt = self.attempt
+        relaying = False
+        if attempt is not None:
+            relaying = attempt.state == RELAYING
+            self._cancel(attempt)
+            self._error = self._error or "draining"
+            self._note(attempt, "draining", perf_counter())
+        if relaying:
+            self._finish()
+            self.client.abort()
+        else:
+            self._fail(TurnoutError("draining", retry_after=1.0))
 
-    def done(self) -> None:
+    def _fail(self, error: TurnoutError) -> None:
+        """Sends an error response; with a decision, it carries all that a response does."""
+        if self.assignment is None:
+            self._stop_reading()
+            self._ended = True
+            send_refusal(self.client, self, error)
+            return
+        body = render(error.code, error.message, request_id=self.request.request_id.decode("latin-1"))
+        self._reply(error.status, body, b"content-type: application/json\r\n", error.retry_after)
+
+    def _reply(self, status: int, body: bytes, lines: bytes, retry_after: float | None = None) -> None:
+        """Sends a local reply to a request that has a decision."""
+        relay, request, assignment = self.relay, self.request, self.assignment
+        assert assignment is not None
+        attempt = self.attempt
+        if attempt is not None and attempt.owner is self:
+            self._cancel(attempt)
+            attempt.leave()
+        waited = self.recovery.waited if self.recovery is not None else 0.0
+        relay.head_ms = (perf_counter() - self.head.started - waited) * 1e3
+        relay.backend_ms = waited * 1e3
+        relay.served = ""
+        own = self._gateway_lines(assignment, assignment.variant)
+        head = b"".join((date_line(request.wall), lines, own, retry_line(retry_after)))
+        relay.reply(self, status, head, body)
+        self._finish()
+        self.client.responded(self)
+
+    def _finish(self) -> None:
         """Records the outcome; the only place that does."""
-        if self.state == DONE:
+        if self._ended:
             return
-        self.state = DONE
-        self.deadline = NEVER
-        worker = self.worker
-        worker.active.discard(self)
+        self._ended = True
+        runtime, assignment, attempt = self.runtime, self.assignment, self.attempt
+        assert assignment is not None
+        self.attempt = None  # each refers to the other: without this, only the collector would free them
+        if attempt is not None and attempt.owner is self:
+            runtime.active.discard(attempt)
         try:
-            worker.offer(outcome(self))
-            if self.shadows:
-                worker.shadow.offer(self)
+            record = outcome(
+                self.request,
+                assignment,
+                self.body,
+                self.relay,
+                self.recovery,
+                error=self._error,
+                fixed=self._fixed,
+            )
+            if self._listener is not None:
+                self._listener.finished(record, attempt)
+            runtime.offer(record)
+            if self._shadows:
+                self._offer_copies(self._shadows)
         except Exception as error:  # noqa: BLE001 - the client's connection must go on
             INTERNAL_ERRORS.report(error)
+
+    def _offer_copies(self, shadows: list[VariantPlan]) -> None:
+        request, body, relay, shadow = self.request, self.body, self.relay, self.runtime.shadow
+        if not body.complete:
+            shadow.drop(request.route.name, shadows, "request_incomplete")
+            return
+        result = PrimaryResult(
+            request,
+            body,
+            served=relay.served,
+            status=relay.status,
+            latency_ms=relay.backend_ms,
+            lines=relay.lines if relay.captured is not None else [],
+            captured=relay.captured,
+            size=relay.size,
+            whole=relay.whole,
+        )
+        shadow.offer(request, body, result, shadows, self._listener)
+
+
+def _observe(attempt: Attempt, code: str) -> None:
+    """Reports the failure ``code`` of an attempt to the health of its backend."""
+    if attempt.address is not None and code != "internal":
+        attempt.plan.backend.health.failed(attempt.address, code, perf_counter())

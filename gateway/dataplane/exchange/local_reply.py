@@ -1,61 +1,44 @@
-"""Answers of the gateway's own to a request that had its decision: errors, and fixed ones."""
+"""Responses of the gateway's own: to requests without a decision, and the parts of those with one."""
 
 from __future__ import annotations
 
-from time import perf_counter
-from typing import TYPE_CHECKING
-
-from gateway.dataplane.exchange.serialize import our_lines
-from gateway.dataplane.exchange.states import DONE, READING
-from gateway.dataplane.snapshot import Fixed
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.tracing import trace_refusal
 from gateway.errors import TurnoutError, render
-from gateway.http.fields import STATUS_LINES, date_line
-
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
+from gateway.http.fields import METHODS, date_line
 
 
-def fail(x: Exchange, error: TurnoutError) -> None:
-    """An error answer; with a decision, with all that an answer carries."""
-    x.leave()
-    if x.state == READING:
-        x.state = DONE
-        x.worker.active.discard(x)
-        x.client.answer_error(x, error)
-        return
-    x.status = error.status
-    body = render(error.code, error.message, request_id=x.request_id.decode("latin-1"))
-    _write(x, error.status, body, b"content-type: application/json\r\n", error.retry_after)
-
-
-def answer_fixed(x: Exchange, fixed: Fixed) -> None:
-    """The last resort of a fallback list."""
-    x.status = fixed.status
-    x.fixed = True
-    _write(x, fixed.status, fixed.body, fixed.lines, None)
-
-
-def _write(x: Exchange, status: int, body: bytes, lines: bytes, retry_after: float | None) -> None:
-    client = x.client
-    if not x.complete:
-        x.head.close = True
-    x.head_ms = (perf_counter() - x.started - x.waited) * 1e3
-    x.backend_ms = x.waited * 1e3
-    x.answer_bytes = len(body)
-    # A bodiless status has no body, whatever a fixed answer says.
-    body_out = b"" if x.head.method == b"HEAD" or status in (204, 304) else body
-    length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-    retry = b"retry-after: %d\r\n" % max(1, round(retry_after)) if retry_after is not None else b""
-    parts = (
-        STATUS_LINES[status],
-        date_line(x.wall),
-        lines,
-        our_lines(x),
-        retry,
-        length,
-        client.connection_line(x.head),
-        b"\r\n",
+def send_refusal(client: ClientConnection, request: PipelinedRequest, error: TurnoutError) -> None:
+    """Sends an error response to a request that had no decision, and counts it."""
+    head, runtime = request.head, client.runtime
+    if not request.complete:
+        head.close = True
+    runtime.refusals[error.code] += 1
+    wall = runtime.wall()
+    request_id = head.request_id or runtime.new_decision(wall).hex().encode()
+    body = render(error.code, error.message, request_id=request_id.decode("latin-1"))
+    lines = b"%bcontent-type: application/json\r\nx-request-id: %b\r\n%b" % (
+        date_line(wall),
+        request_id,
+        _lines_for(error),
     )
-    client.write(b"".join((*parts, body_out)))
-    x.done()
-    client.answered(x)
+    client.begin_response(request, error.status, [lines], len(body), head.method == b"HEAD")
+    client.send([body], end=True)
+    if head.trace is not None:
+        trace_refusal(client, head, error)
+    client.responded(request)
+
+
+def retry_line(seconds: float | None) -> bytes:
+    """Retry-After, in whole seconds and at least one; b"" for None."""
+    return b"" if seconds is None else b"retry-after: %d\r\n" % max(1, round(seconds))
+
+
+def _lines_for(error: TurnoutError) -> bytes:
+    """The field lines that the status asks for."""
+    lines = retry_line(error.retry_after)
+    if error.status == 401:
+        lines += b"www-authenticate: Bearer\r\n"
+    if error.status == 405:
+        lines += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
+    return lines

@@ -1,6 +1,6 @@
 """What a decision may read of a request beyond its head: cookies, the query, the JSON body.
 
-Nothing here raises for anything that a client wrote but `TurnoutError`: what can't be read is absent.
+Nothing here raises for anything that a client wrote: what can't be read is absent.
 """
 
 from __future__ import annotations
@@ -8,20 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.dataplane.request.json_body import MODEL, JsonBody, Keys, scalar_at
-from gateway.dataplane.request.routing import meets
 from gateway.dataplane.snapshot import RoutePlan
-from gateway.errors import TurnoutError
 
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
-
-LOOP_BYTES: Final = 16_384
-LOOP_FIELDS: Final = 128
-"""A JSON body of up to so many bytes and colons is read on the event loop: a quarter of a millisecond at most."""
+MAX_LOOP_BYTES: Final = 16_384
+MAX_LOOP_FIELDS: Final = 128
+"""A JSON body of at most this many bytes and colons is read on the event loop, in a quarter of a millisecond."""
 
 
 def cookie(field: bytes, name: bytes) -> bytes | None:
@@ -53,18 +48,18 @@ def _parameter(name: bytes) -> re.Pattern[bytes]:
 
 def quick_to_read(data: bytes) -> bool:
     """Whether ``data`` may be read on the event loop."""
-    return len(data) <= LOOP_BYTES and data.count(b":") <= LOOP_FIELDS
+    return len(data) <= MAX_LOOP_BYTES and data.count(b":") <= MAX_LOOP_FIELDS
 
 
 def wanted(routes: Sequence[RoutePlan]) -> list[Keys]:
     """Where the rules of ``routes`` look in a JSON body."""
-    found: list[Keys] = [(MODEL,)]
+    keys: list[Keys] = [(MODEL,)]
     for route in routes:
         if route.unit is not None and route.unit[0] == "json":
-            found.append(_keys(route.unit[1]))
-        if route.sight is not None:
-            found.extend(keys for _, header, keys in route.sight.sources if header is None)
-    return found
+            keys.append(_keys(route.unit[1]))
+        if route.extractor is not None:
+            keys.extend(path for _, header, path in route.extractor.sources if header is None)
+    return keys
 
 
 def json_value(body: JsonBody, path: bytes) -> bytes | None:
@@ -77,27 +72,3 @@ def json_value(body: JsonBody, path: bytes) -> bytes | None:
 
 def _keys(path: bytes) -> Keys:
     return tuple(path.decode().split("."))
-
-
-def choose_route(exchange: Exchange, body: JsonBody) -> RoutePlan:
-    """The route, now that the body is known: the first candidate whose model (if it asks for one) is the body's.
-
-    Raises TurnoutError.
-    """
-    head = exchange.head
-    candidates = exchange.client.snapshot.candidates(head.path)
-    if all(c.condition is None or not c.condition.models for c in candidates):
-        return exchange.route
-    model = scalar_at(body.fields, (MODEL,))
-    for route in candidates:
-        condition = route.condition
-        if condition is None or (
-            meets(condition, head) and (not condition.models or model in condition.models)
-        ):
-            head.admit(route.name)
-            return route
-    if not isinstance(model, str):
-        raise TurnoutError(
-            "unknown_route", "The routes here go by the model; send a JSON body that names one."
-        )
-    raise TurnoutError("unknown_route", f"No route serves the model {model[:64]!r}.")

@@ -6,10 +6,9 @@ follows such a head can't be told apart from its body.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import httptools
-
+from gateway.auth.principal import Principal
 from gateway.errors import TurnoutError
 from gateway.http.fields import (
     API_KEY,
@@ -37,10 +36,8 @@ from gateway.http.fields import (
     valid_request_id,
     without_sessions,
 )
-
-if TYPE_CHECKING:
-    from gateway.auth.principal import Principal
-    from gateway.telemetry.tracing.trace import Trace
+from gateway.telemetry.tracing.sampling import Tracing
+from gateway.telemetry.tracing.trace import Trace
 
 EMPTY: Final[dict[bytes, bytes]] = {}
 KEPT_WITH_CONNECTION: Final = (b"close", b"keep-alive", b"upgrade")
@@ -60,7 +57,7 @@ class Head:
     length = -1
     """Content-Length; -1 where there is none."""
     chunked = False
-    old = False
+    http10 = False
     """HTTP/1.0"""
     close = False
     """Whether the connection ends with this request's answer."""
@@ -83,7 +80,8 @@ class Head:
     proxied = False
     """Whether a field tells of a proxy between the client and us, whatever its value."""
     trace: Trace | None = None
-    """Set for a request that is traced."""
+    """Set for a request that is traced, and ``tracing`` with it."""
+    tracing: Tracing | None = None
     principal: Principal
 
     def __init__(self, started: float) -> None:
@@ -95,7 +93,7 @@ class Head:
     @property
     def expects_continue(self) -> bool:
         """Whether the client waits for ``100 Continue`` before it sends the body (RFC 9110 10.1.1)."""
-        return self.expect and not self.old and (self.length > 0 or self.chunked)
+        return self.expect and not self.http10 and (self.length > 0 or self.chunked)
 
     def take(self, action: int, name: bytes, value: bytes) -> None:  # noqa: C901 - one dispatch
         """A field that is not simply passed on; ``action`` says what it is to us."""
@@ -151,31 +149,41 @@ class Head:
         self.lines.append(b"%b: %b\r\n" % (name, value))
 
     # When the head is complete ------------------------------------------------------------------------
-    def settle(self, parser: httptools.HttpRequestParser, target: bytes) -> None:
-        """Checks version, method, framing and target, and removes what Connection lists; not yet the host."""
-        version = parser.get_http_version()
+    def settle(self, version: str, method: bytes, target: bytes, upgrades: bool, keep_alive: bool) -> None:
+        """Checks version, method, framing and target, and removes what Connection lists; not yet the host.
+
+        Args:
+            version: "1.0" or "1.1".
+            method: In upper case.
+            target: As the client wrote it.
+            upgrades: Whether the request asks for another protocol.
+            keep_alive: Whether the client leaves the connection open.
+
+        Raises:
+            TurnoutError: The head is not one that may be served.
+        """
         if version != "1.1":
             if version != "1.0":
                 raise TurnoutError("http_version")
-            self.old = True
-        self.method = parser.get_method()
+            self.http10 = True
+        self.method = method
         if self.method not in METHODS:
             raise TurnoutError("method_not_allowed")
         if self.codings:
             self._settle_coding()
-        if parser.should_upgrade():
+        if upgrades:
             self._settle_upgrade()
-        if self.hosts != 1 and (self.hosts or not self.old):
+        if self.hosts != 1 and (self.hosts or not self.http10):
             raise TurnoutError("bad_host")
         self._settle_target(target)
         if self.connection:
             self._strip_listed()
-        if not parser.should_keep_alive():
+        if not keep_alive:
             self.close = True
 
     def _settle_coding(self) -> None:
         """Exactly one plain "chunked", of a client that may use it: the parser raises too late for the others."""
-        if self.old or len(self.codings) != 1:
+        if self.http10 or len(self.codings) != 1:
             raise TurnoutError("bad_framing")
         if self.codings[0].lower() != b"chunked":
             raise TurnoutError("not_implemented")
@@ -189,7 +197,7 @@ class Head:
             raise TurnoutError("bad_framing", "A request to upgrade may have no body.")
         if (
             self.method == b"GET"
-            and not self.old
+            and not self.http10
             and b"upgrade" in tokens(self.connection)
             and [value.lower() for value in self.wants_upgrade] == [b"websocket"]
         ):

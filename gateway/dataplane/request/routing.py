@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from gateway.dataplane.request.head import Head
+from gateway.dataplane.request.json_body import MODEL, JsonBody, scalar_at
 from gateway.dataplane.snapshot import Condition, RoutePlan, Snapshot
 from gateway.errors import TurnoutError
 
-if TYPE_CHECKING:
-    from gateway.dataplane.request.head import Head
-
 
 def find_route(snapshot: Snapshot, head: Head) -> RoutePlan:
-    """The most specific route that holds the request; one that looks at the body counts as held until it is read.
+    """Returns the most specific route that matches; a condition on the body counts as met until the body is read.
 
-    Raises TurnoutError("unknown_route").
+    Raises:
+        TurnoutError: "unknown_route".
     """
     for route in snapshot.candidates(head.path):
         if route.condition is None or meets(route.condition, head):
             return route
     raise TurnoutError("unknown_route")
+
+
+def route_by_body(snapshot: Snapshot, head: Head, route: RoutePlan, body: JsonBody) -> RoutePlan:
+    """Returns the first candidate whose model (if it asks for one) is the body's, or ``route`` if none asks.
+
+    Raises:
+        TurnoutError: No route serves the model, or the principal may not use the one that does.
+    """
+    candidates = snapshot.candidates(head.path)
+    if all(c.condition is None or not c.condition.models for c in candidates):
+        return route
+    model = scalar_at(body.fields, (MODEL,))
+    for candidate in candidates:
+        condition = candidate.condition
+        if condition is None or (
+            meets(condition, head) and (not condition.models or model in condition.models)
+        ):
+            head.admit(candidate.name)
+            return candidate
+    if not isinstance(model, str):
+        raise TurnoutError(
+            "unknown_route", "The routes here go by the model; send a JSON body that names one."
+        )
+    raise TurnoutError("unknown_route", f"No route serves the model {model[:64]!r}.")
 
 
 def meets(condition: Condition, head: Head) -> bool:

@@ -1,6 +1,6 @@
-"""Shadows: copies of requests to variants whose answers no client sees.
+"""Shadows: copies of requests to variants whose responses no client sees.
 
-A copy leaves only after the primary's answer has gone out, from a queue bounded by count and by bytes, over
+A copy leaves only after the primary's response has gone out, from a queue bounded by count and by bytes, over
 connections of its own, with limits of its own (``limits.shadow``); each shadow has an equal part of them, so
 that one that hangs leaves room for the others. Under load copies are the first to go. Whatever a shadow does,
 the primary does not feel it; and offered = sent + dropped + waiting, always, with a reason for each drop.
@@ -11,27 +11,27 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from gateway.dataplane.exchange.states import READING
+from gateway.dataplane.base import Runtime
+from gateway.dataplane.exchange.listener import ExchangeListener
+from gateway.dataplane.request.body import Body
+from gateway.dataplane.request.request import Request
 from gateway.dataplane.shadow.comparer import Comparer, Pair, comparable, reason_of, uncompared
-from gateway.dataplane.shadow.shadow_request import Copy, Original, ShadowCall
-from gateway.dataplane.snapshot import ShadowLimits, VariantPlan
+from gateway.dataplane.shadow.shadow_request import ShadowRequest
+from gateway.dataplane.shadow.sink import PrimaryResult, ShadowSink
+from gateway.dataplane.snapshot import RoutePlan, ShadowLimits
+from gateway.dataplane.variant import VariantPlan
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.record.events import Shadowed
 from gateway.transport.address import Address
-from gateway.transport.base import ResponseHead
 from policies import ejection
 from policies.allocation.fixed_plans import shadow_due
 from policies.comparison.compare import Agreement
 
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
-    from gateway.dataplane.worker import Worker
-
-BUSY: Final = 0.95
-"""The share of a second that the event loop may be busy before copies are dropped for the clients' sake."""
-DEAD: Final = ejection.Settings(
+MAX_LOOP_LOAD: Final = 0.95
+"""Share of a second that the event loop may be busy before copies are dropped for the clients' sake."""
+EJECTION: Final = ejection.Settings(
     consecutive_local=5,
     consecutive_remote=0,
     failure_share=2.0,
@@ -44,21 +44,21 @@ DEAD: Final = ejection.Settings(
 """A shadow that can't be reached, hangs or breaks five times in a row is left alone for a growing while."""
 
 
-class Lane:
-    """What waits for one address of a shadow, and is under way there."""
+class ShadowQueue:
+    """Copies for one address of a shadow: those that wait, and the number under way."""
 
     __slots__ = ("bytes", "group", "health", "queue", "running")
 
     def __init__(self, address: Address) -> None:
-        self.queue: deque[Copy] = deque()
+        self.queue: deque[ShadowRequest] = deque()
         self.running = 0
         self.bytes = 0
-        self.group = ejection.Group([address.name], DEAD)
+        self.group = ejection.Group([address.name], EJECTION)
         self.health = self.group.addresses[address.name]
 
 
-class Shadower:
-    """The queue, and what is under way."""
+class ShadowDispatcher(ShadowSink):
+    """The queues of all shadows, and what is under way."""
 
     def __init__(
         self,
@@ -70,22 +70,22 @@ class Shadower:
     ) -> None:
         """``pool``: an address for a shadow, apart from those that serve clients."""
         self.limits = limits
-        self.worker: Worker | None = None
+        self.worker: Runtime | None = None
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """By (route, shadow, offered | sent | failed | dropped:REASON | uncompared:REASON)."""
         self._pool = pool
         self._record = record
         self._comparer = comparer
-        self._lanes: dict[Address, Lane] = {}
+        self._queues: dict[Address, ShadowQueue] = {}
         self._bytes = 0
-        self._running: set[ShadowCall] = set()
+        self._running: set[ShadowRequest] = set()
         self._seen: dict[tuple[str, str], int] = {}
-        """Requests that were counted, by (route, shadow)."""
+        """Requests of a route that has a shadow, by (route, shadow)."""
 
     @property
     def waiting(self) -> int:
         """Copies that wait to be sent."""
-        return sum(len(lane.queue) for lane in self._lanes.values())
+        return sum(len(queue.queue) for queue in self._queues.values())
 
     @property
     def running(self) -> int:
@@ -103,57 +103,66 @@ class Shadower:
         return self._bytes
 
     # Which requests ---------------------------------------------------------------------------------
-    def due(self, exchange: Exchange) -> list[VariantPlan] | None:
-        """The shadows whose turn it is: exact shares by counting, not by chance."""
-        found: list[VariantPlan] | None = None
-        route = exchange.route
+    def sampled(
+        self, route: RoutePlan, primary: VariantPlan, limits: ShadowLimits
+    ) -> list[VariantPlan] | None:
+        sampled: list[VariantPlan] | None = None
         for plan, share in route.shadows:
             key = (route.name, plan.name)
             number = self._seen.get(key, 0)
             self._seen[key] = number + 1
-            if shadow_due(number, share) and exchange.choice.variant is not plan:
-                found = found or []
-                found.append(plan)
-        if found:
-            self.limits = exchange.client.snapshot.limits.shadow
-            for plan in found:
+            if shadow_due(number, share) and plan is not primary:
                 self.counts[route.name, plan.name, "offered"] += 1
+                if sampled is None:
+                    sampled = [plan]
+                else:
+                    sampled.append(plan)
+        if sampled is not None:
+            self.limits = limits
             if self._loaded():
-                self.drop(exchange, found, "load")
+                self.drop(route.name, sampled, "load")
                 return None
-        return found
+        return sampled
 
     def _loaded(self) -> bool:
         worker = self.worker
         assert worker is not None
-        return worker.load.busy > BUSY or len(worker.active) - len(self._running) > self.limits.load
+        others = len(worker.active) - len(self._running)  # the request itself is not among them yet
+        return worker.load.busy > MAX_LOOP_LOAD or others >= self.limits.load
 
-    def drop(self, exchange: Exchange, shadows: list[VariantPlan] | None, reason: str) -> None:
-        """Counts copies that are not made, by the reason."""
-        for plan in shadows or ():
-            self._drop(exchange.route.name, plan, reason)
+    def drop(self, route: str, shadows: list[VariantPlan], reason: str) -> None:
+        for plan in shadows:
+            self._drop(route, plan, reason)
 
     def _drop(self, route: str, plan: VariantPlan, reason: str) -> None:
         self.counts[route, plan.name, f"dropped:{reason}"] += 1
 
     # The queue --------------------------------------------------------------------------------------
-    def offer(self, exchange: Exchange) -> None:
-        """Takes the copies of a finished request, or counts why not."""
-        shadows = exchange.shadows
-        if not exchange.complete or exchange.state == READING:
-            self.drop(exchange, shadows, "request_incomplete")
-            return
-        original = Original(exchange)
-        for plan in shadows or ():
-            reason = self._queue(exchange, original, plan)
+    def offer(
+        self,
+        request: Request,
+        body: Body,
+        result: PrimaryResult,
+        shadows: list[VariantPlan],
+        listener: ExchangeListener | None,
+    ) -> None:
+        for plan in shadows:
+            reason = self._offer(request, body, result, plan, listener)
             if reason:
-                self._drop(exchange.route.name, plan, reason)
+                self._drop(request.route.name, plan, reason)
         self._next()
 
-    def _queue(self, exchange: Exchange, original: Original, plan: VariantPlan) -> str:
+    def _offer(
+        self,
+        request: Request,
+        body: Body,
+        result: PrimaryResult,
+        plan: VariantPlan,
+        listener: ExchangeListener | None,
+    ) -> str:
         """Queues a copy, or says why not; ``internal``: a fault of ours, which the client must not feel."""
         try:
-            copy = Copy(exchange, original, plan, self._pool(plan))
+            copy = ShadowRequest(request, body, result, plan, self._pool(plan), listener)
             reason = self._refuse(copy)
         except Exception as error:  # noqa: BLE001 - the primary must not feel it
             INTERNAL_ERRORS.report(error)
@@ -162,127 +171,126 @@ class Shadower:
             self._take(copy)
         return reason
 
-    def _refuse(self, copy: Copy) -> str:
+    def _refuse(self, copy: ShadowRequest) -> str:
         """Why there is no place for it; "" if there is."""
-        limits, original = self.limits, copy.original
-        lane = self._lanes.get(copy.address)
-        if lane is None:
-            lane = self._lanes[copy.address] = Lane(copy.address)
-        lanes = len(self._lanes)
-        if lane.health.ejected(perf_counter()):
+        limits, primary = self.limits, copy.primary
+        queue = self._queues.get(copy.address)
+        if queue is None:
+            queue = self._queues[copy.address] = ShadowQueue(copy.address)
+        queues = len(self._queues)
+        if queue.health.ejected(perf_counter()):
             return "unhealthy"
-        if len(lane.queue) >= max(1, limits.waiting // lanes):
+        if len(queue.queue) >= max(1, limits.waiting // queues):
             return "queue_full"
-        size = copy.size + (0 if original.holders else original.size)
-        whole = copy.size + original.size
-        if self._bytes + size > limits.bytes or (lane.bytes and lane.bytes + whole > limits.bytes // lanes):
+        size = copy.size + (0 if primary.holders else primary.size)
+        whole = copy.size + primary.size
+        if self._bytes + size > limits.bytes or (
+            queue.bytes and queue.bytes + whole > limits.bytes // queues
+        ):
             return "queue_bytes"
         return ""
 
-    def _take(self, copy: Copy) -> None:
-        original = copy.original
-        lane = self._lanes[copy.address]
-        lane.queue.append(copy)
-        lane.bytes += copy.size + original.size
-        self._bytes += copy.size + (0 if original.holders else original.size)
-        original.holders += 1
+    def _take(self, copy: ShadowRequest) -> None:
+        primary = copy.primary
+        queue = self._queues[copy.address]
+        queue.queue.append(copy)
+        queue.bytes += copy.size + primary.size
+        self._bytes += copy.size + (0 if primary.holders else primary.size)
+        primary.holders += 1
 
-    def _let_go(self, copy: Copy) -> None:
-        original = copy.original
-        lane = self._lanes.get(copy.address)
-        if lane is not None:
-            lane.bytes -= copy.size + original.size
-        original.holders -= 1
-        self._bytes -= copy.size + (0 if original.holders else original.size)
+    def _let_go(self, copy: ShadowRequest) -> None:
+        primary = copy.primary
+        queue = self._queues.get(copy.address)
+        if queue is not None:
+            queue.bytes -= copy.size + primary.size
+        primary.holders -= 1
+        self._bytes -= copy.size + (0 if primary.holders else primary.size)
 
     def _next(self) -> None:
         """Sends what may be sent, a copy of each shadow in turn."""
         limits = self.limits
-        share = max(1, limits.in_flight // max(1, len(self._lanes)))
+        share = max(1, limits.in_flight // max(1, len(self._queues)))
         sent = True
         while sent:
             sent = False
-            for lane in self._lanes.values():
-                if lane.queue and lane.running < share and len(self._running) < limits.in_flight:
+            for queue in self._queues.values():
+                if queue.queue and queue.running < share and len(self._running) < limits.in_flight:
                     sent = True
-                    self._send(lane, lane.queue.popleft())
+                    self._send(queue, queue.queue.popleft())
 
-    def _send(self, lane: Lane, copy: Copy) -> None:
-        lane.running += 1
-        self.counts[copy.original.route.name, copy.plan.name, "sent"] += 1
-        call = ShadowCall(self, copy, timeout=self.limits.timeout, limit=self.limits.answer)
-        self._running.add(call)
+    def _send(self, queue: ShadowQueue, copy: ShadowRequest) -> None:
         assert self.worker is not None
-        self.worker.active.add(call)
-        call.start()
+        queue.running += 1
+        self.counts[copy.primary.route.name, copy.plan.name, "sent"] += 1
+        attempt = copy.start(timeout=self.limits.timeout, limit=self.limits.answer, ended=self._ended)
+        self._running.add(copy)
+        self.worker.active.add(attempt)
+        attempt.go(copy.address)
 
     # Ends -------------------------------------------------------------------------------------------
-    def ended(self, call: ShadowCall, error: str, body: bytes | None) -> None:
-        """One copy is done with; what its answer says goes to the record."""
-        if call not in self._running:
+    def _ended(self, copy: ShadowRequest, error: str, body: bytes | None) -> None:
+        """One copy is over; what its response says goes to the record."""
+        if copy not in self._running:
             return
-        self._running.discard(call)
+        self._running.discard(copy)
         assert self.worker is not None
-        self.worker.active.discard(call)
-        copy = call.copy
+        self.worker.active.discard(copy.attempt)
         if error:
-            self.counts[copy.original.route.name, copy.plan.name, "failed"] += 1
+            self.counts[copy.primary.route.name, copy.plan.name, "failed"] += 1
         self._judge(copy, error)
         self._let_go(copy)
-        call.tell_trace(error)
-        self._compare(call, error, body)
+        copy.report(error)
+        self._compare(copy, error, body)
         self._next()
 
-    def _judge(self, copy: Copy, error: str) -> None:
-        lane = self._lanes.get(copy.address)
-        if lane is None:
+    def _judge(self, copy: ShadowRequest, error: str) -> None:
+        queue = self._queues.get(copy.address)
+        if queue is None:
             return
-        lane.running -= 1
+        queue.running -= 1
         bad = error not in ("", "backend_status", "shadow_answer_too_large", "internal")
-        if lane.group.observe(lane.health, ejection.LOCAL if bad else ejection.OK, perf_counter()):
-            while lane.queue:
-                waiting = lane.queue.popleft()
+        if queue.group.observe(queue.health, ejection.LOCAL if bad else ejection.OK, perf_counter()):
+            while queue.queue:
+                waiting = queue.queue.popleft()
                 self._let_go(waiting)
-                self._drop(waiting.original.route.name, waiting.plan, "unhealthy")
+                self._drop(waiting.primary.route.name, waiting.plan, "unhealthy")
 
-    def _compare(self, call: ShadowCall, error: str, body: bytes | None) -> None:
-        original, response, spent = call.copy.original, call.response, call.milliseconds
+    def _compare(self, copy: ShadowRequest, error: str, body: bytes | None) -> None:
+        primary, response, latency_ms = copy.primary, copy.response, copy.latency_ms
 
-        def record(found: Agreement | None) -> None:
-            self._store(call.copy, response, error, spent, found)
+        def record(agreement: Agreement | None) -> None:
+            self._store(copy, error, latency_ms, agreement)
 
         if error or body is None or response is None:
             record(None)
             return
-        reason = original.uncompared()
-        if reason or original.answer is None:
+        reason = primary.uncompared()
+        if reason or primary.captured is None:
             record(uncompared(reason))
             return
-        first = comparable(original.lines, b"".join(original.answer))
-        pair = Pair(first, comparable(response.lines, body), original.route.comparison)
-        self._comparer.compare(original.status, response.status, pair, record)
+        first = comparable(primary.lines, b"".join(primary.captured))
+        pair = Pair(first, comparable(response.lines, body), primary.route.comparison)
+        self._comparer.compare(primary.status, response.status, pair, record)
 
-    def _store(
-        self, copy: Copy, response: ResponseHead | None, error: str, spent: float, found: Agreement | None
-    ) -> None:
-        original, worker = copy.original, self.worker
-        assert worker is not None
-        if found is not None and (reason := reason_of(found)):
-            self.counts[original.route.name, copy.plan.name, f"uncompared:{reason}"] += 1
+    def _store(self, copy: ShadowRequest, error: str, latency_ms: float, agreement: Agreement | None) -> None:
+        primary, response = copy.primary, copy.response
+        assert self.worker is not None
+        if agreement is not None and (reason := reason_of(agreement)):
+            self.counts[primary.route.name, copy.plan.name, f"uncompared:{reason}"] += 1
         self._record(
             Shadowed(
-                decision=original.decision,
-                time=worker.wall(),
-                route=original.route.name,
+                decision=primary.decision,
+                time=self.worker.wall(),
+                route=primary.route.name,
                 shadow=copy.plan.name,
-                primary=original.primary,
+                primary=primary.served,
                 status=response.status if response is not None else 0,
                 error=error,
-                latency_ms=spent,
-                primary_ms=original.primary_ms,
-                agrees=found.agrees if found is not None else None,
-                difference=found.difference if found is not None else None,
-                detail=found.detail if found is not None else "",
+                latency_ms=latency_ms,
+                primary_ms=primary.latency_ms,
+                agrees=agreement.agrees if agreement is not None else None,
+                difference=agreement.difference if agreement is not None else None,
+                detail=agreement.detail if agreement is not None else "",
             )
         )
 
@@ -290,19 +298,18 @@ class Shadower:
     def tick(self) -> None:
         """Forgets shadows that get no copies any more, so that the others have their part; once a second."""
         for address in [
-            a for a, lane in self._lanes.items() if not (lane.queue or lane.running or lane.bytes)
+            a for a, queue in self._queues.items() if not (queue.queue or queue.running or queue.bytes)
         ]:
-            lane = self._lanes[address]
-            if not lane.health.ejected(perf_counter()) and not lane.health.runs[ejection.LOCAL]:
-                del self._lanes[address]
+            queue = self._queues[address]
+            if not queue.health.ejected(perf_counter()) and not queue.health.runs[ejection.LOCAL]:
+                del self._queues[address]
 
     def close(self) -> None:
-        """The gateway ends: what waits is dropped, what is under way is cut."""
-        for lane in self._lanes.values():
-            while lane.queue:
-                copy = lane.queue.popleft()
+        for queue in self._queues.values():
+            while queue.queue:
+                copy = queue.queue.popleft()
                 self._let_go(copy)
-                self._drop(copy.original.route.name, copy.plan, "shutdown")
-        for call in tuple(self._running):
-            call.expire(0.0)
+                self._drop(copy.primary.route.name, copy.plan, "shutdown")
+        for copy in tuple(self._running):
+            copy.attempt.expire(0.0)
         self._comparer.close()

@@ -2,167 +2,141 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Final
 
-from gateway.dataplane.snapshot import RoutePlan, VariantPlan
+from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner, ResponseSink
+from gateway.dataplane.exchange.listener import CopyListener, ExchangeListener
+from gateway.dataplane.exchange.serialize import request_head
+from gateway.dataplane.request.body import Body
+from gateway.dataplane.request.request import Request
+from gateway.dataplane.shadow.sink import PrimaryResult
+from gateway.dataplane.snapshot import Timeouts
+from gateway.dataplane.variant import VariantPlan
 from gateway.transport.address import Address
-from gateway.transport.base import Connection, ResponseHandler, ResponseHead
+from gateway.transport.base import Connection, ResponseHead
 
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange.exchange import Exchange
-    from gateway.dataplane.shadow.dispatcher import Shadower
-    from gateway.dataplane.tracing import ShadowTrace
-
-
-class Original:
-    """What all copies of one request share: its body, and the primary's answer to compare with."""
-
-    __slots__ = (
-        "answer",
-        "body",
-        "decision",
-        "holders",
-        "lines",
-        "primary",
-        "primary_ms",
-        "route",
-        "size",
-        "status",
-        "whole",
-    )
-
-    def __init__(self, x: Exchange) -> None:
-        self.decision = x.decision
-        self.route: RoutePlan = x.route
-        self.body = x.chunks
-        self.primary = x.served
-        self.primary_ms = x.backend_ms
-        self.status = x.status
-        self.lines = x.answer_lines
-        self.answer = x.captured
-        """None where there is none, or it was too long to be kept."""
-        self.whole = x.whole
-        self.size = x.body_bytes + (x.answer_bytes if x.captured is not None else 0)
-        self.holders = 0
-
-    def uncompared(self) -> str:
-        """Why a shadow's response can't be compared with the primary's (see `comparing.UNCOMPARED`); "" if it can."""
-        if not self.primary:
-            return "no_variant"
-        if not self.whole:
-            return "cut_short"
-        return "too_large" if self.answer is None else ""
+NO_TIMEOUTS: Final = Timeouts(0.0, 0.0, 0.0, 0.0)
+"""Only the whole of a copy is timed."""
+Ended = Callable[["ShadowRequest", str, "bytes | None"], None]
+"""Takes the copy, its error ("" for none) and the body of its response."""
 
 
-class Copy:
-    """One request for one shadow."""
-
-    __slots__ = ("address", "body", "original", "plan", "request", "size", "trace")
-
-    def __init__(self, x: Exchange, original: Original, plan: VariantPlan, address: Address) -> None:
-        self.original = original
-        self.address = address
-        self.plan = plan
-        self.body, size = x.body_for(plan)
-        self.trace: ShadowTrace | None = x.shadowing(plan, address)
-        self.request = x.shadow_head(plan, address, size)
-        self.size = len(self.request) + (size if self.body is not original.body else 0)
-        """Bytes of its own, beside the original's."""
-
-
-class ShadowCall(ResponseHandler):
-    """One copy under way; the `ResponseHandler` of a connection of the shadow's own pool."""
+class ShadowRequest(ResponseSink, AttemptOwner):
+    """One request for one shadow, over a connection of the shadow's own pool."""
 
     __slots__ = (
-        "_begun", "_connection", "_head_at", "_out", "_size", "_started", "_task", "copy", "deadline",
-        "limit", "response", "shadower",
+        "_begun", "_ended", "_head_at", "_limit", "_out", "_started", "_written", "address", "attempt", "listener",
+        "parts", "plan", "primary", "response", "size",
     )  # fmt: skip
 
-    def __init__(self, shadower: Shadower, copy: Copy, *, timeout: float, limit: int) -> None:
-        """``timeout``: seconds for the whole of it. ``limit``: the most bytes of an answer that are read."""
-        self.shadower = shadower
-        self.copy = copy
-        self.upgrade = b""
-        self.limit = limit
+    attempt: Attempt
+    """Set by `start`."""
+
+    def __init__(
+        self,
+        request: Request,
+        body: Body,
+        primary: PrimaryResult,
+        plan: VariantPlan,
+        address: Address,
+        listener: ExchangeListener | None,
+    ) -> None:
+        self.primary = primary
+        self.address = address
+        self.plan = plan
+        chunks, size = body.for_variant(plan)
+        self.listener: CopyListener | None = None
+        if listener is not None:
+            self.listener = listener.copy_ready(plan, address)
+        head = b"".join(request_head(request, body, plan, address, size, shadow=True))
+        self.parts = [head, *chunks]
+        self.size = len(head) + (size if chunks is not primary.body else 0)
+        """Bytes of its own, besides those of ``primary``."""
         self.response: ResponseHead | None = None
-        self._out: list[bytes] = []
-        self._size = 0
-        self._connection: Connection | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._begun = self._started = perf_counter()
         self._head_at = 0.0
-        times = copy.original.route.timeouts
-        self.deadline = self._started + min(times.total or timeout, timeout)
+        self._out: list[bytes] = []
+        self._written = False
 
-    def start(self) -> None:
-        address = self.copy.address
-        connection = address.take_idle()
-        if connection is not None:
-            self.on_connected(connection)
-        else:
-            self._task = address.connect(self)
+    def start(self, *, timeout: float, limit: int, ended: Ended) -> Attempt:
+        """Sends it.
 
-    def on_connected(self, connection: Connection) -> None:
-        self._task = None
-        self._connection = connection
+        Args:
+            timeout: Seconds for the whole of it.
+            limit: Bytes of a response that are read.
+            ended: Called once, when it is over.
+        """
+        self._begun = self._started = now = perf_counter()
+        self._limit = limit
+        self._ended = ended
+        total = self.primary.route.timeouts.total
+        self.attempt = attempt = Attempt(
+            self,
+            self.plan,
+            NO_TIMEOUTS,
+            now + min(total or timeout, timeout),
+            self.parts[0].startswith(b"HEAD "),
+        )
+        return attempt
+
+    # Its attempt ------------------------------------------------------------------------------------
+    def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
         self._started = perf_counter()
-        copy = self.copy
-        connection.begin(self, head=copy.request.startswith(b"HEAD "))
-        connection.transport.writelines([copy.request, *copy.body])
+        self._written = True
+        connection.transport.writelines(self.parts)
         connection.sent_whole = True
+        attempt.sent(self._started, whole=True)
 
-    def on_silence(self) -> None: ...
-
-    def waits_at(self, address: Address, since: float) -> bool:
-        return False
-
-    def behind(self) -> int:
-        return 0
-
-    def on_head(self, response: ResponseHead) -> None:
+    def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         self._head_at = perf_counter()
         self.response = response
-        if response.length > self.limit and not response.bodiless:
+        if response.length > self._limit and not response.bodiless:
             self._cut("shadow_answer_too_large")  # before it fills our buffers
+        else:
+            attempt.accept(self, self._head_at)
 
     def on_data(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self.limit:
+        self._limit -= len(data)
+        if self._limit < 0:
             self._cut("shadow_answer_too_large")
         else:
             self._out.append(data)
 
-    def on_end(self) -> None:
+    def flush(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        """Does nothing; `on_end` follows."""
+
+    def on_end(self, attempt: Attempt) -> None:
         assert self.response is not None
         error = "backend_status" if self.response.status >= 500 else ""
-        self.shadower.ended(self, error, b"".join(self._out))
+        self._ended(self, error, b"".join(self._out))
 
-    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
-        self.shadower.ended(self, code, None)
+    def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
+        attempt.leave()
+        self._ended(self, code, None)
 
-    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
+    def on_tunnel(self, attempt: Attempt, response: ResponseHead, data: bytes) -> None:
         self._cut("backend_protocol")
 
-    def expire(self, now: float) -> None:
+    def on_expired(self, attempt: Attempt, code: str) -> None:
         self._cut("backend_total_timeout")
 
     def _cut(self, code: str) -> None:
-        if self._connection is not None:
-            self._connection.abandon()
-        if self._task is not None:
-            self._task.cancel()
-        self.shadower.ended(self, code, None)
+        self.attempt.cancel()
+        self.attempt.leave()
+        self._ended(self, code, None)
 
     @property
-    def milliseconds(self) -> float:
-        """To the answer's head, or to the failure."""
+    def latency_ms(self) -> float:
+        """Milliseconds to the response's head, or to the failure."""
         return ((self._head_at or perf_counter()) - self._started) * 1e3
 
-    def tell_trace(self, error: str) -> None:
-        """It has ended; where the request is traced, so is this."""
-        if self.copy.trace is not None:
-            sent = self._started if self._connection is not None else 0.0
+    def report(self, error: str) -> None:
+        """Tells the listener, if the request has one, that the copy is over."""
+        if self.listener is not None:
+            sent = self._started if self._written else 0.0
             status = self.response.status if self.response is not None else 0
-            self.copy.trace.ended(self._begun, sent, self._head_at, status, error)
+            self.listener.ended(self._begun, sent, self._head_at, status, error)

@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from gateway.record.events import BLAMELESS
 from gateway.telemetry.tracing.context import Context
-from gateway.telemetry.tracing.trace import Asked, Attempt, Refused, Served, Shadowing, Trace, Traced
+from gateway.telemetry.tracing.trace import Asked, AttemptSpan, Refused, Served, Shadowing, Trace, Traced
 
 log = logging.getLogger("turnout.traces")
 
@@ -133,7 +133,7 @@ class Spans:
         )
 
     # Attempts -----------------------------------------------------------------------------------------
-    def _attempt(self, record: Served, attempt: Attempt, place: int) -> ReadableSpan:
+    def _attempt(self, record: Served, attempt: AttemptSpan, place: int) -> ReadableSpan:
         asked = record.asked
         attributes = _where(attempt, record.prefix, asked.method, asked.path[:LONGEST])
         attributes["turnout.attempt"] = attempt.kind
@@ -151,7 +151,7 @@ class Spans:
 
     def _client(
         self,
-        attempt: Attempt,
+        attempt: AttemptSpan,
         parent: SpanContext | None,
         method: bytes,
         offset: float,
@@ -166,7 +166,7 @@ class Spans:
         if bad:
             attributes["error.type"] = attempt.result or str(attempt.status)
         return ReadableSpan(
-            _name(method, attempt.plan.name.encode()),
+            _name(method, attempt.target.variant.encode()),
             context=_context(attempt.span),
             parent=parent,
             resource=self._resource,
@@ -181,7 +181,7 @@ class Spans:
         )
 
 
-def _events(attempt: Attempt, offset: float) -> Iterator[Event]:
+def _events(attempt: AttemptSpan, offset: float) -> Iterator[Event]:
     if attempt.sent:
         yield Event("sent", timestamp=_nano(attempt.sent, offset))
     if attempt.head:
@@ -226,22 +226,22 @@ def _host(host: bytes, scheme: bytes) -> tuple[str, int]:
     return name.strip(b"[]").decode("latin-1"), int(port) if port else _PORTS.get(scheme, 80)
 
 
-def _where(attempt: Attempt, prefix: bytes, method: bytes, path: bytes) -> Attributes:
+def _where(attempt: AttemptSpan, prefix: bytes, method: bytes, path: bytes) -> Attributes:
     """Where an attempt went."""
-    plan, address = attempt.plan, attempt.address
+    target, address = attempt.target, attempt.address
     found: Attributes = {
         "http.request.method": method.decode("latin-1"),
-        "turnout.variant": plan.name,
-        "turnout.backend": plan.backend_name,
+        "turnout.variant": target.variant,
+        "turnout.backend": target.backend,
     }
     if address is None or not address.endpoint.host:
         return found
     end = address.endpoint
-    own = plan.rewrite + path[len(prefix) :] if plan.rewrite is not None else path
+    own = target.rewrite + path[len(prefix) :] if target.rewrite is not None else path
     authority = f"[{end.host}]:{end.port}" if ":" in end.host else f"{end.host}:{end.port}"
     found["server.address"] = end.host
     found["server.port"] = end.port
-    found["url.full"] = f"{end.scheme}://{authority}{(plan.base_path + own).decode('latin-1')}"
+    found["url.full"] = f"{end.scheme}://{authority}{(target.base_path + own).decode('latin-1')}"
     found["network.protocol.version"] = "1.1"
     return found
 

@@ -5,44 +5,46 @@ Times are `perf_counter`'s seconds; a record's ``offset`` added to them makes se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from gateway.record.events import Outcome
 from gateway.telemetry.tracing.context import Context
-
-if TYPE_CHECKING:
-    from gateway.dataplane.snapshot import VariantPlan
-    from gateway.dataplane.tracing import Tracing
-    from gateway.record.events import Outcome
-    from gateway.transport.address import Address
+from gateway.transport.address import Address
 
 
-class Trace:
-    """One sampled request's place in its trace."""
+class Trace(NamedTuple):
+    """A sampled request's place in its trace."""
 
-    __slots__ = ("link", "parent", "span", "tracing")
-
-    def __init__(self, tracing: Tracing, span: Context, parent: bytes, link: Context | None) -> None:
-        self.tracing = tracing
-        self.span = span
-        """The gateway's own span."""
-        self.parent = parent
-        """Id of the client's span, 8 bytes; b"" where the trace begins here."""
-        self.link = link
-        """The client's span, where it is not followed."""
+    span: Context
+    """The gateway's own span."""
+    parent: bytes
+    """Id of the client's span, 8 bytes; b"" where the trace begins here."""
+    link: Context | None
+    """The client's span, where it is not followed."""
 
 
-class Attempt:
-    """One try at a backend, or one copy for a shadow."""
+class Target(NamedTuple):
+    """The variant that an attempt is for, as far as its span shows it."""
+
+    variant: str
+    backend: str
+    rewrite: bytes | None
+    """Replaces the matched prefix of the path; None leaves the path."""
+    base_path: bytes
+
+
+class AttemptSpan:
+    """One attempt at a backend, or one copy for a shadow."""
 
     __slots__ = (
-        "address", "begun", "ended", "head", "kind", "plan", "result", "sent", "span", "status"
+        "address", "begun", "ended", "head", "kind", "result", "sent", "span", "status", "target"
     )  # fmt: skip
 
     def __init__(
-        self, span: Context, plan: VariantPlan, address: Address | None, kind: str, begun: float
+        self, span: Context, target: Target, address: Address | None, kind: str, begun: float
     ) -> None:
         self.span = span
-        self.plan = plan
+        self.target = target
         self.address = address
         self.kind = kind
         """first | retry | fallback | hedge | shadow"""
@@ -50,10 +52,10 @@ class Attempt:
         self.sent = 0.0
         """When the request's last byte was sent; 0.0: never."""
         self.head = 0.0
-        """When the answer's head came; 0.0: never."""
+        """When the response's head came; 0.0: never."""
         self.ended = 0.0
         self.status = 0
-        """Of the answer; 0 where there was none."""
+        """Of the response; 0 if there was none."""
         self.result = ""
         """"" | the error code, or what else ended it: hedged, hedge_lost, client_left."""
 
@@ -83,7 +85,7 @@ class Served(NamedTuple):
     outcome: Outcome
     prefix: bytes
     """The path that the route matches."""
-    attempts: list[Attempt]
+    attempts: list[AttemptSpan]
     broken: bool
     """Whether the answer broke off after its head."""
     begun: float
@@ -115,7 +117,7 @@ class Refused(NamedTuple):
 class Shadowing(NamedTuple):
     """A copy for a shadow: a trace of its own that names the request's span."""
 
-    attempt: Attempt
+    attempt: AttemptSpan
     link: Context
     decision: bytes
     route: str

@@ -9,8 +9,8 @@ from collections import Counter
 
 from gateway.clock import Chance, Clock
 from gateway.config.document import TracesConfig
-from gateway.dataplane.tracing import Tracing
 from gateway.telemetry.tracing.exporter import Exporter
+from gateway.telemetry.tracing.sampling import Tracing
 
 log = logging.getLogger("turnout.traces")
 

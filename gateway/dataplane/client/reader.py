@@ -1,0 +1,189 @@
+"""Strict HTTP/1.1 parsing of one client's requests, and the limits on what a client may send."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httptools
+
+from gateway.dataplane.base import PipelinedRequest
+from gateway.dataplane.client.classify import classify
+from gateway.dataplane.client.refusal import parse_error
+from gateway.dataplane.client.timeouts import BodyProgress
+from gateway.dataplane.client.writer import ResponseWriter
+from gateway.dataplane.request.head import Head
+from gateway.errors import TurnoutError
+from gateway.http.fields import valid_host
+
+MAX_PIECE_BYTES: Final = 4096
+"""Bytes parsed at a time where heads may be among them, so that limits hold to within a piece."""
+MAX_CHUNKED_PIECE_BYTES: Final = 16_384
+"""The same within a chunked body, whose end can't be foreseen."""
+MAX_UNCLAIMED_BODY_BYTES: Final = 65_536
+"""Bytes of a body that are read before the turn of its request has come."""
+NO_REQUEST: Final = Head(0.0)
+"""The head of a connection that has no request; never changed."""
+
+
+class RequestQueue(ResponseWriter):
+    """A client connection as its parser sees it."""
+
+    __slots__ = ("current",)
+
+    current: PipelinedRequest | None
+    """The request whose response is next."""
+
+    def enqueue(self, request: PipelinedRequest) -> None:
+        """Takes a request whose head is complete."""
+        raise NotImplementedError
+
+    def refuse(self, error: TurnoutError) -> None:
+        """Ends reading, with an error response behind those that are owed."""
+        raise NotImplementedError
+
+    def hold_body(self) -> None:
+        """Reads no further body: the turn of its request has not come, and nothing takes it."""
+        raise NotImplementedError
+
+
+class RequestReader:
+    """Feeds the parser and takes its callbacks."""
+
+    __slots__ = (
+        "_actions", "_connection", "_fields_left", "_host", "_lines", "_parser", "_url", "body", "head",
+        "in_head", "incoming", "unclaimed",
+    )  # fmt: skip
+
+    def __init__(self, connection: RequestQueue) -> None:
+        self._connection = connection
+        self._parser = httptools.HttpRequestParser(self)
+        # Bytes behind a last request vanish instead of raising: they belong to no request.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._actions = connection.snapshot.actions
+        self._fields_left = 0
+        self._url = b""
+        self._host = b""
+        self._lines: list[bytes] = []
+        self.head = NO_REQUEST
+        self.in_head = False
+        self.incoming: PipelinedRequest | None = None
+        """The request whose body is being read."""
+        self.unclaimed = 0
+        """Bytes since the last byte of a body or the end of a message: of a head, chunk lines or trailers."""
+        self.body = BodyProgress()
+
+    def forget(self) -> None:
+        """Lets go of what the last request left in memory."""
+        self.head = NO_REQUEST
+        self._lines = []
+        self._url = b""
+
+    def step(self) -> int:
+        """Bytes to feed next."""
+        incoming = self.incoming
+        if incoming is None or self.in_head:
+            return MAX_PIECE_BYTES
+        if incoming.head.chunked:
+            return MAX_CHUNKED_PIECE_BYTES
+        return max(MAX_PIECE_BYTES, incoming.head.length - self.body.read)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Parses ``data``; returns None, or what follows a request to upgrade: a tunnel's bytes or a request."""
+        self.unclaimed += len(data)
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # The parser has skipped the body and stands behind the head: what follows is ours to judge.
+                data = data[upgrade.args[0] :]
+                incoming = self.incoming
+                if incoming is not None and incoming.head.upgrade:
+                    return data
+                if data:
+                    continue
+            except httptools.HttpParserError as error:
+                self._connection.refuse(parse_error(error, self.in_head))
+                return None
+            break
+        if self.unclaimed > self._connection.snapshot.limits.head:
+            self._connection.refuse(TurnoutError("head_too_large"))
+        return None
+
+    def refused_head(self) -> Head:
+        """Ends reading; returns the head for the error response to a request that can't be read."""
+        if self.head is NO_REQUEST:
+            self.head = Head(self._connection.now)
+        elif self.in_head and self._url:
+            self.head.method = self._parser.get_method()  # a HEAD's error has no body either
+        self.head.close = True
+        return self.head
+
+    # The parser's side ------------------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        connection = self._connection
+        self.in_head = True
+        self._url = b""
+        connection.snapshot = snapshot = connection.runtime.snapshot
+        self.head = head = Head(connection.now)
+        self._actions = snapshot.actions
+        self._fields_left = snapshot.limits.fields + 1
+        self._lines = head.lines
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > self._connection.snapshot.limits.target:
+            raise TurnoutError("target_too_long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields_left -= 1
+        if not self._fields_left:
+            most = self._connection.snapshot.limits.fields
+            raise TurnoutError("head_too_large", f"The request has more than {most} fields; send fewer.")
+        action = self._actions.get(name.lower())
+        if action is None:
+            # The parser has refused every other control character, so this strips spaces and tabs.
+            self._lines.append(b"%b: %b\r\n" % (name, value.rstrip()))
+        elif self.in_head:
+            self.head.take(action, name, value.rstrip())
+
+    def on_headers_complete(self) -> None:
+        head, connection, parser = self.head, self._connection, self._parser
+        limit = connection.snapshot.limits.head
+        if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
+            raise TurnoutError("head_too_large")
+        version, method = parser.get_http_version(), parser.get_method()
+        head.settle(version, method, self._url, parser.should_upgrade(), parser.should_keep_alive())
+        if head.host != self._host or not head.host:
+            self._check_host(head)
+        self.in_head = False
+        self._lines = []  # of trailers, which go nowhere
+        self.body.begin(connection.now)
+        self.incoming = request = classify(connection, head)
+        connection.enqueue(request)
+
+    def _check_host(self, head: Head) -> None:
+        """Remembers a valid host: most requests of a connection name the same one."""
+        if head.hosts and not valid_host(head.host):
+            raise TurnoutError("bad_host")
+        self._host = head.host
+
+    def on_body(self, data: bytes) -> None:
+        self.unclaimed = 0
+        progress = self.body
+        progress.read += len(data)
+        request = self.incoming
+        if request is None:
+            return
+        if progress.read > request.body_limit:
+            raise TurnoutError("body_too_large")
+        request.on_request_data(data)
+        if progress.read > MAX_UNCLAIMED_BODY_BYTES and request is not self._connection.current:
+            self._connection.hold_body()
+
+    def on_message_complete(self) -> None:
+        self.unclaimed = 0
+        request, self.incoming = self.incoming, None
+        if request is not None:
+            if request.head.upgrade:
+                self.incoming = request  # so that `feed` sees the upgrade
+            request.on_request_end()

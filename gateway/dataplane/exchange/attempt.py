@@ -1,0 +1,259 @@
+"""One try at one address.
+
+A request's first try, its retries, hedges, fallbacks, the copies for shadows, and the responses that are only read to
+their end are all attempts; they differ in their owner and in where the response goes.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Protocol
+
+from gateway.dataplane.exchange.slot import SlotHolder
+from gateway.dataplane.exchange.states import (
+    ACCEPT,
+    CONNECT,
+    CONNECTING,
+    END,
+    ENDED,
+    NEW,
+    NEXT,
+    QUEUED,
+    RELAYING,
+    SEND,
+    TIMEOUTS,
+    WAITING,
+)
+from gateway.dataplane.snapshot import Timeouts
+from gateway.dataplane.timed import Timed
+from gateway.dataplane.variant import VariantPlan
+from gateway.telemetry.tracing.trace import AttemptSpan
+from gateway.transport.address import Address
+from gateway.transport.base import Connection, ResponseHead
+
+
+class ResponseSink:
+    """Where the body of an accepted response goes."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes) -> None:
+        """A piece came."""
+        raise NotImplementedError
+
+    def flush(self) -> bool:
+        """The pieces of one read have come; returns whether the idle timeout begins again."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The response is complete."""
+
+
+class AttemptOwner(Protocol):
+    """What an attempt is for; inherited explicitly, so that compiled code calls its methods through a table."""
+
+    __slots__ = ()
+
+    def pick(self, attempt: Attempt) -> Address | None:
+        """Returns the address to use, or None after it has dealt with there being none."""
+        return None
+
+    def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
+        """``connection`` takes the request; the owner writes it and calls `Attempt.sent`."""
+        return
+
+    def on_interim(self, attempt: Attempt, status: int, lines: list[bytes]) -> None:
+        """A 1xx response came."""
+        return
+
+    def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
+        """The head of the final response came; the owner calls `Attempt.accept`, or ends the attempt."""
+
+    def on_end(self, attempt: Attempt) -> None:
+        """The response is complete, and the attempt over."""
+
+    def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
+        """It failed; ``attempt.state`` still says where. ``idle_close``: see `ResponseHandler.on_failure`."""
+
+    def on_expired(self, attempt: Attempt, code: str) -> None:
+        """The deadline of ``attempt.state`` has passed; nothing was ended yet."""
+
+    def on_stall(self, attempt: Attempt) -> None:
+        """Its address has stalled."""
+        return
+
+    def on_tunnel(self, attempt: Attempt, response: ResponseHead, data: bytes) -> None:
+        """The backend has switched protocols; ``data`` came behind the head."""
+
+    def on_backpressure(self, attempt: Attempt, *, full: bool) -> None:
+        """The backend takes no more of the request for now, or takes more again."""
+        return
+
+
+class Attempt(SlotHolder, Timed):
+    """One try at one address, from its place in the queue to the end of the response."""
+
+    __slots__ = ("head_only", "limits", "owner", "repeated", "sink", "span")
+
+    def __init__(
+        self, owner: AttemptOwner, plan: VariantPlan, limits: Timeouts, total_deadline: float, head_only: bool
+    ) -> None:
+        """
+        Args:
+            owner: What it is for.
+            plan: The variant that is tried.
+            limits: The longest that each state may last.
+            total_deadline: `perf_counter` at which it must be over.
+            head_only: Whether the request's method is HEAD.
+        """
+        self.owner = owner
+        self.plan = plan
+        self.limits = limits
+        self.total_deadline = self.deadline = total_deadline
+        self.head_only = head_only
+        self.upgrade = b""
+        self.state = NEW
+        self.address = None
+        self.connection = None
+        self.task = None
+        self.since = self.waited = 0.0
+        self.has_slot = self.retrying = False
+        self.sink: ResponseSink | None = None
+        """Where an accepted response goes."""
+        self.span: AttemptSpan | None = None
+        """Of a traced request."""
+        self.repeated = False
+        """Whether it was sent once on a connection that was closed while idle."""
+
+    # On the way to a connection ---------------------------------------------------------------------
+    def pick(self) -> Address | None:
+        return self.owner.pick(self)
+
+    def on_queue_full(self) -> None:
+        name = self.plan.backend.name
+        self.owner.on_failure(
+            self, "backend_overloaded", f"{name} has no free place, and its queue is full", idle_close=False
+        )
+
+    def go(self, address: Address) -> None:
+        """Sends the request to ``address`` on an idle connection, or makes a new one."""
+        self.address = address
+        connection = None if self.repeated else address.take_idle()
+        if connection is not None:
+            self._send(connection, address)
+            return
+        self.state = NEXT[self.state][CONNECT]
+        connect = self.limits.connect
+        self.since = perf_counter()
+        self.deadline = min(self.since + connect, self.total_deadline) if connect else self.total_deadline
+        self.task = address.connect(self)
+
+    def repeat(self) -> None:
+        """Sends the request once more on a new connection: the backend had closed the idle one."""
+        self.repeated = True
+        self.connection = None
+        assert self.address is not None
+        self.go(self.address)
+
+    def on_connected(self, connection: Connection) -> None:
+        if self.state == CONNECTING and self.address is not None:
+            self.task = None
+            self._send(connection, self.address)
+        else:  # cancelled meanwhile
+            connection.abandon()
+
+    def _send(self, connection: Connection, address: Address) -> None:
+        self.state = NEXT[self.state][SEND]
+        self.connection = connection
+        connection.begin(self, head=self.head_only)
+        self.owner.on_ready(self, connection, address)
+
+    def sent(self, now: float, *, whole: bool) -> None:
+        """The request was written, as far as it is here.
+
+        The first-byte timeout runs from its end: a slow upload is not the backend's fault.
+        """
+        self.since = now
+        if self.state == WAITING:
+            first = self.limits.first_byte
+            if whole and first:
+                self.deadline = min(now + first, self.total_deadline)
+            else:
+                self.deadline = self.total_deadline
+
+    # The response -----------------------------------------------------------------------------------
+    def on_interim(self, status: int, lines: list[bytes]) -> None:
+        self.owner.on_interim(self, status, lines)
+
+    def on_head(self, response: ResponseHead) -> None:
+        self.owner.on_head(self, response)
+
+    def accept(self, sink: ResponseSink, now: float) -> None:
+        """Passes the response on to ``sink``."""
+        self.state = NEXT[self.state][ACCEPT]
+        self.sink = sink
+        idle = self.limits.idle
+        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
+
+    def on_data(self, data: bytes) -> None:
+        if self.sink is not None:
+            self.sink.on_data(data)
+
+    def flush(self) -> None:
+        if self.sink is not None and self.sink.flush():
+            now = perf_counter()
+            self._arm_idle(now)
+            assert self.address is not None
+            self.address.last_byte_at = now
+
+    def _arm_idle(self, now: float) -> None:
+        idle = self.limits.idle
+        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
+
+    def hold(self, *, full: bool) -> None:
+        """Reads no further while the client takes no more; the backend is not slow then."""
+        if self.connection is not None:
+            if full:
+                self.connection.pause_reading()
+                self.deadline = self.total_deadline
+            else:
+                self.connection.resume_reading()
+                self._arm_idle(perf_counter())
+
+    def pause_upload(self) -> None:
+        self.owner.on_backpressure(self, full=True)
+
+    def resume_upload(self) -> None:
+        self.owner.on_backpressure(self, full=False)
+
+    def on_end(self) -> None:
+        if self.state == RELAYING:
+            self.connection = None
+            assert self.sink is not None
+            self.sink.end()
+            self.release()
+            self.state = NEXT[RELAYING][END]
+            self.owner.on_end(self)
+
+    def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
+        self.owner.on_tunnel(self, response, data)
+
+    def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
+        self.task = None
+        if self.state != ENDED:
+            self.owner.on_failure(self, code, detail, idle_close=idle_close)
+
+    # Time -------------------------------------------------------------------------------------------
+    def expire(self, now: float) -> None:
+        total = now >= self.total_deadline and self.state != QUEUED
+        self.deadline = self.total_deadline
+        self.owner.on_expired(self, "backend_total_timeout" if total else TIMEOUTS[self.state])
+
+    def waits_at(self, address: Address, since: float) -> int:
+        if self.address is not address or self.since > since or not self.has_slot:
+            return 0
+        waiting = self.state == WAITING and self.connection is not None and self.connection.sent_whole
+        return 1 + len(self.plan.backend.limiter.waiting) if waiting or self.state == CONNECTING else 0
+
+    def on_silence(self) -> None:
+        self.owner.on_stall(self)

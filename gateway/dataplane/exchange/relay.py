@@ -1,0 +1,99 @@
+"""What goes to the client: the response of a backend or of the gateway itself, counted and kept as far as needed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.exchange.attempt import ResponseSink
+from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
+from gateway.transport.base import ResponseHead
+
+BODILESS: Final = (204, 304)
+"""Statuses whose responses have no body, whatever a fixed response says."""
+
+
+class Relay(ResponseSink):
+    """One response, on its way."""
+
+    __slots__ = (
+        "_limit", "_out", "_tail", "backend_ms", "captured", "client", "head_ms", "lines", "served", "size", "status",
+        "whole",
+    )  # fmt: skip
+
+    lines: list[bytes]
+    """The backend's field lines; set with ``captured``."""
+    head_ms: float
+    """Milliseconds from the request to the response's head that were the gateway's own; set when it is complete."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.status = 0
+        self.size = 0
+        """Bytes of the body."""
+        self.served = ""
+        """The variant whose response it is; "" for a local reply."""
+        self.head_ms = 0.0
+        self.backend_ms = 0.0
+        """Milliseconds until the backend's head."""
+        self.whole = False
+        """Whether the client was sent everything that the backend had to send."""
+        self.captured: list[bytes] | None = None
+        """The body, where a shadow's is compared with it; None if it is not kept."""
+        self._out: list[bytes] = []
+        self._tail = b""
+        """The last bytes of the body, at least `TAIL_BYTES` if there are as many."""
+
+    def capture(self, limit: int) -> None:
+        """Keeps the response, if its body has at most ``limit`` bytes."""
+        self.captured = []
+        self.lines = []
+        self._limit = limit
+
+    def begin(self, request: PipelinedRequest, response: ResponseHead, lines: bytes) -> None:
+        """Passes on the head of a backend's response, with the gateway's own ``lines``."""
+        self.status = response.status
+        if self.captured is not None:
+            self.lines = response.lines
+        self.client.begin_response(
+            request, response.status, [*response.lines, lines], response.length, response.bodiless
+        )
+
+    def on_data(self, data: bytes) -> None:
+        self.size += len(data)
+        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        self._out.append(data)
+        if self.captured is not None:
+            if self.size <= self._limit:
+                self.captured.append(data)
+            else:
+                self.captured = None
+
+    def flush(self) -> bool:
+        out, self._out = self._out, []
+        self.client.send(out, end=False)
+        return not self.client.write_paused
+
+    def end(self) -> None:
+        out, self._out = self._out, []
+        self.client.send(out, end=True)
+        self.whole = True
+
+    @property
+    def held(self) -> bool:
+        """Whether pieces wait for `flush`."""
+        return bool(self._out)
+
+    def cut(self) -> None:
+        """The client left while the response was relayed; it had everything if a stream's last event was sent."""
+        self.whole = is_whole(self._tail)
+
+    def reply(self, request: PipelinedRequest, status: int, lines: bytes, body: bytes) -> None:
+        """Sends a response of the gateway's own."""
+        self.status = status
+        self.size = len(body)
+        if not request.complete:
+            request.head.close = True
+        bodiless = request.head.method == b"HEAD" or status in BODILESS
+        self.client.begin_response(request, status, [lines], len(body), bodiless)
+        self.client.send([body], end=True)

@@ -1,0 +1,62 @@
+"""The body of a request: its pieces as they arrive, and what of them was sent on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.dataplane.request.json_body import NO_BODY, JsonBody, with_model
+from gateway.dataplane.variant import VariantPlan
+
+MIN_VECTORED_BYTES: Final = 65_536
+"""A body from this size on is written piece by piece instead of being joined (copied)."""
+
+
+class Body:
+    """Pieces of one body; those that were sent are kept as long as they may be sent again."""
+
+    __slots__ = ("chunked", "chunks", "complete", "json", "paused", "replayable", "sent", "size")
+
+    def __init__(self, chunked: bool) -> None:
+        """``chunked``: whether the client sends it in chunks."""
+        self.chunked = chunked
+        self.chunks: list[bytes] = []
+        self.size = 0
+        """Bytes received."""
+        self.complete = False
+        self.sent = 0
+        """Pieces of ``chunks`` that the current attempt has sent."""
+        self.replayable = True
+        """Whether all of it is still here."""
+        self.paused = False
+        """Whether the client is not being read because the backend takes no more."""
+        self.json: JsonBody = NO_BODY
+        """What it says; read only where the route needs it."""
+
+    def for_variant(self, plan: VariantPlan) -> tuple[list[bytes], int]:
+        """The pieces as ``plan`` wants them, and their bytes."""
+        if plan.model is None:
+            return self.chunks, self.size
+        rewritten = with_model(b"".join(self.chunks), self.json, plan.model)
+        return [rewritten], len(rewritten)
+
+    def framed(self, chunks: list[bytes]) -> list[bytes]:
+        """``chunks`` as they are written while more is to come."""
+        if not self.chunked:
+            return chunks
+        return [part for chunk in chunks for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]
+
+    def take_unsent(self) -> list[bytes]:
+        """What came since the last call, framed."""
+        unsent = self.chunks[self.sent :]
+        self.sent = len(self.chunks)
+        return self.framed(unsent)
+
+    def rewind(self) -> None:
+        """Begins again: what was sent must be sent to somebody else."""
+        self.sent = 0
+
+    def drop_sent(self) -> None:
+        """Frees what was sent; no other attempt can send it."""
+        self.replayable = False
+        self.chunks.clear()
+        self.sent = 0

@@ -1,0 +1,102 @@
+"""What an exchange hands over for its shadows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gateway.dataplane.exchange.listener import ExchangeListener
+from gateway.dataplane.request.body import Body
+from gateway.dataplane.request.request import Request
+from gateway.dataplane.snapshot import RoutePlan, ShadowLimits
+from gateway.dataplane.variant import VariantPlan
+
+
+class PrimaryResult:
+    """What all copies of one request share: its body, and the primary's response to compare with."""
+
+    __slots__ = (
+        "body", "captured", "decision", "holders", "latency_ms", "lines", "route", "served", "size", "status", "whole"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: Request,
+        body: Body,
+        *,
+        served: str,
+        status: int,
+        latency_ms: float,
+        lines: list[bytes],
+        captured: list[bytes] | None,
+        size: int,
+        whole: bool,
+    ) -> None:
+        """
+        Args:
+            request: What was decided.
+            body: Whole.
+            served: The variant whose response the client got; "" if none did.
+            status: Of the response.
+            latency_ms: Until the head of the response.
+            lines: Its field lines.
+            captured: Its body; None if there is none, or it was too long to be kept.
+            size: Bytes of its body.
+            whole: Whether it was sent to its end.
+        """
+        self.decision = request.decision
+        self.route = request.route
+        self.body = body.chunks
+        self.served = served
+        self.status = status
+        self.latency_ms = latency_ms
+        self.lines = lines
+        self.captured = captured
+        self.whole = whole
+        self.size = body.size + (size if captured is not None else 0)
+        """Bytes held."""
+        self.holders = 0
+        """Copies that are waiting or under way."""
+
+    def uncompared(self) -> str:
+        """Why a shadow's response can't be compared with the primary's (see `comparer.UNCOMPARED`); "" if it can."""
+        if not self.served:
+            return "no_variant"
+        if not self.whole:
+            return "cut_short"
+        return "too_large" if self.captured is None else ""
+
+
+class ShadowSink:
+    """Takes copies of requests; `gateway.dataplane.shadow.dispatcher` implements it."""
+
+    counts: Counter[tuple[str, str, str]]
+    """By (route, shadow, offered | sent | failed | dropped:REASON | uncompared:REASON)."""
+
+    def sampled(
+        self, route: RoutePlan, primary: VariantPlan, limits: ShadowLimits
+    ) -> list[VariantPlan] | None:
+        """Returns the shadows that get a copy of this request."""
+        raise NotImplementedError
+
+    def drop(self, route: str, shadows: list[VariantPlan], reason: str) -> None:
+        """Counts copies that are not made, by the reason."""
+        raise NotImplementedError
+
+    def offer(
+        self,
+        request: Request,
+        body: Body,
+        result: PrimaryResult,
+        shadows: list[VariantPlan],
+        listener: ExchangeListener | None,
+    ) -> None:
+        """Takes the copies of a finished request, or counts why not."""
+        raise NotImplementedError
+
+    def tick(self) -> None:
+        """Is called once a second."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The gateway ends: what waits is dropped, what is under way is cut."""
+        raise NotImplementedError
