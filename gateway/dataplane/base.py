@@ -145,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
         """
         raise NotImplementedError
 
-    def send(self, data: list[bytes], *, end: bool) -> None:
+    def send(self, data: list[bytes], end: bool) -> None:
         """Sends the head that waits, if any, and a part of the body, in one write.
 
         ``data`` may be changed. ``end``: nothing follows; the caller then calls

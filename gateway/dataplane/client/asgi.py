@@ -237,7 +237,7 @@ class ControlCall(PipelinedRequest):
             raise OSError("there are too many connections")
         if not self._started:
             self._start_response(len(body), more=more)
-        client.send([body] if body else [], end=not more)
+        client.send([body] if body else [], not more)
         if not more:
             self._responded = True
             self._changed.set()

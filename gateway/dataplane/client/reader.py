@@ -50,7 +50,7 @@ class RequestReader:
     """Feeds the parser and takes its callbacks."""
 
     __slots__ = (
-        "_actions", "_connection", "_fields_left", "_host", "_lines", "_parser", "_url", "body", "head",
+        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_url", "body", "head",
         "in_head", "incoming", "unclaimed",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class RequestReader:
         # Bytes behind a last request vanish instead of raising: they belong to no request.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._actions = connection.snapshot.actions
+        self._limits = connection.snapshot.limits
         self._fields_left = 0
         self._url = b""
         self._host = b""
@@ -105,7 +106,7 @@ class RequestReader:
                 self._connection.refuse(parse_error(error, self.in_head))
                 return None
             break
-        if self.unclaimed > self._connection.snapshot.limits.head:
+        if self.unclaimed > self._limits.head:
             self._connection.refuse(TurnoutError("head_too_large"))
         return None
 
@@ -126,18 +127,19 @@ class RequestReader:
         connection.snapshot = snapshot = connection.runtime.snapshot
         self.head = head = Head(connection.now)
         self._actions = snapshot.actions
-        self._fields_left = snapshot.limits.fields + 1
+        self._limits = limits = snapshot.limits
+        self._fields_left = limits.fields + 1
         self._lines = head.lines
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        if len(self._url) > self._connection.snapshot.limits.target:
+        if len(self._url) > self._limits.target:
             raise TurnoutError("target_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields_left -= 1
         if not self._fields_left:
-            most = self._connection.snapshot.limits.fields
+            most = self._limits.fields
             raise TurnoutError("head_too_large", f"The request has more than {most} fields; send fewer.")
         action = self._actions.get(name.lower())
         if action is None:
@@ -148,7 +150,7 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         head, connection, parser = self.head, self._connection, self._parser
-        limit = connection.snapshot.limits.head
+        limit = self._limits.head
         if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
             raise TurnoutError("head_too_large")
         version, method = parser.get_http_version(), parser.get_method()
@@ -157,7 +159,9 @@ class RequestReader:
             self._check_host(head)
         self.in_head = False
         self._lines = []  # of trailers, which go nowhere
-        self.body.begin(connection.now)
+        progress = self.body
+        progress.read = 0
+        progress.since = connection.now
         self.incoming = request = classify(connection, head)
         connection.enqueue(request)
 

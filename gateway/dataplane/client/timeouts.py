@@ -17,10 +17,6 @@ class BodyProgress:
         self.since = 0.0
         """When the body began, later by the time for which it was not being read."""
 
-    def begin(self, now: float) -> None:
-        self.read = 0
-        self.since = now
-
     def too_slow(self, now: float, last_read: float, limits: Limits) -> bool:
         """Whether the body comes too slowly. ``last_read``: when bytes last came."""
         earned = limits.body_min_rate * (now - self.since - limits.body_grace)

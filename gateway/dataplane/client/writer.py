@@ -64,18 +64,19 @@ class ResponseWriter(ClientConnection):
             connection = b"connection: keep-alive\r\n" if head.http10 else b""
         self._head = b"".join((STATUS_LINES[status], *lines, framing, connection, b"\r\n"))
 
-    def send(self, data: list[bytes], *, end: bool) -> None:
+    def send(self, data: list[bytes], end: bool) -> None:
         head, self._head = self._head, b""
-        if self._framing == CHUNKED:
+        if self._framing == PLAIN:
+            if head:
+                data.insert(0, head)
+        elif self._framing == CHUNKED:
             size = sum(map(len, data))
             if size:
                 data.insert(0, b"%b%x\r\n" % (head, size))
                 data.append(b"\r\n0\r\n\r\n" if end else b"\r\n")
             else:
                 data = [head, b"0\r\n\r\n"] if end else [head]
-        elif self._framing == BODILESS:
+        else:
             data = [head]
-        elif head:
-            data.insert(0, head)
         if data:
-            self.write(data[0] if len(data) == 1 else b"".join(data))
+            self.write(b"".join(data))

@@ -10,20 +10,7 @@ from time import perf_counter
 from typing import Protocol
 
 from gateway.dataplane.exchange.slot import SlotHolder
-from gateway.dataplane.exchange.states import (
-    ACCEPT,
-    CONNECT,
-    CONNECTING,
-    END,
-    ENDED,
-    NEW,
-    NEXT,
-    QUEUED,
-    RELAYING,
-    SEND,
-    TIMEOUTS,
-    WAITING,
-)
+from gateway.dataplane.exchange.states import CONNECTING, ENDED, NEW, QUEUED, RELAYING, TIMEOUTS, WAITING
 from gateway.dataplane.snapshot import Timeouts
 from gateway.dataplane.timed import Timed
 from gateway.dataplane.variant import VariantPlan
@@ -45,9 +32,6 @@ class ResponseSink:
         """The pieces of one read have come; returns whether the idle timeout begins again."""
         raise NotImplementedError
 
-    def end(self) -> None:
-        """The response is complete."""
-
 
 class AttemptOwner(Protocol):
     """What an attempt is for; inherited explicitly, so that compiled code calls its methods through a table."""
@@ -59,7 +43,7 @@ class AttemptOwner(Protocol):
         return None
 
     def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
-        """``connection`` takes the request; the owner writes it and calls `Attempt.sent`."""
+        """``connection`` takes the request; the owner calls `Connection.begin`, writes it and calls `Attempt.sent`."""
         return
 
     def on_interim(self, attempt: Attempt, status: int, lines: list[bytes]) -> None:
@@ -70,7 +54,7 @@ class AttemptOwner(Protocol):
         """The head of the final response came; the owner calls `Attempt.accept`, or ends the attempt."""
 
     def on_end(self, attempt: Attempt) -> None:
-        """The response is complete, and the attempt over."""
+        """The response is complete; the owner calls `Attempt.leave`."""
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
         """It failed; ``attempt.state`` still says where. ``idle_close``: see `ResponseHandler.on_failure`."""
@@ -93,10 +77,10 @@ class AttemptOwner(Protocol):
 class Attempt(SlotHolder, Timed):
     """One try at one address, from its place in the queue to the end of the response."""
 
-    __slots__ = ("head_only", "limits", "owner", "repeated", "sink", "span")
+    __slots__ = ("limits", "owner", "repeated", "sink", "span")
 
     def __init__(
-        self, owner: AttemptOwner, plan: VariantPlan, limits: Timeouts, total_deadline: float, head_only: bool
+        self, owner: AttemptOwner, plan: VariantPlan, limits: Timeouts, total_deadline: float
     ) -> None:
         """
         Args:
@@ -104,13 +88,11 @@ class Attempt(SlotHolder, Timed):
             plan: The variant that is tried.
             limits: The longest that each state may last.
             total_deadline: `perf_counter` at which it must be over.
-            head_only: Whether the request's method is HEAD.
         """
         self.owner = owner
         self.plan = plan
         self.limits = limits
         self.total_deadline = self.deadline = total_deadline
-        self.head_only = head_only
         self.upgrade = b""
         self.state = NEW
         self.address = None
@@ -140,12 +122,13 @@ class Attempt(SlotHolder, Timed):
         self.address = address
         connection = None if self.repeated else address.take_idle()
         if connection is not None:
-            self._send(connection, address)
+            self.state = WAITING
+            self.connection = connection
+            self.owner.on_ready(self, connection, address)
             return
-        self.state = NEXT[self.state][CONNECT]
-        connect = self.limits.connect
+        self.state = CONNECTING
         self.since = perf_counter()
-        self.deadline = min(self.since + connect, self.total_deadline) if connect else self.total_deadline
+        self._limit(self.since, self.limits.connect)
         self.task = address.connect(self)
 
     def repeat(self) -> None:
@@ -158,28 +141,30 @@ class Attempt(SlotHolder, Timed):
     def on_connected(self, connection: Connection) -> None:
         if self.state == CONNECTING and self.address is not None:
             self.task = None
-            self._send(connection, self.address)
+            self.state = WAITING
+            self.connection = connection
+            self.owner.on_ready(self, connection, self.address)
         else:  # cancelled meanwhile
             connection.abandon()
 
-    def _send(self, connection: Connection, address: Address) -> None:
-        self.state = NEXT[self.state][SEND]
-        self.connection = connection
-        connection.begin(self, head=self.head_only)
-        self.owner.on_ready(self, connection, address)
+    def sent(self, now: float) -> None:
+        """The request was written to its end.
 
-    def sent(self, now: float, *, whole: bool) -> None:
-        """The request was written, as far as it is here.
-
-        The first-byte timeout runs from its end: a slow upload is not the backend's fault.
+        The first-byte timeout runs from there: a slow upload is not the backend's fault.
         """
         self.since = now
         if self.state == WAITING:
-            first = self.limits.first_byte
-            if whole and first:
-                self.deadline = min(now + first, self.total_deadline)
-            else:
-                self.deadline = self.total_deadline
+            self._limit(now, self.limits.first_byte)
+
+    def sent_partly(self, now: float) -> None:
+        """As much of the request as is here was written."""
+        self.since = now
+        self.deadline = self.total_deadline
+
+    def _limit(self, now: float, seconds: float) -> None:
+        """Sets the deadline of a state that may last ``seconds``; 0.0: as long as the whole."""
+        deadline = now + seconds
+        self.deadline = deadline if seconds and deadline < self.total_deadline else self.total_deadline
 
     # The response -----------------------------------------------------------------------------------
     def on_interim(self, status: int, lines: list[bytes]) -> None:
@@ -190,25 +175,21 @@ class Attempt(SlotHolder, Timed):
 
     def accept(self, sink: ResponseSink, now: float) -> None:
         """Passes the response on to ``sink``."""
-        self.state = NEXT[self.state][ACCEPT]
+        self.state = RELAYING
         self.sink = sink
-        idle = self.limits.idle
-        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
+        self._limit(now, self.limits.idle)
 
     def on_data(self, data: bytes) -> None:
-        if self.sink is not None:
-            self.sink.on_data(data)
+        sink = self.sink
+        if sink is not None:
+            sink.on_data(data)
 
     def flush(self) -> None:
         if self.sink is not None and self.sink.flush():
             now = perf_counter()
-            self._arm_idle(now)
+            self._limit(now, self.limits.idle)
             assert self.address is not None
             self.address.last_byte_at = now
-
-    def _arm_idle(self, now: float) -> None:
-        idle = self.limits.idle
-        self.deadline = min(now + idle, self.total_deadline) if idle else self.total_deadline
 
     def hold(self, *, full: bool) -> None:
         """Reads no further while the client takes no more; the backend is not slow then."""
@@ -218,7 +199,7 @@ class Attempt(SlotHolder, Timed):
                 self.deadline = self.total_deadline
             else:
                 self.connection.resume_reading()
-                self._arm_idle(perf_counter())
+                self._limit(perf_counter(), self.limits.idle)
 
     def pause_upload(self) -> None:
         self.owner.on_backpressure(self, full=True)
@@ -229,10 +210,6 @@ class Attempt(SlotHolder, Timed):
     def on_end(self) -> None:
         if self.state == RELAYING:
             self.connection = None
-            assert self.sink is not None
-            self.sink.end()
-            self.release()
-            self.state = NEXT[RELAYING][END]
             self.owner.on_end(self)
 
     def on_tunnel(self, response: ResponseHead, data: bytes) -> None:

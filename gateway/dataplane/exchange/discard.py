@@ -65,9 +65,6 @@ class Discard(ResponseSink, AttemptOwner):
     def flush(self) -> bool:
         return False
 
-    def end(self) -> None:
-        """Does nothing; `on_end` follows."""
-
     def on_end(self, attempt: Attempt) -> None:
         self._over()
 

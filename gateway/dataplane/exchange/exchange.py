@@ -47,21 +47,16 @@ class Exchange(PipelinedRequest, AttemptOwner):
     """One request that matches a route, from its head to its outcome."""
 
     __slots__ = (
-        "_begun", "_ended", "_error", "_fixed", "_hedge", "_listener", "_refused", "_route", "_shadows", "_snapshot",
-        "_wait", "assignment", "attempt", "body", "body_limit", "client", "head", "recovery", "relay", "request",
-        "runtime",
+        "_begun", "_ended", "_error", "_hedge", "_listener", "_refused", "_shadows", "_wait", "assignment",
+        "attempt", "body", "body_limit", "client", "head", "recovery", "relay", "request", "runtime",
     )  # fmt: skip
-
-    request: Request
-    """Set when its turn has come."""
 
     def __init__(self, client: ClientConnection, head: Head, route: RoutePlan) -> None:
         self.client = client
         self.head = head
         self.runtime = client.runtime
         self.body_limit = route.body_limit
-        self._route = route
-        self._snapshot = client.snapshot
+        self.request = Request(head, route, client.snapshot)
         self.body = Body(head.chunked)
         self.relay = Relay(client)
         self.assignment: Assignment | None = None
@@ -78,8 +73,6 @@ class Exchange(PipelinedRequest, AttemptOwner):
         """Why the rest of the request could not be read, though its turn has not come."""
         self._error = ""
         """The code of the assigned variant's failure; "" for none."""
-        self._fixed = False
-        """Whether a fixed response stood in."""
         self._shadows: list[VariantPlan] | None = None
         self._listener: ExchangeListener | None = None
 
@@ -101,10 +94,11 @@ class Exchange(PipelinedRequest, AttemptOwner):
         self.body.complete = True
 
     def advance(self) -> None:
-        body, attempt = self.body, self.attempt
         if not self._begun:
             self._begin()
-        elif attempt is None:
+            return
+        body, attempt = self.body, self.attempt
+        if attempt is None:
             self._continue_reading()
         elif attempt.state == WAITING or attempt.state == RELAYING:
             self._send_more(attempt)
@@ -117,13 +111,14 @@ class Exchange(PipelinedRequest, AttemptOwner):
             self._ended = True
             send_refusal(self.client, self, self._refused)
             return
-        runtime, head, route, snapshot = self.runtime, self.head, self._route, self._snapshot
-        wall = runtime.wall()
-        forwarded = self.client.forwarding.lines(head, snapshot.trusted)
-        self.request = request = Request(head, route, snapshot, wall, runtime.new_decision(wall), forwarded)
+        runtime, head, request = self.runtime, self.head, self.request
+        request.wall = wall = runtime.wall()
+        request.decision = decision = runtime.new_decision(wall)
+        request.request_id = head.request_id or decision.hex().encode()
+        request.forwarded = self.client.forwarding.lines(head, request.snapshot.trusted)
         if head.trace is not None and head.tracing is not None:
             self._listener = RequestTrace(self.client, request, head.tracing, head.trace)
-        if not route.needs_body:
+        if not request.route.needs_body:
             self._assign()
             return
         self._wait = wait = BodyWait(request.total_deadline, self._read_too_long)
@@ -205,11 +200,8 @@ class Exchange(PipelinedRequest, AttemptOwner):
     # Attempts ---------------------------------------------------------------------------------------
     def _new_attempt(self, plan: VariantPlan) -> Attempt:
         request = self.request
-        attempt = Attempt(
-            self, plan, request.route.timeouts, request.total_deadline, self.head.method == b"HEAD"
-        )
+        self.attempt = attempt = Attempt(self, plan, request.route.timeouts, request.total_deadline)
         attempt.upgrade = self.head.upgrade
-        self.attempt = attempt
         self.runtime.active.add(attempt)
         return attempt
 
@@ -229,6 +221,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
             self.on_backpressure(attempt, full=False)
         if self._listener is not None:
             self._listener.attempt_ready(attempt, self._kind(attempt))
+        connection.begin(attempt, head=self.head.method == b"HEAD")
         chunks, size = body.for_variant(plan)
         parts = request_head(self.request, body, plan, address, size)
         if chunks:
@@ -241,11 +234,11 @@ class Exchange(PipelinedRequest, AttemptOwner):
             connection.transport.writelines(parts)
         if body.complete:
             connection.sent_whole = True
-            attempt.sent(now, whole=True)
+            attempt.sent(now)
             if self.request.route.hedge_after:
                 self._arm_hedge(attempt)
         else:
-            attempt.sent(now, whole=False)
+            attempt.sent_partly(now)
             self._forget_sent()
 
     def _send_more(self, attempt: Attempt) -> None:
@@ -258,7 +251,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
             if body.chunked:
                 parts.append(b"0\r\n\r\n")
             connection.sent_whole = True
-            attempt.sent(perf_counter(), whole=True)
+            attempt.sent(perf_counter())
             if attempt.state == WAITING and self.request.route.hedge_after:
                 self._arm_hedge(attempt)
         if parts:
@@ -370,6 +363,8 @@ class Exchange(PipelinedRequest, AttemptOwner):
         )
 
     def on_end(self, attempt: Attempt) -> None:
+        self.relay.end()
+        attempt.leave()
         self._finish()
         self.client.responded(self)
 
@@ -493,7 +488,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
             return
         following = recovery.fallback(plan, code, status, sent=sent)
         if isinstance(following, FixedResponse):  # costs no time, so it serves even when none is left
-            self._fixed = True
+            recovery.fixed = True
             self._reply(following.status, following.body, following.lines)
         elif late:
             message = f"{plan.name}: the total time of the request is over; try again."
@@ -673,15 +668,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
         if attempt is not None and attempt.owner is self:
             runtime.active.discard(attempt)
         try:
-            record = outcome(
-                self.request,
-                assignment,
-                self.body,
-                self.relay,
-                self.recovery,
-                error=self._error,
-                fixed=self._fixed,
-            )
+            record = outcome(self.request, assignment, self.body, self.relay, self.recovery, self._error)
             if self._listener is not None:
                 self._listener.finished(record, attempt)
             runtime.offer(record)

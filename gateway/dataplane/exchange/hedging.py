@@ -49,9 +49,7 @@ class Hedge:
         if address is None or address is primary.address or address.stalled:
             return
         route.hedge_credit -= 1.0
-        self.attempt = Attempt(
-            self._owner, primary.plan, primary.limits, primary.total_deadline, primary.head_only
-        )
+        self.attempt = Attempt(self._owner, primary.plan, primary.limits, primary.total_deadline)
         self.attempt.reserve(address)
 
     @property

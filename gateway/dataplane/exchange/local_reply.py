@@ -23,7 +23,7 @@ def send_refusal(client: ClientConnection, request: PipelinedRequest, error: Tur
         _lines_for(error),
     )
     client.begin_response(request, error.status, [lines], len(body), head.method == b"HEAD")
-    client.send([body], end=True)
+    client.send([body], True)
     if head.trace is not None:
         trace_refusal(client, head, error)
     client.responded(request)

@@ -19,9 +19,7 @@ def outcome(
     body: Body,
     relay: Relay,
     recovery: Recovery | None,
-    *,
     error: str,
-    fixed: bool,
 ) -> Outcome:
     """Returns the outcome of a request that has just ended.
 
@@ -32,7 +30,6 @@ def outcome(
         relay: What the client was sent.
         recovery: What became of attempts that failed; None: none did.
         error: The code of the assigned variant's failure; "" for none.
-        fixed: Whether a fixed response stood in.
     """
     now = perf_counter()
     choice, route, head = assignment.choice, request.route, request.head
@@ -55,7 +52,8 @@ def outcome(
             assignment.forced,
             relay.status,
             error,
-            (served != assigned if served else fixed) and relay.status != 499,
+            (served != assigned if served else recovery is not None and recovery.fixed)
+            and relay.status != 499,
             json.dumps(recovery.records) if recovery is not None and recovery.records else "",
             relay.head_ms,
             relay.backend_ms,

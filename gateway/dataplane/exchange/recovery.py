@@ -25,7 +25,7 @@ from gateway.transport.address import Address
 class Recovery:
     """What one request has tried so far, and what it may still try."""
 
-    __slots__ = ("_assigned", "_body", "_request", "records", "retries", "tried", "waited")
+    __slots__ = ("_assigned", "_body", "_request", "fixed", "records", "retries", "tried", "waited")
 
     def __init__(self, request: Request, body: Body, assigned: VariantPlan) -> None:
         self._request = request
@@ -39,6 +39,8 @@ class Recovery:
         """Addresses of that variant that failed."""
         self.waited = 0.0
         """Seconds that went into failed attempts, queues and back-offs."""
+        self.fixed = False
+        """Whether a fixed response stood in."""
 
     def note(self, attempt: Attempt, result: object, now: float) -> float:
         """Keeps what came of an attempt; returns the seconds that it took."""

@@ -71,12 +71,12 @@ class Relay(ResponseSink):
 
     def flush(self) -> bool:
         out, self._out = self._out, []
-        self.client.send(out, end=False)
+        self.client.send(out, False)
         return not self.client.write_paused
 
     def end(self) -> None:
-        out, self._out = self._out, []
-        self.client.send(out, end=True)
+        """Sends what is left; the response is complete."""
+        self.client.send(self._out, True)
         self.whole = True
 
     @property
@@ -96,4 +96,4 @@ class Relay(ResponseSink):
             request.head.close = True
         bodiless = request.head.method == b"HEAD" or status in BODILESS
         self.client.begin_response(request, status, [lines], len(body), bodiless)
-        self.client.send([body], end=True)
+        self.client.send([body], True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from gateway.dataplane.exchange.states import DELAY, END, ENDED, NEXT, QUEUE, QUEUED
+from gateway.dataplane.exchange.states import BACKOFF, ENDED, QUEUED
 from gateway.dataplane.variant import VariantPlan
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHandler
@@ -71,7 +71,7 @@ class SlotHolder(ResponseHandler):
 
     def delay(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         """Starts as a retry, ``seconds`` from now."""
-        self.state = NEXT[self.state][DELAY]
+        self.state = BACKOFF
         self.since = perf_counter()
         self.retrying = True
         self.plan.backend.limiter.retrying += 1
@@ -88,7 +88,7 @@ class SlotHolder(ResponseHandler):
         if limiter.queue_full or limiter.would_time_out():
             self.on_queue_full()
             return
-        self.state = NEXT[self.state][QUEUE]
+        self.state = QUEUED
         limiter.waiting.append(self)
         self.since = perf_counter()
         self.deadline = min(self.since + limiter.limit.wait, self.total_deadline)
@@ -146,4 +146,4 @@ class SlotHolder(ResponseHandler):
     def leave(self) -> None:
         """Is over."""
         self.release()
-        self.state = NEXT[self.state][END]
+        self.state = ENDED

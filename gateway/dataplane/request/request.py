@@ -12,31 +12,26 @@ class Request:
 
     __slots__ = ("decision", "forwarded", "head", "request_id", "route", "snapshot", "total_deadline", "wall")
 
-    def __init__(
-        self,
-        head: Head,
-        route: RoutePlan,
-        snapshot: Snapshot,
-        wall: float,
-        decision: bytes,
-        forwarded: bytes,
-    ) -> None:
+    # Set when its turn has come.
+    wall: float
+    """Seconds since the epoch at which it came."""
+    decision: bytes
+    """16 bytes that name the decision."""
+    request_id: bytes
+    """The client's name for it, or the decision's."""
+    forwarded: bytes
+    """The field lines that tell a backend of the client."""
+
+    def __init__(self, head: Head, route: RoutePlan, snapshot: Snapshot) -> None:
         """
         Args:
             head: Complete.
             route: The most specific one that matches the head.
             snapshot: The configuration that the request finishes on, whatever is edited meanwhile.
-            wall: Seconds since the epoch at which the turn of the request came.
-            decision: 16 bytes that name the decision.
-            forwarded: The field lines that tell a backend of the client.
         """
         self.head = head
         self.route = route
         self.snapshot = snapshot
-        self.wall = wall
-        self.decision = decision
-        self.forwarded = forwarded
-        self.request_id = head.request_id or decision.hex().encode()
         total = route.timeouts.total
         self.total_deadline = head.started + total if total else NEVER
         """`perf_counter` at which the request must be over."""

@@ -76,7 +76,6 @@ class ShadowRequest(ResponseSink, AttemptOwner):
             self.plan,
             NO_TIMEOUTS,
             now + min(total or timeout, timeout),
-            self.parts[0].startswith(b"HEAD "),
         )
         return attempt
 
@@ -84,9 +83,10 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
         self._started = perf_counter()
         self._written = True
+        connection.begin(attempt, head=self.parts[0].startswith(b"HEAD "))
         connection.transport.writelines(self.parts)
         connection.sent_whole = True
-        attempt.sent(self._started, whole=True)
+        attempt.sent(self._started)
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         self._head_at = perf_counter()
@@ -106,11 +106,9 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     def flush(self) -> bool:
         return False
 
-    def end(self) -> None:
-        """Does nothing; `on_end` follows."""
-
     def on_end(self, attempt: Attempt) -> None:
         assert self.response is not None
+        attempt.leave()
         error = "backend_status" if self.response.status >= 500 else ""
         self._ended(self, error, b"".join(self._out))
 
