@@ -84,9 +84,9 @@ class ResponseParser:
         self._lines: list[bytes] = []
         self._fields = 0
         self._length = -1
-        self._coding: list[bytes] = []
-        self._connection: list[bytes] = []
-        self._upgrade: list[bytes] = []
+        self._coding: tuple[bytes, ...] = ()
+        self._connection: tuple[bytes, ...] = ()
+        self._upgrade: tuple[bytes, ...] = ()
         self.head_done = False
         self._interim = False
         self._http11 = False
@@ -135,11 +135,11 @@ class ResponseParser:
         elif action == LENGTH:
             self._length = int(value)  # llhttp has refused what is not a number, and a second one
         elif action == CODING:
-            self._coding.append(value)
+            self._coding += (value,)
         elif action == CONNECTION:
-            self._connection.append(value)
+            self._connection += (value,)
         elif action == UPGRADE:
-            self._upgrade.append(value.rstrip(b" \t").lower())
+            self._upgrade += (value.rstrip(b" \t").lower(),)
         elif action == KEEP:
             self._note_keep_alive(value)
         elif action == REQUEST_ID:  # the client gets the gateway's
@@ -213,7 +213,7 @@ class ResponseParser:
         if status == 101:
             if not handler.upgrade:
                 raise BadResponseError("it switched protocols without being asked to")
-            if self._upgrade != [handler.upgrade] or b"upgrade" not in tokens(self._connection):
+            if self._upgrade != (handler.upgrade,) or b"upgrade" not in tokens(self._connection):
                 raise BadResponseError("it switched to another protocol than was asked for")
             return
         self._interim = True

@@ -174,14 +174,14 @@ class RequestReader:
     def on_body(self, data: bytes) -> None:
         self.unclaimed = 0
         progress = self.body
-        progress.read += len(data)
+        progress.read = read = progress.read + len(data)
         request = self.incoming
         if request is None:
             return
-        if progress.read > request.body_limit:
+        if read > request.body_limit:
             raise TurnoutError("body_too_large")
         request.on_request_data(data)
-        if progress.read > MAX_UNCLAIMED_BODY_BYTES and request is not self._connection.current:
+        if read > MAX_UNCLAIMED_BODY_BYTES and request is not self._connection.current:
             self._connection.hold_body()
 
     def on_message_complete(self) -> None:

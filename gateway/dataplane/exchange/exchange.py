@@ -216,16 +216,18 @@ class Exchange(PipelinedRequest, AttemptOwner):
         return address
 
     def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
-        body, plan = self.body, attempt.plan
+        request, body, plan = self.request, self.body, attempt.plan
         if body.paused:
             self.on_backpressure(attempt, full=False)
         if self._listener is not None:
             self._listener.attempt_ready(attempt, self._kind(attempt))
         connection.begin(attempt, head=self.head.method == b"HEAD")
-        chunks, size = body.for_variant(plan)
-        parts = request_head(self.request, body, plan, address, size)
-        if chunks:
-            parts += chunks if body.complete else body.framed(chunks)
+        chunks, size = (body.chunks, body.size) if plan.model is None else body.for_variant(plan)
+        parts = request_head(request, body, plan, address, size)
+        if body.complete:
+            parts += chunks
+        else:
+            parts += body.framed(chunks)
             body.sent = len(body.chunks)
         now = perf_counter()
         if body.size < MIN_VECTORED_BYTES:
@@ -235,7 +237,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
         if body.complete:
             connection.sent_whole = True
             attempt.sent(now)
-            if self.request.route.hedge_after:
+            if request.route.hedge_after:
                 self._arm_hedge(attempt)
         else:
             attempt.sent_partly(now)
@@ -244,10 +246,10 @@ class Exchange(PipelinedRequest, AttemptOwner):
     def _send_more(self, attempt: Attempt) -> None:
         """Sends pieces of the body that came after the head had been sent."""
         connection, body = attempt.connection, self.body
-        if connection is None or connection.closed:
+        if connection is None or connection.closed or connection.sent_whole:
             return
         parts = body.take_unsent()
-        if body.complete and not connection.sent_whole:
+        if body.complete:
             if body.chunked:
                 parts.append(b"0\r\n\r\n")
             connection.sent_whole = True

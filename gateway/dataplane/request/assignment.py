@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from gateway.dataplane.request import body_fields
 from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
@@ -15,17 +13,26 @@ from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.model import decide
 
 
-class Assignment(NamedTuple):
-    """The decision on one request."""
+class Assignment:
+    """The decision on one request; never changed. A class of slots is read faster than a tuple with names."""
 
-    choice: Choice
-    variant: VariantPlan
-    unit: int
-    """64 bits; of a request that is not sticky, those of its decision."""
-    features: str
-    """Canonical JSON; "" if none are read."""
-    sticky: bool
-    forced: bool
+    __slots__ = ("choice", "features", "forced", "sticky", "unit", "variant")
+
+    def __init__(self, choice: Choice, unit: int, features: str, sticky: bool, forced: bool) -> None:
+        """
+        Args:
+            choice: The variant, and its probability.
+            unit: 64 bits; of a request that is not sticky, those of its decision.
+            features: Canonical JSON; "" if none are read.
+            sticky: Whether the unit decided, and not a draw.
+            forced: Whether the client named the variant.
+        """
+        self.choice = choice
+        self.variant = choice.variant
+        self.unit = unit
+        self.features = features
+        self.sticky = sticky
+        self.forced = forced
 
 
 def settle_route(request: Request, body: JsonBody, size: int) -> None:
@@ -67,13 +74,12 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     shares = table.common
     if table.extractor is not None:
         shares = table.shares(table.extractor.extract(head.kept, body.fields))
-    forced = head.variant is not None
-    if head.variant is not None:
-        choice = _forced(request, head.variant)
-    else:
+    wanted = head.variant
+    if wanted is None:
         choice = shares.choices[decide(shares.allocation, u).position]
-    # Twice as fast as calling the class, which goes through Python.
-    return tuple.__new__(Assignment, (choice, choice.variant, unit, shares.features, key is not None, forced))
+    else:
+        choice = _forced(request, wanted)
+    return Assignment(choice, unit, shares.features, key is not None, wanted is not None)
 
 
 def sticky_key(request: Request, body: JsonBody) -> bytes | None:
