@@ -30,6 +30,7 @@ from gateway.dataplane.snapshot import (
     Timeouts,
 )
 from gateway.dataplane.tables import IdPrefix, Table
+from gateway.dataplane.timed import NEVER
 from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import codes_of
 from gateway.http import browsers
@@ -156,7 +157,9 @@ def route_plan(
         backoff_max=route.retry.backoff.max,
         retry_share=route.retry.budget,
         retry_least=route.retry.min,
-        timeouts=Timeouts(times.connect, times.first_byte, times.idle, times.total or 0.0),
+        timeouts=Timeouts(
+            times.connect or NEVER, times.first_byte or NEVER, times.idle or NEVER, times.total or NEVER
+        ),
         body_limit=min(document.body_limit(name), route.buffer_limit if must_read else maxsize),
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,

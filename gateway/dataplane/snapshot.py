@@ -25,7 +25,7 @@ MAX_CACHED_PATH_BYTES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; 0.0 means none."""
+    """Seconds; `NEVER` means none."""
 
     connect: float
     first_byte: float

@@ -40,10 +40,12 @@ class ResponseHead:
 class ResponseHandler:
     """The sender of a request, which receives the response."""
 
-    __slots__ = ("upgrade",)
+    __slots__ = ()
 
-    upgrade: bytes
-    """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
+    @property
+    def upgrade(self) -> bytes:
+        """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
+        return b""
 
     def on_connected(self, connection: Connection) -> None:
         """The connection that was asked for is open; ignored by default."""

@@ -160,12 +160,11 @@ class ResponseParser:
         if self.unbounded_bytes > MAX_HEAD_BYTES and sum(map(len, self._lines)) > MAX_HEAD_BYTES:
             raise BadResponseError(f"its head is larger than {MAX_HEAD_BYTES} bytes")
         status = self._parser.get_status_code()
-        version = "1.1" if self._http11 else self._parser.get_http_version()
-        if not 100 <= status <= 599 or version not in ("1.0", "1.1"):
-            raise BadResponseError("its status line is not HTTP/1.0 or HTTP/1.1")
+        if not self._http11 or not 100 <= status <= 599:
+            self._check_status_line(status)
         chunked = False
         if self._coding:
-            self._check_coding(version)
+            self._check_coding()
             chunked = True
         if self._connection:
             self._strip_listed()
@@ -173,22 +172,32 @@ class ResponseParser:
             self._on_interim_head(status, chunked)
             return
         self.head_done = True
-        bodiless = self.stale = self._is_head or status in (204, 304)
-        self.until_close = not bodiless and not chunked and self._length < 0
-        self.reusable = self._parser.should_keep_alive() and not self.until_close
-        if status == 204 and (chunked or self._length > 0):
-            self.reusable = False  # a 204 must not announce a body; whether one follows is unknown
+        self.reusable = self._parser.should_keep_alive()
+        bodiless = self._is_head or status == 204 or status == 304
+        if bodiless:
+            self.stale = True
+            if status == 204 and (chunked or self._length > 0):
+                self.reusable = False  # a 204 must not announce a body; whether one follows is unknown
+        elif self._length < 0 and not chunked:
+            self.until_close = True
+            self.reusable = False
         handler = self.connection.handler
         assert handler is not None
         handler.on_head(ResponseHead(status, self._lines, self._length, chunked, bodiless, self.until_close))
         if bodiless:
             self.done = True
 
-    def _check_coding(self, version: str) -> None:
+    def _check_status_line(self, status: int) -> None:
+        version = self._parser.get_http_version()
+        if not 100 <= status <= 599 or version not in ("1.0", "1.1"):
+            raise BadResponseError("its status line is not HTTP/1.0 or HTTP/1.1")
+        self._http11 = version == "1.1"
+
+    def _check_coding(self) -> None:
         if (
             len(self._coding) != 1
             or self._coding[0].strip(b" \t").lower() != b"chunked"
-            or version != "1.1"
+            or not self._http11
             or self._length >= 0
         ):
             raise BadResponseError("its transfer-encoding is not plain 'chunked'")

@@ -73,7 +73,7 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     checked when it is known.
     """
     authenticator = client.snapshot.authenticator
-    credential = head.credential
+    credential = head.api_key if head.api_key is not None else head.authorization  # faster than the property
     if authenticator.open:
         near = client.forwarding.near and not head.proxied and not head.http10
         principal = authenticator.visitor(head.method, head.host, head.kept, near=near)

@@ -153,8 +153,13 @@ class RequestReader:
         limit = self._limits.head
         if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
             raise TurnoutError("head_too_large")
-        version, method = parser.get_http_version(), parser.get_method()
-        head.settle(version, method, self._url, parser.should_upgrade(), parser.should_keep_alive())
+        head.settle(
+            parser.get_http_version(),
+            parser.get_method(),
+            self._url,
+            parser.should_upgrade(),
+            parser.should_keep_alive(),
+        )
         if head.host != self._host or not head.host:
             self._check_host(head)
         self.in_head = False

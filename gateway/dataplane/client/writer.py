@@ -78,5 +78,7 @@ class ResponseWriter(ClientConnection):
                 data = [head, b"0\r\n\r\n"] if end else [head]
         else:
             data = [head]
-        if data:
-            self.write(b"".join(data))
+        if data and not self.lost:
+            piece = b"".join(data)
+            self.progress.written += len(piece)
+            self.transport.write(piece)

@@ -38,6 +38,11 @@ class AttemptOwner(Protocol):
 
     __slots__ = ()
 
+    @property
+    def upgrade(self) -> bytes:
+        """See `ResponseHandler.upgrade`."""
+        return b""
+
     def pick(self, attempt: Attempt) -> Address | None:
         """Returns the address to use, or None after it has dealt with there being none."""
         return None
@@ -79,6 +84,13 @@ class Attempt(SlotHolder, Timed):
 
     __slots__ = ("limits", "owner", "repeated", "sink", "span")
 
+    sink: ResponseSink | None
+    """Where an accepted response goes."""
+    span: AttemptSpan | None
+    """Of a traced request."""
+    repeated: bool
+    """Whether it was sent once on a connection that was closed while idle."""
+
     def __init__(
         self, owner: AttemptOwner, plan: VariantPlan, limits: Timeouts, total_deadline: float
     ) -> None:
@@ -93,19 +105,19 @@ class Attempt(SlotHolder, Timed):
         self.plan = plan
         self.limits = limits
         self.total_deadline = self.deadline = total_deadline
-        self.upgrade = b""
         self.state = NEW
         self.address = None
         self.connection = None
         self.task = None
         self.since = self.waited = 0.0
         self.has_slot = self.retrying = False
-        self.sink: ResponseSink | None = None
-        """Where an accepted response goes."""
-        self.span: AttemptSpan | None = None
-        """Of a traced request."""
+        self.sink = None
+        self.span = None
         self.repeated = False
-        """Whether it was sent once on a connection that was closed while idle."""
+
+    @property
+    def upgrade(self) -> bytes:
+        return self.owner.upgrade
 
     # On the way to a connection ---------------------------------------------------------------------
     def pick(self) -> Address | None:
@@ -154,7 +166,8 @@ class Attempt(SlotHolder, Timed):
         """
         self.since = now
         if self.state == WAITING:
-            self._limit(now, self.limits.first_byte)
+            deadline = now + self.limits.first_byte
+            self.deadline = min(self.total_deadline, deadline)
 
     def sent_partly(self, now: float) -> None:
         """As much of the request as is here was written."""
@@ -162,9 +175,8 @@ class Attempt(SlotHolder, Timed):
         self.deadline = self.total_deadline
 
     def _limit(self, now: float, seconds: float) -> None:
-        """Sets the deadline of a state that may last ``seconds``; 0.0: as long as the whole."""
-        deadline = now + seconds
-        self.deadline = deadline if seconds and deadline < self.total_deadline else self.total_deadline
+        """Sets the deadline of a state that may last ``seconds``."""
+        self.deadline = min(now + seconds, self.total_deadline)
 
     # The response -----------------------------------------------------------------------------------
     def on_interim(self, status: int, lines: list[bytes]) -> None:
@@ -177,7 +189,8 @@ class Attempt(SlotHolder, Timed):
         """Passes the response on to ``sink``."""
         self.state = RELAYING
         self.sink = sink
-        self._limit(now, self.limits.idle)
+        deadline = now + self.limits.idle
+        self.deadline = min(self.total_deadline, deadline)
 
     def on_data(self, data: bytes) -> None:
         sink = self.sink

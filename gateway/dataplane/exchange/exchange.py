@@ -27,7 +27,7 @@ from gateway.dataplane.exchange.states import BACKOFF, CONNECTING, QUEUED, RELAY
 from gateway.dataplane.exchange.tunnel import Tunnel
 from gateway.dataplane.request import body_fields
 from gateway.dataplane.request.assignment import Assignment, assign, settle_route
-from gateway.dataplane.request.body import MIN_VECTORED_BYTES, Body
+from gateway.dataplane.request.body import MIN_VECTORED_BYTES, Body, framed
 from gateway.dataplane.request.body_wait import BodyWait
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
@@ -51,30 +51,40 @@ class Exchange(PipelinedRequest, AttemptOwner):
         "attempt", "body", "body_limit", "client", "head", "recovery", "relay", "request", "runtime",
     )  # fmt: skip
 
+    assignment: Assignment | None
+    """None until the request is decided; only then is there something to record."""
+    attempt: Attempt | None
+    """The one whose response the client gets."""
+    recovery: Recovery | None
+    """Made when the first attempt fails."""
+    _wait: BodyWait | None
+    _hedge: Hedge | None
+    _refused: TurnoutError | None
+    """Why the rest of the request could not be read, though its turn has not come."""
+    _error: str
+    """The code of the assigned variant's failure; "" for none."""
+    _shadows: list[VariantPlan] | None
+    _listener: ExchangeListener | None
+
     def __init__(self, client: ClientConnection, head: Head, route: RoutePlan) -> None:
         self.client = client
         self.head = head
         self.runtime = client.runtime
         self.body_limit = route.body_limit
         self.request = Request(head, route, client.snapshot)
-        self.body = Body(head.chunked)
+        self.body = Body()
         self.relay = Relay(client)
-        self.assignment: Assignment | None = None
-        """None until the request is decided; only then is there something to record."""
-        self.attempt: Attempt | None = None
-        """The one whose response the client gets."""
-        self.recovery: Recovery | None = None
-        """Made when the first attempt fails."""
+        self.assignment = None
+        self.attempt = None
+        self.recovery = None
         self._begun = False
         self._ended = False
-        self._wait: BodyWait | None = None
-        self._hedge: Hedge | None = None
-        self._refused: TurnoutError | None = None
-        """Why the rest of the request could not be read, though its turn has not come."""
+        self._wait = None
+        self._hedge = None
+        self._refused = None
         self._error = ""
-        """The code of the assigned variant's failure; "" for none."""
-        self._shadows: list[VariantPlan] | None = None
-        self._listener: ExchangeListener | None = None
+        self._shadows = None
+        self._listener = None
 
     @property
     def complete(self) -> bool:
@@ -83,6 +93,10 @@ class Exchange(PipelinedRequest, AttemptOwner):
     @property
     def ended(self) -> bool:
         return self._ended
+
+    @property
+    def upgrade(self) -> bytes:
+        return self.head.upgrade
 
     # The request arrives ----------------------------------------------------------------------------
     def on_request_data(self, data: bytes) -> None:
@@ -168,7 +182,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
         """Decides, and makes the first attempt."""
         request, body, runtime = self.request, self.body, self.runtime
         try:
-            if request.route.needs_body or body.size > self.body_limit:
+            if request.route.needs_body:
                 settle_route(request, body.json, body.size)
             self.assignment = assignment = assign(request, body.json, runtime.random())
             route = request.route
@@ -201,7 +215,6 @@ class Exchange(PipelinedRequest, AttemptOwner):
     def _new_attempt(self, plan: VariantPlan) -> Attempt:
         request = self.request
         self.attempt = attempt = Attempt(self, plan, request.route.timeouts, request.total_deadline)
-        attempt.upgrade = self.head.upgrade
         self.runtime.active.add(attempt)
         return attempt
 
@@ -227,7 +240,7 @@ class Exchange(PipelinedRequest, AttemptOwner):
         if body.complete:
             parts += chunks
         else:
-            parts += body.framed(chunks)
+            parts += framed(chunks, self.head.chunked)
             body.sent = len(body.chunks)
         now = perf_counter()
         if body.size < MIN_VECTORED_BYTES:
@@ -248,9 +261,9 @@ class Exchange(PipelinedRequest, AttemptOwner):
         connection, body = attempt.connection, self.body
         if connection is None or connection.closed or connection.sent_whole:
             return
-        parts = body.take_unsent()
+        parts = framed(body.take_unsent(), self.head.chunked)
         if body.complete:
-            if body.chunked:
+            if self.head.chunked:
                 parts.append(b"0\r\n\r\n")
             connection.sent_whole = True
             attempt.sent(perf_counter())
@@ -305,14 +318,14 @@ class Exchange(PipelinedRequest, AttemptOwner):
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
-        relay.backend_ms = (now - attempt.since) * 1e3
+        relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
         if response.status >= 500:
             if not self._accept_bad(attempt, response, now):
                 return
         else:
-            self._accept_good(attempt, now)
-        waited = attempt.waited + (self.recovery.waited if self.recovery is not None else 0.0)
-        relay.head_ms = (now - self.head.started - waited) * 1e3 - relay.backend_ms
+            self._accept_good(attempt, backend_ms, now)
+        waited = attempt.waited if self.recovery is None else attempt.waited + self.recovery.waited
+        relay.head_ms = (now - self.head.started - waited) * 1e3 - backend_ms
         relay.served = attempt.plan.name
         if self._listener is not None:
             self._listener.attempt_accepted(attempt, now)
@@ -324,16 +337,16 @@ class Exchange(PipelinedRequest, AttemptOwner):
         if self.client.write_paused:  # by the response before
             attempt.hold(full=True)
 
-    def _accept_good(self, attempt: Attempt, now: float) -> None:
+    def _accept_good(self, attempt: Attempt, backend_ms: float, now: float) -> None:
         address, health = attempt.address, attempt.plan.backend.health
         assert address is not None
         if self.body.complete:
-            address.observe_latency(self.relay.backend_ms, now)
+            address.observe_latency(backend_ms, now)
         else:
             address.last_byte_at = now  # early: it says nothing about how long responses take
         health.good(address, now)
         if address.stalled:
-            health.recheck_stall(address, self.relay.backend_ms, now)
+            health.recheck_stall(address, backend_ms, now)
         if self._error and self.assignment is not None and attempt.plan is self.assignment.variant:
             self._error = ""  # a retry has mended it
 

@@ -23,6 +23,19 @@ class Relay(ResponseSink):
 
     lines: list[bytes]
     """The backend's field lines; set with ``captured``."""
+    status: int
+    size: int
+    """Bytes of the body."""
+    served: str
+    """The variant whose response it is; "" for a local reply."""
+    backend_ms: float
+    """Milliseconds until the backend's head."""
+    whole: bool
+    """Whether the client was sent everything that the backend had to send."""
+    captured: list[bytes] | None
+    """The body, where a shadow's is compared with it; None if it is not kept."""
+    _tail: bytes
+    """The last bytes of the body, at least `TAIL_BYTES` if there are as many."""
     head_ms: float
     """Milliseconds from the request to the response's head that were the gateway's own; set when it is complete."""
 
@@ -30,19 +43,13 @@ class Relay(ResponseSink):
         self.client = client
         self.status = 0
         self.size = 0
-        """Bytes of the body."""
         self.served = ""
-        """The variant whose response it is; "" for a local reply."""
         self.head_ms = 0.0
         self.backend_ms = 0.0
-        """Milliseconds until the backend's head."""
         self.whole = False
-        """Whether the client was sent everything that the backend had to send."""
-        self.captured: list[bytes] | None = None
-        """The body, where a shadow's is compared with it; None if it is not kept."""
+        self.captured = None
         self._out: list[bytes] = []
         self._tail = b""
-        """The last bytes of the body, at least `TAIL_BYTES` if there are as many."""
 
     def capture(self, limit: int) -> None:
         """Keeps the response, if its body has at most ``limit`` bytes."""

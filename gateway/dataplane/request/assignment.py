@@ -7,7 +7,6 @@ from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
 from gateway.dataplane.request.routing import route_by_body
 from gateway.dataplane.tables import Choice
-from gateway.dataplane.variant import VariantPlan
 from gateway.errors import TurnoutError
 from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.model import decide
@@ -74,12 +73,11 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     shares = table.common
     if table.extractor is not None:
         shares = table.shares(table.extractor.extract(head.kept, body.fields))
-    wanted = head.variant
-    if wanted is None:
-        choice = shares.choices[decide(shares.allocation, u).position]
-    else:
-        choice = _forced(request, wanted)
-    return Assignment(choice, unit, shares.features, key is not None, wanted is not None)
+    forced = head.variant
+    if forced is not None:
+        return Assignment(_forced(request, forced), unit, shares.features, key is not None, True)
+    choice = shares.choices[decide(shares.allocation, u).position]
+    return Assignment(choice, unit, shares.features, key is not None, False)
 
 
 def sticky_key(request: Request, body: JsonBody) -> bytes | None:

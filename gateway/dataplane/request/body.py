@@ -14,23 +14,27 @@ MIN_VECTORED_BYTES: Final = 65_536
 class Body:
     """Pieces of one body; those that were sent are kept as long as they may be sent again."""
 
-    __slots__ = ("chunked", "chunks", "complete", "json", "paused", "replayable", "sent", "size")
+    __slots__ = ("chunks", "complete", "json", "paused", "replayable", "sent", "size")
 
-    def __init__(self, chunked: bool) -> None:
-        """``chunked``: whether the client sends it in chunks."""
-        self.chunked = chunked
-        self.chunks: list[bytes] = []
-        self.size = 0
-        """Bytes received."""
-        self.complete = False
-        self.sent = 0
-        """Pieces of ``chunks`` that the current attempt has sent."""
+    chunks: list[bytes]
+    size: int
+    """Bytes received."""
+    complete: bool
+    sent: int
+    """Pieces of ``chunks`` that the current attempt has sent; kept until the body is complete."""
+    replayable: bool
+    """Whether all of it is still here."""
+    paused: bool
+    """Whether the client is not being read because the backend takes no more."""
+    json: JsonBody
+    """What it says; read only where the route needs it."""
+
+    def __init__(self) -> None:
+        self.chunks = []
+        self.size = self.sent = 0
+        self.complete = self.paused = False
         self.replayable = True
-        """Whether all of it is still here."""
-        self.paused = False
-        """Whether the client is not being read because the backend takes no more."""
-        self.json: JsonBody = NO_BODY
-        """What it says; read only where the route needs it."""
+        self.json = NO_BODY
 
     def for_variant(self, plan: VariantPlan) -> tuple[list[bytes], int]:
         """The pieces as ``plan`` wants them, and their bytes."""
@@ -39,17 +43,11 @@ class Body:
         rewritten = with_model(b"".join(self.chunks), self.json, plan.model)
         return [rewritten], len(rewritten)
 
-    def framed(self, chunks: list[bytes]) -> list[bytes]:
-        """``chunks`` as they are written while more is to come."""
-        if not self.chunked:
-            return chunks
-        return [part for chunk in chunks for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]
-
     def take_unsent(self) -> list[bytes]:
-        """What came since the last call, framed."""
+        """What came since the last call."""
         unsent = self.chunks[self.sent :]
         self.sent = len(self.chunks)
-        return self.framed(unsent)
+        return unsent
 
     def rewind(self) -> None:
         """Begins again: what was sent must be sent to somebody else."""
@@ -60,3 +58,10 @@ class Body:
         self.replayable = False
         self.chunks.clear()
         self.sent = 0
+
+
+def framed(chunks: list[bytes], chunked: bool) -> list[bytes]:
+    """``chunks`` as they are written while more is to come; ``chunked``: whether the client sends them so."""
+    if not chunked:
+        return chunks
+    return [part for chunk in chunks for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]

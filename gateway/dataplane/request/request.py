@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.snapshot import RoutePlan, Snapshot
-from gateway.dataplane.timed import NEVER
 
 
 class Request:
@@ -32,6 +31,5 @@ class Request:
         self.head = head
         self.route = route
         self.snapshot = snapshot
-        total = route.timeouts.total
-        self.total_deadline = head.started + total if total else NEVER
+        self.total_deadline = head.started + route.timeouts.total
         """`perf_counter` at which the request must be over."""

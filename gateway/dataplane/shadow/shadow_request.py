@@ -13,11 +13,12 @@ from gateway.dataplane.request.body import Body
 from gateway.dataplane.request.request import Request
 from gateway.dataplane.shadow.sink import PrimaryResult
 from gateway.dataplane.snapshot import Timeouts
+from gateway.dataplane.timed import NEVER
 from gateway.dataplane.variant import VariantPlan
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
 
-NO_TIMEOUTS: Final = Timeouts(0.0, 0.0, 0.0, 0.0)
+NO_TIMEOUTS: Final = Timeouts(NEVER, NEVER, NEVER, NEVER)
 """Only the whole of a copy is timed."""
 Ended = Callable[["ShadowRequest", str, "bytes | None"], None]
 """Takes the copy, its error ("" for none) and the body of its response."""
@@ -75,7 +76,7 @@ class ShadowRequest(ResponseSink, AttemptOwner):
             self,
             self.plan,
             NO_TIMEOUTS,
-            now + min(total or timeout, timeout),
+            now + min(total, timeout),
         )
         return attempt
 
