@@ -82,8 +82,8 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     head.principal = principal
     if head.kept and SESSION in head.kept.get(b"cookie", b""):
         head.drop_sessions()
-    if credential is not None:
-        head.set_credentials(openly=authenticator.open)
+    if authenticator.open or head.api_key is not None:
+        head.pass_credentials(openly=authenticator.open)
     if not principal.infer:
         raise TurnoutError("forbidden", "The key may not infer; use one with the scope 'infer'.")
     if principal.routes is not None:

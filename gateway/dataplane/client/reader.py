@@ -63,7 +63,7 @@ class RequestReader:
         self._limits = connection.snapshot.limits
         self._fields_left = 0
         self._url = b""
-        self._host = b""
+        self._host: bytes | None = None
         self._lines: list[bytes] = []
         self.head = NO_REQUEST
         self.in_head = False
@@ -160,7 +160,7 @@ class RequestReader:
             parser.should_upgrade(),
             parser.should_keep_alive(),
         )
-        if head.host != self._host or not head.host:
+        if head.host != self._host:
             self._check_host(head)
         self.in_head = False
         self._lines = []  # of trailers, which go nowhere
@@ -174,7 +174,7 @@ class RequestReader:
         """Remembers a valid host: most requests of a connection name the same one."""
         if head.hosts and not valid_host(head.host):
             raise TurnoutError("bad_host")
-        self._host = head.host
+        self._host = head.host or None
 
     def on_body(self, data: bytes) -> None:
         self.unclaimed = 0

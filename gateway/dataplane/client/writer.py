@@ -62,7 +62,7 @@ class ResponseWriter(ClientConnection):
             connection = b"connection: close\r\n"
         else:
             connection = b"connection: keep-alive\r\n" if head.http10 else b""
-        self._head = b"".join((STATUS_LINES[status], *lines, framing, connection, b"\r\n"))
+        self._head = b"".join([STATUS_LINES[status], *lines, framing, connection, b"\r\n"])
 
     def send(self, data: list[bytes], end: bool) -> None:
         head, self._head = self._head, b""

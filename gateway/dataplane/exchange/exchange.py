@@ -180,11 +180,12 @@ class Exchange(PipelinedRequest, AttemptOwner):
 
     def _assign(self) -> None:
         """Decides, and makes the first attempt."""
-        request, body, runtime = self.request, self.body, self.runtime
+        request, runtime = self.request, self.runtime
         try:
+            json = self.body.json
             if request.route.needs_body:
-                settle_route(request, body.json, body.size)
-            self.assignment = assignment = assign(request, body.json, runtime.random())
+                settle_route(request, json, self.body.size)
+            self.assignment = assignment = assign(request, json, runtime.random())
             route = request.route
             if (
                 route.shadows and not self.head.upgrade

@@ -38,8 +38,8 @@ def request_head(
     if plan.base_path:
         target = plan.base_path + target
     lines = head.lines
-    if head.credential_lines and route.forward_credentials and not shadow:
-        lines = lines + head.credential_lines
+    if route.forward_credentials and not shadow:
+        lines = lines + head.credential_lines()
     if plan.drops:
         lines = [line for line in lines if not line.lower().replace(b"_", b"-").startswith(plan.drops)]
     host = plan.host or (head.host if plan.preserve_host else address.authority)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.dataplane.request import body_fields
+from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
 from gateway.dataplane.request.routing import route_by_body
@@ -63,7 +64,7 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
         TurnoutError: The client forces a variant that it may not, or that does not exist.
     """
     head, route = request.head, request.route
-    key = sticky_key(request, body) if route.unit is not None else None
+    key = sticky_key(route.unit, head, body) if route.unit is not None else None
     if key is not None:
         unit = unit_hash(route.salt, key)
         u = point(unit)
@@ -80,11 +81,9 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     return Assignment(choice, unit, shares.features, key is not None, False)
 
 
-def sticky_key(request: Request, body: JsonBody) -> bytes | None:
-    """The sticky-unit key; None if the request has none, or an empty one."""
-    assert request.route.unit is not None
-    kind, name = request.route.unit
-    head = request.head
+def sticky_key(source: tuple[str, bytes], head: Head, body: JsonBody) -> bytes | None:
+    """The sticky-unit key; None if the request has none, or an empty one. ``source``: see `RoutePlan.unit`."""
+    kind, name = source
     if kind == "header":
         return head.kept.get(name) or None
     if kind == "principal":

@@ -67,7 +67,8 @@ class Head:
     expect = False
     authorization: bytes | None = None
     api_key: bytes | None = None
-    credential_lines: list[bytes] = []  # noqa: RUF012 - replaced, never changed
+    credentials_ours = True
+    """Whether the credentials are for the gateway, and go no further unless the route says so."""
     variant: bytes | None = None
     request_id = b""
     kept: dict[bytes, bytes] = EMPTY
@@ -141,11 +142,11 @@ class Head:
             assert action == DROP
 
     def _keep(self, name: bytes, value: bytes) -> None:
-        if self.kept is EMPTY:
-            self.kept = {}
+        kept = self.kept
+        if kept is EMPTY:
+            kept = self.kept = {}
         key = name.lower()
-        known = self.kept.get(key)
-        self.kept[key] = value if known is None else known + b", " + value
+        kept[key] = kept[key] + b", " + value if key in kept else value
         self.lines.append(b"%b: %b\r\n" % (name, value))
 
     # When the head is complete ------------------------------------------------------------------------
@@ -231,19 +232,32 @@ class Head:
         """What names the principal: an API key, or an Authorization value."""
         return self.api_key if self.api_key is not None else self.authorization
 
-    def set_credentials(self, *, openly: bool) -> None:
-        """What becomes of the credentials, once they were looked at. ``openly``: the gateway asks for none."""
-        ours: list[bytes] = []
-        theirs: list[bytes] = []
-        if self.authorization is not None and b"authorization" not in self.listed:
-            line = b"authorization: %b\r\n" % self.authorization
-            # Beside an API key, which is the gateway's, it is meant for the backend.
-            (theirs if openly or self.api_key is not None else ours).append(line)
-        if self.api_key is not None and b"x-api-key" not in self.listed:
-            (theirs if openly else ours).append(b"x-api-key: %b\r\n" % self.api_key)
-        if theirs:
-            self.lines = self.lines + theirs
-        self.credential_lines = ours
+    def pass_credentials(self, *, openly: bool) -> None:
+        """Pass on the credentials that are the backend's. ``openly``: the gateway asks for none, so all of them.
+
+        Otherwise it is an Authorization beside an API key, which is the gateway's.
+        """
+        if openly or self.api_key is not None:
+            self.lines = self.lines + self._authorization_lines()
+        if openly:
+            self.lines = self.lines + self._api_key_lines()
+            self.credentials_ours = False
+
+    def credential_lines(self) -> list[bytes]:
+        """The field lines of the credentials that are the gateway's."""
+        if not self.credentials_ours:
+            return []
+        return self._authorization_lines() if self.api_key is None else self._api_key_lines()
+
+    def _authorization_lines(self) -> list[bytes]:
+        if self.authorization is None or b"authorization" in self.listed:
+            return []
+        return [b"authorization: %b\r\n" % self.authorization]
+
+    def _api_key_lines(self) -> list[bytes]:
+        if self.api_key is None or b"x-api-key" in self.listed:
+            return []
+        return [b"x-api-key: %b\r\n" % self.api_key]
 
     def drop_sessions(self) -> None:
         """Removes the dashboard's cookies, which a backend could use as its reader."""
