@@ -40,12 +40,10 @@ class ResponseHead:
 class ResponseHandler:
     """The sender of a request, which receives the response."""
 
-    __slots__ = ()
+    __slots__ = ("upgrade",)
 
-    @property
-    def upgrade(self) -> bytes:
-        """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
-        return b""
+    upgrade: bytes
+    """The lower-cased protocol that the request asks to change to; b"" for none: a 101 is then an error."""
 
     def on_connected(self, connection: Connection) -> None:
         """The connection that was asked for is open; ignored by default."""

@@ -23,6 +23,7 @@ class ProbeRequest(ResponseHandler):
     __slots__ = ("_connection", "_request", "result")
 
     def __init__(self, request: bytes) -> None:
+        self.upgrade = b""
         self._request = request
         self._connection: Connection | None = None
         self.result: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()

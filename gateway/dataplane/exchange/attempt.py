@@ -38,11 +38,6 @@ class AttemptOwner(Protocol):
 
     __slots__ = ()
 
-    @property
-    def upgrade(self) -> bytes:
-        """See `ResponseHandler.upgrade`."""
-        return b""
-
     def pick(self, attempt: Attempt) -> Address | None:
         """Returns the address to use, or None after it has dealt with there being none."""
         return None
@@ -92,7 +87,12 @@ class Attempt(SlotHolder, Timed):
     """Whether it was sent once on a connection that was closed while idle."""
 
     def __init__(
-        self, owner: AttemptOwner, plan: VariantPlan, limits: Timeouts, total_deadline: float
+        self,
+        owner: AttemptOwner,
+        plan: VariantPlan,
+        limits: Timeouts,
+        total_deadline: float,
+        upgrade: bytes = b"",
     ) -> None:
         """
         Args:
@@ -100,11 +100,13 @@ class Attempt(SlotHolder, Timed):
             plan: The variant that is tried.
             limits: The longest that each state may last.
             total_deadline: `perf_counter` at which it must be over.
+            upgrade: See `ResponseHandler.upgrade`.
         """
         self.owner = owner
         self.plan = plan
         self.limits = limits
         self.total_deadline = self.deadline = total_deadline
+        self.upgrade = upgrade
         self.state = NEW
         self.address = None
         self.connection = None
@@ -114,10 +116,6 @@ class Attempt(SlotHolder, Timed):
         self.sink = None
         self.span = None
         self.repeated = False
-
-    @property
-    def upgrade(self) -> bytes:
-        return self.owner.upgrade
 
     # On the way to a connection ---------------------------------------------------------------------
     def pick(self) -> Address | None:
@@ -168,11 +166,6 @@ class Attempt(SlotHolder, Timed):
         if self.state == WAITING:
             deadline = now + self.limits.first_byte
             self.deadline = min(self.total_deadline, deadline)
-
-    def sent_partly(self, now: float) -> None:
-        """As much of the request as is here was written."""
-        self.since = now
-        self.deadline = self.total_deadline
 
     def _limit(self, now: float, seconds: float) -> None:
         """Sets the deadline of a state that may last ``seconds``."""

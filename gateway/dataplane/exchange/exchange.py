@@ -94,10 +94,6 @@ class Exchange(PipelinedRequest, AttemptOwner):
     def ended(self) -> bool:
         return self._ended
 
-    @property
-    def upgrade(self) -> bytes:
-        return self.head.upgrade
-
     # The request arrives ----------------------------------------------------------------------------
     def on_request_data(self, data: bytes) -> None:
         body = self.body
@@ -215,7 +211,9 @@ class Exchange(PipelinedRequest, AttemptOwner):
     # Attempts ---------------------------------------------------------------------------------------
     def _new_attempt(self, plan: VariantPlan) -> Attempt:
         request = self.request
-        self.attempt = attempt = Attempt(self, plan, request.route.timeouts, request.total_deadline)
+        self.attempt = attempt = Attempt(
+            self, plan, request.route.timeouts, request.total_deadline, self.head.upgrade
+        )
         self.runtime.active.add(attempt)
         return attempt
 
@@ -254,7 +252,8 @@ class Exchange(PipelinedRequest, AttemptOwner):
             if request.route.hedge_after:
                 self._arm_hedge(attempt)
         else:
-            attempt.sent_partly(now)
+            attempt.since = now
+            attempt.deadline = attempt.total_deadline
             self._forget_sent()
 
     def _send_more(self, attempt: Attempt) -> None:
