@@ -16,7 +16,8 @@ from gateway.http.fields import SESSION
 
 def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
     """Returns an exchange for what matches a route, an ASGI call below ``/-/``, an error response for all else."""
-    tracing = client.snapshot.tracing
+    snapshot = client.snapshot
+    tracing = snapshot.tracing
     if client.surplus:
         head.close = True
     if head.path.startswith(b"/-/"):
@@ -28,7 +29,7 @@ def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
             )
         if client.surplus:
             raise TurnoutError("too_many_connections", retry_after=1.0)
-        route = find_route(client.snapshot, head)
+        route = find_route(snapshot, head)
         if route.condition is not None and route.condition.models and _lists_models(head):
             return ControlCall(client, head)
         admit(client, head, route)

@@ -59,12 +59,11 @@ class Relay(ResponseSink):
 
     def begin(self, request: PipelinedRequest, response: ResponseHead, lines: bytes) -> None:
         """Passes on the head of a backend's response, with the gateway's own ``lines``."""
-        self.status = response.status
+        self.status = status = response.status
         if self.captured is not None:
             self.lines = response.lines
-        self.client.begin_response(
-            request, response.status, [*response.lines, lines], response.length, response.bodiless
-        )
+        own = [*response.lines, lines]
+        self.client.begin_response(request, status, own, response.length, response.bodiless)
 
     def on_data(self, data: bytes) -> None:
         self.size += len(data)

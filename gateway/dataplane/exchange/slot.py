@@ -119,14 +119,13 @@ class SlotHolder(ResponseHandler):
 
     def release(self) -> None:
         """Gives back the slot, or the place in the queue."""
-        limiter = self.plan.backend.limiter
+        limiter, address = self.plan.backend.limiter, self.address
         if self.retrying:
             self.retrying = False
             limiter.retrying -= 1
-        if self.has_slot:
+        if self.has_slot and address is not None:
             self.has_slot = False
-            assert self.address is not None
-            self.address.in_flight -= 1
+            address.in_flight -= 1
             limiter.in_flight -= 1
             if limiter.waiting:
                 limiter.admit(perf_counter())

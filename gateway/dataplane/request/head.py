@@ -168,7 +168,7 @@ class Head:
                 raise TurnoutError("http_version")
             self.http10 = True
         self.method = method
-        if self.method not in METHODS:
+        if method not in METHODS:
             raise TurnoutError("method_not_allowed")
         if self.codings:
             self._settle_coding()
@@ -176,7 +176,12 @@ class Head:
             self._settle_upgrade()
         if self.hosts != 1 and (self.hosts or not self.http10):
             raise TurnoutError("bad_host")
-        self._settle_target(target)
+        if not target.startswith(b"/") and (target != b"*" or method != b"OPTIONS"):
+            target = self._origin_form(target)
+        if target.find(b"#") >= 0:  # bytes look faster than "in" does
+            raise TurnoutError("bad_target", "The request target holds a fragment; send it without '#'.")
+        self.target = target
+        self.path = target.partition(b"?")[0] if target.find(b"?") >= 0 else target
         if self.connection:
             self._strip_listed()
         if not keep_alive:
@@ -204,18 +209,15 @@ class Head:
         ):
             self.upgrade = b"websocket"
 
-    def _settle_target(self, target: bytes) -> None:
-        if not target.startswith(b"/") and (target != b"*" or self.method != b"OPTIONS"):
-            absolute = split_absolute(target)
-            if absolute is None:
-                raise TurnoutError("bad_target")
-            if self.hosts and not valid_host(self.host):
-                raise TurnoutError("bad_host")
-            self.host, target = absolute  # RFC 9112 3.2.2: the target's authority, not Host, counts
-        if target.find(b"#") >= 0:  # bytes look faster than "in" does
-            raise TurnoutError("bad_target", "The request target holds a fragment; send it without '#'.")
-        self.target = target
-        self.path = target.partition(b"?")[0] if target.find(b"?") >= 0 else target
+    def _origin_form(self, target: bytes) -> bytes:
+        """The path and query of an absolute target, whose authority becomes the host."""
+        absolute = split_absolute(target)
+        if absolute is None:
+            raise TurnoutError("bad_target")
+        if self.hosts and not valid_host(self.host):
+            raise TurnoutError("bad_host")
+        self.host, target = absolute  # RFC 9112 3.2.2: the target's authority, not Host, counts
+        return target
 
     def _strip_listed(self) -> None:
         """Removes the fields that Connection names, which concern this connection alone (RFC 9110 7.6.1)."""
