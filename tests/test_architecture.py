@@ -94,9 +94,7 @@ IMPURE = {
 KNOWN_IMPORTS: set[tuple[str, str]] = set()  # (package, package below it)
 KNOWN_CYCLES: set[str] = set()  # the packages in which files form a cycle
 KNOWN_TYPE_CHECKING: set[str] = set()
-KNOWN_LONG_FILES = {
-    "gateway/dataplane/exchange/exchange.py",
-}
+KNOWN_LONG_FILES: set[str] = set()
 KNOWN_BIG_CLASSES: set[str] = set()
 
 

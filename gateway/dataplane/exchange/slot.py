@@ -132,6 +132,11 @@ class SlotHolder(ResponseHandler):
         elif self.state == QUEUED and self in limiter.waiting:
             limiter.waiting.remove(self)
 
+    def observe_failure(self, code: str) -> None:
+        """Reports the failure ``code`` to the health of the backend."""
+        if self.address is not None and code != "internal":
+            self.plan.backend.health.failed(self.address, code, perf_counter())
+
     # Ends -------------------------------------------------------------------------------------------
     def cancel(self) -> None:
         """Ends what is under way at the backend immediately; the slot is kept until `leave`."""
