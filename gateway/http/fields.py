@@ -147,7 +147,6 @@ SESSION: Final = b"turnout-session-"
 """What the names of the dashboard's cookies hold."""
 MAX_HOST_BYTES: Final = 259
 """253 of a name of DNS, and a port."""
-_VISIBLE: Final = bytes(range(0x21, 0x7F))
 _ODD_SEPARATOR: Final = re.compile(rb"[\\;]|%2[fF]|%5[cC]")
 """What some servers take for the end of a path segment."""
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#@]*)((?:/|\?|$).*)", re.IGNORECASE | re.DOTALL)
@@ -170,7 +169,7 @@ def without_sessions(cookies: bytes) -> bytes:
 
 def valid_request_id(value: bytes) -> bool:
     """1 to 200 visible characters of ASCII."""
-    return 0 < len(value) <= 200 and not value.translate(None, _VISIBLE)
+    return 0 < len(value) <= 200 and value.isascii() and b" " not in value and value.decode().isprintable()
 
 
 def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:

@@ -78,9 +78,6 @@ class ResponseParser:
         self._interims = 0
         self.unbounded_bytes = 0
         """Bytes read since the last byte of a body: of a head, chunk lines or trailers."""
-        self._reset_head()
-
-    def _reset_head(self) -> None:
         self._lines: list[bytes] = []
         self._fields = 0
         self._length = -1
@@ -239,6 +236,13 @@ class ResponseParser:
 
     def on_message_complete(self) -> None:
         if self._interim:
-            self._reset_head()
+            self._await_next_head()
         else:
             self.done = True
+
+    def _await_next_head(self) -> None:
+        """Goes on after an interim response."""
+        interims, unbounded_bytes = self._interims, self.unbounded_bytes
+        self.begin(head=self._is_head)
+        self.started = True
+        self._interims, self.unbounded_bytes = interims, unbounded_bytes

@@ -21,6 +21,7 @@ MAX_CHUNKED_PIECE_BYTES: Final = 16_384
 """The same within a chunked body, whose end can't be foreseen."""
 MAX_UNCLAIMED_BODY_BYTES: Final = 65_536
 """Bytes of a body that are read before the turn of its request has come."""
+SPACE: Final = ord(" ")
 NO_REQUEST: Final = Head(0.0)
 """The head of a connection that has no request; never changed."""
 
@@ -141,12 +142,13 @@ class RequestReader:
         if not self._fields_left:
             most = self._limits.fields
             raise TurnoutError("head_too_large", f"The request has more than {most} fields; send fewer.")
+        if value and value[-1] <= SPACE:  # the parser has refused every other control character than the tab
+            value = value.rstrip()
         action = self._actions.get(name.lower())
         if action is None:
-            # The parser has refused every other control character, so this strips spaces and tabs.
-            self._lines.append(b"%b: %b\r\n" % (name, value.rstrip()))
+            self._lines.append(b"%b: %b\r\n" % (name, value))
         elif self.in_head:
-            self.head.take(action, name, value.rstrip())
+            self.head.take(action, name, value)
 
     def on_headers_complete(self) -> None:
         head, connection, parser = self.head, self._connection, self._parser

@@ -30,8 +30,8 @@ class ResponseWriter(ClientConnection):
         self.surplus = self.lost = self.write_paused = False
         self.now = 0.0
         self.progress = WriteProgress()
-        self._head = b""
-        """The head of a response that leaves with the next `send`."""
+        self._head: list[bytes] = []
+        """The head of a response that leaves with the next `send`, in parts."""
         self._framing = PLAIN
 
     def write(self, data: bytes) -> None:
@@ -62,23 +62,23 @@ class ResponseWriter(ClientConnection):
             connection = b"connection: close\r\n"
         else:
             connection = b"connection: keep-alive\r\n" if head.http10 else b""
-        self._head = b"".join([STATUS_LINES[status], *lines, framing, connection, b"\r\n"])
+        lines.insert(0, STATUS_LINES[status])
+        lines += (framing, connection, b"\r\n")
+        self._head = lines
 
     def send(self, data: list[bytes], end: bool) -> None:
-        head, self._head = self._head, b""
+        parts, self._head = self._head, []
         if self._framing == PLAIN:
-            if head:
-                data.insert(0, head)
+            parts += data
         elif self._framing == CHUNKED:
             size = sum(map(len, data))
             if size:
-                data.insert(0, b"%b%x\r\n" % (head, size))
-                data.append(b"\r\n0\r\n\r\n" if end else b"\r\n")
-            else:
-                data = [head, b"0\r\n\r\n"] if end else [head]
-        else:
-            data = [head]
-        if data and not self.lost:
-            piece = b"".join(data)
+                parts.append(b"%x\r\n" % size)
+                parts += data
+                parts.append(b"\r\n0\r\n\r\n" if end else b"\r\n")
+            elif end:
+                parts.append(b"0\r\n\r\n")
+        if parts and not self.lost:
+            piece = b"".join(parts)
             self.progress.written += len(piece)
             self.transport.write(piece)

@@ -54,7 +54,7 @@ class AttemptOwner(Protocol):
         """The head of the final response came; the owner calls `Attempt.accept`, or ends the attempt."""
 
     def on_end(self, attempt: Attempt) -> None:
-        """The response is complete; the owner calls `Attempt.leave`."""
+        """The response is complete; the owner calls `Attempt.release`."""
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
         """It failed; ``attempt.state`` still says where. ``idle_close``: see `ResponseHandler.on_failure`."""
@@ -215,6 +215,7 @@ class Attempt(SlotHolder, Timed):
 
     def on_end(self) -> None:
         if self.state == RELAYING:
+            self.state = ENDED
             self.connection = None
             self.owner.on_end(self)
 

@@ -284,7 +284,7 @@ class Exchange(Failover):
 
     def on_end(self, attempt: Attempt) -> None:
         self.relay.end()
-        attempt.leave()
+        attempt.release()
         self._finish()
         self.client.responded(self)
 

@@ -61,9 +61,9 @@ class Relay(ResponseSink):
         """Passes on the head of a backend's response, with the gateway's own ``lines``."""
         self.status = status = response.status
         if self.captured is not None:
-            self.lines = response.lines
-        own = [*response.lines, lines]
-        self.client.begin_response(request, status, own, response.length, response.bodiless)
+            self.lines = response.lines.copy()
+        response.lines.append(lines)
+        self.client.begin_response(request, status, response.lines, response.length, response.bodiless)
 
     def on_data(self, data: bytes) -> None:
         self.size += len(data)

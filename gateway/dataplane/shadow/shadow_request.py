@@ -109,7 +109,7 @@ class ShadowRequest(ResponseSink, AttemptOwner):
 
     def on_end(self, attempt: Attempt) -> None:
         assert self.response is not None
-        attempt.leave()
+        attempt.release()
         error = "backend_status" if self.response.status >= 500 else ""
         self._ended(self, error, b"".join(self._out))
 
