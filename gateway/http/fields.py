@@ -169,7 +169,9 @@ def without_sessions(cookies: bytes) -> bytes:
 
 def valid_request_id(value: bytes) -> bool:
     """1 to 200 visible characters of ASCII."""
-    return 0 < len(value) <= 200 and value.isascii() and b" " not in value and value.decode().isprintable()
+    if not 0 < len(value) <= 200 or not value.isascii() or value.find(b" ") >= 0:  # faster than "in"
+        return False
+    return value.decode().isprintable()
 
 
 def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
