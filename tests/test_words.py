@@ -50,14 +50,18 @@ REWRITTEN: Final = (
     "examples/**/*.md",
     "examples/**/*.py",
     "gateway/*.py",
+    "gateway/auth/*.py",
     "gateway/commands/*.py",
     "gateway/compile/*.py",
     "gateway/config/*.py",
     "gateway/control/*.py",
     "gateway/control/*/*.py",
+    "gateway/dataplane/**/*.py",
+    "gateway/http/*.py",
     "gateway/loops/*.py",
     "gateway/state/*.py",
     "gateway/state/redis/*.py",
+    "gateway/transport/*.py",
     "policies/**/*.py",
 )
 """Files, or globs of files."""

@@ -16,11 +16,11 @@ from gateway.http.browsers import Browsers
 
 SCOPES: Final = ("infer", "feedback", "read", "metrics", "force-variant", "steer", "config", "admin")
 CACHED: Final = 10_000
-"""Most credentials remembered; beyond it the cache starts anew (a fleet of short-lived tokens)."""
+"""Most credentials remembered; beyond it the cache is emptied (a fleet of short-lived tokens)."""
 
 
 class Bucket:
-    """A token bucket: ``rate`` requests a second, and as many at once (at least one).
+    """A token bucket: ``rate`` requests a second, with a burst of as many (at least one).
 
     Where several processes serve one key, each has a copy and uses its ``part`` of the rate; `gateway.loops.rates`
     settles the copies through a store that all of them share.
@@ -93,7 +93,7 @@ LOCAL: Final = Principal("", frozenset(SCOPES))
 """The same from the loopback interface, with no proxy between."""
 
 Verifier = Callable[[bytes, float], Principal]
-"""The principal of a bearer token that is no API key, at a time in seconds since the epoch; raises TurnoutError."""
+"""The principal of a bearer token that is not an API key, at a time in seconds since the epoch; raises TurnoutError."""
 
 
 class Authenticator:

@@ -115,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
     """The configuration of the request that is being read."""
     transport: asyncio.Transport
     forwarding: Forwarding
-    """The peer's address, the scheme, and what backends are told of them."""
+    """The peer's address, the scheme, and what backends get to know of them."""
     role: Role
     surplus: bool
     """Whether it came above the limit of connections."""
@@ -158,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
         raise NotImplementedError
 
     def abort(self) -> None:
-        """Ends the response that is under way such that the client can't take it for complete."""
+        """Ends the response in flight such that the client can't take it for complete."""
         raise NotImplementedError
 
     # The request's body -----------------------------------------------------------------------------
@@ -180,11 +180,11 @@ class ClientConnection(asyncio.Protocol):
 
     # The process ------------------------------------------------------------------------------------
     def check(self, now: float) -> None:
-        """Ends or answers what takes too long. Called about once a second; ``now`` is of `perf_counter`."""
+        """Ends what takes too long, or responds to it. Called about once a second; ``now`` is of `perf_counter`."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """The process ends now: requests under way are cut short, then the connection ends."""
+        """The process ends now: requests in flight are cut short, then the connection ends."""
         raise NotImplementedError
 
 

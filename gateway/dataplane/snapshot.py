@@ -66,7 +66,7 @@ class Limits:
     websocket_life: float
     """0.0: no limit."""
     last_idle: float
-    """So long an idle connection stays open when the process ends."""
+    """Seconds for which an idle connection stays open when the process ends."""
     shadow: ShadowLimits
 
 
@@ -178,7 +178,7 @@ class Snapshot:
         if resolved is None:
             return ()
         # The path itself must hold the prefix too: it is forwarded as it came, so one that only reaches the
-        # prefix by way of dot segments would reach the backend as something else.
+        # prefix through dot segments would reach the backend as something else.
         # And where the path is rewritten, they would climb out of the variant.
         plain = resolved == path
         return tuple(

@@ -1,4 +1,4 @@
-"""Work under way that may take too long: looked at by the worker's tick instead of by a timer each."""
+"""Work in flight that may take too long: checked by the worker's tick instead of by a timer each."""
 
 from __future__ import annotations
 

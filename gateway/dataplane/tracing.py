@@ -81,7 +81,7 @@ class RequestTrace(ExchangeListener):
 
     # Attempts ---------------------------------------------------------------------------------------
     def attempt_ready(self, attempt: Attempt, kind: str) -> None:
-        if attempt.span is None:  # else it is sent once more, which is no attempt of its own
+        if attempt.span is None:  # else it is sent once more, which is not an attempt of its own
             attempt.span = self._open(attempt, kind, attempt.since or perf_counter())
         self._propagate(attempt.span.span)
 

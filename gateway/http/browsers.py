@@ -21,7 +21,7 @@ FIELDS: Final = (ORIGIN, SITE, MODE)
 
 _OWN: Final = 2
 _PRIVATE: Final = 1
-"""Somebody in the same network may answer for it, but no one outside."""
+"""A host in the same network may respond for it, but no one outside."""
 _STRANGERS: Final = 0
 _RESERVED: Final = (b".local", b".internal", b".test", b".home.arpa", b".svc")
 """Suffixes that public DNS does not delegate (RFC 6761, 6762, 8375; ".svc": Kubernetes), so that no stranger owns a

@@ -137,7 +137,7 @@ RESPONSE_ACTIONS: Final = _with_twins(
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 """What is served; TRACE would hand credentials back, CONNECT would make us an open proxy."""
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-"""RFC 9110 9.2.2; these may be repeated when a reused connection dies before a byte of the answer."""
+"""RFC 9110 9.2.2; these may be repeated when a reused connection dies before a byte of the response."""
 
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?",
@@ -226,7 +226,7 @@ def resolve(path: bytes) -> bytes | None:
 
 
 def date_line(now: float) -> bytes:
-    """``date: …`` for the answers that are our own (RFC 9110 6.6.1); ``now``: seconds since the epoch."""
+    """``date: …`` for local replies (RFC 9110 6.6.1); ``now``: seconds since the epoch."""
     return _date_line(int(now))
 
 

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a backend, which serves one request after another.
 
-It has no knowledge of routes or variants; `gateway.transport.base` describes what its handler is told.
+It has no knowledge of routes or variants; `gateway.transport.base` describes the calls of its handler.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class ResponseParser:
         """Known without asking the parser, which makes a text of the version each time."""
         self.until_close = False
         self.stale = False
-        """Whether the parser waits for a body that does not come: it cannot be told so."""
+        """Whether the parser waits for a body that does not come: it has no such call."""
 
     def feed(self, data: bytes) -> None:
         """Parses ``data``, which is not empty, and calls the handler.

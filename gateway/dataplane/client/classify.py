@@ -60,7 +60,7 @@ def _lists_models(head: Head) -> bool:
 
 
 def _may_know(client: ClientConnection) -> bool:
-    """Whether the dashboard is on this port, and clients without a key may be told so."""
+    """Whether the dashboard is on this port, and clients without a key may know so."""
     return client.role == "all" and client.snapshot.authenticator.open
 
 

@@ -1,4 +1,4 @@
-"""Forwarded (RFC 7239), X-Forwarded-* and Via (RFC 9110 7.6.3): what a backend is told of the client."""
+"""Forwarded (RFC 7239), X-Forwarded-* and Via (RFC 9110 7.6.3): what a backend gets to know of the client."""
 
 from __future__ import annotations
 

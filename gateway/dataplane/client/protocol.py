@@ -105,7 +105,7 @@ class ClientProtocol(RequestQueue):
         self.queue.clear()
 
     def eof_received(self) -> None:
-        """Lets the connection end: a half-close can't be told from a close, and unwanted work is waste."""
+        """Lets the connection end: a half-close looks like a close, and unwanted work is waste."""
 
     def data_received(self, data: bytes) -> None:
         self.now = perf_counter()
@@ -363,7 +363,7 @@ class ClientProtocol(RequestQueue):
         self.reader.forget()
 
     def shutdown(self) -> None:
-        """Ends the connection after the requests under way; uvicorn calls it when the server ends."""
+        """Ends the connection after the requests in flight; uvicorn calls it when the server ends."""
         if self.current is None and not self.queue and not self.reader.in_head:
             soon = perf_counter() + self.runtime.snapshot.limits.last_idle
             self.deadline = min(self.deadline, soon) if self.deadline else soon

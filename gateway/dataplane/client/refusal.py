@@ -55,7 +55,7 @@ class Refusal(PipelinedRequest):
         self._complete = True
 
     def client_lost(self) -> None:
-        """Does nothing: nothing is under way."""
+        """Does nothing: nothing is in flight."""
 
 
 def parse_error(error: httptools.HttpParserError, in_head: bool) -> TurnoutError:

@@ -1,4 +1,4 @@
-"""How fast a client sends a body and takes a response: looked at once a second instead of by a timer each."""
+"""How fast a client sends a body and takes a response: checked every second instead of by a timer each."""
 
 from __future__ import annotations
 

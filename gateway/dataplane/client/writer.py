@@ -18,7 +18,7 @@ BODILESS: Final = 2
 
 
 class ResponseWriter(ClientConnection):
-    """The half of a connection that writes; one response at a time is under way."""
+    """The half of a connection that writes; one response at a time is in flight."""
 
     __slots__ = ("_framing", "_head", "progress")
 

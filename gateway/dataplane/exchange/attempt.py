@@ -117,7 +117,7 @@ class Attempt(SlotHolder, Timed):
         self.span = None
         self.repeated = False
 
-    # On the way to a connection ---------------------------------------------------------------------
+    # Until there is a connection ---------------------------------------------------------------------
     def pick(self) -> Address | None:
         return self.owner.pick(self)
 

@@ -106,7 +106,7 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
                 hedge.attempt.leave()
 
     def _cancel(self, attempt: Attempt) -> None:
-        """Ends what is under way at the backend immediately."""
+        """Ends immediately what is in flight at the backend."""
         attempt.cancel()
         self._end_hedge("hedge_lost")
         if self.body.paused:

@@ -215,9 +215,7 @@ class Exchange(Failover):
         """Starts the clock of a second attempt, where the request may be sent twice."""
         if self._hedge is not None or attempt is not self.attempt or not self.body.replayable:
             return
-        if (
-            attempt.plan.backend.single is None and not self.head.upgrade
-        ):  # two tunnels could not be told apart
+        if attempt.plan.backend.single is None and not self.head.upgrade:  # two tunnels would be mixed up
             tried = self.recovery.tried if self.recovery is not None else ()
             self._hedge = Hedge(self, attempt, self.request.route, tried)
 
@@ -357,7 +355,7 @@ class Exchange(Failover):
             self._fail(error)
 
     def cut_short(self) -> None:
-        """The process ends first, which is no fault of the variant: an error response if nothing went out yet."""
+        """The process ends first, which is not the variant's fault: an error response if nothing went out yet."""
         if self._ended or not self._begun:
             return
         attempt = self.attempt

@@ -168,7 +168,7 @@ class Failover(ExchangeBase):
         first.leave()
         active = self.runtime.active
         active.discard(first)
-        # The first one's time is no time of the gateway's.
+        # The first one's time is not the gateway's.
         self._recover().waited += first.waited + hedge.attempt.since - first.since
         self.attempt = hedge.attempt
         active.add(hedge.attempt)

@@ -22,7 +22,7 @@ ROUNDING: Final = 1e-9
 
 
 class Hedge:
-    """The clock of a second attempt, and that attempt once it is under way."""
+    """The clock of a second attempt, and that attempt once it is in flight."""
 
     __slots__ = ("_owner", "_primary", "_route", "_timer", "_tried", "attempt")
 

@@ -40,5 +40,5 @@ class ExchangeListener:
         raise NotImplementedError
 
     def finished(self, outcome: Outcome, last: Attempt | None) -> None:
-        """The exchange is over. ``last``: the attempt that was under way."""
+        """The exchange is over. ``last``: the attempt that was in flight."""
         raise NotImplementedError

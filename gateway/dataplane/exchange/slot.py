@@ -139,7 +139,7 @@ class SlotHolder(ResponseHandler):
 
     # Ends -------------------------------------------------------------------------------------------
     def cancel(self) -> None:
-        """Ends what is under way at the backend immediately; the slot is kept until `leave`."""
+        """Ends immediately what is in flight at the backend; the slot is kept until `leave`."""
         connection, self.connection = self.connection, None
         task, self.task = self.task, None
         if connection is not None:

@@ -26,6 +26,6 @@ class BodyWait(Timed):
         self._expired()
 
     def cancel(self) -> None:
-        """Nobody wants the body any more."""
+        """Stops the reading: the body is not needed any more."""
         if self.reading is not None:
             self.reading.cancel()

@@ -1,7 +1,7 @@
 """A request's head: its fields as they arrive, and the checks before anything is done with it.
 
 Whatever is ambiguous is refused. Every method raises `TurnoutError`; the connection then ends, because what
-follows such a head can't be told apart from its body.
+follows such a head can't be separated from its body.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Head:
     http10 = False
     """HTTP/1.0"""
     close = False
-    """Whether the connection ends with this request's answer."""
+    """Whether the connection ends with this request's response."""
     upgrade = b""
     """The lower-cased protocol of an upgrade that we would tunnel; b"" for none."""
     wants_upgrade: tuple[bytes, ...] = ()
@@ -102,7 +102,7 @@ class Head:
             self.hosts += 1
             self.host = value
         elif action == LENGTH:
-            self.length = int(value)  # the parser has refused what is no number, and a second one
+            self.length = int(value)  # the parser has refused what is not a number, and a second one
         elif action == KEEP:
             self._keep(name, value)
         elif action == AUTHORIZATION:
@@ -237,7 +237,7 @@ class Head:
     def pass_credentials(self, *, openly: bool) -> None:
         """Pass on the credentials that are the backend's. ``openly``: the gateway asks for none, so all of them.
 
-        Otherwise it is an Authorization beside an API key, which is the gateway's.
+        Otherwise it is an Authorization next to an API key, which is the gateway's.
         """
         if openly or self.api_key is not None:
             self.lines = self.lines + self._authorization_lines()

@@ -1,4 +1,4 @@
-"""Comparing a shadow's response with the primary's beside the event loop.
+"""Comparing a shadow's response with the primary's outside the event loop.
 
 Comparisons wait for a moment and are then done together by a background thread: that takes less of the processor
 than one at a time, and a client's request waits at most until the thread is next asked to stand back. A JSON parser
@@ -26,14 +26,16 @@ MAX_WAITING_LARGE: Final = 32
 """Comparisons that wait for the other process."""
 BATCH_INTERVAL_S: Final = 0.05
 
+LIMIT_KEY: Final = "limits.shadow.answer"
+
 UNCOMPARED: Final = {
     "no_variant": "no variant served the client",
     "cut_short": "the primary's response was cut short",
-    "too_large": "the primary's response is larger than limits.shadow.answer",
+    "too_large": f"the primary's response is larger than {LIMIT_KEY}",
     "queue_full": "too many comparisons wait",
     "shutdown": "the gateway ended",
 }
-"""Why responses are not even looked at, by the reason that is counted."""
+"""Why responses are not compared, by the reason that is counted."""
 _REASONS: Final = {detail: reason for reason, detail in UNCOMPARED.items()}
 
 Done = Callable[[Agreement], None]
@@ -75,7 +77,7 @@ class Comparer:
         self._large = SideProcess[Agreement](MAX_WAITING_LARGE)
         self._waiting: list[tuple[Pair, Done]] = []
         self._scheduled = False
-        """Whether a batch is due or under way."""
+        """Whether a batch is due or in progress."""
         self._closed = False
 
     @property

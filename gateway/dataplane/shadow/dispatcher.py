@@ -45,7 +45,7 @@ EJECTION: Final = ejection.Settings(
 
 
 class ShadowQueue:
-    """Copies for one address of a shadow: those that wait, and the number under way."""
+    """Copies for one address of a shadow: those that wait, and the number in flight."""
 
     __slots__ = ("bytes", "group", "health", "queue", "running")
 
@@ -58,7 +58,7 @@ class ShadowQueue:
 
 
 class ShadowDispatcher(ShadowSink):
-    """The queues of all shadows, and what is under way."""
+    """The queues of all shadows, and what is in flight."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class ShadowDispatcher(ShadowSink):
 
     @property
     def running(self) -> int:
-        """Copies under way."""
+        """Copies in flight."""
         return len(self._running)
 
     @property
@@ -99,7 +99,7 @@ class ShadowDispatcher(ShadowSink):
 
     @property
     def held(self) -> int:
-        """Bytes of requests and kept answers, waiting and under way."""
+        """Bytes of requests and kept responses, waiting and in flight."""
         return self._bytes
 
     # Which requests ---------------------------------------------------------------------------------

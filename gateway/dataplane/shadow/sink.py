@@ -55,7 +55,7 @@ class PrimaryResult:
         self.size = body.size + (size if captured is not None else 0)
         """Bytes held."""
         self.holders = 0
-        """Copies that are waiting or under way."""
+        """Copies that are waiting or in flight."""
 
     def uncompared(self) -> str:
         """Why a shadow's response can't be compared with the primary's (see `comparer.UNCOMPARED`); "" if it can."""
@@ -98,5 +98,5 @@ class ShadowSink:
         raise NotImplementedError
 
     def close(self) -> None:
-        """The gateway ends: what waits is dropped, what is under way is cut."""
+        """The gateway ends: what waits is dropped, what is in flight is cut."""
         raise NotImplementedError
