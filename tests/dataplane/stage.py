@@ -12,6 +12,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from types import MemberDescriptorType
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,8 @@ from gateway.compile.prepare import View, prepare
 from gateway.compile.registry import Registry
 from gateway.config.load import examine
 from gateway.dataplane.client.protocol import ClientProtocol
+from gateway.dataplane.exchange.slot import SlotHolder
+from gateway.dataplane.exchange.states import ENDED, NEW, TABLE
 from gateway.dataplane.shadow.comparer import Comparer
 from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.dataplane.worker import TICK_S, Worker
@@ -281,6 +284,25 @@ class Dial:
             function(self)
 
 
+class Transitions:
+    """The state of attempts, each change of which must be in the table."""
+
+    def __init__(self, slot: MemberDescriptorType) -> None:
+        self._slot = slot
+
+    def __get__(self, attempt: SlotHolder, _: object) -> int:
+        return cast("int", self._slot.__get__(attempt))
+
+    def __set__(self, attempt: SlotHolder, state: int) -> None:
+        try:
+            former = self._slot.__get__(attempt)
+        except AttributeError:
+            assert state == NEW
+        else:
+            assert state in TABLE[former] or state == former == ENDED, f"from {former} to {state}"
+        self._slot.__set__(attempt, state)
+
+
 class Stage:
     """See the module."""
 
@@ -291,6 +313,9 @@ class Stage:
                 module, "perf_counter"
             ):
                 monkeypatch.setattr(module, "perf_counter", self.clock)
+        slot = vars(SlotHolder)["state"]
+        if isinstance(slot, MemberDescriptorType):  # compiled code does not come by a descriptor
+            monkeypatch.setattr(SlotHolder, "state", Transitions(slot))
         self.loop = Loop(self.clock, self._dialled)
         self.log: list[str] = []
         self.dials: list[Dial] = []
