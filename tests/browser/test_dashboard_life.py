@@ -226,8 +226,17 @@ def test_twenty_routes_fit_and_those_that_are_idle_take_little(crowded: Served, 
     assert tab.page.locator("[data-route]").count() == 21
     height = tab.page.locator("#content").evaluate("node => node.getBoundingClientRect().height")
     assert height < 900, "all of them in one screen"
+    tab.page.keyboard.press("/")
+    tab.page.keyboard.type("idle-0")
+    tab.page.wait_for_function("document.querySelectorAll('[data-route]').length === 10")
+    tab.page.get_by_role("button", name="Moving 0").click()
+    tab.page.wait_for_function("document.querySelectorAll('[data-route]').length === 0")
+    tab.page.get_by_role("button", name="Idle 10").click()
     tab.page.get_by_role("link", name="idle-07").click()
     tab.page.locator("h1", has_text="idle-07").wait_for()
+    tab.page.go_back()
+    tab.page.get_by_role("button", name="Idle 10", pressed=True).wait_for()
+    assert "group=idle" in tab.page.url
 
 
 def test_no_text_of_a_client_can_become_markup(served: Served, tabs: Tabs) -> None:

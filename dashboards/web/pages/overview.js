@@ -4,8 +4,8 @@ import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
 import { event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
-import { badge, emptyState, figure, notice, shareBar } from "../parts/basics.js";
-import { html } from "../vendor/preact.js";
+import { badge, choices, emptyState, figure, notice, shareBar } from "../parts/basics.js";
+import { html, useEffect } from "../vendor/preact.js";
 
 const GROUPS = [
   ["needs", "Needs you"],
@@ -24,6 +24,10 @@ const SORTS = {
 
 export function Overview({ view, now }) {
   const { query } = here();
+  useEffect(() => {
+    addEventListener("keydown", toSearch);
+    return () => removeEventListener("keydown", toSearch);
+  }, []);
   const all = routesOf(view);
   if (!all.length)
     return [
@@ -34,13 +38,15 @@ export function Overview({ view, now }) {
   const wanted = (query.search ?? "").toLowerCase();
   const found = all.filter((route) => route.route.toLowerCase().includes(wanted));
   const key = SORTS[query.sort] ?? SORTS.name;
+  const chosen = GROUPS.some(([name]) => name === query.group) ? query.group : "";
   const grouped = (name) => found.filter((route) => groupOf(route) === name).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
   return [
     html`<div class="page-head" key="h"><h1>Routes</h1>
-      <label class="search"><span class="hidden">Search routes</span><input type="search" placeholder="Search" value=${query.search ?? ""} onInput=${(e) => choose({ search: e.target.value })} /></label>
+      <label class="search"><span class="hidden">Search routes</span><input type="search" placeholder="Search ( / )" value=${query.search ?? ""} onInput=${(e) => choose({ search: e.target.value })} /></label>
       <label class="search">Sort by <select value=${query.sort ?? "name"} onChange=${(e) => choose({ sort: e.target.value === "name" ? null : e.target.value })}>
         <option value="name">name</option><option value="requests">requests</option><option value="errors">errors</option><option value="p99">p99</option>
       </select></label>
+      ${choices("Group", [["", "All"], ...GROUPS.map(([name, title]) => [name, `${title} ${grouped(name).length}`])], chosen, (name) => choose({ group: name }))}
     </div>`,
     refused &&
       notice(
@@ -48,9 +54,16 @@ export function Overview({ view, now }) {
         "A configuration was refused",
         `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`
       ),
-    GROUPS.map(([name, title]) => group(name, title, grouped(name), now)),
-    found.length ? null : html`<p class="empty" key="none">No route's name holds “${query.search}”.</p>`
+    GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now)),
+    found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`
   ];
+}
+
+// The key "/" leads to the search, unless it is typed into something.
+function toSearch(event) {
+  if (event.key !== "/" || event.target.closest("input, select, textarea, dialog")) return;
+  event.preventDefault();
+  document.querySelector(".search input").focus();
 }
 
 // The entry without a name concerns all of them.
