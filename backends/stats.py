@@ -129,7 +129,7 @@ class Stats:
         self.batch_rows.observe(report.rows)
 
     def as_dict(self) -> dict[str, object]:
-        """As Triton's statistics extension has it, without name and version."""
+        """As Triton's statistics extension has it, without name and version; some clients need every field."""
         return {
             "last_inference": self.last_inference,
             "inference_count": self.inferences,
@@ -139,7 +139,11 @@ class Stats:
                 "fail": self.fail.as_dict(),
                 "queue": self.queue.as_dict(),
                 **self.compute.as_dict(),
+                "cache_hit": Duration().as_dict(),
+                "cache_miss": Duration().as_dict(),
             },
+            "response_stats": {},
+            "memory_usage": [],
             "batch_stats": [
                 {"batch_size": rows, **stats.as_dict()} for rows, stats in sorted(self.by_rows.items())
             ],

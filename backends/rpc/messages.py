@@ -47,7 +47,8 @@ RepositoryModelUnloadRequest: repository_name 1 string, model_name 2 string
 RepositoryModelUnloadResponse:
 StatisticDuration: count 1 uint64, ns 2 uint64
 InferStatistics: success 1 StatisticDuration, fail 2 StatisticDuration, queue 3 StatisticDuration, \
-compute_input 4 StatisticDuration, compute_infer 5 StatisticDuration, compute_output 6 StatisticDuration
+compute_input 4 StatisticDuration, compute_infer 5 StatisticDuration, compute_output 6 StatisticDuration, \
+cache_hit 7 StatisticDuration, cache_miss 8 StatisticDuration
 InferBatchStatistics: batch_size 1 uint64, compute_input 2 StatisticDuration, \
 compute_infer 3 StatisticDuration, compute_output 4 StatisticDuration
 ModelStatistics: name 1 string, version 2 string, last_inference 3 uint64, inference_count 4 uint64, \

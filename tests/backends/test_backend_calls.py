@@ -241,6 +241,9 @@ def test_statistics_and_metrics_count_what_happened(client: httpx.Client) -> Non
     assert later["inference_stats"]["success"]["count"] - stats["inference_stats"]["success"]["count"] == 1
     assert later["inference_stats"]["success"]["ns"] > stats["inference_stats"]["success"]["ns"]
     assert 5 in [row["batch_size"] for row in later["batch_stats"]]
+    never = {"count": 0, "ns": 0}
+    assert (later["inference_stats"]["cache_hit"], later["inference_stats"]["cache_miss"]) == (never, never)
+    assert (later["response_stats"], later["memory_usage"]) == ({}, [])
     grown = {name: value - samples[name] for name, value in more.items() if value != samples[name]}
     assert grown["turnout_backend_requests_total/answered"] == 1
     assert grown["turnout_backend_requests_total/invalid"] == 1

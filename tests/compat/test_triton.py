@@ -78,8 +78,9 @@ class Triton:
             (folder / "models" / name / "1").mkdir(parents=True)
             (folder / "models" / name / "1" / "model.py").write_text(TRITON_ECHO)
             (folder / "models" / name / "config.pbtxt").write_text(_pbtxt(name, inputs, outputs))
-        (port,) = free_ports(1)
+        port, metrics_port = free_ports(2)
         self.url = f"http://127.0.0.1:{port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
         self.log = folder / "triton.log"
         options = {
             "model-repository": folder / "models",
@@ -87,7 +88,8 @@ class Triton:
             "http-address": "127.0.0.1",
             "http-port": port,
             "allow-grpc": "false",
-            "allow-metrics": "false",
+            "metrics-address": "127.0.0.1",
+            "metrics-port": metrics_port,
         }
         libraries = str(packages / "nvidia_pytriton.libs")
         path = f"{environment('triton') / 'bin'}:{os.environ['PATH']}"
@@ -123,15 +125,20 @@ def _pbtxt(name: str, inputs: Specs, outputs: Specs) -> str:
 
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     server = Triton(tmp_path_factory.mktemp("triton"))
     try:
         server.wait_ready()
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            yield client
+        yield server
     finally:
         server.process.kill()
         server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def triton(tritonserver: Triton) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=tritonserver.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +193,42 @@ def test_no_valid_request_of_triton_crashes_the_server(ours: httpx.Client) -> No
     statuses = {call.name: observed(ours, call)[0] for call in corpus()}
     assert {name: status for name, status in statuses.items() if status >= 500} == {}
     assert len(statuses) >= 167
+
+
+def keys_of(document: Any, place: str = "") -> set[str]:
+    """The paths of all keys; those of a list's first item."""
+    if isinstance(document, list):
+        return keys_of(document[0], place + "[]") if document else set()
+    if not isinstance(document, dict):
+        return set()
+    return {f"{place}.{key}" for key in document}.union(
+        *(keys_of(value, f"{place}.{key}") for key, value in document.items())
+    )
+
+
+def test_statistics_have_the_fields_that_perf_analyzer_reads(
+    triton: httpx.Client, ours: httpx.Client
+) -> None:
+    call = next(call for call in corpus() if call.name == "json FP32")
+    both = []
+    for client in (triton, ours):
+        assert client.post(call.path, content=call.body).status_code == 200
+        both.append(keys_of(client.get("/v2/models/echo_FP32/stats").json()))
+    assert both[0] - both[1] == set()
+
+
+METRICS_NOT_SERVED = {
+    "nv_pinned_memory_pool_total_bytes": "memory is pinned per batch slot, without a pool",
+    "nv_pinned_memory_pool_used_bytes": "memory is pinned per batch slot, without a pool",
+    "nv_cpu_utilization": "of the machine rather than the server: use node_exporter",
+    "nv_cpu_memory_total_bytes": "of the machine rather than the server: use node_exporter",
+    "nv_cpu_memory_used_bytes": "of the machine rather than the server: use node_exporter",
+}
+
+
+def test_metrics_have_tritons_names(tritonserver: Triton, ours: httpx.Client) -> None:
+    def names(text: str) -> set[str]:
+        return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE nv_")}
+
+    missing = names(httpx.get(tritonserver.metrics_url).text) - names(ours.get("/metrics").text)
+    assert missing == METRICS_NOT_SERVED.keys()
