@@ -17,6 +17,8 @@ from gateway.config.apikey import key_hash, new_secret
 from gateway.config.load import examine
 
 POLICIES: Final = ("single", "shadow", "canary", "bandit")
+SCHEMA: Final = "turnout.schema.json"
+"""The file that the first line of the configuration names, next to it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.out.write_text(text)
         if secrets:
             _write_keys(keys, secrets)
+        _write_schema(arguments.out.with_name(SCHEMA))
     except (ValueError, OSError) as error:
         return complain(error)
     _report(arguments, current, candidate, keys if secrets else None)
@@ -94,6 +97,13 @@ def _chosen_path(server: Server) -> str:
     return server.path
 
 
+def _write_schema(path: Path) -> None:
+    """For editors; the one of another release is replaced."""
+    from gateway.config.json_schema import json_schema
+
+    path.write_text(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _write_keys(path: Path, secrets: dict[str, str]) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -111,7 +121,7 @@ def configuration(
         or "model"
     )
     parts = [
-        "# yaml-language-server: $schema=turnout.schema.json",
+        f"# yaml-language-server: $schema={SCHEMA}",
         "# Written by 'turnout init'. Every option: docs/configuration.md; 'turnout check' validates an edit,",
         "# and a running gateway takes edits of this file by itself.",
         "",
@@ -206,5 +216,6 @@ def _report(
         return
     for server in servers:
         say(f"{server.url}: {server.kind}")
-    say(f"wrote {arguments.out}" + (f" and {keys} (secrets, readable by you alone)" if keys else ""))
+    secrets = f", {keys} (secrets, readable by you alone)" if keys else ""
+    say(f"wrote {arguments.out}{secrets} and {arguments.out.with_name(SCHEMA)} (for editors)")
     say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")

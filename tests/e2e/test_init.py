@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import stat
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
+import jsonschema
 import pytest
+import yaml
 
 from backends.reference import digits
 from benchmarks.children import free_port
@@ -169,6 +172,16 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, options: list[str], 
     assert done.stderr.startswith(said)
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_schema_that_its_first_line_names_is_there_for_editors(tmp_path: Path) -> None:
+    done = init(tmp_path, "--current", "http://127.0.0.1:9", "--path", "/predict")
+    assert done.returncode == 0, done.stderr
+    named = re.search(r"\$schema=(\S+)", (tmp_path / "turnout.yaml").read_text())
+    assert named is not None
+    schema = json.loads((tmp_path / named[1]).read_text())
+    document = yaml.safe_load((tmp_path / "turnout.yaml").read_text())
+    jsonschema.Draft202012Validator(schema).validate(document)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
