@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import uvicorn
 
 from gateway.control.app import ControlApp
-from tests.control.harness import ROUTES, Clock, Harness, auth, started
-from tests.control.seed import World, live_through
+from tests.support.harness import ROUTES, Clock, Harness, auth, started
+from tests.support.seed import World, live_through
 
 T = TypeVar("T")
 

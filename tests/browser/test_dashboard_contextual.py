@@ -15,8 +15,8 @@ from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
-from tests.contract.made import outcome, reward
-from tests.control.harness import Harness
+from tests.support.harness import Harness
+from tests.support.made import outcome, reward
 
 pytestmark = pytest.mark.browser
 

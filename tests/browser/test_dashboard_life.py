@@ -12,7 +12,7 @@ from playwright.sync_api import Request
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, Served
-from tests.control.harness import ROUTES, Harness
+from tests.support.harness import ROUTES, Harness
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 

@@ -17,9 +17,9 @@ import pytest
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
-from tests.contract.made import outcome, reward
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import Harness
+from tests.support.made import outcome, reward
+from tests.support.seed import World, live_through
 
 pytestmark = pytest.mark.browser
 

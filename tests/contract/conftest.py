@@ -9,7 +9,7 @@ import pytest
 
 from gateway.state import open_store
 from gateway.state.store import Store
-from tests.contract.servers import RedisServer, redis_cluster, redis_server
+from tests.support.servers import RedisServer, redis_cluster, redis_server
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from gateway.record.events import Outcome
 from gateway.state.base import Retention
 from gateway.state.store import Store
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 
 @dataclass(frozen=True)

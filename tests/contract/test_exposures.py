@@ -9,7 +9,7 @@ from gateway.record.histogram import index
 from gateway.state.base import Retention
 from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT, mix
-from tests.contract.made import T0, outcome
+from tests.support.made import T0, outcome
 
 
 def mixed(unit: int) -> int:

@@ -7,7 +7,7 @@ import asyncio
 from gateway.record.request_ids import AMBIGUOUS, RequestKey, request_key
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from tests.contract.made import T0
+from tests.support.made import T0
 
 A, B = b"a" * 16, b"b" * 16
 

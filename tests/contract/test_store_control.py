@@ -10,7 +10,7 @@ import pytest
 from gateway.state.base import Retention
 from gateway.state.store import Store
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, published, reward
+from tests.support.made import T0, outcome, published, reward
 
 DAY = 86_400.0
 

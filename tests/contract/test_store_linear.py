@@ -15,7 +15,7 @@ from gateway.state.linear import ExactLinear
 from gateway.state.store import Store
 from policies.contextual.features import GRID
 from policies.contextual.regression import LinearSums
-from tests.contract.made import T0, outcome, published, reward
+from tests.support.made import T0, outcome, published, reward
 
 SEEN = bytes(range(8))
 OTHER = bytes(8)

@@ -11,7 +11,7 @@ import pytest
 from gateway.record import histogram
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import Store
-from tests.contract.made import T0, decision, outcome, published, reward, shadowed
+from tests.support.made import T0, decision, outcome, published, reward, shadowed
 
 
 async def test_an_outcome_comes_back_as_it_was(store: Store) -> None:

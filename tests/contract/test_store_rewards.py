@@ -10,7 +10,7 @@ import pytest
 from gateway.state.base import RewardResult
 from gateway.state.store import Store
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward, shadowed
+from tests.support.made import T0, outcome, reward, shadowed
 
 
 async def sums_of(store: Store, variant: str = "v1", metric: str = "correct") -> RewardSums:

@@ -12,7 +12,7 @@ from gateway.state.base import Retention
 from gateway.state.store import Store
 from gateway.state.units import STICKY, UNIT_MOVES_S, UNITS
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 Key = tuple[str, str]
 

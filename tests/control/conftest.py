@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.control.app import ControlApp
-from tests.control.harness import Harness, started
+from tests.support.harness import Harness, started
 
 
 @pytest.fixture

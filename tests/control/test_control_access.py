@@ -12,7 +12,7 @@ from gateway.control.app import ControlApp
 from gateway.control.gateway_api import Outage
 from gateway.control.session import CSRF, SESSION_LIFE_S, STEER_LIFE_S
 from tests.control.conftest import Client
-from tests.control.harness import ROUTES, Harness, auth, started
+from tests.support.harness import ROUTES, Harness, auth, started
 
 HERE = {"origin": "http://turnout.test", "sec-fetch-site": "same-origin"}
 

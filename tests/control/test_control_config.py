@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.control.conftest import Client
-from tests.control.harness import ROUTES, Harness, auth
-from tests.control.seed import World, live_through
+from tests.support.harness import ROUTES, Harness, auth
+from tests.support.seed import World, live_through
 
 GOOD = auth() + ROUTES.replace("floor: 1%", "floor: 2%")
 

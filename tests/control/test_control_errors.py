@@ -17,7 +17,7 @@ from gateway.control.middleware import ErrorMiddleware
 from gateway.control.routes import ENDPOINTS
 from gateway.errors import CODES
 from tests.control.conftest import Client
-from tests.control.harness import Harness
+from tests.support.harness import Harness
 
 PATHS = sorted({call.path for call in ENDPOINTS})
 ASKING = [call for call in ENDPOINTS if call.scope != OPEN]

@@ -15,7 +15,7 @@ import uvicorn
 from gateway.control import event_stream as news
 from gateway.control.app import ControlApp
 from tests.control.conftest import Client
-from tests.control.harness import Harness
+from tests.support.harness import Harness
 
 
 class Listening:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.state.base import StoreUnavailable
 from tests.control.conftest import Client
-from tests.control.harness import Harness
+from tests.support.harness import Harness
 
 
 def sealed(harness: Harness, route: str = "digits", variant: str = "v1") -> str:

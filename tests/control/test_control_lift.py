@@ -19,8 +19,8 @@ from policies.sequential.two_sample import (
 )
 from policies.types import RewardSums
 from tests.control.conftest import Client
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import Harness
+from tests.support.seed import World, live_through
 
 SAME = World("digits", {"v1": 0.8, "v2": 0.8, "v3": 0.8})
 APART = World("digits", {"v1": 0.5, "v2": 0.95, "v3": 0.95})

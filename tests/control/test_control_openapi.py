@@ -14,8 +14,8 @@ from gateway.control.endpoint import OPEN
 from gateway.control.routes import ENDPOINTS
 from gateway.errors import CODES
 from tests.control.conftest import Client
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import Harness
+from tests.support.seed import World, live_through
 
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 WORLD = World("digits", {"v1": 0.9, "v2": 0.95}, errors={"v1": 0.3}, shadow=("v3", 0.9))

@@ -12,8 +12,8 @@ from gateway.config.document import MetricConfig
 from gateway.control.reports.distributions import distributions
 from policies.types import RewardSums
 from tests.control.conftest import Client
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import Harness
+from tests.support.seed import World, live_through
 
 SHOP = World("shop", {"old": 0.7, "new": 0.85}, {"old": 20.0, "new": 30.0})
 

@@ -7,10 +7,10 @@ import pytest
 
 from gateway.control.handlers import record
 from gateway.record.events import Reward
-from tests.contract.made import outcome
 from tests.control.conftest import Client
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import Harness
+from tests.support.made import outcome
+from tests.support.seed import World, live_through
 
 DIGITS = World("digits", {"v1": 0.9, "v2": 0.95}, errors={"v1": 0.3, "v2": 0.3}, shadow=("v3", 0.5))
 SHOP = World("shop", {"old": 0.5, "new": 0.5}, metric=None)

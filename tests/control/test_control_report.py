@@ -21,10 +21,10 @@ from gateway.state.base import Counts, Published
 from policies.allocation.bucketing import allocation
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.types import RewardSums
-from tests.contract.made import outcome, shadowed
 from tests.control.conftest import Client
-from tests.control.harness import ROUTES, Harness
-from tests.control.seed import World, live_through
+from tests.support.harness import ROUTES, Harness
+from tests.support.made import outcome, shadowed
+from tests.support.seed import World, live_through
 
 DOCUMENT = load(ROUTES, source="test", env={})
 LIVE = RouteStatus(

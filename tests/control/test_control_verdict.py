@@ -11,7 +11,7 @@ import yaml
 
 from gateway.control.reports.verdict import HOOKS
 from tests.control.conftest import Client
-from tests.control.harness import Harness
+from tests.support.harness import Harness
 
 PAGE = (Path(__file__).parents[2] / "docs/controllers.md").read_text()
 URL = "/-/routes/shop/verdict"

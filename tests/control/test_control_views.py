@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from gateway.control.views import Views, changes
-from tests.control.harness import Harness
-from tests.control.seed import World, live_through
 from tests.control.test_control_events import Listening, server, stream
+from tests.support.harness import Harness
+from tests.support.seed import World, live_through
 
 __all__ = ["server"]
 

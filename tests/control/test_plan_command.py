@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.state.sqlite import SqliteStore
-from tests.contract.made import outcome, reward
+from tests.support.made import outcome, reward
 
 CONFIG = """
 store: sqlite:///STORE

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dataplane.stage import Stage
+from tests.support.stage import Stage
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Whatever the segments: no byte is lost, doubled or swapped, in either direction.
 
-The oracles are parsers that share nothing with the gateway: a strict reader of ours (`tests.wire.client`) and h11,
+The oracles are parsers that share nothing with the gateway: a strict reader of ours (`tests.support.client`) and h11,
 which httpx uses. What is well-formed must arrive as it was sent; what is not must never be understood differently
 by the two sides.
 """
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.dataplane.stage import Stage, Transport
-from tests.wire.client import Answer, Client, Cut
+from tests.support.client import Answer, Client, Cut
+from tests.support.stage import Stage, Transport
 
 RELAXED = settings(
     deadline=None,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.dataplane.stage import Stage, Transport
-from tests.wire.backend import HOLD, Flood
+from tests.support.backend import HOLD, Flood
+from tests.support.stage import Stage, Transport
 from tests.wire.rig import Rig
 
 GET = b"GET %b HTTP/1.1\r\nhost: h\r\n\r\n"

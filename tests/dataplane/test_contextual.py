@@ -14,7 +14,7 @@ from policies.allocation.model import decide
 from policies.contextual.bandit import Contextual, Ensemble, ensemble
 from policies.contextual.features import Categorical, Numeric, encode
 from policies.contextual.regression import LinearSums
-from tests.dataplane.stage import Stage
+from tests.support.stage import Stage
 
 ROUTE = """
   seen:

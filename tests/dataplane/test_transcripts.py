@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dataplane.stage import Stage, Transport
+from tests.support.stage import Stage, Transport
 
 GET = "GET {} HTTP/1.1\r\nhost: h\r\n\r\n"
 OK = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

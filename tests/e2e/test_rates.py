@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.contract.servers import redis_server
 from tests.support.processes import GatewayProcess
+from tests.support.servers import redis_server
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 CONFIG = f"""

@@ -13,9 +13,9 @@ import pytest
 
 from gateway.compile.revisions import etag
 from gateway.state.sqlite import SqliteStore
-from tests.contract.servers import redis_server
 from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
+from tests.support.servers import redis_server
 
 CONFIG = """\
 listen: 127.0.0.1:@PORT@

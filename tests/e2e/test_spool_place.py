@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from benchmarks.children import free_port
-from tests.contract.servers import RedisServer, redis_server
 from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
+from tests.support.servers import RedisServer, redis_server
 
 CONFIG = """
 listen: 127.0.0.1:@PORT@

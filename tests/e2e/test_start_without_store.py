@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from gateway.serving import START_FAILED
-from tests.contract.servers import RedisServer, redis_server
 from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
+from tests.support.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.children import free_port
 from gateway.record.events import Outcome, Shadowed
+from tests.support.backend import RawBackend, Step
 from tests.support.rig import GatewayThread
-from tests.wire.backend import RawBackend, Step
 
 HEAD = """\
 listen: 127.0.0.1:0

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.dataplane.exchange import states
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD, RESET, chunked
-from tests.wire.client import Client
+from tests.support.backend import HOLD, RESET, chunked
+from tests.support.client import Client
 
 CONFIG = """
 backends:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.internal_errors import INTERNAL_ERRORS
 from tests.faults.rig import FaultRig
-from tests.wire.backend import ok
-from tests.wire.client import Answer
+from tests.support.backend import ok
+from tests.support.client import Answer
 
 NAMES = ("a", "b", "s")
 RULES = {

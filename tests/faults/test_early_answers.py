@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.rig import FaultRig
-from tests.wire.client import Client
+from tests.support.client import Client
 
 CONFIG = """
 backends:

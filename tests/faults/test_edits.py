@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD
+from tests.support.backend import HOLD
 
 CONFIG = """
 backends:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.rig import FaultRig
-from tests.wire.backend import RESET, ok
+from tests.support.backend import RESET, ok
 
 CONFIG = """
 backends:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import CLOSE, EARLY, HOLD, RESET, Step, chunked, ok
-from tests.wire.client import Cut
+from tests.support.backend import CLOSE, EARLY, HOLD, RESET, Step, chunked, ok
+from tests.support.client import Cut
 
 CONFIG = """
 backends:

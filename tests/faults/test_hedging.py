@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD, RESET, Step, ok
+from tests.support.backend import HOLD, RESET, Step, ok
 
 CONFIG = """
 backends:

@@ -12,8 +12,8 @@ import socket
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import CLOSE, RESET, ok
-from tests.wire.client import PATIENCE
+from tests.support.backend import CLOSE, RESET, ok
+from tests.support.client import PATIENCE
 
 CONFIG = """
 backends:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.client import PATIENCE
+from tests.support.client import PATIENCE
 
 CONFIG = """
 backends:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD, RESET, ok
+from tests.support.backend import HOLD, RESET, ok
 
 CONFIG = """
 backends:

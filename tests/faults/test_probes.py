@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig
-from tests.wire.backend import HOLD, Request, ok
+from tests.support.backend import HOLD, Request, ok
 
 CONFIG = """
 backends:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import CLOSE, HOLD, RESET, Step, chunked, ok
+from tests.support.backend import CLOSE, HOLD, RESET, Step, chunked, ok
 
 NAMES = ("a", "s", "t")
 CONFIG = """

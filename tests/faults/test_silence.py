@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import HOLD
+from tests.support.backend import HOLD
 
 NAMES = ("a", "b", "c")
 CONFIG = """

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.rig import FaultRig, request
-from tests.wire.backend import EARLY, HOLD, Flood, ok
-from tests.wire.client import Cut
+from tests.support.backend import EARLY, HOLD, Flood, ok
+from tests.support.client import Cut
 
 CONFIG = """
 backends:

@@ -22,7 +22,7 @@ from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
-from tests.loops.in_force import put_in_force
+from tests.support.in_force import put_in_force
 
 START = 1_800_000_000.0
 CONFIG = """

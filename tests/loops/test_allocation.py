@@ -16,8 +16,8 @@ from policies.allocation import bandit
 from policies.allocation.model import Learned
 from policies.bayes import posterior
 from policies.bayes.quadrature import compare_posteriors
-from tests.contract.made import outcome, reward
-from tests.loops.in_force import put_in_force
+from tests.support.in_force import put_in_force
+from tests.support.made import outcome, reward
 
 CONFIG = """
 metrics: {correct: {type: boolean}}

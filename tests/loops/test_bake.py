@@ -11,8 +11,8 @@ from scipy.stats import binom
 
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.contract.made import outcome
 from tests.loops.test_rollout_bandit import Replica
+from tests.support.made import outcome
 
 CONFIG = """
 backends: {a: {url: "http://127.0.0.1:1"}}

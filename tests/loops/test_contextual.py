@@ -21,8 +21,8 @@ from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.features import GRID, encode, fingerprint
-from tests.contract.made import T0, outcome, reward
-from tests.loops.in_force import put_in_force
+from tests.support.in_force import put_in_force
+from tests.support.made import T0, outcome, reward
 
 CONFIG = """
 metrics: {correct: {type: boolean}, cost: {type: real, goal: minimize}}

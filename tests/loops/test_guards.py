@@ -17,8 +17,8 @@ from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.in_force import put_in_force
 from tests.loops.test_alarms import START, outcome
+from tests.support.in_force import put_in_force
 
 CONFIG = """
 metrics: {correct: {type: boolean}}

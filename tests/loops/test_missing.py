@@ -15,9 +15,9 @@ from gateway.loops.controller import Controller
 from gateway.record.events import Outcome, Reward
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.contract.made import reward
-from tests.loops.in_force import put_in_force
 from tests.loops.test_alarms import START, outcome
+from tests.support.in_force import put_in_force
+from tests.support.made import reward
 
 CONFIG = """
 metrics: {bought: {type: boolean, missing: zero, window: 10m}}

@@ -18,8 +18,8 @@ from gateway.state.base import BUCKET_S
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.rollout.state import State
-from tests.contract.made import outcome, reward
-from tests.loops.in_force import put_in_force
+from tests.support.in_force import put_in_force
+from tests.support.made import outcome, reward
 
 CONFIG = """
 metrics: {correct: {type: boolean}}

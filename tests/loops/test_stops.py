@@ -15,8 +15,8 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.contract.made import outcome, reward
-from tests.loops.in_force import put_in_force
+from tests.support.in_force import put_in_force
+from tests.support.made import outcome, reward
 
 CONFIG = """
 metrics: {correct: {type: boolean}}

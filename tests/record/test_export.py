@@ -16,7 +16,7 @@ import pytest
 from gateway.ingest.export import Format, MissingExtra, export, format_of
 from gateway.record.events import Outcome
 from gateway.state.sqlite import SqliteStore
-from tests.contract.made import T0, outcome, reward, shadowed
+from tests.support.made import T0, outcome, reward, shadowed
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from gateway.config.document import MetricConfig
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 
 def record(about: Outcome, *rewards: Reward) -> DecisionRecord:

@@ -13,7 +13,7 @@ from gateway.ingest.recorder import Recorder
 from gateway.record.events import Outcome, Shadowed
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
-from tests.contract.made import T0, outcome, shadowed
+from tests.support.made import T0, outcome, shadowed
 
 
 class Away(SqliteStore):

@@ -19,7 +19,7 @@ from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
 from gateway.state.sqlite import SqliteStore
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 METRICS = {
     "correct": MetricConfig(type="boolean", missing="zero", window=60.0),

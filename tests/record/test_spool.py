@@ -17,7 +17,7 @@ from gateway.record.events import Reward
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 
 class Away(SqliteStore):
@@ -169,7 +169,7 @@ VICTIM = """
 import asyncio, sys
 sys.path[:0] = sys.argv[2:]
 from gateway.ingest.spool import Spool
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 async def main():
     spool = Spool(sys.argv[1], None)

@@ -22,9 +22,9 @@ import pytest
 
 from benchmarks.faults import Backend
 from gateway.state.redis import RedisStore
-from tests.contract.servers import RedisServer, redis_server
 from tests.soak.fleet import Fleet, Wire, replicas
 from tests.soak.load import scale
+from tests.support.servers import RedisServer, redis_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.alone, pytest.mark.redis, pytest.mark.timeout(1800)]
 ROUNDS = int(os.environ.get("TURNOUT_ROUNDS", scale(1, 10)))

@@ -22,7 +22,7 @@ from gateway.state.redis.codec import pack_counts, unpack_counts, unpack_reward,
 from gateway.state.redis.script import expand
 from gateway.state.tally import add_counts
 from gateway.state.units import UNIT_MOVES_S, UNIT_REST_S
-from tests.contract.servers import redis_server
+from tests.support.servers import redis_server
 
 GOLDEN: Final = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 

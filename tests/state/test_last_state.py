@@ -11,7 +11,7 @@ import pytest
 from gateway.state.base import Revision
 from gateway.state.last_state import LastState
 from gateway.state.memory import Memory
-from tests.contract.made import T0, published
+from tests.support.made import T0, published
 
 REVISION = Revision(3, T0, "ops", '"e"', "routes: {}\n# ü\n", "PUT")
 STORE = "redis://h:6379/0?prefix=turnout"

@@ -14,8 +14,8 @@ from gateway.auth.principal import Bucket
 from gateway.loops.rates import Rates
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore
-from tests.contract.servers import RedisServer, redis_server
 from tests.state.test_redis_check import locked_server
+from tests.support.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
 

@@ -17,8 +17,8 @@ from benchmarks.children import free_port
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.redis import RedisStore
 from gateway.state.units import UNIT_REST_S
-from tests.contract.made import T0, outcome, reward
-from tests.contract.servers import RedisServer, redis_server
+from tests.support.made import T0, outcome, reward
+from tests.support.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.children import free_port
 from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore
-from tests.contract.made import T0, reward
-from tests.contract.servers import RedisServer, redis_server
+from tests.support.made import T0, reward
+from tests.support.servers import RedisServer, redis_server
 from tests.wire.test_tls import certificate
 
 pytestmark = pytest.mark.redis

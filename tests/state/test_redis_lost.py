@@ -10,8 +10,8 @@ import pytest
 
 from gateway.state.base import Revision
 from gateway.state.redis import RedisStore
-from tests.contract.made import T0, outcome, published, reward
-from tests.contract.servers import RedisServer, redis_server
+from tests.support.made import T0, outcome, published, reward
+from tests.support.servers import RedisServer, redis_server
 
 pytestmark = pytest.mark.redis
 

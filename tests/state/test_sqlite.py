@@ -19,7 +19,7 @@ from gateway.state.sqlite import SqliteStore, schema
 from gateway.state.sqlite.connect import connect
 from gateway.state.units import UNIT_REST_S
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, published, reward
+from tests.support.made import T0, outcome, published, reward
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from gateway.record.events import Reward
 from gateway.state.exact import ExactSums
 from gateway.state.sqlite import SqliteStore
 from policies.types import RewardSums
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 ABOUT = [outcome(T0) for _ in range(4)]
 value = st.none() | st.sampled_from([0.0, 1.0]) | st.floats(-1e100, 1e100)

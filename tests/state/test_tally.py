@@ -12,7 +12,7 @@ from gateway.record.histogram import index
 from gateway.state.folding import merged_epochs
 from gateway.state.paging import MAX_PAGE_ROWS, MAX_PAGE_SPAN_MS, by_block, milliseconds, parts
 from gateway.state.tally import start_of, tally
-from tests.contract.made import T0, decision, outcome
+from tests.support.made import T0, decision, outcome
 
 rows = st.builds(
     outcome,

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from gateway.state import open_store
-from tests.contract.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward
 
 
 async def acknowledge(url: str) -> None:

@@ -18,8 +18,8 @@ from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.dataplane.worker import Worker
 from gateway.runtime.loop_load import Load
 from gateway.server import compose
-from tests.wire.backend import RawBackend
-from tests.wire.client import PATIENCE, Client
+from tests.support.backend import RawBackend
+from tests.support.client import PATIENCE, Client
 
 T = TypeVar("T")
 

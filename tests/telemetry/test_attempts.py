@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.rig import FaultRig, request
+from tests.support.backend import CLOSE, HOLD, RESET, chunked, ok
+from tests.support.client import Cut
 from tests.telemetry.collector import Collector
 from tests.telemetry.traced import MILLISECOND, by_kind, told
-from tests.wire.backend import CLOSE, HOLD, RESET, chunked, ok
-from tests.wire.client import Cut
 
 
 def test_a_fallback_and_what_it_stood_in_for(rig: FaultRig, to: Collector) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.faults.rig import FaultRig, request
+from tests.support.backend import RESET, ok
 from tests.telemetry.collector import Collector
 from tests.telemetry.traced import MILLISECOND, NOT_SAMPLED, PARENT, SPAN, TRACE, by_kind, sent, told
-from tests.wire.backend import RESET, ok
 
 
 def test_a_request_and_its_attempt_are_told_in_the_conventions_words(rig: FaultRig, to: Collector) -> None:

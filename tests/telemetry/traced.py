@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.backend import Request
 from tests.telemetry.collector import Span
-from tests.wire.backend import Request
 
 CONFIG = """
 telemetry: {traces: {endpoint: "http://127.0.0.1:@COLLECTOR@", sample: 100%, flush: 50ms}}

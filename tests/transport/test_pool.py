@@ -11,7 +11,7 @@ from benchmarks.children import free_port
 from gateway.transport.address import Address
 from gateway.transport.endpoint import Endpoint
 from gateway.transport.probe import ProbeRequest, ProbeResult
-from tests.wire.backend import CLOSE, RawBackend, ok
+from tests.support.backend import CLOSE, RawBackend, ok
 
 GET = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.backend import RawBackend, Request
+from tests.support.client import Client
 from tests.support.rig import GatewayThread
-from tests.wire.backend import RawBackend, Request
-from tests.wire.client import Client
 
 CONFIG = """\
 listen: 127.0.0.1:0

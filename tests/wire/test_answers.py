@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.wire.backend import CLOSE, EOF, HOLD, RESET, Step, chunked, ok
-from tests.wire.client import Client, Cut
+from tests.support.backend import CLOSE, EOF, HOLD, RESET, Step, chunked, ok
+from tests.support.client import Client, Cut
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.wire.backend import chunked, ok
+from tests.support.backend import chunked, ok
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

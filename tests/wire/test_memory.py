@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.wire.backend import HOLD, Flood, Step, ok
+from tests.support.backend import HOLD, Flood, Step, ok
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

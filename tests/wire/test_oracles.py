@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.wire.backend import chunked, ok
+from tests.support.backend import chunked, ok
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

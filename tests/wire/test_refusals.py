@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.wire.client import Cut
+from tests.support.client import Cut
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.wire.backend import HOLD, ok
-from tests.wire.client import PATIENCE, Client, Cut
+from tests.support.backend import HOLD, ok
+from tests.support.client import PATIENCE, Client, Cut
 from tests.wire.rig import Rig
 
 RIG = {

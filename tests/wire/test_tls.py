@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.wire.backend import CLOSE, EARLY, HOLD, RESET, Flood, ok
-from tests.wire.client import Cut
+from tests.support.backend import CLOSE, EARLY, HOLD, RESET, Flood, ok
+from tests.support.client import Cut
 from tests.wire.rig import Rig, Tls
 
 H = b"host: gateway.test\r\n"

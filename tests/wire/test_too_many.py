@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from tests.wire.client import Answer, Client
+from tests.support.client import Answer, Client
 from tests.wire.rig import Rig
 
 RIG = {"limits": "connections: 4, header_timeout: 1s"}

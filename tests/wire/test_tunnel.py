@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.wire.backend import CLOSE, HOLD, RESET, Step
+from tests.support.backend import CLOSE, HOLD, RESET, Step
 from tests.wire.rig import Rig
 
 RIG = {"limits": "idle_timeout: 2s, write_timeout: 2s"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.wire.backend import CLOSE, EARLY, HOLD, ok
-from tests.wire.client import Client, Cut
+from tests.support.backend import CLOSE, EARLY, HOLD, ok
+from tests.support.client import Client, Cut
 from tests.wire.rig import Rig
 
 H = b"host: gateway.test\r\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gateway.record.events import Outcome, Reward, Shadowed
-from tests.control.harness import Harness
+from tests.support.harness import Harness
 
 DIFFERS = json.dumps(
     {"differences": 2, "first": [{"where": "outputs.label[0]", "primary": "8", "shadow": "3"}]}

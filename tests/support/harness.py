@@ -27,7 +27,7 @@ from gateway.state import history
 from gateway.state.base import Event, Revision
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.in_force import prepared, put_in_force
+from tests.support.in_force import prepared, put_in_force
 
 KEYS: dict[str, str] = {
     "app": "scopes: [infer, feedback], routes: [digits]",
