@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
+from gateway.control.gateway_api import GatewayApi
 from gateway.control.reports.shadow import shadow_report
 from gateway.control.schemas.history import (
     DisagreementQuery,
@@ -91,8 +92,8 @@ async def read_disagreements(request: ApiRequest) -> Response:
 
     Of the newest 2000 since `since`, by kind, with both sides.
     """
-    query = request.query(DisagreementQuery)
-    found = await _responses(request, query.shadow, query.since, disagreeing=True)
+    name, query = request.route, request.query(DisagreementQuery)
+    found = await _responses(request.gateway, name, query.shadow, query.since, disagreeing=True)
     return json_response(await asyncio.to_thread(_page, found, query))
 
 
@@ -109,22 +110,21 @@ async def read_shadow(request: ApiRequest) -> Response:
 
     Of its newest 2000 responses since `since`.
     """
-    query = request.query(ShadowQuery)
-    found = await _responses(request, query.shadow, query.since, disagreeing=False)
+    name, query = request.route, request.query(ShadowQuery)
+    found = await _responses(request.gateway, name, query.shadow, query.since, disagreeing=False)
     return json_response(await asyncio.to_thread(shadow_report, query.shadow, found))
 
 
 async def _responses(
-    request: ApiRequest, shadow: str, since: float | None, *, disagreeing: bool
+    gateway: GatewayApi, name: str, shadow: str, since: float | None, *, disagreeing: bool
 ) -> list[Shadowed]:
     """Raises invalid for a variant that the route does not have."""
-    name = request.route
-    if shadow not in request.gateway.document().routes[name].variants:
+    if shadow not in gateway.document().routes[name].variants:
         raise TurnoutError("invalid", f"The route {name!r} has no variant {shadow!r}.")
-    return await request.gateway.store.shadow_responses(
+    return await gateway.store.shadow_responses(
         name,
         shadow,
-        since=since if since is not None else request.gateway.now() - DAY_S,
+        since=since if since is not None else gateway.now() - DAY_S,
         limit=MAX_RESPONSES,
         disagreeing=disagreeing,
     )
