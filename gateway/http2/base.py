@@ -96,7 +96,7 @@ class ConnectionBase(StreamOwner):
         self.flush()
 
     def announce_end(self) -> None:
-        """Send a first GOAWAY: the peer opens no further streams; those under way are still served."""
+        """Send a first GOAWAY: the peer opens no further streams; those in flight are still served."""
         self.send(frames.goaway(frames.MAX_WINDOW, NO_ERROR))
         self.flush()
 

@@ -11,7 +11,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES: Final = 9
 """The size of a frame's header."""
 MAX_FRAME_BYTES: Final = 16_384
-"""The largest payload that is accepted: the least that a peer must be allowed."""
+"""The largest payload that is accepted: the smallest limit that the protocol permits."""
 MAX_WINDOW: Final = 2**31 - 1
 DEFAULT_WINDOW: Final = 65_535
 

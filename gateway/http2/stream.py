@@ -83,7 +83,7 @@ class StreamOwner:
         raise NotImplementedError
 
     def note_reset(self, stream_id: int) -> None:
-        """Frames of ``stream_id`` may still be under way."""
+        """Frames of ``stream_id`` may still be in flight."""
         raise NotImplementedError
 
 

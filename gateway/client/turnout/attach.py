@@ -15,7 +15,7 @@ def attach(session: Any, client: Client | AsyncClient, *, route: str = "") -> No
     """Let `capture` see the decisions of ``session``, whose calls stay as they are.
 
     Args:
-        session: An ``openai.OpenAI`` or ``AsyncOpenAI`` (``anthropic``'s likewise), an ``httpx.Client`` or
+        session: An ``openai.OpenAI`` or ``AsyncOpenAI`` (or ``anthropic``'s), an ``httpx.Client`` or
             ``AsyncClient``, or a ``requests.Session``, whose base URL is the gateway's; or an
             ``InferenceServerClient`` of ``tritonclient.http``.
         client: Sends the rewards.

@@ -1,4 +1,4 @@
-"""The reward buffer, without io: what waits, what is under way, what was refused, and when to try again."""
+"""The reward buffer, without io: what waits, what is in flight, what was refused, and when to try again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_ITEMS: Final = 500
 FIRST_DELAY_S: Final = 0.1
 MAX_DELAY_S: Final = 10.0
 RETRIED_STATUSES: Final = frozenset({408, 425, 429})
-"""Beside every 5xx: the gateway restarts, drains, is too busy, or its store is away."""
+"""In addition to every 5xx: the gateway restarts, drains, is too busy, or its store is away."""
 
 
 class Outbox:

@@ -102,7 +102,7 @@ class Client(httpx.Client):
 
         Raises:
             RewardsRejected: The gateway refused some of them; the others are durable.
-            httpx.HTTPError: The gateway could not be reached, or answered with an error status.
+            httpx.HTTPError: The gateway could not be reached, or responded with an error status.
         """
         found = self._post_feedback(list(items)).raise_for_status().json()
         if found["rejected"]:

@@ -76,7 +76,7 @@ def _entries(name: str, route: RouteConfig, document: Document, assigned: Assign
 
 
 def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Json:
-    """An empty header is no unit: such requests fall through to the entry without one."""
+    """An empty header does not name a unit: such requests fall through to the entry without one."""
     present = {"name": header, "string_match": {"safe_regex": {"regex": ".+"}}}
     rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": salt + r"\1"}
     sticky = {

@@ -45,7 +45,7 @@ class Tracing:
         Args:
             share: Probability of a trace where the client does not say.
             follow: Whether an admitted client may say.
-            propagate: Whether backends are told of our spans.
+            propagate: Whether backends get the context of our spans.
             chance: Draws from [0, 1).
             entropy: Returns the number of random bytes it is asked for.
             wall: Seconds since the epoch.

@@ -1,7 +1,7 @@
 """From what was kept of a traced request to its spans, in the names of OpenTelemetry's semantic conventions.
 
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable); what is Turnout's own begins with
-``turnout.``. Spans are the SDK's, made at once with both their ends: the SDK's way of starting and ending them
+``turnout.``. Spans are the SDK's, made with both their ends: the SDK's way of starting and ending them
 while a request runs would cost it more than all the rest does.
 """
 

@@ -70,7 +70,7 @@ class Asked(NamedTuple):
     old: bool
     """HTTP/1.0"""
     peer: str
-    """The address of whoever is connected; "" for none."""
+    """The address of the connected client; "" if unknown."""
     client: str
     """The address of the client: the peer's, or what a trusted proxy says."""
     lines: list[bytes]
@@ -87,7 +87,7 @@ class Served(NamedTuple):
     """The path that the route matches."""
     attempts: list[AttemptSpan]
     broken: bool
-    """Whether the answer broke off after its head."""
+    """Whether the response broke off after its head."""
     begun: float
     ended: float
     offset: float
@@ -98,7 +98,7 @@ class Served(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request that was answered with an error before it had a decision."""
+    """A request that got an error before it had a decision."""
 
     trace: Trace
     asked: Asked
