@@ -35,8 +35,11 @@ class RouteStates:
 
     async def read(self, name: str, source: StartStore | None = None) -> RouteState:
         """What the store (or ``source``) has now."""
-        before = self._versions.get(name, 0)
-        return self._take(name, before, await (source or self._store).load(KIND, name))
+        before, source = self._versions.get(name, 0), source or self._store
+        found = await source.load(KIND, name)
+        if found is None and name not in self.states:
+            self.states[name] = await _in_parts(source, name)
+        return self._take(name, before, found)
 
     async def read_all(self, names: Sequence[str]) -> Callable[[str], RouteState]:
         """Read ``names`` in one call; return the function that gives the state of one of them.
@@ -73,3 +76,17 @@ class RouteStates:
                 return after, effects
             await self.read(name)
         raise TurnoutError("conflict", f"The route {name!r} keeps moving; read its state and try again.")
+
+
+async def _in_parts(source: StartStore, name: str) -> RouteState:
+    """The state that an earlier build left in one document for each part; without any, that of a new route.
+
+    Raises ValueError for parts that cannot be read.
+    """
+    parts = {kind: await source.load(kind, name) for kind in ("rollout", "guards", "stop")}
+    rollout, guards, stop = (json.loads(found[1]) if found is not None else None for found in parts.values())
+    state = RouteState().as_dict()
+    if guards is not None:
+        judgement = {key: guards.pop(key) for key in ("verdicts", "sick") if key in guards}
+        state["ejections"] = guards | {"judgement": judgement or None}
+    return RouteState.from_dict(state | {"rollout": rollout} | ({"stop": stop} if stop is not None else {}))

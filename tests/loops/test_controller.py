@@ -31,6 +31,18 @@ CONFIG = 'backends: {a: {url: "http://127.0.0.1:1"}}\nroutes:' + "".join(
 )
 
 
+IN_PARTS = {
+    "rollout": """{"status": "rolled_back", "stage": 0, "weight": 0.0, "baseline": "v1", "candidate": "v2",
+        "entered": 1799999000.0, "since": 1799999500.0, "window": 1799999500.0, "patient_from": 1799999000.0,
+        "bake_until": null, "checked": null, "reason": "error_rate breaches", "competing": null, "by_hand": false,
+        "carried": {}}""",
+    "guards": """{"fingerprint": "old", "since": 1799999000.0, "ejected": {}, "verdicts": [], "sick": false}""",
+    "stop": """{"fingerprint": "old", "state": "learning", "winner": null, "since": 0.0, "by": "", "lead": null,
+        "asks": false}""",
+}
+"""What a route's canary left before its state was one document."""
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     made = SqliteStore(tmp_path / "store.db")
@@ -57,6 +69,21 @@ async def test_a_start_with_a_state_that_cannot_be_read_says_so(store: Store) ->
     await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=0)
     with pytest.raises(StoreUnavailable, match=r"The state of the route 'broken' .* can't be read"):
         await Replica(store, "one", CONFIG).start()
+
+
+@pytest.mark.parametrize("kinds", [("rollout",), ("rollout", "guards", "stop")])
+async def test_a_rollout_of_an_earlier_build_stays_where_it_was(store: Store, kinds: tuple[str, ...]) -> None:
+    """A candidate that was rolled back got its share again after the upgrade."""
+    for kind in kinds:
+        await store.save(kind, "r", IN_PARTS[kind], expected=0)
+    one = await Replica(store, "one", CONFIG).start()
+    for _ in range(3):
+        await one.pass_time(1)
+        assert (one.state, one.rollout.reason) == ("rolled_back", "error_rate breaches")
+        assert one.allocations.share("r", "v2") == 0
+    await one.controller.command("r", "resume", None, "me")
+    two = await Replica(store, "two", CONFIG).start()
+    assert two.state == "running"
 
 
 async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_document(store: Store) -> None:
