@@ -52,7 +52,7 @@ def edges(bucket: int) -> tuple[float, float]:
     return _RATIO**bucket, _RATIO ** (bucket + 1)
 
 
-def _sums(x: Floats) -> RewardSums:
+def sums(x: Floats) -> RewardSums:
     return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
 
 
@@ -63,7 +63,7 @@ def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 24) ->
         seen = [RewardSums(), RewardSums()]
         for _ in range(looks):
             for place, n in enumerate((round(size / share) - size, size)):
-                seen[place] += _sums(draw(rng, n))
+                seen[place] += sums(draw(rng, n))
             first, second = (Evidence(s.count, rewards={"m": s}, kinds={"m": kind}) for s in seen)
             yield first, second
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.auth.jwt import Tokens
 from gateway.clock import Clock
-from gateway.compile.plans import period
+from gateway.compile.plans import experiment, period
 from gateway.compile.prepare import Prepared, View, prepare
 from gateway.compile.registry import Registry
 from gateway.compile.snapshot import swap
@@ -30,6 +30,7 @@ from gateway.loops.gauges import show_allocation
 from gateway.record.decision_id import Sealer
 from gateway.runtime.tasks import Tasks
 from gateway.state.base import Revision
+from gateway.state.units import with_experiment
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing.traces import Traces
 from policies.allocation.model import Allocation
@@ -154,9 +155,14 @@ class InForce:
         found = self.document().routes.get(route)
         return found is None or found.feedback is None or metric in found.feedback
 
-    def period(self, route: str, epoch: int, decided: float) -> str:
+    def period(self, route: str, epoch: int, decided: float, metric: str) -> str:
         """Return the period within which the rewards of a sticky unit are one observation."""
+        document = self.document()
         steered = self.allocations.steering.get(route)
         override = steered.override if steered is not None else None
         competing = override.competing if override is not None else None
-        return period(self.document().routes.get(route), epoch, decided, competing)
+        found = period(document.routes.get(route), epoch, decided, competing)
+        declared = document.metrics.get(metric)
+        if declared is None or declared.adjust is None:
+            return found
+        return with_experiment(found, experiment(document, route))

@@ -12,13 +12,12 @@ from typing import Any
 from gateway.commands import stores
 from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.ensembles import Drawn, expected, restore
-from gateway.compile.plans import plan, salt
+from gateway.compile.plans import plan, unit_point
 from gateway.config.document import CanaryConfig, Document
 from gateway.config.load import load_file
 from gateway.state import open_store
 from gateway.state.base import Published
 from policies.allocate import Plan, allocate
-from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import Scalar, columns, encode
@@ -110,10 +109,10 @@ def _explained(
             why.append(
                 "the route has no 'unit', so the gateway would not look at it and draw for each request"
             )
-        u = point(unit_hash(salt(document, name), unit.encode()))
+        u = unit_point(document, name, unit.encode())
         if isinstance(route.policy, CanaryConfig):
             why.append(
-                f"units are hashed for the rollout from {route.policy.baseline} to {route.policy.candidate}: "
+                f"units are placed for the rollout from {route.policy.baseline} to {route.policy.candidate}: "
                 "another one begins with other units"
             )
         variant = allocation.variants[allocation.pick(u)]

@@ -78,7 +78,8 @@ def _shown(route: dict[str, Any]) -> str:
     lines += list(_unhealthy(route.get("health") or {}))
     stop = route.get("stop")
     if stop is not None and stop["winner"] is not None:
-        lines.append(f"  {stop['winner']} has won ({stop['state'].replace('_', ' ')}): {stop['command']}")
+        state = stop["state"].replace("_", " ")
+        lines.append(f"  {stop['winner']} has won ({state}{_lead(stop.get('lead'))}): {stop['command']}")
     lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
     lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
     return "\n".join(lines) + "\n"
@@ -142,6 +143,13 @@ def _variant(name: str, v: dict[str, Any]) -> str:
     if v["probability_best"] is not None:
         parts.append(f"P(best) {v['probability_best']:.3f}")
     return "; ".join(parts)
+
+
+def _lead(lead: dict[str, Any] | None) -> str:
+    """The difference to expect: the observed one is too large on average, because the winner was named for it."""
+    if lead is None:
+        return ""
+    return f", ahead of {lead['over']} by about {lead['shrunk']:.3g}, observed {lead['difference']:.3g}"
 
 
 def _lift(metric: str, lift: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from gateway.config.document import (
     BetaPriorConfig,
@@ -22,6 +23,7 @@ from gateway.config.policy import (
 )
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
+from policies.allocation.bucketing import placed, unit_hash
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
 from policies.bayes import prior
 from policies.contextual.bandit import Contextual
@@ -53,12 +55,31 @@ def reported(document: Document, name: str) -> dict[str, MetricConfig]:
 
 
 def salt(document: Document, name: str) -> bytes:
-    """What the units of a route are hashed with. Each rollout has its own, so that it is not the same users who get
-    every new candidate first."""
+    """What the assignment of a route's units depends on. Each rollout has its own, so that it is not the same users
+    who get every new candidate first."""
     policy = document.routes[name].policy
     if isinstance(policy, CanaryConfig):
         return f"{name}\0{policy.baseline}\0{policy.candidate}".encode()
     return name.encode()
+
+
+def placement(document: Document, name: str) -> bytes:
+    """What hashes of units are placed with (`policies.allocation.bucketing.placed`): their hashes, which the record
+    keeps, are the same in every rollout."""
+    return salt(document, name) if isinstance(document.routes[name].policy, CanaryConfig) else b""
+
+
+def unit_point(document: Document, name: str, unit: bytes) -> float:
+    """Where in [0, 1) a unit of a route is placed."""
+    return placed(unit_hash(name.encode(), unit), placement(document, name))
+
+
+def experiment(document: Document, name: str) -> str:
+    """What tells values under one placement of units from those under another; "" if all get the same variant."""
+    route = document.routes.get(name)
+    if route is None or isinstance(route.policy, SingleConfig | ShadowConfig):
+        return ""
+    return blake2b(salt(document, name), digest_size=4).hexdigest()
 
 
 def period(route: RouteConfig | None, epoch: int, decided: float, competing: float | None = None) -> str:

@@ -9,7 +9,7 @@ from sys import maxsize
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
-from gateway.compile.plans import features_of, salt
+from gateway.compile.plans import features_of, placement
 from gateway.config.document import (
     BackendConfig,
     Document,
@@ -141,7 +141,8 @@ def route_plan(
         condition=_condition(route),
         variants=variants,
         table=Table(name, held.epoch, held.allocation, variants, id_prefix, extractor, held.ensemble),
-        salt=salt(document, name),
+        salt=name.encode(),
+        placement=placement(document, name),
         unit=_unit(route),
         fallback=tuple(
             _fixed(e.respond) if isinstance(e, FixedResponseConfig) else variants[e] for e in route.fallback

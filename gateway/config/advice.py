@@ -23,6 +23,7 @@ def warnings_of(document: Document) -> Iterator[Finding]:
             yield Finding(("backends", name), "no variant uses this backend")
     yield from _untold(document)
     yield from _unbounded(document)
+    yield from _unadjusted(document)
     for name, route in document.routes.items():
         for warn in _ROUTE_WARNINGS:
             yield from warn(("routes", name), route, document)
@@ -70,6 +71,21 @@ def _untold(document: Document) -> Iterator[Finding]:
                 "without a record missing values are unknown, so nothing counts as zero; enable 'record'"
             )
             yield Finding(("metrics", name, "missing"), message)
+
+
+def _unadjusted(document: Document) -> Iterator[Finding]:
+    """Warn of metrics that are adjusted by the past of units where no route has units."""
+    sticky = {
+        metric
+        for name, route in document.routes.items()
+        if route.unit is not None
+        for metric in document.metrics
+        if route.feedback is None or metric in route.feedback
+    }
+    for name, metric in document.metrics.items():
+        if metric.adjust is not None and name not in sticky:
+            message = "no route with a 'unit' takes this metric, so there is no past; set 'unit' on the route"
+            yield Finding(("metrics", name, "adjust"), message)
 
 
 def _unbounded(document: Document) -> Iterator[Finding]:

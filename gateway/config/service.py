@@ -197,6 +197,8 @@ class MetricConfig(ConfigModel):
     """Larger values are rejected."""
     cap: FiniteFloat | None = None
     """Larger values count as this value, so that guardrails use the exact test for bounded values."""
+    adjust: Literal["past"] | None = None
+    """Compare each sticky unit with its own mean from before, so that comparisons need fewer requests."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -204,9 +206,7 @@ class MetricConfig(ConfigModel):
         if not self.lowest < self.highest:
             raise ValueError("'minimum' is not below 'maximum'; write a range")
         if self.type in ("boolean", "fraction") and not 0 <= self.lowest < self.highest <= 1:
-            raise ValueError(
-                f"a {self.type} lies between 0 and 1; leave 'minimum' and 'maximum' out, or within"
-            )
+            raise ValueError(f"a {self.type} lies between 0 and 1; write a 'minimum' and 'maximum' within")
         if self.type == "boolean" and (self.lowest, self.highest) != (0, 1):
             raise ValueError("a boolean is 0 or 1; leave 'minimum' and 'maximum' out")
         if self.missing == "zero" and not self.lowest <= 0 <= self.highest:
@@ -215,6 +215,8 @@ class MetricConfig(ConfigModel):
             )
         if self.type == "count" and self.lowest < 0:
             raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
+        if self.adjust is not None and self.missing == "zero":
+            raise ValueError("'adjust' needs the zeros reported; leave 'missing: zero' out")
         return self._capped()
 
     def _capped(self) -> Self:

@@ -93,6 +93,9 @@ class RoutePlan:
     variants: dict[str, VariantPlan]
     table: Table
     salt: bytes
+    """What units are hashed with."""
+    placement: bytes
+    """What their hashes are placed with; empty: as they are."""
     unit: tuple[str, bytes] | None
     """("header" | "cookie" | "query" | "json" | "principal", name)"""
     fallback: tuple[VariantPlan | FixedResponse, ...]

@@ -26,7 +26,8 @@ from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
-from gateway.state.units import RESCUED, STICKY, UNITS, metric_of
+from gateway.state.units import BOTH, KNOWN, PAST, RESCUED, STICKY, UNITS, metric_of
+from policies.sequential.adjusted import Paired, PastSums
 from policies.sequential.design_based import Period, Periods
 from policies.types import RewardSums
 
@@ -41,6 +42,8 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
 _NO_COUNTS: Final = Counts()
+_NO_PAST: Final = PastSums()
+_OF_PAST: Final = {PAST: "past", KNOWN: "known", BOTH: "both"}
 
 
 class Metric(Bounds, Protocol):
@@ -64,6 +67,8 @@ class Rewarded:
     """Number of ``values`` that were not reported."""
     waiting: float = 0.0
     """Number of reported values not yet in ``values``, because the windows of their decisions are open."""
+    past: PastSums = _NO_PAST
+    """What was known before of the units behind ``observations``."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -71,6 +76,7 @@ class Rewarded:
             self.observations + other.observations,
             self.missing + other.missing,
             self.waiting + other.waiting,
+            self.past + other.past,
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
@@ -79,11 +85,12 @@ class Rewarded:
             self.observations - other.observations,
             self.missing - other.missing,
             self.waiting - other.waiting,
+            self.past - other.past,
         )
 
     def scaled(self, share: float) -> Rewarded:
         """The same values with ``share`` observations for each."""
-        return replace(self, observations=_times(self.values, share))
+        return replace(self, observations=_times(self.values, share), past=_NO_PAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +186,16 @@ async def over_time(
     since: float | None = None,
     epoch: int | None = None,
 ) -> list[RewardedBucket]:
-    """Return what was decided since a time, by bucket of time, epoch and variant: fine buckets for the last hours,
-    hours before them."""
+    """Return what was decided since a time, by bucket of time and variant: fine buckets for the last hours, hours
+    before them."""
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
     found: list[RewardedBucket] = []
     for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
-            buckets = await store.series(route, since=begin, until=end, step=step)
+            # A bandit has an epoch each second; ten seconds are short against what else changes.
+            each = epoch is not None or step > BUCKET_S
+            buckets = await store.series(route, since=begin, until=end, step=step, epochs=each)
             found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
@@ -194,6 +203,18 @@ async def over_time(
 def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
     """Observations for statistics, by variant and metric."""
     return {key: one.observations for key, one in found.items()}
+
+
+def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PastSums]:
+    """What was known before of a variant's units, for the metrics that are ``adjusted`` by it."""
+    return {name: found.get((variant, name), Rewarded()).past for name in adjusted}
+
+
+def paired(periods: Periods, metric: str, baseline: str, variant: str) -> tuple[Paired, Paired]:
+    """Both variants' observations of a metric that is adjusted by the past, weighted by propensities."""
+    parts = (periods.weighted(metric + aspect, baseline, variant) for aspect in ("", PAST, KNOWN, BOTH))
+    first, second = zip(*parts, strict=True)
+    return Paired(*first), Paired(*second)
 
 
 def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key, RewardSums]]]:
@@ -216,6 +237,13 @@ def periods(buckets: Iterable[RewardedBucket]) -> Periods:
         if decided:
             shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
             sums = {(b.variant, m): r.observations for b in cell for m, r in b.rewards.items()}
+            sums |= {
+                (b.variant, m + aspect): getattr(r.past, name)
+                for b in cell
+                for m, r in b.rewards.items()
+                for aspect, name in _OF_PAST.items()
+                if r.past.known.count
+            }
             sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
             found.append(Period(shares, sums))
     return Periods(found)
@@ -244,7 +272,11 @@ def _joined(sums: Sums) -> dict[Key, Rewarded]:
     """Combine the aspects of each metric."""
     found: dict[Key, Rewarded] = {}
     for (variant, name), one in sums.items():
-        if not name.endswith(RESCUED):
+        metric, bar, aspect = name.partition("|")
+        if bar + aspect in _OF_PAST:
+            past = PastSums(**{_OF_PAST[bar + aspect]: one})
+            _put(found, (variant, metric), Rewarded(past=past))
+        elif not name.endswith(RESCUED):
             values = _NONE if name.endswith(UNITS) else one
             seen = _NONE if name.endswith(STICKY) else one
             _put(found, (variant, metric_of(name)), Rewarded(values, seen))
@@ -307,6 +339,8 @@ __all__ = [
     "observations",
     "of_buckets",
     "over_time",
+    "paired",
+    "pasts",
     "periods",
     "rewarded",
     "share_observed",

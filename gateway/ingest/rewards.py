@@ -86,7 +86,7 @@ class RewardIngest:
         clock: Clock = wall,
         spool: Spool | None = None,
         allowed: Callable[[str, str], bool] | None = None,
-        period: Callable[[str, int, float], str] | None = None,
+        period: Callable[[str, int, float, str], str] | None = None,
         request_lookup: RequestIds | None = None,
         stamped_units: StampedUnits | None = None,
     ) -> None:
@@ -99,8 +99,8 @@ class RewardIngest:
             clock: Seconds since the epoch.
             spool: Accepts rewards while the store is away; None: they are refused then.
             allowed: Whether a route accepts a metric; None: every route accepts all.
-            period: (route, epoch, time of the decision) → the period within which the values of a sticky unit are
-                one observation; None: the epoch.
+            period: (route, epoch, time of the decision, metric) → the period within which the values of a sticky unit
+                are one observation; None: the epoch.
             request_lookup: Finds requests by request id; None: items need a decision id.
             stamped_units: Finds the units of requests that other proxies served; None: they have none.
         """
@@ -111,7 +111,7 @@ class RewardIngest:
         self.metrics: Mapping[str, Metric] = metrics or {}
         self.spool = spool
         self.allowed = allowed
-        self.period = period or (lambda route, epoch, decided: f"e{epoch}")
+        self.period = period or (lambda route, epoch, decided, metric: f"e{epoch}")
         self.counts: Counter[str] = Counter()
         """Totals of accepted | duplicate | updated | rejected items."""
         self.rejections: Counter[str] = Counter()
@@ -289,7 +289,7 @@ class RewardIngest:
             worst=worst(metric),
             tags=tags,
             context=opened.context.hex(),
-            period=self.period(opened.route, opened.epoch, opened.decided) if opened.sticky else "",
+            period=self.period(opened.route, opened.epoch, opened.decided, name) if opened.sticky else "",
         )
 
     def _metric(self, route: str, name: str) -> Metric:

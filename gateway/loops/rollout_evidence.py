@@ -13,7 +13,7 @@ from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.compile.steering import guardrails_fingerprint
 from gateway.config.document import CanaryConfig, Document
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import observations, rewarded
+from gateway.ingest.evidence import observations, pasts, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.record.histogram import edges
@@ -168,16 +168,21 @@ class RolloutEvidence:
         seconds = max(0.0, now - state.window)
         counts = await self._store.counts(name, since=since, epoch=epoch)
         metrics = reported(document, name)
-        sums = observations(await rewarded(self._store, name, metrics, now=now, since=since, epoch=epoch))
+        found = await rewarded(self._store, name, metrics, now=now, since=since, epoch=epoch)
+        sums = observations(found)
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         ranges = capped_ranges(document)
+        adjusted = [key for key, metric in metrics.items() if metric.adjust is not None]
         by_variant = await self._by_unit(document, name, since, epoch)
 
         def evidence(variant: str) -> Evidence:
             count = counts.get(variant, Counts())
             rewards = {m: s for (v, m), s in sums.items() if v == variant}
             seen = Evidence(count.assigned, count.errors, count.latency, rewards, kinds, seconds, ranges)
-            return seen if by_variant is None else by_unit(seen, by_variant.get(variant, Stratum()))
+            if by_variant is None:
+                return seen
+            seen = replace(seen, pasts=pasts(found, adjusted, variant))
+            return by_unit(seen, by_variant.get(variant, Stratum()))
 
         return evidence(plan.baseline), evidence(plan.candidate)
 

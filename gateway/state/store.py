@@ -142,8 +142,13 @@ class AggregateStore(Protocol):
         """
         ...
 
-    async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
-        """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch."""
+    async def series(
+        self, route: str, *, since: float, until: float, step: float, epochs: bool = True
+    ) -> list[Bucket]:
+        """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch.
+
+        Without ``epochs``, one for each variant, under the newest epoch: a bandit has an epoch each second.
+        """
         ...
 
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:

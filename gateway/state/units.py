@@ -12,6 +12,14 @@ metric hold the values of requests without a unit. Next to them stand sums under
 
 A period is what `Reward.period` says. What was counted for a unit is kept with it, so that corrections and
 retractions take exactly that away again.
+
+Where a metric is adjusted by the units' past (`policies.sequential.adjusted`), `PERIOD~EXPERIMENT` is written for the
+period. The mean of a unit's values from outside the experiment, as far as they are known at its first value in a
+period, stands next to its observation, in three more sums over units that have such a past:
+
+    NAME|past       the mean before
+    NAME|known      the observation
+    NAME|both       the sum of the two, whose squares give their products
 """
 
 from __future__ import annotations
@@ -27,6 +35,12 @@ from gateway.state.tally import SumKey, sum_key
 STICKY: Final = "|sticky"
 UNITS: Final = "|units"
 RESCUED: Final = "|rescued"
+PAST: Final = "|past"
+KNOWN: Final = "|known"
+BOTH: Final = "|both"
+_EXPERIMENT: Final = "~"
+_HISTORY: Final = "past"
+"""Period under which all values of a unit are kept; with an experiment behind it, those of the experiment alone."""
 UNIT_REST_S: Final = 100 * 86_400
 """Seconds for which a unit of which nothing is reported is remembered; later it is a new one."""
 UNIT_MOVES_S: Final = 400 * 86_400
@@ -90,13 +104,20 @@ class Counting:
 
     def _observe(self, reward: Reward, before: float | None, after: float | None) -> None:
         key = unit_key(reward)
-        old = self.known.get(key)
+        old, past = self.known.get(key), None
+        experiment = experiment_of(reward.period)
+        if experiment is not None:
+            past = self._past(key, reward, experiment, new=old is None)
+            for name in (_HISTORY, with_experiment(_HISTORY, experiment))[: 1 + bool(experiment)]:
+                self._remember(key._replace(period=name, variant=""), reward.decided, before, after)
         if old is None and after is None:
             return  # forgotten already: nothing is left to be taken away
         place = sum_key(reward)
         new = old or UnitState(0, Expansion(), 0.0, place.start, place.epoch, reward.decided)
         if old is not None:
             _add(self.cells, _place(place, new), new.mean, -1)
+            if past is not None:
+                self._count_past(place, past, -1)
             if before is not None:
                 new.count -= 1
                 new.total.add(-before)
@@ -105,6 +126,10 @@ class Counting:
             new.total.add(after)
         if new.count <= 0:
             self.known[key] = None
+            if experiment is None and (past := self.known.get(_of_past(key))) is not None:
+                self._count_past(place, past, -1)
+            if past is not None:
+                self.known[_of_past(key)] = None
             return
         self.known[key] = new
         new.last = max(new.last, reward.decided)
@@ -112,10 +137,67 @@ class Counting:
             new.start, new.epoch = place.start, place.epoch
         new.mean = new.total.rounded / new.count
         _add(self.cells, _place(place, new), new.mean, 1)
+        if past is not None:
+            past = UnitState(1, past.total, new.mean, new.start, new.epoch, new.last)
+            self.known[_of_past(key)] = past
+            self._count_past(place, past, 1)
+
+    def _past(self, key: UnitKey, reward: Reward, experiment: str, *, new: bool) -> UnitState | None:
+        """What stands next to an observation: the mean before as its total, and the observation as its mean."""
+        if not new:
+            return self.known.get(_of_past(key))
+        every = self.known.get(key._replace(period=_HISTORY, variant="")) if experiment else None
+        if every is None:
+            return None
+        own = self.known.get(key._replace(period=with_experiment(_HISTORY, experiment), variant=""))
+        count, total = every.count, Expansion(list(every.total.parts))
+        if own is not None:
+            count -= own.count
+            for part in own.total.parts:
+                total.add(-part)
+        if count <= 0:
+            return None
+        mean = Expansion()
+        mean.add(total.rounded / count)
+        return UnitState(1, mean, 0.0, 0, 0, reward.decided)
+
+    def _remember(self, key: UnitKey, decided: float, before: float | None, after: float | None) -> None:
+        """Adds to what is kept of a unit's values whatever their period and variant."""
+        state = self.known.get(key)
+        if state is None and after is None:
+            return
+        state = state or UnitState(0, Expansion(), 0.0, 0, 0, decided)
+        for value, sign in ((before, -1), (after, 1)):
+            if value is not None:
+                state.count += sign
+                state.total.add(sign * value)
+        state.last = max(state.last, decided)
+        self.known[key] = state if state.count > 0 else None
+
+    def _count_past(self, place: SumKey, past: UnitState, sign: int) -> None:
+        mean = past.total.rounded
+        for aspect, value in ((PAST, mean), (KNOWN, past.mean), (BOTH, mean + past.mean)):
+            _add(self.cells, _place(place, past, aspect), value, sign)
 
 
 def unit_key(reward: Reward) -> UnitKey:
-    return UnitKey(reward.route, reward.unit, reward.period, reward.assigned, reward.metric)
+    period = reward.period.partition(_EXPERIMENT)[0]
+    return UnitKey(reward.route, reward.unit, period, reward.assigned, reward.metric)
+
+
+def with_experiment(period: str, experiment: str) -> str:
+    """The period of a value of a metric that is adjusted by the past; no ``experiment``: nothing is compared."""
+    return f"{period}{_EXPERIMENT}{experiment}"
+
+
+def experiment_of(period: str) -> str | None:
+    """What `with_experiment` added; None without it."""
+    _, marked, experiment = period.partition(_EXPERIMENT)
+    return experiment if marked else None
+
+
+def _of_past(key: UnitKey) -> UnitKey:
+    return key._replace(metric=key.metric + PAST)
 
 
 def metric_of(name: str) -> str:
@@ -127,8 +209,8 @@ def _aspect(key: SumKey, aspect: str) -> SumKey:
     return key._replace(metric=key.metric + aspect)
 
 
-def _place(key: SumKey, state: UnitState) -> SumKey:
-    return key._replace(start=state.start, epoch=state.epoch, metric=key.metric + UNITS)
+def _place(key: SumKey, state: UnitState, aspect: str = UNITS) -> SumKey:
+    return key._replace(start=state.start, epoch=state.epoch, metric=key.metric + aspect)
 
 
 def _add(cells: Cells, key: SumKey, value: float, sign: int) -> None:

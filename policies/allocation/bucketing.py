@@ -45,6 +45,11 @@ def point(h: int) -> float:
     return (h >> 11) * 2.0**-53
 
 
+def placed(h: int, salt: bytes) -> float:
+    """The point of the unit with the hash ``h``: its own, or with a ``salt`` another that is independent of it."""
+    return point(unit_hash(salt, h.to_bytes(8, "little")) if salt else h)
+
+
 def allocation(
     probabilities: Mapping[str, float],
     *,

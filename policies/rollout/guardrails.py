@@ -161,7 +161,11 @@ def judge(
         return could_not_look(guardrail, alpha, str(fault))
     unit: Literal["requests", "units"] = "requests" if candidate.units is None else "units"
     passing = alpha if alpha_pass is None else alpha_pass
-    verdict = replace(_decide(guardrail, measured, alpha, passing, bet, spare=not forecast), unit=unit)
+    verdict = replace(
+        _decide(guardrail, measured, alpha, passing, bet, spare=not forecast),
+        unit=unit,
+        adjusted_by="past" if guardrail.metric in candidate.pasts else None,
+    )
     if verdict.verdict != "inconclusive" or not forecast:
         return verdict
     scale = _missing(guardrail, measured, passing) if candidate.requests else None

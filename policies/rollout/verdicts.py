@@ -134,6 +134,8 @@ class Verdict:
     1 / alpha the verdict is ``fail``."""
     unit: Literal["requests", "units"] = "requests"
     """What counts as one observation: the unit of analysis."""
+    adjusted_by: Literal["past"] | None = None
+    """What was known of the units before, where the comparison is adjusted by it (`policies.sequential.adjusted`)."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: what is not finite is null."""
@@ -151,6 +153,7 @@ class Verdict:
             "alpha_pass": self.alpha_pass,
             "e_value": self.e_value,
             "unit": self.unit,
+            "adjusted_by": self.adjusted_by,
             "reason": self.reason,
             "more_requests": self.more_requests,
             "minutes": _finite(self.minutes),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from policies.sequential import asymptotic
+from policies.sequential.adjusted import Paired, PastSums, adjusted
 from policies.sequential.design_based import WeightedSums
 from policies.sequential.latency import (
     Edges,
@@ -43,6 +44,8 @@ class Evidence:
 
     ``units``: by sticky units, the sums of the share of each one's requests that failed; ``latency`` then holds
     each unit with the weight 1. None: errors and latencies are by request.
+
+    ``pasts``: of metrics that are adjusted by it, what was known before of the units behind ``rewards``.
     """
 
     requests: float = 0.0
@@ -53,6 +56,7 @@ class Evidence:
     seconds: float = 0.0
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     units: RewardSums | None = None
+    pasts: Mapping[str, PastSums] = field(default_factory=dict)
 
     @property
     def errors_by_unit(self) -> RewardSums:
@@ -89,6 +93,14 @@ def measure(
     if kind is None:
         raise ValueError(f"no metric {metric!r} is declared; declare it under 'metrics'")
     first, second = (_checked(metric, kind, evidence) for evidence in (baseline, candidate))
+    if metric in candidate.pasts or metric in baseline.pasts:
+        return compare_adjusted(
+            *(
+                Paired.of(sums, evidence.pasts.get(metric, PastSums()))
+                for sums, evidence in ((first, baseline), (second, candidate))
+            ),
+            ratio=ratio,
+        )
     limits = candidate.ranges.get(metric)
     if limits is not None and not (ratio and limits[0]):
         return _of_capped(first, second, limits, ratio=ratio)
@@ -97,6 +109,11 @@ def measure(
     if kind in ("boolean", "fraction"):
         return _of_martingales(first, second, _rate if kind == "boolean" else _bounded, ratio=ratio)
     return _of_means(first, second, ratio=ratio)
+
+
+def compare_adjusted(baseline: Paired, candidate: Paired, *, ratio: bool) -> MetricComparison:
+    """Compare two variants whose units' pasts are known (`policies.sequential.adjusted`); else as `measure`."""
+    return compare_weighted(*adjusted(baseline, candidate), ratio=ratio)
 
 
 def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: bool) -> MetricComparison:

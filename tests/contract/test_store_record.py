@@ -249,6 +249,18 @@ async def test_the_series_adds_up_to_the_counts(store: Store) -> None:
     assert sum(b.counts.assigned for b in only) == 15
     part = await store.series("digits", since=T0 + 40, until=T0 + 60, step=10)
     assert sum(b.counts.served for b in part) == 20
+    merged = await store.series("digits", since=T0, until=T0 + 90, step=20, epochs=False)
+    assert [(b.start - T0, b.variant, b.epoch) for b in merged] == [
+        (start, variant, epoch)
+        for start, epoch in ((0, 1), (20, 2), (40, 2), (60, 3), (80, 3))
+        for variant in ("v0", "v1")
+    ]
+    assert (
+        [b.counts.assigned for b in merged]
+        == [b.rewards["correct"].count for b in merged]
+        == [10] * 8 + [5] * 2
+    )
+    assert merged[2].counts.latency == dict.fromkeys(buckets[0].counts.latency, 10)
 
 
 async def test_the_order_of_batches_does_not_matter_to_the_sums(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from gateway.state.units import STICKY, UNIT_MOVES_S, UNITS
+from gateway.state.units import BOTH, KNOWN, PAST, STICKY, UNIT_MOVES_S, UNITS
 from policies.types import RewardSums
 from tests.support.made import T0, outcome, reward
 
@@ -171,3 +171,56 @@ async def test_a_unit_that_comes_for_years_moves_its_observation_along(store: St
 async def sums_of_until(store: Store, until: float) -> RewardSums:
     found = await store.reward_sums("digits", until=until)
     return found.get(("v1", "correct" + UNITS), RewardSums())
+
+
+def in_experiment(value: float | None, unit: int, name: str, *, of: Outcome, period: str = "e1") -> Reward:
+    return of_unit(unit, value, of=of, period=f"{period}~{name}")
+
+
+async def past_of(store: Store, variant: str = "v1") -> list[RewardSums]:
+    return [await sums_of(store, aspect, variant) for aspect in (PAST, KNOWN, BOTH)]
+
+
+async def test_the_past_of_a_unit_stands_next_to_its_observation(store: Store) -> None:
+    """The past is what was reported outside the experiment before the unit's first value in it."""
+    during = [outcome(T0 + 60, epoch=2, assigned="v2", served="v2") for _ in range(3)]
+    await store.reward([in_experiment(v, 7, "", of=outcome(T0)) for v in (1.0, 0.0)])
+    await store.reward([in_experiment(1.0, 8, "one", of=outcome(T0), period="e0")])
+    assert await past_of(store) == [RewardSums()] * 3
+    first = in_experiment(1.0, 7, "one", of=during[0], period="e2")
+    await store.reward([first, in_experiment(0.0, 8, "one", of=during[1], period="e2")])
+    assert await past_of(store, "v2") == [RewardSums(1, x, x * x) for x in (0.5, 1.0, 1.5)], "8 has no past"
+    await store.reward(
+        [in_experiment(1.0, 7, "", of=outcome(T0)), of_unit(7, 1.0, of=outcome(T0), period="e0")]
+    )
+    other = in_experiment(0.0, 7, "one", of=during[2], period="e2")
+    await store.reward([other])
+    assert await past_of(store, "v2") == [RewardSums(1, x, x * x) for x in (0.5, 0.5, 1.0)]
+    await store.reward([first._replace(value=None), other._replace(value=None)])
+    assert await past_of(store, "v2") == [RewardSums()] * 3
+    again = in_experiment(0.25, 7, "two", of=outcome(T0 + 99, epoch=3), period="e3")
+    await store.reward([again])
+    mean = 2 / 3
+    assert (await past_of(store))[0] == RewardSums(1, mean, mean * mean)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_is_taken_away_again_from_any_history_with_a_past(store: Store, seed: int) -> None:
+    rng = random.Random(seed)
+    final: dict[bytes, Reward] = {}
+    for step in range(10):
+        batch = []
+        for _ in range(rng.randrange(1, 20)):
+            known = rng.choice(list(final.values())) if final and rng.random() < 0.3 else None
+            about = outcome(T0 + 40 * step, epoch=1 + step // 4, assigned=rng.choice(("v1", "v2")))
+            about = about._replace(served=about.assigned)
+            name = rng.choice(("", "~", "~one", "~two"))
+            new = of_unit(
+                rng.randrange(4), rng.choice((0.1, 0.7, 1e15)), of=about, period=f"e{about.epoch}{name}"
+            )
+            one = new if known is None else known._replace(value=rng.random())
+            final[one.decision] = one
+            batch.append(one)
+        await store.reward(batch)
+    await store.reward([one._replace(value=None) for one in final.values()])
+    assert await store.reward_sums("digits") == {}

@@ -58,6 +58,7 @@ def test_nobody_is_best_for_all() -> None:
     assert found["variants"]["v1"]["rewards"]["right"]["mean"] == pytest.approx(80 / 90)
     assert found["variants"]["v1"]["probability_best"] is None
     assert found["variants"]["v1"]["expected_loss"] is None
+    assert found["variants"]["v2"]["lift"] == {}
     assert found["contextual"]["coefficients"] == {}
     assert found["contextual"]["features"] == ["tier", "age"]
 

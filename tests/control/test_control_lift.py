@@ -10,6 +10,7 @@ import pytest
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.lift import Comparisons, Observed
+from gateway.ingest.evidence import Rewarded
 from policies.sequential.two_sample import (
     BoundedMartingale,
     RateMartingale,
@@ -148,7 +149,8 @@ def test_a_capped_metric_is_compared_exactly() -> None:
     """Thirty values of each: too few for the asymptotic interval, enough for the exact one."""
     sums = {("old", "spend"): RewardSums(30, 30, 30), ("new", "spend"): RewardSums(30, 270, 2430)}
     spend = MetricConfig.model_validate({"type": "real", "minimum": 0, "cap": 10})
-    found = Comparisons(("old", "new"), {"spend": spend}, Observed(sums=sums)).lift("new", "old")["spend"]
+    observed = Observed(rewards={key: Rewarded(one, one) for key, one in sums.items()})
+    found = Comparisons(("old", "new"), {"spend": spend}, observed).lift("new", "old")["spend"]
     first, second = (
         BoundedMartingale(RewardSums(s.count, s.total / 10, s.squares / 100)) for s in sums.values()
     )

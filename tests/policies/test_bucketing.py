@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
-from policies.allocation.bucketing import CELLS, SEGMENTS, allocation, distance, point, unit_hash
+from policies.allocation.bucketing import CELLS, SEGMENTS, allocation, distance, placed, point, unit_hash
 from policies.allocation.model import Allocation
 
 NAMES = [f"v{k}" for k in range(12)]
@@ -209,3 +210,11 @@ def test_hash_is_keyed_and_even() -> None:
 def test_two_salts_assign_independently() -> None:
     pairs = [(point(unit_hash(b"a", b"%d" % k)), point(unit_hash(b"b", b"%d" % k))) for k in range(20_000)]
     assert abs(np.corrcoef(np.array(pairs).T)[0, 1]) < 0.025
+
+
+def test_a_placement_is_independent_of_the_hash_and_of_other_placements() -> None:
+    hashes = [unit_hash(b"route", b"%d" % k) for k in range(20_000)]
+    assert [placed(h, b"") for h in hashes[:100]] == [point(h) for h in hashes[:100]]
+    each = np.array([[point(h), placed(h, b"one"), placed(h, b"two")] for h in hashes])
+    assert kstest(each[:, 1], "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(each.T) - np.eye(3)).max() < 0.03

@@ -308,10 +308,10 @@ async def test_with_a_spool_rewards_are_taken_and_queue_up(
 
 
 async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
-    when: list[tuple[str, int, float]] = []
+    when: list[tuple[str, int, float, str]] = []
 
-    def period(route: str, epoch: int, decided: float) -> str:
-        when.append((route, epoch, decided))
+    def period(route: str, epoch: int, decided: float, metric: str) -> str:
+        when.append((route, epoch, decided, metric))
         return "all"
 
     book = RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW, period=period)
@@ -321,4 +321,4 @@ async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
         ("v1", "correct|sticky"): RewardSums(2, 1.0, 1.0),
         ("v1", "correct|units"): RewardSums(1, 0.5, 0.25),
     }
-    assert when == [("digits", 3, NOW - 10.0)] * 2
+    assert when == [("digits", 3, NOW - 10.0, "correct")] * 2

@@ -110,12 +110,17 @@ function agreement(report) {
   return { tone: "open", title: said.join(", "), detail };
 }
 
+/** The difference to expect: the observed one is too large on average, because the winner was named for it. */
+function lead(stop) {
+  return stop.lead ? ` Expect a lead of about ${significant(stop.lead.shrunk, 2)} over ${stop.lead.over}.` : "";
+}
+
 export function contest(report) {
   if (report.contextual) return dependsOnRequest(report);
   const stop = report.stop;
   if (stop?.state === "handed_over") return { tone: "good", title: `${stop.winner} has won and gets everything`, detail: `To take that back: ${stop.command}` };
   if (stop?.state === "asking")
-    return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}. To hand over: ${stop.command}` };
+    return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}.${lead(stop)} To hand over: ${stop.command}` };
   const metrics = Object.keys(report.standings);
   if (!metrics.length) return withoutContest(report);
   if (metrics.length > 1) return scorecard(report, metrics);

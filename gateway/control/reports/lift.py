@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.estimates import LEVEL
-from gateway.ingest.evidence import RewardedBucket, periods
+from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
 from gateway.record.histogram import edges
 from gateway.state.base import Counts
 from policies.sequential.design_based import Periods
@@ -26,6 +27,7 @@ from policies.sequential.metric_comparison import (
     Evidence,
     Kind,
     MetricComparison,
+    compare_adjusted,
     compare_weighted,
     measure,
 )
@@ -48,8 +50,8 @@ class Observed:
 
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """By variant."""
-    sums: Mapping[tuple[str, str], RewardSums] = field(default_factory=dict)
-    """By (variant, metric): independent observations."""
+    rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
+    """By (variant, metric)."""
     buckets: Sequence[RewardedBucket] = ()
     """The same over time and epochs, where shares may have moved."""
     sticky: bool = False
@@ -70,21 +72,43 @@ class Comparisons:
         self._ranges = {name: found for name, found in ranges.items() if found is not None}
         self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
         self.goals |= dict.fromkeys(HEALTH, "minimize")
+        self._adjusted = {name for name, m in declared.items() if observed.sticky and m.adjust is not None}
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
         self._periods = periods(observed.buckets) if observed.periods is None else observed.periods
         self._pairs: dict[tuple[str, str, str], Json] = {}
+        self._matched: dict[tuple[str, str], tuple[Evidence, Evidence]] = {}
+
+    @cached_property
+    def _latencies(self) -> list[dict[str, Histogram]]:
+        """By bucket of time, the latencies of each variant, whatever the epoch."""
+        times: dict[float, dict[str, dict[int, float]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(float))
+        )
+        for bucket in self._observed.buckets:
+            histogram = times[bucket.start][bucket.variant]
+            for cell, count in bucket.counts.latency.items():
+                histogram[cell] += count
+        return [dict(found) for found in times.values()]
 
     def _evidence_of(self, variant: str, kinds: Mapping[str, Kind]) -> Evidence:
         counts = self._observed.counts.get(variant, _NOTHING)
-        rewards = {m: s for (v, m), s in self._observed.sums.items() if v == variant and s.count > 0}
+        mine = {m: r for (v, m), r in self._observed.rewards.items() if v == variant}
+        rewards = {m: r.observations for m, r in mine.items() if r.observations.count > 0}
         errors = min(counts.errors, counts.assigned)
         if not self._observed.sticky:
             return Evidence(counts.assigned, errors, counts.latency, rewards, kinds, ranges=self._ranges)
         units = self._units.get(variant, _NO_UNITS)
         return Evidence(
-            counts.assigned, errors, units.latency, rewards, kinds, ranges=self._ranges, units=units.units
+            counts.assigned,
+            errors,
+            units.latency,
+            rewards,
+            kinds,
+            ranges=self._ranges,
+            units=units.units,
+            pasts=pasts(self._observed.rewards, self._adjusted, variant),
         )
 
     def lift(self, variant: str, baseline: str) -> dict[str, Json]:
@@ -154,6 +178,7 @@ class Comparisons:
             "always_valid": True,
             "better": _better(interval, self.goals[metric]),
             "method": method,
+            "adjusted_by": "past" if metric in self._adjusted else None,
             "unit": "units" if self._observed.sticky else "requests",
         }
 
@@ -166,36 +191,27 @@ class Comparisons:
     def _comparison(
         self, method: Method, metric: str, baseline: str, variant: str, *, ratio: bool
     ) -> MetricComparison:
+        if method == "weighted" and metric in self._adjusted:
+            return compare_adjusted(*paired(self._periods, metric, baseline, variant), ratio=ratio)
         if method == "weighted":
             first, second = self._periods.weighted(metric, baseline, variant)
             return compare_weighted(first, second, ratio=ratio)
         pair = self._evidence[baseline], self._evidence[variant]
         if method == "matched":
-            pair = self._matched(baseline, variant)
+            if (baseline, variant) not in self._matched:
+                self._matched[baseline, variant] = self._matched_in_time(baseline, variant)
+            pair = self._matched[baseline, variant]
         return measure(metric, *pair, ratio=ratio, edges=edges)
 
-    def _matched(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
+    def _matched_in_time(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
         """Errors and latencies of both over the same times."""
         if self._observed.units is not None:
             strata = [
                 (s.get(baseline, _NO_UNITS), s.get(variant, _NO_UNITS)) for s in self._observed.units.strata()
             ]
         else:
-            times = _latencies(self._observed.buckets)
-            strata = [(_latency(t.get(baseline)), _latency(t.get(variant))) for t in times]
+            strata = [(_latency(t.get(baseline)), _latency(t.get(variant))) for t in self._latencies]
         return stratified(strata).evidence({}, 0.0)
-
-
-def _latencies(buckets: Iterable[RewardedBucket]) -> list[dict[str, Histogram]]:
-    """By bucket of time, the latencies of each variant, whatever the epoch."""
-    times: dict[float, dict[str, dict[int, float]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(float))
-    )
-    for bucket in buckets:
-        histogram = times[bucket.start][bucket.variant]
-        for cell, count in bucket.counts.latency.items():
-            histogram[cell] += count
-    return [dict(found) for found in times.values()]
 
 
 def _latency(histogram: Histogram | None) -> Stratum:

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from gateway.config.document import MetricConfig
 from gateway.control.reports.lift import HEALTH, Comparisons, Observed
-from gateway.ingest.evidence import RewardedBucket, periods
+from gateway.ingest.evidence import Rewarded, RewardedBucket, periods
 from gateway.record.histogram import merge
 from gateway.state.base import Counts
-from policies.types import RewardSums
 
 Json = dict[str, Any]
 
@@ -58,7 +57,7 @@ def _moments(
     stride = ceil(len(groups) / points) if groups else 1
     whole, drawn = periods(ordered), 0
     counts: dict[str, Counts] = defaultdict(Counts)
-    sums: dict[tuple[str, str], RewardSums] = defaultdict(RewardSums)
+    rewards: dict[tuple[str, str], Rewarded] = defaultdict(Rewarded)
     seen = 0
     for number, group in enumerate(groups, start=1):
         seen += len(group)
@@ -67,11 +66,11 @@ def _moments(
             if metric in HEALTH:
                 counts[bucket.variant] = _together(counts[bucket.variant], bucket.counts)
             elif metric in bucket.rewards:
-                sums[bucket.variant, metric] += bucket.rewards[metric].observations
+                rewards[bucket.variant, metric] += bucket.rewards[metric]
         if (len(groups) - number) % stride == 0:
             end = groups[number][0].start if number < len(groups) else now
             known = whole.first(drawn)
-            yield end, Observed(dict(counts), dict(sums), ordered[:seen], periods=known)
+            yield end, Observed(dict(counts), dict(rewards), ordered[:seen], periods=known)
 
 
 def _together(one: Counts, other: Counts) -> Counts:

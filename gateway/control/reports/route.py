@@ -141,7 +141,7 @@ def report(
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {
             variant: _variant(variant, declared, evidence, standing)
-            | {"lift": compared.lift(variant, against)}
+            | {"lift": {} if status.contextual is not None else compared.lift(variant, against)}
             for variant in variants
         },
         "contextual": _contextual(plan(document, name), evidence, status, against),
@@ -161,11 +161,11 @@ def _contextual(found: Plan, evidence: Evidence, status: RouteStatus, baseline: 
 def _comparisons(
     route: RouteConfig, declared: Mapping[str, MetricConfig], evidence: Evidence, status: RouteStatus
 ) -> Comparisons:
-    """Return the lifts. A contextual bandit's requests each have probabilities of their own, which sums don't hold."""
+    """Return the lifts; not for a contextual bandit, whose variants serve different requests."""
     observed = Observed(
         evidence.counts,
-        observations(evidence.rewards),
-        evidence.buckets if status.contextual is None else (),
+        evidence.rewards,
+        evidence.buckets,
         route.unit is not None,
         evidence.units,
     )

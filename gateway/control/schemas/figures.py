@@ -91,6 +91,12 @@ class Difference(ApiModel):
     unit: Annotated[
         Literal["requests", "units"], Field(description="One observation: a request, or a sticky unit.")
     ]
+    adjusted_by: Annotated[
+        Literal["past"] | None,
+        Field(
+            description="past: by each unit's values from before (`metrics.NAME.adjust`); null: not adjusted."
+        ),
+    ]
 
 
 class Lift(Difference):

@@ -9,7 +9,7 @@ from gateway.dataplane.request.request import Request
 from gateway.dataplane.request.routing import route_by_body
 from gateway.dataplane.tables import Choice
 from gateway.errors import TurnoutError
-from policies.allocation.bucketing import point, unit_hash
+from policies.allocation.bucketing import placed, unit_hash
 from policies.allocation.model import decide
 
 
@@ -67,7 +67,7 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     key = sticky_key(route.unit, head, body) if route.unit is not None else None
     if key is not None:
         unit = unit_hash(route.salt, key)
-        u = point(unit)
+        u = placed(unit, route.placement)
     else:
         unit = int.from_bytes(request.decision[8:], "big")
     table = route.table

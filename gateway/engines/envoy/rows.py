@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.envoy.bootstrap import ROW, SEPARATOR
 from gateway.record.decision_id import BadDecisionId, Opened
@@ -81,12 +80,12 @@ def rows(
     except Exception as error:  # protobuf's own class of errors depends on its implementation
         raise ValueError("the body is not an OTLP export of logs in protobuf") from error
     node, outcomes, refused = "", [], 0
-    salts = {name: salt(document, name) for name in document.engine_routes(engine)}
+    routes = frozenset(document.engine_routes(engine))
     for part in export.resource_logs:
         node = next((a.value.string_value for a in part.resource.attributes if a.key == "node_name"), node)
         for scope in part.scope_logs:
             for record in scope.log_records:
-                made = _outcome(record.body.string_value, salts, document, revision, opened)
+                made = _outcome(record.body.string_value, routes, document, revision, opened)
                 if made is None:
                     refused += 1
                 else:
@@ -96,7 +95,7 @@ def rows(
 
 def _outcome(
     text: str,
-    salts: Mapping[str, bytes],
+    routes: Collection[str],
     document: Document,
     revision: int,
     opened: Callable[[str], Opened],
@@ -107,14 +106,14 @@ def _outcome(
     row = Row._make(fields)
     try:
         facts = opened(row.decision)
-        if not facts.stamped or row.route != facts.route or facts.route not in salts:
+        if not facts.stamped or row.route != facts.route or facts.route not in routes:
             return None
-        return _made(row, facts, salts[facts.route], document.routes[facts.route].policy.type, revision)
+        return _made(row, facts, document.routes[facts.route].policy.type, revision)
     except (BadDecisionId, ValueError):
         return None
 
 
-def _made(row: Row, facts: Opened, salted: bytes, policy: str, revision: int) -> Outcome:
+def _made(row: Row, facts: Opened, policy: str, revision: int) -> Outcome:
     sticky = row.unit not in ("", ABSENT)
     attempts = int(row.attempts) if row.attempts.isdigit() else 0
     status, error = _result(row)
@@ -129,7 +128,9 @@ def _made(row: Row, facts: Opened, salted: bytes, policy: str, revision: int) ->
         policy=policy,
         revision=revision,
         epoch=facts.epoch,
-        unit=unit_hash(salted, row.unit.encode("utf-8", "surrogateescape")) if sticky else facts.unit,
+        unit=unit_hash(facts.route.encode(), row.unit.encode("utf-8", "surrogateescape"))
+        if sticky
+        else facts.unit,
         sticky=sticky,
         assigned=facts.assigned,
         served=served,

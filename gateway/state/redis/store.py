@@ -228,8 +228,10 @@ class RedisStore:
     ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
         return await linear.series(self._link, route, fingerprint, since)
 
-    async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
-        return await sums.series(self._link, route, since, until, step)
+    async def series(
+        self, route: str, *, since: float, until: float, step: float, epochs: bool = True
+    ) -> list[Bucket]:
+        return await sums.series(self._link, route, since, until, step, epochs)
 
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await sums.agreement(self._link, route, since)

@@ -124,26 +124,31 @@ def summed_up(cells: Sequence[bytes], less: Sequence[bytes] = ()) -> RewardSums:
     return total.rounded
 
 
-async def series(link: Link, route: str, since: float, until: float, step: float) -> list[Bucket]:
+async def series(
+    link: Link, route: str, since: float, until: float, step: float, epochs: bool
+) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     width = int(step)
     counted: dict[tuple[int, str, int], list[bytes]] = {}
     rewarded: dict[tuple[int, str, int], dict[str, list[bytes]]] = {}
-    for start, fields in await buckets(link, route, "c", since, until):
-        for field, cell in fields.items():
-            epoch, variant, _ = cell_parts(field)
-            counted.setdefault((start - start % width, variant, epoch), []).append(cell)
-    for start, fields in await buckets(link, route, "s", since, until):
-        for field, cell in fields.items():
-            epoch, variant, metric = cell_parts(field)
-            metrics = rewarded.setdefault((start - start % width, variant, epoch), {})
-            metrics.setdefault(metric, []).append(cell)
+    newest: dict[tuple[int, int], int] = {}
+    for letter in "cs":
+        for start, fields in await buckets(link, route, letter, since, until):
+            for field, cell in fields.items():
+                epoch, variant, metric = cell_parts(field)
+                key = (start - start % width, variant, epoch if epochs else 0)
+                newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
+                if letter == "c":
+                    counted.setdefault(key, []).append(cell)
+                else:
+                    rewarded.setdefault(key, {}).setdefault(metric, []).append(cell)
     made = []
     for key in sorted(counted.keys() | rewarded.keys()):
         sums = {metric: summed_up(cells) for metric, cells in rewarded.get(key, {}).items()}
         kept = {metric: one for metric, one in sums.items() if one.count}
-        start, variant, epoch = key
-        made.append(Bucket(float(start), variant, epoch, unpack_counts(counted.get(key, [])), kept))
+        made.append(
+            Bucket(float(key[0]), key[1], newest[key[::2]], unpack_counts(counted.get(key, [])), kept)
+        )
     return made
 
 

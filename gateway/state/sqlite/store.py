@@ -190,8 +190,11 @@ class SqliteStore:
         work = partial(linear.series, route=route, fingerprint=fingerprint, since=since)
         return await self._readers.run(work)
 
-    async def series(self, route: str, *, since: float, until: float, step: float) -> list[Bucket]:
-        return await self._readers.run(partial(sums.series, route=route, since=since, until=until, step=step))
+    async def series(
+        self, route: str, *, since: float, until: float, step: float, epochs: bool = True
+    ) -> list[Bucket]:
+        work = partial(sums.series, route=route, since=since, until=until, step=step, epochs=epochs)
+        return await self._readers.run(work)
 
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await self._readers.run(partial(sums.agreement, route=route, since=since))

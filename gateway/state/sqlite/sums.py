@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.record.histogram import merge_packed, pack, unpack
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
-from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, add_counts, start_of
+from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, start_of
 from gateway.state.units import metric_of
 from policies.types import RewardSums
 
@@ -137,47 +137,42 @@ def reward_sums(
 
 
 def series(
-    connection: sqlite3.Connection, route: str, since: float, until: float, step: float
+    connection: sqlite3.Connection, route: str, since: float, until: float, step: float, epochs: bool
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     width = int(step)
-    found: dict[tuple[int, str, int], tuple[Counts, dict[str, RewardSums]]] = {}
-    for cell, counted in _cells(connection, route, since, until):
-        key = (cell.start - cell.start % width, cell.variant, cell.epoch)
-        add_counts(found.setdefault(key, (Counts(), {}))[0], counted)
-    for sum_cell, sums in _sum_cells(connection, route, since, until):
-        key = (sum_cell.start - sum_cell.start % width, sum_cell.variant, sum_cell.epoch)
-        metrics = found.setdefault(key, (Counts(), {}))[1]
-        metrics[sum_cell.metric] = metrics.get(sum_cell.metric, RewardSums()) + sums
-    return [
-        Bucket(float(start), variant, epoch, counted, {m: s for m, s in metrics.items() if s.count})
-        for (start, variant, epoch), (counted, metrics) in sorted(found.items(), key=lambda item: item[0])
-    ]
-
-
-def _cells(
-    connection: sqlite3.Connection, route: str, since: float, until: float
-) -> Iterable[tuple[CellKey, Counts]]:
+    counted: dict[tuple[int, str, int], list[tuple[int, int, int, int, float, bytes, bytes]]] = {}
+    rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
+    newest: dict[tuple[int, int], int] = {}
     rows = connection.execute(
-        "SELECT route, start, epoch, variant, "
-        "assigned, served, errors, fallbacks, expected, latency, gateway "
+        "SELECT start - start % ?, variant, epoch, assigned, served, errors, fallbacks, expected, latency, gateway "
         "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
-        _range(route, since, until),
+        (width, *_range(route, since, until)),
     )
-    for row in rows:
-        yield CellKey(*row[:4]), _summed([row[4:]])
-
-
-def _sum_cells(
-    connection: sqlite3.Connection, route: str, since: float, until: float
-) -> Iterable[tuple[SumKey, RewardSums]]:
+    for start, variant, epoch, *figures in rows:
+        key = (start, variant, epoch if epochs else 0)
+        newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
+        counted.setdefault(key, []).append(tuple(figures))
     rows = connection.execute(
-        "SELECT route, start, epoch, variant, metric, count, total, squares "
-        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ?",
-        _range(route, since, until),
+        "SELECT start - start % ? AS begin, variant, MAX(epoch), metric, SUM(count), SUM(total), SUM(squares) "
+        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, variant, metric"
+        + (", epoch" if epochs else ""),
+        (width, *_range(route, since, until)),
     )
-    for row in rows:
-        yield SumKey(*row[:5]), RewardSums(*row[5:])
+    for start, variant, epoch, metric, *sums in rows:
+        key = (start, variant, epoch if epochs else 0)
+        newest[key[::2]] = max(epoch, newest.get(key[::2], epoch))
+        rewarded.setdefault(key, {})[metric] = RewardSums(*sums)
+    return [
+        Bucket(
+            float(key[0]),
+            key[1],
+            newest[key[::2]],
+            _summed(counted[key]) if key in counted else Counts(),
+            {metric: one for metric, one in rewarded.get(key, {}).items() if one.count},
+        )
+        for key in sorted(counted.keys() | rewarded.keys())
+    ]
 
 
 def agreement(

@@ -54,7 +54,7 @@ end
 for at = 2, #ARGV, 13 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
-  local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10],
+  local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
     rescued = ARGV[at + 12] == '1'}
   local key = P .. ':rewards:' .. hour
   local new, before, period = read_reward(row), nil, ''

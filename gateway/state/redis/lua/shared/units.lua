@@ -19,14 +19,74 @@ local function pack_unit(unit)
   return table.concat(out)
 end
 
--- place: start, epoch and name of the cell of a value; before and after: what it counts as (nil: not at all).
+local function sum_of(parts)
+  local sum = 0
+  for _, part in ipairs(parts) do sum = sum + part end
+  return sum
+end
+
+-- Adds to what is kept of a unit's values whatever their period and variant.
+local function remember(key, field, decided, before, after)
+  local unit = read_unit(redis.call('HGET', key, field))
+  if not unit and not after then return end
+  unit = unit or {count = 0, start = 0, epoch = 0, last = decided, mean = 0, total = {}}
+  if before then
+    unit.count = unit.count - 1
+    grow(unit.total, -before)
+  end
+  if after then
+    unit.count = unit.count + 1
+    grow(unit.total, after)
+  end
+  unit.last = math.max(unit.last, decided)
+  if unit.count > 0 then
+    redis.call('HSET', key, field, pack_unit(unit))
+  else
+    redis.call('HDEL', key, field)
+  end
+end
+
+-- The mean of a unit's values from outside an experiment, as what stands next to its observation; nil without any.
+local function new_past(key, all, own)
+  local every, mine = read_unit(redis.call('HGET', key, all)), read_unit(redis.call('HGET', key, own))
+  if not every then return nil end
+  if mine then
+    every.count = every.count - mine.count
+    for _, part in ipairs(mine.total) do grow(every.total, -part) end
+  end
+  if every.count <= 0 then return nil end
+  local mean = {}
+  grow(mean, sum_of(every.total) / every.count)
+  return {count = 1, total = mean, mean = 0}
+end
+
+local function count_past(count, past, name, sign)
+  local mean, field = sum_of(past.total), past.epoch .. ':' .. name
+  count(past.start, field .. '|past', mean, sign)
+  count(past.start, field .. '|known', past.mean, sign)
+  count(past.start, field .. '|both', mean + past.mean, sign)
+end
+
+-- place: start, epoch, name and metric of the cell of a value; before and after: what it counts as (nil: not at all).
 -- count(start, field, value, sign) moves the sums.
 local function observe(count, key, period, place, decided, before, after)
-  local field, aspect = period .. '\0' .. place.name, ':' .. place.name .. '|units'
-  local unit = read_unit(redis.call('HGET', key, field))
+  local plain, experiment = string.match(period, '^([^~]*)~(.*)$')
+  local field, aspect = (plain or period) .. '\0' .. place.name, ':' .. place.name .. '|units'
+  local unit, past = read_unit(redis.call('HGET', key, field)), nil
+  if experiment then
+    local all, own = 'past\0\0' .. place.metric, 'past~' .. experiment .. '\0\0' .. place.metric
+    if unit then
+      past = read_unit(redis.call('HGET', key, field .. '|past'))
+    elseif experiment ~= '' then
+      past = new_past(key, all, own)
+    end
+    remember(key, all, decided, before, after)
+    if experiment ~= '' then remember(key, own, decided, before, after) end
+  end
   if not unit and not after then return end -- forgotten already: nothing is left to be taken away
   if unit then
     count(unit.start, unit.epoch .. aspect, unit.mean, -1)
+    if past then count_past(count, past, place.name, -1) end
     if before then
       unit.count = unit.count - 1
       grow(unit.total, -before)
@@ -40,14 +100,22 @@ local function observe(count, key, period, place, decided, before, after)
   end
   if unit.count <= 0 then
     redis.call('HDEL', key, field)
+    if not experiment then
+      past = read_unit(redis.call('HGET', key, field .. '|past'))
+      if past then count_past(count, past, place.name, -1) end
+    end
+    if past then redis.call('HDEL', key, field .. '|past') end
     return
   end
   unit.last = math.max(unit.last, decided)
   if place.start - unit.start > UNIT_MOVES_S then unit.start, unit.epoch = place.start, place.epoch end
-  local sum = 0
-  for _, part in ipairs(unit.total) do sum = sum + part end
-  unit.mean = sum / unit.count
+  unit.mean = sum_of(unit.total) / unit.count
   count(unit.start, unit.epoch .. aspect, unit.mean, 1)
   redis.call('HSET', key, field, pack_unit(unit))
+  if past then
+    past.start, past.epoch, past.last, past.mean = unit.start, unit.epoch, unit.last, unit.mean
+    count_past(count, past, place.name, 1)
+    redis.call('HSET', key, field .. '|past', pack_unit(past))
+  end
   redis.call('EXPIRE', key, UNIT_REST_S)
 end

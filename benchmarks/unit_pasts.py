@@ -1,0 +1,192 @@
+"""What adjusting by the units' past (`metrics.NAME.adjust: past`) is worth, and whether it keeps the level.
+
+`python -m benchmarks.unit_pasts [--runs 200] [--only alarms|requests]` prints the tables of
+docs/benchmarks_statistics.md. A world has users whose activity follows a power law and whose levels differ; four in
+five have a past of as many requests as they send later. Their variant follows from their point, and a guardrail whose
+limit is no difference at all is looked at by `policies.rollout.guardrails.judge_all` after every 6,000 requests, as it
+is in the gateway: each user is one observation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.false_alarms import shown, sums
+from policies.rollout.guardrails import judge_all
+from policies.rollout.verdicts import Guardrail, Levels
+from policies.sequential.adjusted import PastSums
+from policies.sequential.metric_comparison import Evidence, Kind
+from policies.types import RewardSums
+
+Floats = npt.NDArray[np.float64]
+Rng = np.random.Generator
+Pair = tuple[Evidence, Evidence]
+
+USERS, LOOKS = 12_000, 24
+PER_LOOK = 6_000
+"""Requests between two looks."""
+LEVELS = (0.05, 0.004)
+RAIL = Guardrail("m", max_decrease=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """``levels``: (chance, number of users) to means; ``draw``: (chance, means, numbers) to sums of values."""
+
+    name: str
+    kind: Kind
+    levels: Callable[[Rng, int], Floats]
+    draw: Callable[[Rng, Floats, npt.NDArray[np.int64]], Floats]
+
+
+def _yes(rng: Rng, means: Floats, n: npt.NDArray[np.int64]) -> Floats:
+    return rng.binomial(n, np.clip(means, 0, 1)).astype(float)
+
+
+def _spent(rng: Rng, means: Floats, n: npt.NDArray[np.int64]) -> Floats:
+    """Gamma distributed amounts, each with a standard deviation of twice the mean."""
+    return np.asarray(rng.gamma(np.maximum(n, 1) / 4, 4 * means) * (n > 0))
+
+
+def _bought(rng: Rng, means: Floats, n: npt.NDArray[np.int64]) -> Floats:
+    """One request in five buys."""
+    buys = rng.binomial(n, 0.2)
+    return np.asarray(rng.gamma(np.maximum(buys, 1) / 2, 2 * means) * (buys > 0))
+
+
+def _beta(mean: float, icc: float) -> Callable[[Rng, int], Floats]:
+    weight = 1 / icc - 1
+    return lambda rng, n: rng.beta(mean * weight, (1 - mean) * weight, n)
+
+
+def _lognormal(spread: float) -> Callable[[Rng, int], Floats]:
+    return lambda rng, n: rng.lognormal(0, spread, n)
+
+
+WORLDS = (
+    World("boolean 30 %, icc 0.3", "boolean", _beta(0.3, 0.3), _yes),
+    World("boolean 3 %, icc 0.1", "boolean", _beta(0.03, 0.1), _yes),
+    World("real, users differ by lognormal 1", "real", _lognormal(1.0), _spent),
+    World("revenue, 20 % buy, users differ by lognormal 1", "real", _lognormal(1.0), _bought),
+)
+
+
+def looks(world: World, rng: Rng, share: float, loss: float = 0.0, known: float = 0.8) -> Iterator[Pair]:
+    """The evidence after each look: the candidate's means are lower by the part ``loss``, and the part ``known`` of
+    the users have a past."""
+    activity = np.arange(1, USERS + 1) ** -0.7
+    activity /= activity.sum()
+    means = world.levels(rng, USERS)
+    candidate = rng.random(USERS) < share
+    means_now = means * np.where(candidate, 1 - loss, 1.0)
+    n_before = rng.multinomial(PER_LOOK * LOOKS, activity) * (rng.random(USERS) < known)
+    past = world.draw(rng, means, n_before) / np.maximum(n_before, 1)
+    n, total = np.zeros(USERS, np.int64), np.zeros(USERS)
+    for _ in range(LOOKS):
+        new = rng.multinomial(PER_LOOK, activity)
+        n, total = n + new, total + world.draw(rng, means_now, new)
+        sides = (_side(world, n, total, past, n_before, place) for place in (~candidate, candidate))
+        yield next(sides), next(sides)
+
+
+def _side(
+    world: World,
+    n: npt.NDArray[np.int64],
+    total: Floats,
+    past: Floats,
+    n_before: npt.NDArray[np.int64],
+    place: npt.NDArray[np.bool_],
+) -> Evidence:
+    seen = place & (n > 0)
+    known = (n_before > 0)[seen]
+    y, x = total[seen] / n[seen], past[seen]
+    pasts = PastSums(sums(x[known]), sums(y[known]), sums(x[known] + y[known]))
+    return Evidence(
+        float(n[place].sum()),
+        rewards={"m": sums(y)},
+        kinds={"m": world.kind},
+        units=RewardSums(float(seen.sum())),
+        pasts={"m": pasts},
+    )
+
+
+def plain(evidence: Evidence) -> Evidence:
+    """The same without the past."""
+    return Evidence(evidence.requests, rewards=evidence.rewards, kinds=evidence.kinds, units=evidence.units)
+
+
+def said(pairs: Iterator[Pair], level: float) -> tuple[str, float]:
+    """The first verdict and the candidate's requests until then; ("", infinite) for none."""
+    for baseline, candidate in pairs:
+        judged = judge_all([RAIL], baseline, candidate, Levels(level, level, level), forecast=False)
+        verdict = judged.verdicts[0].verdict
+        if verdict in ("fail", "pass"):
+            return verdict, candidate.requests
+    return "", float("inf")
+
+
+def false_alarms(world: World, share: float, level: float, runs: int, *, adjust: bool = True) -> int:
+    """Runs of identical variants in which any verdict was given."""
+    return sum(said(_chosen(world, run, share, 0.0, adjust=adjust), level)[0] != "" for run in range(runs))
+
+
+def requests(world: World, share: float, loss: float, level: float, runs: int, *, adjust: bool) -> Floats:
+    """The candidate's requests until ``fail``, by run."""
+    return np.asarray(
+        [said(_chosen(world, run, share, loss, adjust=adjust), level)[1] for run in range(runs)]
+    )
+
+
+def _chosen(world: World, run: int, share: float, loss: float, *, adjust: bool) -> Iterator[Pair]:
+    for pair in looks(world, np.random.default_rng([7, run]), share, loss):
+        yield pair if adjust else (plain(pair[0]), plain(pair[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--only", choices=("alarms", "requests"))
+    given = parser.parse_args()
+    if given.only != "requests":
+        print_alarms(given.runs)
+    if given.only != "alarms":
+        print_requests(given.runs // 5)
+
+
+def print_alarms(runs: int) -> None:
+    """The table of false alarms."""
+    print("| identical variants | share | at 5 % | at 0.4 % |\n|---|---|---|---|")
+    for world in WORLDS:
+        for share in (0.05, 0.5):
+            cells = (shown(false_alarms(world, share, level, runs), runs) for level in LEVELS)
+            print(f"| {world.name} | {share:.0%} | {' | '.join(cells)} |", flush=True)
+
+
+def print_requests(runs: int) -> None:
+    """The table of requests needed: median and 80 % quantile."""
+    print("| loss | share | not adjusted | adjusted | ratio of the medians |\n|---|---|---|---|---|")
+    for world, loss in zip(WORLDS, LOSSES, strict=True):
+        for share in (0.2, 0.5):
+            found = [requests(world, share, loss, 0.05 / 3, runs, adjust=a) for a in (False, True)]
+            median = [float(np.median(x)) for x in found]
+            text = (f"{_count(np.median(x))} ({_count(np.quantile(x, 0.8, method='higher'))})" for x in found)
+            ratio = f"{median[1] / median[0]:.2f}"
+            print(
+                f"| {world.name}, {loss:.0%} less | {share:.0%} | {' | '.join(text)} | {ratio} |", flush=True
+            )
+
+
+LOSSES = (0.15, 0.3, 0.2, 0.3)
+
+
+def _count(requests: float) -> str:
+    return "–" if np.isinf(requests) else f"{requests:,.0f}"
+
+
+if __name__ == "__main__":
+    main()

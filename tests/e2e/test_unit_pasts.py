@@ -1,0 +1,95 @@
+"""`adjust: past` over a real gateway: what users reported before a rollout makes its comparison sharper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.common import wait_for
+from tests.support.processes import GatewayProcess, ModelServerProcess
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+USERS = 160
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics: {correct: {type: boolean@ADJUST@}}
+backends: {digits: {url: "http://@BACKEND@"}}
+routes:
+  shop:
+    match: {path: /shop}
+    unit: {header: x-user}
+    variants: {v1: &ready {backend: digits, rewrite: {path: /v2/health/ready}}, v2: *ready}
+    policy: @POLICY@
+"""
+SINGLE = "{type: single, variant: v1}"
+CANARY = (
+    "{type: canary, baseline: v1, candidate: v2, stages: [{weight: 50%, for: 1h}], "
+    "guardrails: [{metric: correct, max_decrease: 10%}]}"
+)
+
+
+def text(server: ModelServerProcess, policy: str, adjust: str = ", adjust: past") -> str:
+    return CONFIG.replace("@BACKEND@", server.address).replace("@POLICY@", policy).replace("@ADJUST@", adjust)
+
+
+def ask(client: httpx.Client, changed: int) -> None:
+    """One request of each user, who is always or never content, but for every ``changed``-th."""
+    rows = []
+    for user in range(USERS):
+        answer = client.get("/shop", headers={"x-user": f"u{user}"})
+        value = (user % 2 == 0) != (user % changed == 1)
+        rows.append({"decision_id": answer.headers["x-decision-id"], "metric": "correct", "value": value})
+    assert client.post("/-/feedback", json={"items": rows}).json()["rejected"] == []
+
+
+def replaced(client: httpx.Client, text: str) -> None:
+    etag = client.get("/-/config").headers["etag"]
+    answer = client.put("/-/config", content=text, headers={"if-match": etag})
+    assert answer.status_code == 200, answer.text
+    wait_for(lambda: client.get("/-/routes/shop").json()["rollout"])
+
+
+def judged(client: httpx.Client) -> Any:
+    """The verdict over all users, once the store has them."""
+
+    def seen() -> list[Any]:
+        rollout = client.get("/-/routes/shop").json()["rollout"] or {"verdicts": []}
+        return [one for one in rollout["verdicts"] if one["interval"] and one["samples"] > USERS // 3]
+
+    wait_for(seen)
+    return seen()[0]
+
+
+def test_the_past_of_users_sharpens_a_rollout(tmp_path: Path, model_server: ModelServerProcess) -> None:
+    with (
+        GatewayProcess(tmp_path, text(model_server, SINGLE)) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as client,
+    ):
+        ask(client, 1000)
+        document = client.get("/-/config").text
+        replaced(client, document.replace(SINGLE, CANARY))
+        ask(client, 40)
+
+        verdict = judged(client)
+        assert (verdict["adjusted_by"], verdict["unit"], verdict["samples"] > 50) == ("past", "units", True)
+        low, high = verdict["interval"]
+        assert low < 0 < high
+        assert high - low < 0.4  # without their past: 0.66
+        lift = client.get("/-/routes/shop").json()["variants"]["v2"]["lift"]["correct"]
+        assert (lift["adjusted_by"], lift["unit"]) == ("past", "units")
+
+
+def test_without_a_past_nothing_is_adjusted(tmp_path: Path, model_server: ModelServerProcess) -> None:
+    with (
+        GatewayProcess(tmp_path, text(model_server, CANARY, "")) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as client,
+    ):
+        ask(client, 40)
+        verdict = judged(client)
+        assert verdict["adjusted_by"] is None
+        assert verdict["interval"][1] - verdict["interval"][0] > 0.5
