@@ -7,7 +7,7 @@ at the same time (which a lease can't rule out) can't both move it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from gateway.errors import TurnoutError
@@ -20,6 +20,7 @@ MAX_TRIES: Final = 5
 Effects = TypeVar("Effects")
 Reducer = Callable[[RouteState], tuple[RouteState, Effects]]
 """Pure: it may be called again, with the state that another process has left."""
+Load = Callable[[str, str], Awaitable[tuple[int, str] | None]]
 
 
 class RouteStates:
@@ -35,10 +36,10 @@ class RouteStates:
 
     async def read(self, name: str, source: StartStore | None = None) -> RouteState:
         """What the store (or ``source``) has now."""
-        before, source = self._versions.get(name, 0), source or self._store
-        found = await source.load(KIND, name)
+        before, load = self._versions.get(name, 0), (source or self._store).load
+        found = await load(KIND, name)
         if found is None and name not in self.states:
-            self.states[name] = await _in_parts(source, name)
+            self.states[name] = await _in_parts(load, name)
         return self._take(name, before, found)
 
     async def read_all(self, names: Sequence[str]) -> Callable[[str], RouteState]:
@@ -78,12 +79,12 @@ class RouteStates:
         raise TurnoutError("conflict", f"The route {name!r} keeps moving; read its state and try again.")
 
 
-async def _in_parts(source: StartStore, name: str) -> RouteState:
+async def _in_parts(load: Load, name: str) -> RouteState:
     """The state that an earlier build left in one document for each part; without any, that of a new route.
 
     Raises ValueError for parts that cannot be read.
     """
-    parts = {kind: await source.load(kind, name) for kind in ("rollout", "guards", "stop")}
+    parts = {kind: await load(kind, name) for kind in ("rollout", "guards", "stop")}
     rollout, guards, stop = (json.loads(found[1]) if found is not None else None for found in parts.values())
     state = RouteState().as_dict()
     if guards is not None:
