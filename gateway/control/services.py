@@ -197,6 +197,7 @@ def together(counts: dict[str, Counts]) -> Counts:
         fallbacks=sum(c.fallbacks for c in each),
         latency=merge(c.latency for c in each),
         gateway=merge(c.gateway for c in each),
+        unseen=sum(c.unseen for c in each),
     )
 
 

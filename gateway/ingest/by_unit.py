@@ -71,7 +71,9 @@ def _take(window: _Window, found: list[Exposure]) -> None:
     new = [
         one
         for one in found
-        if (one.time, one.mix) not in window.taken and (window.epoch is None or one.epoch == window.epoch)
+        if one.seen
+        and (one.time, one.mix) not in window.taken
+        and (window.epoch is None or one.epoch == window.epoch)
     ]
     window.taken.update((one.time, one.mix) for one in new)
     window.outcomes.add((one.mix, one.time, one.assigned, one.failed, one.latency) for one in new)

@@ -250,8 +250,8 @@ def periods(buckets: Iterable[RewardedBucket]) -> Periods:
 
 
 def _errors(counts: Counts) -> RewardSums:
-    errors = min(counts.errors, counts.assigned)
-    return RewardSums(counts.assigned, errors, errors)
+    errors = min(counts.errors, counts.seen)
+    return RewardSums(counts.seen, errors, errors)
 
 
 def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> float:

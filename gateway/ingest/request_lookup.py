@@ -86,7 +86,7 @@ class RequestIds:
             unit=outcome.unit & 0xFFFF_FFFF_FFFF_FFFF,
             route=route,
             assigned=outcome.assigned,
-            served=outcome.served,
+            served=outcome.rewarded_as,
             epoch=outcome.epoch,
             propensity=outcome.propensity,
             forced=outcome.forced,

@@ -177,7 +177,7 @@ def _side(buckets: list[RewardedBucket], metrics: Collection[str]) -> Stratum:
     latency: dict[int, float] = defaultdict(float)
     rewards: dict[str, RewardSums] = {}
     for bucket in buckets:
-        side.requests += bucket.counts.assigned
+        side.requests += bucket.counts.seen
         side.errors += bucket.counts.errors
         for place, count in bucket.counts.latency.items():
             latency[place] += count

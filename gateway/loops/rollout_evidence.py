@@ -129,10 +129,10 @@ class RolloutEvidence:
             kept = route.ejections.judgement if route.ejections.fingerprint == fingerprint else None
             return kept or Judgement(()), 0.0
         epoch = self._allocations.held[name].epoch
-        baseline, candidate = await self._window(document, name, plan, state, epoch)
+        baseline, candidate, samples = await self._window(document, name, plan, state, epoch)
         if state.status is Status.PROMOTED and state.weight >= 1.0:  # no holdback to compare with
             alone = await asyncio.to_thread(judge_alone, candidate, MAX_BASELINE_ERROR_RATE, levels.fail)
-            return Judgement((alone,)), candidate.requests
+            return Judgement((alone,)), samples
         bets = self._window_bets(name, state, epoch)  # only the leader's own look adds to them
         judgement = await asyncio.to_thread(
             judge_all,
@@ -144,7 +144,7 @@ class RolloutEvidence:
             edges=edges,
             forecast=forecast,
         )
-        return judgement, candidate.requests
+        return judgement, samples
 
     async def _agreement(
         self, name: str, plan: Plan, state: State, levels: Levels
@@ -161,9 +161,11 @@ class RolloutEvidence:
 
     async def _window(
         self, document: Document, name: str, plan: Plan, state: State, epoch: int
-    ) -> tuple[Evidence, Evidence]:
-        """Baseline and candidate in the window. Only one epoch counts: with the same weights throughout, both saw the
-        same hours of the day."""
+    ) -> tuple[Evidence, Evidence, float]:
+        """Baseline, candidate and the candidate's samples in the window.
+
+        Only one epoch counts: with the same weights throughout, both saw the same hours of the day.
+        """
         now, since = self._clock(), state.window - BUCKET_S
         seconds = max(0.0, now - state.window)
         counts = await self._store.counts(name, since=since, epoch=epoch)
@@ -178,13 +180,14 @@ class RolloutEvidence:
         def evidence(variant: str) -> Evidence:
             count = counts.get(variant, Counts())
             rewards = {m: s for (v, m), s in sums.items() if v == variant}
-            seen = Evidence(count.assigned, count.errors, count.latency, rewards, kinds, seconds, ranges)
+            seen = Evidence(count.seen, count.errors, count.latency, rewards, kinds, seconds, ranges)
             if by_variant is None:
                 return seen
             seen = replace(seen, pasts=pasts(found, adjusted, variant))
             return by_unit(seen, by_variant.get(variant, Stratum()))
 
-        return evidence(plan.baseline), evidence(plan.candidate)
+        samples = float(counts.get(plan.candidate, Counts()).assigned)
+        return evidence(plan.baseline), evidence(plan.candidate), samples
 
     def _window_bets(self, name: str, state: State, epoch: int) -> WindowBets:
         """The bets of the present window. A process that begins in the middle bets on the window as one."""

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 BLAMELESS: Final = frozenset(("", "client_left", "draining", "internal"))
 """Values of an outcome's ``error`` that do not count against the variant."""
+UNSEEN: Final = 0
+"""Status of a decision whose response the gateway does not see."""
 
 
 class Outcome(NamedTuple):
@@ -33,13 +35,13 @@ class Outcome(NamedTuple):
     """Whether the request has a unit (in a header, for example)."""
     assigned: str
     served: str
-    """The variant that served the response; "" if none did, or a fixed response."""
+    """The variant that served the response; "" if none did, or a fixed response, or it is unseen."""
     propensity: float
     """Exact probability with which ``assigned`` was drawn; 1.0 if it was forced."""
     forced: bool
     """Whether the client chose the variant by x-variant, which excludes the request from all statistics."""
     status: int
-    """Status of the response; 499 if the client left before it."""
+    """Status of the response; 499 if the client left before it, 0 (`UNSEEN`) for a decision by ``POST /-/decide``."""
     error: str
     """Error code (`gateway.errors`) of the assigned variant's failure, also if fallback served the request; "" if
     none."""
@@ -60,6 +62,11 @@ class Outcome(NamedTuple):
     """Id of the API key; "" without authentication."""
     features: str
     """Canonical JSON of the declared features that the policy used; "" if none."""
+
+    @property
+    def rewarded_as(self) -> str:
+        """The variant that rewards are for: the client uses the one assigned where the gateway sees no response."""
+        return self.assigned if self.status == UNSEEN else self.served
 
     @property
     def failed(self) -> bool:

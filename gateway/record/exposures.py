@@ -13,11 +13,22 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from gateway.record import histogram
-from gateway.record.events import BLAMELESS
+from gateway.record.events import BLAMELESS, UNSEEN
 from gateway.record.page import columns_of
 from policies.sequential.srm import EVERY_UNIT, mix
 
-_COLUMNS: Final = ("time", "route", "epoch", "unit", "assigned", "served", "forced", "error", "total_ms")
+_COLUMNS: Final = (
+    "time",
+    "route",
+    "epoch",
+    "unit",
+    "assigned",
+    "served",
+    "forced",
+    "status",
+    "error",
+    "total_ms",
+)
 
 
 class Exposure(NamedTuple):
@@ -32,6 +43,8 @@ class Exposure(NamedTuple):
     """Whether the assigned variant failed, even if another one served the response."""
     latency: int
     """Bucket of `gateway.record.histogram`; -1 if the assigned variant did not serve the response."""
+    seen: bool = True
+    """Whether the gateway saw the response."""
 
 
 def exposures(
@@ -50,7 +63,7 @@ def exposures(
         if below < EVERY_UNIT:
             chosen &= mixes < np.uint64(below)
         routes, epochs, assigned = columns["route"], columns["epoch"], columns["assigned"]
-        served, errors = columns["served"], columns["error"]
+        served, errors, statuses = columns["served"], columns["error"], columns["status"]
         buckets = histogram.indices(np.asarray(columns["total_ms"], np.float64)).tolist()
         found += [
             Exposure(
@@ -60,6 +73,7 @@ def exposures(
                 assigned[k],
                 errors[k] not in BLAMELESS,
                 buckets[k] if served[k] == assigned[k] else -1,
+                statuses[k] != UNSEEN,
             )
             for k in np.flatnonzero(chosen).tolist()
             if routes[k] == route

@@ -37,6 +37,13 @@ class Counts:
     gateway: dict[int, int] = field(default_factory=dict)
     expected: float = 0.0
     """Σ over every decision of the route of this variant's probability: what `assigned` should be near."""
+    unseen: int = 0
+    """Of `assigned`, those whose response the gateway does not see (`POST /-/decide`)."""
+
+    @property
+    def seen(self) -> int:
+        """Assignments whose response the gateway sees: what errors are counted among."""
+        return self.assigned - self.unseen
 
 
 @dataclass(frozen=True, slots=True)

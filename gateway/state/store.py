@@ -120,7 +120,7 @@ class AggregateStore(Protocol):
     async def decided(
         self, route: str, *, since: float | None = None, until: float | None = None, epoch: int | None = None
     ) -> dict[str, tuple[int, int]]:
-        """``assigned`` and ``errors`` of `counts`, by variant; without the histograms, at a fraction of the cost."""
+        """``seen`` and ``errors`` of `counts`, by variant; without the histograms, at a fraction of the cost."""
         ...
 
     async def reward_sums(

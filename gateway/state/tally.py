@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.record import histogram
-from gateway.record.events import BLAMELESS, Outcome, Reward, Shadowed, columns, grouped
+from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Reward, Shadowed, columns, grouped
 from gateway.state.base import BUCKET_S, Counts
 
 
@@ -59,11 +59,13 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
     sizes = np.bincount(codes, minlength=number).tolist()
     errors = _where(codes, number, by_column.error, _is_failure)
     rescues = _where(codes, number, by_column.fallback, bool)
-    for group, size, error, rescue in zip(groups, sizes, errors, rescues, strict=True):
+    unseen = _where(codes, number, by_column.status, _is_unseen)
+    for group, size, error, rescue, blind in zip(groups, sizes, errors, rescues, unseen, strict=True):
         assigned = cells.setdefault(_key(group, group.assigned), Counts())
         assigned.assigned += size
         assigned.errors += error
         assigned.fallbacks += rescue
+        assigned.unseen += blind
         if group.served:
             cells.setdefault(_key(group, group.served), Counts()).served += size
     _add_times(cells, groups, codes, by_column.total_ms, "latency")
@@ -75,6 +77,11 @@ def tally(by_column: Any, shares: Shares) -> dict[CellKey, Counts]:
 def _is_failure(error: str) -> bool:
     """`Outcome.failed`."""
     return error not in BLAMELESS
+
+
+def _is_unseen(status: int) -> bool:
+    """`Outcome.unseen`."""
+    return status == UNSEEN
 
 
 def _key(group: _Group, variant: str) -> CellKey:
@@ -230,6 +237,7 @@ def add_counts(into: Counts, other: Counts) -> None:
     into.errors += other.errors
     into.fallbacks += other.fallbacks
     into.expected += other.expected
+    into.unseen += other.unseen
     for mine, theirs in ((into.latency, other.latency), (into.gateway, other.gateway)):
         for i, count in theirs.items():
             mine[i] = mine.get(i, 0) + count

@@ -29,7 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway import build
-from gateway.record.events import BLAMELESS, Outcome, Shadowed, columns, grouped
+from gateway.record.events import BLAMELESS, UNSEEN, Outcome, Shadowed, columns, grouped
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each metric, without use
 
@@ -42,6 +42,9 @@ OVERHEAD_BUCKETS_S: Final = (
 
 
 _ROUTE: Final = re.compile(rb'[{,]route="([^"]*)"')
+
+
+_STATUS: Final = Outcome._fields.index("status")
 
 
 class Metrics(Collector):
@@ -58,6 +61,12 @@ class Metrics(Collector):
             "turnout_requests_total",
             "Requests, by route, assigned variant and class of the status.",
             (*labels, "status"),
+            registry=r,
+        )
+        self.decisions = Counter(
+            "turnout_decisions_total",
+            "Decisions of POST /-/decide, by route and variant.",
+            labels,
             registry=r,
         )
         self.errors = Counter(
@@ -237,6 +246,13 @@ class Metrics(Collector):
         Works by column: one increment for each series, not for each request.
         """
         c = columns(batch)
+        if UNSEEN in c.status:
+            unseen = [row for row in batch if row[_STATUS] == UNSEEN]
+            for (route, variant), count in _counted(columns(unseen).route, columns(unseen).assigned):
+                self.decisions.labels(route, variant).inc(count)
+            if len(unseen) < len(batch):
+                self.outcomes([row for row in batch if row[_STATUS] != UNSEEN])
+            return
         for (route, variant, status), count in _counted(c.route, c.assigned, c.status):
             self.requests.labels(route, variant, f"{status // 100}xx").inc(count)
         if any(c.error):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.record import histogram
-from gateway.state.base import OutcomeFilter
+from gateway.state.base import OutcomeFilter, Retention
 from gateway.state.store import Store
+from policies.sequential.srm import EVERY_UNIT
 from tests.support.made import T0, decision, outcome, published, reward, shadowed
 
 
@@ -209,6 +210,22 @@ async def test_counts_of_each_kind(store: Store) -> None:
     assert two.latency == {histogram.index(20.0): 1, histogram.index(3.75): 1}
     assert two.gateway == {histogram.index(0.25): 2}
     assert await store.counts("nobody") == {}
+
+
+async def test_decisions_without_a_response_count_as_assignments_alone(store: Store) -> None:
+    rows = [outcome(T0 + k, served="", status=0, total_ms=9000.0) for k in range(3)]
+    await store.append([*rows, outcome(T0 + 4), outcome(T0 + 5, error="backend_read", status=502, served="")])
+    found = (await store.counts("digits"))["v1"]
+    assert (found.assigned, found.unseen, found.seen, found.served, found.errors) == (5, 3, 2, 1, 1)
+    assert sum(found.latency.values()) == sum(found.gateway.values()) == 1
+    assert found.expected == 5 * 0.5
+    assert await store.decided("digits") == {"v1": (2, 1)}
+    seen = await store.exposures("digits", since=T0, until=T0 + 10, below=EVERY_UNIT)
+    assert [one.seen for one in seen] == [False, False, False, True, True]
+    while await store.prune(Retention(), now=T0 + 3 * 86_400):
+        pass
+    assert (await store.counts("digits"))["v1"] == found
+    assert await store.decided("digits") == {"v1": (2, 1)}
 
 
 async def test_without_a_published_allocation_the_recorded_propensities_stand_in(store: Store) -> None:

@@ -96,12 +96,12 @@ class Comparisons:
         counts = self._observed.counts.get(variant, _NOTHING)
         mine = {m: r for (v, m), r in self._observed.rewards.items() if v == variant}
         rewards = {m: r.observations for m, r in mine.items() if r.observations.count > 0}
-        errors = min(counts.errors, counts.assigned)
+        errors = min(counts.errors, counts.seen)
         if not self._observed.sticky:
-            return Evidence(counts.assigned, errors, counts.latency, rewards, kinds, ranges=self._ranges)
+            return Evidence(counts.seen, errors, counts.latency, rewards, kinds, ranges=self._ranges)
         units = self._units.get(variant, _NO_UNITS)
         return Evidence(
-            counts.assigned,
+            counts.seen,
             errors,
             units.latency,
             rewards,

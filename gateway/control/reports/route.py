@@ -241,9 +241,9 @@ def rewards(
 
 
 def error_rate(counts: Counts) -> Json:
-    """Return errors per assignment; a failure hidden by a fallback counts."""
-    errors = float(min(counts.errors, counts.assigned))
-    return estimate("boolean", RewardSums(counts.assigned, errors, errors))
+    """Return errors per assignment whose response is seen; a failure hidden by a fallback counts."""
+    errors = float(min(counts.errors, counts.seen))
+    return estimate("boolean", RewardSums(counts.seen, errors, errors))
 
 
 def latencies(histogram: Mapping[int, int], wanted: Mapping[str, float]) -> dict[str, float] | None:

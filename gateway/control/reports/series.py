@@ -77,12 +77,12 @@ class _Totals:
     def __init__(self, before: Mapping[Key, Rewarded], shares: Mapping[str, float] | None = None) -> None:
         self.rewards = dict(before)
         self.shares = shares
-        self.assigned: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
     def add(self, buckets: Iterable[RewardedBucket], sign: int = 1) -> None:
         for bucket in buckets:
-            self.assigned[bucket.variant] += sign * bucket.counts.assigned
+            self.seen[bucket.variant] += sign * bucket.counts.seen
             self.errors[bucket.variant] += sign * bucket.counts.errors
             for metric, one in bucket.rewards.items():
                 key = (bucket.variant, metric)
@@ -97,7 +97,7 @@ class _Totals:
         return _estimates(found, declared, self.shares)
 
     def error_rate(self, variant: str) -> Json:
-        return error_rate(Counts(assigned=self.assigned[variant], errors=self.errors[variant]))
+        return error_rate(Counts(assigned=self.seen[variant], errors=self.errors[variant]))
 
 
 def _by_start(buckets: Iterable[RewardedBucket]) -> list[tuple[float, list[RewardedBucket]]]:
@@ -147,7 +147,7 @@ def _variant(
         "assigned": assigned,
         "served": sum(c.served for c in counts),
         "errors": errors,
-        "error_rate": error_rate(Counts(assigned=assigned, errors=errors)),
+        "error_rate": error_rate(Counts(assigned=sum(c.seen for c in counts), errors=errors)),
         "fallbacks": sum(c.fallbacks for c in counts),
         "share": assigned / total if total else None,
         "allocated": sum(c.expected for c in counts) / expected if expected else None,

@@ -14,7 +14,11 @@ from gateway.state.base import Counts, Published
 from gateway.state.exact import ExactSums, Expansion
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
-"""assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow."""
+"""assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow.
+
+If the highest bit of the bytes is set, the number of unseen ones comes first (u64)."""
+_WITH_UNSEEN: Final = 1 << 31
+_UNSEEN: Final = struct.Struct("<q")
 _SUMS: Final = struct.Struct("<qHH")
 """count, then how many doubles the exact total and the exact squares have; these follow."""
 _REWARD: Final = struct.Struct("<BdBdd")
@@ -52,7 +56,9 @@ def linear_parts(field: bytes) -> tuple[str, str, str]:
 def pack_counts(counts: Counts) -> bytes:
     latency = pack(counts.latency)
     numbers = (counts.assigned, counts.served, counts.errors, counts.fallbacks, counts.expected)
-    return _COUNTS.pack(*numbers, len(latency)) + latency + pack(counts.gateway)
+    unseen = _UNSEEN.pack(counts.unseen) if counts.unseen else b""
+    length = len(latency) + (_WITH_UNSEEN if unseen else 0)
+    return _COUNTS.pack(*numbers, length) + unseen + latency + pack(counts.gateway)
 
 
 def unpack_counts(cells: Sequence[bytes]) -> Counts:
@@ -60,22 +66,32 @@ def unpack_counts(cells: Sequence[bytes]) -> Counts:
     total = Counts()
     latency, gateway = [], []
     for cell in cells:
-        assigned, served, errors, fallbacks, expected, length = _COUNTS.unpack_from(cell)
+        assigned, served, errors, fallbacks, expected, length, at, unseen = _head(cell)
         total.assigned += assigned
         total.served += served
         total.errors += errors
         total.fallbacks += fallbacks
         total.expected += expected
-        latency.append(cell[_COUNTS.size : _COUNTS.size + length])
-        gateway.append(cell[_COUNTS.size + length :])
+        total.unseen += unseen
+        latency.append(cell[at : at + length])
+        gateway.append(cell[at + length :])
     total.latency, total.gateway = unpack(*latency), unpack(*gateway)
     return total
 
 
 def unpack_decided(cell: bytes) -> tuple[int, int]:
-    """Assigned and errors of a cell of counts."""
-    assigned, _, errors, _, _, _ = _COUNTS.unpack_from(cell)
-    return assigned, errors
+    """Assigned, as far as the response was seen, and errors of a cell of counts."""
+    assigned, _, errors, _, _, _, _, unseen = _head(cell)
+    return assigned - unseen, errors
+
+
+def _head(cell: bytes) -> tuple[int, int, int, int, float, int, int, int]:
+    """The numbers of a cell of counts; the last two are where its latency histogram begins, and the unseen ones."""
+    *numbers, length = _COUNTS.unpack_from(cell)
+    if not length & _WITH_UNSEEN:
+        return (*numbers, length, _COUNTS.size, 0)
+    (unseen,) = _UNSEEN.unpack_from(cell, _COUNTS.size)
+    return (*numbers, length - _WITH_UNSEEN, _COUNTS.size + _UNSEEN.size, unseen)
 
 
 def unpack_sums(cell: bytes) -> ExactSums:

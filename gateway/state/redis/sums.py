@@ -75,7 +75,7 @@ async def _before(link: Link, route: str, letter: str, until: float) -> tuple[Ce
 async def decided(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, tuple[int, int]]:
-    """Assigned and errors, by variant."""
+    """Assigned, as far as the response was seen, and errors, by variant."""
     newer: Cells = {}
     if since is None and epoch is None and until is not None:
         cells, newer = await _before(link, route, "c", until)
@@ -83,16 +83,16 @@ async def decided(
         cells = await _cells(link, route, "c", since, until, epoch)
     made = {}
     for key, found in cells.items():
-        assigned, errors = _sum_decided(found)
+        seen, errors = _sum_decided(found)
         less, fewer = _sum_decided(newer.get(key, []))
-        if assigned > less:
-            made[key[0]] = (assigned - less, errors - fewer)
+        if seen > less:
+            made[key[0]] = (seen - less, errors - fewer)
     return made
 
 
 def _sum_decided(cells: Sequence[bytes]) -> tuple[int, int]:
     each = [unpack_decided(cell) for cell in cells]
-    return sum(assigned for assigned, _ in each), sum(errors for _, errors in each)
+    return sum(seen for seen, _ in each), sum(errors for _, errors in each)
 
 
 async def counts(

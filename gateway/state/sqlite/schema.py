@@ -100,7 +100,11 @@ CREATE TABLE request_ids (
 CREATE INDEX request_ids_by_end ON request_ids (until);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS)
+_UNSEEN: Final = """
+ALTER TABLE outcome_cells ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

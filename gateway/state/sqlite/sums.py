@@ -14,6 +14,7 @@ from gateway.state.units import metric_of
 from policies.types import RewardSums
 
 _ALWAYS: Final = 1 << 62
+_Figures = tuple[int, int, int, int, float, bytes, bytes, int]
 
 
 def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -> None:
@@ -29,12 +30,13 @@ def add_cells(connection: sqlite3.Connection, cells: Mapping[CellKey, Counts]) -
         if old is not None:
             latency, gateway = _joined(old[0], latency), _joined(old[1], gateway)
         numbers = (counts.assigned, counts.served, counts.errors, counts.fallbacks, counts.expected)
-        rows.append((*key, *numbers, latency, gateway))
+        rows.append((*key, *numbers, latency, gateway, counts.unseen))
     connection.executemany(
-        "INSERT INTO outcome_cells VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+        "INSERT INTO outcome_cells VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
         "assigned = assigned + excluded.assigned, served = served + excluded.served, "
         "errors = errors + excluded.errors, fallbacks = fallbacks + excluded.fallbacks, "
-        "expected = expected + excluded.expected, latency = excluded.latency, gateway = excluded.gateway",
+        "expected = expected + excluded.expected, latency = excluded.latency, gateway = excluded.gateway, "
+        "unseen = unseen + excluded.unseen",
         rows,
     )
 
@@ -85,11 +87,11 @@ def counts(
 ) -> dict[str, Counts]:
     """By variant."""
     rows = connection.execute(
-        "SELECT variant, assigned, served, errors, fallbacks, expected, latency, gateway FROM outcome_cells "
+        "SELECT variant, assigned, served, errors, fallbacks, expected, latency, gateway, unseen FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?" + (" AND epoch = ?" if epoch is not None else ""),
         (*_range(route, since, until), *([] if epoch is None else [epoch])),
     )
-    by_variant: dict[str, list[tuple[int, int, int, int, float, bytes, bytes]]] = {}
+    by_variant: dict[str, list[_Figures]] = {}
     for variant, *figures in rows:
         by_variant.setdefault(variant, []).append(tuple(figures))
     return {variant: _summed(by_variant[variant]) for variant in sorted(by_variant)}
@@ -98,19 +100,19 @@ def counts(
 def decided(
     connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, tuple[int, int]]:
-    """Assigned and errors, by variant."""
+    """Assigned, as far as the response was seen, and errors, by variant."""
     rows = connection.execute(
-        "SELECT variant, SUM(assigned), SUM(errors) FROM outcome_cells "
+        "SELECT variant, SUM(assigned - unseen), SUM(errors) FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
         + (" AND epoch = ?" if epoch is not None else "")
-        + " GROUP BY variant HAVING SUM(assigned) > 0 ORDER BY variant",
+        + " GROUP BY variant HAVING SUM(assigned - unseen) > 0 ORDER BY variant",
         (*_range(route, since, until), *([] if epoch is None else [epoch])),
     )
-    return {variant: (assigned, errors) for variant, assigned, errors in rows}
+    return {variant: (seen, errors) for variant, seen, errors in rows}
 
 
-def _summed(rows: Sequence[tuple[int, int, int, int, float, bytes, bytes]]) -> Counts:
-    assigned, served, errors, fallbacks, expected, latency, gateway = zip(*rows, strict=True)
+def _summed(rows: Sequence[_Figures]) -> Counts:
+    assigned, served, errors, fallbacks, expected, latency, gateway, unseen = zip(*rows, strict=True)
     return Counts(
         assigned=sum(assigned),
         served=sum(served),
@@ -119,6 +121,7 @@ def _summed(rows: Sequence[tuple[int, int, int, int, float, bytes, bytes]]) -> C
         latency=unpack(*latency),
         gateway=unpack(*gateway),
         expected=sum(expected),
+        unseen=sum(unseen),
     )
 
 
@@ -145,7 +148,8 @@ def series(
     rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
     newest: dict[tuple[int, int], int] = {}
     rows = connection.execute(
-        "SELECT start - start % ?, variant, epoch, assigned, served, errors, fallbacks, expected, latency, gateway "
+        "SELECT start - start % ?, variant, epoch, assigned, served, errors, fallbacks, expected, latency, gateway, "
+        "unseen "
         "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
         (width, *_range(route, since, until)),
     )

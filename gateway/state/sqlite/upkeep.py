@@ -149,13 +149,15 @@ def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int,
 def _fold_counts(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
     cells: dict[CellKey, Counts] = {}
     rows = connection.execute(
-        "SELECT epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected "
+        "SELECT epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected, unseen "
         "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
         coarse,
     ).fetchall()
-    for epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected in rows:
+    for epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected, unseen in rows:
         key = CellKey(coarse.route, coarse.start, epochs[epoch], variant)
-        counts = Counts(assigned, served, errors, fallbacks, unpack(latency), unpack(gateway), expected)
+        counts = Counts(
+            assigned, served, errors, fallbacks, unpack(latency), unpack(gateway), expected, unseen
+        )
         add_counts(cells.setdefault(key, Counts()), counts)
     _clear(connection, "outcome_cells", coarse)
     add_cells(connection, cells)

@@ -28,17 +28,32 @@ local function add_histograms(a, b, sign)
   return table.concat(out)
 end
 
+local WITH_UNSEEN = 2147483648
+
+-- Its numbers; the length of the latency histogram, where that begins, and the number of unseen ones.
+local function read_counts(cell)
+  local a, s, e, f, x, l, at = struct.unpack('<i8i8i8i8dI4', cell)
+  if l < WITH_UNSEEN then return a, s, e, f, x, l, at, 0 end
+  local u
+  u, at = struct.unpack('<i8', cell, at)
+  return a, s, e, f, x, l - WITH_UNSEEN, at, u
+end
+
 -- The cell old + sign * delta; nil if it counts no request.
 local function merge_counts(old, delta, sign)
   if not old and sign > 0 then return delta end
   old = old or struct.pack('<i8i8i8i8dI4', 0, 0, 0, 0, 0, 0)
-  local a1, s1, e1, f1, x1, l1, at1 = struct.unpack('<i8i8i8i8dI4', old)
-  local a2, s2, e2, f2, x2, l2, at2 = struct.unpack('<i8i8i8i8dI4', delta)
+  local a1, s1, e1, f1, x1, l1, at1, u1 = read_counts(old)
+  local a2, s2, e2, f2, x2, l2, at2, u2 = read_counts(delta)
   local a, s = a1 + sign * a2, s1 + sign * s2
   if sign < 0 and a == 0 and s == 0 then return nil end
   local latency = add_histograms(string.sub(old, at1, at1 + l1 - 1), string.sub(delta, at2, at2 + l2 - 1), sign)
   local gateway = add_histograms(string.sub(old, at1 + l1), string.sub(delta, at2 + l2), sign)
-  return struct.pack('<i8i8i8i8dI4', a, s, e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, #latency)
+  local unseen, length = u1 + sign * u2, #latency
+  if unseen ~= 0 then
+    latency, length = struct.pack('<i8', unseen) .. latency, length + WITH_UNSEEN
+  end
+  return struct.pack('<i8i8i8i8dI4', a, s, e1 + sign * e2, f1 + sign * f2, x1 + sign * x2, length)
     .. latency .. gateway
 end
 
