@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.auth.principal import Authenticator
+from gateway.auth.principal import Authenticator, Principal
 from gateway.clock import Clock
 from gateway.compile.prepare import Prepared
 from gateway.compile.registry import Registry
@@ -16,6 +16,7 @@ from gateway.config.document import Document
 from gateway.control.app import ControlApp
 from gateway.control.gateway_api import Action, Outage, RouteStatus
 from gateway.control.route_status import route_status
+from gateway.dataplane.decide import Decided, decide
 from gateway.dataplane.worker import Worker
 from gateway.engines.fleet import Fleet
 from gateway.in_force import InForce
@@ -33,6 +34,7 @@ from gateway.runtime.tasks import Tasks
 from gateway.state.base import Event, Revision, StoreUnavailable
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
+from policies.contextual.features import Scalar
 
 
 @dataclass
@@ -74,6 +76,17 @@ class RunningGateway:
     def store_outage(self) -> Outage | None:
         since = self.outage.since
         return None if since is None else Outage(since, self.joining.state_time)
+
+    def decide(
+        self,
+        route: str,
+        unit: str,
+        features: Mapping[str, Scalar],
+        principal: Principal,
+        forced: str,
+        request_id: str,
+    ) -> Decided:
+        return decide(self.in_force.worker, route, unit, features, principal, forced, request_id)
 
     def metrics(self) -> bytes:
         return self.gauges.text()

@@ -71,6 +71,8 @@ class VariantConfig(ConfigModel):
     rewrite: RewriteConfig = RewriteConfig()
     headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the variant, replacing those of the client."""
+    payload: JsonValue = None
+    """What `POST /-/decide` returns for the variant: any JSON, for example a prompt or a price."""
 
 
 class RespondConfig(ConfigModel):

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from gateway.auth.principal import Authenticator
+from gateway.auth.principal import Authenticator, Principal
 from gateway.config.document import Document
+from gateway.dataplane.decide import Decided
 from gateway.engines.fleet import Fleet
 from gateway.ingest.rewards import RewardIngest
 from gateway.state.base import Event, Revision
 from gateway.state.store import Store
 from policies.allocation.model import Allocation
+from policies.contextual.features import Scalar
 
 Action = Literal["promote", "rollback", "pause", "resume", "set"]
 
@@ -96,6 +98,18 @@ class GatewayApi(Protocol):
 
     def store_outage(self) -> Outage | None:
         """Return what is known of an outage of the store; None while the store is available."""
+        ...
+
+    def decide(
+        self,
+        route: str,
+        unit: str,
+        features: Mapping[str, Scalar],
+        principal: Principal,
+        forced: str,
+        request_id: str,
+    ) -> Decided:
+        """Assign a variant without a request; see `gateway.dataplane.decide.decide`. Raises TurnoutError."""
         ...
 
     def metrics(self) -> bytes:

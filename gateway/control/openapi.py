@@ -21,6 +21,7 @@ _REF: Final = "#/components/schemas/{model}"
 _TEXT: Final = {"type": "string"}
 _COMMON_ERRORS: Final = ("unauthenticated", "forbidden", "rate_limited")
 _HEADERS: Final = {
+    "x-variant": "Forces this variant; needs the scope force-variant.",
     "if-match": "The ETag that you read, or `*`.",
     "if-none-match": "An ETag; the response is 304 if the text in force still has it.",
     "last-event-id": "The id of the last event received; the stream continues after it.",

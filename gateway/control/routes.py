@@ -8,6 +8,7 @@ from gateway.control.endpoint import Endpoint
 from gateway.control.handlers import (
     config,
     dashboard,
+    decide,
     engines,
     events,
     feedback,
@@ -22,6 +23,7 @@ from gateway.control.handlers import (
 )
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *decide.endpoints,
     *feedback.endpoints,
     *health.endpoints,
     *routes.endpoints,

@@ -17,6 +17,7 @@ HASH = hashlib.sha256(b"secret").hexdigest()
 CONFIG = f"""
 listen: 127.0.0.1:@PORT@
 store: @STORE@
+record: {{spool: "@DIR@/spool"}}
 auth: {{keys: [{{id: app, hash: "sha256:{HASH}", scopes: [infer, read], rate: @RATE@}}]}}
 backends: {{a: {{url: "http://127.0.0.1:9"}}}}
 routes:

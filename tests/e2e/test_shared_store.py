@@ -20,6 +20,7 @@ from tests.support.servers import redis_server
 CONFIG = """\
 listen: 127.0.0.1:@PORT@
 store: @STORE@
+record: {spool: "@DIR@/spool"}
 loops: {watch: 100ms, allocation: 100ms}
 backends: {a: {url: "http://127.0.0.1:9"}}
 routes:

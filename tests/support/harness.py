@@ -18,6 +18,7 @@ from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
 from gateway.control.gateway_api import Action, Outage, RouteStatus
+from gateway.dataplane.decide import Decided
 from gateway.engines.fleet import Fleet
 from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardIngest
@@ -27,6 +28,7 @@ from gateway.state import history
 from gateway.state.base import Event, Revision
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
+from policies.contextual.features import Scalar
 from tests.support.in_force import prepared, put_in_force
 
 KEYS: dict[str, str] = {
@@ -191,6 +193,17 @@ class Harness:
 
     def ready(self) -> tuple[bool, str]:
         return self.readiness
+
+    def decide(
+        self,
+        route: str,
+        unit: str,
+        features: Mapping[str, Scalar],
+        principal: Principal,
+        forced: str,
+        request_id: str,
+    ) -> Decided:
+        raise NotImplementedError("needs a data plane; see tests/e2e/test_decide.py")
 
     def store_outage(self) -> Outage | None:
         return self.outage

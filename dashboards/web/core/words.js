@@ -280,6 +280,7 @@ function plain(data) {
 
 // How a request ended, for its client.
 export function outcome(one) {
+  if (one.status === 0) return `${one.assigned} for the client to use`;
   if (one.fallback) return `${one.served} served it instead`;
   if (one.status < 400) return one.served ? `${one.served} served it` : "a fixed response served it";
   return `the client got the ${one.status}`;

@@ -14,7 +14,7 @@ export function DecisionPage({ page, now }) {
   const { outcome: made, rewards, shadows } = data;
   return [
     head,
-    html`<p key="line"><a href=${href("routes", data.route)}>${data.route}</a> · ${time(data.time)}${made && html` · ${badge(String(made.status), made.status < 400 ? "good" : "bad")} ${outcome(made)}, ${milliseconds(made.total_ms)}`}</p>`,
+    html`<p key="line"><a href=${href("routes", data.route)}>${data.route}</a> · ${time(data.time)}${made && html` · ${badge(made.status ? String(made.status) : "decided", made.status < 400 ? "good" : "bad")} ${outcome(made)}, ${milliseconds(made.total_ms)}`}</p>`,
     made && why(made),
     made && whereTimeWent(made),
     section(

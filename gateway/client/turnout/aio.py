@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, cast
 
@@ -13,8 +13,8 @@ import httpx
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, RewardsRejected, TurnoutError
 from turnout.outbox import Item, Outbox, log
-from turnout.response import AsyncTransport, Response, infer_body
-from turnout.sync import FEEDBACK
+from turnout.response import AsyncTransport, Response, decide_call, infer_body
+from turnout.sync import DECIDE, FEEDBACK
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -67,6 +67,18 @@ class AsyncClient(httpx.AsyncClient):
         """As `turnout.Client.infer`."""
         place = f"/versions/{version}" if version is not None else ""
         return await self.post(f"/v2/models/{model}{place}/infer", json=infer_body(inputs), **options)
+
+    async def decide(
+        self,
+        route: str,
+        *,
+        unit: str | int | None = None,
+        features: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+    ) -> Decision:
+        """As `turnout.Client.decide`."""
+        response = await self.post(DECIDE, **decide_call(route, unit, features, variant))
+        return Decision.decided(route, response.raise_for_status().json(), self._put)
 
     # Rewards --------------------------------------------------------------------------------------------
     def decision(self, identity: str) -> Decision:

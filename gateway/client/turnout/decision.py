@@ -25,7 +25,12 @@ class Decision:
     """The variant that served the request; empty for a decision that was rebuilt from its id."""
     request_id: str = ""
     route: str = ""
-    """The route of a request that is known by its id alone."""
+    """The route of a request that is known by its id alone, or of `Client.decide`."""
+    payload: Any = None
+    """The variant's payload, of a decision by `Client.decide`."""
+    propensity: float | None = None
+    """The probability with which the variant was drawn, of a decision by `Client.decide`."""
+    epoch: int | None = None
     _put: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False, compare=False)
 
     def reward(self, metric: str, value: Value, *, tags: Mapping[str, str] | None = None) -> None:
@@ -52,6 +57,19 @@ class Decision:
         if not identity:
             return None
         return cls(identity, headers.get("x-variant", ""), headers.get("x-request-id", ""), _put=put)
+
+    @classmethod
+    def decided(cls, route: str, found: Mapping[str, Any], put: Callable[[dict[str, Any]], None]) -> Self:
+        """The decision that a response of ``POST /-/decide`` describes."""
+        return cls(
+            found["decision_id"],
+            found["variant"],
+            route=route,
+            payload=found["payload"],
+            propensity=found["propensity"],
+            epoch=found["epoch"],
+            _put=put,
+        )
 
 
 _captured: ContextVar[list[Decision] | None] = ContextVar("turnout_captured", default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import httpx
@@ -80,6 +80,14 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def decide_call(
+    route: str, unit: str | int | None, features: Mapping[str, Any] | None, variant: str | None
+) -> dict[str, Any]:
+    """The arguments of the ``post`` that asks for a decision."""
+    body = {"route": route, "unit": unit, "features": dict(features or {})}
+    return {"json": body, "headers": {"x-variant": variant} if variant else {}}
 
 
 def infer_body(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any, cast
@@ -17,9 +17,10 @@ import httpx
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, RewardsRejected, TurnoutError
 from turnout.outbox import Item, Outbox, log
-from turnout.response import Response, Transport, infer_body
+from turnout.response import Response, Transport, decide_call, infer_body
 
 FEEDBACK = "/-/feedback"
+DECIDE = "/-/decide"
 LAST_FLUSH_S = 5.0
 
 
@@ -85,6 +86,31 @@ class Client(httpx.Client):
         """
         place = f"/versions/{version}" if version is not None else ""
         return self.post(f"/v2/models/{model}{place}/infer", json=infer_body(inputs), **options)
+
+    def decide(
+        self,
+        route: str,
+        *,
+        unit: str | int | None = None,
+        features: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+    ) -> Decision:
+        """Ask for the variant of a route without sending a request through it.
+
+        Args:
+            route: Its name in the configuration.
+            unit: Stays on one variant, the same as through the route; None: the decision is drawn.
+            features: Of a bandit with features, by name.
+            variant: Forces this one; needs a key with the scope ``force-variant``.
+
+        Returns:
+            The decision with `Decision.variant` and `Decision.payload`; it takes rewards like any other.
+
+        Raises:
+            httpx.HTTPError: The gateway could not be reached, or responded with an error status.
+        """
+        found = self.post(DECIDE, **decide_call(route, unit, features, variant)).raise_for_status().json()
+        return Decision.decided(route, found, self._put)
 
     # Rewards --------------------------------------------------------------------------------------------
     def decision(self, identity: str) -> Decision:

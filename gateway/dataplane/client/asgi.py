@@ -20,11 +20,11 @@ Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("turnout.control")
 
-# On the port of the data plane when the control API has one of its own (contract: data plane, feedback, health).
+# What the port of the data plane serves too when the control API has one of its own.
 MODELS: Final = b"/v1/models"
 DISCOVERY: Final = frozenset((b"/v3/discovery:clusters", b"/v3/discovery:routes"))
 """Paths that Envoy asks for; they are part of its protocol."""
-PUBLIC: Final = frozenset((b"/-/feedback", b"/-/healthz", b"/-/readyz", MODELS))
+PUBLIC: Final = frozenset((b"/-/decide", b"/-/feedback", b"/-/healthz", b"/-/readyz", MODELS))
 MAX_BUFFERED_BYTES: Final = 1 << 20
 _FORWARDING: Final = {
     FORWARDED: b"forwarded",
@@ -137,6 +137,8 @@ class ControlCall(PipelinedRequest):
             headers.append((b"content-length", b"%d" % head.length))
         if head.request_id:
             headers.append((b"x-request-id", head.request_id))
+        if head.variant is not None:
+            headers.append((b"x-variant", head.variant))
         # As they came: the application must see that a caller is behind a proxy, and so not local.
         headers += [(_FORWARDING[kind], value) for kind, value in head.forwarded]
         return {

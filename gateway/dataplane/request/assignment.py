@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from gateway.auth.principal import Principal
 from gateway.dataplane.request import body_fields
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
 from gateway.dataplane.request.routing import route_by_body
-from gateway.dataplane.tables import Choice
+from gateway.dataplane.snapshot import RoutePlan
+from gateway.dataplane.tables import CachedShares, Choice
 from gateway.errors import TurnoutError
 from policies.allocation.bucketing import placed, unit_hash
 from policies.allocation.model import decide
@@ -65,20 +67,46 @@ def assign(request: Request, body: JsonBody, u: float) -> Assignment:
     """
     head, route = request.head, request.route
     key = sticky_key(route.unit, head, body) if route.unit is not None else None
-    if key is not None:
-        unit = unit_hash(route.salt, key)
-        u = placed(unit, route.placement)
-    else:
-        unit = int.from_bytes(request.decision[8:], "big")
     table = route.table
     shares = table.common
     if table.extractor is not None:
         shares = table.shares(table.extractor.extract(head.kept, body.fields))
-    forced = head.variant
+    return assign_by(route, shares, key, request.decision, head.variant, head.principal, u)
+
+
+def assign_by(
+    route: RoutePlan,
+    shares: CachedShares,
+    key: bytes | None,
+    decision: bytes,
+    forced: bytes | None,
+    principal: Principal,
+    u: float,
+) -> Assignment:
+    """Decides by what was read from a request.
+
+    Args:
+        route: With the table that ``shares`` are of.
+        shares: Of the request's features.
+        key: The sticky-unit key; None if there is none.
+        decision: 16 bytes that name the decision.
+        forced: The variant that the client names; None if it names none.
+        principal: Who asks.
+        u: A draw from [0, 1), used unless there is a ``key``.
+
+    Raises:
+        TurnoutError: The client forces a variant that it may not, or that does not exist.
+    """
+    sticky = key is not None
+    if key is not None:
+        unit = unit_hash(route.salt, key)
+        u = placed(unit, route.placement)
+    else:
+        unit = int.from_bytes(decision[8:], "big")
     if forced is not None:
-        return Assignment(_forced(request, forced), unit, shares.features, key is not None, True)
+        return Assignment(_forced(route, principal, forced), unit, shares.features, sticky, True)
     choice = shares.choices[decide(shares.allocation, u).position]
-    return Assignment(choice, unit, shares.features, key is not None, False)
+    return Assignment(choice, unit, shares.features, sticky, False)
 
 
 def sticky_key(source: tuple[str, bytes], head: Head, body: JsonBody) -> bytes | None:
@@ -95,13 +123,13 @@ def sticky_key(source: tuple[str, bytes], head: Head, body: JsonBody) -> bytes |
     return body_fields.json_value(body, name)
 
 
-def _forced(request: Request, wanted: bytes) -> Choice:
+def _forced(route: RoutePlan, principal: Principal, wanted: bytes) -> Choice:
     """The choice of the variant that the client names."""
-    if not request.head.principal.force:
+    if not principal.force:
         raise TurnoutError(
             "forbidden", "The key may not force a variant; use one with the scope 'force-variant'."
         )
-    route, name = request.route, wanted.decode("latin-1")
+    name = wanted.decode("latin-1")
     decision = decide(route.table.allocation, 0.0, override=name)
     if decision.position >= 0:
         return route.table.common.choices[decision.position]

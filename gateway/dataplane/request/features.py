@@ -39,6 +39,10 @@ class FeatureExtractor:
             ]
         )
 
+    def read(self, given: Mapping[str, Scalar]) -> FeatureValues:
+        """The values that are given by the names of the features."""
+        return tuple([feature.read(given.get(feature.name)) for feature in self.features])
+
     def packed(self, raw: Mapping[str, Scalar]) -> bytes:
         """The row of features by name, as decision ids carry it."""
         return pack(self.fingerprint, encode(self.features, raw))

@@ -144,7 +144,7 @@ def series(
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     width = int(step)
-    counted: dict[tuple[int, str, int], list[tuple[int, int, int, int, float, bytes, bytes]]] = {}
+    counted: dict[tuple[int, str, int], list[_Figures]] = {}
     rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
     newest: dict[tuple[int, int], int] = {}
     rows = connection.execute(

@@ -1,0 +1,37 @@
+"""Decisions without the proxy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, JsonValue, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from gateway.control.schemas.base import ApiModel, Probability
+
+
+class DecideRequest(ApiModel):
+    route: str
+    unit: Annotated[
+        StrictStr | StrictInt | None,
+        Field(
+            description="The value that a proxied request would carry where the route's `unit` says; "
+            "absent or empty: the request has no unit."
+        ),
+    ] = None
+    features: Annotated[
+        dict[str, StrictStr | StrictInt | StrictFloat | StrictBool | None],
+        Field(
+            description="Values of the features of a bandit, by name; names that it does not declare are ignored."
+        ),
+    ] = Field(default_factory=dict)
+
+
+class DecideResponse(ApiModel):
+    decision_id: Annotated[str, Field(description="Report rewards with it.")]
+    variant: str
+    payload: Annotated[JsonValue, Field(description="The variant's `payload`; null if it has none.")]
+    propensity: Annotated[
+        Probability,
+        Field(description="The probability with which the variant was drawn; 1 if it was forced."),
+    ]
+    epoch: int
