@@ -43,6 +43,7 @@ _FORCED: Final = 0x01
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 _MAX_ID_CHARACTERS: Final = 2048
+MAX_CACHED_STAMPS: Final = 4096
 
 _MESSAGES: Final[dict[BadCode, str]] = {
     "malformed": "This is not a decision id; send the value of x-decision-id as it came, whole.",
@@ -121,6 +122,8 @@ class Sealer:
             raise ValueError("a sealer needs keys, and a key has 16 to 64 bytes")
         self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES) for secret in keys}
         self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
+        self._stamps: dict[str, Stamp] = {}
+        """By their text: stamps that were found to be ours, which thousands of ids share."""
         # Another purpose, so that neither can pass for the other.
         self._stamping = {
             key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES, person=b"turnout stamp")
@@ -182,7 +185,13 @@ class Sealer:
 
     def _open_stamped(self, text: str) -> Opened:
         stamped, _, rest = text.partition(".")
-        stamp = parsed_stamp(_verified(stamped, self._stamping)[_KEY_ID_BYTES:-_MAC_BYTES])
+        stamp = self._stamps.get(stamped)
+        if stamp is None:
+            stamp = parsed_stamp(_verified(stamped, self._stamping)[_KEY_ID_BYTES:-_MAC_BYTES])
+            if stamp is not None:
+                if len(self._stamps) >= MAX_CACHED_STAMPS:
+                    self._stamps.clear()
+                self._stamps[stamped] = stamp
         request = parsed_request(rest, stamp.published) if stamp is not None else None
         if stamp is None or request is None:
             raise BadDecisionId("malformed")
