@@ -48,9 +48,9 @@ def test_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                 "line": 2,
                 "column": 1,
                 "path": "routez",
-                "message": "there is no key 'routez'; known: auth, backends, browsers, config, control, feedback, "
-                "limits, listen, loops, metrics, record, routes, shutdown, store, telemetry, tls, trusted_proxies, "
-                "webhooks",
+                "message": "there is no key 'routez'; known: auth, backends, browsers, config, control, engines, "
+                "feedback, limits, listen, loops, metrics, record, routes, shutdown, store, telemetry, tls, "
+                "trusted_proxies, webhooks",
                 "hint": "did you mean 'routes'?",
             }
         ],

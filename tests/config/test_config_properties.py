@@ -140,7 +140,7 @@ auth:
         routes_claim: r, leeway: 0}
 metrics:
   correct: {type: boolean, window: 24h, missing: zero, description: d}
-  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5}
+  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5, adjust: past}
 backends:
   a:
     urls: ["https://10.0.0.1:9101/base/", "https://10.0.0.2:9101/base"]
@@ -156,7 +156,13 @@ backends:
     slow_start: 10s
     tls: {ca: ca, cert: c, key: k, verify: false, server_name: n}
   b: {url: "http://[::1]:9101", ejection: null}
+engines: {edge: {type: envoy, token: sixteen-characters, nodes: [e*], ids: stamped}}
 routes:
+  edged:
+    engine: edge
+    match: {path: /edge}
+    variants: {v1: {backend: b, payload: {prompt: p}}}
+    policy: {type: single, variant: v1}
   digits:
     match: {path: /a, host: x.example.com, headers: {x-a: b}, methods: post, model: [gpt, other]}
     unit: {json: parameters.user}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from gateway.control.schemas.figures import (
 )
 from gateway.control.timestamps import Timestamp
 
+MAX_STEP_S: Final = 10 * 366 * 86_400.0
+
 
 class SeriesQuery(ApiModel):
     since: Annotated[Timestamp | None, Field(description="Default: an hour before `until`.")] = None
@@ -24,6 +26,7 @@ class SeriesQuery(ApiModel):
         float | None,
         Field(
             gt=0,
+            le=MAX_STEP_S,
             description="Seconds of a bucket, rounded up to a multiple of 10; by default about 120 buckets result.",
         ),
     ] = None
