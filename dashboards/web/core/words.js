@@ -120,7 +120,11 @@ export function contest(report) {
   const stop = report.stop;
   if (stop?.state === "handed_over") return { tone: "good", title: `${stop.winner} has won and gets everything`, detail: `To take that back: ${stop.command}` };
   if (stop?.state === "asking")
-    return { tone: "warn", title: `The stop rule names ${stop.winner} the winner`, detail: `${claims(report).join("; ")}.${lead(stop)} To hand over: ${stop.command}` };
+    return {
+      tone: "warn",
+      title: `The stop rule names ${stop.winner} the winner`,
+      detail: `${claims(report).join("; ")}.${lead(stop)} To hand over: ${stop.command}`
+    };
   const metrics = Object.keys(report.standings);
   if (!metrics.length) return withoutContest(report);
   if (metrics.length > 1) return scorecard(report, metrics);
