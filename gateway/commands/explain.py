@@ -90,6 +90,11 @@ def _explained(
         )
         epoch, reason = stored.epoch, f"epoch {stored.epoch}, published because of: {stored.reason}"
     route = document.routes[name]
+    if route.engine is not None and unit is not None:
+        raise ValueError(
+            f"the route is served by the engine {route.engine!r}, whose nodes hash units in their own way; "
+            "leave --unit out, or send a request with the unit to a node"
+        )
     why = [
         f"route {name}: policy {route.policy.type} ({reason})",
         "shares: " + ", ".join(f"{v} {p:.4%}" for v, p in allocation.as_dict().items()),

@@ -73,7 +73,7 @@ class Client(threading.Thread):
         for response in answered:
             identity, variant = response.headers["x-decision-id"], response.headers["x-variant"]
             self.ids.append(identity)
-            # Every so many of a variant's responses is good: no chance, so that the result is not luck.
+            # A fixed part of each variant's responses is good: nothing is drawn, so the result does not depend on luck.
             good = len(self.ids) % 10 < GOOD_RATE[variant] * 10
             items.append({"decision_id": identity, "metric": "good", "value": good})
         report = http.post(f"{self.gateway.url}/-/feedback", json={"items": items}).json()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,11 @@ from typing import Any
 import httpx
 import pytest
 import xxhash
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from gateway.compile.plans import salt
 from gateway.config.load import load
+from gateway.engines.envoy.bootstrap import SEPARATOR
 from gateway.engines.envoy.routes import salt_text
 from gateway.state.sqlite import SqliteStore
 from gateway.state.units import UNITS
@@ -254,6 +258,58 @@ def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> 
     assert httpx.post(f"{url}{PATH}").json()["error"]["code"] == "unknown_route", (
         "the gateway does not serve it"
     )
+
+
+def test_neither_decide_nor_explain_guesses_what_a_node_would_do(setup: Setup) -> None:
+    decided = httpx.post(f"{setup.gateway.url}/-/decide", json={"route": "digits", "unit": "anna"})
+    assert (decided.status_code, decided.json()["error"]["code"]) == (422, "invalid")
+    assert "'edge'" in decided.json()["error"]["message"]
+    command = ["explain", "--config", str(setup.gateway.path), "--route", "digits"]
+    run = [sys.executable, "-m", "gateway.cli", *command]
+    assert subprocess.run(run, capture_output=True, text=True).returncode == 0
+    refused = subprocess.run([*run, "--unit", "anna"], capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "leave --unit out" in refused.stderr
+
+
+def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client) -> None:
+    answered = client.post(PATH, headers={"x-user-id": "anna"})
+    outcome = setup.outcome(answered)
+    export = ExportLogsServiceRequest()
+    logs = export.resource_logs.add().scope_logs.add().log_records
+    identity = answered.headers["x-decision-id"].rpartition(".")[0]
+    for text in (identity, "A" + identity[1:]):
+        row = [
+            text,
+            "digits",
+            outcome["served"],
+            "200",
+            "-",
+            "1",
+            "900",
+            "90",
+            "700",
+            "1",
+            "1",
+            "a:1",
+            "r",
+            "anna",
+        ]
+        logs.add().body.string_value = SEPARATOR.join(row)
+
+    def assigned() -> int:
+        return sum(int(variant["assigned"]) for variant in setup.report()["variants"].values())
+
+    before = assigned()
+    sent = httpx.post(
+        f"{setup.gateway.url}/-/engines/rows",
+        content=export.SerializeToString(),
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
+    assert sent.json() == {"accepted": 1, "rejected": 1}
+    setup.outcome(client.post(PATH))  # the record has what was reported before this request
+    wait_for(lambda: assigned() >= before + 1, "the later request is counted")
+    assert assigned() == before + 1
 
 
 def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import Endpoints
 from gateway.control.schemas.decide import DecideRequest, DecideResponse
+from gateway.errors import TurnoutError
 
 endpoints: Final = Endpoints()
 
@@ -31,6 +32,13 @@ async def decide(request: ApiRequest) -> Response:
     """
     wanted = await request.body(DecideRequest)
     name = request.must_know(wanted.route)
+    route = request.gateway.document().routes[name]
+    if route.engine is not None:
+        raise TurnoutError(
+            "invalid",
+            f"The route {name!r} is served by the engine {route.engine!r}, whose nodes assign its units; "
+            "use a route without 'engine'.",
+        )
     decided = request.gateway.decide(
         name,
         "" if wanted.unit is None else str(wanted.unit),
@@ -39,7 +47,7 @@ async def decide(request: ApiRequest) -> Response:
         request.http.headers.get("x-variant", ""),
         request.http.state.request_id,
     )
-    payload = request.gateway.document().routes[name].variants[decided.variant].payload
+    payload = route.variants[decided.variant].payload
     return json_response(
         {
             "decision_id": decided.decision_id,
