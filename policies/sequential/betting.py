@@ -68,8 +68,7 @@ class Limit:
 def _zero(rising: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
     """Where a function that rises from ``low`` to ``high`` is 0 (otherwise the nearer end), from its value and slope.
 
-    Newton's method, with a bisection where that leaves the bracket. scipy.optimize would take a quarter of the time
-    that the gateway needs to start.
+    Newton's method, with a bisection where that leaves the bracket. Importing scipy.optimize would delay every start.
     """
     at = (low + high) / 2
     while True:

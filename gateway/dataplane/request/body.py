@@ -50,7 +50,7 @@ class Body:
         return unsent
 
     def rewind(self) -> None:
-        """Begins again: what was sent must be sent to somebody else."""
+        """Begins again: what was sent must be sent again, to another address."""
         self.sent = 0
 
     def drop_sent(self) -> None:
