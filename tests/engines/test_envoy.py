@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -178,11 +180,15 @@ def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: Setup, clien
 def test_what_the_backend_is_sent(setup: Setup, client: httpx.Client) -> None:
     for backend in setup.backends:
         backend.seen.clear()
-    client.post(f"{PATH}?a=1", headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil"})
+    client.post(
+        f"{PATH}?a=1",
+        headers={"x-user-id": "anna", "x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"},
+    )
     ((path, fields),) = setup.backends[0].seen + setup.backends[1].seen
     assert path == "/m/infer?a=1"
     assert fields["x-a"] == "50%"
     assert "x-variant" not in fields
+    assert "evil" not in fields["x-decision-id"]
     assert fields["host"] in (b.url.removeprefix("http://") for b in setup.backends)
 
 
@@ -258,6 +264,24 @@ def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> 
     assert httpx.post(f"{url}{PATH}").json()["error"]["code"] == "unknown_route", (
         "the gateway does not serve it"
     )
+
+
+@pytest.mark.parametrize("field", [b"x-user-id: \xff\xfe", b"x-user-id: a\tb", b"x-request-id: \xff\xfe"])
+def test_no_byte_of_a_header_loses_the_rows_of_others(
+    setup: Setup, client: httpx.Client, field: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", setup.node.port)) as raw:
+        raw.sendall(
+            b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n%b\r\n\r\n" % (PATH.encode(), field)
+        )
+        other = client.post(PATH, headers={"x-user-id": "other"})
+        seen = raw.recv(65536).decode("latin-1")
+    found = re.search("x-decision-id: (\\S+)", seen)
+    assert found is not None, seen
+    assert setup.outcome(other)["sticky"]
+    strange = setup.outcome(httpx.Response(200, headers={"x-decision-id": found[1]}))
+    assert strange["sticky"] is field.startswith(b"x-user-id")
+    assert strange["request_id"].isascii()
 
 
 def test_neither_decide_nor_explain_guesses_what_a_node_would_do(setup: Setup) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
 from gateway.config.document import Document
 from gateway.engines.envoy.bootstrap import ROW, SEPARATOR
+from gateway.engines.envoy.otlp import bodies
 from gateway.record.decision_id import BadDecisionId, Opened
 from gateway.record.events import Outcome
 from policies.allocation.bucketing import unit_hash
 
+_REQUEST_ID: Final = re.compile(r"[!-~]{2,128}")
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
 
@@ -40,7 +41,7 @@ RESPONDED: Final = frozenset(("", "backend_status", "client_left"))
 
 
 class Row(NamedTuple):
-    """The fields of `bootstrap.ROW`, as text."""
+    """The fields of `bootstrap.ROW`, a character for each byte."""
 
     decision: str
     route: str
@@ -75,22 +76,10 @@ def rows(
 
     Raises ValueError if ``body`` is not an OTLP export of logs.
     """
-    try:
-        export = ExportLogsServiceRequest.FromString(body)
-    except Exception as error:  # protobuf's own class of errors depends on its implementation
-        raise ValueError("the body is not an OTLP export of logs in protobuf") from error
-    node, outcomes, refused = "", [], 0
-    routes = frozenset(document.engine_routes(engine))
-    for part in export.resource_logs:
-        node = next((a.value.string_value for a in part.resource.attributes if a.key == "node_name"), node)
-        for scope in part.scope_logs:
-            for record in scope.log_records:
-                made = _outcome(record.body.string_value, routes, document, revision, opened)
-                if made is None:
-                    refused += 1
-                else:
-                    outcomes.append(made)
-    return Rows(node, outcomes, refused)
+    routes, read = frozenset(document.engine_routes(engine)), list(bodies(body))
+    made = [_outcome(text, routes, document, revision, opened) for _, text in read]
+    outcomes = [outcome for outcome in made if outcome is not None]
+    return Rows(read[0][0] if read else "", outcomes, len(made) - len(outcomes))
 
 
 def _outcome(
@@ -128,9 +117,7 @@ def _made(row: Row, facts: Opened, policy: str, revision: int) -> Outcome:
         policy=policy,
         revision=revision,
         epoch=facts.epoch,
-        unit=unit_hash(facts.route.encode(), row.unit.encode("utf-8", "surrogateescape"))
-        if sticky
-        else facts.unit,
+        unit=unit_hash(facts.route.encode(), row.unit.encode("latin-1")) if sticky else facts.unit,
         sticky=sticky,
         assigned=facts.assigned,
         served=served,
@@ -146,7 +133,7 @@ def _made(row: Row, facts: Opened, policy: str, revision: int) -> Outcome:
         total_ms=_ms(row.total_us),
         request_bytes=int(row.received),
         answer_bytes=int(row.sent),
-        request_id="" if row.request_id == ABSENT else row.request_id[:128],
+        request_id=row.request_id if _REQUEST_ID.fullmatch(row.request_id) else "",
         principal="",
         features="",
     )
