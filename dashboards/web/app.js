@@ -17,8 +17,7 @@ const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
 const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
 const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
-const SESSION_MS = 30_000; // between two looks whether we are still logged in
-const STORE_MS = 5000; // between two looks whether the store is available
+const LOOK_MS = 30_000; // between two looks whether we are still logged in and the store is available
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
 class App extends Component {
@@ -34,11 +33,14 @@ class App extends Component {
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.go()));
     addEventListener("pagehide", () => this.stop());
     setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
-    setInterval(() => document.hidden || this.lookAtSession(), SESSION_MS);
-    setInterval(() => document.hidden || this.lookAtStore(), STORE_MS);
+    setInterval(() => document.hidden || this.look(), LOOK_MS);
+    this.look();
+    this.go();
+  }
+
+  look() {
     this.lookAtSession();
     this.lookAtStore();
-    this.go();
   }
 
   // Draining or unreachable: the stream says so.
