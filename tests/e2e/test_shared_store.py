@@ -89,7 +89,7 @@ def test_an_older_file_never_takes_back_a_newer_revision(tmp_path: Path, store: 
             assert f"configuration revision 3 is in force (by file, {rows[0]['origin']})" in one.log
 
         # A change of the file is an edit, to an earlier text too; it is said that it is one.
-        b.write(config("one", store).replace("@PORT@", str(a.port)))
+        b.write(config("one", store).replace("@PORT@", str(a.port)).replace("@DIR@", str(a.folder)))
         wait_for(lambda: routes(a, b) == [["one"], ["one"]])
         assert "revision 4 returns to the text of revision 1" in b.log
         assert history(a)[0]["revision"] == 4
@@ -173,7 +173,7 @@ def test_a_revision_that_cannot_be_built_stops_no_loop(tmp_path: Path) -> None:
         wait_for(lambda: metric(a, "turnout_config_last_reload_successful") == 0)
         assert routes(a) == [["one"]]
         a.write(config("two", f"sqlite:///{tmp_path}/shared.db").replace("routes:", "routez:"))
-        wait_for(lambda: f"{a.path}:5:1: routez: " in a.log)
+        wait_for(lambda: f"{a.path}:6:1: routez: " in a.log)
         a.write(config("two", f"sqlite:///{tmp_path}/shared.db"))
         wait_for(lambda: routes(a) == [["two"]])
         wait_for(lambda: metric(a, "turnout_config_last_reload_successful") == 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from gateway.serving import START_FAILED
+from gateway.state.last_state import LAST_STATE_S
 from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess
 from tests.support.servers import RedisServer, redis_server
@@ -89,6 +91,16 @@ class Seen:
         assert found.status_code == 200, found.text
 
 
+def stays(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it holds for that long: each worker writes the file, and one that learns late writes what it knew."""
+    end = time.monotonic() + seconds
+    while condition():
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def kept(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("data/last-state-*.json"))
 
@@ -102,6 +114,7 @@ def test_a_start_without_redis_serves_what_was_in_force(
         seen.steer(action="set", weight=0.4)
         wait_for(lambda: seen.variants().count("v2") > 2 and '"v2":0.4' in kept(tmp_path))
         wait_for(lambda: seen.variants() == seen.variants() == seen.variants())  # of all workers
+        wait_for(lambda: stays(lambda: '"v2":0.4' in kept(tmp_path), 3 * LAST_STATE_S))
         before = seen.variants()
         decision = http.get(f"{gateway.url}/shop").headers["x-decision-id"]
         assert seen.outage() is None
