@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.commands.documents import add_config
 from gateway.commands.output import complain, print_json
 from gateway.config.document import Document
 from gateway.config.faults import unknown
@@ -20,13 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="engine_command", required=True, metavar="bootstrap")
     made = commands.add_parser("bootstrap", help="print a node's first configuration")
     made.add_argument("engine", metavar="ENGINE", help="name of the engine in the configuration")
-    made.add_argument(
-        "--config",
-        type=Path,
-        default=Path("turnout.yaml"),
-        metavar="FILE",
-        help="configuration file (default: turnout.yaml)",
-    )
+    add_config(made)
     made.add_argument("--node", required=True, metavar="NAME", help="name of this node, unique in the engine")
     made.add_argument(
         "--listen",

@@ -15,11 +15,12 @@ import yaml
 
 from gateway.clock import wall
 from gateway.commands import stores
-from gateway.commands.export import add_store_arguments, existing, store_url
+from gateway.commands.documents import chosen_route
+from gateway.commands.export import add_store_arguments, read_from
 from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.plans import plan
 from gateway.config.document import Document
-from gateway.config.load import load, load_file
+from gateway.config.load import load
 from gateway.config.units import share
 from gateway.ingest.export import chunks
 from gateway.ingest.ope_dataset import OffPolicyDataset
@@ -61,12 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        if arguments.route is None:
+        url, document = read_from(arguments)
+        if document is not None:
+            arguments.route = chosen_route(document, arguments.route)
+        elif arguments.route is None:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
-        document = load_file(arguments.config) if arguments.config is not None else None
         datasets = _datasets(arguments, document, target)
-        known = asyncio.run(_read(arguments, existing(store_url(arguments)), datasets))
+        known = asyncio.run(_read(arguments, url, datasets))
         _check(arguments, datasets, known)
         features = target.learns.features if target.learns else _features(document, arguments.route)
         cut, wanted = _learned(target, datasets)

@@ -6,10 +6,10 @@ import argparse
 import asyncio
 from collections.abc import Mapping
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from gateway.commands import stores
+from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan, unit_point
@@ -24,8 +24,8 @@ from policies.contextual.features import Scalar, columns, encode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--route", required=True, metavar="R")
+    add_config(parser)
+    parser.add_argument("--route", metavar="R", help="route to explain (default: the only route)")
     parser.add_argument("--unit", metavar="U", help="value of the route's unit, for example a user id")
     parser.add_argument(
         "--feature",
@@ -40,15 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     try:
         document = load_file(arguments.config)
-        if arguments.route not in document.routes:
-            known = ", ".join(document.routes) or "none"
-            raise ValueError(f"there is no route {arguments.route!r}; known: {known}")
+        route = chosen_route(document, arguments.route)
         stored, packed = None, None
         store = stores.of_file(document.store, arguments.config)
         absent = stores.missing(store)
         if not absent:
-            stored, packed = asyncio.run(_published(store, arguments.route))
-        found = _explained(document, arguments.route, arguments.unit, stored, packed, arguments.feature)
+            stored, packed = asyncio.run(_published(store, route))
+        found = _explained(document, route, arguments.unit, stored, packed, arguments.feature)
         looked = f"store: {stores.shown(store)}" + (" (there is no such file yet)" if absent else "")
         found = {**found, "why": [looked, *found["why"]]}
     except stores.FAILURES as error:

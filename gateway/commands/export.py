@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 from gateway.clock import wall
 from gateway.commands import stores
+from gateway.commands.documents import USUAL
 from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.commands.times import moment
-from gateway.config.document import MetricConfig
+from gateway.config.document import Document, MetricConfig
 from gateway.config.load import load_file
 from gateway.ingest.export import MissingExtra, export, format_of
 from gateway.state import open_store
@@ -37,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Which part of which record."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="read the store of this configuration")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"read the store of this configuration (default: {USUAL}, without --record)",
+    )
     parser.add_argument("--record", metavar="URL", help="read this store (sqlite:///FILE, redis://…)")
     parser.add_argument("--route", metavar="R", help="only this route (default: all)")
     parser.add_argument(
@@ -49,36 +55,35 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=moment, metavar="TIME", help="only decisions before")
 
 
-def store_url(arguments: argparse.Namespace) -> str:
-    """Raises ValueError and ConfigError."""
+def read_from(arguments: argparse.Namespace) -> tuple[str, Document | None]:
+    """Return the URL of the store to read, and the configuration that declares its metrics, if there is one.
+
+    Raises ConfigError and ValueError.
+    """
+    config = arguments.config
+    if config is None and not arguments.record and USUAL.exists():
+        config = USUAL
+    document = load_file(config) if config is not None else None
     if arguments.record:
-        if "://" in arguments.record:
-            return str(arguments.record)
-        return f"sqlite:///{arguments.record}"
-    if arguments.config is None:
+        url = arguments.record if "://" in arguments.record else f"sqlite:///{arguments.record}"
+    elif document is not None:
+        url = stores.of_file(document.store, config)
+    else:
         raise ValueError("whose record? write --config FILE or --record URL")
-    return stores.of_file(load_file(arguments.config).store, arguments.config)
-
-
-def declared(arguments: argparse.Namespace) -> Mapping[str, MetricConfig]:
-    """The metrics of the configuration that was named, if one was. Raises ValueError and ConfigError."""
-    return load_file(arguments.config).metrics if arguments.config is not None else {}
-
-
-def existing(url: str) -> str:
-    """``url``, if its file is there: reading a record must not make an empty one. Raises ValueError."""
-    path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).exists():
+    # Reading a record must not make an empty one.
+    if stores.missing(url):
         raise ValueError(f"there is no record at {url}; run the gateway first, or name another store")
-    return url
+    return url, document
 
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        url = existing(store_url(arguments))
+        url, document = read_from(arguments)
         piped = str(arguments.out) == "-"
         chosen = arguments.format or ("jsonl" if piped else format_of(arguments.out))
-        number = asyncio.run(_export(arguments, url, chosen, declared(arguments)))
+        number = asyncio.run(
+            _export(arguments, url, chosen, document.metrics if document is not None else {})
+        )
     except (*stores.FAILURES, MissingExtra) as error:
         return complain(error)
     if piped:

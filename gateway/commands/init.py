@@ -219,3 +219,8 @@ def _report(
     secrets = f", {keys} (secrets, readable by you alone)" if keys else ""
     say(f"wrote {arguments.out}{secrets} and {arguments.out.with_name(SCHEMA)} (for editors)")
     say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")
+    if keys is not None:
+        say(
+            f"then, in another shell, with these keys:\n  export $(cat {keys})\n  turnout status\n"
+            f'  curl -i 127.0.0.1:8080{arguments.path} -H "authorization: Bearer $TURNOUT_APP_KEY" …'
+        )

@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from gateway.clock import wall
 from gateway.commands import stores
+from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say, table
-from gateway.commands.simulate import _route
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import CanaryConfig, Document
 from gateway.config.load import load_file
@@ -39,7 +38,7 @@ class Usual:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    add_config(parser)
     parser.add_argument("--route", metavar="R", help="route with the canary (default: the only route)")
     parser.add_argument(
         "--worse",
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     try:
         document = load_file(arguments.config)
-        name = _route(document, arguments.route)
+        name = chosen_route(document, arguments.route)
         section = document.routes[name].policy
         if not isinstance(section, CanaryConfig):
             raise ValueError(f"the policy of {name!r} is not a canary, so it has no stages to plan")

@@ -57,8 +57,12 @@ def call(
         raise RemoteError(_refused(arguments.url, response.status_code))
     if response.is_error:
         refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
-        hint = " (set TURNOUT_KEY)" if response.status_code == 401 and not key else ""
-        raise RemoteError(f"{refused.get('message') or _refused(arguments.url, response.status_code)}{hint}")
+        if response.status_code == 401 and not key:
+            raise RemoteError(
+                f"{arguments.url} asks for a key; set TURNOUT_KEY (one that 'turnout init' wrote: "
+                "export $(cat turnout.keys))"
+            )
+        raise RemoteError(refused.get("message") or _refused(arguments.url, response.status_code))
     if holds not in found:
         raise RemoteError(_refused(arguments.url, response.status_code))
     return found

@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from pathlib import Path
 
+from gateway.commands.documents import add_config
 from gateway.commands.output import complain
 from gateway.config.faults import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("turnout.yaml"),
-        metavar="FILE",
-        help="configuration file (default: turnout.yaml)",
-    )
+    add_config(parser)
     parser.add_argument(
         "--workers",
         type=int,

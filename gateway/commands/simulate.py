@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.commands import simulate_canary
+from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import FAILURES, add_json, complain, print_json, say, table
 from gateway.commands.simulate_shown import Progress, chosen, plot, shown
 from gateway.compile.plans import plan
@@ -29,7 +30,7 @@ REPETITIONS: Final = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    add_config(parser)
     parser.add_argument("--route", metavar="R", help="route with the policy (default: the only route)")
     parser.add_argument(
         "--world", action="append", metavar="NAME", help="synthetic world; repeatable (default: all)"
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     try:
         document = load_file(arguments.config)
-        name = _route(document, arguments.route)
+        name = chosen_route(document, arguments.route)
         section = document.routes[name].policy
         if isinstance(section, CanaryConfig):
             return simulate_canary.run(arguments, name, section, document.metrics)
@@ -83,15 +84,6 @@ def main(arguments: argparse.Namespace) -> int:
         return _shares(arguments, document, name)
     except FAILURES as error:
         return complain(error)
-
-
-def _route(document: Document, wanted: str | None) -> str:
-    names = list(document.routes)
-    if wanted is None and len(names) == 1:
-        return names[0]
-    if wanted is None or wanted not in document.routes:
-        raise ValueError(f"which route? write --route with one of: {', '.join(names)}")
-    return wanted
 
 
 # Policies that share traffic out ----------------------------------------------------------------------

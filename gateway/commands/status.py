@@ -123,7 +123,9 @@ def _phase(rollout: dict[str, Any]) -> str:
 def _verdict(verdict: dict[str, Any]) -> str:
     more = verdict.get("more_requests")
     tail = (
-        f", about {more} more requests" if more is not None and verdict["verdict"] == "inconclusive" else ""
+        f", about {more} more requests to the candidate"
+        if more is not None and verdict["verdict"] == "inconclusive"
+        else ""
     )
     by = " by unit" if verdict.get("unit") == "units" else ""
     return f"{verdict['metric']}{by}: {verdict['verdict']}{tail}"

@@ -101,6 +101,17 @@ def test_explain_tells_what_the_gateway_does(gateway: GatewayProcess) -> None:
         assert found["epoch"] == 1
 
 
+def test_commands_read_the_configuration_of_the_directory_and_its_only_route(
+    gateway: GatewayProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(gateway.path.parent)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{v1: 1, v3: 0}")
+    assert turnout_json("explain", "--unit", "ada")["variant"] in ("v1", "v3")
+    assert turnout_json("export", "--out", str(tmp_path / "all.jsonl"))["rows"] >= 600
+    assert turnout_json("evaluate", "--metric", "correct", "--policy", str(policy))["route"] == "digits"
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_export(gateway: GatewayProcess, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"record.{ending}"
@@ -161,9 +172,8 @@ def test_evaluate_refuses_what_the_record_cannot_tell(gateway: GatewayProcess, t
     assert "(there: correct)" in turnout(*base, "--metric", "unheard-of", code=1)
     nowhen = (*base, "--metric", "correct", "--until", "2020-01-01T00:00:00Z")
     assert "no decision of the route 'digits'" in turnout(*nowhen, code=1)
-    none = turnout(
-        "evaluate", "--config", str(gateway.path), "--policy", str(policy), "--metric", "correct", code=1
-    )
+    record = str(gateway.path.with_name("turnout.db"))
+    none = turnout("evaluate", "--record", record, "--policy", str(policy), "--metric", "correct", code=1)
     assert "write --route" in none
 
 
