@@ -1,0 +1,34 @@
+"""Which configuration file and which of its routes a command is about."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from gateway.config.document import Document
+
+USUAL: Final = Path("turnout.yaml")
+"""The configuration file of a command that names none."""
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=USUAL,
+        metavar="FILE",
+        help=f"configuration file (default: {USUAL})",
+    )
+
+
+def chosen_route(document: Document, wanted: str | None) -> str:
+    """``wanted``, or the only route. Raises ValueError if there is no such route, or no only one."""
+    if wanted is None and len(document.routes) == 1:
+        return next(iter(document.routes))
+    known = ", ".join(document.routes) or "the configuration has none"
+    if wanted is None:
+        raise ValueError(f"which route? write --route with one of: {known}")
+    if wanted not in document.routes:
+        raise ValueError(f"there is no route {wanted!r}; known: {known}")
+    return wanted
