@@ -6,6 +6,7 @@ into that dict, so a stranger can neither fill it nor learn anything from it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,15 @@ Verifier = Callable[[bytes, float], Principal]
 """The principal of a bearer token that is not an API key, at a time in seconds since the epoch; raises TurnoutError."""
 
 
+def basic_password(encoded: bytes) -> bytes:
+    """The password of ``Basic ENCODED`` (RFC 7617), or the user if the password is empty; b"" if it can't be read."""
+    try:
+        user, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+    except ValueError:
+        return b""
+    return password or user
+
+
 class Authenticator:
     """Knows the principals of one configuration."""
 
@@ -105,11 +115,13 @@ class Authenticator:
         *,
         verify: Verifier | None = None,
         browsers: Browsers | None = None,
+        basic: bool = False,
     ) -> None:
         """``keys`` maps sha256 digests of secrets to principals; None means no authentication at all.
 
-        ``browsers``: what pages may do then.
+        ``browsers``: what pages may do then. ``basic``: whether the secret may be the password of HTTP Basic.
         """
+        self._basic = basic
         self.open = keys is None and verify is None
         self.browsers = browsers if browsers is not None else Browsers()
         self._keys = keys or {}
@@ -128,6 +140,8 @@ class Authenticator:
         if known is not None:
             return known
         scheme, _, rest = credential.partition(b" ")
+        if self._basic and scheme.lower() == b"basic":
+            return self._principal_of_basic(rest, now)
         secret = rest if rest and scheme.lower() == b"bearer" else credential
         principal = self._keys.get(hashlib.sha256(secret).digest())
         if principal is None:
@@ -155,6 +169,12 @@ class Authenticator:
         Raises TurnoutError("forbidden") for what only a browser of somebody else's page would send.
         """
         return LOCAL if self.browsers.check(method, host, fields) and near else ANYONE
+
+    def _principal_of_basic(self, encoded: bytes, now: float) -> Principal:
+        """Never cached: one secret has as many spellings as there are user names."""
+        secret = basic_password(encoded)
+        principal = self._keys.get(hashlib.sha256(secret).digest())
+        return principal if principal is not None else self._by_token(secret, now)
 
     def _by_token(self, secret: bytes, now: float) -> Principal:
         if self._verify is not None and secret.count(b".") == 2:

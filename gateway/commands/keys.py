@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from gateway.commands.output import MISUSED, add_json, complain, print_json, say
 from gateway.config.apikey import key_hash, new_secret
+from gateway.config.auth import KeyConfig
 from gateway.config.explain import explain, single_errors
-from gateway.config.service import KeyConfig
 from gateway.config.yaml_text import read
 
 

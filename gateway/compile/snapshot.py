@@ -35,7 +35,7 @@ from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import codes_of
 from gateway.http import browsers
 from gateway.http.browsers import Browsers
-from gateway.http.fields import KEEP
+from gateway.http.fields import KEEP, credential_actions
 from gateway.telemetry.tracing.sampling import Tracing
 from gateway.transport.balancer import Backend
 from policies.allocation.model import Allocation
@@ -63,6 +63,8 @@ def snapshot(
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
         made.actions.setdefault(name, KEEP)
+    if document.auth is not None:
+        made.actions.update(credential_actions(document.auth.accept))
     return made
 
 
@@ -118,7 +120,7 @@ def _authenticator(
         routes = None if key.routes is None else frozenset(key.routes)
         limited = None if key.rate is None else bucket(key.id, key.rate)
         keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, limited)
-    return Authenticator(keys, verify=verify)
+    return Authenticator(keys, verify=verify, basic="basic" in document.auth.accept)
 
 
 def route_plan(

@@ -14,6 +14,7 @@ from typing import Final
 
 from pydantic import Field
 
+from gateway.config.auth import AuthConfig, DashboardAccessConfig, JwtConfig, KeyConfig, Scope
 from gateway.config.backend import (
     Address,
     BackendConfig,
@@ -60,20 +61,15 @@ from gateway.config.route import (
     VariantConfig,
 )
 from gateway.config.service import (
-    AuthConfig,
     BrowserAccessConfig,
     ConfigAccessConfig,
-    DashboardAccessConfig,
     FeedbackAccessConfig,
-    JwtConfig,
-    KeyConfig,
     LimitsConfig,
     LogConfig,
     LoopsConfig,
     MetricConfig,
     Network,
     RecordConfig,
-    Scope,
     ShadowLimitsConfig,
     ShutdownConfig,
     Store,

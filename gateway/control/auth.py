@@ -7,8 +7,6 @@ the page must be the gateway's own.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import hmac
 from collections.abc import Mapping
 from time import perf_counter
@@ -16,7 +14,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from gateway.auth.principal import Authenticator, Principal
+from gateway.auth.principal import Authenticator, Principal, basic_password
 from gateway.control.feedback_token import PREFIX
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.services import ControlServices
@@ -98,11 +96,10 @@ def identify_node(request: Request, gateway: GatewayApi) -> Principal:
 
 def credential(request: Request) -> bytes:
     given = request.headers.get("x-api-key") or request.headers.get("authorization") or ""
-    scheme, _, rest = given.partition(" ")
-    if scheme.lower() == "basic" and request.url.path.startswith(HOOKS):
+    scheme, _, rest = given.encode("latin-1").partition(b" ")
+    if scheme.lower() == b"basic" and request.url.path.startswith(HOOKS):
         # Flagger sends no header of ours, but the user part of the webhook's URL: http://flagger:KEY@host/…
-        with contextlib.suppress(ValueError):
-            return base64.b64decode(rest, validate=True).partition(b":")[2]
+        return basic_password(rest)
     return given.encode("latin-1")
 
 

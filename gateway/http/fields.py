@@ -34,6 +34,7 @@ PROXY: Final = 16
 """Not passed on, and tells that a proxy stands between;"""
 PASSED_BY_PROXY: Final = 17
 """passed on, and tells the same."""
+SUBPROTOCOLS: Final = 18
 
 # Fields that concern one connection (RFC 9110 7.6.1); Connection itself may name more.
 _HOP_BY_HOP: Final = (
@@ -96,6 +97,14 @@ def _request_actions() -> dict[bytes, int]:
     return _with_twins(table) | dict.fromkeys(_PASSED, PASSED_BY_PROXY)
 
 
+def credential_actions(places: Iterable[str]) -> dict[bytes, int]:
+    """What becomes of the fields in which a configuration accepts credentials: `auth.accept`."""
+    table = {place.encode(): API_KEY for place in places if place.endswith("api-key")}
+    if "websocket" in places:
+        table[b"sec-websocket-protocol"] = SUBPROTOCOLS
+    return _with_twins(table)
+
+
 def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
     """Some servers fold "_" to "-": the twins of fields that we own or judge are dropped (HAProxy forwards them)."""
     twins = {}
@@ -145,6 +154,8 @@ _HOST: Final = re.compile(
 )
 SESSION: Final = b"turnout-session-"
 """What the names of the dashboard's cookies hold."""
+SUBPROTOCOL_KEY: Final = b"openai-insecure-api-key."
+"""What precedes a key among the subprotocols of a WebSocket: web pages can set no other field of a handshake."""
 MAX_HOST_BYTES: Final = 259
 """253 of a name of DNS, and a port."""
 _ODD_SEPARATOR: Final = re.compile(rb"[\\;]|%2[fF]|%5[cC]")
@@ -165,6 +176,18 @@ def without_sessions(cookies: bytes) -> bytes:
     """A Cookie field without the dashboard's: under TLS browsers send it with every request to this host."""
     pairs = [pair.strip() for pair in cookies.split(b";")]
     return b"; ".join(pair for pair in pairs if SESSION not in pair.partition(b"=")[0])
+
+
+def split_subprotocols(value: bytes) -> tuple[bytes, list[bytes]]:
+    """The names in a Sec-WebSocket-Protocol field that are not credentials, and the credentials."""
+    names, credentials = [], []
+    for name in value.split(b","):
+        name = name.strip(b" \t")
+        if name.startswith(SUBPROTOCOL_KEY):
+            credentials.append(name[len(SUBPROTOCOL_KEY) :])
+        else:
+            names.append(name)
+    return b", ".join(names), credentials
 
 
 def valid_request_id(value: bytes) -> bool:

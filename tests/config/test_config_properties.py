@@ -133,6 +133,7 @@ config: {api: off}
 feedback: {allow_origins: ["https://app.example.com"]}
 browsers: {hosts: [models.example.com], origins: ["https://app.example.com"]}
 auth:
+  accept: [api-key, basic]
   dashboard: {steer: false}
   keys:
     - {id: app, hash: "sha256:HASH", scopes: [infer, feedback], routes: [digits], rate: 200/s}

@@ -28,9 +28,11 @@ from gateway.http.fields import (
     PASSED_BY_PROXY,
     PROXY,
     REQUEST_ID,
+    SUBPROTOCOLS,
     UPGRADE,
     VARIANT,
     split_absolute,
+    split_subprotocols,
     tokens,
     valid_host,
     valid_request_id,
@@ -67,6 +69,8 @@ class Head:
     expect = False
     authorization: bytes | None = None
     api_key: bytes | None = None
+    key_field = b"x-api-key"
+    """Lower-cased name of the field that it came in."""
     credentials_ours = True
     """Whether the credentials are for the gateway, and go no further unless the route says so."""
     variant: bytes | None = None
@@ -110,9 +114,13 @@ class Head:
                 raise TurnoutError("bad_request", "More than one Authorization field; send one.")
             self.authorization = value
         elif action == API_KEY:
-            if self.api_key is not None:
-                raise TurnoutError("bad_request", "More than one x-api-key field; send one.")
-            self.api_key = value
+            self._take_key(name.lower(), value)
+        elif action == SUBPROTOCOLS:
+            left, keys = split_subprotocols(value)
+            for key in keys:
+                self._take_key(b"x-api-key", key)
+            if left:
+                self.lines.append(b"%b: %b\r\n" % (name, left))
         elif action == REQUEST_ID:
             if valid_request_id(value):
                 self.request_id = value
@@ -140,6 +148,12 @@ class Head:
             self.lines.append(b"%b: %b\r\n" % (name, value))
         else:
             assert action == DROP
+
+    def _take_key(self, field: bytes, value: bytes) -> None:
+        if self.api_key is not None:
+            raise TurnoutError("bad_request", "More than one API key; send one.")
+        self.api_key = value
+        self.key_field = field
 
     def _keep(self, name: bytes, value: bytes) -> None:
         kept = self.kept
@@ -257,9 +271,9 @@ class Head:
         return [b"authorization: %b\r\n" % self.authorization]
 
     def _api_key_lines(self) -> list[bytes]:
-        if self.api_key is None or b"x-api-key" in self.listed:
+        if self.api_key is None or self.key_field in self.listed:
             return []
-        return [b"x-api-key: %b\r\n" % self.api_key]
+        return [b"%b: %b\r\n" % (self.key_field, self.api_key)]
 
     def drop_sessions(self) -> None:
         """Removes the dashboard's cookies, which a backend could use as its reader."""
