@@ -58,7 +58,6 @@ HISTORY: Final = 1000
 """Revisions among which an earlier text is recognised."""
 _LEASE: Final = "config-edit"
 _LEASE_TTL_S: Final = 15.0
-_NAME_IT: Final = "name it in the configuration file first, or write the value"
 _PATIENCE: Final = 0.05, 400
 """Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
 
@@ -323,24 +322,15 @@ class Revisions(Generic[B]):
         return next(iter(await self._store.revisions(limit=1)), self.current)
 
     async def _built(self, text: str, author: str) -> B:
-        source = self._name if author == FILE_AUTHOR else f"the configuration by {author}"
-        if author != FILE_AUTHOR:
-            self._refuse_variables(text, source)
-        found = await asyncio.to_thread(examine, text, env=self._env)
+        own = author == FILE_AUTHOR
+        source = self._name if own else f"the configuration by {author}"
+        # The author of another text could read out the values of variables.
+        allowed = None if own else self._file_variables
+        found = await asyncio.to_thread(examine, text, env=self._env, allowed=allowed)
         built = await self._prepare(found, source)
         for warning in found.warnings:
             log.warning("%s", render_faults([warning], source=source))
         return built
-
-    def _refuse_variables(self, text: str, source: str) -> None:
-        """Raises ConfigError for variables that the file does not name: the author of the text could read them out."""
-        faults = [
-            Fault(line, 1, "", f"the file does not name ${{{name}}}, so other texts may not use it", _NAME_IT)
-            for name, line in variables(text).items()
-            if name not in self._file_variables
-        ]
-        if faults:
-            raise ConfigError(source, faults)
 
     async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
         history = await self._store.revisions(limit=HISTORY)

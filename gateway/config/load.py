@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
-from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read, secret_files
+from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read
 
 __all__ = ["ConfigError", "Examined", "Fault", "examine", "load", "load_file", "read_text", "render_faults"]
 
@@ -26,8 +26,11 @@ class Examined:
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...] = ()
     tree: Tree | None = None
-    secret_files: frozenset[str] = frozenset()
-    """Files whose content is part of the document."""
+
+    @property
+    def secret_files(self) -> frozenset[str]:
+        """Files whose content is part of the document."""
+        return self.tree.secret_files if self.tree is not None else frozenset()
 
     def placed(self, findings: Iterable[Finding]) -> tuple[Fault, ...]:
         """``findings`` with their positions, in the order of the text."""
@@ -70,9 +73,12 @@ def read_text(path: str | Path) -> str:
     raise ConfigError(str(path), [Fault(0, 0, "", message)])
 
 
-def examine(text: str, *, env: Mapping[str, str]) -> Examined:
-    """Return the document of ``text`` with warnings, or its faults. Does not raise."""
-    tree, faults = read(text, env)
+def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | None = None) -> Examined:
+    """Return the document of ``text`` with warnings, or its faults. Does not raise.
+
+    ``allowed``: the variables and ``file:PATH`` that the text may use; None: all.
+    """
+    tree, faults = read(text, env, allowed)
     if tree is None:
         return Examined(None, tuple(faults))
     document, wrong = validate(tree)
@@ -80,5 +86,5 @@ def examine(text: str, *, env: Mapping[str, str]) -> Examined:
     faults += [fault for fault in wrong if fault.path not in unset]
     if faults or document is None:
         return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
-    found = Examined(document, (), tree=tree, secret_files=secret_files(text))
+    found = Examined(document, (), tree=tree)
     return replace(found, warnings=found.placed((*warnings_of(document), *pending_options(document))))

@@ -8,7 +8,7 @@ text. Tags that construct objects and duplicate keys are refused; expansion by a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,24 +46,6 @@ _resolve("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", 
 _resolve("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
 
 
-def variables(text: str) -> dict[str, int]:
-    """Environment variables and ``file:PATH`` that ``text`` names outside comments, with the line of first use."""
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.lstrip().startswith("#"):
-            for match in _VARIABLE.finditer(line):
-                found.setdefault(match[1] or match[2] or "", number)
-    found.pop("", None)
-    return found
-
-
-def secret_files(text: str) -> frozenset[str]:
-    """Paths of the ``${file:PATH}`` that ``text`` names."""
-    return frozenset(
-        name.removeprefix(FILE_PREFIX) for name in variables(text) if name.startswith(FILE_PREFIX)
-    )
-
-
 @dataclass(slots=True)
 class Tree:
     """Parsed data with positions, each a (line, column) from 1."""
@@ -76,6 +58,14 @@ class Tree:
     """Positions of keys."""
     secrets: dict[KeyPath, str] = field(default_factory=dict)
     """Variables that values came from: such a value must not be shown."""
+    variables: dict[str, int] = field(default_factory=dict)
+    """Environment variables and ``file:PATH`` that values use, with the line of first use."""
+
+    @property
+    def secret_files(self) -> frozenset[str]:
+        """Paths of the ``${file:PATH}`` that values use."""
+        found = (name for name in self.variables if name.startswith(FILE_PREFIX))
+        return frozenset(name.removeprefix(FILE_PREFIX) for name in found)
 
     def place(self, path: KeyPath, *, key: bool = False) -> tuple[int, int]:
         """Position of the key or value at ``path``, or of the innermost section around it; (0, 0) if unknown."""
@@ -89,8 +79,23 @@ class Tree:
             path, key = path[:-1], True
 
 
-def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
-    """Parse ``text``; returns the tree (None if it cannot be parsed) and the faults of the text as YAML."""
+def variables(text: str) -> dict[str, int]:
+    """Environment variables and ``file:PATH`` that values of ``text`` use, with the line of first use.
+
+    Looks at values as YAML reads them: the text may spell ``$`` as ``\\x24``, or continue in the next line. Empty if
+    the text can't be parsed.
+    """
+    tree, _ = read(text, {}, allowed=frozenset())
+    return tree.variables if tree is not None else {}
+
+
+def read(
+    text: str, env: Mapping[str, str], allowed: Collection[str] | None = None
+) -> tuple[Tree | None, list[Fault]]:
+    """Parse ``text``; returns the tree (None if it cannot be parsed) and the faults of the text as YAML.
+
+    ``allowed``: the variables and ``file:PATH`` that values may use; None: all.
+    """
     if len(text) > MAX_CHARACTERS:
         return None, [
             Fault(0, 0, "", f"the file has more than {MAX_CHARACTERS} characters; write a smaller one")
@@ -109,7 +114,7 @@ def read(text: str, env: Mapping[str, str]) -> tuple[Tree | None, list[Fault]]:
         ]
     if node is None:
         return None, [Fault(1, 1, "", "the file is empty; write a configuration (see config.example.yaml)")]
-    builder = _Builder(env)
+    builder = _Builder(env, allowed)
     try:
         builder.tree.data = builder.build(node, ())
     except _UnbuildableError as error:
@@ -163,8 +168,9 @@ def _start(node: yaml.Node | yaml.Event) -> tuple[int, int]:
 class _Builder:
     """Builds data from YAML nodes, depth first in the order of the file."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], allowed: Collection[str] | None) -> None:
         self.env = env
+        self.allowed = allowed
         self.tree = Tree(None)
         self.faults: list[Fault] = []
         self._values = 0
@@ -235,7 +241,8 @@ class _Builder:
                 raise _UnbuildableError(
                     self._fault(source, path, "this anchor contains itself; write it out")
                 )
-            nested = _Builder(self.env)
+            nested = _Builder(self.env, self.allowed)
+            nested.tree.variables = self.tree.variables
             nested._values, nested._open = self._values, self._open
             entries = nested.build(source, path)
             self._values = nested._values
@@ -251,7 +258,8 @@ class _Builder:
             mine.update({at: place for at, place in theirs.items() if len(at) > depth and at[depth] in new})
         secrets = nested.tree.secrets.items()
         self.tree.secrets.update({at: name for at, name in secrets if len(at) > depth and at[depth] in new})
-        # Faults inside the anchor were reported at the anchor itself.
+        known = {(fault.line, fault.column, fault.message) for fault in self.faults}  # at the anchor itself
+        self.faults += [f for f in nested.faults if (f.line, f.column, f.message) not in known]
 
     def _plain_tag(self, node: yaml.Node, path: KeyPath, kind: str) -> None:
         if node.tag not in (f"{_PREFIX}{kind}", "!"):
@@ -282,6 +290,8 @@ class _Builder:
             file, name, default = found[1], found[2], found[3]
             if found[0] == "$${":
                 return "${"
+            if not self._may_use(node, path, file or name):
+                return ""
             if file is not None:
                 self.tree.secrets[path] = file
                 return self._content(node, path, file.removeprefix(FILE_PREFIX))
@@ -302,6 +312,18 @@ class _Builder:
             return default or ""
 
         return _VARIABLE.sub(value, text) if "${" in text else text
+
+    def _may_use(self, node: yaml.Node, path: KeyPath, name: str | None) -> bool:
+        """Whether the author of the text, who could read a value out, may use the variable ``name``."""
+        if name is None:
+            return True
+        self.tree.variables.setdefault(name, _start(node)[0])
+        if self.allowed is None or name in self.allowed:
+            return True
+        message = f"the file does not name ${{{name}}}, so other texts may not use it"
+        hint = "name it in the configuration file first, or write the value"
+        self._variable_fault(node, path, message, hint)
+        return False
 
     def _variable(self, node: yaml.Node, path: KeyPath, name: str) -> str:
         """The text of a variable; Python hands over bytes that are not UTF-8 as halves of surrogate pairs."""

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
+from gateway.compile.revisions import FILE_AUTHOR
 from gateway.control.gateway_api import GatewayApi
 from gateway.control.login_limit import client_of
 from gateway.control.services import ControlServices
@@ -60,8 +61,9 @@ class ApiRequest:
 
     @property
     def author(self) -> str:
-        """The name that history records for a change."""
-        return self.principal.id or "anonymous"
+        """The name that history records for a change; never that of the file, which may use every variable."""
+        name = self.principal.id or "anonymous"
+        return name if name != FILE_AUTHOR else f"key {name}"
 
     @property
     def session(self) -> Session | None:

@@ -321,6 +321,15 @@ async def test_the_api_uses_only_variables_that_the_file_names(store: Store) -> 
     assert await revisions.propose(READER.replace("x-home", "x-house"), "ops", "*")
 
 
+@pytest.mark.parametrize("spelling", [r'"\x24{HOME}"', '"a\n  #${HOME}"', '"$\\\n  {HOME}"'])
+async def test_no_spelling_hides_a_variable_from_the_check(store: Store, spelling: str) -> None:
+    revisions = Gateway().revisions(store, {"HOME": "/somewhere"})
+    await revisions.start(ONE)
+    text = f"{ONE}backends:\n b:\n  url: 'http://h'\n  headers:\n   x-home: {spelling}\n"
+    with pytest.raises(ConfigError, match="does not name"):
+        await revisions.propose(text, "ops", "*")
+
+
 async def test_the_api_reads_only_files_that_the_file_names(store: Store, tmp_path: Path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     own.write_text("a")

@@ -13,7 +13,6 @@ from gateway.config.yaml_text import (
     MAX_DEPTH,
     MAX_SECRET_BYTES,
     read,
-    secret_files,
     variables,
 )
 
@@ -105,7 +104,9 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
     assert data_of(f"a: 'Bearer ${{file:{secret}}}'") == {"a": "Bearer s3cret: #"}
     assert data_of("a: ${file:-plain}", {}) == {"a": "plain"}, "a variable named file, with a default"
     assert variables(f"a: ${{file:{secret}}}\nb: ${{NAME}}") == {f"file:{secret}": 1, "NAME": 2}
-    assert secret_files(f"a: ${{file:{secret}}}\nb: ${{NAME}}") == {str(secret)}
+    tree, _ = read(f"a: ${{file:{secret}}}\nb: ${{NAME}}", {})
+    assert tree is not None
+    assert tree.secret_files == {str(secret)}
     assert "No such file or directory" in only_fault(f"a: ${{file:{absent}}}").message
     assert "more than 65536 bytes" in only_fault(f"a: ${{file:{long}}}").message
     secret.write_bytes(b"\xff")
@@ -113,6 +114,30 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
         only_fault(f"a: ${{file:{secret}}}").message
         == f"the file '{secret}' can't be read: it is not UTF-8 text"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a: "\\x24{HOME}"',
+        'a: "$\\\n  {HOME}"',
+        'a: "x\n  #${HOME}"',
+        "a: |\n  # ${HOME}",
+        'a: "${HO\\\n  ME}"',
+        "a: {<<: {b: '${HOME}'}}",
+        "a: &x ['${HOME:-x}']\nb: *x",
+    ],
+)
+def test_a_variable_is_known_however_it_is_spelled(text: str) -> None:
+    assert list(variables(text)) == ["HOME"]
+    tree, faults = read(text, {"HOME": "/secret"}, allowed=())
+    assert "does not name ${HOME}" in faults[0].message
+    assert "/secret" not in str((tree and tree.data, faults))
+
+
+def test_a_fault_in_a_mapping_that_is_merged_where_it_stands() -> None:
+    assert "'NOPE' is not set" in only_fault("a: {<<: {b: '${NOPE}'}}").message
+    assert "'NOPE' is not set" in only_fault("a: &x {b: '${NOPE}'}\nc: {<<: *x}").message, "said once"
 
 
 def test_a_variable_without_a_name() -> None:

@@ -40,6 +40,7 @@ auth:
   keys:
 """
     + key("ops", "scopes: [admin]")
+    + key("file", "scopes: [config]")
     + key("reader", "scopes: [read]")
     + key("bound", "scopes: [admin], routes: [one]")
 )
@@ -96,11 +97,17 @@ def test_figures_of_a_bound_key_are_those_of_its_routes(gateway: GatewayProcess)
 def test_no_value_of_the_environment_leaves_the_gateway(gateway: GatewayProcess) -> None:
     """S11, S24: by a local reply, by a fault's words, by the event that tells of it, by the log."""
     text = ask(gateway, "GET", "/-/config", "ops").text
-    planted = text.replace('text: "1"', 'text: "${TURNOUT_TEST_OTHER}"')
-    assert planted != text
-    answer = ask(gateway, "PUT", "/-/config", "ops", content=planted)
-    assert answer.status_code == 422
-    assert "does not name ${TURNOUT_TEST_OTHER}" in answer.text
+    for spelling in (
+        "${TURNOUT_TEST_OTHER}",
+        r"\x24{TURNOUT_TEST_OTHER}",
+        "$\\\n         {TURNOUT_TEST_OTHER}",
+    ):
+        planted = text.replace('text: "1"', f'text: "{spelling}"')
+        assert planted != text
+        for author in ("ops", "file"):  # "file" is also what history calls the file
+            answer = ask(gateway, "PUT", "/-/config", author, content=planted)
+            assert answer.status_code == 422, (spelling, author)
+            assert "does not name ${TURNOUT_TEST_OTHER}" in answer.text
     faulty = text.replace("http://127.0.0.1:9", "http://h:${TURNOUT_TEST_TOKEN}")
     refused = ask(gateway, "PUT", "/-/config", "ops", content=faulty)
     assert refused.status_code == 422
