@@ -153,6 +153,10 @@ class ClientConnection(asyncio.Protocol):
         """
         raise NotImplementedError
 
+    def send_trailers(self, data: list[bytes], lines: bytes) -> None:
+        """As `send` with the end, and whole field lines behind it; dropped by default."""
+        self.send(data, end=True)
+
     def responded(self, request: PipelinedRequest) -> None:
         """The response of ``request`` is out: the next request gets its turn, or the connection ends."""
         raise NotImplementedError

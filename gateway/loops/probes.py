@@ -121,18 +121,18 @@ class Probes:
             watched.due = perf_counter() + rule.every * (1.0 + JITTER * (2.0 * self.random() - 1.0))
 
 
-def request(backend: BackendConfig, place: int, address: Address) -> bytes:
-    """The bytes of a probe: the path under the backend's base path, with the fields that it always gets."""
+def request(backend: BackendConfig, place: int, address: Address) -> list[bytes]:
+    """The pieces of a probe: the path under the backend's base path, with the fields that it always gets."""
     rule = backend.health
     assert rule is not None
     given = {key.lower(): value for key, value in backend.headers.items()}
     fields = {"host": address.authority.decode(), "user-agent": "turnout", "accept": "*/*", **given}
     lines = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
     path = rule.path if rule.from_root else backend.addresses[place].path + rule.path
-    return f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")
+    return [f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")]
 
 
-async def ask(address: Address, sent: bytes, rule: HealthConfig) -> str:
+async def ask(address: Address, sent: list[bytes], rule: HealthConfig) -> str:
     """Sends one probe; "" if the response is good, else what was wrong. Takes ``rule.timeout`` at most."""
     probe = ProbeRequest(sent)
     connecting = address.connect(probe)

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from typing import Final
 
-from gateway.transport.base import ResponseHandler
+from gateway.transport.base import Connection, ResponseHandler
 from gateway.transport.connection import BackendConnection, ConnectionOwner
 from gateway.transport.endpoint import Endpoint
 
@@ -21,6 +21,7 @@ STALL_FACTOR: Final = 3.0
 LATENCY_SMOOTHING: Final = 1 / 16
 PROBE_INTERVAL_S: Final = 0.25
 """Between two requests that try a stalled address, if they can be served elsewhere."""
+MAX_IDLE_CONNECTIONS: Final = 512
 IDLE_MARGIN_S: Final = 1.0
 """Ended before the backend does so by this much, so that a request does not meet the end."""
 
@@ -42,7 +43,7 @@ class Address(ConnectionOwner):
         context: ssl.SSLContext | None = None,
         server_name: str | None = None,
         idle_timeout: float = 4.0,
-        max_idle: int = 512,
+        max_idle: int = MAX_IDLE_CONNECTIONS,
     ) -> None:
         self.endpoint = endpoint
         self.name = str(endpoint)
@@ -99,7 +100,7 @@ class Address(ConnectionOwner):
         return True
 
     # Connections ------------------------------------------------------------------------------------
-    def take_idle(self) -> BackendConnection | None:
+    def take_idle(self) -> Connection | None:
         """A connection that is ready for a request; None if a new one is needed."""
         idle = self.idle
         while idle:
@@ -146,16 +147,21 @@ class Address(ConnectionOwner):
                 server_hostname=self.server_name,
             )
             connected = True
-        except ssl.SSLError as error:
-            handler.on_failure("backend_tls", f"{self.name}: {error.reason or error}", idle_close=False)
-        except OSError as error:
-            handler.on_failure("backend_connect", f"{self.name}: {error.strerror or error}", idle_close=False)
-        except UnicodeError as error:  # not a valid host name, which only its look-up finds out
-            handler.on_failure("backend_connect", f"{self.name}: {error}", idle_close=False)
+        except (OSError, UnicodeError) as error:
+            self._report(handler, error)
         finally:
             if not connected:  # `forget` is called only for connections that were made
                 self.connections.discard(connection)
                 connection.handler = None  # it lives until the collector's turn: the request must not
+
+    def _report(self, handler: ResponseHandler, error: OSError | UnicodeError) -> None:
+        """Tells ``handler`` why there is no connection; only its look-up finds out that a host name is not valid."""
+        code, reason = "backend_connect", str(error)
+        if isinstance(error, ssl.SSLError):
+            code, reason = "backend_tls", getattr(error, "reason", None) or reason  # ours have no reason
+        elif isinstance(error, OSError):
+            reason = error.strerror or reason
+        handler.on_failure(code, f"{self.name}: {reason}", idle_close=False)
 
     def sweep(self) -> None:
         """Closes connections that have been idle too long, oldest first; called about once a second."""

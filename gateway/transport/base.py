@@ -21,12 +21,14 @@ from typing import Protocol
 class ResponseHead:
     """Status and fields of a response, checked."""
 
-    __slots__ = ("bodiless", "chunked", "length", "lines", "status", "until_close")
+    __slots__ = ("bodiless", "chunked", "judged", "length", "lines", "status", "until_close")
 
     def __init__(
         self, status: int, lines: list[bytes], length: int, chunked: bool, bodiless: bool, until_close: bool
     ) -> None:
         self.status = status
+        self.judged = status
+        """The status by which the response is judged: 503 for a gRPC response that is UNAVAILABLE, for example."""
         self.lines = lines
         """Whole field lines, ready to be written, without framing, hop-by-hop and gateway fields."""
         self.length = length
@@ -57,8 +59,8 @@ class ResponseHandler:
     def on_data(self, data: bytes) -> None:
         """A piece of the body came; ignored by default."""
 
-    def on_end(self) -> None:
-        """The response is complete; ignored by default."""
+    def on_end(self, trailers: bytes) -> None:
+        """The response is complete, with these field lines behind its body; ignored by default."""
 
     def on_failure(self, code: str, detail: str, *, idle_close: bool) -> None:
         """No whole response will come, for the reason ``code``.
@@ -101,14 +103,33 @@ class Connection(asyncio.Protocol):
     """None while the connection is idle."""
     closed: bool
     sent_whole: bool
-    """Whether the request is complete; its handler sets it."""
+    """Whether the request is complete."""
     unread: bool
     """Whether it is known that the backend has not read the last request."""
     tunnel: RawHandler | None
     """Set once the connection has changed to another protocol."""
 
-    def begin(self, handler: ResponseHandler, *, head: bool) -> None:
-        """Prepares for one request; ``head``: its method is HEAD, so no body follows the response's head."""
+    def send_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes]
+    ) -> None:
+        """Sends a whole request.
+
+        Args:
+            handler: Who receives the response.
+            head_only: Whether the method is HEAD, so that no body follows the response's head.
+            head: Parts of its head, written in HTTP/1.1; may be changed.
+            body: Pieces of its body.
+        """
+        raise NotImplementedError
+
+    def begin_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes], chunked: bool
+    ) -> None:
+        """Sends the head and the first pieces of a body that goes on. ``chunked``: the head announces chunks."""
+        raise NotImplementedError
+
+    def send_body(self, pieces: list[bytes], end: bool) -> None:
+        """Sends more of a body that was begun. ``end``: it is complete with this."""
         raise NotImplementedError
 
     def pause_reading(self) -> None:

@@ -19,11 +19,18 @@ from gateway.transport.base import Connection, ResponseHandler
 from gateway.transport.response import MAX_HEAD_BYTES, BadResponseError, ResponseParser
 
 HIGH_WATER_BYTES: Final = 65_536
+MIN_VECTORED_BYTES: Final = 65_536
+"""A body from this size on is written piece by piece instead of being joined (copied)."""
 MAX_FINAL_READS: Final = 16
 """Reads of up to `HIGH_WATER_BYTES` from a connection that a failed write has ended."""
 REFUSAL_POLL_S: Final = 0.01
 MAX_REFUSAL_POLLS: Final = 5
 """How often to look for the refusal of a request: a round trip takes no longer than all of them."""
+
+
+def framed(pieces: list[bytes]) -> list[bytes]:
+    """``pieces`` as chunks."""
+    return [part for piece in pieces for part in (b"%x\r\n" % len(piece), piece, b"\r\n")]
 
 
 class ConnectionOwner:
@@ -47,7 +54,7 @@ class ConnectionOwner:
 class BackendConnection(Connection):
     """One connection and the request that it serves, if any."""
 
-    __slots__ = ("_paused", "idle_since", "owner", "response", "served")
+    __slots__ = ("_chunked", "_paused", "idle_since", "owner", "response", "served")
 
     def __init__(self, owner: ConnectionOwner, handler: ResponseHandler | None) -> None:
         self.owner = owner
@@ -59,14 +66,40 @@ class BackendConnection(Connection):
         self.closed = False
         self.idle_since = 0.0
         self.tunnel = None
-        self._paused = False
+        self._paused = self._chunked = False
         self.unread = False
 
     # Called by the handler --------------------------------------------------------------------------
-    def begin(self, handler: ResponseHandler, *, head: bool) -> None:
+    def send_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes]
+    ) -> None:
+        self.handler = handler
+        self.sent_whole = True
+        self.response.begin(head_only)
+        head += body
+        if len(body) > 1 or (body and len(body[0]) >= MIN_VECTORED_BYTES):
+            self.transport.writelines(head)
+        else:
+            self.transport.write(b"".join(head))
+
+    def begin_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes], chunked: bool
+    ) -> None:
         self.handler = handler
         self.sent_whole = False
-        self.response.begin(head=head)
+        self._chunked = chunked
+        self.response.begin(head_only)
+        head += framed(body) if chunked else body
+        self.transport.writelines(head)
+
+    def send_body(self, pieces: list[bytes], end: bool) -> None:
+        self.sent_whole = end
+        if self._chunked:
+            pieces = framed(pieces)
+            if end:
+                pieces.append(b"0\r\n\r\n")
+        if pieces:
+            self.transport.writelines(pieces)
 
     def pause_reading(self) -> None:
         if not self._paused and not self.closed:
@@ -152,7 +185,7 @@ class BackendConnection(Connection):
             return
         self.handler = None
         if response.head_done and response.until_close and exc is None and self._ended_on_purpose():
-            handler.on_end()
+            handler.on_end(b"")
         elif response.head_done:
             handler.on_failure("backend_truncated", "the response broke off", idle_close=False)
         else:
@@ -243,7 +276,7 @@ class BackendConnection(Connection):
             self.owner.release(self)
         else:
             self.abandon()
-        handler.on_end()
+        handler.on_end(b"")
 
     def _open_tunnel(self, data: bytes) -> None:
         """Hands over a connection whose 101 was accepted; ``data`` follows it."""

@@ -22,7 +22,8 @@ class ProbeRequest(ResponseHandler):
 
     __slots__ = ("_connection", "_request", "result")
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: list[bytes]) -> None:
+        """``request``: its head, and the pieces of its body."""
         self.upgrade = b""
         self._request = request
         self._connection: Connection | None = None
@@ -30,9 +31,8 @@ class ProbeRequest(ResponseHandler):
 
     def on_connected(self, connection: Connection) -> None:
         self._connection = connection
-        connection.begin(self, head=self._request.startswith(b"HEAD "))
-        connection.transport.write(self._request)
-        connection.sent_whole = True
+        head, *body = self._request
+        connection.send_request(self, head.startswith(b"HEAD "), [head], body)
 
     def on_head(self, response: ResponseHead) -> None:
         self._resolve(ProbeResult(response.status))

@@ -66,9 +66,9 @@ class ResponseParser:
         self.idle_timeout = 0.0
         """Seconds for which the backend keeps an idle connection (``keep-alive: timeout=``); 0.0 if unknown."""
 
-    def begin(self, *, head: bool) -> None:
-        """Prepares for one response; ``head``: the request's method is HEAD, so no body follows."""
-        self._is_head = head
+    def begin(self, head_only: bool) -> None:
+        """Prepares for one response; ``head_only``: the request's method is HEAD, so no body follows."""
+        self._is_head = head_only
         self.started = False
         """Whether any byte of the response came."""
         self.done = False
@@ -243,6 +243,6 @@ class ResponseParser:
     def _await_next_head(self) -> None:
         """Goes on after an interim response."""
         interims, unbounded_bytes = self._interims, self.unbounded_bytes
-        self.begin(head=self._is_head)
+        self.begin(self._is_head)
         self.started = True
         self._interims, self.unbounded_bytes = interims, unbounded_bytes

@@ -58,7 +58,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def ask(address: Address) -> ProbeResult:
     """The product's own probe, which lets its connection serve again because the response ends with its head."""
-    request = ProbeRequest(GET)
+    request = ProbeRequest([GET])
     connection = address.take_idle()
     if connection is not None:
         request.on_connected(connection)
@@ -142,7 +142,7 @@ async def test_nothing_is_left_of_connections_that_are_never_made() -> None:
 
 
 async def test_nothing_is_left_of_a_connect_that_is_called_off(address: Address) -> None:
-    request = ProbeRequest(GET)
+    request = ProbeRequest([GET])
     task = address.connect(request)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -43,7 +43,7 @@ class AttemptOwner(Protocol):
         return None
 
     def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
-        """``connection`` takes the request; the owner calls `Connection.begin`, writes it and calls `Attempt.sent`."""
+        """``connection`` takes the request; the owner sends it and calls `Attempt.sent`."""
         return
 
     def on_interim(self, attempt: Attempt, status: int, lines: list[bytes]) -> None:
@@ -53,8 +53,8 @@ class AttemptOwner(Protocol):
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         """The head of the final response came; the owner calls `Attempt.accept`, or ends the attempt."""
 
-    def on_end(self, attempt: Attempt) -> None:
-        """The response is complete; the owner calls `Attempt.release`."""
+    def on_end(self, attempt: Attempt, trailers: bytes) -> None:
+        """The response is complete, with these lines behind its body; the owner calls `Attempt.release`."""
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
         """It failed; ``attempt.state`` still says where. ``idle_close``: see `ResponseHandler.on_failure`."""
@@ -213,11 +213,11 @@ class Attempt(SlotHolder, Timed):
     def resume_upload(self) -> None:
         self.owner.on_backpressure(self, full=False)
 
-    def on_end(self) -> None:
+    def on_end(self, trailers: bytes) -> None:
         if self.state == RELAYING:
             self.state = ENDED
             self.connection = None
-            self.owner.on_end(self)
+            self.owner.on_end(self, trailers)
 
     def on_tunnel(self, response: ResponseHead, data: bytes) -> None:
         self.owner.on_tunnel(self, response, data)

@@ -65,7 +65,7 @@ class Discard(ResponseSink, AttemptOwner):
     def flush(self) -> bool:
         return False
 
-    def on_end(self, attempt: Attempt) -> None:
+    def on_end(self, attempt: Attempt, trailers: bytes) -> None:
         self._over()
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:

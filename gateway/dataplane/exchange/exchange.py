@@ -22,15 +22,16 @@ from gateway.dataplane.exchange.states import RELAYING, WAITING
 from gateway.dataplane.exchange.tunnel import Tunnel
 from gateway.dataplane.request import body_fields
 from gateway.dataplane.request.assignment import assign, settle_route
-from gateway.dataplane.request.body import MIN_VECTORED_BYTES, framed
 from gateway.dataplane.request.body_wait import BodyWait
 from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
+from gateway.http.grpc import judged_status
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
+from gateway.transport.connection import MIN_VECTORED_BYTES
 
 
 class Exchange(Failover):
@@ -153,25 +154,17 @@ class Exchange(Failover):
             self.on_backpressure(attempt, full=False)
         if self._listener is not None:
             self._listener.attempt_ready(attempt, self._kind(attempt))
-        connection.begin(attempt, head=self.head.method == b"HEAD")
         chunks, size = (body.chunks, body.size) if plan.model is None else body.for_variant(plan)
-        parts = request_head(request, body, plan, address, size)
-        if body.complete:
-            parts += chunks
-        else:
-            parts += framed(chunks, self.head.chunked)
-            body.sent = len(body.chunks)
+        head = request_head(request, body, plan, address, size)
         now = perf_counter()
-        if body.size < MIN_VECTORED_BYTES:
-            connection.transport.write(b"".join(parts))
-        else:
-            connection.transport.writelines(parts)
         if body.complete:
-            connection.sent_whole = True
+            connection.send_request(attempt, self.head.method == b"HEAD", head, chunks)
             attempt.sent(now)
             if request.route.hedge_after:
                 self._arm_hedge(attempt)
         else:
+            body.sent = len(body.chunks)
+            connection.begin_request(attempt, self.head.method == b"HEAD", head, chunks, self.head.chunked)
             attempt.since = now
             attempt.deadline = attempt.total_deadline
             self._forget_sent()
@@ -181,16 +174,14 @@ class Exchange(Failover):
         connection, body = attempt.connection, self.body
         if connection is None or connection.closed or connection.sent_whole:
             return
-        parts = framed(body.take_unsent(), self.head.chunked)
-        if body.complete:
-            if self.head.chunked:
-                parts.append(b"0\r\n\r\n")
+        pieces, end = body.take_unsent(), body.complete
+        if end:
             connection.sent_whole = True
             attempt.sent(perf_counter())
             if attempt.state == WAITING and self.request.route.hedge_after:
                 self._arm_hedge(attempt)
-        if parts:
-            connection.transport.writelines(parts)
+        if pieces or end:
+            connection.send_body(pieces, end)
             self._forget_sent()
 
     def _forget_sent(self) -> None:
@@ -229,15 +220,15 @@ class Exchange(Failover):
         now = perf_counter()
         relay = self.relay
         if attempt is not self.attempt:
-            if response.status >= 500:
+            if response.judged >= 500:
                 attempt.observe_failure("backend_status")
-                self._end_hedge(response.status)
+                self._end_hedge(response.judged)
                 return
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
         relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
-        if response.status >= 500:
+        if response.judged >= 500:
             if not self._accept_bad(attempt, response, now):
                 return
         else:
@@ -271,7 +262,7 @@ class Exchange(Failover):
     def _accept_bad(self, attempt: Attempt, response: ResponseHead, now: float) -> bool:
         """Returns False where something better than passing the error on can be done, and is."""
         assert attempt.address is not None
-        status = response.status
+        status = response.judged
         attempt.address.last_byte_at = now
         attempt.observe_failure("backend_status")
         if self._recover().moves_on(attempt.plan, status):
@@ -280,11 +271,23 @@ class Exchange(Failover):
         self._error = self._error or "backend_status"
         return True
 
-    def on_end(self, attempt: Attempt) -> None:
-        self.relay.end()
+    def on_end(self, attempt: Attempt, trailers: bytes) -> None:
+        if trailers:
+            self._end_with(attempt, trailers)
+        else:
+            self.relay.end()
         attempt.release()
         self._finish()
         self.client.responded(self)
+
+    def _end_with(self, attempt: Attempt, trailers: bytes) -> None:
+        """Sends what is left; the status of a gRPC call comes last."""
+        relay = self.relay
+        relay.end_with(trailers)
+        relay.status = judged_status(trailers.split(b"\r\n"), relay.status)
+        if relay.status >= 500:
+            attempt.observe_failure("backend_status")
+            self._error = self._error or "backend_status"
 
     def pause_response(self) -> None:
         if self.attempt is not None:

@@ -59,11 +59,13 @@ class Relay(ResponseSink):
 
     def begin(self, request: PipelinedRequest, response: ResponseHead, lines: bytes) -> None:
         """Passes on the head of a backend's response, with the gateway's own ``lines``."""
-        self.status = status = response.status
+        self.status = response.judged
         if self.captured is not None:
             self.lines = response.lines.copy()
         response.lines.append(lines)
-        self.client.begin_response(request, status, response.lines, response.length, response.bodiless)
+        self.client.begin_response(
+            request, response.status, response.lines, response.length, response.bodiless
+        )
 
     def on_data(self, data: bytes) -> None:
         self.size += len(data)
@@ -83,6 +85,11 @@ class Relay(ResponseSink):
     def end(self) -> None:
         """Sends what is left; the response is complete."""
         self.client.send(self._out, True)
+        self.whole = True
+
+    def end_with(self, trailers: bytes) -> None:
+        """Sends what is left, and these field lines behind the body."""
+        self.client.send_trailers(self._out, trailers)
         self.whole = True
 
     @property

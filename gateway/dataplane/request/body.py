@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from gateway.dataplane.request.json_body import NO_BODY, JsonBody, with_model
 from gateway.dataplane.variant import VariantPlan
-
-MIN_VECTORED_BYTES: Final = 65_536
-"""A body from this size on is written piece by piece instead of being joined (copied)."""
 
 
 class Body:
@@ -58,10 +53,3 @@ class Body:
         self.replayable = False
         self.chunks.clear()
         self.sent = 0
-
-
-def framed(chunks: list[bytes], chunked: bool) -> list[bytes]:
-    """``chunks`` as they are written while more is to come; ``chunked``: whether the client sends them so."""
-    if not chunked:
-        return chunks
-    return [part for chunk in chunks for part in (b"%x\r\n" % len(chunk), chunk, b"\r\n")]

@@ -270,7 +270,7 @@ class ShadowDispatcher(ShadowSink):
             return
         first = comparable(primary.lines, b"".join(primary.captured))
         pair = Pair(first, comparable(response.lines, body), primary.route.comparison)
-        self._comparer.compare(primary.status, response.status, pair, record)
+        self._comparer.compare(primary.status, response.judged, pair, record)
 
     def _store(self, copy: ShadowRequest, error: str, latency_ms: float, agreement: Agreement | None) -> None:
         primary, response = copy.primary, copy.response
@@ -284,7 +284,7 @@ class ShadowDispatcher(ShadowSink):
                 route=primary.route.name,
                 shadow=copy.plan.name,
                 primary=primary.served,
-                status=response.status if response is not None else 0,
+                status=response.judged if response is not None else 0,
                 error=error,
                 latency_ms=latency_ms,
                 primary_ms=primary.latency_ms,

@@ -15,6 +15,7 @@ from gateway.dataplane.shadow.sink import PrimaryResult
 from gateway.dataplane.snapshot import Timeouts
 from gateway.dataplane.timed import NEVER
 from gateway.dataplane.variant import VariantPlan
+from gateway.http.grpc import judged_status
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
 
@@ -84,9 +85,8 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     def on_ready(self, attempt: Attempt, connection: Connection, address: Address) -> None:
         self._started = perf_counter()
         self._written = True
-        connection.begin(attempt, head=self.parts[0].startswith(b"HEAD "))
-        connection.transport.writelines(self.parts)
-        connection.sent_whole = True
+        head, *body = self.parts
+        connection.send_request(attempt, head.startswith(b"HEAD "), [head], body)
         attempt.sent(self._started)
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
@@ -107,10 +107,13 @@ class ShadowRequest(ResponseSink, AttemptOwner):
     def flush(self) -> bool:
         return False
 
-    def on_end(self, attempt: Attempt) -> None:
-        assert self.response is not None
+    def on_end(self, attempt: Attempt, trailers: bytes) -> None:
+        response = self.response
+        assert response is not None
         attempt.release()
-        error = "backend_status" if self.response.status >= 500 else ""
+        if trailers:
+            response.judged = judged_status(trailers.split(b"\r\n"), response.judged)
+        error = "backend_status" if response.judged >= 500 else ""
         self._ended(self, error, b"".join(self._out))
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
@@ -137,5 +140,5 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         """Tells the listener, if the request has one, that the copy is over."""
         if self.listener is not None:
             sent = self._started if self._written else 0.0
-            status = self.response.status if self.response is not None else 0
+            status = self.response.judged if self.response is not None else 0
             self.listener.ended(self._begun, sent, self._head_at, status, error)
