@@ -33,6 +33,7 @@ PARTS: Final = (
     "gateway/dataplane",
     "gateway/transport",
     "gateway/http",
+    "gateway/http2",
     "gateway/auth/principal.py",
     "gateway/runtime/loop_load.py",
     "gateway/record/decision_id.py",

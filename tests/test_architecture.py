@@ -49,11 +49,11 @@ ORDER: Mapping[str, str] = {
     "gateway.config": "gateway.http policies",
     "gateway.auth": "gateway.errors gateway.http gateway.config",
     "gateway.record": "policies",
-    "gateway.transport": "gateway.internal_errors gateway.http policies",
+    "gateway.transport": "gateway.internal_errors gateway.http gateway.http2 policies",
     "gateway.telemetry": "gateway.clock gateway.build gateway.config gateway.record gateway.transport",
     "gateway.dataplane": (
-        "gateway.errors gateway.internal_errors gateway.clock gateway.runtime gateway.http gateway.auth "
-        "gateway.record gateway.transport gateway.telemetry policies"
+        "gateway.errors gateway.internal_errors gateway.clock gateway.runtime gateway.http gateway.http2 "
+        "gateway.auth gateway.record gateway.transport gateway.telemetry policies"
     ),
     "gateway.state": "gateway.clock gateway.runtime gateway.record policies",
     "gateway.compile": (

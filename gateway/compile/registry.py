@@ -16,9 +16,10 @@ from hashlib import sha256
 from gateway.auth.principal import Bucket
 from gateway.config.document import BackendConfig, BackendTlsConfig
 from gateway.transport import health
-from gateway.transport.address import Address
+from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.balancer import Backend
 from gateway.transport.endpoint import Endpoint
+from gateway.transport.http2_address import Http2Address
 from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies import ejection
 
@@ -47,9 +48,7 @@ class Registry:
     def probe_address(self, backend: BackendConfig, place: int) -> Address:
         """The address number ``place`` for a probe: with a connection of its own, which never rests."""
         known = self.address(backend, place)
-        return Address(
-            known.endpoint, self.loop, context=known.context, server_name=known.server_name, max_idle=0
-        )
+        return new_address(known.endpoint, self.loop, known.context, known.server_name, max_idle=0)
 
     def take(self, draft: Draft) -> None:
         """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
@@ -86,7 +85,7 @@ class Draft:
         """``context`` makes the TLS context for a backend; it raises OSError for files that can't be used."""
         self._registry = registry
         self._context = context
-        self._contexts: dict[BackendTlsConfig, ssl.SSLContext] = {}
+        self._contexts: dict[tuple[BackendTlsConfig, bool], ssl.SSLContext] = {}
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         self.options: dict[Address, Options] = {}
         self.limiters: dict[str, ConcurrencyLimiter] = {}
@@ -120,20 +119,36 @@ class Draft:
 
     def _address(self, document: BackendConfig, place: int, *, shadow: bool) -> Address:
         found, key = document.addresses[place], (endpoint(document, place), shadow)
-        context = self._context_of(document.tls) if found.secure else None
+        context = self._context_of(document.tls, http2=document.http2) if found.secure else None
         address = self.addresses.get(key) or self._registry.addresses.get(key)
         if address is None:
             name = (document.tls.server_name or found.host) if found.secure else None
-            address = Address(key[0], self._registry.loop, context=context, server_name=name)
+            address = new_address(key[0], self._registry.loop, context, name)
         self.addresses[key] = address
         silence = max(_silence(document), self.options[address].silence if address in self.options else 0.0)
         self.options[address] = Options(context, document.pool.idle, document.pool.size, silence)
         return address
 
-    def _context_of(self, tls: BackendTlsConfig) -> ssl.SSLContext:
-        if tls not in self._contexts:
-            self._contexts[tls] = self._context(tls)
-        return self._contexts[tls]
+    def _context_of(self, tls: BackendTlsConfig, *, http2: bool) -> ssl.SSLContext:
+        context = self._contexts.get((tls, http2))
+        if context is None:
+            context = self._contexts[tls, http2] = self._context(tls)
+            if http2:
+                context.set_alpn_protocols(["h2"])
+        return context
+
+
+def new_address(
+    endpoint: Endpoint,
+    loop: asyncio.AbstractEventLoop,
+    context: ssl.SSLContext | None,
+    server_name: str | None,
+    *,
+    max_idle: int = MAX_IDLE_CONNECTIONS,
+) -> Address:
+    """An address of the class that the endpoint's scheme asks for."""
+    kind = Http2Address if endpoint.http2 else Address
+    return kind(endpoint, loop, context=context, server_name=server_name, max_idle=max_idle)
 
 
 def endpoint(backend: BackendConfig, place: int) -> Endpoint:

@@ -25,7 +25,7 @@ class Address:
 
     @property
     def secure(self) -> bool:
-        return self.scheme == "https"
+        return self.scheme in ("https", "h2")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -35,7 +35,7 @@ class Address:
 def address(url: str) -> Address:
     """Parse ``url``; if it names no port, use the default port of its scheme."""
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = parts.port or (443 if parts.scheme in ("https", "h2") else 80)
     return Address(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"))
 
 
@@ -106,7 +106,7 @@ class EjectionConfig(ConfigModel):
 
 
 class BackendTlsConfig(ConfigModel):
-    """TLS settings for https addresses: verification of the backend, and the gateway's client certificate."""
+    """TLS settings for https and h2 addresses: verification of the backend, and the gateway's client certificate."""
 
     ca: str | None = None
     """File with the CAs to trust instead of the system's."""
@@ -151,6 +151,11 @@ class BackendConfig(ConfigModel):
         if len({(found.scheme, found.path) for found in self.addresses}) > 1:
             raise ValueError("the addresses differ in scheme or path; write one backend for each")
         return self
+
+    @property
+    def http2(self) -> bool:
+        """Whether the addresses are spoken to in HTTP/2."""
+        return self.addresses[0].scheme in ("h2c", "h2")
 
     @cached_property
     def addresses(self) -> tuple[Address, ...]:

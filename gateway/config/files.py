@@ -80,7 +80,7 @@ def client_context(tls: BackendTlsConfig) -> ssl.SSLContext:
 def listener_context(tls: TlsConfig) -> ssl.SSLContext:
     """How clients speak TLS to us. Raises OSError for files that can't be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
     context.load_cert_chain(tls.cert, tls.key, password="")
     if tls.client_ca is not None:
         context.load_verify_locations(tls.client_ca)

@@ -115,9 +115,13 @@ def _url(value: str) -> str:
         raise ValueError(
             f"{value!r} is not an address: {error}; write one such as http://127.0.0.1:9101"
         ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", value):
+    if (
+        parts.scheme not in ("http", "https", "h2c", "h2")
+        or not parts.hostname
+        or re.search(r"[\s\x00-\x1f\x7f]", value)
+    ):
         raise ValueError(
-            f"{value!r} is not an http or https address; write one such as http://127.0.0.1:9101"
+            f"{value!r} is not an http, https, h2c or h2 address; write one such as http://127.0.0.1:9101"
         )
     if parts.query or parts.fragment or "?" in value or "#" in value:
         raise ValueError(f"{value!r} has a query or fragment; write scheme, host, port and at most a path")
@@ -152,7 +156,9 @@ Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "int
 """Of a model: a number, or a name."""
 HostPort = Annotated[str, BeforeValidator(_address), written(r".*:\d{1,5}", example="127.0.0.1:8080")]
 """``host:port``; ``:port`` is every address of this machine. `gateway.config.units.split_address` splits it."""
-Url = Annotated[str, AfterValidator(_url), written(r"https?://[^?#\s]+", example="http://127.0.0.1:9101")]
+Url = Annotated[
+    str, AfterValidator(_url), written(r"(?:https?|h2c?)://[^?#\s]+", example="http://127.0.0.1:9101")
+]
 
 
 class _OneOrMore:

@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2: its statuses beside those of HTTP, its deadlines, its errors."""
+"""gRPC over HTTP/2: its statuses and those of HTTP, its deadlines, its errors."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.http2 import frames
 from gateway.http2.allowance import Allowance
 from gateway.http2.errors import NO_ERROR, ConnectionFault
@@ -20,6 +22,7 @@ class ConnectionBase(StreamOwner):
     """See the module; `gateway.http2.connection.Connection` adds the input."""
 
     __slots__ = (
+        "_flushing",
         "_out",
         "_overhead",
         "_recent_resets",
@@ -57,6 +60,8 @@ class ConnectionBase(StreamOwner):
         """Nothing is parsed or sent any more."""
         self._unacknowledged = 0
         self._out: list[bytes] = []
+        self._flushing = False
+        """Whether a flush is due."""
         self._waiting: list[Stream] = []
         """Streams with pending data, in turn."""
         self._recent_resets: dict[int, None] = {}
@@ -68,6 +73,10 @@ class ConnectionBase(StreamOwner):
     def write(self, data: bytes) -> None:
         """Send ``data`` to the peer."""
         raise NotImplementedError
+
+    def _call_soon(self, work: Callable[[], None]) -> None:
+        """Call ``work`` when the events that have arrived are handled; immediately by default."""
+        work()
 
     def on_ended(self, fault: ConnectionFault | None) -> None:
         """The connection ends, by an error of the peer or by ours."""
@@ -137,6 +146,16 @@ class ConnectionBase(StreamOwner):
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self.write(data)
+
+    def flush_soon(self) -> None:
+        """Send what waits at the end of this turn of the loop, together with what other streams add to it."""
+        if not self._flushing:
+            self._flushing = True
+            self._call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
 
     def may_send(self, size: int) -> bool:
         return size <= self.send_window and not self.write_paused

@@ -62,6 +62,10 @@ class StreamOwner:
         """Write what was sent, as one piece."""
         raise NotImplementedError
 
+    def flush_soon(self) -> None:
+        """`flush`, together with what other streams send in the same turn of the loop."""
+        raise NotImplementedError
+
     def may_send(self, size: int) -> bool:
         """Whether the connection has room for ``size`` bytes of data."""
         raise NotImplementedError

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+_PORTS: Final = {"http": 80, "h2c": 80, "https": 443, "h2": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,17 @@ class Endpoint:
     @property
     def authority(self) -> bytes:
         """The Host of requests to it, without the port if it is the scheme's default."""
-        default = {"http": 80, "https": 443}.get(self.scheme)
-        return (self._host if self.port == default else f"{self._host}:{self.port}").encode()
+        return (self._host if self.port == _PORTS.get(self.scheme) else f"{self._host}:{self.port}").encode()
+
+    @property
+    def http2(self) -> bool:
+        """Whether it is spoken to in HTTP/2: in plain text (h2c) or over TLS (h2)."""
+        return self.scheme in ("h2c", "h2")
+
+    @property
+    def web_scheme(self) -> str:
+        """The scheme of a request to it: "http" or "https"."""
+        return "https" if _PORTS.get(self.scheme) == 443 else "http"
 
     @property
     def _host(self) -> str:

@@ -224,7 +224,7 @@ TABLE = [
      "write either 'url' (one address) or 'urls' (a list of them)", ""),
     (A, "  a: {}", 5, "backends.a", "write either 'url' (one address) or 'urls' (a list of them)", ""),
     (A, "  a: {url: 127.0.0.1:9101}", 5, "backends.a.url",
-     "'127.0.0.1:9101' is not an http or https address; write one such as http://127.0.0.1:9101", ""),
+     "'127.0.0.1:9101' is not an http, https, h2c or h2 address; write one such as http://127.0.0.1:9101", ""),
     (A, '  a: {url: "http://me:secret@x"}', 5, "backends.a.url",
      "credentials in an address end up in logs; write them under 'headers' of the backend", ""),
     (A, '  a: {urls: ["http://x:1", "http://x:1/"]}', 5, "backends.a",

@@ -21,6 +21,7 @@ from tests.support.models import reference_models
 
 HOT_PATH = [
     "tests/wire",
+    "tests/http2",
     "tests/faults",
     "tests/dataplane",
     "tests/transport",

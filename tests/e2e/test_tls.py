@@ -209,8 +209,11 @@ def test_a_client_without_a_good_certificate_is_not_let_in(
         asking.get("/good")
 
 
-@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["h2"], None)])
-def test_http_1_1_is_what_is_agreed_on(
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "h2"), (["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["h3"], None)],
+)
+def test_what_is_agreed_on(
     gateway: GatewayProcess, pki: Path, offered: list[str], chosen: str | None
 ) -> None:
     context = trust(pki)

@@ -190,7 +190,7 @@ SYNTAX: dict[str, tuple[bytes, int, str]] = {
     "http-behind": (get(version=b"HTTP/1.1 x"), 400, "bad_request"),
     "http-space-behind": (get(version=b"HTTP/1.1 "), 400, "bad_request"),
     "ice": (get(version=b"ICE/1.0"), 400, ""),
-    "h2-preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, ""),
+    "h2-preface-broken": (b"PRI * HTTP/2.0\r\n\r\nSM\r\nX\r\n", 400, ""),
     "tls-hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(64)), 400, "bad_request"),
     "tab-before-target": (b"GET\t/p/x HTTP/1.1\r\n" + H + b"\r\n", 400, "bad_request"),
     "space-before-method": (b" GET /p/x HTTP/1.1\r\n" + H + b"\r\n", 400, "bad_request"),

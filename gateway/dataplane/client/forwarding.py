@@ -23,10 +23,16 @@ def _quoted(value: bytes) -> bytes:
 class Forwarding:
     """The forwarding fields of one client connection; nearly always the same for all its requests."""
 
-    __slots__ = ("_remembered", "near", "peer", "scheme")
+    __slots__ = ("_remembered", "_version", "near", "peer", "scheme")
 
-    def __init__(self, peer: str, scheme: bytes) -> None:
-        """``peer``: the client's address, "" where it has none (a Unix socket)."""
+    def __init__(self, peer: str, scheme: bytes, version: bytes = b"1.1") -> None:
+        """
+        Args:
+            peer: The client's address, "" where it has none (a Unix socket).
+            scheme: Of the connection.
+            version: Of HTTP, for Via; requests of HTTP/1.0 say so themselves.
+        """
+        self._version = version
         self.peer = peer
         self.near = is_loopback(peer)
         """Whether the peer is on this machine."""
@@ -43,14 +49,14 @@ class Forwarding:
         if lines is None:
             if len(self._remembered) >= MAX_REMEMBERED_HOSTS:
                 self._remembered.clear()
-            lines = self._remembered[head.host] = self._lines(b"1.1", self.scheme, head.host, (), ())
+            lines = self._remembered[head.host] = self._lines(self._version, self.scheme, head.host, (), ())
         return lines
 
     def _through(self, head: Head) -> bytes:
         """For a request of a trusted proxy: what it said is kept, and added to."""
         given = {kind: value for kind, value in head.forwarded if kind in (FORWARDED_PROTO, FORWARDED_HOST)}
         return self._lines(
-            b"1.0" if head.http10 else b"1.1",
+            b"1.0" if head.http10 else self._version,
             given.get(FORWARDED_PROTO, self.scheme),
             given.get(FORWARDED_HOST, head.host),
             [value for kind, value in head.forwarded if kind == FORWARDED_FOR],

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from time import perf_counter
 from typing import Any, Final, cast
 
 from gateway.dataplane.base import PipelinedRequest, Role, Runtime, TunnelEnd
 from gateway.dataplane.client.forwarding import Forwarding
+from gateway.dataplane.client.http2.protocol import Http2Protocol
 from gateway.dataplane.client.reader import RequestQueue, RequestReader
 from gateway.dataplane.client.refusal import Refusal
 from gateway.errors import TurnoutError
@@ -45,8 +47,8 @@ class ClientProtocol(RequestQueue):
     """An HTTP/1.1 connection."""
 
     __slots__ = (
-        "_lingered", "_pumping", "_registered", "backlog", "closing", "deadline", "deaf", "pauses", "queue", "reader",
-        "tunnel", "upgrading",
+        "_lingered", "_pumping", "_registered", "_successor", "backlog", "closing", "deadline", "deaf", "pauses",
+        "queue", "reader", "tunnel", "upgrading",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, registered: set[Any] | None = None, role: Role = "all") -> None:
@@ -75,6 +77,8 @@ class ClientProtocol(RequestQueue):
         """Nothing is parsed until the backend has responded to an upgrade."""
         self.tunnel: TunnelEnd | None = None
         self._pumping = False
+        self._successor: Http2Protocol | None = None
+        """What the transport belongs to now."""
         self._lingered = 0
 
     # asyncio's side ---------------------------------------------------------------------------------
@@ -83,11 +87,27 @@ class ClientProtocol(RequestQueue):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         peername = transport.get_extra_info("peername")
         peer = peername[0] if isinstance(peername, tuple) else ""
-        secure = transport.get_extra_info("sslcontext") is not None
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            self._hand_over().connection_made(transport)
+            return
+        secure = tls is not None
         self.forwarding = Forwarding(peer, b"https" if secure else b"http")
         self.deadline = perf_counter() + self.runtime.snapshot.limits.header_timeout
         self._registered.add(self)
         self.surplus = self.runtime.opened(self)
+
+    def _hand_over(self) -> Http2Protocol:
+        """Lets HTTP/2 have the transport."""
+        self._successor = successor = Http2Protocol(self.runtime, self._registered, self.role)
+        self.lost = self.deaf = True
+        self.transport.set_protocol(successor)
+        return successor
+
+    def switch_to_http2(self, data: bytes) -> None:
+        self._registered.discard(self)
+        self.runtime.closed(self)
+        self._hand_over().adopt(self.transport, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -144,6 +164,8 @@ class ClientProtocol(RequestQueue):
             if upgraded is not None:
                 self.upgrading = True
                 self._hold(upgraded)
+        if self._successor is not None and start < size:
+            self._successor.data_received(data[start:])
 
     def _hold(self, data: bytes) -> None:
         """Keeps bytes unparsed: behind an upgrade until the backend responds, behind many requests for responses."""

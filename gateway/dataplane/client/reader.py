@@ -14,6 +14,7 @@ from gateway.dataplane.client.writer import ResponseWriter
 from gateway.dataplane.request.head import Head
 from gateway.errors import TurnoutError
 from gateway.http.fields import valid_host
+from gateway.http2.frames import PREFACE
 
 MAX_PIECE_BYTES: Final = 4096
 """Bytes parsed at a time where heads may be among them, so that limits hold to within a piece."""
@@ -24,6 +25,8 @@ MAX_UNCLAIMED_BODY_BYTES: Final = 65_536
 SPACE: Final = ord(" ")
 NO_REQUEST: Final = Head(0.0)
 """The head of a connection that has no request; never changed."""
+PREFACE_SEEN: Final = "Pause on PRI/Upgrade"
+"""What the parser says behind the preface of HTTP/2."""
 
 
 class RequestQueue(ResponseWriter):
@@ -40,6 +43,10 @@ class RequestQueue(ResponseWriter):
 
     def refuse(self, error: TurnoutError) -> None:
         """Ends reading, with an error response behind those that are owed."""
+        raise NotImplementedError
+
+    def switch_to_http2(self, data: bytes) -> None:
+        """Hands the connection over to HTTP/2; ``data`` follows the preface."""
         raise NotImplementedError
 
     def hold_body(self) -> None:
@@ -65,6 +72,7 @@ class RequestReader:
         self._fields_left = 0
         self._url = b""
         self._host: bytes | None = None
+        """The last request's; None: no request was read yet."""
         self._lines: list[bytes] = []
         self.head = NO_REQUEST
         self.in_head = False
@@ -104,12 +112,19 @@ class RequestReader:
                 if data:
                     continue
             except httptools.HttpParserError as error:
+                if self._is_preface(error):
+                    self._connection.switch_to_http2(data[len(data) - (self.unclaimed - len(PREFACE)) :])
+                    return None
                 self._connection.refuse(parse_error(error, self.in_head))
                 return None
             break
         if self.unclaimed > self._limits.head:
             self._connection.refuse(TurnoutError("head_too_large"))
         return None
+
+    def _is_preface(self, error: httptools.HttpParserError) -> bool:
+        """Whether the parser stopped behind the preface of HTTP/2, at the beginning of the connection."""
+        return error.args == (PREFACE_SEEN,) and self._host is None and self.unclaimed >= len(PREFACE)
 
     def refused_head(self) -> Head:
         """Ends reading; returns the head for the error response to a request that can't be read."""

@@ -79,6 +79,10 @@ class Head:
     """Values, by lower-cased name, of the fields that some route looks at."""
     codings: tuple[bytes, ...] = ()
     connection: tuple[bytes, ...] = ()
+    grpc = False
+    """Whether it is a call of gRPC over HTTP/2."""
+    grpc_timeout = 0.0
+    """Seconds that the client waits, from the beginning; 0.0: no limit."""
     listed: tuple[bytes, ...] = ()
     """The lower-cased names of fields that Connection lists: they go no further."""
     forwarded: tuple[tuple[int, bytes], ...] = ()

@@ -33,3 +33,5 @@ class Request:
         self.snapshot = snapshot
         self.total_deadline = head.started + route.timeouts.total
         """`perf_counter` at which the request must be over."""
+        if head.grpc_timeout:
+            self.total_deadline = min(self.total_deadline, head.started + head.grpc_timeout)

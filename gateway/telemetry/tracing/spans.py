@@ -241,8 +241,8 @@ def _where(attempt: AttemptSpan, prefix: bytes, method: bytes, path: bytes) -> A
     authority = f"[{end.host}]:{end.port}" if ":" in end.host else f"{end.host}:{end.port}"
     found["server.address"] = end.host
     found["server.port"] = end.port
-    found["url.full"] = f"{end.scheme}://{authority}{(target.base_path + own).decode('latin-1')}"
-    found["network.protocol.version"] = "1.1"
+    found["url.full"] = f"{end.web_scheme}://{authority}{(target.base_path + own).decode('latin-1')}"
+    found["network.protocol.version"] = "2" if end.http2 else "1.1"
     return found
 
 

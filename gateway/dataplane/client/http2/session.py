@@ -1,0 +1,107 @@
+"""The requests of one HTTP/2 connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.dataplane.base import ClientConnection
+from gateway.dataplane.client.classify import classify
+from gateway.dataplane.client.http2.head import fill
+from gateway.dataplane.client.http2.stream import RequestStream, StreamClient
+from gateway.dataplane.client.refusal import Refusal
+from gateway.dataplane.request.head import Head
+from gateway.errors import TurnoutError
+from gateway.http.fields import valid_host
+from gateway.http2.connection import Connection
+from gateway.http2.errors import PROTOCOL_ERROR, ConnectionFault, StreamFault
+from gateway.http2.fields import RequestFields
+from gateway.http2.hpack import HeaderList
+from gateway.http2.limits import Limits
+from gateway.http2.stream import Stream
+
+PSEUDO_FIELDS: Final = 4
+"""Pseudo-header fields of a request, which ``limits.fields`` does not count."""
+
+
+class StreamCarrier(ClientConnection):
+    """The connection below a session."""
+
+    __slots__ = ()
+
+    def on_idle(self) -> None:
+        """No stream is open any more."""
+        raise NotImplementedError
+
+
+class Session(Connection):
+    """Makes a request of each stream that the client opens."""
+
+    __slots__ = ("_host", "protocol")
+
+    def __init__(self, protocol: StreamCarrier) -> None:
+        limits = protocol.runtime.snapshot.limits
+        super().__init__(
+            Limits(max_list_bytes=limits.head, max_fields=limits.fields + PSEUDO_FIELDS), client=False
+        )
+        self.protocol = protocol
+        self._host = b""
+
+    def write(self, data: bytes) -> None:
+        self.protocol.write(data)
+
+    def _call_soon(self, work: Callable[[], None]) -> None:
+        self.protocol.runtime.loop.call_soon(work)
+
+    def on_ended(self, fault: ConnectionFault | None) -> None:
+        self.protocol.abort()
+
+    def on_idle(self) -> None:
+        self.protocol.on_idle()
+
+    def on_head(self, stream_id: int, headers: HeaderList, *, end: bool) -> Stream:
+        protocol = self.protocol
+        protocol.snapshot = snapshot = protocol.runtime.snapshot
+        fields = RequestFields(headers.fields)
+        if fields.fault and not headers.oversized:
+            raise StreamFault(PROTOCOL_ERROR, fields.fault)
+        now = protocol.now
+        stream = RequestStream(self, stream_id)
+        stream.client = client = StreamClient(protocol, stream, now)
+        stream.expected = fields.length
+        self.adopt(stream)
+        if protocol.surplus:
+            self.close()  # one error response, and no further streams
+        head = Head(now)
+        try:
+            if headers.oversized:
+                head.method = fields.method
+                raise TurnoutError("head_too_large")
+            fill(head, fields, snapshot, end=end)
+            self._check_host(head)
+        except TurnoutError as error:
+            head.close = True
+            stream.begin(Refusal(client, head, error, last=True), now)
+            return stream
+        stream.begin(classify(client, head), now)
+        return stream
+
+    def _check_host(self, head: Head) -> None:
+        """Remember a valid host: most requests of a connection name the same one."""
+        if head.host != self._host:
+            if not valid_host(head.host):
+                raise TurnoutError("bad_host")
+            self._host = head.host
+
+    def check(self, now: float) -> None:
+        """End the streams that take too long."""
+        for stream in tuple(self.streams.values()):
+            if isinstance(stream, RequestStream):
+                stream.check(now)
+        self.flush()
+
+    def cut_short(self) -> None:
+        """The process ends: every request in flight gets its end."""
+        for stream in tuple(self.streams.values()):
+            if isinstance(stream, RequestStream) and stream.request is not None:
+                stream.request.cut_short()

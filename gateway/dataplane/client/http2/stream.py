@@ -1,0 +1,235 @@
+"""One stream of HTTP/2 with a request on it."""
+
+from __future__ import annotations
+
+import re
+from time import perf_counter
+from typing import Final
+
+from gateway.dataplane.base import ClientConnection, PipelinedRequest
+from gateway.dataplane.client.refusal import Refusal
+from gateway.dataplane.client.timeouts import BodyProgress
+from gateway.errors import TurnoutError
+from gateway.http.grpc import error_fields
+from gateway.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR
+from gateway.http2.fields import Field
+from gateway.http2.hpack import STATUSES, encode_field
+from gateway.http2.stream import Stream, StreamOwner
+
+_IDS: Final = re.compile(rb"^(?:x-decision-id|x-variant|x-request-id): [^\r\n]*\r\n", re.MULTILINE)
+MAX_SAID_BYTES: Final = 65_536
+"""Of a body that says what went wrong."""
+
+
+class StreamClient(ClientConnection):
+    """A stream as the request on it sees it: a connection that carries one response."""
+
+    __slots__ = ("_bodiless", "_foreign", "_head", "_ids", "_kept", "_said", "stream")
+
+    def __init__(self, connection: ClientConnection, stream: RequestStream, now: float) -> None:
+        self.runtime = connection.runtime
+        self.snapshot = connection.snapshot
+        self.transport = connection.transport
+        self.forwarding = connection.forwarding
+        self.role = connection.role
+        self.surplus = connection.surplus
+        self.lost = self.write_paused = False
+        self.now = now
+        self.stream = stream
+        self._head = b""
+        """The encoded head of a response that leaves with the next `send`."""
+        self._bodiless = False
+        self._foreign = 0
+        """The status of a response to a gRPC call that is not gRPC; 0: it is."""
+        self._ids = b""
+        """The gateway's lines, repeated in the trailers of a gRPC call: some clients show those alone."""
+        self._kept = self._said = b""
+
+    def send_interim(self, status: int, lines: list[bytes]) -> None:
+        if self.stream.local_open:
+            self.stream.send_head(STATUSES[status] + encode_lines(b"".join(lines)), end=False)
+            self.stream.connection.flush_soon()
+
+    def begin_response(
+        self, request: PipelinedRequest, status: int, lines: list[bytes], length: int, bodiless: bool
+    ) -> None:
+        self._bodiless = bodiless
+        joined = b"".join(lines)
+        if request.head.grpc:
+            self._ids = b"".join(_IDS.findall(joined))
+        if request.head.grpc and b"content-type: application/grpc" not in joined.lower():
+            self._foreign, self._kept = status, grpc_lines(joined)
+            return
+        head = STATUSES[status] + encode_lines(joined)
+        if length >= 0 and status != 204:
+            head += encode_field(b"content-length", b"%d" % length)
+        self._head = head
+
+    def send(self, data: list[bytes], end: bool) -> None:
+        stream = self.stream
+        if self.lost or not stream.local_open:
+            return
+        if self._foreign:
+            self._send_foreign(data, end)
+            return
+        body = b"" if self._bodiless else data[0] if len(data) == 1 else b"".join(data)
+        if self._head:
+            head, self._head = self._head, b""
+            only = self._bodiless or (end and not body)
+            stream.send_head(head, end=only)
+            if only:
+                end = False
+        if body or (end and stream.local_open):
+            stream.send_data(body, end=end)
+        stream.connection.flush_soon()
+
+    def send_trailers(self, data: list[bytes], lines: bytes) -> None:
+        if self._foreign:
+            self._send_foreign(data, True)
+            return
+        self.send(data, False)
+        if self.stream.local_open and not self.lost:
+            self.stream.send_trailers(encode_lines(lines + self._ids))
+            self.stream.connection.flush_soon()
+
+    def _send_foreign(self, data: list[bytes], end: bool) -> None:
+        """Tells a gRPC client of a response that is not gRPC: in trailers alone, when it is complete."""
+        if len(self._said) < MAX_SAID_BYTES:
+            self._said += b"".join(data)
+        if end:
+            fields = [(b"content-type", b"application/grpc"), *error_fields(self._foreign, self._said)]
+            head = b"".join(
+                [STATUSES[200], *(encode_field(*field) for field in fields), encode_lines(self._kept)]
+            )
+            self.stream.send_head(head, end=True)
+            self.stream.connection.flush_soon()
+
+    def responded(self, request: PipelinedRequest) -> None:
+        stream = self.stream
+        stream.request = None
+        if stream.remote_open and not stream.blocked:
+            stream.reset(NO_ERROR)  # the rest of the body is not wanted (RFC 9113 8.1)
+            stream.connection.flush_soon()
+
+    def abort(self) -> None:
+        self.lost = True
+        self.stream.request = None
+        self.stream.reset(INTERNAL_ERROR)
+        self.stream.connection.flush_soon()
+
+    def pause_body(self) -> None:
+        self.stream.hold()
+
+    def resume_body(self) -> None:
+        self.stream.release()
+
+
+class RequestStream(Stream):
+    """A stream that a client opened."""
+
+    __slots__ = ("_sent_before", "_taken_at", "body", "client", "last_read", "request")
+
+    client: StreamClient
+
+    def __init__(self, connection: StreamOwner, stream_id: int) -> None:
+        super().__init__(connection, stream_id)
+        self.request: PipelinedRequest | None = None
+        """None once its response is out."""
+        self.body = BodyProgress()
+        self.last_read = 0.0
+        """`perf_counter` when a part of the body last came."""
+        self._sent_before = 0
+        self._taken_at = 0.0
+
+    def begin(self, request: PipelinedRequest, now: float) -> None:
+        """Serve ``request``, whose head is complete."""
+        self.request = request
+        self.body.since = now
+        self.last_read = self._taken_at = now
+        if isinstance(request, Refusal):
+            request.refuse(request.error)  # a reset ends the body; there is no need to read it
+        elif request.head.expects_continue:
+            self.client.send_interim(100, [])
+
+    # What arrives -----------------------------------------------------------------------------------
+    def on_data(self, data: bytes) -> None:
+        request = self.request
+        if request is None:
+            return
+        self.last_read = perf_counter()
+        self.body.read += len(data)
+        if self.body.read > request.body_limit:
+            self._refuse(request, TurnoutError("body_too_large"))
+        else:
+            request.on_request_data(data)
+            if self.body.read == self.expected:  # the end of the stream may come later, or never
+                request.on_request_end()
+
+    def on_end(self, trailers: list[Field]) -> None:
+        request = self.request
+        if request is not None and not request.complete:
+            request.on_request_end()
+
+    def on_batch_end(self) -> None:
+        if self.request is not None:
+            self.request.advance()
+
+    def on_reset(self, code: int) -> None:
+        request, self.request = self.request, None
+        self.client.lost = True
+        if request is not None:
+            request.client_lost()
+
+    # Responses --------------------------------------------------------------------------------------
+    def on_blocked(self) -> None:
+        if not self.client.write_paused:
+            self.client.write_paused = True
+            if self.request is not None:
+                self.request.pause_response()
+
+    def on_drained(self) -> None:
+        if self.client.write_paused:
+            self.client.write_paused = False
+            if self.request is not None:
+                self.request.resume_response()
+
+    # Time -------------------------------------------------------------------------------------------
+    def check(self, now: float) -> None:
+        """End what takes too long. Called about once a second."""
+        limits = self.client.snapshot.limits
+        if not self.blocked or self.sent > self._sent_before:
+            self._sent_before, self._taken_at = self.sent, now
+        elif now - self._taken_at > limits.write_timeout:
+            self.reset(CANCEL)
+            self.on_reset(CANCEL)
+            return
+        request = self.request
+        if request is None or request.complete:
+            return
+        if self.held:  # the client is not slow: its bytes have no taker
+            self.body.since += now - self.last_read
+            self.last_read = now
+        elif self.body.too_slow(now, self.last_read, limits):
+            self._refuse(request, TurnoutError("request_timeout"))
+
+    def _refuse(self, request: PipelinedRequest, error: TurnoutError) -> None:
+        """The rest of the request is not read; its attempt must never look complete to the backend."""
+        request.head.close = True
+        request.refuse(error)
+        request.advance()
+
+
+def grpc_lines(lines: bytes) -> bytes:
+    """``lines`` without those that describe a body."""
+    kept = [line for line in lines.split(b"\r\n") if not line.lower().startswith(b"content-")]
+    return b"\r\n".join(kept)
+
+
+def encode_lines(lines: bytes) -> bytes:
+    """The encoding of whole HTTP/1.1 field lines."""
+    parts = []
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b": ")
+            parts.append(encode_field(name.lower(), value))
+    return b"".join(parts)

@@ -1,0 +1,357 @@
+"""One HTTP/2 connection to a backend, whose streams serve requests side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, cast
+
+from gateway.http.fields import REQUEST_ID, RESPONSE_ACTIONS
+from gateway.http.grpc import judged_status
+from gateway.http2.connection import Connection as Http2
+from gateway.http2.errors import (
+    CANCEL,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    ConnectionFault,
+    StreamFault,
+)
+from gateway.http2.fields import Field, ResponseFields
+from gateway.http2.frames import MAX_WINDOW
+from gateway.http2.hpack import HeaderList, encode_field
+from gateway.http2.limits import Limits
+from gateway.http2.stream import Stream, StreamOwner
+from gateway.internal_errors import INTERNAL_ERRORS
+from gateway.transport.base import Connection, ResponseHandler, ResponseHead
+from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
+
+MAX_STREAMS: Final = 100
+"""Requests on one connection at the same time, if the backend permits as many."""
+HIGH_WATER_BYTES: Final = 65_536
+_NOT_SENT: Final = frozenset((b"host", b"transfer-encoding", b"connection", b"upgrade", b"te"))
+"""Lines of an HTTP/1.1 head that HTTP/2 says otherwise."""
+
+
+class SessionOwner:
+    """The address that a session belongs to."""
+
+    __slots__ = ("loop",)
+
+    loop: asyncio.AbstractEventLoop
+
+    def on_idle(self, session: Http2Session) -> None:
+        """No request is in flight on ``session``."""
+        raise NotImplementedError
+
+    def forget(self, session: Http2Session) -> None:
+        """``session`` has ended, or takes no further requests."""
+        raise NotImplementedError
+
+
+class BackendStream(Stream):
+    """One request and its response."""
+
+    __slots__ = ("connection_of", "interims")
+
+    connection_of: StreamConnection
+
+    def __init__(self, connection: StreamOwner, stream_id: int, owner: StreamConnection) -> None:
+        super().__init__(connection, stream_id)
+        self.connection_of = owner
+        self.interims = 0
+
+    def on_data(self, data: bytes) -> None:
+        handler = self.connection_of.handler
+        if handler is not None:
+            handler.on_data(data)
+
+    def on_end(self, trailers: list[Field]) -> None:
+        owner = self.connection_of
+        handler = owner.take_handler()
+        if self.local_open:
+            self.reset(NO_ERROR)  # it responded early: the rest of the request has no reader
+        if handler is not None:
+            handler.on_end(b"".join(response_lines(trailers)))
+
+    def on_batch_end(self) -> None:
+        handler = self.connection_of.handler
+        if handler is not None and self.head_done:
+            handler.flush()
+
+    def on_reset(self, code: int) -> None:
+        refused = code == REFUSED_STREAM and not self.head_done
+        self.connection_of.fail("it reset the request's stream", self.head_done, unread=refused)
+
+    def on_fault(self, fault: StreamFault) -> None:
+        self.connection_of.fail(fault.message, self.head_done, protocol=True)
+
+    def on_blocked(self) -> None:
+        handler = self.connection_of.handler
+        if handler is not None:
+            handler.pause_upload()
+
+    def on_drained(self) -> None:
+        handler = self.connection_of.handler
+        if handler is not None:
+            handler.resume_upload()
+
+
+class StreamConnection(Connection):
+    """A stream as the sender of a request sees it: a connection for one request."""
+
+    __slots__ = ("_head_only", "_session", "_stream")
+
+    def __init__(self, session: Http2Session) -> None:
+        self._session = session
+        self._stream: BackendStream | None = None
+        self._head_only = False
+        self.transport = session.transport
+        self.handler = None
+        self.closed = self.sent_whole = self.unread = False
+        self.tunnel = None
+
+    # Called by the handler --------------------------------------------------------------------------
+    def send_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes]
+    ) -> None:
+        self._start(handler, head_only, head, body, end=True)
+
+    def begin_request(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes], chunked: bool
+    ) -> None:
+        self._start(handler, head_only, head, body, end=False)
+
+    def _start(
+        self, handler: ResponseHandler, head_only: bool, head: list[bytes], body: list[bytes], *, end: bool
+    ) -> None:
+        self.handler = handler
+        self._head_only = head_only
+        self.sent_whole = end
+        session = self._session
+        if session.ended:
+            self.fail("its connection has ended", False, unread=True)
+            return
+        session.highest += 2 if session.highest else 1
+        self._stream = stream = BackendStream(session, session.highest, self)
+        session.open(stream)
+        data = b"".join(body)
+        stream.send_head(encode_head(head, session.scheme), end=end and not data)
+        if data:
+            stream.send_data(data, end=end)
+        session.flush_soon()
+
+    def send_body(self, pieces: list[bytes], end: bool) -> None:
+        self.sent_whole = end
+        stream = self._stream
+        if stream is not None and stream.local_open:
+            stream.send_data(b"".join(pieces), end=end)
+            self._session.flush_soon()
+
+    def pause_reading(self) -> None:
+        if self._stream is not None:
+            self._stream.hold()
+
+    def resume_reading(self) -> None:
+        if self._stream is not None:
+            self._stream.release()
+
+    def abandon(self) -> None:
+        self.handler = None
+        if not self.closed:
+            self.closed = True
+            if self._stream is not None:
+                self._stream.reset(CANCEL)
+                self._session.flush_soon()
+
+    # Called by the stream ---------------------------------------------------------------------------
+    def take_handler(self) -> ResponseHandler | None:
+        """The response is over."""
+        handler, self.handler = self.handler, None
+        self.closed = True
+        self._session.served += 1
+        return handler
+
+    def fail(self, detail: str, head_done: bool, *, unread: bool = False, protocol: bool = False) -> None:
+        """No whole response will come. ``unread``: the backend has not acted on the request."""
+        handler, self.handler = self.handler, None
+        self.closed = True
+        self.unread = unread
+        if handler is not None:
+            code = "backend_truncated" if head_done else "backend_protocol" if protocol else "backend_reset"
+            handler.on_failure(code, detail, idle_close=unread)
+
+    def on_response_head(self, stream: BackendStream, headers: HeaderList, *, end: bool) -> None:
+        """Passes on an interim response or the head of the final one."""
+        handler = self.handler
+        if handler is None:
+            return
+        if headers.oversized:
+            raise StreamFault(PROTOCOL_ERROR, f"its head is larger than {MAX_HEAD_BYTES} bytes")
+        fields = ResponseFields(headers.fields)
+        if fields.fault:
+            raise StreamFault(PROTOCOL_ERROR, f"its response has {fields.fault}")
+        status = fields.status
+        if status < 200:
+            stream.interims += 1
+            if status == 101 or end or fields.length >= 0 or stream.interims > MAX_INTERIM_RESPONSES:
+                raise StreamFault(PROTOCOL_ERROR, "its interim response is not valid, or one too many")
+            handler.on_interim(status, response_lines(fields.regular))
+            return
+        stream.head_done = True
+        bodiless = self._head_only or status in (204, 304)
+        if not bodiless:
+            stream.expected = fields.length
+        lines = response_lines(fields.regular)
+        head = ResponseHead(status, lines, fields.length, False, bodiless, False)
+        if end:
+            head.judged = judged_status(lines, status)
+        handler.on_head(head)
+
+
+class Http2Session(Http2):
+    """The streams of one connection."""
+
+    __slots__ = ("idle_since", "owner", "scheme", "served", "transport")
+
+    def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
+        super().__init__(Limits(max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS), client=True)
+        self.owner = owner
+        self.transport = transport
+        self.served = 0
+        """Whole responses so far."""
+        self.idle_since = 0.0
+        self.scheme = scheme
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request can be sent."""
+        return (
+            not self.closing
+            and not self.ended
+            and len(self.streams) < min(self.peer_streams, MAX_STREAMS)
+            and self.highest < MAX_WINDOW - 2
+        )
+
+    def open(self, stream: Stream) -> None:
+        """Count a stream that we open."""
+        self.streams[stream.id] = stream
+
+    def write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _call_soon(self, work: Callable[[], None]) -> None:
+        self.owner.loop.call_soon(work)
+
+    def on_response_head(self, stream: Stream, headers: HeaderList, *, end: bool) -> None:
+        assert isinstance(stream, BackendStream)
+        stream.connection_of.on_response_head(stream, headers, end=end)
+
+    def on_ended(self, fault: ConnectionFault | None) -> None:
+        self.owner.forget(self)
+        self.transport.close()
+
+    def on_goaway(self, last_stream: int, code: int) -> None:
+        """Streams beyond ``last_stream`` were not acted on, and may be repeated."""
+        self.owner.forget(self)
+        for stream in tuple(self.streams.values()):
+            if stream.id > last_stream:
+                stream.drop()
+                stream.on_reset(REFUSED_STREAM)
+        if not self.streams:
+            self.transport.close()
+
+    def on_idle(self) -> None:
+        self.flush()
+        if self.closing:
+            self.transport.close()
+        else:
+            self.owner.on_idle(self)
+
+
+class Http2Connection(asyncio.Protocol):
+    """The I/O of a session."""
+
+    __slots__ = ("_owner", "_scheme", "session", "transport")
+
+    def __init__(self, owner: SessionOwner, scheme: bytes) -> None:
+        """``scheme``: of its requests."""
+        self._owner = owner
+        self._scheme = scheme
+        self.session: Http2Session | None = None
+        """Set when the connection is made; None if the backend did not agree on HTTP/2."""
+        self.transport = cast("asyncio.Transport", None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            return
+        self.session = Http2Session(self._owner, self.transport, self._scheme)
+        self.session.start()
+
+    def data_received(self, data: bytes) -> None:
+        session = self.session
+        if session is None:
+            return
+        try:
+            session.receive(data, perf_counter())
+        except Exception as error:  # noqa: BLE001 - other backends must go on
+            INTERNAL_ERRORS.report(error)
+            session.end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        session = self.session
+        if session is None:
+            return
+        self._owner.forget(session)
+        session.ended = True
+        for stream in tuple(session.streams.values()):
+            stream.drop()
+            assert isinstance(stream, BackendStream)
+            stream.connection_of.fail("it closed the connection before it responded", stream.head_done)
+
+    def pause_writing(self) -> None:
+        if self.session is not None:
+            self.session.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.session is not None:
+            self.session.resume_writing()
+
+
+def encode_head(parts: list[bytes], scheme: bytes) -> bytes:
+    """The header block for a request whose head is written in HTTP/1.1."""
+    first, *lines = b"".join(parts).split(b"\r\n")
+    method, target, _ = first.split(b" ")
+    block = [
+        encode_field(b":method", method),
+        encode_field(b":scheme", scheme),
+        encode_field(b":path", target),
+        b"",
+        encode_field(b"te", b"trailers"),
+    ]
+    for line in lines:
+        if line:
+            name, _, value = line.partition(b": ")
+            name = name.lower()
+            if name not in _NOT_SENT:
+                block.append(encode_field(name, value))
+            elif name == b"host":
+                block[3] = encode_field(b":authority", value)
+    return b"".join(block)
+
+
+def response_lines(fields: list[Field]) -> list[bytes]:
+    """The lines that go on to the client."""
+    lines = []
+    for field in fields:
+        action = RESPONSE_ACTIONS.get(field.name)
+        if action is None:
+            lines.append(field.line)
+        elif action == REQUEST_ID:  # the client gets the gateway's
+            lines.append(b"x-backend-request-id: %b\r\n" % field.value)
+    return lines

@@ -1,0 +1,281 @@
+"""Backends that speak HTTP/2: one connection for many requests, and its errors mean what they say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from tests.http2.backend import Http2Backend, Request, free_port
+from tests.http2.client import PATIENCE, Client
+from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
+from tests.wire.rig import Rig
+
+BACKEND = Http2Backend()
+
+
+BACKEND.port = free_port()
+RIG = {
+    "backends": f"""\
+  multi: {{url: "h2c://127.0.0.1:{BACKEND.port}", ejection: null}}
+""",
+    "routes": """\
+  multi:
+    match: {path: /m}
+    variants: {v1: {backend: multi}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+    body_limit: 1GiB
+  multi-fall:
+    match: {path: /mf}
+    variants: {v1: {backend: multi}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+    fallback: [v2]
+  shadowed:
+    match: {path: /ms}
+    variants: {v1: {backend: a}, v2: {backend: multi}}
+    policy: {type: shadow, primary: v1, shadows: {v2: 100%}}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def started(shared_rig: Rig) -> Iterator[Http2Backend]:
+    shared_rig.run(BACKEND.start())
+    yield BACKEND
+    shared_rig.run(BACKEND.stop())
+
+
+@pytest.fixture
+def backend(rig: Rig, started: Http2Backend) -> Iterator[Http2Backend]:
+    rig.call(started.reset)
+    yield started
+    rig.call(started.reset)
+
+
+def to(path: bytes, *extra: Pair, method: bytes = b"POST") -> list[Pair]:
+    return [(b":method", method), SCHEME, AUTHORITY, (b":path", path), *extra]
+
+
+def test_a_request_and_its_response(rig: Rig, backend: Http2Backend) -> None:
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m?x=1", (b"x-user-id", b"u")), end=False) + data(b"body"))
+    assert (reply.status, reply.body) == (200, b"body")
+    assert b"x-decision-id" in dict(reply.heads[0])
+    (request,) = backend.requests
+    sent = [request.get(name) for name in (b":method", b":path", b":scheme", b"te")]
+    assert sent == [b"POST", b"/m?x=1", b"http", b"trailers"]
+    assert request.get(b":authority") == f"127.0.0.1:{backend.port}".encode()
+    assert (request.get(b"content-length"), request.get(b"x-user-id")) == (b"4", b"u")
+    assert not {b"host", b"transfer-encoding", b"connection"} & dict(request.fields).keys()
+
+
+def test_from_http1_clients(rig: Rig, backend: Http2Backend) -> None:
+    sent = b"POST /m HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    with Client(rig.port, hello=sent) as client:
+        rig.until(lambda: bool(backend.requests) and backend.requests[0].body == b"abc")
+        client.send(b"3\r\ndef\r\n0\r\n\r\n")
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += client.socket.recv(1000)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"abcdef" in received
+
+
+def test_many_requests_share_one_connection(rig: Rig, backend: Http2Backend) -> None:
+    held: list[Request] = []
+    backend.plans.extend([held.append] * 50)
+    with Client(rig.port) as client:
+        client.send(b"".join(headers(to(b"/m"), n) for n in range(1, 101, 2)))
+        rig.until(lambda: len(held) == 50)
+        assert len(backend.connections) == 1
+
+        def release() -> None:
+            for request in held:
+                request.connection.respond(request, [(b":status", b"200")], b"x")
+            held[0].connection.flush()
+
+        rig.call(release)
+        assert all(client.reply(n).body == b"x" for n in range(1, 101, 2))
+
+
+def arrived(backend: Http2Backend, count: int) -> bool:
+    return len(backend.requests) == count
+
+
+def more_frames(count: int, reader: Reader) -> bool:
+    return len(reader.frames) > count
+
+
+def test_as_many_connections_as_the_backends_limit_asks_for(rig: Rig, backend: Http2Backend) -> None:
+    held: list[Request] = []
+    backend.settings = {3: 10}
+    backend.plans.extend([held.append] * 30)
+    with Client(rig.port) as client:
+        for n in range(1, 61, 2):
+            client.send(headers(to(b"/m"), n))
+            rig.until(partial(arrived, backend, (n + 1) // 2))
+        assert len(backend.connections) == 3
+        assert all(not request.reset for request in held)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 4 << 20])
+def test_large_bodies_both_ways(rig: Rig, backend: Http2Backend, size: int) -> None:
+    with Client(rig.port) as client:
+        client.send(headers(to(b"/m"), end=False))
+        client.send(frame(WINDOW_UPDATE, 0, 0, word(size * 2)) + frame(WINDOW_UPDATE, 0, 1, word(size * 2)))
+        sent, granted = 0, 262_144
+        while sent < size:
+            if sent + 16_384 > granted:
+                count = len(client.reader.frames)
+                client.read_until(partial(more_frames, count))
+                granted = 262_144 + sum(
+                    int.from_bytes(payload, "big")
+                    for kind, _, stream, payload in client.reader.frames
+                    if kind == WINDOW_UPDATE and stream == 1
+                )
+                continue
+            client.send(data(b"x" * 16_384, end=False))
+            sent += 16_384
+        client.send(data(b""))
+        assert client.reply().body == b"x" * size
+
+
+def test_a_refused_stream_is_repeated(rig: Rig, backend: Http2Backend) -> None:
+    def refuse(request: Request) -> None:
+        request.connection.h2.reset_stream(request.stream, 7)
+
+    backend.plans.append(refuse)
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/m"), end=False) + data(b"again")).body == b"again"
+
+
+def test_a_reset_is_an_error_and_falls_back(rig: Rig, backend: Http2Backend) -> None:
+    def fail(request: Request) -> None:
+        request.connection.h2.reset_stream(request.stream, 2)
+
+    backend.plans.extend([fail, fail])
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+        assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_reset")
+        assert client.request(headers(to(b"/mf"), 3), 3).body.startswith(b"B")
+    assert len(backend.connections) == 1
+
+
+def test_a_goaway_moves_requests_to_a_new_connection(rig: Rig, backend: Http2Backend) -> None:
+    def leave(request: Request) -> None:
+        request.connection.h2.close_connection(last_stream_id=0)
+
+    backend.plans.append(leave)
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/m"), end=False) + data(b"again")).body == b"again"
+    assert len(backend.connections) == 2
+
+
+def test_a_lost_connection_fails_its_requests(rig: Rig, backend: Http2Backend) -> None:
+    held: list[Request] = []
+    backend.plans.extend([held.append] * 3)
+    with Client(rig.port) as client:
+        client.send(b"".join(headers(to(b"/m"), n) for n in (1, 3, 5)))
+        rig.until(lambda: len(held) == 3)
+        rig.call(held[0].connection.transport.abort)
+        assert {client.reply(n).status for n in (1, 3, 5)} == {502}
+        assert client.request(headers(to(b"/m"), 7), 7).status == 200
+
+
+def test_a_client_that_leaves_resets_the_stream_and_keeps_the_connection(
+    rig: Rig, backend: Http2Backend
+) -> None:
+    held: list[Request] = []
+    backend.plans.append(held.append)
+    with Client(rig.port) as client:
+        client.send(headers(to(b"/m")))
+        rig.until(lambda: len(held) == 1)
+    rig.until(lambda: held[0].reset)
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/m"))).status == 200
+    assert len(backend.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [(b"x", b"y")],
+        [(b":status", b"099")],
+        [(b":status", b"20")],
+        [(b":status", b"200"), (b"x", b"a\r\nset-cookie: evil")],
+        [(b":status", b"200"), (b"connection", b"close")],
+        [(b":status", b"200"), (b"Upper", b"x")],
+        [(b":status", b"200"), (b"content-length", b"1"), (b"content-length", b"1")],
+        [(b":status", b"101")],
+    ],
+)
+def test_malformed_responses(rig: Rig, backend: Http2Backend, head: list[Pair]) -> None:
+    def respond(request: Request) -> None:
+        request.connection.flush()
+        request.connection.transport.write(frame(1, 5, request.stream, block(head)))
+
+    backend.plans.append(respond)
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+        assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_protocol")
+
+
+def test_fields_that_belong_to_a_connection_under_another_spelling_are_dropped(
+    rig: Rig, backend: Http2Backend
+) -> None:
+    fields = [
+        (b":status", b"200"),
+        (b"transfer_encoding", b"chunked"),
+        (b"keep_alive", b"x"),
+        (b"x-kept", b"1"),
+    ]
+    backend.plans.append(lambda request: request.connection.respond(request, fields))
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+    names = dict(reply.heads[0]).keys()
+    assert b"x-kept" in names
+    assert not {b"transfer_encoding", b"keep_alive"} & names
+
+
+def test_a_short_body_is_a_truncated_response(rig: Rig, backend: Http2Backend) -> None:
+    def respond(request: Request) -> None:
+        request.connection.flush()
+        head = block([(b":status", b"200"), (b"content-length", b"9")])
+        request.connection.transport.write(frame(1, 4, request.stream, head) + data(b"half", request.stream))
+
+    backend.plans.append(respond)
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+        assert (reply.ended, reply.reset) == (False, "INTERNAL_ERROR")
+
+
+def test_head_and_empty_responses(rig: Rig, backend: Http2Backend) -> None:
+    def head(request: Request) -> None:
+        request.connection.respond(request, [(b":status", b"200"), (b"content-length", b"99")])
+
+    def empty(request: Request) -> None:
+        request.connection.respond(request, [(b":status", b"204")])
+
+    backend.plans.extend([head, empty])
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m", method=b"HEAD")))
+        assert (reply.status, dict(reply.heads[0])[b"content-length"]) == (200, b"99")
+        assert client.request(headers(to(b"/m"), 3), 3).status == 204
+
+
+def test_a_shadow_over_http2(rig: Rig, backend: Http2Backend) -> None:
+    """Copies are dropped while the machine is busy, so it is tried until one goes out."""
+    with Client(rig.port) as client:
+        deadline = time.monotonic() + PATIENCE
+        stream = 1
+        while not any(request.body == b"copy" for request in backend.requests):
+            assert time.monotonic() < deadline
+            reply = client.request(headers(to(b"/ms"), stream, end=False) + data(b"copy", stream), stream)
+            assert reply.status == 200
+            stream += 2
+            rig.settle()

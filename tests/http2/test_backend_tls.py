@@ -1,0 +1,82 @@
+"""HTTP/2 to backends over TLS: agreed on by ALPN, or an error that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.http2.backend import Http2Backend, free_port
+from tests.wire.rig import Rig, Tls
+from tests.wire.test_tls import contexts
+
+BACKEND = Http2Backend(port=free_port())
+
+
+def with_alpn(folder: Path) -> Tls:
+    tls = contexts(folder)
+    tls.gateway.set_alpn_protocols(["h2"])  # serves the HTTP/2 backend here
+    return Tls(None, tls.backend, tls.gateway)  # type: ignore[arg-type]
+
+
+RIG = {
+    "tls": with_alpn,
+    "backends": f"""\
+  modern: {{url: "h2://127.0.0.1:{BACKEND.port}", ejection: null, tls: {{ca: FOLDER/ca.pem}}}}
+  old: {{url: "h2://127.0.0.1:PORT", ejection: null, tls: {{ca: FOLDER/ca.pem}}}}
+  distrusted: {{url: "h2://127.0.0.1:{BACKEND.port}", ejection: null}}
+""",
+    "routes": """\
+  modern:
+    match: {path: /modern}
+    variants: {v1: {backend: modern}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+  old:
+    match: {path: /old}
+    variants: {v1: {backend: old}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+  distrusted:
+    match: {path: /distrusted}
+    variants: {v1: {backend: distrusted}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def started(shared_rig: Rig) -> Iterator[Http2Backend]:
+    assert shared_rig.tls is not None
+    shared_rig.run(BACKEND.start(shared_rig.tls.client))
+    yield BACKEND
+    shared_rig.run(BACKEND.stop())
+
+
+def ask(rig: Rig, path: bytes) -> tuple[int, bytes]:
+    with rig.client() as client:
+        client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody" % path)
+        found = client.answer()
+        return found.status, found.body
+
+
+def test_requests_share_one_secured_connection(rig: Rig, started: Http2Backend) -> None:
+    rig.call(started.reset)
+    for _ in range(3):
+        assert ask(rig, b"/modern") == (200, b"body")
+    assert len(started.connections) == 1
+    fields = dict(started.requests[0].fields)
+    assert (fields[b":scheme"], fields[b":path"]) == (b"https", b"/modern")
+
+
+@pytest.mark.parametrize("path", [b"/old", b"/distrusted"])
+def test_a_backend_without_http2_or_without_our_trust_is_a_tls_error(
+    rig: Rig, started: Http2Backend, path: bytes
+) -> None:
+    rig.call(started.reset)
+    status, body = ask(rig, path)
+    assert status == 502
+    assert b'"backend_tls"' in body
+    assert not started.requests

@@ -1,0 +1,46 @@
+"""The corpus on a socket of the real gateway: refused or transparent, and the backend sees nothing that is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.http2.case import Case
+from tests.http2.client import Client
+from tests.http2.corpus import CASES
+from tests.http2.raw import GOOD, headers
+from tests.wire.rig import Rig
+
+RIG = {
+    "routes": """\
+  echo:
+    match: {path: /echo}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+""",
+}
+SMUGGLED = (b"smuggled", b"injected", b"evil", b"\r\n\r\nGET")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(rig: Rig, case: Case) -> None:
+    verdict, _, code = (case.gateway or case.expected).partition(" ")
+    with Client(rig.port, hello=b"") as client:
+        client.send(case.sent)
+        if verdict == "goaway":
+            assert client.read_to_end().goaway == code
+        elif verdict == "http1":
+            assert client.socket.recv(1000).startswith(b"HTTP/1.1 %b" % code.encode())
+        else:
+            reply = client.reply()
+            if verdict == "reset":
+                closed = code == "STREAM_CLOSED" and reply.ended  # the response was out before the frame came
+                assert closed or reply.reset == code, reply
+            else:
+                assert (reply.status, reply.reset) in {(int(verdict), ""), (int(verdict), "NO_ERROR")}
+            if not (code == "STREAM_CLOSED" and client.reader.goaway):
+                assert client.request(headers(GOOD, 101), 101).status == 200
+    for request in rig.requests:
+        assert not any(needle in request.head for needle in SMUGGLED), request.head
+        assert request.line.startswith((b"POST /echo", b"OPTIONS *"))
+        assert len(request.all("host")) == 1
+        assert not (request.all("content-length") and request.all("transfer-encoding"))
