@@ -46,6 +46,8 @@ class HealthConfig(ConfigModel):
     from_root: bool = False
     """True: use ``path`` as it is; false: append it to the path of the backend's url."""
     method: Method = "GET"
+    grpc: str | None = None
+    """Call ``grpc.health.v1.Health/Check`` for this service (``""``: the whole server), instead of ``path``."""
     every: PositiveDuration = 5.0
     timeout: PositiveDuration = 1.0
     healthy: PositiveInt = 2
@@ -150,6 +152,8 @@ class BackendConfig(ConfigModel):
             raise ValueError("the same address is listed twice; write each once")
         if len({(found.scheme, found.path) for found in self.addresses}) > 1:
             raise ValueError("the addresses differ in scheme or path; write one backend for each")
+        if self.health is not None and self.health.grpc is not None and not self.http2:
+            raise ValueError("'health.grpc' needs HTTP/2; write the address with h2c:// or h2://")
         return self
 
     @property

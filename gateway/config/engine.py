@@ -51,6 +51,8 @@ def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Itera
 def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
     if route.match.model:
         yield ("match", "model"), "an engine does not read bodies; match a path or a header"
+    if route.match.grpc is not None:
+        yield ("match", "grpc"), "an engine does not serve gRPC; run the route without 'engine'"
     if route.unit is not None and route.unit.header is None:
         yield ("unit",), "an engine takes units from a header alone; write 'header: NAME'"
     if route.body_limit is not None:
@@ -95,6 +97,9 @@ def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> I
             yield (*here, "rewrite", "version"), "an engine replaces prefixes alone; write 'path'"
         if backend is None:
             continue
+        if backend.http2:
+            message = "an engine speaks HTTP/1.1 with backends; write the address with http:// or https://"
+            yield (*here, "backend"), message
         if backend.tls.cert is not None:
             yield (
                 (*here, "backend"),

@@ -147,6 +147,7 @@ class _RouteCheck:
     def findings(self) -> Iterator[Finding]:
         yield from self._paths()
         yield from self._variants()
+        yield from self._grpc()
         yield from self._policy()
         yield from self._shadows()
         yield from self._fallback()
@@ -180,6 +181,21 @@ class _RouteCheck:
             if variant.backend not in self.names.backends:
                 said = unknown("backend", variant.backend, self.names.backends)
                 yield Finding(self._at("variants", name, "backend"), *said)
+
+    def _grpc(self) -> Iterator[Finding]:
+        if self.route.match.grpc is None:
+            return
+        for name, variant in self.route.variants.items():
+            backend = self.document.backends.get(variant.backend)
+            if backend is not None and not backend.http2:
+                message = f"gRPC needs HTTP/2; write the address of '{variant.backend}' with h2c:// or h2://"
+                yield Finding(self._at("variants", name, "backend"), message)
+            for key in ("model", "version"):
+                if getattr(variant.rewrite, key) is not None:
+                    message = (
+                        "messages of gRPC are not rewritten; name the model and its version in the request"
+                    )
+                    yield Finding(self._at("variants", name, "rewrite", key), message)
 
     def _policy(self) -> Iterator[Finding]:
         policy = self.route.policy

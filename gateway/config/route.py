@@ -27,6 +27,8 @@ from policies.comparison.bodies import Form
 class MatchConfig(ConfigModel):
     """Conditions of a route: all must hold; the longest path wins, then the route with more conditions."""
 
+    grpc: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*(/[A-Za-z_][A-Za-z0-9_]*)?$")] = None
+    """``package.Service/Method`` or ``package.Service``: the same as ``path`` with a slash before it."""
     path: Path = "/"
     """Prefix of whole path segments: /v2/models/a matches /v2/models/a/infer, but not /v2/models/ab."""
     host: Annotated[tuple[str, ...], OneOrMore] = ()
@@ -35,6 +37,16 @@ class MatchConfig(ConfigModel):
     methods: Annotated[tuple[Method, ...], OneOrMore] = ()
     model: Annotated[tuple[str, ...], OneOrMore] = ()
     """Any of these values of `model` in an OpenAI body."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_grpc(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("grpc"), str):
+            path = "/" + value["grpc"]
+            if value.get("path", path) != path:
+                raise ValueError("'grpc' and 'path' name different paths; write one of them")
+            return {**value, "path": path}
+        return value
 
 
 class UnitConfig(ConfigModel):

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from gateway.config.backend import BackendConfig, HealthConfig
 from gateway.transport.address import Address
+from gateway.transport.grpc_probe import HEALTH_CHECK, GrpcProbe, health_check
 from gateway.transport.health import Health
 from gateway.transport.probe import ProbeRequest
 
@@ -122,19 +123,24 @@ class Probes:
 
 
 def request(backend: BackendConfig, place: int, address: Address) -> list[bytes]:
-    """The pieces of a probe: the path under the backend's base path, with the fields that it always gets."""
+    """Head and body of a probe: the path under the backend's base path, with the fields that it always gets."""
     rule = backend.health
     assert rule is not None
     given = {key.lower(): value for key, value in backend.headers.items()}
     fields = {"host": address.authority.decode(), "user-agent": "turnout", "accept": "*/*", **given}
+    if rule.grpc is not None:
+        fields["content-type"] = "application/grpc"
     lines = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
+    if rule.grpc is not None:
+        head = f"POST {HEALTH_CHECK} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        return [head, health_check(rule.grpc)]
     path = rule.path if rule.from_root else backend.addresses[place].path + rule.path
     return [f"{rule.method} {path} HTTP/1.1\r\n{lines}connection: close\r\n\r\n".encode("latin-1")]
 
 
 async def ask(address: Address, sent: list[bytes], rule: HealthConfig) -> str:
     """Sends one probe; "" if the response is good, else what was wrong. Takes ``rule.timeout`` at most."""
-    probe = ProbeRequest(sent)
+    probe = GrpcProbe(sent) if rule.grpc is not None else ProbeRequest(sent)
     connecting = address.connect(probe)
     try:
         async with asyncio.timeout(rule.timeout):

@@ -286,6 +286,7 @@ def test_the_whole_file_says_every_option() -> None:
         "alpha",
         "beta",
         "cookie",
+        "grpc",
         "query",
         "url",
         "variant",

@@ -34,6 +34,11 @@ END = "\n"
 
 # (what to replace, by what, line, path, message, hint)
 TABLE = [
+    # gRPC
+    ("match: {path: /v2/models/digits}", "match: {grpc: a.B}", 10, "routes.digits.variants.v1.backend",
+     "gRPC needs HTTP/2; write the address of 'a' with h2c:// or h2://", ""),
+    (A, '  a: {url: "http://127.0.0.1:9101", health: {grpc: ""}}', 5, "backends.a",
+     "'health.grpc' needs HTTP/2; write the address with h2c:// or h2://", ""),
     # Names that lead nowhere
     (POLICY, CANARY.replace("candidate: v2", "candidate: v3") + "}", 12, "routes.digits.policy.candidate",
      "there is no variant 'v3'; known: v1, v2", ""),

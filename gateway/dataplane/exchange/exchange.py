@@ -20,10 +20,10 @@ from gateway.dataplane.exchange.local_reply import send_refusal
 from gateway.dataplane.exchange.serialize import request_head
 from gateway.dataplane.exchange.states import RELAYING, WAITING
 from gateway.dataplane.exchange.tunnel import Tunnel
-from gateway.dataplane.request import body_fields
+from gateway.dataplane.request import body_fields, grpc_body
 from gateway.dataplane.request.assignment import assign, settle_route
 from gateway.dataplane.request.body_wait import BodyWait
-from gateway.dataplane.request.json_body import JsonBody, read, read_scalars
+from gateway.dataplane.request.json_body import NO_BODY, JsonBody, read, read_scalars
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
@@ -85,6 +85,12 @@ class Exchange(Failover):
         """Reads the JSON body if it is here, a large one in another process, and decides."""
         body, request, wait = self.body, self.request, self._wait
         if wait is None or wait.reading is not None:
+            return
+        if self.head.grpc:
+            if body.complete or grpc_body.first_message_is_here(body):
+                self._on_json(grpc_body.read(b"".join(body.chunks)))
+            elif body.size > request.route.buffer_limit:
+                self._on_json(NO_BODY)
             return
         if not body.complete and body.size <= request.route.buffer_limit:
             return
