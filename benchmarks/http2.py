@@ -1,0 +1,208 @@
+"""CPU per request of HTTP/2 and of unary gRPC, of Turnout and of Envoy in front of the same upstream.
+
+    .venv/bin/python -m benchmarks.http2 [--rounds N] [--checkout DIRECTORY]
+
+h2load loads HTTP/2, grpcio loads gRPC; a second Envoy is the upstream of the one, a grpcio server that of the other.
+Rounds of the peers alternate. Needs Debian's ``nghttp2-client`` and the extra ``bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import grpc
+
+from benchmarks.children import Child, free_port, free_ports
+from benchmarks.usage import usage
+
+METHOD: Final = "/bench.Echo/Unary"
+BODY: Final = b"x" * 74
+MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
+OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+LISTENER: Final = """\
+static_resources:
+  listeners:
+    - address: {socket_address: {address: 127.0.0.1, port_value: @PORT@}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/@MANAGER@
+                codec_type: HTTP2
+                stat_prefix: bench
+                route_config:
+                  virtual_hosts:
+                    - {name: all, domains: ["*"], routes: [{match: {prefix: /}, @ACTION@}]}
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: {"@type": type.googleapis.com/@ROUTER@}
+"""
+CLUSTER: Final = """\
+  clusters:
+    - name: upstream
+      type: STATIC
+      connect_timeout: 1s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/@OPTIONS@
+          explicit_http_config: {http2_protocol_options: {}}
+      load_assignment:
+        cluster_name: upstream
+        endpoints:
+          - lb_endpoints:
+              - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: @UPSTREAM@}}}
+"""
+TURNOUT: Final = """\
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+record: {enabled: @RECORD@}
+backends:
+  upstream: {url: "h2c://127.0.0.1:@UPSTREAM@"}
+routes:
+  all:
+    match: {path: /}
+    unit: {header: x-user-id}
+    variants: {v1: {backend: upstream}, v2: {backend: upstream}}
+    policy: {type: split, weights: {v1: 9, v2: 1}}
+"""
+Load = Callable[[int, int], None]
+"""Sends so many requests to a port."""
+
+
+def h2load(port: int, count: int) -> None:
+    with TemporaryDirectory() as folder:
+        body = Path(folder, "body")
+        body.write_bytes(BODY)
+        words = ["-n", str(count), "-c", "4", "-m", "8", "-d", str(body), "-H", "x-user-id: u1"]
+        done = subprocess.run(
+            ["h2load", *words, f"http://127.0.0.1:{port}/v2/models/m/infer"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    if not re.search(rf"status codes: {count} 2xx", done.stdout):
+        raise SystemExit(done.stdout)
+
+
+def grpc_load(port: int, count: int) -> None:
+    free = threading.Semaphore(32)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(METHOD)
+        futures = []
+        for _ in range(count):
+            free.acquire()
+            future = call.future(BODY, timeout=30, metadata=(("x-user-id", "u1"),))
+            future.add_done_callback(lambda _: free.release())
+            futures.append(future)
+        if any(future.result() != BODY for future in futures):
+            raise SystemExit("a response differs")
+
+
+class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The upstream of the gRPC calls."""
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+
+
+@contextmanager
+def grpc_upstream() -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((Echo(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+def envoy(port: int, action: str, rest: str, folder: Path, core: int) -> Child:
+    text = (LISTENER.replace("@ACTION@", action) + rest).replace("@PORT@", str(port))
+    for name, value in (("@MANAGER@", MANAGER), ("@ROUTER@", ROUTER), ("@OPTIONS@", OPTIONS)):
+        text = text.replace(name, value)
+    path = folder / f"envoy{port}.yaml"
+    path.write_text(text)
+    binary = Path(sys.executable).with_name("envoy")
+    words = [str(binary), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+    return Child("envoy", words, cores=[core], log=folder / f"envoy{port}.log")
+
+
+def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, checkout: Path) -> Child:
+    place = folder / f"turnout{port}"
+    place.mkdir()
+    path = place / "turnout.yaml"
+    values = {
+        "@PORT@": port, "@DIR@": place, "@UPSTREAM@": upstream, "@RECORD@": "true" if record else "false"
+    }  # fmt: skip
+    text = TURNOUT
+    for name, value in values.items():
+        text = text.replace(name, str(value))
+    path.write_text(text)
+    words = [sys.executable, "-P", "-m", "gateway.cli", "run", "--config", str(path)]
+    env = {"PYTHONPATH": str(checkout)}
+    return Child("turnout", words, cores=[core], log=place / "log", env=env)
+
+
+def measure(children: dict[str, tuple[Child, int]], load: Load, count: int, rounds: int) -> dict[str, float]:
+    """The median of CPU microseconds per request, by peer."""
+    found: dict[str, list[float]] = {name: [] for name in children}
+    for _, port in children.values():
+        load(port, count // 4)  # warm
+    for _ in range(rounds):
+        for name, (child, port) in children.items():
+            before = usage(child.session).cpu_us
+            load(port, count)
+            found[name].append((usage(child.session).cpu_us - before) / count)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=8000, help="requests of a round")
+    parser.add_argument("--compiled", type=Path, help="a checkout in which make compiled was run")
+    options = parser.parse_args()
+    core = min(os.sched_getaffinity(0))
+    checkouts = {"turnout": Path.cwd()} | ({"turnout compiled": options.compiled} if options.compiled else {})
+    print("| CPU µs per request | HTTP/2 | to Envoy | unary gRPC | to Envoy |\n|---|---|---|---|---|")
+    columns: list[dict[str, float]] = []
+    for load in (h2load, grpc_load):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            if load is grpc_load:
+                upstream = stack.enter_context(grpc_upstream())
+            else:
+                upstream = free_port()
+                action = f"direct_response: {{status: 200, body: {{inline_string: {BODY.decode()}}}}}"
+                stack.enter_context(envoy(upstream, action, "", folder, core + 1)).wait_listening(upstream)
+            ports = iter(free_ports(1 + 2 * len(checkouts)))
+            port = next(ports)
+            rest = CLUSTER.replace("@UPSTREAM@", str(upstream))
+            children = {"Envoy": (envoy(port, "route: {cluster: upstream}", rest, folder, core), port)}
+            for name, checkout in checkouts.items():
+                for record in (False, True):
+                    port = next(ports)
+                    child = turnout(port, upstream, folder, core, record=record, checkout=checkout)
+                    children[f"{name}, {'with the record' if record else 'routing only'}"] = (child, port)
+            for child, port in children.values():
+                stack.enter_context(child).wait_listening(port)
+            columns.append(measure(children, load, options.count, options.rounds))
+    for name in columns[0]:
+        cells = [f"{column[name]:.1f} | {column[name] / column['Envoy']:.2f}" for column in columns]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
