@@ -247,7 +247,7 @@ class Allocations:
         if self._asked.get(name) == (held.plan, learned):
             return  # the rewards that came were another route's
         fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
-        if learned.winner is None and _needs_periods(standing):
+        if learned.winner is None and standing.needs_periods:
             learned = replace(learned, periods=await self._periods(name, held.plan, document))
             fresh, standing = await asyncio.to_thread(bandit.refresh, held.plan, learned)
         if self.held.get(name) is not held:
@@ -342,11 +342,6 @@ class Allocations:
             return
         self._take(name, epoch, fresh, reason, drawn)
         self._announce(record)
-
-
-def _needs_periods(standing: Standing) -> bool:
-    """Whether beliefs name a winner that must be shown to be one."""
-    return standing.lead is not None or (standing.believed is not None and standing.stopped is None)
 
 
 def _metrics(document: Document, name: str, found: Bandit) -> dict[str, Metric]:

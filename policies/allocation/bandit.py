@@ -125,6 +125,11 @@ class Standing:
     believed: str | None = None
     """The variant that beliefs alone would name."""
 
+    @property
+    def needs_periods(self) -> bool:
+        """Whether beliefs name a winner that must be shown to be one, by `Learned.periods`."""
+        return self.lead is not None or (self.believed is not None and self.stopped is None)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: the posterior of each variant with its number of rewards, and the winner of the stop rule."""
         each = zip(self.posteriors, self.probability_best, self.expected_loss, self.counts, strict=True)

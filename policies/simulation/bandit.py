@@ -9,6 +9,7 @@ allocation. All repetitions advance together: chance is drawn for all of them in
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
@@ -24,6 +25,7 @@ from policies.allocation.fixed_plans import Canary, Single, Split
 from policies.allocation.model import Allocation, Learned
 from policies.bayes.posterior import interval
 from policies.bayes.prior import posteriors
+from policies.sequential.design_based import Period, Periods
 from policies.simulation import summary
 from policies.simulation.clustered_users import ServedUsers
 from policies.simulation.summary import Estimated
@@ -154,6 +156,11 @@ class _Course:
         self.faded = np.zeros((repetitions, k, 3))
         self.pending = np.zeros((len(self.late), repetitions, k, 3))
         self.pending_faded = np.zeros_like(self.pending)
+        self.sent: deque[Array] = deque(maxlen=len(self.late))
+        """Rewards of the last periods by delay, (L, R, K, 3) each; the newest first."""
+        proves = isinstance(plan, Bandit) and plan.stop is not None and plan.stop.alpha is not None
+        self.by_period = np.zeros((periods, repetitions, k, 3)) if proves else None
+        """What was reported, by the period of its decision; None where no stop rule compares by it."""
         self.keep = _kept(plan, world.seconds / periods)
         self.shares = np.zeros((periods, repetitions, k))
         self.assigned = np.zeros((periods, repetitions, k), dtype=np.int64)
@@ -169,14 +176,14 @@ class _Course:
         half_life = self.plan.half_life if isinstance(self.plan, Bandit) else None
         span = None if half_life is None else half_life / world.seconds * self.periods
         shape = self.repetitions, len(world.variants)
-        return ServedUsers(users, world.model, world.sd, shape, self.rng, keep=self.keep, span=span)
+        return ServedUsers(users, world.model, world.sd, shape, self.rng, span=span)
 
     def advance(self, period: int) -> None:
         t = (self.ends[period] - self.sizes[period]) / self.world.requests
-        self._arrive()
-        p = self._allocated(t)
+        self._arrive(period)
+        p = self._allocated(period, t)
         n = (
-            self._serve_users(int(self.sizes[period]), t)
+            self._serve_users(int(self.sizes[period]), period, t)
             if self.served is not None
             else self._drawn(p, period, t)
         )
@@ -188,19 +195,25 @@ class _Course:
         self._send(self._rewards(n, t))
         return n
 
-    def _serve_users(self, size: int, t: float) -> NDArray[np.int64]:
+    def _serve_users(self, size: int, period: int, t: float) -> NDArray[np.int64]:
         """The same where sticky units send them."""
         assert self.served is not None
         made = [allocation for allocation in self.made if allocation is not None]
         means, draw = self.world.means_at(t), self.world.draw_each
-        n, sums, faded = self.served.serve(made, self.world.variants, size, means, draw)
-        self.pending[0] += sums
-        self.pending_faded[0] += faded
+        n, added, since = self.served.serve(made, self.world.variants, size, means, draw)
+        self.pending[0] += added.sum(axis=1)
+        self.pending_faded[0] += (added * self.keep ** (period - since)[..., None]).sum(axis=1)
+        if self.by_period is not None:
+            run, _, variant = np.indices(since.shape)
+            np.add.at(self.by_period, (since, run, variant), added)
         return n
 
     # Rewards --------------------------------------------------------------------------------------------
-    def _arrive(self) -> None:
+    def _arrive(self, period: int) -> None:
         """What is due is reported; everything grows older by a period."""
+        if self.by_period is not None:
+            for late, by_delay in enumerate(self.sent):
+                self.by_period[period - 1 - late] += by_delay[late]
         self.sums += self.pending[0]
         self.faded = self.keep * self.faded + self.pending_faded[0]
         self.pending = np.concatenate([self.pending[1:], np.zeros_like(self.pending[:1])])
@@ -221,13 +234,14 @@ class _Course:
 
     def _send(self, rewards: Array) -> None:
         by_delay = np.moveaxis(rewards, 2, 0)
+        self.sent.appendleft(by_delay)
         self.pending += by_delay
         # By the time of the decision: what comes d periods late is d periods old already.
         age = self.keep ** np.arange(len(self.late))
         self.pending_faded += by_delay * age[:, None, None, None]
 
     # The policy -----------------------------------------------------------------------------------------
-    def _allocated(self, t: float) -> Array:
+    def _allocated(self, period: int, t: float) -> Array:
         """The probabilities (R, K) of this period."""
         there = dict(zip(self.world.variants, self.world.present_at(t).tolist(), strict=True))
         plan = _without(self.plan, {name for name, present in there.items() if not present})
@@ -237,14 +251,17 @@ class _Course:
             return np.tile(self._in_order(made.as_dict()), (self.repetitions, 1))
         best = [v for v, gap in zip(self.world.variants, self.world.gap_at(t), strict=True) if gap <= 1e-12]
         winner = best[0] if len(best) == 1 else None
-        return np.array([self._asked(plan, r, winner) for r in range(self.repetitions)])
+        return np.array([self._asked(plan, r, period, winner) for r in range(self.repetitions)])
 
-    def _asked(self, plan: Bandit, r: int, winner: str | None) -> Array:
+    def _asked(self, plan: Bandit, r: int, period: int, winner: str | None) -> Array:
         # Only sticky units feel where the ranges lie, and so what was in force before.
         learned = self._learned(plan, r)
         if self.served is not None:
             learned = replace(learned, previous=self.made[r])
         made, standing = bandit.refresh(plan, learned)
+        if standing.needs_periods:
+            learned = replace(learned, periods=self._periods(plan, r, period))
+            made, standing = bandit.refresh(plan, learned)
         self.made[r] = made
         if standing.stopped is not None and self.named[r] is None:
             self.named[r] = standing.stopped
@@ -258,6 +275,18 @@ class _Course:
             return Learned(sums={(v, metric): RewardSums(*row) for v, row in rows})
         rows = zip(self.world.variants, self.faded[r].tolist(), strict=True)
         return Learned(discounted={(v, metric): Discounted(*row) for v, row in rows})
+
+    def _periods(self, plan: Bandit, r: int, period: int) -> Periods:
+        """One run's rewards so far by period of constant shares, as the gateway reads them from its record."""
+        assert self.by_period is not None
+        names, metric = self.world.variants, plan.objectives[0].metric
+        found = []
+        for shares, sums in zip(
+            self.shares[:period, r].tolist(), self.by_period[:period, r].tolist(), strict=True
+        ):
+            rewards = {(v, metric): RewardSums(*row) for v, row in zip(names, sums, strict=True)}
+            found.append(Period(dict(zip(names, shares, strict=True)), rewards))
+        return Periods(found)
 
     def _in_order(self, shares: Mapping[str, float]) -> Array:
         p = np.array([shares.get(name, 0.0) for name in self.world.variants])

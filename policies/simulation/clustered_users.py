@@ -67,9 +67,8 @@ class UserPopulation:
 class ServedUsers:
     """What the units of R runs have been given and have reported so far.
 
-    ``keep`` is what a period leaves of a discounted sum, ``span`` the periods of a half-life. As in the gateway a
-    unit that counts once counts once in each, at the age of the first of its values; without a half-life
-    (``span`` None) it counts once for good.
+    ``span`` is the periods of a half-life. As in the gateway a unit that counts once counts once in each, as of the
+    first of its values; without a half-life (``span`` None) it counts once for good.
     """
 
     def __init__(
@@ -80,26 +79,25 @@ class ServedUsers:
         shape: tuple[int, int],
         rng: np.random.Generator,
         *,
-        keep: float = 1.0,
         span: float | None = None,
     ) -> None:
         """``shape`` is (R, K)."""
-        self.users, self.model, self.sd, self.rng, self.keep, self.span = users, model, sd, rng, keep, span
+        self.users, self.model, self.sd, self.rng, self.span = users, model, sd, rng, span
         runs, variants = shape
         self.points = rng.random((runs, users.units))
         """Where the unit's hash puts it: which variant it gets."""
         self.places = rng.random((runs, users.units))
         """How easily it is pleased, by whichever variant."""
         self.sums = np.zeros((runs, users.units, variants, 3))
-        self.since = np.zeros((runs, users.units, variants))
+        self.since = np.zeros((runs, users.units, variants), dtype=np.int64)
         """The period of the first value in ``sums``."""
         self.period = 0
 
     def serve(
         self, allocations: Sequence[Allocation], order: Sequence[str], requests: int, means: Array, draw: Draw
-    ) -> tuple[NDArray[np.int64], Array, Array]:
-        """One period of ``requests``: how many went to each variant (R, K), what that adds to the sums (R, K, 3),
-        and what it adds to discounted ones.
+    ) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
+        """One period of ``requests``: how many went to each variant (R, K), what that adds to the sums of each unit
+        (R, U, K, 3), and the period (R, U, K) as of which it counts.
 
         ``order`` names the variants of ``means`` (K,).
         """
@@ -113,11 +111,9 @@ class ServedUsers:
         self.since = np.where(self.sums[..., 0] > 0, self.since, self.period)
         self.sums = self.sums + mine[..., None] * new[:, :, None, :]
         added = self._reported() - before
-        age = (
-            self.keep ** (self.period - self.since) if self.users.once_per_unit else np.ones(self.since.shape)
-        )
+        since = self.since if self.users.once_per_unit else np.full_like(self.since, self.period)
         self.period += 1
-        return (n[..., None] * mine).sum(axis=1), added.sum(axis=1), (added * age[..., None]).sum(axis=1)
+        return (n[..., None] * mine).sum(axis=1), added, since
 
     def _begin(self) -> None:
         """A half-life that begins makes every unit a new one."""

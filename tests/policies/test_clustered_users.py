@@ -64,11 +64,11 @@ def test_requests_go_where_the_ranges_say_and_sums_add_up() -> None:
     world = EQUAL
     served = ServedUsers(UserPopulation(units=50), "boolean", 1.0, (2, 2), np.random.default_rng(3))
     made = [allocation({"v2": 0.0, "v1": 1.0}), allocation({"v1": 0.25, "v2": 0.75})]
-    n, sums, faded = served.serve(made, world.variants, 40_000, np.array([0.3, 0.3]), world.draw_each)
+    n, added, since = served.serve(made, world.variants, 40_000, np.array([0.3, 0.3]), world.draw_each)
     assert n.sum(axis=1).tolist() == [40_000, 40_000]
     assert n[0].tolist() == [40_000, 0]
-    assert (sums[..., 0] == n).all()
-    assert (faded == sums).all()
+    assert (added.sum(axis=1)[..., 0] == n).all()
+    assert (since == 0).all()
     owner = [made[1].variants[made[1].pick(u)] for u in served.points[1].tolist()]
     mine = served.users.activity[[name == "v2" for name in owner]].sum()
     assert n[1, 1] / 40_000 == pytest.approx(mine, abs=0.02)
@@ -81,7 +81,9 @@ def test_a_unit_that_reports_once_is_one_observation_however_much_it_sends() -> 
     made = [allocation({"v1": 1.0, "v2": 0.0})]
     total = np.zeros(3)
     for _ in range(4):
-        total += served.serve(made, EQUAL.variants, 300, np.array([0.3, 0.3]), EQUAL.draw_each)[1][0, 0]
+        total += served.serve(made, EQUAL.variants, 300, np.array([0.3, 0.3]), EQUAL.draw_each)[1][
+            0, :, 0
+        ].sum(axis=0)
     count, of = served.sums[0, :, 0, 0], served.sums[0, :, 0, 1]
     assert total[0] == 5
     assert total[1] == pytest.approx((of / count).sum())
@@ -92,18 +94,19 @@ def test_what_is_forgotten_of_a_unit_is_as_old_as_its_first_value() -> None:
     """With a half-life of 2 periods a unit is one observation in each two; corrections are of that one's age."""
     made = [allocation({"v1": 1.0, "v2": 0.0})]
     users = UserPopulation(units=4, skew=0.0, once_per_unit=True)
-    served = ServedUsers(users, "boolean", 1.0, (1, 2), np.random.default_rng(3), keep=0.5**0.5, span=2.0)
+    served = ServedUsers(users, "boolean", 1.0, (1, 2), np.random.default_rng(3), span=2.0)
+    keep = 0.5**0.5
     sums, faded = np.zeros(3), np.zeros(3)
     expected: dict[int, np.ndarray] = {}
     for period in range(6):
-        _, added, fresh = served.serve(made, EQUAL.variants, 200, np.array([0.3, 0.3]), EQUAL.draw_each)
-        sums += added[0, 0]
-        faded = served.keep * faded + fresh[0, 0]
+        _, added, since = served.serve(made, EQUAL.variants, 200, np.array([0.3, 0.3]), EQUAL.draw_each)
+        sums += added[0, :, 0].sum(axis=0)
+        faded = keep * faded + (keep ** (period - since[0, :, 0]) @ added[0, :, 0])
         mean = served.sums[0, :, 0, 1] / served.sums[0, :, 0, 0]
         first = period - period % 2
         expected[first] = np.array([4.0, mean.sum(), (mean * mean).sum()])
         assert sums == pytest.approx(sum(expected.values()))
-        assert faded == pytest.approx(sum(served.keep ** (period - at) * one for at, one in expected.items()))
+        assert faded == pytest.approx(sum(keep ** (period - at) * one for at, one in expected.items()))
 
 
 @pytest.mark.long

@@ -111,6 +111,29 @@ def test_poison_misleads_and_shows_in_regret() -> None:
 
 
 @pytest.mark.long
+def test_a_level_that_rises_for_all_variants_names_no_winner() -> None:
+    """As in the gateway, the stop rule weights by propensities: pooled sums name a winner in most of these runs."""
+    rising = tuple(Change(name, at, mean) for at, mean in ((0.4, 0.5), (0.7, 0.8)) for name in ("v1", "v2"))
+    world = World("rising", (("v1", 0.2), ("v2", 0.2)), changes=rising, requests=20_000)
+    plan = thompson(world, floor=0.02, stop=Stop(probability=0.9, samples=20))
+    report = run(plan, world, repetitions=40, refreshes=30, seed=1)
+    assert report.false_alarms is not None
+    assert report.false_alarms.value <= 0.1
+
+
+def test_late_rewards_count_in_the_period_of_their_decision() -> None:
+    world = replace(WORLDS["equal"], delay=0.1, requests=2_000)
+    course = _Course(thompson(world, stop=Stop(probability=1.0)), world, 2, 20, np.random.default_rng(1))
+    for period in range(20):
+        course.advance(period)
+    assert course.by_period is not None
+    course._arrive(20)
+    assert course.by_period.sum(axis=0) == pytest.approx(course.sums)
+    on_their_way = course.pending.sum(axis=0) + course.sums
+    assert (course.by_period[..., 0] <= course.assigned).all()
+    assert on_their_way[..., 0] == pytest.approx(course.assigned.sum(axis=0))
+
+
 def test_the_stop_rule_is_right_where_there_is_a_winner() -> None:
     report = simulate("stationary", stop=Stop(probability=0.99, samples=20, alpha=None))
     assert report.stopped is not None
@@ -253,7 +276,7 @@ def test_fading_sums_are_those_of_the_gateway() -> None:
     course._rewards = spy  # type: ignore[method-assign]
     for period in range(20):
         course.advance(period)
-    course._arrive()
+    course._arrive(20)
     seen = [(t * world.seconds, sums) for due, t, sums in arrived if due <= 19]
     rows = [
         (start, {(v, "m"): RewardSums(*sums[k]) for k, v in enumerate(world.variants)})
