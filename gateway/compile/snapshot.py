@@ -170,6 +170,7 @@ def route_plan(
         needs_body=must_read or (extractor is not None and extractor.in_body),
         reads_model=_reads_model(route),
         extractor=extractor,
+        client_errors=_client_errors(route),
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
@@ -188,6 +189,14 @@ def _codes(connect: bool, timeout: bool, reset: bool) -> frozenset[str]:
         codes_of("timeout") if timeout else (),
         codes_of("reset") if reset else (),
     )
+
+
+def _client_errors(route: RouteConfig) -> dict[int, tuple[bytes, ...]]:
+    texts: dict[int, tuple[bytes, ...]] = {}
+    for rule in route.errors.client:
+        for status in rule.status:
+            texts[status] = texts.get(status, ()) + tuple(text.encode() for text in rule.body or ("",))
+    return texts
 
 
 def _reads_model(route: RouteConfig) -> bool:

@@ -71,6 +71,8 @@ def _of_policy(route: RouteConfig) -> Iterator[Refusal]:
 
 
 def _of_failures(route: RouteConfig) -> Iterator[Refusal]:
+    if route.errors.client:
+        yield ("errors", "client"), "an engine does not read bodies; remove it"
     if route.hedge is not None:
         yield ("hedge",), "an engine does not hedge; remove it"
     for index, entry in enumerate(route.fallback):

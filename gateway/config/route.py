@@ -132,6 +132,27 @@ class FallbackOnConfig(ConfigModel):
     status: Statuses = frozenset({500, 502, 503, 504})
 
 
+class ClientErrorConfig(ConfigModel):
+    """Responses with a server status that faulty requests of clients cause."""
+
+    status: Annotated[Statuses, Field(min_length=1)]
+    body: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], OneOrMore] = ()
+    """Any of these texts in the first 16 KiB of the response; if empty, every response with the status."""
+
+    @model_validator(mode="after")
+    def _server_statuses(self) -> Self:
+        if min(self.status) < 500:
+            raise ValueError("below 500 a status is the client's anyway; write statuses from 500 to 599")
+        return self
+
+
+class ErrorsConfig(ConfigModel):
+    """Whose fault a response is."""
+
+    client: tuple[ClientErrorConfig, ...] = ()
+    """Faults of clients: forwarded as they are, and never counted against the variant or its addresses."""
+
+
 class RetryOnConfig(ConfigModel):
     """Failures that are retried at the same variant."""
 
@@ -207,6 +228,7 @@ class RouteConfig(ConfigModel):
     """Variants that receive copies of requests, in addition to the policy."""
     fallback: tuple[FallbackEntry, ...] = ()
     fallback_on: FallbackOnConfig = FallbackOnConfig()
+    errors: ErrorsConfig = ErrorsConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     retry: RetryConfig = RetryConfig()
     hedge: HedgeConfig | None = None

@@ -7,7 +7,7 @@ it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.auth.principal import Authenticator
@@ -120,6 +120,8 @@ class RoutePlan:
     needs_body: bool
     """Whether the decision waits for the body, up to ``buffer_limit``: a JSON unit or feature, a model to match
     or rewrite."""
+    client_errors: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    """By server status: texts in the body of a response that is the client's fault."""
     hedge_after: float = 0.0
     hedge_share: float = 0.0
     hedge_credit: float = 0.0

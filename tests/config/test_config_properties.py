@@ -187,6 +187,7 @@ routes:
     shadows: {v3: 7%}
     fallback: [v1, {respond: {status: 202, json: {label: null, list: [1, 2.5, "x", true]}, headers: {x-c: d}}}]
     fallback_on: {connect: false, timeout: false, reset: false, status: 5xx}
+    errors: {client: [{status: [500, 502], body: [bad, worse]}]}
     timeouts: {connect: 10ms, first_byte: 1s, idle: 2s, total: null}
     retry: {attempts: 3, on: {connect: true, timeout: true, reset: false, status: []}, replayable: true,
             backoff: {base: 1ms, max: 2ms}, budget: 1%, min: 0}

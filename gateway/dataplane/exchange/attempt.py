@@ -32,6 +32,10 @@ class ResponseSink:
         """The pieces of one read have come; returns whether the idle timeout begins again."""
         raise NotImplementedError
 
+    def complete(self) -> None:
+        """A response that was given to the sink without being accepted is complete."""
+        return
+
 
 class AttemptOwner(Protocol):
     """What an attempt is for; inherited explicitly, so that compiled code calls its methods through a table."""
@@ -214,9 +218,11 @@ class Attempt(SlotHolder, Timed):
         self.owner.on_backpressure(self, full=False)
 
     def on_end(self, trailers: bytes) -> None:
+        self.connection = None
+        if self.state == WAITING and self.sink is not None:
+            self.sink.complete()  # who owns the response now is known: it ends there
         if self.state == RELAYING:
             self.state = ENDED
-            self.connection = None
             self.owner.on_end(self, trailers)
 
     def on_tunnel(self, response: ResponseHead, data: bytes) -> None:

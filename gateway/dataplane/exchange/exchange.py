@@ -16,6 +16,7 @@ from time import perf_counter
 from gateway.dataplane.exchange.attempt import Attempt
 from gateway.dataplane.exchange.failover import Failover
 from gateway.dataplane.exchange.hedging import Hedge
+from gateway.dataplane.exchange.inspection import Inspection
 from gateway.dataplane.exchange.local_reply import send_refusal
 from gateway.dataplane.exchange.serialize import request_head
 from gateway.dataplane.exchange.states import RELAYING, WAITING
@@ -128,9 +129,8 @@ class Exchange(Failover):
                 settle_route(request, json, self.body.size)
             self.assignment = assignment = assign(request, json, runtime.random())
             route = request.route
-            if (
-                route.shadows and not self.head.upgrade
-            ):  # a copy of a handshake says nothing of what follows it
+            # A copy of a handshake says nothing of what follows it.
+            if route.shadows and not self.head.upgrade:
                 limits = request.snapshot.limits.shadow
                 self._shadows = runtime.shadow.sampled(route, assignment.variant, limits)
                 if self._shadows:
@@ -224,21 +224,41 @@ class Exchange(Failover):
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         now = perf_counter()
-        relay = self.relay
         if attempt is not self.attempt:
             if response.judged >= 500:
-                attempt.observe_failure("backend_status")
+                if response.judged not in self.request.route.client_errors:
+                    attempt.observe_failure("backend_status")
                 self._end_hedge(response.judged)
                 return
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
-        relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
+        self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
         if response.judged >= 500:
-            if not self._accept_bad(attempt, response, now):
+            texts = self.request.route.client_errors.get(response.judged)
+            if texts is not None:
+                attempt.sink = Inspection(response, texts, now, self._on_inspected)
+                return
+            if not self._accept_bad(attempt, response.judged, now):
                 return
         else:
             self._accept_good(attempt, backend_ms, now)
+        self._respond(attempt, response, now)
+
+    def _on_inspected(self, inspection: Inspection, client_fault: bool) -> None:
+        attempt, response, now = self.attempt, inspection.response, inspection.head_at
+        assert attempt is not None
+        if client_fault:
+            self._accept_good(attempt, self.relay.backend_ms, now)
+        elif not self._accept_bad(attempt, response.judged, now):
+            return
+        self._respond(attempt, response, now)
+        for piece in inspection.pieces:
+            self.relay.on_data(piece)
+
+    def _respond(self, attempt: Attempt, response: ResponseHead, now: float) -> None:
+        """Relays a response whose head came at ``now``."""
+        relay, backend_ms = self.relay, self.relay.backend_ms
         waited = attempt.waited if self.recovery is None else attempt.waited + self.recovery.waited
         relay.head_ms = (now - self.head.started - waited) * 1e3 - backend_ms
         relay.served = attempt.plan.name
@@ -265,10 +285,9 @@ class Exchange(Failover):
         if self._error and self.assignment is not None and attempt.plan is self.assignment.variant:
             self._error = ""  # a retry has mended it
 
-    def _accept_bad(self, attempt: Attempt, response: ResponseHead, now: float) -> bool:
+    def _accept_bad(self, attempt: Attempt, status: int, now: float) -> bool:
         """Returns False where something better than passing the error on can be done, and is."""
         assert attempt.address is not None
-        status = response.judged
         attempt.address.last_byte_at = now
         attempt.observe_failure("backend_status")
         if self._recover().moves_on(attempt.plan, status):

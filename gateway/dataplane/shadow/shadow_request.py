@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Final
 
 from gateway.dataplane.exchange.attempt import Attempt, AttemptOwner, ResponseSink
+from gateway.dataplane.exchange.inspection import is_client_fault
 from gateway.dataplane.exchange.listener import CopyListener, ExchangeListener
 from gateway.dataplane.exchange.serialize import request_head
 from gateway.dataplane.request.body import Body
@@ -113,8 +114,9 @@ class ShadowRequest(ResponseSink, AttemptOwner):
         attempt.release()
         if trailers:
             response.judged = judged_status(trailers.split(b"\r\n"), response.judged)
-        error = "backend_status" if response.judged >= 500 else ""
-        self._ended(self, error, b"".join(self._out))
+        status, body = response.judged, b"".join(self._out)
+        bad = status >= 500 and not is_client_fault(body, self.primary.route.client_errors.get(status, ()))
+        self._ended(self, "backend_status" if bad else "", body)
 
     def on_failure(self, attempt: Attempt, code: str, detail: str, *, idle_close: bool) -> None:
         attempt.leave()
