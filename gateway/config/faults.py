@@ -6,7 +6,13 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Final
 
+MAX_FAULTS: Final = 200
+"""Faults, or warnings, that are reported of one document."""
+_MAX_SIMILAR: Final = 500
+"""Names that a misspelt one is compared with, since that takes 20 µs each."""
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of the document to a value."""
 
@@ -61,7 +67,7 @@ def _place(source: str, fault: Fault) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """ "did you mean 'x'?", or "" if no known word is similar."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, list(islice(known, _MAX_SIMILAR)), n=1, cutoff=0.6)
     return f"did you mean '{found[0]}'?" if found else ""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from gateway.config.advice import warnings_of
 from gateway.config.document import Document
-from gateway.config.faults import ConfigError, Fault, render_faults
+from gateway.config.faults import MAX_FAULTS, ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
@@ -80,11 +81,18 @@ def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | Non
     """
     tree, faults = read(text, env, allowed)
     if tree is None:
-        return Examined(None, tuple(faults))
+        return Examined(None, _reported(faults))
     document, wrong = validate(tree)
     unset = {fault.path for fault in faults if fault.path}
     faults += [fault for fault in wrong if fault.path not in unset]
     if faults or document is None:
-        return Examined(None, tuple(sorted(faults, key=lambda fault: (fault.line, fault.column))))
+        return Examined(None, _reported(sorted(faults, key=lambda fault: (fault.line, fault.column))))
     found = Examined(document, (), tree=tree)
-    return replace(found, warnings=found.placed((*warnings_of(document), *pending_options(document))))
+    warnings = islice(chain(warnings_of(document), pending_options(document)), MAX_FAULTS)
+    return replace(found, warnings=found.placed(warnings))
+
+
+def _reported(faults: list[Fault]) -> tuple[Fault, ...]:
+    if len(faults) < MAX_FAULTS:
+        return tuple(faults)
+    return *faults[:MAX_FAULTS], Fault(0, 0, "", "there may be more faults; correct these first")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from gateway.config.document import Document
 from gateway.config.explain import KEY, explain, holds, locate, single_errors
-from gateway.config.faults import Fault, KeyPath, render_path
+from gateway.config.faults import MAX_FAULTS, Fault, KeyPath, render_path
 from gateway.config.prune import Pruned
 from gateway.config.references import Finding, Names, faults_of, names_in
 from gateway.config.yaml_text import Tree
@@ -35,6 +36,8 @@ def validate(tree: Tree) -> tuple[Document | None, list[Fault]]:
             document = Document.model_validate(pruned.data, context={"file": True})
         except ValidationError as error:
             faults += [fault_at(tree, finding) for finding in _structural(pruned, error)]
+            if len(faults) >= MAX_FAULTS:
+                break
         else:
             faults += [fault_at(tree, finding) for finding in _between(tree.data, pruned, document)]
             return (None if faults else document), faults
@@ -57,7 +60,7 @@ def _structural(pruned: Pruned, error: ValidationError) -> list[Finding]:
     """Findings of pydantic; what they are about is cut out of ``pruned``."""
     findings: list[Finding] = []
     cut: set[tuple[KeyPath, str]] = set()
-    for detail in single_errors(error):
+    for detail in islice(single_errors(error), MAX_FAULTS):
         kind = detail["type"]
         path = locate(detail["loc"], pruned.data, missing=kind == "missing")
         whole = pruned.original(path)
@@ -79,7 +82,8 @@ def _between(data: Any, pruned: Pruned, document: Document) -> list[Finding]:
     """Findings between sections, without those that only the cuts have caused."""
     names = _names(data)
     findings = [
-        replace(finding, path=pruned.original(finding.path)) for finding in faults_of(document, names)
+        replace(finding, path=pruned.original(finding.path))
+        for finding in islice(faults_of(document, names), MAX_FAULTS)
     ]
     findings = [finding for finding in findings if not pruned.explains(finding.path)]
     for route in pruned.without_policy:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from gateway.config.faults import Fault, KeyPath, render_path
+from gateway.config.faults import MAX_FAULTS, Fault, KeyPath, render_path
 
 MAX_CHARACTERS: Final = 1024 * 1024
 """Characters of a file."""
@@ -178,6 +178,8 @@ class _Builder:
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self._values += 1
+        if len(self.faults) >= MAX_FAULTS:
+            raise _UnbuildableError(self.faults.pop())
         if self._values > MAX_VALUES:
             raise _UnbuildableError(
                 self._fault(
@@ -353,7 +355,9 @@ class _Builder:
         return ""
 
     def _variable_fault(self, node: yaml.Node, path: KeyPath, message: str, hint: str) -> None:
-        self.faults.append(Fault(*_start(node), render_path(path), message, hint))
+        fault = Fault(*_start(node), render_path(path), message, hint)
+        if fault not in self.faults[-1:]:
+            self.faults.append(fault)
 
     def _fault(self, node: yaml.Node, path: KeyPath, message: str) -> Fault:
         return Fault(*_start(node), render_path(path), message)

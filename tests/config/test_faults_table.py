@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.config.faults import MAX_FAULTS
 from gateway.config.load import ConfigError, examine, load, render_faults
 
 GOOD = """\
@@ -295,6 +296,33 @@ def test_the_good_file_is_good() -> None:
     found = examine(GOOD, env={})
     assert found.document is not None
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "routes:\n" + "".join(f" r{i}: x\n" for i in range(300)),
+        "a:\n" + " - ${\n" * 300,
+        "backends:\n" + "".join(f" b{i}: {{url: 'http://h'}}\n" for i in range(20)) + "routes:\n r:\n"
+        "  match: /r\n  policy: {type: single, variant: v0}\n  variants:\n"
+        + "".join(f"   v{i}: {{backend: c{i}}}\n" for i in range(300)),
+    ],
+)  # fmt: skip
+def test_the_number_of_faults_is_bounded(text: str) -> None:
+    """Half a million faults of a file of 1 MB held up every request while the response was written."""
+    faults = examine(text, env={}).faults
+    assert len(faults) == MAX_FAULTS + 1
+    assert faults[-1].message == "there may be more faults; correct these first"
+
+
+def test_a_fault_that_repeats_in_one_value_is_said_once() -> None:
+    faults = examine("a: '" + "${" * 5000 + "'", env={}).faults
+    assert ["begins no variable" in fault.message for fault in faults] == [True]
+
+
+def test_the_number_of_warnings_is_bounded() -> None:
+    text = "backends:\n" + "".join(f" b{i}: {{url: 'http://h'}}\n" for i in range(300))
+    assert len(examine(text, env={}).warnings) == MAX_FAULTS
 
 
 def test_one_fault_hides_no_other() -> None:
