@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.compile.ensembles import Drawn, described, expected, restore
@@ -71,6 +71,28 @@ def arranged(
         return RouteAllocation(stored.epoch, fresh, wanted, published=True, drawn=drawn)
     epoch = stored.epoch + 1 if stored is not None else 1
     return RouteAllocation(epoch, fresh, wanted, published=False, drawn=drawn)
+
+
+def followed(held: RouteAllocation, wanted: Plan, stored: Published, packed: bytes) -> RouteAllocation:
+    """What a route is served with after ``stored`` was read (``packed``: its ensemble); ``held`` with the plan
+    ``wanted`` if that is older, or of another configuration."""
+    if wanted != held.plan:  # another process has moved the rollout
+        held = replace(held, plan=wanted)
+    found = fitting(stored, wanted) if stored.epoch >= held.epoch else None
+    if found is None:
+        return held  # ours, or the newer one, will be published
+    drawn = None
+    if expected(stored.evidence):
+        if held.published and held.epoch == stored.epoch:
+            return held
+        drawn = restore(wanted, packed) if packed and isinstance(wanted, Contextual) else None
+        if drawn is None or not drawn.exact:
+            return (
+                held  # another configuration's; or a newer epoch has come, and is followed at the next step
+            )
+    if stored.epoch != held.epoch or not same(found, held.allocation):
+        return RouteAllocation(stored.epoch, found, wanted, published=True, reason=stored.reason, drawn=drawn)
+    return held if held.published else replace(held, published=True, drawn=drawn)
 
 
 def fitting(stored: Published, wanted: Plan) -> Allocation | None:

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
+from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.allocation import bandit
 from policies.allocation.model import Learned
@@ -85,6 +86,26 @@ async def test_only_the_route_with_new_rewards_is_computed_anew(
     count = len(integrals)
     await leader.step()
     assert len(integrals) == count
+
+
+async def test_what_could_not_be_published_is_published_later(
+    store: SqliteStore, integrals: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await replica(store, "leader")
+    await store.reward([reward(of=outcome(route="two"))])
+    before = leader.held["two"].epoch
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "publish", unavailable)
+        with pytest.raises(StoreUnavailable):
+            await leader.step()
+    integrals.clear()
+    await leader.step()
+    assert leader.held["two"].epoch > before
+    assert integrals == [], "the evidence is the same"
+
+
+async def unavailable(*_: object) -> bool:
+    raise StoreUnavailable("the disk is full")
 
 
 async def test_followers_integrate_nothing_and_let_others_in_between_routes(

@@ -1,0 +1,146 @@
+"""What the policy of a route makes of its rewards: one method for each type of plan that learns.
+
+Each collects evidence from the store and hands it to a pure function of `policies`. Nothing is published here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.compile.arrange import RouteAllocation
+from gateway.compile.ensembles import RECENT, Drawn, averaged, draw, refit, seed
+from gateway.compile.plans import reported
+from gateway.compile.steering import Steering
+from gateway.config.document import Document
+from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, periods, rewarded
+from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
+from gateway.state.base import BUCKET_S, OutcomeFilter
+from gateway.state.store import Store
+from policies.allocate import Plan, allocate
+from policies.allocation import bandit
+from policies.allocation.bandit import Bandit, Standing
+from policies.allocation.model import Allocation, Learned
+from policies.contextual.bandit import Contextual
+from policies.sequential.design_based import Periods
+
+STOP_RULE_S: Final = 10.0
+"""Seconds for which the periods of a stop rule are not read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A route at the moment when its policy looks at the evidence."""
+
+    name: str
+    document: Document
+    held: RouteAllocation
+    steering: Steering
+    epoch: int
+    """The epoch under which an allocation would be published now."""
+
+    def metrics(self, plan: Bandit) -> dict[str, Metric]:
+        """The declared metrics that the bandit learns from."""
+        declared = reported(self.document, self.name)
+        return {o.metric: declared[o.metric] for o in plan.objectives if o.metric in declared}
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The allocation that follows from the evidence."""
+
+    allocation: Allocation
+    evidence: str = ""
+    """JSON for the history of allocations."""
+    drawn: Drawn | None = None
+    standing: Standing | None = None
+
+
+class Learning:
+    """The evidence of all routes whose policies learn."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._last: dict[str, tuple[RouteAllocation, Learned, Proposal]] = {}
+        """By route: the last proposal, and what it was computed from."""
+        self._compared: dict[str, tuple[Plan, float, Periods]] = {}
+        """By route: the plan, when they were read, and the periods that the stop rule compares by."""
+
+    async def propose(self, look: Look) -> Proposal | None:
+        """Return the allocation that the evidence of a route asks for now; None if its policy keeps what it has."""
+        match look.held.plan:
+            case Bandit() as plan:
+                return await self._bandit(plan, look)
+            case Contextual() as plan:
+                return await self._contextual(plan, look)
+        return None
+
+    async def preview(self, look: Look) -> Allocation | None:
+        """Return the allocation once the policy has looked at its rewards; None if each request has its own."""
+        match look.held.plan:
+            case Contextual():
+                return None
+            case Bandit() as plan:
+                return (await asyncio.to_thread(bandit.refresh, plan, await self._learned(plan, look)))[0]
+        return look.held.allocation
+
+    # Bandits ------------------------------------------------------------------------------------------
+    async def _bandit(self, plan: Bandit, look: Look) -> Proposal | None:
+        learned = await self._learned(plan, look)
+        last = self._last.get(look.name)
+        if last is not None and last[0] is look.held and last[1] == learned:
+            return last[2]  # the rewards that came were another route's, or it could not be published
+        fresh, standing = await asyncio.to_thread(bandit.refresh, plan, learned)
+        if learned.winner is None and standing.needs_periods:
+            compared = replace(learned, periods=await self._periods(plan, look))
+            fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared)
+        proposal = Proposal(fresh, json.dumps(standing.as_dict()), standing=standing)
+        self._last[look.name] = look.held, learned, proposal
+        return proposal
+
+    async def _learned(self, plan: Bandit, look: Look) -> Learned:
+        now, metrics = self._clock(), look.metrics(plan)
+        learned = Learned(
+            sums=observations(await rewarded(self._store, look.name, metrics, now=now)),
+            caps=look.steering.caps,
+            winner=look.steering.winner,
+            previous=look.held.allocation,
+        )
+        if plan.half_life is None:
+            return learned
+        since = now - MAX_HALF_LIVES * plan.half_life
+        buckets = await self._store.series(look.name, since=since, until=now, step=BUCKET_S)
+        rows = by_time(of_buckets(buckets, metrics, now=now))
+        return replace(learned, discounted=bandit.discounted(rows, now=now, half_life=plan.half_life))
+
+    async def _periods(self, plan: Bandit, look: Look) -> Periods:
+        """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""
+        now, known = self._clock(), self._compared.get(look.name)
+        if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
+            buckets = await over_time(self._store, look.name, look.metrics(plan), now=now)
+            known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets)
+        return known[2]
+
+    # Bandits with features: all work on numbers is done in threads --------------------------------------
+    async def _contextual(self, plan: Contextual, look: Look) -> Proposal | None:
+        held, caps = look.held, look.steering.caps
+        sums = await linear_sums(self._store, look.name, plan, now=self._clock())
+        if not any(s.count > 0 for s in sums.values()):
+            return Proposal(allocate(plan, Learned(caps=caps, previous=held.allocation)))
+        if not await asyncio.to_thread(refit, plan, sums, caps, held.drawn):
+            return None
+        sticky = look.document.routes[look.name].unit is not None
+        drawn = await asyncio.to_thread(draw, plan, sums, caps, seed(look.name, look.epoch, sticky=sticky))
+        recent = await self._store.outcomes(OutcomeFilter(route=look.name, limit=RECENT))
+        fresh = await asyncio.to_thread(averaged, drawn, recent, held.allocation)
+        return Proposal(fresh, drawn.evidence, drawn)
+
+
+def counts_missing(look: Look) -> bool:
+    """Whether missing rewards count at the end of their window, when nothing in the store changes."""
+    plan = look.held.plan
+    return isinstance(plan, Bandit) and any(m.missing == "zero" for m in look.metrics(plan).values())
