@@ -5,7 +5,6 @@ import { clockTime, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
 import { follow, here, href } from "./core/router.js";
-import { EventsPage } from "./pages/events.js";
 import { Overview, problems, routesOf } from "./pages/overview.js";
 import { RoutePage } from "./pages/route.js";
 import { notice } from "./parts/basics.js";
@@ -13,6 +12,7 @@ import { Component, html, render } from "./vendor/preact.js";
 
 const ConfigPage = later(() => import("./pages/config.js"), "ConfigPage");
 const DecisionPage = later(() => import("./pages/decision.js"), "DecisionPage");
+const EventsPage = later(() => import("./pages/events.js"), "EventsPage");
 const OutcomesPage = later(() => import("./pages/outcomes.js"), "OutcomesPage");
 const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
@@ -25,7 +25,18 @@ class App extends Component {
     super();
     this.live = null;
     this.watched = null;
-    this.state = { page: here(), view: {}, events: null, session: null, alive: 0, lost: null, outage: null, refused: null, now: Date.now() / 1000 };
+    this.state = {
+      page: here(),
+      view: {},
+      known: false,
+      events: null,
+      session: null,
+      alive: 0,
+      lost: null,
+      outage: null,
+      refused: null,
+      now: Date.now() / 1000
+    };
   }
 
   componentDidMount() {
@@ -65,7 +76,7 @@ class App extends Component {
     document.title = titleOf(page, watch === this.watched ? this.state.view : {});
     if (document.hidden || (this.live && watch === this.watched)) return;
     this.stop();
-    if (watch !== this.watched) this.setState({ view: {}, events: null, refused: null });
+    if (watch !== this.watched) this.setState({ view: {}, known: false, events: null, refused: null });
     this.watched = watch;
     const about = page.route ? `&route=${encodeURIComponent(page.route)}` : "";
     this.live = new Live(`events?view=${encodeURIComponent(watch)}${about}`, {
@@ -85,7 +96,7 @@ class App extends Component {
       const next = { ...(fresh ? {} : view), ...changes };
       for (const [name, value] of Object.entries(changes)) if (value === null && this.watched === "routes") delete next[name];
       document.title = titleOf(page, next);
-      return { view: next };
+      return { view: next, known: true };
     });
   }
 
@@ -128,9 +139,8 @@ function titleOf(page, view) {
 }
 
 function content(state) {
-  const { page, view, refused, lost, outage, alive } = state;
+  const { page, known, refused, lost, outage } = state;
   const needsView = ["overview", "route"].includes(page.name);
-  const known = Object.keys(view).length > 0 || (page.name === "overview" && alive && !lost);
   if (page.name === "nowhere") return refusedPage("No such page", "Nothing of the dashboard is at this address.");
   if (refused)
     return refusedPage(

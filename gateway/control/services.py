@@ -81,7 +81,12 @@ class ControlServices:
         """The part of a summary that is expensive and changes slowly."""
         document, steps = self.gateway.document(), await history.steps(self.gateway.store, name)
         made = await asyncio.to_thread(
-            standing, name, document, await self._evidence(name, None, None), self.status(name)
+            standing,
+            name,
+            document,
+            await self._evidence(name, None, None),
+            self.status(name),
+            self.gateway.now(),
         )
         return made | {"last_step": steps[-1] if steps else None}
 

@@ -119,13 +119,13 @@ class Views:
     ) -> AsyncIterator[bytes]:
         """Yield the view as server-sent events; ``allowed`` filters entries by name."""
         view = self._views.setdefault(name, View(make))
-        sent: Mapping[str, Any] = {}
+        sent: Mapping[str, Any] | None = None
         try:
             async for found in view.watch():
                 shown = {key: value for key, value in found.items() if allowed(key)}
-                patch = changes(sent, shown) if sent else shown
-                sent = shown
-                if patch:
+                patch = shown if sent is None else changes(sent, shown)
+                first, sent = sent is None, shown
+                if patch or first:
                     text = json.dumps(patch, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
                     yield f"event: view\ndata: {text}\n\n".encode()
         finally:

@@ -45,7 +45,10 @@ def test_a_page_is_two_requests_of_forty_five_kilobytes_or_three_of_seventy() ->
     assert sorted(name.split(".")[0] for name in later()) == [
         "config",
         "decision",
+        "events",
+        "health",
         "outcomes",
+        "pictures",
         "shadow",
         "time",
     ]

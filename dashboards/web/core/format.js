@@ -149,6 +149,11 @@ export function loss(x, type, interval = null) {
   return fixed(x * factor, digits) + unit;
 }
 
+// A rate without its unit: "4.9", "1.2K".
+export function perSecond(rate) {
+  return rate >= 100 || rate === 0 ? short(Math.round(rate)) : rate.toPrecision(2).replace(/\.0$/, "");
+}
+
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return NONE;
   if (ms >= 10_000) return `${significant(ms / 1000, 3)} s`;

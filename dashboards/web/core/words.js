@@ -1,6 +1,6 @@
 // What the figures say, in sentences. A claim rests on an always-valid interval, never on a probability alone.
 
-import { count, difference, estimate, kind, loss, seconds, share, significant } from "./format.js";
+import { count, difference, estimate, kind, loss, milliseconds, seconds, share, significant } from "./format.js";
 
 export const FEW = 30; // rewards of a variant below which an undecided metric is called thin
 
@@ -48,9 +48,11 @@ function rollout(report) {
   const { verdicts, frozen } = verdictsOf(found);
   const tone = TONES[found.state] ?? "thin";
   const name = report.candidate;
+  const state = STATES[found.state] ?? sentence(found.state);
+  const given = `${state}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
   const told = (wanted) => verdicts.filter((v) => v.verdict === wanted);
-  if (frozen) return { tone, title: ended(found, name), detail: why(frozen, told("fail"), report) };
-  const title = `${STATES[found.state] ?? sentence(found.state)}: ${name} has ${share(report.allocation[name] ?? 0)} of the traffic`;
+  if (frozen) return { tone, title: found.state === "promoted" ? given : ended(found, name), detail: why(frozen, told("fail"), report) };
+  const title = found.phase === "shadow" ? `${state} as a shadow: ${agreed(report, name)}` : given;
   if (told("fail").length)
     return {
       tone: "bad",
@@ -68,12 +70,12 @@ function rollout(report) {
         .join(", ")}.`
     };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
+  if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };
   if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
   return { tone, title, detail: verdicts.length ? "All guardrails pass." : `${contest(report).title}.` };
 }
 
 function ended(found, name) {
-  if (found.state === "promoted") return `Promoted: ${name} has all of the traffic`;
   return found.state === "rolled_back" ? `Rolled back: ${name} gets no traffic` : "Halted: it waits for a person";
 }
 
@@ -94,9 +96,26 @@ export function failure(one, report) {
   const ratio = one.bound?.endsWith("_ratio");
   if (one.estimate === null || one.estimate === undefined) return one.metric;
   const what = kind(one.metric, report.metrics ?? {});
+  if (!ratio && !one.bound?.startsWith("max_")) return `${one.metric} ${level(one.estimate, what)} (${bounded(one, what)})`;
   if (ratio) return `${one.metric} ×${significant(one.estimate, 3)} (limit ×${significant(one.limit, 3)})`;
   const limit = one.bound === "max_decrease" ? -one.limit : one.limit;
   return `${one.metric} ${difference(one.estimate, one.interval, what).text} (limit ${difference(limit, null, what).text})`;
+}
+
+// "at least 98%": a bound on a level, not on a difference.
+export function bounded(one, what) {
+  return `${one.bound === "at_least" ? "at least" : "at most"} ${level(one.limit, what)}`;
+}
+
+export function level(value, what) {
+  return what === "ms" ? milliseconds(value) : estimate({ mean: value, interval: null }, what).mean;
+}
+
+// "v2 agrees in 98.2% of 111 responses"
+export function agreed(report, name) {
+  const found = report.agreement?.[name];
+  if (!found?.compared) return `nothing of ${name} is compared yet`;
+  return `${name} agrees in ${estimate({ mean: found.rate, interval: found.interval }, "fraction").mean} of ${count(found.compared)} responses`;
 }
 
 function agreement(report) {
@@ -104,10 +123,8 @@ function agreement(report) {
   if (!all.length) return thin("No shadow is configured", "Add one under 'shadows'; its responses reach no client.");
   const compared = all.filter(([, one]) => one.compared > 0);
   if (!compared.length) return thin("Nothing compared yet", "Each copied request is compared with what the client got.");
-  const rate = (one) => estimate({ mean: one.rate, interval: one.interval }, "fraction").mean;
-  const said = compared.map(([name, one]) => `${name} agrees in ${rate(one)} of ${count(one.compared)}`);
-  const detail = "Always-valid 95 % intervals below. Shadows' responses reach no client.";
-  return { tone: "open", title: said.join(", "), detail };
+  const detail = "Always-valid 95% intervals below. Shadows' responses reach no client.";
+  return { tone: "open", title: compared.map(([name]) => agreed(report, name)).join(", "), detail };
 }
 
 /** The difference to expect: the observed one is too large on average, because the winner was named for it. */

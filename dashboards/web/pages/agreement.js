@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { count, estimate, milliseconds, share, significant } from "../core/format.js";
 import { href } from "../core/router.js";
-import { FEW, sentence } from "../core/words.js";
+import { FEW, sentence, verdictsOf } from "../core/words.js";
 import { figure, section, variantName } from "../parts/basics.js";
 import { axis, forest } from "../parts/forest.js";
 import { headline } from "../parts/headline.js";
@@ -20,16 +20,23 @@ export function shadowList(report, colour) {
   const names = Object.keys(report.agreement ?? {});
   if (!names.length) return null;
   const found = names.map((name) => ({ count: report.agreement[name].compared, mean: report.agreement[name].rate, interval: report.agreement[name].interval }));
-  const scale = axis(found, [], [0, 1]);
+  const gate = gateOf(report);
+  const scale = axis(found, gate === null ? [] : [gate], [0, 1]);
   return section(
     "agreement",
     "Agreement",
     "Copies of requests, compared with what the client got; always-valid 95% intervals.",
-    html`<ul class="shadows">${names.map((name, k) => shadow(report, name, found[k], scale, colour(name)))}</ul>`
+    html`<ul class="shadows">${names.map((name, k) => shadow(report, name, found[k], scale, colour(name), name === report.candidate ? gate : null))}</ul>`
   );
 }
 
-function shadow(report, name, found, scale, look) {
+// What a canary's gate asks of its candidate as a shadow.
+export function gateOf(report) {
+  const asked = report.rollout && verdictsOf(report.rollout).verdicts.find((one) => one.metric === "agreement");
+  return asked?.limit ?? null;
+}
+
+function shadow(report, name, found, scale, look, gate) {
   const said = estimate(found, "fraction");
   const copied = report.shadows?.[name];
   const field = (rest) => `agreement.${name}.${rest}`;
@@ -37,7 +44,7 @@ function shadow(report, name, found, scale, look) {
     ${variantName(name, look, copied !== undefined && html` <small>${share(copied)} of requests</small>`)}
     ${
       found.count
-        ? html`<div class="estimate-text">${figure(field("rate"), found.mean, said.mean)}<small>${said.interval} agree</small></div>${forest({ ...found, scale, hue: look.hue, thin: found.count < FEW, label: `${said.mean} agree, 95% interval ${said.interval}` })}`
+        ? html`<div class="estimate-text">${figure(field("rate"), found.mean, said.mean)}<small>${said.interval} agree${gate !== null && `; the gate wants ${share(gate)}`}</small></div>${forest({ ...found, scale, limit: gate, hue: look.hue, thin: found.count < FEW, label: `${said.mean} agree, 95% interval ${said.interval}` })}`
         : html`<p class="thin">nothing compared yet</p>`
     }
     <small class=${found.count < FEW ? "thin" : ""}>${figure(field("compared"), found.count, count(found.count))} compared${found.count < FEW && found.count > 0 ? ": too few to tell" : ""}${copies(report.shadow_counts?.[name])}</small>
@@ -64,5 +71,5 @@ function Beside({ route, name }) {
 
 function copies(counts) {
   const parts = Object.entries(counts ?? {}).filter(([, n]) => n > 0);
-  return parts.length ? ` · ${parts.map(([what, n]) => `${sentence(what).toLowerCase()} ${count(n)}`).join(" · ")}` : "";
+  return parts.length ? ` · ${parts.map(([what, n]) => `${sentence(what.replace(/:(.*)/, " ($1)")).toLowerCase()} ${count(n)}`).join(" · ")}` : "";
 }

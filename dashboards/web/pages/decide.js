@@ -2,32 +2,43 @@
 
 import { useGet } from "../core/data.js";
 import { count, none, probability, share } from "../core/format.js";
+import { later } from "../core/later.js";
 import { href } from "../core/router.js";
 import { FEW, lossOf, metricsOf } from "../core/words.js";
 import { emptyState, figure, scroller, section, variantName } from "../parts/basics.js";
 import { headline } from "../parts/headline.js";
 import { learned, segments } from "../parts/learned.js";
-import { Pictures } from "../parts/pictures.js";
 import { scorecard } from "../parts/scorecard.js";
 import { timeline } from "../parts/timeline.js";
-import { html } from "../vendor/preact.js";
+import { html, useState } from "../vendor/preact.js";
 import { shadowList } from "./agreement.js";
 import { steps } from "./history.js";
+
+const Pictures = later(() => import("../parts/pictures.js"), "Pictures");
 
 export function Decide({ report, colour, now }) {
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=6`, { again: report.rollout?.decided?.time ?? report.revision });
   return [
     headline(report, colour),
     timeline(report, now),
+    report.rollout?.phase === "shadow" && shadowList(report, colour),
     segments(report, colour),
     report.rollout || metricsOf(report).length || report.recent.assigned || total(report) ? scorecard(report, colour) : start(report),
     variants(report, colour),
-    html`<${Pictures} key="pictures" report=${report} colour=${colour} now=${now} />`,
+    html`<${Opened} key="pictures" report=${report} colour=${colour} now=${now} />`,
     learned(report, colour),
-    report.agreement && shadowList(report, colour),
+    report.agreement && report.rollout?.phase !== "shadow" && shadowList(report, colour),
     history.data &&
-      section("happened", "What happened", null, steps(history.data.steps, now), html`<p><a href=${href("routes", report.route, "history")}>All steps</a></p>`)
+      section("happened", "What happened", html`<a href=${href("routes", report.route, "history")}>All steps</a>`, steps(history.data.steps, now, report))
   ];
+}
+
+function Opened(given) {
+  const [open, setOpen] = useState(false);
+  return html`<details class="card pictures" onToggle=${(e) => setOpen(e.currentTarget.open)}>
+    <summary><h2>Pictures</h2> <span class="note">where the difference may lie, and how it stood over time; latency quantile by quantile</span></summary>
+    ${open && html`<${Pictures} ...${given} />`}
+  </details>`;
 }
 
 const total = (report) => Object.values(report.variants).reduce((sum, v) => sum + v.assigned, 0);

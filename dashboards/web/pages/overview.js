@@ -1,10 +1,11 @@
 // All routes, a line each: what needs a person, what moves by itself, what is steady, what is idle.
 
 import { palette } from "../core/colours.js";
-import { ago, count, difference, estimate, kind, milliseconds, seconds, share } from "../core/format.js";
+import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
-import { badge, choices, emptyState, figure, notice, shareBar } from "../parts/basics.js";
+import { agreed, bounded, event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
+import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
+import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
 
 const GROUPS = [
@@ -13,7 +14,7 @@ const GROUPS = [
   ["steady", "Steady"],
   ["idle", "Idle"]
 ];
-const MAX_IDLE = 8;
+const MAX_IDLE = 3;
 const MAX_STEP_CHARS = 60;
 const SORTS = {
   name: (r) => r.route,
@@ -54,6 +55,7 @@ export function Overview({ view, now }) {
         "A configuration was refused",
         `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`
       ),
+    html`<p class="route-head" aria-hidden="true" key="head">${["Route", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
     GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now)),
     found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`
   ];
@@ -130,14 +132,15 @@ function row(route, now) {
   const rate = estimate(recent.error_rate, "boolean");
   return html`<li class=${`route-row${told.length ? " bad" : ""}`} key=${name} data-route=${name}>
     <div class="route-name"><a href=${href("routes", name)}>${name}</a> <small>${POLICIES[route.policy] ?? route.policy}</small></div>
-    <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route)}
+    <div class="route-does">${told.length ? told.map((text) => html`<p class="problem" key=${text}>${text}</p>`) : doing(route, now)}
       ${route.last_step && now - route.last_step.time < 3600 && html`<small>${ago(route.last_step.time, now)}: ${lastStep(route.last_step)}</small>`}
     </div>
     <div class="route-shares">${shareBar(route.allocation, colour)}
-      <small>${Object.entries(route.allocation).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>
+      <small>${inOrder(route.allocation, colour).map(([v, p], k) => html`<span key=${v}>${k ? " · " : ""}${v} ${figure(`${name}.allocation.${v}`, p, share(p))}</span>`)}${Object.keys(route.shadows ?? {}).map((v) => html`<span key=${`s-${v}`}> · ${v} shadow</span>`)}</small>
     </div>
+    ${spark(route.trend, colour)}
     <dl class="facts" aria-label=${`Last ${Math.round(recent.seconds / 60)} minutes`}>
-      ${fact("requests, 5 min", figure(field("assigned"), recent.assigned, count(recent.assigned)))}
+      ${fact("req/s", figure(field("assigned"), recent.assigned, perSecond(recent.assigned / recent.seconds)))}
       ${fact("errors", html`<span class=${recent.error_rate.interval?.[0] > 0.05 ? "alert" : ""}>${figure(field("error_rate"), recent.error_rate.mean, rate.mean)} <small>${rate.interval}</small></span>`)}
       ${fact("p99", figure(field("p99"), recent.latency_ms?.p99, milliseconds(recent.latency_ms?.p99)))}
     </dl>
@@ -156,26 +159,37 @@ function fact(term, value) {
 }
 
 // What the route does by itself now, in a line.
-function doing(route) {
+function doing(route, now) {
   const rollout = route.rollout;
-  if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout)}</p>`;
+  if (rollout) return html`<p>${badge(STATES[rollout.state] ?? rollout.state, rollout.state === "promoted" ? "good" : "")} ${canary(route, rollout, now)}</p>`;
   if (route.policy === "shadow") return html`<p>${shadows(route)}</p>`;
   if (route.features) return html`<p>Which variant is best depends on ${route.features.join(", ")}.</p>`;
+  const idle = Object.keys(route.allocation).length > 1 ? "No rewards to compare by." : "One variant serves everything.";
+  return html`<p>${leads(route) || (route.recent.assigned ? idle : "No traffic.")}</p>`;
+}
+
+function leads(route) {
   const said = Object.entries(route.standings)
     .slice(0, 2)
     .map(([metric, one]) => lead(route, metric, one));
-  return html`<p>${said.length ? said.join("; ") : route.recent.assigned ? "No rewards to compare by." : "No traffic."}</p>`;
+  return said.join("; ");
 }
 
-function canary(route, rollout) {
+function canary(route, rollout, now) {
   const told = (verdict) => (rollout.verdicts ?? []).filter((one) => one.verdict === verdict);
+  if (rollout.state === "promoted") return rollout.bake_until > now ? `${share(rollout.weight)}, watched for ${seconds(rollout.bake_until - now)} more` : "";
+  if (rollout.phase === "bandit") return `as a bandit${leads(route) && `, ${leads(route)}`}`;
+  const gate = rollout.phase === "shadow" && (rollout.verdicts ?? []).find((one) => one.metric === "agreement");
+  if (gate) return `as a shadow: ${agreed(route, rollout.candidate)}, the gate wants ${bounded(gate, "fraction")}`;
   const stage = rollout.stages ? `stage ${rollout.stage + 1} of ${rollout.stages}` : rollout.phase;
+  const left = rollout.state === "running" && rollout.stage_ends > now ? `${seconds(rollout.stage_ends - now)} left` : "";
   const failed = told("fail").map((one) => failure(one, route));
   const open = told("inconclusive").map((one) => one.metric);
   const minutes = Math.max(0, ...told("inconclusive").map((one) => one.minutes ?? 0));
   return [
     stage,
     share(rollout.weight),
+    left,
     failed.length ? `over its limit: ${failed.join("; ")}` : "",
     open.length ? `${open.join(", ")} undecided${minutes ? `, about ${seconds(minutes * 60)}` : ""}` : ""
   ]
@@ -193,5 +207,5 @@ function shadows(route) {
 
 function lead(route, metric, one) {
   const said = difference(one.difference.absolute, one.difference.interval, kind(metric, route.metrics));
-  return `${one.leads ? `${one.leader} leads` : `${one.leader} ahead, undecided`} in ${metric}: ${said.text}${said.interval ? ` (${said.interval})` : ""}`;
+  return `${metric}: ${one.leader} ${one.leads ? "leads by" : "is ahead by"} ${said.text}${said.interval ? ` (${said.interval})` : ""}${one.leads ? "" : ", undecided"}`;
 }

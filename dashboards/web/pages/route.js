@@ -10,10 +10,10 @@ import { figure, notice, policyBadge } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 import { Agreement } from "./agreement.js";
 import { Decide } from "./decide.js";
-import { HealthTab } from "./health.js";
 import { HistoryTab } from "./history.js";
 import { Steering } from "./steering.js";
 
+const HealthTab = later(() => import("./health.js"), "HealthTab");
 const TimeTab = later(() => import("./time.js"), "TimeTab");
 
 export function RoutePage({ page, report: live, events, now, session, stale }) {

@@ -9,6 +9,7 @@ import { html, useState } from "../vendor/preact.js";
 
 const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share" };
 const OF_WINNER = { promote: "Hand over", rollback: "Take back" };
+const ORDER = ["pause", "resume", "set", "promote", "rollback"]; // what takes everything back stands apart, at the end
 const SAFE = new Set(["rollback", "pause"]);
 
 export function Steering({ report, session, stale }) {
@@ -37,7 +38,7 @@ export function Steering({ report, session, stale }) {
 }
 
 function possibleOf(report) {
-  if (report.rollout) return (report.rollout.possible ?? []).filter((action) => action in NAMES);
+  if (report.rollout) return ORDER.filter((action) => report.rollout.possible?.includes(action));
   return { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
 }
 

@@ -1,7 +1,7 @@
 // A route over time: charts of the same buckets on one axis, with what happened marked on it.
 
 import { get } from "../core/api.js";
-import { count, estimate, milliseconds, seconds, share, short, tick, zoneName } from "../core/format.js";
+import { count, estimate, milliseconds, perSecond, seconds, share, tick, zoneName } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { event, metricsOf } from "../core/words.js";
 import { choices, clockOf } from "../parts/basics.js";
@@ -257,8 +257,6 @@ function requests(page) {
     row: (k, name) => (value(k, name) === null ? "–" : `${perSecond(value(k, name))}/s`)
   };
 }
-
-const perSecond = (v) => (v >= 100 || v === 0 ? short(Math.round(v)) : v.toPrecision(2).replace(/\.0$/, ""));
 
 // What happened in the period, in words: the charts' own axis has no room for them on a phone.
 function marks(events, page) {

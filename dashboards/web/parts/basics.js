@@ -21,9 +21,14 @@ export function variantName(name, look, ...rest) {
   return html`<span class="variant-name">${swatch(look)}<b>${name}</b>${rest}</span>`;
 }
 
+// The variants of an allocation in the order of the configuration, that of their letters.
+export function inOrder(allocation, colour) {
+  return Object.entries(allocation).sort(([a], [b]) => (colour(a).letter < colour(b).letter ? -1 : 1));
+}
+
 // How the traffic is shared now. Slivers stay visible; the text is what counts.
 export function shareBar(allocation, colour, tall = false) {
-  const parts = Object.entries(allocation).filter(([, p]) => p > 0);
+  const parts = inOrder(allocation, colour).filter(([, p]) => p > 0);
   const words = parts.map(([name, p]) => `${name} ${share(p)}`).join(", ");
   return html`<div class=${`allocation${tall ? " tall" : ""}`} role="img" aria-label=${`Traffic: ${words}`}>
     ${parts.map(([name, p]) => html`<span key=${name} style=${{ flexGrow: String(p), background: colour(name).hue }} title=${`${name} ${share(p)}`}></span>`)}

@@ -3,7 +3,7 @@
 import { count, estimate, milliseconds, share } from "../core/format.js";
 import { standing } from "../core/words.js";
 import { html } from "../vendor/preact.js";
-import { figure, shareBar, swatch } from "./basics.js";
+import { figure, inOrder, shareBar, swatch } from "./basics.js";
 
 export function headline(report, colour) {
   const said = standing(report);
@@ -11,7 +11,9 @@ export function headline(report, colour) {
     <div class="verdict-words"><p class="verdict-title" id="verdict">${said.title}</p><p class="note">${said.detail}</p></div>
     <div class="verdict-traffic">${shareBar(report.allocation, colour, true)}
       <ul class="legend">
-        ${Object.entries(report.allocation).map(([name, p]) => html`<li key=${name}>${swatch(colour(name))}${name} <b>${share(p)}</b></li>`)}
+        ${inOrder(report.allocation, colour)
+          .filter(([name, p]) => p > 0 || !(name in (report.shadows ?? {})))
+          .map(([name, p]) => html`<li key=${name}>${swatch(colour(name))}${name} <b>${share(p)}</b></li>`)}
         ${Object.entries(report.shadows ?? {}).map(([name, p]) => html`<li key=${`s-${name}`}>${swatch(colour(name))}${name} <b>shadow ${share(p)}</b></li>`)}
       </ul>
     </div>

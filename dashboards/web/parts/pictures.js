@@ -5,7 +5,7 @@ import { useGet } from "../core/data.js";
 import { difference, kind, milliseconds, moment, roundLogTicks, roundTicks, signedTick, tick } from "../core/format.js";
 import { choose, here } from "../core/router.js";
 import { verdictsOf } from "../core/words.js";
-import { html, useState } from "../vendor/preact.js";
+import { html } from "../vendor/preact.js";
 import { choices, figure, swatch } from "./basics.js";
 import { limitOf } from "./scorecard.js";
 
@@ -13,30 +13,29 @@ const [WIDTH, HEIGHT] = [600, 150];
 const EVERY_S = 30;
 
 export function Pictures({ report, colour, now }) {
-  const [open, setOpen] = useState(false);
   const { query } = here();
   const compared = [...new Set(Object.values(report.variants).flatMap((v) => Object.keys(v.lift)))];
   const metric = compared.includes(query.metric) ? query.metric : compared[0];
   const path = `routes/${encodeURIComponent(report.route)}`;
   const against = new URLSearchParams({ baseline: report.compared_with });
-  const found = useGet(open ? `${path}/distributions?${against}` : null, { every: EVERY_S });
-  const lift = useGet(open && metric ? `${path}/lift?${new URLSearchParams({ metric })}&${against}` : null, { every: EVERY_S });
+  const found = useGet(`${path}/distributions?${against}`, { every: EVERY_S });
+  const lift = useGet(metric ? `${path}/lift?${new URLSearchParams({ metric })}&${against}` : null, { every: EVERY_S });
   const limits = limitsOf(report, metric);
-  return html`<details class="card pictures" key="pictures" onToggle=${(e) => setOpen(e.currentTarget.open)}>
-    <summary><h2>Pictures</h2> <span class="note">where the difference may lie, and how it stood over time; latency quantile by quantile</span></summary>
-    ${
-      open &&
-      compared.length > 1 &&
+  return [
+    compared.length > 1 &&
       choices(
         "Metric",
         compared.map((m) => [m, m]),
         metric,
         (m) => choose({ metric: m })
-      )
-    }
-    ${lift.data && overTime(report, lift.data, limits, colour, now)}
-    ${found.data && [density(report, found.data.differences, metric, limits, colour), means(report, found.data.densities, metric, colour), quantiles(found.data, colour)]}
-  </details>`;
+      ),
+    lift.data && overTime(report, lift.data, limits, colour, now),
+    found.data && [
+      density(report, found.data.differences, metric, limits, colour),
+      means(report, found.data.densities, metric, colour),
+      quantiles(found.data, colour)
+    ]
+  ];
 }
 
 function limitsOf(report, metric) {

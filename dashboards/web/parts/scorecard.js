@@ -3,7 +3,7 @@
 
 import { count, difference, estimate, kind, milliseconds, none, seconds, significant } from "../core/format.js";
 import { choose } from "../core/router.js";
-import { FEW, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
+import { bounded, FEW, level, metricsOf, VERDICTS, verdictsOf } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { badge, figure, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
@@ -22,7 +22,7 @@ export function scorecard(report, colour) {
         html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
         ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
       }
-      <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing." : "Differences hold however often you look (95%)."}</p>
+      <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing." : names.length > 1 ? "Differences hold however often you look (95%)." : ""}</p>
       ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${frozen.reason}</p>`}
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
@@ -57,7 +57,7 @@ function block(page, metric, goal, cell) {
         ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
         <div role="rowheader">${variantName(name, colour(name))}</div>
         <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
-        <div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null)}</div>
+        ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null)}</div>`}
       </div>`
       )}
     </div>
@@ -127,15 +127,13 @@ function guardrail(report, one) {
   const [sign, text] = VERDICTS[one.verdict] ?? ["", one.verdict];
   const what = kind(one.metric, report.metrics);
   const ratio = (x) => `×${significant(x, 3)}`;
-  const level = (x) => estimate({ mean: x, interval: null }, what === "fraction" ? "fraction" : "real").mean;
   const says =
     {
       max_increase: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} more`,
       max_decrease: `at most ${difference(one.limit, null, what).text.replace(/^[+±]/, "")} less`,
       max_ratio: `at most ${significant(one.limit ?? 0, 3)} times`,
-      min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`,
-      at_least: `at least ${level(one.limit)}`
-    }[one.bound] ?? `at most ${level(one.limit)}`;
+      min_ratio: `at least ${significant(one.limit ?? 0, 3)} times`
+    }[one.bound] ?? bounded(one, what);
   const said =
     one.estimate === null || one.estimate === undefined
       ? none
@@ -143,7 +141,7 @@ function guardrail(report, one) {
         ? ratio(one.estimate)
         : one.bound?.startsWith("max")
           ? difference(one.estimate, one.interval, what).text
-          : level(one.estimate);
+          : level(one.estimate, what);
   const ends = !one.interval
     ? ""
     : one.bound?.endsWith("_ratio")
@@ -156,5 +154,5 @@ function guardrail(report, one) {
       ? ""
       : `about ${count(one.more_requests)} more requests${one.minutes ? `, ${seconds(one.minutes * 60)} at the present rate` : ""}`;
   const rests = [one.reason, one.samples ? `${count(one.samples)} samples` : "", more].filter(Boolean).join(" · ");
-  return html`<p class="guardrail" key=${`${one.bound}-${one.limit}`}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>Guardrail: ${says}; it is <b>${said}</b>${ends && ` (${ends})`}.</span> <small>${rests}</small></p>`;
+  return html`<p class="guardrail" key=${`${one.bound}-${one.limit}`}>${badge(`${sign} ${text}`, VERDICT_TONES[one.verdict] ?? "")} <span>${one.metric === "agreement" ? "Gate" : "Guardrail"}: ${says}${said === none ? "" : html`; it is <b>${said}</b>${ends && ` (${ends})`}`}.</span> <small>${rests}</small></p>`;
 }

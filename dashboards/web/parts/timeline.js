@@ -1,7 +1,7 @@
 // Where a rollout stands among its stages.
 
-import { ago, clockTime, count, seconds, share } from "../core/format.js";
-import { STATES, sentence } from "../core/words.js";
+import { ago, clockTime, count, kind, seconds, share } from "../core/format.js";
+import { bounded, STATES, sentence } from "../core/words.js";
 import { html } from "../vendor/preact.js";
 import { badge, section } from "./basics.js";
 
@@ -12,11 +12,11 @@ export function timeline(report, now) {
   const found = report.rollout;
   if (!found) return null;
   const note = report.candidate && `${report.candidate} against ${report.baseline}`;
-  return section("rollout", "Rollout", note, html`<div class="rollout">${state(report, found, now)}${stages(report.stages, found)}</div>`);
+  return section("rollout", "Rollout", note, html`<div class="rollout">${state(report, found, now)}${stages(report, found)}</div>`);
 }
 
 function state(report, found, now) {
-  const weight = found.weight !== null && found.weight !== undefined;
+  const weight = found.phase !== "shadow" && found.weight !== null && found.weight !== undefined;
   const more = [found.since && `since ${clockTime(found.since)} (${ago(found.since, now)})`, found.reason, progress(found, now)].filter(Boolean).join(" · ");
   return html`<p class="rollout-state">${badge(STATES[found.state] ?? sentence(found.state), TONES[found.state] ?? "")}
     ${PHASES[found.phase] && html`<span>${PHASES[found.phase]}</span>`}
@@ -35,13 +35,15 @@ function progress(found, now) {
 }
 
 // Nothing is under way once a rollout has ended: no stage is "now" then.
-function stages(all, found) {
+function stages({ stages: all, candidate, metrics }, found) {
   if (!all) return null;
+  const gate = found.phase === "shadow" && (found.verdicts ?? []).find((one) => one.metric === "agreement");
   const over = found.state === "promoted";
   const bandit = found.phase === "bandit";
   const ended = ["rolled_back", "halted"].includes(found.state);
   const place = (k) => (over || bandit || k < found.stage ? "done" : k > found.stage ? "ahead" : ended ? "failed" : "now");
   return html`<ol class="stages" aria-label="Stages">
+    ${gate && html`<li class="now" key="gate" aria-current="step"><b>shadow</b><small>${candidate} agrees in ${bounded(gate, kind(gate.metric, metrics))}</small></li>`}
     ${all.map((stage, k) => {
       const says = [stage.for > 0 && seconds(stage.for), stage.min_samples > 0 && `${count(stage.min_samples)} requests`, place(k) === "failed" && "ended here"]
         .filter(Boolean)

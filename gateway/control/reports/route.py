@@ -33,6 +33,9 @@ Json = dict[str, Any]
 RECENT_S: Final = 300.0
 """Seconds that the `recent` figures cover."""
 
+TREND_STEP_S: Final = 120.0
+TREND_STEPS: Final = 30
+
 _NO_COUNTS: Final = Counts()
 _NOTHING: Final = Rewarded()
 _LATENCIES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -83,8 +86,8 @@ def summary(
     }
 
 
-def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus) -> Json:
-    """Return which variant leads in which metric, and how often shadows agree."""
+def standing(name: str, document: Document, evidence: Evidence, status: RouteStatus, now: float) -> Json:
+    """Return which variant leads in which metric, how often shadows agree, and the trend of the traffic."""
     declared = reported(document, name)
     compared = _comparisons(document.routes[name], declared, evidence, status)
     return {
@@ -93,7 +96,23 @@ def standing(name: str, document: Document, evidence: Evidence, status: RouteSta
         "agreement": _agreement(evidence, status),
         "stop": dict(evidence.stop) if evidence.stop is not None else None,
         "features": None if status.contextual is None else list(status.contextual["features"]),
+        "trend": trend(evidence.buckets, tuple(document.routes[name].variants), now),
     }
+
+
+def trend(buckets: Sequence[RewardedBucket], variants: Sequence[str], now: float) -> Json:
+    """Return the requests of the last hour by variant, as the allocation shared them, in whole steps.
+
+    Not as they were assigned: the share in a step of a few requests is mostly chance.
+    """
+    end = now // TREND_STEP_S * TREND_STEP_S
+    since = end - TREND_STEPS * TREND_STEP_S
+    expected = {variant: [0.0] * TREND_STEPS for variant in variants}
+    for bucket in buckets:
+        if since <= bucket.start < end and bucket.variant in expected:
+            expected[bucket.variant][int((bucket.start - since) // TREND_STEP_S)] += bucket.counts.expected
+    rounded = {variant: [round(n, 1) for n in each] for variant, each in expected.items()}
+    return {"since": since, "step": TREND_STEP_S, "expected": rounded}
 
 
 def recent(counts: Counts) -> Json:

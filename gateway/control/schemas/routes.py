@@ -101,6 +101,17 @@ class RouteHead(ApiModel):
     as_of: Annotated[float, Field(description="Seconds since the epoch.")]
 
 
+class Trend(ApiModel):
+    """Requests in equal steps of time, up to the last whole one."""
+
+    since: Annotated[float, Field(description="Start of the first step.")]
+    step: Annotated[float, Field(description="Seconds.")]
+    expected: Annotated[
+        dict[str, list[Annotated[float, Field(ge=0)]]],
+        Field(description="By variant, the assignments that the allocation implies, oldest first."),
+    ]
+
+
 class RouteSummary(RouteHead):
     recent: RecentFigures
     alarms: list[Alarm]
@@ -111,6 +122,7 @@ class RouteSummary(RouteHead):
     features: Annotated[
         list[str] | None, Field(description="The features that a bandit decides by; null for others.")
     ]
+    trend: Annotated[Trend, Field(description="The last hour.")]
     last_step: Annotated[Step | None, Field(description="The last change, with its reason.")]
 
 

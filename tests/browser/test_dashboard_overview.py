@@ -1,0 +1,93 @@
+"""The list of routes, and the headline of a rollout: each line says what the API says, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.browser.conftest import Tabs
+from tests.browser.serving import DIGITS, SHOP, Served
+
+pytestmark = pytest.mark.browser
+
+GATE = {"metric": "agreement", "bound": "at_least", "limit": 0.98, "samples": 157}
+
+
+def rollout(state: str, phase: str, **more: Any) -> dict[str, Any]:
+    base = {"stage": 0, "stages": 2, "weight": 0.1, "baseline": "old", "candidate": "new", "verdicts": []}
+    return {"state": state, "phase": phase, **base, **more}
+
+
+def row(tabs: Tabs, served: Served, route: str) -> Any:
+    found = tabs.new(served.address).page.locator(f'[data-route="{route}"]')
+    found.wait_for()
+    return found
+
+
+def test_a_bound_on_a_level_is_not_told_as_a_difference(served: Served, tabs: Tabs) -> None:
+    failed = {**GATE, "verdict": "fail", "estimate": 0.67, "interval": [0.5, 0.8]}
+    served.set_rollout("shop", rollout("running", "shadow", stage=-1, verdicts=[failed]))
+    found = row(tabs, served, "shop")
+    assert "the gate wants at least 98%" in found.inner_text()
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator(".verdict", has_text="agreement 67% (at least 98%)").wait_for()
+    assert "as a shadow" in page.locator("#verdict").inner_text()
+    assert "pp" not in page.locator(".verdict").inner_text()
+    gate = page.locator("#rollout [aria-current=step]")
+    assert "new agrees in at least 98%" in gate.inner_text()
+
+
+def test_a_promoted_candidate_has_the_share_that_it_has(served: Served, tabs: Tabs) -> None:
+    evidence = [{**GATE, "metric": "error_rate", "bound": "max_increase", "verdict": "pass", "estimate": 0.0}]
+    step = {"source": "running", "target": "promoted", "reason": "passed", "stage": 0, "evidence": evidence}
+    served.do(lambda h: h.emit("rollout", "shop", step))
+    served.set_rollout("shop", rollout("promoted", "canary", weight=0.95))
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator("#verdict", has_text="Promoted").wait_for()
+    report = httpx.get(f"{served.address}/-/routes/shop").json()
+    share = round(report["allocation"][report["candidate"]] * 100)
+    assert share < 100
+    assert page.locator("#verdict").inner_text() == f"Promoted: new has {share}% of the traffic"
+
+
+def test_a_canary_with_its_bandit_is_not_told_as_a_stage(served: Served, tabs: Tabs) -> None:
+    served.set_rollout("shop", rollout("running", "bandit"))
+    found = row(tabs, served, "shop")
+    assert "as a bandit" in found.inner_text()
+    assert "stage 1" not in found.inner_text()
+
+
+def test_no_list_is_told_to_be_empty_before_it_is_known(served: Served, tabs: Tabs) -> None:
+    """A gateway that starts needs seconds for the first view; the stream is open by then."""
+    services = served.app._services
+    made, free = services.overview, asyncio.Event()
+
+    async def late() -> dict[str, dict[str, Any]]:
+        await free.wait()
+        return await made()
+
+    services.overview = late  # type: ignore[method-assign]
+    tab = tabs.new(served.address)
+    tab.page.locator(".live.on").wait_for()
+    tab.settled()
+    assert "Loading" in tab.page.locator("main").inner_text()
+    served.loop.call_soon_threadsafe(free.set)
+    tab.page.locator('[data-route="shop"]').wait_for()
+
+
+def test_the_traffic_of_the_last_hour_is_drawn_by_variant(lived: Served, tabs: Tabs) -> None:
+    found = row(tabs, lived, DIGITS.route)
+    spark = found.locator('[data-field="trend"]')
+    listed = httpx.get(f"{lived.address}/-/routes").json()["routes"]
+    trend = next(one["trend"] for one in listed if one["route"] == DIGITS.route)
+    totals = [sum(step) for step in zip(*trend["expected"].values(), strict=True)]
+    assert sum(totals) > 0
+    assert trend["since"] % trend["step"] == 0
+    drawn = [float(total) for total in (spark.get_attribute("data-value") or "").split(",")]
+    assert drawn == pytest.approx(totals)
+    assert "of the traffic" in (spark.locator("svg").get_attribute("aria-label") or "")
+    still = row(tabs, lived, SHOP.route).locator('[data-field="trend"] svg')
+    assert still.get_attribute("aria-label") == "The last hour: no share moved."
