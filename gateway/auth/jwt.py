@@ -26,6 +26,8 @@ log = logging.getLogger("turnout.tokens")
 
 RETRY: Final = 10.0
 """Seconds after which failed fetching of the keys is tried again."""
+FETCH_S: Final = 10.0
+"""Timeout of a fetch of the keys, seconds; a provider that sends a byte now and then must not hold it."""
 MAX_KEY_SET_BYTES: Final = 1 << 20
 LEAST: Final = 5.0
 """Seconds between two fetches, however many tokens name an unknown key."""
@@ -113,7 +115,9 @@ class Tokens:
             LookupError,
             TypeError,
             AttributeError,
+            RecursionError,
             httpx.HTTPError,
+            httpx.InvalidURL,
             jwt.PyJWTError,
         ) as error:
             log.warning("the keys of auth.jwt could not be read: %s", error)
@@ -128,7 +132,11 @@ class Tokens:
     async def _read(self) -> dict[str, Any]:
         place = self.settings.jwks
         if place.startswith(("http://", "https://")):
-            async with httpx.AsyncClient(timeout=5.0) as client, client.stream("GET", place) as answer:
+            async with (
+                asyncio.timeout(FETCH_S),
+                httpx.AsyncClient(timeout=None) as client,
+                client.stream("GET", place) as answer,
+            ):
                 answer.raise_for_status()
                 found: dict[str, Any] = json.loads(await _bounded(answer))
                 return found

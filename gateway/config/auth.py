@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config.model import ConfigModel, Name, OneOrMore
+from gateway.config.model import ConfigModel, Name, OneOrMore, is_web_address
 from gateway.config.units import Duration, PositiveDuration, Rate
 from gateway.http.browsers import is_loopback
 
@@ -28,6 +28,10 @@ def _key_set(value: str) -> str:
     scheme, separator, _ = value.partition("://")
     if not separator:
         return value
+    if scheme in ("http", "https") and not is_web_address(value):
+        raise ValueError(
+            "this is not an address; write one such as https://id.example.com/keys.json, or a file"
+        )
     host = urlsplit(value).hostname or ""
     if scheme == "https" or (scheme == "http" and (host == "localhost" or is_loopback(host))):
         return value

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -156,6 +157,18 @@ Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "int
 """Of a model: a number, or a name."""
 HostPort = Annotated[str, BeforeValidator(_address), written(r".*:\d{1,5}", example="127.0.0.1:8080")]
 """``host:port``; ``:port`` is every address of this machine. `gateway.config.units.split_address` splits it."""
+
+
+def is_web_address(value: str) -> bool:
+    """Whether the gateway's HTTP client can call the URL ``value``."""
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        return False
+    blank = re.search(r"\s", value) is not None
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port or 0) <= 65535 and not blank
+
+
 Url = Annotated[
     str, AfterValidator(_url), written(r"(?:https?|h2c?)://[^?#\s]+", example="http://127.0.0.1:9101")
 ]

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.backend import BackendTlsConfig
-from gateway.config.model import ConfigModel, HeaderValue, Name, OneOrMore, SetHeaderName, Url
+from gateway.config.model import ConfigModel, HeaderValue, Name, OneOrMore, SetHeaderName, Url, is_web_address
 from gateway.config.units import (
     ByteRate,
     Duration,
@@ -24,8 +24,7 @@ from gateway.config.units import (
 
 
 def _webhook_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", value):
+    if not is_web_address(value):
         raise ValueError(
             "this is not the URL of a webhook; write one such as https://hooks.example.com/turnout"
         )

@@ -1,4 +1,4 @@
-"""Events sent to other systems: CloudEvents or Slack messages, at least once each, in order.
+"""Events sent to other systems: CloudEvents or Slack messages, at least once each, in order for each hook.
 
 The leader reads the store's events and posts what a hook asks for. How far a hook has come is kept in the store,
 so a new leader goes on where the last one stopped.
@@ -6,6 +6,7 @@ so a new leader goes on where the last one stopped.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -68,14 +69,17 @@ class Webhooks:
             self._progress.clear()  # another process may go on meanwhile
             return
         async with httpx.AsyncClient(follow_redirects=False) as client:
-            for hook in document.webhooks:
-                await self._deliver(client, hook)
+            deliveries = (self._deliver(client, hook) for hook in document.webhooks)
+            for outcome in await asyncio.gather(*deliveries, return_exceptions=True):
+                if outcome is not None:
+                    raise outcome
 
     async def _deliver(self, client: httpx.AsyncClient, hook: WebhookConfig) -> None:
         progress = self._progress.get(identity(hook)) or await self._begin(identity(hook))
         if self.clock() < progress.next_try:
             return
-        before = progress.after
+        before, loop = progress.after, asyncio.get_running_loop()
+        end = loop.time() + hook.timeout  # a slow hook goes on in the next step, so that it delays no other
         for event in await self.store.events(after=progress.after, limit=EVENTS_AT_ONCE):
             if event.time >= progress.since and wants(hook, event):
                 trouble = await self._post(client, hook, event)
@@ -85,6 +89,8 @@ class Webhooks:
                     break
                 progress.failures = 0
             progress.after = event.id
+            if loop.time() > end:
+                break
         if progress.after != before:
             await self._keep(identity(hook), progress)
 
@@ -122,11 +128,16 @@ class Webhooks:
         headers = {"content-type": kind, **hook.headers}
         if hook.secret is not None:
             headers |= signature(hook.secret, event, body, self.clock())
+        fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         try:
-            response = await client.post(hook.url, content=body, headers=headers, timeout=hook.timeout)
-        except httpx.HTTPError as error:
+            # The response's body is not read: it may be long, or never end.
+            async with (
+                asyncio.timeout(hook.timeout),
+                client.stream("POST", hook.url, content=body, headers=fields, timeout=None) as response,
+            ):
+                return "" if response.is_success else f"status {response.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             return f"{type(error).__name__} {error}".strip()
-        return "" if response.is_success else f"status {response.status_code}"
 
 
 def identity(hook: WebhookConfig) -> str:

@@ -299,6 +299,23 @@ def test_the_good_file_is_good() -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    ["https://h:abc/", "https://h:99999/", r"https://ex\u2028ample/", r"https://h/\x7f", "https:///x"],
+)
+def test_an_address_that_the_client_cannot_call(url: str) -> None:
+    """The client's exception for it is none of the usual ones, and ended the loop that called it."""
+    hook, keys = (
+        examine(text, env={}).faults
+        for text in (
+            f'webhooks: [{{url: "{url}"}}]',
+            f'auth: {{jwt: {{jwks: "{url}", issuer: i, audience: a}}}}',
+        )
+    )
+    assert "this is not the URL of a webhook" in hook[0].message
+    assert "this is not an address" in keys[0].message
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "routes:\n" + "".join(f" r{i}: x\n" for i in range(300)),

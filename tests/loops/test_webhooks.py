@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -34,7 +35,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/hook"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:]
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:]
         fields = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines if line)}
         body = await reader.readexactly(int(fields["content-length"]))
         if self.status < 300:
@@ -160,6 +161,77 @@ async def test_one_dead_receiver_holds_up_no_other(store: Store, now: Now, recei
     await webhooks.step(document)
     assert len(receiver.posts) == 1
     assert webhooks.counts == {("127.0.0.1", "failed"): 1, ("127.0.0.1", "delivered"): 1}
+
+
+class Dripping(Receiver):
+    """Responds at once, with a body that never ends."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+        self.sent = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.posts.append(({}, b""))
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            writer.write(f"HTTP/1.1 {self.status} x\r\ncontent-type: text/plain\r\n\r\n".encode())
+            while True:
+                writer.write(b"x" * 1024)
+                await writer.drain()
+                self.sent += 1024
+                await asyncio.sleep(0.001)
+
+
+async def test_the_body_of_a_response_is_not_read(store: Store, now: Now, receiver: Receiver) -> None:
+    endless = Dripping(200)
+    await endless.start()
+    document = hooks(WebhookConfig(url=endless.url), WebhookConfig(url=receiver.url))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=0)
+    async with asyncio.timeout(8):
+        await webhooks.step(document)
+    assert len(endless.posts) == len(receiver.posts) == 1
+    assert webhooks.counts == {("127.0.0.1", "delivered"): 2}
+    endless.server.close()
+
+
+class Silent(Receiver):
+    """Accepts connections and sends a byte of a head now and then."""
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            writer.write(b"HTTP/1.1 200 ")
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+
+async def test_a_receiver_that_never_finishes_delays_no_other(
+    store: Store, now: Now, receiver: Receiver
+) -> None:
+    silent = Silent()
+    await silent.start()
+    document = hooks(WebhookConfig(url=silent.url, timeout=0.5), WebhookConfig(url=receiver.url))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=0)
+    async with asyncio.timeout(8):
+        await webhooks.step(document)
+    assert len(receiver.posts) == 1
+    assert webhooks.counts == {("127.0.0.1", "delivered"): 1, ("127.0.0.1", "failed"): 1}
+    silent.server.close()
+
+
+async def test_a_field_may_hold_latin_1(store: Store, now: Now, receiver: Receiver) -> None:
+    document = hooks(WebhookConfig(url=receiver.url, headers={"x-team": "caf\u00e9"}))
+    webhooks = sender(store, now)
+    await webhooks.step(document)
+    await tell(store, now, number=0)
+    await webhooks.step(document)
+    assert [fields["x-team"] for fields, _ in receiver.posts] == ["caf\u00e9"]
 
 
 async def test_another_leader_goes_on_where_the_last_one_stopped(
