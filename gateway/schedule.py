@@ -40,6 +40,7 @@ def start_loops(
         dropped=lambda: gateway.recorder.dropped.total(),
         reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
         troubles=api.fleet.troubles,
+        lost_rows=api.fleet.lost_rows,
     )
 
     def start(name: str, step: Step, interval: Callable[[], float], *, delay: bool = False) -> None:

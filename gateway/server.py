@@ -101,7 +101,13 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         announce=lambda published: tell("allocation", _announcement(published), published.route),
     )
     await allocations.start(start)
-    controller = Controller(store, allocations, clock=now, emit=events.emit_quietly)
+    controller = Controller(
+        store,
+        allocations,
+        clock=now,
+        emit=events.emit_quietly,
+        waits=lambda route, epoch: fleet.waits(route, epoch),
+    )
     await controller.start(document, start)
     spool = Spool(directory, store)
     await spool.open()
@@ -168,7 +174,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         ]
 
     gauges = Gauges(metrics, in_force.registry, lambda: in_force.worker, counts)
-    status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage, joining)
+    status_gauges = StatusGauges(metrics, store, controller, allocations, spool, outage, joining, fleet)
     api = RunningGateway(
         store, rewards, fleet, now, in_force, revisions, controller, events, gauges, outage, joining
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
             print_json(found)
         else:
             routes = [found] if arguments.route else found["routes"]
-            say((_banner(found.get("config")) + "".join(map(_shown, routes))).rstrip())
+            fleets = "".join(map(_fleet, found.get("engines", ())))
+            say((_banner(found.get("config")) + "".join(map(_shown, routes)) + fleets).rstrip())
         if not arguments.watch:
             return 0
         time.sleep(WATCH_S)
@@ -51,7 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.route:
-        return call(arguments, "GET", "/-/routes", holds="routes")
+        found = call(arguments, "GET", "/-/routes", holds="routes")
+        return found | call(arguments, "GET", "/-/engines", holds="engines")
     query = "" if arguments.since is None else f"?since={arguments.since}"
     return call(arguments, "GET", f"/-/routes/{arguments.route}{query}", holds="route")
 
@@ -85,11 +88,31 @@ def _shown(route: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _fleet(engine: dict[str, Any]) -> str:
+    """An engine's nodes by state, what its rows lost, and a line for each node that is not up to date."""
+    nodes = engine["nodes"]
+    states = Counter(node["state"] for node in nodes)
+    shown = ", ".join(f"{count} {state}" for state, count in states.items()) or "no node has asked yet"
+    lines = [f"{engine['engine']}: {engine['type']}, nodes: {shown}"]
+    if engine["lost_share"]:
+        lines.append(f"  {engine['lost_share']:.2%} of the rows of the last five minutes were lost")
+    for node in nodes:
+        if node["state"] != "accepted":
+            said = f": {node['refused']}" if node["refused"] else ""
+            behind = f"; old epoch of {', '.join(node['behind'])}" if node["behind"] else ""
+            lines.append(
+                f"  {node['node']} is {node['state']} (last seen {clock_time(node['seen'])}){behind}{said}"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def _rollout(rollout: dict[str, Any] | None) -> list[str]:
     if rollout is None:
         return []
     lines = [f"  rollout: {rollout['state']}, {_phase(rollout)} at {rollout['weight']:.1%}"]
     decided = rollout.get("decided")
+    if rollout.get("waits"):
+        lines.append(f"    the stage's time stands: {rollout['waits']}")
     if rollout["state"] == "running":
         return lines + [f"    {_verdict(v)}" for v in rollout["verdicts"]]
     # What led here; the window that is open now is another one, and mostly empty.

@@ -11,6 +11,7 @@ from gateway.config.backend import BackendConfig
 from gateway.config.faults import KeyPath
 from gateway.config.model import ConfigModel, OneOrMore
 from gateway.config.route import RouteConfig
+from gateway.config.units import PositiveDuration, Share
 
 MIN_TOKEN_CHARACTERS: Final = 16
 
@@ -34,6 +35,10 @@ class EngineConfig(ConfigModel):
     """Names that nodes may have; ``*`` stands for any characters."""
     ids: Literal["stamped"] = "stamped"
     """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published."""
+    max_lost_rows: Share = 0.01
+    """Greatest part of the rows of five minutes that nodes may lose; above it, comparisons are not trusted."""
+    forget: PositiveDuration = 3600.0
+    """A node that has been silent for this long is gone: no longer listed, and no rollout waits for it."""
 
 
 Refusal = tuple[KeyPath, str]

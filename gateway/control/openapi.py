@@ -24,6 +24,7 @@ _HEADERS: Final = {
     "x-variant": "Forces this variant; needs the scope force-variant.",
     "if-match": "The ETag that you read, or `*`.",
     "if-none-match": "An ETag; the response is 304 if the text in force still has it.",
+    "x-turnout-node": "The name of the node.",
     "last-event-id": "The id of the last event received; the stream continues after it.",
 }
 """Request header → its description."""

@@ -23,7 +23,7 @@ from gateway.config.document import Document
 from gateway.engines.envoy.clusters import clusters
 from gateway.engines.envoy.routes import Assigned, route_table
 from gateway.engines.envoy.rows import rows
-from gateway.engines.nodes import Nodes, NodeState
+from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Outcome
 from gateway.record.stamp import Stamp
@@ -137,7 +137,8 @@ class Fleet:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await changed.wait()
-            node.seen = self._clock()
+            if poll.kind == "routes":
+                node.seen = self._clock()
 
     def _due(self, node: NodeState, poll: Poll, offer: Offer, began: float) -> float:
         """When to send ``offer``, which the node may have or have refused."""
@@ -150,11 +151,11 @@ class Fleet:
 
     def _heard(self, poll: Poll) -> NodeState:
         node = self.nodes.own(poll.engine, poll.node)
-        node.seen = self._clock()
         if poll.kind == "clusters" and node.clusters != poll.version:
             node.clusters = poll.version
             self.wake()  # routes that waited for it
         if poll.kind == "routes":
+            node.seen = self._clock()
             node.refused = poll.refused
             node.epochs = dict(self._versions.get(poll.version, node.epochs))
         return node
@@ -171,30 +172,76 @@ class Fleet:
             self.nodes.own(engine, found.node).rows += len(found.outcomes)
         return len(found.outcomes), found.refused
 
-    def shown(self, engine: str) -> list[Json]:
-        """The nodes of an engine, by name."""
-        newest, now = self.offer(engine, "routes").epochs, self._clock()
-        return [
-            {
-                "node": name,
-                "state": node.state(newest, now),
-                "seen": node.seen,
-                "epochs": node.epochs,
-                "refused": node.refused,
-                "rows": node.rows,
-            }
-            for name, node in self.nodes.of(engine).items()
-        ]
+    def count(self, engine: str, node: str, delivered: int, lost: int) -> None:
+        """Take a node's own counters of its rows; they begin at zero with the node."""
+        self.nodes.count(engine, node, delivered, lost, self._clock())
+
+    def shown(self, engine: str) -> Json:
+        """What is known of an engine and its nodes, as the API shows it."""
+        newest, now, nodes = self.offer(engine, "routes").epochs, self._clock(), self.nodes.of(engine)
+        delivered, lost = self._recent(engine)
+        return {
+            "epochs": newest,
+            "lost_share": lost / (delivered + lost) if delivered + lost else None,
+            "nodes": [
+                {
+                    "node": name,
+                    "state": node.state(newest, now),
+                    "seen": node.seen,
+                    "epochs": node.epochs,
+                    "behind": [route for route, epoch in newest.items() if node.waited_for(route, epoch)],
+                    "refused": node.refused,
+                    "rows": node.rows,
+                    "delivered": node.delivered,
+                    "lost": node.lost,
+                }
+                for name, node in nodes.items()
+            ],
+        }
+
+    def waits(self, route: str, epoch: int) -> str:
+        """Why ``epoch`` is not in effect on the whole fleet of a route; empty if it is, or without an engine."""
+        section = self._document().routes.get(route)
+        if section is None or section.engine is None:
+            return ""
+        nodes, now = self.nodes.of(section.engine), self._clock()
+        behind = [(name, node) for name, node in nodes.items() if node.waited_for(route, epoch)]
+        if behind:
+            which = named((name, node.state({}, now).replace("accepted", "behind")) for name, node in behind)
+            return f"not yet accepted by {which} of the engine {section.engine!r}"
+        if not any(node.epochs.get(route, -1) >= epoch for node in nodes.values()):
+            return f"no node of the engine {section.engine!r} has accepted it yet"
+        return ""
+
+    def lost_rows(self, route: str) -> str:
+        """Why the record of a route is not whole; empty if its nodes lost no more than its engine allows."""
+        section = self._document().routes.get(route)
+        if section is None or section.engine is None:
+            return ""
+        delivered, lost = self._recent(section.engine)
+        limit = self._document().engines[section.engine].max_lost_rows
+        if lost <= limit * (delivered + lost):
+            return ""
+        return (
+            f"Nodes of {section.engine} lost {lost:,} of {delivered + lost:,} rows in {LOSS_WINDOW_S / 60:.0f} "
+            f"minutes, more than {limit:.2%}: no gateway accepted them in time."
+        )
+
+    def _recent(self, engine: str) -> tuple[int, int]:
+        """Rows that all nodes of an engine delivered and lost."""
+        each = [node.losses(self._clock()) for node in self.nodes.of(engine).values()]
+        return sum(delivered for delivered, _ in each), sum(lost for _, lost in each)
 
     async def share(self, store: DocumentStore) -> None:
         """Exchange what is known of nodes with the other replicas. Raises StoreUnavailable."""
-        await self.nodes.share(store, iter(self._document().engines), self._clock())
+        engines = self._document().engines.items()
+        await self.nodes.share(store, ((name, engine.forget) for name, engine in engines), self._clock())
 
     def troubles(self) -> dict[str, str]:
         """Code of an alarm → its message, empty if all is well."""
         found: dict[str, list[str]] = {"engine_refused": [], "engine_silent": []}
         for engine in self._document().engines:
-            for node in self.shown(engine):
+            for node in self.shown(engine)["nodes"]:
                 where = f"{node['node']} of {engine}"
                 if node["state"] == "refused":
                     found["engine_refused"].append(f"{where} keeps its last routes: {node['refused']}")

@@ -1,10 +1,13 @@
-"""The nodes of engines: what each has accepted, and when it last polled. Replicas share it in the store."""
+"""The nodes of engines: what each has accepted, which rows it lost, and when it last polled.
+
+Replicas share it in the store. A node may poll one replica and report to another, so each part has its own time.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.state.store import DocumentStore
@@ -15,8 +18,10 @@ KIND: Final = "engine"
 """Kind of the documents that hold what replicas know, one for each engine."""
 SILENT_S: Final = 45.0
 """A node that has not polled for this long is silent: three times the longest poll."""
-FORGOTTEN_S: Final = 86_400.0
-"""A node that has been silent for this long is no longer listed."""
+LOSS_WINDOW_S: Final = 300.0
+"""Rows lost in this time count as recent."""
+_LOSS_STEP_S: Final = 30.0
+"""Resolution of the window."""
 
 
 @dataclass(slots=True)
@@ -24,7 +29,7 @@ class NodeState:
     """What is known of one node."""
 
     seen: float = 0.0
-    """When it last polled, in seconds since the epoch."""
+    """When it last polled for routes, in seconds since the epoch."""
     epochs: dict[str, int] = field(default_factory=dict)
     """By route: the epoch that it has accepted."""
     refused: str = ""
@@ -35,6 +40,14 @@ class NodeState:
     """Version of the clusters that it has; empty if it fetches them from another replica."""
     offered: dict[str, str] = field(default_factory=dict)
     """By kind: the version that was sent last."""
+    counted: float = 0.0
+    """When it last reported its counters, in seconds since the epoch."""
+    delivered: int = 0
+    """Rows that a gateway accepted since the node's start, as it counts them itself."""
+    lost: int = 0
+    """Rows that no gateway accepted since the node's start, as it counts them itself."""
+    recent: list[tuple[float, int, int]] = field(default_factory=list)
+    """(time, delivered, lost) of each step of the last `LOSS_WINDOW_S`."""
 
     def state(self, newest: Mapping[str, int], now: float) -> str:
         """accepted | behind | refused | silent"""
@@ -43,6 +56,32 @@ class NodeState:
         if self.refused:
             return "refused"
         return "accepted" if self.epochs == newest else "behind"
+
+    def waited_for(self, route: str, epoch: int) -> bool:
+        """Whether it serves the route by an older epoch. A node that has accepted nothing yet serves nothing."""
+        return bool(self.epochs or self.refused) and self.epochs.get(route, -1) < epoch
+
+    def count(self, delivered: int, lost: int, now: float, before: NodeState | None) -> None:
+        """Take counters that begin at zero with the node. ``before``: as any replica knew it; None: not at all."""
+        last = (0, 0) if before is None else (before.delivered, before.lost)
+        if before is None or not before.counted:
+            last = delivered, lost  # when they were lost is unknown
+        elif delivered < last[0] or lost < last[1]:
+            last = 0, 0  # it has restarted
+        recent = [step for step in (before.recent if before is not None else ()) if _is_recent(step[0], now)]
+        step = now // _LOSS_STEP_S * _LOSS_STEP_S, delivered - last[0], lost - last[1]
+        if recent and recent[-1][0] == step[0]:
+            step = step[0], step[1] + recent[-1][1], step[2] + recent.pop()[2]
+        self.delivered, self.lost, self.counted, self.recent = delivered, lost, now, [*recent, step]
+
+    def losses(self, now: float) -> tuple[int, int]:
+        """Rows delivered and lost of the last `LOSS_WINDOW_S`."""
+        recent = [step for step in self.recent if _is_recent(step[0], now)]
+        return sum(step[1] for step in recent), sum(step[2] for step in recent)
+
+
+def _is_recent(time: float, now: float) -> bool:
+    return now - time <= LOSS_WINDOW_S
 
 
 class Nodes:
@@ -54,33 +93,69 @@ class Nodes:
         self._shared: dict[str, dict[str, NodeState]] = {}
 
     def own(self, engine: str, node: str) -> NodeState:
-        """The state of a node that polls this process."""
-        return self._own.setdefault(engine, {}).setdefault(node, NodeState())
+        """The state of a node that polls or reports to this process."""
+        known = self._own.setdefault(engine, {})
+        if node not in known:
+            shared = self._shared.get(engine, {}).get(node)
+            known[node] = NodeState() if shared is None else replace(shared)
+        return known[node]
 
     def of(self, engine: str) -> dict[str, NodeState]:
-        """All nodes of an engine by name, each as the replica knows it that it polled last."""
+        """All nodes of an engine by name, each part as the replica knows it that heard of it last."""
         found = dict(self._shared.get(engine, {}))
         for name, node in self._own.get(engine, {}).items():
-            if name not in found or found[name].seen <= node.seen:
-                found[name] = node
+            found[name] = _merged(node, found.get(name))
         return dict(sorted(found.items()))
 
-    async def share(self, store: DocumentStore, engines: Iterator[str], now: float) -> None:
-        """Exchange what is known with the other replicas. Raises StoreUnavailable."""
-        for engine in engines:
+    def count(self, engine: str, node: str, delivered: int, lost: int, now: float) -> None:
+        """Take the counters of a node."""
+        before = self.of(engine).get(node)
+        self.own(engine, node).count(delivered, lost, now, before)
+
+    async def share(self, store: DocumentStore, forget: Iterable[tuple[str, float]], now: float) -> None:
+        """Exchange what is known with the other replicas. Raises StoreUnavailable.
+
+        ``forget``: each engine, and the seconds after which its silent nodes are dropped.
+        """
+        for engine, seconds in forget:
             stored = await store.load(KIND, engine)
-            self._shared[engine] = _read(stored[1] if stored is not None else "{}", now)
+            self._shared[engine] = _read(stored[1] if stored is not None else "{}")
+            for known in (self._shared[engine], self._own.get(engine, {})):
+                for name in [name for name, node in known.items() if _last(node) < now - seconds]:
+                    del known[name]
             text = _written(self.of(engine))
             if self._own.get(engine) and (stored is None or text != stored[1]):
                 await store.save(KIND, engine, text, expected=stored[0] if stored is not None else 0)
 
 
-def _read(text: str, now: float) -> dict[str, NodeState]:
-    nodes = {name: NodeState(**fields) for name, fields in json.loads(text).items()}
-    return {name: node for name, node in nodes.items() if now - node.seen < FORGOTTEN_S}
+def _last(node: NodeState) -> float:
+    return max(node.seen, node.counted)
+
+
+def _merged(own: NodeState, shared: NodeState | None) -> NodeState:
+    if shared is None or (own.seen >= shared.seen and own.counted >= shared.counted):
+        return own
+    polled = own if own.seen >= shared.seen else shared
+    reported = own if own.counted >= shared.counted else shared
+    return replace(own, **_fields(polled, _POLLED), **_fields(reported, _REPORTED))
+
+
+_POLLED: Final = ("seen", "epochs", "refused")
+_REPORTED: Final = ("counted", "delivered", "lost", "recent")
+
+
+def _fields(node: NodeState, names: Iterable[str]) -> Json:
+    return {name: getattr(node, name) for name in names}
+
+
+def _read(text: str) -> dict[str, NodeState]:
+    return {name: NodeState(**fields) for name, fields in json.loads(text).items()}
 
 
 def _written(nodes: Mapping[str, NodeState]) -> str:
-    return json.dumps(
-        {name: {"seen": n.seen, "epochs": n.epochs, "refused": n.refused} for name, n in nodes.items()}
-    )
+    return json.dumps({name: _fields(node, _POLLED + _REPORTED) for name, node in nodes.items()})
+
+
+def named(nodes: Iterator[tuple[str, str]]) -> str:
+    """Nodes with what is said of each: ``e1 (silent), e2``."""
+    return ", ".join(f"{name} ({said})" if said else name for name, said in nodes)

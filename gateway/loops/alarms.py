@@ -43,7 +43,7 @@ ones find it where there is little traffic."""
 
 GATEWAY: Final = ""
 """The name under which alarms of the gateway as a whole are kept."""
-INVALID: Final = ("sample_ratio_mismatch", "record_loss")
+INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
@@ -54,8 +54,8 @@ class Alarm:
     """Something a person should look at."""
 
     code: str
-    """sample_ratio_mismatch | record_loss | rewards_rejected | engine_refused | engine_silent | no_rewards |
-    variant_failing"""
+    """sample_ratio_mismatch | record_loss | rewards_rejected | engine_refused | engine_silent | engine_rows_lost |
+    no_rewards | variant_failing"""
     message: str
 
 
@@ -83,10 +83,11 @@ class Alarms:
         dropped: Callable[[], int],
         reported: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
         troubles: Callable[[], Mapping[str, str]] = dict,
+        lost_rows: Callable[[str], str] = lambda route: "",
     ) -> None:
         """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
         ``reported()`` how many rewards it received, and by error code how many it rejected; ``troubles()`` what is
-        wrong with engines, by code of the alarm."""
+        wrong with engines, by code of the alarm; ``lost_rows(route)`` why its engine's record is not whole."""
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -97,6 +98,7 @@ class Alarms:
         self._reported = reported
         self._rejected_rewards = RejectedRewards()
         self._troubles = troubles
+        self._lost_rows = lost_rows
         self._rewards_rejected = False
         self._ratios = Ratios(store, clock)
 
@@ -156,7 +158,9 @@ class Alarms:
 
     async def look(self, document: Document, name: str) -> list[Alarm]:
         """Looks at one route, and keeps and tells what changed."""
+        lost = self._lost_rows(name)
         looks = (
+            Alarm("engine_rows_lost", lost) if lost else None,
             await self._ratio(document, name),
             await self._silent(document, name),
             await self._failing(name),

@@ -58,7 +58,17 @@ Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
 class Controller:
     """The controllers of all routes, in one process."""
 
-    def __init__(self, store: EvidenceStore, allocations: Allocations, *, clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self,
+        store: EvidenceStore,
+        allocations: Allocations,
+        *,
+        clock: Clock,
+        emit: Emit,
+        waits: Callable[[str, int], str] = lambda route, epoch: "",
+    ) -> None:
+        """``waits(route, epoch)``: why the epoch is not in effect everywhere yet; empty if it is."""
+        self._waits = waits
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -217,6 +227,7 @@ class Controller:
         began = perf_counter()
         tick = await self._rollouts.tick(document, name, section, state)
         if tick is not None:
+            tick = replace(tick, waits=self._waits(name, self._allocations.held[name].epoch))
             await self._event(name, plan, tick)
             self._resting[name] = now + (perf_counter() - began) / MAX_LOOK_SHARE
 
@@ -327,7 +338,8 @@ class Controller:
             return None
         judgement, samples = await self._rollouts.judgement(document, name, section, state)
         share = self._allocations.share(name, section.candidate)
-        return rollout_view(state.rollout, plan_of(section), judgement, samples, share)
+        waits = self._waits(name, self._allocations.held[name].epoch)
+        return rollout_view(state.rollout, plan_of(section), judgement, samples, share, waits)
 
     def describe_stop_rule(self, name: str) -> Mapping[str, Any] | None:
         """Where the stop rule stands, as the API shows it; None for a route without one."""

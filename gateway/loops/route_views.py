@@ -17,9 +17,9 @@ _COMMANDS: Final[Mapping[str, str]] = {"asking": "promote", "handed_over": "roll
 
 
 def rollout_view(
-    state: State, plan: Plan, judgement: Judgement, samples: float, share: float
+    state: State, plan: Plan, judgement: Judgement, samples: float, share: float, waits: str = ""
 ) -> dict[str, Any]:
-    """``share``: the candidate's now, set by the rollout or by its bandit."""
+    """``share``: the candidate's now, set by the rollout or by its bandit; ``waits``: as in a `Tick`."""
     stage = stage_of(plan, state.stage)
     if state.competing is not None:  # no stage any more
         stage = replace(stage, duration=0.0, min_samples=0)
@@ -34,7 +34,8 @@ def rollout_view(
         "reason": state.reason,
         "since": state.since,
         "entered": state.entered,
-        "stage_ends": state.entered + stage.duration if stage.duration else None,
+        "stage_ends": state.entered + stage.duration if stage.duration and not waits else None,
+        "waits": waits or None,
         "samples": samples if state.competing is None else None,
         "min_samples": stage.min_samples,
         "bake_until": state.bake_until,

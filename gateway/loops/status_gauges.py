@@ -13,6 +13,7 @@ from cryptography import x509
 from gateway.config.document import Document
 from gateway.config.files import named_files
 from gateway.config.policy import bandit_of
+from gateway.engines.fleet import Fleet
 from gateway.ingest.spool import Spool
 from gateway.loops import alarms
 from gateway.loops.allocation import Allocations
@@ -39,6 +40,7 @@ class StatusGauges:
         spool: Spool,
         outage: StoreOutage,
         joining: Joining,
+        fleet: Fleet,
     ) -> None:
         self._metrics = metrics
         self._store = store
@@ -47,6 +49,7 @@ class StatusGauges:
         self._spool = spool
         self._outage = outage
         self._joining = joining
+        self._fleet = fleet
 
     async def step(self, document: Document) -> None:
         """Set all of them. Raises StoreUnavailable, after those that need no store are set."""
@@ -59,6 +62,7 @@ class StatusGauges:
             {(path,): at for path, at in (await asyncio.to_thread(_expiries, named_files(document))).items()},
         )
         self._show_allocations(document)
+        self._show_engines(document)
         await self._show_rollouts(document)
         await self._show_alarms(document)
 
@@ -75,6 +79,16 @@ class StatusGauges:
                 if "probability_best" in row:
                     best[route, variant] = row["probability_best"]
         metrics.show(metrics.probability_best, best)
+
+    def _show_engines(self, document: Document) -> None:
+        metrics, states, rows = self._metrics, Series(), Series()
+        for engine in document.engines:
+            for node in self._fleet.shown(engine)["nodes"]:
+                states[engine, node["node"], node["state"]] = 1.0
+                rows[engine, node["node"], "delivered"] = node["delivered"]
+                rows[engine, node["node"], "lost"] = node["lost"]
+        metrics.show(metrics.engine_node_state, states)
+        metrics.show(metrics.engine_rows, rows)
 
     async def _show_rollouts(self, document: Document) -> None:
         states: Series = {}

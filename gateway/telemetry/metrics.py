@@ -225,6 +225,14 @@ class Metrics(Collector):
             "turnout_spool_bytes", "Bytes of rewards that wait in the spool for the store.", registry=r,
             multiprocess_mode="livesum",
         )  # fmt: skip
+        self.engine_node_state = Gauge(
+            "turnout_engine_node_state", "1 for the current state of a node of an engine.",
+            ("engine", "node", "state"), registry=r, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self.engine_rows = Gauge(
+            "turnout_engine_rows", "Rows of a node since its start, as it counts them: delivered, lost.",
+            ("engine", "node", "event"), registry=r, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
         self.certificate_expiry = Gauge(
             "turnout_certificate_expiry_timestamp_seconds",
             "When a certificate of the configuration expires, in seconds since the epoch.", ("path",), registry=r,

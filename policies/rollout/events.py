@@ -29,6 +29,8 @@ class Tick:
     beliefs: Mapping[str, Any] | None = None
     carried: Mapping[str, float] | None = None
     """What the next window's bets go on with (`State.carried`)."""
+    waits: str = ""
+    """Why the weight is not in effect everywhere yet; the clock of the stage stands still meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

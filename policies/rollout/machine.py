@@ -25,7 +25,9 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         same = (plan.baseline, plan.candidate) == (state.baseline, state.candidate)
         signal = Signal.CONFIG if same else Signal.RENEWED
         return _apply(state, signal, plan, now, actor=event.actor, reason="the configuration changed")
-    state = replace(state, checked=now)
+    if state.deciding:  # a bandit's weight moves all the time, and has no clock
+        event = replace(event, waits="")
+    state = _timed(replace(state, checked=now), event.waits, now)
     found, reason = _read(state, event, plan, now)
     if found is None:
         return state, ()
@@ -40,6 +42,21 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         reason=reason,
         evidence=evidence,
         carried=event.carried,
+    )
+
+
+def _timed(state: State, waits: str, now: float) -> State:
+    """The state with its clock stopped while the weight is not in effect everywhere; then it goes on."""
+    since = state.waiting_since
+    if waits or since is None:
+        return replace(state, waiting_since=(now if since is None else since) if waits else None)
+    waited, bake = now - since, state.bake_until
+    return replace(
+        state,
+        waiting_since=None,
+        entered=min(now, state.entered + waited),
+        patient_from=min(now, state.patient_from + waited),
+        bake_until=None if bake is None else bake + waited,
     )
 
 
@@ -87,6 +104,8 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
         found.append((Signal.FAIL, "; ".join(v.breach() for v in by_verdict["fail"])))
     if by_verdict["error"]:
         found.append((Signal.ERROR, "; ".join(f"{v.metric}: {v.reason}" for v in by_verdict["error"])))
+    if tick.waits:
+        return found  # only a failure moves it meanwhile
     if state.bake_until is not None and now >= state.bake_until:
         found.append((Signal.BAKED, "the bake is over"))
     if state.competing is not None and plan.bandit is not None:
@@ -177,7 +196,8 @@ def _apply(
         return state, ()  # a configuration that changes nothing for the rollout
     effects: list[Effect] = []
     if _shares(moved, plan) != _shares(state, plan) or rule.action is Action.RESTART:
-        moved = replace(moved, window=now, carried=moved.carried if carried is None else dict(carried))
+        carried = moved.carried if carried is None else dict(carried)
+        moved = replace(moved, window=now, waiting_since=None, carried=carried)
         effects.append(SetWeight(moved.weight, reason))
     effects.append(
         Audit(

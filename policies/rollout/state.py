@@ -121,6 +121,8 @@ class State:
     """Whether ``weight`` was set by a person and is not the stage's."""
     carried: Mapping[str, float] = field(default_factory=dict)
     """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
+    waiting_since: float | None = None
+    """Since when the clock stands still, because the weight is not in effect everywhere; None if it runs."""
 
     @property
     def phase(self) -> Phase:
@@ -143,7 +145,13 @@ class State:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict`. Raises ValueError when ``data`` is not such a dict."""
         try:
-            fields = {"competing": None, "by_hand": False, "carried": {}, **data}
+            fields = {
+                "competing": None,
+                "by_hand": False,
+                "carried": {},
+                "waiting_since": None,
+                **data,
+            }
             fields = {name: fields[name] for name in cls.__slots__}
             fields["status"] = Status(fields["status"])
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])

@@ -157,7 +157,7 @@ backends:
     slow_start: 10s
     tls: {ca: ca, cert: c, key: k, verify: false, server_name: n}
   b: {url: "http://[::1]:9101", ejection: null}
-engines: {edge: {type: envoy, token: sixteen-characters, nodes: [e*], ids: stamped}}
+engines: {edge: {type: envoy, token: sixteen-characters, nodes: [e*], ids: stamped, max_lost_rows: 2%, forget: 10m}}
 routes:
   edged:
     engine: edge

@@ -261,6 +261,10 @@ def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> 
         assert refused.json()["error"]["message"]
     rows = httpx.post(f"{url}/-/engines/rows", content=b"\xff\xff", headers=known)
     assert (rows.status_code, rows.json()["error"]["code"]) == (422, "invalid")
+    counters = f"{url}/-/engines/counters"
+    assert httpx.post(counters, content=b"", headers=known).status_code == 403, "it names no node"
+    known["x-turnout-node"] = "e1"
+    assert httpx.post(counters, content=b"\xff\xff", headers=known).json()["error"]["code"] == "invalid"
     assert httpx.post(f"{url}{PATH}").json()["error"]["code"] == "unknown_route", (
         "the gateway does not serve it"
     )

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.config.load import load
 from gateway.engines.fleet import Fleet, InEffect, Kind, Offer, Poll
-from gateway.engines.nodes import SILENT_S, Nodes
-from gateway.loops.alarms import Alarms
+from gateway.engines.nodes import LOSS_WINDOW_S, SILENT_S, Nodes
+from gateway.loops.alarms import Alarms, distrust
 from gateway.record.decision_id import Sealer
 from gateway.state.sqlite import SqliteStore
 from policies.allocation.bucketing import allocation
@@ -29,6 +29,9 @@ routes:
     variants: {v1: {backend: a}, v2: {backend: a}}
     policy: {type: split, weights: {v1: 1, v2: 1}}
 """
+
+
+DAY_S = 86_400.0
 
 
 class World:
@@ -134,13 +137,13 @@ async def test_what_a_node_refuses_is_not_sent_again_immediately_and_is_shown() 
     await world.ask("routes")
     waiting = world.ask("routes", "", refused="unknown cluster")
     assert await held(waiting)
-    (node,) = world.fleet.shown("edge")
+    (node,) = world.fleet.shown("edge")["nodes"]
     assert (node["state"], node["refused"]) == ("refused", "unknown cluster")
     world.publish(0.1)
     newer = await waiting
     world.ask("routes", newer.version)
     assert await held(world.ask("routes", newer.version))
-    (node,) = world.fleet.shown("edge")
+    (node,) = world.fleet.shown("edge")["nodes"]
     assert (node["state"], node["epochs"]) == ("accepted", {"digits": 2})
 
 
@@ -170,34 +173,39 @@ async def test_replicas_know_each_other_s_nodes_and_the_newest_counts(tmp_path: 
         other.own("edge", "e1").epochs = {"digits": 3}
         one.own("edge", "e2").seen = 15.0
         for nodes in (one, other, one):
-            await nodes.share(store, iter(["edge"]), 30.0)
+            await nodes.share(store, [("edge", DAY_S)], 30.0)
         assert {name: node.seen for name, node in one.of("edge").items()} == {"e1": 20.0, "e2": 15.0}
         assert one.of("edge")["e1"].epochs == {"digits": 3}
         later = Nodes()
-        await later.share(store, iter(["edge"]), 100_000.0)
+        await later.share(store, [("edge", DAY_S)], 100_000.0)
         assert later.of("edge") == {}, "nodes that are gone for a day are forgotten"
 
 
-@pytest.mark.parametrize("trouble", ["engine_silent", "engine_refused"])
-async def test_an_alarm_stands_while_a_node_is_silent_or_refuses(tmp_path: Path, trouble: str) -> None:
-    world, events = World(), list[tuple[str, dict[str, Any]]]()
-
+def alarms_of(world: World, store: SqliteStore, events: list[tuple[str, dict[str, Any]]]) -> Alarms:
     async def emit(kind: str, route: str, data: Any) -> None:
         events.append((kind, data))
 
     class Leader:
         leads = True
 
+    return Alarms(
+        store,
+        Leader(),  # type: ignore[arg-type]
+        clock=lambda: world.now,
+        emit=emit,
+        raised=lambda route, code: None,
+        dropped=lambda: 0,
+        troubles=world.fleet.troubles,
+        lost_rows=world.fleet.lost_rows,
+    )
+
+
+@pytest.mark.parametrize("trouble", ["engine_silent", "engine_refused"])
+async def test_an_alarm_stands_while_a_node_is_silent_or_refuses(tmp_path: Path, trouble: str) -> None:
+    world, events = World(), list[tuple[str, dict[str, Any]]]()
+
     async with opened(tmp_path / "turnout.db") as store:
-        alarms = Alarms(
-            store,
-            Leader(),  # type: ignore[arg-type]
-            clock=lambda: world.now,
-            emit=emit,
-            raised=lambda route, code: None,
-            dropped=lambda: 0,
-            troubles=world.fleet.troubles,
-        )
+        alarms = alarms_of(world, store, events)
         node = world.fleet.nodes.own("edge", "e1")
         node.seen, node.epochs = world.now, {"digits": 1}
         await alarms.engine_troubles()
@@ -214,3 +222,82 @@ async def test_an_alarm_stands_while_a_node_is_silent_or_refuses(tmp_path: Path,
         node.seen, node.refused = world.now, ""
         await alarms.engine_troubles()
         assert events[1:] == [("alarm_over", {"code": trouble})]
+
+
+async def test_an_epoch_is_in_effect_when_every_node_that_serves_has_accepted_it() -> None:
+    world = World()
+    assert "no node" in world.fleet.waits("digits", 1)
+    first = await world.ask("routes")
+    assert "no node" in world.fleet.waits("digits", 1), "it was sent, and nobody said that it is there"
+    world.ask("routes", first.version)
+    assert await held(world.ask("routes", first.version))
+    assert world.fleet.waits("digits", 1) == ""
+    other = world.fleet.nodes.own("edge", "e2")
+    assert world.fleet.waits("digits", 1) == "", "a node that begins serves nothing"
+    other.seen, other.epochs = world.now, {"digits": 1}
+    world.publish(0.2)
+    await asyncio.gather(held(world.ask("routes", world.fleet.offer("edge", "routes").version)))
+    assert "e2 (behind)" in world.fleet.waits("digits", 2)
+    other.refused = "no cluster"
+    assert "e2 (refused)" in world.fleet.waits("digits", 2)
+    world.now += SILENT_S + 1
+    assert "e2 (silent)" in world.fleet.waits("digits", 2)
+    assert {n["node"]: n["behind"] for n in world.fleet.shown("edge")["nodes"]} == {
+        "e1": [],
+        "e2": ["digits"],
+    }
+    other.epochs = {"digits": 2}
+    assert world.fleet.waits("digits", 2) == "", "it had accepted before it fell silent"
+    assert world.fleet.waits("none", 2) == ""
+
+
+async def test_rows_lost_are_counted_over_restarts_and_replicas_and_distrusted_for_five_minutes(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    other = world.replica()
+    world.fleet.count("edge", "e1", 1000, 500)
+    assert world.fleet.lost_rows("digits") == "", "when they were lost is unknown"
+    async with opened(tmp_path / "turnout.db") as store:
+        await world.fleet.share(store)
+        await other.share(store)
+        world.now += 5
+        other.count("edge", "e1", 1970, 530)
+        assert "30 of 1,000 rows" in other.lost_rows("digits")
+        await other.share(store)
+        await world.fleet.share(store)
+        assert world.fleet.shown("edge")["lost_share"] == 0.03
+        world.now += 5
+        world.fleet.count("edge", "e1", 2000, 0)
+        assert world.fleet.shown("edge")["lost_share"] == 0.01, "a restarted node counts from zero"
+        assert world.fleet.lost_rows("digits") == "", "as much as is allowed"
+        world.now += LOSS_WINDOW_S + 60
+        assert world.fleet.shown("edge")["lost_share"] is None
+
+
+async def test_a_loss_of_rows_is_an_alarm_of_each_route_and_makes_comparisons_worthless(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    async with opened(tmp_path / "turnout.db") as store:
+        alarms = alarms_of(world, store, [])
+        world.fleet.count("edge", "e1", 0, 0)
+        world.fleet.count("edge", "e1", 90, 10)
+        found = await alarms.look(world.document, "digits")
+        assert [alarm.code for alarm in found] == ["engine_rows_lost"]
+        assert "10 of 100 rows" in await distrust(store, "digits", world.now - 1)
+        assert await distrust(store, "digits", world.now + 1) == ""
+
+
+async def test_a_node_that_is_gone_holds_nothing_up_after_the_time_to_forget(tmp_path: Path) -> None:
+    world = World()
+    async with opened(tmp_path / "turnout.db") as store:
+        for name, seen in (("e1", world.now), ("e2", world.now - 3599)):
+            node = world.fleet.nodes.own("edge", name)
+            node.seen, node.epochs = seen, {"digits": 2 if name == "e1" else 1}
+        await world.fleet.share(store)
+        assert "e2" in world.fleet.waits("digits", 2)
+        world.now += 2
+        await world.fleet.share(store)
+        assert world.fleet.waits("digits", 2) == ""
+        assert [node["node"] for node in world.fleet.shown("edge")["nodes"]] == ["e1"]

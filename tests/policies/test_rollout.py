@@ -434,3 +434,42 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             assert refused or event.action in allowed
             assert not (refused and len(effects) > 1)
             assert not refused or state == before
+
+
+def test_a_stage_takes_no_time_while_its_weight_is_not_in_effect_everywhere() -> None:
+    waiting = replace(tick(), waits="e2 is silent")
+    state, effects = play((1, waiting), (500, waiting), (700, waiting))
+    assert (state.stage, effects) == (0, [])
+    assert State.from_dict(state.as_dict()) == state
+    state, effects = play((1, waiting), (700, waiting), (901, tick()), (1499, tick()))
+    assert (state.stage, state.entered, state.waiting_since) == (0, 900, None)
+    state, effects = play((1, waiting), (901, tick()), (1500, tick()))
+    assert weights(effects) == [0.1]
+
+
+def test_neither_patience_nor_the_bake_takes_time_meanwhile() -> None:
+    waiting = replace(tick("inconclusive"), waits="e2 is silent")
+    state, _ = play(
+        (1, waiting), (10_000, waiting), (10_001, tick("inconclusive")), (17_799, tick("inconclusive"))
+    )
+    assert state.status is Status.RUNNING
+    promoted = ((600, tick()), (2400, tick()), (6000, tick()))
+    state, _ = play(
+        *promoted, (6001, replace(Tick(), waits="e2 is silent")), (9700, replace(Tick(), waits="x"))
+    )
+    assert state.bake_until == 9600
+    state, _ = play(*promoted, (6001, replace(Tick(), waits="e2 is silent")), (9701, Tick()))
+    assert state.bake_until == 13_300
+
+
+def test_a_failure_rolls_back_also_where_the_weight_is_not_in_effect_everywhere() -> None:
+    state, effects = play((5, replace(tick("fail"), waits="e2 is silent")))
+    assert state.status is Status.ROLLED_BACK
+    assert weights(effects) == [0.0]
+
+
+def test_a_bandit_decides_while_nodes_follow_its_weights() -> None:
+    plan = replace(PLAN, stages=(Stage(0.1, 10),), bandit="single")
+    won = Tick(winner="v2", share=0.5, waits="e2 (behind)")
+    state, _ = play((11, tick()), (12, won), plan=plan)
+    assert state.status is Status.PROMOTED

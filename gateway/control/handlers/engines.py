@@ -11,7 +11,9 @@ from starlette.responses import Response
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import ENGINE, Endpoints
 from gateway.control.schemas.engines import EnginesResponse, RowsResponse
-from gateway.engines.fleet import Kind, Poll
+from gateway.engines.envoy.bootstrap import NODE
+from gateway.engines.envoy.counters import counters
+from gateway.engines.fleet import Fleet, Kind, Poll
 from gateway.errors import TurnoutError
 
 endpoints: Final = Endpoints()
@@ -40,12 +42,15 @@ async def _discover(request: ApiRequest, kind: Kind) -> Response:
     body = await request.bytes()
     poll = await asyncio.to_thread(_poll, request.principal.id, kind, body)
     fleet = request.gateway.fleet
-    if not fleet.admits(poll.engine, poll.node):
-        raise TurnoutError(
-            "forbidden", f"The engine {poll.engine!r} has no node {poll.node!r}; name it under 'nodes'."
-        )
+    _admit(fleet, poll.engine, poll.node)
     offer = await fleet.poll(poll, request.services.closing)
     return Response(offer.body, media_type="application/json")
+
+
+def _admit(fleet: Fleet, engine: str, node: str) -> None:
+    """Raises forbidden."""
+    if not fleet.admits(engine, node):
+        raise TurnoutError("forbidden", f"The engine {engine!r} has no node {node!r}; name it under 'nodes'.")
 
 
 def _poll(engine: str, kind: Kind, body: bytes) -> Poll:
@@ -90,6 +95,31 @@ async def receive_rows(request: ApiRequest) -> Response:
     return json_response({"accepted": accepted, "rejected": rejected})
 
 
+@endpoints(
+    "POST",
+    "/-/engines/counters",
+    ENGINE,
+    "",
+    body="application/x-protobuf",
+    status=204,
+    request_headers=(NODE,),
+    errors=("invalid",),
+)
+async def receive_counters(request: ApiRequest) -> Response:
+    """Report a node's counters of its rows.
+
+    An OTLP export of metrics in protobuf, as a node sends it: rows delivered and lost since its start.
+    """
+    node, engine, fleet = request.http.headers.get(NODE, ""), request.principal.id, request.gateway.fleet
+    _admit(fleet, engine, node)
+    try:
+        delivered, lost = await asyncio.to_thread(counters, await request.bytes())
+    except ValueError as error:
+        raise TurnoutError("invalid", f"{error}; use what 'turnout engine bootstrap' sets up.") from None
+    fleet.count(engine, node, delivered, lost)
+    return Response(status_code=204)
+
+
 @endpoints("GET", "/-/engines", "read", EnginesResponse)
 async def list_engines(request: ApiRequest) -> Response:
     """List engines with their nodes.
@@ -101,5 +131,7 @@ async def list_engines(request: ApiRequest) -> Response:
     for name, engine in document.engines.items():
         routes = [route for route in document.engine_routes(name) if request.principal.serves(route)]
         if routes or request.principal.routes is None:
-            listed.append({"engine": name, "type": engine.type, "routes": routes, "nodes": fleet.shown(name)})
+            shown = fleet.shown(name)
+            shown["epochs"] = {route: epoch for route, epoch in shown["epochs"].items() if route in routes}
+            listed.append({"engine": name, "type": engine.type, "ids": engine.ids, "routes": routes, **shown})
     return json_response({"engines": listed})

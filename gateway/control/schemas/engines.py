@@ -17,16 +17,25 @@ class NodeModel(ApiModel):
     ]
     seen: Annotated[float, Field(description="Its last poll, in seconds since the epoch.")]
     epochs: Annotated[dict[str, int], Field(description="By route: the epoch that it has accepted.")]
+    behind: Annotated[list[str], Field(description="Routes that it serves by an older epoch.")]
     refused: Annotated[
         str, Field(description="Why it refused the newest configuration; empty if it did not.")
     ]
     rows: Annotated[int, Field(description="Outcomes that this process received from it.")]
+    delivered: Annotated[int, Field(description="Rows that it delivered since its start, as it counts them.")]
+    lost: Annotated[int, Field(description="Rows that it lost since its start, as it counts them.")]
 
 
 class EngineModel(ApiModel):
     engine: str
     type: str
+    ids: str
     routes: list[str]
+    epochs: Annotated[dict[str, int], Field(description="By route: the newest epoch.")]
+    lost_share: Annotated[
+        float | None,
+        Field(description="Part of the rows of the last five minutes that nodes lost; null without rows."),
+    ]
     nodes: list[NodeModel]
 
 

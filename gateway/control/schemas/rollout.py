@@ -47,6 +47,10 @@ class RolloutResponse(BaseModel):
     ]
     stage: int | None = None
     weight: float | None = None
+    waits: Annotated[
+        str | None,
+        Field(description="Why the weight is not in effect on the whole fleet yet; the stage's time stands."),
+    ] = None
     verdicts: list[GuardrailVerdict] = []
     decided: Annotated[RolloutStep | None, Field(description="The last step.")] = None
 

@@ -14,6 +14,14 @@ Json = dict[str, Any]
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
 ROWS_PATH: Final = "/-/engines/rows"
+COUNTERS_PATH: Final = "/-/engines/counters"
+NODE: Final = "x-turnout-node"
+"""Request header with the name of the node, which what it sends does not say itself."""
+COUNTERS: Final = {
+    "access_logs.open_telemetry_access_log.turnout.logs_written": "delivered",
+    "access_logs.open_telemetry_access_log.turnout.logs_dropped": "lost",
+}
+"""Envoy's counters of rows → the names under which it reports them."""
 SEPARATOR: Final = "\x1f"
 """Between the fields of a row: no header can hold it."""
 ROW: Final = (
@@ -60,6 +68,8 @@ def bootstrap(node: Node) -> Json:
         "dynamic_resources": {"cds_config": _fetched()},
         "static_resources": {"clusters": [_control(node)], "listeners": [_listener(node)]},
         "stats_config": {"stats_tags": []},
+        "stats_flush_interval": "5s",
+        "stats_sinks": [_counters()],
     }
     if node.admin is not None:
         made["admin"] = {"address": _address(*node.admin)}
@@ -89,7 +99,8 @@ def _control(node: Node) -> Json:
     url = urlsplit(node.control)
     secure = url.scheme == "https"
     host, port = url.hostname or "", url.port or (443 if secure else 80)
-    token = {"header": {"key": "authorization", "value": f"Bearer {node.token}"}}
+    fields = {"authorization": f"Bearer {node.token}", NODE: node.name}
+    mutations = [{"append": {"header": {"key": key, "value": value}}} for key, value in fields.items()]
     made: Json = {
         "name": CONTROL,
         "type": "STRICT_DNS",
@@ -108,7 +119,7 @@ def _control(node: Node) -> Json:
                         "name": "turnout.token",
                         "typed_config": {
                             "@type": f"{_TYPE}.extensions.filters.http.header_mutation.v3.HeaderMutation",
-                            "mutations": {"request_mutations": [{"append": token}]},
+                            "mutations": {"request_mutations": mutations},
                         },
                     },
                     {
@@ -179,5 +190,33 @@ def _rows() -> Json:
             "stat_prefix": "turnout",
             "buffer_flush_interval": "0.25s",
             "body": {"string_value": SEPARATOR.join(ROW)},
+        },
+    }
+
+
+def _counters() -> Json:
+    """Only the counters of rows, sent over HTTP."""
+    sink = f"{_TYPE}.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
+    name = {"@type": f"{_TYPE}.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput"}
+
+    def renamed(counter: str, to: str) -> Json:
+        match = {"input": {"name": "name", "typed_config": name}, "value_match": {"exact": counter}}
+        action = {"@type": f"{sink}.ConversionAction", "metric_name": to}
+        return {
+            "predicate": {"single_predicate": match},
+            "on_match": {"action": {"name": to, "typed_config": action}},
+        }
+
+    return {
+        "name": "envoy.stat_sinks.open_telemetry",
+        "typed_config": {
+            "@type": sink,
+            "http_service": {
+                "http_uri": {"uri": f"http://{CONTROL}{COUNTERS_PATH}", "cluster": CONTROL, "timeout": "5s"}
+            },
+            "custom_metric_conversions": {
+                "matcher_list": {"matchers": [renamed(*counter) for counter in COUNTERS.items()]},
+                "on_no_match": {"action": {"name": "drop", "typed_config": {"@type": f"{sink}.DropAction"}}},
+            },
         },
     }

@@ -1,0 +1,170 @@
+"""A canary over three real nodes: its clock, its rollback, and the rows that nodes lose."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engines.node import Backend, EnvoyNode, wait_for
+from tests.support.processes import GatewayProcess
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {allocation: 200ms}
+backends: {one: {url: "URL1"}, two: {url: "URL2"}}
+engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
+routes:
+  digits:
+    engine: edge
+    match: {path: /digits}
+    variants: {v1: {backend: one}, v2: {backend: two}}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 20%, for: 1s}, {weight: 50%, for: 1h}]
+      guardrails: [{metric: error_rate, max_increase: 30%}]
+"""
+NODES = 3
+
+
+class Setup:
+    """A gateway, three nodes, and a client of each that sends until it is told to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backends = Backend("one"), Backend("two")
+        text = CONFIG
+        for number, backend in enumerate(self.backends, 1):
+            text = text.replace(f"URL{number}", backend.url)
+        self.gateway = GatewayProcess(folder, text)
+        self.nodes = [EnvoyNode(self.gateway, f"e{n}") for n in range(NODES)]
+        self.stopped = threading.Event()
+        self.seen: list[tuple[str, str, int]] = []
+        """(decision id, variant, status)"""
+        for node in self.nodes:
+            node.wait_serving("/digits")
+
+    def send(self, node: EnvoyNode, count: int) -> None:
+        with httpx.Client(base_url=node.url, timeout=60) as client:
+            for _ in range(count):
+                if self.stopped.is_set():
+                    return
+                response = client.post("/digits")
+                fields = response.headers
+                self.seen.append((fields["x-decision-id"], fields["x-variant"], response.status_code))
+
+    def load(self) -> list[threading.Thread]:
+        threads = [threading.Thread(target=self.send, args=(node, 10**9), daemon=True) for node in self.nodes]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def rollout(self) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.gateway.url}/-/routes/digits").json()["rollout"])
+
+    def nodes_shown(self) -> list[dict[str, Any]]:
+        (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]
+        return list(engine["nodes"])
+
+    def recorded(self) -> int:
+        variants = httpx.get(f"{self.gateway.url}/-/routes/digits").json()["variants"]
+        return sum(variant["assigned"] for variant in variants.values())
+
+    def stop(self) -> None:
+        self.stopped.set()
+        for node in self.nodes:
+            node.process.send_signal(signal.SIGCONT)
+            node.kill()
+        self.gateway.stop()
+        for backend in self.backends:
+            backend.stop()
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_a_node_that_hangs_stops_the_clock_of_a_stage_and_a_failure_rolls_back_the_others(
+    setup: Setup,
+) -> None:
+    wait_for(lambda: all(node["epochs"] for node in setup.nodes_shown()), "all nodes have the first stage")
+    hung = setup.nodes[2]
+    hung.process.send_signal(signal.SIGSTOP)
+    for node in setup.nodes[:2]:
+        setup.send(node, 400)  # the guardrail passes the first stage
+    waiting = wait_for(
+        lambda: (found := setup.rollout())["stage"] == 1 and found["waits"] and found,
+        "the second stage waits",
+        60,
+    )
+    assert "e2 (behind)" in waiting["waits"]
+    assert waiting["stage_ends"] is None
+    command = [sys.executable, "-m", "gateway.cli", "status", "--url", setup.gateway.url]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "the stage's time stands: not yet accepted by e2 (behind)" in shown
+    assert "edge: envoy, nodes: 2 accepted, 1 behind" in shown
+    entered = waiting["entered"]
+    hung.process.send_signal(signal.SIGCONT)
+    going = wait_for(lambda: (found := setup.rollout())["waits"] is None and found, "the stage begins", 60)
+    assert going["entered"] >= entered
+    setup.backends[1].status = 500
+    threads = setup.load()
+    wait_for(lambda: setup.rollout()["state"] == "rolled_back", "the candidate is rolled back", 60)
+    wait_for(
+        lambda: all(node["state"] == "accepted" for node in setup.nodes_shown()), "all nodes have taken it"
+    )
+    setup.stopped.set()
+    for thread in threads:
+        thread.join(60)
+    setup.stopped.clear()
+    before = len(setup.seen)
+    for node in setup.nodes:
+        setup.send(node, 40)
+    assert {variant for _, variant, _ in setup.seen[before:]} == {"v1"}
+
+
+def test_the_rows_that_are_lost_are_those_that_the_nodes_count(setup: Setup) -> None:
+    for node in setup.nodes:
+        setup.send(node, 50)
+    sent_before = len(setup.seen)
+    recorded_before = wait_for(
+        lambda: (
+            (found := setup.recorded()) >= sent_before + NODES  # `wait_serving` sends too
+            and found == sum(node["delivered"] for node in setup.nodes_shown())
+            and found
+        ),
+        "nodes report the rows that are in the record",
+    )
+    setup.gateway.crash()
+    for node in setup.nodes:
+        setup.send(node, 100)
+    dropped = "open_telemetry_access_log.turnout.logs_dropped"
+    wait_for(lambda: sum(n.counter(dropped) for n in setup.nodes) == 300, "nodes count what they lost")
+    setup.gateway.start()
+    wait_for(lambda: sum(n["lost"] for n in setup.nodes_shown()) == 300, "the gateway knows")
+    for node in setup.nodes:
+        setup.send(node, 10)
+    wait_for(lambda: setup.recorded() == recorded_before + 30, "new rows arrive, and no lost one")
+    assert len(setup.seen) == sent_before + 330
+    alarms = wait_for(
+        lambda: httpx.get(f"{setup.gateway.url}/-/routes/digits").json()["alarms"], "the loss is an alarm", 60
+    )
+    assert "engine_rows_lost" in [alarm["code"] for alarm in alarms]
+    paused = wait_for(
+        lambda: (found := setup.rollout())["state"] == "paused" and found, "the rollout pauses", 60
+    )
+    assert "engine_rows_lost" in paused["reason"]
