@@ -31,6 +31,7 @@ from gateway.ingest.request_lookup import RequestIds
 from gateway.ingest.rewards import SEALING_KEYS, RewardIngest
 from gateway.ingest.spool import Spool
 from gateway.ingest.stamped import StampedUnits
+from gateway.ingest.usage import UsageRewards
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
@@ -133,8 +134,10 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         clock=now,
     )
 
+    usage = UsageRewards(rewards, lambda: in_force.document())
+
     def make_worker(snapshot: Snapshot) -> Worker:
-        return _worker(loop, snapshot, in_force, recorder, application)
+        return _worker(loop, snapshot, in_force, recorder, usage, application)
 
     in_force = InForce(
         source=source,
@@ -169,6 +172,9 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         return [
             (metrics.record, recorder.counts),
             (metrics.rewards, rewards.counts),
+            (metrics.tokens, usage.tokens),
+            (metrics.cost, usage.cost),
+            (metrics.without_usage, usage.missing),
             (metrics.spans, traces.counts),
             (metrics.webhooks, webhooks.counts),
         ]
@@ -188,6 +194,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     in_force.worker.start()
     tasks.spawn(recorder.run())
     tasks.spawn(spool.run())
+    tasks.spawn(usage.run())
     probes = Probes(in_force.registry, chance)
     files = Configuration(source.path, text or "", revisions, lambda: in_force.files)
     gateway = Gateway(api, application, in_force, store, owner, tasks, events, recorder, spool, probes, files)
@@ -213,6 +220,7 @@ def _worker(
     snapshot: Snapshot,
     in_force: InForce,
     recorder: Recorder,
+    usage: UsageRewards,
     application: ControlApp,
 ) -> Worker:
     registry, chance, metrics = in_force.registry, in_force.chance, in_force.metrics
@@ -237,6 +245,7 @@ def _worker(
         new_decision=in_force.sealer.new_decision,
         seal=in_force.sealer.seal,
         offer=recorder.offer,
+        offer_usage=usage.offer,
         shadow=shadow,
     )
     shadow.worker = worker

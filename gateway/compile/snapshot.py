@@ -130,7 +130,9 @@ def route_plan(
     route = document.routes[name]
     prefix = route.match.path.encode()
     variants = {
-        key: _variant(key, index, variant, document.backends[variant.backend], backends[variant.backend])
+        key: _variant(
+            key, index, variant, document.backends[variant.backend], backends[variant.backend], route.usage
+        )
         for index, (key, variant) in enumerate(route.variants.items())
     }
     times = route.timeouts
@@ -171,6 +173,7 @@ def route_plan(
         reads_model=_reads_model(route),
         extractor=extractor,
         client_errors=_client_errors(route),
+        reads_usage=route.usage,
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(
@@ -251,9 +254,12 @@ def _lines(headers: Mapping[str, str]) -> bytes:
 
 
 def _variant(
-    name: str, index: int, variant: VariantConfig, document: BackendConfig, backend: Backend
+    name: str, index: int, variant: VariantConfig, document: BackendConfig, backend: Backend, plain: bool
 ) -> VariantPlan:
+    """``plain``: whether responses are read here, so that they must not be compressed."""
     headers = {key.lower(): value for key, value in (*document.headers.items(), *variant.headers.items())}
+    if plain:
+        headers["accept-encoding"] = "identity"
     rewrite = variant.rewrite
     return VariantPlan(
         name=name,

@@ -76,6 +76,8 @@ def _of_policy(route: RouteConfig) -> Iterator[Refusal]:
 
 
 def _of_failures(route: RouteConfig) -> Iterator[Refusal]:
+    if route.usage:
+        yield ("usage",), "an engine does not read bodies; remove it"
     if route.errors.client:
         yield ("errors", "client"), "an engine does not read bodies; remove it"
     if route.hedge is not None:

@@ -78,11 +78,22 @@ class RewriteConfig(ConfigModel):
     host: HostName | None = None
 
 
+class PriceConfig(ConfigModel):
+    """Prices of a million tokens, in any currency."""
+
+    input: Amount
+    output: Amount = 0.0
+    cached_input: Amount | None = None
+    """Input tokens that the provider read from its cache; if absent, as ``input``."""
+
+
 class VariantConfig(ConfigModel):
     backend: Name
     rewrite: RewriteConfig = RewriteConfig()
     headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the variant, replacing those of the client."""
+    price: PriceConfig | None = None
+    """Prices of tokens, for the cost of responses."""
     payload: JsonValue = None
     """What `POST /-/decide` returns for the variant: any JSON, for example a prompt or a price."""
 
@@ -241,6 +252,8 @@ class RouteConfig(ConfigModel):
     forward_credentials: bool = False
     """Whether the client's gateway credential is forwarded to the backend."""
     comparison: ComparisonConfig = ComparisonConfig()
+    usage: bool = False
+    """Whether token counts are read from the responses of language models."""
 
     @property
     def all_shadows(self) -> dict[str, float]:

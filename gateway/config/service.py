@@ -119,6 +119,8 @@ class MetricConfig(ConfigModel):
     """Larger values count as this value, so that guardrails use the exact test for bounded values."""
     adjust: Literal["past"] | None = None
     """Compare each sticky unit with its own mean from before, so that comparisons need fewer requests."""
+    usage: Literal["input_tokens", "output_tokens", "total_tokens", "cost"] | None = None
+    """The gateway itself reports this of each response, on routes with `usage: true`."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -135,6 +137,10 @@ class MetricConfig(ConfigModel):
             )
         if self.type == "count" and self.lowest < 0:
             raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
+        if self.usage is not None and self.type not in (
+            ("real",) if self.usage == "cost" else ("real", "count")
+        ):
+            raise ValueError(f"{self.usage} is not a {self.type}; write 'type: real'")
         if self.adjust is not None and self.missing == "zero":
             raise ValueError("'adjust' needs the zeros reported; leave 'missing: zero' out")
         return self._capped()

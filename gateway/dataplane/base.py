@@ -32,6 +32,7 @@ from gateway.dataplane.shadow.sink import ShadowSink
 from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.timed import Timed
 from gateway.errors import TurnoutError
+from gateway.record.usage import Usage
 from gateway.runtime.loop_load import Load
 from gateway.runtime.side_process import SideProcess
 
@@ -75,6 +76,8 @@ class Runtime:
     seal: Callable[[bytes, int, bytes], bytes]
     offer: Callable[[Any], None]
     """Takes the outcome of each request that had a decision."""
+    offer_usage: Callable[[Any, bytes, Usage | None], None]
+    """Takes the outcome, the features and the token counts of a response."""
     shadow: ShadowSink
     load: Load
     failure_log: FailureLog

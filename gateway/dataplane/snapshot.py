@@ -122,6 +122,8 @@ class RoutePlan:
     or rewrite."""
     client_errors: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
     """By server status: texts in the body of a response that is the client's fault."""
+    reads_usage: bool = False
+    """Whether token counts are read from responses."""
     hedge_after: float = 0.0
     hedge_share: float = 0.0
     hedge_credit: float = 0.0

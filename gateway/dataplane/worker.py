@@ -16,6 +16,7 @@ from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.shadow.sink import ShadowSink
 from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.timed import Timed
+from gateway.record.usage import Usage
 from gateway.runtime.loop_load import Load
 from gateway.runtime.side_process import SideProcess
 from gateway.transport.address import PROBE_INTERVAL_S, Address
@@ -50,6 +51,7 @@ class Worker(Runtime):
         new_decision: Callable[[float], bytes],
         seal: Callable[[bytes, int, bytes], bytes],
         offer: Callable[[Any], None],
+        offer_usage: Callable[[Any, bytes, Usage | None], None] = lambda *_: None,
         shadow: ShadowSink,
     ) -> None:
         """See `Runtime`."""
@@ -61,6 +63,7 @@ class Worker(Runtime):
         self.new_decision = new_decision
         self.seal = seal
         self.offer = offer
+        self.offer_usage = offer_usage
         self.shadow = shadow
         self.failure_log = FailureLog()
         self.body_reader = SideProcess[JsonBody](MAX_WAITING_BODIES)

@@ -18,7 +18,7 @@ from gateway.ingest.request_lookup import Found, RequestIds
 from gateway.ingest.spool import Spool
 from gateway.ingest.stamped import StampedUnits
 from gateway.record.decision_id import BadDecisionId, Opened, Sealer
-from gateway.record.events import Reward
+from gateway.record.events import Outcome, Reward
 from gateway.record.request_ids import AMBIGUOUS
 from gateway.state.base import RewardResult, StoreUnavailable
 from gateway.state.store import DocumentStore, RecordStore
@@ -151,12 +151,11 @@ class RewardIngest:
         named = await self._looked_up(items, may_report, made_by)
         named.update(await self._of_other_proxies(items))
         rewards = await self._checked(items, may_report, report, named)
-        results = await self._keep(rewards) if rewards else []
+        results = await self.keep(rewards) if rewards else []
         report.rewards = list(zip(rewards, results, strict=True))
         tally = Counter(results)
         report.accepted, report.duplicates = tally["accepted"], tally["duplicate"]
         report.updated = tally["updated"]
-        self.counts.update(results)
         self.counts["rejected"] += len(report.rejected)
         self.rejections.update(rejection.code for rejection in report.rejected)
         return report
@@ -244,7 +243,16 @@ class RewardIngest:
             return False
         return True
 
-    async def _keep(self, rewards: list[Reward]) -> list[RewardResult]:
+    async def keep(self, rewards: list[Reward]) -> list[RewardResult]:
+        """Store rewards, or put them into the spool while the store is away, and count the results.
+
+        Raises StoreUnavailable.
+        """
+        results = await self._store_or_spool(rewards)
+        self.counts.update(results)
+        return results
+
+    async def _store_or_spool(self, rewards: list[Reward]) -> list[RewardResult]:
         if self.spool is None:
             return await self.store.reward(rewards)
         if not self.spool.waiting:
@@ -254,6 +262,34 @@ class RewardIngest:
                 pass  # to the spool
         await self.spool.add(rewards)
         return ["accepted"] * len(rewards)
+
+    def observed(self, outcome: Outcome, name: str, value: float, context: bytes) -> Reward | None:
+        """The reward for a value that the gateway saw itself; None if the route or the metric does not take it."""
+        try:
+            metric = self._metric(outcome.route, name)
+            checked = checked_value(value, metric, name)
+        except RejectedItem as error:
+            self.counts["rejected"] += 1
+            self.rejections[error.code] += 1
+            return None
+        period = self.period(outcome.route, outcome.epoch, outcome.time, name) if outcome.sticky else ""
+        return Reward(
+            decision=outcome.decision,
+            metric=name,
+            value=checked,
+            time=self._clock(),
+            decided=outcome.time,
+            route=outcome.route,
+            assigned=outcome.assigned,
+            served=outcome.served,
+            epoch=outcome.epoch,
+            propensity=outcome.propensity,
+            unit=outcome.unit,
+            forced=outcome.forced,
+            worst=worst(metric),
+            context=context.hex(),
+            period=period,
+        )
 
     # One item -----------------------------------------------------------------------------------
     def _reward(

@@ -205,8 +205,10 @@ class Alarms:
         until = self._clock() - REWARD_DELAY_S
         counts = await self._store.counts(name, until=until)
         sums = await self._store.reward_sums(name, until=until)
-        # Where a missing value is a zero, silence says something of the variant and nothing of its clients.
-        meant = {metric for metric, m in document.metrics.items() if m.missing == "zero"}
+        # Where a missing value is a zero, or the gateway reports it, silence says nothing of the clients.
+        meant = {
+            metric for metric, m in document.metrics.items() if m.missing == "zero" or m.usage is not None
+        }
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
         silent = [v for v, c in counts.items() if c.served >= MIN_SERVED and v not in rewarded]
         if not silent or not (rewarded or _learns(document, name, meant)):

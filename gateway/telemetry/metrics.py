@@ -113,6 +113,21 @@ class Metrics(Collector):
             ("result",),
             registry=r,
         )
+        self.tokens = Counter(
+            "turnout_tokens_total",
+            "Tokens of responses, by the variant that served: input, output, cached (part of the input).",
+            (*labels, "type"),
+            registry=r,
+        )
+        self.cost = Counter(
+            "turnout_cost_total", "Cost of responses at the variant's prices.", labels, registry=r
+        )
+        self.without_usage = Counter(
+            "turnout_responses_without_usage_total",
+            "Good responses of routes with 'usage' that had no token counts.",
+            labels,
+            registry=r,
+        )
         self.shadows = Counter(
             "turnout_shadow_requests_total",
             "Copies for shadows: offered, sent, failed, dropped:REASON, uncompared:REASON.",

@@ -79,7 +79,11 @@ class Model:
 
         parts = [chunk({"content": part}) for part in words(text)]
         first = chunk({"role": "assistant", "content": ""})
-        return self.stream([first, *parts, chunk({}, "stop"), ("", "[DONE]")])
+        last: list[tuple[str, Json | str]] = [chunk({}, "stop")]
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}
+            last.append(("", frame | {"object": "chat.completion.chunk", "choices": [], "usage": usage}))
+        return self.stream([first, *parts, *last, ("", "[DONE]")])
 
     async def completions(self, request: Request) -> Response:
         body = await request.json()
@@ -107,6 +111,10 @@ class Model:
             "id": fresh("resp"), "object": "response", "created_at": time.time(), "status": "completed",
             "model": body["model"], "output": [message], "parallel_tool_calls": True, "tool_choice": "auto",
             "tools": [], "error": None, "incomplete_details": None,
+            "usage": {
+                "input_tokens": 1, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 9,
+                "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 10,
+            },
         }  # fmt: skip
         if not body.get("stream"):
             return JSONResponse(whole)
@@ -166,7 +174,13 @@ class Model:
             return JSONResponse(whole)
         delta = {"stop_reason": "end_turn", "stop_sequence": None}
         events: list[tuple[str, Json]] = [
-            ("message_start", {"message": whole | {"content": [], "stop_reason": None}}),
+            (
+                "message_start",
+                {
+                    "message": whole
+                    | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+                },
+            ),
             ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
             ("ping", {}),
             *(
@@ -174,7 +188,7 @@ class Model:
                 for piece in words(text)
             ),
             ("content_block_stop", {"index": 0}),
-            ("message_delta", {"delta": delta, "usage": usage}),
+            ("message_delta", {"delta": delta, "usage": {"output_tokens": 9}}),
             ("message_stop", {}),
         ]
         return self.stream([(name, {"type": name} | data) for name, data in events])

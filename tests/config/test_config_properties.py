@@ -141,7 +141,7 @@ auth:
         routes_claim: r, leeway: 0}
 metrics:
   correct: {type: boolean, window: 24h, missing: zero, description: d}
-  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5, adjust: past}
+  cost: {type: real, goal: minimize, minimum: 0, maximum: 9.5, cap: 5, adjust: past, usage: cost}
 backends:
   a:
     urls: ["https://10.0.0.1:9101/base/", "https://10.0.0.2:9101/base"]
@@ -162,7 +162,7 @@ routes:
   edged:
     engine: edge
     match: {path: /edge}
-    variants: {v1: {backend: b, payload: {prompt: p}}}
+    variants: {v1: {backend: b, payload: {prompt: p}, price: {input: 0.5, output: 1.5, cached_input: 0}}}
     policy: {type: single, variant: v1}
   digits:
     match: {path: /a, host: x.example.com, headers: {x-a: b}, methods: post, model: [gpt, other]}
@@ -196,6 +196,7 @@ routes:
     buffer_limit: 0
     feedback: [correct]
     forward_credentials: true
+    usage: true
     comparison: {type: json, paths: a.b, ignore: a.c, argmax: [c], tolerance: 0}
   bandit:
     match: {}

@@ -137,7 +137,7 @@ TABLE = [
      "'2s' is not a mapping of keys to values", ""),
     # Unknown, missing and misplaced keys
     (POLICY, POLICY + "\n    timeout: {connect: 1s}", 13, "routes.digits.timeout",
-     "there is no key 'timeout'; known: body_limit, buffer_limit, comparison, engine, errors, fallback, fallback_on, feedback, forward_credentials, hedge, match, policy, retry, shadows, timeouts, unit, variants", "did you mean 'timeouts'?"),
+     "there is no key 'timeout'; known: body_limit, buffer_limit, comparison, engine, errors, fallback, fallback_on, feedback, forward_credentials, hedge, match, policy, retry, shadows, timeouts, unit, usage, variants", "did you mean 'timeouts'?"),
     (POLICY, "    policy: {type: split, weights: {v1: 1}, variant: v1}", 12, "routes.digits.policy.variant",
      "there is no key 'variant'; known: type, weights", ""),
     (POLICY, "    policy: {type: bandti, metric: correct}", 12, "routes.digits.policy",

@@ -177,6 +177,8 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
             if self._listener is not None:
                 self._listener.finished(record, attempt)
             runtime.offer(record)
+            if self.relay.usage is not None and self.relay.status < 300:
+                runtime.offer_usage(record, assignment.choice.context, self.relay.usage.usage())
             if self._shadows:
                 self._offer_copies(self._shadows)
         except Exception as error:  # noqa: BLE001 - the client's connection must go on

@@ -14,6 +14,7 @@ from gateway.dataplane.exchange.recovery import Recovery
 from gateway.dataplane.exchange.states import BACKOFF, CONNECTING, QUEUED, RELAYING, WAITING
 from gateway.dataplane.variant import FixedResponse, VariantPlan
 from gateway.errors import CODES, TurnoutError
+from gateway.record.usage import UsageReader
 from gateway.transport.address import Address
 
 
@@ -25,6 +26,8 @@ class Failover(ExchangeBase):
     # Attempts ----------------------------------------------------------------------------------------
     def _new_attempt(self, plan: VariantPlan) -> Attempt:
         request = self.request
+        if request.route.reads_usage:
+            self.relay.usage = UsageReader()
         self.attempt = attempt = Attempt(
             self, plan, request.route.timeouts, request.total_deadline, self.head.upgrade
         )

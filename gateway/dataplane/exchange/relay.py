@@ -7,6 +7,7 @@ from typing import Final
 from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.exchange.attempt import ResponseSink
 from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
+from gateway.record.usage import UsageReader
 from gateway.transport.base import ResponseHead
 
 BODILESS: Final = (204, 304)
@@ -18,7 +19,7 @@ class Relay(ResponseSink):
 
     __slots__ = (
         "_limit", "_out", "_tail", "backend_ms", "captured", "client", "head_ms", "lines", "served", "size", "status",
-        "whole",
+        "usage", "whole",
     )  # fmt: skip
 
     lines: list[bytes]
@@ -34,6 +35,8 @@ class Relay(ResponseSink):
     """Whether the client was sent everything that the backend had to send."""
     captured: list[bytes] | None
     """The body, where a shadow's is compared with it; None if it is not kept."""
+    usage: UsageReader | None
+    """Takes the body where token counts are read from it."""
     _tail: bytes
     """The last bytes of the body, at least `TAIL_BYTES` if there are as many."""
     head_ms: float
@@ -48,6 +51,7 @@ class Relay(ResponseSink):
         self.backend_ms = 0.0
         self.whole = False
         self.captured = None
+        self.usage = None
         self._out: list[bytes] = []
         self._tail = b""
 
@@ -71,6 +75,8 @@ class Relay(ResponseSink):
         self.size += len(data)
         self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         self._out.append(data)
+        if self.usage is not None:
+            self.usage.feed(data)
         if self.captured is not None:
             if self.size <= self._limit:
                 self.captured.append(data)

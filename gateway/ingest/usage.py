@@ -1,0 +1,97 @@
+"""Token counts and costs of responses, counted and stored as rewards that the gateway itself reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from gateway.config.document import Document, PriceConfig
+from gateway.ingest.rewards import RewardIngest
+from gateway.record.events import Outcome, Reward
+from gateway.record.usage import Usage
+from gateway.state.base import StoreUnavailable
+
+log = logging.getLogger("turnout.usage")
+
+FLUSH_S: Final = 0.25
+MAX_WAITING: Final = 20_000
+"""Values that may wait for the store; beyond it new ones are dropped."""
+_TOKENS_OF_PRICE: Final = 1e6
+
+
+class UsageRewards:
+    """The usage that one process sees."""
+
+    def __init__(self, rewards: RewardIngest, document: Callable[[], Document]) -> None:
+        self._rewards = rewards
+        self._document = document
+        self._waiting: list[Reward] = []
+        self.tokens: Counter[tuple[str, str, str]] = Counter()
+        """By route, variant that served, and input | output | cached."""
+        self.cost: Counter[tuple[str, str]] = Counter()
+        self.missing: Counter[tuple[str, str]] = Counter()
+        """Good responses without token counts."""
+
+    def offer(self, row: tuple[object, ...], context: bytes, usage: Usage | None) -> None:
+        """Take what a response said; does not wait.
+
+        Args:
+            row: The fields of its `Outcome`.
+            context: The features that led to the decision, packed.
+            usage: None: the response had no counts.
+        """
+        outcome = Outcome._make(row)
+        route = self._document().routes.get(outcome.route)
+        if not outcome.served or route is None or outcome.served not in route.variants:
+            return
+        key = (outcome.route, outcome.served)
+        if usage is None:
+            self.missing[key] += 1
+            return
+        for kind, count in usage._asdict().items():
+            self.tokens[(*key, kind)] += count
+        values: dict[str, float] = {
+            "input_tokens": usage.input,
+            "output_tokens": usage.output,
+            "total_tokens": usage.input + usage.output,
+        }
+        price = route.variants[outcome.served].price
+        if price is not None:
+            values["cost"] = cost = cost_of(usage, price)
+            self.cost[key] += cost  # type: ignore[assignment]  # a total of money
+        for name, metric in self._document().metrics.items():
+            if metric.usage is not None and metric.usage in values:
+                reward = self._rewards.observed(outcome, name, values[metric.usage], context)
+                if reward is not None and len(self._waiting) < MAX_WAITING:
+                    self._waiting.append(reward)
+
+    async def run(self) -> None:
+        """Store values periodically until cancelled, and then what still waits."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_S)
+                await self.flush()
+        finally:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store what waits; it goes on waiting if neither the store nor the spool accepts it."""
+        batch, self._waiting = self._waiting, []
+        try:
+            if batch:
+                await self._rewards.keep(batch)
+        except StoreUnavailable:
+            self._waiting = batch + self._waiting
+        except Exception:
+            log.exception("%d values of usage could not be stored", len(batch))
+
+
+def cost_of(usage: Usage, price: PriceConfig) -> float:
+    """The cost of one response, in the currency of ``price``."""
+    cached = price.cached_input if price.cached_input is not None else price.input
+    fresh = max(0, usage.input - usage.cached)
+    total = fresh * price.input + usage.cached * cached + usage.output * price.output
+    return total / _TOKENS_OF_PRICE

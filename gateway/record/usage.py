@@ -1,0 +1,115 @@
+"""Token counts in responses of language models, whole or streamed.
+
+OpenAI (chat, completions, Responses, embeddings), Anthropic, Gemini and Ollama, each by the names that it gives them.
+Of a long response only the beginning and the end are kept: counts come last, Anthropic's input tokens first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+HEAD_BYTES: Final = 4096
+TAIL_BYTES: Final = 16_384
+MAX_TOKENS: Final = 1_000_000_000
+"""A larger count is ignored."""
+
+_OBJECT: Final = re.compile(r'(?<!\\)"usage(?:Metadata)?"\s*:\s*(?=\{)')
+"""Before the object with the counts. Within a text of JSON its quotes would follow backslashes."""
+_OLLAMA: Final = re.compile(r'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,9})(?!\d)')
+_INPUT: Final = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count")
+_OUTPUT: Final = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count")
+_REASONING: Final = "thoughtsTokenCount"
+"""Gemini's, which are not among its output tokens."""
+_CACHED: Final = ("cached_tokens", "cachedContentTokenCount")
+_CACHE_READ: Final = "cache_read_input_tokens"
+"""Anthropic's, which, as those written to the cache, are not among its input tokens."""
+_CACHE_WRITTEN: Final = "cache_creation_input_tokens"
+
+
+class Usage(NamedTuple):
+    """Tokens of one response."""
+
+    input: int
+    """Including those read from the provider's cache."""
+    output: int
+    """Including reasoning."""
+    cached: int
+    """Input tokens read from the provider's cache."""
+
+
+class UsageReader:
+    """Keeps the parts of a response body that can hold counts."""
+
+    __slots__ = ("_head", "_tail", "cut")
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.cut = False
+        """Whether something between both parts is gone."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body."""
+        room = HEAD_BYTES - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail += data
+            if len(self._tail) > 2 * TAIL_BYTES:
+                self.cut = True
+                del self._tail[:-TAIL_BYTES]
+
+    def usage(self) -> Usage | None:
+        """Return the counts; None if there are none."""
+        text = (self._head + self._tail).decode("utf-8", "replace")
+        counts: dict[str, int] = {}
+        for found in _whole(text) if not self.cut and text[:1] == "{" else _searched(text):
+            counts.update(_numbers(found))
+        if not any(name in counts for name in (*_INPUT, *_OUTPUT)):
+            return None
+        read = counts.get(_CACHE_READ, 0)
+        return Usage(
+            _first(counts, _INPUT) + read + counts.get(_CACHE_WRITTEN, 0),
+            _first(counts, _OUTPUT) + counts.get(_REASONING, 0),
+            read or _first(counts, _CACHED),
+        )
+
+
+def _whole(text: str) -> Iterator[Mapping[str, Any]]:
+    """The counts of a single JSON document; of several (NDJSON), what a search finds."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        yield from _searched(text)
+        return
+    for found in (document.get("usage"), document.get("usageMetadata"), document):
+        if isinstance(found, dict):
+            yield found
+
+
+def _searched(text: str) -> Iterator[Mapping[str, Any]]:
+    decoder = json.JSONDecoder()
+    for match in _OBJECT.finditer(text):
+        try:
+            yield decoder.raw_decode(text, match.end())[0]
+        except (ValueError, RecursionError):  # it is cut off
+            continue
+    for match in _OLLAMA.finditer(text):
+        yield {match[1]: int(match[2])}
+
+
+def _numbers(usage: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The counts of one object, and of the details in it."""
+    for name, value in usage.items():
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            yield name, value
+        elif name in ("prompt_tokens_details", "input_tokens_details") and isinstance(value, dict):
+            yield from _numbers(value)
+
+
+def _first(counts: Mapping[str, int], names: tuple[str, ...]) -> int:
+    return next((counts[name] for name in names if name in counts), 0)
