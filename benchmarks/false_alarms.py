@@ -70,8 +70,8 @@ def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 24) ->
     return Cell(f"{name}, share {share:.0%}", Guardrail("m", max_decrease=0.0), run)
 
 
-def _errors(rate: float, share: float, looks: int = 36) -> Cell:
-    """A storm that hits both in the middle; the bets go on over it."""
+def _errors(rate: float, share: float, limit: float = 0.0, looks: int = 36) -> Cell:
+    """A storm that hits both in the middle; the bets go on over it. The candidate's rate lies at the limit."""
     per = round(min(6_000.0, 80 / share))
 
     def run(rng: Rng) -> Iterator[Pair]:
@@ -80,12 +80,12 @@ def _errors(rate: float, share: float, looks: int = 36) -> Cell:
             now = min(0.3, 10 * rate) if looks // 3 <= look < looks // 2 else rate
             m = int(rng.binomial(per, share))
             for place, n in enumerate((per - m, m)):
-                counts[place] += n, rng.binomial(n, now)
+                counts[place] += n, rng.binomial(n, now + place * limit)
             yield Evidence(*counts[0].tolist()), Evidence(*counts[1].tolist())
 
-    return Cell(
-        f"error rate {rate:.1%}, share {share:.0%}", Guardrail("error_rate", max_increase=0.0), run, True
-    )
+    beyond = f", candidate at the limit of {limit:.1%}" if limit else ""
+    rail = Guardrail("error_rate", max_increase=limit)
+    return Cell(f"error rate {rate:.1%}{beyond}, share {share:.0%}", rail, run, True)
 
 
 def _latency(quantile: str, spread: float, share: float, looks: int = 10) -> Cell:
@@ -177,6 +177,9 @@ def cells() -> Iterator[Cell]:
         for share in SHARES:
             yield _errors(rate, share)
     yield _errors(0.01, 0.95)
+    for rate in (0.001, 0.01):
+        for share in (0.1, 0.5):
+            yield _errors(rate, share, limit=0.005)
     for share in (0.05, 0.5):
         yield _values("fraction, Beta(8, 2)", "fraction", lambda rng, n: rng.beta(8, 2, n), share, looks=6)
     for quantile in ("p50", "p95", "p999"):

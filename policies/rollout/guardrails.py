@@ -254,7 +254,7 @@ def _decide(
     """``spare``: an interval that nothing depends on is left out."""
     seen = measured.samples and measured.baseline_samples
     needed = seen and not (spare and bet is not None and _by_bet(bet, alpha, alpha_pass) == "inconclusive")
-    interval = measured.interval(alpha_pass, 1.0) if needed else None
+    interval = measured.ends(alpha_pass) if needed else None
     outcome = _outcome(guardrail, measured, interval, alpha, alpha_pass, bet)
     reason = _reason(guardrail, measured, interval, bet)
     if measured.samples < guardrail.min_samples:
@@ -288,7 +288,7 @@ def _outcome(
         return _by_bet(bet, alpha, alpha_pass)
     outcome: Outcome = guardrail.outcome(interval) if interval is not None else "inconclusive"
     if outcome == "fail" and alpha < alpha_pass:
-        strict = measured.interval(alpha, 1.0)
+        strict = measured.ends(alpha)
         outcome = "inconclusive" if strict is None else guardrail.outcome(strict)
     return outcome
 
@@ -332,7 +332,7 @@ def _missing(guardrail: Guardrail, measured: MetricComparison, alpha: float) -> 
         return None
 
     def undecided(scale: float) -> bool:
-        interval = measured.interval(alpha, scale)
+        interval = measured.ends(alpha, scale)
         return interval is None or guardrail.outcome(interval) == "inconclusive"
 
     least = guardrail.min_samples / measured.samples

@@ -115,7 +115,7 @@ class Verdict:
     estimate: float | None = None
     """Candidate - baseline, or candidate / baseline for max_ratio and min_ratio."""
     interval: Interval | None = None
-    """Of the estimate; holds at all times simultaneously with probability 1 - alpha_pass."""
+    """Of the estimate; each end holds at all times simultaneously with probability 1 - alpha_pass."""
     baseline: float | None = None
     candidate: float | None = None
     samples: float = 0.0

@@ -18,6 +18,17 @@ MIN_VALUES: Final = 50
 """Values of each variant below which there is no interval: the limit theorem does not hold yet."""
 TUNING_VALUES: Final = 5_000.0
 """Number of values at which the interval is tightest."""
+MAX_ONE_SIDED: Final = 0.06
+"""Level up to which `two_sided` gains anything."""
+
+
+def two_sided(alpha: float) -> float:
+    """Return the level of an interval each of whose ends, taken alone, is wrong with probability ``alpha`` at most.
+
+    The sequence mixes a normal distribution of means; half of it, on one side, multiplies the e-value of a deviation of
+    z standard errors there by 2 Phi(z). At levels up to 6 % a crossing lies beyond z = 2.06, where Phi is 0.98.
+    """
+    return 1.96 * alpha if alpha <= MAX_ONE_SIDED else alpha
 
 
 def asymptotic_rho(alpha: float, tuning: float = TUNING_VALUES) -> float:

@@ -12,8 +12,8 @@ at most alpha, and goes on over the stages of a rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,6 +22,12 @@ PRIOR: Final = 0.18
 """Pseudo-observations of each outcome before the first block (their Section 4: the best all-round)."""
 GROWTH: Final = 0.25
 """Maximum length of a block as a share of what came before it: longer ones are cut, so that predictions learn."""
+ODDS: Final = (1.2, 1.5, 2.0, 3.0, 6.0)
+"""Multiples of the border's odds that are bet on."""
+ABOVE: Final = (0.25, *[0.15] * len(ODDS))
+"""Parts of the capital on ``above``: by the rates seen so far, and by each of `ODDS`."""
+BELOW: Final = (0.25, 0.75)
+"""Parts of the capital on ``below``: by the rates seen so far, and by the rate of both together."""
 _EDGE: Final = 1e-9
 _MAX_DRAW: Final = 1e9
 """numpy draws from no more."""
@@ -111,6 +117,10 @@ class Block:
         first, second = ((k + PRIOR) / (n + 2 * PRIOR) for k, n in zip(self.yes, self.n, strict=True))
         return first, second
 
+    def rate(self) -> float:
+        """What to predict after it for both alike."""
+        return (sum(self.yes) + PRIOR) / (sum(self.n) + 2 * PRIOR)
+
     def log_likelihood(self, rates: tuple[float, float]) -> float:
         return sum(
             k * math.log(p) + (n - k) * math.log1p(-p)
@@ -118,18 +128,38 @@ class Block:
         )
 
 
-@dataclass(slots=True)
 class Bets:
-    """The bets on one limit so far, both ways. Logs of e-values.
+    """The bets on one limit so far, both ways, each of which divides its capital over several predictions.
 
-    ``above``: that the candidate's rate lies above the border. ``below``: that it lies below; of this window alone.
+    That a candidate is worse (``above``) is bet on by the rates seen so far, and by odds that are some multiple of
+    the border's: the multiple that is near the truth need not be learned. That it is sound (``below``) is mostly
+    bet on by one rate for both variants, which is what sound candidates have.
     """
 
-    limit: Limit
-    above: float = 0.0
-    below: float = 0.0
-    seen: Block = field(default_factory=Block)
-    """Of this window, what was bet on."""
+    def __init__(self, limit: Limit, carried: float = 0.0, seen: Block | None = None) -> None:
+        """``carried``: the log of the e-value ``above`` from earlier windows."""
+        self.limit = limit
+        self.seen = seen or Block()
+        """Of this window, what was bet on."""
+        self._carried = carried
+        self._above = [0.0] * len(ABOVE)
+        self._below = [0.0] * len(BELOW)
+
+    def copy(self) -> Bets:
+        """The same, to go on with by itself."""
+        made = Bets(self.limit, self._carried, self.seen)
+        made._above, made._below = [*self._above], [*self._below]
+        return made
+
+    @property
+    def above(self) -> float:
+        """The log of the e-value that the candidate's rate lies above the border, over all windows."""
+        return self._carried + _mixed(ABOVE, self._above)
+
+    @property
+    def below(self) -> float:
+        """The log of the e-value that it lies below; of this window alone."""
+        return _mixed(BELOW, self._below)
 
     def look(self, seen: Block) -> None:
         """Bets on what has come since the last look; ``seen`` is all of the window."""
@@ -144,16 +174,29 @@ class Bets:
             self.seen += block
 
     def _bet(self, block: Block) -> None:
-        rates = self.seen.rates()
-        excess = self.limit.excess(*rates)
-        nearest = self.limit.nearest(rates, block.n) if abs(excess) > _ROUNDING else None
-        if nearest is None:
-            return
-        gain = block.log_likelihood(rates) - block.log_likelihood(nearest)
-        if excess > 0:
-            self.above += gain
-        else:
-            self.below += gain
+        own, together = self.seen.rates(), self.seen.rate()
+        gain = self._gain(own, block)
+        (self._above if self.limit.excess(*own) > 0 else self._below)[0] += gain
+        if self.limit.excess(together, together) < 0:
+            self._below[1] += self._gain((together, together), block)
+        border = self.limit.factor * own[0] + self.limit.shift
+        if 0 < border < 1:
+            for at, odds in enumerate(ODDS, 1):
+                raised = odds * border / (1 - border + odds * border)
+                self._above[at] += self._gain((own[0], raised), block)
+
+    def _gain(self, rates: tuple[float, float], block: Block) -> float:
+        """The log of what a bet on ``rates`` wins."""
+        if abs(self.limit.excess(*rates)) <= _ROUNDING:
+            return 0.0
+        nearest = self.limit.nearest(rates, block.n)
+        return 0.0 if nearest is None else block.log_likelihood(rates) - block.log_likelihood(nearest)
+
+
+def _mixed(weights: Sequence[float], logs: Sequence[float]) -> float:
+    """The log of the weighted mean of e-values."""
+    most = max(logs)
+    return most + math.log(sum(w * math.exp(x - most) for w, x in zip(weights, logs, strict=True)))
 
 
 def _cut(new: Block, before: Block) -> Iterator[Block]:
@@ -195,14 +238,14 @@ class WindowBets:
     def copy(self) -> WindowBets:
         """The same, to go on with by itself."""
         made = WindowBets(self._carried)
-        made._bets = {key: replace(bets) for key, bets in self._bets.items()}
+        made._bets = {key: bets.copy() for key, bets in self._bets.items()}
         return made
 
     def look(self, key: str, limit: Limit, seen: Block) -> Bets:
         """The bets on one guardrail's limit, after all of the window so far."""
         bets = self._bets.get(key)
         if bets is None or bets.limit != limit:
-            bets = self._bets[key] = Bets(limit, above=self._carried.get(key, 0.0))
+            bets = self._bets[key] = Bets(limit, self._carried.get(key, 0.0))
         bets.look(seen)
         return bets
 

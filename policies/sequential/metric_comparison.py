@@ -73,6 +73,12 @@ class MetricComparison:
     baseline_samples: float
     samples: float
     interval: IntervalAt
+    asymptotic: bool = False
+    """Whether `interval` is that of a mean without bounds."""
+
+    def ends(self, alpha: float, scale: float = 1.0) -> Interval | None:
+        """`interval`, of which each end alone is wrong with probability ``alpha`` at most: for what acts on one."""
+        return self.interval(asymptotic.two_sided(alpha) if self.asymptotic else alpha, scale)
 
 
 def measure(
@@ -127,7 +133,7 @@ def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: 
         return interval(first.scaled(scale), second.scaled(scale), alpha)
 
     b, c = (math.nan if sample is None else sample.mean for sample in (first, second))
-    return MetricComparison(b, c, baseline.count, candidate.count, at)
+    return MetricComparison(b, c, baseline.count, candidate.count, at, asymptotic=True)
 
 
 def check_counts(evidence: Evidence) -> None:
@@ -189,7 +195,9 @@ def _of_means(baseline: RewardSums, candidate: RewardSums, *, ratio: bool) -> Me
         first, second = (asymptotic.Sample.of(_times(sums, scale)) for sums in (baseline, candidate))
         return interval(first, second, alpha)
 
-    return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
+    return MetricComparison(
+        baseline.mean, candidate.mean, baseline.count, candidate.count, at, asymptotic=True
+    )
 
 
 def _of_capped(

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from scipy.special import ndtri
 
-from policies.sequential.asymptotic import MIN_VALUES, asymptotic_half_width
+from policies.sequential.asymptotic import MIN_VALUES, asymptotic_half_width, two_sided
 from policies.sequential.betting import Bets, Block, Limit
 
 RUNS: Final = 40
@@ -85,7 +85,7 @@ def for_means(sd: float, gap: float, share: float, alpha: float) -> Needed:
                 return True
             n = 4 / (1 / mine + 1 / others)
             error = sd * math.sqrt(1 / mine + 1 / others)
-            return (asymptotic_half_width(n, n, alpha) + margin) * error > gap
+            return (asymptotic_half_width(n, n, two_sided(alpha)) + margin) * error > gap
 
         return _least(wide)
 

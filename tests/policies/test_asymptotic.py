@@ -92,3 +92,23 @@ def test_no_ratio_to_a_mean_that_may_be_zero() -> None:
     x = rng.normal(0.01, 1, 500)
     near_zero = RewardSums(500, float(x.sum()), float((x * x).sum()))
     assert asymptotic.ratio_interval(Sample.of(near_zero), Sample.of(near_zero), 0.05) is None
+
+
+@pytest.mark.parametrize("alpha", [0.06, 0.05, 0.0167, 0.004, 1e-6])
+@pytest.mark.parametrize("n", [50, 5_000, 1e7])
+def test_each_end_alone_is_as_valid_as_a_one_sided_sequence(alpha: float, n: float) -> None:
+    """Where the interval at `two_sided` ends, the mixture over the half of the means on that side has reached
+    1 / alpha: integrated here in high precision."""
+    level = asymptotic.two_sided(alpha)
+    with mpmath.workdps(30):
+        rho = mpmath.mpf(asymptotic.asymptotic_rho(level))
+        total = mpmath.mpf(asymptotic.asymptotic_half_width(1.0, n, level)) * n
+        scale = 1 / mpmath.sqrt(n + 1 / rho**2)  # the mixture's integrand is a normal density of this width
+
+        def integrand(m: mpmath.mpf) -> mpmath.mpf:
+            return 2 * mpmath.npdf(m, 0, rho) * mpmath.exp(m * total - m * m * n / 2)
+
+        centre = total * scale**2
+        won = mpmath.quad(integrand, [0, centre, centre + 12 * scale])
+    assert won >= 1 / alpha
+    assert level > 1.9 * alpha
