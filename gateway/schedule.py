@@ -39,6 +39,7 @@ def start_loops(
         raised=lambda route, code: in_force.metrics.alarms.labels(route, code).inc(),
         dropped=lambda: gateway.recorder.dropped.total(),
         reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
+        copies=lambda: in_force.worker.shadow.large_bodies(),
         troubles=api.fleet.troubles,
         lost_rows=api.fleet.lost_rows,
     )

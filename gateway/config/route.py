@@ -245,7 +245,7 @@ class RouteConfig(ConfigModel):
     hedge: HedgeConfig | None = None
     body_limit: Size | None = None
     """Maximum size of a request body; if absent, `limits.body`."""
-    buffer_limit: Size = 1024 * 1024
+    buffer_limit: Size = 4 * 1024 * 1024
     """Maximum size of a body that is kept in memory for retries, shadows and rules on the body."""
     feedback: tuple[Name, ...] | None = None
     """Metrics that clients may report; if absent, all."""

@@ -19,7 +19,7 @@ from gateway.config.policy import bandit_of
 from gateway.loops.allocation import Allocations
 from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
-from gateway.loops.rejected_rewards import RejectedRewards
+from gateway.loops.recent_share import WINDOW_S, RecentShare
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
@@ -43,6 +43,7 @@ ones find it where there is little traffic."""
 
 GATEWAY: Final = ""
 """The name under which alarms of the gateway as a whole are kept."""
+_WINDOW: Final = f"{WINDOW_S / 60:.0f} minutes"
 INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
 
@@ -54,7 +55,8 @@ class Alarm:
     """Something a person should look at."""
 
     code: str
-    """sample_ratio_mismatch | record_loss | rewards_rejected | engine_refused | engine_silent | engine_rows_lost |
+    """sample_ratio_mismatch | record_loss | rewards_rejected |
+    shadow_body_too_large | engine_refused | engine_silent | engine_rows_lost |
     no_rewards | variant_failing"""
     message: str
 
@@ -82,11 +84,14 @@ class Alarms:
         raised: Callable[[str, str], None],
         dropped: Callable[[], int],
         reported: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
+        copies: Callable[[], tuple[int, Mapping[str, int]]] = lambda: (0, {}),
         troubles: Callable[[], Mapping[str, str]] = dict,
         lost_rows: Callable[[str], str] = lambda route: "",
     ) -> None:
         """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
-        ``reported()`` how many rewards it received, and by error code how many it rejected; ``troubles()`` what is
+        ``reported()`` how many rewards it received, and by error code how many it rejected;
+        ``copies()`` how many copies for shadows were due, and by route how many had too large a body;
+        ``troubles()`` what is
         wrong with engines, by code of the alarm; ``lost_rows(route)`` why its engine's record is not whole."""
         self._store = store
         self._allocations = allocations
@@ -96,16 +101,20 @@ class Alarms:
         self._dropped = dropped
         self._told = 0
         self._reported = reported
-        self._rejected_rewards = RejectedRewards()
+        self._rejected_rewards = RecentShare()
+        self._copies = copies
+        self._large_bodies = RecentShare()
         self._troubles = troubles
         self._lost_rows = lost_rows
-        self._rewards_rejected = False
+        self._standing: set[str] = set()
+        """Codes of this process's own alarms."""
         self._ratios = Ratios(store, clock)
 
     async def step(self, document: Document) -> None:
         """One look: at this process's record and rewards, and as the leader at every route."""
         await self.record_loss()
         await self.rejected_rewards()
+        await self.large_bodies()
         if not self._allocations.leads:
             self._ratios.forget()
             return
@@ -124,10 +133,31 @@ class Alarms:
 
     async def rejected_rewards(self) -> None:
         """Each process tells what its clients report in vain."""
-        message = self._rejected_rewards.look(self._clock(), *self._reported())
-        if bool(message) != self._rewards_rejected:
-            self._rewards_rejected = bool(message)
-            await self._tell_own("rewards_rejected", message)
+        received, rejected = self._rejected_rewards.look(self._clock(), *self._reported())
+        message = ""
+        for code, most in rejected.most_common(1):
+            message = (
+                f"{rejected.total()} of {received} reported rewards were rejected in the last {_WINDOW}, "
+                f"{most} with '{code}'; the response to POST /-/feedback names each."
+            )
+        await self._tell_change("rewards_rejected", message)
+
+    async def large_bodies(self) -> None:
+        """Each process tells which requests its shadows do not get: comparisons do not cover them."""
+        due, dropped = self._large_bodies.look(self._clock(), *self._copies())
+        message = ""
+        for route, most in dropped.most_common(1):
+            message = (
+                f"{dropped.total()} of {due} copies for shadows were not sent in the last {_WINDOW}, because the body "
+                f"is larger than 'buffer_limit': {most} of them on the route {route!r}; raise it there."
+            )
+        await self._tell_change("shadow_body_too_large", message)
+
+    async def _tell_change(self, code: str, message: str) -> None:
+        """Raise or end an alarm of this process, if that is a change."""
+        if bool(message) != (code in self._standing):
+            self._standing ^= {code}
+            await self._tell_own(code, message)
 
     async def engine_troubles(self) -> None:
         """The leader tells what is wrong with engines."""

@@ -320,6 +320,7 @@ def test_a_body_that_is_not_kept_can_not_be_copied(rig: FaultRig) -> None:
     settled(rig)
     found = counts(rig, "kept")
     assert found["offered"] == found["dropped:body_too_large"] + found["sent"] == 1
+    assert rig.shadow.large_bodies() == (1, {"kept": 1} if found["dropped:body_too_large"] else {})
 
 
 @pytest.mark.long
@@ -526,3 +527,10 @@ def test_a_response_that_broke_off_is_not_compared(rig: FaultRig) -> None:
         rig.until(lambda: rig.outcomes)
     found = row(rig)
     assert (found.agrees, found.detail) == (None, "the primary's response was cut short")
+
+
+def test_a_copy_asks_for_codings_that_can_be_compared(rig: FaultRig) -> None:
+    assert rig.ask("/one", lines=b"Accept-Encoding: br, zstd, gzip\r\n").status == 200
+    settled(rig)
+    assert rig.backends["a"].requests[0].all("accept-encoding") == [b"br, zstd, gzip"]
+    assert rig.backends["s"].requests[0].all("accept-encoding") == [b"gzip, deflate"]

@@ -339,3 +339,25 @@ async def test_rejected_rewards_are_an_alarm_until_they_stop(scene: Scene) -> No
     kept = await scene.store.load(KIND, "")
     assert kept is not None
     assert json.loads(kept[1]) == []
+
+
+async def test_copies_that_are_too_large_are_an_alarm_until_they_stop(scene: Scene) -> None:
+    totals: list[Any] = [100, {}]
+    scene.watch._copies = lambda: (totals[0], totals[1])
+    await scene.watch.large_bodies()
+    totals[:] = [1100, {"r": 40, "s": 10}]  # 5 %
+    scene.time += 10
+    await scene.watch.large_bodies()
+    assert scene.raised == []
+    totals[:] = [1101, {"r": 41, "s": 10}]
+    scene.time += 10
+    await scene.watch.large_bodies()
+    assert scene.raised == [("", "shadow_body_too_large")]
+    kept = await scene.store.load(KIND, "")
+    assert kept is not None
+    (alarm,) = json.loads(kept[1])
+    assert alarm["message"].startswith("51 of 1001 copies for shadows were not sent in the last 5 minutes")
+    assert "41 of them on the route 'r'" in alarm["message"]
+    scene.time += 301
+    await scene.watch.large_bodies()
+    assert scene.events[-1] == ("alarm_over", "", "shadow_body_too_large")

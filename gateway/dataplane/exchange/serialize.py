@@ -10,6 +10,7 @@ from gateway.dataplane.request.request import Request
 from gateway.dataplane.variant import VariantPlan
 from gateway.transport.address import Address
 
+COMPARABLE_CODINGS: Final = b"accept-encoding: gzip, deflate\r\n"
 _MODEL: Final = re.compile(
     rb"(/v[12]/models/(?!stats(?:/|$))[^/:]+)(?:/(?:versions|labels)/[^/:]+)?(?=[/:]|$)"
 )
@@ -27,7 +28,7 @@ def request_head(
         plan: The variant that it goes to.
         address: One of the variant's backend.
         size: Bytes of the body as ``plan`` wants it, if all of it is here.
-        shadow: Whether it is a copy, which carries no credentials.
+        shadow: Whether it is a copy: it carries no credentials, and asks for a coding that the comparison reads.
     """
     head, route = request.head, request.route
     target = head.target
@@ -42,6 +43,8 @@ def request_head(
         lines = lines + head.credential_lines()
     if plan.drops:
         lines = [line for line in lines if not line.lower().replace(b"_", b"-").startswith(plan.drops)]
+    if shadow:
+        lines = [COMPARABLE_CODINGS if line[:16].lower() == b"accept-encoding:" else line for line in lines]
     host = plan.host or (head.host if plan.preserve_host else address.authority)
     return [
         b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, host),

@@ -93,6 +93,16 @@ class ShadowSink:
         """Takes the copies of a finished request, or counts why not."""
         raise NotImplementedError
 
+    def large_bodies(self) -> tuple[int, dict[str, int]]:
+        """How many copies were due, and by route how many of them had a body above ``buffer_limit``."""
+        due, dropped = 0, dict[str, int]()
+        for (route, _, event), count in self.counts.items():
+            if event == "offered":
+                due += count
+            elif event == "dropped:body_too_large":
+                dropped[route] = dropped.get(route, 0) + count
+        return due, dropped
+
     def tick(self) -> None:
         """Is called once a second."""
         raise NotImplementedError
