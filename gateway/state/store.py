@@ -155,6 +155,12 @@ class AggregateStore(Protocol):
         """By shadow: (responses, of them compared, of them agreeing)."""
         ...
 
+    async def agreement_series(
+        self, route: str, *, since: float, until: float, step: float
+    ) -> list[tuple[float, str, int, int]]:
+        """(start, shadow, compared, agreeing) of each bucket of ``step`` seconds, oldest first."""
+        ...
+
 
 class AllocationStore(Protocol):
     """What the leader publishes for every process."""

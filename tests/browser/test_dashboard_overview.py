@@ -91,3 +91,34 @@ def test_the_traffic_of_the_last_hour_is_drawn_by_variant(lived: Served, tabs: T
     assert "of the traffic" in (spark.locator("svg").get_attribute("aria-label") or "")
     still = row(tabs, lived, SHOP.route).locator('[data-field="trend"] svg')
     assert still.get_attribute("aria-label") == "The last hour: no share moved."
+
+
+def test_the_agreement_of_a_shadow_is_drawn_over_time(lived: Served, tabs: Tabs) -> None:
+    tab = tabs.new(lived.address, "/-/dashboard/routes/digits/time?range=3600")
+    chart = tab.page.locator('[data-chart="chart-agreement"]')
+    chart.locator("canvas").wait_for()
+    until = lived.clock()
+    series = httpx.get(
+        f"{lived.address}/-/routes/digits/series?since={until - 3600}&until={until}&step=20"
+    ).json()["agreement"]
+    compared = httpx.get(f"{lived.address}/-/routes/digits").json()["agreement"]["v3"]["compared"]
+    assert compared > 0
+    assert all(bucket["shadows"]["v3"]["mean"] > 0.9 for bucket in series)
+    chart.get_by_role("button", name="Table").click()
+    assert "n = " in chart.locator("tbody td").first.inner_text()
+
+
+def test_steps_older_than_the_latest_events_are_marked_on_the_charts(served: Served, tabs: Tabs) -> None:
+    step = {"source": "running", "target": "paused", "reason": "why", "stage": 0, "weight": 0.1}
+    served.live(SHOP, steps=3, per_step=10)
+    served.do(lambda h: h.emit("rollout", "shop", step))
+    for _ in range(210):
+        served.do(lambda h: h.emit("ejection", "shop", {"backend": "a", "state": "ejected"}))
+    served.wind(30)
+    served.live(SHOP, steps=3, per_step=10)
+    tab = tabs.new(served.address, "/-/dashboard/routes/shop/time")
+    tab.page.locator('[data-chart="chart-requests"] canvas').wait_for()
+    earlier = tab.page.locator('[data-field="marks.earlier"]')
+    earlier.wait_for()
+    latest, listed = 200, 6
+    assert int(earlier.get_attribute("data-value") or 0) > latest - listed

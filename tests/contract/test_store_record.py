@@ -189,6 +189,15 @@ async def test_a_shadow_comes_back_as_it_was(store: Store) -> None:
     assert await store.agreement("digits", since=T0 + 10) == {}
 
 
+async def test_shadows_over_time(store: Store) -> None:
+    for seconds, agrees in ((0, True), (10, False), (25, True), (60, True)):
+        about = outcome(T0 + seconds)
+        await store.append([about], [shadowed(of=about, shadow="s1", agrees=agrees)])
+    found = await store.agreement_series("digits", since=T0, until=T0 + 60, step=20)
+    starts = [T0 // 20 * 20, (T0 + 25) // 20 * 20]
+    assert found == [(starts[0], "s1", 2, 1), (starts[1], "s1", 1, 1)]
+
+
 async def test_counts_of_each_kind(store: Store) -> None:
     await store.publish(published(1, probabilities={"v1": 0.25, "v2": 0.75, "v3": 0.0}))
     await store.append(

@@ -1,6 +1,6 @@
 // What the figures say, in sentences. A claim rests on an always-valid interval, never on a probability alone.
 
-import { count, difference, estimate, kind, loss, milliseconds, seconds, share, significant } from "./format.js";
+import { count, difference, estimate, kind, loss, milliseconds, moment, seconds, share, significant } from "./format.js";
 
 export const FEW = 30; // rewards of a variant below which an undecided metric is called thin
 
@@ -41,6 +41,17 @@ export function verdictsOf(found) {
   const frozen = ENDED.includes(found.state) && decided?.target === found.state;
   if (frozen && (found.state !== "promoted" || !found.verdicts?.length)) return { verdicts: evidence, frozen: decided };
   return { verdicts: found.verdicts ?? [], frozen: null };
+}
+
+// An alarm's message is of the moment at which it was raised.
+export function alarmed({ since, message }, now) {
+  return `${since ? `Since ${moment(since, now)}: ` : ""}${message}`;
+}
+
+// What a canary's gate asks of its candidate as a shadow.
+export function gateOf(report) {
+  const asked = report.rollout && verdictsOf(report.rollout).verdicts.find((one) => one.metric === "agreement");
+  return asked?.limit ?? null;
 }
 
 function rollout(report) {

@@ -3,7 +3,7 @@
 import { useGet } from "../core/data.js";
 import { count, estimate, milliseconds, share, significant } from "../core/format.js";
 import { href } from "../core/router.js";
-import { FEW, sentence, verdictsOf } from "../core/words.js";
+import { FEW, gateOf, sentence } from "../core/words.js";
 import { figure, section, variantName } from "../parts/basics.js";
 import { axis, forest } from "../parts/forest.js";
 import { headline } from "../parts/headline.js";
@@ -28,12 +28,6 @@ export function shadowList(report, colour) {
     "Copies of requests, compared with what the client got; always-valid 95% intervals.",
     html`<ul class="shadows">${names.map((name, k) => shadow(report, name, found[k], scale, colour(name), name === report.candidate ? gate : null))}</ul>`
   );
-}
-
-// What a canary's gate asks of its candidate as a shadow.
-export function gateOf(report) {
-  const asked = report.rollout && verdictsOf(report.rollout).verdicts.find((one) => one.metric === "agreement");
-  return asked?.limit ?? null;
 }
 
 function shadow(report, name, found, scale, look, gate) {

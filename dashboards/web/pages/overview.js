@@ -3,7 +3,7 @@
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { agreed, bounded, event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -85,8 +85,8 @@ export function groupOf(route) {
 }
 
 // What waits for a person, in sentences; the worst first.
-export function problems(route) {
-  const found = route.alarms.map((alarm) => alarm.message);
+export function problems(route, now = Date.now() / 1000) {
+  const found = route.alarms.map((alarm) => alarmed(alarm, now));
   for (const [variant, addresses] of Object.entries(route.health)) {
     const down = addresses.filter((one) => one.state === "failing" || one.state === "unhealthy");
     const alarmed = route.alarms.some((alarm) => alarm.code === "variant_failing" && alarm.message.startsWith(`${variant} `));

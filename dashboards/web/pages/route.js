@@ -5,7 +5,7 @@ import { useGet } from "../core/data.js";
 import { count } from "../core/format.js";
 import { later } from "../core/later.js";
 import { href } from "../core/router.js";
-import { sentence } from "../core/words.js";
+import { alarmed, sentence } from "../core/words.js";
 import { figure, notice, policyBadge } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 import { Agreement } from "./agreement.js";
@@ -39,7 +39,7 @@ export function RoutePage({ page, report: live, events, now, session, stale }) {
     html`<nav class="tabs" key="tabs" aria-label="Parts of this route">
       ${tabs.map(([tab, title]) => html`<a key=${title} href=${href("routes", report.route, ...(tab ? [tab] : []))} aria-current=${page.tab === tab ? "page" : null}>${title}</a>`)}
     </nav>`,
-    report.alarms.map((alarm) => notice("bad", sentence(alarm.code), alarm.message)),
+    report.alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     page.tab === null && (report.policy === "shadow" ? html`<${Agreement} key="agreement" ...${given} />` : html`<${Decide} key="decide" ...${given} />`),
     page.tab === "time" && html`<${TimeTab} key="time" ...${given} />`,
     page.tab === "health" && html`<${HealthTab} key="health" ...${given} />`,

@@ -1,10 +1,11 @@
 // A route over time: charts of the same buckets on one axis, with what happened marked on it.
 
 import { get } from "../core/api.js";
+import { useGet } from "../core/data.js";
 import { count, estimate, milliseconds, perSecond, seconds, share, tick, zoneName } from "../core/format.js";
 import { choose, here } from "../core/router.js";
-import { event, metricsOf } from "../core/words.js";
-import { choices, clockOf } from "../parts/basics.js";
+import { event, gateOf, metricsOf } from "../core/words.js";
+import { choices, clockOf, figure } from "../parts/basics.js";
 import { TimeChart } from "../parts/chart.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 
@@ -18,11 +19,13 @@ export const RANGES = [
 const STEPS = [10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
 const POINTS = 350;
 const TAIL_S = 15;
+const MAX_LISTED = 6;
 const QUANTILES = ["p50", "p95", "p99"];
 
 export function TimeTab({ report, colour, events }) {
   const { query } = here();
   const series = useSeries(report.route, query, report.as_of);
+  const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, { again: report.rollout?.decided?.time ?? report.revision });
   const [at, setAt] = useState(null);
   const absolute = query.since && query.until;
   const zoom = (since, until) => choose({ since: Math.floor(since), until: Math.ceil(until), range: null });
@@ -37,14 +40,21 @@ export function TimeTab({ report, colour, events }) {
     ${choices("Period", RANGES, absolute ? "" : (query.range ?? "900"), (range) => choose({ range, since: null, until: null }))}
   </div>`;
   if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
-  const happened = (events ?? []).filter((one) => one.kind !== "allocation");
+  const happened = known(events ?? [], history.data?.steps ?? []);
   const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
-  const charts = [rewards(page), errors(page), latencies(page), shares(page), requests(page)].filter(Boolean);
+  const charts = [rewards(page), agreement(page), errors(page), latencies(page), shares(page), requests(page)].filter(Boolean);
   return [
     controls,
     marks(happened, page),
     html`<div class="charts" key="charts">${charts.map((chart) => html`<${TimeChart} key=${chart.id} chart=${chart} at=${at} onPoint=${setAt} onZoom=${zoom} />`)}</div>`
   ];
+}
+
+// What happened, oldest first: the page's events, and before them the steps of the route, which are kept for longer.
+function known(events, steps) {
+  const began = events.length ? events[0].time : Infinity;
+  const found = [...steps.filter((one) => one.time < began), ...events.filter((one) => one.kind !== "allocation")];
+  return found.map((one) => ({ ...one, key: `${one.kind}-${one.id}` })).sort((a, b) => a.time - b.time);
 }
 
 // The whole range once, then only the buckets that are new or still fill.
@@ -85,9 +95,17 @@ function useSeries(route, query, now) {
 }
 
 function joined(before, next) {
-  const kept = (before?.buckets ?? []).filter((b) => b.start >= next.since && !next.buckets.some((n) => n.start === b.start));
-  const buckets = [...kept, ...next.buckets].sort((a, b) => a.start - b.start);
-  return { ...next, buckets, read: Date.now() };
+  return {
+    ...next,
+    buckets: extended(before?.buckets, next.buckets, next.since),
+    agreement: extended(before?.agreement, next.agreement, next.since),
+    read: Date.now()
+  };
+}
+
+function extended(before = [], next, since) {
+  const kept = before.filter((b) => b.start >= since && !next.some((n) => n.start === b.start));
+  return [...kept, ...next].sort((a, b) => a.start - b.start);
 }
 
 // Buckets without traffic are holes in every line.
@@ -103,7 +121,9 @@ function pageOf(report, series, colour, query) {
     x.findLastIndex((start) => known.has(start) && start + step <= series.until)
   );
   const bucketOf = (k, name) => known.get(x[k])?.variants[name];
-  return { report, colour, query, step, x, full, window: series.window, names: Object.keys(report.variants), bucketOf, stamp: series.read };
+  const agreed = new Map(series.agreement.map((bucket) => [bucket.start, bucket.shadows]));
+  const agreedOf = (k, name) => agreed.get(x[k])?.[name] ?? null;
+  return { report, colour, query, step, x, full, agreedOf, window: series.window, names: Object.keys(report.variants), bucketOf, stamp: series.read };
 }
 
 function lineOf(page, name, value) {
@@ -167,6 +187,21 @@ function rewards(page) {
         (v) => choose({ rewards: v })
       )
     ]
+  };
+}
+
+// How often each shadow agreed, with what a canary's gate asks of it.
+function agreement(page) {
+  const names = Object.keys(page.report.agreement ?? {});
+  if (!names.length) return null;
+  const gate = gateOf(page.report);
+  const note = `With what the client got, over the last ${seconds(page.window)}; 95% intervals.${gate === null ? "" : ` Dashed: the gate wants ${share(gate)}.`}`;
+  return {
+    ...base(page, "agreement", "Agreement of shadows", note),
+    ...lines({ ...page, names }, page.agreedOf),
+    level: gate,
+    y: { range: (low, high) => inside([0, 1])(Math.min(low, gate ?? low), Math.max(high, gate ?? high)), text: (v, step) => tick(v, step, "fraction") },
+    row: (k, name) => inWords(page.agreedOf(k, name), "boolean")
   };
 }
 
@@ -260,7 +295,9 @@ function requests(page) {
 
 // What happened in the period, in words: the charts' own axis has no room for them on a phone.
 function marks(events, page) {
-  const shown = events.filter((one) => one.time >= page.x[0] && one.time <= page.x.at(-1) + page.step).slice(-6);
-  if (!shown.length) return null;
-  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${shown.map((one) => html`<li key=${one.id}>${clockOf(one.time)} ${event(one)[0]}</li>`)}</ul>`;
+  const within = events.filter((one) => one.time >= page.x[0] && one.time <= page.x.at(-1) + page.step);
+  if (!within.length) return null;
+  const shown = within.slice(-MAX_LISTED);
+  const earlier = within.length - shown.length;
+  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${earlier > 0 && html`<li>${figure("marks.earlier", earlier, count(earlier))} earlier ·</li>`}${shown.map((one) => html`<li key=${one.key}>${clockOf(one.time)} ${event(one)[0]}</li>`)}</ul>`;
 }

@@ -165,12 +165,21 @@ function stackedSeries(chart) {
     .map((line) => ({ stroke: colourOf("--card"), width: 1, fill: colourOf(line.look.property), paths: step, points: { show: false } }));
 }
 
-// A dashed line at each moment at which something happened.
-function happenings(u, { marks = [] }) {
+// A dashed line at each moment at which something happened, and at the level that is asked for.
+function happenings(u, { marks = [], level = null }) {
   const { ctx, bbox } = u;
   ctx.save();
   ctx.strokeStyle = colourOf("--faint");
   ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+  if (level !== null) {
+    const y = Math.round(u.valToPos(level, "y", true));
+    ctx.strokeStyle = colourOf("--bad");
+    ctx.beginPath();
+    ctx.moveTo(bbox.left, y);
+    ctx.lineTo(bbox.left + bbox.width, y);
+    ctx.stroke();
+    ctx.strokeStyle = colourOf("--faint");
+  }
   for (const at of marks) {
     if (at < u.scales.x.min || at > u.scales.x.max) continue;
     const x = Math.round(u.valToPos(at, "x", true));

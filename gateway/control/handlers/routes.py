@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gateway.compile.plans import reported
 from gateway.control.api_request import ApiRequest, gzipped_response, json_response
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.reports.series import MAX_BUCKETS, ROLLING_PART, series, step_for, steps
+from gateway.control.reports.series import MAX_BUCKETS, ROLLING_PART, agreements, series, step_for, steps
 from gateway.control.schemas.routes import RouteListResponse, RouteQuery, RouteReport
 from gateway.control.schemas.series import SeriesQuery, SeriesResponse
 from gateway.errors import TurnoutError
@@ -82,12 +82,15 @@ async def read_series(request: ApiRequest) -> Response:
     variants, declared = tuple(document.routes[name].variants), reported(document, name)
     now = request.gateway.now()
     before = await rewarded(store, name, declared, now=now, until=start)
+    compared = await store.agreement_series(name, since=start, until=until, step=step)
     history = await store.allocation_history(name) if query.allocations else []
 
     def respond() -> Response:
         found = series(variants, declared, of_buckets(buckets, declared, now=now, step=step), before, window)
+        agreed = agreements(compared, window)
         if query.after is not None:
             found = [bucket for bucket in found if bucket["start"] >= query.after]
+            agreed = [bucket for bucket in agreed if bucket["start"] >= query.after]
         return gzipped_response(
             request,
             {
@@ -97,6 +100,7 @@ async def read_series(request: ApiRequest) -> Response:
                 "step": step,
                 "window": window,
                 "buckets": found,
+                "agreement": agreed,
                 "allocations": steps(history, since, until) if query.allocations else None,
             },
         )

@@ -8,11 +8,12 @@ from math import ceil
 from typing import Any, Final
 
 from gateway.config.document import MetricConfig
-from gateway.control.reports.estimates import reward_estimate
+from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.route import error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed
 from gateway.record.histogram import merge
 from gateway.state.base import BUCKET_S, Counts, Published
+from policies.types import RewardSums
 
 Json = dict[str, Any]
 
@@ -61,6 +62,24 @@ def series(
             rolling.take(held.popleft()[1])
         made.append(_bucket(start, variants, declared, found, to_date, rolling, shares))
     return made
+
+
+def agreements(cells: Iterable[tuple[float, str, int, int]], window: float) -> list[Json]:
+    """Return how often each shadow agreed in the ``window`` seconds up to the end of each bucket, oldest first.
+
+    ``cells``: (start, shadow, compared, agreeing), oldest first.
+    """
+    held: deque[tuple[float, str, int, int]] = deque()
+    sums: dict[str, RewardSums] = {}
+    made: dict[float, Json] = {}
+    for start, shadow, compared, agreeing in cells:
+        while held and held[0][0] <= start - window:
+            _, gone, fewer, less = held.popleft()
+            sums[gone] -= RewardSums(fewer, less, less)
+        held.append((start, shadow, compared, agreeing))
+        sums[shadow] = sums.get(shadow, RewardSums()) + RewardSums(compared, agreeing, agreeing)
+        made.setdefault(start, {})[shadow] = estimate("boolean", sums[shadow])
+    return [{"start": start, "shadows": shadows} for start, shadows in made.items()]
 
 
 def _shares(

@@ -61,6 +61,11 @@ class SeriesBucket(ApiModel):
     variants: dict[str, BucketVariant]
 
 
+class AgreementBucket(ApiModel):
+    start: float
+    shadows: Annotated[dict[str, Estimate], Field(description="By shadow, over the `window` that ends here.")]
+
+
 class AllocationStep(ApiModel):
     time: float
     epoch: Count
@@ -75,6 +80,9 @@ class SeriesResponse(ApiModel):
     step: float
     window: Annotated[float, Field(description="Seconds that the rolling figures cover.")]
     buckets: list[SeriesBucket]
+    agreement: Annotated[
+        list[AgreementBucket], Field(description="How often shadows agreed; empty without any.")
+    ]
     allocations: Annotated[
         list[AllocationStep] | None,
         Field(description="If requested: the allocation in force at `since`, and each change after it."),

@@ -236,6 +236,11 @@ class RedisStore:
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await sums.agreement(self._link, route, since)
 
+    async def agreement_series(
+        self, route: str, *, since: float, until: float, step: float
+    ) -> list[tuple[float, str, int, int]]:
+        return await sums.agreement_series(self._link, route, since, until, step)
+
     async def shadow_responses(
         self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from gateway.state.base import Bucket, Counts
@@ -153,19 +154,42 @@ async def series(
 
 
 async def agreement(link: Link, route: str, since: float | None) -> dict[str, tuple[int, int, int]]:
-    base = link.of_route(route)
-    starts: list[bytes | str] = [ALL]
-    if since is not None:
-        starts = await link.command("ZRANGEBYSCORE", f"{base}:shadow_cells", start_of(since), "+inf")
-    found: dict[str, dict[str, int]] = {}
-    for reply in await link.commands([("HGETALL", f"{base}:a:{_text(start)}") for start in starts]):
+    found: dict[str, Counter[str]] = {}
+    starts = [ALL] if since is None else await _shadow_starts(link, route, since, "+inf")
+    for _, shadow, figure, count in await _shadow_cells(link, route, starts):
+        found.setdefault(shadow, Counter())[figure] += count
+    return {s: (f["answers"], f["compared"], f["agreeing"]) for s, f in sorted(found.items()) if f["answers"]}
+
+
+async def agreement_series(
+    link: Link, route: str, since: float, until: float, step: float
+) -> list[tuple[float, str, int, int]]:
+    """Oldest first, then by shadow."""
+    width = int(step)
+    found: dict[tuple[int, str], Counter[str]] = {}
+    starts = await _shadow_starts(link, route, since, f"({until!r}")
+    for start, shadow, figure, count in await _shadow_cells(link, route, starts):
+        begin = int(start) - int(start) % width
+        found.setdefault((begin, shadow), Counter())[figure] += count
+    return [(float(start), s, f["compared"], f["agreeing"]) for (start, s), f in sorted(found.items())]
+
+
+async def _shadow_starts(link: Link, route: str, since: float, until: str) -> list[str]:
+    starts = await link.command(
+        "ZRANGEBYSCORE", f"{link.of_route(route)}:shadow_cells", start_of(since), until
+    )
+    return [_text(start) for start in starts]
+
+
+async def _shadow_cells(link: Link, route: str, starts: Sequence[str]) -> list[tuple[str, str, str, int]]:
+    """(start, shadow, figure, count) of each cell."""
+    replies = await link.commands([("HGETALL", f"{link.of_route(route)}:a:{start}") for start in starts])
+    found = []
+    for start, reply in zip(starts, replies, strict=True):
         for field, count in as_fields(reply).items():
             shadow, _, figure = field.decode().partition("\0")
-            figures = found.setdefault(shadow, {})
-            figures[figure] = figures.get(figure, 0) + int(count)
-    return {
-        s: (f["answers"], f["compared"], f["agreeing"]) for s, f in sorted(found.items()) if f.get("answers")
-    }
+            found.append((start, shadow, figure, int(count)))
+    return found
 
 
 def _text(start: bytes | str) -> str:

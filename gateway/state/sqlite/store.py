@@ -199,6 +199,12 @@ class SqliteStore:
     async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
         return await self._readers.run(partial(sums.agreement, route=route, since=since))
 
+    async def agreement_series(
+        self, route: str, *, since: float, until: float, step: float
+    ) -> list[tuple[float, str, int, int]]:
+        work = partial(sums.agreement_series, route=route, since=since, until=until, step=step)
+        return await self._readers.run(work)
+
     async def shadow_responses(
         self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:

@@ -190,6 +190,18 @@ def agreement(
     return {shadow: (answers, compared, agreeing) for shadow, answers, compared, agreeing in rows}
 
 
+def agreement_series(
+    connection: sqlite3.Connection, route: str, since: float, until: float, step: float
+) -> list[tuple[float, str, int, int]]:
+    """Oldest first, then by shadow."""
+    rows = connection.execute(
+        "SELECT start - start % ? AS begin, shadow, SUM(compared), SUM(agreeing) FROM shadow_cells "
+        "WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, shadow ORDER BY begin, shadow",
+        (int(step), *_range(route, since, until)),
+    )
+    return [(float(start), shadow, compared, agreeing) for start, shadow, compared, agreeing in rows]
+
+
 def metric_names(connection: sqlite3.Connection) -> list[str]:
     rows = connection.execute(
         "SELECT metric FROM reward_cells GROUP BY metric HAVING SUM(ABS(count)) > 0 ORDER BY metric"
