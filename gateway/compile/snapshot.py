@@ -10,6 +10,7 @@ from sys import maxsize
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
 from gateway.compile.plans import features_of, placement
+from gateway.compile.protocols import inferring
 from gateway.config.document import (
     BackendConfig,
     Document,
@@ -173,6 +174,7 @@ def route_plan(
         reads_model=_reads_model(route),
         extractor=extractor,
         client_errors=_client_errors(route),
+        infers=inferring(route.match.protocol, route.match.infer),
         reads_usage=route.usage,
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,

@@ -54,6 +54,12 @@ def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Itera
 
 
 def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
+    for key in ("protocol", "infer"):
+        if getattr(route.match, key):
+            yield (
+                ("match", key),
+                "for an engine every request is a decision; remove it, or match 'path' more closely",
+            )
     if route.match.model:
         yield ("match", "model"), "an engine does not read bodies; match a path or a header"
     if route.match.grpc is not None:

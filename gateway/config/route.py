@@ -23,6 +23,8 @@ from gateway.config.policy import PolicyConfig
 from gateway.config.units import Amount, Count, Duration, PositiveDuration, PositiveInt, Share, Size, Statuses
 from policies.comparison.bodies import Form
 
+Protocol = Literal["v2", "tfserving", "openai", "anthropic", "gemini", "ollama", "torchserve", "sagemaker"]
+
 
 class MatchConfig(ConfigModel):
     """Conditions of a route: all must hold; the longest path wins, then the route with more conditions."""
@@ -37,6 +39,10 @@ class MatchConfig(ConfigModel):
     methods: Annotated[tuple[Method, ...], OneOrMore] = ()
     model: Annotated[tuple[str, ...], OneOrMore] = ()
     """Any of these values of `model` in an OpenAI body."""
+    protocol: Annotated[tuple[Protocol, ...], OneOrMore] = ()
+    """Protocols of the backends, which tell inferences from other requests; if empty, every request is a decision."""
+    infer: Annotated[tuple[Path, ...], OneOrMore] = ()
+    """Further paths that infer, by their ends."""
 
     @model_validator(mode="before")
     @classmethod

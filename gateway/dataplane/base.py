@@ -88,6 +88,8 @@ class Runtime:
     """Connections that are not being read, whose end would go unnoticed."""
     tunnels: set[Any]
     control_tasks: set[asyncio.Task[None]]
+    undecided: Counter[tuple[str, str]]
+    """Requests that were no decisions, by route and class of the status."""
     refusals: Counter[str]
     """Responses to requests that had no decision, by error code."""
     draining: bool

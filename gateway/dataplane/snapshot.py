@@ -6,6 +6,7 @@ it whatever is edited meanwhile. Only ``RoutePlan.table`` is swapped in place, b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -122,6 +123,8 @@ class RoutePlan:
     or rewrite."""
     client_errors: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
     """By server status: texts in the body of a response that is the client's fault."""
+    infers: re.Pattern[bytes] | None = None
+    """Ends of the paths to which a POST is an inference; None: every request is one."""
     reads_usage: bool = False
     """Whether token counts are read from responses."""
     hedge_after: float = 0.0

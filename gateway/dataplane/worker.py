@@ -72,6 +72,7 @@ class Worker(Runtime):
         self.unread: set[ClientConnection] = set()
         self.tunnels: set[Any] = set()
         self.control_tasks: set[asyncio.Task[None]] = set()
+        self.undecided: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[str] = Counter()
         self.draining = False
         self._timer: asyncio.TimerHandle | None = None

@@ -43,6 +43,7 @@ class Gauges:
         m, worker = self._metrics, self._worker()
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
+        m.advance(m.undecided, worker.undecided)
         m.advance(m.internal_errors, INTERNAL_ERRORS.counts)
         m.advance(m.shadows, worker.shadow.counts)
         for counter, counts in self._counts():

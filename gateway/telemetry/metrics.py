@@ -95,6 +95,12 @@ class Metrics(Collector):
             buckets=OVERHEAD_BUCKETS_S,
             registry=r,
         )
+        self.undecided = Counter(
+            "turnout_undecided_requests_total",
+            "Requests that 'match.protocol' or 'match.infer' leaves out of the decisions, by class of the status.",
+            ("route", "status"),
+            registry=r,
+        )
         self.refusals = Counter(
             "turnout_refusals_total",
             "Requests refused before a decision, by error code.",

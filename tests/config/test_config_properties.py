@@ -165,7 +165,8 @@ routes:
     variants: {v1: {backend: b, payload: {prompt: p}, price: {input: 0.5, output: 1.5, cached_input: 0}}}
     policy: {type: single, variant: v1}
   digits:
-    match: {path: /a, host: x.example.com, headers: {x-a: b}, methods: post, model: [gpt, other]}
+    match: {path: /a, host: x.example.com, headers: {x-a: b}, methods: post, model: [gpt, other],
+            protocol: v2, infer: /x}
     unit: {json: parameters.user}
     variants:
       v1: {backend: a, rewrite: {path: /b, version: 3, model: m, host: h}, headers: {x-b: c}}

@@ -116,6 +116,8 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
     def _gateway_lines(self, assignment: Assignment, plan: VariantPlan) -> bytes:
         """The fields that every response of a route carries; ``plan``: the variant that it names."""
         relay, request = self.relay, self.request
+        if not request.decides:
+            return b"%bx-request-id: %b\r\n" % (plan.response_line, request.request_id)
         prefix = assignment.choice.id_prefix(relay.served, assignment.forced)
         return (
             b"x-decision-id: %b\r\n%bx-request-id: %b\r\nserver-timing: gateway;dur=%.3f, backend;dur=%.3f\r\n"
@@ -176,6 +178,9 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
             record = outcome(self.request, assignment, self.body, self.relay, self.recovery, self._error)
             if self._listener is not None:
                 self._listener.finished(record, attempt)
+            if not self.request.decides:
+                runtime.undecided[record.route, f"{record.status // 100}xx"] += 1
+                return
             runtime.offer(record)
             if self.relay.usage is not None and self.relay.status < 300:
                 runtime.offer_usage(record, assignment.choice.context, self.relay.usage.usage())

@@ -127,10 +127,10 @@ class Exchange(Failover):
             json = self.body.json
             if request.route.needs_body:
                 settle_route(request, json, self.body.size)
-            self.assignment = assignment = assign(request, json, runtime.random())
+            self.assignment = assignment = assign(request, json, runtime.random() if request.decides else 0.0)
             route = request.route
             # A copy of a handshake says nothing of what follows it.
-            if route.shadows and not self.head.upgrade:
+            if route.shadows and request.decides and not self.head.upgrade:
                 limits = request.snapshot.limits.shadow
                 self._shadows = runtime.shadow.sampled(route, assignment.variant, limits)
                 if self._shadows:

@@ -45,7 +45,8 @@ def settle_route(request: Request, body: JsonBody, size: int) -> None:
     """
     route = request.route
     if route.needs_body:
-        request.route = route = route_by_body(request.snapshot, request.head, route, body)
+        route = route_by_body(request.snapshot, request.head, route, body)
+        request.take(route)
         if body.models > 1 and route.reads_model:
             raise TurnoutError("bad_json", "The body names 'model' more than once; send it once.")
     if size > route.body_limit:

@@ -9,7 +9,20 @@ from gateway.dataplane.snapshot import RoutePlan, Snapshot
 class Request:
     """Facts after the head. Only ``route`` changes, once, where the body's model leads to another."""
 
-    __slots__ = ("decision", "forwarded", "head", "request_id", "route", "snapshot", "total_deadline", "wall")
+    __slots__ = (
+        "decides",
+        "decision",
+        "forwarded",
+        "head",
+        "request_id",
+        "route",
+        "snapshot",
+        "total_deadline",
+        "wall",
+    )
+
+    decides: bool
+    """Whether it is a decision; else it asks about the server, is forwarded, and stays out of the record."""
 
     # Set when its turn has come.
     wall: float
@@ -29,9 +42,19 @@ class Request:
             snapshot: The configuration that the request finishes on, whatever is edited meanwhile.
         """
         self.head = head
-        self.route = route
+        self.take(route)
         self.snapshot = snapshot
         self.total_deadline = head.started + route.timeouts.total
         """`perf_counter` at which the request must be over."""
         if head.grpc_timeout:
             self.total_deadline = min(self.total_deadline, head.started + head.grpc_timeout)
+
+    def take(self, route: RoutePlan) -> None:
+        """Set the route that serves it."""
+        self.route = route
+        head, infers = self.head, route.infers
+        self.decides = (
+            infers is None
+            or head.upgrade != b""
+            or (head.method == b"POST" and infers.search(head.path) is not None)
+        )
