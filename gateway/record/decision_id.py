@@ -183,17 +183,23 @@ class Sealer:
         mac.update(body)
         return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL).decode()
 
+    def open_stamp(self, text: str) -> Stamp:
+        """Open what `stamp` made. Raises BadDecisionId."""
+        stamp = self._stamps.get(text)
+        if stamp is None:
+            stamp = parsed_stamp(_verified(text, self._stamping)[_KEY_ID_BYTES:-_MAC_BYTES])
+            if stamp is None:
+                raise BadDecisionId("malformed")
+            if len(self._stamps) >= MAX_CACHED_STAMPS:
+                self._stamps.clear()
+            self._stamps[text] = stamp
+        return stamp
+
     def _open_stamped(self, text: str) -> Opened:
         stamped, _, rest = text.partition(".")
-        stamp = self._stamps.get(stamped)
-        if stamp is None:
-            stamp = parsed_stamp(_verified(stamped, self._stamping)[_KEY_ID_BYTES:-_MAC_BYTES])
-            if stamp is not None:
-                if len(self._stamps) >= MAX_CACHED_STAMPS:
-                    self._stamps.clear()
-                self._stamps[stamped] = stamp
-        request = parsed_request(rest, stamp.published) if stamp is not None else None
-        if stamp is None or request is None:
+        stamp = self.open_stamp(stamped)
+        request = parsed_request(rest, stamp.published)
+        if request is None:
             raise BadDecisionId("malformed")
         return Opened(
             decision=request.decision,

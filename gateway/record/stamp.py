@@ -63,8 +63,11 @@ def parsed_request(text: str, published: float) -> StampedRequest | None:
     found = _REQUEST.fullmatch(text)
     if found is None:
         return None
-    milliseconds, uuid, served = int(found[1]), bytes.fromhex(found[2].replace("-", "")), found[3]
-    if milliseconds >= 1 << 48 or milliseconds / 1000.0 < published - _MAX_EARLY_S:
+    time, uuid, served = found.groups("-")
+    milliseconds = int(time)
+    decided = milliseconds / 1000.0
+    if milliseconds >= 1 << 48 or decided < published - _MAX_EARLY_S:
         return None
-    decision = milliseconds.to_bytes(6, "big") + uuid[:10]
-    return StampedRequest(decision, milliseconds / 1000.0, "" if served in (None, "-") else served)
+    # 48 bits of time and 80 of the UUID, whose dashes stand after 8, 12 and 16 digits.
+    decision = milliseconds.to_bytes(6, "big") + bytes.fromhex(uuid.replace("-", "", 4)[:20])
+    return StampedRequest(decision, decided, "" if served == "-" else served)

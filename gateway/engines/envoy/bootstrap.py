@@ -40,7 +40,7 @@ ROW: Final = (
     "%REQ(x-request-id)%",
     f"%REQ({UNIT})%",
 )
-"""Envoy's names of the fields of a row, in the order of `gateway.engines.envoy.rows.Row`."""
+"""Envoy's names of the fields of a row, in the order in which `gateway.engines.envoy.rows` reads them."""
 POLL_TIMEOUT_S: Final = 30.0
 """How long a node waits for a response to a poll; the gateway responds well before."""
 _TYPE: Final = "type.googleapis.com/envoy"

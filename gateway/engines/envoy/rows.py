@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gateway.config.document import Document
-from gateway.engines.envoy.bootstrap import ROW, SEPARATOR
+from gateway.config.document import Document, RouteConfig
+from gateway.engines.envoy.bootstrap import SEPARATOR
 from gateway.engines.envoy.otlp import bodies
-from gateway.record.decision_id import BadDecisionId, Opened
+from gateway.record.decision_id import BadDecisionId
 from gateway.record.events import Outcome
+from gateway.record.stamp import Stamp, parsed_request
 from policies.allocation.bucketing import unit_hash
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{2,128}")
@@ -40,25 +41,6 @@ RESPONDED: Final = frozenset(("", "backend_status", "client_left"))
 """Errors with which a variant's response, or a part of it, reached the client."""
 
 
-class Row(NamedTuple):
-    """The fields of `bootstrap.ROW`, a character for each byte."""
-
-    decision: str
-    route: str
-    served: str
-    status: str
-    flags: str
-    attempts: str
-    total_us: str
-    gateway_us: str
-    backend_us: str
-    received: str
-    sent: str
-    address: str
-    request_id: str
-    unit: str
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of one export."""
@@ -70,84 +52,116 @@ class Rows:
 
 
 def rows(
-    body: bytes, engine: str, document: Document, revision: int, opened: Callable[[str], Opened]
+    body: bytes, engine: str, document: Document, revision: int, stamp_of: Callable[[str], Stamp]
 ) -> Rows:
-    """The outcomes of an OTLP export. ``opened`` opens decision ids.
+    """The outcomes of an OTLP export. ``stamp_of`` opens the stamps of decision ids.
 
     Raises ValueError if ``body`` is not an OTLP export of logs.
     """
-    routes, read = frozenset(document.engine_routes(engine)), list(bodies(body))
-    made = [_outcome(text, routes, document, revision, opened) for _, text in read]
+    reader, read = _Reader(document.engine_routes(engine), revision, stamp_of), list(bodies(body))
+    made = [reader.outcome(text) for _, text in read]
     outcomes = [outcome for outcome in made if outcome is not None]
     return Rows(read[0][0] if read else "", outcomes, len(made) - len(outcomes))
 
 
-def _outcome(
-    text: str,
-    routes: Collection[str],
-    document: Document,
-    revision: int,
-    opened: Callable[[str], Opened],
-) -> Outcome | None:
-    fields = text.split(SEPARATOR)
-    if len(fields) != len(ROW):
-        return None
-    row = Row._make(fields)
-    try:
-        facts = opened(row.decision)
-        if not facts.stamped or row.route != facts.route or facts.route not in routes:
+class _Shared(NamedTuple):
+    """What all rows with one stamp share."""
+
+    stamp: Stamp
+    policy: str
+    salt: bytes
+
+
+class _Reader:
+    """Reads the rows of one export, of which thousands share a few stamps and results."""
+
+    def __init__(
+        self, routes: Mapping[str, RouteConfig], revision: int, stamp_of: Callable[[str], Stamp]
+    ) -> None:
+        self._routes = routes
+        self._revision = revision
+        self._stamp_of = stamp_of
+        self._shared: dict[str, _Shared | None] = {}
+        self._results: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def _shared_by(self, stamp: str) -> _Shared | None:
+        """None for a forged stamp, or one of a route that is not the engine's."""
+        if stamp not in self._shared:
+            try:
+                facts = self._stamp_of(stamp)
+            except BadDecisionId:
+                self._shared[stamp] = None
+            else:
+                route = self._routes.get(facts.route)
+                found = None if route is None else _Shared(facts, route.policy.type, facts.route.encode())
+                self._shared[stamp] = found
+        return self._shared[stamp]
+
+    def outcome(self, text: str) -> Outcome | None:
+        """The outcome of a row; None if no node can have written it."""
+        try:
+            # The order of `bootstrap.ROW`, a character for each byte.
+            (
+                decision, route, server, status_text, flags, attempts, total, gateway, backend, received, sent,
+                address, request_id, unit,
+            ) = text.split(SEPARATOR)  # fmt: skip
+            stamp, _, rest = decision.partition(".")
+            shared = self._shared_by(stamp)
+            if shared is None or shared.stamp.route != route:
+                return None
+            facts = shared.stamp
+            made = parsed_request(rest, facts.published)
+            if made is None:
+                return None
+            if (result := self._results.get((status_text, flags))) is None:
+                result = self._results[status_text, flags] = _result(status_text, flags)
+            status, error = result
+            responded = error in RESPONDED and status_text not in ("0", ABSENT) and server != ABSENT
+            served = server if responded else ""
+            rescued = responded and served != facts.assigned
+            sticky = unit not in ("", ABSENT)
+            total_ms = int(total) / 1000.0 if total.isdigit() else 0.0
+            retried = attempts.isdigit() and int(attempts) > 1
+            return Outcome._make(
+                (
+                    made.decision,
+                    made.decided,
+                    route,
+                    shared.policy,
+                    self._revision,
+                    facts.epoch,
+                    unit_hash(shared.salt, unit.encode("latin-1"))
+                    if sticky
+                    else int.from_bytes(made.decision[8:], "big"),
+                    sticky,
+                    facts.assigned,
+                    served,
+                    facts.propensity,
+                    False,  # forced
+                    status,
+                    # What the first attempt of a rescued request died of is not in the row.
+                    error or ("backend_status" if rescued else ""),
+                    rescued and status != 499,
+                    f'[["{served}","{address}",{status},{total_ms}]]' if retried else "",
+                    int(gateway) / 1000.0 if gateway.isdigit() else total_ms,
+                    int(backend) / 1000.0 if backend.isdigit() else 0.0,
+                    total_ms,
+                    int(received),
+                    int(sent),
+                    request_id if _REQUEST_ID.fullmatch(request_id) else "",
+                    "",  # principal
+                    "",  # features
+                )
+            )
+        except ValueError:
             return None
-        return _made(row, facts, document.routes[facts.route].policy.type, revision)
-    except (BadDecisionId, ValueError):
-        return None
 
 
-def _made(row: Row, facts: Opened, policy: str, revision: int) -> Outcome:
-    sticky = row.unit not in ("", ABSENT)
-    attempts = int(row.attempts) if row.attempts.isdigit() else 0
-    status, error = _result(row)
-    served = (
-        "" if error not in RESPONDED or row.status in ("0", ABSENT) or row.served == ABSENT else row.served
-    )
-    rescued = bool(served) and served != facts.assigned
-    return Outcome(
-        decision=facts.decision,
-        time=facts.decided,
-        route=facts.route,
-        policy=policy,
-        revision=revision,
-        epoch=facts.epoch,
-        unit=unit_hash(facts.route.encode(), row.unit.encode("latin-1")) if sticky else facts.unit,
-        sticky=sticky,
-        assigned=facts.assigned,
-        served=served,
-        propensity=facts.propensity,
-        forced=False,
-        status=status,
-        # What the first attempt of a rescued request died of is not in the row.
-        error=error or ("backend_status" if rescued else ""),
-        fallback=rescued and status != 499,
-        attempts="" if attempts <= 1 else f'[["{served}","{row.address}",{status},{_ms(row.total_us)}]]',
-        gateway_ms=_ms(row.gateway_us if row.gateway_us != ABSENT else row.total_us),
-        backend_ms=_ms(row.backend_us),
-        total_ms=_ms(row.total_us),
-        request_bytes=int(row.received),
-        answer_bytes=int(row.sent),
-        request_id=row.request_id if _REQUEST_ID.fullmatch(row.request_id) else "",
-        principal="",
-        features="",
-    )
-
-
-def _result(row: Row) -> tuple[int, str]:
+def _result(status_text: str, flag_text: str) -> tuple[int, str]:
     """Status and error of the response that the client got."""
-    status = int(row.status) if row.status.isdigit() else 0
-    flags = row.flags.split(",")
+    status = int(status_text) if status_text.isdigit() else 0
+    flags = flag_text.split(",")
     if status == 0 or "DC" in flags:
         return 499, "client_left"
     failed = next((_BY_FLAG[flag] for flag in flags if flag in _BY_FLAG), "")
     return status, failed or ("backend_status" if status >= 500 else "")
-
-
-def _ms(microseconds: str) -> float:
-    return int(microseconds) / 1000.0 if microseconds.isdigit() else 0.0
