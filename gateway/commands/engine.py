@@ -1,23 +1,30 @@
-"""``turnout engine bootstrap``: the configuration with which a node of an engine starts."""
+"""``turnout engine``: the configuration with which a node of an engine starts, and the agent that keeps its files."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
+import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.commands.documents import add_config
-from gateway.commands.output import complain, print_json
+from gateway.commands.output import MISUSED, complain, print_json
 from gateway.config.document import Document
 from gateway.config.faults import unknown
 from gateway.config.load import ConfigError, load_file
+from gateway.config.service import LogConfig
 from gateway.config.units import split_address
+from gateway.engines.envoy.agent import Served, run
 from gateway.engines.envoy.bootstrap import Node, bootstrap
+from gateway.telemetry.log import configure
 
 Address = tuple[str, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="engine_command", required=True, metavar="bootstrap")
+    commands = parser.add_subparsers(dest="engine_command", required=True, metavar="bootstrap|agent")
     made = commands.add_parser("bootstrap", help="print a node's first configuration")
     made.add_argument("engine", metavar="ENGINE", help="name of the engine in the configuration")
     add_config(made)
@@ -42,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file on the node with the CAs to trust for an https --url (default: %(default)s)",
     )
+    made.add_argument(
+        "--files",
+        type=Path,
+        metavar="DIR",
+        help="read what the node needs from files that 'turnout engine agent' keeps in DIR; needs --admin",
+    )
+    agent = commands.add_parser("agent", help="keep a node's files, so that it starts without a gateway")
+    agent.add_argument(
+        "bootstrap", type=Path, metavar="BOOTSTRAP", help="the node's configuration, made with --files"
+    )
 
 
 def _address(text: str) -> Address:
@@ -60,6 +77,10 @@ def _url(text: str) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """0, or 1 if the configuration has faults or has no such engine."""
+    if args.engine_command == "agent":
+        return _agent(args.bootstrap)
+    if args.files is not None and args.admin is None:
+        return complain("an agent asks the node what it has taken; write --admin 127.0.0.1:PORT", MISUSED)
     try:
         document = load_file(args.config)
     except ConfigError as error:
@@ -71,8 +92,21 @@ def main(args: argparse.Namespace) -> int:
     url = args.url or _own_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")
-    node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin, args.ca)
+    files = None if args.files is None else str(args.files.absolute())
+    node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin, args.ca, files)
     print_json(bootstrap(node))
+    return 0
+
+
+def _agent(path: Path) -> int:
+    try:
+        served = Served.read(json.loads(path.read_text()))
+        served.files.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        return complain(f"{path}: {error}")
+    configure(LogConfig())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(served))
     return 0
 
 

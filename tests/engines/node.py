@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,16 @@ class EnvoyNode(ServerProcess):
     """Started from what ``turnout engine bootstrap`` prints."""
 
     ready_path = ""
+    options: Sequence[str] = ()
 
     def __init__(self, gateway: GatewayProcess, name: str, *, engine: str = "edge") -> None:
         self.name = name
         self.port, self.admin = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.path = gateway.folder / f"{name}.json"
-        self.path.write_text(bootstrap(gateway.path, name, self.port, self.admin, engine=engine))
+        self.path.write_text(
+            bootstrap(gateway.path, name, self.port, self.admin, *self.options, engine=engine)
+        )
         self.log_path = gateway.folder / f"{name}.log"
         self.start()
 
@@ -98,9 +102,9 @@ class EnvoyNode(ServerProcess):
         return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines())
 
 
-def bootstrap(config: Path, node: str, port: int, admin: int, *, engine: str = "edge") -> str:
+def bootstrap(config: Path, node: str, port: int, admin: int, *options: str, engine: str = "edge") -> str:
     command = [sys.executable, "-m", "gateway.cli", "engine", "bootstrap", engine, "--config", str(config)]
-    command += ["--node", node, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+    command += ["--node", node, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

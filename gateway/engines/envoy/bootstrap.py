@@ -41,6 +41,8 @@ ROW: Final = (
     f"%REQ({UNIT})%",
 )
 """Envoy's names of the fields of a row, in the order in which `gateway.engines.envoy.rows` reads them."""
+FILES: Final = {"clusters": "clusters.json", "routes": "routes.json"}
+"""By kind, the file that an agent keeps."""
 POLL_TIMEOUT_S: Final = 30.0
 """How long a node waits for a response to a poll; the gateway responds well before."""
 _TYPE: Final = "type.googleapis.com/envoy"
@@ -59,13 +61,15 @@ class Node:
     admin: tuple[str, int] | None = None
     ca: str = "/etc/ssl/certs/ca-certificates.crt"
     """File on the node with the CAs that it trusts for an https ``control``."""
+    files: str | None = None
+    """Folder in which an agent keeps what the node fetches; None: the node fetches it itself."""
 
 
 def bootstrap(node: Node) -> Json:
     """Envoy's bootstrap configuration."""
     made: Json = {
         "node": {"id": node.name, "cluster": node.engine},
-        "dynamic_resources": {"cds_config": _fetched()},
+        "dynamic_resources": {"cds_config": _fetched(node, "clusters")},
         "static_resources": {"clusters": [_control(node)], "listeners": [_listener(node)]},
         "stats_config": {"stats_tags": []},
         "stats_flush_interval": "5s",
@@ -80,7 +84,9 @@ def _address(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _fetched() -> Json:
+def _fetched(node: Node, kind: str) -> Json:
+    if node.files is not None:
+        return {"resource_api_version": "V3", "path_config_source": {"path": f"{node.files}/{FILES[kind]}"}}
     return {
         "resource_api_version": "V3",
         "initial_fetch_timeout": "0s",
@@ -153,7 +159,7 @@ def _listener(node: Node) -> Json:
     manager: Json = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": node.engine,
-        "rds": {"route_config_name": node.engine, "config_source": _fetched()},
+        "rds": {"route_config_name": node.engine, "config_source": _fetched(node, "routes")},
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
         "normalize_path": True,

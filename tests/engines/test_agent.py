@@ -1,0 +1,147 @@
+"""The agent of a real node: starts without a gateway, changes, and files that the node refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.engines.envoy.agent import Follower, Served
+from tests.engines.node import Backend, EnvoyNode, bootstrap, wait_for
+from tests.support.processes import GatewayProcess
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {watch: 200ms}
+backends: {one: {url: "URL1"}, two: {url: "URL2"}}
+engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
+routes:
+  digits:
+    engine: edge
+    match: {path: /digits}
+    variants: {v1: {backend: one}, v2: {backend: two}}
+    policy: {type: single, variant: v1}
+"""
+
+
+class AgentNode(EnvoyNode):
+    """A node that reads the files of an agent."""
+
+    def __init__(self, gateway: GatewayProcess, name: str) -> None:
+        self.files = gateway.folder / name
+        self.options = ["--files", str(self.files)]
+        super().__init__(gateway, name)
+
+    def start(self) -> None:
+        if not hasattr(self, "agent"):
+            with (self.files.parent / "agent.log").open("wb") as log:
+                command = [sys.executable, "-m", "gateway.cli", "engine", "agent", str(self.path)]
+                self.agent = subprocess.Popen(command, stdout=log, stderr=log)
+            wanted = [self.files / "clusters.json", self.files / "routes.json"]
+            wait_for(lambda: all(path.exists() for path in wanted), "the agent has written the files")
+        super().start()
+
+    def stop_agent(self) -> None:
+        self.agent.send_signal(signal.SIGTERM)
+        self.agent.wait(20)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
+    backends = Backend("one"), Backend("two")
+    text = CONFIG.replace("URL1", backends[0].url).replace("URL2", backends[1].url)
+    with GatewayProcess(tmp_path, text) as made:
+        yield made
+    for backend in backends:
+        backend.stop()
+
+
+@pytest.fixture
+def node(gateway: GatewayProcess) -> Iterator[AgentNode]:
+    made = AgentNode(gateway, "e1")
+    yield made
+    made.stop_agent()
+    made.kill()
+
+
+def shown(gateway: GatewayProcess) -> dict[str, Any]:
+    (engine,) = httpx.get(f"{gateway.url}/-/engines").json()["engines"]
+    return dict(engine["nodes"][0])
+
+
+def variant(node: AgentNode) -> str:
+    return httpx.post(f"{node.url}/digits").headers["x-variant"]
+
+
+def test_a_node_restarts_without_a_gateway_with_its_last_allocation(
+    gateway: GatewayProcess, node: AgentNode
+) -> None:
+    node.wait_serving("/digits")
+    gateway.write(gateway.template.replace("variant: v1", "variant: v2"))
+    wait_for(lambda: variant(node) == "v2", "the change reaches the node")
+    wait_for(lambda: shown(gateway)["state"] == "accepted", "the gateway knows that the node has it")
+    epoch = shown(gateway)["epochs"]["digits"]
+    gateway.crash()
+    node.stop_agent()
+    node.kill()
+    node.start()
+    node.wait_serving("/digits")
+    assert {variant(node) for _ in range(20)} == {"v2"}
+    assert (node.files / "routes.json").stat().st_mode & 0o777 == 0o600
+    assert epoch >= 2
+
+
+def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(
+    gateway: GatewayProcess, node: AgentNode
+) -> None:
+    node.wait_serving("/digits")
+    wait_for(lambda: shown(gateway)["state"] == "accepted", "the node has its routes")
+    node.stop_agent()
+    good = (node.files / "routes.json").read_bytes()
+    table = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": "edge",
+        "virtual_hosts": [{"name": "without domains"}],
+    }
+    bad = json.dumps({"version_info": "bad", "resources": [table]}).encode()
+
+    async def offer() -> str:
+        served = Served.read(json.loads(node.path.read_text()))
+        async with httpx.AsyncClient() as control, httpx.AsyncClient(base_url=served.admin) as admin:
+            follower = Follower(served, "routes", control, admin)
+            await follower.offer("bad", bad)
+            return follower.refused
+
+    assert "its log says why" in asyncio.run(offer())
+    assert (node.files / "routes.json").read_bytes() == good
+    assert variant(node) == "v1"
+
+
+def test_a_bootstrap_without_files_says_what_to_write(gateway: GatewayProcess) -> None:
+    text = bootstrap(gateway.path, "e1", 1, 2)
+    with pytest.raises(ValueError, match="--files DIR --admin ADDR"):
+        Served.read(json.loads(text))
+    command = [
+        sys.executable,
+        "-m",
+        "gateway.cli",
+        "engine",
+        "bootstrap",
+        "edge",
+        "--config",
+        str(gateway.path),
+    ]
+    command += ["--node", "e1", "--listen", "127.0.0.1:1", "--files", "x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "write --admin" in done.stderr) == (2, True)
