@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +14,9 @@ from gateway import build
 # A busy machine may take any time for an example: slowness is measured in benchmarks, never in a test.
 settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turnout")
+
+# Each httpx.get() and each client would read all public authorities: 30 ms of CPU time, also when it polls a server.
+vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
 WITH_PROCESSES = ("e2e", "compat", "client", "deploy")
 """Directories whose tests start servers of their own."""
