@@ -120,6 +120,10 @@ class ControlServices:
 
         return await self._cache.get(("report", name, since, epoch, baseline), make)
 
+    async def shared(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
+        """Return what ``make`` returns, computed once for all who ask for ``key`` while the store stays as it is."""
+        return await self._cache.get(key, make)
+
     async def _rollout(self, name: str) -> Json | None:
         """The state of the rollout, with its last step and the evidence for that step."""
         state = await self.gateway.rollout_state(name)

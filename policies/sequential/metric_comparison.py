@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal
 
 from policies.sequential import asymptotic
@@ -30,6 +31,8 @@ from policies.types import RewardSums
 
 Kind = Literal["boolean", "fraction", "real", "count"]
 Interval = tuple[float, float]
+KEPT: Final = 8_192
+"""Intervals that are remembered, about 4 MB."""
 IntervalAt = Callable[[float, float], Interval | None]
 """(alpha, scale) to the interval that ``scale`` times as much of the same data would give; None for none."""
 
@@ -166,10 +169,15 @@ def _of_errors(baseline: Evidence, candidate: Evidence, *, ratio: bool) -> Metri
     first, second = baseline.errors_by_unit, candidate.errors_by_unit
 
     def at(alpha: float, scale: float) -> Interval | None:
-        interval = ratio_interval if ratio else difference_interval
-        return interval(error_martingale(baseline, scale), error_martingale(candidate, scale), alpha)
+        return _joint(ratio, error_martingale(baseline, scale), error_martingale(candidate, scale), alpha)
 
     return MetricComparison(first.mean, second.mean, first.count, second.count, at)
+
+
+@lru_cache(KEPT)
+def _joint(ratio: bool, baseline: MeanMartingale, candidate: MeanMartingale, alpha: float) -> Interval:
+    """The interval of two martingales: a search that takes milliseconds, and is asked for again and again."""
+    return (ratio_interval if ratio else difference_interval)(baseline, candidate, alpha)
 
 
 def error_martingale(evidence: Evidence, scale: float = 1.0) -> MeanMartingale:
@@ -183,8 +191,7 @@ def _of_martingales(
     baseline: RewardSums, candidate: RewardSums, known: Callable[[RewardSums], MeanMartingale], *, ratio: bool
 ) -> MetricComparison:
     def at(alpha: float, scale: float) -> Interval | None:
-        interval = ratio_interval if ratio else difference_interval
-        return interval(known(_times(baseline, scale)), known(_times(candidate, scale)), alpha)
+        return _joint(ratio, known(_times(baseline, scale)), known(_times(candidate, scale)), alpha)
 
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)
 
@@ -208,11 +215,10 @@ def _of_capped(
     unit = 1.0 if ratio else width
 
     def at(alpha: float, scale: float) -> Interval | None:
-        interval = ratio_interval if ratio else difference_interval
         first, second = (
             BoundedMartingale(_times(_on_unit(s, low, width), scale)) for s in (baseline, candidate)
         )
-        ends = interval(first, second, alpha)
+        ends = _joint(ratio, first, second, alpha)
         return ends[0] * unit, ends[1] * unit
 
     return MetricComparison(baseline.mean, candidate.mean, baseline.count, candidate.count, at)

@@ -50,6 +50,8 @@ class MeanMartingale(Protocol):
         """log of the martingale at each supposed ``mean`` in (0, 1)."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class RateMartingale:

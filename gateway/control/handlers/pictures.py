@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -63,11 +63,12 @@ async def read_lift(request: ApiRequest) -> Response:
         known = ", ".join([*declared, *HEALTH])
         raise TurnoutError("invalid", f"There is no metric {query.metric!r} here; write one of {known}.")
     status = request.services.status(name)
-    if status.contextual is not None or (query.metric in HEALTH and route.unit is not None):
-        found = {}  # what the report compares is not in the buckets
-    else:
+
+    async def make() -> dict[str, Any]:
+        if status.contextual is not None or (query.metric in HEALTH and route.unit is not None):
+            return {}  # what the report compares is not in the buckets
         buckets = await over_time(request.gateway.store, name, declared, now=now)
-        found = await asyncio.to_thread(
+        return await asyncio.to_thread(
             lift_over_time,
             tuple(route.variants),
             declared,
@@ -77,6 +78,8 @@ async def read_lift(request: ApiRequest) -> Response:
             points=query.points,
             now=now,
         )
+
+    found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)
     return json_response({"route": name, "metric": query.metric, "baseline": baseline, "variants": found})
 
 

@@ -158,26 +158,38 @@ class Comparisons:
             self._pairs[key] = self._compared(metric, baseline, variant)
         return self._pairs[key]
 
-    def _compared(self, metric: str, baseline: str, variant: str) -> Json:
-        variants = len(self._with_data(metric))
-        alpha = (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2)
-        method = self._method(metric, baseline, variant)
-        difference, quotient = (
-            self._comparison(method, metric, baseline, variant, ratio=r) for r in (False, True)
-        )
-        interval, ratio = _ends(difference, alpha), _ends(quotient, alpha)
-        absolute = difference.candidate - difference.baseline
-        known = math.isfinite(absolute)
+    def difference(self, metric: str, variant: str, baseline: str) -> Json | None:
+        """Return `of_metric` without the ratio, whose interval costs as much as that of the difference."""
+        if variant == baseline or not {variant, baseline} <= set(self._with_data(metric)):
+            return None
+        found = self._comparison(metric, baseline, variant, ratio=False)
+        return self._absolute(found, metric)
+
+    def _absolute(self, found: MetricComparison, metric: str) -> Json:
+        interval, absolute = _ends(found, self._alpha(metric)), found.candidate - found.baseline
         return {
-            "absolute": absolute if known else None,
+            "absolute": absolute if math.isfinite(absolute) else None,
             "interval": interval,
-            "relative": difference.candidate / difference.baseline - 1.0
-            if known and difference.baseline > 0
-            else None,
+            "better": _better(interval, self.goals[metric]),
+        }
+
+    def _alpha(self, metric: str) -> float:
+        """The part of the error rate that one pair spends."""
+        variants = len(self._with_data(metric))
+        return (1.0 - LEVEL) / max(1, variants * (variants - 1) // 2)
+
+    def _compared(self, metric: str, baseline: str, variant: str) -> Json:
+        difference, quotient = (
+            self._comparison(metric, baseline, variant, ratio=ratio) for ratio in (False, True)
+        )
+        absolute, ratio = self._absolute(difference, metric), _ends(quotient, self._alpha(metric))
+        known = absolute["absolute"] is not None and difference.baseline > 0
+        return {
+            **absolute,
+            "relative": difference.candidate / difference.baseline - 1.0 if known else None,
             "relative_interval": None if ratio is None else [_less_one(end) for end in ratio],
             "always_valid": True,
-            "better": _better(interval, self.goals[metric]),
-            "method": method,
+            "method": self._method(metric, baseline, variant),
             "adjusted_by": "past" if metric in self._adjusted else None,
             "unit": "units" if self._observed.sticky else "requests",
         }
@@ -188,9 +200,8 @@ class Comparisons:
         by_unit = self._observed.sticky and metric in HEALTH
         return "matched" if by_unit or metric.startswith("latency_") else "weighted"
 
-    def _comparison(
-        self, method: Method, metric: str, baseline: str, variant: str, *, ratio: bool
-    ) -> MetricComparison:
+    def _comparison(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
+        method = self._method(metric, baseline, variant)
         if method == "weighted" and metric in self._adjusted:
             return compare_adjusted(*paired(self._periods, metric, baseline, variant), ratio=ratio)
         if method == "weighted":

@@ -41,10 +41,9 @@ def lift_over_time(
     for time, observed in _moments(buckets, metric, points, now):
         compared = Comparisons(variants, chosen, observed)
         for variant in variants:
-            one = compared.of_metric(metric, variant, baseline)
+            one = compared.difference(metric, variant, baseline)
             if one is not None:
-                shown = {key: one[key] for key in ("absolute", "interval", "better")}
-                found.setdefault(variant, []).append({"time": time} | shown)
+                found.setdefault(variant, []).append({"time": time} | one)
     return found
 
 
@@ -54,7 +53,8 @@ def _moments(
     """What had been recorded at evenly chosen ends of buckets."""
     ordered = sorted(buckets, key=lambda bucket: bucket.start)
     groups = [list(group) for _, group in groupby(ordered, key=lambda bucket: bucket.start)]
-    stride = ceil(len(groups) / points) if groups else 1
+    # Counted from the oldest, so that most stay where they are when another bucket comes, and are remembered.
+    stride = 1 if len(groups) <= points else ceil(len(groups) / max(1, points - 1))
     whole, drawn = periods(ordered), 0
     counts: dict[str, Counts] = defaultdict(Counts)
     rewards: dict[tuple[str, str], Rewarded] = defaultdict(Rewarded)
@@ -67,7 +67,7 @@ def _moments(
                 counts[bucket.variant] = _together(counts[bucket.variant], bucket.counts)
             elif metric in bucket.rewards:
                 rewards[bucket.variant, metric] += bucket.rewards[metric]
-        if (len(groups) - number) % stride == 0:
+        if number % stride == 0 or number == len(groups):
             end = groups[number][0].start if number < len(groups) else now
             known = whole.first(drawn)
             yield end, Observed(dict(counts), dict(rewards), ordered[:seen], periods=known)
