@@ -21,7 +21,7 @@ from gateway.clock import Clock
 from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.envoy.clusters import clusters
-from gateway.engines.envoy.routes import Assigned, route_table
+from gateway.engines.envoy.routes import Assigned, entries, ordered, route_table
 from gateway.engines.envoy.rows import rows
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.record.decision_id import Sealer
@@ -33,6 +33,8 @@ from policies.allocation.model import Allocation
 
 Kind = Literal["clusters", "routes"]
 Json = dict[str, Any]
+Text = tuple[tuple[int, int], bytes]
+"""JSON, and the revision and epoch that it was made from."""
 
 HOLD_S: Final = 15.0
 """How long a poll is held if nothing changes."""
@@ -99,6 +101,8 @@ class Fleet:
         self._clock = clock
         self._changed = asyncio.Event()
         self._offers: dict[tuple[str, Kind], tuple[object, Offer]] = {}
+        self._texts: dict[str, dict[str, Text]] = {}
+        """By engine and route: the text of the route's part of the table."""
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
         self._clusters: dict[str, tuple[dict[str, Json], dict[str, Json]]] = {}
         """By engine: clusters by name, and those of the version before."""
@@ -268,13 +272,26 @@ class Fleet:
         if kind == "clusters":
             offer = self._offer_clusters(document, engine)
         else:
-            assigned = {name: self._assigned(document, name, effect) for name, effect in served.items()}
-            offer = _offer([route_table(document, engine, assigned)], epochs)
+            offer = _offer([self._route_table(document, engine, served)], epochs)
             self._versions[offer.version] = epochs
             if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
         self._offers[engine, kind] = state, offer
         return offer
+
+    def _route_table(self, document: Document, engine: str, served: Mapping[str, InEffect]) -> bytes:
+        """`route_table` as JSON. A change of one route makes the text of that route alone: there may be hundreds."""
+        revision, before, texts = self._revision(), self._texts.get(engine, {}), dict[str, Text]()
+        for name in ordered(document, served):
+            made_from = revision, served[name].epoch
+            known = before.get(name)
+            if known is None or known[0] != made_from:
+                assigned = self._assigned(document, name, served[name])
+                known = made_from, _compact(entries(document, name, assigned))[1:-1]
+            texts[name] = known
+        self._texts[engine] = texts
+        head, routes, rest = _compact(route_table(document, engine, {})).partition(b'"routes":[')
+        return b"".join([head, routes, *(text + b"," for _, text in texts.values()), rest])
 
     def _assigned(self, document: Document, name: str, effect: InEffect) -> Assigned:
         parts = cells(effect.allocation)
@@ -291,13 +308,13 @@ class Fleet:
         if wanted != last:
             before = {name: cluster for name, cluster in last.items() if name not in wanted}
             self._clusters[engine] = wanted, before
-        return _offer(list(wanted.values()), {}, list(before.values()))
+        return _offer([*map(_compact, wanted.values())], {}, [*map(_compact, before.values())])
 
 
-def _offer(resources: list[Json], epochs: Mapping[str, int], unversioned: Sequence[Json] = ()) -> Offer:
-    version = hashlib.sha256(_compact(resources)).hexdigest()[:16]
-    body = _compact({"version_info": version, "resources": [*resources, *unversioned]})
-    return Offer(version, body, epochs)
+def _offer(resources: list[bytes], epochs: Mapping[str, int], unversioned: Sequence[bytes] = ()) -> Offer:
+    version = hashlib.sha256(b",".join(resources)).hexdigest()[:16]
+    body = b'{"version_info":"%b","resources":[%b]}'
+    return Offer(version, body % (version.encode(), b",".join([*resources, *unversioned])), epochs)
 
 
 def _compact(value: object) -> bytes:

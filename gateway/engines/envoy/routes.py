@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -37,9 +37,9 @@ class Assigned:
 
 def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned]) -> Json:
     """Envoy's RouteConfiguration for the routes of ``assigned``."""
-    routes = [(name, document.routes[name]) for name in assigned]
-    routes.sort(key=lambda item: _specificity(item[1].match))
-    table = [entry for name, route in routes for entry in _entries(name, route, document, assigned[name])]
+    table = [
+        entry for name in ordered(document, assigned) for entry in entries(document, name, assigned[name])
+    ]
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "name": engine,
@@ -48,6 +48,16 @@ def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned
         "request_headers_to_remove": ["x-variant"],
         "virtual_hosts": [{"name": engine, "domains": ["*"], "routes": [*table, _unknown_route()]}],
     }
+
+
+def ordered(document: Document, names: Iterable[str]) -> list[str]:
+    """Routes in the order in which a request is matched."""
+    return sorted(names, key=lambda name: _specificity(document.routes[name].match))
+
+
+def entries(document: Document, name: str, assigned: Assigned) -> list[Json]:
+    """The part of the table that one route makes."""
+    return list(_entries(name, document.routes[name], document, assigned))
 
 
 def salt_text(salt: bytes) -> str:
