@@ -121,7 +121,10 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         period=lambda *decision: in_force.period(*decision),
         request_lookup=request_ids,
         stamped_units=StampedUnits(
-            store, lambda route: in_force.has_unit(route), lambda: in_force.document().record.flush
+            store,
+            lambda route: in_force.has_unit(route),
+            lambda route: in_force.document().joins_rows(route),
+            lambda: in_force.document().record.flush,
         ),
     )
 

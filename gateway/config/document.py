@@ -173,6 +173,11 @@ class Document(ConfigModel):
         """Routes that a fleet serves, by name."""
         return {name: route for name, route in self.routes.items() if route.engine == engine}
 
+    def joins_rows(self, route: str) -> bool:
+        """Whether a reward of the route counts only with the row of its request (``ids: joined``)."""
+        found = self.routes.get(route)
+        return found is not None and found.engine is not None and self.engines[found.engine].ids == "joined"
+
     def body_limit(self, route: str) -> int:
         """Maximum size of a request body of ``route``, in bytes."""
         own = self.routes[route].body_limit

@@ -33,8 +33,9 @@ class EngineConfig(ConfigModel):
     """Secret with which the nodes fetch their routes and send their outcomes; each engine has its own."""
     nodes: Annotated[tuple[str, ...], OneOrMore] = ("*",)
     """Names that nodes may have; ``*`` stands for any characters."""
-    ids: Literal["stamped"] = "stamped"
-    """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published."""
+    ids: Literal["stamped", "joined"] = "stamped"
+    """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published. ``joined``:
+    likewise, and a reward counts only with the row of its request."""
     max_lost_rows: Share = 0.01
     """Greatest part of the rows of five minutes that nodes may lose; above it, comparisons are not trusted."""
     forget: PositiveDuration = 3600.0

@@ -220,8 +220,8 @@ class RewardIngest:
                 )
         return found
 
-    async def _of_other_proxies(self, items: Sequence[object]) -> dict[int, Opened]:
-        """Index of an item whose id another proxy made → its contents, with the unit."""
+    async def _of_other_proxies(self, items: Sequence[object]) -> dict[int, Opened | RejectedItem]:
+        """Index of an item whose id another proxy made → its contents, with the unit, or the reason to reject it."""
         opened: dict[int, Opened] = {}
         for index, item in enumerate(items):
             identity = item.get("decision_id") if isinstance(item, Mapping) else None
@@ -229,7 +229,7 @@ class RewardIngest:
                 with suppress(BadDecisionId):  # told when the item is checked
                     opened[index] = self.sealer.open(identity)
         if not opened or self.stamped_units is None:
-            return opened
+            return dict(opened)
         return dict(zip(opened, await self.stamped_units.found(list(opened.values())), strict=True))
 
     async def _renew_keys(self, now: float) -> bool:
