@@ -34,8 +34,8 @@ class EngineConfig(ConfigModel):
     nodes: Annotated[tuple[str, ...], OneOrMore] = ("*",)
     """Names that nodes may have; ``*`` stands for any characters."""
     ids: Literal["stamped", "joined"] = "stamped"
-    """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published. ``joined``: as
-    stamped, and a reward counts only with the row of its request."""
+    """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published.
+    ``joined``: as stamped, and a reward counts only with the row of its request."""
     max_lost_rows: Share = 0.01
     """Greatest part of the rows of five minutes that nodes may lose; above it, comparisons are not trusted."""
     forget: PositiveDuration = 3600.0
