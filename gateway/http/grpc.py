@@ -15,7 +15,7 @@ _TO_HTTP: Final = (200, 499, 500, 400, 504, 404, 409, 403, 503, 400, 409, 400, 4
 """The HTTP status by which a gRPC status is judged and recorded: 5xx is the backend's fault, 4xx the client's."""
 _FROM_HTTP: Final = {
     400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 409: 10, 412: 9, 413: 8, 414: 8, 417: 3, 422: 3, 429: 8,
-    431: 8, 499: 1, 500: 13, 501: 12, 502: 14, 503: 14, 504: 4, 505: 13,
+    431: 8, 499: 4, 500: 13, 501: 12, 502: 14, 503: 14, 504: 4, 505: 13,
 }  # fmt: skip
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")

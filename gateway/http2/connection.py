@@ -16,7 +16,8 @@ from gateway.http2.errors import (
 )
 from gateway.http2.fields import trailer_fault
 from gateway.http2.hpack import Decoder, HeaderList
-from gateway.http2.limits import MAX_CONTINUATIONS, MAX_SETTINGS, OVERSIZED_COST, Limits
+from gateway.http2.limits import MAX_CONTINUATIONS, OVERSIZED_COST, Limits
+from gateway.http2.settings import parse_settings
 from gateway.http2.stream import RECV_HEADERS, Stream
 
 
@@ -33,6 +34,7 @@ class Connection(ConnectionBase):
         "_first",
         "_greeted",
         "_now",
+        "_partial_since",
         "_touched",
     )
 
@@ -52,6 +54,8 @@ class Connection(ConnectionBase):
         self._touched: dict[Stream, None] = {}
         """Streams that the current read brought something of."""
         self._now = 0.0
+        self._partial_since = 0.0
+        """When the first bytes of the incomplete frame in the buffer came; 0.0: there is none."""
 
     # For subclasses ---------------------------------------------------------------------------------
     def on_head(self, stream_id: int, headers: HeaderList, *, end: bool) -> Stream:
@@ -64,6 +68,9 @@ class Connection(ConnectionBase):
 
     def on_goaway(self, last_stream: int, code: int) -> None:
         """The peer serves no stream after ``last_stream``."""
+
+    def on_settings(self) -> None:
+        """The peer's settings are in force."""
 
     # What ends early -------------------------------------------------------------------------------
     def _fail_stream(self, stream_id: int, fault: StreamFault) -> None:
@@ -98,6 +105,8 @@ class Connection(ConnectionBase):
             if self._greeted:
                 place = self._frames(data, place)
             self._buffer = data[place:] if place < len(data) else b""
+            if place or not self._partial_since:
+                self._partial_since = now if self._buffer else 0.0
         except ConnectionFault as fault:
             self._buffer = b""
             self.end(fault)
@@ -115,6 +124,13 @@ class Connection(ConnectionBase):
     def awaits_head(self) -> bool:
         """Whether the preface, the first frame or a header block is incomplete."""
         return self._first or self._block is not None
+
+    def frame_is_late(self, since: float) -> bool:
+        """Whether the first bytes of an incomplete frame came before ``since``; streams time their bodies."""
+        if not self._partial_since or self._partial_since >= since:
+            return False
+        buffer = self._buffer
+        return not self.streams or len(buffer) < frames.HEADER_BYTES or buffer[3] != frames.DATA
 
     def _greet(self, data: bytes) -> int:
         if data.startswith(frames.PREFACE):
@@ -321,33 +337,16 @@ class Connection(ConnectionBase):
                 raise ConnectionFault(PROTOCOL_ERROR, "a confirmation of SETTINGS that were not sent")
             self._settings_unconfirmed -= 1
             return
-        if len(payload) % 6:
-            raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS has entries of six bytes")
-        if len(payload) > 6 * MAX_SETTINGS:
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "SETTINGS has too many entries")
         window = self.peer_window
-        for start in range(0, len(payload), 6):
-            value = int.from_bytes(payload[start + 2 : start + 6], "big")
-            window = self._on_setting(payload[start] << 8 | payload[start + 1], value, window)
+        for name, value in parse_settings(payload, client=self.client):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                window = value
+            elif name == frames.MAX_CONCURRENT_STREAMS:
+                self.peer_streams = value
         if window != self.peer_window:
             self._resize_windows(window)
         self.send(frames.SETTINGS_ACK)
-
-    def _on_setting(self, name: int, value: int, window: int) -> int:
-        """Apply one setting; return the initial window after it."""
-        if name == frames.INITIAL_WINDOW_SIZE:
-            if value > frames.MAX_WINDOW:
-                raise ConnectionFault(FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE is too large")
-            return value
-        if name == frames.MAX_FRAME_SIZE:
-            if not 16_384 <= value <= 16_777_215:
-                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of range")
-        elif name == frames.ENABLE_PUSH:
-            if value > 1 or (self.client and value):
-                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is out of range")
-        elif name == frames.MAX_CONCURRENT_STREAMS:
-            self.peer_streams = value
-        return window
+        self.on_settings()
 
     def _resize_windows(self, window: int) -> None:
         change = window - self.peer_window

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import Final
 
 from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.base import Connection, ResponseHandler
@@ -14,6 +15,9 @@ from gateway.transport.http2_connection import (
     SessionOwner,
     StreamConnection,
 )
+
+OPENING_TIMEOUT_S: Final = 10.0
+"""Until the backend's settings have come; those who wait have shorter limits of their own."""
 
 
 class Sessions(SessionOwner):
@@ -78,8 +82,11 @@ class Http2Address(Address):
             opening = self._opening
             if opening is None or opening.done():
                 opening = self._opening = self.loop.create_task(self._open())
+                opening.add_done_callback(_retrieve)
             try:
-                await asyncio.shield(opening)
+                fresh = await asyncio.shield(opening)
+                if fresh.peer_streams < 1:
+                    raise ConnectionError("it permits no requests")
             except (OSError, UnicodeError) as error:
                 self._report(handler, error)
                 return
@@ -87,17 +94,25 @@ class Http2Address(Address):
         handler.on_connected(StreamConnection(session))
 
     async def _open(self) -> Http2Session:
-        transport, protocol = await self.loop.create_connection(
-            lambda: Http2Connection(self.sessions, self.endpoint.web_scheme.encode()),
-            self.endpoint.host,
-            self.endpoint.port,
-            ssl=self.context,
-            server_hostname=self.server_name,
-        )
-        session = protocol.session
-        if session is None:
-            transport.abort()
-            raise ssl.SSLError("the backend did not agree on HTTP/2; write its address with https://")
+        """A connection whose limits are known: a burst of requests is not refused by one that permits fewer."""
+        async with asyncio.timeout(OPENING_TIMEOUT_S):
+            transport, protocol = await self.loop.create_connection(
+                lambda: Http2Connection(self.sessions, self.endpoint.web_scheme.encode()),
+                self.endpoint.host,
+                self.endpoint.port,
+                ssl=self.context,
+                server_hostname=self.server_name,
+            )
+            session = protocol.session
+            try:
+                if session is None:
+                    raise ssl.SSLError("the backend did not agree on HTTP/2; write its address with https://")
+                await session.ready
+            except BaseException:
+                transport.abort()
+                raise
+        if session.ended:
+            raise ConnectionError("it closed the connection")
         session.idle_since = self.time()
         self.sessions.all.append(session)
         return session
@@ -109,3 +124,9 @@ class Http2Address(Address):
         self.sessions.end_idle(float("inf"))
         for session in self.sessions.all:
             session.closing = True
+
+
+def _retrieve(task: asyncio.Task[Http2Session]) -> None:
+    """Looks at the exception, which asyncio reports otherwise if those who waited have left."""
+    if not task.cancelled():
+        task.exception()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final, cast
 
-from gateway.http.fields import REQUEST_ID, RESPONSE_ACTIONS
 from gateway.http.grpc import judged_status
 from gateway.http2.connection import Connection as Http2
 from gateway.http2.errors import (
@@ -20,18 +19,19 @@ from gateway.http2.errors import (
 )
 from gateway.http2.fields import Field, ResponseFields
 from gateway.http2.frames import MAX_WINDOW
-from gateway.http2.hpack import HeaderList, encode_field
+from gateway.http2.hpack import HeaderList
 from gateway.http2.limits import Limits
 from gateway.http2.stream import Stream, StreamOwner
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.base import Connection, ResponseHandler, ResponseHead
+from gateway.transport.http2_head import encode_head, response_lines
 from gateway.transport.response import MAX_FIELDS, MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
 
 MAX_STREAMS: Final = 100
 """Requests on one connection at the same time, if the backend permits as many."""
 HIGH_WATER_BYTES: Final = 65_536
-_NOT_SENT: Final = frozenset((b"host", b"transfer-encoding", b"connection", b"upgrade", b"te"))
-"""Lines of an HTTP/1.1 head that HTTP/2 says otherwise."""
+MIN_SILENCE_S: Final = 1.0
+"""Seconds without a byte after which a request that is given up makes its connection suspect."""
 
 
 class SessionOwner:
@@ -101,11 +101,12 @@ class BackendStream(Stream):
 class StreamConnection(Connection):
     """A stream as the sender of a request sees it: a connection for one request."""
 
-    __slots__ = ("_head_only", "_session", "_stream")
+    __slots__ = ("_head_only", "_session", "_started", "_stream")
 
     def __init__(self, session: Http2Session) -> None:
         self._session = session
         self._stream: BackendStream | None = None
+        self._started = 0.0
         self._head_only = False
         self.transport = session.transport
         self.handler = None
@@ -133,6 +134,7 @@ class StreamConnection(Connection):
         if session.ended:
             self.fail("its connection has ended", False, unread=True)
             return
+        self._started = perf_counter()
         session.highest += 2 if session.highest else 1
         self._stream = stream = BackendStream(session, session.highest, self)
         session.open(stream)
@@ -162,10 +164,26 @@ class StreamConnection(Connection):
         if not self.closed:
             self.closed = True
             if self._stream is not None:
+                if self._silent and perf_counter() - self._started > MIN_SILENCE_S:
+                    self._session.retire()
                 self._stream.reset(CANCEL)
                 self._session.flush_soon()
 
+    @property
+    def _silent(self) -> bool:
+        """Whether no byte came on the connection since the request was sent."""
+        return self._session.heard_at < self._started
+
     # Called by the stream ---------------------------------------------------------------------------
+    def on_connection_lost(self, *, head_done: bool) -> None:
+        """The connection has ended; perhaps it was closed while it was idle, before the request reached it."""
+        handler, self.handler = self.handler, None
+        self.closed = True
+        if handler is not None:
+            code = "backend_truncated" if head_done else "backend_reset"
+            race = self._silent and self._session.served > 0
+            handler.on_failure(code, "it closed the connection before it responded", idle_close=race)
+
     def take_handler(self) -> ResponseHandler | None:
         """The response is over."""
         handler, self.handler = self.handler, None
@@ -213,7 +231,7 @@ class StreamConnection(Connection):
 class Http2Session(Http2):
     """The streams of one connection."""
 
-    __slots__ = ("idle_since", "owner", "scheme", "served", "transport")
+    __slots__ = ("heard_at", "idle_since", "owner", "ready", "scheme", "served", "transport")
 
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
         super().__init__(Limits(max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS), client=True)
@@ -222,7 +240,11 @@ class Http2Session(Http2):
         self.served = 0
         """Whole responses so far."""
         self.idle_since = 0.0
+        self.heard_at = 0.0
+        """`perf_counter` when bytes last came."""
         self.scheme = scheme
+        self.ready: asyncio.Future[None] = owner.loop.create_future()
+        """Done when the backend's settings came; an OSError if it ends before."""
 
     @property
     def has_room(self) -> bool:
@@ -249,9 +271,27 @@ class Http2Session(Http2):
         assert isinstance(stream, BackendStream)
         stream.connection_of.on_response_head(stream, headers, end=end)
 
+    def on_settings(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
     def on_ended(self, fault: ConnectionFault | None) -> None:
-        self.owner.forget(self)
+        self.fail(f"it does not speak HTTP/2: {fault.message}" if fault is not None else "it was given up")
         self.transport.close()
+
+    def fail(self, reason: str) -> None:
+        """Take no further requests; whoever waits for the settings gets ``reason``."""
+        self.owner.forget(self)
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError(reason))
+
+    def retire(self) -> None:
+        """Take no further requests: nothing says that the backend still has this connection.
+
+        The other end may be gone without a word. Requests in flight keep their own time limits.
+        """
+        self.closing = True
+        self.owner.forget(self)
 
     def on_goaway(self, last_stream: int, code: int) -> None:
         """Streams beyond ``last_stream`` were not acted on, and may be repeated."""
@@ -297,8 +337,9 @@ class Http2Connection(asyncio.Protocol):
         session = self.session
         if session is None:
             return
+        session.heard_at = now = perf_counter()
         try:
-            session.receive(data, perf_counter())
+            session.receive(data, now)
         except Exception as error:  # noqa: BLE001 - other backends must go on
             INTERNAL_ERRORS.report(error)
             session.end(None)
@@ -307,12 +348,12 @@ class Http2Connection(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        self._owner.forget(session)
+        session.fail("it closed the connection before it sent its settings")
         session.ended = True
         for stream in tuple(session.streams.values()):
             stream.drop()
             assert isinstance(stream, BackendStream)
-            stream.connection_of.fail("it closed the connection before it responded", stream.head_done)
+            stream.connection_of.on_connection_lost(head_done=stream.head_done)
 
     def pause_writing(self) -> None:
         if self.session is not None:
@@ -321,37 +362,3 @@ class Http2Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.session is not None:
             self.session.resume_writing()
-
-
-def encode_head(parts: list[bytes], scheme: bytes) -> bytes:
-    """The header block for a request whose head is written in HTTP/1.1."""
-    first, *lines = b"".join(parts).split(b"\r\n")
-    method, target, _ = first.split(b" ")
-    block = [
-        encode_field(b":method", method),
-        encode_field(b":scheme", scheme),
-        encode_field(b":path", target),
-        b"",
-        encode_field(b"te", b"trailers"),
-    ]
-    for line in lines:
-        if line:
-            name, _, value = line.partition(b": ")
-            name = name.lower()
-            if name not in _NOT_SENT:
-                block.append(encode_field(name, value))
-            elif name == b"host":
-                block[3] = encode_field(b":authority", value)
-    return b"".join(block)
-
-
-def response_lines(fields: list[Field]) -> list[bytes]:
-    """The lines that go on to the client."""
-    lines = []
-    for field in fields:
-        action = RESPONSE_ACTIONS.get(field.name)
-        if action is None:
-            lines.append(field.line)
-        elif action == REQUEST_ID:  # the client gets the gateway's
-            lines.append(b"x-backend-request-id: %b\r\n" % field.value)
-    return lines

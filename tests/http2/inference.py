@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +26,8 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.offset, self.binary = offset, binary
         self.failure: grpc.StatusCode | None = None
         self.late_failure: grpc.StatusCode | None = None
+        self.delay = 0.0
+        """Seconds before it responds."""
         self.serving = SERVING
         self.models: list[str] = []
         self.probed: list[str] = []
@@ -51,6 +54,7 @@ class InferenceServer(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def infer(self, request: Any, context: Any) -> Any:
         self.models.append(request.model_name)
+        time.sleep(self.delay)
         if self.failure is not None:
             context.abort(self.failure, "told to")
         return self.response(request)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import cast
 
 import pytest
 
@@ -14,13 +16,26 @@ from tests.http2.client import PATIENCE, Client
 from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
 from tests.wire.rig import Rig
 
-BACKEND = Http2Backend()
+
+class Stranger(asyncio.Protocol):
+    """Accepts connections, says something, and closes them."""
+
+    def __init__(self, greeting: bytes) -> None:
+        self.greeting = greeting
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).write(self.greeting)
+        transport.close()
 
 
-BACKEND.port = free_port()
+STRANGERS = {free_port(): b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", free_port(): b""}
+OLD, CLOSING = STRANGERS
+BACKEND = Http2Backend(port=free_port())
 RIG = {
     "backends": f"""\
   multi: {{url: "h2c://127.0.0.1:{BACKEND.port}", ejection: null}}
+  old: {{url: "h2c://127.0.0.1:{OLD}", ejection: null}}
+  closing: {{url: "h2c://127.0.0.1:{CLOSING}", ejection: null}}
 """,
     "routes": """\
   multi:
@@ -35,6 +50,27 @@ RIG = {
     policy: {type: single, variant: v1}
     retry: {attempts: 1}
     fallback: [v2]
+  hasty:
+    match: {path: /hasty}
+    variants: {v1: {backend: multi}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+    timeouts: {first_byte: 1500ms}
+  replayed:
+    match: {path: /replayed}
+    variants: {v1: {backend: multi}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1, replayable: true}
+  old:
+    match: {path: /old}
+    variants: {v1: {backend: old}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
+  closing:
+    match: {path: /closing}
+    variants: {v1: {backend: closing}}
+    policy: {type: single, variant: v1}
+    retry: {attempts: 1}
   shadowed:
     match: {path: /ms}
     variants: {v1: {backend: a}, v2: {backend: multi}}
@@ -45,8 +81,18 @@ RIG = {
 
 @pytest.fixture(scope="module")
 def started(shared_rig: Rig) -> Iterator[Http2Backend]:
-    shared_rig.run(BACKEND.start())
+    async def start() -> list[asyncio.Server]:
+        await BACKEND.start()
+        loop = asyncio.get_running_loop()
+        return [
+            await loop.create_server(partial(Stranger, greeting), "127.0.0.1", port)
+            for port, greeting in STRANGERS.items()
+        ]
+
+    strangers = shared_rig.run(start())
     yield BACKEND
+    for stranger in strangers:
+        shared_rig.call(stranger.close)
     shared_rig.run(BACKEND.stop())
 
 
@@ -279,3 +325,55 @@ def test_a_shadow_over_http2(rig: Rig, backend: Http2Backend) -> None:
             assert reply.status == 200
             stream += 2
             rig.settle()
+
+
+# Connections ----------------------------------------------------------------------------------------
+def test_a_burst_on_a_new_connection_heeds_the_backends_limit(rig: Rig, backend: Http2Backend) -> None:
+    held: list[Request] = []
+    backend.settings = {3: 4}
+    backend.plans.extend([held.append] * 12)
+    with Client(rig.port) as client:
+        client.send(b"".join(headers(to(b"/m"), n) for n in range(1, 25, 2)))
+        rig.until(lambda: len(held) == 12)
+        assert [len(connection.requests) for connection in backend.connections] == [4, 4, 4]
+
+
+def test_a_backend_that_permits_no_requests_is_an_error(rig: Rig, backend: Http2Backend) -> None:
+    backend.settings = {3: 0}
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(b"/m")))
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_connect")
+    assert len(backend.connections) == 1
+
+
+@pytest.mark.parametrize("path", [b"/old", b"/closing"])
+def test_a_backend_that_does_not_speak_http2_is_an_error(
+    rig: Rig, backend: Http2Backend, path: bytes
+) -> None:
+    with Client(rig.port) as client:
+        reply = client.request(headers(to(path)))
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "backend_connect")
+    assert not rig.requests
+
+
+def test_a_connection_that_has_gone_silent_gets_no_further_requests(rig: Rig, backend: Http2Backend) -> None:
+    """A host that vanished answers nothing, and its connection ends only after many minutes."""
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/hasty"))).status == 200
+        backend.plans.append(lambda _: None)
+        assert client.request(headers(to(b"/hasty"), 3), 3).status == 504
+        assert client.request(headers(to(b"/hasty"), 5), 5).status == 200
+    assert len(backend.connections) == 2
+
+
+def test_a_connection_closed_while_idle_costs_no_request(rig: Rig, backend: Http2Backend) -> None:
+    """As with HTTP/1.1: the request that meets the end is repeated on a new connection."""
+
+    def vanish(request: Request) -> None:
+        request.connection.transport.abort()
+
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/replayed"))).status == 200
+        backend.plans.append(vanish)
+        assert client.request(headers(to(b"/replayed"), 3), 3).status == 200
+    assert len(backend.connections) == 2

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests.http2.client import Client
-from tests.http2.raw import AUTHORITY, HELLO, PREFACE, SCHEME, Pair, data, frame, headers, settings
-from tests.support.backend import ok
+from tests.http2.raw import AUTHORITY, HELLO, PREFACE, SCHEME, Pair, data, frame, headers, settings, word
+from tests.support.backend import EARLY, HOLD, ok
 from tests.wire.rig import Rig
 
 RIG = {
@@ -77,3 +77,47 @@ def test_a_client_that_reads_nothing_is_cut(rig: Rig) -> None:
         except OSError:
             pass
         rig.until(lambda: not rig.worker.connections)
+
+
+def test_a_frame_that_does_not_end(rig: Rig) -> None:
+    """A byte now and then is no reason to keep a connection."""
+    with Client(rig.port) as client:
+        begun = frame(6, 0, 0, b"12345678")
+        for place in range(16):
+            client.send(begun[place : place + 1])
+            time.sleep(0.25)
+            if client.closed:
+                break
+        assert client.read_to_end().goaway == "ENHANCE_YOUR_CALM"
+
+
+def test_pings_do_not_keep_an_idle_connection(rig: Rig) -> None:
+    with Client(rig.port) as client:
+        began = time.monotonic()
+        client.socket.settimeout(0.2)
+        while not client.reader.goaway and time.monotonic() - began < 15:
+            client.send(frame(6, 0, 0, b"12345678"))
+            try:
+                client.reader.feed(client.socket.recv(65_536))
+            except TimeoutError:
+                continue
+            time.sleep(0.1)
+        assert client.reader.goaway == "NO_ERROR"
+
+
+def test_a_request_behind_the_end_of_an_idle_connection_is_served(rig: Rig) -> None:
+    """It may have been on its way when the gateway announced the end."""
+    with Client(rig.port) as client:
+        client.read_until(lambda reader: bool(reader.goaway))
+        assert client.request(headers(to(b"/p"))).status == 200
+        client.read_to_end()
+
+
+def test_an_upload_without_end_does_not_keep_a_stream_whose_response_had_to_wait(rig: Rig) -> None:
+    rig.a.plans.append([EARLY, ok(b"x" * 100_000), HOLD])
+    with Client(rig.port) as client:
+        client.send(headers(to(b"/p"), end=False) + data(b"x", end=False))
+        client.read_until(lambda reader: 1 in reader.replies and len(reader.replies[1].body) > 60_000)
+        client.send(frame(8, 0, 0, word(100_000)) + frame(8, 0, 1, word(100_000)))
+        client.read_until(lambda reader: reader.replies[1].reset == "NO_ERROR")
+        assert len(client.reader.replies[1].body) == 100_000

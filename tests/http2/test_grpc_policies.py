@@ -13,6 +13,7 @@ import pytest
 
 from backends.rpc.messages import MESSAGES
 from tests.faults.rig import FaultRig
+from tests.http2.client import Client
 from tests.http2.inference import (
     NOT_SERVING,
     OWN_CONNECTION,
@@ -22,6 +23,7 @@ from tests.http2.inference import (
     infer,
     infer_request,
 )
+from tests.http2.raw import data, headers
 
 ONE, TWO, OTHER = InferenceServer(), InferenceServer(binary=False), InferenceServer(offset=0.5)
 SERVERS = (ONE, TWO, OTHER)
@@ -33,6 +35,9 @@ backends:
   strict:
     urls: ["h2c://127.0.0.1:{ONE.port}", "h2c://127.0.0.1:{TWO.port}"]
     balance: round_robin
+    ejection: {{consecutive: 3, base: 1m}}
+  hurried:
+    urls: ["h2c://127.0.0.1:{ONE.port}", "h2c://127.0.0.1:{TWO.port}"]
     ejection: {{consecutive: 3, base: 1m}}
   probed:
     urls: ["h2c://127.0.0.1:{ONE.port}", "h2c://127.0.0.1:{OTHER.port}"]
@@ -58,6 +63,11 @@ routes:
     variants: {{v1: {{backend: strict}}}}
     policy: {{type: single, variant: v1}}
     retry: {{attempts: 1}}
+  hurried:
+    match: {{grpc: {SERVICE}, model: hurried}}
+    variants: {{v1: {{backend: hurried}}}}
+    policy: {{type: single, variant: v1}}
+    retry: {{attempts: 1}}
   probed:
     match: {{grpc: {SERVICE}, model: probed}}
     variants: {{v1: {{backend: probed}}}}
@@ -80,6 +90,7 @@ def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRig]:
 def rig(shared_rig: FaultRig) -> Iterator[FaultRig]:
     for server in SERVERS:
         server.failure = server.late_failure = None
+        server.delay = 0.0
         server.serving = SERVING
         server.models.clear()
         server.probed.clear()
@@ -261,3 +272,22 @@ def test_the_decision_stands_in_leading_and_trailing_metadata(rig: FaultRig, cha
     for name in ("x-decision-id", "x-variant", "x-request-id"):
         assert leading[name] == trailing[name]
     assert trailing["x-variant"] == "v1"
+
+
+def test_deadlines_of_clients_are_not_charged_to_the_backend(rig: FaultRig) -> None:
+    message = infer_request("hurried", 1.0).SerializeToString()
+    body = b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
+    head = [
+        (b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"),
+        (b":path", f"/{SERVICE}/ModelInfer".encode()), (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"), (b"grpc-timeout", b"60m"),
+    ]  # fmt: skip
+    for server in SERVERS:
+        server.delay = 0.5
+    with Client(rig.port) as client:
+        for stream in range(1, 17, 2):
+            reply = client.request(headers(head, stream, end=False) + data(body, stream), stream)
+            assert dict(reply.heads[-1])[b"grpc-status"] == b"4"
+    rig.until(lambda: len(rig.outcomes) == 8)
+    assert {(found.status, found.error) for found in rig.outcomes} <= {(499, "client_left"), (499, "")}
+    assert states(rig, "hurried") == ["healthy", "healthy"]

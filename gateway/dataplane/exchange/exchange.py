@@ -28,7 +28,6 @@ from gateway.dataplane.request.json_body import NO_BODY, JsonBody, read, read_sc
 from gateway.dataplane.tracing import RequestTrace
 from gateway.errors import TurnoutError
 from gateway.http.fields import STATUS_LINES
-from gateway.http.grpc import judged_status
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.address import Address
 from gateway.transport.base import Connection, ResponseHead
@@ -233,6 +232,8 @@ class Exchange(Failover):
             self._promote("hedged")
         elif self._hedge is not None:
             self._end_hedge("hedge_lost")
+        if response.judged == 504:
+            response.judged = self.request.judge(504, now)
         self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
         if response.judged >= 500:
             texts = self.request.route.client_errors.get(response.judged)
@@ -307,10 +308,9 @@ class Exchange(Failover):
 
     def _end_with(self, attempt: Attempt, trailers: bytes) -> None:
         """Sends what is left; the status of a gRPC call comes last."""
-        relay = self.relay
-        relay.end_with(trailers)
-        relay.status = judged_status(trailers.split(b"\r\n"), relay.status)
-        if relay.status >= 500:
+        self.relay.end_with(trailers)
+        self.relay.status = status = self.request.judge(self.relay.status, perf_counter())
+        if status >= 500:
             attempt.observe_failure("backend_status")
             self._error = self._error or "backend_status"
 

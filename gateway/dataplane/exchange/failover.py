@@ -72,7 +72,11 @@ class Failover(ExchangeBase):
 
     def on_expired(self, attempt: Attempt, code: str) -> None:
         state = attempt.state
-        if state == QUEUED:
+        if self.request.given_up(perf_counter()) and state != RELAYING:
+            self._note(attempt, "client_left", perf_counter())
+            self._error = self._error or "client_left"
+            self._fail(TurnoutError("client_left", "The deadline that the client set has passed."))
+        elif state == QUEUED:
             self._next(attempt, code, "it waited for a free place for the maximum time", sent=False)
         elif state == BACKOFF:
             self._next(attempt, code, "", sent=False)
@@ -81,7 +85,7 @@ class Failover(ExchangeBase):
         elif state != RELAYING:
             attempt.observe_failure(code)
             self._next(attempt, code, "", sent=state == WAITING)
-        elif self.client.write_paused or not self.body.complete:
+        elif self.client.write_paused or not self.body.complete or self.request.given_up(perf_counter()):
             self.client_lost()  # it does not read, or does not send: the backend waits for it
             self.client.abort()
         else:

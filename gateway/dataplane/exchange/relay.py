@@ -7,6 +7,7 @@ from typing import Final
 from gateway.dataplane.base import ClientConnection, PipelinedRequest
 from gateway.dataplane.exchange.attempt import ResponseSink
 from gateway.dataplane.exchange.stream_end import TAIL_BYTES, is_whole
+from gateway.http.grpc import judged_status
 from gateway.record.usage import UsageReader
 from gateway.transport.base import ResponseHead
 
@@ -96,6 +97,7 @@ class Relay(ResponseSink):
     def end_with(self, trailers: bytes) -> None:
         """Sends what is left, and these field lines behind the body."""
         self.client.send_trailers(self._out, trailers)
+        self.status = judged_status(trailers.split(b"\r\n"), self.status)
         self.whole = True
 
     @property

@@ -58,3 +58,11 @@ class Request:
             or head.upgrade != b""
             or (head.method == b"POST" and infers.search(head.path) is not None)
         )
+
+    def given_up(self, now: float) -> bool:
+        """Whether the deadline that the client set has passed: it has gone, which is not the backend's fault."""
+        return 0.0 < self.head.grpc_timeout <= now - self.head.started
+
+    def judge(self, status: int, now: float) -> int:
+        """``status``, or 499 if it is that of a deadline which the client set."""
+        return 499 if status == 504 and self.given_up(now) else status

@@ -84,7 +84,6 @@ class Http2Protocol(StreamCarrier):
             self._linger(data)
             return
         self.now = perf_counter()
-        self._deadline = 0.0
         try:
             session.receive(data, self.now)
         except Exception as error:  # noqa: BLE001 - other connections must go on
@@ -135,7 +134,7 @@ class Http2Protocol(StreamCarrier):
             self.transport.close()
 
     def shutdown(self) -> None:
-        """Announces the end to the client; uvicorn calls it when the server ends."""
+        """Announces the end to the client, whose next request may be on its way; uvicorn calls it too."""
         if not self._drain_at and not self._session.ended:
             self._drain_at = perf_counter() + DRAIN_NOTICE_S
             self._session.announce_end()
@@ -159,18 +158,21 @@ class Http2Protocol(StreamCarrier):
             if not session.streams:
                 self.transport.close()
         elif self._head_is_late(now, limits.header_timeout):
-            session.end(ConnectionFault(ENHANCE_YOUR_CALM, "a head takes too long"))
+            session.end(ConnectionFault(ENHANCE_YOUR_CALM, "a frame or a header block takes too long"))
         else:
             session.check(now)
-            if not session.streams:
+            if session.streams:
+                self._deadline = 0.0
+            else:
                 self._check_idle(now, self._idle_timeout(limits))
 
     def _head_is_late(self, now: float, timeout: float) -> bool:
         if not self._session.awaits_head:
             self._head_since = 0.0
-            return False
-        self._head_since = self._head_since or now
-        return now - self._head_since > timeout
+        elif not self._head_since:
+            self._head_since = now
+        since = now - timeout
+        return 0.0 < self._head_since < since or self._session.frame_is_late(since)
 
     def _idle_timeout(self, limits: Limits) -> float:
         if self.surplus:
@@ -181,5 +183,4 @@ class Http2Protocol(StreamCarrier):
         if not self._deadline:
             self._deadline = now + timeout
         elif now > self._deadline:
-            self._session.close()
-            self.transport.close()
+            self.shutdown()

@@ -84,10 +84,7 @@ class StreamClient(ClientConnection):
         stream.connection.flush_soon()
 
     def send_trailers(self, data: list[bytes], lines: bytes) -> None:
-        if self._foreign:
-            self._send_foreign(data, True)
-            return
-        self.send(data, False)
+        self.send(data, bool(self._foreign))
         if self.stream.local_open and not self.lost:
             self.stream.send_trailers(encode_lines(lines + self._ids))
             self.stream.connection.flush_soon()
@@ -204,7 +201,11 @@ class RequestStream(Stream):
             self.on_reset(CANCEL)
             return
         request = self.request
-        if request is None or request.complete:
+        if request is None:
+            if self.remote_open and not self.blocked:  # see `StreamClient.responded`: now the response is out
+                self.reset(NO_ERROR)
+            return
+        if request.complete:
             return
         if self.held:  # the client is not slow: its bytes have no taker
             self.body.since += now - self.last_read
