@@ -1,6 +1,6 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { authorise, get, HOME, Refused, send } from "./core/api.js";
+import { authorise, get, HOME, Refused, send, Unreachable } from "./core/api.js";
 import { clockTime, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
@@ -18,6 +18,7 @@ const ShadowPage = later(() => import("./pages/shadow.js"), "ShadowPage");
 const KEEP_EVENTS = 200;
 const KEEP_ALLOCATIONS = 20; // a bandit adds one each second
 const LOOK_MS = 30_000; // between two looks whether we are still logged in and the store is available
+const OUTAGE_LOOK_MS = 3000; // the same for a store that is away
 const TITLES = { overview: "Turnout", outcomes: "Outcomes", decision: "Decision", config: "Configuration", events: "Events" };
 
 class App extends Component {
@@ -45,6 +46,7 @@ class App extends Component {
     addEventListener("pagehide", () => this.stop());
     setInterval(() => document.hidden || this.setState({ now: Date.now() / 1000 }), 1000);
     setInterval(() => document.hidden || this.look(), LOOK_MS);
+    setInterval(() => document.hidden || (this.state.outage && this.lookAtStore()), OUTAGE_LOOK_MS);
     this.look();
     this.go();
   }
@@ -83,6 +85,7 @@ class App extends Component {
       patch: (changes, fresh) => this.patch(changes, fresh),
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
       alive: () => this.setState({ alive: Date.now(), lost: null }),
+      ended: () => this.lookAtStore(),
       lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error })
     });
     get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
@@ -160,7 +163,8 @@ function refusedPage(title, detail, tone = "bad") {
 }
 
 function banner({ lost, outage, alive }) {
-  if (!lost) return outage && notice("bad", "The store is unavailable", outage.message);
+  if (outage && !(lost instanceof Unreachable)) return notice("bad", "The store is unavailable", outage.message);
+  if (!lost) return null;
   const stale = alive ? ` What you see is from ${new Date(alive).toLocaleTimeString()}.` : "";
   return notice("bad", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
 }

@@ -33,8 +33,10 @@ from policies.types import Discounted
 
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
-STANDINGS_S: Final = 10.0
-"""The expensive part of the list of routes is served from the cache for this long."""
+MIN_STANDING_S: Final = 10.0
+MAX_STANDING_S: Final = 60.0
+STANDING_TIME_FACTOR: Final = 60.0
+"""The expensive part of the list of routes, of all of them t seconds, is served from the cache for 60 t, within these."""
 MAX_UNITS_LOOK_S: Final = 0.25
 """A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
@@ -56,6 +58,8 @@ class ControlServices:
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: event streams end."""
         self._cache = _Cache(gateway)
+        self._standing_times: dict[str, float] = {}
+        """Seconds that the last standing of each route took."""
         self._units = OutcomesByUnit(gateway.store, gateway.now, max_look_s=MAX_UNITS_LOOK_S)
         self._units_since: dict[str, float] = {}
         self._units_lock = asyncio.Lock()
@@ -72,13 +76,17 @@ class ControlServices:
             now = self.gateway.now()
             counts = await self.gateway.store.counts(name, since=now - RECENT_S)
             shown = summary(name, self.gateway.document(), status, rollout, now)
-            standing = await self._cache.get(("standing", name), lambda: self._standing(name), STANDINGS_S)
+            fresh = min(MAX_STANDING_S, STANDING_TIME_FACTOR * sum(self._standing_times.values()))
+            standing = await self._cache.get(
+                ("standing", name), lambda: self._standing(name), max(MIN_STANDING_S, fresh)
+            )
             return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)} | standing
 
         return await self._cache.get(("summary", name), make)
 
     async def _standing(self, name: str) -> Json:
         """The part of a summary that is expensive and changes slowly."""
+        began = perf_counter()
         document, steps = self.gateway.document(), await history.steps(self.gateway.store, name)
         made = await asyncio.to_thread(
             standing,
@@ -88,6 +96,7 @@ class ControlServices:
             self.status(name),
             self.gateway.now(),
         )
+        self._standing_times[name] = perf_counter() - began
         return made | {"last_step": steps[-1] if steps else None}
 
     async def summaries(self, serves: Callable[[str], bool] = lambda _: True) -> dict[str, Json]:

@@ -24,7 +24,7 @@ log = logging.getLogger("turnout.control")
 INTERVAL_S: Final = 1.0
 MAKING_TIME_FACTOR: Final = 40.0
 """A view that took t seconds to make is made again after 40 t at the earliest, unless an event changes it."""
-MAX_INTERVAL_S: Final = 5.0
+MAX_INTERVAL_S: Final = 15.0
 MIN_INTERVAL_S: Final = 0.1
 VOLATILE: Final = frozenset({"as_of"})
 """Entries that are sent only with others, since they always change."""

@@ -6,7 +6,7 @@ import { stream } from "./api.js";
 const PAUSES_MS = [1000, 2000, 5000, 10_000];
 const SILENCE_MS = 25_000; // the gateway sends a heartbeat each ten seconds
 
-// on: {patch(changes), event(event), alive(), lost(error)}
+// on: {patch(changes), event(event), alive(), ended(): the gateway ended the stream, lost(error)}
 export class Live {
   constructor(path, on) {
     this.path = path;
@@ -25,6 +25,7 @@ export class Live {
       const began = Date.now();
       try {
         await this.#read(signal);
+        this.on.ended();
       } catch (error) {
         if (signal.aborted) return;
         this.on.lost(error);
