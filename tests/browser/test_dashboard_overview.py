@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.engines.fleet import Poll
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, SHOP, Served
+from tests.engines.test_fleet import CONFIG as ENGINES
+from tests.support.harness import Harness
 
 pytestmark = pytest.mark.browser
 
@@ -122,3 +126,32 @@ def test_steps_older_than_the_latest_events_are_marked_on_the_charts(served: Ser
     earlier.wait_for()
     latest, listed = 200, 6
     assert int(earlier.get_attribute("data-value") or 0) > latest - listed
+
+
+async def polls(harness: Harness) -> None:
+    """A node that has what it was offered, and one that refuses it."""
+    closing = asyncio.Event()
+    for node, refused in (("e1", ""), ("e2", "no such cluster")):
+        offer = await harness.fleet.poll(Poll("edge", node, "routes", ""), closing)
+        closing.set()  # the next one is not held
+        await harness.fleet.poll(
+            Poll("edge", node, "routes", "" if refused else offer.version, refused), closing
+        )
+        closing.clear()
+
+
+def test_the_nodes_of_a_routes_engine_stand_on_its_page(tmp_path: Path, tabs: Tabs) -> None:
+    served = Served(tmp_path / "engines.db", text=ENGINES).start()
+    try:
+        served.do(polls)
+        tab = tabs.new(served.address, "/-/dashboard/routes/digits/health")
+        tab.page.locator('[data-node="e1"]').wait_for()
+        (engine,) = httpx.get(f"{served.address}/-/engines").json()["engines"]
+        states = {node["node"]: node["state"] for node in engine["nodes"]}
+        assert states["e2"] == "refused"
+        for name, state in states.items():
+            shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
+            assert shown.get_attribute("data-value") == state
+        assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
+    finally:
+        served.stop()

@@ -1,10 +1,10 @@
 // The checks that run continuously, the addresses behind each variant, and the requests that failed last.
 
 import { useGet } from "../core/data.js";
-import { ago, count, milliseconds } from "../core/format.js";
+import { ago, count, milliseconds, share } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
-import { badge, scroller, section, variantName, when } from "../parts/basics.js";
+import { badge, figure, scroller, section, variantName, when } from "../parts/basics.js";
 import { html } from "../vendor/preact.js";
 import { eventList } from "./events.js";
 
@@ -18,13 +18,16 @@ const CHECKS = [
 const MAX_LISTED = 12;
 const MAX_COUNTED = 200;
 
+const NODE_TONES = { accepted: "good", behind: "warn", refused: "bad", silent: "bad" };
 const TONES = { healthy: "good", unhealthy: "bad", failing: "bad", ejected: "warn", stalled: "warn" };
 
 export function HealthTab({ report, colour, events, now }) {
-  const failures = useGet(`outcomes?route=${encodeURIComponent(report.route)}&errors=true&limit=${MAX_COUNTED}`, { every: 10 });
+  const failures = useGet(`outcomes?route=${encodeURIComponent(report.route)}&errors=true&limit=${MAX_COUNTED}`, { every: 30 });
+  const engines = useGet("engines", { every: 60 }).data?.engines.filter((one) => one.routes.includes(report.route)) ?? [];
   return [
     checks(report, now),
     addresses(report, colour, now),
+    engines.map((engine) => nodes(engine, report.route, now)),
     html`<div class="two" key="log">
       ${section("failures", "Latest errors", "Of the assigned variant, also where a fallback hid them.", failureList(failures, now))}
       ${section("events", "Events", null, eventList(events, now))}
@@ -62,6 +65,30 @@ function addresses(report, colour, now) {
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
       )}</tbody></table>`
     )
+  );
+}
+
+// The nodes of the engine that serves the route in the gateway's place.
+function nodes(engine, route, now) {
+  const newest = engine.epochs[route];
+  const lost = engine.lost_share === null ? "" : ` Of the rows of the last five minutes, ${share(engine.lost_share)} were lost.`;
+  const head = html`<tr>${["Node", "State", "Epoch", "Last poll", "Rows", "Lost"].map((text, k) => html`<th scope="col" class=${k > 3 ? "number" : null}>${text}</th>`)}</tr>`;
+  return section(
+    `engine-${engine.engine}`,
+    `Nodes of ${engine.engine}`,
+    `They serve this route at epoch ${count(newest)} or earlier.${lost}`,
+    engine.nodes.length
+      ? scroller(
+          `Nodes of ${engine.engine}`,
+          html`<table class="plain"><thead>${head}</thead><tbody>${engine.nodes.map((one) => {
+            const field = (rest) => `engines.${engine.engine}.${one.node}.${rest}`;
+            return html`<tr key=${one.node} data-node=${one.node}><th scope="row" class="mono">${one.node}</th>
+              <td>${badge(figure(field("state"), one.state, sentence(one.state)), NODE_TONES[one.state])} <small>${one.refused}</small></td>
+              <td>${figure(field("epoch"), one.epochs[route], count(one.epochs[route]))}${one.behind.includes(route) && html` <small>behind</small>`}</td>
+              <td>${when(one.seen, now)}</td><td class="number">${figure(field("rows"), one.rows, count(one.rows))}</td><td class="number">${figure(field("lost"), one.lost, count(one.lost))}</td></tr>`;
+          })}</tbody></table>`
+        )
+      : html`<p class="empty">No node has asked for its routes yet: start one with 'turnout engine bootstrap'.</p>`
   );
 }
 
