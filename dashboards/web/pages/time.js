@@ -42,7 +42,7 @@ export function TimeTab({ report, colour, events }) {
   if (!series) return [controls, html`<div class="card chart"><p class="empty">Loading the history…</p></div>`];
   const happened = known(events ?? [], history.data?.steps ?? []);
   const page = { ...pageOf(report, series, colour, query), marks: happened.map((one) => one.time) };
-  const charts = [rewards(page), agreement(page), errors(page), latencies(page), shares(page), requests(page)].filter(Boolean);
+  const charts = [rewards(page), shares(page), agreement(page), errors(page), latencies(page), requests(page)].filter(Boolean);
   return [
     controls,
     marks(happened, page),
@@ -53,7 +53,11 @@ export function TimeTab({ report, colour, events }) {
 // What happened, oldest first: the page's events, and before them the steps of the route, which are kept for longer.
 function known(events, steps) {
   const began = events.length ? events[0].time : Infinity;
-  const found = [...steps.filter((one) => one.time < began), ...events.filter((one) => one.kind !== "allocation")];
+  const told = new Set(events.map((one) => one.data?.revision)); // a revision is older than its event
+  const found = [
+    ...steps.filter((one) => one.time < began && !(one.kind === "config" && told.has(one.data.revision))),
+    ...events.filter((one) => one.kind !== "allocation")
+  ];
   return found.map((one) => ({ ...one, key: `${one.kind}-${one.id}` })).sort((a, b) => a.time - b.time);
 }
 
@@ -262,6 +266,7 @@ function shares(page) {
           .map((v) => v.toFixed(3))
       ).size > 1
   );
+  if (seen.length === 1 && !moving) return null; // one variant has everything: there is nothing to draw
   return {
     ...base(
       page,
