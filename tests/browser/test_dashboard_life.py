@@ -196,10 +196,15 @@ def test_an_open_page_is_one_stream_and_a_call_in_ten_seconds_at_most(served: Se
     for tab, urls in zip(opened, asked.values(), strict=True):
         tab.settled()
         tab.page.on("request", partial(_note, urls))
+    listed, decide, over_time = (tab.page for tab in opened)
     for seed in range(4):
         served.live(DIGITS, steps=1, per_step=10, step=1.0, seed=seed)
+        served.do(lambda h: h.emit("note", "digits", {"text": "a campaign began"}))
+        shown = f'assigned"][data-value="{50 + 10 * seed}"]'
+        listed.locator(f'[data-field="digits.recent.{shown}').wait_for()  # it arrives on the stream
+        decide.locator(f'[data-field="recent.{shown}').wait_for()
+        over_time.locator(".marks li", has_text="Note").nth(seed).wait_for()
         for tab in opened:
-            tab.page.wait_for_timeout(700)  # what changed arrives on the stream
             tab.page.clock.run_for(8000)
     for path, urls in asked.items():
         assert len(urls) <= 4, (path, urls)
