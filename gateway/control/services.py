@@ -36,7 +36,7 @@ FRESH_S: Final = 1.0
 MIN_STANDING_S: Final = 10.0
 MAX_STANDING_S: Final = 60.0
 STANDING_TIME_FACTOR: Final = 60.0
-"""The expensive part of the list of routes, of all of them t seconds, is served from the cache for 60 t, within these."""
+"""The expensive part of the list of routes is cached for 60 times as long as it takes, within these."""
 MAX_UNITS_LOOK_S: Final = 0.25
 """A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
