@@ -75,7 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found = import_module(module)
                 found.add_arguments(sub)
                 run = cast("Callable[[argparse.Namespace], int]", found.main)
-        arguments = parser.parse_args(words)
+        arguments, unknown = parser.parse_known_args(words)
+        if unknown:  # the command's own usage helps, not that of all commands
+            sub = commands.choices[arguments.command]
+            options = [option for action in sub._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0], options, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            sub.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         assert run is not None
         return run(arguments)
     except KeyboardInterrupt:

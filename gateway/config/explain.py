@@ -9,9 +9,10 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.config.auth import Scope
 from gateway.config.faults import KeyPath, nearest, unknown
 from gateway.config.policy import PolicyConfig
-from gateway.config.shape import keys_at, unfold
+from gateway.config.shape import every_section, keys_at, unfold, yaml_keys
 
 Explanation = tuple[str, str]
 """A message and a hint, which may be empty."""
@@ -86,7 +87,19 @@ def explain(error: ErrorDetails) -> Explanation:
 
 
 def _unknown_key(error: ErrorDetails) -> Explanation:
-    return unknown("key", str(error["loc"][-1]), keys_at(error["loc"][:-1]))
+    key = str(error["loc"][-1])
+    message, hint = unknown("key", key, keys_at(error["loc"][:-1]))
+    return message, _elsewhere(key, error["loc"]) or hint
+
+
+def _elsewhere(key: str, location: tuple[str | int, ...]) -> str:
+    """A hint for a key that belongs to the top of the document, or to only one section of it."""
+    sections = {path for path, model in every_section() if key in yaml_keys(model)}
+    if "" in sections:
+        return f"'{key}' belongs to the top of the document"
+    only = sections.pop() if len(sections) == 1 else ""
+    # Another type of policy, for example, is the same section.
+    return f"'{key}' belongs to {only}" if only and only.rpartition(".")[2] not in location else ""
 
 
 def _choices(kind: str, context: dict[str, Any]) -> str:
@@ -121,6 +134,9 @@ def _no_hint(value: object) -> str:
 def _mapping_hint(error: ErrorDetails) -> str:
     """A hint with the mapping that a text in its place most likely stands for."""
     given, place = error["input"], error["loc"]
+    if place[-2:-1] == ("stages",) and isinstance(given, int | float | str) and not isinstance(given, bool):
+        share = f"{given}%" if isinstance(given, int) else given
+        return f"write {{weight: {share}, for: 10m}}"
     key = _SHORTHANDS.get(str(place[-1])) or _NAMED_SHORTHANDS.get(str(place[-2:][0]))
     return f"write {{{key}: {given}}}" if key and isinstance(given, str) and _PLAIN.fullmatch(given) else ""
 
@@ -139,11 +155,16 @@ _EXAMPLES: Final = {
     "variants": "for example 'variants: {v1: {backend: NAME}}'",
     "backend": "'backend: ' and the name of one",
     "type": "one of boolean, fraction, real and count",
+    "baseline": "'baseline: ' and the name of a variant",
+    "candidate": "'candidate: ' and the name of a variant",
+    "stages": "for example 'stages: [{weight: 5%, for: 10m}]'",
+    "weights": "for example 'weights: {v1: 90, v2: 10}'",
+    "scopes": f"for example 'scopes: [infer]'; there are {', '.join(get_args(Scope))}",
     "hash": "what 'turnout keys new' prints",
 }
 
 _SHORTHANDS: Final = {"match": "path", "policy": "type", "unit": "header", "health": "path"}
-_NAMED_SHORTHANDS: Final = {"variants": "backend", "backends": "url"}
+_NAMED_SHORTHANDS: Final = {"variants": "backend", "backends": "url", "metrics": "type"}
 """Section → the key whose value a text in place of the section, or of one of its entries, most likely is."""
 _PLAIN: Final = re.compile(r"[\w./:-]{1,80}")
 _MAPPING: Final = "a mapping of keys to values"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import cli
 from gateway.commands import check
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -110,3 +111,12 @@ def test_variables_come_from_the_environment(
     assert run(str(file)) == 1
     monkeypatch.setenv("TURNOUT_TEST_LISTEN", "127.0.0.1:1")
     assert run(str(file)) == 0
+
+
+def test_a_misspelt_option_shows_the_usage_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["check", "--jsn"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: turnout check ")
+    assert "unrecognized arguments: --jsn; did you mean '--json'?" in said
