@@ -168,7 +168,7 @@ class Fleet:
     async def receive(self, engine: str, body: bytes) -> tuple[int, int]:
         """Record the rows of an export; how many were accepted and refused. Raises ValueError."""
         found = await asyncio.to_thread(
-            rows, body, engine, self._document(), self._revision(), self._sealer.open_stamp
+            rows, body, engine, self._document(), self._revision(), self._sealer.open_stamp, self._clock()
         )
         for outcome in found.outcomes:
             self._record(outcome)

@@ -19,7 +19,7 @@ from gateway.state.outage import StoreOutage
 log = logging.getLogger("turnout.record")
 
 T = TypeVar("T")
-DropReason = Literal["full", "closed", "store_unavailable"]
+DropReason = Literal["full", "closed", "store_unavailable", "unwritable"]
 Sink = Callable[[Sequence[Outcome]], None]
 """Receives each outcome once, in batches, whether or not the store takes it; runs in a background thread."""
 
@@ -68,11 +68,12 @@ class Ring(Generic[T]):
         self.told += len(batch)
         return batch
 
-    def wrote(self, number: int) -> None:
-        """Removes the first ``number`` rows, which the store has."""
+    def wrote(self, number: int, unwritable: int = 0) -> None:
+        """Removes the first ``number`` rows: the store has them, but for those that can't be written."""
         del self.older[:number]
         self.told -= number
-        self.written += number
+        self.written += number - unwritable
+        self.dropped["unwritable"] += unwritable
         self._make_room()
 
     def _make_room(self) -> None:
@@ -95,7 +96,12 @@ class Ring(Generic[T]):
 
     @property
     def offered(self) -> int:
-        return self.taken + len(self.fresh) + sum(self.dropped.values()) - self.dropped["store_unavailable"]
+        return (
+            self.taken
+            + len(self.fresh)
+            + sum(self.dropped.values())
+            - sum(self.dropped[late] for late in ("store_unavailable", "unwritable"))
+        )
 
 
 class Appends(Protocol):
@@ -196,11 +202,45 @@ class Recorder:
         while self._outcomes.older or self._shadowed.older:
             outcomes = self._outcomes.older[:BATCH_ROWS]
             shadowed = self._shadowed.older[:BATCH_ROWS]
-            if self._index is not None and outcomes:
-                await self._index(outcomes)  # first, so that no outcome of the record is without its entry
-            await self._store.append(outcomes, shadowed)
-            self._outcomes.wrote(len(outcomes))
-            self._shadowed.wrote(len(shadowed))
+            unwritable = 0, 0
+            try:
+                await self._append(outcomes, shadowed)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                unwritable = await self._append_each(outcomes, shadowed)
+                log.exception("%d rows of the record can't be written and are dropped", sum(unwritable))
+            self._outcomes.wrote(len(outcomes), unwritable[0])
+            self._shadowed.wrote(len(shadowed), unwritable[1])
+
+    async def _append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]) -> None:
+        if self._index is not None and outcomes:
+            await self._index(outcomes)  # first, so that no outcome of the record is without its entry
+        await self._store.append(outcomes, shadowed)
+
+    async def _append_each(
+        self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
+    ) -> tuple[int, int]:
+        """Write a batch row by row; returns how many outcomes and shadow results can't be written.
+
+        One row must not hold up all later ones. Raises the last failure if no row can be written: then the fault is
+        not in the rows.
+        """
+        failures = [await self._failure([row], []) for row in outcomes]
+        failures += [await self._failure([], [row]) for row in shadowed]
+        if None not in failures and failures[-1] is not None:
+            raise failures[-1]
+        lost = [failure is not None for failure in failures]
+        return sum(lost[: len(outcomes)]), sum(lost[len(outcomes) :])
+
+    async def _failure(self, outcomes: list[Outcome], shadowed: list[Shadowed]) -> Exception | None:
+        try:
+            await self._append(outcomes, shadowed)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged once for all rows
+            return error
+        return None
 
     def _tell_sinks(self, outcomes: Sequence[Outcome]) -> None:
         for sink in self._sinks:

@@ -139,7 +139,7 @@ def _integers(values: Sequence[int]) -> Column:
     if min(span) < 0:
         return _packed("q", values)
     top = max(span)
-    return _packed(next(code for limit, code in _UNSIGNED if top < limit), values)
+    return _packed(next((code for limit, code in _UNSIGNED if top < limit), "Q"), values)
 
 
 def _units(values: Sequence[int]) -> Column:

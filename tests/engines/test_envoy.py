@@ -172,7 +172,7 @@ def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: Setup, clien
     assert first["total_ms"] >= first["backend_ms"] > 0
     units = asyncio.run(setup.reward_sums())[first["assigned"], "correct" + UNITS]
     assert units.count == 1, "two rewards of one unit are one observation"
-    forged = {**items[0], "decision_id": "A" + ids[0][1:]}
+    forged = {**items[0], "decision_id": ids[0].swapcase()}
     refused = httpx.post(f"{setup.gateway.url}/-/feedback", json=forged).json()["rejected"]
     assert refused[0]["code"] in ("unknown_key", "forged")
 
@@ -306,24 +306,26 @@ def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client
     export = ExportLogsServiceRequest()
     logs = export.resource_logs.add().scope_logs.add().log_records
     identity = answered.headers["x-decision-id"].rpartition(".")[0]
-    for text in (identity, "A" + identity[1:]):
-        row = [
-            text,
-            "digits",
-            outcome["served"],
-            "200",
-            "-",
-            "1",
-            "900",
-            "90",
-            "700",
-            "1",
-            "1",
-            "a:1",
-            "r",
-            "anna",
-        ]
-        logs.add().body.string_value = SEPARATOR.join(row)
+    row = [
+        identity,
+        "digits",
+        outcome["served"],
+        "200",
+        "-",
+        "1",
+        "900",
+        "90",
+        "700",
+        "1",
+        "1",
+        "a:1",
+        "r",
+        "anna",
+    ]
+    far = f"{identity.split('.')[0]}.{1 << 47}.{identity.split('.')[2]}"
+    odd = [{0: identity.swapcase()}, {0: far}, {2: "v 1"}, {3: "1000"}, {9: "x"}, {9: "9" * 30}]
+    for changes in ({}, *odd):
+        logs.add().body.string_value = SEPARATOR.join(changes.get(n, text) for n, text in enumerate(row))
 
     def assigned() -> int:
         return sum(int(variant["assigned"]) for variant in setup.report()["variants"].values())
@@ -334,7 +336,7 @@ def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client
         content=export.SerializeToString(),
         headers={"authorization": f"Bearer {TOKEN}"},
     )
-    assert sent.json() == {"accepted": 1, "rejected": 1}
+    assert sent.json() == {"accepted": 1, "rejected": len(odd)}
     setup.outcome(client.post(PATH))  # the record has what was reported before this request
     wait_for(lambda: assigned() >= before + 1, "the later request is counted")
     assert assigned() == before + 1

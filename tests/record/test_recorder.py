@@ -174,3 +174,19 @@ async def test_a_mistake_in_writing_does_not_end_the_record(
     running.cancel()
     await recorder.close()
     await store.close()
+
+
+async def test_a_row_that_cannot_be_written_holds_up_no_other(
+    store: Away, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One row of an Envoy node with 30 digits as a size ended the record of the whole gateway."""
+    recorder = Recorder(store)
+    recorder.offer(outcome(request_bytes=10**30))
+    with pytest.raises(OverflowError):
+        await asyncio.wait_for(recorder.flush(), 20)
+    recorder.offer(outcome(T0 + 1))
+    assert await recorder.flush()
+    assert (recorder.written, recorder.dropped["unwritable"]) == (1, 1)
+    assert balanced(recorder)
+    assert "1 rows of the record can't be written" in caplog.text
+    assert (await store.counts("digits"))["v1"].assigned == 1

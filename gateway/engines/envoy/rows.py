@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from gateway.record.stamp import Stamp, parsed_request
 from policies.allocation.bucketing import unit_hash
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{2,128}")
+_VARIANT: Final = re.compile(r"-|[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_DIGITS: Final = 15
+"""A number with more is none that a node counts, and the store holds 64 bits."""
+MAX_AHEAD_S: Final = 60.0
+"""How far a node's clock may be ahead."""
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
 
@@ -52,15 +58,15 @@ class Rows:
 
 
 def rows(
-    body: bytes, engine: str, document: Document, revision: int, stamp_of: Callable[[str], Stamp]
+    body: bytes, engine: str, document: Document, revision: int, stamp_of: Callable[[str], Stamp], now: float
 ) -> Rows:
-    """The outcomes of an OTLP export. ``stamp_of`` opens the stamps of decision ids.
+    """The outcomes of an OTLP export. ``stamp_of`` opens the stamps of decision ids; ``now`` is in seconds.
 
     Raises ValueError if ``body`` is not an OTLP export of logs.
     """
     reader, read = _Reader(document.engine_routes(engine), revision, stamp_of), list(bodies(body))
     made = [reader.outcome(text) for _, text in read]
-    outcomes = [outcome for outcome in made if outcome is not None]
+    outcomes = [outcome for outcome in made if outcome is not None and outcome.time - now <= MAX_AHEAD_S]
     return Rows(read[0][0] if read else "", outcomes, len(made) - len(outcomes))
 
 
@@ -107,7 +113,9 @@ class _Reader:
             ) = text.split(SEPARATOR)  # fmt: skip
             stamp, _, rest = decision.partition(".")
             shared = self._shared_by(stamp)
-            if shared is None or shared.stamp.route != route:
+            if shared is None or shared.stamp.route != route or not _VARIANT.fullmatch(server):
+                return None
+            if len(max(attempts, total, gateway, backend, received, sent, key=len)) > _MAX_DIGITS:
                 return None
             facts = shared.stamp
             made = parsed_request(rest, facts.published)
@@ -142,7 +150,7 @@ class _Reader:
                     # What the first attempt of a rescued request died of is not in the row.
                     error or ("backend_status" if rescued else ""),
                     rescued and status != 499,
-                    f'[["{served}","{address}",{status},{total_ms}]]' if retried else "",
+                    json.dumps([[served, address[:256], status, total_ms]]) if retried else "",
                     int(gateway) / 1000.0 if gateway.isdigit() else total_ms,
                     int(backend) / 1000.0 if backend.isdigit() else 0.0,
                     total_ms,
@@ -160,6 +168,8 @@ class _Reader:
 def _result(status_text: str, flag_text: str) -> tuple[int, str]:
     """Status and error of the response that the client got."""
     status = int(status_text) if status_text.isdigit() else 0
+    if status > 999:
+        raise ValueError("no status")
     flags = flag_text.split(",")
     if status == 0 or "DC" in flags:
         return 499, "client_left"
