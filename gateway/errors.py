@@ -14,6 +14,10 @@ Blame = Literal["client", "gateway", "backend"]
 Phase = Literal["", "connect", "timeout", "reset", "status"]
 
 
+class MissingExtra(Exception):
+    """A package that is not installed is needed; the message says how to install it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One row of the table."""

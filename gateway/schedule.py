@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.ingest.rewards import SEALING_KEYS
 from gateway.loops.alarms import ALARMS_S, Alarms
+from gateway.loops.archiving import ARCHIVE_S, Archiving
 from gateway.loops.periodic import Step, periodically
 from gateway.loops.probes import PROBES_S
 from gateway.loops.rates import RATES_S, Rates
@@ -31,6 +32,7 @@ def start_loops(
     api, in_force, store, probes = gateway.api, gateway.in_force, gateway.store, gateway.probes
     allocations, document, now = in_force.allocations, in_force.document, in_force.now
     emit, before = gateway.events.emit_quietly, api.joining.before
+    archiving = Archiving(store, document=document, leads=lambda: allocations.leads, clock=now)
     alarms = Alarms(
         store,
         allocations,
@@ -40,7 +42,7 @@ def start_loops(
         dropped=lambda: gateway.recorder.dropped.total(),
         reported=lambda: (api.rewards.counts.total(), api.rewards.rejections),
         copies=lambda: in_force.worker.shadow.large_bodies(),
-        troubles=api.fleet.troubles,
+        troubles=lambda: api.fleet.troubles() | archiving.troubles(),
         lost_rows=api.fleet.lost_rows,
     )
 
@@ -61,7 +63,12 @@ def start_loops(
     start("controllers of routes", before(api.controller.step), allocation_s)
     start("probes", lambda: probes.step(document().backends), lambda: PROBES_S)
     start("alarms", before(lambda: alarms.step(document())), lambda: ALARMS_S, delay=True)
-    start("pruning", lambda: prune_store(store, allocations, document(), now), lambda: PRUNE_S, delay=True)
+
+    async def prune() -> None:
+        await prune_store(store, allocations, document(), now, archiving.keep_from())
+
+    start("pruning", prune, lambda: PRUNE_S, delay=True)
+    start("the archive", archiving.step, lambda: ARCHIVE_S)
     if store.rates is not None:
         rates = Rates(store.rates, gateway.owner, lambda: in_force.registry.buckets, workers)
         start("rates of keys", rates.step, lambda: RATES_S)

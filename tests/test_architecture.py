@@ -60,14 +60,16 @@ ORDER: Mapping[str, str] = {
         "gateway.errors gateway.clock gateway.http gateway.config gateway.auth gateway.record gateway.transport "
         "gateway.telemetry gateway.dataplane gateway.state policies"
     ),
+    "gateway.archive": "gateway.errors gateway.record gateway.state",
     "gateway.ingest": (
-        "gateway.errors gateway.clock gateway.runtime gateway.config gateway.record gateway.state policies"
+        "gateway.errors gateway.clock gateway.runtime gateway.config gateway.record gateway.state gateway.archive "
+        "policies"
     ),
     "gateway.engines": "gateway.clock gateway.config gateway.record gateway.state gateway.compile policies",
     "gateway.loops": (
         "gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth gateway.record "
         "gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile gateway.ingest "
-        "gateway.engines policies"
+        "gateway.engines gateway.archive policies"
     ),
     "gateway.control": (
         "gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config gateway.auth "

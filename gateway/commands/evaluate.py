@@ -16,15 +16,13 @@ import yaml
 from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.documents import chosen_route
-from gateway.commands.export import add_store_arguments, read_from
+from gateway.commands.export import Source, add_store_arguments, read_from
 from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.plans import plan
 from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.config.units import share
-from gateway.ingest.export import chunks
 from gateway.ingest.ope_dataset import OffPolicyDataset
-from gateway.state import open_store
 from policies.allocate import allocate
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Feature, encode
@@ -62,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        url, document = read_from(arguments)
+        source, document = read_from(arguments)
         if document is not None:
             arguments.route = chosen_route(document, arguments.route)
         elif arguments.route is None:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
         datasets = _datasets(arguments, document, target)
-        known = asyncio.run(_read(arguments, url, datasets))
+        known = asyncio.run(_read(arguments, source, datasets))
         _check(arguments, datasets, known)
         features = target.learns.features if target.learns else _features(document, arguments.route)
         cut, wanted = _learned(target, datasets)
@@ -155,19 +153,17 @@ def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
     return found.features if isinstance(found, Contextual) else ()
 
 
-async def _read(arguments: argparse.Namespace, url: str, datasets: Sequence[OffPolicyDataset]) -> list[str]:
+async def _read(
+    arguments: argparse.Namespace, source: Source, datasets: Sequence[OffPolicyDataset]
+) -> list[str]:
     """Fills the datasets; the metrics that were ever reported."""
-    store = open_store(url)
-    await store.open()
-    try:
-        async for records in chunks(
-            store, route=arguments.route, since=arguments.since, until=arguments.until
+    async with source.opened() as record:
+        async for records in record.chunks(
+            route=arguments.route, since=arguments.since, until=arguments.until
         ):
             for dataset in datasets:
                 dataset.add(records)
-        return await store.metric_names()
-    finally:
-        await store.close()
+        return await record.metric_names()
 
 
 def _check(arguments: argparse.Namespace, datasets: Sequence[OffPolicyDataset], known: Sequence[str]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from gateway.archive.open import open_archive
+from gateway.archive.record import WholeRecord
 from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.documents import USUAL
@@ -17,7 +20,7 @@ from gateway.commands.output import add_json, complain, print_json, progress, sa
 from gateway.commands.times import moment
 from gateway.config.document import Document, MetricConfig
 from gateway.config.load import load_file
-from gateway.ingest.export import MissingExtra, export, format_of
+from gateway.ingest.export import export, format_of
 from gateway.state import open_store
 
 
@@ -45,6 +48,9 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"read the store of this configuration (default: {USUAL}, without --record)",
     )
     parser.add_argument("--record", metavar="URL", help="read this store (sqlite:///FILE, redis://…)")
+    parser.add_argument(
+        "--archive", metavar="URL", help="read this archive too (s3://BUCKET/PREFIX, FOLDER), or alone"
+    )
     parser.add_argument("--route", metavar="R", help="only this route (default: all)")
     parser.add_argument(
         "--since",
@@ -55,36 +61,63 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=moment, metavar="TIME", help="only decisions before")
 
 
-def read_from(arguments: argparse.Namespace) -> tuple[str, Document | None]:
-    """Return the URL of the store to read, and the configuration that declares its metrics, if there is one.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where to read the record: a store, an archive, or both."""
+
+    store: str | None
+    archive: str | None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[WholeRecord]:
+        """The record. Raises StoreUnavailable, MissingExtra, OSError and ValueError."""
+        archive = open_archive(self.archive) if self.archive is not None else None
+        if self.store is None:
+            yield WholeRecord(None, archive)
+            return
+        store = open_store(self.store)
+        await store.open()
+        try:
+            yield WholeRecord(store, archive)
+        finally:
+            await store.close()
+
+
+def read_from(arguments: argparse.Namespace) -> tuple[Source, Document | None]:
+    """Return what to read, and the configuration that declares its metrics, if there is one.
 
     Raises ConfigError and ValueError.
     """
     config = arguments.config
-    if config is None and not arguments.record and USUAL.exists():
+    if config is None and not arguments.record and not arguments.archive and USUAL.exists():
         config = USUAL
     document = load_file(config) if config is not None else None
+    archive = arguments.archive
+    if archive is None and document is not None and document.record.archive is not None:
+        archive = stores.archive_of_file(document.record.archive, config)
+    if arguments.archive and not arguments.record:
+        return Source(None, archive), document
     if arguments.record:
         url = arguments.record if "://" in arguments.record else f"sqlite:///{arguments.record}"
     elif document is not None:
         url = stores.of_file(document.store, config)
     else:
-        raise ValueError("whose record? write --config FILE or --record URL")
+        raise ValueError("whose record? write --config FILE, --record URL or --archive URL")
     # Reading a record must not make an empty one.
     if stores.missing(url):
         raise ValueError(f"there is no record at {url}; run the gateway first, or name another store")
-    return url, document
+    return Source(url, archive), document
 
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        url, document = read_from(arguments)
+        source, document = read_from(arguments)
         piped = str(arguments.out) == "-"
         chosen = arguments.format or ("jsonl" if piped else format_of(arguments.out))
         number = asyncio.run(
-            _export(arguments, url, chosen, document.metrics if document is not None else {})
+            _export(arguments, source, chosen, document.metrics if document is not None else {})
         )
-    except (*stores.FAILURES, MissingExtra) as error:
+    except stores.FAILURES as error:
         return complain(error)
     if piped:
         return 0
@@ -96,14 +129,12 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def _export(
-    arguments: argparse.Namespace, url: str, chosen: str, metrics: Mapping[str, MetricConfig]
+    arguments: argparse.Namespace, source: Source, chosen: str, metrics: Mapping[str, MetricConfig]
 ) -> int:
-    store = open_store(url)
-    await store.open()
-    try:
+    async with source.opened() as record:
         with _target(arguments.out) as target:
             number = await export(
-                store,
+                record,
                 target,
                 format=chosen,  # type: ignore[arg-type]
                 route=arguments.route,
@@ -118,8 +149,6 @@ async def _export(
                     f"the record has no rows of the route {arguments.route!r}; nothing was written"
                 )
         return number
-    finally:
-        await store.close()
 
 
 @contextmanager

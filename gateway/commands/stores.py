@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands import output
+from gateway.errors import MissingExtra
 from gateway.state.base import StoreUnavailable
 
-FAILURES: Final = (*output.FAILURES, StoreUnavailable)
+FAILURES: Final = (*output.FAILURES, StoreUnavailable, MissingExtra)
 """What a command reports that reads a store."""
 _SQLITE: Final = "sqlite:///"
 
@@ -24,6 +25,14 @@ def of_file(store: str, config: Path) -> str:
     if not store.startswith(_SQLITE) or file.exists() or not next_to_config.exists():
         return store
     return f"{_SQLITE}{next_to_config}"
+
+
+def archive_of_file(archive: str, config: Path) -> str:
+    """``archive`` as the gateway that runs with ``config`` has it open, as `of_file`."""
+    next_to_config = config.parent / archive
+    if "://" in archive or Path(archive).exists() or not next_to_config.exists():
+        return archive
+    return str(next_to_config)
 
 
 def missing(store: str) -> bool:

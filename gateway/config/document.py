@@ -25,7 +25,7 @@ from gateway.config.backend import (
     PoolConfig,
 )
 from gateway.config.engine import EngineConfig
-from gateway.config.model import ConfigModel, HostPort, Name
+from gateway.config.model import ConfigModel, HostPort, Name, Store
 from gateway.config.policy import (
     BanditConfig,
     BetaPriorConfig,
@@ -73,7 +73,6 @@ from gateway.config.service import (
     RecordConfig,
     ShadowLimitsConfig,
     ShutdownConfig,
-    Store,
     TelemetryConfig,
     TlsConfig,
     TracesConfig,

@@ -142,6 +142,27 @@ def _as_tuple(value: object) -> object:
     return (value,)
 
 
+def _store(value: str) -> str:
+    if re.fullmatch(r"sqlite:///.+", value) or re.fullmatch(
+        r"rediss?(\+cluster)?://[^/\s]+(/\d*)?(\?\S*)?", value
+    ):
+        return value
+    raise ValueError("this is not a store; write sqlite:///FILE or redis://HOST:6379/0")
+
+
+def _archive(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not value or (separator and scheme not in ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")):
+        raise ValueError(
+            f"{value!r} is not an archive; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or a folder"
+        )
+    if separator and "@" in rest and not scheme.startswith("abfs"):
+        raise ValueError(
+            "credentials in an address end up in logs; give them to the process, for example AWS_ACCESS_KEY_ID"
+        )
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name), written(_NAME, example="v2")]
 HeaderName = Annotated[str, AfterValidator(_header_name), written(_TOKEN, example="x-user-id")]
 """Lower case."""
@@ -157,6 +178,8 @@ Version = Annotated[str, BeforeValidator(_version), written(_NAME, {"type": "int
 """Of a model: a number, or a name."""
 HostPort = Annotated[str, BeforeValidator(_address), written(r".*:\d{1,5}", example="127.0.0.1:8080")]
 """``host:port``; ``:port`` is every address of this machine. `gateway.config.units.split_address` splits it."""
+Store = Annotated[str, AfterValidator(_store)]
+ArchiveAddress = Annotated[str, AfterValidator(_archive)]
 
 
 def is_web_address(value: str) -> bool:

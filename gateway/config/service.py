@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config.backend import BackendTlsConfig
-from gateway.config.model import ConfigModel, HeaderValue, Name, OneOrMore, SetHeaderName, Url, is_web_address
+from gateway.config.model import (
+    ArchiveAddress,
+    ConfigModel,
+    HeaderValue,
+    Name,
+    OneOrMore,
+    SetHeaderName,
+    Url,
+    is_web_address,
+)
 from gateway.config.units import (
     ByteRate,
     Duration,
@@ -36,14 +45,6 @@ def _network(value: str) -> str:
         return str(ip_network(value))
     except ValueError:
         raise ValueError(f"{value!r} is not a network; write one such as 10.0.0.0/8 or 127.0.0.1") from None
-
-
-def _store(value: str) -> str:
-    if re.fullmatch(r"sqlite:///.+", value) or re.fullmatch(
-        r"rediss?(\+cluster)?://[^/\s]+(/\d*)?(\?\S*)?", value
-    ):
-        return value
-    raise ValueError("this is not a store; write sqlite:///FILE or redis://HOST:6379/0")
 
 
 def _host_name(value: str) -> str:
@@ -234,6 +235,9 @@ class RecordConfig(ConfigModel):
     """How long outcomes are kept; null: no limit."""
     request_ids: bool = False
     """Whether rewards may name a request by its `x-request-id`, for clients that hide response headers."""
+    archive: ArchiveAddress | None = None
+    """Folder or object store that keeps the record for longer, as Parquet files: `s3://BUCKET/PREFIX`, `gs://…` or a
+    path. Hours are kept in the store until they are archived."""
     max_size: Size | None = None
     """Approximate maximum size of the record in the store; beyond it the oldest entries are deleted."""
     spool: Annotated[str, Field(min_length=1)] | None = None
@@ -322,4 +326,3 @@ class TelemetryConfig(ConfigModel):
 
 
 Network = Annotated[str, AfterValidator(_network)]
-Store = Annotated[str, AfterValidator(_store)]

@@ -11,21 +11,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
+from gateway.archive.record import WholeRecord
+from gateway.errors import MissingExtra
 from gateway.ingest.evidence import Metric
 from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
-from gateway.state.store import RecordStore
 
 Format = Literal["parquet", "jsonl", "csv"]
 Row = dict[str, Any]
 
-CHUNK_ROWS: Final = 2000
-"""Outcomes read and written together."""
 _TEXTS: Final = frozenset(
     {
         "decision",
@@ -49,10 +48,6 @@ _UNIT_MASK: Final = (1 << 64) - 1
 _json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class MissingExtra(Exception):
-    """The format needs a package that is not installed; the message says how to install it."""
-
-
 def format_of(path: Path) -> Format:
     """The format for the ending of a file name. Raises ValueError for an unknown one."""
     for ending, name in _ENDINGS.items():
@@ -72,7 +67,7 @@ _ENDINGS: Final[dict[str, Format]] = {
 
 
 async def export(
-    store: RecordStore,
+    source: WholeRecord,
     target: BinaryIO,
     *,
     format: Format,  # noqa: A002 - the usual name
@@ -86,7 +81,7 @@ async def export(
     """Write outcomes to ``target``, oldest first; returns their number.
 
     Args:
-        store: Source of the record.
+        source: The record.
         target: Destination.
         format: Format of the file.
         route: Name of a route; None for all.
@@ -99,33 +94,18 @@ async def export(
     Raises:
         StoreUnavailable: The store cannot be read.
         MissingExtra: The format needs a package that is not installed.
-        OSError: The target cannot be written.
+        OSError: The target cannot be written, or the archive not be read.
     """
-    metrics = await store.metric_names()
+    metrics = await source.metric_names()
     filled = {name: m for name, m in (declared or {}).items() if m.missing == "zero"}
     writer = _WRITERS[format](target, [*(f"reward_{m}" for m in metrics), *(f"counts_{m}" for m in filled)])
     number = 0
-    async for records in chunks(store, route=route, since=since, until=until):
+    async for records in source.chunks(route=route, since=since, until=until):
         writer.write([row(record, metrics) | counts(record, filled, now) for record in records])
         number += len(records)
         progress(number)
     writer.finish()
     return number
-
-
-async def chunks(
-    store: RecordStore, *, route: str | None = None, since: float | None = None, until: float | None = None
-) -> AsyncIterator[list[DecisionRecord]]:
-    """The record in pieces of at most `CHUNK_ROWS`, oldest first."""
-    after: bytes | None = None
-    while True:
-        found = await store.records(route=route, since=since, until=until, after=after, limit=CHUNK_ROWS)
-        if not found:
-            return
-        yield found
-        outcome = found[-1].outcome
-        assert outcome is not None
-        after = outcome.decision
 
 
 def row(record: DecisionRecord, metrics: Sequence[str]) -> Row:

@@ -57,7 +57,7 @@ class Alarm:
     code: str
     """sample_ratio_mismatch | record_loss | rewards_rejected |
     shadow_body_too_large | engine_refused | engine_silent | engine_rows_lost |
-    no_rewards | variant_failing"""
+    no_rewards | variant_failing | archive_failed"""
     message: str
 
 
@@ -92,7 +92,7 @@ class Alarms:
         ``reported()`` how many rewards it received, and by error code how many it rejected;
         ``copies()`` how many copies for shadows were due, and by route how many had too large a body;
         ``troubles()`` what is
-        wrong with engines, by code of the alarm; ``lost_rows(route)`` why its engine's record is not whole."""
+        wrong with engines and the archive, by code of the alarm; ``lost_rows(route)`` why its engine's record is not whole."""
         self._store = store
         self._allocations = allocations
         self._clock = clock
@@ -160,7 +160,7 @@ class Alarms:
             await self._tell_own(code, message)
 
     async def engine_troubles(self) -> None:
-        """The leader tells what is wrong with engines."""
+        """The leader tells what is wrong with engines and the archive."""
         stored = await self._store.load(KIND, GATEWAY)
         standing = {alarm["code"] for alarm in json.loads(stored[1])} if stored is not None else set()
         for code, message in self._troubles().items():

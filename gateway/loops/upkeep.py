@@ -18,21 +18,31 @@ PAUSE_S: Final = 0.5
 """Between two steps, so that rewards and outcomes get their turn at the store."""
 
 
-async def prune_store(store: RecordStore, allocations: Allocations, document: Document, clock: Clock) -> None:
-    """Prunes as long as there is something to prune, if this process is the leader."""
+async def prune_store(
+    store: RecordStore, allocations: Allocations, document: Document, clock: Clock, keep_from: float = inf
+) -> None:
+    """Prunes as long as there is something to prune, if this process is the leader.
+
+    ``keep_from``: what was decided since then is not in the archive yet, in seconds since the epoch.
+    """
     more = allocations.leads
     while more:
-        more = await store.prune(retention(document), now=clock())
+        more = await store.prune(retention(document, clock() - keep_from), now=clock())
         await asyncio.sleep(PAUSE_S)
 
 
-def retention(document: Document) -> Retention:
-    """`record.retention` bounds the outcomes; rewards are kept as long at least, or for their usual time."""
-    kept = inf if document.record.retention is None else document.record.retention
-    windows = (metric.window for metric in document.metrics.values())
+def retention(document: Document, unarchived: float = -inf) -> Retention:
+    """`record.retention` bounds the outcomes; rewards are kept as long at least.
+
+    Without an archive they are kept for their usual time; with one, outcomes are kept for ``unarchived`` seconds.
+    """
+    record, usual = document.record, Retention().rewards
+    kept = max(inf if record.retention is None else record.retention, unarchived)
+    min_rewards = max((metric.window for metric in document.metrics.values()), default=0.0) + CLOCK_SKEW_S
     return Retention(
         outcomes=kept,
-        rewards=max(kept, Retention().rewards),
-        max_bytes=inf if document.record.max_size is None else document.record.max_size,
-        min_rewards=max(windows, default=0.0) + CLOCK_SKEW_S,
+        # A page of outcomes may stay for an hour longer than its rows.
+        rewards=max(kept + 7200.0, min_rewards, usual if record.archive is None else 0.0),
+        max_bytes=inf if record.max_size is None else record.max_size,
+        min_rewards=min_rewards,
     )

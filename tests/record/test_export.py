@@ -13,7 +13,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from gateway.ingest.export import Format, MissingExtra, export, format_of
+from gateway.archive.record import WholeRecord
+from gateway.errors import MissingExtra
+from gateway.ingest.export import Format, export, format_of
 from gateway.record.events import Outcome
 from gateway.state.sqlite import SqliteStore
 from tests.support.made import T0, outcome, reward, shadowed
@@ -43,7 +45,7 @@ async def fill(store: SqliteStore) -> list[Outcome]:
 
 async def exported(store: SqliteStore, format: Format, **limits: object) -> bytes:  # noqa: A002
     target = io.BytesIO()
-    await export(store, target, format=format, **limits)  # type: ignore[arg-type]
+    await export(WholeRecord(store), target, format=format, **limits)  # type: ignore[arg-type]
     return target.getvalue()
 
 
@@ -116,7 +118,7 @@ async def test_route_and_time_limit_what_is_exported(store: SqliteStore) -> None
 async def test_memory_stays_bounded_and_progress_is_told(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.ingest.export.CHUNK_ROWS", 100)
+    monkeypatch.setattr("gateway.archive.record.CHUNK_ROWS", 100)
     for k in range(40):
         await store.append([outcome(T0 + k * 10 + i / 20, features="x" * 2000) for i in range(100)])
     told: list[int] = []
@@ -130,7 +132,7 @@ async def test_memory_stays_bounded_and_progress_is_told(
 
     target = Nowhere()
     tracemalloc.start()
-    number = await export(store, target, format="jsonl", progress=told.append)
+    number = await export(WholeRecord(store), target, format="jsonl", progress=told.append)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert number == told[-1] == 4000

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.archive.record import WholeRecord
 from gateway.config.document import MetricConfig
 from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
@@ -84,7 +85,7 @@ async def test_an_export_says_what_counts(tmp_path: Path) -> None:
     await store.append(rows)
     await store.reward([reward(1.0, of=rows[0])])
     target = io.BytesIO()
-    await export(store, target, format="jsonl", declared=METRICS, now=T0 + 70)
+    await export(WholeRecord(store), target, format="jsonl", declared=METRICS, now=T0 + 70)
     lines = [json.loads(line) for line in target.getvalue().splitlines()]
     await store.close()
     assert [line["reward_correct"] for line in lines] == [1, None, None]

@@ -1,0 +1,1 @@
+"""The record in Parquet files, for longer than the store keeps it."""

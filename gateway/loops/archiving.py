@@ -1,0 +1,152 @@
+"""Writes the record to the archive, an hour of a route at a time.
+
+Each hour is written twice: soon after it ends, and finally when no reward can arrive for it any more. The store keeps
+an hour until it was written finally.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Final
+
+from gateway.archive.base import HOUR_S, Archive
+from gateway.archive.open import open_archive
+from gateway.archive.record import WholeRecord
+from gateway.clock import Clock
+from gateway.config.document import Document
+from gateway.errors import MissingExtra
+from gateway.state.base import StoreUnavailable
+from gateway.state.store import Store
+
+log = logging.getLogger("turnout.archive")
+
+KIND: Final = "archive"
+"""Kind of the documents that hold how far each route is written."""
+ARCHIVE_S: Final = 60.0
+SETTLE_S: Final = 600.0
+"""Seconds for outcomes and spooled rewards to reach the store: after an hour, and after the store was unavailable."""
+PAUSE_S: Final = 0.02
+"""Between two pieces, so that rewards and outcomes get their turn at the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How far a route is written, in hours since the epoch."""
+
+    early: int = 0
+    """Hours before this one are in the archive, perhaps without their last rewards."""
+    final: int = 0
+    """Hours before this one do not change any more."""
+
+
+class Archiving:
+    """The archive of this process, which only the leader writes."""
+
+    def __init__(
+        self, store: Store, *, document: Callable[[], Document], leads: Callable[[], bool], clock: Clock
+    ) -> None:
+        self._store = store
+        self._document = document
+        self._leads = leads
+        self._clock = clock
+        self._since: float | None = None
+        """Since when the store is available and this process leads."""
+        self._unwritten: float | None = None
+        self._problems: dict[str, str] = {}
+
+    def keep_from(self) -> float:
+        """The store must keep what was decided since then; -inf while that is not known."""
+        if self._document().record.archive is None:
+            return inf
+        return -inf if self._unwritten is None else self._unwritten
+
+    def troubles(self) -> dict[str, str]:
+        """Code of an alarm → its message, empty if all is well."""
+        problems = "; ".join(sorted(set(self._problems.values())))
+        message = f"The record is not archived, and the store keeps it: {problems}." if problems else ""
+        return {"archive_failed": message}
+
+    async def step(self) -> None:
+        """Write the hours that are due. Raises StoreUnavailable."""
+        document = self._document()
+        url, now = document.record.archive, self._clock()
+        if url is None or not self._leads():
+            self._since, self._unwritten, self._problems = None, None, {}
+            return
+        try:
+            routes = set(document.routes) | await self._known(document)
+        except StoreUnavailable:
+            self._since = None
+            raise
+        self._since = now if self._since is None else self._since
+        if now < self._since + SETTLE_S:
+            return
+        self._unwritten = min([await self._route(url, route) for route in sorted(routes)], default=inf)
+
+    async def _known(self, document: Document) -> set[str]:
+        """The routes that were archived before, also those that the configuration no longer has."""
+        stored = await self._store.load(KIND, "")
+        known = set(json.loads(stored[1])) if stored is not None else set()
+        if not document.routes.keys() <= known:
+            text = json.dumps(sorted(known | document.routes.keys()))
+            await self._store.save(KIND, "", text, expected=stored[0] if stored is not None else 0)
+        return known
+
+    async def _route(self, url: str, route: str) -> float:
+        """Write what is due of a route; since when it must be kept."""
+        version, written = await self._written(route)
+        try:
+            archive = await asyncio.to_thread(open_archive, url)
+            while (due := await self._due(route, written)) is not None:
+                hour, final = due
+                await self._write(archive, route, hour, final)
+                after = Written(max(written.early, hour + 1), hour + 1 if final else written.final)
+                text = json.dumps(asdict(after))
+                if not await self._store.save(KIND, f"route {route}", text, expected=version):
+                    break  # another process leads now
+                version, written = version + 1, after
+            self._problems.pop(route, None)
+        except (OSError, ValueError, MissingExtra) as error:
+            self._problems[route] = str(error).rstrip(".")
+            log.warning("the hour of %s could not be archived: %s", route, error)
+        oldest = await self._next(route, written.final)
+        return inf if oldest is None else oldest * HOUR_S
+
+    async def _written(self, route: str) -> tuple[int, Written]:
+        stored = await self._store.load(KIND, f"route {route}")
+        return (0, Written()) if stored is None else (stored[0], Written(**json.loads(stored[1])))
+
+    async def _due(self, route: str, written: Written) -> tuple[int, bool] | None:
+        """The next hour to write, and whether for the last time."""
+        window = max((metric.window for metric in self._document().metrics.values()), default=0.0)
+        hour = await self._next(route, written.final)
+        if hour is not None and (hour + 1) * HOUR_S + window + HOUR_S <= self._clock():
+            return hour, True
+        hour = await self._next(route, written.early)
+        if hour is not None and (hour + 1) * HOUR_S + SETTLE_S <= self._clock():
+            return hour, False
+        return None
+
+    async def _next(self, route: str, hour: int) -> int | None:
+        """The first hour from ``hour`` on with a decision."""
+        found = await self._store.records(route=route, since=hour * HOUR_S, limit=1)
+        if not found or found[0].outcome is None:
+            return None
+        return int(found[0].outcome.time // HOUR_S)
+
+    async def _write(self, archive: Archive, route: str, hour: int, final: bool) -> None:
+        writer = await asyncio.to_thread(archive.writer, route, hour, final=final)
+        try:
+            limits = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
+            async for records in WholeRecord(self._store).chunks(route=route, **limits):
+                await asyncio.to_thread(writer.add, records)
+                await asyncio.sleep(PAUSE_S)
+            await asyncio.to_thread(writer.commit)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(writer.abort))
+            raise

@@ -1,0 +1,225 @@
+"""The record in Parquet files: the same rows and figures as from the store, whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+
+from gateway.archive.open import open_archive
+from gateway.archive.record import WholeRecord
+from gateway.config.document import Document
+from gateway.config.load import load
+from gateway.ingest.export import export
+from gateway.ingest.ope_dataset import OffPolicyDataset
+from gateway.loops.archiving import SETTLE_S, Archiving
+from gateway.loops.upkeep import retention
+from gateway.state.base import Retention
+from gateway.state.sqlite import SqliteStore
+from policies.offpolicy import evaluate
+from tests.archive.conftest import HOUR, START, decisions
+from tests.support.made import outcome, reward
+
+NOW = START + 5 * 3600 + SETTLE_S
+
+
+@dataclass
+class Stage:
+    """The loop of a leader, with a clock that tests set."""
+
+    store: SqliteStore
+    url: str
+    now: float = NOW
+    window: str = "30m"
+
+    def __post_init__(self) -> None:
+        self.loop = Archiving(self.store, document=self.document, leads=lambda: True, clock=lambda: self.now)
+
+    def document(self) -> Document:
+        return load(
+            f"""
+            record: {{archive: "{self.url}", retention: 1h}}
+            metrics: {{correct: {{type: boolean, window: {self.window}}}}}
+            backends: {{b: {{url: "http://127.0.0.1:1"}}}}
+            routes:
+              digits: {{match: {{path: /d}}, variants: {{v1: {{backend: b}}}}, policy: {{type: single, variant: v1}}}}
+              other: {{match: {{path: /o}}, variants: {{v1: {{backend: b}}}}, policy: {{type: single, variant: v1}}}}
+            """,
+            source="archive.yaml",
+            env={},
+        )
+
+    async def run(self, *, now: float = NOW) -> None:
+        """Two looks: before the first, the store may not have everything yet."""
+        self.now = now - SETTLE_S
+        await self.loop.step()
+        self.now = now
+        await self.loop.step()
+
+    async def prune(self) -> None:
+        """Forget what the loop lets the store forget."""
+        limits = retention(self.document(), self.now - self.loop.keep_from())
+        while await self.store.prune(limits, now=self.now):
+            pass
+
+
+async def exported(record: WholeRecord, route: str | None = None) -> list[str]:
+    target = io.BytesIO()
+    await export(record, target, format="jsonl", route=route)
+    return target.getvalue().decode().splitlines()
+
+
+async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, url: str) -> None:
+    stage, stored = Stage(store, url), WholeRecord(store)
+    before = {route: await exported(stored, route) for route in (None, "digits")}
+    assert len(before[None]) == 720
+    await stage.run()
+    assert stage.loop.troubles() == {"archive_failed": ""}
+    archive = open_archive(url)
+    for record in (WholeRecord(None, archive), WholeRecord(store, archive)):
+        assert {route: await exported(record, route) for route in (None, "digits")} == before
+
+    reports = []
+    for record in (stored, WholeRecord(None, archive)):
+        dataset = OffPolicyDataset("correct")
+        async for records in record.chunks(route="digits", since=START + 100, until=START + 3 * 3600 + 700):
+            dataset.add(records)
+        reports.append(evaluate(dataset.rows, {"v1": 0.4, "v2": 0.6}))
+    assert reports[0] == reports[1]
+    assert reports[0].refusal is None
+    # Half a year later the store has nothing left.
+    stage.now = NOW + 180 * 86_400
+    await stage.prune()
+    assert await exported(WholeRecord(store)) == []
+    assert await exported(WholeRecord(store, archive)) == before[None]
+
+
+async def test_other_programs_read_it(store: SqliteStore, tmp_path: Path) -> None:
+    await Stage(store, str(tmp_path / "lake")).run()
+    lake = pyarrow.dataset.dataset(str(tmp_path / "lake"), partitioning="hive")
+    assert lake.count_rows() == 720
+    table = lake.to_table(
+        columns=["decision", "rewards", "day"], filter=pyarrow.dataset.field("route") == "digits"
+    )
+    assert set(table.column("day").to_pylist()) == {"2023-11-14", "2023-11-15"}
+    assert sum(map(len, table.column("rewards").to_pylist())) == 340
+
+
+async def test_a_reward_that_comes_later_is_read_and_archived(store: SqliteStore, tmp_path: Path) -> None:
+    stage = Stage(store, str(tmp_path / "lake"), window="20h")
+    await stage.run()
+    early = open_archive(stage.url)
+    row = decisions()[0]
+    (outcome_,) = [one.outcome for one in await store.records(limit=1)]
+    assert outcome_ is not None
+    assert outcome_.time == row.time
+    await store.reward([reward(0.75, of=outcome_, time=NOW)])
+    newest = await exported(WholeRecord(store))
+    assert json.loads(newest[0])["reward_correct"] == 0.75
+    assert await exported(WholeRecord(store, early)) == newest
+    assert json.loads((await exported(WholeRecord(None, early)))[0])["reward_correct"] == 0.0
+    assert stage.loop.keep_from() == START  # so that it can be written once more
+    await stage.run(now=NOW + 86_400)
+    assert await exported(WholeRecord(None, open_archive(stage.url))) == newest
+    assert stage.loop.keep_from() > NOW
+
+
+async def test_writing_again_keeps_what_the_store_has_lost(store: SqliteStore, url: str) -> None:
+    stage = Stage(store, url, window="20h")
+    await stage.run()
+    before = await exported(WholeRecord(None, open_archive(url)))
+    while await store.prune(Retention(outcomes=4.2 * 3600), now=NOW):
+        pass
+    late = outcome(START + 2, route="digits")
+    await store.append([late])
+    await stage.run(now=NOW + 86_400)
+    after = await exported(WholeRecord(None, open_archive(url)))
+    assert [line for line in after if late.decision.hex() not in line] == before
+    assert len(after) == len(before) + 1
+
+
+CRASH = """
+import os, resource, signal, sys
+from gateway.archive.open import open_archive
+from gateway.state.base import DecisionRecord
+from tests.support.made import outcome
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+if sys.argv[1] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+writer = open_archive(sys.argv[2]).writer("digits", int(sys.argv[3]), final=True)
+try:
+    for k in range(20):
+        rows = [outcome(int(sys.argv[3]) * 3600.0 + k, request_id=os.urandom(20).hex()) for _ in range(1000)]
+        writer.add([DecisionRecord(row, (), ()) for row in rows])
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+    writer.commit()
+except OSError as error:
+    writer.abort()
+    sys.exit(f"failed: {error}")
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "full"])
+async def test_a_crash_or_a_full_disk_leaves_the_last_file(
+    store: SqliteStore, tmp_path: Path, how: str
+) -> None:
+    stage = Stage(store, str(tmp_path / "lake"), window="20h")
+    await stage.run()
+    before = await exported(WholeRecord(None, open_archive(stage.url)))
+    crash = subprocess.run(
+        [sys.executable, "-c", CRASH, how, stage.url, str(HOUR)], capture_output=True, text=True, timeout=60
+    )
+    assert crash.returncode == (-9 if how == "killed" else 1), crash.stderr
+    assert how == "killed" or "failed: " in crash.stderr
+    assert await exported(WholeRecord(None, open_archive(stage.url))) == before
+    left = list((tmp_path / "lake").rglob(".*"))
+    assert len(left) == (1 if how == "killed" else 0)
+    await stage.run(now=NOW + 86_400)
+    assert await exported(WholeRecord(None, open_archive(stage.url))) == before
+    assert list((tmp_path / "lake").rglob(".*")) == []
+
+
+async def test_what_was_written_but_not_noted_is_written_again(store: SqliteStore, url: str) -> None:
+    before = await exported(WholeRecord(store))
+    writer = open_archive(url).writer("digits", HOUR, final=False)
+    async for records in WholeRecord(store).chunks(route="digits", until=START + 3600):
+        writer.add(records)
+    writer.commit()
+    await Stage(store, url).run()
+    assert await exported(WholeRecord(None, open_archive(url))) == before
+
+
+async def test_an_archive_that_fails_holds_the_store_back(store: SqliteStore, tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("not a folder")
+    stage = Stage(store, str(tmp_path / "lake"))
+    assert stage.loop.keep_from() == float("-inf")
+    await stage.run()
+    assert "lake" in stage.loop.troubles()["archive_failed"]
+    stage.now = NOW + 365 * 86_400
+    await stage.prune()
+    assert len(await exported(WholeRecord(store))) == 720
+    (tmp_path / "lake").unlink()
+    await stage.run(now=stage.now)
+    assert stage.loop.troubles() == {"archive_failed": ""}
+    await stage.prune()
+    assert len(await exported(WholeRecord(store))) == 0
+    assert len(await exported(WholeRecord(None, open_archive(stage.url)))) == 720
+
+
+async def test_a_damaged_file_is_not_overwritten(store: SqliteStore, tmp_path: Path) -> None:
+    stage = Stage(store, str(tmp_path / "lake"), window="20h")
+    await stage.run()
+    (file, *_) = [one for one in open_archive(stage.url).files("digits", None, None) if one.hour == HOUR]
+    Path(file.path).write_bytes(b"PAR1 damaged PAR1")
+    await stage.run(now=NOW + 86_400)
+    assert stage.loop.troubles()["archive_failed"]
+    assert Path(file.path).read_bytes() == b"PAR1 damaged PAR1"
+    assert stage.loop.keep_from() == START
