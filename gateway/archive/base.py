@@ -21,6 +21,11 @@ class HourFile:
     path: str
 
 
+def attached(record: DecisionRecord) -> int:
+    """Rewards and shadow responses of a decision. The number only falls when they are forgotten."""
+    return len(record.rewards) + len(record.shadows)
+
+
 class HourWriter(Protocol):
     """Writes one hour: new rows, and those of the last file that are not among them."""
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as arrow
-from pyarrow import fs, parquet
+from pyarrow import compute, fs, parquet
 
-from gateway.archive.base import HOUR_S, HourFile
+from gateway.archive.base import HOUR_S, HourFile, attached
 from gateway.archive.rows import SCHEMA, records_of, table_of
 from gateway.state.base import DecisionRecord
 
 _BATCH_ROWS: Final = 2000
+_BEHIND_ALL: Final = "g"
+"""Text behind every hexadecimal decision."""
 _FINAL: Final = b"turnout.final"
 _METRICS: Final = b"turnout.metrics"
 
@@ -98,14 +100,17 @@ class ParquetHour:
         """Write records, ordered by decision, after those of earlier calls. Raises ValueError for a damaged file."""
         self._metrics.update(reward.metric for record in records for reward in record.rewards)
         table = table_of(records)
-        kept = self._before.missing(table.column("decision").to_pylist())
+        ids = table.column("decision").to_pylist()
+        kept = self._before.kept(dict(zip(ids, map(attached, records), strict=True)), ids[-1])
         if kept is not None:
-            table = arrow.concat_tables([table, kept]).sort_by("decision")
+            old = set(kept.column("decision").to_pylist())
+            new = _where(table, [one not in old for one in ids])
+            table = arrow.concat_tables([new, kept]).sort_by("decision")
         self._writer.write_table(table)
 
     def commit(self) -> None:
         """Make the file appear."""
-        rest = self._before.missing(None)
+        rest = self._before.kept({}, _BEHIND_ALL)
         if rest is not None:
             self._writer.write_table(rest)
         self._writer.add_key_value_metadata(
@@ -141,13 +146,16 @@ class _Before:
         metadata = (self._source.metadata.metadata if self._source is not None else None) or {}
         self.metrics = set(filter(None, metadata.get(_METRICS, b"").decode().split("\n")))
 
-    def missing(self, decisions: Sequence[str] | None) -> Any:
-        """The rows up to the last of ``decisions`` that are not among them; None: all that are left."""
-        last, known = ("g", set[str]()) if decisions is None else (decisions[-1], set(decisions))
+    def kept(self, new: Mapping[str, int], last: str) -> Any:
+        """The rows up to the decision ``last`` that are not among the ``new`` ones, or have more attached.
+
+        The store forgets the rewards and shadow responses of a decision row by row, and outcomes page by page.
+        """
         found = []
         while (batch := self._next()) is not None:
             ids = batch.column("decision").to_pylist()
-            found.append(_where(batch, [one <= last and one not in known for one in ids]))
+            counts = zip(ids, _attached(batch), strict=True)
+            found.append(_where(batch, [one <= last and n > new.get(one, -1) for one, n in counts]))
             if ids[-1] > last:
                 self._waiting = _where(batch, [one > last for one in ids])
                 break
@@ -161,6 +169,12 @@ class _Before:
     def close(self) -> None:
         if self._source is not None:
             self._source.close(force=True)
+
+
+def _attached(batch: Any) -> list[int]:
+    lengths = (compute.list_value_length(batch.column(name)) for name in ("rewards", "shadows"))
+    total: list[int] = compute.add(*lengths).to_pylist()
+    return total
 
 
 def _where(batch: Any, chosen: list[bool]) -> Any:

@@ -8,7 +8,7 @@ from functools import reduce
 from math import inf
 from typing import Final
 
-from gateway.archive.base import HOUR_S, Archive, HourFile
+from gateway.archive.base import HOUR_S, Archive, HourFile, attached
 from gateway.state.base import DecisionRecord
 from gateway.state.store import RecordStore
 
@@ -84,12 +84,16 @@ class WholeRecord:
 
 
 async def merged(first: Chunks, second: Chunks) -> Chunks:
-    """Two streams, each ordered by decision, as one; of a decision that both have, the one of ``first``."""
+    """Two streams, each ordered by decision, as one; of a decision that both have, the one of ``first``, unless it has
+    less attached."""
     one, two = await anext(first, None), await anext(second, None)
     while one and two:
         last = min(_decision(one[-1]), _decision(two[-1]))
         chosen = {_decision(record): record for record in two if _decision(record) <= last}
-        chosen.update((_decision(record), record) for record in one if _decision(record) <= last)
+        for record in one:
+            decision = _decision(record)
+            if decision <= last and attached(record) >= attached(chosen.get(decision, record)):
+                chosen[decision] = record
         yield [chosen[decision] for decision in sorted(chosen)]
         one = [record for record in one if _decision(record) > last] or await anext(first, None)
         two = [record for record in two if _decision(record) > last] or await anext(second, None)

@@ -91,8 +91,8 @@ class Alarms:
         """``raised(route, code)`` counts a new alarm; ``dropped()`` is how many outcomes this process lost;
         ``reported()`` how many rewards it received, and by error code how many it rejected;
         ``copies()`` how many copies for shadows were due, and by route how many had too large a body;
-        ``troubles()`` what is
-        wrong with engines and the archive, by code of the alarm; ``lost_rows(route)`` why its engine's record is not whole."""
+        ``troubles()`` what is wrong with engines and the archive, by code of the alarm;
+        ``lost_rows(route)`` why its engine's record is not whole."""
         self._store = store
         self._allocations = allocations
         self._clock = clock

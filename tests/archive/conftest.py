@@ -58,12 +58,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def decisions() -> list[Outcome]:
-    """Two routes over four hours, the third of which has none; each unit twice."""
+    """Two routes over four hours, the third of which has none."""
     return [
         outcome(
             START + hour * 3600 + 10 * k + offset,
             route=route,
-            unit=k // 2,
+            unit=k + 120 * hour,
             assigned=("v1", "v2")[k // 2 % 2],
             served="v1",
             propensity=0.5,

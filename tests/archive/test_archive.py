@@ -94,7 +94,7 @@ async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, u
     assert reports[0] == reports[1]
     assert reports[0].refusal is None
     # Half a year later the store has nothing left.
-    stage.now = NOW + 180 * 86_400
+    await stage.run(now=NOW + 180 * 86_400)
     await stage.prune()
     assert await exported(WholeRecord(store)) == []
     assert await exported(WholeRecord(store, archive)) == before[None]
