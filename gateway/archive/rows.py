@@ -98,7 +98,7 @@ def _array(values: Sequence[Any], kind: Any) -> Any:
         return arrow.array(values, kind)
     try:
         return arrow.array(values, kind)
-    except UnicodeEncodeError:  # bytes of a client that are no UTF-8
+    except UnicodeEncodeError:  # bytes of a client that are not UTF-8
         return arrow.array([text.encode("utf-8", "backslashreplace").decode() for text in values], kind)
 
 

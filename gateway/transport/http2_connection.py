@@ -280,7 +280,7 @@ class Http2Session(Http2):
         self.transport.close()
 
     def fail(self, reason: str) -> None:
-        """Take no further requests; whoever waits for the settings gets ``reason``."""
+        """Take no further requests; requests that wait for the settings get ``reason``."""
         self.owner.forget(self)
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(reason))

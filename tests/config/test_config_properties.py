@@ -240,7 +240,7 @@ limits: {connections: 1, head: 1KiB, fields: 2, target: 64, body: 0, control_bod
          shadow: {waiting: 1, bytes: 1, in_flight: 1, timeout: 1s, answer: 1, load: 1}}
 shutdown: {grace: 0, idle: 0}
 record: {enabled: false, request_ids: true, capacity: 1, flush: 1s, retention: null, max_size: 1GiB,
-         spool: /var/spool/turnout}
+         spool: /var/spool/turnout, archive: /var/lib/turnout/archive}
 loops: {allocation: 100ms, watch: 100ms}
 telemetry:
   log: {level: debug, format: json}
