@@ -177,7 +177,10 @@ _LENGTHS: Final = tuple(_integer(length, 0x7F, 0) for length in range(1024))
 _INDEXED: Final = {field: bytes((0x80 | i + 1,)) for i, field in reversed(list(enumerate(STATIC_TABLE)))}
 _NAMES: Final = {name: _integer(i + 1, 0x0F, 0) for i, (name, _) in reversed(list(enumerate(STATIC_TABLE)))}
 _SENSITIVE: Final = frozenset(
-    (b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"x-api-key")
+    (
+        *(b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"),
+        *(b"x-api-key", b"api-key", b"x-goog-api-key"),
+    )
 )
 """Encoded as never to be indexed, so that no later hop compresses them either (RFC 7541 7.1.3)."""
 

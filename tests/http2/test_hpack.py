@@ -50,7 +50,7 @@ def test_any_bytes_are_decoded_or_refused(block: bytes) -> None:
 
 
 def test_credentials_are_never_indexed() -> None:
-    for name in (b"authorization", b"cookie", b"set-cookie", b"x-api-key"):
+    for name in (b"authorization", b"cookie", b"set-cookie", b"x-api-key", b"api-key", b"x-goog-api-key"):
         assert encode_field(name, b"secret")[0] & 0xF0 == 0x10
 
 
