@@ -94,8 +94,13 @@ async def replay(
 
 
 def report(gateway: GatewayProcess, route: str = "digits") -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{gateway.url}/-/routes/{route}").json()
-    return found
+    """The report of a route; of a canary once its rollout has begun, which the first step of a loop does."""
+    end = time.monotonic() + 30
+    while True:
+        found: dict[str, Any] = httpx.get(f"{gateway.url}/-/routes/{route}").json()
+        if found.get("policy") != "canary" or found["rollout"] is not None or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
 
 
 def wait_for(condition: Any, limit: float = 30.0) -> None:
