@@ -108,7 +108,9 @@ class Nodes:
         return dict(sorted(found.items()))
 
     def count(self, engine: str, node: str, delivered: int, lost: int, now: float) -> None:
-        """Take the counters of a node."""
+        """Take the counters of a node; ignored until `share` has read what was known of it, since it reports again."""
+        if engine not in self._shared:
+            return
         before = self.of(engine).get(node)
         self.own(engine, node).count(delivered, lost, now, before)
 

@@ -256,9 +256,10 @@ async def test_rows_lost_are_counted_over_restarts_and_replicas_and_distrusted_f
 ) -> None:
     world = World()
     other = world.replica()
-    world.fleet.count("edge", "e1", 1000, 500)
-    assert world.fleet.lost_rows("digits") == "", "when they were lost is unknown"
     async with opened(tmp_path / "turnout.db") as store:
+        await world.fleet.share(store)
+        world.fleet.count("edge", "e1", 1000, 500)
+        assert world.fleet.lost_rows("digits") == "", "when they were lost is unknown"
         await world.fleet.share(store)
         await other.share(store)
         world.now += 5
@@ -275,12 +276,26 @@ async def test_rows_lost_are_counted_over_restarts_and_replicas_and_distrusted_f
         assert world.fleet.shown("edge")["lost_share"] is None
 
 
+async def test_rows_lost_while_no_gateway_ran_are_charged_by_the_next_one(tmp_path: Path) -> None:
+    world = World()
+    restarted = world.replica()
+    async with opened(tmp_path / "turnout.db") as store:
+        await world.fleet.share(store)
+        world.fleet.count("edge", "e1", 1000, 0)
+        await world.fleet.share(store)
+        restarted.count("edge", "e1", 1000, 300)  # before it has read what was known
+        await restarted.share(store)
+        restarted.count("edge", "e1", 1000, 300)
+        assert "300 of 300 rows" in restarted.lost_rows("digits")
+
+
 async def test_a_loss_of_rows_is_an_alarm_of_each_route_and_makes_comparisons_worthless(
     tmp_path: Path,
 ) -> None:
     world = World()
     async with opened(tmp_path / "turnout.db") as store:
         alarms = alarms_of(world, store, [])
+        await world.fleet.share(store)
         world.fleet.count("edge", "e1", 0, 0)
         world.fleet.count("edge", "e1", 90, 10)
         found = await alarms.look(world.document, "digits")

@@ -164,6 +164,6 @@ def test_a_client_that_leaves_during_the_pause_is_not_repeated_for(
 
 def test_a_body_too_large_to_keep_is_not_repeated(rig: FaultRig) -> None:
     rig.next("a", RESET)
-    answer = rig.ask("/again", body=bytes(3 << 20))
+    answer = rig.ask("/again", body=bytes(5 << 20))
     assert (answer.status, answer.code) == (502, "backend_reset")
     assert len(rig.backends["a"].requests) <= 1
