@@ -60,9 +60,13 @@ class Slow(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # of the 20 connections at once, none may wait for a second try
+
+
 @pytest.fixture(scope="module")
 def text() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server = Server(("127.0.0.1", 0), Slow)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield CONFIG.replace("@BACKEND@", str(server.server_address[1]))
