@@ -1,6 +1,6 @@
 """CPU per request of HTTP/2 and of unary gRPC, of Turnout and of Envoy in front of the same upstream.
 
-    .venv/bin/python -m benchmarks.http2 [--rounds N] [--checkout DIRECTORY]
+    .venv/bin/python -m benchmarks.http2 [--rounds N]
 
 h2load loads HTTP/2, grpcio loads gRPC; a second Envoy is the upstream of the one, a grpcio server that of the other.
 Rounds of the peers alternate. Needs Debian's ``nghttp2-client`` and the extra ``bench``.
@@ -25,6 +25,7 @@ from typing import Any, Final
 import grpc
 
 from benchmarks.children import Child, free_port, free_ports
+from benchmarks.peers.compiled import python
 from benchmarks.usage import usage
 
 METHOD: Final = "/bench.Echo/Unary"
@@ -139,7 +140,7 @@ def envoy(port: int, action: str, rest: str, folder: Path, core: int) -> Child:
     return Child("envoy", words, cores=[core], log=folder / f"envoy{port}.log")
 
 
-def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, checkout: Path) -> Child:
+def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, compiled: bool) -> Child:
     place = folder / f"turnout{port}"
     place.mkdir()
     path = place / "turnout.yaml"
@@ -150,8 +151,8 @@ def turnout(port: int, upstream: int, folder: Path, core: int, *, record: bool, 
     for name, value in values.items():
         text = text.replace(name, str(value))
     path.write_text(text)
-    words = [sys.executable, "-P", "-m", "gateway.cli", "run", "--config", str(path)]
-    env = {"PYTHONPATH": str(checkout)}
+    words, env = python("gateway.cli") if compiled else ([sys.executable, "-m", "gateway.cli"], {})
+    words = [*words, "run", "--config", str(path)]
     return Child("turnout", words, cores=[core], log=place / "log", env=env)
 
 
@@ -172,10 +173,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=8000, help="requests of a round")
-    parser.add_argument("--compiled", type=Path, help="a checkout in which make compiled was run")
     options = parser.parse_args()
     core = min(os.sched_getaffinity(0))
-    checkouts = {"turnout": Path.cwd()} | ({"turnout compiled": options.compiled} if options.compiled else {})
+    os.sched_setaffinity(0, {core + 1})  # gRPC's load and upstream are threads of this process
+    forms = {"Turnout": False, "Turnout compiled": True}
     print("| CPU µs per request | HTTP/2 | to Envoy | unary gRPC | to Envoy |\n|---|---|---|---|---|")
     columns: list[dict[str, float]] = []
     for load in (h2load, grpc_load):
@@ -187,14 +188,14 @@ def main() -> None:
                 upstream = free_port()
                 action = f"direct_response: {{status: 200, body: {{inline_string: {BODY.decode()}}}}}"
                 stack.enter_context(envoy(upstream, action, "", folder, core + 1)).wait_listening(upstream)
-            ports = iter(free_ports(1 + 2 * len(checkouts)))
+            ports = iter(free_ports(1 + 2 * len(forms)))
             port = next(ports)
             rest = CLUSTER.replace("@UPSTREAM@", str(upstream))
             children = {"Envoy": (envoy(port, "route: {cluster: upstream}", rest, folder, core), port)}
-            for name, checkout in checkouts.items():
+            for name, compiled in forms.items():
                 for record in (False, True):
                     port = next(ports)
-                    child = turnout(port, upstream, folder, core, record=record, checkout=checkout)
+                    child = turnout(port, upstream, folder, core, record=record, compiled=compiled)
                     children[f"{name}, {'with the record' if record else 'routing only'}"] = (child, port)
             for child, port in children.values():
                 stack.enter_context(child).wait_listening(port)
