@@ -155,6 +155,8 @@ def main() -> int:
     except BuildError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt:
+        return 130
     if given.into:
         copy_sources(ROOT, given.into)
     print(f"{len(found)} modules compiled into {given.into or ROOT}")  # noqa: T201

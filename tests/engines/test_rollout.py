@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.engines.nodes import KIND
+from gateway.state import open_store
 from tests.engines.node import Backend, EnvoyNode, wait_for
 from tests.support.processes import GatewayProcess
 
@@ -81,6 +85,16 @@ class Setup:
         variants = httpx.get(f"{self.gateway.url}/-/routes/digits").json()["variants"]
         return sum(variant["assigned"] for variant in variants.values())
 
+    async def stored(self) -> list[dict[str, Any]]:
+        """The nodes as another gateway, or this one after a restart, would know them."""
+        store = open_store(f"sqlite:///{self.gateway.path.parent}/turnout.db")
+        await store.open()
+        try:
+            found = await store.load(KIND, "edge")
+        finally:
+            await store.close()
+        return list(json.loads(found[1]).values()) if found is not None else []
+
     def stop(self) -> None:
         self.stopped.set()
         for node in self.nodes:
@@ -148,6 +162,10 @@ def test_the_rows_that_are_lost_are_those_that_the_nodes_count(setup: Setup) -> 
             and found
         ),
         "nodes report the rows that are in the record",
+    )
+    wait_for(
+        lambda: sum(node["delivered"] for node in asyncio.run(setup.stored())) == recorded_before,
+        "the store has what the nodes reported",
     )
     setup.gateway.crash()
     for node in setup.nodes:
