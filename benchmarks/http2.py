@@ -80,7 +80,7 @@ routes:
     policy: {type: split, weights: {v1: 9, v2: 1}}
 """
 Load = Callable[[int, int], None]
-"""Sends so many requests to a port."""
+"""Sends a number of requests to a port."""
 
 
 def h2load(port: int, count: int) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -250,8 +250,9 @@ def _refusal(facts: Mapping[str, Any], table: _Table, limits: Limits) -> str | N
             f"the record has no rewarded decision for {', '.join(unseen)}, which the policy would use; "
             "let it be drawn at times (a floor) and evaluate again"
         )
-    if table.units < limits.units:
-        return f"the record has {table.units} units, and {limits.units} are needed"
+    needed = max(limits.units, ceil(limits.effective))
+    if table.units < needed:
+        return f"the record has {table.units} units, and {needed} are needed"
     alike = _kish(table.by_unit(np.ones(len(table.weight))))
     if alike < limits.effective:
         return (

@@ -228,7 +228,7 @@ async def test_an_epoch_is_in_effect_when_every_node_that_serves_has_accepted_it
     world = World()
     assert "no node" in world.fleet.waits("digits", 1)
     first = await world.ask("routes")
-    assert "no node" in world.fleet.waits("digits", 1), "it was sent, and nobody said that it is there"
+    assert "no node" in world.fleet.waits("digits", 1), "it was sent, and no node said that it is there"
     world.ask("routes", first.version)
     assert await held(world.ask("routes", first.version))
     assert world.fleet.waits("digits", 1) == ""

@@ -1,4 +1,4 @@
-"""Servers that respond with 500 to a client's fault: told apart by a rule, and charged to nobody."""
+"""Servers that respond with 500 to a client's fault: told apart by a rule, and charged to no backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floods on a socket of the real gateway: each ends its own connection, and nobody else notices."""
+"""Floods on a socket of the real gateway: each ends its own connection, and no other client notices."""
 
 from __future__ import annotations
 

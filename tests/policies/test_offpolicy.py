@@ -145,7 +145,7 @@ def test_it_refuses_what_the_record_cannot_answer() -> None:
     rows = record(2000, 7)
     assert "no decision with a reward" in refusal(evaluate([], TARGET))
     assert "no rewarded decision for new" in refusal(evaluate(rows, {"new": 0.5, "a": 0.5}))
-    assert "10 units, and 30 are needed" in refusal(evaluate(rows[:10], {"a": 1.0}))
+    assert "10 units, and 100 are needed" in refusal(evaluate(rows[:10], {"a": 1.0}))
     rare = {"a": 0.985, "b": 0.01, "c": 0.005}
     assert "effective sample size" in refusal(evaluate(record(3000, 8, rare), {"c": 1.0}))
     lucky = [*record(5000, 9), Logged("a", 1e-4, 1.0)]
@@ -178,6 +178,10 @@ def test_a_few_busy_units_are_called_what_they_are() -> None:
     assert (
         found == "a few of the 45 units sent most of the requests: they count as 5 alike, and 30 are needed"
     )
+
+
+def test_too_few_units_are_not_called_busy() -> None:
+    assert evaluate(record(40, 8), LOGGED).refusal == "the record has 40 units, and 100 are needed"
 
 
 @pytest.mark.long

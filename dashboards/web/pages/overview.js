@@ -207,5 +207,6 @@ function shadows(route) {
 
 function lead(route, metric, one) {
   const said = difference(one.difference.absolute, one.difference.interval, kind(metric, route.metrics));
-  return `${metric}: ${one.leader} ${one.leads ? "leads by" : "is ahead by"} ${said.text}${said.interval ? ` (${said.interval})` : ""}${one.leads ? "" : ", undecided"}`;
+  const interval = said.interval ? ` (${said.interval})` : "";
+  return one.leads ? `${metric}: ${one.leader} leads by ${said.text}${interval}` : `${metric}: undecided${interval}`;
 }
