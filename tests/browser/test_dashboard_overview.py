@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +141,21 @@ async def polls(harness: Harness) -> None:
         closing.clear()
 
 
-def test_the_nodes_of_a_routes_engine_stand_on_its_page(tmp_path: Path, tabs: Tabs) -> None:
-    served = Served(tmp_path / "engines.db", text=ENGINES).start()
-    try:
-        served.do(polls)
-        tab = tabs.new(served.address, "/-/dashboard/routes/digits/health")
-        tab.page.locator('[data-node="e1"]').wait_for()
-        (engine,) = httpx.get(f"{served.address}/-/engines").json()["engines"]
-        states = {node["node"]: node["state"] for node in engine["nodes"]}
-        assert states["e2"] == "refused"
-        for name, state in states.items():
-            shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
-            assert shown.get_attribute("data-value") == state
-        assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
-    finally:
-        served.stop()
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path / "engines.db", text=ENGINES).start()
+    yield found
+    found.stop()
+
+
+def test_the_nodes_of_a_routes_engine_stand_on_its_page(fleet: Served, tabs: Tabs) -> None:
+    fleet.do(polls)
+    tab = tabs.new(fleet.address, "/-/dashboard/routes/digits/health")
+    tab.page.locator('[data-node="e1"]').wait_for()
+    (engine,) = httpx.get(f"{fleet.address}/-/engines").json()["engines"]
+    states = {node["node"]: node["state"] for node in engine["nodes"]}
+    assert states["e2"] == "refused"
+    for name, state in states.items():
+        shown = tab.page.locator(f'[data-field="engines.edge.{name}.state"]')
+        assert shown.get_attribute("data-value") == state
+    assert "no such cluster" in tab.page.locator('[data-node="e2"]').inner_text()
