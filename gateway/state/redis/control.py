@@ -12,7 +12,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,7 +38,7 @@ _RESTORED: Final = "restored"
 
 
 class Control:
-    """The control plane of a `RedisStore`; the methods are those of `gateway.state.store`."""
+    """The methods of a `RedisStore` that need no list of routes."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -52,11 +51,6 @@ class Control:
     def _tell(self, what: str) -> None:
         log.warning("the store %s has lost %s; it was written back from memory", self._link.shown, what)
 
-    @property
-    def routes(self) -> AbstractSet[str]:
-        """Routes that this process has seen an allocation of."""
-        return self.memory.known_published.keys()
-
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
         known = self.memory.known_secrets.get(name, ())
@@ -64,7 +58,7 @@ class Control:
         self.memory.remember_secrets(name, found)
         return found
 
-    async def changed(self, routes: Sequence[str]) -> tuple[int, bool]:
+    async def _count_changes(self, routes: Sequence[str]) -> tuple[int, bool]:
         """The number of changes, and whether the store has lost some that it had acknowledged.
 
         Each route counts for itself, because its keys may be on another node.
@@ -84,13 +78,13 @@ class Control:
         """Writes back all that is remembered, before others ask for it."""
         for secret in tuple(self.memory.known_secrets):
             await self.secrets(secret)
-        await self.revisions(1)
+        await self.revisions(limit=1)
         for kind, name in tuple(self.memory.known_documents):
             await self.load_all(kind, (name,))
-        await self.published(sorted(self.routes))
+        await self._published(sorted(self.memory.known_published))
 
     # Allocations --------------------------------------------------------------------------------
-    async def publish(self, allocation: Published, ensemble: bytes) -> bool:
+    async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
         if not await self._publish(allocation, ensemble, _CURRENT):
             return False
         self.memory.remember_published(allocation, ensemble)
@@ -109,7 +103,7 @@ class Control:
             self.memory.remember_published(newest, found)
         return found
 
-    async def published(self, routes: Sequence[str]) -> dict[str, Published]:
+    async def _published(self, routes: Sequence[str]) -> dict[str, Published]:
         found = {}
         for route in routes:
             newest = await self._newest_published(route)
@@ -125,20 +119,22 @@ class Control:
 
     async def _newest_published(self, route: str) -> Published | None:
         epoch = await self._link.command("GET", f"{self._link.of_route(route)}:epoch")
-        return None if epoch is None else await self.of_epoch(route, int(epoch))
+        return None if epoch is None else await self._of_epoch(route, int(epoch))
 
-    async def of_epoch(self, route: str, epoch: int) -> Published | None:
+    async def _of_epoch(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)
         return None if row is None else unpack_published(row)
 
-    async def history(self, route: str, limit: int) -> list[Published]:
-        """The newest ``limit`` of them, oldest first."""
+    async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
         key = f"{self._link.of_route(route)}:allocations"
         epochs = sorted(map(int, await self._link.command("HKEYS", key)))[-limit:]
         rows = await self._link.command("HMGET", key, *epochs) if epochs else []
         return [unpack_published(row) for row in rows if row is not None]
 
     # Documents ----------------------------------------------------------------------------------
+    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
+        return (await self.load_all(kind, (name,))).get(name)
+
     async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         found = await self._load_all(kind, names)
         if lost := [name for name in names if self._behind(kind, name, found.get(name))]:
@@ -163,7 +159,7 @@ class Control:
         parts = {name: row.decode().partition("\n") for name, row in zip(names, rows, strict=True) if row}
         return {name: (int(version), text) for name, (version, _, text) in parts.items()}
 
-    async def save(self, kind: str, name: str, text: str, expected: int) -> bool:
+    async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
         arguments = (_field(kind, name), expected, text, _CURRENT)
         if not await self._link.run(_SAVE, self._link.of_all, *arguments):
             return False
@@ -171,15 +167,17 @@ class Control:
         return True
 
     # Revisions and events -----------------------------------------------------------------------
-    async def add_revision(self, time: float, author: str, etag: str, document: str, origin: str) -> Revision:
-        await self.revisions(1)  # so that the number is above all that were ever seen here
+    async def add_revision(
+        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
+    ) -> Revision:
+        await self.revisions(limit=1)  # so that the number is above all that were ever seen here
         added = Revision(0, time, author, etag, document, origin)
         number = await self._link.run(_ADD_REVISION, self._link.of_all, _revision_row(added))
         added = replace(added, revision=int(number))
         self.memory.remember_revisions([added])
         return added
 
-    async def revisions(self, limit: int) -> list[Revision]:
+    async def revisions(self, *, limit: int = 100) -> list[Revision]:
         found, known = await self._revisions(limit), self.memory.known_revisions
         newest = max(known, default=0)
         if newest and (not found or found[0].revision < newest):
@@ -202,13 +200,13 @@ class Control:
             Revision(n, *json.loads(row)) for n, row in zip(numbers, rows, strict=True) if row is not None
         ]
 
-    async def add_event(self, time: float, kind: str, route: str, data: str) -> Event:
+    async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
         arguments = (repr(time), kind, route, data, self._event)
         number = int(await self._link.run(_ADD_EVENT, self._link.of_all, *arguments))
         self._event = max(self._event, number)
         return Event(number, time, kind, route, data)
 
-    async def events(self, after: int, limit: int, route: str | None) -> list[Event]:
+    async def events(self, *, after: int = 0, limit: int = 1000, route: str | None = None) -> list[Event]:
         found: list[Event] = []
         while len(found) < limit:
             key = f"{self._link.of_all}:events"
@@ -223,7 +221,7 @@ class Control:
         return found[:limit]
 
     # Leadership ---------------------------------------------------------------------------------
-    async def lease(self, name: str, owner: str, ttl: float, now: float) -> int | None:
+    async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
         arguments = (name, owner, repr(now + ttl), repr(now))
         return int(await self._link.run(_LEASE, self._link.of_all, *arguments)) or None
 

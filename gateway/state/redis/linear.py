@@ -25,7 +25,7 @@ async def totals(link: Link, route: str, fingerprint: str) -> Sums:
     return {key: sums for key, sums in found.items() if sums.count}
 
 
-async def series(link: Link, route: str, fingerprint: str, since: float) -> list[tuple[float, Sums]]:
+async def series(link: Link, route: str, fingerprint: str, *, since: float) -> list[tuple[float, Sums]]:
     """Oldest first."""
     base = link.of_route(route)
     starts = [int(start) for start in await link.command("ZRANGEBYSCORE", f"{base}:linear", since, "+inf")]

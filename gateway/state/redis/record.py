@@ -243,7 +243,7 @@ async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: by
         at += _PAGES_PER_TRIP
 
 
-async def exposures_of(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
+async def exposures_of(link: Link, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
     """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
     return await _steadily(link, route, partial(_exposures, link, route, since, until, below))
 

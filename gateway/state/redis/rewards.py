@@ -104,10 +104,9 @@ MAX_SCANNED: Final = 100_000
 
 
 async def shadow_responses(
-    link: Link, shown: tuple[str, str], since: float, limit: int, disagreeing: bool
+    link: Link, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
 ) -> list[Shadowed]:
-    """Of a route's shadow, newest first; at most `MAX_SCANNED` rows are looked at."""
-    route, shadow = shown
+    """Newest first; at most `MAX_SCANNED` rows are looked at."""
     base, found, scanned = link.of_route(route), list[Shadowed](), 0
     oldest = int(since // 3600)
     hours = await link.command("ZREVRANGEBYSCORE", f"{base}:shadowed_hours", "+inf", oldest)

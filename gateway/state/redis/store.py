@@ -10,34 +10,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
-from gateway.record.exposures import Exposure
 from gateway.record.request_ids import RequestKey
-from gateway.state.base import (
-    Bucket,
-    Counts,
-    DecisionRecord,
-    Event,
-    OutcomeFilter,
-    Published,
-    Retention,
-    Revision,
-    RewardResult,
-)
+from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Published, Retention, RewardResult
 from gateway.state.paging import every_step
 from gateway.state.redis import linear, record, request_ids, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
 from gateway.state.redis.rates import RedisRates
-from policies.contextual.regression import LinearSums
 from policies.types import RewardSums
 
 log = logging.getLogger("turnout.store")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MAX_SHARES: Final = 4096
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
@@ -52,13 +44,23 @@ _LOST: Final = (
 )
 
 
-class RedisStore:
+def _asks(
+    query: Callable[Concatenate[Link, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[RedisStore, P], Coroutine[Any, Any, T]]:
+    """The method of the store that runs ``query`` on its link."""
+
+    @wraps(query)
+    async def method(store: RedisStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await query(store._link, *args, **kwargs)
+
+    return method
+
+
+class RedisStore(Control):
     """A `gateway.state.store.Store` on Redis; `Link` describes the address."""
 
     def __init__(self, url: str, *, clock: Clock = wall) -> None:
-        self._link = Link(url)
-        self._control = Control(self._link)
-        self.memory = self._control.memory
+        super().__init__(Link(url))
         self.address = f"{self._link.shown}?prefix={self._link.prefix}"
         self.rates = RedisRates(self._link)
         self._clock = clock
@@ -87,9 +89,6 @@ class RedisStore:
     async def close(self) -> None:
         await self._link.close()
 
-    async def secrets(self, name: str) -> tuple[bytes, ...]:
-        return await self._control.secrets(name)
-
     # Routes -------------------------------------------------------------------------------------
     async def _know(self, route: str) -> None:
         """Lists the route before its first key is written, so that no key is ever out of sight."""
@@ -100,7 +99,7 @@ class RedisStore:
     async def _routes(self) -> list[str]:
         key = f"{self._link.of_all}:routes"
         found = {route.decode() for route in await self._link.command("SMEMBERS", key)}
-        lost = (self._known_routes | self._control.routes) - found
+        lost = (self._known_routes | self.memory.known_published.keys()) - found
         if lost:
             await self._link.command("SADD", key, *lost)
         return sorted(found | lost)
@@ -120,14 +119,11 @@ class RedisStore:
         for route, keys in record.by_route(rows, 0).items():
             await request_ids.index(self._link, route, keys, keep)
 
-    async def find_requests(self, route: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        return await request_ids.find(self._link, route, keys)
-
     async def _learn_shares(self, route: str, epochs: set[int]) -> None:
         """An epoch's probabilities never change once published, so they are asked for once."""
         for epoch in epochs:
             if (route, epoch) not in self._shares:
-                found = await self._control.of_epoch(route, epoch)
+                found = await self._of_epoch(route, epoch)
                 if found is not None:
                     if len(self._shares) >= _MAX_SHARES:
                         self._shares.clear()
@@ -183,8 +179,9 @@ class RedisStore:
         found = await record.oldest_first(self._link, routes, query, after or b"")
         return await rewards.with_what_belongs(self._link, found)
 
-    async def exposures(self, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
-        return await record.exposures_of(self._link, route, since, until, below)
+    find_requests = _asks(request_ids.find)
+    exposures = _asks(record.exposures_of)
+    shadow_responses = _asks(rewards.shadow_responses)
 
     async def metric_names(self) -> list[str]:
         return await sums.metric_names(self._link, await self._routes())
@@ -215,82 +212,27 @@ class RedisStore:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
         if epoch is None:
             return since
-        found = await self._control.of_epoch(route, epoch)
+        found = await self._of_epoch(route, epoch)
         if found is None:
             return since
         return max(found.time - _MAX_CLOCK_SKEW_S, since if since is not None else 0.0)
 
-    async def linear_sums(self, route: str, fingerprint: str) -> dict[tuple[str, str], LinearSums]:
-        return await linear.totals(self._link, route, fingerprint)
+    linear_sums = _asks(linear.totals)
+    linear_series = _asks(linear.series)
+    series = _asks(sums.series)
+    agreement = _asks(sums.agreement)
+    agreement_series = _asks(sums.agreement_series)
 
-    async def linear_series(
-        self, route: str, fingerprint: str, *, since: float
-    ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
-        return await linear.series(self._link, route, fingerprint, since)
-
-    async def series(
-        self, route: str, *, since: float, until: float, step: float, epochs: bool = True
-    ) -> list[Bucket]:
-        return await sums.series(self._link, route, since, until, step, epochs)
-
-    async def agreement(self, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
-        return await sums.agreement(self._link, route, since)
-
-    async def agreement_series(
-        self, route: str, *, since: float, until: float, step: float
-    ) -> list[tuple[float, str, int, int]]:
-        return await sums.agreement_series(self._link, route, since, until, step)
-
-    async def shadow_responses(
-        self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
-    ) -> list[Shadowed]:
-        return await rewards.shadow_responses(self._link, (route, shadow), since, limit, disagreeing)
-
+    # Control ------------------------------------------------------------------------------------
     async def changed(self) -> int:
-        count, lost = await self._control.changed(await self._routes())
+        count, lost = await self._count_changes(await self._routes())
         if lost:
             await self._alarm("store_lost_data", _LOST.format(self._link.shown))
         return count
 
-    # Control ------------------------------------------------------------------------------------
     async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
         await self._know(allocation.route)
-        return await self._control.publish(allocation, ensemble)
-
-    async def ensemble(self, route: str, epoch: int) -> bytes | None:
-        return await self._control.ensemble(route, epoch)
+        return await super().publish(allocation, ensemble)
 
     async def published(self) -> dict[str, Published]:
-        return await self._control.published(await self._routes())
-
-    async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
-        return await self._control.history(route, limit)
-
-    async def load(self, kind: str, name: str) -> tuple[int, str] | None:
-        return (await self.load_all(kind, (name,))).get(name)
-
-    async def load_all(self, kind: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-        return await self._control.load_all(kind, names)
-
-    async def save(self, kind: str, name: str, text: str, *, expected: int) -> bool:
-        return await self._control.save(kind, name, text, expected)
-
-    async def add_revision(
-        self, *, time: float, author: str, etag: str, document: str, origin: str = ""
-    ) -> Revision:
-        return await self._control.add_revision(time, author, etag, document, origin)
-
-    async def revisions(self, *, limit: int = 100) -> list[Revision]:
-        return await self._control.revisions(limit)
-
-    async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
-        return await self._control.add_event(time, kind, route, data)
-
-    async def events(self, *, after: int = 0, limit: int = 1000, route: str | None = None) -> list[Event]:
-        return await self._control.events(after, limit, route)
-
-    async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
-        return await self._control.lease(name, owner, ttl, now)
-
-    async def release(self, name: str, owner: str) -> None:
-        await self._control.release(name, owner)
+        return await self._published(await self._routes())

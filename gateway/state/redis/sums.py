@@ -126,7 +126,7 @@ def summed_up(cells: Sequence[bytes], less: Sequence[bytes] = ()) -> RewardSums:
 
 
 async def series(
-    link: Link, route: str, since: float, until: float, step: float, epochs: bool
+    link: Link, route: str, *, since: float, until: float, step: float, epochs: bool = True
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     width = int(step)
@@ -153,7 +153,7 @@ async def series(
     return made
 
 
-async def agreement(link: Link, route: str, since: float | None) -> dict[str, tuple[int, int, int]]:
+async def agreement(link: Link, route: str, *, since: float | None = None) -> dict[str, tuple[int, int, int]]:
     found: dict[str, Counter[str]] = {}
     starts = [ALL] if since is None else await _shadow_starts(link, route, since, "+inf")
     for _, shadow, figure, count in await _shadow_cells(link, route, starts):
@@ -162,7 +162,7 @@ async def agreement(link: Link, route: str, since: float | None) -> dict[str, tu
 
 
 async def agreement_series(
-    link: Link, route: str, since: float, until: float, step: float
+    link: Link, route: str, *, since: float, until: float, step: float
 ) -> list[tuple[float, str, int, int]]:
     """Oldest first, then by shadow."""
     width = int(step)

@@ -34,7 +34,7 @@ def make_secret(connection: sqlite3.Connection, name: str) -> None:
 _ALLOCATION: Final = "route, epoch, probabilities, bounds, owners, reason, time, evidence"
 
 
-def publish(connection: sqlite3.Connection, allocation: Published, ensemble: bytes) -> bool:
+def publish(connection: sqlite3.Connection, allocation: Published, ensemble: bytes = b"") -> bool:
     newest = connection.execute(
         "SELECT MAX(epoch) FROM allocations WHERE route = ?", (allocation.route,)
     ).fetchone()[0]
@@ -78,8 +78,7 @@ def published(connection: sqlite3.Connection) -> dict[str, Published]:
     return {row[0]: _allocation(row) for row in rows}
 
 
-def history(connection: sqlite3.Connection, route: str, limit: int) -> list[Published]:
-    """The newest ``limit`` of them, oldest first."""
+def allocation_history(connection: sqlite3.Connection, route: str, *, limit: int = 1000) -> list[Published]:
     rows = connection.execute(
         f"SELECT {_ALLOCATION} FROM allocations WHERE route = ? ORDER BY epoch DESC LIMIT ?", (route, limit)
     ).fetchall()
@@ -117,7 +116,7 @@ def load_all(connection: sqlite3.Connection, kind: str, names: Sequence[str]) ->
     return {name: (version, text) for name, version, text in rows}
 
 
-def save(connection: sqlite3.Connection, kind: str, name: str, text: str, expected: int) -> bool:
+def save(connection: sqlite3.Connection, kind: str, name: str, text: str, *, expected: int) -> bool:
     if expected == 0:
         cursor = connection.execute("INSERT OR IGNORE INTO documents VALUES (?, ?, 1, ?)", (kind, name, text))
     else:
@@ -134,7 +133,7 @@ def save(connection: sqlite3.Connection, kind: str, name: str, text: str, expect
 
 # Revisions and events -----------------------------------------------------------------------------
 def add_revision(
-    connection: sqlite3.Connection, time: float, author: str, etag: str, document: str, origin: str
+    connection: sqlite3.Connection, *, time: float, author: str, etag: str, document: str, origin: str = ""
 ) -> Revision:
     cursor = connection.execute(
         "INSERT INTO revisions (time, author, etag, document, origin) VALUES (?, ?, ?, ?, ?)",
@@ -144,7 +143,7 @@ def add_revision(
     return Revision(cursor.lastrowid or 0, time, author, etag, document, origin)
 
 
-def revisions(connection: sqlite3.Connection, limit: int) -> list[Revision]:
+def revisions(connection: sqlite3.Connection, *, limit: int = 100) -> list[Revision]:
     rows = connection.execute(
         "SELECT revision, time, author, etag, document, origin FROM revisions ORDER BY revision DESC LIMIT ?",
         (limit,),
@@ -152,14 +151,16 @@ def revisions(connection: sqlite3.Connection, limit: int) -> list[Revision]:
     return [Revision(*row) for row in rows]
 
 
-def add_event(connection: sqlite3.Connection, time: float, kind: str, route: str, data: str) -> Event:
+def add_event(connection: sqlite3.Connection, *, time: float, kind: str, route: str, data: str) -> Event:
     cursor = connection.execute(
         "INSERT INTO events (time, kind, route, data) VALUES (?, ?, ?, ?)", (time, kind, route, data)
     )
     return Event(cursor.lastrowid or 0, time, kind, route, data)
 
 
-def events(connection: sqlite3.Connection, after: int, limit: int, route: str | None) -> list[Event]:
+def events(
+    connection: sqlite3.Connection, *, after: int = 0, limit: int = 1000, route: str | None = None
+) -> list[Event]:
     rows = connection.execute(
         "SELECT id, time, kind, route, data FROM events "
         "WHERE id > ? AND (? IS NULL OR route = ?) ORDER BY id LIMIT ?",
@@ -169,7 +170,7 @@ def events(connection: sqlite3.Connection, after: int, limit: int, route: str | 
 
 
 # Leadership ---------------------------------------------------------------------------------------
-def lease(connection: sqlite3.Connection, name: str, owner: str, ttl: float, now: float) -> int | None:
+def lease(connection: sqlite3.Connection, name: str, owner: str, *, ttl: float, now: float) -> int | None:
     row = connection.execute("SELECT owner, until, fence FROM leases WHERE name = ?", (name,)).fetchone()
     if row is None:
         fence = 1

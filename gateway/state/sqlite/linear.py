@@ -58,7 +58,7 @@ def totals(connection: sqlite3.Connection, route: str, fingerprint: str) -> dict
 
 
 def series(
-    connection: sqlite3.Connection, route: str, fingerprint: str, since: float
+    connection: sqlite3.Connection, route: str, fingerprint: str, *, since: float
 ) -> list[tuple[float, dict[tuple[str, str], LinearSums]]]:
     """Oldest first."""
     rows = connection.execute(

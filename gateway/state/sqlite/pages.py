@@ -157,11 +157,11 @@ def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
 def oldest_first(
     connection: sqlite3.Connection,
     *,
-    route: str | None,
-    since: float | None,
-    until: float | None,
-    after: bytes | None,
-    limit: int,
+    route: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    after: bytes | None = None,
+    limit: int = 1000,
 ) -> list[Outcome]:
     """The outcomes behind ``after``, ordered by decision."""
     query = OutcomeFilter(route=route, since=since, until=until, limit=limit)
@@ -186,7 +186,7 @@ def oldest_first(
 
 
 def exposures_of(
-    connection: sqlite3.Connection, route: str, since: float, until: float, below: int
+    connection: sqlite3.Connection, route: str, *, since: float, until: float, below: int
 ) -> list[Exposure]:
     """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
     where, values = _page_filter(OutcomeFilter(route=route, since=since, until=until))

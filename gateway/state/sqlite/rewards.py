@@ -136,14 +136,20 @@ def shadows_between(
 
 
 def shadow_responses(
-    connection: sqlite3.Connection, shown: tuple[str, str], since: float, limit: int, disagreeing: bool
+    connection: sqlite3.Connection,
+    route: str,
+    shadow: str,
+    *,
+    since: float,
+    limit: int = 1000,
+    disagreeing: bool = False,
 ) -> list[Shadowed]:
-    """Of a route's shadow, newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
+    """Newest first. Decisions are ordered by time, so the primary key bounds what is looked at."""
     first = max(0, int(since * 1000)).to_bytes(6, "big")
     rows = connection.execute(
         "SELECT decision, time, route, shadow, primary_variant, status, error, latency_ms, primary_ms, "
         "agrees, difference, detail FROM shadowed WHERE decision >= ? AND route = ? AND shadow = ? "
         f"{'AND agrees = 0 ' if disagreeing else ''}ORDER BY decision DESC LIMIT ?",
-        (first, *shown, limit),
+        (first, route, shadow, limit),
     )
     return [Shadowed._make((*row[:9], None if row[9] is None else bool(row[9]), *row[10:])) for row in rows]

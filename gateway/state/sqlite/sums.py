@@ -83,7 +83,12 @@ def _range(route: str, since: float | None, until: float | None) -> tuple[str, f
 
 
 def counts(
-    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+    connection: sqlite3.Connection,
+    route: str,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    epoch: int | None = None,
 ) -> dict[str, Counts]:
     """By variant."""
     rows = connection.execute(
@@ -98,7 +103,12 @@ def counts(
 
 
 def decided(
-    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+    connection: sqlite3.Connection,
+    route: str,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    epoch: int | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Assigned, as far as the response was seen, and errors, by variant."""
     rows = connection.execute(
@@ -126,7 +136,12 @@ def _summed(rows: Sequence[_Figures]) -> Counts:
 
 
 def reward_sums(
-    connection: sqlite3.Connection, route: str, since: float | None, until: float | None, epoch: int | None
+    connection: sqlite3.Connection,
+    route: str,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    epoch: int | None = None,
 ) -> dict[tuple[str, str], RewardSums]:
     """By (variant, metric); what is down to no values at all is left out."""
     rows = connection.execute(
@@ -140,7 +155,13 @@ def reward_sums(
 
 
 def series(
-    connection: sqlite3.Connection, route: str, since: float, until: float, step: float, epochs: bool
+    connection: sqlite3.Connection,
+    route: str,
+    *,
+    since: float,
+    until: float,
+    step: float,
+    epochs: bool = True,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
     width = int(step)
@@ -180,7 +201,7 @@ def series(
 
 
 def agreement(
-    connection: sqlite3.Connection, route: str, since: float | None
+    connection: sqlite3.Connection, route: str, *, since: float | None = None
 ) -> dict[str, tuple[int, int, int]]:
     rows = connection.execute(
         "SELECT shadow, SUM(answers), SUM(compared), SUM(agreeing) FROM shadow_cells "
@@ -191,7 +212,7 @@ def agreement(
 
 
 def agreement_series(
-    connection: sqlite3.Connection, route: str, since: float, until: float, step: float
+    connection: sqlite3.Connection, route: str, *, since: float, until: float, step: float
 ) -> list[tuple[float, str, int, int]]:
     """Oldest first, then by shadow."""
     rows = connection.execute(

@@ -22,7 +22,7 @@ _MAX_STEP_ROWS: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""
 
 
-def step(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
+def step(connection: sqlite3.Connection, retention: Retention, *, now: float) -> bool:
     """One bounded step; True while there is more to do."""
     bounded = _within_size(connection, retention, now)
     return (
