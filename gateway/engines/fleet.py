@@ -9,32 +9,22 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final, Literal
+from typing import Final
 
 from gateway.clock import Clock
-from gateway.compile.plans import salt
 from gateway.config.document import Document
-from gateway.engines.envoy.clusters import clusters
-from gateway.engines.envoy.routes import Assigned, entries, ordered, route_table
-from gateway.engines.envoy.rows import rows
+from gateway.engines.envoy.offers import EnvoyOffers
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
+from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers
+from gateway.engines.rows import rows
 from gateway.record.decision_id import Sealer
 from gateway.record.events import Outcome
-from gateway.record.stamp import Stamp
 from gateway.state.store import DocumentStore
-from policies.allocation.cells import cells
-from policies.allocation.model import Allocation
-
-Kind = Literal["clusters", "routes"]
-Json = dict[str, Any]
-Text = tuple[tuple[int, int], bytes]
-"""JSON, and the revision and epoch that it was made from."""
 
 HOLD_S: Final = 15.0
 """How long a poll is held if nothing changes."""
@@ -44,27 +34,6 @@ CLUSTERS_FIRST_S: Final = 5.0
 """How long new routes wait until the node has fetched the clusters that they may name."""
 MAX_VERSIONS: Final = 256
 """Versions whose epochs are remembered, for what nodes say they have."""
-
-
-@dataclass(frozen=True, slots=True)
-class InEffect:
-    """The published allocation of one route."""
-
-    epoch: int
-    allocation: Allocation
-    time: float
-    """When it was published, in seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One kind of resource of one engine."""
-
-    version: str
-    body: bytes
-    """The DiscoveryResponse, as JSON."""
-    epochs: Mapping[str, int]
-    """By route; empty for clusters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +70,9 @@ class Fleet:
         self._clock = clock
         self._changed = asyncio.Event()
         self._offers: dict[tuple[str, Kind], tuple[object, Offer]] = {}
-        self._texts: dict[str, dict[str, Text]] = {}
-        """By engine and route: the text of the route's part of the table."""
+        self._makers: Mapping[str, Offers] = {"envoy": EnvoyOffers(sealer)}
+        """By type of engine."""
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
-        self._clusters: dict[str, tuple[dict[str, Json], dict[str, Json]]] = {}
-        """By engine: clusters by name, and those of the version before."""
         self.nodes = Nodes()
 
     def engine_of(self, token: str) -> str | None:
@@ -269,53 +236,11 @@ class Fleet:
         state = self._revision(), epochs
         if last is not None and last[0] == state:
             return last[1]
-        if kind == "clusters":
-            offer = self._offer_clusters(document, engine)
-        else:
-            offer = _offer([self._route_table(document, engine, served)], epochs)
+        offers = self._makers[document.engines[engine].type]
+        offer = offers.make(document, state[0], engine, kind, served)
+        if kind == "routes":
             self._versions[offer.version] = epochs
             if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
         self._offers[engine, kind] = state, offer
         return offer
-
-    def _route_table(self, document: Document, engine: str, served: Mapping[str, InEffect]) -> bytes:
-        """`route_table` as JSON. A change of one route makes the text of that route alone: there may be hundreds."""
-        revision, before, texts = self._revision(), self._texts.get(engine, {}), dict[str, Text]()
-        for name in ordered(document, served):
-            made_from = revision, served[name].epoch
-            known = before.get(name)
-            if known is None or known[0] != made_from:
-                assigned = self._assigned(document, name, served[name])
-                known = made_from, _compact(entries(document, name, assigned))[1:-1]
-            texts[name] = known
-        self._texts[engine] = texts
-        head, routes, rest = _compact(route_table(document, engine, {})).partition(b'"routes":[')
-        return b"".join([head, routes, *(text + b"," for _, text in texts.values()), rest])
-
-    def _assigned(self, document: Document, name: str, effect: InEffect) -> Assigned:
-        parts = cells(effect.allocation)
-        stamps = {
-            variant: self._sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time))
-            for variant, propensity in parts.propensities.items()
-        }
-        return Assigned(parts, stamps, salt(document, name))
-
-    def _offer_clusters(self, document: Document, engine: str) -> Offer:
-        """The clusters of the document, and those of the version before: nodes may still route to them."""
-        wanted = {cluster["name"]: cluster for cluster in clusters(document, engine)}
-        last, before = self._clusters.get(engine, ({}, {}))
-        if wanted != last:
-            before = {name: cluster for name, cluster in last.items() if name not in wanted}
-            self._clusters[engine] = wanted, before
-        return _offer([*map(_compact, wanted.values())], {}, [*map(_compact, before.values())])
-
-
-def _offer(resources: list[bytes], epochs: Mapping[str, int], unversioned: Sequence[bytes] = ()) -> Offer:
-    version = hashlib.sha256(b",".join(resources)).hexdigest()[:16]
-    body = b'{"version_info":"%b","resources":[%b]}'
-    return Offer(version, body % (version.encode(), b",".join([*resources, *unversioned])), epochs)
-
-
-def _compact(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

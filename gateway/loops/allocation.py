@@ -17,7 +17,7 @@ from gateway.compile.ensembles import expected
 from gateway.compile.plans import overridden, plan
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
-from gateway.engines.fleet import InEffect
+from gateway.engines.offers import InEffect
 from gateway.loops.learning import Learning, Look, Proposal, counts_missing
 from gateway.loops.periodic import each_route
 from gateway.state.base import BUCKET_S, Published

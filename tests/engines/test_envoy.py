@@ -20,8 +20,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from gateway.compile.plans import salt
 from gateway.config.load import load
-from gateway.engines.envoy.bootstrap import SEPARATOR
-from gateway.engines.envoy.routes import salt_text
+from gateway.engines.offers import salt_text
+from gateway.engines.rows import SEPARATOR
 from gateway.state.sqlite import SqliteStore
 from gateway.state.units import UNITS
 from policies.allocation.bucketing import allocation

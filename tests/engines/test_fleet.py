@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from gateway.config.load import load
-from gateway.engines.fleet import Fleet, InEffect, Kind, Offer, Poll
+from gateway.engines.fleet import Fleet, Poll
 from gateway.engines.nodes import LOSS_WINDOW_S, SILENT_S, Nodes
+from gateway.engines.offers import InEffect, Kind, Offer
 from gateway.loops.alarms import Alarms, distrust
 from gateway.record.decision_id import Sealer
 from gateway.state.sqlite import SqliteStore

@@ -11,7 +11,8 @@ from gateway.compile.plans import salt
 from gateway.config.load import ConfigError, load
 from gateway.engines.envoy.bootstrap import Node, bootstrap
 from gateway.engines.envoy.clusters import clusters
-from gateway.engines.envoy.routes import Assigned, route_table
+from gateway.engines.envoy.routes import route_table
+from gateway.engines.offers import Assigned
 from policies.allocation.bucketing import allocation
 from policies.allocation.cells import cells
 from tests.e2e.test_tls import Issuer

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import ENGINE, Endpoints
 from gateway.control.schemas.engines import EnginesResponse, RowsResponse
-from gateway.engines.envoy.bootstrap import NODE
-from gateway.engines.envoy.counters import counters
-from gateway.engines.fleet import Fleet, Kind, Poll
+from gateway.engines.counters import NODE, counters
+from gateway.engines.fleet import Fleet, Poll
+from gateway.engines.offers import Kind
 from gateway.errors import TurnoutError
 
 endpoints: Final = Endpoints()

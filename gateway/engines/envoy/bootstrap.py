@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
 from gateway.engines.envoy.routes import DECISION, UNIT
+from gateway.engines.rows import ROWS_PATH, SEPARATOR
 
 Json = dict[str, Any]
 
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
-ROWS_PATH: Final = "/-/engines/rows"
-COUNTERS_PATH: Final = "/-/engines/counters"
-NODE: Final = "x-turnout-node"
-"""Request header with the name of the node, which what it sends does not say itself."""
 COUNTERS: Final = {
     "access_logs.open_telemetry_access_log.turnout.logs_written": "delivered",
     "access_logs.open_telemetry_access_log.turnout.logs_dropped": "lost",
 }
 """Envoy's counters of rows → the names under which it reports them."""
-SEPARATOR: Final = "\x1f"
-"""Between the fields of a row: no header can hold it."""
 ROW: Final = (
     f"%REQ({DECISION})%",
     "%ROUTE_NAME%",
@@ -40,7 +36,7 @@ ROW: Final = (
     "%REQ(x-request-id)%",
     f"%REQ({UNIT})%",
 )
-"""Envoy's names of the fields of a row, in the order in which `gateway.engines.envoy.rows` reads them."""
+"""Envoy's names of the fields of a row, in the order in which `gateway.engines.rows` reads them."""
 FILES: Final = {"clusters": "clusters.json", "routes": "routes.json"}
 """By kind, the file that an agent keeps."""
 POLL_TIMEOUT_S: Final = 30.0

@@ -8,31 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from gateway.config.document import Document, MatchConfig, RouteConfig
 from gateway.engines.envoy.clusters import METADATA, cluster_name, seconds
-from policies.allocation.cells import Cells
-
-Json = dict[str, Any]
+from gateway.engines.offers import Assigned, Json, ordered, salt_text
 
 DECISION: Final = "x-decision-id"
 UNIT: Final = "x-turnout-unit"
 """Request header that carries the unit to the log; what a client sends under this name is removed."""
 _SERVED: Final = f"%UPSTREAM_METADATA({METADATA}:variant)%"
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """How the requests of one route are assigned in one epoch."""
-
-    cells: Cells
-    stamps: Mapping[str, str]
-    """By variant."""
-    salt: bytes
 
 
 def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned]) -> Json:
@@ -50,23 +36,9 @@ def route_table(document: Document, engine: str, assigned: Mapping[str, Assigned
     }
 
 
-def ordered(document: Document, names: Iterable[str]) -> list[str]:
-    """Routes in the order in which a request is matched."""
-    return sorted(names, key=lambda name: _specificity(document.routes[name].match))
-
-
 def entries(document: Document, name: str, assigned: Assigned) -> list[Json]:
     """The part of the table that one route makes."""
     return list(_entries(name, document.routes[name], document, assigned))
-
-
-def salt_text(salt: bytes) -> str:
-    """What a unit is prefixed with before Envoy hashes it: units are independent between routes and rollouts."""
-    return blake2b(salt, digest_size=8).hexdigest() + ":"
-
-
-def _specificity(match: MatchConfig) -> tuple[int, int]:
-    return -len(match.path), -(bool(match.host) + bool(match.methods) + len(match.headers))
 
 
 def _entries(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Iterator[Json]:

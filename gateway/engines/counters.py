@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+COUNTERS_PATH: Final = "/-/engines/counters"
+NODE: Final = "x-turnout-node"
+"""Request header with the name of the node, which what it sends does not say itself."""
 
 
 def counters(export: bytes) -> tuple[int, int]:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gateway.config.document import Document, RouteConfig
-from gateway.engines.envoy.bootstrap import SEPARATOR
-from gateway.engines.envoy.otlp import bodies
+from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
 from gateway.record.events import Outcome
 from gateway.record.stamp import Stamp, parsed_request
 from policies.allocation.bucketing import unit_hash
 
+ROWS_PATH: Final = "/-/engines/rows"
+SEPARATOR: Final = "\x1f"
+"""Between the fields of a row: no header can hold it."""
 _REQUEST_ID: Final = re.compile(r"[!-~]{2,128}")
 _VARIANT: Final = re.compile(r"-|[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_DIGITS: Final = 15
@@ -106,7 +108,7 @@ class _Reader:
     def outcome(self, text: str) -> Outcome | None:
         """The outcome of a row; None if no node can have written it."""
         try:
-            # The order of `bootstrap.ROW`, a character for each byte.
+            # The order of `envoy.bootstrap.ROW`, a character for each byte.
             (
                 decision, route, server, status_text, flags, attempts, total, gateway, backend, received, sent,
                 address, request_id, unit,

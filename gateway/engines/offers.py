@@ -1,0 +1,87 @@
+"""What the nodes of an engine are offered, whatever kind of proxy they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+from gateway.config.document import Document, MatchConfig
+from gateway.record.decision_id import Sealer
+from gateway.record.stamp import Stamp
+from policies.allocation.cells import Cells, cells
+from policies.allocation.model import Allocation
+
+Kind = Literal["clusters", "routes"]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InEffect:
+    """The published allocation of one route."""
+
+    epoch: int
+    allocation: Allocation
+    time: float
+    """When it was published, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """How the requests of one route are assigned in one epoch."""
+
+    cells: Cells
+    stamps: Mapping[str, str]
+    """By variant."""
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One kind of resource of one engine."""
+
+    version: str
+    body: bytes
+    """The response to a poll, as JSON."""
+    epochs: Mapping[str, int]
+    """By route; empty for clusters."""
+
+
+class Offers(Protocol):
+    """Makes offers for one type of engine."""
+
+    def make(
+        self, document: Document, revision: int, engine: str, kind: Kind, served: Mapping[str, InEffect]
+    ) -> Offer:
+        """The newest resources of ``kind``. Raises OSError if a CA cannot be read."""
+
+
+def assigned(sealer: Sealer, name: str, effect: InEffect, salt: bytes) -> Assigned:
+    """How the requests of the route ``name`` are assigned, with signed stamps."""
+    parts = cells(effect.allocation)
+    stamps = {
+        variant: sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time))
+        for variant, propensity in parts.propensities.items()
+    }
+    return Assigned(parts, stamps, salt)
+
+
+def salt_text(salt: bytes) -> str:
+    """What a node puts before a unit to hash it: units are independent between routes and rollouts."""
+    return blake2b(salt, digest_size=8).hexdigest() + ":"
+
+
+def ordered(document: Document, names: Iterable[str]) -> list[str]:
+    """Routes in the order in which a request is matched."""
+    return sorted(names, key=lambda name: _specificity(document.routes[name].match))
+
+
+def _specificity(match: MatchConfig) -> tuple[int, int]:
+    return -len(match.path), -(bool(match.host) + bool(match.methods) + len(match.headers))
+
+
+def compact(value: object) -> bytes:
+    """``value`` as JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
