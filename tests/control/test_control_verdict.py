@@ -49,9 +49,11 @@ def rollout(state: str, *rails: dict[str, Any], **more: Any) -> dict[str, Any]:
 )
 async def test_a_state_that_is_decided(harness: Harness, client: Client, state: str, verdict: str) -> None:
     harness.rollouts["shop"] = rollout(state, rail("inconclusive"))
-    found = (await client("reader").get(URL)).json()
-    assert found["verdict"] == verdict
-    assert found["reasons"] == [f"{state}: by ops"]
+    http = client("reader")
+    for query in ("", "?of=stage"):  # a stage that ended passes no more: its guardrails are the next run's
+        found = (await http.get(URL + query)).json()
+        assert found["verdict"] == verdict
+        assert found["reasons"] == [f"{state}: by ops"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,26 @@ async def test_the_worst_guardrail_decides(
     http = client("reader")
     assert (await http.get(f"{URL}?of=stage")).json()["verdict"] == of_stage
     assert (await http.get(URL)).json()["verdict"] == of_rollout
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"stage": -1, "phase": "shadow"}, "the gate holds; the stages are still to come"),
+        ({"phase": "bandit"}, "every stage has passed; a bandit decides on the share"),
+        ({"waits": "node n1 serves epoch 3"}, "node n1 serves epoch 3"),
+        ({}, "stage 1 of 2 holds; the rollout has not ended"),
+    ],
+)
+async def test_why_a_rollout_without_a_violation_is_not_over(
+    harness: Harness, client: Client, more: dict[str, Any], reason: str
+) -> None:
+    harness.rollouts["shop"] = rollout("running", rail("pass"), **more)
+    http = client("reader")
+    found = (await http.get(URL)).json()
+    assert (found["verdict"], found["reasons"]) == ("inconclusive", [reason])
+    stage = (await http.get(f"{URL}?of=stage")).json()["verdict"]
+    assert stage == ("inconclusive" if "waits" in more else "pass")
 
 
 async def test_what_a_decision_still_takes(harness: Harness, client: Client) -> None:
@@ -111,7 +133,7 @@ async def test_errors_have_the_one_shape(harness: Harness, client: Client) -> No
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("state", ["promoted", "rolled_back", "halted", "paused", "running"])
-async def test_flagger_goes_on_or_is_held_back(
+async def test_flagger_continues_or_is_held_back(
     harness: Harness, client: Client, hook: str, state: str
 ) -> None:
     harness.rollouts["shop"] = rollout(state, rail("pass"))
@@ -122,6 +144,16 @@ async def test_flagger_goes_on_or_is_held_back(
     assert found.status_code == (200 if verdict in HOOKS[hook] else 409)
     if found.status_code == 409:
         assert found.json()["error"]["message"].startswith(f"{verdict}: ")
+
+
+async def test_flagger_does_not_go_on_with_a_canary_that_was_rolled_back(
+    harness: Harness, client: Client
+) -> None:
+    harness.rollouts["shop"] = rollout("rolled_back", rail("inconclusive"))
+    http = client("reader")
+    for hook in ("rollout", "confirm-traffic-increase", "confirm-promotion", "confirm-rollout"):
+        assert (await http.post(f"/-/hooks/flagger/shop/{hook}")).status_code == 409
+    assert (await http.post("/-/hooks/flagger/shop/rollback")).status_code == 200
 
 
 async def test_flagger_sends_its_key_in_the_url(harness: Harness, client: Client) -> None:

@@ -25,29 +25,38 @@ _ORDER: Final = ("fail", "error", "inconclusive", "pass")
 
 def of_rollout(rollout: Mapping[str, Any], now: float) -> Json:
     """Return whether the candidate may take over: ``pass`` only once every stage has passed."""
-    state = rollout["state"]
-    verdict = _OF_STATE.get(state)
-    if verdict is not None:
-        return _verdict_json(verdict, [f"{state}: {rollout.get('reason') or 'no reason was given'}"], ())
     found = of_stage(rollout, now)
-    if found["verdict"] != "pass":
+    if rollout["state"] in _OF_STATE or found["verdict"] != "pass":
         return found
-    stage = (
-        f"stage {rollout['stage'] + 1} of {rollout['stages']}"
-        if rollout.get("stage") is not None
-        else "a stage"
-    )
-    return {**found, "verdict": "inconclusive", "reasons": [f"{stage} holds; the others are still to come"]}
+    return {**found, "verdict": "inconclusive", "reasons": [_open_stage(rollout)]}
+
+
+def _open_stage(rollout: Mapping[str, Any]) -> str:
+    match rollout["phase"]:
+        case "bandit":
+            return "every stage has passed; a bandit decides on the share"
+        case "shadow":
+            return "the gate holds; the stages are still to come"
+    return f"stage {rollout['stage'] + 1} of {rollout['stages']} holds; the rollout has not ended"
 
 
 def of_stage(rollout: Mapping[str, Any], now: float) -> Json:
-    """Return whether the current stage passes: its guardrails, its minimum time, its samples."""
+    """Return whether the current stage passes: its guardrails, its minimum time, its samples.
+
+    A rollout that does not run has no current stage: its state decides, not the guardrails of its next run.
+    """
+    state = rollout["state"]
+    if state in _OF_STATE:
+        reason = rollout.get("reason") or "no reason was given"
+        return _verdict_json(_OF_STATE[state], [f"{state}: {reason}"], ())
     rails: Sequence[Mapping[str, Any]] = rollout.get("verdicts") or ()
     reasons = [_reason(rail) for rail in rails if rail["verdict"] != "pass"]
     verdict = next((v for v in _ORDER if any(rail["verdict"] == v for rail in rails)), "pass")
     minutes = ((rollout.get("stage_ends") or now) - now) / 60
     samples = (rollout.get("min_samples") or 0) - (rollout.get("samples") or 0)
-    if verdict == "pass" and minutes > 0:
+    if verdict == "pass" and rollout.get("waits"):
+        verdict, reasons = "inconclusive", [rollout["waits"]]
+    elif verdict == "pass" and minutes > 0:
         verdict, reasons = "inconclusive", [f"the stage lasts {minutes:.1f} minutes more"]
     if verdict in ("pass", "inconclusive") and samples > 0:
         verdict, reasons = (
