@@ -19,7 +19,7 @@ from gateway.transport import health
 from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.balancer import Backend
 from gateway.transport.endpoint import Endpoint
-from gateway.transport.http2_address import Http2Address
+from gateway.transport.http2_address import Http2Address, NegotiatedAddress
 from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies import ejection
 
@@ -48,7 +48,8 @@ class Registry:
     def probe_address(self, backend: BackendConfig, place: int) -> Address:
         """The address number ``place`` for a probe: with a connection of its own, which never rests."""
         known = self.address(backend, place)
-        return new_address(known.endpoint, self.loop, known.context, known.server_name, max_idle=0)
+        offer = known.offer if isinstance(known, Http2Address) else None
+        return new_address(known.endpoint, self.loop, known.context, offer, known.server_name, max_idle=0)
 
     def take(self, draft: Draft) -> None:
         """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
@@ -57,6 +58,8 @@ class Registry:
         self.healths, self.buckets = draft.healths, draft.buckets
         for address, options in draft.options.items():
             address.context = options.context
+            if isinstance(address, Http2Address):
+                address.offer = options.offer
             address.idle_timeout, address.max_idle = options.idle, options.size
             address.min_stall = options.silence
         for name, backend in draft.backends.items():
@@ -73,6 +76,8 @@ class Options:
     """What the configuration says of one address, which several backends may name."""
 
     context: ssl.SSLContext | None
+    offer: ssl.SSLContext | None
+    """Offers HTTP/2."""
     idle: float
     size: int
     silence: float
@@ -85,7 +90,7 @@ class Draft:
         """``context`` makes the TLS context for a backend; it raises OSError for files that can't be used."""
         self._registry = registry
         self._context = context
-        self._contexts: dict[tuple[BackendTlsConfig, bool], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[BackendTlsConfig, tuple[str, ...]], ssl.SSLContext] = {}
         self.addresses: dict[tuple[Endpoint, bool], Address] = {}
         self.options: dict[Address, Options] = {}
         self.limiters: dict[str, ConcurrencyLimiter] = {}
@@ -119,22 +124,27 @@ class Draft:
 
     def _address(self, document: BackendConfig, place: int, *, shadow: bool) -> Address:
         found, key = document.addresses[place], (endpoint(document, place), shadow)
-        context = self._context_of(document.tls, http2=document.http2) if found.secure else None
+        context = offer = None
+        if found.secure:
+            context = self._context_of(document.tls, "http/1.1")
+        if found.secure and document.http2:
+            offer = self._context_of(document.tls, "h2")
+        elif found.secure and document.alpn:
+            offer = self._context_of(document.tls, "h2", "http/1.1")
         address = self.addresses.get(key) or self._registry.addresses.get(key)
         if address is None:
             name = (document.tls.server_name or found.host) if found.secure else None
-            address = new_address(key[0], self._registry.loop, context, name)
+            address = new_address(key[0], self._registry.loop, context, offer, name)
         self.addresses[key] = address
         silence = max(_silence(document), self.options[address].silence if address in self.options else 0.0)
-        self.options[address] = Options(context, document.pool.idle, document.pool.size, silence)
+        self.options[address] = Options(context, offer, document.pool.idle, document.pool.size, silence)
         return address
 
-    def _context_of(self, tls: BackendTlsConfig, *, http2: bool) -> ssl.SSLContext:
-        context = self._contexts.get((tls, http2))
+    def _context_of(self, tls: BackendTlsConfig, *protocols: str) -> ssl.SSLContext:
+        context = self._contexts.get((tls, protocols))
         if context is None:
-            context = self._contexts[tls, http2] = self._context(tls)
-            if http2:
-                context.set_alpn_protocols(["h2"])
+            context = self._contexts[tls, protocols] = self._context(tls)
+            context.set_alpn_protocols(protocols)
         return context
 
 
@@ -142,19 +152,23 @@ def new_address(
     endpoint: Endpoint,
     loop: asyncio.AbstractEventLoop,
     context: ssl.SSLContext | None,
+    offer: ssl.SSLContext | None,
     server_name: str | None,
     *,
     max_idle: int = MAX_IDLE_CONNECTIONS,
 ) -> Address:
-    """An address of the class that the endpoint's scheme asks for."""
-    kind = Http2Address if endpoint.http2 else Address
-    return kind(endpoint, loop, context=context, server_name=server_name, max_idle=max_idle)
+    """An address of the class that the endpoint's scheme asks for. ``offer``: a context that offers HTTP/2."""
+    if not endpoint.http2 and offer is None:
+        return Address(endpoint, loop, context=context, server_name=server_name, max_idle=max_idle)
+    kind = Http2Address if endpoint.http2 else NegotiatedAddress
+    return kind(endpoint, loop, context=context, offer=offer, server_name=server_name, max_idle=max_idle)
 
 
 def endpoint(backend: BackendConfig, place: int) -> Endpoint:
     """What identifies the address number ``place`` of ``backend``."""
     found = backend.addresses[place]
-    return Endpoint(found.scheme, found.host, found.port, _tls_digest(backend.tls) if found.secure else "")
+    tls = f"{_tls_digest(backend.tls)} {backend.alpn}" if found.secure else ""
+    return Endpoint(found.scheme, found.host, found.port, tls)
 
 
 @lru_cache(maxsize=1024)

@@ -143,6 +143,8 @@ class BackendConfig(ConfigModel):
     slow_start: Duration = 0.0
     """Time over which an address that has become healthy returns to its full share; 0: immediately."""
     tls: BackendTlsConfig = BackendTlsConfig()
+    alpn: bool = True
+    """Whether to offer HTTP/2 to https addresses; false: HTTP/1.1 only."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -158,7 +160,7 @@ class BackendConfig(ConfigModel):
 
     @property
     def http2(self) -> bool:
-        """Whether the addresses are spoken to in HTTP/2."""
+        """Whether the addresses must speak HTTP/2."""
         return self.addresses[0].scheme in ("h2c", "h2")
 
     @cached_property

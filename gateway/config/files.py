@@ -68,7 +68,6 @@ def _missing(path: KeyPath, file: str) -> Iterator[Finding]:
 def client_context(tls: BackendTlsConfig) -> ssl.SSLContext:
     """How we speak TLS to others. Raises OSError for files that can't be used."""
     context = ssl.create_default_context(cafile=tls.ca)
-    context.set_alpn_protocols(["http/1.1"])
     if tls.cert is not None:
         context.load_cert_chain(tls.cert, tls.key)
     if not tls.verify:

@@ -72,6 +72,11 @@ class Address(ConnectionOwner):
         self.stragglers = 0
         """Requests left with a stalled address after their clients got another response."""
 
+    @property
+    def http2(self) -> bool:
+        """Whether requests go there in HTTP/2."""
+        return False
+
     # Latency ----------------------------------------------------------------------------------------
     def observe_latency(self, milliseconds: float, now: float) -> None:
         """Takes the time from a request's end to the head of a response that is not an error."""

@@ -25,7 +25,7 @@ class Endpoint:
 
     @property
     def http2(self) -> bool:
-        """Whether it is spoken to in HTTP/2: in plain text (h2c) or over TLS (h2)."""
+        """Whether it must speak HTTP/2: in plain text (h2c) or over TLS (h2)."""
         return self.scheme in ("h2c", "h2")
 
     @property

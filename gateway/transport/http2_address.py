@@ -1,4 +1,4 @@
-"""An address that speaks HTTP/2: few connections, each with many requests."""
+"""Addresses that speak HTTP/2: few connections, each with many requests; over TLS perhaps only if agreed on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.base import Connection, ResponseHandler
+from gateway.transport.connection import BackendConnection
 from gateway.transport.endpoint import Endpoint
 from gateway.transport.http2_connection import (
     Http2Connection,
@@ -46,6 +47,9 @@ class Sessions(SessionOwner):
         if session in self.all:
             self.all.remove(session)
 
+    def on_http1(self, transport: asyncio.Transport) -> None:
+        self.address.on_http1(transport)
+
     def end_idle(self, before: float) -> None:
         """Ends those without requests since ``before``."""
         for session in tuple(self.all):
@@ -54,9 +58,12 @@ class Sessions(SessionOwner):
 
 
 class Http2Address(Address):
-    """See the module."""
+    """An address that must speak HTTP/2."""
 
-    __slots__ = ("_opening", "sessions")
+    __slots__ = ("_opening", "offer", "sessions")
+
+    offer: ssl.SSLContext | None
+    """Offers HTTP/2; None for connections without TLS."""
 
     def __init__(
         self,
@@ -64,12 +71,18 @@ class Http2Address(Address):
         loop: asyncio.AbstractEventLoop,
         *,
         context: ssl.SSLContext | None = None,
+        offer: ssl.SSLContext | None = None,
         server_name: str | None = None,
         max_idle: int = MAX_IDLE_CONNECTIONS,
     ) -> None:
         super().__init__(endpoint, loop, context=context, server_name=server_name, max_idle=max_idle)
+        self.offer = offer
         self.sessions = Sessions(self)
-        self._opening: asyncio.Task[Http2Session] | None = None
+        self._opening: asyncio.Task[Http2Session | None] | None = None
+
+    @property
+    def http2(self) -> bool:
+        return True
 
     def take_idle(self) -> Connection | None:
         session = self.sessions.with_room()
@@ -85,6 +98,9 @@ class Http2Address(Address):
                 opening.add_done_callback(_retrieve)
             try:
                 fresh = await asyncio.shield(opening)
+                if fresh is None:
+                    await self._connect_http1(handler)
+                    return
                 if fresh.peer_streams < 1:
                     raise ConnectionError("it permits no requests")
             except (OSError, UnicodeError) as error:
@@ -93,20 +109,32 @@ class Http2Address(Address):
             session = self.sessions.with_room()
         handler.on_connected(StreamConnection(session))
 
-    async def _open(self) -> Http2Session:
-        """A connection whose limits are known: a burst of requests is not refused by one that permits fewer."""
+    async def _connect_http1(self, handler: ResponseHandler) -> None:
+        self._report(
+            handler, ssl.SSLError("the backend did not agree on HTTP/2; write its address with https://")
+        )
+
+    def on_http1(self, transport: asyncio.Transport) -> None:
+        """The backend has not agreed on HTTP/2."""
+        transport.abort()
+
+    async def _open(self) -> Http2Session | None:
+        """A connection whose limits are known: a burst of requests is not refused by one that permits fewer.
+
+        None if the backend speaks HTTP/1.1.
+        """
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             transport, protocol = await self.loop.create_connection(
                 lambda: Http2Connection(self.sessions, self.endpoint.web_scheme.encode()),
                 self.endpoint.host,
                 self.endpoint.port,
-                ssl=self.context,
+                ssl=self.offer,
                 server_hostname=self.server_name,
             )
             session = protocol.session
+            if session is None:
+                return None
             try:
-                if session is None:
-                    raise ssl.SSLError("the backend did not agree on HTTP/2; write its address with https://")
                 await session.ready
             except BaseException:
                 transport.abort()
@@ -126,7 +154,68 @@ class Http2Address(Address):
             session.closing = True
 
 
-def _retrieve(task: asyncio.Task[Http2Session]) -> None:
+class NegotiatedAddress(Http2Address):
+    """An https address: HTTP/2 if the backend agrees on it (ALPN), else HTTP/1.1, as for a change of protocol."""
+
+    __slots__ = ("_http1",)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        context: ssl.SSLContext | None = None,
+        offer: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        max_idle: int = MAX_IDLE_CONNECTIONS,
+    ) -> None:
+        """``context`` offers HTTP/1.1 alone."""
+        super().__init__(
+            endpoint, loop, context=context, offer=offer, server_name=server_name, max_idle=max_idle
+        )
+        self._http1 = False
+        """Whether the backend has not agreed on HTTP/2; asked again once no connection is left."""
+
+    @property
+    def http2(self) -> bool:
+        return not self._http1
+
+    def take_idle(self) -> Connection | None:
+        return Http2Address.take_idle(self) or Address.take_idle(self)
+
+    async def _connect(self, handler: ResponseHandler) -> None:
+        if handler.upgrade or self._http1:
+            await Address._connect(self, handler)
+        else:
+            await Http2Address._connect(self, handler)
+
+    async def _connect_http1(self, handler: ResponseHandler) -> None:
+        connection = Address.take_idle(self)  # of those who have waited, one gets the connection just made
+        if connection is not None:
+            handler.on_connected(connection)
+        else:
+            await Address._connect(self, handler)
+
+    def on_http1(self, transport: asyncio.Transport) -> None:
+        self._http1 = True
+        connection = BackendConnection(self, None)
+        self.connections.add(connection)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.idle_since = self.time()
+        self.idle.append(connection)
+
+    def sweep(self) -> None:
+        Http2Address.sweep(self)
+        Address.sweep(self)
+        self._http1 = self._http1 and bool(self.connections)
+
+    def close(self) -> None:
+        Http2Address.close(self)
+        Address.close(self)
+
+
+def _retrieve(task: asyncio.Task[Http2Session | None]) -> None:
     """Looks at the exception, which asyncio reports otherwise if those who waited have left."""
     if not task.cancelled():
         task.exception()

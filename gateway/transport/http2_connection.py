@@ -49,6 +49,10 @@ class SessionOwner:
         """``session`` has ended, or takes no further requests."""
         raise NotImplementedError
 
+    def on_http1(self, transport: asyncio.Transport) -> None:
+        """The backend has not agreed on HTTP/2."""
+        raise NotImplementedError
+
 
 class BackendStream(Stream):
     """One request and its response."""
@@ -329,6 +333,7 @@ class Http2Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self._owner.on_http1(self.transport)
             return
         self.session = Http2Session(self._owner, self.transport, self._scheme)
         self.session.start()

@@ -155,6 +155,7 @@ backends:
     ejection: {consecutive: 1, local_consecutive: 1, rate: null, min_requests: 1, window: 1s, base: 1s, max: 2s,
                max_share: 10%, panic: 0, silence: 100ms}
     slow_start: 10s
+    alpn: false
     tls: {ca: ca, cert: c, key: k, verify: false, server_name: n}
   b: {url: "http://[::1]:9101", ejection: null}
 engines: {edge: {type: envoy, token: sixteen-characters, nodes: [e*], ids: stamped, max_lost_rows: 2%, forget: 10m}}

@@ -57,6 +57,8 @@ class Http2Backend:
     plans: deque[Plan] = field(default_factory=deque)
     """For the requests to come, called when they are complete; without any a request is echoed."""
     settings: dict[int, int] = field(default_factory=dict)
+    upgrades: list[bytes] = field(default_factory=list)
+    """Requests that came in HTTP/1.1."""
     port: int = 0
     server: asyncio.Server | None = None
 
@@ -69,6 +71,7 @@ class Http2Backend:
         for connection in self.connections:
             connection.transport.abort()
         self.requests.clear()
+        self.upgrades.clear()
         self.connections.clear()
         self.plans.clear()
         self.settings.clear()
@@ -86,6 +89,25 @@ def echo(request: Request) -> None:
     )
 
 
+class Upgrading(asyncio.Protocol):
+    """A connection in HTTP/1.1, whose first request becomes a WebSocket that echoes bytes."""
+
+    def __init__(self, transport: asyncio.Transport, upgrades: list[bytes]) -> None:
+        self.transport = transport
+        self.upgrades = upgrades
+        self.switched = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.switched:
+            self.transport.write(data)
+            return
+        self.switched = True
+        self.upgrades.append(data)
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        )
+
+
 class Connection(asyncio.Protocol):
     def __init__(self, backend: Http2Backend) -> None:
         self.backend = backend
@@ -97,6 +119,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.backend.connections.append(self)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "http/1.1":
+            self.transport.set_protocol(Upgrading(self.transport, self.backend.upgrades))
+            return
         if self.backend.settings:
             self.h2.local_settings = Settings(client=False, initial_values=cast("Any", self.backend.settings))
         self.h2.initiate_connection()

@@ -134,7 +134,7 @@ class Attempt(SlotHolder, Timed):
     def go(self, address: Address) -> None:
         """Sends the request to ``address`` on an idle connection, or makes a new one."""
         self.address = address
-        connection = None if self.repeated else address.take_idle()
+        connection = None if self.repeated or self.upgrade else address.take_idle()
         if connection is not None:
             self.state = WAITING
             self.connection = connection

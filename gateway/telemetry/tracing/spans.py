@@ -242,7 +242,7 @@ def _where(attempt: AttemptSpan, prefix: bytes, method: bytes, path: bytes) -> A
     found["server.address"] = end.host
     found["server.port"] = end.port
     found["url.full"] = f"{end.web_scheme}://{authority}{(target.base_path + own).decode('latin-1')}"
-    found["network.protocol.version"] = "2" if end.http2 else "1.1"
+    found["network.protocol.version"] = "2" if address.http2 else "1.1"
     return found
 
 
