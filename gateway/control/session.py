@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.auth.principal import Principal
 from gateway.control.gateway_api import GatewayApi
+from gateway.control.sealing import StoreSeal
 from gateway.errors import TurnoutError
 from gateway.state.base import StoreUnavailable
 
@@ -33,8 +29,6 @@ SESSION_LIFE_S: Final = 12 * 3600
 STEER_LIFE_S: Final = 15 * 60
 """A session may make changes for this long after the login and after each change."""
 CSRF: Final = "x-turnout-csrf"
-_NONCE_BYTES: Final = 12
-_PURPOSE: Final = b"turnout dashboard session 2"
 _KIND: Final = "dashboard-log-outs"
 COUNTER_AGE_S: Final = 1.0
 """A counter is read from the store again after this long."""
@@ -64,7 +58,7 @@ class Sessions:
 
     def __init__(self, gateway: GatewayApi) -> None:
         self._gateway = gateway
-        self._secret = b""
+        self._seal = StoreSeal(gateway, "dashboard-session", b"turnout dashboard session 2")
         self._counters: dict[str, tuple[float, int]] = {}
         """Key id → when the counter was read, and its value."""
 
@@ -73,7 +67,6 @@ class Sessions:
         principal = self.key_principal(key)
         if not principal.may("read"):
             raise TurnoutError("forbidden", "This key may not read; use one with the scope 'read'.")
-        self._secret = b""  # read again: a store that lost its data has another one
         now = int(self._gateway.now())
         session = Session(
             id=os.urandom(12).hex(),
@@ -119,21 +112,18 @@ class Sessions:
 
     async def _issue(self, session: Session, request: Request, response: Response) -> None:
         fields = [session.id, session.key, session.log_outs, session.until, session.steer_until]
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = (await self._cipher()).encrypt(nonce, json.dumps(fields).encode(), _PURPOSE)
-        value = urlsafe_b64encode(nonce + sealed).decode()
+        value = await self._seal.seal(fields)
         life = session.until - int(self._gateway.now())
         self._set(response, request, await self._name(request), value, life)
 
     async def _unseal(self, text: str) -> Session | None:
-        cipher = await self._cipher()
+        fields = await self._seal.open(text)
+        if fields is None:
+            return None
+        ident, key, log_outs, until, steer_until = fields
         try:
-            raw = urlsafe_b64decode(text.encode("ascii"))
-            ident, key, log_outs, until, steer_until = json.loads(
-                cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _PURPOSE)
-            )
             known = self.key_principal(key)
-        except (InvalidTag, Base64Error, ValueError, TurnoutError):
+        except TurnoutError:
             return None
         now = self._gateway.now()
         if until <= now or not known.may("read") or log_outs != await self._counter(known.id):
@@ -141,7 +131,7 @@ class Sessions:
         steers = steer_until > now and self._steering()
         scopes = frozenset(s for s in _CHANGING if known.may(s)) if steers else _LOOKING
         principal = Principal(known.id, scopes, known.routes, known.bucket)
-        csrf = hmac.digest(self._secret, f"csrf {ident}".encode(), "sha256").hex()
+        csrf = hmac.digest(await self._secret(), f"csrf {ident}".encode(), "sha256").hex()
         return Session(ident, key, log_outs, until, steer_until if steers else 0, principal, csrf)
 
     async def _counter(self, name: str) -> int:
@@ -165,15 +155,12 @@ class Sessions:
         self._counters[name] = self._gateway.now(), counter
         return counter
 
-    async def _cipher(self) -> ChaCha20Poly1305:
-        if not self._secret:
-            self._secret = (await self._gateway.store.secrets("dashboard-session"))[0]
-        return ChaCha20Poly1305(self._secret)
+    async def _secret(self) -> bytes:
+        return (await self._seal.secrets())[0]
 
     async def _name(self, request: Request) -> str:
         """The cookie's name: its own for each gateway, since cookies ignore ports; `__Host-` binds it to TLS."""
-        await self._cipher()
-        name = f"turnout-session-{hashlib.sha256(self._secret).hexdigest()[:8]}"
+        name = f"turnout-session-{hashlib.sha256(await self._secret()).hexdigest()[:8]}"
         return f"__Host-{name}" if _secure(request) else name
 
     @staticmethod
