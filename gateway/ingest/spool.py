@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from pydantic import ConfigDict, TypeAdapter
+
 from gateway.record.events import Reward
 from gateway.runtime.data_dir import remove_if_empty, why_unwritable
 from gateway.state.base import StoreUnavailable
@@ -30,6 +32,7 @@ log = logging.getLogger("turnout.spool")
 _CHUNK_BYTES: Final = 1 << 18
 """Bytes replayed in one call of the store."""
 _SUFFIX: Final = ".spool"
+_REWARD: Final = TypeAdapter(Reward, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 class Spool:
@@ -43,8 +46,10 @@ class Spool:
         self._lock = asyncio.Lock()
         """Held while the file is written or cleared."""
         self._writing: asyncio.Task[None] | None = None
+        self._unreadable: set[Path] = set()
+        """Files that were reported."""
         self.damaged = 0
-        """Lines with a wrong CRC; they are kept in ``damaged.lines`` in the same directory."""
+        """Lines that can't be replayed; they are kept in ``damaged.lines`` in the same directory."""
         self.replayed = 0
         """Rewards that the store has taken from here."""
 
@@ -134,12 +139,13 @@ class Spool:
         Raises StoreUnavailable while the store is away, without a loss.
         """
         before = self.replayed
-        for orphan in await asyncio.to_thread(self._orphans):
+        for path in await asyncio.to_thread(self._orphans):
             try:
-                await self._drain(orphan)
-                await asyncio.to_thread(orphan.remove)
-            finally:
-                orphan.close()
+                await self._take_over(path)
+            except OSError as error:  # one file must not hold up the others
+                if path not in self._unreadable:
+                    self._unreadable.add(path)
+                    log.error("%s in the spool can't be replayed: %s", path, error)
         if self._file is not None and self._file.waiting:
             await self._drain(self._file)
             async with self._lock:
@@ -147,6 +153,17 @@ class Spool:
                 await self._drain(self._file)
                 await asyncio.to_thread(self._file.clear)
         return self.replayed - before
+
+    async def _take_over(self, path: Path) -> None:
+        """Replay the file of a dead process. Raises StoreUnavailable, OSError."""
+        orphan = await asyncio.to_thread(_File.claimed, path)
+        if orphan is None:
+            return
+        try:
+            await self._drain(orphan)
+            await asyncio.to_thread(orphan.remove)
+        finally:
+            orphan.close()
 
     async def _drain(self, file: _File) -> None:
         while file.waiting:
@@ -164,16 +181,16 @@ class Spool:
                 yield reward
             else:
                 self.damaged += 1
-                log.error("a line of the spool is damaged and was set aside in %s", self._directory)
+                log.error(
+                    "a line of the spool is damaged or of another release; it was set aside in %s",
+                    self._directory,
+                )
                 with (self._directory / "damaged.lines").open("ab") as aside:
                     aside.write(line + b"\n")
 
-    def _orphans(self) -> list[_File]:
-        if not self._directory.is_dir():
-            return []
+    def _orphans(self) -> list[Path]:
         mine = self._file.path if self._file is not None else None
-        paths = sorted(path for path in self._directory.glob(f"*{_SUFFIX}") if path != mine)
-        return [file for path in paths if (file := _File.claimed(path)) is not None]
+        return sorted(path for path in self._directory.glob(f"*{_SUFFIX}") if path != mine)
 
     async def close(self) -> None:
         """Close the file; rewards that still wait stay on the disk for the next process."""
@@ -216,7 +233,7 @@ class _File:
     def claimed(cls, path: Path) -> _File | None:
         """Lock the file of a dead process; None if its owner lives, or another process was faster."""
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:
@@ -272,9 +289,14 @@ def _line(reward: Reward) -> bytes:
 
 
 def _reward(line: bytes) -> Reward | None:
-    """Parse a line; None if it is damaged."""
+    """Parse a line; None if it is damaged, or no reward that this release could have written."""
     crc, _, body = line.partition(b" ")
     if crc != b"%08x" % zlib.crc32(body):
         return None
-    decision, *rest = json.loads(body.decode("utf-8", "surrogatepass"))
-    return Reward(bytes.fromhex(decision), *rest)
+    try:
+        decision, *rest = json.loads(body.decode("utf-8", "surrogatepass"))
+        reward = _REWARD.validate_python((bytes.fromhex(decision), *rest))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    fits = len(reward.decision) == 16 and 0 <= reward.epoch < 1 << 63 and 0 <= reward.unit < 1 << 64
+    return reward if fits else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -121,6 +123,60 @@ async def test_a_torn_or_damaged_line_is_set_aside(store: Away, tmp_path: Path) 
     assert again.damaged == 2
     assert (tmp_path / "spool" / "damaged.lines").read_bytes() == damaged + lines[0][:30] + b"\n"
     assert not path.exists()
+
+
+async def test_a_line_that_another_release_wrote_does_not_hold_up_the_others(
+    store: Away, tmp_path: Path
+) -> None:
+    directory, good = tmp_path / "spool", reward(1.0)
+    fields = [good.decision.hex(), *good[1:]]
+    newer = [*fields, "a field that this release lacks"]
+    odd = [[good.decision.hex(), "correct", "high", *good[3:]], [*fields[:8], 10**30, *fields[9:]], {"a": 1}]
+    directory.mkdir()
+    (directory / "1.spool").write_bytes(b"".join(map(line, (newer, *odd, fields))))
+    store.away = False
+    spool = Spool(directory, store)
+    assert await spool.replay() == 1
+    assert spool.damaged == 4
+    assert (directory / "damaged.lines").read_bytes() == b"".join(map(line, (newer, *odd)))
+    assert await sums(store) == RewardSums(1, 1.0, 1.0)
+
+
+async def test_files_that_wait_for_the_store_are_not_kept_from_later_replays(
+    store: Away, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        dead = Spool(tmp_path / "spool", store)
+        await dead.add([reward(1.0)])
+        await dead.close()
+    spool = Spool(tmp_path / "spool", store)
+    with pytest.raises(StoreUnavailable):
+        await spool.replay()
+    store.away = False
+    assert await spool.replay() == 2
+
+
+async def test_a_file_that_cannot_be_replayed_does_not_hold_up_the_others(
+    store: Away, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "spool"
+    (directory / "1.spool").mkdir(parents=True)
+    (tmp_path / "secret").write_text("not a spool")
+    (directory / "2.spool").symlink_to(tmp_path / "secret")
+    dead = Spool(directory, store)
+    await dead.add([reward(1.0)])
+    await dead.close()
+    store.away = False
+    spool = Spool(directory, store)
+    assert await spool.replay() == 1
+    assert await spool.replay() == 0
+    assert [record.args[0] for record in caplog.records] == [directory / "1.spool", directory / "2.spool"]  # type: ignore[index]
+    assert not (directory / "damaged.lines").exists()
+
+
+def line(fields: object) -> bytes:
+    body = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
 async def test_a_spool_that_cannot_be_written_says_so(store: Away, tmp_path: Path) -> None:
