@@ -47,10 +47,11 @@ class LastState:
             if data["store"] != self._store:
                 raise ValueError(f"it is of the store {data['store']}")
             time = float(data["time"])
+            Memory().unpack(data)  # first, so that a part of a bad file is not taken for what the store had
             self._memory.unpack(data)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.error("the last state in %s can't be used: %s: %s", self.path, type(error).__name__, error)
             return None
         self._written = self._memory.version
@@ -78,10 +79,14 @@ class LastState:
 
     def _write(self, data: dict[str, object]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = self.path.with_suffix(f".{os.getpid()}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump(data, file, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
+        # Not the process id alone: containers that share a volume have the same.
+        new = self.path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
+                json.dump(data, file, separators=(",", ":"))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        finally:
+            new.unlink(missing_ok=True)

@@ -74,15 +74,59 @@ async def test_another_store_has_another_file(tmp_path: Path) -> None:
         assert last_state(tmp_path, Memory(), other).read() is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"store": "x"}', "\x00\xff"])
+HEAD = f'{{"store": "{STORE}", "time": 1, "format": 1'
+SECRET = '"secrets": {"decision-id": ["00"]}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"store": "x"}',
+        "\x00\xff",
+        "[" * 100_000,
+        f'{HEAD}, "secrets": []}}',
+        f'{HEAD}, {SECRET}, "published": [], "documents": [1], "revisions": []}}',
+    ],
+)
 async def test_a_damaged_file_is_said_and_not_used(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = last_state(tmp_path, full())
     await written.step()
     written.path.write_text(text)
-    assert last_state(tmp_path, Memory()).read() is None
+    memory = Memory()
+    assert last_state(tmp_path, memory).read() is None
     assert "can't be used" in caplog.text
+    assert not memory.known_secrets  # no part of it either: it would be written to the store as lost
+
+
+async def test_processes_with_the_same_id_do_not_write_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers that share a volume."""
+    other = last_state(tmp_path, Memory())
+    memory = full()
+    replaced: list[Path] = []
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if not replaced:
+            replaced.append(self)
+            other._memory.remember_secrets("a", (b"b",))
+            other._write({"store": STORE, **other._memory.packed(frozenset())})
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    written = last_state(tmp_path, memory)
+    await written.step()
+    assert replaced
+    found = Memory()
+    assert last_state(tmp_path, found).read() == T0
+    assert found.known_secrets == memory.known_secrets
+    assert [path.name for path in written.path.parent.iterdir()] == [written.path.name]
 
 
 async def test_a_directory_that_cant_be_written_is_said_one_time(
