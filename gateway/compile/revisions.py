@@ -254,7 +254,7 @@ class Revisions(Generic[B]):
 
     async def restore(self, revision: int, author: str, if_match: str | None) -> Revision:
         """Proposes the text of an earlier revision; it becomes a new one. `not_found` if there is none."""
-        for found in await self._store.revisions(limit=max(1, self.current.revision - revision) + 1000):
+        for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
                 return await self.propose(found.document, author, if_match, f"restore of revision {revision}")
         raise TurnoutError("not_found", f"There is no revision {revision}; see GET /-/config/history.")

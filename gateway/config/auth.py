@@ -26,7 +26,7 @@ def _digest(value: str) -> str:
 
 def _key_set(value: str) -> str:
     scheme, separator, _ = value.partition("://")
-    if not separator:
+    if not separator and not re.match(r"//|[A-Za-z][A-Za-z0-9+.-]+:", value):
         return value
     if scheme in ("http", "https") and not is_web_address(value):
         raise ValueError(
@@ -35,6 +35,8 @@ def _key_set(value: str) -> str:
     host = urlsplit(value).hostname or ""
     if scheme == "https" or (scheme == "http" and (host == "localhost" or is_loopback(host))):
         return value
+    if scheme != "http":
+        raise ValueError("this is neither an https address nor a file; write one of them")
     raise ValueError("over plain http an attacker could replace the keys; write an https address, or a file")
 
 

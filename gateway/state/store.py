@@ -210,8 +210,8 @@ class DocumentStore(Protocol):
         """Store a configuration under the next number."""
         ...
 
-    async def revisions(self, *, limit: int = 100) -> list[Revision]:
-        """Configurations, newest first."""
+    async def revisions(self, *, limit: int = 100, until: int | None = None) -> list[Revision]:
+        """Configurations, newest first; ``until``: from this number on downwards."""
         ...
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:

@@ -329,6 +329,14 @@ def test_an_address_that_the_client_cannot_call(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "place", ["data:,{}", "//id.example.com/keys", "ftp://h/keys", "s3:keys", "https:/h/keys"]
+)
+def test_a_key_set_is_at_an_address_or_in_a_file(place: str) -> None:
+    (fault,) = examine(f'auth: {{jwt: {{jwks: "{place}", issuer: i, audience: a}}}}', env={}).faults[:1]
+    assert "neither an https address nor a file" in fault.message
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "routes:\n" + "".join(f" r{i}: x\n" for i in range(300)),

@@ -68,6 +68,9 @@ async def test_revisions_are_numbered_and_listed_newest_first(store: Store) -> N
     assert (one.revision, two.revision) == (1, 2)
     assert await store.revisions() == [two, one]
     assert await store.revisions(limit=1) == [two]
+    assert await store.revisions(limit=1, until=1) == [one]
+    assert await store.revisions(until=2) == [two, one]
+    assert await store.revisions(limit=1, until=0) == []
 
 
 async def test_events_are_read_on_from_an_id(store: Store) -> None:

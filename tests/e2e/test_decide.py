@@ -134,6 +134,7 @@ def test_a_forced_variant_is_in_no_figures(http: httpx.Client) -> None:
         ({"route": "key", "unit": "ada"}, 422, "invalid"),
         ({"route": "sticky", "unit": True}, 422, "invalid"),
         ({"route": "sticky", "features": {"a": [1]}}, 422, "invalid"),
+        ({"route": "sticky", "features": {f"f{n}": n for n in range(1001)}}, 422, "invalid"),
         ({"route": "sticky", "colour": 1}, 422, "invalid"),
         ({"route": "sticky", "force": "v9"}, 422, "unknown_variant"),
         ({"route": "sticky", "force": "v2", "key": "app"}, 403, "forbidden"),

@@ -27,7 +27,6 @@ from gateway.errors import TurnoutError
 from gateway.state.base import Revision
 
 endpoints: Final = Endpoints()
-MAX_REVISIONS: Final = 1_000_000
 
 
 @endpoints(
@@ -171,7 +170,7 @@ async def _revision(request: ApiRequest, number: int) -> Revision:
     current = request.gateway.revision()
     if number == current.revision:
         return current
-    for revision in await request.gateway.store.revisions(limit=MAX_REVISIONS):
+    for revision in await request.gateway.store.revisions(limit=1, until=number):
         if revision.revision == number:
             return revision
     raise TurnoutError("not_found", f"There is no revision {number}; GET /-/config/history lists them.")

@@ -8,6 +8,9 @@ from pydantic import Field, JsonValue, StrictBool, StrictFloat, StrictInt, Stric
 
 from gateway.control.schemas.base import ApiModel, Probability
 
+MAX_FEATURES = 1000
+"""More than a policy can declare; a client's object of 100,000 held up other requests."""
+
 
 class DecideRequest(ApiModel):
     route: str
@@ -21,7 +24,8 @@ class DecideRequest(ApiModel):
     features: Annotated[
         dict[str, StrictStr | StrictInt | StrictFloat | StrictBool | None],
         Field(
-            description="Values of the features of a bandit, by name; names that it does not declare are ignored."
+            max_length=MAX_FEATURES,
+            description="Values of the features of a bandit, by name; names that it does not declare are ignored.",
         ),
     ] = Field(default_factory=dict)
 

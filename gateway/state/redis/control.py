@@ -177,8 +177,11 @@ class Control:
         self.memory.remember_revisions([added])
         return added
 
-    async def revisions(self, *, limit: int = 100) -> list[Revision]:
-        found, known = await self._revisions(limit), self.memory.known_revisions
+    async def revisions(self, *, limit: int = 100, until: int | None = None) -> list[Revision]:
+        if until is not None:
+            return await self._revisions(until, limit)
+        number = await self._newest_number()
+        found, known = await self._revisions(number, limit), self.memory.known_revisions
         newest = max(known, default=0)
         if newest and (not found or found[0].revision < newest):
             pairs: list[Any] = []
@@ -186,12 +189,14 @@ class Control:
                 pairs += (number, _revision_row(known[number]))
             if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
                 self._tell(f"configuration revision {newest}")
-            found = await self._revisions(limit)
+            found = await self._revisions(await self._newest_number(), limit)
         self.memory.remember_revisions(found)
         return found
 
-    async def _revisions(self, limit: int) -> list[Revision]:
-        newest = int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)
+    async def _newest_number(self) -> int:
+        return int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)
+
+    async def _revisions(self, newest: int, limit: int) -> list[Revision]:
         numbers = range(newest, max(newest - limit, 0), -1)
         rows = (
             await self._link.command("HMGET", f"{self._link.of_all}:revisions", *numbers) if numbers else []

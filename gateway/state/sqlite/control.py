@@ -143,10 +143,13 @@ def add_revision(
     return Revision(cursor.lastrowid or 0, time, author, etag, document, origin)
 
 
-def revisions(connection: sqlite3.Connection, *, limit: int = 100) -> list[Revision]:
+def revisions(
+    connection: sqlite3.Connection, *, limit: int = 100, until: int | None = None
+) -> list[Revision]:
     rows = connection.execute(
-        "SELECT revision, time, author, etag, document, origin FROM revisions ORDER BY revision DESC LIMIT ?",
-        (limit,),
+        "SELECT revision, time, author, etag, document, origin FROM revisions "
+        "WHERE ?1 IS NULL OR revision <= ?1 ORDER BY revision DESC LIMIT ?2",
+        (until, limit),
     )
     return [Revision(*row) for row in rows]
 
