@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from sys import maxsize
+from typing import Final
 
 from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
@@ -39,6 +40,8 @@ from gateway.http.browsers import Browsers
 from gateway.http.fields import KEEP, credential_actions
 from gateway.telemetry.tracing.sampling import Tracing
 from gateway.transport.balancer import Backend
+from gateway.transport.health import Health
+from gateway.transport.limiter import ConcurrencyLimiter, Limit
 from policies.allocation.model import Allocation
 from policies.comparison.bodies import Comparison
 from policies.contextual.bandit import Ensemble
@@ -60,13 +63,17 @@ def snapshot(
         limits=_limits(document.limits, document.shutdown.idle),
         trusted=_trusted(document),
         tracing=tracing,
-        served=[plan for name, plan in routes.items() if document.routes[name].engine is None],
+        served=[plan for name, plan in routes.items() if _served(document.routes[name])],
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
         made.actions.setdefault(name, KEEP)
     if document.auth is not None:
         made.actions.update(credential_actions(document.auth.accept))
     return made
+
+
+def _served(route: RouteConfig) -> bool:
+    return route.proxied and route.engine is None
 
 
 def _looked_at(document: Document) -> set[bytes]:
@@ -132,7 +139,12 @@ def route_plan(
     prefix = route.match.path.encode()
     variants = {
         key: _variant(
-            key, index, variant, document.backends[variant.backend], backends[variant.backend], route.usage
+            key,
+            index,
+            variant,
+            document.backends.get(variant.backend, _NO_ADDRESS),
+            backends.get(variant.backend) or _nowhere(),
+            route.usage,
         )
         for index, (key, variant) in enumerate(route.variants.items())
     }
@@ -276,8 +288,17 @@ def _variant(
         drops=tuple(key.replace("_", "-").encode() + b":" for key in headers),
         response_line=b"x-variant: %b\r\n" % name.encode(),
         version=rewrite.version.encode() if rewrite.version is not None else None,
-        base_path=document.addresses[0].path.encode(),
+        base_path=document.addresses[0].path.encode() if document.addresses else b"",
     )
+
+
+_NO_ADDRESS: Final = BackendConfig.model_construct()
+
+
+def _nowhere() -> Backend:
+    """The backend of a variant that is only decided for."""
+    unused = ConcurrencyLimiter(Limit(0, 0, 0.0))
+    return Backend("", (), unused, lambda: 0.0, health=Health("", lambda kind, data: None))
 
 
 def _fixed(respond: RespondConfig) -> FixedResponse:

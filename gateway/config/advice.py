@@ -173,9 +173,10 @@ def _guarded_rows(here: KeyPath, route: RouteConfig, document: Document) -> Iter
 
 def _unverified(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     for name, variant in route.variants.items():
-        backend = document.backends[variant.backend]
-        secure = any(address.secure for address in backend.addresses)
-        if secure and not backend.tls.verify:
+        backend = document.backends.get(variant.backend)
+        if backend is None or backend.tls.verify:
+            continue
+        if any(address.secure for address in backend.addresses):
             message = f"'{variant.backend}' is not verified: an attacker on the network can read and change requests"
             yield Finding((*here, "variants", name, "backend"), message)
 

@@ -150,10 +150,8 @@ _TYPES: Final = ", ".join(get_args(kind.model_fields["type"].annotation)[0] for 
 _NOTHING: Final = "nothing is written here; write a value, or leave the key out"
 
 _EXAMPLES: Final = {
-    "match": "for example 'match: {path: /v2/models/NAME}'",
     "policy": "for example 'policy: {type: single, variant: NAME}'",
     "variants": "for example 'variants: {v1: {backend: NAME}}'",
-    "backend": "'backend: ' and the name of one",
     "type": "one of boolean, fraction, real and count",
     "baseline": "'baseline: ' and the name of a variant",
     "candidate": "'candidate: ' and the name of a variant",

@@ -23,6 +23,9 @@ from gateway.config.units import split_address
 from gateway.http.fields import REQUEST_ACTIONS
 from policies.contextual.features import MOST_COEFFICIENTS, MOST_COLUMNS
 
+_OF_DECISIONS = {"variants", "policy", "unit", "feedback"}
+"""What a route says that proxies nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -126,6 +129,8 @@ def _engines(document: Document) -> Iterator[Finding]:
 def _same_matches(document: Document) -> Iterator[Finding]:
     seen: dict[object, str] = {}
     for name, route in document.routes.items():
+        if not route.proxied:
+            continue
         match = route.match
         path = match.path.rstrip("/")
         conditions = (route.engine, path, frozenset(match.host), frozenset(match.headers.items()))
@@ -145,13 +150,16 @@ class _RouteCheck:
     variants: tuple[str, ...]
 
     def findings(self) -> Iterator[Finding]:
-        yield from self._paths()
-        yield from self._variants()
-        yield from self._grpc()
+        if self.route.proxied:
+            yield from self._paths()
+            yield from self._variants()
+            yield from self._grpc()
+            yield from self._engine()
+        else:
+            yield from self._decisions()
         yield from self._policy()
         yield from self._shadows()
         yield from self._fallback()
-        yield from self._engine()
         yield from self._rest()
 
     def _at(self, *parts: str | int) -> KeyPath:
@@ -178,9 +186,37 @@ class _RouteCheck:
 
     def _variants(self) -> Iterator[Finding]:
         for name, variant in self.route.variants.items():
-            if variant.backend not in self.names.backends:
+            if not variant.backend:
+                message = "write 'backend: ' and the name of one; only without 'match' a variant needs none"
+                yield Finding(self._at("variants", name), message, of_key=True)
+            elif variant.backend not in self.names.backends:
                 said = unknown("backend", variant.backend, self.names.backends)
                 yield Finding(self._at("variants", name, "backend"), *said)
+
+    def _decisions(self) -> Iterator[Finding]:
+        """Faults of a route that only `POST /-/decide` assigns."""
+        if any(variant.backend for variant in self.route.variants.values()):
+            message = (
+                "write for example 'match: {path: /v2/models/NAME}'; without it nothing is proxied, and "
+                "variants have no 'backend'"
+            )
+            yield Finding(self.here, message, of_key=True)
+            return
+        said = "without 'match' the route proxies nothing; remove this, or write 'match'"
+        for key in sorted(self.route.model_fields_set - _OF_DECISIONS):
+            yield Finding(self._at(key), said, of_key=True)
+        for name, variant in self.route.variants.items():
+            for key in sorted(variant.model_fields_set - {"payload"}):
+                yield Finding(self._at("variants", name, key), said, of_key=True)
+        if self.route.policy.type == "shadow":
+            message = (
+                "there are no requests to copy without 'match'; write 'single', 'split', 'canary' or 'bandit'"
+            )
+            yield Finding(self._at("policy", "type"), message)
+        for index, guardrail in enumerate(getattr(self.route.policy, "guardrails", ())):
+            if observed(guardrail.metric):
+                message = "the gateway sees no responses without 'match'; write a metric that clients report"
+                yield Finding(self._at("policy", "guardrails", index, "metric"), message)
 
     def _grpc(self) -> Iterator[Finding]:
         if self.route.match.grpc is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
@@ -55,6 +55,10 @@ class MatchConfig(ConfigModel):
         return value
 
 
+UNMATCHED: Final = MatchConfig.model_construct(path="")
+"""The ``match`` of a route that proxies nothing."""
+
+
 class UnitConfig(ConfigModel):
     """Sticky-unit key: requests with the same key stay on one variant; set exactly one source."""
 
@@ -94,7 +98,8 @@ class PriceConfig(ConfigModel):
 
 
 class VariantConfig(ConfigModel):
-    backend: Name
+    backend: Name = ""
+    """Backend that serves it; absent in a route without ``match`` alone."""
     rewrite: RewriteConfig = RewriteConfig()
     headers: Mapping[SetHeaderName, HeaderValue] = Field(default_factory=dict)
     """Headers set on every request to the variant, replacing those of the client."""
@@ -234,7 +239,8 @@ class ComparisonConfig(ConfigModel):
 
 
 class RouteConfig(ConfigModel):
-    match: MatchConfig
+    match: MatchConfig = UNMATCHED
+    """If absent, the route proxies nothing: its variants are assigned by `POST /-/decide` alone."""
     variants: Annotated[Mapping[Name, VariantConfig], Field(min_length=1)]
     policy: PolicyConfig
     unit: UnitConfig | None = None
@@ -260,6 +266,11 @@ class RouteConfig(ConfigModel):
     comparison: ComparisonConfig = ComparisonConfig()
     usage: bool = False
     """Whether token counts are read from the responses of language models."""
+
+    @property
+    def proxied(self) -> bool:
+        """Whether the route serves requests, and not only `POST /-/decide`."""
+        return bool(self.match.path)
 
     @property
     def all_shadows(self) -> dict[str, float]:

@@ -48,6 +48,14 @@ def test_the_program_runs_as_it_stands(gateway: GatewayProcess) -> None:
     wait_for(lambda: rewards(gateway) == 1)
 
 
+def test_a_route_without_match_proxies_nothing(gateway: GatewayProcess) -> None:
+    response = httpx.post(f"{gateway.url}/greeting", json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_route")
+    assert httpx.get(f"{gateway.url}/-/readyz").status_code == 200
+    route = httpx.get(f"{gateway.url}/-/routes/greeting").json()
+    assert route["health"] == {"plain": [], "warm": []}
+
+
 async def test_the_asynchronous_client_decides_alike(gateway: GatewayProcess) -> None:
     async with AsyncClient(gateway.url) as client:
         first = await client.decide("greeting", unit="ada")

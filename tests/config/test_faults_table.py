@@ -34,6 +34,8 @@ A = '  a: {url: "http://127.0.0.1:9101"}'
 END = "\n"
 
 # (what to replace, by what, line, path, message, hint)
+WITHOUT_MATCH = "without 'match' the route proxies nothing; remove this, or write 'match'"
+
 TABLE = [
     # gRPC
     ("match: {path: /v2/models/digits}", "match: {grpc: a.B}", 10, "routes.digits.variants.v1.backend",
@@ -159,10 +161,17 @@ TABLE = [
      "the key 'type' is missing; write one of single, split, shadow, canary, bandit", ""),
     (POLICY + END, "", 7, "routes.digits.policy",
      "the key 'policy' is missing; write for example 'policy: {type: single, variant: NAME}'", ""),
-    ("    match: {path: /v2/models/digits}\n", "", 7, "routes.digits.match",
-     "the key 'match' is missing; write for example 'match: {path: /v2/models/NAME}'", ""),
-    ("v2: {backend: a}", "v2: {}", 11, "routes.digits.variants.v2.backend",
-     "the key 'backend' is missing; write 'backend: ' and the name of one", ""),
+    ("    match: {path: /v2/models/digits}\n", "", 7, "routes.digits",
+     "write for example 'match: {path: /v2/models/NAME}'; without it nothing is proxied, and variants have no "
+     "'backend'", ""),
+    ("v2: {backend: a}", "v2: {}", 11, "routes.digits.variants.v2",
+     "write 'backend: ' and the name of one; only without 'match' a variant needs none", ""),
+    ("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n",
+     "    variants:\n      v1: {}\n      v2: {payload: 1, rewrite: {model: m}}\n", 10,
+     "routes.digits.variants.v2.rewrite", WITHOUT_MATCH, ""),
+    ("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n",
+     "    fallback: [v1]\n    variants:\n      v1: {}\n      v2: {}\n", 8,
+     "routes.digits.fallback", WITHOUT_MATCH, ""),
     ("type: boolean", "goal: maximize", 2, "metrics.correct.type",
      "the key 'type' is missing; write one of boolean, fraction, real and count", ""),
     ("type: boolean", "type: bool", 2, "metrics.correct.type",
