@@ -13,6 +13,9 @@ TIMEOUT_S: Final = 3.0
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9/._~:@!&+,;=-]*")
 """No templates such as {id}, and nothing that a configuration would read as a variable."""
 
+_NOWHERE: Final = "/turnout-init/no-such-path"
+"""Some servers respond to every path alike, which says nothing of what they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -56,13 +59,21 @@ Get = Callable[[str], httpx.Response | None]
 
 
 def _getter(client: httpx.Client) -> Get:
-    def get(path: str) -> httpx.Response | None:
-        """The response with status 200; None for anything else."""
+    def asked(path: str) -> httpx.Response | None:
         try:
             response = client.get(path)
         except httpx.HTTPError:
             return None
         return response if response.status_code == 200 else None
+
+    anywhere = asked(_NOWHERE)
+
+    def get(path: str) -> httpx.Response | None:
+        """The response with status 200; None for anything else, and for what any path responds with."""
+        response = asked(path)
+        if response is None or (anywhere is not None and response.content == anywhere.content):
+            return None
+        return response
 
     return get
 

@@ -181,7 +181,8 @@ def _lift(metric: str, lift: dict[str, Any]) -> str:
     """The difference to the baseline, first absolute, then relative; intervals hold at all looks."""
     if lift["absolute"] is None:
         return f"{metric} not comparable with {lift['baseline']}: never both drawn at the same time"
-    text = f"{metric} {lift['absolute']:+.4g}{_between(lift['interval'], '{:+.4g}')}"
+    interval = _between(lift["interval"], "{:+.4g}") or " [not known yet]"
+    text = f"{metric} {lift['absolute']:+.4g}{interval}"
     if lift["relative"] is not None:
         text += f" ({lift['relative']:+.2%}{_between(lift['relative_interval'], '{:+.2%}')})"
     if lift.get("unit") == "units":

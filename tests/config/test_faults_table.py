@@ -162,8 +162,8 @@ TABLE = [
     (POLICY + END, "", 7, "routes.digits.policy",
      "the key 'policy' is missing; write for example 'policy: {type: single, variant: NAME}'", ""),
     ("    match: {path: /v2/models/digits}\n", "", 7, "routes.digits",
-     "write for example 'match: {path: /v2/models/NAME}'; without it nothing is proxied, and variants have no "
-     "'backend'", ""),
+     ("write for example 'match: {path: /v2/models/NAME}'; without it nothing is proxied, and variants have no "
+      "'backend'"), ""),
     ("v2: {backend: a}", "v2: {}", 11, "routes.digits.variants.v2",
      "write 'backend: ' and the name of one; only without 'match' a variant needs none", ""),
     ("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n",

@@ -49,6 +49,13 @@ class Pages(BaseHTTPRequestHandler):
         pass
 
 
+class Everywhere(dict[str, Any]):
+    """The same page at every path."""
+
+    def __contains__(self, _path: object) -> bool:
+        return True
+
+
 def serving(pages: dict[str, Any]) -> Iterator[str]:
     handler = type("Handler", (Pages,), {"pages": pages})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -110,8 +117,9 @@ def test_what_it_writes_for_the_bundled_server_serves(
         ({"/ping": {}, "/version": "2"}, "/ping", "/invocations", "/ping", "auto"),
         ({"/v2/health/ready": {}, "/v2": {"name": "triton"}}, "triton, Open", "/v2/models", "/v2/health/ready", "v2"),
         ({}, "an HTTP server", "/", None, "auto"),
+        (Everywhere({}), "an HTTP server", "/", None, "auto"),
     ],
-    ids=["openai", "openapi", "mlflow", "triton", "plain"],
+    ids=["openai", "openapi", "mlflow", "triton", "plain", "alike everywhere"],
 )  # fmt: skip
 def test_servers_are_known_by_what_they_say(
     tmp_path: Path, pages: dict[str, Any], kind: str, path: str, health: str | None, comparison: str
