@@ -62,6 +62,7 @@ class InForce:
     """Makes the data plane of the first configuration."""
     listener: ssl.SSLContext | None = None
     """The TLS context for clients."""
+    _accepting: ssl.SSLContext | None = None
     files: Signatures = field(default_factory=dict)
     """The files that the document names, as they were."""
     _tokens: Tokens | None = None
@@ -113,6 +114,7 @@ class InForce:
         self.traces.take(prepared.exporter)
         self._verify_by(prepared.tokens)
         self.listener, self.files = prepared.listener, prepared.files
+        self._demand_certificates()
         self.registry.take(prepared.draft)
         worker = self.make_worker(snapshot) if self._current is None else self.worker
         worker.snapshot = snapshot  # the one assignment that requests see
@@ -121,6 +123,16 @@ class InForce:
             show_allocation(self.metrics, name, held.epoch, held.allocation)
         self.metrics.configured(revision.revision, self.now())
         self.changed()
+
+    def accept_with(self, context: ssl.SSLContext) -> None:
+        """Keep ``context``, of the listening sockets, as strict about client certificates as `listener`."""
+        self._accepting = context
+        self._demand_certificates()
+
+    def _demand_certificates(self) -> None:
+        # A handshake takes over the certificates and authorities of `listener`, but never its mode.
+        if self._accepting is not None and self.listener is not None:
+            self._accepting.verify_mode = self.listener.verify_mode
 
     def _verify_by(self, tokens: Tokens | None) -> None:
         """Fetch the keys of ``tokens`` while it is in force."""

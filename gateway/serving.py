@@ -128,6 +128,7 @@ def _client_tls(tls: TlsConfig, in_force: InForce) -> ssl.SSLContext:
             handshake.context = in_force.listener
 
     context.sni_callback = choose
+    in_force.accept_with(context)
     return context
 
 

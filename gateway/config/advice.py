@@ -31,12 +31,11 @@ def warnings_of(document: Document) -> Iterator[Finding]:
 
 def of_another_gateway(document: Document, own: Document) -> Iterator[str]:
     """A warning for each start-only option whose value differs from the one of this process (``own``)."""
-    for key in ("listen", "control", "store"):
+    for key in ("listen", "control", "store", "tls"):
         wanted, here = getattr(document, key), getattr(own, key)
-        if wanted != here:
-            shown = (
-                "" if key == "store" else f" is {wanted} there and {here} here"
-            )  # a store's may hold a secret
+        if (wanted is None) != (here is None) if key == "tls" else wanted != here:
+            # A store's address may hold a secret.
+            shown = f" is {wanted} there and {here} here" if key in ("listen", "control") else ""
             yield (
                 f"the configuration in force is not of this gateway: '{key}'{shown}. Restart to change it; if "
                 "another gateway shares this store by mistake, give each its own 'store'"

@@ -264,6 +264,32 @@ def shown(port: int, server_hostname: str | None, context: ssl.SSLContext) -> in
         return x509.load_der_x509_certificate(found).serial_number
 
 
+def test_clients_need_certificates_from_the_edit_that_requires_them_on(tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    issuer.issue("server")
+    issuer.issue("client")
+    with GatewayProcess(tmp_path, RENEWED, ready=False) as gateway:
+        wait_for(lambda: " ready" in gateway.log, 30)
+        without, with_one = trust(tmp_path, ""), trust(tmp_path, "client")
+
+        def admitted(context: ssl.SSLContext) -> bool:
+            try:
+                shown(gateway.port, "localhost", context)
+            except (ssl.SSLError, ConnectionError, AssertionError):
+                return False
+            return True
+
+        assert admitted(without)
+        gateway.write(RENEWED.replace("optional", "required"))
+        wait_for(lambda: "revision 2 is in force" in gateway.log)
+        assert not admitted(without)
+        assert admitted(with_one)
+        gateway.write("\n".join(line for line in RENEWED.splitlines() if not line.startswith("tls:")))
+        wait_for(lambda: "revision 3 is in force" in gateway.log)
+        assert "'tls'. Restart to change it" in gateway.log
+        assert not admitted(without)
+
+
 def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
     issuer = Issuer(tmp_path)
     issuer.issue("server")
