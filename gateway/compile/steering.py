@@ -11,7 +11,7 @@ from gateway.compile.arrange import override_of
 from gateway.compile.plans import RolloutOverride, plan_of
 from gateway.config.document import BanditConfig, CanaryConfig, GuardrailConfig, RouteConfig
 from policies.rollout.route import RouteState
-from policies.rollout.state import begin
+from policies.rollout.state import of_plan
 
 ALPHA: Final = 0.05
 """Probability that anything is ever ejected wrongly, over all variants, guardrails and looks of a route."""
@@ -50,10 +50,7 @@ def steering(route: RouteConfig, state: RouteState, now: float) -> Steering:
     section, override, winner = route.policy, None, None
     if isinstance(section, CanaryConfig):
         plan = plan_of(section)
-        rollout = state.rollout
-        if rollout is None or (rollout.baseline, rollout.candidate) != (plan.baseline, plan.candidate):
-            rollout = begin(plan, now)
-        override = override_of(rollout, plan)
+        override = override_of(of_plan(state.rollout, plan, now), plan)
     elif has_stop_rule(route) and state.stop.fingerprint == stop_fingerprint(route):
         winner = state.stop.handed_over
     bound = guarded(section, override)

@@ -39,7 +39,7 @@ from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
 from policies.rollout.machine import next_due, step
 from policies.rollout.route import RouteState
-from policies.rollout.state import Plan, begin
+from policies.rollout.state import Plan, begin, of_plan
 from policies.rollout.stop_rule import StopEvidence, StopState
 from policies.rollout.table import Status
 
@@ -332,14 +332,18 @@ class Controller:
 
     async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:
         """The rollout as the API shows it; None for a route without one."""
-        document, state = self._document, self._routes[name]
+        document = self._document
         section = canaries(document).get(name) if document is not None else None
-        if document is None or section is None or state.rollout is None or name not in self._allocations.held:
+        if document is None or section is None or name not in self._allocations.held:
             return None
+        # A rollout of the document before says nothing of this one's candidate.
+        plan, state = plan_of(section), self._routes[name]
+        rollout = of_plan(state.rollout, plan, self._clock())
+        state = replace(state, rollout=rollout)
         judgement, samples = await self._rollouts.judgement(document, name, section, state)
         share = self._allocations.share(name, section.candidate)
         waits = self._waits(name, self._allocations.held[name].epoch)
-        return rollout_view(state.rollout, plan_of(section), judgement, samples, share, waits)
+        return rollout_view(rollout, plan, judgement, samples, share, waits)
 
     def describe_stop_rule(self, name: str) -> Mapping[str, Any] | None:
         """Where the stop rule stands, as the API shows it; None for a route without one."""

@@ -181,3 +181,10 @@ def begin(plan: Plan, now: float) -> State:
         patient_from=now,
         reason="the rollout began",
     )
+
+
+def of_plan(state: State | None, plan: Plan, now: float) -> State:
+    """``state`` if it is of the plan's variants; else the rollout that begins for these."""
+    if state is None or (state.baseline, state.candidate) != (plan.baseline, plan.candidate):
+        return begin(plan, now)
+    return state

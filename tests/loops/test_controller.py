@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import load
+from gateway.control.reports.verdict import of_rollout
 from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -99,3 +100,20 @@ async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_docume
         await one.pass_time(1)
         assert (one.state, one.rollout.candidate) == ("rolled_back", "v3")
         assert one.allocations.share("r", "v3") == 0
+
+
+async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:
+    """A promotion of the candidate before is no verdict on the new one, and a new canary has a rollout."""
+    one = await Replica(store, "one", CONFIG).start()
+    await one.controller.command("r", "promote", None, "me")
+    edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
+        "candidate: v2", "candidate: v3"
+    )
+    one.document = load(edited + ROUTE.format(name="new"), source="test", env={})
+    one.put_in_force()
+    for name, candidate in (("r", "v3"), ("new", "v2")):
+        found = await one.controller.describe_rollout(name)
+        assert found is not None
+        assert (found["state"], found["stage"], found["candidate"]) == ("running", 0, candidate)
+        assert found["weight"] == pytest.approx(0.2)
+        assert of_rollout(found, one.time)["verdict"] == "inconclusive"
