@@ -23,7 +23,7 @@ from gateway.config.policy import (
 )
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
-from policies.allocation.bucketing import placed, unit_hash
+from policies.allocation.bucketing import UNMOVED, placed, placement_of, unit_hash
 from policies.allocation.fixed_plans import Canary, Shadow, Single, Split
 from policies.bayes import prior
 from policies.contextual.bandit import Contextual
@@ -63,10 +63,11 @@ def salt(document: Document, name: str) -> bytes:
     return name.encode()
 
 
-def placement(document: Document, name: str) -> bytes:
-    """What hashes of units are placed with (`policies.allocation.bucketing.placed`): their hashes, which the record
-    keeps, are the same in every rollout."""
-    return salt(document, name) if isinstance(document.routes[name].policy, CanaryConfig) else b""
+def placement(document: Document, name: str) -> tuple[int, int]:
+    """How hashes of units are placed (`policies.allocation.bucketing.placed`): their hashes, which the record keeps,
+    are the same in every rollout."""
+    canary = isinstance(document.routes[name].policy, CanaryConfig)
+    return placement_of(salt(document, name)) if canary else UNMOVED
 
 
 def unit_point(document: Document, name: str, unit: bytes) -> float:

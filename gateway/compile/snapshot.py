@@ -66,9 +66,9 @@ def snapshot(
         served=[plan for name, plan in routes.items() if _served(document.routes[name])],
     )
     for name in (*_looked_at(document), *(browsers.FIELDS if document.auth is None else ())):
-        made.actions.setdefault(name, KEEP)
+        made.actions.by_name.setdefault(name, KEEP)
     if document.auth is not None:
-        made.actions.update(credential_actions(document.auth.accept))
+        made.actions.by_name.update(credential_actions(document.auth.accept))
     return made
 
 

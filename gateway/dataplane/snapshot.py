@@ -15,7 +15,7 @@ from gateway.auth.principal import Authenticator
 from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.tables import Table
 from gateway.dataplane.variant import FixedResponse, VariantPlan
-from gateway.http.fields import REQUEST_ACTIONS, resolve
+from gateway.http.fields import REQUEST_ACTIONS, Actions, resolve
 from gateway.telemetry.tracing.sampling import Tracing
 from policies.comparison.bodies import Comparison
 
@@ -95,8 +95,8 @@ class RoutePlan:
     table: Table
     salt: bytes
     """What units are hashed with."""
-    placement: bytes
-    """What their hashes are placed with; empty: as they are."""
+    placement: tuple[int, int]
+    """Where their hashes lie: see `policies.allocation.bucketing.placed`."""
     unit: tuple[str, bytes] | None
     """("header" | "cookie" | "query" | "json" | "principal", name)"""
     fallback: tuple[VariantPlan | FixedResponse, ...]
@@ -168,7 +168,7 @@ class Snapshot:
         self.trusted = trusted
         self.tracing = tracing
         """None: no request is traced, and what names a trace passes as it came."""
-        self.actions = dict(REQUEST_ACTIONS)
+        self.actions = Actions(REQUEST_ACTIONS)
         self.ranked = tuple(sorted(routes.values() if served is None else served, key=_specificity))
         self._paths: dict[bytes, tuple[RoutePlan, ...]] = {}
 

@@ -94,8 +94,7 @@ class _Process:
 
     def start(self) -> None:
         """Draw the random part; also in a forked child, which would continue its parent's counter."""
-        self.random = int.from_bytes(os.urandom(5), "big") << 40
-        """Random part, shifted to its place in the number that forms a decision."""
+        self.random = os.urandom(5)
         self.count = count()
 
 
@@ -106,6 +105,13 @@ os.register_at_fork(after_in_child=_OWN.start)
 def key_id(secret: bytes) -> bytes:
     """The id of a sealing key, which the ids sealed with it carry."""
     return blake2b(secret, digest_size=_KEY_ID_BYTES, person=b"turnout key id").digest()
+
+
+def _primed(secret: bytes, person: bytes) -> blake2b:
+    """The MAC of a key before its first byte; what it signs begins with the key's id, which is taken in once."""
+    primed = blake2b(key=secret, digest_size=_MAC_BYTES, person=person)
+    primed.update(key_id(secret))
+    return primed
 
 
 class Sealer:
@@ -120,21 +126,18 @@ class Sealer:
         """Replace the keys. Raises ValueError if there are none or one has another length."""
         if not keys or not all(16 <= len(secret) <= 64 for secret in keys):
             raise ValueError("a sealer needs keys, and a key has 16 to 64 bytes")
-        self._primed = {key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES) for secret in keys}
+        self._primed = {key_id(secret): _primed(secret, b"") for secret in keys}
         self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
         self._stamps: dict[str, Stamp] = {}
         """By their text: stamps that were found to be ours, which thousands of ids share."""
         # Another purpose, so that neither can pass for the other.
-        self._stamping = {
-            key_id(secret): blake2b(key=secret, digest_size=_MAC_BYTES, person=b"turnout stamp")
-            for secret in keys
-        }
+        self._stamping = {key_id(secret): _primed(secret, b"turnout stamp") for secret in keys}
 
     def new_decision(self, now: float) -> bytes:
         """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
         own = self._own
         number = next(own.count) & 0xFF_FFFF_FFFF
-        return (int(now * 1000.0) << 80 | own.random | number).to_bytes(16, "big")
+        return int(now * 1000.0).to_bytes(6, "big") + own.random + number.to_bytes(5, "big")
 
     @staticmethod
     def static(
@@ -162,10 +165,10 @@ class Sealer:
     def seal(self, decision: bytes, unit: int, static: bytes) -> bytes:
         """Seal a decision; the id is ASCII that is safe in a header. ``unit``: 64 bits."""
         number, primed = self._sealing
-        body = number + decision + unit.to_bytes(8, "big") + static
+        body = decision + unit.to_bytes(8, "big") + static
         mac = primed.copy()
         mac.update(body)
-        return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL)
+        return b2a_base64(number + body + mac.digest(), newline=False).translate(_TO_URL)
 
     def open(self, text: str | bytes) -> Opened:
         """Open a sealed id, or one that a proxy made from a stamp. Raises BadDecisionId."""
@@ -177,11 +180,11 @@ class Sealer:
     def stamp(self, facts: Stamp) -> str:
         """Sign the facts that all decisions of one variant in one epoch share."""
         number = self._sealing[0]
-        body = number + facts.packed()
-        body += bytes(-(len(body) + _MAC_BYTES) % 3)
+        body = facts.packed()
+        body += bytes(-(_KEY_ID_BYTES + len(body) + _MAC_BYTES) % 3)
         mac = self._stamping[number].copy()
         mac.update(body)
-        return b2a_base64(body + mac.digest(), newline=False).translate(_TO_URL).decode()
+        return b2a_base64(number + body + mac.digest(), newline=False).translate(_TO_URL).decode()
 
     def open_stamp(self, text: str) -> Stamp:
         """Open what `stamp` made. Raises BadDecisionId."""
@@ -222,7 +225,7 @@ def _verified(text: str | bytes, keys: Mapping[bytes, blake2b], least: int = 0) 
     if primed is None:
         raise BadDecisionId("unknown_key")
     mac = primed.copy()
-    mac.update(raw[:-_MAC_BYTES])
+    mac.update(raw[_KEY_ID_BYTES:-_MAC_BYTES])
     if not compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
         raise BadDecisionId("forged")
     return raw

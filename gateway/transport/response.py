@@ -12,9 +12,11 @@ from gateway.http.fields import (
     DROP,
     KEEP,
     LENGTH,
+    PASS,
     REQUEST_ID,
     RESPONSE_ACTIONS,
     UPGRADE,
+    Actions,
     tokens,
 )
 from gateway.transport.base import Connection, ResponseHead
@@ -27,6 +29,7 @@ MAX_KEEP_ALIVE_S: Final = 3600
 FIRST_BYTE: Final = ord("H")
 """First byte of a response; the parser would take RTSP for HTTP."""
 HTTP11: Final = b"HTTP/1.1 "
+_ACTIONS: Final = Actions(RESPONSE_ACTIONS)
 
 
 class BadResponseError(Exception):
@@ -126,8 +129,8 @@ class ResponseParser:
             if self._fields > MAX_FIELDS:
                 raise BadResponseError(f"its response has more than {MAX_FIELDS} fields")
             return  # a trailer
-        action = RESPONSE_ACTIONS.get(name.lower())
-        if action is None:
+        action = _ACTIONS[name]
+        if action == PASS:
             self._lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
         elif action == LENGTH:
             self._length = int(value)  # llhttp has refused what is not a number, and a second one

@@ -20,6 +20,7 @@ CELLS = 1 << 53
 SEGMENTS = 64
 """More segments than this (or than four for each variant) and the ranges are laid out from the beginning."""
 
+_MASK = (1 << 64) - 1
 _KEY = 64  # the longest key that blake2b takes, in bytes
 
 
@@ -45,9 +46,25 @@ def point(h: int) -> float:
     return (h >> 11) * 2.0**-53
 
 
-def placed(h: int, salt: bytes) -> float:
-    """The point of the unit with the hash ``h``: its own, or with a ``salt`` another that is independent of it."""
-    return point(unit_hash(salt, h.to_bytes(8, "little")) if salt else h)
+UNMOVED = (1, 0)
+"""The placement with which every hash lies at its own point."""
+
+
+def placement_of(salt: bytes) -> tuple[int, int]:
+    """The multiplier and the offset of `placed`: 64 bits each, of which any salt but a few in 10^13 gives good ones."""
+    digest = blake2b(salt, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little") | 1, int.from_bytes(digest[8:], "little")
+
+
+def placed(h: int, placement: tuple[int, int]) -> float:
+    """The point of the unit with the hash ``h`` under a placement.
+
+    Multiplicative hashing: an odd multiplier permutes the 64-bit numbers, and its upper bits depend on all bits of
+    ``h``. As ``h`` is a hash itself, points under different placements are independent of one another and of ``h``,
+    unless the multipliers are in a ratio of small numbers (modulo 2^64).
+    """
+    multiplier, offset = placement
+    return point((h * multiplier + offset) & _MASK)
 
 
 def allocation(

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from policies.allocation.bucketing import CELLS, SEGMENTS, allocation, distance, placed, point, unit_hash
+from policies.allocation.bucketing import (
+    CELLS,
+    SEGMENTS,
+    UNMOVED,
+    allocation,
+    distance,
+    placed,
+    placement_of,
+    point,
+    unit_hash,
+)
 from policies.allocation.model import Allocation
 
 NAMES = [f"v{k}" for k in range(12)]
@@ -214,7 +224,18 @@ def test_two_salts_assign_independently() -> None:
 
 def test_a_placement_is_independent_of_the_hash_and_of_other_placements() -> None:
     hashes = [unit_hash(b"route", b"%d" % k) for k in range(20_000)]
-    assert [placed(h, b"") for h in hashes[:100]] == [point(h) for h in hashes[:100]]
-    each = np.array([[point(h), placed(h, b"one"), placed(h, b"two")] for h in hashes])
+    assert [placed(h, UNMOVED) for h in hashes[:100]] == [point(h) for h in hashes[:100]]
+    one, two = placement_of(b"one"), placement_of(b"two")
+    each = np.array([[point(h), placed(h, one), placed(h, two)] for h in hashes])
     assert kstest(each[:, 1], "uniform").pvalue > 1e-3
     assert np.abs(np.corrcoef(each.T) - np.eye(3)).max() < 0.03
+
+
+def test_placements_spread_each_share_of_the_units_over_every_other() -> None:
+    hashes = [unit_hash(b"route", b"%d" % k) for k in range(20_000)]
+    points = np.array([point(h) for h in hashes])
+    for salt in (b"", b"a", b"b", b"digits\0v1\0v2", b"digits\0v1\0v3"):
+        moved_to = np.array([placed(h, placement_of(salt)) for h in hashes])
+        counts = np.histogram2d(points, moved_to, bins=10, range=((0, 1), (0, 1)))[0]
+        chi2 = float(((counts - 200) ** 2 / 200).sum())
+        assert chi2 < 164  # 99 degrees of freedom, p = 4e-5; the units are fixed, so this never flickers

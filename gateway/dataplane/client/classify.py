@@ -81,7 +81,8 @@ def admit(client: ClientConnection, head: Head, route: RoutePlan) -> None:
     else:
         principal = authenticator.principal(credential, client.runtime.wall())
     head.principal = principal
-    if head.kept and SESSION in head.kept.get(b"cookie", b""):
+    cookies = head.kept.get(b"cookie")
+    if cookies is not None and cookies.find(SESSION) >= 0:  # "in" tries bytes as a number first
         head.drop_sessions()
     if authenticator.open or head.api_key is not None:
         head.pass_credentials(openly=authenticator.open)

@@ -13,7 +13,7 @@ from gateway.dataplane.client.timeouts import BodyProgress
 from gateway.dataplane.client.writer import ResponseWriter
 from gateway.dataplane.request.head import Head
 from gateway.errors import TurnoutError
-from gateway.http.fields import valid_host
+from gateway.http.fields import PASS, valid_host
 from gateway.http2.frames import PREFACE
 
 MAX_PIECE_BYTES: Final = 4096
@@ -159,8 +159,8 @@ class RequestReader:
             raise TurnoutError("head_too_large", f"The request has more than {most} fields; send fewer.")
         if value and value[-1] <= SPACE:  # the parser has refused every other control character than the tab
             value = value.rstrip()
-        action = self._actions.get(name.lower())
-        if action is None:
+        action = self._actions[name]
+        if action == PASS:
             self._lines.append(b"%b: %b\r\n" % (name, value))
         elif self.in_head:
             self.head.take(action, name, value)

@@ -7,7 +7,7 @@ from typing import Final
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.snapshot import Snapshot
 from gateway.errors import TurnoutError
-from gateway.http.fields import HOST, KEEP
+from gateway.http.fields import HOST, KEEP, PASS
 from gateway.http.grpc import is_grpc, parse_timeout
 from gateway.http2.fields import Field, RequestFields
 
@@ -30,8 +30,8 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
     named = not fields.authority
     cookies: list[Field] = []
     for field in fields.regular:
-        action = actions.get(field.name)
-        if action is None:
+        action = actions[field.name]
+        if action == PASS:
             lines.append(field.line)
         elif action == HOST:
             if named or field.value.lower() != fields.authority.lower():
