@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.document import Document
+from gateway.config.units import split_address
 
 USUAL: Final = Path("turnout.yaml")
 """The configuration file of a command that names none."""
@@ -20,6 +21,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"configuration file (default: {USUAL})",
     )
+
+
+def control_url(document: Document, everywhere: str = "") -> str | None:
+    """The control API's URL; with ``everywhere`` as its host if it listens at every address, otherwise None then."""
+    host, port = split_address(document.control or document.listen)
+    if host in ("0.0.0.0", "::"):
+        host = everywhere
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if document.tls is not None else 'http'}://{shown}:{port}" if host else None
 
 
 def chosen_route(document: Document, wanted: str | None) -> str:

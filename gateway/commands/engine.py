@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.commands.documents import add_config
+from gateway.commands.documents import add_config, control_url
 from gateway.commands.output import MISUSED, complain, print_json
-from gateway.config.document import Document
 from gateway.config.faults import unknown
 from gateway.config.load import ConfigError, load_file
 from gateway.config.service import LogConfig
@@ -89,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     if engine is None:
         message, hint = unknown("engine", args.engine, tuple(document.engines))
         return complain(f"{message}{f' ({hint})' if hint else ''}")
-    url = args.url or _own_url(document)
+    url = args.url or control_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")
     files = None if args.files is None else str(args.files.absolute())
@@ -108,12 +107,3 @@ def _agent(path: Path) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(served))
     return 0
-
-
-def _own_url(document: Document) -> str | None:
-    """The control API's address if it names a host."""
-    host, port = split_address(document.control or document.listen)
-    if host in ("0.0.0.0", "::"):
-        return None
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if document.tls is not None else 'http'}://{shown}:{port}"

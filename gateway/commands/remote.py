@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from typing import Any, Final
 
 import httpx
 
+from gateway.commands.documents import USUAL, control_url
 from gateway.commands.output import add_json
+from gateway.config.faults import ConfigError
+from gateway.config.load import load_file
 
 DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -21,15 +25,23 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         type=_url,
-        default=_url(os.environ.get("TURNOUT_URL") or DEFAULT),
-        help=f"URL of the gateway's control API (default: TURNOUT_URL, or {DEFAULT}); the key is read from "
-        "TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
+        help=f"URL of the gateway's control API (default: TURNOUT_URL, the address in {USUAL} in this directory, or "
+        f"{DEFAULT}); the key is read from TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
     )
     add_json(parser)
 
 
 def _url(text: str) -> str:
     return (text if "://" in text else f"http://{text}").rstrip("/")
+
+
+def _usual() -> str:
+    """Where the gateway of this shell or directory is."""
+    url = os.environ.get("TURNOUT_URL")
+    if not url:
+        with contextlib.suppress(ConfigError):
+            url = control_url(load_file(USUAL), everywhere="127.0.0.1")
+    return _url(url or DEFAULT)
 
 
 def call(
@@ -39,32 +51,31 @@ def call(
 
     The API key comes from the environment (TURNOUT_KEY), so that it is not visible in process lists.
     """
+    url = arguments.url or _usual()
     key = os.environ.get("TURNOUT_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        response = httpx.request(method, f"{arguments.url}{path}", json=body, headers=headers, timeout=10.0)
+        response = httpx.request(method, f"{url}{path}", json=body, headers=headers, timeout=10.0)
     except httpx.HTTPError as error:
-        raise RemoteError(
-            f"no gateway responds at {arguments.url} ({str(error).rstrip('.')}); see --url"
-        ) from error
+        raise RemoteError(f"no gateway responds at {url} ({str(error).rstrip('.')}); see --url") from error
     try:
         found = response.json()
     except ValueError:
         raise RemoteError(
-            f"{arguments.url} responded with {response.status_code} and without JSON; is it a gateway?"
+            f"{url} responded with {response.status_code} and without JSON; is it a gateway?"
         ) from None
     if not isinstance(found, dict):
-        raise RemoteError(_refused(arguments.url, response.status_code))
+        raise RemoteError(_refused(url, response.status_code))
     if response.is_error:
         refused = found.get("error", {}) if isinstance(found.get("error", {}), dict) else {}
         if response.status_code == 401 and not key:
             raise RemoteError(
-                f"{arguments.url} asks for a key; set TURNOUT_KEY (one that 'turnout init' wrote: "
+                f"{url} asks for a key; set TURNOUT_KEY (one that 'turnout init' wrote: "
                 "export $(cat turnout.keys))"
             )
-        raise RemoteError(refused.get("message") or _refused(arguments.url, response.status_code))
+        raise RemoteError(refused.get("message") or _refused(url, response.status_code))
     if holds not in found:
-        raise RemoteError(_refused(arguments.url, response.status_code))
+        raise RemoteError(_refused(url, response.status_code))
     return found
 
 

@@ -156,17 +156,16 @@ def test_export_to_standard_output_and_of_a_route_that_is_not_there(
 
 
 def test_the_next_release_follows_the_page(gateway: GatewayProcess) -> None:
-    """docs/release_cycle.md: promote, wait for the bake, move both names on."""
-    env = {"TURNOUT_URL": gateway.url}
+    """docs/release_cycle.md: promote, wait for the bake, move both names on; all in the folder of turnout.yaml."""
 
     def shares() -> str:
-        return turnout("status", "predict", env=env).stdout.splitlines()[0].partition(", v")[2]
+        return turnout("status", "predict").stdout.splitlines()[0].partition(", v")[2]
 
     with gateway:
         text = gateway.template + "      bake: 1s\n"
         gateway.write(text)
         wait_for(lambda: "revision 2 is in force" in gateway.log)
-        assert turnout("rollout", "predict", "promote", env=env).stdout == "predict: promoted, v2 at 95.0%\n"
+        assert turnout("rollout", "predict", "promote").stdout == "predict: promoted, v2 at 95.0%\n"
         wait_for(lambda: shares() == "1 0.0%, v2 100.0%")
         text = text.replace("v2: {backend: dead}}", "v2: {backend: dead}, v3: {backend: good}}")
         gateway.write(text.replace("baseline: v1", "baseline: v2").replace("candidate: v2", "candidate: v3"))
