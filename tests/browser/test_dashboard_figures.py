@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
+import dashboards
 from tests.browser.conftest import Tab, Tabs
 from tests.browser.serving import DIGITS, Served
 
@@ -79,6 +82,34 @@ def test_figures_are_rounded_to_what_their_interval_allows(lived: Served, tabs: 
     assert f"{low * 100:.1f} – {high * 100:.1f}%" in row
     assigned = api(lived, "routes/digits")["variants"]["v2"]["assigned"]
     assert text(tab, "variants.v2.assigned") == f"{assigned:,}"
+
+
+FORMATS = """async source => {
+  const f = await import("data:text/javascript," + encodeURIComponent(source));
+  return [
+    f.estimate({mean: 0.1, interval: [0.1, 0.1]}, "real"),
+    f.estimate({mean: -0.8, interval: [-0.8, -0.8]}, "real").mean,
+    f.difference(0.7, [0.7, 0.7], "real"),
+    f.loss(0.7, "real", [0.8, 0.8]),
+    f.estimate({mean: 0.1234, interval: [0.1, 0.15]}, "real"),
+    f.difference(0.7, [0.5, 0.9], "real").text,
+  ];
+}"""
+
+
+def test_figures_without_spread_keep_their_digits(browser: Browser) -> None:
+    """A mean of 0.1 was shown as 0, and one of 0.8 as 1, where all values are the same."""
+    page = browser.new_page()
+    source = (Path(dashboards.__file__).parent / "web/core/format.js").read_text()
+    assert page.evaluate(FORMATS, source) == [
+        {"mean": "0.1", "interval": "0.1 – 0.1"},
+        "−0.8",
+        {"text": "+0.7", "interval": "+0.7 to +0.7"},
+        "0.7",
+        {"mean": "0.12", "interval": "0.10 – 0.15"},
+        "+0.7",
+    ]
+    page.close()
 
 
 def test_charts_draw_the_series(lived: Served, tabs: Tabs) -> None:

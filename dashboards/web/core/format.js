@@ -38,9 +38,13 @@ function fixed(number, digits) {
 }
 
 // How many decimals an interval of this half-width leaves room for: its own first digit, no more.
-export function decimals(half, most = 6) {
-  if (!(half > 0)) return 0;
+function decimals(half, most = 6) {
   return Math.min(most, Math.max(0, Math.ceil(-Math.log10(half))));
+}
+
+// A number with the digits that its interval leaves room for; with three where it has no width.
+function rounded(x, half, most = 6) {
+  return half > 0 ? fixed(x, decimals(half, most)) : significant(x, 3);
 }
 
 export function share(p) {
@@ -70,8 +74,7 @@ export function estimate(found, type) {
   const unit = relative(type) ? "%" : "";
   if (!found.interval) return { mean: significant(found.mean * factor, 3) + unit, interval: "" };
   const [low, high] = found.interval.map((end) => end * factor);
-  const digits = decimals((high - low) / 2, relative(type) ? 3 : 6);
-  const text = (x) => fixed(x, digits);
+  const text = (x) => rounded(x, (high - low) / 2, relative(type) ? 3 : 6);
   return { mean: text(found.mean * factor) + unit, interval: `${text(low)} – ${text(high)}${unit}` };
 }
 
@@ -125,7 +128,7 @@ export function difference(absolute, interval, what) {
   const half = known.length === 2 ? (ends[1] - ends[0]) / 2 : known.length ? Math.abs(known[0] - absolute * factor) : null;
   const coarse = decimals(half);
   const digits = known.some((x) => x && Math.abs(x) < 0.5 / 10 ** coarse) ? coarse + 1 : coarse; // an end keeps its sign
-  const size = (x) => (half === null ? significant(Math.abs(x), 2) : fixed(Math.abs(x), digits));
+  const size = (x) => (half > 0 ? fixed(Math.abs(x), digits) : significant(Math.abs(x), half === null ? 2 : 3));
   const text = (x) => (/[1-9]/.test(size(x)) ? (x > 0 ? "+" : "−") : "±") + size(x);
   const said = known.length ? ends.map((end) => (end === null ? "…" : text(end))).join(" to ") : "";
   return { text: text(absolute * factor) + unit, interval: said };
@@ -133,7 +136,7 @@ export function difference(absolute, interval, what) {
 
 export function significant(x, digits) {
   if (x === 0) return "0";
-  return new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits }).format(x);
+  return new Intl.NumberFormat(undefined, { maximumSignificantDigits: digits }).format(x).replace("-", "−");
 }
 
 // An expected loss in the metric's own unit (percentage points for shares), with no more digits than the metric's
@@ -142,9 +145,11 @@ export function loss(x, type, interval = null) {
   if (x === null || x === undefined) return NONE;
   const factor = relative(type) ? 100 : 1;
   const unit = relative(type) ? " pp" : "";
-  const digits = interval ? decimals(((interval[1] - interval[0]) / 2) * factor) : 2;
-  const least = 10 ** -digits;
+  const half = interval ? ((interval[1] - interval[0]) / 2) * factor : 0.01;
   if (x * factor === 0) return `0${unit}`;
+  if (!(half > 0)) return significant(x * factor, 3) + unit;
+  const digits = decimals(half);
+  const least = 10 ** -digits;
   if (x * factor < least) return `<${fixed(least, digits)}${unit}`;
   return fixed(x * factor, digits) + unit;
 }
