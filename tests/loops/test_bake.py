@@ -82,7 +82,7 @@ async def test_the_holdback_ends_with_the_bake(store: Store) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_rise_of_errors_that_hits_both_rolls_nothing_back(tmp_path: Path) -> None:
-    runs, back = 40, 0
+    runs, back = 16, 0
     for seed in range(runs):
         store = SqliteStore(tmp_path / f"{seed}.db")
         await store.open()

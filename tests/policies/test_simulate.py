@@ -116,7 +116,7 @@ def test_a_level_that_rises_for_all_variants_names_no_winner() -> None:
     rising = tuple(Change(name, at, mean) for at, mean in ((0.4, 0.5), (0.7, 0.8)) for name in ("v1", "v2"))
     world = World("rising", (("v1", 0.2), ("v2", 0.2)), changes=rising, requests=20_000)
     plan = thompson(world, floor=0.02, stop=Stop(probability=0.9, samples=20))
-    report = run(plan, world, repetitions=40, refreshes=30, seed=1)
+    report = run(plan, world, repetitions=20, refreshes=30, seed=1)
     assert report.false_alarms is not None
     assert report.false_alarms.value <= 0.1
 

@@ -18,7 +18,7 @@ from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.types import RewardSums
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
-RUNS, LOOKS = 300, 60
+RUNS, LOOKS = 120, 60
 
 
 def revenue(buying: float) -> Draw:

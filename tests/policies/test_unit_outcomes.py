@@ -66,12 +66,12 @@ def by_request(rows: list[Row]) -> tuple[Evidence, Evidence]:
 @pytest.mark.slow
 @pytest.mark.parametrize("rail", [RAIL, Guardrail("latency_p95", max_ratio=1.0)], ids=["errors", "latency"])
 def test_identical_variants_with_heavy_users_raise_no_alarm(rail: Guardrail) -> None:
-    runs, looks, alarms, naive = 60, 16, 0, 0
+    runs, looks, alarms, naive = 40, 8, 0, 0
     for seed in range(runs):
         users, outcomes, rows = Users(np.random.default_rng(seed), 300, 0.05, 0.1), UnitOutcomes(), []
         wrong = set()
         for look in range(looks):
-            new = users.requests(300, float(look))
+            new = users.requests(600, float(look))
             outcomes.add(new)
             rows += new
             sides = outcomes.whole()
