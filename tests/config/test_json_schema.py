@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from gateway.config.shape import every_section, yaml_keys
 from gateway.config.yaml_text import read
 from tests.config.test_config_properties import VALUES
 from tests.config.test_faults_table import GOOD, TABLE
+from tests.support.command import turnout
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.yaml").read_text()
@@ -127,8 +126,5 @@ def test_it_accepts_whatever_the_gateway_accepts(place: tuple[Any, ...], value: 
         VALIDATOR.validate(tree(text))
 
 
-@pytest.mark.slow
 def test_the_command_prints_it() -> None:
-    words = [sys.executable, "-m", "gateway.cli", "schema"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == SCHEMA
+    assert json.loads(turnout("schema").stdout) == SCHEMA

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from benchmarks.children import free_port
 from tests.e2e.common import wait_for
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
 
 CONFIG = """\
@@ -35,23 +35,10 @@ routes:
 """
 
 
-def turnout(
-    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(env or {})},
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize("words", [(), ("help",)])
 def test_alone_it_shows_the_help(words: tuple[str, ...]) -> None:
-    said = turnout(*words)
+    run = [sys.executable, "-m", "gateway.cli", *words]
+    said = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
     assert (said.returncode, said.stderr) == (0, "")
     assert "rollout" in said.stdout
 
@@ -85,6 +72,9 @@ def test_what_is_no_gateway_is_told_in_one_line(words: tuple[str, ...], body: by
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
 
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         thread = threading.Thread(target=other.handle_request)
@@ -198,7 +188,8 @@ def test_a_start_without_its_store_says_so_in_its_own_name(tmp_path: Path, worke
     """With several workers it began again and again without end."""
     path = tmp_path / "turnout.yaml"
     path.write_text(f"listen: 127.0.0.1:0\nstore: redis://127.0.0.1:{free_port()}/0\n")
-    said = turnout("run", "--config", str(path), "--workers", workers)
+    run = [sys.executable, "-m", "gateway.cli", "run", "--config", str(path), "--workers", workers]
+    said = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 3
     assert "ERROR turnout.start: The store redis://" in said.stderr
     assert "uvicorn" not in said.stderr

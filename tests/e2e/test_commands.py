@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from backends.reference import digits
 from gateway.commands.simulate_canary import assumed
 from policies.rollout.verdicts import Guardrail
 from tests.e2e.common import replay, report, wait_for
+from tests.support import command
 from tests.support.processes import GatewayProcess, ModelServerProcess
 
 CONFIG = """
@@ -53,11 +52,8 @@ def gateway(
 
 
 def turnout(*words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *words], capture_output=True, text=True, check=False
-    )
+    done = command.turnout(*words)
     assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stdout + done.stderr
 
 

@@ -134,7 +134,8 @@ def test_an_edited_source_is_noticed_at_start(compiled: Path, tmp_path: Path) ->
 
 
 def test_the_hot_path_passes_its_tests(compiled: Path) -> None:
-    parallel = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+    workers = 3 * (os.cpu_count() or 1)  # they wait for limits to pass far more than they compute
+    parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *HOT_PATH]
     done = subprocess.run(words, cwd=compiled, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, (done.stdout + done.stderr)[-20_000:]

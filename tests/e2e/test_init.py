@@ -26,9 +26,8 @@ from backends.reference import digits
 from benchmarks.children import free_port
 from gateway.config.load import load_file
 from tests.e2e.common import request_body
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess, ModelServerProcess
-
-TURNOUT = [sys.executable, "-m", "gateway.cli"]
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -66,15 +65,7 @@ def serving(pages: dict[str, Any]) -> Iterator[str]:
 
 
 def init(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TURNOUT, "init", *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-    )
+    return turnout("init", *options, cwd=folder)
 
 
 @pytest.mark.slow
@@ -96,13 +87,7 @@ def test_what_it_writes_for_the_bundled_server_serves(
         answer = httpx.post(infer, json=body, headers={"x-api-key": keys["TURNOUT_APP_KEY"]})
         assert answer.status_code == 200
         assert answer.headers["x-variant"] in ("v1", "v2")
-        done = subprocess.run(
-            [*TURNOUT, "status", "--url", gateway.url],
-            env={**os.environ, "TURNOUT_KEY": keys["TURNOUT_KEY"]},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = turnout("status", "--url", gateway.url, env={"TURNOUT_KEY": keys["TURNOUT_KEY"]})
         assert "digits" in done.stdout, done.stderr
 
 
@@ -205,7 +190,7 @@ def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
     if pid == 0:
         os.environ["PYTHONPATH"] = os.getcwd()
         os.chdir(tmp_path)
-        os.execv(TURNOUT[0], [*TURNOUT, "init", "--path", "/p"])
+        os.execv(sys.executable, [sys.executable, "-m", "gateway.cli", "init", "--path", "/p"])
     seen, answers, end = b"", [b"127.0.0.1:9\n", b"127.0.0.1:10\n"], time.monotonic() + 60
     while time.monotonic() < end:
         if select.select([terminal], [], [], 0.5)[0]:

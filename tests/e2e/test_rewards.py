@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +13,7 @@ from policies.allocate import allocate
 from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.fixed_plans import Split
 from tests.e2e.common import report, wait_for
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess, ModelServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -138,14 +137,7 @@ def test_lost_users_are_an_alarm_and_a_busy_user_is_none(gateway: GatewayProcess
 
 
 def command(gateway: GatewayProcess, action: str) -> str:
-    options = ["rollout", "race", action, "--url", gateway.url]
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *options],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = turnout("rollout", "race", action, "--url", gateway.url)
     return done.stdout + done.stderr
 
 

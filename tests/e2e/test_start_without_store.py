@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from gateway.serving import START_FAILED
 from gateway.state.last_state import LAST_STATE_S
 from tests.e2e.common import wait_for
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
 from tests.support.servers import RedisServer, redis_server
 
@@ -129,8 +128,7 @@ def test_a_start_without_redis_serves_what_was_in_force(
         assert seen.report(http.get(f"{gateway.url}/shop").headers["x-decision-id"]) == 1
         wait_for(lambda: seen.metric("turnout_started_without_store") == "1.0")
         assert seen.metric("turnout_store_ready") == "0.0"
-        command = [sys.executable, "-m", "gateway.cli", "status", "--url", gateway.url]
-        status = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        status = turnout("status", "--url", gateway.url)
         assert "started without it, and serves its last state" in status.stderr
         put = http.put(f"{gateway.url}/-/config", content="routes: {}", headers={"if-match": "*"})
         assert put.status_code == 503

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 
 from benchmarks.children import free_port
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess, ServerProcess
 
 ENVOY = Path(sys.executable).with_name("envoy")
@@ -102,10 +104,42 @@ class EnvoyNode(ServerProcess):
         return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines())
 
 
+class Setup:
+    """A gateway over two backends, `URL1` and `URL2` of its configuration, and nodes of its engine."""
+
+    def __init__(self, folder: Path, config: str, *nodes: str) -> None:
+        self.backends = Backend("one"), Backend("two")
+        for number, backend in enumerate(self.backends, 1):
+            config = config.replace(f"URL{number}", backend.url)
+        self.gateway = GatewayProcess(folder, config)
+        self.nodes = [EnvoyNode(self.gateway, name) for name in nodes]
+
+    def nodes_shown(self) -> list[dict[str, Any]]:
+        (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]
+        return list(engine["nodes"])
+
+    def report(self, route: str = "digits") -> dict[str, Any]:
+        return dict(httpx.get(f"{self.gateway.url}/-/routes/{route}").json())
+
+    def recorded(self) -> int:
+        """Requests of the route in the record."""
+        return sum(variant["assigned"] for variant in self.report()["variants"].values())
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.process.send_signal(signal.SIGCONT)
+            node.kill()
+        self.gateway.stop()
+        for backend in self.backends:
+            backend.stop()
+
+
 def bootstrap(config: Path, node: str, port: int, admin: int, *options: str, engine: str = "edge") -> str:
-    command = [sys.executable, "-m", "gateway.cli", "engine", "bootstrap", engine, "--config", str(config)]
-    command += ["--node", node, "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = ["engine", "bootstrap", engine, "--config", str(config), "--node", node]
+    words += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", *options]
+    done = turnout(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def validate(config: dict[str, Any], folder: Path) -> str:

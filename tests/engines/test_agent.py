@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from gateway.engines.envoy.agent import Follower, Served
-from tests.engines.node import Backend, EnvoyNode, bootstrap, wait_for
+from tests.engines.node import EnvoyNode, Setup, bootstrap, wait_for
+from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
@@ -58,40 +58,31 @@ class AgentNode(EnvoyNode):
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    backends = Backend("one"), Backend("two")
-    text = CONFIG.replace("URL1", backends[0].url).replace("URL2", backends[1].url)
-    with GatewayProcess(tmp_path, text) as made:
-        yield made
-    for backend in backends:
-        backend.stop()
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(tmp_path, CONFIG)
+    yield made
+    made.stop()
 
 
 @pytest.fixture
-def node(gateway: GatewayProcess) -> Iterator[AgentNode]:
-    made = AgentNode(gateway, "e1")
+def node(setup: Setup) -> Iterator[AgentNode]:
+    made = AgentNode(setup.gateway, "e1")
     yield made
     made.stop_agent()
     made.kill()
-
-
-def shown(gateway: GatewayProcess) -> dict[str, Any]:
-    (engine,) = httpx.get(f"{gateway.url}/-/engines").json()["engines"]
-    return dict(engine["nodes"][0])
 
 
 def variant(node: AgentNode) -> str:
     return httpx.post(f"{node.url}/digits").headers["x-variant"]
 
 
-def test_a_node_restarts_without_a_gateway_with_its_last_allocation(
-    gateway: GatewayProcess, node: AgentNode
-) -> None:
+def test_a_node_restarts_without_a_gateway_with_its_last_allocation(setup: Setup, node: AgentNode) -> None:
+    gateway = setup.gateway
     node.wait_serving("/digits")
     gateway.write(gateway.template.replace("variant: v1", "variant: v2"))
     wait_for(lambda: variant(node) == "v2", "the change reaches the node")
-    wait_for(lambda: shown(gateway)["state"] == "accepted", "the gateway knows that the node has it")
-    epoch = shown(gateway)["epochs"]["digits"]
+    wait_for(lambda: setup.nodes_shown()[0]["state"] == "accepted", "the gateway knows that the node has it")
+    epoch = setup.nodes_shown()[0]["epochs"]["digits"]
     gateway.crash()
     node.stop_agent()
     node.kill()
@@ -102,11 +93,9 @@ def test_a_node_restarts_without_a_gateway_with_its_last_allocation(
     assert epoch >= 2
 
 
-def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(
-    gateway: GatewayProcess, node: AgentNode
-) -> None:
+def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(setup: Setup, node: AgentNode) -> None:
     node.wait_serving("/digits")
-    wait_for(lambda: shown(gateway)["state"] == "accepted", "the node has its routes")
+    wait_for(lambda: setup.nodes_shown()[0]["state"] == "accepted", "the node has its routes")
     node.stop_agent()
     good = (node.files / "routes.json").read_bytes()
     table = {
@@ -128,20 +117,11 @@ def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(
     assert variant(node) == "v1"
 
 
-def test_a_bootstrap_without_files_says_what_to_write(gateway: GatewayProcess) -> None:
-    text = bootstrap(gateway.path, "e1", 1, 2)
+def test_a_bootstrap_without_files_says_what_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "turnout.yaml"
+    path.write_text(CONFIG.replace("@PORT@", "1").replace("URL", "http://127.0.0.1:"))
     with pytest.raises(ValueError, match="--files DIR --admin ADDR"):
-        Served.read(json.loads(text))
-    command = [
-        sys.executable,
-        "-m",
-        "gateway.cli",
-        "engine",
-        "bootstrap",
-        "edge",
-        "--config",
-        str(gateway.path),
-    ]
-    command += ["--node", "e1", "--listen", "127.0.0.1:1", "--files", "x"]
-    done = subprocess.run(command, capture_output=True, text=True)
+        Served.read(json.loads(bootstrap(path, "e1", 1, 2)))
+    words = ("engine", "bootstrap", "edge", "--config", str(path), "--node", "e1", "--listen", "127.0.0.1:1")
+    done = turnout(*words, "--files", "x")
     assert (done.returncode, "write --admin" in done.stderr) == (2, True)

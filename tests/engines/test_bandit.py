@@ -15,7 +15,7 @@ from gateway.ingest.rewards import SEALING_KEYS
 from gateway.record.decision_id import Opened, Sealer
 from gateway.state.base import Published
 from gateway.state.sqlite import SqliteStore
-from tests.engines.node import Backend, EnvoyNode, wait_for
+from tests.engines.node import EnvoyNode, Setup, wait_for
 from tests.support.processes import GatewayProcess
 
 pytestmark = pytest.mark.slow
@@ -40,13 +40,10 @@ GOOD_RATE = {"v1": 0.5, "v2": 0.8}
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    backends = Backend("one"), Backend("two")
-    text = CONFIG.replace("URL1", backends[0].url).replace("URL2", backends[1].url)
-    with GatewayProcess(tmp_path, text) as made:
-        yield made
-    for backend in backends:
-        backend.stop()
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(tmp_path, CONFIG, *(f"e{n}" for n in range(NODES)))
+    yield made
+    made.stop()
 
 
 class Client(threading.Thread):
@@ -80,39 +77,31 @@ class Client(threading.Thread):
         self.failures += report["rejected"]
 
 
-def test_traffic_moves_and_every_response_is_true_to_its_epoch(gateway: GatewayProcess) -> None:
-    nodes = [EnvoyNode(gateway, f"e{n}") for n in range(NODES)]
+def test_traffic_moves_and_every_response_is_true_to_its_epoch(setup: Setup) -> None:
     stop = threading.Event()
-    clients = [Client(node, gateway, stop) for node in nodes]
+    clients = [Client(node, setup.gateway, stop) for node in setup.nodes]
     try:
-        for node in nodes:
+        for node in setup.nodes:
             node.wait_serving("/digits")
         for client in clients:
             client.start()
-        wait_for(lambda: moved(gateway), "the better version has most of the traffic", 60)
+        wait_for(lambda: moved(setup), "the better version has most of the traffic", 60)
         stop.set()
         for client in clients:
             client.join(60)
             assert [client.failures for client in clients] == [[]] * NODES
-        opened, history = asyncio.run(read(gateway, [i for client in clients for i in client.ids]))
+        opened, history = asyncio.run(read(setup.gateway, [i for client in clients for i in client.ids]))
         assert len({one.epoch for one in opened}) >= MIN_EPOCHS
         true_to_their_epochs(opened, history)
-        wait_for(lambda: recorded(gateway) >= len(opened), "every row is in the record")
+        wait_for(lambda: setup.recorded() >= len(opened), "every row is in the record")
     finally:
         stop.set()
-        for node in nodes:
-            node.kill()
 
 
-def moved(gateway: GatewayProcess) -> dict[str, float] | None:
-    shown = httpx.get(f"{gateway.url}/-/routes/digits").json()
+def moved(setup: Setup) -> dict[str, float] | None:
+    shown = setup.report()
     shares: dict[str, float] = shown["allocation"]
     return shares if shares["v2"] > 0.9 and shown["epoch"] >= MIN_EPOCHS else None
-
-
-def recorded(gateway: GatewayProcess) -> int:
-    variants = httpx.get(f"{gateway.url}/-/routes/digits").json()["variants"]
-    return sum(variant["assigned"] for variant in variants.values())
 
 
 async def read(gateway: GatewayProcess, ids: list[str]) -> tuple[list[Opened], dict[int, Published]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +25,8 @@ from gateway.state.units import UNITS
 from policies.allocation.bucketing import allocation
 from policies.allocation.cells import PARTS, cells
 from policies.types import RewardSums
-from tests.engines.node import Backend, EnvoyNode, wait_for
-from tests.support.processes import GatewayProcess
+from tests.engines.node import Setup, wait_for
+from tests.support.command import turnout
 
 pytestmark = pytest.mark.slow
 
@@ -65,35 +63,18 @@ routes:
 """
 
 
-class Setup:
+class OneNode(Setup):
     """A gateway, a node and two backends."""
 
     def __init__(self, folder: Path) -> None:
-        self.backends = Backend("one"), Backend("two")
-        urls = {f"URL{n}": backend.url for n, backend in enumerate(self.backends, 1)}
-        self.text = CONFIG.replace("TOKEN", TOKEN)
-        for name, url in urls.items():
-            self.text = self.text.replace(name, url)
-        self.gateway = GatewayProcess(folder, self.text)
-        self.node = EnvoyNode(self.gateway, "e1")
+        super().__init__(folder, CONFIG.replace("TOKEN", TOKEN), "e1")
+        (self.node,) = self.nodes
+        self.text = self.gateway.template
         self.node.wait_serving(PATH)
-
-    def stop(self) -> None:
-        self.node.kill()
-        self.gateway.stop()
-        for backend in self.backends:
-            backend.stop()
 
     def edit(self, old: str, new: str) -> None:
         self.text = self.text.replace(old, new)
         self.gateway.write(self.text)
-
-    def engine(self) -> dict[str, Any]:
-        (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]
-        return dict(engine)
-
-    def report(self, route: str = "digits") -> dict[str, Any]:
-        return dict(httpx.get(f"{self.gateway.url}/-/routes/{route}").json())
 
     def outcome(self, response: httpx.Response) -> dict[str, Any]:
         """The row of a response, once it is in the record."""
@@ -110,24 +91,24 @@ class Setup:
 
     def accepted(self) -> bool:
         """Whether the node has what the gateway publishes now."""
-        (node,) = self.engine()["nodes"]
+        (node,) = self.nodes_shown()
         return bool(node["state"] == "accepted" and node["epochs"]["digits"] == self.report()["epoch"])
 
 
 @pytest.fixture(scope="module")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
-    made = Setup(tmp_path_factory.mktemp("envoy"))
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
+    made = OneNode(tmp_path_factory.mktemp("envoy"))
     yield made
     made.stop()
 
 
 @pytest.fixture
-def client(setup: Setup) -> Iterator[httpx.Client]:
+def client(setup: OneNode) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=setup.node.url, timeout=20) as made:
         yield made
 
 
-def predicted(setup: Setup, units: list[str], shares: dict[str, float]) -> list[str]:
+def predicted(setup: OneNode, units: list[str], shares: dict[str, float]) -> list[str]:
     """What Python says of each unit: xxHash64 of the salted text, modulo the parts."""
     document = load(setup.gateway.path.read_text(), source="test", env={})
     prefix, found = salt_text(salt(document, "digits")), cells(allocation(shares))
@@ -135,7 +116,7 @@ def predicted(setup: Setup, units: list[str], shares: dict[str, float]) -> list[
 
 
 def test_every_unit_gets_the_variant_that_python_predicts_before_and_after_a_ramp(
-    setup: Setup, client: httpx.Client
+    setup: OneNode, client: httpx.Client
 ) -> None:
     units = [f"user-{n}" for n in range(400)]
 
@@ -157,7 +138,7 @@ def test_every_unit_gets_the_variant_that_python_predicts_before_and_after_a_ram
     assert counted[0]["v2"] < counted[1]["v2"]
 
 
-def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: Setup, client: httpx.Client) -> None:
+def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: OneNode, client: httpx.Client) -> None:
     answered = [client.post(PATH, headers={"x-user-id": "anna"}) for _ in range(2)]
     first, second = map(setup.outcome, answered)
     ids = [response.headers["x-decision-id"] for response in answered]
@@ -177,7 +158,7 @@ def test_a_request_is_recorded_and_takes_rewards_of_its_unit(setup: Setup, clien
     assert refused[0]["code"] in ("unknown_key", "forged")
 
 
-def test_what_the_backend_is_sent(setup: Setup, client: httpx.Client) -> None:
+def test_what_the_backend_is_sent(setup: OneNode, client: httpx.Client) -> None:
     for backend in setup.backends:
         backend.seen.clear()
     client.post(
@@ -192,14 +173,14 @@ def test_what_the_backend_is_sent(setup: Setup, client: httpx.Client) -> None:
     assert fields["host"] in (b.url.removeprefix("http://") for b in setup.backends)
 
 
-def test_an_empty_unit_is_no_unit(setup: Setup, client: httpx.Client) -> None:
+def test_an_empty_unit_is_no_unit(setup: OneNode, client: httpx.Client) -> None:
     seen = [client.post(PATH, headers={"x-user-id": ""}) for _ in range(60)]
     assert len({response.headers["x-variant"] for response in seen}) == 2
     outcome = setup.outcome(seen[-1])
     assert not outcome["sticky"]
 
 
-def test_a_route_without_units_and_its_conditions(setup: Setup, client: httpx.Client) -> None:
+def test_a_route_without_units_and_its_conditions(setup: OneNode, client: httpx.Client) -> None:
     answered = client.get("/plain/x", headers={"x-mode": "a", "x-turnout-unit": "invented"})
     assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
     outcome = setup.outcome(answered)
@@ -214,7 +195,7 @@ def test_a_route_without_units_and_its_conditions(setup: Setup, client: httpx.Cl
 
 @pytest.mark.parametrize("failure", ["status", "slow"])
 def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
-    setup: Setup, client: httpx.Client, failure: str
+    setup: OneNode, client: httpx.Client, failure: str
 ) -> None:
     shares = setup.report()["allocation"]
     units = [f"user-{n}" for n in range(200)]
@@ -230,7 +211,7 @@ def test_a_fallback_is_served_by_the_other_and_charged_to_the_assigned(
     assert outcome["error"] == "backend_status"
 
 
-def test_a_client_that_leaves_is_recorded_as_such(setup: Setup, client: httpx.Client) -> None:
+def test_a_client_that_leaves_is_recorded_as_such(setup: OneNode, client: httpx.Client) -> None:
     setup.backends[0].delay = setup.backends[1].delay = 0.7
     try:
         with pytest.raises(httpx.ReadTimeout):
@@ -247,7 +228,7 @@ def test_a_client_that_leaves_is_recorded_as_such(setup: Setup, client: httpx.Cl
     )
 
 
-def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> None:
+def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: OneNode) -> None:
     url, known = setup.gateway.url, {"authorization": f"Bearer {TOKEN}"}
     body = {"node": {"id": "e9"}, "version_info": ""}
     for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": TOKEN}):
@@ -272,7 +253,7 @@ def test_strangers_get_neither_routes_nor_a_word_in_the_record(setup: Setup) -> 
 
 @pytest.mark.parametrize("field", [b"x-user-id: \xff\xfe", b"x-user-id: a\tb", b"x-request-id: \xff\xfe"])
 def test_no_byte_of_a_header_loses_the_rows_of_others(
-    setup: Setup, client: httpx.Client, field: bytes
+    setup: OneNode, client: httpx.Client, field: bytes
 ) -> None:
     with socket.create_connection(("127.0.0.1", setup.node.port)) as raw:
         raw.sendall(
@@ -288,19 +269,18 @@ def test_no_byte_of_a_header_loses_the_rows_of_others(
     assert strange["request_id"].isascii()
 
 
-def test_neither_decide_nor_explain_guesses_what_a_node_would_do(setup: Setup) -> None:
+def test_neither_decide_nor_explain_guesses_what_a_node_would_do(setup: OneNode) -> None:
     decided = httpx.post(f"{setup.gateway.url}/-/decide", json={"route": "digits", "unit": "anna"})
     assert (decided.status_code, decided.json()["error"]["code"]) == (422, "invalid")
     assert "'edge'" in decided.json()["error"]["message"]
     command = ["explain", "--config", str(setup.gateway.path), "--route", "digits"]
-    run = [sys.executable, "-m", "gateway.cli", *command]
-    assert subprocess.run(run, capture_output=True, text=True).returncode == 0
-    refused = subprocess.run([*run, "--unit", "anna"], capture_output=True, text=True)
+    assert turnout(*command).returncode == 0
+    refused = turnout(*command, "--unit", "anna")
     assert refused.returncode != 0
     assert "leave --unit out" in refused.stderr
 
 
-def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client) -> None:
+def test_a_row_that_is_sent_twice_counts_once(setup: OneNode, client: httpx.Client) -> None:
     answered = client.post(PATH, headers={"x-user-id": "anna"})
     outcome = setup.outcome(answered)
     export = ExportLogsServiceRequest()
@@ -327,10 +307,7 @@ def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client
     for changes in ({}, *odd):
         logs.add().body.string_value = SEPARATOR.join(changes.get(n, text) for n, text in enumerate(row))
 
-    def assigned() -> int:
-        return sum(int(variant["assigned"]) for variant in setup.report()["variants"].values())
-
-    before = assigned()
+    before = setup.recorded()
     sent = httpx.post(
         f"{setup.gateway.url}/-/engines/rows",
         content=export.SerializeToString(),
@@ -338,19 +315,16 @@ def test_a_row_that_is_sent_twice_counts_once(setup: Setup, client: httpx.Client
     )
     assert sent.json() == {"accepted": 1, "rejected": len(odd)}
     setup.outcome(client.post(PATH))  # the record has what was reported before this request
-    wait_for(lambda: assigned() >= before + 1, "the later request is counted")
-    assert assigned() == before + 1
+    wait_for(lambda: setup.recorded() >= before + 1, "the later request is counted")
+    assert setup.recorded() == before + 1
 
 
 def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(
-    setup: Setup, client: httpx.Client
+    setup: OneNode, client: httpx.Client
 ) -> None:
     setup.gateway.crash()
     assert {client.post(PATH).status_code for _ in range(20)} == {200}
-    setup.text = setup.text.replace(
-        "policy: {type: split, weights: {v1: 7, v2: 3}}", "policy: {type: single, variant: v2}"
-    )
-    setup.gateway.write(setup.text)
+    setup.edit("policy: {type: split, weights: {v1: 7, v2: 3}}", "policy: {type: single, variant: v2}")
     setup.gateway.start()
-    wait_for(lambda: setup.engine()["nodes"] and setup.accepted(), "the node has the new routes")
+    wait_for(lambda: setup.nodes_shown() and setup.accepted(), "the node has the new routes")
     assert {client.post(PATH).headers["x-variant"] for _ in range(20)} == {"v2"}

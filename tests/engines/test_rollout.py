@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,8 @@ import pytest
 
 from gateway.engines.nodes import KIND
 from gateway.state import open_store
-from tests.engines.node import Backend, EnvoyNode, wait_for
-from tests.support.processes import GatewayProcess
+from tests.engines.node import EnvoyNode, Setup, wait_for
+from tests.support.command import turnout
 
 pytestmark = pytest.mark.slow
 
@@ -43,16 +41,11 @@ routes:
 NODES = 3
 
 
-class Setup:
-    """A gateway, three nodes, and a client of each that sends until it is told to stop."""
+class Fleet(Setup):
+    """Three nodes, and a client of each that sends until it is told to stop."""
 
     def __init__(self, folder: Path) -> None:
-        self.backends = Backend("one"), Backend("two")
-        text = CONFIG
-        for number, backend in enumerate(self.backends, 1):
-            text = text.replace(f"URL{number}", backend.url)
-        self.gateway = GatewayProcess(folder, text)
-        self.nodes = [EnvoyNode(self.gateway, f"e{n}") for n in range(NODES)]
+        super().__init__(folder, CONFIG, *(f"e{n}" for n in range(NODES)))
         self.stopped = threading.Event()
         self.seen: list[tuple[str, str, int]] = []
         """(decision id, variant, status)"""
@@ -75,15 +68,7 @@ class Setup:
         return threads
 
     def rollout(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.gateway.url}/-/routes/digits").json()["rollout"])
-
-    def nodes_shown(self) -> list[dict[str, Any]]:
-        (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]
-        return list(engine["nodes"])
-
-    def recorded(self) -> int:
-        variants = httpx.get(f"{self.gateway.url}/-/routes/digits").json()["variants"]
-        return sum(variant["assigned"] for variant in variants.values())
+        return dict(self.report()["rollout"])
 
     async def stored(self) -> list[dict[str, Any]]:
         """The nodes as another gateway, or this one after a restart, would know them."""
@@ -97,23 +82,18 @@ class Setup:
 
     def stop(self) -> None:
         self.stopped.set()
-        for node in self.nodes:
-            node.process.send_signal(signal.SIGCONT)
-            node.kill()
-        self.gateway.stop()
-        for backend in self.backends:
-            backend.stop()
+        super().stop()
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[Setup]:
-    made = Setup(tmp_path)
+def setup(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path)
     yield made
     made.stop()
 
 
 def test_a_node_that_hangs_stops_the_clock_of_a_stage_and_a_failure_rolls_back_the_others(
-    setup: Setup,
+    setup: Fleet,
 ) -> None:
     wait_for(lambda: all(node["epochs"] for node in setup.nodes_shown()), "all nodes have the first stage")
     hung = setup.nodes[2]
@@ -127,8 +107,7 @@ def test_a_node_that_hangs_stops_the_clock_of_a_stage_and_a_failure_rolls_back_t
     )
     assert "e2 (behind)" in waiting["waits"]
     assert waiting["stage_ends"] is None
-    command = [sys.executable, "-m", "gateway.cli", "status", "--url", setup.gateway.url]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown = turnout("status", "--url", setup.gateway.url).stdout
     assert "the stage's time stands: not yet accepted by e2 (behind)" in shown
     assert "edge: envoy, nodes: 2 accepted, 1 behind" in shown
     entered = waiting["entered"]
@@ -151,7 +130,7 @@ def test_a_node_that_hangs_stops_the_clock_of_a_stage_and_a_failure_rolls_back_t
     assert {variant for _, variant, _ in setup.seen[before:]} == {"v1"}
 
 
-def test_the_rows_that_are_lost_are_those_that_the_nodes_count(setup: Setup) -> None:
+def test_the_rows_that_are_lost_are_those_that_the_nodes_count(setup: Fleet) -> None:
     for node in setup.nodes:
         setup.send(node, 50)
     sent_before = len(setup.seen)
@@ -178,9 +157,7 @@ def test_the_rows_that_are_lost_are_those_that_the_nodes_count(setup: Setup) -> 
         setup.send(node, 10)
     wait_for(lambda: setup.recorded() == recorded_before + 30, "new rows arrive, and no lost one")
     assert len(setup.seen) == sent_before + 330
-    alarms = wait_for(
-        lambda: httpx.get(f"{setup.gateway.url}/-/routes/digits").json()["alarms"], "the loss is an alarm", 60
-    )
+    alarms = wait_for(lambda: setup.report()["alarms"], "the loss is an alarm", 60)
     assert "engine_rows_lost" in [alarm["code"] for alarm in alarms]
     paused = wait_for(
         lambda: (found := setup.rollout())["state"] == "paused" and found, "the rollout pauses", 60
