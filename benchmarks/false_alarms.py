@@ -22,10 +22,10 @@ from scipy.stats import beta
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
 from policies.sequential.betting import WindowBets
-from policies.sequential.metric_comparison import Evidence, Kind
+from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import StratifiedComparison, Stratum
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import RewardSums
+from policies.types import MetricType, RewardSums
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -56,7 +56,7 @@ def sums(x: Floats) -> RewardSums:
     return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
 
 
-def _values(name: str, kind: Kind, draw: Draw, share: float, looks: int = 24) -> Cell:
+def _values(name: str, kind: MetricType, draw: Draw, share: float, looks: int = 24) -> Cell:
     size = max(12, round(3_000 * share))
 
     def run(rng: Rng) -> Iterator[Pair]:
@@ -156,7 +156,7 @@ def _buying(p: float) -> Draw:
     return lambda rng, n: np.where(rng.random(n) < p, rng.lognormal(3, 0.8, n), 0.0)
 
 
-MEANS: tuple[tuple[str, Kind, Draw], ...] = (
+MEANS: tuple[tuple[str, MetricType, Draw], ...] = (
     ("real, normal", "real", lambda rng, n: rng.normal(10, 3, n)),
     ("real, lognormal 1", "real", lambda rng, n: rng.lognormal(0, 1, n)),
     ("real, lognormal 2", "real", lambda rng, n: rng.lognormal(0, 2, n)),

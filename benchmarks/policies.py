@@ -25,16 +25,15 @@ from benchmarks import contextual
 from policies.allocation.bandit import Bandit, Objective, refresh
 from policies.allocation.bucketing import point, unit_hash
 from policies.allocation.model import Learned, decide
-from policies.bayes.prior import Model
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Categorical, Numeric
 from policies.contextual.regression import LinearSums
-from policies.types import RewardSums
+from policies.types import MetricType, RewardSums
 
 Job = tuple[Bandit, Learned]
 
 
-def job(variants: int, model: Model, rng: np.random.Generator, spread: float = 0.1) -> Job:
+def job(variants: int, model: MetricType, rng: np.random.Generator, spread: float = 0.1) -> Job:
     """A bandit in mid-flight: thousands of rewards, nothing decided, an allocation in force."""
     names = tuple(f"v{k}" for k in range(variants))
     plan = Bandit(names, (Objective("m", model),), floor=0.01 / variants)

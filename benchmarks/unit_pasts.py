@@ -20,8 +20,8 @@ from benchmarks.false_alarms import shown, sums
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
 from policies.sequential.adjusted import PastSums
-from policies.sequential.metric_comparison import Evidence, Kind
-from policies.types import RewardSums
+from policies.sequential.metric_comparison import Evidence
+from policies.types import MetricType, RewardSums
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -39,7 +39,7 @@ class World:
     """``levels``: (chance, number of users) to means; ``draw``: (chance, means, numbers) to sums of values."""
 
     name: str
-    kind: Kind
+    kind: MetricType
     levels: Callable[[Rng, int], Floats]
     draw: Callable[[Rng, Floats, npt.NDArray[np.int64]], Floats]
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 Goal = Literal["maximize", "minimize"]
 """Which way a metric is good."""
+MetricType = Literal["boolean", "fraction", "real", "count"]
+"""Which values a metric has."""
 
 
 @dataclass(frozen=True, slots=True)

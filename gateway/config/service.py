@@ -30,6 +30,7 @@ from gateway.config.units import (
     Share,
     Size,
 )
+from policies.types import MetricType
 
 
 def _webhook_url(value: str) -> str:
@@ -106,7 +107,7 @@ class TlsConfig(ConfigModel):
 class MetricConfig(ConfigModel):
     """A reward that clients report."""
 
-    type: Literal["boolean", "fraction", "real", "count"]
+    type: MetricType
     goal: Literal["maximize", "minimize"] = "maximize"
     window: PositiveDuration = 3600.0
     """Rewards are accepted for this long after the decision."""

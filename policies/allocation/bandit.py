@@ -17,9 +17,9 @@ from policies.allocation.bucketing import allocation
 from policies.allocation.model import Allocation, Learned
 from policies.allocation.shares import capped, floored, top_two
 from policies.bayes.posterior import Posterior, Student, compare, interval
-from policies.bayes.prior import Model, Prior, posteriors
+from policies.bayes.prior import Prior, posteriors
 from policies.sequential.winner import Aim, Lead, shown_lead
-from policies.types import Discounted, Goal, RewardSums, Sums
+from policies.types import Discounted, Goal, MetricType, RewardSums, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Objective:
     """One metric that the bandit is after; ``weight`` counts where there are several."""
 
     metric: str
-    model: Model = "boolean"
+    model: MetricType = "boolean"
     goal: Goal = "maximize"
     prior: Prior | None = None
     weight: float = 1.0

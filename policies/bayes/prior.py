@@ -11,13 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student
-from policies.types import RewardSums, Sums
-
-Model = Literal["boolean", "fraction", "real", "count"]
-"""What a metric's values are."""
+from policies.types import MetricType, RewardSums, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ Prior = BetaPrior | NormalPrior | GammaPrior
 P = TypeVar("P", BetaPrior, NormalPrior, GammaPrior)
 
 
-def posteriors(model: Model, sums: Sequence[Sums], prior: Prior | None = None) -> tuple[Posterior, ...]:
+def posteriors(model: MetricType, sums: Sequence[Sums], prior: Prior | None = None) -> tuple[Posterior, ...]:
     """One posterior for each of ``sums`` (K of them; empty sums give the prior).
 
     Raises ValueError when the prior is of another family than the model's, or the sums can't be those
@@ -97,7 +94,7 @@ def posteriors(model: Model, sums: Sequence[Sums], prior: Prior | None = None) -
     return tuple(_student(s, _of(prior, NormalPrior, model) or _real_prior(sums)) for s in sums)
 
 
-def _of(prior: Prior | None, family: type[P], model: Model) -> P | None:
+def _of(prior: Prior | None, family: type[P], model: MetricType) -> P | None:
     if prior is None or isinstance(prior, family):
         return prior
     raise ValueError(f"a {model} metric takes a {family.__name__}, not a {type(prior).__name__}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 from policies.sequential import asymptotic
 from policies.sequential.adjusted import Paired, PastSums, adjusted
@@ -27,9 +27,8 @@ from policies.sequential.two_sample import (
     difference_interval,
     ratio_interval,
 )
-from policies.types import RewardSums
+from policies.types import MetricType, RewardSums
 
-Kind = Literal["boolean", "fraction", "real", "count"]
 Interval = tuple[float, float]
 KEPT: Final = 8_192
 """Intervals that are remembered, about 4 MB."""
@@ -55,7 +54,7 @@ class Evidence:
     errors: float = 0.0
     latency: Histogram = field(default_factory=dict)
     rewards: Mapping[str, RewardSums] = field(default_factory=dict)
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    kinds: Mapping[str, MetricType] = field(default_factory=dict)
     seconds: float = 0.0
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     units: RewardSums | None = None
@@ -156,7 +155,7 @@ def latency_quantile(metric: str) -> float | None:
     return value if value > 0 else None
 
 
-def _checked(metric: str, kind: Kind, evidence: Evidence) -> RewardSums:
+def _checked(metric: str, kind: MetricType, evidence: Evidence) -> RewardSums:
     sums = evidence.rewards.get(metric, RewardSums())
     if not all(map(math.isfinite, (sums.count, sums.total, sums.squares))) or sums.count < 0:
         raise ValueError(f"the sums of {metric!r} are not finite")

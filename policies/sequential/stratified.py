@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from policies.sequential.metric_comparison import Evidence, Interval, Kind
-from policies.types import RewardSums
+from policies.sequential.metric_comparison import Evidence, Interval
+from policies.types import MetricType, RewardSums
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class StratifiedComparison:
         return found
 
     def evidence(
-        self, kinds: Mapping[str, Kind], seconds: float, ranges: Mapping[str, Interval] | None = None
+        self, kinds: Mapping[str, MetricType], seconds: float, ranges: Mapping[str, Interval] | None = None
     ) -> tuple[Evidence, Evidence]:
         """(baseline, candidate) as `policies.rollout.guardrails.judge_all` takes them; counts may be fractions.
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from policies.bayes.prior import Model
 from policies.sequential.design_based import Periods, WeightedSums
 from policies.sequential.metric_comparison import (
     Evidence,
@@ -21,14 +20,14 @@ from policies.sequential.metric_comparison import (
     compare_weighted,
     measure,
 )
-from policies.types import Goal, RewardSums
+from policies.types import Goal, MetricType, RewardSums
 
 
 class Aim(NamedTuple):
     """One metric that a winner is to be better in, with its weight in the utility."""
 
     metric: str
-    model: Model
+    model: MetricType
     goal: Goal
     weight: float
 

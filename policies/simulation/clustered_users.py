@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies.allocation.model import Allocation
-from policies.bayes.prior import Model
+from policies.types import MetricType
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -47,7 +47,7 @@ class UserPopulation:
         weight = np.arange(1, self.units + 1, dtype=float) ** -self.skew
         return np.asarray(weight / weight.sum())
 
-    def unit_means(self, model: Model, place: Array, mean: Array, sd: float) -> Array:
+    def unit_means(self, model: MetricType, place: Array, mean: Array, sd: float) -> Array:
         """What a unit at ``place`` (between 0 and 1) among all units earns where all earn ``mean`` on average.
 
         Beta with the precision 1/ρ - 1 (the beta-binomial's intraclass correlation is then ρ), for counts Gamma
@@ -74,7 +74,7 @@ class ServedUsers:
     def __init__(
         self,
         users: UserPopulation,
-        model: Model,
+        model: MetricType,
         sd: float,
         shape: tuple[int, int],
         rng: np.random.Generator,

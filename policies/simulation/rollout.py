@@ -25,11 +25,11 @@ from policies.rollout.state import Gate, Plan, State, begin, shadow_share
 from policies.rollout.table import Status
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.betting import WindowBets
-from policies.sequential.metric_comparison import Evidence, Kind
+from policies.sequential.metric_comparison import Evidence
 from policies.simulation import summary
 from policies.simulation.bandit import Progress, plain
 from policies.simulation.summary import Estimated
-from policies.types import RewardSums
+from policies.types import MetricType, RewardSums
 
 REWARD = "correct"
 """The name of the boolean metric that services are rewarded by ..."""
@@ -289,7 +289,7 @@ class _Window:
     def evidence(self, seconds: float) -> Evidence:
         n, good = self.rewarded, self.correct
         sums = {REWARD: RewardSums(n, good, good), COMPLAINT: RewardSums(n, n - good, n - good)}
-        kinds: dict[str, Kind] = dict.fromkeys(sums, "boolean")
+        kinds: dict[str, MetricType] = dict.fromkeys(sums, "boolean")
         ranges = {}
         for name, (metric, earned) in self.values.items():
             sums[name], kinds[name] = earned, metric.kind

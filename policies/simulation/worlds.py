@@ -10,9 +10,8 @@ from math import pi
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.bayes.prior import Model
 from policies.simulation.clustered_users import UserPopulation
-from policies.types import Goal
+from policies.types import Goal, MetricType
 
 Array = NDArray[np.float64]
 
@@ -42,7 +41,7 @@ class World:
     name: str
     means: tuple[tuple[str, float], ...]
     """At the beginning, by variant."""
-    model: Model = "boolean"
+    model: MetricType = "boolean"
     goal: Goal = "maximize"
     sd: float = 1.0
     """Of real values about their mean."""
@@ -155,7 +154,7 @@ def standard(
     means: Sequence[float] = (0.10, 0.12, 0.15),
     requests: int = 10_000,
     *,
-    model: Model = "boolean",
+    model: MetricType = "boolean",
     goal: Goal = "maximize",
     sd: float = 1.0,
 ) -> dict[str, World]:
@@ -187,7 +186,7 @@ def _mean(named: tuple[str, float]) -> float:
     return named[1]
 
 
-def _swing(model: Model, low: float, high: float) -> float:
+def _swing(model: MetricType, low: float, high: float) -> float:
     """How far means may drift without leaving the metric's range: of reals as far as they are apart."""
     if model == "real":
         return high - low

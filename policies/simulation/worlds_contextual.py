@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.bayes.prior import Model
 from policies.contextual.features import Feature, Numeric, columns
-from policies.types import Goal
+from policies.types import Goal, MetricType
 
 Array = NDArray[np.float64]
 
@@ -55,7 +54,7 @@ class ContextWorld:
     """Whether low signals become rare and high ones common: the features drift, the truth stands."""
     missing: float = 0.0
     """The share of requests without the feature that decides."""
-    model: Model = "boolean"
+    model: MetricType = "boolean"
     goal: Goal = "maximize"
     sd: float = 1.0
     """Of real values about their mean."""
@@ -152,7 +151,7 @@ def standard(
     requests: int = 10_000,
     features: tuple[Feature, ...] = TWO_FEATURES,
     tilt: float = 0.2,
-    model: Model = "boolean",
+    model: MetricType = "boolean",
 ) -> dict[str, ContextWorld]:
     """The worlds of the published table, by name, on variants v1, v2, ... to be maximised.
 

@@ -8,10 +8,10 @@ import pytest
 from policies.allocation.bandit import Bandit, Objective
 from policies.allocation.bucketing import allocation
 from policies.allocation.fixed_plans import Split
-from policies.bayes.prior import Model
 from policies.simulation.bandit import run
 from policies.simulation.clustered_users import ServedUsers, UserPopulation
 from policies.simulation.worlds import World, standard
+from policies.types import MetricType
 
 EQUAL = replace(standard(requests=3000)["heavy users"], means=(("v1", 0.3), ("v2", 0.3)))
 
@@ -47,7 +47,7 @@ def test_the_busiest_unit_sends_as_much_as_zipf_says() -> None:
 
 
 @pytest.mark.parametrize("model", ["boolean", "fraction", "count", "real"])
-def test_units_earn_the_mean_and_their_rewards_go_together(model: Model) -> None:
+def test_units_earn_the_mean_and_their_rewards_go_together(model: MetricType) -> None:
     """Of two rewards of one unit the correlation is `icc`, for each kind of metric that has one by its own."""
     world = World("w", (("a", 0.4), ("b", 0.4)), model=model, sd=2.0)
     users, rng = UserPopulation(icc=0.3), np.random.default_rng(1)

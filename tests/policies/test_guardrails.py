@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from policies.rollout.guardrails import could_not_look, judge, judge_agreement, judge_all, judge_alone
 from policies.rollout.verdicts import Guardrail
-from policies.sequential.metric_comparison import Evidence, Kind, latency_quantile
-from policies.types import RewardSums
+from policies.sequential.metric_comparison import Evidence, latency_quantile
+from policies.types import MetricType, RewardSums
 
 GAMMA = 1.02
 ERRORS = Guardrail("error_rate", max_increase=0.005)
@@ -32,7 +32,7 @@ def errors(failed: float, n: float, seconds: float = 600) -> Evidence:
     return Evidence(n, failed, seconds=seconds)
 
 
-def rewards(kind: Kind, values: object) -> Evidence:
+def rewards(kind: MetricType, values: object) -> Evidence:
     x = np.asarray(values, dtype=np.float64)
     sums = RewardSums(x.size, float(x.sum()), float((x * x).sum()))
     return Evidence(x.size, rewards={"m": sums}, kinds={"m": kind}, seconds=600)
@@ -78,7 +78,7 @@ def test_max_decrease_looks_the_other_way() -> None:
 
 @pytest.mark.parametrize("kind", ["fraction", "real", "count"])
 @pytest.mark.parametrize("bound", ["max_increase", "max_ratio"])
-def test_reward_metrics(kind: Kind, bound: str) -> None:
+def test_reward_metrics(kind: MetricType, bound: str) -> None:
     rng = np.random.default_rng(1)
     low, high = rng.beta(40, 60, 4_000), rng.beta(60, 40, 4_000)
     rail = Guardrail("m", **{bound: 0.05 if bound == "max_increase" else 1.1})  # type: ignore[arg-type]

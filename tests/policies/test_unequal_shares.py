@@ -13,9 +13,9 @@ from scipy.stats import binom
 from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.asymptotic import Sample, difference_interval
-from policies.sequential.metric_comparison import Evidence, Kind
+from policies.sequential.metric_comparison import Evidence
 from policies.sequential.stratified import StratifiedComparison, Stratum
-from policies.types import RewardSums
+from policies.types import MetricType, RewardSums
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 RUNS, LOOKS = 120, 60
@@ -37,7 +37,7 @@ def sums(x: np.ndarray) -> RewardSums:
     return RewardSums(float(x.size), float(x.sum()), float((x * x).sum()))
 
 
-def alarms(draw: Draw, kind: Kind, share: float, alpha: float, seed: int) -> int:
+def alarms(draw: Draw, kind: MetricType, share: float, alpha: float, seed: int) -> int:
     """Runs of two identical variants in which `judge` ever says anything of the limit 0."""
     rng = np.random.default_rng(seed)
     n, found = max(4, round(800 * share)), 0
@@ -65,7 +65,7 @@ def alarms(draw: Draw, kind: Kind, share: float, alpha: float, seed: int) -> int
 )
 @pytest.mark.parametrize(("share", "alpha"), [(0.01, 0.004), (0.05, 0.05), (0.5, 0.05)])
 def test_identical_variants_raise_no_alarm_at_any_share(
-    draw: Draw, kind: Kind, share: float, alpha: float
+    draw: Draw, kind: MetricType, share: float, alpha: float
 ) -> None:
     assert alarms(draw, kind, share, alpha, seed=3) <= binom.isf(1e-3, RUNS, alpha)
 

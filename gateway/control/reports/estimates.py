@@ -21,10 +21,10 @@ from policies.allocation.bandit import Bandit, Objective, Standing, assess
 from policies.allocation.fixed_plans import Canary
 from policies.allocation.model import Learned
 from policies.bayes.posterior import Posterior, compare, interval
-from policies.bayes.prior import Model, posteriors
+from policies.bayes.prior import posteriors
 from policies.contextual.bandit import Contextual
 from policies.sequential.mean_interval import count_interval, real_interval
-from policies.types import Discounted, Goal, RewardSums
+from policies.types import Discounted, Goal, MetricType, RewardSums
 
 LEVEL: Final = 0.95
 _EMPTY: Final[dict[str, Any]] = {"count": 0, "mean": None, "interval": None}
@@ -42,7 +42,7 @@ class Standings:
     expected_loss: Mapping[str, float] = field(default_factory=dict)
 
 
-def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
+def estimate(model: MetricType, sums: RewardSums) -> dict[str, Any]:
     """Return count, plain mean and credible interval; mean and interval are null without data.
 
     If the plain mean is outside the interval (all values at the edge of the range), the interval is extended to it.
@@ -55,7 +55,7 @@ def estimate(model: Model, sums: RewardSums) -> dict[str, Any]:
     return {"count": whole(sums.count), "mean": mean, "interval": drawn}
 
 
-def reward_estimate(model: Model, found: Rewarded) -> dict[str, Any]:
+def reward_estimate(model: MetricType, found: Rewarded) -> dict[str, Any]:
     """Return the `estimate` of the independent observations, and how many values there are, how many of them were not
     reported and count as zero, and how many wait for the end of their window."""
     observed = estimate(model, found.observations)
@@ -73,7 +73,7 @@ def whole(count: float) -> float:
 
 
 @lru_cache(maxsize=65_536)
-def _ends(model: Model, sums: RewardSums) -> tuple[float, float] | None:
+def _ends(model: MetricType, sums: RewardSums) -> tuple[float, float] | None:
     """None if there are too few values for an interval, or values that the model excludes."""
     if model == "real":
         return real_interval(sums, LEVEL)

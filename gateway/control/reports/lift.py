@@ -25,7 +25,6 @@ from policies.sequential.design_based import Periods
 from policies.sequential.latency import Histogram
 from policies.sequential.metric_comparison import (
     Evidence,
-    Kind,
     MetricComparison,
     compare_adjusted,
     compare_weighted,
@@ -33,7 +32,7 @@ from policies.sequential.metric_comparison import (
 )
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Goal, RewardSums
+from policies.types import Goal, MetricType, RewardSums
 
 Json = dict[str, Any]
 Method = Literal["pooled", "weighted", "matched"]
@@ -67,7 +66,7 @@ class Comparisons:
     def __init__(
         self, variants: Sequence[str], declared: Mapping[str, MetricConfig], observed: Observed
     ) -> None:
-        kinds: dict[str, Kind] = {name: metric.type for name, metric in declared.items()}
+        kinds: dict[str, MetricType] = {name: metric.type for name, metric in declared.items()}
         ranges = {name: metric.capped_range for name, metric in declared.items()}
         self._ranges = {name: found for name, found in ranges.items() if found is not None}
         self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
@@ -92,7 +91,7 @@ class Comparisons:
                 histogram[cell] += count
         return [dict(found) for found in times.values()]
 
-    def _evidence_of(self, variant: str, kinds: Mapping[str, Kind]) -> Evidence:
+    def _evidence_of(self, variant: str, kinds: Mapping[str, MetricType]) -> Evidence:
         counts = self._observed.counts.get(variant, _NOTHING)
         mine = {m: r for (v, m), r in self._observed.rewards.items() if v == variant}
         rewards = {m: r.observations for m, r in mine.items() if r.observations.count > 0}

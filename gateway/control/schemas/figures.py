@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.control.schemas.base import ApiModel, Count, Interval
+from policies.types import MetricType
 
 
 class Quantiles(ApiModel):
@@ -123,7 +124,7 @@ class Failing(ApiModel):
 
 
 class MetricModel(ApiModel):
-    type: Literal["boolean", "fraction", "real", "count"]
+    type: MetricType
     goal: Literal["maximize", "minimize"]
     missing: Literal["ignore", "zero"]
     window: Annotated[float, Field(description="Seconds.")]
