@@ -1,0 +1,59 @@
+"""Guardrails looked at all the time, over users of whom a few send most of the requests (an A/A test).
+
+Counting their requests raises false alarms; counting each user as one observation, its running mean, does not:
+the table of docs/trust.md. `tests/policies/test_unit_outcomes.py` tests the same through the guardrails.
+
+    python -m benchmarks.heavy_units
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.sequential.two_sample import BoundedMartingale, RateMartingale, difference_interval
+from policies.simulation.clustered_users import UserPopulation
+from policies.simulation.summary import Estimated, share
+from policies.types import RewardSums
+
+ALPHA = 0.05
+REQUESTS = 20_000
+
+
+def false_alarms(
+    *, by_unit: bool, repetitions: int, seed: int, binary: bool = True, looks: int = 80
+) -> Estimated:
+    """How often two variants that are the same are ever told apart, in some look."""
+    rng = np.random.default_rng(seed)
+    found = sum(_one(rng, by_unit, binary, looks) for _ in range(repetitions))
+    return share(found, repetitions)
+
+
+def _one(rng: np.random.Generator, by_unit: bool, binary: bool, looks: int) -> bool:
+    users = UserPopulation(units=300, icc=0.3)
+    unit = rng.choice(users.units, REQUESTS, p=users.activity)
+    second = rng.random(users.units) < 0.5
+    rate = users.unit_means("boolean", rng.random(users.units), np.full(users.units, 0.3), 1.0)[unit]
+    value = (
+        (rng.random(REQUESTS) < rate).astype(float) if binary else rng.beta(2 * rate + 0.01, 2.01 - 2 * rate)
+    )
+    for n in np.geomspace(200, REQUESTS, looks).astype(int):
+        sides = [_sums(unit[:n], value[:n], second[unit[:n]] == side, by_unit) for side in (False, True)]
+        arms = [RateMartingale(s.total, s.count) if binary else BoundedMartingale(s) for s in sides]
+        interval = difference_interval(arms[0], arms[1], ALPHA)
+        if interval is not None and not interval[0] <= 0 <= interval[1]:
+            return True
+    return False
+
+
+def _sums(unit: np.ndarray, value: np.ndarray, mine: np.ndarray, by_unit: bool) -> RewardSums:
+    observed = value[mine]
+    if by_unit:
+        count, total = np.bincount(unit[mine]), np.bincount(unit[mine], observed)
+        observed = total[count > 0] / count[count > 0]
+    return RewardSums(float(len(observed)), float(observed.sum()), float((observed**2).sum()))
+
+
+if __name__ == "__main__":
+    for binary in (True, False):
+        print(f"{binary=}, requests", false_alarms(by_unit=False, repetitions=100, seed=11, binary=binary))
+        print(f"{binary=}, units", false_alarms(by_unit=True, repetitions=300, seed=12, binary=binary))
