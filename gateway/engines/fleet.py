@@ -69,7 +69,8 @@ class Fleet:
         self._record = record
         self._clock = clock
         self._changed = asyncio.Event()
-        self._offers: dict[tuple[str, Kind], tuple[object, Offer]] = {}
+        self._offers: dict[tuple[str, Kind], tuple[Document, Mapping[str, InEffect], Offer]] = {}
+        """With the document and the publications that each was made from."""
         self._makers: Mapping[str, Offers] = {"envoy": EnvoyOffers(sealer)}
         """By type of engine."""
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
@@ -228,19 +229,22 @@ class Fleet:
     def offer(self, engine: str, kind: Kind) -> Offer:
         """The newest resources of one kind; the same on every replica, and made once for each change."""
         document, published = self._document(), self._published()
-        routes, last = document.engine_routes(engine), self._offers.get((engine, kind))
+        last = self._offers.get((engine, kind))
+        if last is not None and last[0] is document and last[1] is published:
+            return last[2]  # each change wakes all held polls, and they ask one after another
+        routes = document.engine_routes(engine)
         if last is not None and not routes.keys() <= published.keys():
-            return last[1]  # an edit is in force, and its allocations are published in a moment
+            return last[2]  # an edit is in force, and its allocations are published in a moment
         served = {name: published[name] for name in routes if name in published}
         epochs = {name: effect.epoch for name, effect in served.items()} if kind == "routes" else {}
-        state = self._revision(), epochs
-        if last is not None and last[0] == state:
-            return last[1]
+        if last is not None and last[0] is document and last[2].epochs == epochs:
+            self._offers[engine, kind] = document, published, last[2]
+            return last[2]
         offers = self._makers[document.engines[engine].type]
-        offer = offers.make(document, state[0], engine, kind, served)
+        offer = offers.make(document, self._revision(), engine, kind, served)
         if kind == "routes":
             self._versions[offer.version] = epochs
             if len(self._versions) > MAX_VERSIONS:
                 self._versions.popitem(last=False)
-        self._offers[engine, kind] = state, offer
+        self._offers[engine, kind] = document, published, offer
         return offer

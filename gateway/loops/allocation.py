@@ -60,6 +60,10 @@ class Allocations:
         """What each bandit knew when this process last looked; the leader's are up to date."""
         self.leads = False
         self._learning = Learning(store, clock)
+        self._publications = 0
+        """How often this process has published."""
+        self._in_effect: dict[str, InEffect] | None = None
+        """What `in_effect` returned last; None after a change."""
 
     async def start(self, source: StartStore | None = None) -> None:
         """Reads what was published before, in the store or ``source``; call it before the first `take`."""
@@ -67,7 +71,11 @@ class Allocations:
 
     async def _read(self, source: StartStore) -> None:
         """What is published now, with the ensembles that belong to it."""
-        self._stored = await source.published()
+        before = None
+        while before != self._publications:  # what was read while this process published is outdated
+            before = self._publications
+            found = await source.published()
+        self._stored, self._in_effect = found, None
         for name, stored in self._stored.items():
             epoch = self._packed.get(name, (0, b""))[0]
             if stored.epoch != epoch and expected(stored.evidence):
@@ -78,7 +86,7 @@ class Allocations:
     # A new document -----------------------------------------------------------------------------------
     def take(self, document: Document, held: Mapping[str, RouteAllocation]) -> None:
         """Puts a document in force with what was prepared for it (`gateway.compile.arrange`)."""
-        self._document, self.held = document, dict(held)
+        self._document, self.held, self._in_effect = document, dict(held), None
         self._changed = -1  # what was published while it was prepared is followed at the next step
 
     @property
@@ -100,13 +108,15 @@ class Allocations:
                 found[name] = fresh.as_dict()
         return found
 
-    def in_effect(self) -> dict[str, InEffect]:
-        """What is published and served here, by route."""
-        return {
-            name: InEffect(held.epoch, held.allocation, stored.time)
-            for name, held in self.held.items()
-            if (stored := self._stored.get(name)) is not None and stored.epoch == held.epoch
-        }
+    def in_effect(self) -> Mapping[str, InEffect]:
+        """What is published and served here, by route; the same object until it changes."""
+        if self._in_effect is None:
+            self._in_effect = {
+                name: InEffect(held.epoch, held.allocation, stored.time)
+                for name, held in self.held.items()
+                if (stored := self._stored.get(name)) is not None and stored.epoch == held.epoch
+            }
+        return self._in_effect
 
     def share(self, name: str, variant: str) -> float:
         """The probability of a variant now, whatever decides on it."""
@@ -170,6 +180,7 @@ class Allocations:
 
     def _serve(self, name: str, after: RouteAllocation) -> None:
         before, self.held[name] = self.held[name], after
+        self._in_effect = None
         if replace(after, plan=before.plan) != before:
             self._swap(name, after.epoch, after.allocation, after.ensemble)
 
@@ -214,7 +225,8 @@ class Allocations:
         if not await self._store.publish(record, packed):
             self._changed = -1  # somebody was faster: look again, and follow
             return
-        self._stored[name] = record
+        self._stored[name], self._in_effect = record, None
+        self._publications += 1
         if drawn is not None:
             self._packed[name] = record.epoch, packed
             drawn = replace(drawn, exact=True)

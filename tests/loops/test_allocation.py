@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import Published, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.allocation import bandit
 from policies.allocation.model import Learned
@@ -162,3 +162,23 @@ async def test_a_route_whose_numbers_fail_does_not_hold_up_the_others(
     assert leader.held["one"].epoch == before
     assert leader.held["three"].epoch == before + 1
     assert "the allocation of the route one failed once" in caplog.text
+
+
+async def test_what_was_read_while_a_command_published_does_not_undo_it(store: SqliteStore) -> None:
+    leader = await replica(store, "leader")
+    read = store.published
+
+    async def slow() -> dict[str, Published]:
+        found = await read()
+        if leader.held["one"].epoch == before:
+            await leader.reconsider("one", "command")
+        return found
+
+    await store.reward([reward(of=outcome(route="one"))])
+    before = leader.held["one"].epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "published", slow)
+        await leader.step()
+    after = leader.held["one"].epoch
+    assert after > before
+    assert leader.in_effect()["one"].epoch == after, "nodes of an engine would wait for the next change"
