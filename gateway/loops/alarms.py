@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from gateway.clock import Clock
@@ -48,6 +47,8 @@ INVALID: Final = ("sample_ratio_mismatch", "record_loss", "engine_rows_lost")
 """Alarms that make comparisons worthless."""
 
 Emit = Callable[[str, str, Mapping[str, Any]], Awaitable[object]]
+_Stretch = tuple[float, Mapping[str, tuple[int, int]]]
+"""Seconds, and by variant the requests and errors in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,8 @@ class Alarm:
 
 async def distrust(store: DocumentStore, name: str, since: float) -> str:
     """ "" or why comparisons on the route ``name`` can't be trusted: what was raised after ``since``."""
-    for place in (name, GATEWAY):
-        found = await store.load(KIND, place)
-        for alarm in json.loads(found[1]) if found is not None else ():
+    for _, text in (await store.load_all(KIND, (name, GATEWAY))).values():
+        for alarm in json.loads(text):
             if alarm["code"] in INVALID and alarm.get("since", 0.0) > since:
                 return f"{alarm['code']}: {alarm['message']}"
     return ""
@@ -119,7 +119,10 @@ class Alarms:
             self._ratios.forget()
             return
         await self.engine_troubles()
-        await each_route("the check", document.routes, partial(self.look, document))
+        stored = await self._store.load_all(KIND, tuple(document.routes))
+        await each_route(
+            "the check", document.routes, lambda name: self.look(document, name, stored.get(name))
+        )
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""
@@ -186,8 +189,8 @@ class Alarms:
         expected = before[0] if before is not None else 0
         await self._store.save(KIND, GATEWAY, json.dumps(kept), expected=expected)
 
-    async def look(self, document: Document, name: str) -> list[Alarm]:
-        """Looks at one route, and keeps and tells what changed."""
+    async def look(self, document: Document, name: str, before: tuple[int, str] | None) -> list[Alarm]:
+        """Looks at one route, and keeps and tells what changed. ``before``: version and text of its stored alarms."""
         lost = self._lost_rows(name)
         looks = (
             Alarm("engine_rows_lost", lost) if lost else None,
@@ -196,7 +199,6 @@ class Alarms:
             await self._failing(name),
         )
         alarms = [alarm for alarm in looks if alarm is not None]
-        before = await self._store.load(KIND, name)
         kept = {a["code"]: a for a in json.loads(before[1])} if before is not None else {}
         known = set(kept)
         if known == {a.code for a in alarms}:
@@ -234,13 +236,16 @@ class Alarms:
         """A variant that serves and gets no reward, while others get some."""
         until = self._clock() - REWARD_DELAY_S
         counts = await self._store.counts(name, until=until)
+        asked = [v for v, c in counts.items() if c.served >= MIN_SERVED]
+        if not asked:
+            return None
         sums = await self._store.reward_sums(name, until=until)
         # Where a missing value is a zero, or the gateway reports it, silence says nothing of the clients.
         meant = {
             metric for metric, m in document.metrics.items() if m.missing == "zero" or m.usage is not None
         }
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
-        silent = [v for v, c in counts.items() if c.served >= MIN_SERVED and v not in rewarded]
+        silent = [v for v in asked if v not in rewarded]
         if not silent or not (rewarded or _learns(document, name, meant)):
             return None
         return Alarm(
@@ -254,15 +259,14 @@ class Alarms:
         Each stretch begins at a multiple of its length, so that its interval is always valid, and is between
         one and two lengths long, so that the alarm does not end because a new stretch begins.
         """
-        now, failing = self._clock(), dict[str, str]()
+        now, stretches = self._clock(), list[_Stretch]()
         for length in reversed(STRETCHES_S):
             since = (now // length - 1) * length
-            for variant, (assigned, errors) in (await self._store.decided(name, since=since)).items():
-                low, high = await asyncio.to_thread(_error_interval, errors, assigned)
-                if low > MAX_ERROR_RATE:
-                    failing[variant] = _failure(variant, assigned, errors, low, now - since)
-                elif high < MAX_ERROR_RATE:
-                    failing.pop(variant, None)
+            decided = await self._store.decided(name, since=since)
+            if not decided:
+                break  # nor in the shorter stretches
+            stretches.append((now - since, decided))
+        failing = await asyncio.to_thread(_failures, stretches) if stretches else {}
         if not failing:
             return None
         return Alarm(
@@ -272,6 +276,19 @@ class Alarms:
     async def _with_error(self, name: str, variant: str, message: str) -> str:
         last = await self._store.outcomes(OutcomeFilter(name, variant=variant, errors_only=True, limit=1))
         return f"{message} Last error: {last[0].error}." if last else message
+
+
+def _failures(stretches: Iterable[_Stretch]) -> dict[str, str]:
+    """Messages by variant, from stretches with the longest first."""
+    failing = dict[str, str]()
+    for seconds, decided in stretches:
+        for variant, (assigned, errors) in decided.items():
+            low, high = _error_interval(errors, assigned)
+            if low > MAX_ERROR_RATE:
+                failing[variant] = _failure(variant, assigned, errors, low, seconds)
+            elif high < MAX_ERROR_RATE:
+                failing.pop(variant, None)
+    return failing
 
 
 def _error_interval(errors: int, assigned: int) -> tuple[float, float]:

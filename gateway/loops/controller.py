@@ -8,7 +8,7 @@ the states; the leader looks at the evidence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
@@ -39,9 +39,10 @@ from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
 from policies.rollout.machine import next_due, step
 from policies.rollout.route import RouteState
-from policies.rollout.state import Plan, begin, of_plan
+from policies.rollout.state import Plan, State, begin, of_plan
 from policies.rollout.stop_rule import StopEvidence, StopState
 from policies.rollout.table import Status
+from policies.rollout.verdicts import Verdict
 
 log = logging.getLogger("turnout.rollout")
 
@@ -49,6 +50,8 @@ GUARDRAILS_S: Final = 5.0
 """Seconds between two looks at the guardrails of a bandit."""
 MAX_LOOK_SHARE: Final = 0.05
 """A look at a rollout that took t seconds is followed by a rest of t / 0.05."""
+MAX_LOOKS_SHARE: Final = 0.1
+"""Looks at all rollouts together take at most this part of the time: of many, each is looked at less often."""
 
 _GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
 
@@ -110,6 +113,7 @@ class Controller:
         """Puts a document in force with the steering that was prepared for it; call it before `Allocations.take`."""
         self._document = document
         self._unheard = dict.fromkeys(canaries(document), document)
+        self._resting.clear()
         self._allocations.steering = dict(steered)
 
     # The loop -------------------------------------------------------------------------------------------
@@ -229,7 +233,8 @@ class Controller:
         if tick is not None:
             tick = replace(tick, waits=self._waits(name, self._allocations.held[name].epoch))
             await self._event(name, plan, tick)
-            self._resting[name] = now + (perf_counter() - began) / MAX_LOOK_SHARE
+            parts = max(1.0 / MAX_LOOK_SHARE, len(self._resting) / MAX_LOOKS_SHARE)
+            self._resting[name] = now + (perf_counter() - began) * parts
 
     async def _event(self, name: str, plan: Plan, event: Event) -> None:
         """Raises TurnoutError for a command that is not possible now."""
@@ -332,18 +337,33 @@ class Controller:
 
     async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:
         """The rollout as the API shows it; None for a route without one."""
-        document = self._document
-        section = canaries(document).get(name) if document is not None else None
-        if document is None or section is None or name not in self._allocations.held:
+        shown = self._shown(name)
+        if shown is None:
             return None
-        # A rollout of the document before says nothing of this one's candidate.
-        plan, state = plan_of(section), self._routes[name]
-        rollout = of_plan(state.rollout, plan, self._clock())
-        state = replace(state, rollout=rollout)
+        document, section, state, rollout = shown
         judgement, samples = await self._rollouts.judgement(document, name, section, state)
         share = self._allocations.share(name, section.candidate)
         waits = self._waits(name, self._allocations.held[name].epoch)
-        return rollout_view(rollout, plan, judgement, samples, share, waits)
+        return rollout_view(rollout, plan_of(section), judgement, samples, share, waits)
+
+    async def rollout_verdicts(self, name: str) -> tuple[State, Sequence[Verdict]] | None:
+        """The rollout and its verdicts, which may be half a minute old; None for a route without one."""
+        shown = self._shown(name)
+        if shown is None:
+            return None
+        document, section, state, rollout = shown
+        return rollout, (await self._rollouts.recent(document, name, section, state)).verdicts
+
+    def _shown(self, name: str) -> tuple[Document, CanaryConfig, RouteState, State] | None:
+        """What a rollout is shown from; None for a route without one."""
+        document, state = self._document, self._routes[name]
+        route = document.routes.get(name) if document is not None else None
+        section = route.policy if route is not None else None
+        if document is None or not isinstance(section, CanaryConfig) or name not in self._allocations.held:
+            return None
+        # A rollout of the document before says nothing of this one's candidate.
+        rollout = of_plan(state.rollout, plan_of(section), self._clock())
+        return document, section, replace(state, rollout=rollout), rollout
 
     def describe_stop_rule(self, name: str) -> Mapping[str, Any] | None:
         """Where the stop rule stands, as the API shows it; None for a route without one."""

@@ -35,6 +35,8 @@ STEP_S: Final = 10.0
 """Seconds of the record that are read together."""
 MAX_STEPS: Final = 360
 """Such steps in one look, after a pause."""
+MAX_ROWS: Final = 5000
+"""Decisions that are read together, however long they took: after a pause most of hundreds of routes have few."""
 KEPT_S: Final = 60.0
 """Seconds between two writes of a test to the store, where it has seen somebody."""
 IDLE_S: Final = 1800.0
@@ -81,36 +83,48 @@ class Ratios:
         each request has probabilities of its own, and the record has only that of the variant it got."""
         if isinstance(route.policy, BanditConfig) and route.policy.algorithm == "linear":
             return None
-        found = await self._store.allocation_history(name)
-        probabilities = {p.epoch: dict(p.probabilities) for p in found}
         if route.unit is None:
-            return await self._by_request(name, probabilities), "requests"
-        return await self._by_unit(name, route, probabilities), "units"
+            return await self._by_request(name), "requests"
+        return await self._by_unit(name, route), "units"
 
-    async def _by_request(self, name: str, probabilities: Probabilities) -> SampleRatio:
+    async def _probabilities(self, name: str) -> Probabilities:
+        return {p.epoch: dict(p.probabilities) for p in await self._store.allocation_history(name)}
+
+    async def _by_request(self, name: str) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
         until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
         cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET_S)
         tested.until = until
-        for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
-            tested.ratio.add(assigned, known)
+        if cells:
+            probabilities = await self._probabilities(name)
+            for known, assigned in _by_epoch(probabilities, ((b.epoch, b.variant, b.counts) for b in cells)):
+                tested.ratio.add(assigned, known)
         return tested.ratio
 
-    async def _by_unit(self, name: str, route: RouteConfig, probabilities: Probabilities) -> SampleRatio:
+    async def _by_unit(self, name: str, route: RouteConfig) -> SampleRatio:
         tested = await self._known(name, route)
         until = self._clock() - SETTLED_S
+        step = await self._step(name, tested.until, until)
         for _ in range(MAX_STEPS):
             if tested.until >= until:
                 break
-            end = min(tested.until + STEP_S, until)
+            end = min(tested.until + step, until)
             found = await self._store.exposures(name, since=tested.until, until=end, below=tested.test.below)
-            tested.news = tested.news or bool(found)
-            each = [(s.mix, s.epoch, s.assigned) for s in found]
-            await asyncio.to_thread(tested.test.add, each, probabilities)
+            if found:
+                tested.news = True
+                each = [(s.mix, s.epoch, s.assigned) for s in found]
+                await asyncio.to_thread(tested.test.add, each, await self._probabilities(name))
             tested.until = end
         if self._clock() - tested.kept >= (KEPT_S if tested.news else IDLE_S):
             await self._keep(name, tested)
         return tested.test.ratio
+
+    async def _step(self, name: str, since: float, until: float) -> float:
+        """Seconds of the record to read together."""
+        if until - since <= 2 * STEP_S:
+            return STEP_S
+        counts = await self._store.counts(name, since=since, until=until)
+        return until - since if sum(c.assigned for c in counts.values()) <= MAX_ROWS else STEP_S
 
     async def _known(self, name: str, route: RouteConfig) -> _Units:
         """The test as this process or, where it is new, the store has it; a new one for an edited route."""

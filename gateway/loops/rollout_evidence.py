@@ -43,6 +43,9 @@ log = logging.getLogger("turnout.rollout")
 MAX_FAILED_LOOKS: Final = 3
 """Looks in a row at which the evidence could not be read before that is a verdict (and pauses the rollout)."""
 
+RECENT_S: Final = 30.0
+"""Age up to which a judgement is shown in metrics."""
+
 
 def capped_ranges(document: Document) -> dict[str, tuple[float, float]]:
     """(least, greatest) value of each metric with a cap."""
@@ -65,6 +68,8 @@ class RolloutEvidence:
         self._failed: dict[str, int] = {}
         self._units = OutcomesByUnit(store, clock)
         self._bets: dict[str, tuple[tuple[float, int], WindowBets]] = {}
+        self._last: dict[str, tuple[float, float, Judgement]] = {}
+        """By route: when and over which window it was judged last, and the result."""
 
     async def tick(
         self, document: Document, name: str, section: CanaryConfig, state: RouteState
@@ -118,6 +123,24 @@ class RolloutEvidence:
         forecast: bool = True,
     ) -> tuple[Judgement, float]:
         """The verdicts over the current window, and the candidate's samples in it."""
+        judgement, samples = await self._judgement(document, name, section, route, forecast)
+        assert route.rollout is not None
+        self._last[name] = self._clock(), route.rollout.window, judgement
+        return judgement, samples
+
+    async def recent(
+        self, document: Document, name: str, section: CanaryConfig, route: RouteState
+    ) -> Judgement:
+        """The verdicts over the current window, at most `RECENT_S` old."""
+        time, window, judgement = self._last.get(name, (0.0, 0.0, Judgement(())))
+        assert route.rollout is not None
+        if window == route.rollout.window and time > self._clock() - RECENT_S:
+            return judgement
+        return (await self.judgement(document, name, section, route))[0]
+
+    async def _judgement(
+        self, document: Document, name: str, section: CanaryConfig, route: RouteState, forecast: bool
+    ) -> tuple[Judgement, float]:
         plan, state = plan_of(section), route.rollout
         assert state is not None
         levels = plan.levels(len(section.guardrails))

@@ -95,12 +95,13 @@ class StatusGauges:
         stages: Series = {}
         verdicts: Series = {}
         for route in document.routes:
-            rollout = await self._controller.describe_rollout(route)
-            if rollout is None:
+            shown = await self._controller.rollout_verdicts(route)
+            if shown is None:
                 continue
-            states[route, rollout["state"]] = 1.0
-            stages[route,] = rollout["stage"] + 1.0
-            verdicts |= {(route, v["metric"], v["verdict"]): 1.0 for v in rollout["verdicts"]}
+            rollout, of_route = shown
+            states[route, str(rollout.status)] = 1.0
+            stages[route,] = rollout.stage + 1.0
+            verdicts |= {(route, v.metric, v.verdict): 1.0 for v in of_route}
         metrics = self._metrics
         metrics.show(metrics.rollout_state, states)
         metrics.show(metrics.rollout_stage, stages)

@@ -299,7 +299,7 @@ async def test_a_loss_of_rows_is_an_alarm_of_each_route_and_makes_comparisons_wo
         await world.fleet.share(store)
         world.fleet.count("edge", "e1", 0, 0)
         world.fleet.count("edge", "e1", 90, 10)
-        found = await alarms.look(world.document, "digits")
+        found = await alarms.look(world.document, "digits", None)
         assert [alarm.code for alarm in found] == ["engine_rows_lost"]
         assert "10 of 100 rows" in await distrust(store, "digits", world.now - 1)
         assert await distrust(store, "digits", world.now + 1) == ""

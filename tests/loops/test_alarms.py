@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gateway.config.load import load
-from gateway.loops.alarms import KIND, Alarms
+from gateway.loops.alarms import KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
-from gateway.loops.ratio import SETTLED_S, Ratios
+from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
 from gateway.record.events import Outcome
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -83,7 +83,10 @@ class Scene:
         self.time += 10.0
 
     async def look(self) -> list[str]:
-        return [alarm.code for alarm in await self.watch.look(self.document, "r")]
+        return [alarm.code for alarm in await self.see()]
+
+    async def see(self) -> list[Alarm]:
+        return await self.watch.look(self.document, "r", await self.store.load(KIND, "r"))
 
 
 @pytest.fixture
@@ -191,6 +194,23 @@ async def test_a_sticky_route_is_tested_by_its_units(scene: Scene) -> None:
 
 
 @pytest.mark.long
+async def test_a_quiet_hour_of_a_sticky_route_is_read_together(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour in steps of ten seconds took 46 % of a core for minutes, at each start with 300 routes."""
+    reads: list[float] = []
+    exposures = scene.store.exposures
+
+    async def counted(name: str, *, since: float, until: float, below: int) -> Any:
+        reads.append(until - since)
+        return await exposures(name, since=since, until=until, below=below)
+
+    monkeypatch.setattr(scene.store, "exposures", counted)
+    scene.document = load(STICKY, source="test", env={})
+    await scene.look()
+    assert reads == [BACK_S]
+
+
 async def test_a_new_leader_goes_on_with_the_units_that_were_seen(scene: Scene) -> None:
     scene.document = load(STICKY, source="test", env={})
     for turn in range(6):
@@ -263,7 +283,7 @@ async def serve(scene: Scene, requests: int, failing: float, seed: int) -> None:
 
 async def failure(scene: Scene) -> str | None:
     """The message of the alarm, if it is raised."""
-    alarms = {alarm.code: alarm.message for alarm in await scene.watch.look(scene.document, "r")}
+    alarms = {alarm.code: alarm.message for alarm in await scene.see()}
     return alarms.get("variant_failing")
 
 
