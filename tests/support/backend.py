@@ -84,13 +84,10 @@ class RawBackend:
 
     async def start(self, context: ssl.SSLContext | None = None) -> None:
         loop = asyncio.get_running_loop()
-        listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        # What the kernel holds while we are paused: its own limit differs by machine, up to 32 MiB.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.port = listening.getsockname()[1]
         self.server = await loop.create_server(
-            lambda: Connection(self), sock=listening, backlog=1024, ssl=context
+            lambda: Connection(self), "127.0.0.1", 0, backlog=1024, ssl=context
         )
+        self.port = self.server.sockets[0].getsockname()[1]
 
     def reset(self) -> None:
         """Forgets what was; drops the connections that rest."""
