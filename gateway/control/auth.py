@@ -21,6 +21,7 @@ from gateway.control.services import ControlServices
 from gateway.control.session import CSRF, Session, Sessions
 from gateway.errors import TurnoutError
 from gateway.http import browsers
+from gateway.state.base import StoreUnavailable
 
 FEEDBACK: Final = "/-/feedback"
 HOOKS: Final = "/-/hooks/"
@@ -60,10 +61,30 @@ def feedback_token(request: Request) -> str:
 
 
 async def identify(request: Request, services: ControlServices) -> Principal:
-    """Return the principal of ``request``.
+    """Return the principal of ``request``, whose rate it counts for.
 
-    Raises unauthenticated, forbidden (another site's page), rate_limited.
+    Raises unauthenticated, forbidden (another site's page), rate_limited, StoreUnavailable.
     """
+    principal = await _principal(request, services)
+    if principal.bucket is not None:
+        wait = principal.bucket.take(perf_counter())
+        if wait > 0:
+            raise TurnoutError("rate_limited", retry_after=wait)
+    return principal
+
+
+async def still_admitted(request: Request, services: ControlServices, before: Principal) -> bool:
+    """Whether the credential of a request that is being served still has the rights that ``before`` had."""
+    try:
+        now = await _principal(request, services)
+    except TurnoutError:
+        return False
+    except StoreUnavailable:
+        return True
+    return (now.id, now.scopes, now.routes) == (before.id, before.scopes, before.routes)
+
+
+async def _principal(request: Request, services: ControlServices) -> Principal:
     gateway = services.gateway
     authenticator = gateway.authenticator()
     if authenticator.open:
@@ -71,18 +92,12 @@ async def identify(request: Request, services: ControlServices) -> Principal:
         method, host, fields = request.method.encode(), _host(request), _page(request)
         if reports_from_allowed_page(request, gateway):
             fields = {}
-        principal = authenticator.visitor(method, host, fields, near=near(request))
-    elif request.url.path == FEEDBACK and (token := feedback_token(request)):
-        principal = await services.feedback_tokens.principal(token)
-    elif has_header(request.headers):
-        principal = authenticator.principal(credential(request), gateway.now())
-    else:
-        principal = await _by_cookie(request, services.sessions)
-    if principal.bucket is not None:
-        wait = principal.bucket.take(perf_counter())
-        if wait > 0:
-            raise TurnoutError("rate_limited", retry_after=wait)
-    return principal
+        return authenticator.visitor(method, host, fields, near=near(request))
+    if request.url.path == FEEDBACK and (token := feedback_token(request)):
+        return await services.feedback_tokens.principal(token)
+    if has_header(request.headers):
+        return authenticator.principal(credential(request), gateway.now())
+    return await _by_cookie(request, services.sessions)
 
 
 def identify_node(request: Request, gateway: GatewayApi) -> Principal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from gateway.control.gateway_api import GatewayApi
@@ -15,7 +15,8 @@ HEARTBEAT_S: Final = 10.0
 """After this long without events a comment is sent: proxies keep the stream, and a closed connection is noticed."""
 ALLOCATION: Final = "allocation"
 MAX_RECENT_EVENTS: Final = 1000
-READY_CHECK_S: Final = 0.5
+CHECK_S: Final = 0.5
+"""Seconds between two looks whether the gateway is ready and the reader still admitted."""
 MAX_PAGE_EVENTS: Final = 1000
 RETRY_MS: Final = 2000
 
@@ -50,13 +51,17 @@ class EventStream:
         return sorted(found, key=lambda event: event.id)[-limit:]
 
     async def stream(
-        self, after: int | None, wanted: Callable[[Event], bool], closing: asyncio.Event
+        self,
+        after: int | None,
+        wanted: Callable[[Event], bool],
+        closing: asyncio.Event,
+        admitted: Callable[[], Awaitable[bool]],
     ) -> AsyncIterator[bytes]:
-        """Yield server-sent events until ``closing`` is set or the reader stops reading."""
+        """Yield server-sent events until ``closing`` is set or the reader stops reading or is no longer admitted."""
         last = await self.newest() if after is None else after
         yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
         while not closing.is_set():
-            events = await self._next(last, closing)
+            events = await self._next(last, closing, admitted)
             if events is None:
                 return
             for event in events:
@@ -67,7 +72,9 @@ class EventStream:
             if not events:
                 yield b": heartbeat\n\n"
 
-    async def _next(self, after: int, closing: asyncio.Event) -> list[Event] | None:
+    async def _next(
+        self, after: int, closing: asyncio.Event, admitted: Callable[[], Awaitable[bool]]
+    ) -> list[Event] | None:
         """Return the next events; an empty list after `HEARTBEAT_S` seconds; None if the stream must end.
 
         A gateway that is no longer ready, for example while it drains, ends its streams: another one will serve them.
@@ -76,9 +83,9 @@ class EventStream:
         end = asyncio.ensure_future(closing.wait())
         try:
             while not waiting.done():
-                if closing.is_set() or not self._gateway.ready()[0]:
+                if closing.is_set() or not self._gateway.ready()[0] or not await admitted():
                     return None
-                await asyncio.wait((waiting, end), timeout=READY_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((waiting, end), timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
             return waiting.result()
         finally:
             waiting.cancel()

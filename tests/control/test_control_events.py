@@ -189,3 +189,30 @@ async def test_a_routes_events_leave_out_backends_that_it_does_not_use(
     found = await client("reader").get("/-/events/recent?route=quiet")
     told = [(e["kind"], e["data"].get("backend")) for e in found.json()["events"]]
     assert told == [("health", "a"), ("config", None)]
+
+
+@pytest.mark.parametrize("by", ["cookie", "key", "log-out"])
+async def test_a_stream_ends_with_the_key_or_session_that_it_was_opened_with(
+    harness: Harness, server: tuple[Listening, str], by: str
+) -> None:
+    _, address = server
+    async with httpx.AsyncClient(base_url=address, timeout=10) as page:
+        assert (await page.post("/-/dashboard/login", json={"key": "reader"})).status_code == 204
+        headers = {} if by == "key" else {"cookie": "; ".join(f"{n}={v}" for n, v in page.cookies.items())}
+        credential = {"x-api-key": "reader"} if by == "key" else {}
+        async with (
+            httpx.AsyncClient(headers=headers | credential, timeout=10) as http,
+            http.stream("GET", f"{address}/-/events?view=route:digits") as answer,
+        ):
+            assert answer.status_code == 200
+            pieces = answer.aiter_text()
+            assert "connected" in await anext(pieces)
+            if by == "log-out":
+                assert (await page.post("/-/dashboard/logout")).status_code == 204
+                harness.clock.at += 2
+            else:
+                text = harness.revision().document
+                line = next(one for one in text.splitlines() if "{id: reader," in one)
+                await harness.put_config(text.replace(line + "\n", ""), "ops", "*")
+            async for _ in pieces:
+                pass  # until it ends

@@ -11,6 +11,7 @@ from typing import Final
 from starlette.responses import Response, StreamingResponse
 
 from gateway.control.api_request import ApiRequest, json_response
+from gateway.control.auth import still_admitted
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.event_stream import ALLOCATION, event_json
 from gateway.control.schemas.events import EventQuery, EventsResponse, RecentQuery
@@ -54,7 +55,10 @@ async def stream_events(request: ApiRequest) -> Response:
     if request.http.method == "HEAD":
         return Response(headers=_HEADERS, media_type="text/event-stream")
     stream = request.services.events.stream(
-        after, _wanted(request, query.route, query.kind), request.services.closing
+        after,
+        _wanted(request, query.route, query.kind),
+        request.services.closing,
+        partial(still_admitted, request.http, request.services, request.principal),
     )
     if query.view is not None:
         stream = merged(stream, _view(request, query.view))
