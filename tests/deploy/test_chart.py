@@ -44,7 +44,30 @@ EVERYTHING: dict[str, Any] = {
         {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
     ],
 }
-VARIANTS = {"defaults": {}, "sqlite": SQLITE, "everything": EVERYTHING}
+ROUTE: dict[str, Any] = {
+    "engine": "cluster",
+    "variants": {"v1": {}},
+    "policy": {"type": "single", "variant": "v1"},
+}
+WEIGHTS: dict[str, Any] = {
+    "config": {
+        "engines": {
+            "cluster": {"type": "kubernetes", "token": "a-token-of-the-collector"},
+            "other": {
+                "type": "kubernetes",
+                "token": "a-token-of-another",
+                "server": "https://10.0.0.1:6443",
+                "server_token": "${REDIS_PASSWORD}",
+            },
+        },
+        "routes": {
+            "digits": ROUTE,
+            "letters": {**ROUTE, "httproute": "ml/letters-v2"},
+            "far": {**ROUTE, "engine": "other"},
+        },
+    }
+}
+VARIANTS = {"defaults": {}, "sqlite": SQLITE, "everything": EVERYTHING, "weights": WEIGHTS}
 
 
 def schema(name: str) -> Resource[Any]:
@@ -82,7 +105,7 @@ def test_objects_are_valid(name: str) -> None:
     pod = of_kind(documents, "Deployment", "StatefulSet")["spec"]["template"]
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
     assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
-    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["automountServiceAccountToken"] is (name == "weights")
 
 
 def test_the_validation_can_fail() -> None:
@@ -112,6 +135,23 @@ def test_what_must_not_be_lost_has_a_volume(values: dict[str, Any], kind: str) -
     volumes = {v["name"] for v in workload["spec"]["template"]["spec"]["volumes"]}
     claims = {c["metadata"]["name"] for c in workload["spec"].get("volumeClaimTemplates", [])}
     assert ("data" in volumes, "data" in claims) == ((kind == "Deployment"), (kind == "StatefulSet"))
+
+
+def test_pods_may_write_the_httproutes_of_their_routes_and_no_others() -> None:
+    documents = render(**WEIGHTS)
+    roles = {d["metadata"]["namespace"] or "default": d["rules"] for d in documents if d["kind"] == "Role"}
+    assert {namespace: rules[0]["resourceNames"] for namespace, rules in roles.items()} == {
+        "default": ["digits"],
+        "ml": ["letters-v2"],
+    }
+    assert all(rules[0]["verbs"] == ["get", "patch"] and len(rules) == 1 for rules in roles.values())
+    account = of_kind(documents, "ServiceAccount")["metadata"]["name"]
+    bound = [d for d in documents if d["kind"] == "RoleBinding"]
+    assert {d["metadata"]["namespace"] or "default" for d in bound} == set(roles)
+    assert all(d["subjects"][0]["name"] == account for d in bound)
+    pod = of_kind(documents, "Deployment")["spec"]["template"]
+    assert pod["spec"]["serviceAccountName"] == account
+    assert not {d["kind"] for d in render()} & {"ServiceAccount", "Role", "RoleBinding"}
 
 
 def test_one_pod_needs_no_disruption_budget_and_several_do() -> None:

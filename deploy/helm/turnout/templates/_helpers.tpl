@@ -19,6 +19,20 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ regexFind "[0-9]+$" .Values.config.listen }}
 {{- end }}
 
+{{/* The HTTPRoutes whose weights the gateway writes: names by namespace. */}}
+{{- define "turnout.httproutes" -}}
+{{- $found := dict }}
+{{- range $route, $section := .Values.config.routes | default dict }}
+{{- $engine := get ($.Values.config.engines | default dict) ($section.engine | default "") | default dict }}
+{{- if and (eq ($engine.type | default "") "kubernetes") (not $engine.server) }}
+{{- $parts := splitList "/" ($section.httproute | default $route) }}
+{{- $namespace := ternary (first $parts) ($engine.namespace | default $.Release.Namespace) (eq (len $parts) 2) }}
+{{- $_ := set $found $namespace (append (get $found $namespace | default list) (last $parts)) }}
+{{- end }}
+{{- end }}
+{{- if $found }}{{ toYaml $found }}{{ end }}
+{{- end }}
+
 {{/* "yes" where the pod's own volume holds what must not be lost. */}}
 {{- define "turnout.stateful" -}}
 {{- if or .Values.persistence.enabled (hasPrefix "sqlite:" .Values.config.store) }}yes{{ end }}
@@ -49,7 +63,10 @@ metadata:
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  automountServiceAccountToken: false
+  automountServiceAccountToken: {{ not (empty (include "turnout.httproutes" .)) }}
+  {{- if include "turnout.httproutes" . }}
+  serviceAccountName: {{ include "turnout.name" . }}
+  {{- end }}
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
   securityContext:
     runAsNonRoot: true
