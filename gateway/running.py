@@ -163,6 +163,7 @@ class Gateway:
             connection.end()
         self.worker.stop()  # after the connections, whose ends may start shadow requests
         await self.tasks.close()
+        await self.api.fleet.close()
         await self.recorder.close()
         await self.in_force.traces.close()
         await self.spool.close()

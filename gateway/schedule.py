@@ -76,6 +76,12 @@ def start_loops(
     start("other replicas", follow_replicas, watch_s, delay=True)
     if last_state is not None:
         start("the last state", last_state.step, lambda: LAST_STATE_S)
+
+    async def write_weights() -> None:
+        if allocations.leads:
+            await api.fleet.write_weights()
+
+    start("weights of HTTPRoutes", before(write_weights), allocation_s)
     start("nodes of engines", lambda: api.fleet.share(store), lambda: NODES_S)
     start("webhooks", lambda: webhooks.step(document()), lambda: WEBHOOKS_S)
     start("gauges", api.gauges.step, lambda: GAUGES_S)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.commands.documents import add_config, control_url
 from gateway.commands.output import MISUSED, complain, print_json
+from gateway.config.document import EngineConfig
 from gateway.config.faults import unknown
 from gateway.config.load import ConfigError, load_file
 from gateway.config.service import LogConfig
@@ -88,6 +89,8 @@ def main(args: argparse.Namespace) -> int:
     if engine is None:
         message, hint = unknown("engine", args.engine, tuple(document.engines))
         return complain(f"{message}{f' ({hint})' if hint else ''}")
+    if not isinstance(engine, EngineConfig):
+        return complain(f"{args.engine} is of the type {engine.type}, which has no nodes to start")
     url = args.url or control_url(document)
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")

@@ -25,6 +25,7 @@ from gateway.config.backend import (
     PoolConfig,
 )
 from gateway.config.engine import EngineConfig
+from gateway.config.kubernetes import AnyEngine, KubernetesConfig
 from gateway.config.model import ConfigModel, HostPort, Name, Store
 from gateway.config.policy import (
     BanditConfig,
@@ -107,6 +108,7 @@ __all__ = [
     "HedgeConfig",
     "JwtConfig",
     "KeyConfig",
+    "KubernetesConfig",
     "LimitConfig",
     "LimitsConfig",
     "LogConfig",
@@ -159,7 +161,7 @@ class Document(ConfigModel):
     feedback: FeedbackAccessConfig = FeedbackAccessConfig()
     metrics: Mapping[Name, MetricConfig] = Field(default_factory=dict)
     backends: Mapping[Name, BackendConfig] = Field(default_factory=dict)
-    engines: Mapping[Name, EngineConfig] = Field(default_factory=dict)
+    engines: Mapping[Name, AnyEngine] = Field(default_factory=dict)
     routes: Mapping[Name, RouteConfig] = Field(default_factory=dict)
     limits: LimitsConfig = LimitsConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
@@ -171,6 +173,15 @@ class Document(ConfigModel):
     def engine_routes(self, engine: str) -> dict[str, RouteConfig]:
         """Routes that a fleet serves, by name."""
         return {name: route for name, route in self.routes.items() if route.engine == engine}
+
+    def httproute(self, route: str) -> tuple[str | None, str] | None:
+        """Namespace (None: the engine's own) and name of the HTTPRoute with the shares of ``route``, if it has one."""
+        section = self.routes.get(route)
+        engine = self.engines.get(section.engine or "") if section is not None else None
+        if section is None or not isinstance(engine, KubernetesConfig):
+            return None
+        namespace, _, name = (section.httproute or route).rpartition("/")
+        return namespace or engine.namespace, name
 
     def joins_rows(self, route: str) -> bool:
         """Whether a reward of the route counts only with the row of its request (``ids: joined``)."""

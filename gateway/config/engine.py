@@ -25,11 +25,14 @@ def _token(value: str) -> str:
     return value
 
 
+EngineToken = Annotated[str, AfterValidator(_token)]
+
+
 class EngineConfig(ConfigModel):
     """A fleet of other proxies that serve routes on Turnout's allocations."""
 
     type: Literal["envoy"]
-    token: Annotated[str, AfterValidator(_token)]
+    token: EngineToken
     """Secret with which the nodes fetch their routes and send their outcomes; each engine has its own."""
     nodes: Annotated[tuple[str, ...], OneOrMore] = ("*",)
     """Names that nodes may have; ``*`` stands for any characters."""
@@ -48,8 +51,10 @@ Refusal = tuple[KeyPath, str]
 
 def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
     """What an engine cannot do of ``route``, with what to write instead."""
+    if route.httproute is not None:
+        yield ("httproute",), "only an engine of the type kubernetes has HTTPRoutes; remove it"
     yield from _of_requests(route)
-    yield from _of_policy(route)
+    yield from of_policy(route)
     yield from _of_failures(route)
     yield from _of_variants(route, backends)
 
@@ -71,7 +76,8 @@ def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
         yield ("body_limit",), "an engine does not limit bodies; remove it, and limit them at the node"
 
 
-def _of_policy(route: RouteConfig) -> Iterator[Refusal]:
+def of_policy(route: RouteConfig) -> Iterator[Refusal]:
+    """What no engine can do of a policy."""
     policy = route.policy
     if route.all_shadows:
         at = ("shadows",) if route.shadows else ("policy", "shadows")

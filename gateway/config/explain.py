@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from gateway.config.auth import Scope
 from gateway.config.faults import KeyPath, nearest, unknown
+from gateway.config.kubernetes import AnyEngine
 from gateway.config.policy import PolicyConfig
 from gateway.config.shape import every_section, keys_at, unfold, yaml_keys
 
@@ -75,7 +76,8 @@ def explain(error: ErrorDetails) -> Explanation:
     if kind in ("literal_error", "union_tag_invalid"):
         return _choice(kind, given, context)
     if kind == "union_tag_not_found":
-        return f"the key 'type' is missing; write one of {_TYPES}", ""
+        kinds = _ENGINES if error["loc"][0] == "engines" else _POLICIES
+        return f"the key 'type' is missing; write one of {kinds}", ""
     if given is None and kind in _WANTED:
         return f"nothing is written here; write {_WANTED[kind]}, or leave the key out", ""
     if kind in _WANTED:
@@ -146,7 +148,14 @@ def _quote(value: object) -> str:
     return f'write "{value}" in quotes' if plain else 'write it in quotes: "..."'
 
 
-_TYPES: Final = ", ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in unfold(PolicyConfig))
+def _types(union: Any) -> str:
+    return ", ".join(
+        name for kind in unfold(union) for name in get_args(kind.model_fields["type"].annotation)
+    )
+
+
+_ENGINES: Final = _types(AnyEngine)
+_POLICIES: Final = _types(PolicyConfig)
 _NOTHING: Final = "nothing is written here; write a value, or leave the key out"
 
 _EXAMPLES: Final = {

@@ -24,6 +24,8 @@ from gateway.http.fields import valid_host
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_OBJECT: Final = re.compile(rf"(?:{_LABEL}/)?{_LABEL}(?:\.{_LABEL})*")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 _OF_THE_CONNECTION: Final = frozenset((
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -49,6 +51,21 @@ def _name(value: str) -> str:
         raise ValueError(
             f"{value!r} is not a name; write at most 64 letters, digits, '.', '_', '-', "
             "starting with a letter or digit"
+        )
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not re.fullmatch(_LABEL, value):
+        raise ValueError(f"{value!r} is not a namespace; write at most 63 lower-case letters, digits and '-'")
+    return value
+
+
+def _object(value: str) -> str:
+    if not _OBJECT.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not the name of a Kubernetes object; write NAME or NAMESPACE/NAME with lower-case letters, "
+            "digits, '-' and '.'"
         )
     return value
 
@@ -164,6 +181,9 @@ def _archive(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name), written(_NAME, example="v2")]
+Namespace = Annotated[str, AfterValidator(_namespace), written(_LABEL, example="prod")]
+ObjectName = Annotated[str, AfterValidator(_object), written(_OBJECT, example="prod/digits")]
+"""Of a Kubernetes object, with or without its namespace."""
 HeaderName = Annotated[str, AfterValidator(_header_name), written(_TOKEN, example="x-user-id")]
 """Lower case."""
 SetHeaderName = Annotated[HeaderName, AfterValidator(_settable)]

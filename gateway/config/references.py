@@ -9,6 +9,7 @@ from typing import Any
 from gateway.config.document import Document, GuardrailConfig, RouteConfig, observed
 from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
+from gateway.config.kubernetes import KubernetesConfig, weight_refusals
 from gateway.config.policy import (
     BanditConfig,
     BetaPriorConfig,
@@ -129,15 +130,17 @@ def _engines(document: Document) -> Iterator[Finding]:
 def _same_matches(document: Document) -> Iterator[Finding]:
     seen: dict[object, str] = {}
     for name, route in document.routes.items():
-        if not route.proxied:
-            continue
-        match = route.match
+        match, httproute = route.match, document.httproute(name)
         path = match.path.rstrip("/")
         conditions = (route.engine, path, frozenset(match.host), frozenset(match.headers.items()))
-        key = (*conditions, frozenset(match.methods), frozenset(match.model))
+        key: object = (*conditions, frozenset(match.methods), frozenset(match.model))
+        at, what = "match", "matches exactly the same; write another path or condition"
+        if httproute is not None:
+            key, at, what = (route.engine, httproute), "httproute", "has the same HTTPRoute; write another"
+        elif not route.proxied:
+            continue
         if key in seen:
-            message = f"the route '{seen[key]}' matches exactly the same; write another path or condition"
-            yield Finding(("routes", name, "match"), message)
+            yield Finding(("routes", name, at), f"the route '{seen[key]}' {what}")
         seen.setdefault(key, name)
 
 
@@ -150,7 +153,9 @@ class _RouteCheck:
     variants: tuple[str, ...]
 
     def findings(self) -> Iterator[Finding]:
-        if self.route.proxied:
+        if self.document.httproute(str(self.here[-1])) is not None:
+            yield from self._engine()
+        elif self.route.proxied:
             yield from self._paths()
             yield from self._variants()
             yield from self._grpc()
@@ -314,12 +319,22 @@ class _RouteCheck:
                 yield Finding(self._at("fallback", index), message)
 
     def _engine(self) -> Iterator[Finding]:
-        engine = self.route.engine
-        if engine is None:
+        name = self.route.engine
+        if name is None:
+            if self.route.httproute is not None:
+                message = "the gateway serves this route; write 'engine' too, or remove it"
+                yield Finding(self._at("httproute"), message)
             return
-        if engine not in self.document.engines:
-            yield Finding(self._at("engine"), *unknown("engine", engine, tuple(self.document.engines)))
-        for path, message in refusals(self.route, self.document.backends):
+        engine = self.document.engines.get(name)
+        if engine is None:
+            yield Finding(self._at("engine"), *unknown("engine", name, tuple(self.document.engines)))
+            return
+        found = (
+            weight_refusals(self.route, request_ids=self.document.record.request_ids)
+            if isinstance(engine, KubernetesConfig)
+            else refusals(self.route, self.document.backends)
+        )
+        for path, message in found:
             yield Finding(self._at(*path), message, of_key=True)
 
     def _rest(self) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from gateway.config.model import (
     HostName,
     Method,
     Name,
+    ObjectName,
     OneOrMore,
     Path,
     SetHeaderName,
@@ -247,6 +248,8 @@ class RouteConfig(ConfigModel):
     """Sticky-unit key; if absent, each request is assigned independently."""
     engine: Name | None = None
     """Fleet of other proxies that serves the route; if absent, the gateway does."""
+    httproute: ObjectName | None = None
+    """``NAMESPACE/NAME`` or ``NAME`` of the HTTPRoute that gets the weights; if absent, that of the route's name."""
     shadows: Mapping[Name, Share] = Field(default_factory=dict)
     """Variants that receive copies of requests, in addition to the policy."""
     fallback: tuple[FallbackEntry, ...] = ()

@@ -17,8 +17,10 @@ from math import inf
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.config.document import Document
+from gateway.config.document import Document, KubernetesConfig
 from gateway.engines.envoy.offers import EnvoyOffers
+from gateway.engines.kubernetes.clusters import Clusters
+from gateway.engines.kubernetes.writer import NODE
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers
 from gateway.engines.rows import rows
@@ -75,6 +77,7 @@ class Fleet:
         """By type of engine."""
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
         self.nodes = Nodes()
+        self._kubernetes = Clusters(document, revision, clock)
 
     def engine_of(self, token: str) -> str | None:
         """The engine whose token this is."""
@@ -135,13 +138,19 @@ class Fleet:
     # Reports --------------------------------------------------------------------------------------------
     async def receive(self, engine: str, body: bytes) -> tuple[int, int]:
         """Record the rows of an export; how many were accepted and refused. Raises ValueError."""
-        found = await asyncio.to_thread(
-            rows, body, engine, self._document(), self._revision(), self._sealer.open_stamp, self._clock()
-        )
+        document = self._document()
+        section = document.engines.get(engine)
+        if isinstance(section, KubernetesConfig):
+            found = await self._kubernetes.rows(engine, section, body)
+        else:
+            found = await asyncio.to_thread(
+                rows, body, engine, document, self._revision(), self._sealer.open_stamp, self._clock()
+            )
         for outcome in found.outcomes:
             self._record(outcome)
-        if self.admits(engine, found.node):
-            self.nodes.own(engine, found.node).rows += len(found.outcomes)
+        node = NODE if isinstance(section, KubernetesConfig) else found.node
+        if self.admits(engine, node) or node in self.nodes.of(engine):
+            self.nodes.own(engine, node).rows += len(found.outcomes)
         return len(found.outcomes), found.refused
 
     def count(self, engine: str, node: str, delivered: int, lost: int) -> None:
@@ -150,7 +159,7 @@ class Fleet:
 
     def shown(self, engine: str) -> Json:
         """What is known of an engine and its nodes, as the API shows it."""
-        newest, now, nodes = self.offer(engine, "routes").epochs, self._clock(), self.nodes.of(engine)
+        newest, now, nodes = self._newest(engine), self._clock(), self.nodes.of(engine)
         delivered, lost = self._recent(engine)
         return {
             "epochs": newest,
@@ -170,6 +179,24 @@ class Fleet:
                 for name, node in nodes.items()
             ],
         }
+
+    def _newest(self, engine: str) -> Mapping[str, int]:
+        """By route: the newest epoch."""
+        document = self._document()
+        if isinstance(document.engines[engine], KubernetesConfig):
+            published = self._published()
+            return {
+                name: published[name].epoch for name in document.engine_routes(engine) if name in published
+            }
+        return self.offer(engine, "routes").epochs
+
+    async def write_weights(self) -> None:
+        """As the leader: bring what is published into the HTTPRoutes of clusters."""
+        await self._kubernetes.step(self._published(), self.nodes)
+
+    async def close(self) -> None:
+        """Close the connections to clusters."""
+        await self._kubernetes.close()
 
     def waits(self, route: str, epoch: int) -> str:
         """Why ``epoch`` is not in effect on the whole fleet of a route; empty if it is, or without an engine."""
@@ -212,17 +239,19 @@ class Fleet:
     def troubles(self) -> dict[str, str]:
         """Code of an alarm → its message, empty if all is well."""
         found: dict[str, list[str]] = {"engine_refused": [], "engine_silent": []}
-        for engine in self._document().engines:
+        for engine, section in self._document().engines.items():
             for node in self.shown(engine)["nodes"]:
                 where = f"{node['node']} of {engine}"
                 if node["state"] == "refused":
-                    found["engine_refused"].append(f"{where} keeps its last routes: {node['refused']}")
+                    what = "weights" if isinstance(section, KubernetesConfig) else "routes"
+                    found["engine_refused"].append(f"{where} keeps its last {what}: {node['refused']}")
                 elif node["state"] == "silent":
-                    found["engine_silent"].append(where)
+                    said = f" ({node['refused']})" if node["refused"] else ""
+                    found["engine_silent"].append(where + said)
         silent = ", ".join(found["engine_silent"])
         return {
             "engine_refused": "; ".join(found["engine_refused"]),
-            "engine_silent": f"Nodes do not fetch their routes: {silent}." if silent else "",
+            "engine_silent": f"Nodes do not follow their routes: {silent}." if silent else "",
         }
 
     # Offers ---------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ class InEffect:
     allocation: Allocation
     time: float
     """When it was published, in seconds since the epoch."""
+    reason: str = ""
+    """Why it was published: ``posterior`` if a bandit learned something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -12,7 +13,7 @@ from gateway.config.document import Document, RouteConfig
 from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
 from gateway.record.events import Outcome
-from gateway.record.stamp import Stamp, parsed_request
+from gateway.record.stamp import Stamp, StampedRequest, parsed_request
 from policies.allocation.bucketing import unit_hash
 
 ROWS_PATH: Final = "/-/engines/rows"
@@ -27,7 +28,7 @@ MAX_AHEAD_S: Final = 60.0
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
 
-_BY_FLAG: Final = {
+BY_FLAG: Final = {
     "DC": "client_left",
     "UF": "backend_connect",
     "UH": "backend_unhealthy",
@@ -66,44 +67,35 @@ def rows(
 
     Raises ValueError if ``body`` is not an OTLP export of logs.
     """
-    reader, read = _Reader(document.engine_routes(engine), revision, stamp_of), list(bodies(body))
-    made = [reader.outcome(text) for _, text in read]
-    outcomes = [outcome for outcome in made if outcome is not None and outcome.time - now <= MAX_AHEAD_S]
-    return Rows(read[0][0] if read else "", outcomes, len(made) - len(outcomes))
+    return StampReader(document.engine_routes(engine), revision, stamp_of).read(list(bodies(body)), now)
 
 
-class _Shared(NamedTuple):
+class Shared(NamedTuple):
     """What all rows with one stamp share."""
 
     stamp: Stamp
     policy: str
     salt: bytes
+    forced: bool = False
+    """Whether the propensity is unknown."""
 
 
-class _Reader:
-    """Reads the rows of one export, of which thousands share a few stamps and results."""
+class Reader(ABC):
+    """Reads the rows of one export, of which thousands share a few results."""
 
-    def __init__(
-        self, routes: Mapping[str, RouteConfig], revision: int, stamp_of: Callable[[str], Stamp]
-    ) -> None:
-        self._routes = routes
+    def __init__(self, revision: int) -> None:
         self._revision = revision
-        self._stamp_of = stamp_of
-        self._shared: dict[str, _Shared | None] = {}
         self._results: dict[tuple[str, str], tuple[int, str]] = {}
 
-    def _shared_by(self, stamp: str) -> _Shared | None:
-        """None for a forged stamp, or one of a route that is not the engine's."""
-        if stamp not in self._shared:
-            try:
-                facts = self._stamp_of(stamp)
-            except BadDecisionId:
-                self._shared[stamp] = None
-            else:
-                route = self._routes.get(facts.route)
-                found = None if route is None else _Shared(facts, route.policy.type, facts.route.encode())
-                self._shared[stamp] = found
-        return self._shared[stamp]
+    @abstractmethod
+    def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
+        """The decision that the first two fields of a row name; None if no node can have written them."""
+
+    def read(self, texts: Sequence[tuple[str, str]], now: float) -> Rows:
+        """The outcomes of rows, each with the name of its node. ``now`` is in seconds."""
+        made = [self.outcome(text) for _, text in texts]
+        outcomes = [outcome for outcome in made if outcome is not None and outcome.time - now <= MAX_AHEAD_S]
+        return Rows(texts[0][0] if texts else "", outcomes, len(made) - len(outcomes))
 
     def outcome(self, text: str) -> Outcome | None:
         """The outcome of a row; None if no node can have written it."""
@@ -113,16 +105,13 @@ class _Reader:
                 decision, route, server, status_text, flags, attempts, total, gateway, backend, received, sent,
                 address, request_id, unit,
             ) = text.split(SEPARATOR)  # fmt: skip
-            stamp, _, rest = decision.partition(".")
-            shared = self._shared_by(stamp)
-            if shared is None or shared.stamp.route != route or not _VARIANT.fullmatch(server):
+            found = self.decision(decision, route)
+            if found is None or not _VARIANT.fullmatch(server):
                 return None
+            shared, made = found
             if len(max(attempts, total, gateway, backend, received, sent, key=len)) > _MAX_DIGITS:
                 return None
             facts = shared.stamp
-            made = parsed_request(rest, facts.published)
-            if made is None:
-                return None
             if (result := self._results.get((status_text, flags))) is None:
                 result = self._results[status_text, flags] = _result(status_text, flags)
             status, error = result
@@ -136,7 +125,7 @@ class _Reader:
                 (
                     made.decision,
                     made.decided,
-                    route,
+                    facts.route,
                     shared.policy,
                     self._revision,
                     facts.epoch,
@@ -147,7 +136,7 @@ class _Reader:
                     facts.assigned,
                     served,
                     facts.propensity,
-                    False,  # forced
+                    shared.forced,
                     status,
                     # What the first attempt of a rescued request died of is not in the row.
                     error or ("backend_status" if rescued else ""),
@@ -167,6 +156,40 @@ class _Reader:
             return None
 
 
+class StampReader(Reader):
+    """Reads rows whose decision ids are stamped."""
+
+    def __init__(
+        self, routes: Mapping[str, RouteConfig], revision: int, stamp_of: Callable[[str], Stamp]
+    ) -> None:
+        super().__init__(revision)
+        self._routes = routes
+        self._stamp_of = stamp_of
+        self._shared: dict[str, Shared | None] = {}
+
+    def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
+        """The decision; None if its stamp is forged, or one of another route."""
+        stamp, _, rest = text.partition(".")
+        shared = self._shared_by(stamp)
+        if shared is None or shared.stamp.route != route:
+            return None
+        made = parsed_request(rest, shared.stamp.published)
+        return None if made is None else (shared, made)
+
+    def _shared_by(self, stamp: str) -> Shared | None:
+        """None for a forged stamp, or one of a route that is not the engine's."""
+        if stamp not in self._shared:
+            try:
+                facts = self._stamp_of(stamp)
+            except BadDecisionId:
+                self._shared[stamp] = None
+            else:
+                route = self._routes.get(facts.route)
+                found = None if route is None else Shared(facts, route.policy.type, facts.route.encode())
+                self._shared[stamp] = found
+        return self._shared[stamp]
+
+
 def _result(status_text: str, flag_text: str) -> tuple[int, str]:
     """Status and error of the response that the client got."""
     status = int(status_text) if status_text.isdigit() else 0
@@ -175,5 +198,5 @@ def _result(status_text: str, flag_text: str) -> tuple[int, str]:
     flags = flag_text.split(",")
     if status == 0 or "DC" in flags:
         return 499, "client_left"
-    failed = next((_BY_FLAG[flag] for flag in flags if flag in _BY_FLAG), "")
+    failed = next((BY_FLAG[flag] for flag in flags if flag in BY_FLAG), "")
     return status, failed or ("backend_status" if status >= 500 else "")

@@ -112,7 +112,7 @@ class Allocations:
         """What is published and served here, by route; the same object until it changes."""
         if self._in_effect is None:
             self._in_effect = {
-                name: InEffect(held.epoch, held.allocation, stored.time)
+                name: InEffect(held.epoch, held.allocation, stored.time, stored.reason)
                 for name, held in self.held.items()
                 if (stored := self._stored.get(name)) is not None and stored.epoch == held.epoch
             }

@@ -39,7 +39,8 @@ class Outcome(NamedTuple):
     propensity: float
     """Exact probability with which ``assigned`` was drawn; 1.0 if it was forced."""
     forced: bool
-    """Whether the client chose the variant by x-variant, which excludes the request from all statistics."""
+    """Whether the client chose the variant by x-variant, or weights of an HTTPRoute were just changing: the request is
+    excluded from all statistics."""
     status: int
     """Status of the response; 499 if the client left before it, 0 (`UNSEEN`) for a decision by ``POST /-/decide``."""
     error: str

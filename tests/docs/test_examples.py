@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from gateway.config.load import load
+from gateway.engines.kubernetes.http_route import read
+from gateway.engines.kubernetes.rows import FORMAT
 from tests.docs.reader import ROOT, Reader, blocks, wait_for
 
 pytestmark = pytest.mark.slow
@@ -32,6 +36,7 @@ def _agreement(reader: Reader) -> dict[str, float]:
     return agreement
 
 
+CLUSTER = ROOT / "examples/kubernetes_canary"
 EXAMPLES = {
     "fastapi_canary": (("9001", "9002"), rolled_back, "rolled_back"),
     "openai_bandit": (("9001",), learned, "lower 9"),
@@ -40,7 +45,7 @@ EXAMPLES = {
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()} == set(EXAMPLES)
+    assert {path.name for path in (ROOT / "examples").iterdir() if path.is_dir()} == {*EXAMPLES, CLUSTER.name}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -56,3 +61,20 @@ def test_the_example_does_what_its_readme_says(name: str, tmp_path: Path) -> Non
         reader.wait_ready()
         outcome(reader, reader.shell(client))
         assert shown in reader.shell(status)
+
+
+def test_the_files_of_the_kubernetes_example_fit_together() -> None:
+    document = load((CLUSTER / "turnout.yaml").read_text(), source="example", env={"CLUSTER_TOKEN": "t" * 32})
+    route = yaml.safe_load((CLUSTER / "httproute.yaml").read_text())
+    assert document.httproute("digits") == (route["metadata"]["namespace"], route["metadata"]["name"])
+    served = {**route, "metadata": {**route["metadata"], "resourceVersion": "1", "generation": 1}}
+    (rule,) = read(served, "prod/digits", tuple(document.routes["digits"].variants)).rules
+    assert rule.weights == {"v1": 1, "v2": 0}
+    proxy, policy = yaml.safe_load_all((CLUSTER / "envoyproxy.yaml").read_text())
+    (log,) = proxy["spec"]["telemetry"]["accessLog"]["settings"]
+    assert log["format"]["text"] == FORMAT
+    assert policy["spec"]["headers"]["earlyRequestHeaders"] == {"remove": ["x-turnout-variant"]}
+    collector = yaml.safe_load((CLUSTER / "collector.yaml").read_text())
+    exporter = collector["exporters"]["otlphttp/turnout"]
+    assert exporter["logs_endpoint"].endswith("/-/engines/rows")
+    assert exporter["compression"] == "none", "the gateway does not decompress bodies"

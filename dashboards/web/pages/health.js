@@ -88,7 +88,11 @@ function nodes(engine, route, now) {
               <td>${when(one.seen, now)}</td><td class="number">${figure(field("rows"), one.rows, count(one.rows))}</td><td class="number">${figure(field("lost"), one.lost, count(one.lost))}</td></tr>`;
           })}</tbody></table>`
         )
-      : html`<p class="empty">No node has asked for its routes yet: start one with 'turnout engine bootstrap'.</p>`
+      : html`<p class="empty">${
+          engine.type === "kubernetes"
+            ? "The HTTPRoutes have not been read yet."
+            : "No node has asked for its routes yet: start one with 'turnout engine bootstrap'."
+        }</p>`
   );
 }
 

@@ -22,7 +22,10 @@ class OutcomeFilters(ApiModel):
     errors: Annotated[bool, Field(description="Only those where the assigned variant failed.")] = False
     error: Annotated[str | None, Field(description="The error of the assigned variant.")] = None
     fallback: Annotated[bool | None, Field(description="Whether a fallback served.")] = None
-    forced: Annotated[bool | None, Field(description="Whether the client selected the variant.")] = None
+    forced: Annotated[
+        bool | None,
+        Field(description="Whether the client selected the variant, or its propensity is unknown."),
+    ] = None
     min_ms: Annotated[float | None, Field(ge=0, description="The least `total_ms`.")] = None
     unit: Annotated[str | None, Field(pattern="^[0-9a-f]{16}$", description="As in an outcome.")] = None
     request_id: str | None = None

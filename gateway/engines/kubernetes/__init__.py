@@ -1,0 +1,1 @@
+"""Routes whose shares are the weights of a Kubernetes HTTPRoute."""

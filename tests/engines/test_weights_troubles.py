@@ -1,0 +1,216 @@
+"""What goes wrong with weights of HTTPRoutes: races, conflicts, refusals, an absent API server, old credentials."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.document import KubernetesConfig
+from gateway.engines.kubernetes.api_server import ApiServer as Client
+from gateway.engines.kubernetes.api_server import ApiServerError
+from gateway.engines.kubernetes.http_route import APPLIED, PARTS
+from gateway.engines.nodes import SILENT_S
+from tests.e2e.test_tls import Issuer
+from tests.engines.cluster import PLACE, http_route, world
+from tests.support.api_server import ApiServer
+
+HALF = {"v1": 0.5, "v2": 0.5}
+Json = dict[str, Any]
+
+
+async def test_a_status_that_changes_meanwhile_does_not_keep_a_write_from_succeeding() -> None:
+    async with world() as it:
+        races = iter(range(2))
+
+        def race() -> None:
+            if next(races, None) is not None:
+                it.server.controller(*PLACE, Accepted=("True", f"Race{next(races, 9)}", ""))
+
+        it.server.before_patch = race
+        it.publish(HALF)
+        await it.step()
+        assert it.weights == {"digits-v1": 500_000, "digits-v2": 500_000}
+
+
+async def test_backends_that_moved_between_reading_and_writing_get_their_own_weights() -> None:
+    async with world() as it:
+
+        def swap(found: Json) -> None:
+            found["spec"]["rules"][0]["backendRefs"].reverse()
+
+        def race() -> None:
+            it.server.before_patch = lambda: None
+            it.server.update(*PLACE, swap, "kubectl-edit")
+
+        it.server.before_patch = race
+        it.publish({"v1": 0.9, "v2": 0.1})
+        await it.step()
+        assert it.weights == {"digits-v2": 100_000, "digits-v1": 900_000}
+
+
+def reset(found: Json) -> None:
+    for ref, weight in zip(found["spec"]["rules"][0]["backendRefs"], (1, 0), strict=True):
+        ref["weight"] = weight
+
+
+async def test_weights_that_another_manager_changed_are_not_fought_over() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.server.update(*PLACE, reset, "helm")
+        it.publish({"v1": 0.4, "v2": 0.6})
+        one = await it.accepted(10)
+        assert it.weights == {"digits-v1": 1, "digits-v2": 0}
+        assert it.state == "refused"
+        assert "prod/digits: helm changed the weights at" in it.node.refused
+        assert "remove the annotation 'turnout/applied', or write 'force_conflicts: true'" in it.node.refused
+        assert one.changes[-1].epoch == 0, "what is recorded is what is in effect"
+
+        def consent(found: Json) -> None:
+            del found["metadata"]["annotations"][APPLIED]
+
+        it.server.update(*PLACE, consent, "kubectl-annotate")
+        await it.accepted(10)
+        assert it.weights["digits-v2"] == 600_000
+        assert (it.state, it.node.refused) == ("accepted", "")
+
+
+async def test_a_rollback_is_written_over_a_conflict_and_once() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+
+        def more(found: Json) -> None:
+            for ref in found["spec"]["rules"][0]["backendRefs"]:
+                ref["weight"] = 7
+
+        it.server.update(*PLACE, more, "helm")
+        await it.step(10)
+        it.publish({"v1": 1.0, "v2": 0.0}, "error_rate failed")
+        await it.step()
+        assert it.weights == {"digits-v1": PARTS, "digits-v2": 0}
+        it.server.update(*PLACE, more, "helm")
+        await it.step(10)
+        assert it.weights == {"digits-v1": 7, "digits-v2": 7}
+        assert it.state == "refused"
+
+
+async def test_with_force_conflicts_weights_are_written_again_once_a_minute() -> None:
+    async with world(options=", force_conflicts: true") as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.server.update(*PLACE, reset, "helm")
+        await it.step(10)
+        assert it.weights["digits-v2"] == 0
+        assert "helm changed the weights" in it.node.refused
+        await it.step(60)
+        assert it.weights["digits-v2"] == 500_000
+
+
+async def test_a_webhook_that_changes_the_weights_is_seen_in_the_response() -> None:
+    async with world() as it:
+        it.server.admit = reset
+        it.publish(HALF)
+        one = await it.step()
+        assert one.changes[-1].weights == {0: {"v1": 1, "v2": 0}}
+        assert one.changes[-1].epoch == 0
+        assert it.state == "refused"
+
+
+async def test_what_a_controller_refuses_is_told() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.step()
+        it.server.controller(*PLACE, ResolvedRefs=("False", "BackendNotFound", "no Service digits-v2"))
+        await it.step()
+        assert it.node.refused == "prod/digits: example.com/controller: BackendNotFound: no Service digits-v2"
+        assert it.state == "refused"
+
+
+async def test_what_the_api_server_refuses_is_told_with_a_remedy() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        it.server.allowed = {"get"}
+        await it.step()
+        assert "prod/digits: may not be read and patched; bind the chart's Role" in it.node.refused
+        it.server.allowed = {"get", "patch"}
+        del it.server.objects[PLACE]
+        await it.step()
+        assert "there is no such HTTPRoute; create it, or correct 'httproute'" in it.node.refused
+        it.server.create(http_route())
+        await it.accepted()
+        assert it.state == "accepted"
+
+
+async def test_an_api_server_that_is_away_is_silent_after_some_time_and_then_followed_again() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.server.stop()
+        it.publish({"v1": 0.4, "v2": 0.6})
+        await it.step(SILENT_S - 5)
+        assert it.state == "behind"
+        await it.step(10)
+        assert it.state == "silent"
+        assert "the API server does not respond" in it.node.refused
+        it.server.start()
+        await it.accepted()
+        assert (it.state, it.weights["digits-v2"]) == ("accepted", 600_000)
+
+
+async def test_in_a_pod_the_account_s_files_are_used_and_a_renewed_token_at_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    Issuer(tmp_path / "other")
+    Issuer(tmp_path).issue("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    server = ApiServer("first", context)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    client = Client(KubernetesConfig(type="kubernetes", token="a-token-of-the-collector"), tmp_path)
+    try:
+        server.create(http_route())
+        for name, text in {
+            "token": "first\n",
+            "namespace": "prod\n",
+            "ca.crt": (tmp_path / "ca.pem").read_text(),
+        }.items():
+            (tmp_path / name).write_text(text)
+        assert client.namespace() == "prod"
+        assert (await client.get(*PLACE))["kind"] == "HTTPRoute"
+        server.token = "second"
+        with pytest.raises(ApiServerError, match="the API server does not accept the token"):
+            await client.get(*PLACE)
+        (tmp_path / "token").write_text("second")
+        assert (await client.get(*PLACE))["kind"] == "HTTPRoute"
+        (tmp_path / "ca.crt").write_text((tmp_path / "other/ca.pem").read_text())
+        with pytest.raises(ApiServerError, match=r"the API server does not respond: .*certificate"):
+            await client.get(*PLACE)
+        (tmp_path / "ca.crt").unlink()
+        with pytest.raises(ApiServerError, match=r"credentials for the API server cannot be read: .*ca\.crt"):
+            await client.get(*PLACE)
+    finally:
+        await client.close()
+        server.stop()
+
+
+async def test_the_pod_s_token_goes_to_no_other_server(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of the pod")
+    server = ApiServer("of the pod")
+    options = {"type": "kubernetes", "token": "a-token-of-the-collector", "server": server.url}
+    client = Client(KubernetesConfig.model_validate(options), tmp_path)
+    named = Client(KubernetesConfig.model_validate(options | {"server_token": "of the pod"}), tmp_path)
+    try:
+        server.create(http_route())
+        with pytest.raises(ApiServerError, match="does not accept the token"):
+            await client.get(*PLACE)
+        assert (await named.get(*PLACE))["kind"] == "HTTPRoute"
+    finally:
+        await client.close()
+        await named.close()
+        server.stop()
