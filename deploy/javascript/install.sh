@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs Biome, the formatter and linter of the dashboard's JavaScript, into .venv/javascript: one binary, fetched with
-# npm. Where there is no npm, PyPI's build of it is used. Without either registry the JavaScript stays unchecked.
+# Installs Biome, the formatter and linter of the dashboard's JavaScript, and for tests the published schema of
+# HTTPRoutes, into .venv/javascript with npm. Where there is no npm, PyPI's build of it is used. Without either registry
+# both stay unchecked.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=.venv/javascript
