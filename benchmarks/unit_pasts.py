@@ -19,9 +19,8 @@ import numpy.typing as npt
 from benchmarks.false_alarms import shown, sums
 from policies.rollout.guardrails import judge_all
 from policies.rollout.verdicts import Guardrail, Levels
-from policies.sequential.adjusted import PastSums
 from policies.sequential.metric_comparison import Evidence
-from policies.types import MetricType, RewardSums
+from policies.types import MetricType, PairSums, RewardSums
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -105,7 +104,7 @@ def _side(
     seen = place & (n > 0)
     known = (n_before > 0)[seen]
     y, x = total[seen] / n[seen], past[seen]
-    pasts = PastSums(sums(x[known]), sums(y[known]), sums(x[known] + y[known]))
+    pasts = PairSums(sums(x[known]), sums(y[known]), sums(x[known] + y[known]))
     return Evidence(
         float(n[place].sum()),
         rewards={"m": sums(y)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Goal = Literal["maximize", "minimize"]
@@ -33,6 +33,21 @@ class RewardSums:
     def mean(self) -> float:
         """Σ value / count; NaN when nothing was reported."""
         return self.total / self.count if self.count else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class PairSums:
+    """Sums over units of two figures x and y, and of x + y, whose squares give their products."""
+
+    x: RewardSums = field(default_factory=RewardSums)
+    y: RewardSums = field(default_factory=RewardSums)
+    both: RewardSums = field(default_factory=RewardSums)
+
+    def __add__(self, other: PairSums) -> PairSums:
+        return PairSums(self.x + other.x, self.y + other.y, self.both + other.both)
+
+    def __sub__(self, other: PairSums) -> PairSums:
+        return PairSums(self.x - other.x, self.y - other.y, self.both - other.both)
 
 
 @dataclass(frozen=True, slots=True)

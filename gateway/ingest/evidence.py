@@ -26,10 +26,10 @@ from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
-from gateway.state.units import BOTH, KNOWN, PAST, RESCUED, STICKY, UNITS, metric_of
-from policies.sequential.adjusted import Paired, PastSums
-from policies.sequential.design_based import Period, Periods
-from policies.types import RewardSums
+from gateway.state.units import OF_PAST, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
+from policies.sequential.adjusted import Paired
+from policies.sequential.design_based import Period, Periods, UnitSums
+from policies.types import PairSums, RewardSums
 
 Key = tuple[str, str]
 """Variant and metric."""
@@ -42,8 +42,10 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 """Seconds by which the clocks of two replicas may differ."""
 _NONE: Final = RewardSums()
 _NO_COUNTS: Final = Counts()
-_NO_PAST: Final = PastSums()
-_OF_PAST: Final = {PAST: "past", KNOWN: "known", BOTH: "both"}
+_NO_PAIRS: Final = PairSums()
+_PLACES: Final = ("x", "y", "both")
+_OF_PAIRS: Final = dict(zip(OF_PAST + OF_WEIGHTS, _PLACES * 2, strict=True))
+"""From an aspect to its part of `Rewarded.past` or `Rewarded.weighted`."""
 
 
 class Metric(Bounds, Protocol):
@@ -67,8 +69,12 @@ class Rewarded:
     """Number of ``values`` that were not reported."""
     waiting: float = 0.0
     """Number of reported values not yet in ``values``, because the windows of their decisions are open."""
-    past: PastSums = _NO_PAST
-    """What was known before of the units behind ``observations``."""
+    loose: float = field(default=0.0, compare=False)
+    """Number of ``values`` without a unit."""
+    past: PairSums = _NO_PAIRS
+    """What was known before of the units behind ``observations``, and their observations."""
+    weighted: PairSums = _NO_PAIRS
+    """The sums of w y and of w over the values y of each unit, w = 1 - propensity."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -76,7 +82,9 @@ class Rewarded:
             self.observations + other.observations,
             self.missing + other.missing,
             self.waiting + other.waiting,
+            self.loose + other.loose,
             self.past + other.past,
+            self.weighted + other.weighted,
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
@@ -85,12 +93,14 @@ class Rewarded:
             self.observations - other.observations,
             self.missing - other.missing,
             self.waiting - other.waiting,
+            self.loose - other.loose,
             self.past - other.past,
+            self.weighted - other.weighted,
         )
 
     def scaled(self, share: float) -> Rewarded:
         """The same values with ``share`` observations for each."""
-        return replace(self, observations=_times(self.values, share), past=_NO_PAST)
+        return replace(self, observations=_times(self.values, share), past=_NO_PAIRS, weighted=_NO_PAIRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +215,14 @@ def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
     return {key: one.observations for key, one in found.items()}
 
 
-def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PastSums]:
+def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PairSums]:
     """What was known before of a variant's units, for the metrics that are ``adjusted`` by it."""
     return {name: found.get((variant, name), Rewarded()).past for name in adjusted}
 
 
 def paired(periods: Periods, metric: str, baseline: str, variant: str) -> tuple[Paired, Paired]:
     """Both variants' observations of a metric that is adjusted by the past, weighted by propensities."""
-    parts = (periods.weighted(metric + aspect, baseline, variant) for aspect in ("", PAST, KNOWN, BOTH))
+    parts = (periods.weighted(metric + aspect, baseline, variant) for aspect in ("", *OF_PAST))
     first, second = zip(*parts, strict=True)
     return Paired(*first), Paired(*second)
 
@@ -226,26 +236,35 @@ def periods(buckets: Iterable[RewardedBucket]) -> Periods:
     """The periods of constant propensities: what one epoch did in one bucket of time.
 
     A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
-    one bucket, their average.
+    one bucket, their average. Values of units that stay while a bandit moves its shares are there one by one, in the
+    period of their own decision, with what `UnitSums` says of them.
     """
     cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
     for bucket in buckets:
         cells[bucket.start, bucket.epoch].append(bucket)
+    one_by_one = {
+        m for cell in cells.values() for b in cell for m, r in b.rewards.items() if r.weighted.y.count
+    }
     found = []
     for cell in cells.values():
         decided = sum(bucket.counts.assigned for bucket in cell)
         if decided:
             shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
-            sums = {(b.variant, m): r.observations for b in cell for m, r in b.rewards.items()}
+            each = [(b.variant, m, r) for b in cell for m, r in b.rewards.items()]
+            sums = {(v, m): r.values if m in one_by_one else r.observations for v, m, r in each}
             sums |= {
-                (b.variant, m + aspect): getattr(r.past, name)
-                for b in cell
-                for m, r in b.rewards.items()
-                for aspect, name in _OF_PAST.items()
-                if r.past.known.count
+                (v, m + aspect): getattr(r.past, place)
+                for v, m, r in each
+                for aspect, place in zip(OF_PAST, _PLACES, strict=True)
+                if r.past.y.count
             }
             sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
-            found.append(Period(shares, sums))
+            units = {
+                (v, m): UnitSums(r.weighted, r.values.count, r.missing, r.loose)
+                for v, m, r in each
+                if m in one_by_one
+            }
+            found.append(Period(shares, sums, units))
     return Periods(found)
 
 
@@ -273,13 +292,16 @@ def _joined(sums: Sums) -> dict[Key, Rewarded]:
     found: dict[Key, Rewarded] = {}
     for (variant, name), one in sums.items():
         metric, bar, aspect = name.partition("|")
-        if bar + aspect in _OF_PAST:
-            past = PastSums(**{_OF_PAST[bar + aspect]: one})
-            _put(found, (variant, metric), Rewarded(past=past))
+        if bar + aspect in _OF_PAIRS:
+            pairs = PairSums(**{_OF_PAIRS[bar + aspect]: one})
+            known = Rewarded(past=pairs) if bar + aspect in OF_PAST else Rewarded(weighted=pairs)
+            _put(found, (variant, metric), known)
         elif not name.endswith(RESCUED):
             values = _NONE if name.endswith(UNITS) else one
             seen = _NONE if name.endswith(STICKY) else one
-            _put(found, (variant, metric_of(name)), Rewarded(values, seen))
+            _put(
+                found, (variant, metric_of(name)), Rewarded(values, seen, loose=0.0 if aspect else one.count)
+            )
     return found
 
 

@@ -20,6 +20,14 @@ period, stands next to its observation, in three more sums over units that have 
     NAME|past       the mean before
     NAME|known      the observation
     NAME|both       the sum of the two, whose squares give their products
+
+A bandit's shares move while a unit stays, so its values are compared one by one, each with the propensity p of its own
+decision (`policies.sequential.design_based`). How much the values of one unit go together follows from three sums over
+the units of a variant, whatever the period, in which a value y has the weight w = 1 - p:
+
+    NAME|weighted   Σ w y of a unit
+    NAME|weight     Σ w of a unit
+    NAME|joint      the sum of the two
 """
 
 from __future__ import annotations
@@ -38,7 +46,17 @@ RESCUED: Final = "|rescued"
 PAST: Final = "|past"
 KNOWN: Final = "|known"
 BOTH: Final = "|both"
+WEIGHT: Final = "|weight"
+WEIGHTED: Final = "|weighted"
+JOINT: Final = "|joint"
+OF_PAST: Final = (PAST, KNOWN, BOTH)
+OF_WEIGHTS: Final = (WEIGHTED, WEIGHT, JOINT)
 _EXPERIMENT: Final = "~"
+_EPOCH: Final = "e"
+"""First letter of the periods in which shares are constant."""
+_ALL: Final = "all"
+WEIGHT_STEPS: Final = 1 << 20
+"""Weights are multiples of 1 / WEIGHT_STEPS, so that their sums are exact."""
 _HISTORY: Final = "past"
 """Period under which all values of a unit are kept; with an experiment behind it, those of the experiment alone."""
 UNIT_REST_S: Final = 100 * 86_400
@@ -72,6 +90,19 @@ class UnitState:
     last: float
     """When the newest of the decisions was made."""
 
+    def change(self, before: float | None, after: float | None) -> None:
+        """A value counted as ``before`` and counts as ``after``."""
+        for value, sign in ((before, -1), (after, 1)):
+            if value is not None:
+                self.count += sign
+                self.total.add(sign * value)
+
+    def come(self, place: SumKey, decided: float) -> None:
+        """A decision was made at ``decided``, in ``place``."""
+        self.last = max(self.last, decided)
+        if place.start - self.start > UNIT_MOVES_S:
+            self.start, self.epoch = place.start, place.epoch
+
 
 Cells = MutableMapping[SumKey, ExactSums]
 
@@ -91,10 +122,15 @@ class Counting:
             self._move(reward, after, 1)
         if period != reward.period:
             if period:
-                self._observe(reward._replace(period=period), before, None)
+                self._count_unit(reward._replace(period=period), before, None)
             before = None
         if reward.period:
-            self._observe(reward, before, after)
+            self._count_unit(reward, before, after)
+
+    def _count_unit(self, reward: Reward, before: float | None, after: float | None) -> None:
+        self._observe(reward, before, after)
+        if not reward.period.startswith(_EPOCH):
+            self._weigh(reward, before, after)
 
     def _move(self, reward: Reward, value: float, sign: int) -> None:
         key = sum_key(reward)
@@ -117,30 +153,41 @@ class Counting:
         if old is not None:
             _add(self.cells, _place(place, new), new.mean, -1)
             if past is not None:
-                self._count_past(place, past, -1)
-            if before is not None:
-                new.count -= 1
-                new.total.add(-before)
-        if after is not None:
-            new.count += 1
-            new.total.add(after)
+                self._count_pair(place, past, OF_PAST, -1)
+        new.change(before if old is not None else None, after)
         if new.count <= 0:
             self.known[key] = None
             if experiment is None and (past := self.known.get(_of_past(key))) is not None:
-                self._count_past(place, past, -1)
+                self._count_pair(place, past, OF_PAST, -1)
             if past is not None:
                 self.known[_of_past(key)] = None
             return
         self.known[key] = new
-        new.last = max(new.last, reward.decided)
-        if place.start - new.start > UNIT_MOVES_S:
-            new.start, new.epoch = place.start, place.epoch
+        new.come(place, reward.decided)
         new.mean = new.total.rounded / new.count
         _add(self.cells, _place(place, new), new.mean, 1)
         if past is not None:
             past = UnitState(1, past.total, new.mean, new.start, new.epoch, new.last)
             self.known[_of_past(key)] = past
-            self._count_past(place, past, 1)
+            self._count_pair(place, past, OF_PAST, 1)
+
+    def _weigh(self, reward: Reward, before: float | None, after: float | None) -> None:
+        """Move the weighted sums of a unit: its total is Σ w y, its mean Σ w."""
+        key = unit_key(reward)
+        key = key._replace(period=_ALL, metric=key.metric + WEIGHTED)
+        old, place = self.known.get(key), sum_key(reward)
+        if old is None and after is None:
+            return
+        unit = old or UnitState(0, Expansion(), 0.0, place.start, place.epoch, reward.decided)
+        if old is not None:
+            self._count_pair(place, unit, OF_WEIGHTS, -1)
+        before, w = before if old is not None else None, weight_steps(reward) / WEIGHT_STEPS
+        unit.mean += w * ((after is not None) - (before is not None))
+        unit.change(before if before is None else w * before, after if after is None else w * after)
+        unit.come(place, reward.decided)
+        self.known[key] = unit if unit.count > 0 else None
+        if unit.count > 0:
+            self._count_pair(place, unit, OF_WEIGHTS, 1)
 
     def _past(self, key: UnitKey, reward: Reward, experiment: str, *, new: bool) -> UnitState | None:
         """What stands next to an observation: the mean before as its total, and the observation as its mean."""
@@ -167,17 +214,20 @@ class Counting:
         if state is None and after is None:
             return
         state = state or UnitState(0, Expansion(), 0.0, 0, 0, decided)
-        for value, sign in ((before, -1), (after, 1)):
-            if value is not None:
-                state.count += sign
-                state.total.add(sign * value)
+        state.change(before, after)
         state.last = max(state.last, decided)
         self.known[key] = state if state.count > 0 else None
 
-    def _count_past(self, place: SumKey, past: UnitState, sign: int) -> None:
-        mean = past.total.rounded
-        for aspect, value in ((PAST, mean), (KNOWN, past.mean), (BOTH, mean + past.mean)):
-            _add(self.cells, _place(place, past, aspect), value, sign)
+    def _count_pair(self, place: SumKey, unit: UnitState, aspects: tuple[str, str, str], sign: int) -> None:
+        """Move the sums of a unit's total, of its mean, and of both together."""
+        total, mean = unit.total.rounded, unit.mean
+        for aspect, value in zip(aspects, (total, mean, total + mean), strict=True):
+            _add(self.cells, _place(place, unit, aspect), value, sign)
+
+
+def weight_steps(reward: Reward) -> int:
+    """1 - the propensity of a decision, in steps of 1 / WEIGHT_STEPS."""
+    return round((1.0 - reward.propensity) * WEIGHT_STEPS)
 
 
 def unit_key(reward: Reward) -> UnitKey:

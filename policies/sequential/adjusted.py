@@ -13,25 +13,10 @@ Sums only, so that it applies to weighted observations (`policies.sequential.des
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from policies.sequential.design_based import WeightedSums
-from policies.types import RewardSums
-
-
-@dataclass(frozen=True, slots=True)
-class PastSums:
-    """Sums over the units that have a past: x, y, and x + y."""
-
-    past: RewardSums = field(default_factory=RewardSums)
-    known: RewardSums = field(default_factory=RewardSums)
-    both: RewardSums = field(default_factory=RewardSums)
-
-    def __add__(self, other: PastSums) -> PastSums:
-        return PastSums(self.past + other.past, self.known + other.known, self.both + other.both)
-
-    def __sub__(self, other: PastSums) -> PastSums:
-        return PastSums(self.past - other.past, self.known - other.known, self.both - other.both)
+from policies.types import PairSums, RewardSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +29,9 @@ class Paired:
     both: WeightedSums
 
     @classmethod
-    def of(cls, values: RewardSums, before: PastSums) -> Paired:
-        """All observations count alike."""
-        parts = (values, before.past, before.known, before.both)
+    def of(cls, values: RewardSums, before: PairSums) -> Paired:
+        """All observations count alike; ``before``: x and y of those with a past."""
+        parts = (values, before.x, before.y, before.both)
         return cls(*(WeightedSums.of(part, 1.0) for part in parts))
 
 

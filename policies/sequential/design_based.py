@@ -14,20 +14,26 @@ Section 4; Waudby-Smith et al. (2024), Section 3, for the sequence; Sarndal, Swe
 Sampling" (1992), Section 5.7, for the linearisation of a ratio.
 
 Sums only: periods of constant propensity are added in any order.
+
+A sticky unit stays while shares move, so its values lie in many periods. Each has the weight of its own decision: a
+unit's mean would hold the values from its stay on a variant, and be later for the variant that gains units. The values
+of a unit go together, so the variance is that between units: that of independent values times the `design_effect`
+(Kish, "Survey Sampling", 1965, Section 5.4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.sequential.asymptotic import Sample
-from policies.types import RewardSums
+from policies.sequential.asymptotic import MIN_VALUES, Sample
+from policies.types import PairSums, RewardSums
 
 Columns = npt.NDArray[np.float64]
 
@@ -52,6 +58,8 @@ class WeightedSums:
     """Sum of w^2 y."""
     squares2: float = 0.0
     """Sum of w^2 y^2."""
+    groups: float = inf
+    """Effective number of units behind the values."""
 
     @classmethod
     def of(cls, sums: RewardSums, w: float) -> WeightedSums:
@@ -68,12 +76,28 @@ class WeightedSums:
             self.weight2 + other.weight2,
             self.total2 + other.total2,
             self.squares2 + other.squares2,
+            min(self.groups, other.groups),
+        )
+
+    def squared_deviations(self) -> float:
+        """Return the sum of w^2 (y - mean)^2."""
+        mean = self.total / self.weight
+        return max(self.squares2 - 2 * mean * self.total2 + mean * mean * self.weight2, 0.0)
+
+    def by_unit(self, effect: float, groups: float) -> WeightedSums:
+        """Return the sums that tell as much as those of ``groups`` units with the design effect ``effect``."""
+        return replace(
+            self,
+            weight2=self.weight2 * effect,
+            total2=self.total2 * effect,
+            squares2=self.squares2 * effect,
+            groups=groups,
         )
 
     def sample(self) -> Sample | None:
         """Return the sample that intervals take; None below two values.
 
-        Its size is Kish's, (sum of w)^2 / sum of w^2.
+        Its size is Kish's, (sum of w)^2 / sum of w^2; the number of units where that is too small for an interval.
         """
         if self.count < 2 or not self.weight > 0:
             return None
@@ -83,8 +107,42 @@ class WeightedSums:
             self.count / (self.count - 1),
         )
         spread = max(self.squares / self.weight - mean * mean, 0.0) * bessel
-        squares = self.squares2 - 2 * mean * self.total2 + mean * mean * self.weight2
-        return Sample(size, mean, spread, max(squares, 0.0) * bessel / self.weight**2)
+        size = size if self.groups >= MIN_VALUES else min(size, self.groups)
+        return Sample(size, mean, spread, self.squared_deviations() * bessel / self.weight**2)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSums:
+    """How the values of the units of one variant go together."""
+
+    weighted: PairSums
+    """Of the sums of w y and of w over the values y of each unit, w = 1 - propensity."""
+    values: float
+    """Number of values, with those that follow."""
+    missing: float = 0.0
+    """Number of values that count as zero, whose units are unknown."""
+    loose: float = 0.0
+    """Number of values without a unit."""
+
+
+def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
+    """Return the variance between units over that of independent values, at least 1, and the effective units.
+
+    ``alone``: the sums of the values with the weights 1 - propensity. Missing values are taken for those of units as
+    large as the others, all of whose values are missing; values of units that are not among ``units``, because they
+    came before the time that is looked at, for those of units like them.
+    """
+    sums, weights, both = units.weighted.x, units.weighted.y, units.weighted.both
+    missing, loose = units.missing / units.values, units.loose / units.values
+    grouped, deviations = 1.0 - missing - loose, alone.squared_deviations()
+    if not (grouped > 0 and deviations > 0 and weights.squares > 0):
+        return 1.0, inf
+    mean, covering = alone.total / alone.weight, alone.weight * grouped / weights.total
+    products = (both.squares - sums.squares - weights.squares) / 2
+    between = sums.squares - 2 * mean * products + mean * mean * weights.squares * (1.0 + missing / grouped)
+    return max(
+        covering * between / deviations + loose, 1.0
+    ), covering * weights.total**2 / weights.squares / grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +152,8 @@ class Period:
     propensities: Mapping[str, float]
     sums: Mapping[tuple[str, str], RewardSums]
     """By (variant, metric)."""
+    units: Mapping[tuple[str, str], UnitSums] = field(default_factory=dict)
+    """By (variant, metric), for values of units that are counted one by one."""
 
 
 class Periods:
@@ -104,6 +164,7 @@ class Periods:
         keys = dict.fromkeys(key for period in periods for key in period.sums)
         self._propensity = {v: np.asarray([p.propensities.get(v, 0.0) for p in periods]) for v in variants}
         self._sums = {key: _columns([p.sums.get(key, _NONE) for p in periods]) for key in keys}
+        self._units = [period.units for period in periods]
         self._never = np.zeros(len(periods))
 
     def first(self, count: int) -> Periods:
@@ -111,8 +172,13 @@ class Periods:
         part = copy(self)
         part._propensity = {variant: column[:count] for variant, column in self._propensity.items()}
         part._sums = {key: columns[:count] for key, columns in self._sums.items()}
+        part._units = self._units[:count]
         part._never = self._never[:count]
         return part
+
+    def one_by_one(self, metric: str) -> bool:
+        """Return whether values of units are counted one by one."""
+        return any(m == metric for units in self._units for _, m in units)
 
     def moved(self, baseline: str, candidate: str) -> bool:
         """Return whether the ratio of both variants' propensities changed while either could be drawn."""
@@ -129,9 +195,28 @@ class Periods:
         p = np.asarray([self._propensity.get(variant, self._never) for variant in variants])
         drawn = np.asarray((p > 0).all(axis=0))
         return tuple(
-            _weighted(self._sums.get((variant, metric)), drawn, weight)
+            self._by_unit(variant, metric, _weighted(self._sums.get((variant, metric)), drawn, weight))
             for variant, weight in zip(variants, overlap_weights(p[:, drawn]), strict=True)
         )
+
+    def _by_unit(self, variant: str, metric: str, found: WeightedSums) -> WeightedSums:
+        each = [units[variant, metric] for units in self._units if (variant, metric) in units]
+        if not each or not found.weight > 0:
+            return found
+        p = self._propensity.get(variant, self._never)
+        alone = _weighted(self._sums.get((variant, metric)), p > 0, 1.0 - p[p > 0])
+        return found.by_unit(*design_effect(alone, _together(each))) if alone.weight > 0 else found
+
+
+def _together(each: Sequence[UnitSums]) -> UnitSums:
+    pairs = [units.weighted for units in each]
+    parts = (_sum([getattr(pair, name) for pair in pairs]) for name in ("x", "y", "both"))
+    counts = np.asarray([(units.values, units.missing, units.loose) for units in each]).sum(axis=0)
+    return UnitSums(PairSums(*parts), *counts.tolist())
+
+
+def _sum(sums: Sequence[RewardSums]) -> RewardSums:
+    return RewardSums(*_columns(sums).sum(axis=0).tolist())
 
 
 def overlap_weights(propensities: Columns) -> Columns:

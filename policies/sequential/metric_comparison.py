@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from policies.sequential import asymptotic
-from policies.sequential.adjusted import Paired, PastSums, adjusted
+from policies.sequential.adjusted import Paired, adjusted
 from policies.sequential.design_based import WeightedSums
 from policies.sequential.latency import (
     Edges,
@@ -27,7 +27,7 @@ from policies.sequential.two_sample import (
     difference_interval,
     ratio_interval,
 )
-from policies.types import MetricType, RewardSums
+from policies.types import MetricType, PairSums, RewardSums
 
 Interval = tuple[float, float]
 KEPT: Final = 8_192
@@ -58,7 +58,7 @@ class Evidence:
     seconds: float = 0.0
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     units: RewardSums | None = None
-    pasts: Mapping[str, PastSums] = field(default_factory=dict)
+    pasts: Mapping[str, PairSums] = field(default_factory=dict)
 
     @property
     def errors_by_unit(self) -> RewardSums:
@@ -104,7 +104,7 @@ def measure(
     if metric in candidate.pasts or metric in baseline.pasts:
         return compare_adjusted(
             *(
-                Paired.of(sums, evidence.pasts.get(metric, PastSums()))
+                Paired.of(sums, evidence.pasts.get(metric, PairSums()))
                 for sums, evidence in ((first, baseline), (second, candidate))
             ),
             ratio=ratio,

@@ -204,8 +204,7 @@ class _Course:
         self.pending[0] += added.sum(axis=1)
         self.pending_faded[0] += (added * self.keep ** (period - since)[..., None]).sum(axis=1)
         if self.by_period is not None:
-            run, _, variant = np.indices(since.shape)
-            np.add.at(self.by_period, (since, run, variant), added)
+            self.by_period[period] = self.served.values
         return n
 
     # Rewards --------------------------------------------------------------------------------------------
@@ -286,6 +285,10 @@ class _Course:
         ):
             rewards = {(v, metric): RewardSums(*row) for v, row in zip(names, sums, strict=True)}
             found.append(Period(dict(zip(names, shares, strict=True)), rewards))
+        if self.served is not None and found:
+            each = {(v, metric): self.served.unit_sums(r, k) for k, v in enumerate(names)}
+            units = {key: one for key, one in each.items() if one is not None and one.values}
+            found[0] = replace(found[0], units=units)
         return Periods(found)
 
     def _in_order(self, shares: Mapping[str, float]) -> Array:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from policies.allocation.model import Allocation
-from policies.types import MetricType
+from policies.sequential.design_based import UnitSums
+from policies.types import MetricType, PairSums, RewardSums
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -92,6 +93,10 @@ class ServedUsers:
         self.since = np.zeros((runs, users.units, variants), dtype=np.int64)
         """The period of the first value in ``sums``."""
         self.period = 0
+        self.values = np.zeros((runs, variants, 3))
+        """Sums of the rewards of the last period, each by itself."""
+        self.weighted = np.zeros((2, runs, users.units, variants))
+        """Of each unit Σ w y and Σ w over its rewards y, w = 1 - propensity."""
 
     def serve(
         self, allocations: Sequence[Allocation], order: Sequence[str], requests: int, means: Array, draw: Draw
@@ -107,6 +112,9 @@ class ServedUsers:
         mean = self.users.unit_means(self.model, self.places, means[given], self.sd)
         new = draw(self.rng, n, mean)
         mine = given[..., None] == np.arange(len(order))
+        self.values = (mine[..., None] * new[:, :, None, :]).sum(axis=1)
+        w = 1.0 - np.array([[a.probability(name) for name in order] for a in allocations])[:, None, :] * mine
+        self.weighted += mine * w * np.stack([new[..., 1], new[..., 0]])[..., None]
         before = self._reported()
         self.since = np.where(self.sums[..., 0] > 0, self.since, self.period)
         self.sums = self.sums + mine[..., None] * new[:, :, None, :]
@@ -114,6 +122,15 @@ class ServedUsers:
         since = self.since if self.users.once_per_unit else np.full_like(self.since, self.period)
         self.period += 1
         return (n[..., None] * mine).sum(axis=1), added, since
+
+    def unit_sums(self, run: int, variant: int) -> UnitSums | None:
+        """How the rewards of each unit go together, as the gateway's record says; None where each counts by itself."""
+        if not self.users.once_per_unit:
+            return None
+        x, y = self.weighted[:, run, :, variant]
+        there = self.sums[run, :, variant, 0]
+        parts = (_sums(part[there > 0]) for part in (x, y, x + y))
+        return UnitSums(PairSums(*parts), float(there.sum()))
 
     def _begin(self) -> None:
         """A half-life that begins makes every unit a new one."""
@@ -128,6 +145,10 @@ class ServedUsers:
         there = (count > 0).astype(float)
         mean = total / np.maximum(count, 1)
         return np.stack([there, mean, mean * mean], axis=-1)
+
+
+def _sums(values: Array) -> RewardSums:
+    return RewardSums(values.size, float(values.sum()), float((values * values).sum()))
 
 
 def _picked(allocation: Allocation, order: Sequence[str], points: Array) -> Places:

@@ -20,7 +20,7 @@ from gateway.ingest.evidence import (
 from gateway.record.events import Outcome
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from policies.types import RewardSums
+from policies.types import PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
 
 
@@ -175,7 +175,9 @@ async def test_missing_values_of_units_enter_as_the_reported_ones_do(store: Stor
     await store.append(rows)
     await store.reward([reward(1.0, of=row, period="all") for row in rows[::2]])
     found = await rewarded(store, "digits", ZERO, now=T0 + 100)
-    assert found["v1", "correct"] == Rewarded(of(20, 10), of(4, 2), 10)
+    each = RewardSums(2, 5.0, 12.5)
+    weighted = PairSums(each, each, RewardSums(2, 10.0, 50.0))
+    assert found["v1", "correct"] == Rewarded(of(20, 10), of(4, 2), 10, weighted=weighted)
     assert observations(found) == {("v1", "correct"): of(4, 2)}
     assert share_observed([{"correct": found["v1", "correct"]}], "correct") == 0.2
 
@@ -183,7 +185,7 @@ async def test_missing_values_of_units_enter_as_the_reported_ones_do(store: Stor
 async def test_limits_that_cut_through_periods_estimate_the_observations(store: Store) -> None:
     rows = [outcome(T0 + 100 * k, unit=k % 2) for k in range(20)]
     await store.append(rows)
-    await store.reward([reward(1.0, of=row, period="all") for row in rows])
+    await store.reward([reward(1.0, of=row, period="e1") for row in rows])
     ignored = {"correct": Declared(missing="ignore")}
     whole = await read(store, T0 + 9999, ignored)
     assert whole["v1"] == Rewarded(of(20, 20), of(2, 2))

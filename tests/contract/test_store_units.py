@@ -10,7 +10,7 @@ import pytest
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from gateway.state.units import BOTH, KNOWN, PAST, STICKY, UNIT_MOVES_S, UNITS
+from gateway.state.units import BOTH, JOINT, KNOWN, PAST, STICKY, UNIT_MOVES_S, UNITS, WEIGHT, WEIGHTED
 from policies.types import RewardSums
 from tests.support.made import T0, outcome, reward
 
@@ -78,6 +78,9 @@ async def test_a_value_from_before_units_were_told_joins_its_unit_when_it_is_cor
     assert await store.reward_sums("digits") == {
         ("v1", "correct" + STICKY): RewardSums(2, 0.5, 0.25),
         ("v1", "correct" + UNITS): RewardSums(1, 0.25, 0.0625),
+        ("v1", "correct" + WEIGHTED): RewardSums(1, 0.25, 0.0625),
+        ("v1", "correct" + WEIGHT): RewardSums(1, 1.0, 1.0),
+        ("v1", "correct" + JOINT): RewardSums(1, 1.25, 1.5625),
     }
     await store.reward([plain._replace(value=0.75)])
     assert await sums_of(store, "") == RewardSums(1, 0.75, 0.5625)
@@ -86,8 +89,8 @@ async def test_a_value_from_before_units_were_told_joins_its_unit_when_it_is_cor
 
 async def test_the_observation_stands_where_the_first_value_does(store: Store) -> None:
     early, late = outcome(T0), outcome(T0 + 500)
-    await store.reward([of_unit(7, 1.0, of=early)])
-    await store.reward([of_unit(7, 0.0, of=late)])
+    await store.reward([of_unit(7, 1.0, of=early, period="e1")])
+    await store.reward([of_unit(7, 0.0, of=late, period="e1")])
     buckets = await store.series("digits", since=T0, until=T0 + 1000, step=10)
     assert [(b.start - T0, sorted(b.rewards)) for b in buckets] == [
         (0, ["correct" + STICKY, "correct" + UNITS]),
@@ -115,6 +118,7 @@ async def test_folding_keeps_units_exact(store: Store) -> None:
 def expected(final: dict[tuple[bytes, str], Reward]) -> dict[Key, RewardSums]:
     """From what is reported in the end, all at once."""
     units: dict[tuple[int, str, str], list[float]] = {}
+    weighted: dict[tuple[int, str], list[tuple[float, float]]] = {}
     values: dict[Key, list[float]] = {}
     for one in final.values():
         if one.value is None:
@@ -123,16 +127,43 @@ def expected(final: dict[tuple[bytes, str], Reward]) -> dict[Key, RewardSums]:
         values.setdefault((one.assigned, name), []).append(one.value)
         if one.period:
             units.setdefault((one.unit, one.period, one.assigned), []).append(one.value)
+        if one.period == "all":
+            w = 1 - one.propensity
+            weighted.setdefault((one.unit, one.assigned), []).append((w * one.value, w))
+    for (_, variant), pairs in weighted.items():
+        total, weight = fsum(x for x, _ in pairs), fsum(w for _, w in pairs)
+        for aspect, value in ((WEIGHTED, total), (WEIGHT, weight), (JOINT, total + weight)):
+            values.setdefault((variant, "correct" + aspect), []).append(value)
     for (_, _, variant), found in units.items():
         values.setdefault((variant, "correct" + UNITS), []).append(fsum(found) / len(found))
     return {k: RewardSums(len(v), fsum(v), fsum(x * x for x in v)) for k, v in values.items()}
+
+
+async def test_weights_are_those_of_each_decision_whatever_the_period(store: Store) -> None:
+    """Of a unit that stays while its variant's share rises; epochs of constant shares need none."""
+    rows = [outcome(T0 + n, propensity=p, unit=7) for n, p in enumerate((0.25, 0.5, 1.0))]
+    await store.reward([of_unit(7, 2.0, of=row, period=f"h{n}") for n, row in enumerate(rows)])
+    assert await sums_of(store, WEIGHTED) == RewardSums(1, 2.5, 6.25)
+    assert await sums_of(store, WEIGHT) == RewardSums(1, 1.25, 1.5625)
+    assert await sums_of(store, JOINT) == RewardSums(1, 3.75, 14.0625)
+    await store.reward([of_unit(7, None, of=row, period=f"h{n}") for n, row in enumerate(rows)])
+    await store.reward([of_unit(7, 1.0, of=rows[0], period="e1")])
+    assert await sums_of(store, WEIGHT) == RewardSums()
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_any_history_ends_in_the_sums_of_what_is_reported_in_the_end(store: Store, seed: int) -> None:
     rng = random.Random(seed)
     decisions = [
-        (outcome(T0 + 3 * n, assigned=rng.choice(("v1", "v2")), epoch=1 + n // 30), rng.randrange(6))
+        (
+            outcome(
+                T0 + 3 * n,
+                assigned=rng.choice(("v1", "v2")),
+                epoch=1 + n // 30,
+                propensity=rng.choice((0.25, 0.5, 1.0)),
+            ),
+            rng.randrange(6),
+        )
         for n in range(60)
     ]
     final: dict[tuple[bytes, str], Reward] = {}

@@ -9,10 +9,10 @@ from scipy.stats import binom
 
 from benchmarks import unit_pasts
 from policies.rollout.guardrails import judge
-from policies.sequential.adjusted import Paired, PastSums, adjusted
+from policies.sequential.adjusted import Paired, adjusted
 from policies.sequential.design_based import WeightedSums
 from policies.sequential.metric_comparison import Evidence
-from policies.types import RewardSums
+from policies.types import PairSums, RewardSums
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def test_without_a_past_nothing_is_adjusted() -> None:
     values = [WeightedSums.of(RewardSums(n, n / 2, n / 2), 1.0) for n in (100, 60)]
     none = WeightedSums()
     assert adjusted(*(Paired(v, none, none, none) for v in values)) == tuple(values)
-    same = PastSums(RewardSums(60, 60, 60), RewardSums(60, 30, 30), RewardSums(60, 90, 150))
+    same = PairSums(RewardSums(60, 60, 60), RewardSums(60, 30, 30), RewardSums(60, 90, 150))
     found = adjusted(*(Paired.of(RewardSums(60, 30, 30), same) for _ in range(2)))
     assert found[0].squares == 30, "a past that is the same for all predicts nothing"
 
@@ -64,7 +64,7 @@ def test_the_verdict_says_so() -> None:
     assert judge(unit_pasts.RAIL, first, second, 0.05).adjusted_by == "past"
     plain = unit_pasts.plain
     assert judge(unit_pasts.RAIL, plain(first), plain(second), 0.05).adjusted_by is None
-    few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, pasts={"m": PastSums()})
+    few = Evidence(9, rewards={"m": RewardSums(9, 5, 5)}, kinds={"m": "boolean"}, pasts={"m": PairSums()})
     verdict = judge(unit_pasts.RAIL, few, few, 0.05)
     assert (verdict.interval, verdict.verdict) == (None, "inconclusive")
 

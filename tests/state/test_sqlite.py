@@ -335,6 +335,9 @@ async def test_rewards_of_an_earlier_release_can_still_be_corrected(tmp_path: Pa
         assert {name: (s.count, s.total) for (_, name), s in found.items()} == {
             "correct|sticky": (1, 0.0),
             "correct|units": (1, 0.0),
+            "correct|weighted": (1, 0.0),
+            "correct|weight": (1, 0.5),
+            "correct|joint": (1, 0.5),
         }
     finally:
         await store.close()
@@ -344,7 +347,7 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
     store = await opened(tmp_path / "store.db")
     forever = Retention(rewards=float("inf"))
     try:
-        one = reward(1.0, unit=7, period="all")
+        one = reward(1.0, unit=7, period="e1")
         await store.reward([one])
         while await store.prune(forever, now=T0 + UNIT_REST_S - 10):
             pass
@@ -355,7 +358,7 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
         assert await store.reward([one._replace(value=None)]) == ["updated"]
         found = await store.reward_sums("digits")
         assert {name: (s.count, s.total) for (_, name), s in found.items()} == {"correct|units": (1, 0.0)}
-        await store.reward([reward(1.0, of=outcome(T0 + UNIT_REST_S), unit=7, period="all")])
+        await store.reward([reward(1.0, of=outcome(T0 + UNIT_REST_S), unit=7, period="e1")])
         assert (await store.reward_sums("digits"))["v1", "correct|units"] == RewardSums(2, 1.0, 1.0)
     finally:
         await store.close()

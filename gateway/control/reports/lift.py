@@ -189,7 +189,7 @@ class Comparisons:
             "relative_interval": None if ratio is None else [_less_one(end) for end in ratio],
             "always_valid": True,
             "method": self._method(metric, baseline, variant),
-            "adjusted_by": "past" if metric in self._adjusted else None,
+            "adjusted_by": "past" if self._by_past(metric, baseline, variant) else None,
             "unit": "units" if self._observed.sticky else "requests",
         }
 
@@ -199,9 +199,14 @@ class Comparisons:
         by_unit = self._observed.sticky and metric in HEALTH
         return "matched" if by_unit or metric.startswith("latency_") else "weighted"
 
+    def _by_past(self, metric: str, baseline: str, variant: str) -> bool:
+        """Whether the past adjusts a comparison: not where a bandit moves its shares while units stay."""
+        pooled = self._method(metric, baseline, variant) == "pooled"
+        return metric in self._adjusted and (pooled or not self._periods.one_by_one(metric))
+
     def _comparison(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
         method = self._method(metric, baseline, variant)
-        if method == "weighted" and metric in self._adjusted:
+        if method == "weighted" and self._by_past(metric, baseline, variant):
             return compare_adjusted(*paired(self._periods, metric, baseline, variant), ratio=ratio)
         if method == "weighted":
             first, second = self._periods.weighted(metric, baseline, variant)

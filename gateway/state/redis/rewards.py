@@ -13,6 +13,7 @@ from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
 from gateway.state.redis.script import Script
 from gateway.state.tally import counted_value, linear_keys, start_of
+from gateway.state.units import weight_steps
 
 _REWARD: Final = Script.load("reward")
 _REWARDS_PER_SCRIPT: Final = 500
@@ -46,6 +47,7 @@ def _arguments(reward: Reward) -> tuple[Any, ...]:
         reward.assigned.encode() + b"\0" + metric,
         f"{reward.unit:016x}",
         int(reward.assigned != reward.served),
+        weight_steps(reward),
     )
 
 

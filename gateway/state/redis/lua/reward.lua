@@ -1,7 +1,7 @@
 -- Upserts rewards, and moves the sums from what each counted as to what it counts as.
 -- ARGV: '1' for a replay; then hour, field, decision, metric, row and start of each reward, of its features
--- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit and '1' if another
--- than the assigned variant served the decision.
+-- (or '' three times) the packed row, start and cell, and epoch, name of the cell, unit, '1' if another
+-- than the assigned variant served the decision, and 1 - its propensity in steps (gateway.state.units.WEIGHT_STEPS).
 -- Returns a letter for each: a(ccepted), d(uplicate), u(pdated).
 -- include: fields
 -- include: sums
@@ -51,11 +51,11 @@ local function move(place, period, value, sign)
   if place.rescued then count(place.start, name .. '|rescued', value, sign) end
 end
 
-for at = 2, #ARGV, 13 do
+for at = 2, #ARGV, 14 do
   local hour, field, decision, metric = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
   local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
-    rescued = ARGV[at + 12] == '1'}
+    rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576}
   local key = P .. ':rewards:' .. hour
   local new, before, period = read_reward(row), nil, ''
   local old = redis.call('HGET', key, field)

@@ -25,19 +25,30 @@ local function sum_of(parts)
   return sum
 end
 
+-- A value of a unit, times w, counted as before and counts as after (nil: not at all).
+local function change(unit, before, after, w)
+  if before then
+    unit.count = unit.count - 1
+    grow(unit.total, -(w * before))
+  end
+  if after then
+    unit.count = unit.count + 1
+    grow(unit.total, w * after)
+  end
+end
+
+-- A decision was made in a place.
+local function come(unit, place, decided)
+  unit.last = math.max(unit.last, decided)
+  if place.start - unit.start > UNIT_MOVES_S then unit.start, unit.epoch = place.start, place.epoch end
+end
+
 -- Adds to what is kept of a unit's values whatever their period and variant.
 local function remember(key, field, decided, before, after)
   local unit = read_unit(redis.call('HGET', key, field))
   if not unit and not after then return end
   unit = unit or {count = 0, start = 0, epoch = 0, last = decided, mean = 0, total = {}}
-  if before then
-    unit.count = unit.count - 1
-    grow(unit.total, -before)
-  end
-  if after then
-    unit.count = unit.count + 1
-    grow(unit.total, after)
-  end
+  change(unit, before, after, 1)
   unit.last = math.max(unit.last, decided)
   if unit.count > 0 then
     redis.call('HSET', key, field, pack_unit(unit))
@@ -60,16 +71,44 @@ local function new_past(key, all, own)
   return {count = 1, total = mean, mean = 0}
 end
 
-local function count_past(count, past, name, sign)
-  local mean, field = sum_of(past.total), past.epoch .. ':' .. name
-  count(past.start, field .. '|past', mean, sign)
-  count(past.start, field .. '|known', past.mean, sign)
-  count(past.start, field .. '|both', mean + past.mean, sign)
+local OF_PAST, OF_WEIGHTS = {'|past', '|known', '|both'}, {'|weighted', '|weight', '|joint'}
+
+-- Moves the sums of a unit's total, of its mean, and of both together.
+local function count_pair(count, unit, name, aspects, sign)
+  local total, field = sum_of(unit.total), unit.epoch .. ':' .. name
+  count(unit.start, field .. aspects[1], total, sign)
+  count(unit.start, field .. aspects[2], unit.mean, sign)
+  count(unit.start, field .. aspects[3], total + unit.mean, sign)
 end
 
--- place: start, epoch, name and metric of the cell of a value; before and after: what it counts as (nil: not at all).
+-- Moves the weighted sums of a unit: its total is that of w y, its mean that of w.
+local function weigh(count, key, place, decided, before, after)
+  local field = 'all\0' .. place.name .. '|weighted'
+  local unit, w = read_unit(redis.call('HGET', key, field)), place.weight
+  if unit then
+    count_pair(count, unit, place.name, OF_WEIGHTS, -1)
+  elseif after then
+    unit = {count = 0, start = place.start, epoch = place.epoch, last = decided, mean = 0, total = {}}
+    before = nil
+  else
+    return
+  end
+  unit.mean = unit.mean + (after and w or 0) - (before and w or 0)
+  change(unit, before, after, w)
+  come(unit, place, decided)
+  if unit.count > 0 then
+    count_pair(count, unit, place.name, OF_WEIGHTS, 1)
+    redis.call('HSET', key, field, pack_unit(unit))
+  else
+    redis.call('HDEL', key, field)
+  end
+end
+
+-- place: start, epoch, name and metric of the cell of a value, and its weight; before and after: what it counts as
+-- (nil: not at all).
 -- count(start, field, value, sign) moves the sums.
 local function observe(count, key, period, place, decided, before, after)
+  if string.sub(period, 1, 1) ~= 'e' then weigh(count, key, place, decided, before, after) end
   local plain, experiment = string.match(period, '^([^~]*)~(.*)$')
   local field, aspect = (plain or period) .. '\0' .. place.name, ':' .. place.name .. '|units'
   local unit, past = read_unit(redis.call('HGET', key, field)), nil
@@ -86,35 +125,28 @@ local function observe(count, key, period, place, decided, before, after)
   if not unit and not after then return end -- forgotten already: nothing is left to be taken away
   if unit then
     count(unit.start, unit.epoch .. aspect, unit.mean, -1)
-    if past then count_past(count, past, place.name, -1) end
-    if before then
-      unit.count = unit.count - 1
-      grow(unit.total, -before)
-    end
+    if past then count_pair(count, past, place.name, OF_PAST, -1) end
   else
     unit = {count = 0, start = place.start, epoch = place.epoch, last = decided, mean = 0, total = {}}
+    before = nil
   end
-  if after then
-    unit.count = unit.count + 1
-    grow(unit.total, after)
-  end
+  change(unit, before, after, 1)
   if unit.count <= 0 then
     redis.call('HDEL', key, field)
     if not experiment then
       past = read_unit(redis.call('HGET', key, field .. '|past'))
-      if past then count_past(count, past, place.name, -1) end
+      if past then count_pair(count, past, place.name, OF_PAST, -1) end
     end
     if past then redis.call('HDEL', key, field .. '|past') end
     return
   end
-  unit.last = math.max(unit.last, decided)
-  if place.start - unit.start > UNIT_MOVES_S then unit.start, unit.epoch = place.start, place.epoch end
+  come(unit, place, decided)
   unit.mean = sum_of(unit.total) / unit.count
   count(unit.start, unit.epoch .. aspect, unit.mean, 1)
   redis.call('HSET', key, field, pack_unit(unit))
   if past then
     past.start, past.epoch, past.last, past.mean = unit.start, unit.epoch, unit.last, unit.mean
-    count_past(count, past, place.name, 1)
+    count_pair(count, past, place.name, OF_PAST, 1)
     redis.call('HSET', key, field .. '|past', pack_unit(past))
   end
   redis.call('EXPIRE', key, UNIT_REST_S)

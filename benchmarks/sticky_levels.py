@@ -1,0 +1,187 @@
+"""A bandit with sticky users among identical variants whose common level moves: how often does it name a winner?
+
+`python -m benchmarks.sticky_levels [--runs 40]` prints the table of docs/benchmarks_statistics.md. Every reward is
+counted by `gateway.state.units.Counting`, read by `gateway.ingest.evidence`, and decided on by
+`policies.allocation.bandit.refresh` with the default stop rule, as in production. A run is 60 periods of 250 requests
+of users who differ in activity; rewards of one user are correlated, and a user moves when the ranges do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+from benchmarks.false_alarms import shown
+from gateway.ingest.evidence import Rewarded, RewardedBucket, observations, of_buckets, periods
+from gateway.record.events import Reward
+from gateway.state.base import BUCKET_S, Bucket, Counts
+from gateway.state.units import Counting
+from policies.allocation.bandit import Bandit, Objective, Stop, refresh
+from policies.allocation.model import Allocation, Learned
+from policies.sequential.metric_comparison import compare_weighted
+from policies.types import RewardSums
+
+Floats = npt.NDArray[np.float64]
+Level = Callable[[float], float]
+"""From the time in [0, 1] to the mean of all variants."""
+
+PERIODS, REQUESTS, LOOK_EVERY = 60, 250, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """As a document declares it."""
+
+    type: str = "boolean"
+    goal: str = "maximize"
+    window: float = 600.0
+    missing: str = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """``skew``: requests of the k-th busiest are in proportion to k^-skew; ``icc``: correlation of one's rewards."""
+
+    number: int = 1000
+    skew: float = 0.5
+    icc: float = 0.1
+
+    @property
+    def activity(self) -> Floats:
+        weight = np.arange(1, self.number + 1) ** -self.skew
+        return np.asarray(weight / weight.sum())
+
+
+LEVELS: Mapping[str, Level] = {
+    "constant, 20 %": lambda time: 0.2,
+    "20 to 30 %": lambda time: 0.2 + 0.1 * time,
+    "20 to 40 %": lambda time: 0.2 + 0.2 * time,
+    "20 to 60 %": lambda time: 0.2 + 0.4 * time,
+}
+
+
+def plan(variants: int) -> Bandit:
+    """The bandit with the defaults of a document that asks for a stop rule."""
+    names = tuple(f"v{n}" for n in range(1, variants + 1))
+    return Bandit(names, (Objective("good"),), floor=0.01, stop=Stop())
+
+
+@dataclass(slots=True)
+class Route:
+    """One route, as its store holds it."""
+
+    counting: Counting = field(default_factory=lambda: Counting({}))
+    decided: list[tuple[Allocation, Counter[str]]] = field(default_factory=list)
+
+    def serve(
+        self, allocation: Allocation, users: npt.NDArray[np.int64], points: Floats, good: Floats
+    ) -> None:
+        """Count the requests of one period, and the reward of each."""
+        epoch, assigned = len(self.decided), Counter[str]()
+        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", "all")
+        for unit, value in zip(users.tolist(), good.tolist(), strict=True):
+            k = allocation.pick(points[unit])
+            variant = allocation.variants[k]
+            assigned[variant] += 1
+            one = Reward(b"", "good", value, 0.0, epoch * BUCKET_S, *facts)._replace(
+                assigned=variant, served=variant, propensity=allocation.probabilities[k], unit=unit
+            )
+            self.counting.change(one, None, value, "")
+        self.decided.append((allocation, assigned))
+
+    def buckets(self) -> list[RewardedBucket]:
+        """What `gateway.ingest.evidence.over_time` reads from a store."""
+        rewards: dict[tuple[int, str], dict[str, RewardSums]] = {}
+        for key, sums in self.counting.cells.items():
+            rewards.setdefault((key.epoch, key.variant), {})[key.metric] = sums.rounded
+        found = []
+        for epoch, (allocation, assigned) in enumerate(self.decided):
+            for variant, p in allocation.as_dict().items():
+                counts = Counts(assigned=assigned[variant], expected=p * assigned.total())
+                sums_of = rewards.get((epoch, variant), {})
+                found.append(Bucket(epoch * BUCKET_S, variant, epoch, counts, sums_of))
+        return of_buckets(found, {"good": Metric()}, now=len(self.decided) * BUCKET_S)
+
+
+def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.0) -> Iterator[Learned]:
+    """What the bandit has learned at each look; the last variant is better by ``gain``."""
+    rng = np.random.default_rng([3, seed])
+    points, places = rng.random(users.number), rng.random(users.number)
+    route, allocation, weight = Route(), refresh(asked, Learned())[0], 1 / users.icc - 1
+    for period in range(PERIODS):
+        who = rng.choice(users.number, REQUESTS, p=users.activity)
+        on_last = [
+            allocation.variants[allocation.pick(p)] == asked.variants[-1] for p in points[who].tolist()
+        ]
+        means = level(period / PERIODS) + gain * np.asarray(on_last)
+        good = rng.random(REQUESTS) < betaincinv(means * weight, (1 - means) * weight, places[who])
+        route.serve(allocation, who, points, good.astype(float))
+        if (period + 1) % LOOK_EVERY == 0:
+            buckets, whole = route.buckets(), dict[tuple[str, str], Rewarded]()
+            for bucket in buckets:
+                for metric, found in bucket.rewards.items():
+                    key = bucket.variant, metric
+                    whole[key] = whole.get(key, Rewarded()) + found
+            learned = Learned(sums=observations(whole), previous=allocation, periods=periods(buckets))
+            yield learned
+            allocation = refresh(asked, learned)[0]
+
+
+@dataclass(slots=True)
+class Result:
+    """Of many runs."""
+
+    named: int = 0
+    """Runs in which a winner was named."""
+    excluded: int = 0
+    """Runs in which the 95 % interval of the lift of the last variant ever excluded the truth."""
+    widths: list[float] = field(default_factory=list)
+    """Of these intervals at the end."""
+
+
+def simulate(users: Users, level: Level, asked: Bandit, runs: int, gain: float = 0.0) -> Result:
+    """Among equals, or with the last variant better by ``gain``."""
+    result, pairs = Result(), len(asked.variants) * (len(asked.variants) - 1) / 2
+    for seed in range(runs):
+        named = excluded = False
+        interval = None
+        for learned in looks(users, level, asked, seed, gain):
+            named = named or refresh(asked, learned)[1].stopped is not None
+            assert learned.periods is not None
+            both = learned.periods.weighted("good", asked.variants[0], asked.variants[-1])
+            interval = compare_weighted(*both, ratio=False).interval(0.05 / pairs, 1.0)
+            excluded = excluded or (interval is not None and not interval[0] <= gain <= interval[1])
+        result.named, result.excluded = result.named + named, result.excluded + excluded
+        result.widths += [interval[1] - interval[0]] if interval is not None else []
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=40)
+    runs = parser.parse_args().runs
+    print(
+        "| variants | level of all | last better by | winner named | interval excludes the truth | width |"
+    )
+    print("|---|---|---|---|---|---|")
+    for variants in (2, 3):
+        for name, level in LEVELS.items():
+            _print(variants, name, level, 0.0, runs)
+    _print(2, "constant, 20 %", LEVELS["constant, 20 %"], 0.15, runs)
+    _print(2, "20 to 60 %", LEVELS["20 to 60 %"], 0.15, runs)
+
+
+def _print(variants: int, name: str, level: Level, gain: float, runs: int) -> None:
+    found = simulate(Users(), level, plan(variants), runs, gain)
+    cells = shown(found.named, runs), shown(found.excluded, runs), f"{np.median(found.widths):.3f}"
+    print(f"| {variants} | {name} | {gain:.0%} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
