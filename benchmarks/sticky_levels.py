@@ -166,9 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     runs = parser.parse_args().runs
-    print(
-        "| variants | level of all | last better by | winner named | interval excludes the truth | width |"
-    )
+    print("| variants | level of all | last better by | winner named | interval excludes the truth | width |")
     print("|---|---|---|---|---|---|")
     for variants in (2, 3):
         for name, level in LEVELS.items():

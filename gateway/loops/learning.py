@@ -94,10 +94,10 @@ class Learning:
         last = self._last.get(look.name)
         if last is not None and last[0] is look.held and last[1] == learned:
             return last[2]  # the rewards that came were another route's, or it could not be published
-        fresh, standing = await asyncio.to_thread(bandit.refresh, plan, learned)
-        if learned.winner is None and standing.needs_periods:
+        standing, compared = await asyncio.to_thread(bandit.assess, plan, learned), learned
+        if learned.winner is None and standing.believed is not None:
             compared = replace(learned, periods=await self._periods(plan, look))
-            fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared)
+        fresh, standing = await asyncio.to_thread(bandit.refresh, plan, compared, standing)
         proposal = Proposal(fresh, json.dumps(standing.as_dict()), standing=standing)
         self._last[look.name] = look.held, learned, proposal
         return proposal

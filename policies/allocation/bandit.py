@@ -9,7 +9,7 @@ Another", 1933; D. Russo, "Simple Bayesian Algorithms for Best Arm Identificatio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, inf, isfinite
 from typing import Any, Literal
 
@@ -121,14 +121,9 @@ class Standing:
     stopped: str | None
     """The variant that the stop rule names, if it does."""
     lead: Lead | None = None
-    """By how much it is better, where that was asked."""
+    """By how much it is better, where that is asked."""
     believed: str | None = None
-    """The variant that beliefs alone would name."""
-
-    @property
-    def needs_periods(self) -> bool:
-        """Whether beliefs name a winner that must be shown to be one, by `Learned.periods`."""
-        return self.lead is not None or (self.believed is not None and self.stopped is None)
+    """The variant that beliefs alone would name, if it must be shown to be better (by `Learned.periods`)."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: the posterior of each variant with its number of rewards, and the winner of the stop rule."""
@@ -160,15 +155,15 @@ def allocate(plan: Bandit, learned: Learned) -> Allocation:
     return _laid_out(plan, learned, [1.0 / len(plan.variants)] * len(plan.variants), _caps(plan, learned))
 
 
-def refresh(plan: Bandit, learned: Learned) -> tuple[Allocation, Standing]:
-    """The allocation, and the standing that it follows from.
+def refresh(plan: Bandit, learned: Learned, known: Standing | None = None) -> tuple[Allocation, Standing]:
+    """The allocation, and the standing that it follows from; ``known``: what `assess` makes of ``learned``.
 
     Shares are floor + (1 - K floor) P: never clipped and rescaled, so the floor holds and P keeps its
     proportions. A guardrail's cap then binds; what it takes goes to the others in proportion. A winner
     that the bandit was handed over to has everything, unless a guardrail ejected it. Raises ValueError when the caps
     leave less than everything.
     """
-    standing = assess(plan, learned)
+    standing = _shown(plan, learned, known or assess(plan, learned))
     winner = learned.winner
     if winner in plan.variants and learned.caps.get(winner, 1.0) > 0.0:
         alone = [float(name == winner) for name in plan.variants]
@@ -182,7 +177,7 @@ def _laid_out(plan: Bandit, learned: Learned, shares: Sequence[float], caps: Seq
 
 
 def assess(plan: Bandit, learned: Learned) -> Standing:
-    """Posteriors, P(best), expected loss and the stop rule's word."""
+    """Posteriors, P(best), expected loss, and the variant that the stop rule names as far as beliefs decide."""
     made, goal = _posteriors(plan, learned)
     best, loss = compare(made, goal)
     counts = tuple(min(_sums(plan, learned, v, o).count for o in plan.objectives) for v in plan.variants)
@@ -195,23 +190,28 @@ def assess(plan: Bandit, learned: Learned) -> Standing:
         and min(counts) >= rule.samples
         and len(plan.variants) > 1
     )
-    lead, shown = None, over
-    if over and rule is not None and rule.alpha is not None:
-        name = plan.variants[leader]
-        aims = [Aim(o.metric, o.model, o.goal, o.weight) for o in plan.objectives]
-        others = [v for v in plan.variants if v != name]
-        lead = shown_lead(name, others, aims, learned.sums, rule.alpha, learned.periods)
-        shown = lead is not None
+    named = plan.variants[leader] if over else None
+    shows = rule is not None and rule.alpha is not None
     return Standing(
         plan.variants,
         made,
         tuple(best.tolist()),
         tuple(loss.tolist()),
         counts,
-        plan.variants[leader] if shown else None,
-        lead,
-        plan.variants[leader] if over else None,
+        stopped=None if shows else named,
+        believed=named if shows else None,
     )
+
+
+def _shown(plan: Bandit, learned: Learned, standing: Standing) -> Standing:
+    """The standing with its winner named, if that is shown to be better than every other variant."""
+    name, rule = standing.believed, plan.stop
+    if name is None or rule is None or rule.alpha is None:
+        return standing
+    aims = [Aim(o.metric, o.model, o.goal, o.weight) for o in plan.objectives]
+    others = [v for v in plan.variants if v != name]
+    lead = shown_lead(name, others, aims, learned.sums, rule.alpha, learned.periods)
+    return standing if lead is None else replace(standing, stopped=name, lead=lead)
 
 
 def _shares(plan: Bandit, standing: Standing) -> list[float]:

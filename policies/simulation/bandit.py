@@ -257,10 +257,10 @@ class _Course:
         learned = self._learned(plan, r)
         if self.served is not None:
             learned = replace(learned, previous=self.made[r])
-        made, standing = bandit.refresh(plan, learned)
-        if standing.needs_periods:
+        standing = bandit.assess(plan, learned)
+        if standing.believed is not None:
             learned = replace(learned, periods=self._periods(plan, r, period))
-            made, standing = bandit.refresh(plan, learned)
+        made, standing = bandit.refresh(plan, learned, standing)
         self.made[r] = made
         if standing.stopped is not None and self.named[r] is None:
             self.named[r] = standing.stopped

@@ -135,6 +135,24 @@ async def test_followers_integrate_nothing_and_let_others_in_between_routes(
     assert turns > 0, "all routes were taken in one go"
 
 
+async def test_a_winner_that_is_believed_costs_no_second_integration(
+    store: SqliteStore, integrals: list[bool]
+) -> None:
+    """The intervals that must show it need the periods, and not the beliefs again."""
+    stops = CONFIG + ROUTE.format("one").replace("correct}", "correct, stop: {min_samples: 50}}")
+    leader = await replica(store, "leader")
+    put_in_force(load(stops, source="test", env={}), leader)
+    await leader.step()
+    for variant, value in (("v1", 0.0), ("v2", 1.0)):
+        rows = [outcome(route="one", assigned=variant, served=variant) for _ in range(60)]
+        await store.append(rows)
+        await store.reward([reward(value, of=row) for row in rows])
+    integrals.clear()
+    await leader.step()
+    assert leader.standings["one"].stopped == "v2"
+    assert integrals == [False]
+
+
 async def test_a_new_document_integrates_nothing(store: SqliteStore, integrals: list[bool]) -> None:
     made = await replica(store, "leader")
     integrals.clear()
@@ -147,14 +165,14 @@ async def test_a_route_whose_numbers_fail_does_not_hold_up_the_others(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     leader = await replica(store, "leader")
-    real = bandit.refresh
+    real = bandit.assess
 
-    def failing(plan: bandit.Bandit, learned: Learned) -> object:
+    def failing(plan: bandit.Bandit, learned: Learned) -> bandit.Standing:
         if learned.sums and max(s.count for s in learned.sums.values()) == 1:
             raise ArithmeticError("too extreme")
         return real(plan, learned)
 
-    monkeypatch.setattr(bandit, "refresh", failing)
+    monkeypatch.setattr(bandit, "assess", failing)
     await store.reward([reward(of=outcome(route="one"))])
     await store.reward([reward(of=outcome(route="three")) for _ in range(2)])
     before = leader.held["one"].epoch
