@@ -19,10 +19,9 @@ from policies.allocation.bucketing import unit_hash
 ROWS_PATH: Final = "/-/engines/rows"
 SEPARATOR: Final = "\x1f"
 """Between the fields of a row: no header can hold it."""
-_REQUEST_ID: Final = re.compile(r"[!-~]{2,128}")
 _VARIANT: Final = re.compile(r"-|[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_DIGITS: Final = 15
-"""A number with more is none that a node counts, and the store holds 64 bits."""
+_MAX_NUMBER: Final = 10**15
+"""A greater one is none that a node counts, and the store holds 64 bits."""
 MAX_AHEAD_S: Final = 60.0
 """How far a node's clock may be ahead."""
 ABSENT: Final = "-"
@@ -48,6 +47,9 @@ BY_FLAG: Final = {
 
 RESPONDED: Final = frozenset(("", "backend_status", "client_left"))
 """Errors with which a variant's response, or a part of it, reached the client."""
+
+_new: Final = tuple.__new__
+"""Makes an outcome at half the cost of `Outcome._make`, which checks the length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,22 @@ class Shared(NamedTuple):
     """Whether the propensity is unknown."""
 
 
+class Result(NamedTuple):
+    """What rows with the same text for it share."""
+
+    served: str
+    status: int
+    error: str
+    rescued: bool
+    retried: bool
+
+
 class Reader(ABC):
     """Reads the rows of one export, of which thousands share a few results."""
 
     def __init__(self, revision: int) -> None:
         self._revision = revision
-        self._results: dict[tuple[str, str], tuple[int, str]] = {}
+        self._results: dict[tuple[str, ...], Result | None] = {}
 
     @abstractmethod
     def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
@@ -106,51 +118,59 @@ class Reader(ABC):
                 address, request_id, unit,
             ) = text.split(SEPARATOR)  # fmt: skip
             found = self.decision(decision, route)
-            if found is None or not _VARIANT.fullmatch(server):
+            if found is None:
                 return None
             shared, made = found
-            if len(max(attempts, total, gateway, backend, received, sent, key=len)) > _MAX_DIGITS:
+            facts, policy, salt, forced = shared
+            key = facts.assigned, server, status_text, flags, attempts
+            if key not in self._results:
+                self._results[key] = _result(*key)
+            result = self._results[key]
+            if result is None:
                 return None
-            facts = shared.stamp
-            if (result := self._results.get((status_text, flags))) is None:
-                result = self._results[status_text, flags] = _result(status_text, flags)
-            status, error = result
-            responded = error in RESPONDED and status_text not in ("0", ABSENT) and server != ABSENT
-            served = server if responded else ""
-            rescued = responded and served != facts.assigned
+            served, status, error, rescued, retried = result
+            request_bytes, response_bytes = int(received), int(sent)
+            total_us = int(total) if total.isdigit() else 0
+            gateway_us = int(gateway) if gateway.isdigit() else total_us
+            backend_us = int(backend) if backend.isdigit() else 0
+            if max(request_bytes, response_bytes, total_us, gateway_us, backend_us) >= _MAX_NUMBER:
+                return None
             sticky = unit not in ("", ABSENT)
-            total_ms = int(total) / 1000.0 if total.isdigit() else 0.0
-            retried = attempts.isdigit() and int(attempts) > 1
-            return Outcome._make(
+            return _new(
+                Outcome,
                 (
                     made.decision,
                     made.decided,
                     facts.route,
-                    shared.policy,
+                    policy,
                     self._revision,
                     facts.epoch,
-                    unit_hash(shared.salt, unit.encode("latin-1"))
+                    unit_hash(salt, unit.encode("latin-1"))
                     if sticky
                     else int.from_bytes(made.decision[8:], "big"),
                     sticky,
                     facts.assigned,
                     served,
                     facts.propensity,
-                    shared.forced,
+                    forced,
                     status,
-                    # What the first attempt of a rescued request died of is not in the row.
-                    error or ("backend_status" if rescued else ""),
-                    rescued and status != 499,
-                    json.dumps([[served, address[:256], status, total_ms]]) if retried else "",
-                    int(gateway) / 1000.0 if gateway.isdigit() else total_ms,
-                    int(backend) / 1000.0 if backend.isdigit() else 0.0,
-                    total_ms,
-                    int(received),
-                    int(sent),
-                    request_id if _REQUEST_ID.fullmatch(request_id) else "",
+                    error,
+                    rescued,
+                    json.dumps([[served, address[:256], status, total_us / 1000.0]]) if retried else "",
+                    gateway_us / 1000.0,
+                    backend_us / 1000.0,
+                    total_us / 1000.0,
+                    request_bytes,
+                    response_bytes,
+                    request_id
+                    if 2 <= len(request_id) <= 128
+                    and request_id.isascii()
+                    and request_id.isprintable()
+                    and " " not in request_id
+                    else "",
                     "",  # principal
                     "",  # features
-                )
+                ),
             )
         except ValueError:
             return None
@@ -190,8 +210,24 @@ class StampReader(Reader):
         return self._shared[stamp]
 
 
-def _result(status_text: str, flag_text: str) -> tuple[int, str]:
-    """Status and error of the response that the client got."""
+def _result(assigned: str, server: str, status_text: str, flag_text: str, attempts: str) -> Result | None:
+    """Status and error of the response that the client got, and who served it; None if ``server`` is no variant."""
+    if not _VARIANT.fullmatch(server):
+        return None
+    status, error = _status_and_error(status_text, flag_text)
+    responded = error in RESPONDED and status_text not in ("0", ABSENT) and server != ABSENT
+    rescued = responded and server != assigned
+    return Result(
+        server if responded else "",
+        status,
+        # What the first attempt of a rescued request died of is not in the row.
+        error or ("backend_status" if rescued else ""),
+        rescued and status != 499,
+        attempts.isdigit() and int(attempts) > 1,
+    )
+
+
+def _status_and_error(status_text: str, flag_text: str) -> tuple[int, str]:
     status = int(status_text) if status_text.isdigit() else 0
     if status > 999:
         raise ValueError("no status")

@@ -14,8 +14,11 @@ _FORMAT: Final = 0x30
 _FACTS: Final = struct.Struct(">BQddBB")
 """Format, epoch, propensity, time of publication, lengths of the two names in bytes."""
 _REQUEST: Final = re.compile(
-    r"(\d{1,15})\.([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:\.([A-Za-z0-9._-]{1,64}))?"
+    r"(\d{1,15})\.([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-[0-9a-f]{12}"
+    r"(?:\.([A-Za-z0-9._-]{1,64}))?"
 )
+_new: Final = tuple.__new__
+"""Makes a named tuple at half the cost of its own class."""
 _MAX_EARLY_S: Final = 60.0
 """Difference between the clocks of a proxy and of the gateway."""
 
@@ -63,11 +66,11 @@ def parsed_request(text: str, published: float) -> StampedRequest | None:
     found = _REQUEST.fullmatch(text)
     if found is None:
         return None
-    time, uuid, served = found.groups("-")
+    time, first, second, third, fourth, served = found.groups("-")
     milliseconds = int(time)
     decided = milliseconds / 1000.0
     if milliseconds >= 1 << 48 or decided < published - _MAX_EARLY_S:
         return None
-    # 48 bits of time and 80 of the UUID, whose dashes stand after 8, 12 and 16 digits.
-    decision = milliseconds.to_bytes(6, "big") + bytes.fromhex(uuid.replace("-", "", 4)[:20])
-    return StampedRequest(decision, decided, "" if served == "-" else served)
+    # 48 bits of time and the first 80 of the UUID.
+    decision = milliseconds.to_bytes(6, "big") + bytes.fromhex(first + second + third + fourth)
+    return _new(StampedRequest, (decision, decided, "" if served == "-" else served))
