@@ -43,6 +43,12 @@ routes:
     policy: {type: single, variant: v1}
     fallback: [v2]
     timeouts: {first_byte: 20s}
+  short:
+    match: {path: /short}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    fallback: [v2]
+    timeouts: {first_byte: 8s}
   alone:
     match: {path: /alone}
     variants: {v1: {backend: a}}
@@ -125,7 +131,7 @@ def test_requests_of_a_hung_backend_fall_over_early(rig: FaultRig) -> None:
 @pytest.mark.slow
 def test_a_few_requests_are_left_as_probes_and_the_others_are_taken_back(rig: FaultRig) -> None:
     rig.always("a", HOLD)
-    load(rig, "/fall", rate=60, seconds=1.0)
+    load(rig, "/short", rate=60, seconds=1.0)
     # The backend still holds a few requests whose clients have been answered.
     assert 1 <= address(rig, "a").stragglers <= 4
     assert sum(c.open for c in rig.backends["a"].connections) <= 4
