@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gateway import build
+from gateway.state.sqlite import SqliteStore
 
 # A busy machine may take any time for an example: slowness is measured in benchmarks, never in a test.
 settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,6 +27,15 @@ NOT_QUICK = frozenset((*WITH_PROCESSES, "backends", "benchmarks", "browser", "so
 NOT_QUICK_MARKS = frozenset(("slow", "long", "alone", "soak", "browser"))
 QUICK_EXAMPLES = 15
 """Examples of a property test with `--quick`."""
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Empty and open."""
+    made = SqliteStore(tmp_path / "store.db")
+    await made.open()
+    yield made
+    await made.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

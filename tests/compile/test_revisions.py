@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from gateway.config.faults import Fault
 from gateway.config.load import ConfigError, Examined
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 
 ONE = "listen: 127.0.0.1:1\nroutes: {}\n"
@@ -25,14 +24,6 @@ THREE = "listen: 127.0.0.1:3\nroutes: {}\n"
 BAD = "listen: nowhere\n"
 NAMING = ONE + "store: 'sqlite:///${PORT:-t}.db'\n"
 """Names a variable that other texts may use, then."""
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +23,6 @@ SEALER = Sealer([b"k" * 32])
 def decision_id(variant: str = "v2", *, epoch: int = 7, uuid: str = UUID, served: str = "v2") -> str:
     stamp = SEALER.stamp(Stamp("digits", variant, epoch, 0.1, NOW - 50))
     return f"{stamp}.{int(NOW * 1000)}.{uuid}.{served}"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    made = SqliteStore(tmp_path / "turnout.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def recorded(store: SqliteStore) -> None:

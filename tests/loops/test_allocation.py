@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,14 +33,6 @@ ROUTE = """
 DOCUMENT = load(
     CONFIG + "".join(ROUTE.format(name) for name in ("one", "two", "three")), source="test", env={}
 )
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    made = SqliteStore(tmp_path / "record.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

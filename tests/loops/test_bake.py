@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy.stats import binom
 
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.test_rollout_bandit import Replica
+from tests.loops.test_rollout_bandit import Rollout
 from tests.support.made import outcome
 
 CONFIG = """
@@ -29,7 +28,7 @@ routes:
 """
 
 
-class Service(Replica):
+class Service(Rollout):
     """A gateway whose answers fail at given rates."""
 
     async def answer(self, rng: np.random.Generator, n: int, errors: dict[str, float]) -> None:
@@ -44,14 +43,6 @@ class Service(Replica):
             ]
         await self.store.append(made)
         await self.pass_time(20)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def promoted(store: Store, rng: np.random.Generator) -> Service:

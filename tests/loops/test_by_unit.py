@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.test_rollout_bandit import Replica
+from tests.loops.test_rollout_bandit import Rollout
 from tests.support.made import outcome
 
 CANARY = """
@@ -38,7 +34,7 @@ BANDIT = (
 )
 
 
-class Service(Replica):
+class Service(Rollout):
     async def answer(self, users: int, each: int, failing: int, time: float | None = None) -> None:
         """Of ``users`` users of each variant, ``failing`` of the candidate's fail ``each`` times."""
         epoch = self.allocations.held["r"].epoch
@@ -58,14 +54,6 @@ class Service(Replica):
         ]
         await self.store.append(made)
         await self.pass_time(25)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def test_one_unlucky_heavy_user_is_no_breach(store: Store) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from gateway.config.document import Document
 from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.record.context import pack
-from gateway.state import open_store
 from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.bandit import Contextual, Ensemble
@@ -111,14 +108,6 @@ async def teach(
         rewards.append(reward(value, of=about, metric=plan.metric, context=context))
     await store.append(outcomes)
     await store.reward(rewards)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def test_it_begins_with_even_shares_and_no_ensemble(store: Store) -> None:

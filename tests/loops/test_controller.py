@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +10,8 @@ from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
 from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.test_rollout_bandit import Replica
+from tests.loops.test_rollout_bandit import Rollout
 
 ROUTE = """
   {name}:
@@ -44,18 +41,10 @@ IN_PARTS = {
 """What a route's canary left before its state was one document."""
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
-
-
 async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Rollout(store, "one", CONFIG).start()
     found = await store.load(KIND, "broken")
     assert found is not None
     await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=found[0])
@@ -69,7 +58,7 @@ async def test_a_route_whose_state_cannot_be_read_holds_up_no_other(
 async def test_a_start_with_a_state_that_cannot_be_read_says_so(store: Store) -> None:
     await store.save(KIND, "broken", '{"rollout": "of another version"}', expected=0)
     with pytest.raises(StoreUnavailable, match=r"The state of the route 'broken' .* can't be read"):
-        await Replica(store, "one", CONFIG).start()
+        await Rollout(store, "one", CONFIG).start()
 
 
 @pytest.mark.parametrize("kinds", [("rollout",), ("rollout", "guards", "stop")])
@@ -77,18 +66,18 @@ async def test_a_rollout_of_an_earlier_build_stays_where_it_was(store: Store, ki
     """A candidate that was rolled back got its share again after the upgrade."""
     for kind in kinds:
         await store.save(kind, "r", IN_PARTS[kind], expected=0)
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Rollout(store, "one", CONFIG).start()
     for _ in range(3):
         await one.pass_time(1)
         assert (one.state, one.rollout.reason) == ("rolled_back", "error_rate breaches")
         assert one.allocations.share("r", "v2") == 0
     await one.controller.command("r", "resume", None, "me")
-    two = await Replica(store, "two", CONFIG).start()
+    two = await Rollout(store, "two", CONFIG).start()
     assert two.state == "running"
 
 
 async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_document(store: Store) -> None:
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Rollout(store, "one", CONFIG).start()
     await one.controller.command("r", "promote", None, "me")
     edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
         "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
@@ -104,7 +93,7 @@ async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_docume
 
 async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:
     """A promotion of the candidate before is no verdict on the new one, and a new canary has a rollout."""
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Rollout(store, "one", CONFIG).start()
     await one.controller.command("r", "promote", None, "me")
     edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
         "candidate: v2", "candidate: v3"

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from gateway.compile.plans import unit_point
 from gateway.config.load import load
 from gateway.loops.alarms import KIND, Alarms, distrust
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.loops.test_rollout_bandit import Replica
+from tests.loops.test_rollout_bandit import Rollout
 from tests.loops.test_stops import CONFIG as STOPS
-from tests.loops.test_stops import Replica as Bandit
-from tests.loops.test_stops import report
+from tests.loops.test_stops import Bandit, report
 
 CANARY = """
 backends: {a: {url: "http://127.0.0.1:1"}}
@@ -34,14 +30,6 @@ routes:
 """
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
-
-
 async def alarm(store: Store, code: str, since: float, name: str = "r") -> None:
     before = await store.load(KIND, name)
     text = json.dumps([{"code": code, "message": "it does not fit", "since": since}])
@@ -49,7 +37,7 @@ async def alarm(store: Store, code: str, since: float, name: str = "r") -> None:
 
 
 async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Store) -> None:
-    one = Replica(store, "one", CANARY)
+    one = Rollout(store, "one", CANARY)
     await one.start()
     await alarm(store, "sample_ratio_mismatch", one.time)
     await one.pass_time(2)
@@ -65,7 +53,7 @@ async def test_a_mismatch_pauses_a_rollout_until_a_person_resumes_it(store: Stor
 
 @pytest.mark.long
 async def test_lost_outcomes_pause_it_too(store: Store) -> None:
-    one, lost = Replica(store, "one", CANARY), [0]
+    one, lost = Rollout(store, "one", CANARY), [0]
     await one.start()
     watch = Alarms(
         store,

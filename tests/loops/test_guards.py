@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gateway.config.load import load
-from gateway.loops.allocation import Allocations
-from gateway.loops.controller import Controller
 from gateway.loops.guardrail_evidence import MAX_STRETCHES, _stretch
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.loops.test_alarms import START, outcome
 from tests.support.in_force import put_in_force
+from tests.support.replica import Replica
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -40,32 +37,21 @@ LINEAR = CONFIG.replace(
 )
 
 
-class Replica:
-    """The allocation loop and the controllers of one process."""
+class OfScene(Replica):
+    """With the clock and the events of a scene, which several share."""
 
     def __init__(self, scene: Scene, name: str, config: str = CONFIG) -> None:
-        self.allocations = Allocations(
-            scene.store, owner=name, clock=scene.clock, swap=lambda *_: None, announce=lambda _: None
-        )
-        self.controller = Controller(scene.store, self.allocations, clock=scene.clock, emit=scene.emit)
-        self.document = load(config, source="test", env={})
+        self.scene = scene
+        super().__init__(scene.store, name, config)
 
-    async def start(self) -> None:
-        await self.allocations.start()
-        await self.controller.start(self.document)
-        self.put_in_force()
-        await self.step()
+    def clock(self) -> float:
+        return self.scene.time
+
+    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
+        self.scene.events.append((kind, route, data))
 
     def put_in_force(self) -> None:
         put_in_force(self.document, self.allocations, self.controller)
-
-    async def step(self) -> None:
-        await self.allocations.step()
-        await self.controller.step()
-
-    @property
-    def shares(self) -> dict[str, float]:
-        return self.allocations.held["r"].allocation.as_dict()
 
 
 class Scene:
@@ -75,12 +61,6 @@ class Scene:
         self.events: list[tuple[str, str, Mapping[str, Any]]] = []
         self.number = 0
         self.decided: dict[int, float] = {}
-
-    def clock(self) -> float:
-        return self.time
-
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        self.events.append((kind, route, data))
 
     async def report(self, correct: Mapping[str, float], rng: np.random.Generator, numbers: range) -> None:
         """What the decisions ``numbers`` earned, told now."""
@@ -111,11 +91,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    store = SqliteStore(str(tmp_path / "turnout.db"))
-    await store.open()
-    yield Scene(store)
-    await store.close()
+def scene(store: Store) -> Scene:
+    return Scene(store)
 
 
 with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], ids=["plain", "features"])
@@ -124,7 +101,7 @@ with_and_without_features = pytest.mark.parametrize("config", [CONFIG, LINEAR], 
 @pytest.mark.slow
 @with_and_without_features
 async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Scene, config: str) -> None:
-    leader, follower = Replica(scene, "leader", config), Replica(scene, "follower", config)
+    leader, follower = OfScene(scene, "leader", config), OfScene(scene, "follower", config)
     await leader.start()
     await follower.start()
     rng = np.random.default_rng(5)
@@ -139,7 +116,7 @@ async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Sc
     assert scene.events[0][2]["evidence"]["verdict"] == "fail"
     # After a restart it is still ejected, without new evidence.
     scene.time += 60
-    again = Replica(scene, "again", config)
+    again = OfScene(scene, "again", config)
     await again.start()
     await again.step()
     assert again.shares["v3"] == 0.0
@@ -147,7 +124,7 @@ async def test_a_variant_that_fails_is_ejected_everywhere_and_stays_so(scene: Sc
 
 @with_and_without_features
 async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) -> None:
-    leader = Replica(scene, "leader", config)
+    leader = OfScene(scene, "leader", config)
     await leader.start()
     rng = np.random.default_rng(6)
     for _ in range(30):
@@ -163,7 +140,7 @@ async def test_an_edit_of_the_policy_is_a_new_chance(scene: Scene, config: str) 
 
 @pytest.mark.long
 async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
-    leader = Replica(scene, "leader")
+    leader = OfScene(scene, "leader")
     await leader.start()
     rng = np.random.default_rng(7)
     for _ in range(30):
@@ -177,7 +154,7 @@ async def test_healthy_variants_are_left_alone(scene: Scene) -> None:
 @pytest.mark.parametrize("late", [300.0, 3000.0], ids=["minutes", "most of the window"])
 async def test_rewards_that_come_late_count(scene: Scene, late: float) -> None:
     config = CONFIG.replace("{metric: error_rate, max_increase: 2%}", "{metric: correct, max_decrease: 5%}")
-    leader = Replica(scene, "leader", config)
+    leader = OfScene(scene, "leader", config)
     await leader.start()
     rng = np.random.default_rng(8)
     served: list[range] = []
@@ -200,7 +177,7 @@ async def test_rewards_that_come_late_count(scene: Scene, late: float) -> None:
 async def test_rewards_count_once_also_when_their_window_is_over(scene: Scene) -> None:
     config = CONFIG.replace("error_rate, max_increase: 2%", "correct, max_decrease: 5%")
     config = config.replace("{type: boolean}", "{type: boolean, window: 2m}")
-    leader = Replica(scene, "leader", config)
+    leader = OfScene(scene, "leader", config)
     await leader.start()
     rng = np.random.default_rng(9)
     for _ in range(40):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.record.events import Outcome, Reward
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from tests.loops.test_alarms import START, outcome
 from tests.support.in_force import put_in_force
@@ -83,11 +81,8 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    store = SqliteStore(str(tmp_path / "turnout.db"))
-    await store.open()
-    yield Scene(store)
-    await store.close()
+def scene(store: Store) -> Scene:
+    return Scene(store)
 
 
 async def test_a_bandit_learns_from_what_is_missing_when_the_windows_end(scene: Scene) -> None:

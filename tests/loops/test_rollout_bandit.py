@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Self
 
 import pytest
 
 from gateway.compile.plans import period
 from gateway.config.load import load
 from gateway.errors import TurnoutError
-from gateway.loops.allocation import Allocations
-from gateway.loops.controller import GUARDRAILS_S, Controller
+from gateway.loops.controller import GUARDRAILS_S
 from gateway.loops.guardrail_evidence import SETTLED_S
 from gateway.state.base import BUCKET_S
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.rollout.state import State
-from tests.support.in_force import put_in_force
 from tests.support.made import outcome, reward
+from tests.support.replica import Replica
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -41,44 +38,20 @@ ASKS = CONFIG.replace("single", "ask")
 ENDLESS = CONFIG.replace(", stop: {min_samples: 50, then: single}", "")
 
 
-class Replica:
-    time = 1_800_000_000.0
-
-    def __init__(self, store: Store, name: str, text: str) -> None:
-        self.store = store
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.allocations = Allocations(
-            store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
-        )
-        self.controller = Controller(store, self.allocations, clock=self.clock, emit=self.emit)
-        self.document = load(text, source="test", env={})
-
-    def clock(self) -> float:
-        return self.time
-
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        self.events.append((kind, dict(data)))
-
-    async def start(self) -> Replica:
-        await self.allocations.start()
-        await self.controller.start(self.document)
-        self.put_in_force()
+class Rollout(Replica):
+    async def start(self) -> Self:
+        await super().start()
         await self.pass_time(0)
         return self
 
-    def put_in_force(self) -> None:
-        put_in_force(self.document, self.allocations, self.controller, self.time)
-
     async def edit(self, text: str) -> None:
-        self.document = load(text, source="test", env={})
-        self.put_in_force()
+        await super().edit(text)
         await self.pass_time(1)
 
     async def pass_time(self, seconds: float) -> None:
         self.time += seconds
         for _ in range(2):
-            await self.allocations.step()
-            await self.controller.step()
+            await self.step()
             self.time += 1
 
     async def serve(self, *, errors: float = 0.0, each: int = 40) -> None:
@@ -105,7 +78,7 @@ class Replica:
             [reward(x, of=outcome(route="r", assigned=v, served=v, sticky=False)) for v, x in of]
         )
 
-    async def to_bandit(self) -> Replica:
+    async def to_bandit(self) -> Self:
         await self.serve(each=200)
         assert (self.state, self.phase) == ("running", "bandit"), self.rollout
         return self
@@ -125,10 +98,6 @@ class Replica:
         return self.rollout.phase
 
     @property
-    def share(self) -> float:
-        return self.allocations.held["r"].allocation.probability("v2")
-
-    @property
     def chosen(self) -> list[str]:
         """Who is on which variant."""
         allocation = self.allocations.held["r"].allocation
@@ -138,20 +107,9 @@ class Replica:
     def trail(self) -> list[tuple[str, str]]:
         return [(d["signal"], d["target"]) for kind, d in self.events if kind == "rollout"]
 
-    async def say(self, action: str, weight: float | None = None) -> Mapping[str, Any]:
-        return await self.controller.command("r", action, weight, "ann")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
-
 
 async def test_the_bandit_begins_with_the_rewards_of_the_stages(store: Store) -> None:
-    one = await Replica(store, "one", ENDLESS).start()
+    one = await Rollout(store, "one", ENDLESS).start()
     assert (one.phase, one.share) == ("canary", pytest.approx(0.2))
     await one.report({"v1": 40, "v2": 60})
     before = {n for n, variant in enumerate(one.chosen) if variant == "v2"}
@@ -180,7 +138,7 @@ async def test_the_bandit_begins_with_the_rewards_of_the_stages(store: Store) ->
 async def test_the_winner_ends_it(
     store: Store, good: dict[str, int], signal: str, state: str, share: float
 ) -> None:
-    one = await (await Replica(store, "one", CONFIG).start()).to_bandit()
+    one = await (await Rollout(store, "one", CONFIG).start()).to_bandit()
     await one.report(good)
     await one.pass_time(1)
     assert (one.state, one.share, one.trail[-1]) == (state, share, (signal, state))
@@ -194,7 +152,7 @@ async def test_the_winner_ends_it(
 
 
 async def test_asking_waits_and_a_person_settles(store: Store) -> None:
-    one = await (await Replica(store, "one", ASKS).start()).to_bandit()
+    one = await (await Rollout(store, "one", ASKS).start()).to_bandit()
     await one.report({"v1": 40, "v2": 80})
     await one.pass_time(1)
     assert one.state == "waiting"
@@ -214,7 +172,7 @@ async def test_asking_waits_and_a_person_settles(store: Store) -> None:
 
 
 async def test_pause_and_set_hold_the_share_and_resume_lets_it_go(store: Store) -> None:
-    one = await (await Replica(store, "one", ENDLESS).start()).to_bandit()
+    one = await (await Rollout(store, "one", ENDLESS).start()).to_bandit()
     await one.report({"v1": 50, "v2": 58})
     await one.pass_time(1)
     before, chosen = one.share, one.chosen
@@ -236,7 +194,7 @@ async def test_pause_and_set_hold_the_share_and_resume_lets_it_go(store: Store) 
 
 
 async def test_a_guardrail_rolls_back_whatever_was_earned(store: Store) -> None:
-    one = await (await Replica(store, "one", ENDLESS).start()).to_bandit()
+    one = await (await Rollout(store, "one", ENDLESS).start()).to_bandit()
     await one.report({"v1": 40, "v2": 90})
     for _ in range(6):
         await one.serve(errors=0.9)
@@ -252,10 +210,10 @@ async def test_a_guardrail_rolls_back_whatever_was_earned(store: Store) -> None:
 
 
 async def test_a_restart_and_another_replica_keep_the_phase(store: Store) -> None:
-    one = await (await Replica(store, "one", ENDLESS).start()).to_bandit()
+    one = await (await Rollout(store, "one", ENDLESS).start()).to_bandit()
     await one.report({"v1": 40, "v2": 60})
     await one.pass_time(1)
-    two = Replica(store, "two", ENDLESS)
+    two = Rollout(store, "two", ENDLESS)
     two.time = one.time
     await two.start()
     assert (two.phase, two.share) == ("bandit", pytest.approx(one.share))
@@ -268,14 +226,14 @@ async def test_a_restart_and_another_replica_keep_the_phase(store: Store) -> Non
     await one.pass_time(1)
     await two.pass_time(1)
     assert (one.state, one.share, two.share) == ("rolled_back", 0.0, 0.0)
-    again = Replica(store, "again", ENDLESS)
+    again = Rollout(store, "again", ENDLESS)
     again.time = one.time + 60
     await again.start()
     assert (again.state, again.phase, again.share) == ("rolled_back", "bandit", 0.0)
 
 
 async def test_an_edit_may_take_the_bandit_away(store: Store) -> None:
-    one = await (await Replica(store, "one", ENDLESS).start()).to_bandit()
+    one = await (await Rollout(store, "one", ENDLESS).start()).to_bandit()
     await one.report({"v1": 40, "v2": 60})
     await one.edit(ENDLESS.replace("floor: 5%", "floor: 10%"))
     assert (one.phase, one.share) == ("bandit", pytest.approx(0.9, abs=0.02))

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from gateway.config.load import load
 from gateway.errors import TurnoutError
-from gateway.loops.allocation import Allocations
-from gateway.loops.controller import Controller
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
-from tests.support.in_force import put_in_force
 from tests.support.made import outcome, reward
+from tests.support.replica import Replica
 
 CONFIG = """
 metrics: {correct: {type: boolean}}
@@ -33,59 +28,12 @@ routes:
 SINGLE = CONFIG.replace("ask", "single")
 
 
-class Replica:
-    def __init__(self, store: Store, name: str, text: str) -> None:
-        self.time = 1_800_000_000.0
-        self.events: list[dict[str, Any]] = []
-        self.allocations = Allocations(
-            store, owner=name, clock=self.clock, swap=lambda *_: None, announce=lambda _: None
-        )
-        self.controller = Controller(store, self.allocations, clock=self.clock, emit=self.emit)
-        self.document = load(text, source="test", env={})
-
-    def clock(self) -> float:
-        return self.time
-
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> None:
-        assert (kind, route) == ("winner", "r")
-        self.events.append(dict(data))
-
-    async def start(self) -> Replica:
-        await self.allocations.start()
-        await self.controller.start(self.document)
-        put_in_force(self.document, self.allocations, self.controller)
-        await self.step()
-        return self
-
-    async def edit(self, text: str) -> None:
-        self.document = load(text, source="test", env={})
-        put_in_force(self.document, self.allocations, self.controller)
-        await self.step()
-
-    async def step(self) -> None:
-        await self.allocations.step()
-        await self.controller.step()
-
-    async def command(self, action: str) -> Mapping[str, Any]:
-        return await self.controller.command("r", action, None, "ann")
-
-    @property
-    def share(self) -> float:
-        return self.allocations.held["r"].allocation.probability("v2")
-
+class Bandit(Replica):
     @property
     def told(self) -> Mapping[str, Any]:
         found = self.controller.describe_stop_rule("r")
         assert found is not None
         return found
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def report(store: Store, good: Mapping[str, int], each: int = 100) -> None:
@@ -98,9 +46,9 @@ async def report(store: Store, good: Mapping[str, int], each: int = 100) -> None
 
 
 async def test_ask_names_the_winner_and_the_command_hands_over(store: Store) -> None:
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Bandit(store, "one", CONFIG).start()
     with pytest.raises(TurnoutError, match="no winner yet"):
-        await one.command("promote")
+        await one.say("promote")
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert (one.told["state"], one.told["winner"]) == ("asking", "v2")
@@ -108,12 +56,12 @@ async def test_ask_names_the_winner_and_the_command_hands_over(store: Store) -> 
     assert one.told["probability_best"] > 0.99
     assert 0.9 < one.share < 1.0, "asking changes nothing"
     await one.step()
-    assert [(e["before"], e["state"], e["winner"]) for e in one.events] == [("learning", "asking", "v2")]
-    answer = await one.command("promote")
+    assert [(e["before"], e["state"], e["winner"]) for _, e in one.events] == [("learning", "asking", "v2")]
+    answer = await one.say("promote")
     assert (answer["state"], answer["winner"], answer["by"]) == ("handed_over", "v2", "ann")
     assert one.share == 1.0
     with pytest.raises(TurnoutError, match="handed over already"):
-        await one.command("promote")
+        await one.say("promote")
 
 
 async def rising(store: Store, time: float, gain: float = 0.0) -> None:
@@ -135,7 +83,7 @@ async def rising(store: Store, time: float, gain: float = 0.0) -> None:
 async def test_a_level_that_rises_for_all_names_no_winner(
     store: Store, gain: float, winner: str | None
 ) -> None:
-    one = await Replica(store, "one", SINGLE).start()
+    one = await Bandit(store, "one", SINGLE).start()
     one.time += 300
     await rising(store, one.time - 300, gain)
     await one.step()
@@ -144,7 +92,7 @@ async def test_a_level_that_rises_for_all_names_no_winner(
 
 
 async def test_single_hands_over_for_good(store: Store) -> None:
-    one = await Replica(store, "one", SINGLE).start()
+    one = await Bandit(store, "one", SINGLE).start()
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert (one.told["state"], one.told["by"], one.share) == ("handed_over", "rule", 1.0)
@@ -153,8 +101,8 @@ async def test_single_hands_over_for_good(store: Store) -> None:
     await one.step()
     await one.step()
     assert (one.told["winner"], one.share) == ("v2", 1.0)
-    assert [e["state"] for e in one.events] == ["handed_over"]
-    again = await Replica(store, "again", SINGLE).start()
+    assert [e["state"] for _, e in one.events] == ["handed_over"]
+    again = await Bandit(store, "again", SINGLE).start()
     again.time += 60
     await again.step()
     assert (again.told["state"], again.share) == ("handed_over", 1.0)
@@ -162,9 +110,9 @@ async def test_single_hands_over_for_good(store: Store) -> None:
 
 
 async def test_a_hand_over_that_was_taken_back_asks_the_next_time(store: Store) -> None:
-    one = await Replica(store, "one", SINGLE).start()
+    one = await Bandit(store, "one", SINGLE).start()
     with pytest.raises(TurnoutError, match="handed nothing over"):
-        await one.command("rollback")
+        await one.say("rollback")
     await report(store, {"v1": 70, "v2": 80}, each=1000)
     await report(store, {"v1": 0, "v2": 120}, each=200)
     await one.step()
@@ -172,32 +120,32 @@ async def test_a_hand_over_that_was_taken_back_asks_the_next_time(store: Store) 
     lead = one.told["lead"]
     assert 0 < lead["interval"][0] < lead["shrunk"] < lead["difference"] < lead["interval"][1]
     assert lead["over"] == "v1"
-    answer = await one.command("rollback")
+    answer = await one.say("rollback")
     assert (answer["state"], answer["winner"]) == ("learning", None)
     await one.step()
     assert one.told["state"] == "asking"
     with pytest.raises(TurnoutError, match="knows 'promote'"):
-        await one.command("pause")
+        await one.say("pause")
 
 
 async def test_a_winner_that_is_no_longer_one_is_not_asked_about(store: Store) -> None:
-    one = await Replica(store, "one", CONFIG).start()
+    one = await Bandit(store, "one", CONFIG).start()
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     await report(store, {"v1": 100, "v2": 60})
     await one.step()
     assert (one.told["state"], one.told["winner"], one.told["command"]) == ("learning", None, None)
-    assert [e["state"] for e in one.events] == ["asking", "learning"]
+    assert [e["state"] for _, e in one.events] == ["asking", "learning"]
 
 
 async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Store) -> None:
-    leader = await Replica(store, "leader", CONFIG).start()
-    follower = await Replica(store, "follower", CONFIG).start()
+    leader = await Bandit(store, "leader", CONFIG).start()
+    follower = await Bandit(store, "follower", CONFIG).start()
     await report(store, {"v1": 40, "v2": 80})
     for replica in (leader, follower):
         await replica.step()
     assert follower.told["winner"] == "v2"
-    await follower.command("promote")
+    await follower.say("promote")
     for replica in (leader, follower):
         await replica.step()
         await replica.step()
@@ -207,7 +155,7 @@ async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Stor
 async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store) -> None:
     guardrails = "baseline: v1\n      guardrails: [{metric: error_rate, max_increase: 2%}]\n      stop:"
     guarded = SINGLE.replace("stop:", guardrails)
-    one = await Replica(store, "one", guarded).start()
+    one = await Bandit(store, "one", guarded).start()
     await report(store, {"v1": 40, "v2": 80})
     await one.step()
     assert one.share == 1.0
@@ -226,4 +174,4 @@ async def test_an_edit_begins_anew_and_an_ejected_winner_gives_back(store: Store
     await one.edit(CONFIG.replace("      stop: {probability_best: 95%, min_samples: 50, then: ask}\n", ""))
     assert one.controller.describe_stop_rule("r") is None
     with pytest.raises(TurnoutError, match="no stop rule"):
-        await one.command("promote")
+        await one.say("promote")

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ import pytest
 from gateway.config.document import Document, WebhookConfig
 from gateway.loops.webhooks import Webhooks, sentence
 from gateway.state.base import Event
-from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 
 SECRET = "a secret of ours"
@@ -60,14 +58,6 @@ async def receiver() -> AsyncIterator[Receiver]:
     await found.start()
     yield found
     found.server.close()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    found = SqliteStore(tmp_path / "turnout.db")
-    await found.open()
-    yield found
-    await found.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pyarrow.parquet
@@ -19,14 +18,6 @@ from gateway.ingest.export import Format, export, format_of
 from gateway.record.events import Outcome
 from gateway.state.sqlite import SqliteStore
 from tests.support.made import T0, outcome, reward, shadowed
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    made = SqliteStore(tmp_path / "store.db")
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def fill(store: SqliteStore) -> list[Outcome]:
