@@ -141,7 +141,7 @@ class Fleet:
         document = self._document()
         section = document.engines.get(engine)
         if isinstance(section, KubernetesConfig):
-            found = await self._kubernetes.rows(engine, section, body)
+            found = await self._kubernetes.rows(engine, section, body, self._published)
         else:
             found = await asyncio.to_thread(
                 rows, body, engine, document, self._revision(), self._sealer.open_stamp, self._clock()

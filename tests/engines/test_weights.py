@@ -259,11 +259,37 @@ async def test_another_replica_knows_since_when_the_weights_are_in_effect() -> N
         written = it.now
         it.now += 100
         other = it.replica()
-        one = await other.look("digits", it.now - 1)
+        one = await other.look("digits", it.now - 1, it.published["digits"])
         assert one.at(written + 4) is None
         found = one.at(written + 6)
         assert found is not None
         assert (found.epoch, found.weights) == (1, {0: {"v1": 500_000, "v2": 500_000}})
+
+
+async def test_rows_need_one_look_for_each_publication_and_one_every_five_seconds() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        other = it.replica()
+        it.server.calls.clear()
+        for _ in range(4):  # rows of each second
+            it.now += 1
+            await other.look("digits", it.now - 0.1, it.published["digits"])
+        assert len(it.server.calls) == 1
+        it.publish({"v1": 0.4, "v2": 0.6})
+        it.now += 1
+        one = await other.look("digits", it.now - 0.1, it.published["digits"])
+        assert one.changes[-1].epoch == 1, "it is not written yet, and must be looked for again"
+        await it.step()
+        it.server.calls.clear()
+        for _ in range(3):
+            it.now += 1
+            one = await other.look("digits", it.now - 0.1, it.published["digits"])
+        assert len(it.server.calls) == 1
+        assert one.changes[-1].epoch == 2
+        it.now += 5
+        await other.look("digits", it.now - 0.1, it.published["digits"])
+        assert len(it.server.calls) == 2
 
 
 async def test_a_leader_goes_on_where_another_stopped() -> None:

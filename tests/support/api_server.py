@@ -215,6 +215,7 @@ class ApiServer:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one segment
     server_of: ApiServer
 
     def setup(self) -> None:

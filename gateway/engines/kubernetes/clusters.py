@@ -34,14 +34,24 @@ class Clusters:
                 await (await self._cluster(name, engine)).step(served, nodes.own(name, NODE))
         await self.close(but=document.engines.keys())
 
-    async def rows(self, name: str, engine: KubernetesConfig, body: bytes) -> Rows:
+    async def rows(
+        self,
+        name: str,
+        engine: KubernetesConfig,
+        body: bytes,
+        published: Callable[[], Mapping[str, InEffect]],
+    ) -> Rows:
         """The outcomes of an OTLP export of logs. Raises ValueError if ``body`` is none."""
         texts = await asyncio.to_thread(lambda: list(bodies(body)))
+        newest = await asyncio.to_thread(places, texts)
         document, cluster = self._document(), await self._cluster(name, engine)
         routes = {cluster.place(route): route for route in document.engine_routes(name)}
-        newest = await asyncio.to_thread(places, texts)
+        # The leader may have written weights that were published a moment ago, and that this replica learns of now.
+        lag = 2 * document.loops.allocation
+        age = self._clock() - max(newest.values(), default=0.0)
+        await asyncio.sleep(min(lag, max(0.0, lag - age)))
         for place in newest.keys() & routes.keys():
-            await cluster.look(routes[place], newest[place])
+            await cluster.look(routes[place], newest[place], published().get(routes[place]))
         reader = WeightsReader(
             document, routes, self._revision(), lambda route, time: cluster.observed(route).at(time)
         )

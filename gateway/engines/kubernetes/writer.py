@@ -31,9 +31,13 @@ from gateway.engines.offers import InEffect
 NODE: Final = "api-server"
 """Name under which an engine's API server is listed among the nodes."""
 READ_S: Final = 5.0
-"""Seconds between two looks at an HTTPRoute that needs no change."""
+"""Seconds between two looks at an HTTPRoute that needs no change, if there are few."""
+MAX_READS_PER_S: Final = 20.0
+"""Such looks at all HTTPRoutes, if there are many."""
 MIN_READ_S: Final = 1.0
 """Seconds between two looks for rows."""
+CONCURRENT: Final = 8
+"""HTTPRoutes that are followed at the same time."""
 MIN_MOVE: Final = 0.005
 """Least change of a share for which what a bandit learned is written."""
 FORCE_S: Final = 60.0
@@ -75,7 +79,7 @@ class Observed:
     epoch: int = -1
     """The newest published allocation that is in effect."""
     looked_for: int = -1
-    """The published allocation for which the leader has looked last."""
+    """The published allocation for which the last look was, and that needs no other."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def at(self, time: float) -> Change | None:
@@ -111,15 +115,32 @@ class HttpRoutes:
         return one
 
     # Reading --------------------------------------------------------------------------------------------
-    async def look(self, route: str, until: float) -> Observed:
-        """Read the HTTPRoute of ``route`` unless that was done after ``until``. If it fails, what was known stays."""
+    async def look(self, route: str, until: float, effect: InEffect | None) -> Observed:
+        """Know the weights of ``route`` up to the time ``until``. If the API server is away, what was known stays.
+
+        An HTTPRoute that has the published weights is taken to keep them until the next regular look.
+        """
         one = self.observed(route)
         async with one.reading:
-            wait = one.tried_at + MIN_READ_S - self._clock()
-            if one.read_at <= until and not (wait > 0.0 and one.found is None):
+            now = self._clock()
+            regular = (
+                effect is not None and one.looked_for == effect.epoch and now - one.read_at < self._read_s
+            )
+            wait = one.tried_at + MIN_READ_S - now
+            if one.read_at <= until and not regular and not (wait > 0.0 and one.found is None):
                 await asyncio.sleep(max(0.0, wait))
                 await self._look(route, one)
+                if (
+                    one.found is not None
+                    and effect is not None
+                    and self._due(route, one.found, effect) is None
+                ):
+                    one.looked_for = effect.epoch
         return one
+
+    @property
+    def _read_s(self) -> float:
+        return max(READ_S, len(self._observed) / MAX_READS_PER_S)
 
     async def _look(self, route: str, one: Observed) -> None:
         began = self._clock()
@@ -168,14 +189,17 @@ class HttpRoutes:
         waiting = sorted(
             published, key=lambda route: self.observed(route).looked_for == published[route].epoch
         )
-        for route in waiting:
-            await self._write(route, self.observed(route), published[route])
+        for start in range(0, len(waiting), CONCURRENT):
+            some = waiting[start : start + CONCURRENT]
+            await asyncio.gather(
+                *(self._write(route, self.observed(route), published[route]) for route in some)
+            )
             if self._away:
                 break  # each further call would wait for its timeout
         self._show(node)
 
     async def _write(self, route: str, one: Observed, effect: InEffect) -> None:
-        if one.looked_for == one.epoch == effect.epoch and self._clock() - one.read_at < READ_S:
+        if one.looked_for == one.epoch == effect.epoch and self._clock() - one.read_at < self._read_s:
             return
         async with one.reading:
             await self._look(route, one)
