@@ -211,7 +211,7 @@ class StampReader(Reader):
 
 
 def _result(assigned: str, server: str, status_text: str, flag_text: str, attempts: str) -> Result | None:
-    """Status and error of the response that the client got, and who served it; None if ``server`` is no variant."""
+    """Status and error of the response, and which variant served it; None if ``server`` cannot name a variant."""
     if not _VARIANT.fullmatch(server):
         return None
     status, error = _status_and_error(status_text, flag_text)
