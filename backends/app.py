@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from backends import inference
-from backends.errors import MethodNotAllowed, NotFound, ServerError, TooLarge
+from backends.errors import Forbidden, MethodNotAllowed, NotFound, ServerError, TooLarge
 from backends.http.message import Request, Response
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import Pages
@@ -96,6 +96,8 @@ class App:
                 return self.pages.index(_plain(request))
             case ["v2", "repository", "models", name, ("load" | "unload") as action]:
                 _allow(request, "POST")
+                if request.of_page:
+                    raise Forbidden("web pages can't load or unload models; send it with a program")
                 request.spawn(self._change(request, name, action, _plain(request)))
                 return None
             case ["v1", *rest]:

@@ -96,3 +96,9 @@ class Unavailable(ServerError):
 
 class LoadError(Exception):
     """A model could not be loaded; the message says where and why."""
+
+
+class Forbidden(ServerError):
+    """Switched off on this server, or for this client."""
+
+    status = 403

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from backends.errors import InvalidInput, LoadError, ServerError
+from backends.errors import Forbidden, InvalidInput, LoadError, ServerError
 from backends.http.message import Response, as_json
 from backends.registry import Model, Registry
 from backends.served import Served
@@ -104,12 +104,6 @@ class Pages:
         except LoadError as error:
             raise Unloadable(f"model {name!r} could not be loaded: {error}") from None
         return as_json({})
-
-
-class Forbidden(ServerError):
-    """Switched off on this server."""
-
-    status = 403
 
 
 class Unloadable(ServerError):

@@ -54,6 +54,7 @@ class Request:
         "http10",
         "length",
         "method",
+        "of_page",
         "repeated",
         "streaming",
         "target",
@@ -77,6 +78,8 @@ class Request:
         self.repeated = b""
         """A field that may be there only once and is there twice."""
         self.http10 = False
+        self.of_page = False
+        """Whether a web page sent it: browsers add `origin` to every POST."""
         self.close = False
         """Whether the connection ends with the response."""
         self.streaming = False
@@ -109,6 +112,8 @@ class Request:
             )
         elif name == b"transfer-encoding":
             self.transfer_encodings = [*(self.transfer_encodings or ()), value]
+        elif name == b"origin":
+            self.of_page = True
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
 

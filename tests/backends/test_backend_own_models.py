@@ -242,6 +242,12 @@ async def test_versions_come_and_go_without_a_gap(tmp_path: Path) -> None:
         assert (await client.post("/v2/repository/models/m/load")).status_code == 422
         assert await ask_all() == {"3": 3}, "the version that it was to replace stays"
 
+        # A page of any site can send this through a browser on this machine, and a rebound name is no other.
+        for origin in ("http://evil.example", "null", "http://127.0.0.1"):
+            page = {"origin": origin}
+            for action in ("load", "unload"):
+                refused = await client.post(f"/v2/repository/models/m/{action}", headers=page)
+                assert (refused.status_code, "web pages" in refused.text) == (403, True)
         assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
         assert (await client.get("/v2/models/m")).status_code == 503
         (row,) = (await client.post("/v2/repository/index")).json()
