@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from gateway.config.faults import ConfigError
+from gateway.telemetry.log import printable
 
 FAILURES: Final = (ConfigError, ValueError, OSError)
 """What `complain` reports: a file, an option or a disk that a command cannot work with."""
@@ -26,7 +27,7 @@ def add_json(parser: argparse.ArgumentParser, help: str = "print one JSON docume
 def say(text: object) -> None:
     """Write a line of the report."""
     # Flushed: a report that is piped appears as it is written, and before what follows on standard error.
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(str(text))}\n")
     sys.stdout.flush()
 
 
@@ -43,7 +44,7 @@ def print_json(document: Any) -> None:
 
 def note(text: object) -> None:
     """Write a line for the person at the terminal that is not part of the report."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(str(text))}\n")
     sys.stderr.flush()
 
 

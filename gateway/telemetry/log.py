@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +12,21 @@ from typing import Any, Final
 from gateway.config.document import LogConfig
 
 _STANDARD_KEYS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys instead of showing them; the tabulator and the line feed are harmless."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control characters as escapes, since clients wrote parts of it."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as text, of which only the first line can look like an entry."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record)).replace("\n", "\n  ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,7 +52,7 @@ def configure(settings: LogConfig) -> None:
     if settings.format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())

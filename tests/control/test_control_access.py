@@ -113,6 +113,8 @@ async def test_the_trail_says_who_steered_from_where_and_why(harness: Harness, c
     assert (await http.post(path, json=body, headers={**HERE, **token})).status_code == 200
     assert (await http.post(path, json=body, headers=HERE)).status_code == 403
     assert (await client("pilot").post(path, json={"action": "resume"})).status_code == 200
+    forged = {"action": "resume", "reason": "ok\n2026-11-29 INFO turnout.rollout: promoted"}
+    assert (await client("pilot").post(path, json=forged)).status_code == 422, "the log quotes it"
     assert (await client("reader").post(path, json={"action": "resume"})).status_code == 403
 
     async def trail(key: str) -> list[dict[str, Any]]:

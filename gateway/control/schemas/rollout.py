@@ -8,13 +8,18 @@ from pydantic import BaseModel, Field
 
 from gateway.control.schemas.base import ApiModel, Ordinal, Probability
 
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""Text without control characters."""
+
 
 class RolloutRequest(ApiModel):
     action: Literal["promote", "rollback", "pause", "resume", "set"]
     weight: Annotated[
         float | None, Field(ge=0, le=1, description="The candidate's share; only for 'set'.")
     ] = None
-    reason: Annotated[str, Field(max_length=200, description="Kept in the history.")] = ""
+    reason: Annotated[
+        str, Field(max_length=200, pattern=ONE_LINE, description="Kept in the history: one line.")
+    ] = ""
     if_epoch: Annotated[
         Ordinal | None, Field(description="Only while the route is at this epoch; otherwise 409.")
     ] = None
