@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.commands import simulate_canary
 from gateway.commands.documents import add_config, chosen_route
@@ -25,6 +25,7 @@ from policies.simulation.contextual import ContextReport
 from policies.simulation.worlds import World, standard
 from policies.simulation.worlds_contextual import ContextWorld
 
+R = TypeVar("R")
 REQUESTS: Final = 10_000
 REPETITIONS: Final = 100
 
@@ -134,16 +135,7 @@ def _of_one_metric(found: Plan, wanted: str | None) -> Plan:
 def _without_features(arguments: argparse.Namespace, found: Plan) -> list[simulate.Report]:
     variants = allocate(found).variants
     worlds = _worlds(found, variants, _means(arguments.means, variants, 0.10), arguments)
-    return [
-        simulate.run(
-            found,
-            worlds[world],
-            repetitions=arguments.repetitions,
-            seed=arguments.seed,
-            progress=Progress(world),
-        )
-        for world in chosen(list(worlds), arguments.world)
-    ]
+    return _reports(simulate.run, found, worlds, arguments)
 
 
 def _with_features(
@@ -161,16 +153,16 @@ def _with_features(
         )
         for name, world in made.items()
     }
-    return [
-        simulate_contextual.run(
-            found,
-            worlds[world],
-            repetitions=arguments.repetitions,
-            seed=arguments.seed,
-            progress=Progress(world),
-        )
-        for world in chosen(list(worlds), arguments.world)
-    ]
+    return _reports(simulate_contextual.run, found, worlds, arguments)
+
+
+def _reports(
+    run: Callable[..., R], found: Plan, worlds: Mapping[str, Any], arguments: argparse.Namespace
+) -> list[R]:
+    """Runs ``found`` in each chosen world."""
+    options = {"repetitions": arguments.repetitions, "seed": arguments.seed}
+    names = chosen(list(worlds), arguments.world)
+    return [run(found, worlds[name], progress=Progress(name), **options) for name in names]
 
 
 def _table(reports: Sequence[simulate.Report | ContextReport]) -> None:

@@ -20,7 +20,7 @@ The engine that reads the table is `policies.rollout.machine`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -164,12 +164,3 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.RENEWED: _RENEW,
     },
 }
-
-
-def diagram() -> Iterator[str]:
-    """The table as lines of a Mermaid state diagram, for the documentation."""
-    yield "stateDiagram-v2"
-    yield f"    [*] --> {Status.RUNNING}"
-    for source, row in TABLE.items():
-        for signal, rule in row.items():
-            yield f"    {source} --> {rule.target}: {signal}"
