@@ -10,14 +10,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.commands.documents import add_config, control_url
-from gateway.commands.output import MISUSED, complain, print_json
-from gateway.config.document import EngineConfig
+from gateway.commands.output import MISUSED, complain, print_json, say
+from gateway.config.engine import EngineConfig
 from gateway.config.faults import unknown
 from gateway.config.load import ConfigError, load_file
 from gateway.config.service import LogConfig
 from gateway.config.units import split_address
 from gateway.engines.envoy.agent import Served, run
 from gateway.engines.envoy.bootstrap import Node, bootstrap
+from gateway.engines.haproxy import agent as haproxy_agent
+from gateway.engines.haproxy import bootstrap as haproxy
 from gateway.telemetry.log import configure
 
 Address = tuple[str, int]
@@ -53,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--files",
         type=Path,
         metavar="DIR",
-        help="read what the node needs from files that 'turnout engine agent' keeps in DIR; needs --admin",
+        help="read what the node needs from files that 'turnout engine agent' keeps in DIR; required for HAProxy, for "
+        "Envoy it needs --admin",
     )
     agent = commands.add_parser("agent", help="keep a node's files, so that it starts without a gateway")
     agent.add_argument(
@@ -79,8 +82,6 @@ def main(args: argparse.Namespace) -> int:
     """0, or 1 if the configuration has faults or has no such engine."""
     if args.engine_command == "agent":
         return _agent(args.bootstrap)
-    if args.files is not None and args.admin is None:
-        return complain("an agent asks the node what it has taken; write --admin 127.0.0.1:PORT", MISUSED)
     try:
         document = load_file(args.config)
     except ConfigError as error:
@@ -95,18 +96,37 @@ def main(args: argparse.Namespace) -> int:
     if url is None:
         return complain("the gateway listens on every address; write --url http://HOST:PORT")
     files = None if args.files is None else str(args.files.absolute())
+    if engine.type == "haproxy":
+        return _haproxy(args, engine, url, files)
+    if files is not None and args.admin is None:
+        return complain("an agent asks the node what it has taken; write --admin 127.0.0.1:PORT", MISUSED)
     node = Node(args.engine, args.node, engine.token, url, args.listen, args.admin, args.ca, files)
     print_json(bootstrap(node))
     return 0
 
 
+def _haproxy(args: argparse.Namespace, engine: EngineConfig, url: str, files: str | None) -> int:
+    if files is None:
+        return complain("HAProxy needs an agent; write --files DIR, the folder that they share", MISUSED)
+    if args.admin is not None:
+        return complain("HAProxy's agent uses a socket in its folder; leave --admin out", MISUSED)
+    try:
+        node = haproxy.Node(args.engine, args.node, engine.token, url, files, args.ca)
+    except ValueError as error:
+        return complain(error, MISUSED)
+    host, port = args.listen
+    say(haproxy.bootstrap(node, f"[{host}]:{port}" if ":" in host else f"{host}:{port}").rstrip())
+    return 0
+
+
 def _agent(path: Path) -> int:
     try:
-        served = Served.read(json.loads(path.read_text()))
-        served.files.mkdir(parents=True, exist_ok=True)
+        text = path.read_text()
+        served = Served.read(json.loads(text)) if text.startswith("{") else haproxy.Node.read(text)
+        Path(served.files).mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         return complain(f"{path}: {error}")
     configure(LogConfig())
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(served))
+        asyncio.run(run(served) if isinstance(served, Served) else haproxy_agent.run(served))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -27,9 +28,24 @@ class Address:
     def secure(self) -> bool:
         return self.scheme in ("https", "h2")
 
+    @property
+    def authority(self) -> str:
+        """The Host field of requests to it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+
+def is_ip(host: str) -> bool:
+    """Whether ``host`` is an address and not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def address(url: str) -> Address:
@@ -56,6 +72,17 @@ class HealthConfig(ConfigModel):
     """Consecutive failed probes after which an address is unhealthy."""
     status: Statuses = frozenset(range(200, 300))
     """Status codes of a successful probe."""
+
+    @property
+    def status_runs(self) -> list[tuple[int, int]]:
+        """Runs of consecutive statuses, as (first, last)."""
+        found: list[tuple[int, int]] = []
+        for status in sorted(self.status):
+            if found and found[-1][1] == status - 1:
+                found[-1] = (found[-1][0], status)
+            else:
+                found.append((status, status))
+        return found
 
 
 class LimitConfig(ConfigModel):

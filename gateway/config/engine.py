@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
-from gateway.config.backend import BackendConfig
+from gateway.config.backend import BackendConfig, is_ip
 from gateway.config.faults import KeyPath
 from gateway.config.model import ConfigModel, OneOrMore
 from gateway.config.route import RouteConfig
@@ -31,32 +31,42 @@ EngineToken = Annotated[str, AfterValidator(_token)]
 class EngineConfig(ConfigModel):
     """A fleet of other proxies that serve routes on Turnout's allocations."""
 
-    type: Literal["envoy"]
+    type: Literal["envoy", "haproxy"]
     token: EngineToken
     """Secret with which the nodes fetch their routes and send their outcomes; each engine has its own."""
     nodes: Annotated[tuple[str, ...], OneOrMore] = ("*",)
     """Names that nodes may have; ``*`` stands for any characters."""
-    ids: Literal["stamped", "joined"] = "stamped"
+    ids: Literal["stamped", "joined", "sealed"] = "stamped"
     """How decision ids are made; ``stamped``: from a part that is signed when an allocation is published.
-    ``joined``: as stamped, and a reward counts only with the row of its request."""
+    ``joined``: as stamped, and a reward counts only with the row of its request. ``sealed``: signed by the node,
+    request by request."""
     max_lost_rows: Share = 0.01
     """Greatest part of the rows of five minutes that nodes may lose; above it, comparisons are not trusted."""
     forget: PositiveDuration = 3600.0
     """A node that has been silent for this long is gone: no longer listed, and no rollout waits for it."""
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if self.ids == "sealed" and self.type != "haproxy":
+            raise ValueError(
+                "only HAProxy seals ids; write 'ids: joined' to refuse rewards of invented requests"
+            )
+        return self
 
 
 Refusal = tuple[KeyPath, str]
 """Key path inside the route, and what is wrong with it."""
 
 
-def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
-    """What an engine cannot do of ``route``, with what to write instead."""
+def refusals(route: RouteConfig, backends: Mapping[str, BackendConfig], kind: str) -> Iterator[Refusal]:
+    """What an engine of type ``kind`` cannot do of ``route``, with what to write instead."""
     if route.httproute is not None:
         yield ("httproute",), "only an engine of the type kubernetes has HTTPRoutes; remove it"
     yield from _of_requests(route)
     yield from of_policy(route)
     yield from _of_failures(route)
     yield from _of_variants(route, backends)
+    yield from (_of_haproxy if kind == "haproxy" else _of_envoy)(route, backends)
 
 
 def _of_requests(route: RouteConfig) -> Iterator[Refusal]:
@@ -101,13 +111,6 @@ def _of_failures(route: RouteConfig) -> Iterator[Refusal]:
 
 
 def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
-    rescuers = [entry for entry in route.fallback if isinstance(entry, str)]
-    hosts = {backends[v.backend].host for v in route.variants.values() if v.backend in backends}
-    if len(hosts) > 1:
-        yield (
-            ("variants",),
-            "an engine rewrites the host for all variants or for none; give all backends one 'host'",
-        )
     for name, variant in route.variants.items():
         here, backend = ("variants", name), backends.get(variant.backend)
         if variant.rewrite.model is not None:
@@ -127,16 +130,30 @@ def _of_variants(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> I
                 (*here, "backend"),
                 "an engine has no client certificate for a backend; use one without 'tls.cert'",
             )
+
+
+def _of_envoy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
+    rescuers = [entry for entry in route.fallback if isinstance(entry, str)]
+    hosts = {backends[v.backend].host for v in route.variants.values() if v.backend in backends}
+    if len(hosts) > 1:
+        yield (
+            ("variants",),
+            "Envoy rewrites the host for all variants or for none; give all backends one 'host'",
+        )
+    for name, variant in route.variants.items():
+        here, backend = ("variants", name), backends.get(variant.backend)
+        if backend is None:
+            continue
         if backend.addresses[0].secure and backend.tls.verify and backend.tls.ca is None:
             message = (
-                "an engine does not know the system's CAs; write 'tls: {ca: FILE}' at the backend, for example "
+                "Envoy does not know the system's CAs; write 'tls: {ca: FILE}' at the backend, for example "
                 "/etc/ssl/certs/ca-certificates.crt"
             )
             yield (*here, "backend"), message
         for other in rescuers:
             if other in route.variants and other != name and not _alike(route, name, other, backends):
                 message = (
-                    f"an engine sends a request to the fallback {other!r} as it would to {name!r}; give both the "
+                    f"Envoy sends a request to the fallback {other!r} as it would to {name!r}; give both the "
                     "same path, host and headers, or remove the fallback"
                 )
                 yield here, message
@@ -151,3 +168,42 @@ def _alike(route: RouteConfig, name: str, other: str, backends: Mapping[str, Bac
         (one.rewrite, one.headers, mine.headers, mine.host, mine.addresses[0].path)
         == (two.rewrite, two.headers, its.headers, its.host, its.addresses[0].path)
     )
+
+
+HAPROXY_RETRIED: Final = frozenset((401, 403, 404, 408, 425, 500, 501, 502, 503, 504))
+"""Statuses that HAProxy can retry."""
+
+
+def _of_haproxy(route: RouteConfig, backends: Mapping[str, BackendConfig]) -> Iterator[Refusal]:
+    if route.fallback:
+        yield ("fallback",), "HAProxy never sends a request to another variant; remove it"
+    for key in route.retry.model_fields_set & {"backoff", "budget", "min"}:
+        yield ("retry", key), "HAProxy retries immediately and without a budget; remove it"
+    if route.retry.replayable and route.retry.on.status - HAPROXY_RETRIED:
+        statuses = ", ".join(map(str, sorted(HAPROXY_RETRIED)))
+        yield ("retry", "on", "status"), f"HAProxy retries these statuses alone: {statuses}"
+    if route.timeouts.first_byte != route.timeouts.idle:
+        yield ("timeouts",), "HAProxy has one timeout for both; give 'first_byte' and 'idle' the same value"
+    if route.timeouts.total is not None and "total" in route.timeouts.model_fields_set:
+        yield ("timeouts", "total"), "HAProxy does not limit the time of a whole request; write null"
+    for name, variant in route.variants.items():
+        if variant.backend in backends:
+            for message in _of_haproxy_backend(backends[variant.backend]):
+                yield ("variants", name, "backend"), message
+
+
+def _of_haproxy_backend(backend: BackendConfig) -> Iterator[str]:
+    at, ejection = backend.addresses[0], backend.ejection
+    written = ejection.model_fields_set - {"consecutive", "base"} if ejection is not None else ()
+    if written:
+        yield (
+            f"HAProxy ejects by 'consecutive' and 'base' alone; use a backend without 'ejection.{min(written)}'"
+        )
+    if at.secure and backend.tls.verify and is_ip(backend.tls.server_name or at.host):
+        yield "HAProxy verifies names and not IP addresses; write 'tls: {server_name: NAME}' at the backend"
+    if (
+        len(backend.addresses) > 1
+        and backend.host == "backend"
+        and any(":" in a.host for a in backend.addresses)
+    ):
+        yield "HAProxy cannot send an IPv6 address as the host; write 'host: preserve' at the backend, or names"

@@ -332,7 +332,7 @@ class _RouteCheck:
         found = (
             weight_refusals(self.route, request_ids=self.document.record.request_ids)
             if isinstance(engine, KubernetesConfig)
-            else refusals(self.route, self.document.backends)
+            else refusals(self.route, self.document.backends, engine.type)
         )
         for path, message in found:
             yield Finding(self._at(*path), message, of_key=True)

@@ -19,6 +19,7 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.config.document import Document, KubernetesConfig
 from gateway.engines.envoy.offers import EnvoyOffers
+from gateway.engines.haproxy.offers import HaproxyOffers
 from gateway.engines.kubernetes.clusters import Clusters
 from gateway.engines.kubernetes.writer import NODE
 from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
@@ -73,7 +74,10 @@ class Fleet:
         self._changed = asyncio.Event()
         self._offers: dict[tuple[str, Kind], tuple[Document, Mapping[str, InEffect], Offer]] = {}
         """With the document and the publications that each was made from."""
-        self._makers: Mapping[str, Offers] = {"envoy": EnvoyOffers(sealer)}
+        self._makers: Mapping[str, Offers] = {
+            "envoy": EnvoyOffers(sealer),
+            "haproxy": HaproxyOffers(sealer),
+        }
         """By type of engine."""
         self._versions: OrderedDict[str, Mapping[str, int]] = OrderedDict()
         self.nodes = Nodes()

@@ -60,11 +60,14 @@ class Offers(Protocol):
         """The newest resources of ``kind``. Raises OSError if a CA cannot be read."""
 
 
-def assigned(sealer: Sealer, name: str, effect: InEffect, salt: bytes) -> Assigned:
-    """How the requests of the route ``name`` are assigned, with signed stamps."""
+def assigned(sealer: Sealer, name: str, effect: InEffect, salt: bytes, sealed: bool = False) -> Assigned:
+    """How the requests of the route ``name`` are assigned, with signed stamps.
+
+    ``sealed``: whether nodes seal each request.
+    """
     parts = cells(effect.allocation)
     stamps = {
-        variant: sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time))
+        variant: sealer.stamp(Stamp(name, variant, effect.epoch, propensity, effect.time, sealed))
         for variant, propensity in parts.propensities.items()
     }
     return Assigned(parts, stamps, salt)

@@ -27,7 +27,7 @@ MAX_AHEAD_S: Final = 60.0
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
 
-BY_FLAG: Final = {
+BY_FLAG: Final[dict[str, str]] = {
     "DC": "client_left",
     "UF": "backend_connect",
     "UH": "backend_unhealthy",
@@ -43,7 +43,7 @@ BY_FLAG: Final = {
     "UMSDR": "backend_total_timeout",
 }
 """Envoy's response flags that say what failed → the gateway's error."""
-
+BY_FLAG.update({error: error for error in (*BY_FLAG.values(), "backend_truncated")})  # agents know its names
 
 RESPONDED: Final = frozenset(("", "backend_status", "client_left"))
 """Errors with which a variant's response, or a part of it, reached the client."""
@@ -232,7 +232,7 @@ def _status_and_error(status_text: str, flag_text: str) -> tuple[int, str]:
     if status > 999:
         raise ValueError("no status")
     flags = flag_text.split(",")
-    if status == 0 or "DC" in flags:
-        return 499, "client_left"
     failed = next((BY_FLAG[flag] for flag in flags if flag in BY_FLAG), "")
+    if status == 0 or "DC" in flags or failed == "client_left":
+        return 499, "client_left"
     return status, failed or ("backend_status" if status >= 500 else "")

@@ -17,13 +17,13 @@ Other proxies make ids from stamps (`gateway.record.stamp`), which are recognise
 
 from __future__ import annotations
 
+import hmac
 import os
 import struct
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from hmac import compare_digest
 from itertools import count
 from typing import Final, Literal, NamedTuple
 
@@ -130,8 +130,9 @@ class Sealer:
         self._sealing = key_id(keys[0]), self._primed[key_id(keys[0])]
         self._stamps: dict[str, Stamp] = {}
         """By their text: stamps that were found to be ours, which thousands of ids share."""
-        # Another purpose, so that neither can pass for the other.
+        # Other purposes, so that none can pass for another.
         self._stamping = {key_id(secret): _primed(secret, b"turnout stamp") for secret in keys}
+        self._sealing_requests = {key_id(secret): _primed(secret, b"turnout request") for secret in keys}
 
     def new_decision(self, now: float) -> bytes:
         """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
@@ -186,6 +187,12 @@ class Sealer:
         mac.update(body)
         return b2a_base64(number + body + mac.digest(), newline=False).translate(_TO_URL).decode()
 
+    def request_key(self, stamp: str) -> bytes:
+        """The key with which a proxy seals the requests of ``stamp``; only for stamps that `open_stamp` can open."""
+        mac = self._sealing_requests[_decoded(stamp, _KEY_ID_BYTES)[:_KEY_ID_BYTES]].copy()
+        mac.update(stamp.encode())
+        return mac.digest()
+
     def open_stamp(self, text: str) -> Stamp:
         """Open what `stamp` made. Raises BadDecisionId."""
         stamp = self._stamps.get(text)
@@ -202,8 +209,13 @@ class Sealer:
         stamped, _, rest = text.partition(".")
         stamp = self.open_stamp(stamped)
         request = parsed_request(rest, stamp.published)
-        if request is None:
+        if request is None or stamp.sealed != bool(request.seal):
             raise BadDecisionId("malformed")
+        if stamp.sealed:
+            signed = text.partition("~")[0].encode()
+            seal = hmac.digest(self.request_key(stamped), signed, "sha256")[:_MAC_BYTES]
+            if not hmac.compare_digest(seal.hex(), request.seal):
+                raise BadDecisionId("forged")
         return Opened(
             decision=request.decision,
             decided=request.decided,
@@ -226,7 +238,7 @@ def _verified(text: str | bytes, keys: Mapping[bytes, blake2b], least: int = 0) 
         raise BadDecisionId("unknown_key")
     mac = primed.copy()
     mac.update(raw[_KEY_ID_BYTES:-_MAC_BYTES])
-    if not compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
+    if not hmac.compare_digest(mac.digest(), raw[-_MAC_BYTES:]):
         raise BadDecisionId("forged")
     return raw
 

@@ -107,12 +107,12 @@ class EnvoyNode(ServerProcess):
 class Setup:
     """A gateway over two backends, `URL1` and `URL2` of its configuration, and nodes of its engine."""
 
-    def __init__(self, folder: Path, config: str, *nodes: str) -> None:
+    def __init__(self, folder: Path, config: str, *nodes: str, make: type[EnvoyNode] = EnvoyNode) -> None:
         self.backends = Backend("one"), Backend("two")
         for number, backend in enumerate(self.backends, 1):
             config = config.replace(f"URL{number}", backend.url)
         self.gateway = GatewayProcess(folder, config)
-        self.nodes = [EnvoyNode(self.gateway, name) for name in nodes]
+        self.nodes = [make(self.gateway, name) for name in nodes]
 
     def nodes_shown(self) -> list[dict[str, Any]]:
         (engine,) = httpx.get(f"{self.gateway.url}/-/engines").json()["engines"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.engines.envoy.agent import Follower, Served
+from gateway.engines.envoy.agent import EnvoyFollower, Served
 from tests.engines.node import EnvoyNode, Setup, bootstrap, wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
@@ -108,7 +108,7 @@ def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(setup: Se
     async def offer() -> str:
         served = Served.read(json.loads(node.path.read_text()))
         async with httpx.AsyncClient() as control, httpx.AsyncClient(base_url=served.admin) as admin:
-            follower = Follower(served, "routes", control, admin)
+            follower = EnvoyFollower(served, "routes", control, admin)
             await follower.offer("bad", bad)
             return follower.refused
 

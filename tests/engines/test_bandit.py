@@ -15,6 +15,7 @@ from gateway.ingest.rewards import SEALING_KEYS
 from gateway.record.decision_id import Opened, Sealer
 from gateway.state.base import Published
 from gateway.state.sqlite import SqliteStore
+from tests.engines.haproxy_node import NEEDS_HAPROXY, HaproxyNode
 from tests.engines.node import EnvoyNode, Setup, wait_for
 from tests.support.processes import GatewayProcess
 
@@ -26,7 +27,7 @@ store: sqlite:///@DIR@/turnout.db
 loops: {allocation: 300ms}
 metrics: {good: {type: boolean, window: 1h}}
 backends: {one: {url: "URL1"}, two: {url: "URL2"}}
-engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
+engines: {edge: {type: TYPE, token: a-token-of-the-edge-engine}}
 routes:
   digits:
     engine: edge
@@ -39,9 +40,15 @@ MIN_EPOCHS = 4
 GOOD_RATE = {"v1": 0.5, "v2": 0.8}
 
 
+@pytest.fixture(params=["envoy", pytest.param("haproxy", marks=NEEDS_HAPROXY)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[Setup]:
-    made = Setup(tmp_path, CONFIG, *(f"e{n}" for n in range(NODES)))
+def setup(tmp_path: Path, kind: str) -> Iterator[Setup]:
+    make = EnvoyNode if kind == "envoy" else HaproxyNode
+    made = Setup(tmp_path, CONFIG.replace("TYPE", kind), *(f"e{n}" for n in range(NODES)), make=make)
     yield made
     made.stop()
 

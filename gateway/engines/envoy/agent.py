@@ -7,7 +7,6 @@ has taken them. A version that the node refuses is replaced by the last good one
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +15,11 @@ from typing import Any, Final
 
 import httpx
 
-from gateway.engines.envoy.bootstrap import FILES, POLL_TIMEOUT_S
+from gateway.engines.envoy.bootstrap import FILES
+from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower, write
+from gateway.engines.offers import Json, Kind
 
-log = logging.getLogger("turnout.agent")
-
-Json = dict[str, Any]
-
-RETRY_S: Final = 1.0
-LOOK_S: Final = 0.05
-"""Between two looks at what the node has taken."""
-TAKEN_S: Final = 10.0
-"""How long a node that responds may need to take a new file."""
-_COUNTERS: Final = {"clusters": "cluster_manager.cds", "routes": "http.{0}.rds.{0}"}
+_COUNTERS: Final[dict[Kind, str]] = {"clusters": "cluster_manager.cds", "routes": "http.{0}.rds.{0}"}
 """Prefix of a node's counters by kind; {0} is the engine."""
 
 
@@ -85,72 +77,35 @@ async def run(served: Served) -> None:
         asyncio.TaskGroup() as group,
     ):
         for kind in FILES:
-            group.create_task(Follower(served, kind, control, admin).run())
+            group.create_task(EnvoyFollower(served, kind, control, admin).run())
 
 
-class Follower:
+class EnvoyFollower(Follower):
     """Follows one kind of resource."""
 
     def __init__(
-        self, served: Served, kind: str, control: httpx.AsyncClient, admin: httpx.AsyncClient
+        self, served: Served, kind: Kind, control: httpx.AsyncClient, admin: httpx.AsyncClient
     ) -> None:
-        self._served = served
-        self._kind = kind
+        super().__init__(kind, served.node, control)
         self._path = served.files / FILES[kind]
-        self._control = control
         self._admin = admin
         self._counters = _COUNTERS[kind].format(served.node["cluster"])
-        self._version = ""
-        self.refused = ""
-        """Why the node refused the last version; empty if it did not."""
-        self._reached = True
 
-    async def run(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            try:
-                response = await self._control.post(f"/v3/discovery:{self._kind}", json=self._poll())
-                response.raise_for_status()
-                offered = response.json()["version_info"]
-            except (httpx.HTTPError, ValueError, KeyError) as error:
-                if self._reached:
-                    log.warning("%s: no gateway can be reached, the files stay: %s", self._kind, error)
-                self._reached = False
-                await asyncio.sleep(RETRY_S)
-                continue
-            self._reached = True
-            if offered != self._version or self.refused:
-                await self.offer(offered, response.content)
-
-    def _poll(self) -> Json:
-        poll: Json = {"node": self._served.node, "version_info": self._version}
-        return poll | ({"error_detail": {"message": self.refused}} if self.refused else {})
-
-    async def offer(self, version: str, body: bytes) -> None:
-        """Write a version, and wait until the node has taken or refused it."""
+    async def take(self, version: str, body: bytes) -> str:
+        """Why the node refuses ``version``, with its last good file restored; empty once it has it."""
         good = self._path.read_bytes() if self._path.exists() else None
-        refusals = (await self._node()).get("update_rejected")
-        self._write(body)
-        self.refused = await self._taken(version, refusals)
-        if not self.refused:
-            self._version = version
-            log.info("%s: the node has taken version %s", self._kind, version)
-            return
-        log.warning("%s: %s", self._kind, self.refused)
-        if good is not None:
-            self._write(good)
-
-    def _write(self, body: bytes) -> None:
-        new = self._path.with_suffix(".new")
-        new.write_bytes(body)
-        new.chmod(0o600)  # as secret as the bootstrap
-        new.replace(self._path)
+        refusals = (await self._stats()).get("update_rejected")
+        write(self._path, body)
+        refused = await self._taken(version, refusals)
+        if refused and good is not None:
+            write(self._path, good)
+        return refused
 
     async def _taken(self, version: str, refusals: str | None) -> str:
         """Why the node has refused ``version``; empty once it has it. A node that does not run is waited for."""
         looks = 0
         while looks < TAKEN_S / LOOK_S:
-            known = await self._node()
+            known = await self._stats()
             if known.get("version_text") == f'"{version}"':
                 return ""
             if known and refusals not in (None, known.get("update_rejected")):
@@ -159,7 +114,7 @@ class Follower:
             await asyncio.sleep(LOOK_S)
         return f"the node did not take the file within {TAKEN_S:g} s; its log says why"
 
-    async def _node(self) -> dict[str, str]:
+    async def _stats(self) -> dict[str, str]:
         """The node's counters for this kind; empty while it does not run."""
         try:
             response = await self._admin.get("/stats", params={"filter": f"^{self._counters}\\."})

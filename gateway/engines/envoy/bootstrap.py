@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.engines.counters import COUNTERS_PATH, NODE
 from gateway.engines.envoy.clusters import METADATA
 from gateway.engines.envoy.routes import DECISION, UNIT
+from gateway.engines.following import POLL_TIMEOUT_S
+from gateway.engines.offers import Json, Kind
 from gateway.engines.rows import ROWS_PATH, SEPARATOR
-
-Json = dict[str, Any]
 
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
@@ -37,10 +37,8 @@ ROW: Final = (
     f"%REQ({UNIT})%",
 )
 """Envoy's names of the fields of a row, in the order in which `gateway.engines.rows` reads them."""
-FILES: Final = {"clusters": "clusters.json", "routes": "routes.json"}
+FILES: Final[dict[Kind, str]] = {"clusters": "clusters.json", "routes": "routes.json"}
 """By kind, the file that an agent keeps."""
-POLL_TIMEOUT_S: Final = 30.0
-"""How long a node waits for a response to a poll; the gateway responds well before."""
 _TYPE: Final = "type.googleapis.com/envoy"
 
 
@@ -80,7 +78,7 @@ def _address(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _fetched(node: Node, kind: str) -> Json:
+def _fetched(node: Node, kind: Kind) -> Json:
     if node.files is not None:
         return {"resource_api_version": "V3", "path_config_source": {"path": f"{node.files}/{FILES[kind]}"}}
     return {

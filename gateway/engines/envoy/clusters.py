@@ -6,11 +6,10 @@ Each address carries the variant that it belongs to, so a response says which va
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig
+from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig, is_ip
 from gateway.config.document import Document, RouteConfig
 
 Json = dict[str, Any]
@@ -70,16 +69,11 @@ def _cluster(name: str, route: RouteConfig, variant: str, backends: Mapping[str,
 def _endpoint(variant: str, backend: BackendConfig, at: Address, probed: bool) -> Json:
     endpoint: Json = {"address": {"socket_address": {"address": at.host, "port_value": at.port}}}
     if backend.host == "backend":
-        endpoint["hostname"] = _authority(at)
+        endpoint["hostname"] = at.authority
     if not probed:
         endpoint["health_check_config"] = {"disable_active_health_check": True}
     metadata = {METADATA: {"variant": variant}, "envoy.transport_socket_match": {"variant": variant}}
     return {"endpoint": endpoint, "metadata": {"filter_metadata": metadata}}
-
-
-def _authority(at: Address) -> str:
-    host = f"[{at.host}]" if ":" in at.host else at.host
-    return host if at.port == (443 if at.secure else 80) else f"{host}:{at.port}"
 
 
 def _panic(backend: BackendConfig) -> float:
@@ -155,10 +149,10 @@ def _socket(variant: str, backend: BackendConfig) -> Json:
     tls = backend.tls
     name = tls.server_name or backend.addresses[0].host
     context: Json = {"@type": f"{_ENVOY}.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}
-    if not _is_ip(name):
+    if not is_ip(name):
         context["sni"] = name
     if tls.verify and tls.ca is not None:
-        kind = "IP_ADDRESS" if _is_ip(name) else "DNS"
+        kind = "IP_ADDRESS" if is_ip(name) else "DNS"
         context["common_tls_context"] = {
             "validation_context": {
                 "trusted_ca": {"inline_string": Path(tls.ca).read_text()},
@@ -166,14 +160,6 @@ def _socket(variant: str, backend: BackendConfig) -> Json:
             }
         }
     return made | {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _health(health: HealthConfig, at: Address) -> Json:
@@ -185,7 +171,7 @@ def _health(health: HealthConfig, at: Address) -> Json:
         "http_health_check": {
             "path": ("" if health.from_root else at.path) + health.path,
             "method": health.method,
-            "expected_statuses": [{"start": low, "end": high + 1} for low, high in ranges(health.status)],
+            "expected_statuses": [{"start": low, "end": high + 1} for low, high in health.status_runs],
         },
     }
 
@@ -206,17 +192,6 @@ def _outliers(ejection: EjectionConfig) -> Json:
         "enforcing_failure_percentage": 0,
     }
     return made
-
-
-def ranges(statuses: frozenset[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive statuses, as (first, last)."""
-    found: list[tuple[int, int]] = []
-    for status in sorted(statuses):
-        if found and found[-1][1] == status - 1:
-            found[-1] = (found[-1][0], status)
-        else:
-            found.append((status, status))
-    return found
 
 
 def seconds(value: float) -> str:

@@ -1,0 +1,78 @@
+"""What the agents of all engines do: follow what is offered, and keep it in files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from gateway.engines.offers import Json, Kind
+
+log = logging.getLogger("turnout.agent")
+
+POLL_TIMEOUT_S: Final = 30.0
+"""How long to wait for a response to a poll; the gateway responds well before."""
+RETRY_S: Final = 1.0
+LOOK_S: Final = 0.05
+"""Between two looks at what the node has taken."""
+TAKEN_S: Final = 10.0
+"""How long a node that responds may need to take what is new."""
+
+
+class Follower(ABC):
+    """Follows one kind of resource of a node."""
+
+    def __init__(self, kind: Kind, node: Json, control: httpx.AsyncClient) -> None:
+        self._kind = kind
+        self._node = node
+        self._control = control
+        self._version = ""
+        self.refused = ""
+        """Why the node refused the last version; empty if it did not."""
+        self._reached = True
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            try:
+                response = await self._control.post(f"/v3/discovery:{self._kind}", json=self._poll())
+                response.raise_for_status()
+                offered = response.json()["version_info"]
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                if self._reached:
+                    log.warning("%s: no gateway can be reached, the files stay: %s", self._kind, error)
+                self._reached = False
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._reached = True
+            if offered != self._version or self.refused:
+                await self.offer(offered, response.content)
+
+    def _poll(self) -> Json:
+        poll: Json = {"node": self._node, "version_info": self._version}
+        return poll | ({"error_detail": {"message": self.refused}} if self.refused else {})
+
+    async def offer(self, version: str, body: bytes) -> None:
+        """Write a version, and wait until the node has taken or refused it."""
+        self.refused = await self.take(version, body)
+        if self.refused:
+            log.warning("%s: %s", self._kind, self.refused)
+        else:
+            self._version = version
+            log.info("%s: the node has taken version %s", self._kind, version)
+
+    @abstractmethod
+    async def take(self, version: str, body: bytes) -> str:
+        """Why the node refuses ``version``, with its last good files restored; empty once it has it."""
+
+
+def write(path: Path, body: bytes) -> None:
+    """Replace a file by atomic rename; it is as secret as the bootstrap."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_bytes(body)
+    new.chmod(0o600)
+    new.replace(path)

@@ -1,0 +1,1 @@
+"""HAProxy's configuration for the routes of a fleet, and the agent of each HAProxy."""

@@ -1,0 +1,175 @@
+"""The agent of an HAProxy: keeps its configuration, changes its ranges while it runs, and delivers its rows.
+
+A change of shares reaches a running HAProxy by its runtime socket; anything else by a reload, which HAProxy makes
+without refusing a connection. The files are always the newest that it took, so it starts while no gateway can be
+reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from gateway.engines.counters import NODE
+from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower, write
+from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTES, Node
+from gateway.engines.haproxy.config import VERSION
+from gateway.engines.haproxy.deliver import Delivery
+
+MAX_COMMAND_BYTES: Final = 8192
+"""HAProxy takes a command of half a buffer."""
+_FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
+
+
+class Refused(Exception):
+    """What HAProxy says against a command or a configuration."""
+
+
+async def run(node: Node) -> None:
+    """Serve the node until cancelled."""
+    secure = node.control.startswith("https:")
+    verify = ssl.create_default_context(cafile=node.ca) if secure else False
+    headers = {"authorization": f"Bearer {node.token}", NODE: node.name}
+    async with (
+        httpx.AsyncClient(
+            base_url=node.control, headers=headers, verify=verify, timeout=POLL_TIMEOUT_S
+        ) as control,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(HaproxyFollower(node, control).run())
+        group.create_task(Delivery(node, control).run())
+
+
+class HaproxyFollower(Follower):
+    """Follows the configuration and the ranges of a node."""
+
+    def __init__(self, node: Node, control: httpx.AsyncClient) -> None:
+        super().__init__("routes", {"id": node.name, "cluster": node.engine}, control)
+        self._folder = node.folder
+        self._live: dict[str, str] = {}
+        """Maps that the running HAProxy has, as far as this agent knows."""
+
+    async def take(self, version: str, body: bytes) -> str:
+        """Why the node refuses ``version``, with its last good files restored; empty once it has it."""
+        (resource,) = json.loads(body)["resources"]
+        wanted = {**resource["files"], **resource["maps"], ROUTES: resource["config"]}
+        good = {name: _text(self._folder / name) for name in wanted}
+        self._write(wanted)
+        try:
+            await self._apply(resource["config_version"], resource["maps"])
+        except Refused as refused:
+            self._write({name: text for name, text in good.items() if text is not None})
+            self._live = {}
+            return str(refused)
+        self._live = resource["maps"]
+        for path in (*self._folder.glob("*.map"), *self._folder.glob("*.pem")):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+        return ""
+
+    def _write(self, files: dict[str, str]) -> None:
+        for name, text in files.items():
+            if _text(self._folder / name) != text:
+                write(self._folder / name, text.encode())
+
+    async def _apply(self, version: str, maps: dict[str, str]) -> None:
+        """Wait for a node that does not run; it starts from the files. Raises Refused."""
+        while True:
+            try:
+                if await self._version_of_worker() != version:
+                    await self._reload()
+                    await self._reloaded(version)
+                    return
+                for name, text in maps.items():
+                    if self._live.get(name) != text:
+                        await self._replace(name, text)
+                return
+            except OSError:
+                self._live = {}
+                await asyncio.sleep(LOOK_S)
+
+    async def _version_of_worker(self) -> str:
+        """Of the configuration that accepts connections now. Raises OSError if HAProxy does not run."""
+        reply = await command(self._folder / ADMIN_SOCKET, f"show env {VERSION}")
+        return reply.strip().removeprefix(f"{VERSION}=")
+
+    async def _reload(self) -> None:
+        try:
+            await command(self._folder / MASTER_SOCKET, "reload")
+        except OSError:
+            raise Refused(
+                f"HAProxy has no master socket; start it with 'haproxy -W -S {self._folder / MASTER_SOCKET}'"
+            ) from None
+
+    async def _reloaded(self, version: str) -> None:
+        """Wait until a worker has ``version``. Raises Refused."""
+        now = asyncio.get_running_loop().time
+        end = now() + TAKEN_S
+        while now() < end:
+            if await self._has(version):
+                return
+            await asyncio.sleep(LOOK_S)
+        raise Refused(f"HAProxy did not take the configuration within {TAKEN_S:g} s; its log says why")
+
+    async def _has(self, version: str) -> bool:
+        """Whether a worker has ``version`` after a reload. Raises Refused if none will."""
+        try:
+            if await self._version_of_worker() == version:
+                return True
+            failed = _FAILED.search(await command(self._folder / MASTER_SOCKET, "show proc"))
+        except OSError:
+            return False
+        if failed is not None and int(failed[1]):
+            raise Refused("HAProxy refuses the configuration and keeps its last one; its log says why")
+        return False
+
+    async def _replace(self, name: str, text: str) -> None:
+        """Replace a map in one step: a request sees the old one or the new one. Raises Refused and OSError."""
+        path, socket = self._folder / name, self._folder / ADMIN_SOCKET
+        prepared = await command(socket, f"prepare map {path}")
+        found = re.search(r"New version created: (\d+)", prepared)
+        if found is None:
+            raise Refused(f"HAProxy does not know the map {name}: {prepared.strip()}")
+        for lines in _parts(text):
+            problem = (await command(socket, f"add map @{found[1]} {path} <<\n{lines}")).strip()
+            if problem:
+                raise Refused(f"HAProxy refuses a range of {name}: {problem}")
+        await command(socket, f"commit map @{found[1]} {path}")
+
+
+def _parts(text: str) -> list[str]:
+    """``text`` in pieces of whole lines that fit into a command."""
+    parts = [""]
+    for line in text.splitlines(keepends=True):
+        if len(parts[-1]) + len(line) > MAX_COMMAND_BYTES:
+            parts.append("")
+        parts[-1] += line
+    return parts
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+async def command(socket: Path, text: str) -> str:
+    """HAProxy's reply to a command on one of its sockets. Raises OSError."""
+    try:
+        async with asyncio.timeout(TAKEN_S):
+            reader, writer = await asyncio.open_unix_connection(socket)
+            try:
+                writer.write(f"{text}\n".encode())
+                writer.write_eof()  # the master's socket stays open until then
+                return (await reader.read()).decode("latin-1")
+            finally:
+                writer.close()
+    except TimeoutError as error:
+        raise OSError(f"{socket} does not respond") from error

@@ -1,0 +1,296 @@
+"""A real HAProxy serves routes of a running gateway: shares, units, sealed ids, rows, live changes, and what breaks."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import xxhash
+
+from gateway.compile.plans import salt
+from gateway.config.load import load
+from gateway.engines.offers import salt_text
+from policies.allocation.bucketing import allocation
+from policies.allocation.cells import PARTS, cells
+from tests.engines.haproxy_node import NEEDS_HAPROXY, HaproxyNode
+from tests.engines.node import Setup, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    NEEDS_HAPROXY,
+]
+
+PATH = "/v2/models/digits/infer"
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+loops: {watch: 200ms}
+metrics:
+  correct: {type: boolean, window: 1h}
+backends:
+  one: {url: "URL1"}
+  two: {url: "URL2/base", headers: {x-a: "50% 'a'"}}
+engines:
+  edge: {type: haproxy, token: a-token-of-the-edge-engine, nodes: [h*], ids: sealed}
+routes:
+  digits:
+    engine: edge
+    match: {path: /v2/models/digits}
+    unit: {header: x-user-id}
+    variants:
+      v1: {backend: one, rewrite: {path: /m/}}
+      v2: {backend: two, rewrite: {path: /m/}}
+    policy: {type: split, weights: {v1: 9, v2: 1}}
+  plain:
+    engine: edge
+    match: {path: /plain, methods: [GET], headers: {x-mode: a}, host: ["*.example", 127.0.0.1]}
+    variants: {only: {backend: one}}
+    policy: {type: single, variant: only}
+"""
+
+
+class HaproxySetup(Setup):
+    """A gateway, a node and two backends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, CONFIG, "h1", make=HaproxyNode)
+        (node,) = self.nodes
+        assert isinstance(node, HaproxyNode)
+        self.node = node
+        self.text = self.gateway.path.read_text()
+        self.node.wait_serving(PATH)
+
+    def edit(self, old: str, new: str) -> None:
+        assert old in self.text
+        self.text = self.text.replace(old, new)
+        self.gateway.write(self.text)
+
+    def shown(self) -> dict[str, Any]:
+        return next(iter(self.nodes_shown()), {"state": "", "epochs": {}, "lost": 0, "delivered": 0})
+
+    def outcome(self, response: httpx.Response) -> dict[str, Any]:
+        """The row of a response, once it is in the record."""
+        url = f"{self.gateway.url}/-/decisions/{response.headers['x-decision-id']}"
+        return dict(wait_for(lambda: httpx.get(url).json().get("outcome"), "the row arrives"))
+
+    def accepted(self) -> bool:
+        """Whether the node has what the gateway publishes now."""
+        node = self.shown()
+        return bool(node["state"] == "accepted" and node["epochs"]["digits"] == self.report()["epoch"])
+
+    def reward(self, identity: str) -> list[dict[str, Any]]:
+        """What is rejected of a reward."""
+        item = {"decision_id": identity, "metric": "correct", "value": True}
+        sent = httpx.post(f"{self.gateway.url}/-/feedback", json=item, timeout=20).json()
+        return list(sent["rejected"])
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HaproxySetup]:
+    made = HaproxySetup(tmp_path_factory.mktemp("haproxy"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def client(setup: HaproxySetup) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=setup.node.url, timeout=20) as made:
+        yield made
+
+
+def predicted(setup: HaproxySetup, units: list[str], shares: dict[str, float]) -> list[str]:
+    """What Python says of each unit: 63 bits of xxHash64 of the salted text, modulo the parts."""
+    document = load(setup.gateway.path.read_text(), source="test", env={})
+    prefix, found = salt_text(salt(document, "digits")), cells(allocation(shares))
+    hashes = (xxhash.xxh64_intdigest(f"{prefix}{unit}".encode()) for unit in units)
+    return [found.pick((hashed & (2**63 - 1)) % PARTS) for hashed in hashes]
+
+
+@contextmanager
+def load_on(setup: HaproxySetup) -> Iterator[Callable[[], list[httpx.Response]]]:
+    """Requests by four clients while the block runs; what the block gets ends them and returns the responses."""
+    done = threading.Event()
+
+    def send() -> list[httpx.Response]:
+        responses = []
+        with httpx.Client(base_url=setup.node.url, timeout=20) as http:
+            while not done.is_set():
+                responses.append(http.post(PATH))
+        return responses
+
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(send) for _ in range(4)]
+
+        def end() -> list[httpx.Response]:
+            done.set()
+            return [response for future in sent for response in future.result()]
+
+        try:
+            yield end
+        finally:
+            done.set()
+
+
+def test_every_unit_gets_the_variant_that_python_predicts_before_and_after_a_ramp(
+    setup: HaproxySetup, client: httpx.Client
+) -> None:
+    units = [f"user-{n}" for n in range(400)]
+
+    def variant(unit: str) -> str:
+        return client.post(PATH, headers={"x-user-id": unit}).headers["x-variant"]
+
+    def assigned() -> list[str]:
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(variant, units))
+
+    before = assigned()
+    assert before == predicted(setup, units, {"v1": 0.9, "v2": 0.1})
+    worker = setup.node.worker()
+    with load_on(setup) as end:
+        setup.edit("{v1: 9, v2: 1}", "{v1: 7, v2: 3}")
+        wait_for(
+            lambda: setup.report()["allocation"]["v2"] == 0.3 and setup.accepted(), "the node has the ramp"
+        )
+        after = assigned()
+        responses = end()
+    assert {response.status_code for response in responses} == {200}
+    assert after == predicted(setup, units, {"v1": 0.7, "v2": 0.3})
+    assert not [unit for unit, a, b in zip(units, before, after, strict=True) if (a, b) == ("v2", "v1")]
+    counted = Counter(before), Counter(after)
+    assert counted[0]["v2"] < counted[1]["v2"]
+    assert setup.node.worker() == worker, "a change of shares needs no reload"
+
+
+def test_a_request_is_recorded_and_takes_rewards(setup: HaproxySetup, client: httpx.Client) -> None:
+    first, second = (client.post(PATH, headers={"x-user-id": "anna"}) for _ in range(2))
+    outcome = setup.outcome(first)
+    assert outcome["unit"] == setup.outcome(second)["unit"]
+    assert outcome["sticky"]
+    assert outcome["propensity"] == setup.report()["allocation"][outcome["assigned"]]
+    assert (outcome["status"], outcome["error"], outcome["served"]) == (200, "", first.headers["x-variant"])
+    assert outcome["request_id"] == first.headers["x-request-id"]
+    assert outcome["total_ms"] >= outcome["backend_ms"] >= 0
+    assert setup.reward(first.headers["x-decision-id"]) == []
+
+
+def test_forged_ids_are_refused(setup: HaproxySetup, client: httpx.Client) -> None:
+    identity, other = (client.post(PATH).headers["x-decision-id"] for _ in range(2))
+    stamp, time, uuid, served = identity.split(".")
+    seal = uuid.partition("~")[2]
+    forged = {
+        "another request": f"{stamp}.{time}.{other.split('.')[2].partition('~')[0]}~{seal}.{served}",
+        "another time": f"{stamp}.{int(time) + 1}.{uuid}.{served}",
+        "without its seal": f"{stamp}.{time}.{uuid.partition('~')[0]}.{served}",
+        "another stamp": f"{stamp.swapcase()}.{time}.{uuid}.{served}",
+    }
+    codes = {what: setup.reward(text)[0]["code"] for what, text in forged.items()}
+    assert codes == {
+        "another request": "forged",
+        "another time": "forged",
+        "without its seal": "malformed",
+        "another stamp": "unknown_key",
+    }
+    assert setup.reward(identity) == []
+
+
+def test_what_the_backend_is_sent(setup: HaproxySetup, client: httpx.Client) -> None:
+    sent = {"x-variant": "v2", "x-a": "evil", "x-decision-id": "evil"}
+    for backend, variant, base in zip(setup.backends, ("v1", "v2"), ("", "/base"), strict=True):
+        backend.seen.clear()
+        while client.post(f"{PATH}?a=1", headers=sent).headers["x-variant"] != variant:
+            pass
+        path, fields = backend.seen[-1]
+        assert path == f"{base}/m/infer?a=1"
+        assert fields["x-a"] == ("evil" if variant == "v1" else "50% 'a'")
+        assert "x-variant" not in fields
+        assert "evil" not in fields["x-decision-id"]
+        assert fields["host"] == backend.url.removeprefix("http://")
+
+
+@pytest.mark.parametrize("unit", [b"", b"\xff\xfe", b"a\tb"])
+def test_no_value_of_a_unit_breaks_its_row(setup: HaproxySetup, client: httpx.Client, unit: bytes) -> None:
+    response = client.post(PATH, headers={b"x-user-id": unit})
+    assert setup.outcome(response)["sticky"] is bool(unit)
+
+
+def test_conditions_of_a_route_and_requests_of_none(setup: HaproxySetup, client: httpx.Client) -> None:
+    for host in ("127.0.0.1", "a.example:80"):
+        answered = client.get("/plain/x", headers={"x-mode": "a", "host": host})
+        assert (answered.status_code, answered.headers["x-variant"]) == (200, "only")
+    outcome = setup.outcome(answered)
+    assert (outcome["route"], outcome["sticky"], outcome["propensity"]) == ("plain", False, 1.0)
+    for refused in (
+        client.get("/plain/x"),
+        client.get("/plain/x", headers={"x-mode": "a", "host": "b"}),
+        client.post("/plain/x", headers={"x-mode": "a"}),
+        client.get("/plainer", headers={"x-mode": "a"}),
+        client.get("/plain/%2e%2e/x", headers={"x-mode": "a"}),
+        client.get("/plain/x\\..\\y", headers={"x-mode": "a"}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_route")
+        assert "x-decision-id" not in refused.headers
+
+
+def test_a_reload_under_load_fails_no_request(setup: HaproxySetup, client: httpx.Client) -> None:
+    with load_on(setup) as end:
+        setup.edit("headers: {x-mode: a}", "headers: {x-mode: b}")
+        wait_for(lambda: client.get("/plain/x", headers={"x-mode": "b"}).status_code == 200, "it is reloaded")
+        responses = end()
+    assert {response.status_code for response in responses} == {200}
+    wait_for(setup.accepted, "the node has accepted it")
+
+
+def test_what_failed_is_in_the_record(setup: HaproxySetup, client: httpx.Client) -> None:
+    setup.backends[0].status = setup.backends[1].status = 503
+    failed = client.post(PATH)
+    setup.backends[0].status = setup.backends[1].status = 200
+    outcome = setup.outcome(failed)
+    assert (outcome["status"], outcome["error"]) == (503, "backend_status")
+    setup.backends[0].delay = setup.backends[1].delay = 0.7
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(PATH, headers={"x-user-id": "leaver"}, timeout=0.2)
+    setup.backends[0].delay = setup.backends[1].delay = 0.0
+    url = f"{setup.gateway.url}/-/outcomes?status=499"
+    wait_for(
+        lambda: [o["error"] for o in httpx.get(url).json()["outcomes"]] == ["client_left"],
+        "the client has left",
+    )
+
+
+def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
+    setup: HaproxySetup, client: httpx.Client
+) -> None:
+    setup.gateway.crash()
+    assert client.post(PATH).status_code == 200
+    setup.node.process.send_signal(signal.SIGTERM)
+    setup.node.process.wait(10)
+    setup.node.start()
+    setup.node.wait_serving(PATH)
+    responses = [client.post(PATH) for _ in range(20)]
+    assert {response.status_code for response in responses} == {200}
+    setup.gateway.start()
+    for response in responses:
+        assert setup.outcome(response)["status"] == 200
+    wait_for(lambda: setup.shown()["delivered"], "the node has reported its counters")
+    assert setup.shown()["lost"] == 0
+
+
+def test_a_node_that_refuses_keeps_its_last_configuration(setup: HaproxySetup, client: httpx.Client) -> None:
+    routes, own = (setup.node.files / "routes.cfg").read_text(), setup.node.path.read_text()
+    setup.node.path.write_text(f"{own}  a-word-that-haproxy-does-not-know\n")
+    setup.edit("headers: {x-mode: b}", "headers: {x-mode: c}")
+    wait_for(lambda: setup.shown()["state"] == "refused", "the node refuses it")
+    assert "its log says why" in setup.shown()["refused"]
+    assert client.post(PATH).status_code == 200
+    assert (setup.node.files / "routes.cfg").read_text() == routes
+    setup.node.path.write_text(own)
+    wait_for(lambda: client.get("/plain/x", headers={"x-mode": "c"}).status_code == 200, "it is taken")
+    wait_for(setup.accepted, "the node has accepted it")

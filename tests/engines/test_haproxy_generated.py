@@ -1,0 +1,133 @@
+"""The real HAProxy takes what is generated from every option; what it cannot do is refused with the remedy."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gateway.compile.plans import salt
+from gateway.config.load import ConfigError, load
+from gateway.engines.haproxy.bootstrap import Node, bootstrap
+from gateway.engines.haproxy.config import config, map_name, ranges
+from gateway.engines.offers import Assigned
+from policies.allocation.bucketing import allocation
+from policies.allocation.cells import cells
+from tests.e2e.test_tls import Issuer
+from tests.engines.haproxy_node import HAPROXY, NEEDS_HAPROXY
+
+pytestmark = NEEDS_HAPROXY
+
+BACKENDS = """
+  a: {url: "http://127.0.0.1:9001"}
+  b:
+    urls: ["http://localhost:9002/base", "http://127.0.0.1:9003/base"]
+    balance: round_robin
+    headers: {x-key: "100% 'é' \\"#\\" $HOME \\\\"}
+    health: {path: /ready, status: [200, 204], every: 1s}
+    ejection: {consecutive: 3}
+    limit: {in_flight: 4, waiting: 0, wait: 0s}
+    pool: {idle: 0s}
+    slow_start: 5s
+  c: {url: "https://localhost", balance: random, ejection: null, tls: {ca: "@DIR@/ca.pem", server_name: m.example}}
+  d: {url: "https://127.0.0.1:9443", tls: {verify: false}}
+  e: {url: "https://localhost:9444"}
+  f: {urls: ["http://[::1]:9004", "http://[::1]:9005"], host: preserve}
+"""
+CONFIG = """
+engines: {edge: {type: haproxy, token: a-token-of-the-edge-engine, ids: sealed}}
+metrics: {m: {type: boolean}}
+backends: BACKENDS
+routes:
+  other: {match: {path: /other}, variants: {v: {backend: a}}, policy: {type: single, variant: v}}
+  digits: ROUTE
+"""
+ROUTES = {
+    "conditions": (
+        "{match: {path: '/a\"b\\\\''c', host: ['*.example.com', a.b], methods: [GET, PUT], headers: {x-y: \"-i '#\"}},"
+        " variants: {v: {backend: a}}, policy: {type: single, variant: v}}"
+    ),
+    "rewrites": (
+        "{match: {path: /v2/models/m}, unit: {header: x-user}, variants: {one: {backend: a, rewrite: {path: /x/}}, "
+        "two: {backend: b, rewrite: {host: h.example}, headers: {x-a: '%[rand]'}}}, "
+        "policy: {type: split, weights: {one: 1, two: 2}}}"
+    ),
+    "tls": (
+        "{match: {path: /}, variants: {one: {backend: c}, two: {backend: d}, three: {backend: e}}, "
+        "policy: {type: bandit, metric: m}}"
+    ),
+    "hosts": "{match: {path: /}, variants: {v: {backend: f}, w: {backend: b}}, policy: {type: single, variant: v}}",
+    "retries": (
+        "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
+        "retry: {attempts: 3, replayable: true, on: {timeout: true}}, timeouts: {first_byte: 2s, idle: 2s}}"
+    ),
+    "once": (
+        "{match: {path: /}, variants: {v: {backend: a}}, policy: {type: single, variant: v}, "
+        "retry: {on: {connect: false}}}"
+    ),
+}
+
+
+def text_of(route: str, folder: Path) -> str:
+    text = CONFIG.replace("BACKENDS", BACKENDS).replace("@DIR@", str(folder))
+    return text.replace("ROUTE", f"{route[:-1]}, engine: edge}}")
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
+    Issuer(tmp_path)
+    document = load(text_of(ROUTES[name], tmp_path), source=name, env={})
+    made = config(document, "edge")
+    variants = document.routes["digits"].variants
+    shares = cells(allocation(dict.fromkeys(variants, 1 / len(variants))))
+    assigned = Assigned(shares, dict.fromkeys(variants, "STAMP"), salt(document, "digits"))
+    # Not tmp_path: its name has what neither HAProxy nor the limit of a socket's path allows.
+    node = Node("edge", "h1", "t" * 16, "https://turnout.example", "/proc/self/cwd", None)
+    files = {**made.files, map_name("digits"): ranges(assigned, lambda stamp: b"k" * 32)}
+    files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "127.0.0.1:8000")}
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    assert HAPROXY is not None
+    command = [HAPROXY, "-c", "-f", "node.cfg", "-f", "routes.cfg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+REFUSED = [
+    ("fallback: [v2]", "fallback", "remove it"),
+    ("retry: {budget: 10%}", "retry.budget", "remove it"),
+    ("retry: {replayable: true, on: {status: [507]}}", "retry.on.status", "401, 403"),
+    ("timeouts: {idle: 5s}", "timeouts", "the same value"),
+    ("timeouts: {total: 5s}", "timeouts.total", "write null"),
+    ("unit: {cookie: c}", "unit", "write 'header: NAME'"),
+    (
+        "variants: {v1: {backend: a}, v2: {backend: ejecting}}",
+        "variants.v2.backend",
+        "without 'ejection.rate'",
+    ),
+    ("variants: {v1: {backend: a}, v2: {backend: numbers}}", "variants.v2.backend", "server_name: NAME"),
+    ("variants: {v1: {backend: a}, v2: {backend: six}}", "variants.v2.backend", "write 'host: preserve'"),
+]
+MORE = """
+  ejecting: {url: "http://127.0.0.1:9001", ejection: {rate: 10%}}
+  numbers: {url: "https://127.0.0.1:9001"}
+  six: {urls: ["http://[::1]:9001", "http://[::1]:9002"]}
+"""
+
+
+@pytest.mark.parametrize(("rest", "where", "remedy"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_what_haproxy_cannot_do_is_refused(rest: str, where: str, remedy: str, tmp_path: Path) -> None:
+    rest += "" if "variants" in rest else ", variants: {v1: {backend: a}, v2: {backend: b}}"
+    text = text_of(f"{{match: {{path: /}}, policy: {{type: single, variant: v1}}, {rest}}}", tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        load(text.replace("routes:", MORE.strip("\n") + "\nroutes:"), source="test", env={})
+    (fault,) = refused.value.faults
+    assert fault.path == f"routes.digits.{where}"
+    assert remedy in fault.message
+    assert fault.line
+
+
+def test_envoy_does_not_seal(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="write 'ids: joined'"):
+        load(text_of(ROUTES["hosts"], tmp_path).replace("haproxy", "envoy"), source="test", env={})

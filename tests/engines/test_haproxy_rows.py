@@ -1,0 +1,92 @@
+"""Lines of HAProxy become rows, and numbers that are missing become a count of lost rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.engines.haproxy.rows import Ledger, Row, parsed
+from gateway.engines.rows import SEPARATOR
+
+LINE = "41 7 STAMP.1.UUID digits v1 200 -- 0 1 0 2 30 33 98 229 127.0.0.1:9101 7231 616E6EFF"
+
+
+def test_a_line_becomes_a_row() -> None:
+    row = parsed(LINE)
+    assert row is not None
+    assert (row.worker, row.number) == ("41", 7)
+    fields = ["STAMP.1.UUID", "digits", "v1", "200", "-", "1", "33000", "3000", "30000", "98", "229"]
+    assert row.text.split(SEPARATOR) == [*fields, "127.0.0.1:9101", "r1", "ann\xff"]
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "address", "error"),
+    [
+        ("503", "SC", "127.0.0.1:1", "backend_connect"),
+        ("503", "SC", "-:-", "backend_unhealthy"),
+        ("504", "sH", "127.0.0.1:1", "backend_first_byte_timeout"),
+        ("503", "PR", "-:-", "backend_overloaded"),
+        ("200", "SD", "127.0.0.1:1", "backend_truncated"),
+        ("-1", "CH", "127.0.0.1:1", "client_left"),
+    ],
+)
+def test_what_failed(status: str, state: str, address: str, error: str) -> None:
+    line = LINE.replace("200 --", f"{status} {state}").replace("127.0.0.1:9101", address)
+    row = parsed(line.replace(" 0 1 0 2 30 33 ", " +1 1 0 -1 -1 33 "))
+    assert row is not None
+    fields = row.text.split(SEPARATOR)
+    assert fields[3:9] == ["0" if status == "-1" else status, error, "2", "33000", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "3 events dropped", LINE.replace("STAMP.1.UUID", "-"), LINE.replace(" 7 ", " - ")]
+)
+def test_other_lines_are_none(line: str) -> None:
+    assert parsed(line) is None
+
+
+def rows(worker: str, *numbers: int) -> list[Row]:
+    return [Row(worker, number, "") for number in numbers]
+
+
+def take(ledger: Ledger, worker: str, *numbers: int) -> None:
+    made = rows(worker, *numbers)
+    for row in made:
+        ledger.take(row)
+    ledger.deliver(made)
+
+
+def test_lost_rows_are_counted_once_those_behind_them_have_settled() -> None:
+    ledger = Ledger()
+    take(ledger, "a", 1, 2, 5)
+    assert ledger.settle() == (3, 0)
+    take(ledger, "a", 4, 6)  # 4 comes late, from another thread
+    assert ledger.settle() == (5, 1)
+    take(ledger, "a", 8)
+    assert [ledger.settle(), ledger.settle()] == [(6, 1), (6, 2)]
+    ledger.take(refused := Row("a", 9, ""))
+    ledger.lose([refused])
+    assert [ledger.settle(), ledger.settle()][1] == (6, 3)
+
+
+def test_what_an_agent_held_when_it_ended_is_lost() -> None:
+    ledger = Ledger()
+    take(ledger, "a", *range(1, 11))
+    for row in rows("a", 11, 12):
+        ledger.take(row)  # read, but not delivered
+    again = Ledger(ledger.state())
+    take(again, "a", 14)
+    assert [again.settle(), again.settle()] == [(11, 2), (11, 3)]
+
+
+def test_workers_are_counted_each_also_where_one_has_the_process_id_of_another() -> None:
+    ledger = Ledger()
+    take(ledger, "8", *range(1, 101))
+    take(ledger, "8", 1, 2, 4)
+    take(ledger, "9", 2)
+    ledger.settle()
+    assert ledger.settle() == (104, 2)
+    for worker in range(100, 200):
+        take(ledger, str(worker), 1)
+    ledger.settle()
+    assert ledger.settle() == (204, 2)
+    assert len(ledger.state()) < 50
