@@ -144,7 +144,8 @@ class ClientConnection(asyncio.Protocol):
         Args:
             request: Whose response it is.
             status: 200 to 599.
-            lines: All fields but those that frame the message; an element may hold several lines. It may be changed.
+            lines: All fields but those that frame the message; an element may hold several lines, and the last is of
+                this response alone. It may be changed.
             length: Bytes of the body (of a HEAD or 304: that it would have); -1 if unknown.
             bodiless: Whether no body follows, whatever ``length`` says.
         """

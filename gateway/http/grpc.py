@@ -11,7 +11,9 @@ OK: Final = 0
 UNKNOWN: Final = 2
 MAX_TIMEOUT_S: Final = 86_400.0 * 365
 
-_TO_HTTP: Final = (200, 499, 500, 400, 504, 404, 409, 403, 503, 400, 409, 400, 404, 500, 503, 500, 401)
+_TO_HTTP: Final[tuple[int, ...]] = (
+    200, 499, 500, 400, 504, 404, 409, 403, 503, 400, 409, 400, 404, 500, 503, 500, 401
+)  # fmt: skip
 """The HTTP status by which a gRPC status is judged and recorded: 5xx is the backend's fault, 4xx the client's."""
 _FROM_HTTP: Final = {
     400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 409: 10, 412: 9, 413: 8, 414: 8, 417: 3, 422: 3, 429: 8,

@@ -37,7 +37,6 @@ class ConnectionBase(StreamOwner):
         "peer_streams",
         "receive_window",
         "streams",
-        "write_paused",
     )
 
     def __init__(self, limits: Limits, *, client: bool) -> None:
@@ -53,7 +52,6 @@ class ConnectionBase(StreamOwner):
         self.send_window = frames.DEFAULT_WINDOW
         self.receive_window = limits.connection_window
         self.write_paused = False
-        """Whether data waits because the transport has enough."""
         self.closing = False
         """A GOAWAY was sent or received: no further streams."""
         self.ended = False
@@ -156,9 +154,6 @@ class ConnectionBase(StreamOwner):
     def _flush_now(self) -> None:
         self._flushing = False
         self.flush()
-
-    def may_send(self, size: int) -> bool:
-        return size <= self.send_window and not self.write_paused
 
     def earned(self, size: int) -> None:
         self._overhead.earn(2.0 + size / 512.0)

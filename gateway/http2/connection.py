@@ -144,34 +144,34 @@ class Connection(ConnectionBase):
         """Handle every complete frame; return where the next one begins."""
         size = len(data)
         while size - place >= frames.HEADER_BYTES and not self.ended:
-            length = data[place] << 16 | data[place + 1] << 8 | data[place + 2]
-            kind = data[place + 3]
+            high, low, kind, flags, stream_id = frames.parse_header(data, place)
+            length = high << 8 | low
             if length > frames.MAX_FRAME_BYTES:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
-            if self._first and (kind != frames.SETTINGS or data[place + 4] & frames.ACK):
+            if self._first and (kind != frames.SETTINGS or flags & frames.ACK):
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            end = place + frames.HEADER_BYTES + length
-            if end > size:
+            start = place + frames.HEADER_BYTES
+            if start + length > size:
                 break
             self._first = False
-            flags = data[place + 4]
-            stream_id = int.from_bytes(data[place + 5 : place + 9], "big") & frames.MAX_WINDOW
+            stream_id &= frames.MAX_WINDOW
             if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block_stream):
                 raise ConnectionFault(PROTOCOL_ERROR, "a frame within a header block")
-            payload = data[place + frames.HEADER_BYTES : end]
-            place = end
+            place = start + length
+            payload = data[start:place]
             try:
-                self._frame(kind, flags, stream_id, payload)
+                if kind == frames.DATA:
+                    self._on_data(flags, stream_id, payload)
+                elif kind == frames.HEADERS:
+                    self._on_headers(flags, stream_id, payload)
+                else:
+                    self._on_other(kind, flags, stream_id, payload)
             except StreamFault as fault:
                 self._fail_stream(stream_id, fault)
         return place
 
-    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        if kind == frames.DATA:
-            self._on_data(flags, stream_id, payload)
-        elif kind == frames.HEADERS:
-            self._on_headers(flags, stream_id, payload)
-        elif kind == frames.CONTINUATION:
+    def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        if kind == frames.CONTINUATION:
             self._on_continuation(flags, stream_id, payload)
         elif kind == frames.WINDOW_UPDATE:
             self._on_window_update(stream_id, payload)
@@ -224,7 +224,7 @@ class Connection(ConnectionBase):
             raise ConnectionFault(STREAM_CLOSED, "a frame of a closed stream")
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id == 0 or stream_id % 2 == 0:
+        if stream_id % 2 == 0:
             raise ConnectionFault(PROTOCOL_ERROR, "HEADERS of a stream that no client may open")
         if flags & frames.PADDED:
             payload = _unpad(payload)

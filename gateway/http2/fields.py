@@ -5,19 +5,38 @@ from __future__ import annotations
 from typing import Final
 
 REGULAR: Final = 0
-PSEUDO: Final = 1
-"""A known pseudo-header field."""
-MALFORMED: Final = 2
-"""A name or value that no message may have, see `Field.fault`."""
+LENGTH: Final = 1
+TYPE: Final = 2
+TIMEOUT: Final = 3
+"""Regular fields that mean something here;"""
+METHOD: Final = 4
+SCHEME: Final = 5
+AUTHORITY: Final = 6
+PATH: Final = 7
+STATUS: Final = 8
+"""pseudo-header fields;"""
+MALFORMED: Final = 9
+"""a name or value that no message may have, see `Field.fault`."""
+_KINDS: Final = {
+    b"content-length": LENGTH,
+    b"content-type": TYPE,
+    b"grpc-timeout": TIMEOUT,
+    b":method": METHOD,
+    b":scheme": SCHEME,
+    b":authority": AUTHORITY,
+    b":path": PATH,
+    b":status": STATUS,
+}
 
 FIELD_OVERHEAD: Final = 32
 """Bytes that a field counts for besides its name and value (RFC 7541 4.1)."""
 
 _NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_PSEUDO_BYTES: Final = {
+    b":method": b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    b":path": bytes(range(0x21, 0x7F)),
+}
 _VALUE_BYTES: Final = bytes(b for b in range(256) if b == 9 or (b >= 0x20 and b != 0x7F))
-_REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
-_RESPONSE_PSEUDO: Final = frozenset((b":status",))
-_PSEUDO: Final = _REQUEST_PSEUDO | _RESPONSE_PSEUDO
 _CONNECTION_FIELDS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"http2-settings")
 )
@@ -33,7 +52,7 @@ class Field:
         self.value = value
         self.size = len(name) + len(value) + FIELD_OVERHEAD
         self.fault = field_fault(name, value)
-        self.kind = MALFORMED if self.fault else PSEUDO if name.startswith(b":") else REGULAR
+        self.kind = MALFORMED if self.fault else _KINDS.get(name, REGULAR)
         self.line = b"%b: %b\r\n" % (name, value)
         """Only of use if the field is regular."""
 
@@ -44,8 +63,10 @@ class Field:
 def field_fault(name: bytes, value: bytes) -> str:
     """What is wrong with a field of any message; "" if nothing is."""
     if name.startswith(b":"):
-        if name not in _PSEUDO:
+        if name not in _KINDS:
             return "an unknown pseudo-header field"
+        if value.translate(None, _PSEUDO_BYTES.get(name, _VALUE_BYTES)):
+            return f"an invalid '{name.decode()}'"
     elif not name or name.translate(None, _NAME_BYTES):
         return "a field name with an invalid or upper-case character"
     elif name in _CONNECTION_FIELDS:
@@ -59,56 +80,58 @@ def field_fault(name: bytes, value: bytes) -> str:
     return ""
 
 
+def _misplaced(field: Field, *, late: bool) -> str:
+    """What is wrong with a known pseudo-header field of a request."""
+    name = field.name.decode()
+    if late:
+        return "a pseudo-header field after a regular one"
+    if field.kind == STATUS:
+        return f"'{name}' in a request"
+    return f"a repeated '{name}'" if field.value else f"an empty '{name}'"
+
+
 class RequestFields:
     """A request's header list, taken apart and checked (RFC 9113 8.3.1)."""
 
-    __slots__ = ("authority", "content_type", "fault", "length", "method", "path", "regular", "scheme")
+    __slots__ = (
+        "authority", "content_type", "fault", "length", "method", "path", "regular", "scheme", "timeout"
+    )  # fmt: skip
 
     def __init__(self, fields: list[Field]) -> None:
         """``fault`` says what makes the list malformed; "" if nothing does."""
-        self.method = self.scheme = self.authority = self.path = self.content_type = b""
-        self.length = -1
-        """Content-Length; -1 if absent."""
         self.regular: list[Field] = []
-        self.fault = self._take(fields) or self._missing()
+        values: list[bytes | None] = [None] * MALFORMED
+        fault = self._take(fields, values)
+        self.method = values[METHOD] or b""
+        self.scheme = values[SCHEME] or b""
+        self.authority = values[AUTHORITY] or b""
+        self.path = values[PATH] or b""
+        self.content_type = values[TYPE] or b""
+        self.timeout = values[TIMEOUT]
+        """Of gRPC; b"" if it is repeated."""
+        length = values[LENGTH]
+        self.length = -1 if length is None else parse_length(length)
+        """Content-Length; -1 if absent."""
+        if self.length < 0 and length is not None:
+            fault = fault or "an invalid or repeated content-length"
+        self.fault = fault or self._missing()
 
-    def _take(self, fields: list[Field]) -> str:
+    def _take(self, fields: list[Field], values: list[bytes | None]) -> str:
+        """Fills ``values`` by kind; of regular fields that are repeated, but for the type, with b""."""
         regular = self.regular
         for field in fields:
-            if field.kind == REGULAR:
+            kind = field.kind
+            if kind == REGULAR:
                 regular.append(field)
-                if field.name == b"content-length":
-                    length = parse_length(field.value)
-                    if length < 0 or self.length >= 0:
-                        return "an invalid or repeated content-length"
-                    self.length = length
-                elif field.name == b"content-type":
-                    self.content_type = field.value
-            elif field.kind == MALFORMED:
+            elif kind <= TIMEOUT:
+                regular.append(field)
+                values[kind] = field.value if kind == TYPE or values[kind] is None else b""
+            elif kind == MALFORMED:
                 return field.fault
+            elif kind == STATUS or regular or not field.value or values[kind] is not None:
+                return _misplaced(field, late=bool(regular))
             else:
-                fault = self._take_pseudo(field.name, field.value, late=bool(regular))
-                if fault:
-                    return fault
-        return ""
-
-    def _take_pseudo(self, name: bytes, value: bytes, *, late: bool) -> str:
-        if late:
-            return "a pseudo-header field after a regular one"
-        if not value:
-            return f"an empty '{name.decode()}'"
-        if name == b":path" and not self.path:
-            self.path = value
-        elif name == b":method" and not self.method:
-            self.method = value
-        elif name == b":authority" and not self.authority:
-            self.authority = value
-        elif name == b":scheme" and not self.scheme:
-            self.scheme = value
-        elif name in _REQUEST_PSEUDO:
-            return f"a repeated '{name.decode()}'"
-        else:
-            return f"'{name.decode()}' in a request"
+                values[kind] = field.value
         return ""
 
     def _missing(self) -> str:
@@ -116,11 +139,9 @@ class RequestFields:
             return "" if self.authority and not (self.scheme or self.path) else "an invalid CONNECT"
         if not (self.method and self.scheme and self.path):
             return "no ':method', ':scheme' or ':path'"
-        if self.method.translate(None, _METHOD_BYTES):
-            return "an invalid ':method'"
         if self.scheme not in (b"http", b"https"):
             return "a ':scheme' other than 'http' and 'https'"
-        if self.path.translate(None, _VISIBLE) or not (self.path.startswith(b"/") or self._asterisk()):
+        if not (self.path.startswith(b"/") or self._asterisk()):
             return "an invalid ':path'"
         return ""
 
@@ -128,8 +149,6 @@ class RequestFields:
         return self.path == b"*" and self.method == b"OPTIONS"
 
 
-_METHOD_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_VISIBLE: Final = bytes(range(0x21, 0x7F))
 _MAX_LENGTH_DIGITS: Final = 18
 
 
@@ -147,21 +166,22 @@ class ResponseFields:
         self.fault = self._take(fields)
 
     def _take(self, fields: list[Field]) -> str:
-        if not fields or fields[0].name != b":status":
+        if not fields or fields[0].kind != STATUS:
             return "no ':status' at the beginning"
         value = fields[0].value
         if len(value) != 3 or not value.isdigit() or not b"100" <= value <= b"599":
             return "an invalid ':status'"
         self.status = int(value)
-        for field in fields[1:]:
-            if field.kind != REGULAR:
+        self.regular = regular = fields[1:]
+        for field in regular:
+            kind = field.kind
+            if kind > TIMEOUT:
                 return field.fault or "a misplaced pseudo-header field"
-            if field.name == b"content-length":
+            if kind == LENGTH:
                 length = parse_length(field.value)
                 if length < 0 or self.length >= 0:
                     return "an invalid or repeated content-length"
                 self.length = length
-        self.regular = fields[1:]
         return ""
 
 
@@ -173,7 +193,7 @@ def parse_length(value: bytes) -> int:
 def trailer_fault(fields: list[Field]) -> str:
     """What makes a trailer section malformed; "" if nothing does."""
     for field in fields:
-        if field.kind != REGULAR:
+        if field.kind > TIMEOUT:
             return field.fault or "a pseudo-header field in a trailer section"
         if field.name in _NO_TRAILERS:
             return f"'{field.name.decode()}' in a trailer section"

@@ -41,6 +41,8 @@ MAX_HEADER_LIST_SIZE: Final = 0x6
 
 _HEADER: Final = Struct(">HBBBL")
 """Length (high 16 bits, low 8), type, flags, stream."""
+parse_header: Final = _HEADER.unpack_from
+"""The five numbers at a place in bytes; the uppermost bit of the stream is reserved."""
 _WITH_WORD: Final = Struct(">HBBBLL")
 _SETTING: Final = Struct(">HL")
 _GOAWAY: Final = Struct(">LL")

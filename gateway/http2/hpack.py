@@ -1,7 +1,8 @@
 """Header compression (RFC 7541).
 
 The decoder keeps a `Field` for each entry of its table, so that what a client repeats is validated once. The
-encoder never adds to the peer's table: its output depends on nothing but its input, and costs no state.
+encoder never adds to the peer's table: its output depends on nothing but its input, and is remembered for what most
+messages repeat.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ TABLE_BYTES: Final = 4096
 MAX_INTEGER_BYTES: Final = 5
 """Bytes that follow the prefix of an integer, at most."""
 
-_STATIC: Final = [Field(name, value) for name, value in STATIC_TABLE]
-_STATIC_SIZE: Final = len(STATIC_TABLE)
+_STATIC: Final = [Field(b"", b""), *[Field(name, value) for name, value in STATIC_TABLE]]
+"""By index; the first has none."""
+_FIRST_DYNAMIC: Final = len(_STATIC)
 
 
 class HeaderList:
-    """A decoded header list. ``oversized``: it exceeds the decoder's limits, and ``fields`` is cut short."""
+    """A decoded header list. ``oversized``: it exceeds the decoder's limits; ``fields`` has no more than these."""
 
     __slots__ = ("fields", "oversized", "size")
 
@@ -37,22 +39,17 @@ class HeaderList:
 class Decoder:
     """Decodes the header blocks of one connection, in their order."""
 
-    __slots__ = ("_block", "_entries", "_place", "_size", "_table_bytes", "max_fields", "max_list_bytes")
+    __slots__ = ("_block", "_place", "_size", "_table", "_table_bytes", "max_fields", "max_list_bytes")
 
     def __init__(self, max_list_bytes: int, max_fields: int) -> None:
         self.max_list_bytes = max_list_bytes
         self.max_fields = max_fields
-        self._entries: list[Field] = []
-        """The dynamic table, oldest first."""
+        self._table = _STATIC.copy()
+        """By index: the static table, then the dynamic one, newest first."""
         self._size = 0
         self._table_bytes = TABLE_BYTES
         self._block = b""
         self._place = 0
-
-    @property
-    def table_size(self) -> int:
-        """Bytes in the dynamic table, as RFC 7541 4.1 counts them."""
-        return self._size
 
     def decode(self, block: bytes) -> HeaderList:
         """Return the header list of a whole block.
@@ -61,36 +58,43 @@ class Decoder:
             ConnectionFault: the block is not valid; the state shared with the peer is lost.
         """
         self._block = block
-        self._place = 0
         result = HeaderList()
-        fields = result.fields
-        size = len(block)
+        fields, table = result.fields, self._table
+        place, total, size = 0, 0, len(block)
         try:
-            while self._place < size:
-                byte = block[self._place]
-                if byte & 0x80:
-                    field = self._entry(self._integer(byte, 0x7F))
-                elif byte & 0x40:
-                    field = self._literal(byte, 0x3F)
-                    self._add(field)
-                elif byte & 0x20:
-                    if fields or result.oversized:
-                        raise _fault("a table size update after a field")
-                    self._resize(self._integer(byte, 0x1F))
-                    continue
+            while place < size:
+                byte = block[place]
+                if 0x80 < byte < 0xFF:  # nearly all fields of nearly all messages: an index of one byte
+                    place += 1
+                    field = table[byte & 0x7F]
                 else:
-                    field = self._literal(byte, 0x0F)
-                result.size += field.size
-                if result.size > self.max_list_bytes or len(fields) >= self.max_fields:
-                    result.oversized = True
-                else:
-                    fields.append(field)
+                    self._place = place
+                    if byte & 0x80:
+                        field = self._entry(self._integer(byte, 0x7F))
+                    elif byte & 0x40:
+                        field = self._literal(byte, 0x3F)
+                        self._add(field)
+                    elif byte & 0x20:
+                        if fields:
+                            raise _fault("a table size update after a field")
+                        self._resize(self._integer(byte, 0x1F))
+                        place = self._place
+                        continue
+                    else:
+                        field = self._literal(byte, 0x0F)
+                    place = self._place
+                total += field.size
+                fields.append(field)
         except IndexError:
-            raise _fault("a header block ends within a field") from None
+            raise _fault("an index points to no field, or a header block ends within a field") from None
         except HuffmanError as error:
             raise _fault(str(error)) from None
         finally:
             self._block = b""
+        result.size = total
+        if total > self.max_list_bytes or len(fields) > self.max_fields:
+            result.oversized = True
+            del fields[self.max_fields :]
         return result
 
     def _integer(self, byte: int, mask: int) -> int:
@@ -127,15 +131,12 @@ class Decoder:
         return Field(name, self._string())
 
     def _entry(self, index: int) -> Field:
-        if index <= _STATIC_SIZE:
-            if index:
-                return _STATIC[index - 1]
-        elif index - _STATIC_SIZE <= len(self._entries):
-            return self._entries[_STATIC_SIZE - index]
-        raise _fault("an index points to no field")
+        if not index:
+            raise _fault("an index points to no field")
+        return self._table[index]
 
     def _add(self, field: Field) -> None:
-        self._entries.append(field)
+        self._table.insert(_FIRST_DYNAMIC, field)
         self._size += field.size
         if self._size > self._table_bytes:
             self._evict()
@@ -147,12 +148,8 @@ class Decoder:
         self._evict()
 
     def _evict(self) -> None:
-        entries = self._entries
-        count = 0
         while self._size > self._table_bytes:
-            self._size -= entries[count].size
-            count += 1
-        del entries[:count]
+            self._size -= self._table.pop().size
 
 
 def _fault(message: str) -> ConnectionFault:
@@ -174,8 +171,10 @@ def _integer(value: int, mask: int, flags: int) -> bytes:
 
 _LENGTHS: Final = tuple(_integer(length, 0x7F, 0) for length in range(1024))
 """The prefixes of plain strings."""
-_INDEXED: Final = {field: bytes((0x80 | i + 1,)) for i, field in reversed(list(enumerate(STATIC_TABLE)))}
-_NAMES: Final = {name: _integer(i + 1, 0x0F, 0) for i, (name, _) in reversed(list(enumerate(STATIC_TABLE)))}
+_INDEXED: Final = {
+    field: bytes((0x80 | i + 1,)) for i, field in reversed(list(enumerate(STATIC_TABLE))) if field[1]
+}
+_INDEXED_NAMES: Final = frozenset(name for name, _ in _INDEXED)
 _SENSITIVE: Final = frozenset(
     (
         *(b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"),
@@ -183,6 +182,44 @@ _SENSITIVE: Final = frozenset(
     )
 )
 """Encoded as never to be indexed, so that no later hop compresses them either (RFC 7541 7.1.3)."""
+MAX_REMEMBERED: Final = 1024
+MAX_REMEMBERED_BYTES: Final = 256
+
+
+class _Encodings(dict[bytes, bytes]):
+    """Encodings that were made, up to a limit."""
+
+    def remember(self, text: bytes, encoding: bytes) -> bytes:
+        if len(text) <= MAX_REMEMBERED_BYTES:
+            if len(self) >= MAX_REMEMBERED:
+                self.clear()
+            self[text] = encoding
+        return encoding
+
+
+class _Names(_Encodings):
+    """What precedes the string of a value, by name."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        flags = 0x10 if name in _SENSITIVE else 0
+        index = next((i for i, (known, _) in enumerate(STATIC_TABLE, 1) if known == name), 0)
+        return self.remember(name, _integer(index, 0x0F, flags) + (b"" if index else _string(name)))
+
+
+class _Lines(_Encodings):
+    """The encoding of whole field lines of HTTP/1.1, of which most messages repeat those of others."""
+
+    def __missing__(self, lines: bytes) -> bytes:
+        fields = split_lines(lines)
+        encoding = encode_fields(fields)
+        if any(name in _SENSITIVE for name, _ in fields):
+            return encoding
+        return self.remember(lines, encoding)
+
+
+_NAMES: Final = _Names()
+REPEATED_LINES: Final = _Lines()
+"""Encodes lines that other messages are likely to have too; `encode_lines` encodes those of one message."""
 
 
 def _string(value: bytes) -> bytes:
@@ -192,19 +229,37 @@ def _string(value: bytes) -> bytes:
 
 def encode_field(name: bytes, value: bytes) -> bytes:
     """The encoding of one field; ``name`` is in lower case."""
-    indexed = _INDEXED.get((name, value))
-    if indexed is not None:
-        return indexed
-    known = _NAMES.get(name)
-    if name in _SENSITIVE:
-        known = b"\x10" + _string(name) if known is None else _integer(_index(name), 0x0F, 0x10)
-    elif known is None:
-        known = b"\x00" + _string(name)
-    return known + _string(value)
+    if name in _INDEXED_NAMES:
+        indexed = _INDEXED.get((name, value))
+        if indexed is not None:
+            return indexed
+    size = len(value)
+    return _NAMES[name] + (_LENGTHS[size] if size < 1024 else _integer(size, 0x7F, 0)) + value
 
 
-def _index(name: bytes) -> int:
-    return next(i for i, (known, _) in enumerate(STATIC_TABLE, 1) if known == name)
+def encode_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The encoding of (name, value) pairs."""
+    return b"".join([encode_field(name, value) for name, value in fields])
+
+
+def split_lines(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """(Lower-cased name, value) of whole field lines of HTTP/1.1."""
+    fields = []
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b": ")
+            fields.append((name.lower(), value))
+    return fields
+
+
+def encode_lines(lines: bytes) -> bytes:
+    """The encoding of whole field lines of HTTP/1.1."""
+    parts = []
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b": ")
+            parts.append(encode_field(name.lower(), value))
+    return b"".join(parts)
 
 
 STATUSES: Final = {status: encode_field(b":status", b"%d" % status) for status in range(100, 600)}

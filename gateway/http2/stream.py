@@ -29,7 +29,8 @@ RESET: Final = 6
 _REFUSED: Final = -1
 _MISUSED: Final = -2
 
-TRANSITIONS: Final = (
+# The lengths are left open: mypyc copies a tuple of a known length whenever it is indexed.
+TRANSITIONS: Final[tuple[tuple[int, ...], ...]] = (
     # RECV_HEADERS        RECV_DATA           RECV_END             SEND_HEADERS        SEND_DATA
     # SEND_END            RESET
     (OPEN, _MISUSED, _MISUSED, OPEN, _MISUSED, _MISUSED, _MISUSED),  # IDLE
@@ -47,12 +48,14 @@ MAX_PENDING_BYTES: Final = 16_384
 class StreamOwner:
     """A connection as its streams use it."""
 
-    __slots__ = ("limits", "peer_window", "send_window")
+    __slots__ = ("limits", "peer_window", "send_window", "write_paused")
 
     limits: Limits
     peer_window: int
     """The peer's SETTINGS_INITIAL_WINDOW_SIZE."""
     send_window: int
+    write_paused: bool
+    """Whether data waits because the transport has enough."""
 
     def send(self, data: bytes) -> None:
         """Put bytes into the next write."""
@@ -64,10 +67,6 @@ class StreamOwner:
 
     def flush_soon(self) -> None:
         """`flush`, together with what other streams send in the same turn of the loop."""
-        raise NotImplementedError
-
-    def may_send(self, size: int) -> bool:
-        """Whether the connection has room for ``size`` bytes of data."""
         raise NotImplementedError
 
     def earned(self, size: int) -> None:
@@ -186,7 +185,8 @@ class Stream:
     # Receiving --------------------------------------------------------------------------------------
     def take_data(self, data: bytes, counted: int) -> None:
         """A DATA frame; ``counted``: its size with the padding, which flow control counts."""
-        self.advance(RECV_DATA)
+        if not self.remote_open:
+            self.advance(RECV_DATA)
         self.receive_window -= counted
         if self.receive_window < 0:
             raise StreamFault(FLOW_CONTROL_ERROR, "more data than the stream's window permits")
@@ -242,7 +242,8 @@ class Stream:
         """Send data as far as the windows permit; the rest waits."""
         connection = self.connection
         size = len(data)
-        if self.blocked or size > self.send_window or not connection.may_send(size):
+        room = min(self.send_window, connection.send_window)
+        if self.blocked or size > room or connection.write_paused:
             self._wait(data, end=end)
             return
         self.sent += size

@@ -117,7 +117,8 @@ class Connection(asyncio.Protocol):
         Args:
             handler: Who receives the response.
             head_only: Whether the method is HEAD, so that no body follows the response's head.
-            head: Parts of its head, written in HTTP/1.1; may be changed.
+            head: Parts of its head, written in HTTP/1.1; may be changed. The first begins with the request line and
+                the host; the last has what frames the message, and is of this request alone.
             body: Pieces of its body.
         """
         raise NotImplementedError

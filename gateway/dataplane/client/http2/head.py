@@ -37,7 +37,7 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
             if named or field.value.lower() != fields.authority.lower():
                 head.take(HOST, b"host", field.value)  # two that differ are refused (RFC 9113 8.3.1)
             named = True
-        elif field.name == b"cookie":
+        elif action == KEEP and field.name == b"cookie":
             cookies.append(field)
         else:
             head.take(action, field.name, field.value)
@@ -45,19 +45,16 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
         head.take(KEEP, b"cookie", b"; ".join([field.value for field in cookies]))
     if fields.content_type.startswith(GRPC) and is_grpc(fields.content_type):
         head.grpc = True
-        _take_timeout(head, fields)
+        if fields.timeout is not None:
+            _take_timeout(head, fields.timeout)
     if not end and head.length < 0:
         head.chunked = True
     head.settle("1.1", fields.method, fields.path, upgrades=False, keep_alive=True)
 
 
-def _take_timeout(head: Head, fields: RequestFields) -> None:
+def _take_timeout(head: Head, value: bytes) -> None:
     """The deadline of a gRPC call; some servers fail for later calls if they are handed an invalid one."""
-    for field in fields.regular:
-        if field.name == b"grpc-timeout":
-            seconds = parse_timeout(field.value)
-            if seconds < 0 or head.grpc_timeout:
-                raise TurnoutError(
-                    "bad_request", "The 'grpc-timeout' is not valid; send one, such as '200m'."
-                )
-            head.grpc_timeout = max(seconds, 1e-9)
+    seconds = parse_timeout(value)
+    if seconds < 0:
+        raise TurnoutError("bad_request", "The 'grpc-timeout' is not valid; send one, such as '200m'.")
+    head.grpc_timeout = max(seconds, 1e-9)

@@ -13,7 +13,7 @@ from gateway.errors import TurnoutError
 from gateway.http.grpc import error_fields
 from gateway.http2.errors import CANCEL, INTERNAL_ERROR, NO_ERROR
 from gateway.http2.fields import Field
-from gateway.http2.hpack import STATUSES, encode_field
+from gateway.http2.hpack import REPEATED_LINES, STATUSES, encode_field, encode_lines
 from gateway.http2.stream import Stream, StreamOwner
 
 _IDS: Final = re.compile(rb"^(?:x-decision-id|x-variant|x-request-id): [^\r\n]*\r\n", re.MULTILINE)
@@ -42,7 +42,7 @@ class StreamClient(ClientConnection):
         self._foreign = 0
         """The status of a response to a gRPC call that is not gRPC; 0: it is."""
         self._ids = b""
-        """The gateway's lines, repeated in the trailers of a gRPC call: some clients show those alone."""
+        """The gateway's fields, repeated in the trailers of a gRPC call: some clients show those alone."""
         self._kept = self._said = b""
 
     def send_interim(self, status: int, lines: list[bytes]) -> None:
@@ -54,16 +54,17 @@ class StreamClient(ClientConnection):
         self, request: PipelinedRequest, status: int, lines: list[bytes], length: int, bodiless: bool
     ) -> None:
         self._bodiless = bodiless
-        joined = b"".join(lines)
+        own = lines.pop() if lines else b""
         if request.head.grpc:
-            self._ids = b"".join(_IDS.findall(joined))
-        if request.head.grpc and b"content-type: application/grpc" not in joined.lower():
-            self._foreign, self._kept = status, grpc_lines(joined)
-            return
-        head = STATUSES[status] + encode_lines(joined)
+            joined = b"".join(lines)
+            if b"content-type: application/grpc" not in joined.lower():
+                self._foreign, self._kept = status, grpc_lines(joined + own)
+                return
+            self._ids = encode_lines(b"".join(_IDS.findall(own)))
+        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], encode_lines(own)]
         if length >= 0 and status != 204:
-            head += encode_field(b"content-length", b"%d" % length)
-        self._head = head
+            block.append(encode_field(b"content-length", b"%d" % length))
+        self._head = b"".join(block)
 
     def send(self, data: list[bytes], end: bool) -> None:
         stream = self.stream
@@ -86,7 +87,7 @@ class StreamClient(ClientConnection):
     def send_trailers(self, data: list[bytes], lines: bytes) -> None:
         self.send(data, bool(self._foreign))
         if self.stream.local_open and not self.lost:
-            self.stream.send_trailers(encode_lines(lines + self._ids))
+            self.stream.send_trailers(encode_lines(lines) + self._ids)
             self.stream.connection.flush_soon()
 
     def _send_foreign(self, data: list[bytes], end: bool) -> None:
@@ -224,13 +225,3 @@ def grpc_lines(lines: bytes) -> bytes:
     """``lines`` without those that describe a body."""
     kept = [line for line in lines.split(b"\r\n") if not line.lower().startswith(b"content-")]
     return b"\r\n".join(kept)
-
-
-def encode_lines(lines: bytes) -> bytes:
-    """The encoding of whole HTTP/1.1 field lines."""
-    parts = []
-    for line in lines.split(b"\r\n"):
-        if line:
-            name, _, value = line.partition(b": ")
-            parts.append(encode_field(name.lower(), value))
-    return b"".join(parts)

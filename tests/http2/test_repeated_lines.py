@@ -1,0 +1,81 @@
+"""Encodings that are remembered: what, how much of it, and never a credential."""
+
+from __future__ import annotations
+
+import pytest
+from hpack import Decoder as ReferenceDecoder
+
+from gateway.http2.fields import Field, RequestFields
+from gateway.http2.hpack import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, REPEATED_LINES
+from gateway.transport.http2_head import encode_head
+
+
+def decoded(block: bytes) -> list[tuple[bytes, bytes]]:
+    return [(bytes(name), bytes(value)) for name, value in ReferenceDecoder().decode(block, raw=True)]
+
+
+def test_a_repeated_head_is_the_same_as_the_first() -> None:
+    for number in range(3):
+        own = b"x-request-id: r%d\r\ncontent-length: 2\r\n\r\n" % number
+        parts = [b"POST /a?b HTTP/1.1\r\nhost: h\r\n", b"Accept: */*\r\n", b"x-a: 1\r\nx-b: 2\r\n", b"", own]
+        assert decoded(encode_head(parts, b"http")) == [
+            *((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a?b"), (b":authority", b"h")),
+            *((b"te", b"trailers"), (b"accept", b"*/*"), (b"x-a", b"1"), (b"x-b", b"2")),
+            *((b"x-request-id", b"r%d" % number), (b"content-length", b"2")),
+        ]
+
+
+def test_a_head_in_one_part_has_its_framing_removed() -> None:
+    head = b"GET / HTTP/1.1\r\nx-a: 1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert decoded(encode_head([head], b"https"))[2:] == [
+        *((b":path", b"/"), (b":authority", b"h"), (b"te", b"trailers"), (b"x-a", b"1")),
+    ]
+
+
+def test_as_many_lines_are_remembered_as_may_be() -> None:
+    for number in range(2 * MAX_REMEMBERED + 10):
+        line = b"x-line: %d\r\n" % number
+        assert decoded(REPEATED_LINES[line]) == [(b"x-line", b"%d" % number)]
+        assert len(REPEATED_LINES) <= MAX_REMEMBERED
+    long = b"x-long: %b\r\n" % (b"v" * MAX_REMEMBERED_BYTES)
+    assert decoded(REPEATED_LINES[long])[0][0] == b"x-long"
+    assert long not in REPEATED_LINES
+
+
+@pytest.mark.parametrize("name", [b"Authorization", b"cookie", b"X-Api-Key", b"set-cookie"])
+def test_a_credential_is_not_remembered(name: bytes) -> None:
+    lines = b"x-a: 1\r\n%b: secret\r\n" % name
+    assert decoded(REPEATED_LINES[lines])[1] == (name.lower(), b"secret")
+    assert lines not in REPEATED_LINES
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ([(b"content-length", b"3")], ""),
+        ([(b"content-length", b"3"), (b"content-length", b"3")], "an invalid or repeated content-length"),
+        ([(b"content-length", b"")], "an invalid or repeated content-length"),
+        ([(b"content-length", b"+3")], "an invalid or repeated content-length"),
+        ([(b":path", b"/")], "a repeated ':path'"),
+        ([(b":path", b"")], "an empty ':path'"),
+        ([(b":status", b"200")], "':status' in a request"),
+        ([(b"a", b"b"), (b":path", b"/")], "a pseudo-header field after a regular one"),
+        ([(b":protocol", b"x")], "an unknown pseudo-header field"),
+    ],
+)
+def test_what_makes_a_request_malformed(extra: list[tuple[bytes, bytes]], fault: str) -> None:
+    head = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"h")]
+    fields = RequestFields([Field(name, value) for name, value in head + extra])
+    assert fields.fault == fault
+    assert (fields.method, fields.authority) == (b"GET", b"h")
+
+
+def test_the_last_type_and_no_repeated_timeout_count() -> None:
+    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"h")]
+    types = [(b"content-type", b"a"), (b"content-type", b"b")]
+    once = RequestFields([Field(*pair) for pair in [*head, *types, (b"grpc-timeout", b"1S")]])
+    assert (once.content_type, once.timeout, once.length, len(once.regular)) == (b"b", b"1S", -1, 3)
+    twice = RequestFields(
+        [Field(*pair) for pair in [*head, (b"grpc-timeout", b"1S"), (b"grpc-timeout", b"1S")]]
+    )
+    assert twice.timeout == b""
