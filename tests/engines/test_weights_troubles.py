@@ -161,6 +161,15 @@ async def test_an_api_server_that_is_away_is_silent_after_some_time_and_then_fol
         assert (it.state, it.weights["digits-v2"]) == ("accepted", 600_000)
 
 
+async def test_an_api_server_that_no_route_needs_is_not_silent() -> None:
+    async with world() as it:
+        it.server.stop()
+        await it.step(2 * SILENT_S)
+        assert it.state == "accepted"
+        assert it.server.calls == []
+        it.server.start()
+
+
 async def test_in_a_pod_the_account_s_files_are_used_and_a_renewed_token_at_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

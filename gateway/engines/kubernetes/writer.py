@@ -184,6 +184,8 @@ class HttpRoutes:
     # Writing --------------------------------------------------------------------------------------------
     async def step(self, published: Mapping[str, InEffect], node: NodeState) -> None:
         """As the leader: give every HTTPRoute the weights of what is published, the changed ones first."""
+        if not published:
+            self._responded = self._clock()  # an API server that is not called is not silent
         for gone in [route for route in self._observed if self._document().httproute(route) is None]:
             del self._observed[gone]
         waiting = sorted(
