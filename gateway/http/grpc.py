@@ -60,3 +60,8 @@ def error_fields(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
         (b"grpc-status", b"%d" % code),
         (b"grpc-message", _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], message)),
     ]
+
+
+def error_lines(status: int, body: bytes) -> bytes:
+    """`error_fields` as whole field lines."""
+    return b"".join(b"%b: %b\r\n" % field for field in error_fields(status, body))

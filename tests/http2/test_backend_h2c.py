@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
+import grpc
 import pytest
 
 from tests.http2.backend import Http2Backend, Request, free_port
@@ -377,3 +378,28 @@ def test_a_connection_closed_while_idle_costs_no_request(rig: Rig, backend: Http
         backend.plans.append(vanish)
         assert client.request(headers(to(b"/replayed"), 3), 3).status == 200
     assert len(backend.connections) == 2
+
+
+@pytest.mark.parametrize("end", ["reset", "abort"])
+def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2Backend, end: str) -> None:
+    """Not with a bare reset, which clients take for a fault in the protocol."""
+    message = b"\0\0\0\0\2ok"
+
+    def break_off(request: Request) -> None:
+        h2, connection = request.connection.h2, request.connection
+        h2.send_headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+        h2.send_data(request.stream, message + b"\0\0\0")
+        if end == "reset":
+            h2.reset_stream(request.stream, 2)
+        connection.flush()
+        if end == "abort":
+            connection.transport.close()
+
+    backend.plans.append(break_off)
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
+        call = channel.unary_stream("/m/Stream", None, None, _registered_method=True)(b"", timeout=20)
+        with pytest.raises(grpc.RpcError) as failed:
+            assert [next(call), next(call)]
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert failed.value.details().startswith("backend_truncated: ")
+    assert dict(failed.value.trailing_metadata())["x-variant"] == "v1"

@@ -13,7 +13,8 @@ from gateway.dataplane.exchange.discard import Discard
 from gateway.dataplane.exchange.recovery import Recovery
 from gateway.dataplane.exchange.states import BACKOFF, CONNECTING, QUEUED, RELAYING, WAITING
 from gateway.dataplane.variant import FixedResponse, VariantPlan
-from gateway.errors import CODES, TurnoutError
+from gateway.errors import CODES, TurnoutError, render
+from gateway.http.grpc import error_lines
 from gateway.record.usage import UsageReader
 from gateway.transport.address import Address
 
@@ -181,10 +182,19 @@ class Failover(ExchangeBase):
         active.add(hedge.attempt)
 
     def _break_off(self, attempt: Attempt, code: str) -> None:
-        """After the first byte there is no way back: the client must see that the response is not whole."""
+        """After the first byte there is no way back: the client must see that the response is not whole.
+
+        The status of a gRPC call comes last, so it can still say why.
+        """
         attempt.observe_failure(code)
         self._error = code
         self._note(attempt, code, perf_counter())
         attempt.leave()
-        self._finish()
-        self.client.abort()
+        if self.head.grpc:
+            self.relay.end_with(error_lines(CODES[code].status, render(code)))
+            self.relay.whole = False
+            self._finish()
+            self.client.responded(self)
+        else:
+            self._finish()
+            self.client.abort()
