@@ -144,7 +144,7 @@ def route_plan(
             variant,
             document.backends.get(variant.backend, _NO_ADDRESS),
             backends.get(variant.backend) or _nowhere(),
-            route.usage,
+            bool(route.usage),
         )
         for index, (key, variant) in enumerate(route.variants.items())
     }
@@ -182,12 +182,13 @@ def route_plan(
         buffer_limit=route.buffer_limit,
         forward_credentials=route.forward_credentials,
         shadows=tuple((variants[key], share) for key, share in held.allocation.shadows),
-        needs_body=must_read or (extractor is not None and extractor.in_body),
+        needs_body=must_read or (extractor is not None and extractor.in_body) or route.usage == "request",
         reads_model=_reads_model(route),
         extractor=extractor,
         client_errors=_client_errors(route),
         infers=inferring(route.match.protocol, route.match.infer),
-        reads_usage=route.usage,
+        reads_usage=bool(route.usage),
+        requests_usage=route.usage == "request",
         hedge_after=route.hedge.after if route.hedge is not None else 0.0,
         hedge_share=route.hedge.max_share if route.hedge is not None else 0.0,
         comparison=Comparison(

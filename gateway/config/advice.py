@@ -22,6 +22,7 @@ def warnings_of(document: Document) -> Iterator[Finding]:
         if name not in used:
             yield Finding(("backends", name), "no variant uses this backend")
     yield from _untold(document)
+    yield from _unfed(document)
     yield from _unbounded(document)
     yield from _unadjusted(document)
     for name, route in document.routes.items():
@@ -70,6 +71,20 @@ def _untold(document: Document) -> Iterator[Finding]:
                 "without a record missing values are unknown, so nothing counts as zero; enable 'record'"
             )
             yield Finding(("metrics", name, "missing"), message)
+
+
+def _unfed(document: Document) -> Iterator[Finding]:
+    """Warn of metrics from token counts that no route reads, and of costs without a price."""
+    reading = [route for route in document.routes.values() if route.usage]
+    priced = any(variant.price is not None for route in reading for variant in route.variants.values())
+    for name, metric in document.metrics.items():
+        if metric.usage is not None and not reading:
+            yield Finding(
+                ("metrics", name, "usage"), "no route has 'usage: true', so this metric gets no values"
+            )
+        elif metric.usage == "cost" and not priced:
+            message = "no variant of a route with 'usage' has a 'price', so this metric gets no values"
+            yield Finding(("metrics", name, "usage"), message)
 
 
 def _unadjusted(document: Document) -> Iterator[Finding]:

@@ -267,8 +267,8 @@ class RouteConfig(ConfigModel):
     forward_credentials: bool = False
     """Whether the client's gateway credential is forwarded to the backend."""
     comparison: ComparisonConfig = ComparisonConfig()
-    usage: bool = False
-    """Whether token counts are read from the responses of language models."""
+    usage: Literal["request"] | bool = False
+    """Whether token counts are read from the responses of language models; "request": streams are asked for them."""
 
     @property
     def proxied(self) -> bool:

@@ -127,6 +127,8 @@ class RoutePlan:
     """Ends of the paths to which a POST is an inference; None: every request is one."""
     reads_usage: bool = False
     """Whether token counts are read from responses."""
+    requests_usage: bool = False
+    """Whether a stream of chunks is asked for its token counts, if its client does not say."""
     hedge_after: float = 0.0
     hedge_share: float = 0.0
     hedge_credit: float = 0.0

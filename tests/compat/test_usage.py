@@ -30,6 +30,11 @@ routes:
     variants:
       v1: {{backend: llm, price: {{input: 1, output: 10}}}}
     policy: {{type: single, variant: v1}}
+  asked:
+    match: {{path: /asked}}
+    usage: request
+    variants: {{v1: {{backend: llm, rewrite: {{path: /, model: other}}}}}}
+    policy: {{type: single, variant: v1}}
 """
 ASKED: Any = [{"role": "user", "content": "hello"}]
 
@@ -81,3 +86,16 @@ def test_what_sdks_ask_for_is_counted(gateway: GatewayProcess) -> None:
     assert total(gateway, "turnout_tokens_total", type="output", variant="v1") == 54
     assert total(gateway, "turnout_cost_total", route="llm") == pytest.approx(546e-6)
     assert total(gateway, "turnout_responses_without_usage_total") == 1
+
+
+def test_a_stream_is_asked_for_its_counts(gateway: GatewayProcess) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/asked/v1", api_key="unused", max_retries=0) as client:
+        chunks = list(client.chat.completions.create(model="m", messages=ASKED, stream=True))
+        client.responses.create(model="m", input="hello")
+    assert (chunks[-1].choices, chunks[-1].usage is not None, chunks[-1].model) == ([], True, "other")
+    end = time.monotonic() + 20
+    while (
+        total(gateway, "turnout_tokens_total", route="asked", type="output") < 18 and time.monotonic() < end
+    ):
+        time.sleep(0.1)
+    assert total(gateway, "turnout_tokens_total", route="asked", type="output") == 18

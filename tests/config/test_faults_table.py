@@ -484,6 +484,8 @@ def test_rendering() -> None:
     [
         ("metrics:", "listen: 0.0.0.0:80\nmetrics:", "listen", "without 'auth' everyone"),
         (A, A + '\n  idle: {url: "http://x:1"}', "backends.idle", "no variant uses this backend"),
+        ("metrics:\n", "metrics:\n  tokens: {type: count, cap: 9000, usage: output_tokens}\n", "metrics.tokens.usage",
+         "no route has 'usage: true'"),
         ("v1: 9, ", "", "routes.digits.variants.v1", "neither policy, shadows nor fallback"),
         (POLICY, CANARY + "}", "routes.digits.policy", "without guardrails nothing stops a bad candidate"),
         (POLICY, CANARY.replace("}]", "}, {weight: 1%, for: 1m}]") + ", guardrails: [{metric: correct, max_decrease: 1}]}",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dataplane.request.json_body import NO_BODY, read, read_scalars, scalar_at, with_model
+from gateway.dataplane.request.json_body import NO_BODY, read, read_scalars, scalar_at, with_model, with_usage
 
 texts = st.text(st.characters(categories=None), max_size=6)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
@@ -75,6 +75,28 @@ def test_a_name_written_with_escapes_is_the_name() -> None:
 
 def test_a_model_named_twice_is_counted() -> None:
     assert read(b'{"model": "a", "x": {"model": 1}, "model": "b"}').models == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "bare"),
+    [
+        (b'{"stream": true}', True),
+        (b'\xef\xbb\xbf { "x": {}, "stream" : true }', True),
+        (b'{"stream": true, "stream_options": null}', False),
+        (b'{"stream": true, "stream_options": {"include_usage": false}}', False),
+        (b'{"stream": false}', False),
+        (b'{"stream": 1}', False),
+        (b"{}", False),
+        (b"[]", False),
+    ],
+)
+def test_a_stream_that_says_nothing_of_usage_is_asked_for_it(data: bytes, bare: bool) -> None:
+    body = read_scalars(data, [("model",)])
+    assert body.bare_stream is bare
+    if bare:
+        asked = json.loads(with_usage(with_model(data, body, "n"), body))
+        wanted = {"stream_options": {"include_usage": True}, "model": "n"}
+        assert asked == {**json.loads(data), **wanted}
 
 
 def test_another_process_hands_back_scalars_alone() -> None:

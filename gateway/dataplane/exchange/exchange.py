@@ -126,6 +126,11 @@ class Exchange(Failover):
             json = self.body.json
             if request.route.needs_body:
                 settle_route(request, json, self.body.size)
+                self.body.wants_usage = (
+                    request.route.requests_usage
+                    and json.bare_stream
+                    and self.head.path.endswith(b"/completions")
+                )
             self.assignment = assignment = assign(request, json, runtime.random() if request.decides else 0.0)
             route = request.route
             # A copy of a handshake says nothing of what follows it.
@@ -159,7 +164,7 @@ class Exchange(Failover):
             self.on_backpressure(attempt, full=False)
         if self._listener is not None:
             self._listener.attempt_ready(attempt, self._kind(attempt))
-        chunks, size = (body.chunks, body.size) if plan.model is None else body.for_variant(plan)
+        chunks, size = body.for_variant(plan)
         head = request_head(request, body, plan, address, size)
         now = perf_counter()
         if body.complete:

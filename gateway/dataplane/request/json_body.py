@@ -38,6 +38,8 @@ class JsonBody(NamedTuple):
     """How often `model` stands there."""
     span: tuple[int, int] = (0, 0)
     """Byte range of its (last) value."""
+    bare_stream: bool = False
+    """Whether `stream` is true, without `stream_options`."""
 
 
 NO_BODY: Final = JsonBody({}, 0)
@@ -85,6 +87,12 @@ def with_model(data: bytes, body: JsonBody, model: str) -> bytes:
     return b"".join((data[:at], b'"model":', value, comma, data[at:]))
 
 
+def with_usage(data: bytes, body: JsonBody) -> bytes:
+    """``data``, whose ``body`` is a `bare_stream`, with the wish for token counts at the end of the stream."""
+    at = body.insert_at
+    return b"".join((data[:at], b'"stream_options":{"include_usage":true},', data[at:]))
+
+
 def _read(text: str) -> JsonBody:
     opened = _OPEN.match(text)
     if opened is None:
@@ -108,7 +116,8 @@ def _read(text: str) -> JsonBody:
         return NO_BODY
     if not text.isascii():
         insert_at, span = _bytes(text, insert_at), (_bytes(text, span[0]), _bytes(text, span[1]))
-    return JsonBody(fields, insert_at, not fields, models, span)
+    bare_stream = fields.get("stream") is True and "stream_options" not in fields
+    return JsonBody(fields, insert_at, not fields, models, span, bare_stream)
 
 
 def _key(text: str, at: int) -> tuple[str, int]:
