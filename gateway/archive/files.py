@@ -19,7 +19,7 @@ import pyarrow as arrow
 from pyarrow import compute, fs, parquet
 
 from gateway.archive.base import HOUR_S, HourFile, attached
-from gateway.archive.rows import SCHEMA, records_of, table_of
+from gateway.archive.rows import SCHEMA, completed, records_of, table_of
 from gateway.state.base import DecisionRecord
 
 _BATCH_ROWS: Final = 2000
@@ -57,7 +57,7 @@ class ParquetArchive:
         """The records of a file, ordered by decision. Raises ValueError if it is damaged."""
         with parquet.ParquetFile(self._files.open_input_file(file.path)) as source:
             for batch in source.iter_batches(_BATCH_ROWS):
-                yield records_of(batch)
+                yield records_of(completed(batch))
 
     def is_final(self, file: HourFile) -> bool:
         """Whether the file was written after the last window of its decisions."""
@@ -159,7 +159,7 @@ class _Before:
             if ids[-1] > last:
                 self._waiting = _where(batch, [one > last for one in ids])
                 break
-        tables = [arrow.Table.from_batches([one]).select(SCHEMA.names) for one in found if len(one)]
+        tables = [completed(one).select(SCHEMA.names) for one in found if len(one)]
         return arrow.concat_tables(tables).cast(SCHEMA) if tables else None
 
     def _next(self) -> Any:

@@ -75,8 +75,17 @@ def table_of(records: Sequence[DecisionRecord]) -> Any:
     return arrow.Table.from_arrays(arrays, schema=SCHEMA)
 
 
+def completed(batch: Any) -> Any:
+    """``batch`` as a table, with the columns that its writer, an earlier release, did not know."""
+    table = arrow.Table.from_batches([batch])
+    for name, default in Outcome._field_defaults.items():
+        if name not in table.schema.names:
+            table = table.append_column(name, arrow.array([default] * len(batch), _kind(name)))
+    return table
+
+
 def records_of(batch: Any) -> list[DecisionRecord]:
-    """The records of a table or batch in this schema. Raises ValueError for another one."""
+    """The records of a table in this schema. Raises ValueError for another one."""
     values = {name: _list(batch.column(name)) for name in Outcome._fields}
     values["decision"] = [bytes.fromhex(text) for text in values["decision"]]
     values["time"] = [time / 1e6 for time in values["time"]]

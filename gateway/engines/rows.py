@@ -170,6 +170,7 @@ class Reader(ABC):
                     else "",
                     "",  # principal
                     "",  # features
+                    "",  # backend_request_id
                 ),
             )
         except ValueError:

@@ -155,11 +155,12 @@ _MAX_LENGTH_DIGITS: Final = 18
 class ResponseFields:
     """A response's header list, taken apart and checked (RFC 9113 8.3.2)."""
 
-    __slots__ = ("fault", "length", "regular", "status")
+    __slots__ = ("fault", "length", "regular", "request_id", "status")
 
     def __init__(self, fields: list[Field]) -> None:
         """``fault`` says what makes the list malformed; "" if nothing does."""
         self.status = 0
+        self.request_id = b""
         self.length = -1
         """Content-Length; -1 if absent."""
         self.regular: list[Field] = []
@@ -182,6 +183,8 @@ class ResponseFields:
                 if length < 0 or self.length >= 0:
                     return "an invalid or repeated content-length"
                 self.length = length
+            elif field.name == b"x-request-id":
+                self.request_id = field.value
         return ""
 
 

@@ -36,6 +36,7 @@ _TEXTS: Final = frozenset(
         "error",
         "attempts",
         "request_id",
+        "backend_request_id",
         "principal",
         "features",
     }

@@ -63,6 +63,8 @@ class Outcome(NamedTuple):
     """Id of the API key; "" without authentication."""
     features: str
     """Canonical JSON of the declared features that the policy used; "" if none."""
+    backend_request_id: str = ""
+    """X-Request-Id of the response of the variant that served; "" if it has none."""
 
     @property
     def rewarded_as(self) -> str:

@@ -219,4 +219,4 @@ _INTEGERS: Final = (
 )
 _ENCODERS: Final[dict[str, Callable[[Sequence[Any]], Column]]] = {
     name: _floats if name in _FLOATS else _integers if name in _INTEGERS else _names for name in _NAMES
-} | {"decision": _raw, "unit": _units, "request_id": _own_text}
+} | {"decision": _raw, "unit": _units, "request_id": _own_text, "backend_request_id": _own_text}

@@ -64,6 +64,7 @@ def _line(outcome: Outcome) -> str:
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z"),
         "request_id": one.request_id,
+        "backend_request_id": one.backend_request_id,
         "route": one.route,
         "assigned": one.assigned,
         "served": one.served,

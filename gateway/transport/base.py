@@ -21,7 +21,7 @@ from typing import Protocol
 class ResponseHead:
     """Status and fields of a response, checked."""
 
-    __slots__ = ("bodiless", "chunked", "judged", "length", "lines", "status", "until_close")
+    __slots__ = ("bodiless", "chunked", "judged", "length", "lines", "request_id", "status", "until_close")
 
     def __init__(
         self, status: int, lines: list[bytes], length: int, chunked: bool, bodiless: bool, until_close: bool
@@ -37,6 +37,8 @@ class ResponseHead:
         self.bodiless = bodiless
         self.until_close = until_close
         """Whether the body ends with the connection."""
+        self.request_id = b""
+        """The backend's own X-Request-Id; b"" if it sent none."""
 
 
 class ResponseHandler:

@@ -227,6 +227,7 @@ class StreamConnection(Connection):
             stream.expected = fields.length
         lines = response_lines(fields.regular)
         head = ResponseHead(status, lines, fields.length, False, bodiless, False)
+        head.request_id = fields.request_id
         if end:
             head.judged = judged_status(lines, status)
         handler.on_head(head)

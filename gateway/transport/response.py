@@ -50,6 +50,7 @@ class ResponseParser:
         "_length",
         "_lines",
         "_parser",
+        "_request_id",
         "_upgrade",
         "connection",
         "done",
@@ -87,6 +88,7 @@ class ResponseParser:
         self._coding: tuple[bytes, ...] = ()
         self._connection: tuple[bytes, ...] = ()
         self._upgrade: tuple[bytes, ...] = ()
+        self._request_id = b""
         self.head_done = False
         self._interim = False
         self._http11 = False
@@ -143,7 +145,8 @@ class ResponseParser:
         elif action == KEEP:
             self._note_keep_alive(value)
         elif action == REQUEST_ID:  # the client gets the gateway's
-            self._lines.append(b"x-backend-request-id: %b\r\n" % value.rstrip(b" \t"))
+            self._request_id = value.rstrip(b" \t")
+            self._lines.append(b"x-backend-request-id: %b\r\n" % self._request_id)
         else:
             assert action == DROP
 
@@ -183,7 +186,9 @@ class ResponseParser:
             self.reusable = False
         handler = self.connection.handler
         assert handler is not None
-        handler.on_head(ResponseHead(status, self._lines, self._length, chunked, bodiless, self.until_close))
+        head = ResponseHead(status, self._lines, self._length, chunked, bodiless, self.until_close)
+        head.request_id = self._request_id
+        handler.on_head(head)
         if bodiless:
             self.done = True
 

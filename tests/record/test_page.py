@@ -37,6 +37,7 @@ outcomes = st.builds(
     request_id=text,
     principal=text,
     features=text,
+    backend_request_id=text,
 )
 
 
@@ -120,6 +121,6 @@ def test_a_cut_or_later_page_is_refused() -> None:
 def test_a_page_of_an_earlier_release_reads_with_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     # What a release would write that did not know the last column yet.
     page = encode([one(), one()])
-    shorter = page[:8] + (23).to_bytes(2, "little") + page[10:-5]
-    monkeypatch.setitem(Outcome._field_defaults, "features", "none then")
-    assert [row.features for row in decode(shorter)] == ["none then"] * 2
+    shorter = page[:8] + (24).to_bytes(2, "little") + page[10:-5]
+    monkeypatch.setitem(Outcome._field_defaults, "backend_request_id", "none then")
+    assert [row.backend_request_id for row in decode(shorter)] == ["none then"] * 2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.backend import chunked, ok
@@ -717,3 +720,20 @@ def test_trailers_of_an_answer_are_dropped(rig: Rig) -> None:
         assert (answer.body, answer.trailer) == (b"abc", b"")
         client.send(PROBE)
         assert client.answer().status == 200
+
+
+def test_the_record_keeps_the_backends_request_id(rig: Rig) -> None:
+    """If it is one: a backend may send any bytes."""
+    steps = [ok(b"x", b"x-request-id: %b" % sent) for sent in (b"theirs", b"not one")]
+    rig.a.plans.extend([step] for step in steps)
+    with rig.client() as client:
+        for name in (b"kept-1", b"kept-2"):
+            client.send(get(b"x-request-id: %b" % name))
+            client.answer()
+    for given, kept in (("kept-1", "theirs"), ("kept-2", "")):
+        end = time.monotonic() + 20
+        found: list[Any] = []
+        while not found and time.monotonic() < end:
+            url = f"http://127.0.0.1:{rig.port}/-/outcomes?request_id={given}"
+            found = httpx.get(url).json()["outcomes"]
+        assert [row["backend_request_id"] for row in found] == [kept]

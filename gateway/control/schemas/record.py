@@ -68,6 +68,7 @@ class OutcomeModel(ApiModel):
     request_id: str
     principal: str
     features: Any
+    backend_request_id: str
 
 
 class OutcomesResponse(ApiModel):

@@ -10,6 +10,7 @@ from gateway.dataplane.exchange.relay import Relay
 from gateway.dataplane.request.assignment import Assignment
 from gateway.dataplane.request.body import Body
 from gateway.dataplane.request.request import Request
+from gateway.http.fields import valid_request_id
 from gateway.record.events import Outcome
 
 
@@ -63,5 +64,11 @@ def outcome(
             request.request_id.decode("latin-1"),
             head.principal.id,
             assignment.features,
+            _recorded(relay.backend_request_id) if relay.backend_request_id else "",
         ),
     )
+
+
+def _recorded(request_id: bytes) -> str:
+    """A backend's request id, if it is one: it may send any bytes."""
+    return request_id.decode() if valid_request_id(request_id) else ""

@@ -19,8 +19,8 @@ class Relay(ResponseSink):
     """One response, on its way."""
 
     __slots__ = (
-        "_limit", "_out", "_tail", "backend_ms", "captured", "client", "head_ms", "lines", "served", "size", "status",
-        "usage", "whole",
+        "_limit", "_out", "_tail", "backend_ms", "backend_request_id", "captured", "client", "head_ms", "lines",
+        "served", "size", "status", "usage", "whole",
     )  # fmt: skip
 
     lines: list[bytes]
@@ -32,6 +32,8 @@ class Relay(ResponseSink):
     """The variant whose response it is; "" for a local reply."""
     backend_ms: float
     """Milliseconds until the backend's head."""
+    backend_request_id: bytes
+    """X-Request-Id of the backend's response; b"" for none."""
     whole: bool
     """Whether the client was sent everything that the backend had to send."""
     captured: list[bytes] | None
@@ -50,6 +52,7 @@ class Relay(ResponseSink):
         self.served = ""
         self.head_ms = 0.0
         self.backend_ms = 0.0
+        self.backend_request_id = b""
         self.whole = False
         self.captured = None
         self.usage = None
@@ -65,6 +68,7 @@ class Relay(ResponseSink):
     def begin(self, request: PipelinedRequest, response: ResponseHead, lines: bytes) -> None:
         """Passes on the head of a backend's response, with the gateway's own ``lines``."""
         self.status = response.judged
+        self.backend_request_id = response.request_id
         if self.captured is not None:
             self.lines = response.lines.copy()
         response.lines.append(lines)
