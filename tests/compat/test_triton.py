@@ -1,27 +1,21 @@
 """The bundled model server and a real Triton: the same requests, the same responses but for a written list.
 
-Runs once `make compat` has installed Triton (its binary is in the PyPI package nvidia-pytriton).
+Runs once `make compat` has installed Triton.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from backends.datatypes import DATATYPES
-from benchmarks.children import free_ports
 from tests.backends.repositories import write_model
-from tests.compat.environments import environment
 from tests.compat.triton_corpus import Call, corpus
 from tests.compat.triton_differences import DIFFERENCES
+from tests.compat.triton_server import Triton
 from tests.support.processes import ModelServerProcess
 
 TRITON_ECHO = """
@@ -64,55 +58,6 @@ MODELS["pair"] = (
 )
 
 
-class Triton:
-    """A running tritonserver over `MODELS`."""
-
-    def __init__(self, folder: Path) -> None:
-        packages = next((environment("triton") / "lib").glob("python3.*/site-packages"))
-        source = packages / "pytriton" / "tritonserver"
-        version = packages.parent.name.removeprefix("python")
-        shutil.copytree(source / "backends", folder / "backends")
-        stub = source / "python_backend_stubs" / version / "triton_python_backend_stub"
-        shutil.copy(stub, folder / "backends" / "python")
-        for name, (inputs, outputs, _) in MODELS.items():
-            (folder / "models" / name / "1").mkdir(parents=True)
-            (folder / "models" / name / "1" / "model.py").write_text(TRITON_ECHO)
-            (folder / "models" / name / "config.pbtxt").write_text(_pbtxt(name, inputs, outputs))
-        port, metrics_port = free_ports(2)
-        self.url = f"http://127.0.0.1:{port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
-        self.log = folder / "triton.log"
-        options = {
-            "model-repository": folder / "models",
-            "backend-directory": folder / "backends",
-            "http-address": "127.0.0.1",
-            "http-port": port,
-            "allow-grpc": "false",
-            "metrics-address": "127.0.0.1",
-            "metrics-port": metrics_port,
-        }
-        libraries = str(packages / "nvidia_pytriton.libs")
-        path = f"{environment('triton') / 'bin'}:{os.environ['PATH']}"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [source / "bin" / "tritonserver", *(f"--{key}={value}" for key, value in options.items())],
-                env={**os.environ, "PATH": path, "PYTHONPATH": str(packages), "LD_LIBRARY_PATH": libraries},
-                stdout=log,
-                stderr=log,
-            )
-
-    def wait_ready(self, limit: float = 60.0) -> None:
-        end = time.monotonic() + limit
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/v2/health/ready").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text()[-4000:])
-
-
 def _pbtxt(name: str, inputs: Specs, outputs: Specs) -> str:
     def tensors(kind: str, specs: Specs) -> str:
         return "".join(
@@ -126,13 +71,12 @@ def _pbtxt(name: str, inputs: Specs, outputs: Specs) -> str:
 
 @pytest.fixture(scope="module")
 def tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    server = Triton(tmp_path_factory.mktemp("triton"))
-    try:
+    models = {
+        name: (_pbtxt(name, inputs, outputs), TRITON_ECHO) for name, (inputs, outputs, _) in MODELS.items()
+    }
+    with Triton(tmp_path_factory.mktemp("triton"), models) as server:
         server.wait_ready()
         yield server
-    finally:
-        server.process.kill()
-        server.process.wait()
 
 
 @pytest.fixture(scope="module")

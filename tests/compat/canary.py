@@ -1,0 +1,126 @@
+"""A canary with two shadows over three servers, and what must hold for it whatever the servers are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.processes import GatewayProcess, ServerProcess
+
+REQUESTS = 30
+CONFIG = """
+listen: 127.0.0.1:@PORT@
+store: sqlite:///@DIR@/turnout.db
+metrics:
+  correct: {type: boolean}
+backends:
+  current: {url: "CURRENT"}
+  candidate: {url: "CANDIDATE"}
+  other: {url: "OTHER"}
+routes:
+  model:
+    match: {path: /}
+    variants:
+      v1: {backend: current}
+      v2: {backend: candidate}
+      same: {backend: current}
+      changed: {backend: other}
+    policy:
+      type: canary
+      baseline: v1
+      candidate: v2
+      stages: [{weight: 50%, for: 7d}]
+      guardrails: [{metric: error_rate, max_increase: 90%}]
+    shadows: {same: 100%, changed: 100%}
+    fallback: [v1]
+    comparison: COMPARISON
+"""
+Asked = tuple[Mapping[str, str], object]
+"""Headers of a response, and what it says."""
+Ask = Callable[[str], Asked]
+"""Sends one request to the gateway at an address."""
+
+
+@dataclass(frozen=True)
+class Site:
+    asker: Ask
+    gateway: GatewayProcess
+    candidate: ServerProcess
+
+    def ask(self, times: int) -> list[Asked]:
+        return [self.asker(self.gateway.url) for _ in range(times)]
+
+    def report(self, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The route's report as soon as it is ``ready``, or after a while."""
+        end = time.monotonic() + 20
+        while True:
+            found: dict[str, Any] = httpx.get(f"{self.gateway.url}/-/routes/model").json()
+            if ready(found) or time.monotonic() > end:
+                return found
+            time.sleep(0.1)
+
+
+@contextmanager
+def site(
+    folder: Path,
+    servers: Sequence[ServerProcess],
+    ask: Ask,
+    comparison: Mapping[str, Any],
+    address: Callable[[ServerProcess], str] = lambda server: server.url,
+) -> Iterator[Site]:
+    """A gateway before three servers, which it ends: baseline, candidate, and one that says something else."""
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        config = CONFIG.replace("COMPARISON", json.dumps(comparison))
+        for name, server in zip(("CURRENT", "CANDIDATE", "OTHER"), servers, strict=True):
+            server.wait_ready(180)
+            config = config.replace(name, address(server))
+        yield Site(ask, stack.enter_context(GatewayProcess(folder, config)), servers[1])
+
+
+def check(site: Site) -> None:
+    """Assignment, rewards, shadows' comparison, and the death of the candidate's server."""
+    asked = site.ask(REQUESTS)
+    assert len({str(said) for _, said in asked}) == 1
+    assert {headers["x-variant"] for headers, _ in asked} == {"v1", "v2"}
+
+    items = [
+        {"decision_id": headers["x-decision-id"], "metric": "correct", "value": True} for headers, _ in asked
+    ]
+    fed = httpx.post(f"{site.gateway.url}/-/feedback", json={"items": items}).json()
+    assert (fed["accepted"], fed["rejected"]) == (REQUESTS, [])
+
+    def compared(report: dict[str, Any], shadow: str) -> bool:
+        """All copies that left; a busy machine drops some."""
+        counts: dict[str, int] = report["shadow_counts"][shadow]
+        dropped = sum(number for event, number in counts.items() if event.startswith("dropped"))
+        return bool(counts["offered"] == REQUESTS == report["agreement"][shadow]["compared"] + dropped)
+
+    def whole(report: dict[str, Any]) -> bool:
+        return all(compared(report, shadow) for shadow in ("same", "changed"))
+
+    report = site.report(whole)
+    variants = [report["variants"][name] for name in ("v1", "v2")]
+    assert sum(one["assigned"] for one in variants) == REQUESTS
+    assert sum(one["served"] for one in variants) == REQUESTS
+    assert sum(one["rewards"]["correct"]["count"] for one in variants) == REQUESTS
+    assert [one["errors"] for one in variants] == [0, 0]
+    assert whole(report), (report["shadow_counts"], report["agreement"])
+    assert {name: one["rate"] for name, one in report["agreement"].items()} == {"same": 1.0, "changed": 0.0}
+
+    # One server dies, and no client notices.
+    site.candidate.kill()
+    after = site.ask(REQUESTS)
+    assert {str(said) for _, said in after} == {str(said) for _, said in asked}
+    report = site.report(lambda found: found["variants"]["v2"]["fallbacks"] > 0)
+    assert report["variants"]["v2"]["fallbacks"] > 0
+    assert report["variants"]["v2"]["errors"] > 0
+    assert report["variants"]["v1"]["errors"] == 0
