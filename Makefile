@@ -67,11 +67,11 @@ coverage: setup tools ## branch coverage of policies and of the data plane
 	$(BIN)/coverage report --include='policies/*' --fail-under=98
 	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=92
 
-compat: setup    ## the tests that drive KServe's clients, LiteLLM, a real Triton and an MLflow server (installs 2 GB the first time)
+compat: setup    ## the tests that drive real servers and their clients: deploy/compat.txt (installs 3 GB the first time)
 	@grep -v '^#' deploy/compat.txt | while read -r name requirement; do \
 	  test -x .venv/compat/$$name/bin/python || { $(PYTHON) -m venv .venv/compat/$$name && \
 	  .venv/compat/$$name/bin/python -m pip install --quiet $$requirement; } || exit 1; done
-	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_litellm.py tests/compat/test_triton.py tests/compat/test_mlflow.py
+	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_litellm.py tests/compat/test_triton.py tests/compat/test_mlflow.py tests/compat/test_real_servers.py
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak

@@ -125,12 +125,7 @@ class Exchange(Failover):
         try:
             json = self.body.json
             if request.route.needs_body:
-                settle_route(request, json, self.body.size)
-                self.body.wants_usage = (
-                    request.route.requests_usage
-                    and json.bare_stream
-                    and self.head.path.endswith(b"/completions")
-                )
+                settle_route(request, self.body)
             self.assignment = assignment = assign(request, json, runtime.random() if request.decides else 0.0)
             route = request.route
             # A copy of a handshake says nothing of what follows it.

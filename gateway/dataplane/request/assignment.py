@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.auth.principal import Principal
 from gateway.dataplane.request import body_fields
+from gateway.dataplane.request.body import Body
 from gateway.dataplane.request.head import Head
 from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.request.request import Request
@@ -37,22 +38,24 @@ class Assignment:
         self.forced = forced
 
 
-def settle_route(request: Request, body: JsonBody, size: int) -> None:
-    """Sets the route of a request whose body is read as far as rules need it.
+def settle_route(request: Request, body: Body) -> None:
+    """Sets the route of a request whose body is read as far as rules need it, and what it adds to the body.
 
     Raises:
         TurnoutError: No route, or one that does not take this body.
     """
     route = request.route
     if route.needs_body:
-        route = route_by_body(request.snapshot, request.head, route, body)
+        route = route_by_body(request.snapshot, request.head, route, body.json)
         request.take(route)
-        if body.models > 1 and route.reads_model:
+        if body.json.models > 1 and route.reads_model:
             raise TurnoutError("bad_json", "The body names 'model' more than once; send it once.")
-    if size > route.body_limit:
+    if body.size > route.body_limit:
         raise TurnoutError(
             "body_too_large", f"The body has more than the {route.body_limit} bytes that this route takes."
         )
+    chunks = route.requests_usage and request.head.path.endswith(b"/completions")
+    body.wants_usage = chunks and body.json.bare_stream
 
 
 def assign(request: Request, body: JsonBody, u: float) -> Assignment:
