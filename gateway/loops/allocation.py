@@ -114,7 +114,10 @@ class Allocations:
             self._in_effect = {
                 name: InEffect(held.epoch, held.allocation, stored.time, stored.reason)
                 for name, held in self.held.items()
-                if (stored := self._stored.get(name)) is not None and stored.epoch == held.epoch
+                # Not what is still to be published: another allocation may have its epoch.
+                if held.published
+                and (stored := self._stored.get(name)) is not None
+                and stored.epoch == held.epoch
             }
         return self._in_effect
 

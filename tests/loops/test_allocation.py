@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from gateway.loops.allocation import Allocations
 from gateway.state.base import Published, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from policies.allocation import bandit
+from policies.allocation.bucketing import allocation
 from policies.allocation.model import Learned
 from policies.bayes import posterior
 from policies.bayes.quadrature import compare_posteriors
@@ -191,3 +193,16 @@ async def test_what_was_read_while_a_command_published_does_not_undo_it(store: S
     after = leader.held["one"].epoch
     assert after > before
     assert leader.in_effect()["one"].epoch == after, "nodes of an engine would wait for the next change"
+
+
+async def test_an_edit_is_not_in_effect_under_an_epoch_that_was_published_meanwhile(
+    store: SqliteStore,
+) -> None:
+    leader = await replica(store, "leader")
+    await store.reward([reward(of=outcome(route="one"))])
+    await leader.step()
+    held = leader.held["one"]
+    assert leader.in_effect()["one"].allocation is held.allocation
+    edited = replace(held, allocation=allocation({"v1": 0.125, "v2": 0.875}), published=False)
+    leader.take(DOCUMENT, {**leader.held, "one": edited})
+    assert "one" not in leader.in_effect(), "decisions of the nodes would be those of another allocation"
