@@ -48,40 +48,43 @@ def rows(worker: str, *numbers: int) -> list[Row]:
     return [Row(worker, number, "") for number in numbers]
 
 
-def take(ledger: Ledger, worker: str, *numbers: int) -> None:
-    made = rows(worker, *numbers)
-    for row in made:
-        ledger.take(row)
-    ledger.deliver(made)
+def take(ledger: Ledger, worker: str, *numbers: int) -> list[bool]:
+    new = [ledger.take(worker, number) for number in numbers]
+    ledger.deliver([row for row, is_new in zip(rows(worker, *numbers), new, strict=True) if is_new])
+    return new
 
 
 def test_lost_rows_are_counted_once_those_behind_them_have_settled() -> None:
     ledger = Ledger()
-    take(ledger, "a", 1, 2, 5)
+    assert take(ledger, "a", 1, 2, 2, 5, 1) == [True, True, False, True, False]
     assert ledger.settle() == (3, 0)
-    take(ledger, "a", 4, 6)  # 4 comes late, from another thread
+    assert take(ledger, "a", 4, 6, 5) == [True, True, False]  # 4 comes late, from another thread
     assert ledger.settle() == (5, 1)
     take(ledger, "a", 8)
+    assert take(ledger, "a", 3) == [False], "it is counted as lost already"
     assert [ledger.settle(), ledger.settle()] == [(6, 1), (6, 2)]
-    ledger.take(refused := Row("a", 9, ""))
-    ledger.lose([refused])
+    assert ledger.take("a", 9)
+    ledger.lose(rows("a", 9))
     assert [ledger.settle(), ledger.settle()][1] == (6, 3)
 
 
 def test_what_an_agent_held_when_it_ended_is_lost() -> None:
     ledger = Ledger()
     take(ledger, "a", *range(1, 11))
-    for row in rows("a", 11, 12):
-        ledger.take(row)  # read, but not delivered
+    assert ledger.take("a", 11)  # not delivered
+    assert ledger.take("a", 12)
     again = Ledger(ledger.state())
     take(again, "a", 14)
-    assert [again.settle(), again.settle()] == [(11, 2), (11, 3)]
+    again.settle()
+    assert again.settle() == (11, 3)
 
 
 def test_workers_are_counted_each_also_where_one_has_the_process_id_of_another() -> None:
     ledger = Ledger()
     take(ledger, "8", *range(1, 101))
-    take(ledger, "8", 1, 2, 4)
+    ledger.settle()
+    ledger.settle()
+    assert take(ledger, "8", 1, 2, 4, 1) == [True, True, True, False]
     take(ledger, "9", 2)
     ledger.settle()
     assert ledger.settle() == (104, 2)

@@ -25,6 +25,7 @@ BIND: Final = "TURNOUT_BIND"
 VERSION: Final = "TURNOUT_VERSION"
 """Environment variable with the version of the configuration that a worker has."""
 ROWS_SOCKET: Final = "rows.sock"
+DATAGRAM_SOCKET: Final = "rows.dgram"
 ROW: Final = (
     "%pid",
     "%[sc0_inc_gpc0]",
@@ -123,6 +124,7 @@ def _frontend(document: Document, routes: Mapping[str, RouteConfig]) -> Iterator
 frontend turnout from turnout
   bind "${{{BIND}[*]}}"
   log ring@turnout len {MAX_ROW_BYTES} format raw local0
+  log "unix@${{{FILES}}}/{DATAGRAM_SOCKET}" len {MAX_ROW_BYTES} format raw local0
   log-format "{" ".join(ROW)}"
   acl routed var(txn.route) -m found
   acl sticky var(txn.unit) -m found

@@ -1,6 +1,8 @@
-"""Takes the rows that HAProxy logs from its ring, and delivers each until a gateway accepts it.
+"""Takes the rows that HAProxy logs, and delivers each until a gateway accepts it.
 
-While no gateway can be reached, rows wait here, then in HAProxy's ring. What does not fit is lost, and counted.
+HAProxy logs each row twice. Its ring holds rows while this agent does not read, but ends with the first signal to stop
+or reload; datagrams bring those of the requests that an old worker still serves. While no gateway can be reached, rows
+wait here, then in the ring. What does not fit is lost, and counted.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from typing import Final
 
 import httpx
@@ -16,7 +19,7 @@ from gateway.engines.counters import COUNTERS_PATH
 from gateway.engines.counters import export as export_counters
 from gateway.engines.following import RETRY_S, write
 from gateway.engines.haproxy.bootstrap import Node
-from gateway.engines.haproxy.config import ROWS_SOCKET
+from gateway.engines.haproxy.config import DATAGRAM_SOCKET, ROWS_SOCKET
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
 from gateway.engines.otlp import export
 from gateway.engines.rows import ROWS_PATH
@@ -55,23 +58,30 @@ class Delivery:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        path = self._node.folder / ROWS_SOCKET
-        path.unlink(missing_ok=True)
+        ring, datagrams = self._node.folder / ROWS_SOCKET, self._node.folder / DATAGRAM_SOCKET
+        ring.unlink(missing_ok=True)
+        datagrams.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: _Reader(self), path)
-        path.chmod(0o600)
+        await loop.create_datagram_endpoint(
+            lambda: _Datagrams(self), local_addr=str(datagrams), family=socket.AF_UNIX
+        )
+        server = await loop.create_unix_server(lambda: _Reader(self), ring)
+        for path in (ring, datagrams):
+            path.chmod(0o600)
         async with server, asyncio.TaskGroup() as group:
             group.create_task(self._report())
             while True:
                 await self._send()
 
     def take(self, line: str) -> None:
-        """Take a line that HAProxy logged."""
-        row = parsed(line)
-        if row is not None:
-            self._ledger.take(row)
-            self._waiting.append(row)
-            self._held += len(row.text)
+        """Take a line that HAProxy logged, unless it came before."""
+        worker, _, rest = line.partition(" ")
+        number, _, _ = rest.partition(" ")
+        if number.isdigit() and self._ledger.take(worker, int(number)):
+            row = parsed(line)
+            if row is not None:
+                self._waiting.append(row)
+                self._held += len(row.text)
 
     def opened(self, reader: _Reader) -> None:
         """Note a connection of the node."""
@@ -166,3 +176,14 @@ class _Reader(asyncio.Protocol):
         """Read on if there is place."""
         if not self._delivery.full and self._transport is not None:
             self._transport.resume_reading()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Each a row; those that come while there is no place wait in the ring."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if not self._delivery.full:
+            self._delivery.take(data.decode("latin-1").rstrip("\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gateway.engines.rows import ABSENT, SEPARATOR
@@ -29,10 +29,10 @@ _BY_STATE: Final = {
     "c": "client_left",
 }
 """HAProxy's state at the end of a request: both letters, or the first alone → the gateway's error."""
-_REORDERED: Final = 64
-"""How many rows of several threads may be out of order."""
-_FORGOTTEN: Final = 10_000
-"""A row that is this far behind is another worker's, to which the system gave the same process id."""
+_START: Final = 64
+"""A worker that has logged more rows than this does not log its first one."""
+_FORGOTTEN: Final = 100_000
+"""A row that is further behind than a ring can hold is another worker's, with the same process id."""
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
 
@@ -90,23 +90,30 @@ def _text(hexadecimal: str) -> str:
 
 @dataclass(slots=True)
 class Worker:
-    """The rows of one process of a node."""
+    """The rows of one process of a node. Each comes twice if all is well: by the ring and by a datagram."""
 
     delivered: int = 0
     """Rows that a gateway has accepted."""
-    read: int = 0
-    """Rows up to ``settled`` that were read."""
-    later: int = 0
-    """Rows after it."""
+    lost: int = 0
+    """Rows up to ``settled`` that never came, and those that no gateway accepts."""
     settled: int = 0
-    """Rows up to this number are there, or lost."""
+    """Rows up to this number came in time, or not at all."""
+    mark: int = 0
+    """The last number when rows were settled before."""
     last: int = 0
+    numbers: set[int] = field(default_factory=set)
+    """Of the rows after ``settled`` that came."""
 
-    def settle(self) -> int:
-        """Rows lost of those that have had time to arrive since the last call."""
-        lost = self.settled - self.read
-        self.settled, self.read, self.later = self.last, self.read + self.later, 0
-        return max(0, lost)
+    @property
+    def missing(self) -> int:
+        """Rows after ``settled`` that did not come yet."""
+        return self.last - self.settled - len(self.numbers)
+
+    def settle(self) -> None:
+        """Count what is missing of the rows that have had time to come since the last call."""
+        later = {number for number in self.numbers if number > self.mark}
+        self.lost += self.mark - self.settled - (len(self.numbers) - len(later))
+        self.settled, self.mark, self.numbers = self.mark, self.last, later
 
 
 class Ledger:
@@ -115,46 +122,50 @@ class Ledger:
     def __init__(self, state: dict[str, list[int]] | None = None) -> None:
         """``state``: what `state` returned before the agent ended; what was not delivered by then is lost."""
         self.workers = {
-            name: Worker(delivered, delivered, 0, last, last)
+            name: Worker(delivered, last - delivered, last, last, last)
             for name, (delivered, last) in (state or {}).items()
         }
 
-    def take(self, row: Row) -> None:
-        """Note a row that was read."""
-        if row.worker not in self.workers and len(self.workers) > _MAX_WORKERS:
-            self._retire(next(name for name in self.workers if name))
-        worker = self.workers.setdefault(row.worker, Worker())
-        if row.number + _FORGOTTEN < worker.last or (row.number == 1 and worker.last > _REORDERED):
-            self._retire(row.worker)
-            worker = self.workers[row.worker] = Worker()
-        if row.number > worker.settled:
-            worker.later += 1
-        else:
-            worker.read += 1
-        worker.last = max(worker.last, row.number)
+    def take(self, name: str, number: int) -> bool:
+        """Note a row that came; False if it came before."""
+        worker = self.workers.get(name)
+        if worker is not None and (
+            number + _FORGOTTEN < worker.settled or (number == 1 and worker.settled > _START)
+        ):
+            self._retire(name)
+            worker = None
+        if worker is None:
+            if len(self.workers) > _MAX_WORKERS:
+                self._retire(next(name for name in self.workers if name))
+            worker = self.workers[name] = Worker()
+        if number <= worker.settled or number in worker.numbers:
+            return False
+        worker.numbers.add(number)
+        worker.last = max(worker.last, number)
+        return True
 
     def deliver(self, rows: list[Row]) -> None:
         """Note that a gateway has accepted ``rows``."""
         for row in rows:
-            self.workers[row.worker].delivered += 1
+            self.workers[row.worker if row.worker in self.workers else ""].delivered += 1
 
     def lose(self, rows: list[Row]) -> None:
         """Note that no gateway will accept ``rows``."""
         for row in rows:
-            self.workers[row.worker].read -= 1
+            self.workers[row.worker if row.worker in self.workers else ""].lost += 1
 
     def _retire(self, name: str) -> None:
-        worker = self.workers.pop(name)
-        gone = self.workers.setdefault("", Worker())
+        worker, gone = self.workers.pop(name), self.workers.setdefault("", Worker())
         gone.delivered += worker.delivered
-        gone.read += worker.read + worker.later
-        gone.last += worker.last
-        gone.settled = gone.last
+        gone.lost += worker.lost + worker.missing
+        gone.last = gone.settled = gone.mark = gone.last + worker.last
 
     def settle(self) -> tuple[int, int]:
         """Rows delivered and lost in all, without those of the last seconds."""
-        lost = sum(worker.settle() for worker in self.workers.values())
-        return sum(worker.delivered for worker in self.workers.values()), lost
+        for worker in self.workers.values():
+            worker.settle()
+        workers = self.workers.values()
+        return sum(worker.delivered for worker in workers), sum(worker.lost for worker in workers)
 
     def state(self) -> dict[str, list[int]]:
         """By worker: rows delivered, and the last number."""
