@@ -23,10 +23,19 @@ local function cell(key, field)
   return cells[name][3]
 end
 
+-- By start and field, the cells of the bucket and of the total, which a unit moves again and again.
+local pairs_of = {}
+
 local function count(start, field, value, sign)
-  add_value(cell(P .. ':s:' .. start, field), value, sign)
-  add_value(cell(P .. ':s:all', total_of(field)), value, sign)
-  redis.call('ZADD', P .. ':cells', start, start)
+  local name = start .. ' ' .. field
+  local both = pairs_of[name]
+  if not both then
+    both = {cell(P .. ':s:' .. start, field), cell(P .. ':s:all', total_of(field))}
+    pairs_of[name] = both
+    redis.call('ZADD', P .. ':cells', start, start)
+  end
+  add_value(both[1], value, sign)
+  add_value(both[2], value, sign)
 end
 
 local function count_row(at, value, sign)
