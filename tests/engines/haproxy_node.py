@@ -35,9 +35,12 @@ class HaproxyNode(EnvoyNode):
         done = turnout(*words, "--listen", self.address, "--files", str(self.files))
         assert done.returncode == 0, done.stderr
         self.path.write_text(done.stdout)
-        self.agent = self._run(sys.executable, "-m", "gateway.cli", "engine", "agent", str(self.path))
+        self.start_agent()
         wait_for((self.files / "routes.cfg").exists, f"the agent has written its files: {self.log}")
         self.start()
+
+    def start_agent(self) -> None:
+        self.agent = self._run(sys.executable, "-m", "gateway.cli", "engine", "agent", str(self.path))
 
     def start(self) -> None:
         assert HAPROXY is not None

@@ -283,6 +283,15 @@ def test_without_a_gateway_nothing_is_lost_and_haproxy_starts_again(
     assert setup.shown()["lost"] == 0
 
 
+def test_rows_wait_in_haproxy_while_no_agent_runs(setup: HaproxySetup, client: httpx.Client) -> None:
+    setup.node.agent.kill()
+    setup.node.agent.wait(10)
+    responses = [client.post(PATH) for _ in range(20)]
+    setup.node.start_agent()
+    for response in responses:
+        assert setup.outcome(response)["status"] == 200
+
+
 def test_a_node_that_refuses_keeps_its_last_configuration(setup: HaproxySetup, client: httpx.Client) -> None:
     routes, own = (setup.node.files / "routes.cfg").read_text(), setup.node.path.read_text()
     setup.node.path.write_text(f"{own}  a-word-that-haproxy-does-not-know\n")
