@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from time import perf_counter
 from typing import Final
 
@@ -16,7 +15,6 @@ from gateway.http2.fields import Field
 from gateway.http2.hpack import REPEATED_LINES, STATUSES, encode_field, encode_lines
 from gateway.http2.stream import Stream, StreamOwner
 
-_IDS: Final = re.compile(rb"^(?:x-decision-id|x-variant|x-request-id): [^\r\n]*\r\n", re.MULTILINE)
 MAX_SAID_BYTES: Final = 65_536
 """Of a body that says what went wrong."""
 
@@ -42,7 +40,7 @@ class StreamClient(ClientConnection):
         self._foreign = 0
         """The status of a response to a gRPC call that is not gRPC; 0: it is."""
         self._ids = b""
-        """The gateway's fields, repeated in the trailers of a gRPC call: some clients show those alone."""
+        """The ids of the request, repeated in the trailers of a gRPC call: some clients show those alone."""
         self._kept = self._said = b""
 
     def send_interim(self, status: int, lines: list[bytes]) -> None:
@@ -56,12 +54,15 @@ class StreamClient(ClientConnection):
         self._bodiless = bodiless
         own = lines.pop() if lines else b""
         if request.head.grpc:
-            joined = b"".join(lines)
-            if b"content-type: application/grpc" not in joined.lower():
-                self._foreign, self._kept = status, grpc_lines(joined + own)
+            joined = b"".join([*lines, own])
+            if joined.lower().find(b"content-type: application/grpc") < 0:
+                self._foreign, self._kept = status, grpc_lines(joined)
                 return
-            self._ids = encode_lines(b"".join(_IDS.findall(own)))
-        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], encode_lines(own)]
+        ids, mark, timing = own.partition(b"server-timing: ")
+        self._ids = encode_lines(ids)
+        block = [STATUSES[status], *[REPEATED_LINES[line] for line in lines], self._ids]
+        if mark:
+            block.append(encode_lines(mark + timing))
         if length >= 0 and status != 204:
             block.append(encode_field(b"content-length", b"%d" % length))
         self._head = b"".join(block)
