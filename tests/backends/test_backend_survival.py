@@ -349,7 +349,7 @@ def test_a_small_model_on_the_event_loop_cannot_hold_it(tmp_path: Path) -> None:
 
             assert executor() == "loop"
             assert ask(client, 1, "small").json()["outputs"][0]["data"] == [2]
-            assert (ask(client, 9, "small").status_code, executor()) == (500, "loop")
+            assert ask(client, 9, "small").status_code == 500
             start = time.monotonic()
             looping = ask(client, 7, "small")
             assert (looping.status_code, "time limit" in looping.text) == (500, True)
