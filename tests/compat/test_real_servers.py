@@ -154,6 +154,8 @@ class Kind:
     ask: Callable[[str], Asked]
     comparison: dict[str, Any] = field(default_factory=dict)
     rpc: bool = False
+    one_by_one: bool = False
+    """Each server starts when the one before is ready: Ray gives up if its parts need over 30 s."""
 
 
 def served(name: str, app: str, ready_path: str) -> Callable[[Path, str], ServerProcess]:
@@ -166,6 +168,7 @@ BENTOML = served("bentoml", "bentoml", "/readyz")
 MLSERVER = served("mlserver", "mlserver", "/v2/health/ready")
 KSERVE = served("kserve", "kserve", "/v2/health/ready")
 GRADIO = served("gradio", "gradio", "/config")
+ROWS = {"dataframe_split": {"columns": ["x"], "data": [[4.0]]}}
 infer = partial(post, path="/v2/models/m/infer", body=V2, key=tensors)
 KINDS = {
     "litserve": Kind(LITSERVE, partial(post, path="/predict", body={"input": 4.0})),
@@ -178,7 +181,14 @@ KINDS = {
     "kserve": Kind(KSERVE, infer, {"type": "v2"}),
     "kserve-v1": Kind(KSERVE, partial(post, path="/v1/models/m:predict", body={"instances": [1.5]})),
     "kserve-grpc": Kind(KSERVE, ask_rpc, {"type": "v2"}, rpc=True),
-    "ray": Kind(served("ray", "ray", "/-/healthz"), partial(post, path="/", body={"x": 4.0})),
+    "mlflow": Kind(
+        served("mlflow", "mlflow", "/ping"),
+        partial(post, path="/invocations", body=ROWS),
+        {"type": "predictions"},
+    ),
+    "ray": Kind(
+        served("ray", "ray", "/-/healthz"), partial(post, path="/", body={"x": 4.0}), one_by_one=True
+    ),
     "triton": Kind(triton, infer, {"type": "v2"}),
     "triton-grpc": Kind(triton, ask_rpc, {"type": "v2"}, rpc=True),
 }
@@ -186,7 +196,11 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_canary_with_two_shadows(kind: Kind, tmp_path: Path) -> None:
-    servers = [kind.start(tmp_path, factor) for factor in (SOUND, SOUND, CHANGED)]
+    servers: list[ServerProcess] = []
+    for factor in (SOUND, SOUND, CHANGED):
+        if kind.one_by_one and servers:
+            servers[-1].wait_ready(180)
+        servers.append(kind.start(tmp_path, factor))
     address = (lambda server: f"h2c://{server.rpc}") if kind.rpc else (lambda server: server.url)
     with site(tmp_path, servers, kind.ask, kind.comparison, address) as found:
         check(found)
