@@ -29,6 +29,8 @@ from gateway import build  # noqa: E402 - the checkout's own
 
 PACKAGES = ("gateway", "policies", "backends", "dashboards")
 NEEDED = ("mypy", "setuptools")
+# Nothing calls into the library by name: its functions may call, and take in, one another directly.
+_FLAGS = "-fvisibility=hidden -fno-semantic-interposition -fno-plt"
 
 _SETUP = """
 from mypyc.build import mypycify
@@ -111,7 +113,8 @@ def _compile(scratch: Path, files: list[str], level: str) -> None:
     debug = os.environ.get("TURNOUT_COMPILE_DEBUG", "0")
     (scratch / "setup.py").write_text(_SETUP.format(files=files, level=level, debug=debug, python=python))
     words = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    done = subprocess.run(words, cwd=scratch, capture_output=True, text=True, check=False)
+    env = {**os.environ, "CFLAGS": f"{_FLAGS} {os.environ.get('CFLAGS', '')}"}
+    done = subprocess.run(words, cwd=scratch, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"mypyc could not compile the sources:\n{done.stdout}{done.stderr}")
 
