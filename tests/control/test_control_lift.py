@@ -11,6 +11,7 @@ import pytest
 from gateway.config.document import MetricConfig
 from gateway.control.reports.lift import Comparisons, Observed
 from gateway.ingest.evidence import Rewarded
+from gateway.state.base import Counts
 from policies.sequential.two_sample import (
     BoundedMartingale,
     RateMartingale,
@@ -143,6 +144,15 @@ async def test_the_list_tells_alarms(harness: Harness, client: Client) -> None:
 async def test_only_the_metrics_that_a_route_names_are_its_own(harness: Harness, client: Client) -> None:
     uses = {name: (await read(client, f"routes/{name}"))["uses"] for name in ("digits", "shop", "quiet")}
     assert uses == {"digits": ["correct"], "shop": [], "quiet": []}
+
+
+def test_quantiles_of_few_latencies_are_not_subtracted() -> None:
+    counts = {
+        name: Counts(assigned=9, served=9, latency={40: 8, cell: 1})
+        for name, cell in (("old", 41), ("new", 90))
+    }
+    found = Comparisons(("old", "new"), {}, Observed(counts=counts)).lift("new", "old")["latency_p99"]
+    assert (found["absolute"], found["interval"], found["relative"]) == (None, None, None)
 
 
 def test_a_capped_metric_is_compared_exactly() -> None:

@@ -166,8 +166,10 @@ class Comparisons:
 
     def _absolute(self, found: MetricComparison, metric: str) -> Json:
         interval, absolute = _ends(found, self._alpha(metric)), found.candidate - found.baseline
+        # A quantile of few latencies, or of those matched in time, can be far from the one in the report.
+        known = math.isfinite(absolute) and (interval is not None or not metric.startswith("latency_"))
         return {
-            "absolute": absolute if math.isfinite(absolute) else None,
+            "absolute": absolute if known else None,
             "interval": interval,
             "better": _better(interval, self.goals[metric]),
         }
