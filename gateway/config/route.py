@@ -238,6 +238,12 @@ class ComparisonConfig(ConfigModel):
     tolerance: Amount = 1e-4
     """Numbers a and b agree if |a - b| ≤ tolerance · max(1, |a|, |b|)."""
 
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if "*" in self.ignore:
+            raise ValueError("'ignore: *' leaves nothing to compare; name the keys to ignore")
+        return self
+
 
 class RouteConfig(ConfigModel):
     match: MatchConfig = UNMATCHED

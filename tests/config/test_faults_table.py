@@ -37,6 +37,8 @@ END = "\n"
 WITHOUT_MATCH = "without 'match' the route proxies nothing; remove this, or write 'match'"
 
 TABLE = [
+    (POLICY, POLICY + "\n    comparison: {ignore: ['*']}", 13, "routes.digits.comparison",
+     "'ignore: *' leaves nothing to compare; name the keys to ignore", ""),
     # gRPC
     ("match: {path: /v2/models/digits}", "match: {grpc: a.B}", 10, "routes.digits.variants.v1.backend",
      "gRPC needs HTTP/2; write the address of 'a' with h2c:// or h2://", ""),

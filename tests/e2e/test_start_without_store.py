@@ -37,6 +37,7 @@ routes:
       candidate: v2
       stages: [{weight: 10%, for: 1h}, {weight: 50%, for: 1h}]
       guardrails: [{metric: error_rate, max_increase: 2%}]
+      holdback: 0%
     fallback: [{respond: {text: ok}}]
 """
 

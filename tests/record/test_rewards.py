@@ -316,7 +316,8 @@ async def test_the_values_of_a_unit_are_one_observation(store: Away) -> None:
 
     book = RewardIngest(store, SEALER, metrics=METRICS, clock=lambda: NOW, period=period)
     await book.take([item(value=v, id=sealed(unit=99)) for v in (True, False)] + [item(value=True)])
-    assert await store.reward_sums("digits") == {
+    own = {"correct", "correct|sticky", "correct|units"}
+    assert {key: sums for key, sums in (await store.reward_sums("digits")).items() if key[1] in own} == {
         ("v1", "correct"): RewardSums(1, 1.0, 1.0),
         ("v1", "correct|sticky"): RewardSums(2, 1.0, 1.0),
         ("v1", "correct|units"): RewardSums(1, 0.5, 0.25),
