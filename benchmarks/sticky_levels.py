@@ -24,7 +24,10 @@ from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.units import Counting
 from policies.allocation.bandit import Bandit, Objective, Stop, refresh
 from policies.allocation.model import Allocation, Learned
+from policies.rollout.guardrails import judge_all
+from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import compare_weighted
+from policies.sequential.stratified import Stratum, stratified
 from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
@@ -109,8 +112,12 @@ class Route:
         return of_buckets(found, {"good": Metric()}, now=len(self.decided) * BUCKET_S)
 
 
-def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.0) -> Iterator[Learned]:
-    """What the bandit has learned at each look; the last variant is better by ``gain``."""
+Look = tuple[Learned, list[RewardedBucket]]
+"""What the bandit has learned, and the buckets that it learned from."""
+
+
+def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.0) -> Iterator[Look]:
+    """One at each look; the last variant is better by ``gain``."""
     rng = np.random.default_rng([3, seed])
     points, places = rng.random(users.number), rng.random(users.number)
     route, allocation, weight = Route(), refresh(asked, Learned())[0], 1 / users.icc - 1
@@ -129,8 +136,26 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
                     key = bucket.variant, metric
                     whole[key] = whole.get(key, Rewarded()) + found
             learned = Learned(sums=observations(whole), previous=allocation, periods=periods(buckets))
-            yield learned
+            yield learned, buckets
             allocation = refresh(asked, learned)[0]
+
+
+def fails(asked: Bandit, buckets: list[RewardedBucket]) -> bool:
+    """Whether a guardrail, no decrease of the metric, fails for the last variant, as a bandit's guardrails do."""
+    stretches: dict[float, dict[str, RewardSums]] = {}
+    for bucket in buckets:
+        for metric in bucket.rewards.values():
+            stretches.setdefault(bucket.start, {})[bucket.variant] = metric.observations
+    pairs = (
+        [
+            Stratum(rewards={"good": found.get(v, RewardSums())})
+            for v in (asked.variants[0], asked.variants[-1])
+        ]
+        for found in stretches.values()
+    )
+    evidence = stratified([(first, last) for first, last in pairs]).evidence({"good": "boolean"}, 1.0)
+    rails = [Guardrail("good", max_decrease=0.0)]
+    return judge_all(rails, *evidence, 0.05, forecast=False).verdicts[0].verdict == "fail"
 
 
 @dataclass(slots=True)
@@ -141,6 +166,8 @@ class Result:
     """Runs in which a winner was named."""
     excluded: int = 0
     """Runs in which the 95 % interval of the lift of the last variant ever excluded the truth."""
+    failed: int = 0
+    """Runs in which a guardrail on the metric ever failed."""
     widths: list[float] = field(default_factory=list)
     """Of these intervals at the end."""
 
@@ -149,15 +176,17 @@ def simulate(users: Users, level: Level, asked: Bandit, runs: int, gain: float =
     """Among equals, or with the last variant better by ``gain``."""
     result, pairs = Result(), len(asked.variants) * (len(asked.variants) - 1) / 2
     for seed in range(runs):
-        named = excluded = False
+        named = excluded = failed = False
         interval = None
-        for learned in looks(users, level, asked, seed, gain):
+        for learned, buckets in looks(users, level, asked, seed, gain):
+            failed = failed or fails(asked, buckets)
             named = named or refresh(asked, learned)[1].stopped is not None
             assert learned.periods is not None
             both = learned.periods.weighted("good", asked.variants[0], asked.variants[-1])
             interval = compare_weighted(*both, ratio=False).interval(0.05 / pairs, 1.0)
             excluded = excluded or (interval is not None and not interval[0] <= gain <= interval[1])
         result.named, result.excluded = result.named + named, result.excluded + excluded
+        result.failed += failed
         result.widths += [interval[1] - interval[0]] if interval is not None else []
     return result
 
@@ -166,8 +195,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     runs = parser.parse_args().runs
-    print("| variants | level of all | last better by | winner named | interval excludes the truth | width |")
-    print("|---|---|---|---|---|---|")
+    print("| variants | level of all | last better by | winner named | interval excludes the truth", end="")
+    print(" | guardrail fails | width |\n|---|---|---|---|---|---|---|")
     for variants in (2, 3):
         for name, level in LEVELS.items():
             _print(variants, name, level, 0.0, runs)
@@ -177,8 +206,9 @@ def main() -> None:
 
 def _print(variants: int, name: str, level: Level, gain: float, runs: int) -> None:
     found = simulate(Users(), level, plan(variants), runs, gain)
-    cells = shown(found.named, runs), shown(found.excluded, runs), f"{np.median(found.widths):.3f}"
-    print(f"| {variants} | {name} | {gain:.0%} | {' | '.join(cells)} |", flush=True)
+    counts = [shown(count, runs) for count in (found.named, found.excluded, found.failed)]
+    width = f"{np.median(found.widths):.3f}" if found.widths else "–"
+    print(f"| {variants} | {name} | {gain:.0%} | {' | '.join(counts)} | {width} |", flush=True)
 
 
 if __name__ == "__main__":
