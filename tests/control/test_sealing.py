@@ -43,7 +43,7 @@ async def test_replicas_open_each_others_tokens_after_the_store_lost_its_secrets
         harness.clock.at += 2
         await log_in(other)
         assert await reported(one, await token(other)) == 200
-        assert await reported(one, earlier) == 401  # sealed with what nobody has any more
+        assert await reported(one, earlier) == 401  # sealed with a secret that is gone
         one.cookies = other.cookies
         assert (await one.get("/-/routes")).status_code == 200
 
