@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from ipaddress import ip_address
 from typing import Any, Final
 
 import httpx
@@ -25,8 +26,8 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         type=_url,
-        help=f"URL of the gateway's control API (default: TURNOUT_URL, the address in {USUAL} in this directory, or "
-        f"{DEFAULT}); the key is read from TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
+        help=f"URL of the gateway's control API (default: TURNOUT_URL, a local address in {USUAL} in this "
+        f"directory, or {DEFAULT}); the key is read from TURNOUT_KEY, CA certificates from SSL_CERT_FILE",
     )
     add_json(parser)
 
@@ -35,13 +36,22 @@ def _url(text: str) -> str:
     return (text if "://" in text else f"http://{text}").rstrip("/")
 
 
-def _usual() -> str:
-    """Where the gateway of this shell or directory is."""
+def gateway_url() -> str:
+    """Where the gateway of this shell or directory is: a file in a directory sends no key to another machine."""
     url = os.environ.get("TURNOUT_URL")
     if not url:
         with contextlib.suppress(ConfigError):
-            url = control_url(load_file(USUAL), everywhere="127.0.0.1")
+            found = control_url(load_file(USUAL), everywhere="127.0.0.1")
+            url = found if found is not None and _local(found) else None
     return _url(url or DEFAULT)
+
+
+def _local(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def call(
@@ -51,7 +61,7 @@ def call(
 
     The API key comes from the environment (TURNOUT_KEY), so that it is not visible in process lists.
     """
-    url = arguments.url or _usual()
+    url = arguments.url or gateway_url()
     key = os.environ.get("TURNOUT_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:

@@ -51,7 +51,7 @@ UNMOVED = (1, 0)
 
 
 def placement_of(salt: bytes) -> tuple[int, int]:
-    """The multiplier and the offset of `placed`: 64 bits each, of which any salt but a few in 10^13 gives good ones."""
+    """The multiplier, which is odd, and the offset of `placed`, 64 bits each."""
     digest = blake2b(salt, digest_size=16).digest()
     return int.from_bytes(digest[:8], "little") | 1, int.from_bytes(digest[8:], "little")
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from benchmarks.children import free_port
+from gateway.commands import remote
 from tests.e2e.common import wait_for
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess
@@ -193,3 +194,22 @@ def test_a_start_without_its_store_says_so_in_its_own_name(tmp_path: Path, worke
     assert said.returncode == 3
     assert "ERROR turnout.start: The store redis://" in said.stderr
     assert "uvicorn" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("listen", "asked"),
+    [
+        ("127.0.0.1:9", "http://127.0.0.1:9"),
+        ("0.0.0.0:9", "http://127.0.0.1:9"),
+        ("'[::1]:9'", "http://[::1]:9"),
+        ("192.0.2.1:9", "http://127.0.0.1:8080"),
+        ("gateway.example:9", "http://127.0.0.1:8080"),
+    ],
+)
+def test_a_file_in_the_directory_sends_no_key_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str, asked: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TURNOUT_URL", raising=False)
+    Path("turnout.yaml").write_text(f"listen: {listen}\nroutes: {{}}\n")
+    assert remote.gateway_url() == asked
