@@ -185,6 +185,7 @@ class Stream:
     # Receiving --------------------------------------------------------------------------------------
     def take_data(self, data: bytes, counted: int) -> None:
         """A DATA frame; ``counted``: its size with the padding, which flow control counts."""
+        self.unacknowledged += counted  # first: a stream that ends here gives back its part of the connection's window
         if not self.remote_open:
             self.advance(RECV_DATA)
         self.receive_window -= counted
@@ -193,7 +194,6 @@ class Stream:
         self.received += len(data)
         if self.expected >= 0 and self.received > self.expected:
             raise StreamFault(PROTOCOL_ERROR, "more data than content-length says")
-        self.unacknowledged += counted
         if data:
             self.on_data(data)
         if not self.held:

@@ -88,6 +88,17 @@ def test_a_held_stream_gets_one_window_and_a_released_one_goes_on() -> None:
     assert server.reader.replies[1].reset == ""
 
 
+def test_a_stream_that_ends_by_its_own_fault_keeps_nothing_of_the_connection_window() -> None:
+    server = Server(Limits(stream_window=30_000, connection_window=100_000))
+    server.start()
+    server.receive(HELLO, 1.0)
+    for number in range(1, 40, 2):
+        server.receive(headers([*GOOD, (b"content-length", b"1")], number, end=False), 1.0)
+        server.receive(data(b"x" * 10_000, number, end=False), 1.0)
+    assert server.fault is None
+    assert updates(server, 0) >= 100_000
+
+
 def updates(server: Server, number: int) -> int:
     return sum(
         int.from_bytes(payload, "big")
