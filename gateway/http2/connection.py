@@ -217,10 +217,13 @@ class Connection(ConnectionBase):
             stream.take_end([])
 
     def _reject_late(self, stream_id: int) -> None:
-        """A frame of a stream that is not open: ignored only if we have reset it."""
+        """A frame of a stream that is not open: ignored if the peer may not know yet that we have reset it.
+
+        A client remembers none: a server that stood still responds to any number of requests given up since.
+        """
         if self._is_idle(stream_id):
             raise ConnectionFault(PROTOCOL_ERROR, "a frame of a stream that was never opened")
-        if stream_id not in self._recent_resets:
+        if not self.client and stream_id not in self._recent_resets:
             raise ConnectionFault(STREAM_CLOSED, "a frame of a closed stream")
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:

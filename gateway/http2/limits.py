@@ -8,8 +8,11 @@ MAX_SETTINGS: Final = 32
 """Entries of one SETTINGS frame."""
 MAX_CONTINUATIONS: Final = 16
 """CONTINUATION frames of one header block."""
-REMEMBERED_RESETS: Final = 128
-"""Streams that we have reset whose late frames are ignored instead of being errors."""
+REMEMBERED_RESETS: Final = 512
+"""Streams of a client that we have reset whose late frames are ignored instead of being errors.
+
+Several times the limit on open streams, which a client may fill again before it hears of the first reset.
+"""
 OVERHEAD_BURST: Final = 2000.0
 OVERHEAD_RATE: Final = 200.0
 """Frames per second that may carry no part of a message, besides one for each that does."""

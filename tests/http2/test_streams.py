@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.http2 import stream as states
+from gateway.http2.connection import Connection
 from gateway.http2.errors import StreamFault
+from gateway.http2.limits import Limits
 from tests.http2.echo import Echo, Server
 from tests.http2.raw import GOOD, HELLO, RST_STREAM, data, frame, headers, word
 
@@ -81,3 +83,29 @@ def test_late_frames_of_a_stream_that_we_reset_are_ignored() -> None:
     server.receive(data(b"late", end=False) + headers([(b"x-sum", b"1")]), 1.0)
     server.receive(headers(GOOD, 3), 1.0)
     assert server.reader.replies[3].ended
+
+
+class Requester(Connection):
+    """The client's side of a connection, whose requests have no body."""
+
+    def write(self, data: bytes) -> None:
+        """Has no peer."""
+
+    def give_up_requests(self, count: int) -> None:
+        for _ in range(count):
+            self.highest += 2 if self.highest else 1
+            stream = states.Stream(self, self.highest)
+            self.streams[stream.id] = stream
+            stream.send_head(b"", end=True)
+            stream.reset(8)
+
+
+def test_late_responses_to_any_number_of_requests_given_up_are_ignored() -> None:
+    requester = Requester(Limits(), client=True)
+    requester.receive(frame(4), 1.0)
+    requester.give_up_requests(700)
+    for number in range(1, 1400, 2):
+        requester.receive(headers([(b":status", b"200")], number, end=False) + data(b"late", number), 1.0)
+    assert not requester.ended
+    requester.receive(data(b"late", 1401), 1.0)
+    assert requester.ended
