@@ -185,7 +185,7 @@ class Stream:
     # Receiving --------------------------------------------------------------------------------------
     def take_data(self, data: bytes, counted: int) -> None:
         """A DATA frame; ``counted``: its size with the padding, which flow control counts."""
-        self.unacknowledged += counted  # first: a stream that ends here gives back its part of the connection's window
+        self.unacknowledged += counted  # first: a stream that ends here gives its part of the window back
         if not self.remote_open:
             self.advance(RECV_DATA)
         self.receive_window -= counted
