@@ -60,6 +60,9 @@ def call(
     """Call the gateway; return the JSON object, which must have the key ``holds``.
 
     The API key comes from the environment (TURNOUT_KEY), so that it is not visible in process lists.
+
+    Raises:
+        RemoteError: There is no gateway, it refuses the call, or it responds with something else.
     """
     url = arguments.url or gateway_url()
     key = os.environ.get("TURNOUT_KEY")

@@ -19,7 +19,11 @@ _FORM: Final = re.compile(r"tk_[0-9A-Za-z]{49}")
 
 
 def new_secret(bits: bytes | None = None) -> str:
-    """A new key from ``bits`` (32 bytes), or from the operating system's random source if absent."""
+    """A new key from ``bits`` (32 bytes), or from the operating system's random source if absent.
+
+    Raises:
+        ValueError: ``bits`` has another length.
+    """
     bits = secrets.token_bytes(32) if bits is None else bits
     if len(bits) != 32:
         raise ValueError("a key is made of 32 bytes")

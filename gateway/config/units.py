@@ -44,7 +44,11 @@ def _number(value: object) -> float | None:
 
 
 def duration(value: object) -> float:
-    """Seconds, from text such as ``250ms``; 0 needs no unit."""
+    """Seconds, from text such as ``250ms``; 0 needs no unit.
+
+    Raises:
+        ValueError: The text is malformed, or has no unit.
+    """
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
         return _finite(float(found[1]) * _SECONDS[found[2]], value, "a duration")
     if (number := _number(value)) == 0:
@@ -61,14 +65,22 @@ def milliseconds(value: object) -> object:
 
 
 def whole(value: object) -> object:
-    """Refuses true and false, which Python takes for 1 and 0."""
+    """Refuses true and false, which Python takes for 1 and 0.
+
+    Raises:
+        ValueError: The value is true or false.
+    """
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number; write one")
     return value
 
 
 def share(value: object) -> float:
-    """A share of one, from ``5%`` or ``0.05``."""
+    """A share of one, from ``5%`` or ``0.05``.
+
+    Raises:
+        ValueError: The value is malformed, or above 1.
+    """
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value.strip())):
         number: float | None = _finite(float(found[1]) / 100, value, "a share")
     else:
@@ -82,7 +94,11 @@ def share(value: object) -> float:
 
 
 def amount(value: object) -> float:
-    """A number that is not negative: ``3``, ``0.5``, ``0.5%`` (0.005)."""
+    """A number that is not negative: ``3``, ``0.5``, ``0.5%`` (0.005).
+
+    Raises:
+        ValueError: The value is malformed.
+    """
     if isinstance(value, str) and (found := _PERCENT.fullmatch(value.strip())):
         return _finite(float(found[1]) / 100, value, "an amount")
     number = _number(value)
@@ -92,7 +108,11 @@ def amount(value: object) -> float:
 
 
 def rate(value: object) -> float:
-    """Events a second, from ``200/s``, ``60/m``, ``1000/h`` or ``5000/d``."""
+    """Events a second, from ``200/s``, ``60/m``, ``1000/h`` or ``5000/d``.
+
+    Raises:
+        ValueError: The value is malformed, or 0.
+    """
     if isinstance(value, str) and (found := _RATE.fullmatch(value.strip())):
         number = _finite(float(found[1]) / _SECONDS[found[2]], value, "a rate")
         if number > 0:
@@ -102,7 +122,11 @@ def rate(value: object) -> float:
 
 
 def size(value: object) -> int:
-    """Bytes, from ``64KiB``, ``1MiB``, ``10MB`` or a whole number of bytes."""
+    """Bytes, from ``64KiB``, ``1MiB``, ``10MB`` or a whole number of bytes.
+
+    Raises:
+        ValueError: The value is malformed, or not a whole number of bytes.
+    """
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if found := _SIZE.fullmatch(text):
         number = _finite(float(found[1]) * _BYTES[found[2] or "B"], value, "a size")
@@ -112,7 +136,11 @@ def size(value: object) -> int:
 
 
 def byte_rate(value: object) -> float:
-    """Bytes a second, from ``1KiB/s``; 0 switches the rule off."""
+    """Bytes a second, from ``1KiB/s``; 0 switches the rule off.
+
+    Raises:
+        ValueError: The value is malformed.
+    """
     if isinstance(value, str) and value.strip().endswith("/s"):
         return float(size(value.strip().removesuffix("/s").strip()))
     if (number := _number(value)) == 0:
@@ -121,7 +149,11 @@ def byte_rate(value: object) -> float:
 
 
 def statuses(value: object) -> frozenset[int]:
-    """HTTP statuses, from 503, ``5xx``, ``500-504``, or a list of these."""
+    """HTTP statuses, from 503, ``5xx``, ``500-504``, or a list of these.
+
+    Raises:
+        ValueError: A part is malformed, or not a range of statuses.
+    """
     if isinstance(value, str | int) and not isinstance(value, bool):
         return _status_range(str(value))
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):

@@ -184,7 +184,11 @@ class Stream:
 
     # Receiving --------------------------------------------------------------------------------------
     def take_data(self, data: bytes, counted: int) -> None:
-        """A DATA frame; ``counted``: its size with the padding, which flow control counts."""
+        """A DATA frame; ``counted``: its size with the padding, which flow control counts.
+
+        Raises:
+            StreamFault: It exceeds the stream's window or its Content-Length, or follows the end.
+        """
         self.unacknowledged += counted  # first: a stream that ends here gives its part of the window back
         if not self.remote_open:
             self.advance(RECV_DATA)
@@ -200,7 +204,11 @@ class Stream:
             self._acknowledge()
 
     def take_end(self, trailers: list[Field]) -> None:
-        """The END_STREAM flag."""
+        """The END_STREAM flag.
+
+        Raises:
+            StreamFault: The body is shorter than its Content-Length, or has ended before.
+        """
         if 0 <= self.expected != self.received:
             raise StreamFault(PROTOCOL_ERROR, "less data than content-length says")
         self.advance(RECV_END)

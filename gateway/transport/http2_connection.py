@@ -205,7 +205,11 @@ class StreamConnection(Connection):
             handler.on_failure(code, detail, idle_close=unread)
 
     def on_response_head(self, stream: BackendStream, headers: HeaderList, *, end: bool) -> None:
-        """Passes on an interim response or the head of the final one."""
+        """Passes on an interim response or the head of the final one.
+
+        Raises:
+            StreamFault: The head is malformed or too large.
+        """
         handler = self.handler
         if handler is None:
             return

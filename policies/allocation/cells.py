@@ -33,7 +33,11 @@ class Cells:
         return {variant: parts / PARTS for variant, parts in owned.items()}
 
     def pick(self, part: int) -> str:
-        """The variant that owns ``part`` of [0, PARTS)."""
+        """The variant that owns ``part`` of [0, PARTS).
+
+        Raises:
+            ValueError: ``part`` is `PARTS` or more.
+        """
         for variant, parts in self.segments:
             part -= parts
             if part < 0:

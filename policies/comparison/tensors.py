@@ -199,7 +199,11 @@ def _widen(bf16: Array) -> Array:
 
 
 def flatten(data: Json) -> list[Json]:
-    """The leaves of nested lists, in order; one value alone is a list of one."""
+    """The leaves of nested lists, in order; one value alone is a list of one.
+
+    Raises:
+        Malformed: A list holds lists and values.
+    """
     if not isinstance(data, list):
         return [data]
     level: list[Json] = data

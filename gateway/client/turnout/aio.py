@@ -86,7 +86,11 @@ class AsyncClient(httpx.AsyncClient):
         return Decision(identity, _put=self._put)
 
     async def report(self, items: Sequence[Item]) -> dict[str, int]:
-        """Send rewards and wait until they are durable; as `turnout.Client.report`."""
+        """Send rewards and wait until they are durable; as `turnout.Client.report`.
+
+        Raises:
+            RewardsRejected: The gateway refused some; it took the others.
+        """
         response = await self._post_feedback(list(items))
         found = response.raise_for_status().json()
         if found["rejected"]:

@@ -108,7 +108,11 @@ class Head:
         return self.expect and not self.http10 and (self.length > 0 or self.chunked)
 
     def take(self, action: int, name: bytes, value: bytes) -> None:  # noqa: C901 - one dispatch
-        """A field that is not simply passed on; ``action`` says what it is to us."""
+        """A field that is not simply passed on; ``action`` says what it is to us.
+
+        Raises:
+            TurnoutError: The field is repeated or malformed (`bad_request`).
+        """
         if action == HOST:
             self.hosts += 1
             self.host = value

@@ -136,7 +136,11 @@ class Link:
     # Failures -------------------------------------------------------------------------------
     @contextmanager
     def plainly(self) -> Iterator[None]:
-        """Turns what the client raises into a StoreUnavailable that says what to do."""
+        """Turns what the client raises into a StoreUnavailable that says what to do.
+
+        Raises:
+            StoreUnavailable: In place of what the client raises.
+        """
         try:
             yield
         except (RedisError, OSError, TimeoutError, BadPage) as error:

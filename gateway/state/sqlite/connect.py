@@ -82,7 +82,11 @@ def keep_private(path: Path) -> None:
 
 @contextmanager
 def plainly(path: Path) -> Iterator[None]:
-    """Turns whatever SQLite raises inside into a `StoreUnavailable` that says what to do."""
+    """Turns whatever SQLite raises inside into a `StoreUnavailable` that says what to do.
+
+    Raises:
+        StoreUnavailable: In place of what SQLite raises.
+    """
     try:
         yield
     except (sqlite3.Error, BadPage, Damaged, TooNew, OSError) as error:
