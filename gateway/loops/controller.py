@@ -256,9 +256,8 @@ class Controller:
             if isinstance(effect, Audit):
                 # A rollout that gives up by itself needs a person.
                 level = logging.WARNING if effect.target in _GIVEN_UP and not effect.actor else logging.INFO
-                log.log(
-                    level, "rollout of %s: %s → %s (%s)", name, effect.source, effect.target, effect.reason
-                )
+                said = (name, effect.source, effect.target, f"{effect.weight:.1%}", effect.reason)
+                log.log(level, "rollout of %s: %s → %s, candidate at %s (%s)", *said)
                 await self._emit("rollout", name, effect.as_dict())
 
     # Stop rules -----------------------------------------------------------------------------------------

@@ -180,10 +180,9 @@ def sentence(event: Event) -> str:
     about = f"*{_plain(event.route)}*: " if event.route else ""
     match event.kind:
         case "rollout":
-            change = f"rollout {_plain(data.get('source', ''))} → {_plain(data.get('target', ''))}".replace(
-                "_", " "
-            )
-            return f"{about}{change} ({_plain(data.get('reason', ''))})"
+            change = f"{_plain(data.get('source', ''))} → {_plain(data.get('target', ''))}".replace("_", " ")
+            share = f"candidate at {data.get('weight', 0.0):.1%}"
+            return f"{about}rollout {change}, {share} ({_plain(data.get('reason', ''))})"
         case "alarm":
             return f":warning: {about}{_plain(data.get('message', ''))}"
         case "alarm_over":

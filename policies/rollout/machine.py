@@ -114,7 +114,7 @@ def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Sig
     lasted = now - state.entered >= stage.duration
     decided = not by_verdict["inconclusive"] and not by_verdict["error"] and tick.samples >= stage.min_samples
     if lasted and decided:
-        found.append((_onward(state, plan), "time, samples and every guardrail are as they should be"))
+        found.append((_onward(state, plan), "minimum time, samples and all guardrails passed"))
     deadline = max(state.entered + stage.duration, state.patient_from) + _patience(plan)
     if lasted and not decided and now >= deadline:
         found.append((Signal.STALE, _undecided(tick, stage)))

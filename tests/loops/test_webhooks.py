@@ -258,12 +258,11 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
     document = hooks(WebhookConfig(url=receiver.url, format="slack"))
     webhooks = sender(store, now)
     await webhooks.step(document)
-    await tell(
-        store, now, "rollout", source="running", target="rolled_back", reason="error_rate breaches <5%>"
-    )
+    step = {"source": "running", "target": "rolled_back", "weight": 0.0, "reason": "error_rate breaches <5%>"}
+    await tell(store, now, "rollout", **step)
     await webhooks.step(document)
     assert receiver.events() == [
-        {"text": "*digits*: rollout running → rolled back (error_rate breaches &lt;5%&gt;)"}
+        {"text": "*digits*: rollout running → rolled back, candidate at 0.0% (error_rate breaches &lt;5%&gt;)"}
     ]
 
 

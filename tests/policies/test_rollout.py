@@ -70,7 +70,7 @@ def test_each_step_tells_its_evidence() -> None:
         "stage": 1,
         "weight": 0.1,
         "actor": "",
-        "reason": "time, samples and every guardrail are as they should be",
+        "reason": "minimum time, samples and all guardrails passed",
         "evidence": [verdict("pass").as_dict()],
         "phase": "canary",
     }
