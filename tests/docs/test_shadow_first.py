@@ -18,7 +18,7 @@ PAGE = "docs/shadow_first.md"
 def test_a_fault_shows_in_the_shadow_and_a_sound_version_passes_the_gate(tmp_path: Path) -> None:
     server, traffic = blocks(PAGE, "python")
     shadow, canary = blocks(PAGE, "yaml")
-    start, gateway, send, look, status = blocks(PAGE, "sh")
+    start, gateway, send, look, corrected, status = blocks(PAGE, "sh")
     current, faulty = start.splitlines(keepends=True)
     with Reader(tmp_path, "9001", "9002") as reader:
         reader.save("server.py", server)
@@ -37,7 +37,7 @@ def test_a_fault_shows_in_the_shadow_and_a_sound_version_passes_the_gate(tmp_pat
         assert agreed is not None
         assert 20 <= int(agreed[1]) <= 80
         assert "sum" in json.dumps(json.loads("{" + disagreement))
-        reader.shell(faulty.removeprefix("FAULT=1 "))
+        reader.shell(corrected.replace("kill %2\n", ""))
         reader.wait("9002")
         reader.save("turnout.yaml", canary)
         wait_for(lambda: reader.route("predict")["rollout"] is not None, "the gate is in force")
