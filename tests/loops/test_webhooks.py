@@ -262,7 +262,9 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
     await tell(store, now, "rollout", **step)
     await webhooks.step(document)
     assert receiver.events() == [
-        {"text": "*digits*: rollout running → rolled back, candidate at 0.0% (error_rate breaches &lt;5%&gt;)"}
+        {
+            "text": "*digits*: rollout running → rolled back, candidate at 0.0% (error_rate breaches &lt;5%&gt;)"
+        }
     ]
 
 
