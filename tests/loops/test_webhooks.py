@@ -258,8 +258,8 @@ async def test_slack_gets_a_sentence(store: Store, now: Now, receiver: Receiver)
     document = hooks(WebhookConfig(url=receiver.url, format="slack"))
     webhooks = sender(store, now)
     await webhooks.step(document)
-    step = {"source": "running", "target": "rolled_back", "weight": 0.0, "reason": "error_rate breaches <5%>"}
-    await tell(store, now, "rollout", **step)
+    reason = "error_rate breaches <5%>"
+    await tell(store, now, "rollout", source="running", target="rolled_back", weight=0.0, reason=reason)
     await webhooks.step(document)
     assert receiver.events() == [
         {
