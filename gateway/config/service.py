@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from ipaddress import ip_network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -121,9 +121,21 @@ class MetricConfig(ConfigModel):
     """Larger values count as this value, so that guardrails use the exact test for bounded values."""
     adjust: Literal["past"] | None = None
     """Compare each sticky unit with its own mean from before, so that comparisons need fewer requests."""
-    usage: Literal["input_tokens", "output_tokens", "total_tokens", "cost"] | None = None
+    usage: (
+        Literal[
+            "input_tokens", "output_tokens", "total_tokens", "cost", "first_token_ms", "tokens_per_second"
+        ]
+        | None
+    ) = None
     """The gateway itself reports this of each response, on routes with `usage: true`."""
     description: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _goal_of_usage(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("usage") not in (None, "tokens_per_second"):
+            return {"goal": "minimize", **given}
+        return given
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -140,7 +152,7 @@ class MetricConfig(ConfigModel):
         if self.type == "count" and self.lowest < 0:
             raise ValueError("a count is not negative; write a 'minimum' of 0 or more")
         if self.usage is not None and self.type not in (
-            ("real",) if self.usage == "cost" else ("real", "count")
+            ("real", "count") if self.usage.endswith("_tokens") else ("real",)
         ):
             raise ValueError(f"{self.usage} is not a {self.type}; write 'type: real'")
         if self.adjust is not None and self.missing == "zero":

@@ -32,7 +32,7 @@ from gateway.dataplane.shadow.sink import ShadowSink
 from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.timed import Timed
 from gateway.errors import TurnoutError
-from gateway.record.usage import Usage
+from gateway.record.usage import UsageReader
 from gateway.runtime.loop_load import Load
 from gateway.runtime.side_process import SideProcess
 
@@ -76,7 +76,7 @@ class Runtime:
     seal: Callable[[bytes, int, bytes], bytes]
     offer: Callable[[Any], None]
     """Takes the outcome of each request that had a decision."""
-    offer_usage: Callable[[Any, bytes, Usage | None], None]
+    offer_usage: Callable[[Any, bytes, UsageReader], None]
     """Takes the outcome, the features and the token counts of a response."""
     shadow: ShadowSink
     load: Load

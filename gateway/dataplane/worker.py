@@ -16,7 +16,7 @@ from gateway.dataplane.request.json_body import JsonBody
 from gateway.dataplane.shadow.sink import ShadowSink
 from gateway.dataplane.snapshot import Snapshot
 from gateway.dataplane.timed import Timed
-from gateway.record.usage import Usage
+from gateway.record.usage import UsageReader
 from gateway.runtime.loop_load import Load
 from gateway.runtime.side_process import SideProcess
 from gateway.transport.address import PROBE_INTERVAL_S, Address
@@ -51,7 +51,7 @@ class Worker(Runtime):
         new_decision: Callable[[float], bytes],
         seal: Callable[[bytes, int, bytes], bytes],
         offer: Callable[[Any], None],
-        offer_usage: Callable[[Any, bytes, Usage | None], None] = lambda *_: None,
+        offer_usage: Callable[[Any, bytes, UsageReader], None] = lambda *_: None,
         shadow: ShadowSink,
     ) -> None:
         """See `Runtime`."""

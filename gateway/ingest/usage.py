@@ -1,4 +1,4 @@
-"""Token counts and costs of responses, counted and stored as rewards that the gateway itself reports."""
+"""Token counts, costs and speed of responses, counted and stored as rewards that the gateway itself reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from gateway.config.document import Document, PriceConfig
 from gateway.ingest.rewards import RewardIngest
 from gateway.record.events import Outcome, Reward
-from gateway.record.usage import Usage
+from gateway.record.usage import Usage, UsageReader
 from gateway.state.base import StoreUnavailable
 
 log = logging.getLogger("turnout.usage")
@@ -35,22 +35,35 @@ class UsageRewards:
         self.missing: Counter[tuple[str, str]] = Counter()
         """Good responses without token counts."""
 
-    def offer(self, row: tuple[object, ...], context: bytes, usage: Usage | None) -> None:
+    def offer(self, row: tuple[object, ...], context: bytes, reader: UsageReader) -> None:
         """Take what a response said; does not wait.
 
         Args:
             row: The fields of its `Outcome`.
             context: The features that led to the decision, packed.
-            usage: None: the response had no counts.
+            reader: Has read the response.
         """
         outcome = Outcome._make(row)
         route = self._document().routes.get(outcome.route)
         if not outcome.served or route is None or outcome.served not in route.variants:
             return
-        key = (outcome.route, outcome.served)
+        values: dict[str, float] = {}
+        if reader.first_token_ms is not None:
+            values["first_token_ms"] = reader.first_token_ms
+        usage = reader.usage()
         if usage is None:
-            self.missing[key] += 1
-            return
+            self.missing[outcome.route, outcome.served] += 1
+        else:
+            values |= self._counted(outcome, usage, route.variants[outcome.served].price)
+        for name, metric in self._document().metrics.items():
+            if metric.usage is not None and metric.usage in values:
+                reward = self._rewards.observed(outcome, name, values[metric.usage], context)
+                if reward is not None and len(self._waiting) < MAX_WAITING:
+                    self._waiting.append(reward)
+
+    def _counted(self, outcome: Outcome, usage: Usage, price: PriceConfig | None) -> dict[str, float]:
+        """Count the tokens of one response; returns its values by the names that metrics give them."""
+        key = (outcome.route, outcome.served)
         for kind, count in usage._asdict().items():
             self.tokens[(*key, kind)] += count
         values: dict[str, float] = {
@@ -58,15 +71,12 @@ class UsageRewards:
             "output_tokens": usage.output,
             "total_tokens": usage.input + usage.output,
         }
-        price = route.variants[outcome.served].price
+        if usage.output and outcome.total_ms > 0:
+            values["tokens_per_second"] = usage.output / outcome.total_ms * 1e3
         if price is not None:
             values["cost"] = cost = cost_of(usage, price)
             self.cost[key] += cost  # type: ignore[assignment]  # a total of money
-        for name, metric in self._document().metrics.items():
-            if metric.usage is not None and metric.usage in values:
-                reward = self._rewards.observed(outcome, name, values[metric.usage], context)
-                if reward is not None and len(self._waiting) < MAX_WAITING:
-                    self._waiting.append(reward)
+        return values
 
     async def run(self) -> None:
         """Store values periodically until cancelled, and then what still waits."""

@@ -1,4 +1,4 @@
-"""Token counts in responses of language models, whole or streamed.
+"""Token counts in responses of language models, whole or streamed, and when a stream's first token came.
 
 OpenAI (chat, completions, Responses, embeddings), Anthropic, Gemini and Ollama, each by the names that it gives them.
 Of a long response only the beginning and the end are kept: counts come last, Anthropic's input tokens first.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 HEAD_BYTES: Final = 4096
@@ -27,6 +28,11 @@ _CACHED: Final = ("cached_tokens", "cachedContentTokenCount")
 _CACHE_READ: Final = "cache_read_input_tokens"
 """Anthropic's, which, as those written to the cache, are not among its input tokens."""
 _CACHE_WRITTEN: Final = "cache_creation_input_tokens"
+_STREAM: Final = re.compile(rb"content-type:.*(?:event-stream|ndjson)", re.IGNORECASE)
+_TOKEN: Final = re.compile(
+    rb'(?<!\\)"(?:content|text|delta|response|reasoning|reasoning_content|thinking|arguments|partial_json)"\s*:\s*"[^"]'
+)
+"""The first piece of output. What servers send before it (a role, an id, a message without content) does not match."""
 
 
 class Usage(NamedTuple):
@@ -43,16 +49,28 @@ class Usage(NamedTuple):
 class UsageReader:
     """Keeps the parts of a response body that can hold counts."""
 
-    __slots__ = ("_head", "_tail", "cut")
+    __slots__ = ("_clock", "_head", "_started", "_streamed", "_tail", "cut", "first_token_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, started: float = 0.0, clock: Callable[[], float] = perf_counter) -> None:
+        """``started``: when the request's first byte came, by ``clock``, in seconds."""
+        self._clock = clock
+        self._started = started
+        self._streamed = False
         self._head = bytearray()
         self._tail = bytearray()
         self.cut = False
         """Whether something between both parts is gone."""
+        self.first_token_ms: float | None = None
+        """Milliseconds from the request's first byte to the first token; None if the response is not a stream."""
+
+    def begin(self, lines: Iterable[bytes]) -> None:
+        """Take the field lines of the response."""
+        self._streamed = any(map(_STREAM.match, lines))
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the body."""
+        if self._streamed and self.first_token_ms is None and _TOKEN.search(data):
+            self.first_token_ms = (self._clock() - self._started) * 1e3
         room = HEAD_BYTES - len(self._head)
         if room > 0:
             self._head += data[:room]

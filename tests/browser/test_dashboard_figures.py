@@ -66,6 +66,8 @@ def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> N
             compared += 1
         assert number(shown[f"allocation.{name}"]) == report["allocation"].get(name, 0)
     assert compared > 20
+    heading = tab.page.locator('[data-metric="correct"] h3')
+    assert report["metrics"]["correct"]["description"] in heading.inner_text()
     assert number(shown["epoch"]) == report["epoch"]
     assert number(shown["agreement.v3.rate"]) == report["agreement"]["v3"]["rate"]
     assert number(shown["agreement.v3.compared"]) == report["agreement"]["v3"]["compared"]

@@ -1,11 +1,11 @@
-"""Tokens and cost of what real SDKs ask for, whole and streamed: in the report, the metrics and `turnout status`."""
+"""Tokens, cost and speed of what real SDKs ask for, whole and streamed: in the report, the metrics and guardrails."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from gateway.build import ROOT
 from tests.support.processes import GatewayProcess, ModuleProcess
 
 CONFIG = """
@@ -20,7 +21,9 @@ listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
 metrics:
   output_tokens: {{type: count, goal: minimize, usage: output_tokens}}
-  cost: {{type: real, goal: minimize, minimum: 0, usage: cost}}
+  cost: {{type: real, minimum: 0, cap: 0.001, usage: cost}}
+  first_token_ms: {{type: real, usage: first_token_ms}}
+  tokens_per_second: {{type: real, usage: tokens_per_second}}
 backends:
   llm: {{url: "{url}"}}
 routes:
@@ -40,12 +43,16 @@ ASKED: Any = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with ExitStack() as stack:
-        server = stack.enter_context(ModuleProcess("tests.compat.llm", says="sound"))
-        server.wait_ready()
-        config = CONFIG.format(url=server.url)
-        yield stack.enter_context(GatewayProcess(tmp_path_factory.mktemp("usage"), config))
+def server() -> Iterator[ModuleProcess]:
+    with ModuleProcess("tests.compat.llm", says="sound") as found:
+        found.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def gateway(server: ModuleProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("usage"), CONFIG.format(url=server.url)) as found:
+        yield found
 
 
 def total(gateway: GatewayProcess, metric: str, **labels: str) -> float:
@@ -54,6 +61,19 @@ def total(gateway: GatewayProcess, metric: str, **labels: str) -> float:
     found = re.findall(rf"^{metric}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
     wanted = {f'{key}="{value}"' for key, value in labels.items()}
     return sum(float(value) for given, value in found if wanted <= set(given.split(",")))
+
+
+def report(gateway: GatewayProcess, route: str) -> Any:
+    return httpx.get(f"{gateway.url}/-/routes/{route}").json()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Return what ``condition`` returns once that is true."""
+    end = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
 
 
 def test_what_sdks_ask_for_is_counted(gateway: GatewayProcess) -> None:
@@ -74,18 +94,25 @@ def test_what_sdks_ask_for_is_counted(gateway: GatewayProcess) -> None:
             assert list(stream.text_stream)
         list(client.chat.completions.create(model="m", messages=ASKED, stream=True))  # asks for no counts
 
-    end = time.monotonic() + 20
-    while True:
-        rewards = httpx.get(f"{gateway.url}/-/routes/llm").json()["variants"]["v1"]["rewards"]
-        if rewards.get("cost", {}).get("count") == 6 or time.monotonic() > end:
-            break
-        time.sleep(0.1)
+    def counted() -> Any:
+        rewards = report(gateway, "llm")["variants"]["v1"]["rewards"]
+        counts = [rewards[metric]["count"] for metric in ("cost", "tokens_per_second", "first_token_ms")]
+        return rewards if counts == [6, 6, 4] else None  # a stream without counts has a first token too
+
+    rewards = wait_for(counted)
     assert (rewards["output_tokens"]["count"], rewards["output_tokens"]["mean"]) == (6, 9.0)
     assert (rewards["cost"]["count"], rewards["cost"]["mean"]) == (6, pytest.approx(91e-6))
-    assert total(gateway, "turnout_tokens_total", type="input") == 6
-    assert total(gateway, "turnout_tokens_total", type="output", variant="v1") == 54
+    assert 0 < rewards["first_token_ms"]["mean"] < 20_000
+    goals = {name: metric["goal"] for name, metric in report(gateway, "llm")["metrics"].items()}
+    assert (goals["cost"], goals["first_token_ms"], goals["tokens_per_second"]) == (
+        "minimize",
+        "minimize",
+        "maximize",
+    )
+    assert total(gateway, "turnout_tokens_total", type="input", route="llm") == 6
+    assert total(gateway, "turnout_tokens_total", type="output", route="llm") == 54
     assert total(gateway, "turnout_cost_total", route="llm") == pytest.approx(546e-6)
-    assert total(gateway, "turnout_responses_without_usage_total") == 1
+    assert total(gateway, "turnout_responses_without_usage_total", route="llm") == 1
 
 
 def test_a_stream_is_asked_for_its_counts(gateway: GatewayProcess) -> None:
@@ -93,9 +120,33 @@ def test_a_stream_is_asked_for_its_counts(gateway: GatewayProcess) -> None:
         chunks = list(client.chat.completions.create(model="m", messages=ASKED, stream=True))
         client.responses.create(model="m", input="hello")
     assert (chunks[-1].choices, chunks[-1].usage is not None, chunks[-1].model) == ([], True, "other")
-    end = time.monotonic() + 20
-    while (
-        total(gateway, "turnout_tokens_total", route="asked", type="output") < 18 and time.monotonic() < end
+    wait_for(lambda: total(gateway, "turnout_tokens_total", route="asked", type="output") == 18)
+
+
+def test_the_canary_of_the_page_is_rolled_back_for_its_cost(server: ModuleProcess, tmp_path: Path) -> None:
+    (config,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/llm.md").read_text(), re.DOTALL)
+    config = config.replace("127.0.0.1:8080", "127.0.0.1:@PORT@").replace("http://127.0.0.1:8000", server.url)
+    config = config.replace("cap: 0.02", "cap: 0.0002")  # its responses have ten tokens
+    config = config.replace("{weight: 10%", "{weight: 50%")
+    with (
+        GatewayProcess(tmp_path, f"store: sqlite:///@DIR@/turnout.db\n{config}") as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0) as client,
     ):
-        time.sleep(0.1)
-    assert total(gateway, "turnout_tokens_total", route="asked", type="output") == 18
+
+        def rolled_back() -> Any:
+            for _ in range(20):
+                list(client.chat.completions.create(model="m", messages=ASKED, stream=True))
+            found = report(gateway, "chat")
+            return found if (found["rollout"]["decided"] or {}).get("target") == "rolled_back" else None
+
+        found = wait_for(rolled_back)
+    failed = [one for one in found["rollout"]["decided"]["evidence"] if one.get("verdict") == "fail"]
+    assert [one["metric"] for one in failed] == ["cost"]
+    assert failed[0]["estimate"] == pytest.approx(92.5 / 5.55)
+    lift = found["variants"]["large"]["lift"]
+    assert lift["cost"]["better"] is False
+    assert lift["cost"]["absolute"] == pytest.approx(86.95e-6)
+    assert all(
+        lift[metric]["always_valid"]
+        for metric in ("cost", "output_tokens", "first_token_ms", "tokens_per_second")
+    )

@@ -114,6 +114,58 @@ def test_what_is_no_count(count: object) -> None:
     assert read(json.dumps({"usage": {"prompt_tokens": count}})) is None
 
 
+CREATED = "event: response.created\n" + events(
+    {"type": "response.created", "response": {"output": [], "text": {"format": {"type": "text"}}, "tools": [
+        {"type": "function", "name": "f", "parameters": {"properties": {"content": {"type": "string"}}}}]}},
+    {"type": "response.content_part.added", "part": {"type": "output_text", "text": "", "annotations": []}},
+    end="",
+)  # fmt: skip
+STREAMS = {
+    "chat": (
+        events({"choices": [{"delta": {"role": "assistant", "content": "", "refusal": None}}]}, end=""),
+        events(chunk("Hi")),
+    ),
+    "reasoning": (
+        events({"choices": [{"delta": {"role": "assistant", "content": None}}]}, end=""),
+        events({"choices": [{"delta": {"reasoning_content": "So"}}]}),
+    ),
+    "tool": (
+        events({"choices": [{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": ""}}]}}]}, end=""),
+        events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a":'}}]}}]}),
+    ),
+    "completions": ("", events({"choices": [{"text": " a"}]})),
+    "responses": (CREATED, events({"type": "response.output_text.delta", "delta": "Hi"}, end="")),
+    "anthropic": (
+        events({"type": "message_start", "message": {"content": [], "usage": ANTHROPIC}},
+               {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}, {"type": "ping"},
+               end=""),
+        events({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}}, end=""),
+    ),
+    "gemini": ("", events({"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}, end="")),
+    "ollama": ("", json.dumps({"message": {"role": "assistant", "content": "Hi"}, "done": False}) + "\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "first"), STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("media_type", ["text/event-stream; charset=utf-8", "application/x-ndjson"])
+def test_the_first_token_of_a_stream(before: str, first: str, media_type: str) -> None:
+    times = iter((10.25, 10.5))
+    reader = UsageReader(started=10.0, clock=lambda: next(times))
+    reader.begin([b"x-other: 1\r\n", f"Content-Type: {media_type}\r\n".encode()])
+    reader.feed(before.encode())
+    assert reader.first_token_ms is None
+    reader.feed(first.encode())
+    reader.feed(first.encode())
+    assert reader.first_token_ms == 250.0
+
+
+def test_a_whole_response_has_no_first_token() -> None:
+    reader = UsageReader()
+    reader.begin([b"content-type: application/json\r\n"])
+    reader.feed(json.dumps({"choices": [{"message": {"content": "Hi"}}], "usage": OPENAI}).encode())
+    assert reader.first_token_ms is None
+
+
 def test_memory_is_bounded() -> None:
     reader = UsageReader()
     for _ in range(2000):

@@ -8,6 +8,7 @@ import { html } from "../vendor/preact.js";
 import { badge, figure, variantName } from "./basics.js";
 import { axis, forest } from "./forest.js";
 
+const MAX_RATIO = 1e6; // a larger end of an interval says that there is none
 const VERDICT_TONES = { pass: "good", fail: "bad", inconclusive: "", error: "warn" };
 
 export function scorecard(report, colour) {
@@ -50,7 +51,7 @@ function block(page, metric, goal, cell) {
     [0, ...limits]
   );
   return html`<div class="metric" key=${metric} data-metric=${metric} data-guardrail=${guarded.length ? metric : null}>
-    <h3>${metric} <small>${goal === "minimize" ? "less is better" : "more is better"}${metric === report.metric ? " · goal" : ""}</small></h3>
+    <h3>${metric} <small>${[report.metrics[metric]?.description, goal === "minimize" ? "less is better" : "more is better", metric === report.metric && "goal"].filter(Boolean).join(" · ")}</small></h3>
     ${guarded.map((one) => guardrail(report, one))}
     <div class="metric-rows" role="table" aria-label=${`${metric} by variant`}>
       ${shown.map(
@@ -145,7 +146,7 @@ function guardrail(report, one) {
   const ends = !one.interval
     ? ""
     : one.bound?.endsWith("_ratio")
-      ? one.interval.map((end) => (end === null ? "…" : ratio(end))).join(" to ")
+      ? one.interval.map((end) => (end === null || end > MAX_RATIO ? "…" : ratio(end))).join(" to ")
       : one.bound?.startsWith("max")
         ? difference(one.estimate, one.interval, what).interval
         : estimate({ mean: one.estimate, interval: one.interval }, "fraction").interval;

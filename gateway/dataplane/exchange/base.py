@@ -183,7 +183,7 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
                 return
             runtime.offer(record)
             if self.relay.usage is not None and self.relay.status < 300:
-                runtime.offer_usage(record, assignment.choice.context, self.relay.usage.usage())
+                runtime.offer_usage(record, assignment.choice.context, self.relay.usage)
             if self._shadows:
                 self._offer_copies(self._shadows)
         except Exception as error:  # noqa: BLE001 - the client's connection must go on

@@ -28,7 +28,7 @@ class Failover(ExchangeBase):
     def _new_attempt(self, plan: VariantPlan) -> Attempt:
         request = self.request
         if request.route.reads_usage:
-            self.relay.usage = UsageReader()
+            self.relay.usage = UsageReader(self.head.started)
         self.attempt = attempt = Attempt(
             self, plan, request.route.timeouts, request.total_deadline, self.head.upgrade
         )

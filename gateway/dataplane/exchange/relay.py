@@ -71,6 +71,8 @@ class Relay(ResponseSink):
         self.backend_request_id = response.request_id
         if self.captured is not None:
             self.lines = response.lines.copy()
+        if self.usage is not None:
+            self.usage.begin(response.lines)
         response.lines.append(lines)
         self.client.begin_response(
             request, response.status, response.lines, response.length, response.bodiless
