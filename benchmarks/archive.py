@@ -11,7 +11,9 @@ import json
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from time import process_time
 
@@ -24,7 +26,7 @@ from gateway.ingest.export import export
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord
-from policies.offpolicy import evaluate
+from policies.offpolicy.evaluation import Evaluation, Report
 
 HOUR = 472_222
 CHUNK = 2000
@@ -32,25 +34,34 @@ ROWS_PER_HOUR = 100_000
 
 
 def main() -> None:
-    millions = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    rows, figures = round(millions * 1e6), dict[str, object]()
+    rows = round(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 1_000_000
+    figures: dict[str, object] = {"rows": rows}
     with tempfile.TemporaryDirectory() as folder:
-        archive = open_archive(folder)
-        began = process_time()
-        for hour in range(rows // ROWS_PER_HOUR):
-            writer = archive.writer("digits", HOUR + hour, final=True)
-            for records in _simulated(HOUR + hour):
-                writer.add(records)
-            writer.commit()
-        figures["write_s"] = process_time() - began
+        for step in (_write, _export, _evaluate):
+            # Each in a process of its own: the most memory is that of the process.
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                name = step.__name__.strip("_")
+                figures[f"{name}_s"], figures[f"{name}_mb"] = pool.submit(
+                    _measured, step, folder, rows
+                ).result()
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
         figures["bytes_per_row"] = size / rows
-        figures["rss_after_write_mb"] = _rss_mb()
-        for name in ("parquet", "evaluate"):
-            began = process_time()
-            asyncio.run(_exported(archive) if name == "parquet" else _evaluated(archive))
-            figures[f"{name}_s"], figures[f"rss_after_{name}_mb"] = process_time() - began, _rss_mb()
-    print(json.dumps({"rows": rows} | figures))
+    print(json.dumps(figures))
+
+
+def _measured(step: Callable[[Archive, int], None], folder: str, rows: int) -> tuple[float, float]:
+    """Seconds of CPU, and the most memory in MB."""
+    began = process_time()
+    step(open_archive(folder), rows)
+    return process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _write(archive: Archive, rows: int) -> None:
+    for hour in range(rows // ROWS_PER_HOUR):
+        writer = archive.writer("digits", HOUR + hour, final=True)
+        for records in _simulated(HOUR + hour):
+            writer.add(records)
+        writer.commit()
 
 
 def _simulated(hour: int) -> Iterator[list[DecisionRecord]]:
@@ -77,8 +88,9 @@ def _record(time: float, unit: int, draw: float) -> DecisionRecord:
     return DecisionRecord(outcome, (Reward(decision, "correct", float(draw < 0.3), time + 5, time, *of),), ())
 
 
-async def _exported(archive: Archive) -> None:
-    await export(WholeRecord(None, archive), io.BufferedWriter(_Nowhere()), format="parquet", route="digits")
+def _export(archive: Archive, rows: int) -> None:
+    target = io.BufferedWriter(_Nowhere())
+    assert asyncio.run(export(WholeRecord(None, archive), target, format="parquet", route="digits")) == rows
 
 
 class _Nowhere(io.RawIOBase):
@@ -89,15 +101,17 @@ class _Nowhere(io.RawIOBase):
         return len(memoryview(data))  # type: ignore[arg-type]
 
 
-async def _evaluated(archive: Archive) -> None:
-    dataset = OffPolicyDataset("correct")
+def _evaluate(archive: Archive, rows: int) -> None:
+    report = asyncio.run(_evaluated(archive))
+    assert report.refusal is None
+    assert sum(report.left_out.values()) + report.rows == rows
+
+
+async def _evaluated(archive: Archive) -> Report:
+    dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.5, "v2": 0.5})
     async for records in WholeRecord(None, archive).chunks(route="digits"):
-        dataset.add(records)
-    assert evaluate(dataset.rows, {"v1": 0.5, "v2": 0.5}).refusal is None
-
-
-def _rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        evaluation.add(dataset.rows(records))
+    return evaluation.report()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks.worlds import percent
 from policies.allocation.bandit import Bandit, Objective, refresh
 from policies.allocation.model import Learned
-from policies.offpolicy import Logged, evaluate
+from policies.offpolicy.evaluation import evaluate
+from policies.offpolicy.sums import Logged
 from policies.simulation import summary
 from policies.types import RewardSums
 

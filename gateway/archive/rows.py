@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as arrow
@@ -51,14 +51,18 @@ def _kind(name: str) -> Any:
     return arrow.float64() if name in _NUMBERS else arrow.string()
 
 
+_OUTCOME: Final = [(name, _kind(name)) for name in Outcome._fields]
 SCHEMA: Final = arrow.schema(
-    [
-        *((name, _kind(name)) for name in Outcome._fields),
-        ("rewards", arrow.list_(_REWARD)),
-        ("shadows", arrow.list_(_SHADOW)),
-    ]
+    [*_OUTCOME, ("rewards", arrow.list_(_REWARD)), ("shadows", arrow.list_(_SHADOW))]
 )
 """The fields of an outcome, with decision and unit in hexadecimal; rewards and shadow responses as lists."""
+
+
+def flat_schema(rewards: Sequence[str]) -> Any:
+    """The schema of an export: the fields of an outcome, a number for each of ``rewards``, and shadows as text."""
+    return arrow.schema(
+        [*_OUTCOME, *((name, arrow.float64()) for name in rewards), ("shadows", arrow.string())]
+    )
 
 
 def table_of(records: Sequence[DecisionRecord]) -> Any:
@@ -66,13 +70,18 @@ def table_of(records: Sequence[DecisionRecord]) -> Any:
     by_column = columns([record.outcome for record in records if record.outcome is not None])
     values = by_column._asdict() | {
         "decision": [decision.hex() for decision in by_column.decision],
-        "time": [_microseconds(time) for time in by_column.time],
+        "time": list(map(microseconds, by_column.time)),
         "unit": [f"{unit & _UNIT_MASK:016x}" for unit in by_column.unit],
         "rewards": [[_reward(one) for one in record.rewards] for record in records],
         "shadows": [[_shadow(one) for one in record.shadows] for record in records],
     }
-    arrays = [_array(values[field.name], field.type) for field in SCHEMA]
-    return arrow.Table.from_arrays(arrays, schema=SCHEMA)
+    return table(values, SCHEMA)
+
+
+def table(values: Mapping[str, Sequence[Any]], schema: Any) -> Any:
+    """The table of columns by name; times are in microseconds since the epoch."""
+    arrays = [_array(values[field.name], field.type) for field in schema]
+    return arrow.Table.from_arrays(arrays, schema=schema)
 
 
 def completed(batch: Any) -> Any:
@@ -118,7 +127,7 @@ def _list(column: Any) -> list[Any]:
     return found
 
 
-def _microseconds(seconds: float) -> int:
+def microseconds(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
@@ -131,7 +140,7 @@ def _reward(reward: Reward) -> dict[str, Any]:
     return {
         "metric": reward.metric,
         "value": reward.value,
-        "time": _microseconds(reward.time),
+        "time": microseconds(reward.time),
         "served": reward.served,
         "worst": reward.worst,
         "tags": reward.tags,
@@ -153,7 +162,7 @@ def _rewarded(outcome: Outcome, one: dict[str, Any]) -> Reward:
 
 
 def _shadow(shadow: Shadowed) -> dict[str, Any]:
-    return shadow._asdict() | {"time": _microseconds(shadow.time)}
+    return shadow._asdict() | {"time": microseconds(shadow.time)}
 
 
 def _shadowed(outcome: Outcome, one: dict[str, Any]) -> Shadowed:

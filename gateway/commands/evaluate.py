@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import yaml
 
+from gateway.archive.record import Chunks
 from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.documents import chosen_route
 from gateway.commands.export import Source, add_store_arguments, read_from
-from gateway.commands.output import add_json, complain, print_json, say
+from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.compile.plans import plan
-from gateway.config.document import Document
+from gateway.config.document import Document, MetricConfig
 from gateway.config.load import load
 from gateway.config.units import share
 from gateway.ingest.ope_dataset import OffPolicyDataset
@@ -27,8 +30,8 @@ from policies.allocate import allocate
 from policies.contextual.bandit import Contextual, ensemble
 from policies.contextual.features import Feature, encode
 from policies.contextual.regression import LinearSums
-from policies.offpolicy import Estimate, Report, evaluate
-from policies.offpolicy import Target as Wanted
+from policies.offpolicy.evaluation import Estimate, Evaluation, Report
+from policies.offpolicy.evaluation import Target as Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
         elif arguments.route is None:
             raise ValueError("which route? write --route R")
         target = _target(arguments)
-        datasets = _datasets(arguments, document, target)
-        known = asyncio.run(_read(arguments, source, datasets))
-        _check(arguments, datasets, known)
-        features = target.learns.features if target.learns else _features(document, arguments.route)
-        cut, wanted = _learned(target, datasets)
-        reports = {
-            dataset.name: _evaluated(dataset, cut, wanted, features)
-            for dataset in datasets
-            if dataset.name in arguments.metric
-        }
+        reports = asyncio.run(_reports(arguments, source, document, target))
     except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
@@ -132,17 +126,57 @@ _NOTES: Final = {
 
 
 # The record -------------------------------------------------------------------------------------------
-def _datasets(
-    arguments: argparse.Namespace, document: Document | None, target: Target
-) -> list[OffPolicyDataset]:
-    """One for each metric, and for the one to learn from. Its declaration is in --config; a record by itself
-    has none."""
-    declared = document.metrics if document is not None else {}
-    learned = [target.learns.metric] if target.learns else []
-    return [
-        OffPolicyDataset(name, declared.get(name), wall())
-        for name in dict.fromkeys([*arguments.metric, *learned])
-    ]
+async def _reports(
+    arguments: argparse.Namespace, source: Source, document: Document | None, target: Target
+) -> dict[str, Report]:
+    """By metric. The declarations of metrics are in --config; a record by itself has none."""
+    declared, now = document.metrics if document is not None else {}, wall()
+    async with source.opened() as record:
+        decisions = partial(
+            record.chunks, route=arguments.route, since=arguments.since, until=arguments.until
+        )
+        known = await record.metric_names()
+        learns = target.learns
+        cut, features = 0, _features(document, arguments.route)
+        wanted: Wanted = target.shares
+        if learns is not None:
+            metric = _known(learns.metric, declared, known)
+            cut, sums = await _learned(learns, OffPolicyDataset(learns.metric, metric, now), decisions)
+            wanted, features = _shares(learns, sums), learns.features
+        variants = learns.variants if learns is not None else ()
+        evaluations = [
+            (
+                OffPolicyDataset(name, _known(name, declared, known), now, skip=cut),
+                Evaluation(wanted, variants=variants, features=features),
+            )
+            for name in dict.fromkeys(arguments.metric)
+        ]
+        read = 0
+        async for records in decisions():
+            read += len(records)
+            progress(f"{read} decisions")
+            for dataset, evaluation in evaluations:
+                evaluation.add(dataset.rows(records))
+        progress()
+    if not read:
+        raise ValueError(
+            f"the record has no decision of the route {arguments.route!r} in that time; "
+            "see --route, --since and --until"
+        )
+    return {dataset.name: _report(dataset, evaluation) for dataset, evaluation in evaluations}
+
+
+def _report(dataset: OffPolicyDataset, evaluation: Evaluation) -> Report:
+    report = evaluation.report()
+    return replace(report, left_out={**report.left_out, "window_open": dataset.window_open})
+
+
+def _known(name: str, declared: Mapping[str, MetricConfig], reported: Sequence[str]) -> MetricConfig | None:
+    """The declaration of a metric, if there is one. Raises ValueError for what can only be a slip of the pen."""
+    if name not in declared and name not in reported:
+        there = ", ".join(reported) or "none"
+        raise ValueError(f"nothing was ever reported of the metric {name!r} (there: {there})")
+    return declared.get(name)
 
 
 def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
@@ -153,64 +187,33 @@ def _features(document: Document | None, route: str) -> tuple[Feature, ...]:
     return found.features if isinstance(found, Contextual) else ()
 
 
-async def _read(
-    arguments: argparse.Namespace, source: Source, datasets: Sequence[OffPolicyDataset]
-) -> list[str]:
-    """Fills the datasets; the metrics that were ever reported."""
-    async with source.opened() as record:
-        async for records in record.chunks(
-            route=arguments.route, since=arguments.since, until=arguments.until
-        ):
-            for dataset in datasets:
-                dataset.add(records)
-        return await record.metric_names()
-
-
-def _check(arguments: argparse.Namespace, datasets: Sequence[OffPolicyDataset], known: Sequence[str]) -> None:
-    """Raises ValueError for what can only be a slip of the pen."""
-    if not datasets[0].rows and not datasets[0].window_open:
-        raise ValueError(
-            f"the record has no decision of the route {arguments.route!r} in that time; "
-            "see --route, --since and --until"
-        )
-    for dataset in datasets:
-        if dataset.name not in known and dataset.metric is None:
-            there = ", ".join(known) or "none"
-            raise ValueError(f"nothing was ever reported of the metric {dataset.name!r} (there: {there})")
-
-
-def _learned(target: Target, datasets: Sequence[OffPolicyDataset]) -> tuple[int, Wanted]:
-    """How many decisions a policy learns from, and its shares then. Raises ValueError."""
-    found = target.learns
-    if found is None:
-        return 0, target.shares
-    rows = next(dataset.rows for dataset in datasets if dataset.name == found.metric)
-    cut = len(rows) // 2
-    known = [row for row in rows[:cut] if row.features and not row.forced and row.reward is not None]
-    if not known:
-        names = ", ".join(feature.name for feature in found.features)
+async def _learned(
+    policy: Contextual, dataset: OffPolicyDataset, decisions: Callable[[], Chunks]
+) -> tuple[int, Mapping[str, LinearSums]]:
+    """The size of the earlier half of the decisions, and what is learned from it. Raises ValueError."""
+    cut = sum([len(dataset.rows(records)) async for records in decisions()]) // 2
+    sums, left = defaultdict[str, LinearSums](lambda: LinearSums.empty(policy.width)), cut
+    async for records in decisions():
+        rows = dataset.rows(records)[:left]
+        left -= len(rows)
+        for row in rows:
+            if row.features and not row.forced and row.reward is not None:
+                sums[row.variant] += LinearSums.of([encode(policy.features, row.features)], [row.reward])
+        if not left:
+            break
+    if not sums:
+        names = ", ".join(feature.name for feature in policy.features)
         raise ValueError(
             f"no rewarded decision of the earlier half of the record has features, so nothing can be learned about "
             f"{names}: a route records them while its own policy looks at features"
         )
-    mine = {name: [row for row in known if row.variant == name] for name in found.variants}
-    sums = {
-        name: LinearSums.of(
-            [encode(found.features, row.features) for row in of], [row.reward or 0.0 for row in of]
-        )
-        for name, of in mine.items()
-        if of
-    }
-    drawn = ensemble(found, sums, np.random.default_rng(0))
-    return cut, lambda row: dict(
-        zip(found.variants, drawn.shares(encode(found.features, row.features)), strict=True)
-    )
+    return cut, sums
 
 
-def _evaluated(dataset: OffPolicyDataset, cut: int, wanted: Wanted, features: tuple[Feature, ...]) -> Report:
-    """Over all decisions but the first ``cut``."""
-    found = evaluate(dataset.rows[cut:], wanted, features=features)
-    return replace(found, left_out={**found.left_out, "window_open": dataset.window_open})
+def _shares(policy: Contextual, sums: Mapping[str, LinearSums]) -> Wanted:
+    """The probabilities for each decision of a policy that has learned ``sums``."""
+    drawn = ensemble(policy, sums, np.random.default_rng(0))
+    return lambda row: drawn.shares(encode(policy.features, row.features))
 
 
 # Showing ----------------------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ _TEXTS: Final = frozenset(
     }
 )
 _BOOLEANS: Final = frozenset({"sticky", "forced", "fallback"})
-_INTEGERS: Final = frozenset({"revision", "epoch", "status", "request_bytes", "answer_bytes"})
 
 
 _UNIT_MASK: Final = (1 << 64) - 1
@@ -218,39 +217,25 @@ class Parquet:
 
     def __init__(self, target: BinaryIO, rewards: Sequence[str]) -> None:
         try:
-            import pyarrow
-            import pyarrow.parquet
+            from pyarrow import parquet
+
+            from gateway.archive import rows as arrow_rows
         except ImportError as error:
             raise MissingExtra(
                 "Parquet needs pyarrow, which is not installed. Run \"pip install 'turnout[export]'\", "
                 "or export as jsonl or csv."
             ) from error
-        self._arrow = pyarrow
-        self._schema = _schema(pyarrow, rewards)
-        self._writer = pyarrow.parquet.ParquetWriter(target, self._schema, compression="zstd")
+        self._arrow = arrow_rows
+        self._schema = arrow_rows.flat_schema(rewards)
+        self._writer = parquet.ParquetWriter(target, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[Row]) -> None:
-        shown = [one | {"time": round(one["time"] * 1e6)} for one in rows]
-        for one in shown:
-            for name in _TEXTS:
-                one[name] = one[name].encode("utf-8", "backslashreplace").decode()
-        self._writer.write_table(self._arrow.Table.from_pylist(shown, schema=self._schema))
+        values = {name: [one[name] for one in rows] for name in self._schema.names}
+        values["time"] = list(map(self._arrow.microseconds, values["time"]))
+        self._writer.write_table(self._arrow.table(values, self._schema))
 
     def finish(self) -> None:
         self._writer.close()
-
-
-def _schema(arrow: Any, rewards: Sequence[str]) -> Any:
-    def kind(name: str) -> Any:
-        if name == "time":
-            return arrow.timestamp("us", tz="UTC")
-        if name in _TEXTS or name == "shadows":
-            return arrow.string()
-        if name in _BOOLEANS:
-            return arrow.bool_()
-        return arrow.int64() if name in _INTEGERS else arrow.float64()
-
-    return arrow.schema([(name, kind(name)) for name in names(rewards)])
 
 
 _WRITERS: Final[dict[Format, type[Writer]]] = {"parquet": Parquet, "jsonl": Jsonl, "csv": Csv}

@@ -1,4 +1,4 @@
-"""The data set of off-policy evaluation: decisions of the record with their rewards.
+"""What off-policy evaluation reads of the record: decisions with their rewards.
 
 The rules are those of the sums that a bandit learns from (`gateway.ingest.reward_value`): a reward belongs to the
 variant assigned, a decision rescued by fallback counts as the metric's worst value (or not at all if it has none),
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 from gateway.config.document import MetricConfig
 from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord
 from policies.contextual.features import Raw
-from policies.offpolicy import Logged
+from policies.offpolicy.sums import Logged
+
+_UNIT_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(slots=True)
@@ -29,12 +32,14 @@ class OffPolicyDataset:
     now: float = 0.0
     """Seconds since the epoch. If missing values count, decisions whose window is still open are left out, with a
     reward or without: those that earn it quickly would look better than they are."""
-    rows: list[Logged] = field(default_factory=list)
+    skip: int = 0
+    """Decisions that remain to be left out before the first that counts."""
     window_open: int = 0
     """Decisions left out because their window is still open."""
 
-    def add(self, records: Iterable[DecisionRecord]) -> None:
-        """Adds decisions of the record; those without an outcome are skipped."""
+    def rows(self, records: Iterable[DecisionRecord]) -> list[Logged]:
+        """The decisions of ``records`` that count; those without an outcome are skipped."""
+        rows = []
         for record in records:
             outcome = record.outcome
             if outcome is None:
@@ -43,11 +48,12 @@ class OffPolicyDataset:
                 self.window_open += 1
                 continue
             value = reward_value(record, self.name, self.metric, now=self.now)
-            unit = f"{outcome.unit:016x}" if outcome.sticky else ""
+            unit = outcome.unit & _UNIT_MASK if outcome.sticky else None
             features = _features(outcome)
-            self.rows.append(
-                Logged(outcome.assigned, outcome.propensity, value, unit, features, outcome.forced)
-            )
+            rows.append(Logged(outcome.assigned, outcome.propensity, value, unit, features, outcome.forced))
+        skipped = min(self.skip, len(rows))
+        self.skip -= skipped
+        return rows[skipped:]
 
     @property
     def _counts_missing(self) -> bool:

@@ -22,7 +22,7 @@ from gateway.loops.archiving import SETTLE_S, Archiving
 from gateway.loops.upkeep import retention
 from gateway.state.base import Retention
 from gateway.state.sqlite import SqliteStore
-from policies.offpolicy import evaluate
+from policies.offpolicy.evaluation import Evaluation
 from tests.archive.conftest import HOUR, START, decisions
 from tests.support.made import outcome, reward
 
@@ -87,10 +87,10 @@ async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, u
 
     reports = []
     for record in (stored, WholeRecord(None, archive)):
-        dataset = OffPolicyDataset("correct")
+        dataset, evaluation = OffPolicyDataset("correct"), Evaluation({"v1": 0.4, "v2": 0.6})
         async for records in record.chunks(route="digits", since=START + 100, until=START + 3 * 3600 + 700):
-            dataset.add(records)
-        reports.append(evaluate(dataset.rows, {"v1": 0.4, "v2": 0.6}))
+            evaluation.add(dataset.rows(records))
+        reports.append(evaluation.report())
     assert reports[0] == reports[1]
     assert reports[0].refusal is None
     # Half a year later the store has nothing left.

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from policies.contextual.features import Categorical
-from policies.offpolicy import Limits, Logged, Report, evaluate
+from policies.offpolicy.evaluation import Limits, Report, evaluate
+from policies.offpolicy.sums import Logged
 
 MEANS = {"a": 0.3, "b": 0.5, "c": 0.8}
 LOGGED = {"a": 0.6, "b": 0.3, "c": 0.1}
@@ -72,13 +75,49 @@ def test_intervals_cover_the_truth() -> None:
 
 def test_one_unit_is_one_observation() -> None:
     rows = record(600, 3)
-    many = [row._replace(unit=f"u{k}") for k, row in enumerate(rows) for _ in range(5)]
+    many = [row._replace(unit=k) for k, row in enumerate(rows) for _ in range(5)]
     once, five = evaluate(rows, TARGET), evaluate(many, TARGET)
     assert (five.rows, five.units) == (3000, 600)
     for name in ("ips", "snips", "dr"):
         assert five[name].value == pytest.approx(once[name].value, abs=2e-3)
         assert five[name].error == pytest.approx(once[name].error, rel=0.02)
     assert five.effective == pytest.approx(once.effective)
+
+
+def test_neither_order_nor_pieces_of_the_record_change_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = [Categorical("tier", ("free", "paid"))]
+    rows = [row._replace(unit=k * k % 701) for k, row in enumerate(confounded(4000, 12))]
+    whole = evaluate(rows, {"a": 0.7, "b": 0.3}, features=features)
+    monkeypatch.setattr("policies.offpolicy.evaluation.CHUNK_ROWS", 37)
+    mixed = [rows[k] for k in np.random.default_rng(1).permutation(len(rows))]
+    pieces = evaluate(mixed, {"a": 0.7, "b": 0.3}, features=features)
+    assert (pieces.rows, pieces.units) == (whole.rows, whole.units) == (4000, len({row.unit for row in rows}))
+    for estimate in whole.estimates:
+        assert pieces[estimate.name].value == pytest.approx(estimate.value, rel=1e-9)
+        assert pieces[estimate.name].error == pytest.approx(estimate.error, rel=1e-6)
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policies.offpolicy.evaluation.CHUNK_ROWS", 500)
+
+    def peak(times: int) -> int:
+        rows = [row._replace(unit=k % 200 if k % 2 else None) for k, row in enumerate(record(1000, 13))]
+        tracemalloc.start()
+        assert evaluate(itertools.chain(*itertools.repeat(rows, times)), TARGET).rows == 1000 * times
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(20) < 1.5 * peak(2)
+
+
+def test_a_large_constant_in_all_rewards_costs_no_digits() -> None:
+    rows = record(3000, 14)
+    far = [row._replace(reward=(row.reward or 0.0) + 1e7) for row in rows]
+    near, away = evaluate(rows, TARGET), evaluate(far, TARGET)
+    for name in ("snips", "dm", "dr", "logged"):
+        assert away[name].value - 1e7 == pytest.approx(near[name].value, abs=1e-6)
+        assert away[name].error == pytest.approx(near[name].error, rel=1e-4)
 
 
 def confounded(n: int, seed: int) -> list[Logged]:
@@ -111,7 +150,9 @@ def test_confounding_by_features_is_undone() -> None:
 
 def test_a_policy_that_looks_at_the_request() -> None:
     rows = confounded(6000, 6)
-    report = evaluate(rows, lambda row: {"a": 1.0} if row.features["tier"] == "free" else {"b": 1.0})
+    report = evaluate(
+        rows, lambda row: (1.0, 0.0) if row.features["tier"] == "free" else (0.0, 1.0), variants=("a", "b")
+    )
     assert report["snips"].value == pytest.approx((0.3 + 0.8) / 2, abs=5 * report["snips"].error)
 
 
@@ -171,9 +212,9 @@ def test_wrong_records_and_policies_are_errors() -> None:
 
 
 def test_a_few_busy_units_are_called_what_they_are() -> None:
-    rows = [row._replace(unit=f"u{min(k, 40)}") for k, row in enumerate(record(3000, 8))]
+    rows = [row._replace(unit=min(k, 40)) for k, row in enumerate(record(3000, 8))]
     for k in range(4):
-        rows += [row._replace(unit=f"busy{k}") for row in record(3000, 9 + k)]
+        rows += [row._replace(unit=1000 + k) for row in record(3000, 9 + k)]
     found = evaluate(rows, LOGGED, limits=Limits(units=10, effective=30.0, largest=1.0)).refusal
     assert (
         found == "a few of the 45 units sent most of the requests: they count as 5 alike, and 30 are needed"

@@ -17,8 +17,7 @@ def value(
     about: Outcome, *rewards: Reward, metric: MetricConfig | None = None, now: float = T0 + 1e6
 ) -> float | None:
     dataset = OffPolicyDataset("correct", metric, now)
-    dataset.add([record(about, *rewards)])
-    (row,) = dataset.rows
+    (row,) = dataset.rows([record(about, *rewards)])
     return row.reward
 
 
@@ -28,19 +27,18 @@ ZERO = MetricConfig(type="boolean", missing="zero", window=60.0)
 def test_a_row_says_who_was_assigned_how_likely_and_what_came() -> None:
     about = outcome(assigned="v2", served="v2", propensity=0.125, features='{"tier":"paid"}')
     dataset = OffPolicyDataset("correct")
-    dataset.add([record(about, reward(0.0, of=about, metric="other"), reward(1.0, of=about))])
-    (row,) = dataset.rows
+    (row,) = dataset.rows([record(about, reward(0.0, of=about, metric="other"), reward(1.0, of=about))])
     assert (row.variant, row.propensity, row.reward) == ("v2", 0.125, 1.0)
-    assert row.unit == "fedcba9876543210"
+    assert row.unit == 0xFEDCBA9876543210
     assert row.features == {"tier": "paid"}
     assert not row.forced
 
 
 def test_decisions_without_a_unit_are_each_their_own() -> None:
     dataset = OffPolicyDataset("correct")
-    dataset.add([record(outcome(sticky=False)), record(outcome(sticky=False, forced=True))])
-    assert [row.unit for row in dataset.rows] == ["", ""]
-    assert [row.forced for row in dataset.rows] == [False, True]
+    rows = dataset.rows([record(outcome(sticky=False)), record(outcome(sticky=False, forced=True))])
+    assert [row.unit for row in rows] == [None, None]
+    assert [row.forced for row in rows] == [False, True]
 
 
 def test_nothing_reported_or_retracted_is_no_reward() -> None:
@@ -69,14 +67,19 @@ def test_while_its_window_is_open_a_decision_is_left_out_rewarded_or_not(rewarde
     about = outcome()
     rewards = (reward(1.0, of=about),) if rewarded else ()
     dataset = OffPolicyDataset("correct", ZERO, now=T0 + 59)
-    dataset.add([record(about, *rewards)])
-    assert (dataset.rows, dataset.window_open) == ([], 1)
+    assert dataset.rows([record(about, *rewards)]) == []
+    assert dataset.window_open == 1
     ended = OffPolicyDataset("correct", ZERO, now=T0 + 60)
-    ended.add([record(about, *rewards)])
-    assert (len(ended.rows), ended.window_open) == (1, 0)
+    assert len(ended.rows([record(about, *rewards)])) == 1
+    assert ended.window_open == 0
 
 
 def test_rewards_whose_outcome_is_lost_are_passed_over() -> None:
     dataset = OffPolicyDataset("correct")
-    dataset.add([DecisionRecord(None, (reward(),), ())])
-    assert dataset.rows == []
+    assert dataset.rows([DecisionRecord(None, (reward(),), ())]) == []
+
+
+def test_what_a_policy_learned_from_is_left_out() -> None:
+    dataset = OffPolicyDataset("correct", skip=3)
+    sizes = [len(dataset.rows([record(outcome())] * 2)) for _ in range(3)]
+    assert sizes == [0, 1, 2]
