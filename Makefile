@@ -4,6 +4,8 @@ PYTHON ?= python3
 # The CPU build is enough for the tests; name another torch for a GPU: make run TORCH=torch
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Tests start hundreds of processes; where the environment forbids bytecode files, each would compile the sources again.
+#export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 # Two processes more than cores: many tests wait for limits to pass.
