@@ -170,6 +170,7 @@ def route_plan(
         retry_attempts=route.retry.attempts - 1,
         retry_codes=_codes(route.retry.on.connect, route.retry.on.timeout, route.retry.on.reset),
         retry_statuses=frozenset(route.retry.on.status),
+        client_statuses=frozenset(s for s in route.fallback_on.status | route.retry.on.status if s < 500),
         replayable=route.retry.replayable,
         backoff_base=route.retry.backoff.base,
         backoff_max=route.retry.backoff.max,

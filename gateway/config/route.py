@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, model_validator
 
 from gateway.config.model import (
     ConfigModel,
@@ -143,6 +143,15 @@ FallbackEntry = Annotated[
 ]
 
 
+def _of_errors(found: frozenset[int]) -> frozenset[int]:
+    if min(found, default=400) < 400:
+        raise ValueError(f"a response with {min(found)} is not a failure; write statuses from 400 to 599")
+    return found
+
+
+FailureStatuses = Annotated[Statuses, AfterValidator(_of_errors)]
+
+
 class FallbackOnConfig(ConfigModel):
     """Failures of the assigned variant that trigger the fallback."""
 
@@ -152,7 +161,9 @@ class FallbackOnConfig(ConfigModel):
     """The response did not start in time."""
     reset: bool = True
     """The connection broke, or the backend sent no valid HTTP, before the response started."""
-    status: Statuses = frozenset({500, 502, 503, 504})
+    status: FailureStatuses = frozenset({500, 502, 503, 504})
+    """The backend responded with one of these status codes. Those below 500, for example 429, then also count as errors
+    of the variant, but not towards the ejection of the address."""
 
 
 class ClientErrorConfig(ConfigModel):
@@ -182,7 +193,7 @@ class RetryOnConfig(ConfigModel):
     connect: bool = True
     timeout: bool = False
     reset: bool = True
-    status: Statuses = frozenset({502, 503, 504})
+    status: FailureStatuses = frozenset({502, 503, 504})
 
 
 class TimeoutsConfig(ConfigModel):

@@ -106,6 +106,8 @@ class RoutePlan:
     """Repetitions at the same variant; 0: none."""
     retry_codes: frozenset[str]
     retry_statuses: frozenset[int]
+    client_statuses: frozenset[int]
+    """Those of ``fallback_statuses`` and ``retry_statuses`` below 500, for example 429."""
     replayable: bool
     backoff_base: float
     backoff_max: float
@@ -141,6 +143,10 @@ class RoutePlan:
     @property
     def rewrites(self) -> bool:
         return any(v.rewrite is not None or v.version is not None for v in self.variants.values())
+
+    def fails(self, status: int) -> bool:
+        """Whether a response with ``status`` is a failure of its variant, unless `client_errors` says otherwise."""
+        return status >= 500 or status in self.client_statuses
 
     @property
     def retains(self) -> bool:

@@ -2,7 +2,8 @@
 
 ``python -m tests.compat.llm PORT --linger SECONDS``. What a response says depends on the request and on the
 variable SAYS alone; everything else is chance, as it is in real servers. Streams end ``--linger`` seconds after their
-last event.
+last event. The models of `ERRORS` respond with an error, `slow` does not respond, and the streams of `cut` and `endless`
+break off and never end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 Json = dict[str, Any]
+ERRORS: dict[str, tuple[int, str, str, str | None]] = {
+    "busy": (429, "Rate limit reached for requests", "requests", "rate_limit_exceeded"),
+    "long": (400, "This model's maximum context length is 8192 tokens.", "invalid_request_error", "too_long"),
+    "broken": (500, "The server had an error processing your request.", "server_error", None),
+}
+"""By model: status, message, type and code, in OpenAI's shape."""
 
 
 def words(text: str) -> Iterator[str]:
@@ -53,6 +60,8 @@ class Model:
     def stream(self, events: list[tuple[str, Json | str]]) -> StreamingResponse:
         async def lines() -> AsyncIterator[bytes]:
             for name, data in events:
+                if data == "[CUT]":
+                    raise ConnectionError("this stream breaks off")
                 text = data if isinstance(data, str) else json.dumps(data)
                 yield (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
                 await asyncio.sleep(0)
@@ -63,8 +72,15 @@ class Model:
     # OpenAI -----------------------------------------------------------------------------------------
     async def chat(self, request: Request) -> Response:
         body = await request.json()
+        model = body["model"]
+        if model in ERRORS:
+            status, message, kind, code = ERRORS[model]
+            error = {"message": message, "type": kind, "param": None, "code": code}
+            return JSONResponse({"error": error}, status)
+        if model == "slow":
+            await asyncio.sleep(3600)
         text = self.reply(body, "messages")
-        frame = {"id": fresh("chatcmpl"), "created": int(time.time()), "model": body["model"]}
+        frame = {"id": fresh("chatcmpl"), "created": int(time.time()), "model": model}
         if not body.get("stream"):
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             usage = {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}
@@ -83,6 +99,10 @@ class Model:
         if (body.get("stream_options") or {}).get("include_usage"):
             usage = {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}
             last.append(("", frame | {"object": "chat.completion.chunk", "choices": [], "usage": usage}))
+        if model == "cut":
+            last = [("", "[CUT]")]
+        if model == "endless":
+            parts *= 10_000
         return self.stream([first, *parts, *last, ("", "[DONE]")])
 
     async def completions(self, request: Request) -> Response:

@@ -63,6 +63,8 @@ TABLE = [
      "'v1' is listed twice; remove one of them", ""),
     (POLICY, POLICY + "\n    fallback: [{respond: {status: 200}}, v1]", 13, "routes.digits.fallback[0]",
      "entries after a fixed response are never tried; write 'respond' last", ""),
+    (POLICY, POLICY + "\n    fallback_on: {status: [204, 503]}", 13, "routes.digits.fallback_on.status",
+     "a response with 204 is not a failure; write statuses from 400 to 599", ""),
     ("v2: {backend: a}", "v2: {backend: aa}", 11, "routes.digits.variants.v2.backend",
      "there is no backend 'aa'; known: a", "did you mean 'a'?"),
     (POLICY, "    policy: {type: bandit, metric: corect}", 12, "routes.digits.policy.metric",

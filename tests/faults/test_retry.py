@@ -12,6 +12,7 @@ from tests.support.backend import RESET, ok
 CONFIG = """
 backends:
   a: {url: "http://127.0.0.1:@A@", ejection: null}
+  b: {url: "http://127.0.0.1:@B@", ejection: null}
   half: {urls: ["http://127.0.0.1:@DEAD@", "http://127.0.0.1:@B@"], ejection: null}
   pair: {urls: ["http://127.0.0.1:@A@", "http://127.0.0.1:@B@"], ejection: null}
 routes:
@@ -39,6 +40,17 @@ routes:
     variants: {v1: {backend: a}}
     policy: {type: single, variant: v1}
     retry: {attempts: 2, replayable: true, budget: 0%, min: 1, backoff: {base: 400ms, max: 400ms}}
+  full:
+    match: {path: /full}
+    variants: {v1: {backend: a}, v2: {backend: b}}
+    policy: {type: single, variant: v1}
+    fallback: [v2]
+    fallback_on: {status: [429, 503]}
+  retried:
+    match: {path: /retried}
+    variants: {v1: {backend: a}}
+    policy: {type: single, variant: v1}
+    retry: {replayable: true, on: {status: [408]}, backoff: {base: 1ms}}
 """
 
 BUSY = ok(b"busy", status=b"503 Busy")
@@ -67,6 +79,37 @@ def test_the_last_failure_is_told(rig: FaultRig) -> None:
     assert (answer.status, answer.body) == (503, b"busy")
     assert rig.outcome().error == "backend_status"
     assert len(rig.backends["a"].requests) == 3
+
+
+def test_a_client_status_that_the_route_names_is_a_failure_of_the_variant(rig: FaultRig) -> None:
+    full = ok(b"full", status=b"429 Too Many Requests")
+    rig.next("a", full)
+    assert rig.ask("/full").body == b"b|POST|/full|2"
+    found = rig.outcome()
+    assert (found.status, found.error, found.served, found.failed) == (200, "backend_status", "v2", True)
+    assert rig.attempts() == [("v1", 429)]
+
+
+def test_a_client_status_is_passed_on_where_nothing_else_can_be_tried(rig: FaultRig) -> None:
+    for name in ("a", "b"):
+        rig.next(name, ok(b"full", status=b"429 Too Many Requests"))
+    answer = rig.ask("/full")
+    assert (answer.status, answer.body) == (429, b"full")
+    assert rig.outcome().failed
+
+
+def test_a_client_status_is_retried_if_the_route_names_it(rig: FaultRig) -> None:
+    rig.next("a", ok(b"late", status=b"408 Request Timeout"))
+    assert rig.ask("/retried").body == b"a|POST|/retried|2"
+    found = rig.outcome()
+    assert (found.error, found.failed, rig.attempts()) == ("", False, [("v1", 408)])
+
+
+def test_a_client_status_that_no_option_names_is_no_failure(rig: FaultRig) -> None:
+    rig.next("a", ok(b"what", status=b"404 Not Found"))
+    assert rig.ask("/full").status == 404
+    found = rig.outcome()
+    assert (found.error, found.failed, found.served) == ("", False, "v1")
 
 
 @pytest.mark.parametrize(("drawn", "least"), [(0.0, 0.0), (0.999, 0.24)])

@@ -223,10 +223,11 @@ class Exchange(Failover):
 
     def on_head(self, attempt: Attempt, response: ResponseHead) -> None:
         now = perf_counter()
+        route = self.request.route
         if attempt is not self.attempt:
-            if response.judged >= 500:
-                if response.judged not in self.request.route.client_errors:
-                    attempt.observe_failure("backend_status")
+            if response.judged >= 400 and route.fails(response.judged):
+                if response.judged not in route.client_errors:
+                    attempt.observe_bad(response.judged, now)
                 self._end_hedge(response.judged)
                 return
             self._promote("hedged")
@@ -235,8 +236,8 @@ class Exchange(Failover):
         if response.judged == 504:
             response.judged = self.request.judge(504, now)
         self.relay.backend_ms = backend_ms = (now - attempt.since) * 1e3
-        if response.judged >= 500:
-            texts = self.request.route.client_errors.get(response.judged)
+        if response.judged >= 400 and route.fails(response.judged):
+            texts = route.client_errors.get(response.judged)
             if texts is not None:
                 attempt.sink = Inspection(response, texts, now, self._on_inspected)
                 return
@@ -288,9 +289,7 @@ class Exchange(Failover):
 
     def _accept_bad(self, attempt: Attempt, status: int, now: float) -> bool:
         """Returns False where something better than passing the error on can be done, and is."""
-        assert attempt.address is not None
-        attempt.address.last_byte_at = now
-        attempt.observe_failure("backend_status")
+        attempt.observe_bad(status, now)
         if self._recover().moves_on(attempt.plan, status):
             self._next(attempt, "backend_status", f"it responded with {status}", sent=True, status=status)
             return False

@@ -137,6 +137,15 @@ class SlotHolder(ResponseHandler):
         if self.address is not None and code != "internal":
             self.plan.backend.health.failed(self.address, code, perf_counter())
 
+    def observe_bad(self, status: int, now: float) -> None:
+        """Reports a failing response to the health of the backend. Below 500 its address works."""
+        assert self.address is not None
+        self.address.last_byte_at = now
+        if status >= 500:
+            self.observe_failure("backend_status")
+        else:
+            self.plan.backend.health.good(self.address, now)
+
     # Ends -------------------------------------------------------------------------------------------
     def cancel(self) -> None:
         """Ends immediately what is in flight at the backend; the slot is kept until `leave`."""
