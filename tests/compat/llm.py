@@ -2,8 +2,7 @@
 
 ``python -m tests.compat.llm PORT --linger SECONDS``. What a response says depends on the request and on the
 variable SAYS alone; everything else is chance, as it is in real servers. Streams end ``--linger`` seconds after their
-last event. The models of `ERRORS` respond with an error, `slow` does not respond, and the streams of `cut` and `endless`
-break off and never end.
+last event. The models of `ERRORS` respond with an error, `slow` does not respond, and streams of `cut` break off.
 """
 
 from __future__ import annotations
