@@ -167,6 +167,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         tell=tell,
         name=str(source.path),
         origin=f"{socket.gethostname()}:{source.path.resolve()}",
+        earlier=source.fallback_config,
     )
     webhooks = Webhooks(store, now, lambda: allocations.leads, f"/turnout/{socket.gethostname()}")
 
@@ -191,7 +192,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     if joining.state_time is None:
         await revisions.start(text)
     else:
-        await revisions.recover(text, await start.revisions())
+        await revisions.recover(text, start)
     with contextlib.suppress(StoreUnavailable):
         await allocations.step()  # the first allocations are published before the first request
     in_force.worker.start()

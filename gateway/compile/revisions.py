@@ -25,8 +25,8 @@ from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
 from gateway.config.yaml_text import variables
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision
-from gateway.state.store import DocumentStore, LeaseStore
+from gateway.state.base import MAX_REVISION_TEXTS, Revision, RevisionEntry
+from gateway.state.store import DocumentStore, LeaseStore, RevisionSource
 
 log = logging.getLogger("turnout.config")
 
@@ -54,8 +54,6 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 FILE_AUTHOR: Final = "file"
 """The author of revisions that came from a configuration file."""
 
-HISTORY: Final = 1000
-"""Revisions among which an earlier text is recognised."""
 _LEASE: Final = "config-edit"
 _LEASE_TTL_S: Final = 15.0
 _PATIENCE: Final = 0.05, 400
@@ -65,6 +63,14 @@ _PATIENCE: Final = 0.05, 400
 def etag(text: str) -> str:
     """The strong entity tag of a configuration text, quotes included, as it stands in an ETag field."""
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def no_revision(number: int) -> str:
+    """The message for a revision that is not in the store."""
+    return (
+        f"The text of revision {number} is not in the store, which keeps those of the newest {MAX_REVISION_TEXTS} "
+        "revisions; see GET /-/config/history."
+    )
 
 
 def matches(if_match: str, current: str) -> bool:
@@ -91,8 +97,12 @@ class Revisions(Generic[B]):
         tell: Tell = lambda kind, data: None,
         name: str = "the configuration file",
         origin: str = "",
+        earlier: str = "",
     ) -> None:
-        """``name`` is what messages call the configuration file, ``origin`` its host and path."""
+        """``name`` is what messages call the configuration file, ``origin`` its host and path.
+
+        ``earlier``: a text of the file whose variables count if the file has a fault.
+        """
         self._store = store
         self._clock = clock
         self._env = env
@@ -101,6 +111,7 @@ class Revisions(Generic[B]):
         self._tell = tell
         self._name = name
         self._origin = origin
+        self._earlier = earlier
         self._editing = asyncio.Lock()
         """Held from preparing to committing: what is prepared is of the state that it is put into."""
         self._looked = 0
@@ -132,25 +143,25 @@ class Revisions(Generic[B]):
         ``None`` where the file has a fault. Raises ConfigError when nothing can be put in force.
         """
         async with self._editing, self._alone():
-            history = await self._store.revisions(limit=HISTORY)
-            self._look(text, history)
+            history = await self._store.revision_entries()
+            await self._look(text, history, self._store)
             if text is not None and self._edited(text, history):
                 return await self._accept(
                     text, FILE_AUTHOR, self._origin, await self._built(text, FILE_AUTHOR)
                 )
-            found = await self._newest_built(history)
+            found = await self._newest_built(self._store)
             if text is not None and found.etag != etag(text):
                 self._stays(text, found, history)
             return found
 
-    async def recover(self, text: str | None, history: Sequence[Revision]) -> None:
-        """Puts the newest of ``history`` in force while the store is away: a changed file waits for `rejoin`.
+    async def recover(self, text: str | None, remembered: RevisionSource) -> None:
+        """Puts the newest that is ``remembered`` in force while the store is away: a changed file waits for `rejoin`.
 
         Raises ConfigError when nothing can be put in force.
         """
         async with self._editing:
-            self._look(text, history)
-            found = await self._newest_built(history)
+            await self._look(text, await remembered.revision_entries(), remembered)
+            found = await self._newest_built(remembered)
         if text is None or found.etag != etag(text):
             log.warning(
                 "%s is not what is in force: whether it is an edit is decided once the store is available",
@@ -164,12 +175,15 @@ class Revisions(Generic[B]):
         except ConfigError as error:
             self.refuse(error, text)
 
-    def _look(self, text: str | None, history: Sequence[Revision]) -> None:
+    async def _look(self, text: str | None, history: Sequence[RevisionEntry], source: RevisionSource) -> None:
         self._looked = max((r.revision for r in history[:1]), default=0)
-        files = (r.document for r in history if r.author == FILE_AUTHOR)
-        self._file_variables = frozenset(variables(text if text is not None else next(files, "")))
+        if text is None:
+            last = next((r.revision for r in history if r.author == FILE_AUTHOR), 0)
+            kept = [r.document for r in await source.revisions(limit=1, until=last) if r.revision == last]
+            text = kept[0] if kept else self._earlier
+        self._file_variables = frozenset(variables(text))
 
-    def _edited(self, text: str, history: Sequence[Revision]) -> bool:
+    def _edited(self, text: str, history: Sequence[RevisionEntry]) -> bool:
         """Whether the file's text is new, or an earlier one that this very file has left since."""
         known = _of_text(text, history)
         if known is None:
@@ -177,32 +191,34 @@ class Revisions(Generic[B]):
         own = next((r for r in history if (r.author, r.origin) == (FILE_AUTHOR, self._origin)), None)
         return own is not None and own.etag != known.etag and own.revision > known.revision
 
-    async def _newest_built(self, history: Sequence[Revision]) -> Revision:
+    async def _newest_built(self, source: RevisionSource) -> Revision:
         """The newest revision that can be built here. Raises the ConfigError of the newest if none can."""
-        refused: list[ConfigError] = []
-        for revision in history:
-            try:
-                built = await self._built(revision.document, revision.author)
-            except ConfigError as error:
-                refused.append(error)
-                log.error(
-                    "revision %d can't be built here, an earlier one is tried: %s", revision.revision, error
-                )
-                continue
-            found = self._put_in_force(revision, built)
-            if refused:
-                self._refused(history[0].author, history[0].etag, refused[0])
-            return found
-        raise (
-            refused[0]
-            if refused
-            else ConfigError(
-                self._name,
-                [Fault(0, 0, "", "the file has a fault, and the store has no earlier configuration")],
-            )
+        refused: list[tuple[Revision, ConfigError]] = []
+        page = await source.revisions()
+        while page:
+            for revision in page:
+                try:
+                    built = await self._built(revision.document, revision.author)
+                except ConfigError as error:
+                    refused.append((revision, error))
+                    log.error(
+                        "revision %d can't be built here, an earlier one is tried: %s",
+                        revision.revision,
+                        error,
+                    )
+                    continue
+                found = self._put_in_force(revision, built)
+                for newest, fault in refused[:1]:
+                    self._refused(newest.author, newest.etag, fault)
+                return found
+            page = await source.revisions(until=page[-1].revision - 1)
+        for _, fault in refused[:1]:
+            raise fault
+        raise ConfigError(
+            self._name, [Fault(0, 0, "", "the file has a fault, and the store has no earlier configuration")]
         )
 
-    def _stays(self, text: str, newest: Revision, history: Sequence[Revision]) -> None:
+    def _stays(self, text: str, newest: RevisionEntry, history: Sequence[RevisionEntry]) -> None:
         """Says that a file is an older copy, and how to return to it."""
         known = _of_text(text, history)
         log.warning(
@@ -216,10 +232,6 @@ class Revisions(Generic[B]):
         )
 
     # Edits --------------------------------------------------------------------------------------------
-    async def history(self, *, limit: int = 100) -> list[Revision]:
-        """Newest first."""
-        return await self._store.revisions(limit=limit)
-
     async def check(self, text: str, author: str) -> B:
         """Builds ``text`` as `propose` would, and stores nothing. Raises `ConfigError` with every fault."""
         async with self._editing:
@@ -244,10 +256,12 @@ class Revisions(Generic[B]):
                     raise TurnoutError("precondition_failed")
                 if newest.etag != etag(text):
                     return await self._accept(text, author, origin, built)
+                if (newest.revision, newest.etag) != (self.current.revision, self.current.etag):
+                    return self._put_in_force(newest.with_text(text), built)
                 self.problem = None
-                return newest if newest == self.current else self._put_in_force(newest, built)
+                return self.current
 
-    def _agrees(self, if_match: str, newest: Revision) -> bool:
+    def _agrees(self, if_match: str, newest: RevisionEntry) -> bool:
         """Whether If-Match names the newest revision; or the one in force, where the newest can't be built here."""
         broken = self.problem is not None and self.problem.etag == newest.etag
         return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
@@ -261,12 +275,12 @@ class Revisions(Generic[B]):
         for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
                 return await self.propose(found.document, author, if_match, f"restore of revision {revision}")
-        raise TurnoutError("not_found", f"There is no revision {revision}; see GET /-/config/history.")
+        raise TurnoutError("not_found", no_revision(revision))
 
     async def adopt_file(self, text: str) -> Revision | None:
         """Proposes the text of the changed file. None, and a `problem`, when it is refused; None too when another
         process has stored the same edit already and something newer came."""
-        history = await self._store.revisions(limit=HISTORY)
+        history = await self._store.revision_entries()
         looked, self._looked = self._looked, max((r.revision for r in history[:1]), default=0)
         known = _of_text(text, history)
         if known is not None and looked < known.revision < history[0].revision:
@@ -295,16 +309,18 @@ class Revisions(Generic[B]):
         if self.problem is not None and self.problem.etag == newest.etag:
             return None  # refused before, and said so
         async with self._editing:
-            if not self._is_news(newest):
+            stored = await self._store.revisions(limit=1)
+            if not (stored and self._is_news(stored[0])):
                 return None  # an edit here was faster
+            revision = stored[0]
             try:
-                built = await self._built(newest.document, newest.author)
+                built = await self._built(revision.document, revision.author)
             except ConfigError as error:
-                self._refused(newest.author, newest.etag, error)
+                self._refused(revision.author, revision.etag, error)
                 return None
-            return self._put_in_force(newest, built)
+            return self._put_in_force(revision, built)
 
-    def _is_news(self, newest: Revision) -> bool:
+    def _is_news(self, newest: RevisionEntry) -> bool:
         """Another text under the number in force: a store that had lost it took up another replica's."""
         now = self.current
         return newest.revision > now.revision or (newest.revision == now.revision and newest.etag != now.etag)
@@ -322,8 +338,8 @@ class Revisions(Generic[B]):
             self._commit(built, revision)
 
     # Steps --------------------------------------------------------------------------------------------
-    async def _newest(self) -> Revision:
-        return next(iter(await self._store.revisions(limit=1)), self.current)
+    async def _newest(self) -> RevisionEntry:
+        return next(iter(await self._store.revision_entries(limit=1)), self.current)
 
     async def _built(self, text: str, author: str) -> B:
         own = author == FILE_AUTHOR
@@ -337,7 +353,7 @@ class Revisions(Generic[B]):
         return built
 
     async def _accept(self, text: str, author: str, origin: str, built: B) -> Revision:
-        history = await self._store.revisions(limit=HISTORY)
+        history = await self._store.revision_entries()
         revision = await self._store.add_revision(
             time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
         )
@@ -382,7 +398,7 @@ class Revisions(Generic[B]):
         self._tell("config_refused", {"error": str(error), "author": author})
 
 
-def _of_text(text: str, history: Sequence[Revision]) -> Revision | None:
+def _of_text(text: str, history: Sequence[RevisionEntry]) -> RevisionEntry | None:
     """The newest revision with this text."""
     tag = etag(text)
     return next((revision for revision in history if revision.etag == tag), None)

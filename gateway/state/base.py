@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Literal
+from typing import Final, Literal
 
 from gateway.record.events import Outcome, Reward, Shadowed
 from policies.types import RewardSums
@@ -73,18 +73,32 @@ class Published:
     """JSON: the posterior parameters or verdicts that it follows from."""
 
 
+MAX_REVISION_TEXTS: Final = 200
+"""Revisions whose text a store keeps: the newest ones can be restored, compared, and put in force at a start."""
+MAX_REVISIONS: Final = 1000
+"""Revisions that a store lists: a file with the text of one is an older copy, and not an edit."""
+
+
 @dataclass(frozen=True, slots=True)
-class Revision:
-    """A configuration that was accepted; ``time`` in seconds since the epoch."""
+class RevisionEntry:
+    """A configuration that was accepted, without its text; ``time`` in seconds since the epoch."""
 
     revision: int
     time: float
     author: str
     etag: str
-    document: str
-    """The YAML text."""
     origin: str = ""
     """Its source: the host and path of a file, or the API call."""
+
+    def with_text(self, text: str) -> Revision:
+        return Revision(self.revision, self.time, self.author, self.etag, self.origin, document=text)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision(RevisionEntry):
+    """A configuration that was accepted, with its YAML text."""
+
+    document: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ while the store is unavailable (`gateway.state.last_state`).
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from gateway.state.base import Published, Revision
+from gateway.state.base import Published, Revision, RevisionEntry
 
-MAX_REVISIONS: Final = 20
+MAX_KNOWN_REVISIONS: Final = 20
 _FORMAT: Final = 1
 
 
@@ -57,7 +57,7 @@ class Memory:
     def remember_revisions(self, found: Iterable[Revision]) -> None:
         """Keep the newest; a replica that starts knows by the earlier ones whether its file is an edit."""
         known = self.known_revisions | {one.revision: one for one in found}
-        newest = {number: known[number] for number in sorted(known)[-MAX_REVISIONS:]}
+        newest = {number: known[number] for number in sorted(known)[-MAX_KNOWN_REVISIONS:]}
         if newest != self.known_revisions:
             self.known_revisions = newest
             self.version += 1
@@ -76,9 +76,12 @@ class Memory:
     async def load(self, kind: str, name: str) -> tuple[int, str] | None:
         return self.known_documents.get((kind, name))
 
-    async def revisions(self, *, limit: int = 100) -> list[Revision]:
-        newest_first = sorted(self.known_revisions, reverse=True)[:limit]
-        return [self.known_revisions[number] for number in newest_first]
+    async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:
+        numbers = [number for number in self.known_revisions if until is None or number <= until]
+        return [self.known_revisions[number] for number in sorted(numbers, reverse=True)[:limit]]
+
+    async def revision_entries(self) -> Sequence[RevisionEntry]:
+        return await self.revisions()
 
     # On the disk --------------------------------------------------------------------------------
     def packed(self, kinds: frozenset[str]) -> dict[str, Any]:

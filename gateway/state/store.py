@@ -14,6 +14,7 @@ from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.exposures import Exposure
 from gateway.record.request_ids import RequestKey
 from gateway.state.base import (
+    MAX_REVISIONS,
     Bucket,
     Counts,
     DecisionRecord,
@@ -22,6 +23,7 @@ from gateway.state.base import (
     Published,
     Retention,
     Revision,
+    RevisionEntry,
     RewardResult,
 )
 from gateway.state.memory import Memory
@@ -207,11 +209,15 @@ class DocumentStore(Protocol):
     async def add_revision(
         self, *, time: float, author: str, etag: str, document: str, origin: str = ""
     ) -> Revision:
-        """Store a configuration under the next number."""
+        """Store a configuration under the next number; of earlier ones keep what `gateway.state.base` allows."""
         ...
 
-    async def revisions(self, *, limit: int = 100, until: int | None = None) -> list[Revision]:
-        """Configurations, newest first; ``until``: from this number on downwards."""
+    async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:
+        """Configurations whose text is kept, newest first; ``until``: from this number on downwards."""
+        ...
+
+    async def revision_entries(self, *, limit: int = MAX_REVISIONS) -> list[RevisionEntry]:
+        """Configurations without their texts, newest first."""
         ...
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
@@ -231,14 +237,25 @@ class DocumentStore(Protocol):
         ...
 
 
-class StartStore(Protocol):
+class RevisionSource(Protocol):
+    """Configurations that were accepted, newest first."""
+
+    async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:
+        """Those whose text is kept; ``until``: from this number on downwards."""
+        ...
+
+    async def revision_entries(self) -> Sequence[RevisionEntry]:
+        """All, without their texts."""
+        ...
+
+
+class StartStore(RevisionSource, Protocol):
     """What a process reads before it serves: a store, or its `Memory`."""
 
     async def secrets(self, name: str) -> tuple[bytes, ...]: ...
     async def published(self) -> dict[str, Published]: ...
     async def ensemble(self, route: str, epoch: int) -> bytes | None: ...
     async def load(self, kind: str, name: str) -> tuple[int, str] | None: ...
-    async def revisions(self, *, limit: int = 100) -> list[Revision]: ...
 
 
 class LeaseStore(Protocol):

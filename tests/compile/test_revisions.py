@@ -59,7 +59,11 @@ class Gateway:
         self.told.append((kind, dict(data)))
 
     def revisions(
-        self, store: Store, env: dict[str, str] | None = None, origin: str = "host:/turnout.yaml"
+        self,
+        store: Store,
+        env: dict[str, str] | None = None,
+        origin: str = "host:/turnout.yaml",
+        earlier: str = "",
     ) -> Revisions[Read]:
         return Revisions(
             store,
@@ -69,6 +73,7 @@ class Gateway:
             commit=self.commit,
             tell=self.tell,
             origin=origin,
+            earlier=earlier,
         )
 
 
@@ -131,8 +136,6 @@ async def test_an_edit(revisions: Revisions[Read], gateway: Gateway) -> None:
     assert (revision.revision, revision.author, revision.document) == (2, "ops", TWO)
     assert revisions.current == revision
     assert gateway.applied[-1] == ("127.0.0.1:2", 2)
-    assert [found.revision for found in await revisions.history()] == [2, 1]
-    assert [found.revision for found in await revisions.history(limit=1)] == [2]
 
 
 async def test_if_match_is_needed_and_must_be_right(revisions: Revisions[Read]) -> None:
@@ -222,6 +225,53 @@ async def test_a_restart_keeps_what_was_edited(
     again = gateway.revisions(store)
     await again.start(ONE)
     assert (again.current.revision, listening(again)) == (2, "2")
+
+
+async def test_an_old_file_is_no_edit_though_its_text_is_not_kept(
+    store: Store, gateway: Gateway, revisions: Revisions[Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("gateway.state.sqlite.control", "gateway.state.redis.control"):
+        monkeypatch.setattr(f"{module}.MAX_REVISION_TEXTS", 2)
+    for text in (TWO, THREE, TWO + "# again\n"):
+        await revisions.propose(text, "ops", "*")
+    assert await code(revisions.restore(1, "ops", "*")) == "not_found"
+    again = gateway.revisions(store)
+    await again.start(ONE)
+    assert (again.current.revision, listening(again)) == (4, "2")
+
+
+async def test_an_edit_reads_no_earlier_text(
+    store: Store, revisions: Revisions[Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in (TWO, THREE, TWO + "# again\n"):
+        await revisions.propose(text, "ops", "*")
+    numbers: list[int] = []
+
+    async def recorded(**query: Any) -> list[Revision]:
+        found = await type(store).revisions(store, **query)
+        numbers.extend(revision.revision for revision in found)
+        return found
+
+    monkeypatch.setattr(store, "revisions", recorded)
+    await revisions.propose(THREE, "ops", "*")
+    await revisions.adopt_file(TWO)
+    assert not numbers
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_worker_whose_file_has_a_fault_allows_the_variables_of_the_last_good_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    env, gateway = {"PORT": "5"}, Gateway()
+    if not kept:
+        for module in ("gateway.state.sqlite.control", "gateway.state.redis.control"):
+            monkeypatch.setattr(f"{module}.MAX_REVISION_TEXTS", 1)
+    first = gateway.revisions(store, env)
+    await first.start(NAMING)
+    await first.propose("listen: 127.0.0.1:${PORT}\nroutes: {}\n", "ops", "*")
+    replaced = gateway.revisions(store, env, earlier="" if kept else NAMING)
+    await replaced.start(None)
+    assert (replaced.current.revision, listening(replaced)) == (2, "5")
 
 
 async def test_a_restart_with_an_edited_file_takes_the_file(

@@ -71,6 +71,30 @@ async def test_revisions_are_numbered_and_listed_newest_first(store: Store) -> N
     assert await store.revisions(limit=1, until=1) == [one]
     assert await store.revisions(until=2) == [two, one]
     assert await store.revisions(limit=1, until=0) == []
+    entries = await store.revision_entries()
+    assert [entry.with_text(text) for entry, text in zip(entries, ("x: ü\n", "x: 1\n"), strict=True)] == [
+        two,
+        one,
+    ]
+    assert await store.revision_entries(limit=1) == entries[:1]
+
+
+async def test_the_texts_of_the_newest_200_revisions_are_kept(store: Store) -> None:
+    for n in range(1, 206):
+        await store.add_revision(time=T0 + n, author="ops", etag=f"e{n}", document=f"n: {n}\n")
+    assert [r.document for r in await store.revisions(limit=1000)] == [f"n: {n}\n" for n in range(205, 5, -1)]
+    assert await store.revisions(until=5) == []
+    assert [entry.etag for entry in await store.revision_entries()] == [f"e{n}" for n in range(205, 0, -1)]
+
+
+async def test_old_entries_of_revisions_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("gateway.state.sqlite.control", "gateway.state.redis.control"):
+        monkeypatch.setattr(f"{module}.MAX_REVISION_TEXTS", 2)
+        monkeypatch.setattr(f"{module}.MAX_REVISIONS", 4)
+    for n in range(1, 8):
+        await store.add_revision(time=T0 + n, author="ops", etag=f"e{n}", document=f"n: {n}\n")
+    assert [entry.revision for entry in await store.revision_entries()] == [7, 6, 5, 4]
+    assert [revision.revision for revision in await store.revisions()] == [7, 6]
 
 
 async def test_events_are_read_on_from_an_id(store: Store) -> None:

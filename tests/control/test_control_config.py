@@ -26,9 +26,9 @@ async def test_read_edit_and_go_back(harness: Harness, client: Client) -> None:
     assert (await http.get("/-/config?revision=1")).text == auth() + ROUTES
 
     history = (await http.get("/-/config/history")).json()["revisions"]
-    assert [(r["revision"], r["current"], r["author"]) for r in history] == [
-        (2, True, "ops"),
-        (1, False, "file"),
+    assert [(r["revision"], r["current"], r["kept"], r["author"]) for r in history] == [
+        (2, True, True, "ops"),
+        (1, False, True, "file"),
     ]
     back = await http.post(
         "/-/config/restore", json={"revision": 1}, headers={"if-match": edited.headers["etag"]}

@@ -13,7 +13,7 @@ from gateway.state.last_state import LastState
 from gateway.state.memory import Memory
 from tests.support.made import T0, published
 
-REVISION = Revision(3, T0, "ops", '"e"', "routes: {}\n# ü\n", "PUT")
+REVISION = Revision(3, T0, "ops", '"e"', "PUT", document="routes: {}\n# ü\n")
 STORE = "redis://h:6379/0?prefix=turnout"
 
 

@@ -71,8 +71,21 @@ async def test_the_newest_revision_stays_the_newest(
     assert [r.etag for r in await fresh.revisions()] == ["e2", "e1", "f" if fresh_first else "e0"]
     assert await other.revisions(limit=1) == [newest]
     assert await one.add_revision(time=T0, author="ops", etag="x", document="") == Revision(
-        4, T0, "ops", "x", ""
+        4, T0, "ops", "x", document=""
     )
+
+
+async def test_revisions_of_an_earlier_release_are_indexed_once(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    """An earlier release, or a replica of it beside this one, stores the text only."""
+    one, other, _ = stores
+    for k in range(3):
+        await one.add_revision(time=T0 + k, author="ops", etag=f"e{k}", document=f"n: {k}\n", origin="PUT")
+    entries = await one.revision_entries()
+    server.send("DEL turnout:{.}-:revision_entries")
+    assert await other.revision_entries() == entries
+    assert server.send("HLEN turnout:{.}-:revision_entries") == ":3\r\n"
 
 
 @pytest.mark.parametrize("fresh_first", [False, True])

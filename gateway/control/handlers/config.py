@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from gateway.compile.revisions import no_revision
 from gateway.config.faults import ConfigError
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, YAML, Endpoints
@@ -24,7 +25,7 @@ from gateway.control.schemas.config import (
     RevisionsResponse,
 )
 from gateway.errors import TurnoutError
-from gateway.state.base import Revision
+from gateway.state.base import MAX_REVISION_TEXTS, Revision, RevisionEntry
 
 endpoints: Final = Endpoints()
 
@@ -92,8 +93,12 @@ async def read_history(request: ApiRequest) -> Response:
     """List earlier configurations."""
     limit = request.query(HistoryQuery).limit
     current = request.gateway.revision().revision
-    revisions = await request.gateway.store.revisions(limit=limit)
-    rows = [{**_revision_json(r), "current": r.revision == current} for r in revisions]
+    entries = await request.gateway.store.revision_entries(limit=limit)
+    kept = max((entry.revision for entry in entries), default=0) - MAX_REVISION_TEXTS
+    rows = [
+        {**_revision_json(entry), "current": entry.revision == current, "kept": entry.revision > kept}
+        for entry in entries
+    ]
     return json_response({"revisions": rows})
 
 
@@ -173,7 +178,7 @@ async def _revision(request: ApiRequest, number: int) -> Revision:
     for revision in await request.gateway.store.revisions(limit=1, until=number):
         if revision.revision == number:
             return revision
-    raise TurnoutError("not_found", f"There is no revision {number}; GET /-/config/history lists them.")
+    raise TurnoutError("not_found", no_revision(number))
 
 
 def _if_match(request: ApiRequest) -> str | None:
@@ -184,7 +189,7 @@ def _headers(revision: Revision) -> dict[str, str]:
     return {"etag": revision.etag, "x-revision": str(revision.revision)}
 
 
-def _revision_json(revision: Revision) -> dict[str, Any]:
+def _revision_json(revision: RevisionEntry) -> dict[str, Any]:
     return {
         "revision": revision.revision,
         "time": revision.time,

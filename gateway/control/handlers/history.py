@@ -50,7 +50,7 @@ async def read_history(request: ApiRequest) -> Response:
     """List the steps of a route with their evidence, and revisions, newest first."""
     name, limit = request.route, request.query(StepsQuery).limit
     steps = await history.steps(request.gateway.store, name)
-    revisions = await request.gateway.store.revisions(limit=limit)
+    revisions = await request.gateway.store.revision_entries(limit=limit)
     config_steps = [
         {
             "id": r.revision,

@@ -62,6 +62,7 @@ class RevisionResponse(ApiModel):
 
 class RevisionEntry(RevisionResponse):
     current: bool
+    kept: Annotated[bool, Field(description="Its text is kept: it can be read, compared and restored.")]
 
 
 class RevisionsResponse(ApiModel):

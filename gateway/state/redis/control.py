@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.state.base import Event, Published, Revision
+from gateway.state.base import MAX_REVISION_TEXTS, MAX_REVISIONS, Event, Published, Revision, RevisionEntry
 from gateway.state.memory import Memory
 from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
@@ -78,7 +78,7 @@ class Control:
         """Writes back all that is remembered, before others ask for it."""
         for secret in tuple(self.memory.known_secrets):
             await self.secrets(secret)
-        await self.revisions(limit=1)
+        await self._newest_revision()
         for kind, name in tuple(self.memory.known_documents):
             await self.load_all(kind, (name,))
         await self._published(sorted(self.memory.known_published))
@@ -170,40 +170,59 @@ class Control:
     async def add_revision(
         self, *, time: float, author: str, etag: str, document: str, origin: str = ""
     ) -> Revision:
-        await self.revisions(limit=1)  # so that the number is above all that were ever seen here
-        added = Revision(0, time, author, etag, document, origin)
-        number = await self._link.run(_ADD_REVISION, self._link.of_all, _revision_row(added))
+        await self._newest_revision()  # so that the number is above all that were ever seen here
+        added = Revision(0, time, author, etag, origin, document=document)
+        row = _row(added)
+        arguments = json.dumps(row), json.dumps(_entry(row)), MAX_REVISION_TEXTS, MAX_REVISIONS
+        number = await self._link.run(_ADD_REVISION, self._link.of_all, *arguments)
         added = replace(added, revision=int(number))
         self.memory.remember_revisions([added])
         return added
 
-    async def revisions(self, *, limit: int = 100, until: int | None = None) -> list[Revision]:
-        if until is not None:
-            return await self._revisions(until, limit)
-        number = await self._newest_number()
-        found, known = await self._revisions(number, limit), self.memory.known_revisions
-        newest = max(known, default=0)
-        if newest and (not found or found[0].revision < newest):
-            pairs: list[Any] = []
-            for number in sorted(known, reverse=True):
-                pairs += (number, _revision_row(known[number]))
-            if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
-                self._tell(f"configuration revision {newest}")
-            found = await self._revisions(await self._newest_number(), limit)
+    async def revisions(self, *, limit: int = 20, until: int | None = None) -> list[Revision]:
+        newest = await self._newest_revision() if until is None else until
+        rows = await self._rows("revisions", range(newest, max(newest - limit, 0), -1))
+        found = [
+            Revision(number, time, author, etag, *origin, document=document)
+            for number, (time, author, etag, document, *origin) in rows.items()
+        ]
         self.memory.remember_revisions(found)
         return found
 
-    async def _newest_number(self) -> int:
-        return int(await self._link.command("GET", f"{self._link.of_all}:revision") or 0)
-
-    async def _revisions(self, newest: int, limit: int) -> list[Revision]:
+    async def revision_entries(self, *, limit: int = MAX_REVISIONS) -> list[RevisionEntry]:
+        newest = await self._newest_revision()
         numbers = range(newest, max(newest - limit, 0), -1)
-        rows = (
-            await self._link.command("HMGET", f"{self._link.of_all}:revisions", *numbers) if numbers else []
-        )
-        return [
-            Revision(n, *json.loads(row)) for n, row in zip(numbers, rows, strict=True) if row is not None
-        ]
+        rows = await self._rows("revision_entries", numbers)
+        rows |= await self._index([number for number in numbers if number not in rows])
+        return [RevisionEntry(number, *rows[number]) for number in numbers if number in rows]
+
+    async def _index(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
+        """Add the entries of revisions that an earlier release stored, or that were written back; return them."""
+        key, rows = f"{self._link.of_all}:revision_entries", await self._rows("revisions", numbers)
+        entries = {number: _entry(row) for number, row in rows.items()}
+        if entries:
+            await self._link.commands(
+                [("HSETNX", key, number, json.dumps(entry)) for number, entry in entries.items()]
+            )
+        return entries
+
+    async def _rows(self, name: str, numbers: Sequence[int]) -> dict[int, list[Any]]:
+        """By number, the rows of those of a hash that exist."""
+        rows = await self._link.command("HMGET", f"{self._link.of_all}:{name}", *numbers) if numbers else []
+        return {number: json.loads(row) for number, row in zip(numbers, rows, strict=True) if row is not None}
+
+    async def _newest_revision(self) -> int:
+        """The newest number; a store that has lost it gets back what is remembered."""
+        key, known = f"{self._link.of_all}:revision", self.memory.known_revisions
+        number, newest = int(await self._link.command("GET", key) or 0), max(known, default=0)
+        if number >= newest:
+            return number
+        pairs: list[Any] = []
+        for one in sorted(known, reverse=True):
+            pairs += (one, json.dumps(_row(known[one])))
+        if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
+            self._tell(f"configuration revision {newest}")
+        return int(await self._link.command("GET", key) or 0)
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:
         arguments = (repr(time), kind, route, data, self._event)
@@ -234,9 +253,15 @@ class Control:
         await self._link.run(_RELEASE, self._link.of_all, name, owner)
 
 
-def _revision_row(of: Revision) -> str:
+def _row(of: Revision) -> list[Any]:
     """A revision without its number."""
-    return json.dumps([of.time, of.author, of.etag, of.document, of.origin])
+    return [of.time, of.author, of.etag, of.document, of.origin]
+
+
+def _entry(row: list[Any]) -> list[Any]:
+    """A row without the text. Rows of earlier releases may lack the origin."""
+    time, author, etag, _, *origin = row
+    return [time, author, etag, *origin]
 
 
 def _field(kind: str, name: str) -> str:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.state.base import Event, Published, Revision
+from gateway.state.base import MAX_REVISION_TEXTS, MAX_REVISIONS, Event, Published, Revision, RevisionEntry
 
 
 def touch(connection: sqlite3.Connection) -> None:
@@ -139,19 +139,31 @@ def add_revision(
         "INSERT INTO revisions (time, author, etag, document, origin) VALUES (?, ?, ?, ?, ?)",
         (time, author, etag, document, origin),
     )
-    touch(connection)
-    return Revision(cursor.lastrowid or 0, time, author, etag, document, origin)
-
-
-def revisions(
-    connection: sqlite3.Connection, *, limit: int = 100, until: int | None = None
-) -> list[Revision]:
-    rows = connection.execute(
-        "SELECT revision, time, author, etag, document, origin FROM revisions "
-        "WHERE ?1 IS NULL OR revision <= ?1 ORDER BY revision DESC LIMIT ?2",
-        (until, limit),
+    number = cursor.lastrowid or 0
+    connection.execute("DELETE FROM revisions WHERE revision <= ?", (number - MAX_REVISIONS,))
+    connection.execute(
+        "UPDATE revisions SET document = '' WHERE revision <= ? AND document != ''",
+        (number - MAX_REVISION_TEXTS,),
     )
-    return [Revision(*row) for row in rows]
+    touch(connection)
+    return Revision(number, time, author, etag, origin, document=document)
+
+
+def revisions(connection: sqlite3.Connection, *, limit: int = 20, until: int | None = None) -> list[Revision]:
+    rows = connection.execute(
+        "SELECT revision, time, author, etag, origin, document FROM revisions "
+        "WHERE (?1 IS NULL OR revision <= ?1) AND revision > (SELECT MAX(revision) FROM revisions) - ?2 "
+        "ORDER BY revision DESC LIMIT ?3",
+        (until, MAX_REVISION_TEXTS, limit),
+    )
+    return [Revision(*entry, document=document) for *entry, document in rows]
+
+
+def revision_entries(connection: sqlite3.Connection, *, limit: int = MAX_REVISIONS) -> list[RevisionEntry]:
+    rows = connection.execute(
+        "SELECT revision, time, author, etag, origin FROM revisions ORDER BY revision DESC LIMIT ?", (limit,)
+    )
+    return [RevisionEntry(*row) for row in rows]
 
 
 def add_event(connection: sqlite3.Connection, *, time: float, kind: str, route: str, data: str) -> Event:

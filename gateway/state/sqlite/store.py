@@ -193,6 +193,7 @@ class SqliteStore:
     save = _writes(control.save)
     add_revision = _writes(control.add_revision)
     revisions = _reads(control.revisions)
+    revision_entries = _reads(control.revision_entries)
     add_event = _writes(control.add_event)
     events = _reads(control.events)
     lease = _writes(control.lease)
