@@ -23,7 +23,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "backend": ("backends.cli", "run the bundled model server"),
     "keys": ("gateway.commands.keys", "generate API keys"),
     "status": ("gateway.commands.status", "show the state of a running gateway"),
-    "rollout": ("gateway.commands.rollout", "promote, roll back, pause, resume or set a rollout manually"),
+    "rollout": (
+        "gateway.commands.rollout",
+        "promote, roll back, pause, resume, restart or set a rollout manually",
+    ),
     "plan": ("gateway.commands.plan", "estimate the number of requests that a canary's guardrails need"),
     "simulate": ("gateway.commands.simulate", "test a policy in synthetic worlds"),
     "evaluate": (

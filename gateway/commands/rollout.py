@@ -1,4 +1,4 @@
-"""``turnout rollout ROUTE promote|rollback|pause|resume|set WEIGHT``: steers a running gateway."""
+"""``turnout rollout ROUTE promote|rollback|pause|resume|restart|set WEIGHT``: steers a running gateway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.commands.remote import RemoteError, add_remote_arguments, call
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", metavar="ROUTE")
-    parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "set"))
+    parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "restart", "set"))
     parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
     add_remote_arguments(parser)
 

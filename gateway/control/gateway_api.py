@@ -17,7 +17,7 @@ from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.features import Scalar
 
-Action = Literal["promote", "rollback", "pause", "resume", "set"]
+Action = Literal["promote", "rollback", "pause", "resume", "set", "restart"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A person's word: pause, resume, promote, rollback, or set with a ``weight``.
+    """A person's word: pause, resume, promote, rollback, restart, or set with a ``weight``.
 
     ``share``: the candidate's while a bandit decides on it; a pause holds it there.
     """

@@ -64,6 +64,8 @@ class Signal(StrEnum):
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     SET = "set"
+    RESTART = "restart"
+    """A new build under the candidate's name: from the first stage, without the evidence of the last."""
     # configuration
     CONFIG = "config"
     """The plan has changed, for the same candidate and baseline."""
@@ -71,7 +73,7 @@ class Signal(StrEnum):
     """The plan is for another candidate or baseline: a new rollout."""
 
 
-COMMANDS: Final = (Signal.PAUSE, Signal.RESUME, Signal.PROMOTE, Signal.ROLLBACK, Signal.SET)
+COMMANDS: Final = (Signal.PAUSE, Signal.RESUME, Signal.PROMOTE, Signal.ROLLBACK, Signal.SET, Signal.RESTART)
 
 
 class Action(StrEnum):
@@ -122,6 +124,7 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,
         Signal.CONFIG: Rule(Status.RUNNING, Action.ADAPT),
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
     Status.WAITING: {
@@ -132,6 +135,7 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
     Status.PAUSED: {
@@ -141,6 +145,7 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
     Status.HALTED: {
@@ -148,6 +153,7 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.PROMOTE: _FULL,
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
     Status.PROMOTED: {
@@ -155,12 +161,14 @@ TABLE: Final[Mapping[Status, Mapping[Signal, Rule]]] = {
         Signal.BAKED: Rule(Status.PROMOTED, Action.SETTLE),
         Signal.ROLLBACK: _BACK,
         Signal.SET: _GIVEN,
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
     Status.ROLLED_BACK: {
         Signal.RESUME: _RENEW,
         Signal.PROMOTE: _FULL,
         Signal.SET: _GIVEN,
+        Signal.RESTART: _RENEW,
         Signal.RENEWED: _RENEW,
     },
 }

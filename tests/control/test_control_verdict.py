@@ -131,7 +131,7 @@ async def test_errors_have_the_one_shape(harness: Harness, client: Client) -> No
     assert (await client("digits-reader").get(URL)).status_code == 403
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook != "confirm-rollout"])
 @pytest.mark.parametrize("state", ["promoted", "rolled_back", "halted", "paused", "running"])
 async def test_flagger_continues_or_is_held_back(
     harness: Harness, client: Client, hook: str, state: str
@@ -151,9 +151,34 @@ async def test_flagger_does_not_go_on_with_a_canary_that_was_rolled_back(
 ) -> None:
     harness.rollouts["shop"] = rollout("rolled_back", rail("inconclusive"))
     http = client("reader")
-    for hook in ("rollout", "confirm-traffic-increase", "confirm-promotion", "confirm-rollout"):
+    for hook in ("pre-rollout", "rollout", "confirm-traffic-increase", "confirm-promotion"):
         assert (await http.post(f"/-/hooks/flagger/shop/{hook}")).status_code == 409
     assert (await http.post("/-/hooks/flagger/shop/rollback")).status_code == 200
+
+
+@pytest.mark.parametrize("state", ["promoted", "waiting", "rolled_back"])
+async def test_a_new_revision_of_flagger_starts_the_rollout_again(
+    harness: Harness, client: Client, state: str
+) -> None:
+    """Otherwise it waits for good after a rollback, and is confirmed by the verdict on another build after a pass."""
+    path = "/-/hooks/flagger/shop/confirm-rollout"
+    harness.rollouts["shop"] = rollout(state, rail("pass"))
+    held = await client("reader").post(path)
+    assert held.status_code == 409
+    assert "'steer'" in held.json()["error"]["message"]
+    assert harness.rollouts["shop"]["state"] == state
+    assert (await client("pilot").post(path)).status_code == 200
+    assert harness.rollouts["shop"]["state"] == "running"
+    assert (await client("reader").post(path)).status_code == 200
+
+
+@pytest.mark.parametrize(("state", "status"), [("running", 200), ("paused", 200), ("halted", 409)])
+async def test_a_new_revision_of_flagger_leaves_a_rollout_alone_that_has_not_ended(
+    harness: Harness, client: Client, state: str, status: int
+) -> None:
+    harness.rollouts["shop"] = rollout(state, rail("inconclusive"))
+    found = await client("pilot").post("/-/hooks/flagger/shop/confirm-rollout")
+    assert (found.status_code, harness.rollouts["shop"]["state"]) == (status, state)
 
 
 async def test_flagger_sends_its_key_in_the_url(harness: Harness, client: Client) -> None:

@@ -212,11 +212,11 @@ def test_an_illegal_command_says_what_is_possible() -> None:
     state, effects = play((5, Command("rollback")), (6, Command("pause")))
     assert state.status is Status.ROLLED_BACK
     assert effects[-1] == Refused(
-        "can't pause a rollout that is rolled back; possible now: resume, promote, set WEIGHT"
+        "can't pause a rollout that is rolled back; possible now: resume, promote, set WEIGHT, restart"
     )
     _, effects = play((5, Command("explode")))
     assert effects == [
-        Refused("there is no command 'explode'; possible now: pause, promote, rollback, set WEIGHT")
+        Refused("there is no command 'explode'; possible now: pause, promote, rollback, set WEIGHT, restart")
     ]
 
 
@@ -264,6 +264,23 @@ def test_resume_after_a_rollback_starts_over() -> None:
     state, effects = play((600, tick()), (700, tick("fail")), (800, Command("resume")))
     assert (state.status, state.stage, state.weight, state.window) == (Status.RUNNING, 0, 0.01, 800)
     assert weights(effects) == [0.1, 0.0, 0.01]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (),
+        ((300, Command("pause")),),
+        ((700, tick(sick="all requests fail")),),
+        ((700, tick("fail")),),
+        ((700, Command("promote")),),
+    ],
+)
+def test_restart_is_a_new_rollout_in_every_state(events: tuple[tuple[float, Tick | Command], ...]) -> None:
+    state, effects = play((600, tick()), *events, (800, Command("restart", "ops")))
+    assert (state.status, state.stage, state.weight, state.window) == (Status.RUNNING, 0, 0.01, 800)
+    assert weights(effects)[-1] == 0.01
+    assert state.bake_until is None
 
 
 def test_a_gate_shadows_first() -> None:

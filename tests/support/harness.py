@@ -225,6 +225,7 @@ class Harness:
         state["state"] = {
             "pause": "paused",
             "resume": "running",
+            "restart": "running",
             "promote": "promoted",
             "rollback": "rolled_back",
         }.get(action, state["state"])

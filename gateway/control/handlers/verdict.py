@@ -44,9 +44,12 @@ async def read_verdict(request: ApiRequest) -> Response:
 async def flagger_hook(request: ApiRequest) -> Response:
     """Respond to a Flagger webhook.
 
-    200 lets Flagger proceed; 409 stops it and gives the reason. The body is not read.
+    200 lets Flagger proceed; 409 stops it and gives the reason. The body is not read. `confirm-rollout` restarts a
+    rollout that has ended, which needs the scope `steer`.
     """
     rollout, hook = await _rollout(request), request.http.path_params["hook"]
+    if hook == "confirm-rollout" and rollout["state"] in verdict.ENDED:
+        rollout = await _restarted(request, rollout["state"])
     if hook not in verdict.HOOKS:
         raise TurnoutError("not_found", f"There is no hook {hook!r}; use one of {', '.join(verdict.HOOKS)}.")
     judge = verdict.of_stage if hook in verdict.STAGE_HOOKS else verdict.of_rollout
@@ -56,6 +59,18 @@ async def flagger_hook(request: ApiRequest) -> Response:
             "conflict", f"{found['verdict']}: {'; '.join(found['reasons']) or 'no evidence for it'}."
         )
     return json_response(found)
+
+
+async def _restarted(request: ApiRequest, state: str) -> Mapping[str, Any]:
+    """Start a rollout for Flagger's new revision. Raises conflict if the key may not steer."""
+    if not request.principal.may("steer"):
+        raise TurnoutError(
+            "conflict",
+            f"The rollout of an earlier revision is {state.replace('_', ' ')}; give this key the scope 'steer', so "
+            "that this call restarts it, or send the action 'restart'.",
+        )
+    reason = "Flagger has a new revision"
+    return await request.gateway.rollout(request.route, "restart", None, request.author, reason)
 
 
 async def _rollout(request: ApiRequest) -> Mapping[str, Any]:

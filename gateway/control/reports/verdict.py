@@ -100,8 +100,8 @@ def _verdict_json(
 
 # Flagger ------------------------------------------------------------------------------------------------
 HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "confirm-rollout": ("pass", "inconclusive"),
-    "pre-rollout": ("pass", "inconclusive"),
+    "confirm-rollout": ("inconclusive",),
+    "pre-rollout": ("inconclusive",),
     "rollout": ("pass", "inconclusive"),
     "confirm-traffic-increase": ("pass",),
     "confirm-promotion": ("pass",),
@@ -110,5 +110,7 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "event": _ORDER,
 }
 """Type of a Flagger webhook → the verdicts with a 200 response; any other stops Flagger."""
+ENDED: Final = frozenset({"waiting", "promoted", "rolled_back"})
+"""The states of a rollout that has its verdict, which says nothing about another revision."""
 STAGE_HOOKS: Final = frozenset({"rollout", "confirm-traffic-increase"})
 """The webhooks that concern only the current step."""

@@ -13,7 +13,7 @@ ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class RolloutRequest(ApiModel):
-    action: Literal["promote", "rollback", "pause", "resume", "set"]
+    action: Literal["promote", "rollback", "pause", "resume", "set", "restart"]
     weight: Annotated[
         float | None, Field(ge=0, le=1, description="The candidate's share; only for 'set'.")
     ] = None
