@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -31,16 +32,17 @@ class RedisServer:
         command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *self.options]
         with (self.directory / "redis.log").open("ab") as log:
+            begin = log.seek(0, os.SEEK_END)
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self.wait_until_up()
-
-    def wait_until_up(self) -> None:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if self.send("PING").startswith(("+PONG", "-NOAUTH")):
-                return
+        # Not by PING: with a password it gets NOAUTH while the files are still being loaded.
+        deadline = time.monotonic() + 30
+        while b"Ready to accept connections" not in self._log()[begin:]:
+            if time.monotonic() > deadline:
+                pytest.fail(self._log().decode())
             time.sleep(0.02)
-        pytest.fail((self.directory / "redis.log").read_text())
+
+    def _log(self) -> bytes:
+        return (self.directory / "redis.log").read_bytes()
 
     def send(self, command: str) -> str:
         """One inline command, its raw answer ("" when nobody listens)."""
