@@ -15,8 +15,10 @@ from policies.types import RewardSums
 
 MIN_TELLING: Final = 4.0
 """Effective number of counts that carry the sum, below which their burstiness is unknown."""
-BURSTS: Final = 20.0
-"""Observations after which an estimated dispersion can be taken at its word; before, it is too small on average."""
+BURSTS: Final = 2.0
+"""Effective number of counts at which an estimated excess of dispersion is doubled: it is too small on average."""
+CARRYING: Final = 3.0
+"""Effective counts for each degree of freedom of that estimate."""
 
 
 def real_interval(sums: RewardSums, level: float) -> tuple[float, float] | None:
@@ -32,15 +34,18 @@ def count_interval(sums: RewardSums, level: float) -> tuple[float, float] | None
     """A Gamma interval with the variance of the counts themselves (quasi-Poisson); None where a few bursts carry the
     sum, for then nothing can be said.
 
-    Student's quantile takes the place of the normal one, and the excess over Poisson's dispersion is enlarged by
-    1 + 20 / n: it is estimated, and of few bursty values too small on average.
+    Student's quantile takes the place of the normal one. The variance is known less well the more of it is excess over
+    Poisson's, and the fewer counts carry the sum: k = (sum of y)^2 / sum of y^2 of them, which is few among any number
+    of zeros. So that part has k / 3 degrees of freedom, and the excess is enlarged by 1 + 2 / k.
     """
     n, total = sums.count, sums.total
     if n < 2 or total < 0 or total * total <= MIN_TELLING * sums.squares:
         return None
+    carrying = total * total / sums.squares
     excess = max(_variance(sums) / sums.mean - 1.0, 0.0)
-    dispersion = 1.0 + excess * (1.0 + BURSTS / n)
-    tail = float(special.ndtr(special.stdtrit(n - 1, (1 - level) / 2)))
+    dispersion = 1.0 + excess * (1.0 + BURSTS / carrying)
+    freedom = 1.0 / (1.0 / (n - 1) + CARRYING / carrying * excess / (1.0 + excess))
+    tail = float(special.ndtr(special.stdtrit(freedom, (1 - level) / 2)))
     # The prior of the beliefs: an exponential with the mean of the values.
     shape, rate = 1.0 + total / dispersion, (n + 1.0) / (total + 1.0) + n / dispersion
     low, high = (float(special.gammaincinv(shape, p)) / rate for p in (tail, 1 - tail))

@@ -74,9 +74,12 @@ def test_real_and_count_metrics_have_their_own_models() -> None:
     assert (low, high) == pytest.approx((t_low, t_high), rel=1e-9)
     counts = estimate("count", RewardSums(20, 40, 120))
     # Not bursty (variance 2.1, mean 2): Gamma with the prior of one observation at the mean, shape 1 + 40, rate
-    # 21/41 + 20; Student's quantile for 19 degrees of freedom, and the excess of 2.1 / 2 enlarged by 1 + 20 / 20.
-    dispersion = 1 + 2 * (40 / 19 / 2 - 1)
-    tail = stats.norm.sf(stats.t.isf(0.025, 19))
+    # 21/41 + 20. Effectively 40^2 / 120 counts carry the sum: a third of them are the degrees of freedom of the part of
+    # the variance that is excess, which is enlarged by 1 + 2 / them.
+    carrying, excess = 40**2 / 120, 40 / 19 / 2 - 1
+    dispersion = 1 + (1 + 2 / carrying) * excess
+    freedom = 1 / (1 / 19 + 3 / carrying * excess / (1 + excess))
+    tail = stats.norm.sf(stats.t.isf(0.025, freedom))
     wanted = stats.gamma(1 + 40 / dispersion, scale=1 / (21 / 41 + 20 / dispersion)).ppf([tail, 1 - tail])
     assert counts["interval"] == pytest.approx(wanted, rel=1e-9)
 
