@@ -1,6 +1,7 @@
 """The evidence for guardrails that bind a bandit, or the bandit that a canary has gone on as.
 
-Each variant is compared with the concurrent baseline (`policies.sequential.stratified`), always validly.
+Each variant is compared with the concurrent baseline, always validly: matched in time
+(`policies.sequential.stratified`), or by the units of `gateway.loops.unit_evidence`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Final
 
 from gateway.clock import Clock
@@ -16,23 +18,30 @@ from gateway.compile.plans import rail_of, reported
 from gateway.compile.steering import Guarded
 from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets
+from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
 from gateway.loops.rollout_evidence import capped_ranges
+from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
 from gateway.state.base import BUCKET_S, Counts
 from gateway.state.store import EvidenceStore
 from policies.rollout.ejections import Ejections
 from policies.rollout.guardrails import Judgement, judge_all
-from policies.sequential.stratified import StratifiedComparison, Stratum, stratified
-from policies.types import RewardSums
+from policies.sequential.metric_comparison import Evidence, Interval
+from policies.sequential.stratified import StratifiedComparison, Stratum
+from policies.types import MetricType, RewardSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
+REREAD_S: Final = 10.0
+"""Seconds for which the rewards of sticky units are not read again."""
+MAX_READ_SHARE: Final = 0.05
+"""Reading them takes at most this part of the time."""
 MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
 
-_NOTHING: Final = Stratum(units=RewardSums())
-_NO_UNITS: Final = (_NOTHING, _NOTHING)
+
+Pair = tuple[Evidence, Evidence]
+"""The baseline's, and a variant's."""
 
 
 @dataclass(slots=True)
@@ -61,6 +70,16 @@ class _Watched:
     """By metric: what has come so far for the decisions behind that end."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Earned:
+    """What the sticky units of one route earned since a time, and when that was read and is read again."""
+
+    since: float
+    read: float
+    due: float
+    found: UnitEvidence
+
+
 class GuardrailEvidence:
     """The comparisons of all bandits that guardrails bind."""
 
@@ -69,30 +88,68 @@ class GuardrailEvidence:
         self._clock = clock
         self._units = OutcomesByUnit(store, clock)
         self._watched: dict[str, _Watched] = {}
+        self._earned: dict[str, _Earned] = {}
 
     async def judgements(
         self, document: Document, name: str, bound: Guarded, state: Ejections, variants: Sequence[str]
     ) -> dict[str, Judgement]:
         """The guardrails of each variant other than the baseline that gets traffic, by variant."""
-        watched = self._known(name, state)
-        await self._add_new(document, name, bound.baseline, watched)
         others = [variant for variant in variants if variant != bound.baseline]
+        compared = [variant for variant in others if variant not in state.ejected]
+        rails, alpha = [rail_of(rail) for rail in bound.guardrails], bound.alpha / len(others)
+        by_unit = document.routes[name].unit is not None
+        read = self._of_units if by_unit else self._of_requests
+        pairs = await read(document, name, bound.baseline, state, compared)
+        return {
+            variant: await asyncio.to_thread(judge_all, rails, *pair, alpha, edges=edges, forecast=False)
+            for variant, pair in pairs.items()
+        }
+
+    async def _of_requests(
+        self, document: Document, name: str, baseline: str, state: Ejections, variants: Sequence[str]
+    ) -> dict[str, Pair]:
+        """The evidence of the baseline and each variant, where requests are their own units."""
+        watched = self._known(name, state)
+        await self._add_new(document, name, baseline, watched)
+        found = {}
+        for variant in variants:
+            if variant in watched.matched:
+                seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
+                found[variant] = seen.evidence(*self._terms(document, state))
+        return found
+
+    async def _of_units(
+        self, document: Document, name: str, baseline: str, state: Ejections, variants: Sequence[str]
+    ) -> dict[str, Pair]:
+        """The same where units are sticky."""
+        rewarded = await self._rewarded_units(document, name, state.since)
+        outcomes = await self._units.read(name, state.since)
+        terms = self._terms(document, state)
+
+        def found() -> dict[str, Pair]:
+            strata = [] if outcomes is None else outcomes.strata()
+            return {variant: rewarded.pair(baseline, variant, strata, *terms) for variant in variants}
+
+        return await asyncio.to_thread(found)
+
+    def _terms(
+        self, document: Document, state: Ejections
+    ) -> tuple[dict[str, MetricType], float, dict[str, Interval]]:
+        """What each metric is, the length of the window, and the ranges of capped metrics."""
         kinds = {key: metric.type for key, metric in document.metrics.items()}
-        rails = [rail_of(rail) for rail in bound.guardrails]
-        stretches = await self._by_unit(document, name, watched)
-        judgements = {}
-        for variant in others:
-            if variant in state.ejected or variant not in watched.matched:
-                continue
-            seen = sum((f.matched[variant] for f in watched.fresh.values()), watched.matched[variant])
-            if stretches is not None:
-                pairs = ((s.get(bound.baseline, _NOTHING), s.get(variant, _NOTHING)) for s in stretches)
-                seen = seen + stratified([_NO_UNITS, *pairs])
-            pair = seen.evidence(kinds, self._clock() - watched.since, capped_ranges(document))
-            judgements[variant] = await asyncio.to_thread(
-                judge_all, rails, *pair, bound.alpha / len(others), edges=edges, forecast=False
-            )
-        return judgements
+        return kinds, self._clock() - state.since, capped_ranges(document)
+
+    async def _rewarded_units(self, document: Document, name: str, since: float) -> UnitEvidence:
+        """What was earned since ``since``: all of it, since old cells change with a unit's new values."""
+        now, known = self._clock(), self._earned.get(name)
+        if known is None or known.since != since or not known.read <= now < known.due:
+            began, until = perf_counter(), (now - SETTLED_S) // BUCKET_S * BUCKET_S
+            buckets = await over_time(self._store, name, reported(document, name), now=now, since=since)
+            settled = [bucket for bucket in buckets if bucket.start < until]
+            found = await asyncio.to_thread(UnitEvidence.of, settled)
+            rest = max(REREAD_S, (perf_counter() - began) / MAX_READ_SHARE)
+            known = self._earned[name] = _Earned(since, now, now + rest, found)
+        return known.found
 
     def _known(self, name: str, state: Ejections) -> _Watched:
         """The comparisons since ``state.since``; from the beginning for an edited section."""
@@ -110,8 +167,6 @@ class GuardrailEvidence:
             buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET_S)
             watched.until = until
             read = of_buckets(buckets, {}, now=now)
-            if document.routes[name].unit is not None:  # latencies are by unit
-                read = [replace(bucket, counts=replace(bucket.counts, latency={})) for bucket in read]
             _add(watched.matched, baseline, read, ())
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
@@ -139,15 +194,6 @@ class GuardrailEvidence:
         buckets = await self._store.series(name, since=since, until=until, step=step)
         read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
         _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
-
-    async def _by_unit(
-        self, document: Document, name: str, watched: _Watched
-    ) -> list[Mapping[str, Stratum]] | None:
-        """Errors and latencies by unit, in strata; None where requests are their own units."""
-        if document.routes[name].unit is None:
-            return None
-        outcomes = await self._units.read(name, watched.since)
-        return [] if outcomes is None else await asyncio.to_thread(outcomes.strata)
 
 
 def _stretch(window: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -48,6 +48,8 @@ class Evidence:
     each unit with the weight 1. None: errors and latencies are by request.
 
     ``pasts``: of metrics that are adjusted by it, what was known before of the units behind ``rewards``.
+
+    ``weighted``: of metrics whose values are compared by the propensities of their decisions, their sums.
     """
 
     requests: float = 0.0
@@ -59,11 +61,16 @@ class Evidence:
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     units: RewardSums | None = None
     pasts: Mapping[str, PairSums] = field(default_factory=dict)
+    weighted: Mapping[str, WeightedSums] = field(default_factory=dict)
 
     @property
     def errors_by_unit(self) -> RewardSums:
         """The error rate's observations: shares of units, or requests that failed or did not."""
         return self.units or RewardSums(self.requests, self.errors, self.errors)
+
+    def observations(self, metric: str) -> RewardSums:
+        """The observations of an error rate or of a reported metric."""
+        return self.errors_by_unit if metric == "error_rate" else self.rewards.get(metric, RewardSums())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,11 @@ def measure(
     if metric == "error_rate":
         check_counts(baseline)
         check_counts(candidate)
+    if metric in baseline.weighted and metric in candidate.weighted:
+        found = compare_weighted(baseline.weighted[metric], candidate.weighted[metric], ratio=ratio)
+        known, seen = baseline.observations(metric).count, candidate.observations(metric).count
+        return replace(found, baseline_samples=known, samples=seen)
+    if metric == "error_rate":
         return _of_errors(baseline, candidate, ratio=ratio)
     p = latency_quantile(metric)
     if p is not None:

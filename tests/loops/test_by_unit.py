@@ -6,7 +6,7 @@ import pytest
 
 from gateway.state.store import Store
 from tests.loops.test_rollout_bandit import Rollout
-from tests.support.made import outcome
+from tests.support.made import outcome, reward
 
 CANARY = """
 backends: {a: {url: "http://127.0.0.1:1"}}
@@ -97,3 +97,42 @@ async def test_a_bandit_ejects_by_units(store: Store) -> None:
     await one.answer(users=200, each=2, failing=150)
     await one.pass_time(20)
     assert one.allocations.steering["r"].ejected == {"v2"}
+
+
+async def rewarded(one: Service, users: int, each: int, good: int) -> None:
+    """Rewards of ``users`` users of each variant: all of the baseline's are 1, and those of ``good`` of the other's."""
+    made = [
+        outcome(
+            time=one.time + 1e-3 * k,
+            route="r",
+            epoch=1,
+            assigned=v,
+            served=v,
+            unit=(2 * n + (v == "v2")) << 40,
+        )
+        for v in ("v1", "v2")
+        for n in range(users)
+        for k in range(each)
+    ]
+    await one.store.append(made)
+    values = [float(row.assigned == "v1" or row.unit >> 41 < good) for row in made]
+    await one.store.reward(
+        [reward(x, of=row, metric="ok", period="all") for x, row in zip(values, made, strict=True)]
+    )
+    await one.pass_time(25)
+
+
+@pytest.mark.parametrize(
+    ("users", "good", "ejected"),
+    [(120, 60, True), (30, 0, True), (120, 119, False), (3, 2, False)],
+    ids=["many users", "few users", "one unhappy user of many", "one unhappy user of three"],
+)
+async def test_a_bandit_ejects_by_rewards_of_units(
+    store: Store, users: int, good: int, ejected: bool
+) -> None:
+    """Values one by one need 50 units; below, the means of units are compared."""
+    one = Service(store, "one", BANDIT.replace("error_rate, max_increase", "ok, max_decrease"))
+    await one.start()
+    await rewarded(one, users, each=20, good=good)
+    await one.pass_time(20)
+    assert one.allocations.steering["r"].ejected == ({"v2"} if ejected else set())

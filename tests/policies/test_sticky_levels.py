@@ -11,15 +11,23 @@ from policies.types import PairSums, RewardSums
 
 
 def test_a_level_that_moves_names_no_winner_among_equals() -> None:
-    """Three times the level at the end: with the mean of each user's stay, all of 40 runs named one."""
-    found = simulate(Users(), LEVELS["20 to 60 %"], plan(2), runs=2)
-    assert (found.named, found.excluded) == (0, 0)
+    """Three times the level at the end: with the mean of each user's stay, all of 40 runs named one.
+
+    In these two runs a guardrail on such means failed, too.
+    """
+    found = simulate(Users(), LEVELS["20 to 60 %"], plan(2), seeds=(3, 4))
+    assert (found.named, found.excluded, found.failed) == (0, 0, 0)
     assert len(found.widths) == 2
 
 
 def test_a_real_difference_names_a_winner() -> None:
-    found = simulate(Users(), LEVELS["constant, 20 %"], plan(2), runs=1, gain=0.2)
-    assert (found.named, found.excluded) == (1, 0)
+    found = simulate(Users(), LEVELS["constant, 20 %"], plan(2), seeds=[0], gain=0.2)
+    assert (found.named, found.excluded, found.failed) == (1, 0, 0)
+
+
+def test_a_guardrail_finds_a_real_loss() -> None:
+    found = simulate(Users(), LEVELS["constant, 20 %"], plan(2), seeds=[0], gain=-0.15)
+    assert found.failed == 1
 
 
 def sums(values: np.ndarray) -> RewardSums:
