@@ -23,11 +23,8 @@ Plan = Single | Split | Shadow | Canary | Bandit | Contextual
 _NOTHING = Learned()
 
 
-def allocate(plan: Plan, learned: Learned = _NOTHING, now: float = 0.0) -> Allocation:
+def allocate(plan: Plan, learned: Learned = _NOTHING) -> Allocation:
     """Return the allocation of ``plan``: pure, so all replicas with the same arguments agree.
-
-    ``now`` is in seconds since the epoch. No current policy reads it (time enters through the discounted
-    sums and the rollout's weight), but callers should pass it.
 
     Raises:
         ValueError: the plan can't be an allocation; the message says why.
@@ -40,7 +37,7 @@ def allocate(plan: Plan, learned: Learned = _NOTHING, now: float = 0.0) -> Alloc
         case Shadow():
             return allocate_shadow(plan)
         case Canary():
-            return allocate_canary(plan, learned.weight)
+            return allocate_canary(plan)
         case Bandit():
             return bandit.allocate(plan, learned)
         case Contextual():

@@ -90,8 +90,8 @@ def allocate_shadow(plan: Shadow) -> Allocation:
     return allocation({plan.primary: 1.0}, shadows=plan.shadows)
 
 
-def allocate_canary(plan: Canary, weight: float | None = None) -> Allocation:
-    """Give [0, w) to the candidate and [w, 1) to the baseline; ``weight`` overrides the plan's own.
+def allocate_canary(plan: Canary) -> Allocation:
+    """Give [0, w) to the candidate and [w, 1) to the baseline, w being the plan's weight.
 
     The ranges depend on the weight alone and not on its history, so a ramp up only adds units to the
     candidate, a ramp down only takes the last ones away, and all replicas agree.
@@ -99,7 +99,7 @@ def allocate_canary(plan: Canary, weight: float | None = None) -> Allocation:
     Raises:
         ValueError: the weight lies outside [0, 1].
     """
-    w = plan.weight if weight is None else weight
+    w = plan.weight
     if not 0 <= w <= 1:
         raise ValueError(f"the candidate's weight is {w!r}; write one between 0 % and 100 %")
     shares = {plan.baseline: 1.0 - w, plan.candidate: w}

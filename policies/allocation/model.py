@@ -72,8 +72,6 @@ class Learned:
     """By (variant, metric), as `Store.reward_sums` returns them."""
     discounted: Mapping[tuple[str, str], Discounted] = field(default_factory=dict)
     """The same with old decisions counting less; read by bandits that have a half-life."""
-    weight: float | None = None
-    """The candidate's share at which the rollout stands; None: the canary's own."""
     caps: Mapping[str, float] = field(default_factory=dict)
     """The largest share that a guardrail leaves a variant, in [0, 1]; 0 ejects it."""
     winner: str | None = None

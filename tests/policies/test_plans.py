@@ -34,16 +34,10 @@ def test_a_split_without_shares_is_refused(weights: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("w", [0.0, 0.01, 0.5, 1.0])
 def test_the_candidate_owns_the_low_end(w: float) -> None:
-    made = allocate(Canary("old", "new"), Learned(weight=w))
+    made = allocate(Canary("old", "new", weight=w))
     assert made.probability("new") == w
     for u in (0.0, 0.005, 0.3, 0.75, 1 - 2**-53):
         assert made.variants[made.pick(u)] == ("new" if u < w else "old")
-
-
-def test_the_rollout_overrides_the_weight_of_the_plan() -> None:
-    plan = Canary("old", "new", weight=0.2)
-    assert allocate(plan).probability("new") == 0.2
-    assert allocate(plan, Learned(weight=0.4)).probability("new") == 0.4
 
 
 @pytest.mark.parametrize("w", [-0.1, 1.1, float("nan")])
