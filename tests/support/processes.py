@@ -82,6 +82,7 @@ class GatewayProcess(ServerProcess):
     """`turnout run` over a configuration in which @PORT@ and @DIR@ stand for the port and a directory."""
 
     ready_path = "/-/readyz"
+    module = "gateway.cli"
 
     def __init__(self, folder: Path, config: str, *options: str, ready: bool = True) -> None:
         self.folder = folder
@@ -103,7 +104,7 @@ class GatewayProcess(ServerProcess):
     def start(self, *, ready: bool = True) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway.cli", "run", "--config", str(self.path), *self.options],
+                [sys.executable, "-m", self.module, "run", "--config", str(self.path), *self.options],
                 stderr=log,
                 stdout=log,
             )
