@@ -50,11 +50,16 @@ class CountedGateway(GatewayProcess):
         end = time.monotonic() + 20
         while self._written("offered") != self._written("written") and time.monotonic() < end:
             time.sleep(0.1)
-        return min(self.blocks() for _ in range(8) if not time.sleep(0.2))
+        found = []
+        for _ in range(8):
+            found.append(self.blocks())
+            time.sleep(0.2)
+        return min(found)
 
     def _written(self, event: str) -> str:
         text = httpx.get(f"{self.url}/-/metrics").text
-        return re.findall(rf'turnout_record_events_total\{{event="{event}"\}} (\S+)', text)[0]
+        (count,) = re.findall(rf'turnout_record_events_total\{{event="{event}"\}} (\S+)', text)
+        return str(count)
 
     def blocks(self) -> int:
         before = len(self._counts())
