@@ -96,8 +96,7 @@ class App extends Component {
 
   patch(changes, fresh) {
     this.setState(({ view, page }) => {
-      const next = { ...(fresh ? {} : view), ...changes };
-      for (const [name, value] of Object.entries(changes)) if (value === null && this.watched === "routes") delete next[name];
+      const next = patched(fresh ? {} : view, changes, this.watched === "routes");
       document.title = titleOf(page, next);
       return { view: next, known: true };
     });
@@ -120,6 +119,17 @@ class App extends Component {
     await send("POST", "dashboard/logout").catch(() => {});
     location.replace(`${HOME}login`);
   }
+}
+
+// The view with its changes; in the list of routes those are of single fields, and null is a route that is gone.
+function patched(view, changes, listed) {
+  const next = { ...view, ...changes };
+  if (!listed) return next;
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null) delete next[name];
+    else next[name] = { ...view[name], ...value };
+  }
+  return next;
 }
 
 // The newest events: those of allocations push no others out.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from time import perf_counter
 from typing import Any, Final
 
 from gateway.control.gateway_api import GatewayApi
@@ -22,10 +25,13 @@ RETRY_MS: Final = 2000
 
 
 class EventStream:
-    """Keeps the newest events, so that a reader can begin at the present without reading all history."""
+    """Keeps the newest events, so that a reader can begin at the present without reading all history.
+
+    While there are readers, one task waits for events and makes the text of each, for all of them.
+    """
 
     def __init__(self, gateway: GatewayApi, on_event: Callable[[Event], None] = lambda _: None) -> None:
-        """``on_event`` is called with each event that a stream reads."""
+        """``on_event`` is called once with each event that comes while there are readers."""
         self._gateway = gateway
         self._on_event = on_event
         self._recent: deque[Event] = deque(maxlen=MAX_RECENT_EVENTS)
@@ -33,6 +39,14 @@ class EventStream:
         """Apart: a bandit adds one each second, and the others would be gone in a quarter of an hour."""
         self._last = 0
         self._lock = asyncio.Lock()
+        self._tail: deque[tuple[Event, bytes]] = deque(maxlen=MAX_RECENT_EVENTS)
+        """What the task has read, each with its text."""
+        self._tail_after = sys.maxsize
+        """All later events are in ``_tail``."""
+        self._task: asyncio.Task[None] | None = None
+        self._readers = 0
+        self._news = asyncio.Event()
+        """Set when something comes; then another takes its place."""
 
     async def newest(self) -> int:
         """Return the id of the newest event; 0 without any."""
@@ -57,39 +71,74 @@ class EventStream:
         closing: asyncio.Event,
         admitted: Callable[[], Awaitable[bool]],
     ) -> AsyncIterator[bytes]:
-        """Yield server-sent events until ``closing`` is set or the reader stops reading or is no longer admitted."""
-        last = await self.newest() if after is None else after
-        yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
-        while not closing.is_set():
-            events = await self._next(last, closing, admitted)
-            if events is None:
-                return
-            for event in events:
-                last = max(last, event.id)
-                self._on_event(event)
-                if wanted(event):
-                    yield framed(event)
-            if not events:
-                yield b": heartbeat\n\n"
-
-    async def _next(
-        self, after: int, closing: asyncio.Event, admitted: Callable[[], Awaitable[bool]]
-    ) -> list[Event] | None:
-        """Return the next events; an empty list after `HEARTBEAT_S` seconds; None if the stream must end.
+        """Yield server-sent events until ``closing`` is set or the reader stops reading or is no longer admitted.
 
         A gateway that is no longer ready, for example while it drains, ends its streams: another one will serve them.
         """
-        waiting = asyncio.ensure_future(self._gateway.next_events(after, HEARTBEAT_S))
-        end = asyncio.ensure_future(closing.wait())
+        last = await self.newest() if after is None else after
+        yield f"retry: {RETRY_MS}\n: connected\n\n".encode()
+        with self._following() as task:
+            sent_at = perf_counter()
+            while not closing.is_set() and self._gateway.ready()[0] and await admitted():
+                news = self._news
+                if task.done():
+                    task.result()  # raises what ended it
+                found = await self._after(last)
+                for event, text in found:
+                    last = event.id
+                    if wanted(event):
+                        yield text
+                        sent_at = perf_counter()
+                silent = perf_counter() - sent_at
+                if silent >= HEARTBEAT_S:
+                    yield b": heartbeat\n\n"
+                    sent_at = perf_counter()
+                elif not found:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), min(CHECK_S, HEARTBEAT_S - silent))
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[asyncio.Task[None]]:
+        """The task that reads events, while there are readers."""
+        if self._task is None:
+            self._tail.clear()
+            self._tail_after = sys.maxsize
+            self._task = asyncio.create_task(self._follow())
+        self._readers += 1
         try:
-            while not waiting.done():
-                if closing.is_set() or not self._gateway.ready()[0] or not await admitted():
-                    return None
-                await asyncio.wait((waiting, end), timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
-            return waiting.result()
+            yield self._task
         finally:
-            waiting.cancel()
-            end.cancel()
+            self._readers -= 1
+            if not self._readers:
+                self._task.cancel()
+                self._task = None
+
+    async def _follow(self) -> None:
+        try:
+            last = self._tail_after = await self.newest()
+            while True:
+                for event in await self._gateway.next_events(last, HEARTBEAT_S):
+                    last = event.id
+                    self._on_event(event)
+                    if len(self._tail) == MAX_RECENT_EVENTS:
+                        self._tail_after = self._tail[0][0].id
+                    self._tail.append((event, framed(event)))
+                self._wake()
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _after(self, last: int) -> Sequence[tuple[Event, bytes]]:
+        """Return the known events after ``last``; from the store where the task began later."""
+        if last < self._tail_after:
+            events = await self._gateway.store.events(after=last, limit=MAX_PAGE_EVENTS)
+            return [(event, framed(event)) for event in events]
+        if not self._tail or self._tail[-1][0].id <= last:
+            return ()
+        return [one for one in self._tail if one[0].id > last]
 
 
 def event_json(event: Event) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -35,8 +36,8 @@ FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
 MIN_STANDING_S: Final = 10.0
 MAX_STANDING_S: Final = 60.0
-STANDING_TIME_FACTOR: Final = 60.0
-"""The expensive part of the list of routes is cached for 60 times as long as it takes, within these."""
+STANDING_TIME_FACTOR: Final = 120.0
+"""The expensive part of the list of routes is cached for 120 times as long as it takes, within these."""
 MAX_UNITS_LOOK_S: Final = 0.25
 """A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
@@ -58,6 +59,8 @@ class ControlServices:
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: event streams end."""
         self._cache = _Cache(gateway)
+        self._alarms = _Lists(gateway, "alarms")
+        self._steps = _Lists(gateway, history.KIND)
         self._standing_times: dict[str, float] = {}
         """Seconds that the last standing of each route took."""
         self._units = OutcomesByUnit(gateway.store, gateway.now, max_look_s=MAX_UNITS_LOOK_S)
@@ -68,43 +71,43 @@ class ControlServices:
         if event.kind != "allocation":  # a bandit publishes one each second
             self.views.refresh(event.route)
 
-    async def summary(self, name: str) -> Json:
+    async def _summary(self, name: str, alarms: list[Json], steps: list[Json]) -> Json:
         """Return the route's entry in the list, with the figures of the last minutes. Raises not_found."""
-
-        async def make() -> Json:
-            status, rollout = self.status(name), await self._rollout(name)
-            now = self.gateway.now()
-            counts = await self.gateway.store.counts(name, since=now - RECENT_S)
-            shown = summary(name, self.gateway.document(), status, rollout, now)
-            fresh = min(MAX_STANDING_S, STANDING_TIME_FACTOR * sum(self._standing_times.values()))
-            standing = await self._cache.get(
-                ("standing", name), lambda: self._standing(name), max(MIN_STANDING_S, fresh)
-            )
-            return shown | {"recent": recent(together(counts)), "alarms": await self._alarms(name)} | standing
-
-        return await self._cache.get(("summary", name), make)
+        status, rollout = self.status(name), await self._rollout(name, steps)
+        now = self.gateway.now()
+        counts = await self.gateway.store.counts(name, since=now - RECENT_S)
+        fresh = min(MAX_STANDING_S, STANDING_TIME_FACTOR * sum(self._standing_times.values()))
+        standing = await self._cache.get(
+            ("standing", name), lambda: self._standing(name), max(MIN_STANDING_S, fresh)
+        )
+        return {
+            **summary(name, self.gateway.document(), status, rollout, now),
+            "recent": recent(together(counts)),
+            "alarms": alarms,
+            "last_step": steps[-1] if steps else None,
+            **standing,
+        }
 
     async def _standing(self, name: str) -> Json:
         """The part of a summary that is expensive and changes slowly."""
         began = perf_counter()
-        document, steps = self.gateway.document(), await history.steps(self.gateway.store, name)
-        made = await asyncio.to_thread(
-            standing,
-            name,
-            document,
-            await self._evidence(name, None, None),
-            self.status(name),
-            self.gateway.now(),
-        )
+        document, status = self.gateway.document(), self.status(name)
+        evidence = await self._sums(name, None, None)
+        made = await asyncio.to_thread(standing, name, document, evidence, status, self.gateway.now())
         self._standing_times[name] = perf_counter() - began
-        return made | {"last_step": steps[-1] if steps else None}
+        return made
 
     async def summaries(self, serves: Callable[[str], bool] = lambda _: True) -> dict[str, Json]:
         """Return the summaries of the routes that ``serves`` accepts, by name; without those that an edit removes."""
-        found = {}
-        for name in filter(serves, self.gateway.document().routes):
+        found = await self._cache.get(("summaries",), self._summaries)
+        return {name: one for name, one in found.items() if serves(name)}
+
+    async def _summaries(self) -> dict[str, Json]:
+        names, found = list(self.gateway.document().routes), {}
+        alarms, steps = await self._alarms.read(names), await self._steps.read(names)
+        for name in names:
             try:
-                found[name] = await self.summary(name)
+                found[name] = await self._summary(name, alarms[name], steps[name])
             except (TurnoutError, KeyError):
                 if name in self.gateway.document().routes:
                     raise
@@ -120,7 +123,8 @@ class ControlServices:
         """Return the whole report of a route. Raises not_found."""
 
         async def make() -> Json:
-            status, rollout = self.status(name), await self._rollout(name)
+            steps = (await self._steps.read((name,)))[name]
+            status, rollout = self.status(name), await self._rollout(name, steps)
             document, evidence = self.gateway.document(), await self._evidence(name, since, epoch)
             now = self.gateway.now()
             return await asyncio.to_thread(
@@ -133,12 +137,10 @@ class ControlServices:
         """Return what ``make`` returns, computed once for all who ask for ``key`` while the store stays as it is."""
         return await self._cache.get(key, make)
 
-    async def _rollout(self, name: str) -> Json | None:
+    async def _rollout(self, name: str, steps: list[Json]) -> Json | None:
         """The state of the rollout, with its last step and the evidence for that step."""
         state = await self.gateway.rollout_state(name)
-        if state is None:
-            return None
-        return {**state, "decided": history.decided(await history.steps(self.gateway.store, name))}
+        return None if state is None else {**state, "decided": history.decided(steps)}
 
     def status(self, name: str) -> RouteStatus:
         """Return how the route runs now. Raises not_found."""
@@ -148,6 +150,19 @@ class ControlServices:
         return status
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
+        whole, found = since is None and epoch is None, await self._sums(name, since, epoch)
+        counts = await self.gateway.store.counts(name, since=self.gateway.now() - RECENT_S)
+        return replace(
+            found,
+            discounted=await self._discounted(name),
+            recent=together(counts),
+            alarms=(await self._alarms.read((name,)))[name],
+            units=await self._outcomes_by_unit(name, found.buckets) if whole else None,
+            rows=await self._rows(name) if whole else {},
+        )
+
+    async def _sums(self, name: str, since: float | None, epoch: int | None) -> Evidence:
+        """The evidence without what only a whole report needs."""
         store, now = self.gateway.store, self.gateway.now()
         declared = reported(self.gateway.document(), name)
         found = await rewarded(
@@ -163,14 +178,9 @@ class ControlServices:
         return Evidence(
             counts=await store.counts(name, since=since, epoch=epoch),
             rewards=found,
-            discounted=await self._discounted(name),
             agreement=await store.agreement(name, since=since),
-            recent=together(await store.counts(name, since=self.gateway.now() - RECENT_S)),
-            alarms=await self._alarms(name),
             stop=self.gateway.stop_state(name),
             buckets=buckets,
-            units=await self._outcomes_by_unit(name, buckets) if since is None and epoch is None else None,
-            rows=await self._rows(name) if since is None and epoch is None else {},
         )
 
     async def _rows(self, name: str) -> dict[str, LinearSums]:
@@ -199,11 +209,6 @@ class ControlServices:
         read = of_buckets(found, reported(self.gateway.document(), name), now=now, step=step)
         return discounted(by_time(read), now=now, half_life=half_life)
 
-    async def _alarms(self, name: str) -> list[dict[str, Any]]:
-        """The standing alarms of a route, as the alarm loop stores them."""
-        kept = await self.gateway.store.load("alarms", name)
-        return list(json.loads(kept[1])) if kept is not None else []
-
 
 def together(counts: dict[str, Counts]) -> Counts:
     """All variants as one."""
@@ -217,6 +222,24 @@ def together(counts: dict[str, Counts]) -> Counts:
         gateway=merge(c.gateway for c in each),
         unseen=sum(c.unseen for c in each),
     )
+
+
+class _Lists:
+    """Documents of one kind that are lists, by route; a version is parsed once."""
+
+    def __init__(self, gateway: GatewayApi, kind: str) -> None:
+        self._gateway = gateway
+        self._kind = kind
+        self._parsed: dict[str, tuple[int, list[Json]]] = {}
+
+    async def read(self, routes: Sequence[str]) -> dict[str, list[Json]]:
+        """Return the lists of ``routes`` in one call of the store; empty where there is none."""
+        kept = await self._gateway.store.load_all(self._kind, routes)
+        for route in routes:
+            version, text = kept.get(route, (0, "[]"))
+            if self._parsed.get(route, (-1,))[0] != version:
+                self._parsed[route] = (version, json.loads(text))
+        return {route: self._parsed[route][1] for route in routes}
 
 
 class _Cache:

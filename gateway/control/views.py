@@ -1,6 +1,7 @@
 """Views that pages of the dashboard watch: each is made once for all its watchers, who get the changes.
 
-A view is a mapping; a page first gets all of it, then the entries that changed (null: removed).
+A view is a mapping; a page first gets all of it, then the entries that changed (null: removed). Of an entry of the
+list of routes, which is a mapping itself, only the fields that changed are sent.
 """
 
 from __future__ import annotations
@@ -33,14 +34,20 @@ VOLATILE: Final = frozenset({"as_of"})
 class View:
     """One view, made while a page watches it."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, *, nested: bool = False) -> None:
+        """``nested``: of an entry only the fields that changed are sent."""
         self._make = make
+        self.nested = nested
         self._task: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
         self._changed = asyncio.Condition()
         self.watchers = 0
         self.version = 0
         self.current: Mapping[str, Any] = {}
+        self.before: Mapping[str, Any] = {}
+        self.patch: Json = {}
+        """From ``before`` to ``current``."""
+        self._framed: tuple[Json, bytes] = ({}, b"")
         self.error: Exception | None = None
 
     def refresh(self) -> None:
@@ -87,17 +94,45 @@ class View:
         except Exception:
             log.exception("a view could not be made; retrying")
             return
-        if self.error is None and self.version and not changes(self.current, made):
+        patch = changes(self.current, made, nested=self.nested)
+        if self.error is None and self.version and not patch:
             return
         async with self._changed:
-            self.current = made
+            self.before, self.current, self.patch = self.current, made, patch
             self.version += 1
             self._changed.notify_all()
 
+    def since(self, sent: Mapping[str, Any] | None) -> Json:
+        """Return what a watcher needs that has been sent ``sent``; None: nothing yet."""
+        if sent is None:
+            return dict(self.current)
+        return self.patch if sent is self.before else changes(sent, self.current, nested=self.nested)
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:
-    """Return the entries of ``after`` that differ from ``before``; empty if only `VOLATILE` ones do."""
-    patch = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    def framed(self, patch: Json) -> bytes:
+        """Return the server-sent event with ``patch``; that of all watchers of everything is written once."""
+        if patch is not self.patch:
+            return _framed(patch)
+        if self._framed[0] is not patch:
+            self._framed = (patch, _framed(patch))
+        return self._framed[1]
+
+
+def _framed(patch: Json) -> bytes:
+    text = json.dumps(patch, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"event: view\ndata: {text}\n\n".encode()
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], *, nested: bool = False) -> Json:
+    """Return the entries of ``after`` that differ from ``before``, or if ``nested``, the fields of entries; empty if
+    only `VOLATILE` ones do."""
+    patch: Json = {}
+    for key, value in after.items():
+        old = before.get(key)
+        if nested and isinstance(old, Mapping) and isinstance(value, Mapping):
+            if part := changes(old, value):
+                patch[key] = part
+        elif key not in before or old != value:
+            patch[key] = value
     patch |= dict.fromkeys(before.keys() - after.keys())
     return patch if patch.keys() - VOLATILE else {}
 
@@ -115,19 +150,19 @@ class Views:
                 view.refresh()
 
     async def patches(
-        self, name: str, make: Make, allowed: Callable[[str], bool] = lambda _: True
+        self, name: str, make: Make, allowed: Callable[[str], bool] | None = None, *, nested: bool = False
     ) -> AsyncIterator[bytes]:
         """Yield the view as server-sent events; ``allowed`` filters entries by name."""
-        view = self._views.setdefault(name, View(make))
+        view = self._views.setdefault(name, View(make, nested=nested))
         sent: Mapping[str, Any] | None = None
         try:
             async for found in view.watch():
-                shown = {key: value for key, value in found.items() if allowed(key)}
-                patch = shown if sent is None else changes(sent, shown)
-                first, sent = sent is None, shown
+                patch = view.since(sent)
+                if allowed is not None:
+                    patch = {key: value for key, value in patch.items() if allowed(key)}
+                first, sent = sent is None, found
                 if patch or first:
-                    text = json.dumps(patch, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-                    yield f"event: view\ndata: {text}\n\n".encode()
+                    yield view.framed(patch)
         finally:
             if not view.watchers:
                 self._views.pop(name, None)

@@ -7,6 +7,7 @@ document of the route.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from gateway.state.base import Event
@@ -38,7 +39,7 @@ async def steps(store: DocumentStore, route: str) -> list[dict[str, Any]]:
     return list(json.loads(found[1])) if found is not None else []
 
 
-def decided(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
+def decided(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The last step of the rollout, with the evidence as it stood."""
     rollout = [step for step in steps if step["kind"] == "rollout"]
     return {**rollout[-1]["data"], "time": rollout[-1]["time"]} if rollout else None

@@ -124,6 +124,45 @@ async def test_silence_is_broken_by_heartbeats(
             assert await asyncio.wait_for(anext(found), 30) == {"": "heartbeat"}
 
 
+async def test_a_stream_without_events_of_its_own_has_heartbeats(
+    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "HEARTBEAT_S", 0.3)
+
+    async def others() -> None:
+        while True:
+            await harness.emit("allocation", "shop", {})
+            await asyncio.sleep(0.05)
+
+    busy = asyncio.create_task(others())
+    async with stream(server[1], query="?kind=alarm") as found:
+        assert await asyncio.wait_for(anext(found), 30) == {"": "heartbeat"}
+    busy.cancel()
+
+
+async def test_events_are_read_once_for_all_streams(
+    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = 0
+    next_events = harness.next_events
+
+    async def counted(after: int, timeout: float) -> Any:
+        nonlocal waiting
+        waiting += 1
+        try:
+            return await next_events(after, timeout)
+        finally:
+            waiting -= 1
+
+    monkeypatch.setattr(harness, "next_events", counted)
+    async with stream(server[1]) as first, stream(server[1]) as second, stream(server[1]) as third:
+        for k in range(3):
+            await harness.emit("alarm", "digits", {"k": k})
+            got = [await asyncio.wait_for(anext(found), 30) for found in (first, second, third)]
+            assert [json.loads(one["data"])["data"]["k"] for one in got] == [k, k, k]
+            assert waiting <= 1
+
+
 async def test_a_client_that_leaves_ends_its_stream(
     harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

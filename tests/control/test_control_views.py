@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.control.views import Views, changes
+from gateway.control.views import View, Views, changes
 from tests.control.test_control_events import Listening, server, stream
 from tests.support.harness import Harness
 from tests.support.seed import World, live_through
@@ -97,6 +97,52 @@ def test_what_changes_all_the_time_is_no_change_by_itself() -> None:
     assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 1}) == {}
     assert changes({"as_of": 1.0, "a": 1}, {"as_of": 2.0, "a": 2}) == {"as_of": 2.0, "a": 2}
     assert changes({"a": 1, "b": 1}, {"a": 1}) == {"b": None}
+
+
+async def test_the_list_sends_the_fields_that_changed(
+    harness: Harness, server: tuple[Listening, str]
+) -> None:
+    async with stream(server[1], query="?view=routes") as found:
+        (first,) = await views(found, 1)
+        await live_through(harness, WORLD, steps=1, per_step=20)
+        (second,) = await views(found, 1)
+    assert json.loads(first["data"])["digits"]["recent"]["assigned"] == 0
+    patch = json.loads(second["data"])
+    assert patch["digits"]["recent"]["assigned"] == 20
+    assert "health" not in patch["digits"]
+    assert "shop" not in patch, "only its time has changed"
+
+
+async def test_a_watcher_that_missed_a_step_gets_all_that_changed() -> None:
+    made = iter(({"a": {"x": 1, "y": 1}}, {"a": {"x": 2, "y": 1}}, {"a": {"x": 2, "y": 2}}))
+
+    async def make() -> Any:
+        return next(made)
+
+    view = View(make, nested=True)
+    await view._step()
+    first = view.current
+    await view._step()
+    assert view.since(first) == {"a": {"x": 2}}
+    assert view.framed(view.since(first)) is view.framed(view.since(first)), "written once for all"
+    await view._step()
+    assert view.since(first) == {"a": {"x": 2, "y": 2}}
+    assert view.since(None) == {"a": {"x": 2, "y": 2}}
+
+
+async def test_the_list_reads_documents_of_all_routes_together(
+    harness: Harness, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    load_all = harness.store.load_all
+
+    async def counted(kind: str, names: Any) -> Any:
+        loads.append(kind)
+        return await load_all(kind, names)
+
+    monkeypatch.setattr(harness.store, "load_all", counted)
+    assert (await client("reader").get("/-/routes")).status_code == 200
+    assert sorted(loads) == ["alarms", "history"]
 
 
 async def test_a_view_of_a_route_needs_the_route(harness: Harness, client: Any) -> None:

@@ -69,7 +69,8 @@ def _view(request: ApiRequest, view: str) -> AsyncIterator[bytes]:
     """The view ``routes`` or ``route:NAME``. Raises forbidden, not_found."""
     kind, _, name = view.partition(":")
     if kind == "routes":
-        return request.services.views.patches(view, request.services.overview, request.principal.serves)
+        allowed = None if request.principal.routes is None else request.principal.serves
+        return request.services.views.patches(view, request.services.overview, allowed, nested=True)
     request.must_know(name)
     return request.services.views.patches(view, partial(request.services.report, name, None, None))
 

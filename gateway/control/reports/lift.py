@@ -75,9 +75,13 @@ class Comparisons:
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
-        self._periods = periods(observed.buckets) if observed.periods is None else observed.periods
         self._pairs: dict[tuple[str, str, str], Json] = {}
         self._matched: dict[tuple[str, str], tuple[Evidence, Evidence]] = {}
+
+    @cached_property
+    def _periods(self) -> Periods:
+        observed = self._observed
+        return periods(observed.buckets) if observed.periods is None else observed.periods
 
     @cached_property
     def _latencies(self) -> list[dict[str, Histogram]]:
