@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,11 @@ MAX_PAGE_SPAN_MS: Final = 3_600_000
 MAX_PAGE_ROWS: Final = 1024
 """In one page at most."""
 
+COARSE_BYTES: Final = 4
+"""Of a decision's time, in its marks: steps of 65.5 s."""
+_OF_MARK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13, 15)
+"""The bytes of a decision that are its scattered mark."""
+MARK_BYTES: Final = len(_OF_MARK)
 _OF_BLOCK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 """The bytes of a decision that are the same in all of a block."""
 
@@ -58,22 +63,46 @@ async def every_step(scan: Scan, query: OutcomeFilter) -> list[Outcome]:
             return found
 
 
-def by_block(decisions: Iterable[bytes]) -> dict[bytes, int]:
-    """The decisions as bits, 256 in a block, so that what was seen costs a bit to remember.
+class Marks(NamedTuple):
+    """What remembers that decisions are in the record.
 
-    A block (13 bytes) is the coarse time, the process and the upper part of the counter; the place in
-    it the counter's last byte. The milliseconds' lower part is left out, so a bit that is set already
-    is a reason to look, not a proof.
+    Neither part has the lower bits of a decision's milliseconds: a mark that is set already is a reason to look, not a
+    proof.
     """
-    ordered = sorted(decisions)
-    rows = np.frombuffer(b"".join(ordered), np.uint8).reshape(-1, 16)
+
+    blocks: dict[bytes, int]
+    """Of the gateway's own decisions, which are numbered: a bit for each, 256 in a block (`COARSE_BYTES` of the time,
+    the process, the upper part of the number)."""
+    scattered: list[bytes]
+    """Of those whose id another proxy drew (`gateway.record.stamp`): `COARSE_BYTES` of the time, then 64 random bits.
+    Sorted."""
+
+
+def marks(decisions: Iterable[bytes]) -> Marks:
+    """Marks of distinct decisions."""
+    given = list(decisions)
+    rows = np.frombuffer(b"".join(given), np.uint8).reshape(-1, 16)
+    # The version and the variant of a UUID; the number of a process gets there after a billion decisions.
+    drawn = (rows[:, 12] & 0xF0 == 0x40) & (rows[:, 14] & 0xC0 == 0x80)
+    if not drawn.any():
+        return Marks(_by_block(given), [])
+    kept = rows[drawn][:, _OF_MARK].tobytes()
+    scattered = [kept[start : start + MARK_BYTES] for start in range(0, len(kept), MARK_BYTES)]
+    numbered = [decision for decision, other in zip(given, drawn.tolist(), strict=True) if not other]
+    return Marks(_by_block(numbered), sorted(scattered))
+
+
+def _by_block(decisions: list[bytes]) -> dict[bytes, int]:
+    """`Marks.blocks`; the place in a block is the number's last byte."""
+    decisions.sort()
+    rows = np.frombuffer(b"".join(decisions), np.uint8).reshape(-1, 16)
     moved = (rows[1:, _OF_BLOCK] != rows[:-1, _OF_BLOCK]).any(axis=1)
-    starts = [0, *(np.flatnonzero(moved) + 1).tolist(), len(ordered)] if ordered else []
+    starts = [0, *(np.flatnonzero(moved) + 1).tolist(), len(decisions)] if decisions else []
     blocks: dict[bytes, int] = {}
     for start, end in pairwise(starts):
         places = np.zeros(256, np.uint8)
         places[rows[start:end, 15]] = 1
-        block = ordered[start][:4] + ordered[start][6:15]
+        block = decisions[start][:COARSE_BYTES] + decisions[start][6:15]
         bits = int.from_bytes(np.packbits(places, bitorder="little").tobytes(), "little")
         blocks[block] = blocks.get(block, 0) | bits
     return blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from gateway.record import histogram
 from gateway.state.base import OutcomeFilter, Retention
 from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT
-from tests.support.made import T0, decision, outcome, published, reward, shadowed
+from tests.support.made import T0, decision, drawn_decision, outcome, published, reward, shadowed
 
 
 async def test_an_outcome_comes_back_as_it_was(store: Store) -> None:
@@ -43,8 +44,9 @@ async def test_an_unknown_decision_is_an_empty_record(store: Store) -> None:
     assert (found.outcome, found.rewards, found.shadows) == (None, (), ())
 
 
-async def test_repeating_a_batch_changes_nothing(store: Store) -> None:
-    batch = [outcome(T0 + i / 10) for i in range(50)]
+@pytest.mark.parametrize("make", [decision, drawn_decision])
+async def test_repeating_a_batch_changes_nothing(store: Store, make: Callable[[float], bytes]) -> None:
+    batch = [outcome(T0 + i / 10, decision=make(T0 + i / 10)) for i in range(50)]
     shadows = [shadowed(of=o) for o in batch]
     await store.append(batch, shadows)
     before = await store.counts("digits"), await store.agreement("digits")
@@ -54,8 +56,11 @@ async def test_repeating_a_batch_changes_nothing(store: Store) -> None:
     assert len(await store.outcomes(OutcomeFilter(limit=1000))) == 50
 
 
-async def test_a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new(store: Store) -> None:
-    rows = [outcome(T0 + i) for i in range(6)]
+@pytest.mark.parametrize("make", [decision, drawn_decision])
+async def test_a_batch_that_overlaps_an_earlier_one_adds_only_what_is_new(
+    store: Store, make: Callable[[float], bytes]
+) -> None:
+    rows = [outcome(T0 + i, decision=make(T0 + i)) for i in range(6)]
     await store.append(rows[:4])
     await store.append([*rows[2:], rows[5], rows[0]])
     assert await store.outcomes(OutcomeFilter()) == rows[::-1]
@@ -68,6 +73,21 @@ async def test_decisions_that_share_all_but_a_few_bits_are_told_apart(store: Sto
         await store.append([outcome(decision=one)])
     assert {o.decision for o in await store.outcomes(OutcomeFilter())} == set(ids)
     assert (await store.counts("digits"))["v1"].assigned == 4
+
+
+async def test_decisions_of_other_proxies_that_share_all_but_a_few_bits_are_told_apart(store: Store) -> None:
+    first = drawn_decision(T0)
+    later = drawn_decision(T0 + 0.001)[:6] + first[6:]
+    ids = [first, later, *(flipped(first, bit) for bit in (40, 48, 95, 99, 111, 115, 127))]
+    for one in ids:
+        await store.append([outcome(decision=one)])
+    await store.append([outcome(decision=one) for one in ids])
+    assert {o.decision for o in await store.outcomes(OutcomeFilter())} == set(ids)
+    assert (await store.counts("digits"))["v1"].assigned == len(ids)
+
+
+def flipped(decision: bytes, bit: int) -> bytes:
+    return (int.from_bytes(decision, "big") ^ 1 << 127 - bit).to_bytes(16, "big")
 
 
 async def test_any_sixteen_bytes_may_be_a_decision(store: Store) -> None:

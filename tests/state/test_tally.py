@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import index
 from gateway.state.folding import merged_epochs
-from gateway.state.paging import MAX_PAGE_ROWS, MAX_PAGE_SPAN_MS, by_block, milliseconds, parts
+from gateway.state.paging import MARK_BYTES, MAX_PAGE_ROWS, MAX_PAGE_SPAN_MS, marks, milliseconds, parts
 from gateway.state.tally import start_of, tally
-from tests.support.made import T0, decision, outcome
+from tests.support.made import T0, decision, drawn_decision, outcome
 
 rows = st.builds(
     outcome,
@@ -70,10 +70,20 @@ def test_parts_are_ordered_and_bounded(offsets: list[int]) -> None:
 
 
 def test_a_block_has_a_bit_for_each_decision() -> None:
-    blocks = by_block(decision(T0, number) for number in range(1, 1001))
+    blocks, scattered = marks(decision(T0, number) for number in range(1, 1001))
+    assert not scattered
     assert sum(bits.bit_count() for bits in blocks.values()) == 1000
     assert {len(block) for block in blocks} == {13}
     assert max(blocks.values()) < 1 << 256
+
+
+def test_a_decision_of_another_proxy_has_a_mark_of_its_own() -> None:
+    given = [drawn_decision(T0 + number) for number in range(100)]
+    blocks, scattered = marks([*given, decision(T0)])
+    assert len(blocks) == 1
+    assert scattered == sorted(set(scattered))
+    assert [len(mark) for mark in scattered] == [MARK_BYTES] * 100
+    assert {mark[:4] for mark in scattered} == {one[:4] for one in given}
 
 
 def test_which_epochs_are_merged() -> None:

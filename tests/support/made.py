@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import Published
@@ -16,6 +17,11 @@ _numbers = count(1)
 def decision(time: float = T0, number: int | None = None) -> bytes:
     """A fresh decision made at ``time``."""
     return int(time * 1000).to_bytes(6, "big") + b"proc1" + (number or next(_numbers)).to_bytes(5, "big")
+
+
+def drawn_decision(time: float = T0) -> bytes:
+    """A decision made at ``time`` by another proxy, which draws a UUID."""
+    return int(time * 1000).to_bytes(6, "big") + uuid4().bytes[:10]
 
 
 def outcome(time: float = T0, **fields: Any) -> Outcome:

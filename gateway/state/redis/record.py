@@ -7,14 +7,22 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from heapq import merge
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
-from gateway.state.paging import MAX_PAGE_SPAN_MS, by_block, just_behind, matches, milliseconds, parts
+from gateway.state.paging import (
+    COARSE_BYTES,
+    MAX_PAGE_SPAN_MS,
+    just_behind,
+    marks,
+    matches,
+    milliseconds,
+    parts,
+)
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
@@ -25,6 +33,8 @@ _APPEND: Final = Script.load("append")
 _SHADOWED: Final = Script.load("shadowed")
 _PAGES_PER_TRIP: Final = 16
 """Pages fetched in one round trip."""
+_GROUP_BYTES: Final = COARSE_BYTES + 1
+"""Of scattered marks, which are kept together in one field."""
 _MAX_TRIES: Final = 50
 """Times that a read begins again because pages moved."""
 
@@ -45,16 +55,21 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
 
 def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[Any]:
     by_column = columns(rows)
-    blocks = by_block(by_column.decision)
+    blocks, scattered = marks(by_column.decision)
+    groups = [(start, list(group)) for start, group in groupby(scattered, lambda mark: mark[:_GROUP_BYTES])]
     arguments: list[Any] = [
         expected,
         milliseconds(rows[0][0]),
         milliseconds(rows[-1][0]),
         encode_columns(by_column),
         len(blocks),
+        len(groups),
     ]
     for block, bits in blocks.items():
-        arguments += (block[:4].hex(), block[4:], bits.to_bytes(32, "little"))
+        arguments += (block[:COARSE_BYTES].hex(), block[COARSE_BYTES:], bits.to_bytes(32, "little"))
+    for start, group in groups:
+        rests = b"".join(mark[_GROUP_BYTES:] for mark in group)
+        arguments += (start[:COARSE_BYTES].hex(), start[COARSE_BYTES:], rests)
     for key, counts in tally(by_column, shares).items():
         arguments += (key.start, cell_field(key.epoch, key.variant), pack_counts(counts))
     return arguments

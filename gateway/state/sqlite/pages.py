@@ -11,7 +11,7 @@ from gateway.record.events import Outcome
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
-from gateway.state.paging import MAX_PAGE_SPAN_MS, by_block, just_behind, matches, milliseconds
+from gateway.state.paging import MAX_PAGE_SPAN_MS, just_behind, marks, matches, milliseconds
 
 
 class PageRow(NamedTuple):
@@ -61,13 +61,13 @@ def _earliest_start(decision: bytes) -> bytes:
 def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """Those that are not in the record yet; marks them as seen.
 
-    A decision is one bit (see `by_block`); one that is set already makes us look for the decision itself.
+    A mark (see `Marks`) that is set already makes us look for the decision itself.
     """
     decisions = [outcome[0] for outcome in outcomes]
     if len(set(decisions)) < len(decisions):
         outcomes = list(dict(zip(decisions, outcomes, strict=True)).values())
         decisions = [outcome[0] for outcome in outcomes]
-    blocks = by_block(decisions)
+    blocks, scattered = marks(decisions)
     doubtful = False
     for block, bits in blocks.items():
         row = connection.execute("SELECT bits FROM seen WHERE block = ?", (block,)).fetchone()
@@ -75,13 +75,15 @@ def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Seq
             before = int.from_bytes(row[0], "little")
             doubtful = doubtful or bool(before & bits)
             blocks[block] = before | bits
-    if doubtful:
-        found = _present(connection, decisions)
-        outcomes = [outcome for outcome in outcomes if outcome[0] not in found]
     connection.executemany(
         "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits",
         [(block, bits.to_bytes(32, "little")) for block, bits in blocks.items()],
     )
+    cursor = connection.executemany("INSERT INTO seen VALUES (?, x'') ON CONFLICT DO NOTHING", zip(scattered))
+    doubtful = doubtful or 0 <= cursor.rowcount < len(scattered)
+    if doubtful:
+        found = _present(connection, decisions)
+        outcomes = [outcome for outcome in outcomes if outcome[0] not in found]
     return outcomes
 
 

@@ -1,6 +1,7 @@
 -- Adds one page of outcomes and what it adds to the aggregates.
--- ARGV: number of pages expected ('' for any), first ms, last ms, page, number of blocks,
--- block key, field and bits of each; then start, field and cell to add of each.
+-- ARGV: number of pages expected ('' for any), first ms, last ms, page, numbers of blocks and of groups of scattered
+-- marks (gateway.state.paging.Marks); key, field and bits of each block; key, field and marks of each group; then
+-- start, field and cell to add of each.
 -- Returns the number of pages so far, negative if some decision may be there already.
 -- include: fields
 -- include: counts
@@ -8,7 +9,7 @@ local P = KEYS[1]
 local number = tonumber(redis.call('GET', P .. ':pages') or '0')
 local sure = ARGV[1] ~= ''
 if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
-local blocks, at = tonumber(ARGV[5]), 6
+local blocks, groups, at = tonumber(ARGV[5]), tonumber(ARGV[6]), 7
 local merged = {}
 for k = 1, blocks do
   local key, field, bits = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -23,6 +24,29 @@ for k = 1, blocks do
     bits = table.concat(out)
   end
   merged[k] = {key, field, bits}
+  at = at + 3
+end
+
+local MARK = 7 -- bytes
+
+-- Whether one of the marks is among the old ones.
+local function any_in(marks, old)
+  for k = 1, #marks, MARK do
+    local mark, from = string.sub(marks, k, k + MARK - 1), 1
+    repeat
+      local found = string.find(old, mark, from, true)
+      if found and found % MARK == 1 then return true end
+      from = (found or 0) + 1
+    until not found
+  end
+  return false
+end
+
+for k = blocks + 1, blocks + groups do
+  local key, field, marks = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local old = redis.call('HGET', key, field) or ''
+  if not sure and any_in(marks, old) then return -number - 1 end
+  merged[k] = {key, field, old .. marks}
   at = at + 3
 end
 for _, one in ipairs(merged) do
