@@ -21,6 +21,7 @@ SCENARIOS = {
     "idle": "5,000 idle connections: memory of each, latency with them",
     "openai": "the OpenAI shape, with LiteLLM's proxy",
     "traces": "traces off, of no request, of 1 % and of all",
+    "engines": "Envoy and HAProxy, bare and as engines of a gateway",
     "shadow": "no, a healthy, a dead, a hanging and a huge-answer shadow",
 }
 

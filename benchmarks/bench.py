@@ -149,6 +149,11 @@ def expect(port: int, path: str, body: bytes, same: Callable[[bytes], bool], lim
         time.sleep(0.2)
 
 
+def answers(port: int, path: str, body: bytes, wanted: str) -> bool:
+    """Whether it answers with 200 and ``wanted``."""
+    return _ask(port, path, body) == (200, wanted.encode())
+
+
 def _ask(port: int, path: str, body: bytes) -> tuple[int, bytes]:
     fields = {
         "content-type": "application/json",

@@ -20,7 +20,7 @@ from benchmarks.machine import first_line, package
 from benchmarks.peers.compiled import python
 
 _HERE = Path(__file__).parent
-_BIN = Path(sys.executable).parent
+BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def nginx(name: str, label: str, template: str, extra: _Extra = MappingProxyType
 
 def envoy(name: str, label: str, template: str, extra: _Extra = MappingProxyType({})) -> Peer:
     def command(place: Place, port: int) -> tuple[list[str], dict[str, str]]:
-        words = [str(_BIN / "envoy"), "-c", render(template, place, port, extra)]
+        words = [str(BIN / "envoy"), "-c", render(template, place, port, extra)]
         words += ["--concurrency", str(place.workers), "--disable-hot-restart", "--log-level", "error"]
         return words, {}
 
