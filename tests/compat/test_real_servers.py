@@ -167,7 +167,6 @@ LITSERVE_CHAT = served("litserve", "litserve_openai", "/health")
 BENTOML = served("bentoml", "bentoml", "/readyz")
 MLSERVER = served("mlserver", "mlserver", "/v2/health/ready")
 KSERVE = served("kserve", "kserve", "/v2/health/ready")
-GRADIO = served("gradio", "gradio", "/config")
 ROWS = {"dataframe_split": {"columns": ["x"], "data": [[4.0]]}}
 infer = partial(post, path="/v2/models/m/infer", body=V2, key=tensors)
 KINDS = {
