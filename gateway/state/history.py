@@ -18,6 +18,9 @@ STEPS: Final = frozenset({"rollout", "steered", "winner", "guardrail", "alarm", 
 """The kinds of event that are steps."""
 MAX_STEPS: Final = 200
 MAX_TRIES: Final = 5
+MAX_TRAIL_S: Final = 10.0
+"""Between a step and the event that says from where it was taken."""
+TRAIL: Final = ("session", "address")
 
 
 async def keep(store: DocumentStore, event: Event) -> None:
@@ -37,6 +40,38 @@ async def steps(store: DocumentStore, route: str) -> list[dict[str, Any]]:
     """The newest `MAX_STEPS` of ``route``, oldest first."""
     found = await store.load(KIND, route)
     return list(json.loads(found[1])) if found is not None else []
+
+
+def with_trails(steps: Sequence[dict[str, Any]], *, whole: bool) -> list[dict[str, Any]]:
+    """Each steering once: the step that it took, with the session and the address that it came from.
+
+    Args:
+        steps: Oldest first.
+        whole: Whether sessions and addresses are included.
+    """
+    found: list[dict[str, Any]] = []
+    joined: set[int] = set()
+    for step in steps:
+        if step["kind"] != "steered":
+            found.append(step)
+            continue
+        trail = {key: step["data"][key] for key in TRAIL if whole and step["data"].get(key)}
+        rest = {key: value for key, value in step["data"].items() if key not in TRAIL}
+        place = next((n for n in range(len(found) - 1, -1, -1) if _took(found[n], step)), None)
+        if place is None or place in joined:
+            found.append({**step, "data": rest | trail})
+        else:
+            joined.add(place)
+            found[place] = {**found[place], "data": found[place]["data"] | trail}
+    return found
+
+
+def _took(step: dict[str, Any], steered: dict[str, Any]) -> bool:
+    """Whether ``step`` may be what a steering did."""
+    data = step["data"]
+    by = data.get("actor" if step["kind"] == "rollout" else "by")
+    near = 0 <= steered["time"] - step["time"] <= MAX_TRAIL_S
+    return near and step["kind"] in ("rollout", "winner") and by == steered["data"]["by"]
 
 
 def decided(steps: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

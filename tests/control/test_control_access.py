@@ -127,6 +127,33 @@ async def test_the_trail_says_who_steered_from_where_and_why(harness: Harness, c
     assert by_login == {"action": "pause", "reason": "a bad feeling", "by": "ops", **where}
     assert by_key == {"action": "resume", "reason": "", "by": "pilot", "session": "", **where}
     assert await trail("reader") == [], "addresses of people are not for every reader"
+    for key in ("pilot", "reader"):
+        steps = (await client(key).get("/-/routes/shop/history")).text
+        assert ("192.0.2.7" in steps) is (key == "pilot")
+
+
+async def test_the_history_has_each_steering_once(harness: Harness, client: Client) -> None:
+    harness.rollouts["shop"] = {"state": "running", "weight": 0.1}
+    path = "/-/routes/shop/rollout"
+    for action in ("pause", "resume"):
+        assert (await client("pilot").post(path, json={"action": action})).status_code == 200
+        harness.clock.at += 1
+    harness.clock.at += 60
+    alone_data = {"action": "pause", "by": "pilot", "address": "192.0.2.7"}
+    await harness.emit("steered", "shop", alone_data)  # a step of which nothing is known
+
+    async def steps(key: str) -> list[dict[str, Any]]:
+        found = (await client(key).get("/-/routes/shop/history")).json()["steps"]
+        return [step for step in found if step["kind"] != "config"]
+
+    alone, *taken = await steps("pilot")
+    assert alone["kind"] == "steered"
+    assert [(s["kind"], s["data"]["action"], s["data"]["address"]) for s in taken] == [
+        ("rollout", "resume", "192.0.2.7"),
+        ("rollout", "pause", "192.0.2.7"),
+    ]
+    assert [step["kind"] for step in await steps("reader")] == ["steered", "rollout", "rollout"]
+    assert not any("address" in step["data"] for step in await steps("reader"))
 
 
 async def test_a_login_steers_only_what_its_key_may(client: Client) -> None:

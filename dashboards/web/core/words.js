@@ -262,8 +262,7 @@ export function event(one) {
           `${data.action}${data.weight === null || data.weight === undefined ? "" : ` ${share(data.weight)}`}`,
           data.reason,
           data.by && `by ${data.by}`,
-          data.session && `session ${data.session}`,
-          data.address && `from ${data.address}`
+          ...trail(data)
         ]
           .filter(Boolean)
           .join(" · ")
@@ -288,15 +287,21 @@ export function event(one) {
   }
 }
 
-function winner({ before, state, winner: name, by, command }) {
-  if (state === "learning") return `${before === "handed_over" ? "taken back" : "no longer clear"}, by ${by}`;
-  return `${name} ${state === "asking" ? `has won; to hand over: ${command}` : `gets everything, by ${by}`}`;
+function winner({ before, state, winner: name, by, command, ...data }) {
+  const from = ["", ...trail(data)].join(" · ");
+  if (state === "learning") return `${before === "handed_over" ? "taken back" : "no longer clear"}, by ${by}${from}`;
+  return `${name} ${state === "asking" ? `has won; to hand over: ${command}` : `gets everything, by ${by}${from}`}`;
 }
 
-function step({ source, target, phase, stage, weight, actor, reason }) {
+// Where a person steered from; only for those who may steer.
+function trail({ session, address }) {
+  return [session && `session ${session}`, address && `from ${address}`].filter(Boolean);
+}
+
+function step({ source, target, phase, stage, weight, actor, reason, ...data }) {
   const name = (state) => (STATES[state] ?? sentence(state)).toLowerCase();
   const moved = source && source !== target ? `${name(source)} → ${name(target)}` : `${name(target)}, ${phase === "bandit" ? phase : `stage ${stage + 1}`}`;
-  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reason, actor && `by ${actor}`].filter(Boolean).join(" · ");
+  return [moved, weight !== undefined && `${share(weight)} of the traffic`, reason, actor && `by ${actor}`, ...trail(data)].filter(Boolean).join(" · ");
 }
 
 export function sentence(text) {

@@ -56,7 +56,7 @@ function known(events, steps) {
   const told = new Set(events.map((one) => one.data?.revision)); // a revision is older than its event
   const found = [
     ...steps.filter((one) => one.time < began && !(one.kind === "config" && told.has(one.data.revision))),
-    ...events.filter((one) => one.kind !== "allocation")
+    ...events.filter((one) => one.kind !== "allocation" && one.kind !== "steered") // it follows the step that it took
   ];
   return found.map((one) => ({ ...one, key: `${one.kind}-${one.id}` })).sort((a, b) => a.time - b.time);
 }

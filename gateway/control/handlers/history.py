@@ -49,7 +49,8 @@ _INDEX: Final = re.compile(r"\[\d+\]")
 async def read_history(request: ApiRequest) -> Response:
     """List the steps of a route with their evidence, and revisions, newest first."""
     name, limit = request.route, request.query(StepsQuery).limit
-    steps = await history.steps(request.gateway.store, name)
+    kept = await history.steps(request.gateway.store, name)
+    steps = history.with_trails(kept, whole=request.principal.may("steer"))
     revisions = await request.gateway.store.revision_entries(limit=limit)
     config_steps = [
         {
