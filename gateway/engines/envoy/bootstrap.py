@@ -15,6 +15,8 @@ from gateway.engines.rows import ROWS_PATH, SEPARATOR
 
 CONTROL: Final = "turnout"
 """Name of the cluster that leads to the gateway."""
+ROWS_BUFFER_BYTES: Final = 262_144
+"""Rows that a node collects for one export: about 600, since the gateway handles each export as a request."""
 COUNTERS: Final = {
     "access_logs.open_telemetry_access_log.turnout.logs_written": "delivered",
     "access_logs.open_telemetry_access_log.turnout.logs_dropped": "lost",
@@ -189,6 +191,7 @@ def _rows() -> Json:
             "log_name": CONTROL,
             "stat_prefix": "turnout",
             "buffer_flush_interval": "0.25s",
+            "buffer_size_bytes": ROWS_BUFFER_BYTES,
             "body": {"string_value": SEPARATOR.join(ROW)},
         },
     }
