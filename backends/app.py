@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from backends import inference
 from backends.errors import Forbidden, MethodNotAllowed, NotFound, ServerError, TooLarge
 from backends.http.message import Request, Response
+from backends.http.request_head import RequestHead
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import Pages
 from backends.registry import Registry
@@ -18,7 +20,7 @@ from backends.wire.compression import unpack
 
 MAX_BODY: Final = 64 * 1024 * 1024
 MAX_PAGE_BODY: Final = 1024 * 1024
-MAX_REMEMBERED_TARGETS: Final = 1024
+MAX_REMEMBERED_TARGETS: Final = 256
 
 
 class App:
@@ -32,47 +34,31 @@ class App:
         self.pages = Pages(registry, control)
         self._metrics = Metrics(registry)
         self._texts = TextApi(registry)
-        self._inferences: dict[bytes, tuple[str, str]] = {}
-        """Model and version by request target, of inference requests that came before."""
 
-    def body_limit(self, request: Request) -> int:
-        """See `backends.http.listener.Application`."""
-        if self._inference_target(request) is not None:
-            return inference.body_limit(request, self._max_body)
+    def body_limit(self, head: RequestHead) -> int:
+        """See `backends.http.host.Application`."""
+        head.model = _inference_target(head.target)
+        if head.model is not None:
+            return inference.body_limit(head, self._max_body)
         return min(self._max_body, MAX_PAGE_BODY)
 
-    def too_large(self, request: Request, limit: int) -> ServerError:
-        """See `backends.http.listener.Application`."""
-        if self._inference_target(request) is not None:
-            return inference.too_large(request, limit)
+    def too_large(self, head: RequestHead, limit: int) -> ServerError:
+        """See `backends.http.host.Application`."""
+        if head.model is not None:
+            return inference.too_large(head, limit)
         return TooLarge(f"the body has more than {limit} bytes; send less")
 
     def handle(self, request: Request) -> None:
-        """See `backends.http.listener.Application`."""
-        target = self._inference_target(request)
-        if target is not None:
-            _allow(request, "POST")
-            inference.infer(self.registry.find(*target), request, self._max_body)
+        """See `backends.http.host.Application`."""
+        head = request.head
+        if head.model is not None:
+            if head.method != b"POST":
+                _allow(request, "POST")
+            inference.infer(self.registry.find(*head.model), request, self._max_body)
             return
-        response = self._page(request, request.path.split("/")[1:])
+        response = self._page(request, head.path.split("/")[1:])
         if response is not None:
             request.respond(response)
-
-    def _inference_target(self, request: Request) -> tuple[str, str] | None:
-        """Model and version ("": the newest) of a loaded model that the request is for."""
-        target = self._inferences.get(request.target)
-        if target is not None:
-            return target
-        match request.path.split("/")[1:]:
-            case ["v2", "models", name, "infer"]:
-                target = (name, "")
-            case ["v2", "models", name, "versions", version, "infer"] if version:
-                target = (name, version)
-            case _:
-                return None
-        if name in self.registry.models and len(self._inferences) < MAX_REMEMBERED_TARGETS:
-            self._inferences[request.target] = target
-        return target
 
     def _page(self, request: Request, parts: list[str]) -> Response | None:
         match parts:
@@ -96,7 +82,7 @@ class App:
                 return self.pages.index(_plain(request))
             case ["v2", "repository", "models", name, ("load" | "unload") as action]:
                 _allow(request, "POST")
-                if request.of_page:
+                if request.head.of_page:
                     raise Forbidden("web pages can't load or unload models; send it with a program")
                 request.spawn(self._change(request, name, action, _plain(request)))
                 return None
@@ -157,17 +143,29 @@ class App:
         request.respond(await asyncio.shield(self.pages.change(name, action, body)))
 
 
+@lru_cache(MAX_REMEMBERED_TARGETS)
+def _inference_target(target: bytes) -> tuple[str, str] | None:
+    """Model and version ("": the newest) of an inference request."""
+    match target.partition(b"?")[0].decode("latin-1").split("/")[1:]:
+        case ["v2", "models", name, "infer"]:
+            return name, ""
+        case ["v2", "models", name, "versions", version, "infer"] if version:
+            return name, version
+    return None
+
+
 def _plain(request: Request) -> bytes:
-    if request.content_encoding is None:
-        return request.body
-    return unpack(request.body, request.content_encoding.decode("latin-1"), MAX_PAGE_BODY)
+    encoding = request.head.content_encoding
+    return (
+        request.body if encoding is None else unpack(request.body, encoding.decode("latin-1"), MAX_PAGE_BODY)
+    )
 
 
 def _allow(request: Request, allowed: str) -> None:
-    method = request.method.decode("latin-1")
+    method = request.head.method.decode("latin-1")
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
         raise MethodNotAllowed(f"{method} is not served here; send {allowed}", allowed)
 
 
 def _unknown(request: Request) -> ServerError:
-    return NotFound(f"there is nothing at {request.path!r}; GET /v2 says what is served")
+    return NotFound(f"there is nothing at {request.head.path!r}; GET /v2 says what is served")

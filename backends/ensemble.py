@@ -146,7 +146,7 @@ class EnsembleServed(Served):
             return
         took = time.perf_counter_ns() - entry.arrived
         self.stats.success.add(took)
-        self.stats.request_seconds.observe(took / 1e9)
+        self.stats.request_seconds.observe((took / 1e9,))
         self.stats.inferences += entry.rows
         self.stats.executions += 1
         self.stats.last_inference = time.time_ns() // 1_000_000

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
-
-import numpy as np
 
 from backends.batching.entry import Entry, Outcome
 from backends.errors import InvalidInput, ServerError, TooLarge
-from backends.http.message import BINARY, JSON, Request, Response, error_response, head
+from backends.http.message import BINARY, JSON, Fields, Request, Response, error_response
+from backends.http.request_head import RequestHead
 from backends.served import Served
-from backends.wire.answer import Answer, render
+from backends.wire.answer import Answer
 from backends.wire.compression import pack, unpack
-from backends.wire.request import MAX_JSON_BYTES, InferRequest, Plan, too_much_json
+from backends.wire.request import MAX_JSON_BYTES, InferRequest, too_much_json
 
 OFFLOAD_BYTES: Final = 256 * 1024
 """Bodies from this size are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
@@ -34,81 +33,59 @@ class InferenceCall(Entry):
         self._request = request
         self._plan = plan
 
+    def abandon(self) -> None:
+        """The client has left."""
+        self._served.abandon(self)
+
     def finish(self, outcome: Outcome) -> None:
         """See `Entry`."""
         request = self._request
         request.abandon = None
-        if isinstance(outcome, ServerError):
-            request.respond(error_response(outcome))
-            return
-        if not (request.accept_encoding or request.close or request.http10):
-            data = repeated(self._plan, outcome)
-            if data is not None and not request.connection.draining:
-                request.respond_raw(data)
+        if not isinstance(outcome, ServerError):
+            try:
+                answer = self._plan.answer(self._served.identity, outcome)
+            except ServerError as error:
+                outcome = error
+            else:
+                self._respond(answer)
                 return
-        try:
-            self._respond(outcome)
-        except ServerError as error:
-            request.respond(error_response(error))
+        request.respond(error_response(outcome))
 
-    def _respond(self, arrays: list[np.ndarray]) -> None:
-        served, request, plan = self._served, self._request, self._plan
-        answer = render(served.name, served.version, plan.id, plan.outputs, arrays)
-        remember(plan, arrays, answer)
-        if request.accept_encoding is None:
+    def _respond(self, answer: Answer) -> None:
+        request = self._request
+        accept = request.head.accept_encoding
+        if accept is None:
             request.respond(response(answer, answer.body, ""))
         elif len(answer.body) <= OFFLOAD_BYTES:
-            request.respond(
-                response(answer, *pack(answer.body, request.accept_encoding.decode("latin-1")), vary=True)
-            )
+            request.respond(response(answer, *pack(answer.body, accept.decode("latin-1")), vary=True))
         else:
-            request.spawn(self._compress(answer, request.accept_encoding.decode("latin-1")))
+            request.spawn(self._compress(answer, accept.decode("latin-1")))
 
     async def _compress(self, answer: Answer, accept: str) -> None:
         body, encoding = await asyncio.to_thread(pack, answer.body, accept)
         self._request.respond(response(answer, body, encoding, vary=True))
 
 
-def repeated(plan: Plan, arrays: list[np.ndarray]) -> bytes | None:
-    """The whole response if its head is as the last one's of ``plan``."""
-    if not plan.head:
-        return None
-    chosen = [arrays[spec.index] for spec, _ in plan.outputs]
-    if tuple([array.shape for array in chosen]) != plan.head_shapes:
-        return None
-    return b"".join([plan.head, *[array.tobytes() for array in chosen]])
-
-
-def remember(plan: Plan, arrays: list[np.ndarray], answer: Answer) -> None:
-    """Keeps the head of a response whose outputs are all numbers in binary form, for `repeated`."""
-    if not plan.plain or answer.header_length is None:
-        return
-    if any(not binary or spec.datatype.kind == "bytes" for spec, binary in plan.outputs):
-        return
-    start = head(200, response(answer, b"", "").fields)
-    plan.head = b"%bcontent-length: %d\r\n\r\n%b" % (
-        start,
-        len(answer.body),
-        answer.body[: answer.header_length],
-    )
-    plan.head_shapes = tuple(arrays[spec.index].shape for spec, _ in plan.outputs)
-
-
 def response(answer: Answer, body: bytes, encoding: str, *, vary: bool = False) -> Response:
     """The response to an inference request, with its ``body`` in ``encoding``."""
-    fields = [JSON if answer.header_length is None else BINARY]
-    if answer.header_length is not None:
-        fields.append((b"inference-header-content-length", b"%d" % answer.header_length))
+    return Response(body, fields=_fields(answer.header_length, encoding, vary))
+
+
+@lru_cache(256)
+def _fields(header_length: int | None, encoding: str, vary: bool) -> Fields:
+    fields = [JSON if header_length is None else BINARY]
+    if header_length is not None:
+        fields.append((b"inference-header-content-length", b"%d" % header_length))
     if vary:
         fields.append((b"vary", b"accept-encoding"))
     if encoding:
         fields.append((b"content-encoding", encoding.encode()))
-    return Response(body, fields=tuple(fields))
+    return tuple(fields)
 
 
 def infer(served: Served, request: Request, max_body: int) -> None:
     """Queues an inference request. Raises ServerError."""
-    if request.content_encoding is not None:
+    if request.head.content_encoding is not None:
         _unpacked(request, max_body, partial(_submit, served, request))
     else:
         _submit(served, request, request.body)
@@ -116,8 +93,8 @@ def infer(served: Served, request: Request, max_body: int) -> None:
 
 def _unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> None:
     """Calls ``then`` with the body without its content encoding."""
-    assert request.content_encoding is not None
-    encoding = request.content_encoding.decode("latin-1")
+    assert request.head.content_encoding is not None
+    encoding = request.head.content_encoding.decode("latin-1")
     if len(request.body) <= OFFLOAD_BYTES:
         then(unpack(request.body, encoding, limit))
         return
@@ -130,24 +107,24 @@ def _unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> No
 
 def _submit(served: Served, request: Request, body: bytes) -> None:
     try:
-        parsed = served.plans.parse(body, request.header_length)
+        parsed = served.plans.parse(body, request.head.header_length)
     except (InvalidInput, TooLarge):
         served.stats.invalid += 1
         raise
     call = InferenceCall(served, request, parsed)
-    request.abandon = partial(served.abandon, call)
+    request.abandon = call.abandon
     served.submit(call, parsed.plan.timeout)
 
 
-def body_limit(request: Request, max_body: int) -> int:
-    """Maximum bytes of an inference request's body."""
-    if request.header_length is None and request.content_encoding is None:
+def body_limit(head: RequestHead, max_body: int) -> int:
+    """Maximum bytes of the body of an inference request with this ``head``."""
+    if head.header_length is None and head.content_encoding is None:
         return min(max_body, MAX_JSON_BYTES)
     return max_body
 
 
-def too_large(request: Request, limit: int) -> TooLarge:
+def too_large(head: RequestHead, limit: int) -> TooLarge:
     """The error for an inference request beyond `body_limit`."""
-    if limit == MAX_JSON_BYTES and request.header_length is None:
+    if limit == MAX_JSON_BYTES and head.header_length is None:
         return too_much_json()
     return TooLarge(f"the body has more than {limit} bytes; send fewer rows at a time")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeGuard, TypeVar
 
+import orjson
+
 from backends.batching.deadlines import Deadlines
 from backends.batching.entry import Entry, Outcome, Report
 from backends.batching.execution import Executable
@@ -50,6 +52,8 @@ class Served:
         self.found = found
         self.name = config.name
         self.version = str(found.number)
+        self.identity = orjson.dumps({"model_name": self.name, "model_version": self.version})[:-1]
+        """The beginning of each JSON response."""
         self.signature = Signature.of(config)
         self.plans = Plans(self.signature)
         self.stats = Stats()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,9 +41,11 @@ class Histogram:
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, values: Sequence[float]) -> None:
+        """Counts ``values``."""
+        for value in values:
+            self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += sum(values)
 
 
 @dataclass(slots=True)
@@ -52,8 +55,9 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        self.count += 1
+    def add(self, ns: int, count: int = 1) -> None:
+        """It happened ``count`` times, and took ``ns`` in all."""
+        self.count += count
         self.ns += ns
 
     def as_dict(self) -> dict[str, int]:
@@ -108,13 +112,12 @@ class Stats:
     def record(self, report: Report) -> None:
         """Counts a batch and its requests; times run from each request's arrival in the queue to now."""
         now = time.perf_counter_ns()
-        for entry, _ in report.answered:
-            waited, took = report.started - entry.arrived, now - entry.arrived
-            self.success.add(took)
-            self.queue.add(waited)
-            self.inferences += entry.rows
-            self.request_seconds.observe(took / 1e9)
-            self.queue_seconds.observe(waited / 1e9)
+        arrivals = [entry.arrived for entry, _ in report.answered]
+        self.success.add(now * len(arrivals) - sum(arrivals), len(arrivals))
+        self.queue.add(report.started * len(arrivals) - sum(arrivals), len(arrivals))
+        self.inferences += sum([entry.rows for entry, _ in report.answered])
+        self.request_seconds.observe([(now - arrived) / 1e9 for arrived in arrivals])
+        self.queue_seconds.observe([(report.started - arrived) / 1e9 for arrived in arrivals])
         for entry, _ in report.failed:
             self.fail.add(now - entry.arrived)
         if report.rows:
@@ -125,8 +128,8 @@ class Stats:
         self.last_inference = time.time_ns() // 1_000_000
         self.compute.add(report.spans)
         self.by_rows.setdefault(report.rows, BatchStats()).add(report.spans)
-        self.compute_seconds.observe(report.spans.total / 1e9)
-        self.batch_rows.observe(report.rows)
+        self.compute_seconds.observe((report.spans.total / 1e9,))
+        self.batch_rows.observe((report.rows,))
 
     def as_dict(self) -> dict[str, object]:
         """As Triton's statistics extension has it, without name and version; some clients need every field."""

@@ -31,7 +31,8 @@ class Queue:
         self._rows = 0
         self._idle = 0
         self._closed: str = ""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def __len__(self) -> int:
         return self._count
@@ -48,7 +49,7 @@ class Queue:
 
     def put(self, entry: Entry) -> None:
         """Raises Unavailable when the queue is full or closed."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise Unavailable(self._closed)
             if self._count >= self._limit:
@@ -69,7 +70,7 @@ class Queue:
 
     def discard(self, entry: Entry) -> None:
         """Drops an entry whose outcome is no longer needed, if it still waits."""
-        with self._changed:
+        with self._lock:
             if entry.taken:
                 return
             self._leave(entry)
@@ -81,13 +82,13 @@ class Queue:
 
     def close(self, reason: str = "this version is being unloaded; send the request again") -> None:
         """Refuses new entries; waiting ones are still handed out, then `take` returns None."""
-        with self._changed:
+        with self._lock:
             self._closed = self._closed or reason
             self._changed.notify_all()
 
     def take(self) -> list[Entry] | None:
         """Blocks until there is a batch; None once the queue is closed and empty."""
-        with self._changed:
+        with self._lock:
             self._idle += 1
             try:
                 while not self._count:
@@ -101,7 +102,7 @@ class Queue:
 
     def take_now(self) -> list[Entry]:
         """The next batch without waiting; empty if nothing waits."""
-        with self._changed:
+        with self._lock:
             return self._gather()
 
     def _gather(self) -> list[Entry]:

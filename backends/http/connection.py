@@ -22,7 +22,8 @@ from backends.errors import (
 )
 from backends.http import deadlines
 from backends.http.host import Host
-from backends.http.message import Fields, Request, Response, check_head, error_response, head
+from backends.http.message import Fields, Request, Response, error_response, response_head
+from backends.http.request_head import RequestHead
 
 log = logging.getLogger("turnout.backend")
 
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_fields",
         "_host",
+        "_last_head",
         "_parser",
         "_reading_paused",
         "body_size",
@@ -72,8 +74,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", None)
         self.current: Request | None = None
         """The request that awaits its response."""
-        self.incoming: Request | None = None
-        """The request that is being read."""
+        self.incoming: RequestHead | None = None
+        """Of the request that is being read."""
+        self._last_head: RequestHead | None = None
+        """Of the last request that was completed by the bytes now being parsed."""
         self.pending: list[Request | ServerError] = []
         """Requests read behind `current`, and what could not be read."""
         self._backlog = b""
@@ -114,8 +118,18 @@ class Connection(asyncio.Protocol):
             return
         if self.current is not None or self.pending or self._backlog:
             self._hold(data)
+        elif (
+            self._between_requests
+            and not self.write_paused
+            and (request := self._host.heads.find(data)) is not None
+        ):
+            self._handle(Request(self, *request))
         else:
             self._parse(data)
+
+    @property
+    def _between_requests(self) -> bool:
+        return self.raw == 0 and self.incoming is None
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -133,12 +147,16 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
-        if self.raw == 0 and self.incoming is None:
+        fresh = self._between_requests
+        if fresh:
             self.since = monotonic()
+            self._last_head = None
         try:
             if len(data) <= FEED_BYTES:
                 self.raw += len(data)
                 self._parser.feed_data(data)
+                if fresh and self._between_requests and self._last_head is not None:
+                    self._host.heads.add(data, self._last_head)
             else:
                 self._parse_stepwise(data)
         except httptools.HttpParserUpgrade:
@@ -171,15 +189,15 @@ class Connection(asyncio.Protocol):
 
     # The parser's side -------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
-        self.incoming = Request(self)
+        self.incoming = RequestHead()
         self.in_head = True
         self._fields = 0
 
     def on_url(self, url: bytes) -> None:
-        request = self.incoming
-        assert request is not None
-        request.target += url
-        if len(request.target) > MAX_TARGET_BYTES:
+        head = self.incoming
+        assert head is not None
+        head.target += url
+        if len(head.target) > MAX_TARGET_BYTES:
             raise TargetTooLong("the target is too long; send a shorter one")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -191,19 +209,19 @@ class Connection(asyncio.Protocol):
             self.incoming.field(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        request = self.incoming
-        assert request is not None
+        head = self.incoming
+        assert head is not None
         self.in_head = False
         if self.raw > MAX_HEAD_BYTES:
             raise HeadTooLarge("the head is too large; send fewer or smaller fields")
         parser = self._parser
-        request.method = parser.get_method()
-        check_head(request, parser.get_http_version(), parser.should_upgrade())
-        request.close = not parser.should_keep_alive()
-        self._body_limit = self._app.body_limit(request)
-        if request.length > self._body_limit:
-            raise self._app.too_large(request, self._body_limit)
-        if request.expects_continue and self.current is None and not request.http10:
+        head.method = parser.get_method()
+        head.check(parser.get_http_version(), parser.should_upgrade())
+        head.close = not parser.should_keep_alive()
+        self._body_limit = self._app.body_limit(head)
+        if head.length > self._body_limit:
+            raise self._app.too_large(head, self._body_limit)
+        if head.expects_continue and self.current is None and not head.http10:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -221,9 +239,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.raw = 0
-        request = self.incoming
-        assert request is not None
+        head = self.incoming
+        assert head is not None
         self.incoming = None
+        self._last_head = head
+        request = Request(self, head)
         if self._body:
             request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._release_body()
@@ -249,7 +269,7 @@ class Connection(asyncio.Protocol):
 
     def _respond_to(self, request: Request, error: Exception) -> None:
         if not isinstance(error, ServerError):
-            log.error("%s %s failed", request.method.decode(), request.path, exc_info=error)
+            log.error("%s %s failed", request.head.method.decode(), request.head.path, exc_info=error)
             error = ServerError()
         self.respond(request, error_response(error))
 
@@ -263,47 +283,36 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
             self._respond_to(request, error)
 
-    @property
-    def draining(self) -> bool:
-        """Whether responses end their connections."""
-        return self._host.draining
-
     def respond(self, request: Request, response: Response) -> None:
         """Sends the whole response to ``request``."""
         if request is not self.current:
             return
         body = response.body
-        start = head(response.status, response.fields, close=self._last(request), http10=request.http10)
+        start = response_head(response.status, response.fields, self._last(request), request.head.http10)
         self.transport.write(
-            b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), b"" if request.method == b"HEAD" else body)
+            b"%bcontent-length: %d\r\n\r\n%b"
+            % (start, len(body), b"" if request.head.method == b"HEAD" else body)
         )
         self._complete(request)
-
-    def respond_raw(self, request: Request, data: bytes) -> None:
-        """Sends the whole response to ``request``, head included, which keeps the connection open."""
-        if request is self.current:
-            self.transport.write(data)
-            self._complete(request)
 
     def start(self, request: Request, fields: Fields) -> None:
         """Sends the head of a 200 to ``request``; its body follows."""
         if request is not self.current:
             return
-        request.streaming = True
-        if request.http10:  # no chunks there: the body ends with the connection
+        if request.head.http10:  # no chunks there: the body ends with the connection
             request.close = True
-        framing = b"" if request.http10 else b"transfer-encoding: chunked\r\n"
-        self.transport.write(head(200, fields, close=self._last(request)) + framing + b"\r\n")
+        framing = b"" if request.head.http10 else b"transfer-encoding: chunked\r\n"
+        self.transport.write(response_head(200, fields, self._last(request)) + framing + b"\r\n")
 
     def send(self, request: Request, data: bytes) -> None:
         """Sends a piece of the body that `start` announced."""
         if request is self.current and data:
-            self.transport.write(data if request.http10 else b"%x\r\n%b\r\n" % (len(data), data))
+            self.transport.write(data if request.head.http10 else b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self, request: Request) -> None:
         """Ends the body that `start` announced."""
         if request is self.current:
-            if not request.http10:
+            if not request.head.http10:
                 self.transport.write(b"0\r\n\r\n")
             self._complete(request)
 
@@ -357,11 +366,11 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ServerError) -> None:
         response = error_response(error)
-        request = self.incoming
-        body = b"" if request is not None and request.method == b"HEAD" else response.body
-        start = head(response.status, response.fields, close=True)
+        head = self.incoming or RequestHead()
+        body = b"" if head.method == b"HEAD" else response.body
+        start = response_head(response.status, response.fields, True)
         self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (start, len(response.body), body))
-        self.incoming = self.incoming or Request(self)  # so that unread bytes are expected
+        self.incoming = head  # so that unread bytes are expected
         self._close()
 
     def _close(self) -> None:
@@ -382,7 +391,7 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """The server ends: an idle connection is closed, others after their response."""
         if self.current is None and self.incoming is None and not self.raw and not self.pending:
-            self.incoming = Request(self)  # a request may be on its way: read on for a moment
+            self.incoming = RequestHead()  # a request may be on its way: read on for a moment
             self._close()
 
     def check(self, now: float) -> None:

@@ -8,16 +8,17 @@ from typing import Protocol
 
 from backends.errors import ServerError
 from backends.http.message import Request
+from backends.http.request_head import KnownHeads, RequestHead
 
 
 class Application(Protocol):
     """The server behind the HTTP connections."""
 
-    def body_limit(self, request: Request) -> int:
-        """Maximum bytes of the request's body."""
+    def body_limit(self, head: RequestHead) -> int:
+        """Maximum bytes of the body of a request with this ``head``."""
         ...
 
-    def too_large(self, request: Request, limit: int) -> ServerError:
+    def too_large(self, head: RequestHead, limit: int) -> ServerError:
         """The error for a body beyond ``limit``."""
         ...
 
@@ -34,6 +35,7 @@ class Host:
     """Whether responses end their connections."""
     buffered: int
     """Bytes of unfinished request bodies."""
+    heads: KnownHeads
 
     def opened(self, connection: asyncio.Protocol) -> bool:
         """Register ``connection``; False if there are too many."""

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from backends.http.connection import Connection
 from backends.http.host import Application, Host
+from backends.http.request_head import KnownHeads
 
 BACKLOG: Final = 1024
 MAX_CONNECTIONS: Final = 10_000
@@ -32,6 +33,7 @@ class Listener(Host):
         self.app = app
         self.draining = False
         self.buffered = 0
+        self.heads = KnownHeads()
         self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host = host

@@ -81,5 +81,5 @@ class TextServed(Served):
                 took = time.perf_counter_ns() - generation.arrived
                 self.stats.inferences += 1
                 self.stats.success.add(took)
-                self.stats.request_seconds.observe(took / 1e9)
+                self.stats.request_seconds.observe((took / 1e9,))
                 self.stats.last_inference = time.time_ns() // 1_000_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -20,46 +20,79 @@ class Answer(NamedTuple):
     header_length: int | None
 
 
-def render(
-    model: str,
-    version: str,
-    request_id: str | None,
-    outputs: Sequence[tuple[TensorSpec, bool]],
-    arrays: Sequence[np.ndarray],
-) -> Answer:
-    """The answer with ``outputs`` out of ``arrays`` (all outputs of the model, in its order).
+class Template:
+    """The JSON of an answer around the data of its outputs, for one set of shapes."""
 
-    Raises InvalidInput when an output can't be written as JSON and binary would do.
-    """
-    document: dict[str, Any] = {"model_name": model, "model_version": version}
-    if request_id is not None:
-        document["id"] = request_id
-    binary: list[bytes] = []
-    document["outputs"] = [
-        _tensor(spec, arrays[spec.index], as_binary, binary) for spec, as_binary in outputs
-    ]
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in head:
-        _refuse_infinity(document["outputs"])
-    return Answer(b"".join((head, *binary)), len(head)) if binary else Answer(head, None)
+    __slots__ = ("_binary_head", "_end", "_indices", "_outputs", "_pieces", "_shapes")
+
+    def __init__(
+        self,
+        identity: bytes,
+        request_id: str | None,
+        outputs: Sequence[tuple[TensorSpec, bool]],
+        arrays: Sequence[np.ndarray],
+    ) -> None:
+        """``identity`` is the JSON object of the model's name and version, without its last brace.
+
+        Of ``arrays`` (all outputs of the model, in its order) only the shapes matter.
+        """
+        self._outputs = outputs
+        self._indices = [spec.index for spec, _ in outputs]
+        self._shapes = self._shapes_of(arrays)
+        self._pieces: list[bytes] = []
+        text = identity
+        if request_id is not None:
+            text += b',"id":' + orjson.dumps(request_id)
+        text += b',"outputs":['
+        for (spec, as_binary), shape in zip(outputs, self._shapes, strict=True):
+            document = {"name": spec.name, "datatype": spec.datatype.name, "shape": shape}
+            text += orjson.dumps(document)[:-1]
+            text += b',"parameters":{"binary_data_size":' if as_binary else b',"data":'
+            self._pieces.append(text)
+            text = b"}}," if as_binary else b"},"
+        self._end = text[:-1] + b"]}"
+        self._binary_head = b""
+        """All of the JSON, if every output is numbers in binary form."""
+        if all(as_binary and spec.datatype.kind != "bytes" for spec, as_binary in outputs):
+            answer = self.fill(arrays)
+            self._binary_head = answer.body[: answer.header_length]
+
+    def fits(self, arrays: Sequence[np.ndarray]) -> bool:
+        """Whether the outputs to send have the shapes of this template."""
+        return self._shapes_of(arrays) == self._shapes
+
+    def fill(self, arrays: Sequence[np.ndarray]) -> Answer:
+        """The answer with the values of ``arrays``.
+
+        Raises InvalidInput when an output can't be written as JSON and binary would do.
+        """
+        if self._binary_head:
+            raw = [arrays[index].tobytes() for index in self._indices]
+            return Answer(b"".join([self._binary_head, *raw]), len(self._binary_head))
+        parts: list[bytes] = []
+        binary: list[bytes] = []
+        for piece, (spec, as_binary) in zip(self._pieces, self._outputs, strict=True):
+            array = arrays[spec.index]
+            if as_binary:
+                data = to_bytes(spec.datatype, array)
+                binary.append(data)
+                parts += (piece, b"%d" % len(data))
+            else:
+                parts += (piece, _json(spec, array))
+        parts.append(self._end)
+        head = b"".join(parts)
+        return Answer(b"".join((head, *binary)), len(head)) if binary else Answer(head, None)
+
+    def _shapes_of(self, arrays: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
+        return [arrays[index].shape for index in self._indices]
 
 
-def _refuse_infinity(tensors: list[dict[str, Any]]) -> None:
-    """Raises InvalidInput if an infinity was written as null, which reaches the client as NaN."""
-    for tensor in tensors:
-        data = tensor.get("data")
-        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and np.isinf(data).any():
-            raise InvalidInput(
-                f"output {tensor['name']!r} is infinite, and JSON has no infinity; "
-                "ask for it with binary_data: true"
-            )
-
-
-def _tensor(spec: TensorSpec, array: np.ndarray, as_binary: bool, binary: list[bytes]) -> dict[str, Any]:
-    tensor: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype.name, "shape": array.shape}
-    if as_binary:
-        binary.append(to_bytes(spec.datatype, array))
-        tensor["parameters"] = {"binary_data_size": len(binary[-1])}
-    else:
-        tensor["data"] = to_json(spec.name, spec.datatype, array)
-    return tensor
+def _json(spec: TensorSpec, array: np.ndarray) -> bytes:
+    """Flat values. Raises InvalidInput if an infinity is written as null, which clients read as NaN."""
+    values = to_json(spec.name, spec.datatype, array)
+    data = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in data and isinstance(values, np.ndarray) and np.isinf(values).any():
+        raise InvalidInput(
+            f"output {spec.name!r} is infinite, and JSON has no infinity; ask for it with binary_data: true"
+        )
+    return data

@@ -11,6 +11,7 @@ import orjson
 
 from backends.batching.entry import Part
 from backends.errors import InvalidInput, TooLarge
+from backends.wire.answer import Answer, Template
 from backends.wire.document import (
     as_object,
     flag,
@@ -55,9 +56,15 @@ class Plan:
     """Bytes of binary data."""
     plain: bool
     """Whether all inputs are numbers in binary data, so that no value needs a look."""
-    head: bytes = b""
-    """The head of the last response to this plan, for outputs of the shapes ``head_shapes``."""
-    head_shapes: tuple[tuple[int, ...], ...] = ()
+    template: Template | None = None
+    """Of the last answer to this plan."""
+
+    def answer(self, identity: bytes, arrays: list[np.ndarray]) -> Answer:
+        """See `Template`. Raises InvalidInput."""
+        template = self.template
+        if template is None or not template.fits(arrays):
+            template = self.template = Template(identity, self.id, self.outputs, arrays)
+        return template.fill(arrays)
 
     def inputs(self, binary: memoryview) -> tuple[Part, ...]:
         """The inputs of a request with ``binary`` behind its JSON. Raises InvalidInput."""

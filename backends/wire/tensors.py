@@ -58,19 +58,20 @@ def _array(name: str, datatype: Datatype, values: list[Any]) -> np.ndarray:
         return _objects([value.encode() for value in values])  # orjson lets no lone surrogate through
     try:
         return _numbers(datatype, values)
-    except (OverflowError, FloatingPointError):
+    except (OverflowError, struct.error):
         raise InvalidInput(
             f"input {name!r} has a value outside the range of {datatype.name}; send one inside it"
         ) from None
 
 
 def _numbers(datatype: Datatype, values: list[Any]) -> np.ndarray:
-    """Raises OverflowError or FloatingPointError when a value doesn't fit. (JSON's own are all finite.)"""
+    """Raises OverflowError or struct.error when a value doesn't fit. (JSON's own are all finite.)"""
     if datatype.kind != "float":
         return np.array(values, dtype=datatype.dtype)
     brain = datatype.name == "BF16"
-    with np.errstate(over="raise"):
-        numbers = np.array(values, dtype="<f4" if brain else datatype.dtype)
+    dtype = np.dtype("<f4") if brain else datatype.dtype
+    # numpy would write an infinity for a value out of range, and takes twice as long.
+    numbers: np.ndarray = np.frombuffer(struct.pack(f"<{len(values)}{dtype.char}", *values), dtype)
     if not brain:
         return numbers
     rounded = fp32_to_bf16(numbers)

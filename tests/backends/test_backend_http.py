@@ -17,6 +17,7 @@ from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.http import connection, deadlines
 from backends.http.listener import Listener
 from backends.http.message import Request, Response
+from backends.http.request_head import RequestHead
 from tests.support.processes import ModelServerProcess
 
 INFER = "/v2/models/digits/versions/1/infer"
@@ -29,28 +30,28 @@ class Echo:
         self.waiting: list[Request] = []
         self.left = 0
 
-    def body_limit(self, request: Request) -> int:
+    def body_limit(self, head: RequestHead) -> int:
         return 100_000
 
-    def too_large(self, request: Request, limit: int) -> ServerError:
+    def too_large(self, head: RequestHead, limit: int) -> ServerError:
         return TooLarge("too large")
 
     def handle(self, request: Request) -> None:
-        if request.target == b"/refused":
+        if request.head.target == b"/refused":
             raise InvalidInput("refused")
-        if request.target == b"/broken":
+        if request.head.target == b"/broken":
             raise ZeroDivisionError
-        if request.target == b"/later":
+        if request.head.target == b"/later":
             request.abandon = self._count
             self.waiting.append(request)
             return
-        if request.target.startswith(b"/stream"):
+        if request.head.target.startswith(b"/stream"):
             request.start(((b"content-type", b"text/plain"),))
             for piece in (b"one", b"", b"two"):
                 request.send(piece)
             request.end()
             return
-        request.respond(Response(b"%b %b %b" % (request.method, request.target, request.body)))
+        request.respond(Response(b"%b %b %b" % (request.head.method, request.head.target, request.body)))
 
     def _count(self) -> None:
         self.left += 1

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES, bf16_to_fp32, fp32_to_bf16
 from backends.errors import InvalidInput, TooLarge
-from backends.wire.answer import render
 from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, InferRequest, Plans, Slice, parse
 from backends.wire.signature import Signature
 
@@ -377,6 +376,26 @@ def test_outputs_are_chosen_each_in_its_form() -> None:
     ]
 
 
+IDENTITY = b'{"model_name":"m","model_version":"1"'
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_answer_is_that_of_its_own_shapes(binary: bool) -> None:
+    """A plan keeps the JSON around the values; outputs of other shapes need another one."""
+    request = parsed({"inputs": [tensor()], "parameters": {"binary_data_output": binary}})
+    for columns in (3, 3, 2, 0, 3):
+        y, z = np.full((1, columns), 1.5, "<f4"), np.full((1, 3), 2.5, "<f4")
+        body, length = request.plan.answer(IDENTITY, [y, z])
+        outputs = json.loads(body[:length])["outputs"]
+        assert [one["shape"] for one in outputs] == [[1, columns], [1, 3]]
+        if binary:
+            assert body[length:] == y.tobytes() + z.tobytes()
+            sizes = [one["parameters"]["binary_data_size"] for one in outputs]
+            assert sizes == [4 * columns, 12]
+        else:
+            assert [one["data"] for one in outputs] == [[1.5] * columns, [2.5] * 3]
+
+
 def test_an_answer_in_mixed_form() -> None:
     request = parsed(
         {
@@ -386,7 +405,7 @@ def test_an_answer_in_mixed_form() -> None:
         }
     )
     y, z = np.array([[1, 2, 3]], dtype="<f4"), np.array([[np.nan, 2.5, 0.1]], dtype="<f4")
-    body, length = render("m", "1", request.plan.id, request.plan.outputs, [y, z])
+    body, length = request.plan.answer(IDENTITY, [y, z])
     assert length is not None
     assert body[length:] == y.tobytes()
     assert json.loads(body[:length]) == {
@@ -407,14 +426,14 @@ def test_infinity_needs_the_binary_form(datatype: str) -> None:
     request = parsed({"inputs": [tensor(datatype=datatype)]}, sign)
     values = np.array([[1, -np.inf, 0]], dtype=DATATYPES[datatype].dtype)
     with pytest.raises(InvalidInput, match=r"'y' is infinite.*binary_data: true"):
-        render("m", "1", None, request.plan.outputs, [values, values])
+        request.plan.answer(IDENTITY, [values, values])
 
 
 def test_bytes_that_are_no_text_need_the_binary_form() -> None:
     request = parsed({"inputs": [tensor(["a", "b", "c"], datatype="BYTES")]}, signature("BYTES"))
     values = np.array([[b"\xff", b"", b""]], dtype=object)
     with pytest.raises(InvalidInput, match="binary_data: true"):
-        render("m", "1", None, request.plan.outputs, [values, values])
+        request.plan.answer(IDENTITY, [values, values])
 
 
 @given(st.data())
@@ -428,7 +447,7 @@ def test_every_array_survives_both_forms(data: st.DataObject) -> None:
     request = parse(body, length, sign)
     assert array(request, 0).tobytes() == values.tobytes()
     if datatype.kind != "float" or np.isfinite(values).all():
-        answer = json.loads(render("m", "1", None, request.plan.outputs, [array(request)] * 2).body)
+        answer = json.loads(request.plan.answer(IDENTITY, [array(request)] * 2).body)
         again = parsed({"inputs": [tensor(answer["outputs"][0]["data"], (2, 3), datatype.name)]}, sign)
         np.testing.assert_array_equal(array(again), values)
 
