@@ -2,8 +2,9 @@
 
 One-row requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several
 numbers of connections. All servers are up at the same time, on one core, and take turns in every round;
-wrk has another core. `--against DIR` adds the server of another checkout, such as an older one. A larger model on a
-GPU: `python -m benchmarks.encoder`.
+wrk has another core. `--against DIR` adds the server of another checkout, such as an older one, and `--triton
+ENVIRONMENT` a real Triton with the network in its Python backend. A larger model on a GPU: `python -m
+benchmarks.encoder`.
 """
 
 from __future__ import annotations
@@ -99,20 +100,22 @@ def requests(version: int, form: str, count: int = 200) -> Iterator[bytes]:
         yield head.encode() + content
 
 
-def start(stack: ExitStack, models: Path, scratch: Path, against: Path | None) -> list[Server]:
+def start(
+    stack: ExitStack, models: Path, scratch: Path, against: Path | None, triton: Path | None
+) -> list[Server]:
     """All servers, ready."""
-    ports = free_ports(3)
     own = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port"]
-    servers = {
-        "turnout": [*own, str(ports[0])],
-        "fastapi": [sys.executable, "-m", "benchmarks.peers.fastapi_digits", str(ports[1])],
-    }
+    peer = [sys.executable, "-m"]
+    commands = {"turnout": own, "fastapi": [*peer, "benchmarks.peers.fastapi_digits"]}
     if against is not None:
-        servers["other"] = ["env", "-C", str(against), *own, str(ports[2])]
+        commands["other"] = ["env", "-C", str(against), *own]
+    if triton is not None:
+        commands["triton"] = [*peer, "benchmarks.peers.triton_digits", str(triton.resolve())]
     running = []
-    for (name, command), port in zip(servers.items(), ports, strict=False):
+    for (name, command), port in zip(commands.items(), free_ports(len(commands)), strict=True):
         environment = {"MODELS": str(models), **({"PYTHONPATH": str(against)} if name == "other" else {})}
-        child = Child(name, command, cores=cores().proxy, log=scratch / f"{name}.log", env=environment)
+        log = scratch / f"{name}.log"
+        child = Child(name, [*command, str(port)], cores=cores().proxy, log=log, env=environment)
         stack.enter_context(child)
         child.wait_listening(port, 60)
         while name != "fastapi" and not httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").is_success:
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run as well")
+    parser.add_argument("--triton", type=Path, help="an environment with Triton, such as .venv/compat/triton")
     parser.add_argument("--json", type=Path, help="also write the table here")
     given = parser.parse_args()
     table = []
@@ -155,7 +159,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
         ensure(scratch / "models")
-        servers = start(stack, scratch / "models", scratch, given.against)
+        servers = start(stack, scratch / "models", scratch, given.against, given.triton)
         for case in [(v, form, many) for v in VERSIONS for form in FORMS for many in given.connections]:
             file = scratch / f"{case[0]}-{case[1]}"
             if not file.exists():
