@@ -73,7 +73,7 @@ compat: setup    ## the tests that drive real servers and their clients: deploy/
 	@grep -v '^#' deploy/compat.txt | while read -r name requirement; do \
 	  test -x .venv/compat/$$name/bin/python || { $(PYTHON) -m venv .venv/compat/$$name && \
 	  .venv/compat/$$name/bin/python -m pip install --quiet $$requirement; } || exit 1; done
-	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_litellm.py tests/compat/test_triton.py tests/compat/test_mlflow.py tests/compat/test_gradio.py tests/compat/test_real_servers.py
+	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_litellm.py tests/compat/test_triton.py tests/compat/test_mlflow.py tests/compat/test_own_clients.py tests/compat/test_real_servers.py
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak

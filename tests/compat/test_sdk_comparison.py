@@ -138,12 +138,13 @@ def test_what_the_anthropic_sdk_asks_for(
     check(gateway, lambda: ask(anthropic_client))
 
 
-def test_how_the_page_gets_at_the_decision_id(gateway: GatewayProcess, openai_client: openai.OpenAI) -> None:
+def test_how_the_page_gets_at_the_decision_id(gateway: GatewayProcess) -> None:
     """Each Python block of docs/servers/openai.md, run as it stands."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 2
+    names: dict[str, Any] = {"openai": openai}
     for block in blocks:
-        names: dict[str, Any] = {"client": openai_client, "messages": ASKED}
+        block = block.replace("http://127.0.0.1:8080", gateway.url)
         exec(block, names)
         known = httpx.get(f"{gateway.url}/-/decisions/{names['decision']}")
         assert known.status_code == 200
