@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from gateway.state.base import of_stored
 from gateway.state.store import DocumentStore
 
 Json = dict[str, Any]
@@ -151,7 +152,7 @@ def _fields(node: NodeState, names: Iterable[str]) -> Json:
 
 
 def _read(text: str) -> dict[str, NodeState]:
-    return {name: NodeState(**fields) for name, fields in json.loads(text).items()}
+    return {name: of_stored(NodeState, fields) for name, fields in json.loads(text).items()}
 
 
 def _written(nodes: Mapping[str, NodeState]) -> str:

@@ -288,20 +288,19 @@ def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET_S) ->
 
 
 def _joined(sums: Sums) -> dict[Key, Rewarded]:
-    """Combine the aspects of each metric."""
+    """Combine the aspects of each metric; those that a later release adds are of no metric here."""
     found: dict[Key, Rewarded] = {}
     for (variant, name), one in sums.items():
-        metric, bar, aspect = name.partition("|")
-        if bar + aspect in _OF_PAIRS:
-            pairs = PairSums(**{_OF_PAIRS[bar + aspect]: one})
-            known = Rewarded(past=pairs) if bar + aspect in OF_PAST else Rewarded(weighted=pairs)
+        metric = metric_of(name)
+        aspect = name[len(metric) :]
+        if aspect in _OF_PAIRS:
+            pairs = PairSums(**{_OF_PAIRS[aspect]: one})
+            known = Rewarded(past=pairs) if aspect in OF_PAST else Rewarded(weighted=pairs)
             _put(found, (variant, metric), known)
-        elif not name.endswith(RESCUED):
-            values = _NONE if name.endswith(UNITS) else one
-            seen = _NONE if name.endswith(STICKY) else one
-            _put(
-                found, (variant, metric_of(name)), Rewarded(values, seen, loose=0.0 if aspect else one.count)
-            )
+        elif aspect in ("", STICKY, UNITS):
+            values = _NONE if aspect == UNITS else one
+            seen = _NONE if aspect == STICKY else one
+            _put(found, (variant, metric), Rewarded(values, seen, loose=0.0 if aspect else one.count))
     return found
 
 

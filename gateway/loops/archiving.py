@@ -20,7 +20,7 @@ from gateway.archive.record import WholeRecord
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.errors import MissingExtra
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import StoreUnavailable, of_stored
 from gateway.state.store import Store
 
 log = logging.getLogger("turnout.archive")
@@ -119,7 +119,7 @@ class Archiving:
 
     async def _written(self, route: str) -> tuple[int, Written]:
         stored = await self._store.load(KIND, f"route {route}")
-        return (0, Written()) if stored is None else (stored[0], Written(**json.loads(stored[1])))
+        return (0, Written()) if stored is None else (stored[0], of_stored(Written, json.loads(stored[1])))
 
     async def _due(self, route: str, written: Written) -> tuple[int, bool] | None:
         """The next hour to write, and whether for the last time."""

@@ -22,7 +22,7 @@ import httpx
 
 from gateway.clock import Clock
 from gateway.config.document import Document, WebhookConfig
-from gateway.state.base import Event
+from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
 
 log = logging.getLogger("turnout.webhooks")
@@ -97,7 +97,7 @@ class Webhooks:
     async def _begin(self, name: str) -> Progress:
         found = await self.store.load(KIND, name)
         if found is not None:
-            progress = Progress(found[0], **json.loads(found[1]))
+            progress = of_stored(Progress, json.loads(found[1]) | {"version": found[0]})
         else:
             progress = Progress(0, after=0, since=self.clock())
         self._progress[name] = progress

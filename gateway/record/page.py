@@ -5,7 +5,8 @@ bytes. The format does not depend on a Python version or another program:
 
     4 bytes   b"TPG1"; or b"TPZ1", then what follows is compressed with zlib
     u32       number of rows
-    u16       number of columns, in the order of `Outcome`; later releases may only append columns
+    u16       number of columns, in the order of `Outcome`; later releases may only append columns,
+              and earlier ones skip those that they don't know: replicas of both share a store during an upgrade
     columns   each: u8 kind, u32 length, data; all numbers little-endian
 
 Kinds: ``r`` sixteen raw bytes per row; ``d B H I Q b h i q`` numbers as in `array`, a single one if all rows have
@@ -95,8 +96,6 @@ def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Seq
     """The columns in order; empty ones for those that are not ``wanted``."""
     rows, number = _HEAD.unpack_from(body)
     at = _HEAD.size
-    if number > len(_NAMES):
-        raise BadPage(f"a page of the record has {number} columns, this release knows {len(_NAMES)}")
     for name in _NAMES[:number]:
         kind, length = _COLUMN.unpack_from(body, at)
         at += _COLUMN.size

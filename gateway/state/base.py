@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed
 from policies.types import RewardSums
@@ -14,6 +14,18 @@ BUCKET_S = 10.0
 """Seconds of one bucket of the aggregates: every figure over time is a sum of whole buckets."""
 SCAN_PAGES = 64
 """Pages of the record that one step of `RecordStore.scan` reads, approximately; a page has at most 1,024 outcomes."""
+
+
+Stored = TypeVar("Stored")
+
+
+def of_stored(kind: type[Stored], data: Mapping[str, Any]) -> Stored:
+    """Make a dataclass of its stored fields, without those that a later release has added.
+
+    Replicas of two releases share a store during an upgrade. Raises TypeError if a field is missing.
+    """
+    names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: data[name] for name in names if name in data})
 
 
 class StoreUnavailable(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from gateway.state.base import Published, Revision, RevisionEntry
+from gateway.state.base import Published, Revision, RevisionEntry, of_stored
 
 MAX_KNOWN_REVISIONS: Final = 20
 _FORMAT: Final = 1
@@ -106,7 +106,7 @@ class Memory:
             self.remember_secrets(name, tuple(map(bytes.fromhex, found)))
         for fields, ensemble in data["published"]:
             ends = {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])}
-            self.remember_published(Published(**fields | ends), b64decode(ensemble))
+            self.remember_published(of_stored(Published, fields | ends), b64decode(ensemble))
         for kind, name, version, text in data["documents"]:
             self.remember_document(kind, name, version, text)
-        self.remember_revisions(Revision(**fields) for fields in data["revisions"])
+        self.remember_revisions(of_stored(Revision, fields) for fields in data["revisions"])

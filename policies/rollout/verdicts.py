@@ -183,7 +183,8 @@ class Verdict:
             if ends is None
             else tuple(o if e is None else e for e, o in zip(ends, open_ends, strict=True))
         )
-        return cls(**{**data, "interval": interval})
+        known = {name: data[name] for name in cls.__slots__ if name in data}
+        return cls(**{**known, "interval": interval})
 
 
 def _finite(value: float | None) -> float | None:

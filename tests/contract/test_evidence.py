@@ -18,7 +18,7 @@ from gateway.ingest.evidence import (
     share_observed,
 )
 from gateway.record.events import Outcome
-from gateway.state.base import Retention
+from gateway.state.base import Bucket, Counts, Retention
 from gateway.state.store import Store
 from policies.types import PairSums, RewardSums
 from tests.support.made import T0, outcome, reward
@@ -45,6 +45,18 @@ async def read(store: Store, now: float, metrics: Any = ZERO, **limits: Any) -> 
 
 def of(number: float, good: float = 0.0) -> RewardSums:
     return RewardSums(number, good, good)
+
+
+@pytest.mark.parametrize("declared", [ZERO, {"correct": Declared(missing="ignore")}])
+async def test_sums_that_a_later_release_adds_are_not_counted(declared: Any) -> None:
+    """Replicas of two releases share a store during an upgrade, and the earlier one may lead."""
+    counts, sums = Counts(assigned=20, served=20), {"correct": of(4, 2), "correct|sticky": of(3, 1)}
+    later = sums | {"correct|units": of(2, 1), "correct|halved": of(40, 40), "correct|late units": of(9)}
+    known, found = (
+        of_buckets([Bucket(T0, "v1", 1, counts, given)], declared, now=T0 + 9)
+        for given in (sums | {"correct|units": of(2, 1)}, later)
+    )
+    assert found == known
 
 
 async def test_missing_counts_when_the_window_is_over_for_all_variants_alike(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.record.events import Reward, Shadowed
 from gateway.record.histogram import pack, unpack
-from gateway.state.base import Counts, Published
+from gateway.state.base import Counts, Published, of_stored
 from gateway.state.exact import ExactSums, Expansion
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
@@ -115,7 +115,7 @@ def unpack_reward(row: bytes) -> Reward:
     if row[0] >= _STICKY:
         at += 2 + struct.unpack_from("<H", row, at)[0] + 8
     decision, *rest = json.loads(row[at:])
-    return Reward(bytes.fromhex(decision), *rest)
+    return Reward(bytes.fromhex(decision), *rest[: len(Reward._fields) - 1])
 
 
 def pack_shadowed(shadowed: Shadowed) -> bytes:
@@ -124,7 +124,7 @@ def pack_shadowed(shadowed: Shadowed) -> bytes:
 
 def unpack_shadowed(row: bytes) -> Shadowed:
     decision, *rest = json.loads(row)
-    return Shadowed(bytes.fromhex(decision), *rest)
+    return Shadowed(bytes.fromhex(decision), *rest[: len(Shadowed._fields) - 1])
 
 
 def pack_published(allocation: Published) -> bytes:
@@ -133,7 +133,8 @@ def pack_published(allocation: Published) -> bytes:
 
 def unpack_published(row: bytes) -> Published:
     fields = json.loads(row)
-    return Published(**fields | {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])})
+    ends = {"bounds": tuple(fields["bounds"]), "owners": tuple(fields["owners"])}
+    return of_stored(Published, fields | ends)
 
 
 def _json(value: Any) -> bytes:
