@@ -1,11 +1,15 @@
-// Why the last try was refused, if it was.
+// Why the last try was refused, if it was; the form leads on to the page that was wanted.
 
 const REASONS = {
   unauthenticated: "The key is unknown. Check it, or generate one with 'turnout keys new'.",
-  forbidden: "This key may not read. Use one with the scope 'read'."
+  forbidden: "This key may not read. Use one with the scope 'read'.",
+  rate_limited: "Too many logins failed. Wait a minute, then try again."
 };
 
-const reason = REASONS[new URLSearchParams(location.search).get("refused")];
+const query = new URLSearchParams(location.search);
+const next = query.get("next");
+if (next) document.querySelector("form").action += `?${new URLSearchParams({ next })}`;
+const reason = REASONS[query.get("refused")];
 if (reason) {
   const place = document.getElementById("refused");
   place.textContent = reason;

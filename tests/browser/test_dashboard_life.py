@@ -149,15 +149,21 @@ def test_a_key_that_may_not_see_a_route_is_told_so(locked: Served, tabs: Tabs) -
     tab.page.get_by_role("alert").filter(has_text="may not see this").wait_for()
 
 
-def test_an_ended_login_leads_back_to_the_form(locked: Served, tabs: Tabs) -> None:
-    tab = tabs.new(locked.address, clock=True)
+def test_an_ended_login_leads_to_the_form_and_back_to_the_page(locked: Served, tabs: Tabs) -> None:
+    wanted = f"{locked.address}/-/dashboard/routes/digits/time?range=3600"
+    tab = tabs.new(locked.address, "/-/dashboard/routes/digits/time?range=3600", clock=True)
     tab.refused.add(401)
-    tab.page.get_by_label("API key").fill("reader")
-    tab.page.get_by_label("API key").press("Enter")
-    tab.page.locator('[data-route="digits"]').wait_for()
+    for key in ("wrong", "reader"):
+        tab.page.get_by_label("API key").fill(key)
+        tab.page.get_by_label("API key").press("Enter")
+        tab.page.wait_for_url("**refused**" if key == "wrong" else wanted)
+    tab.page.get_by_role("heading", name="digits").wait_for()
     tab.page.context.clear_cookies()
     tab.page.clock.run_for(30_000)
     tab.page.get_by_label("API key").wait_for(timeout=45_000)
+    tab.page.get_by_label("API key").fill("reader")
+    tab.page.get_by_label("API key").press("Enter")
+    tab.page.wait_for_url(wanted)
 
 
 def test_the_theme_can_be_chosen_and_is_kept(served: Served, tabs: Tabs) -> None:

@@ -197,6 +197,29 @@ async def test_two_gateways_on_one_host_do_not_log_each_other_out(client: Client
         assert (await http.get("/-/routes")).status_code == 200
 
 
+async def test_the_form_leads_on_to_the_page_that_was_wanted(client: Client) -> None:
+    page = "routes/shop/time?range=3600"
+    form = (await client().get(f"/-/dashboard/{page}")).headers["location"]
+    assert form == "../../login?next=routes%2Fshop%2Ftime%3Frange%3D3600"
+    for key, there in (("nobody", "login?refused=unauthenticated&next="), ("reader", "./")):
+        answer = await client().post(
+            "/-/dashboard/login", params={"next": page}, data={"key": key}, headers=HERE
+        )
+        assert answer.headers["location"].startswith(there)
+        assert "range" in answer.headers["location"]
+    for foreign in ("//evil.test/", "https://evil.test/", "../feedback", "routes/a/../../x", "/\\evil.test"):
+        answer = await client().post(
+            "/-/dashboard/login", params={"next": foreign}, data={"key": "reader"}, headers=HERE
+        )
+        assert answer.headers["location"] == "./"
+
+
+async def test_a_form_says_that_too_many_logins_failed(client: Client) -> None:
+    for _ in range(11):
+        answer = await client().post("/-/dashboard/login", data={"key": "wrong"}, headers=HERE)
+    assert (answer.status_code, answer.headers["location"]) == (303, "login?refused=rate_limited")
+
+
 async def test_failed_logins_are_limited_by_client(client: Client) -> None:
     for _ in range(10):
         answer = await client().post("/-/dashboard/login", json={"key": "wrong"}, headers=HERE)

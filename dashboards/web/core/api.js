@@ -56,7 +56,7 @@ async function call(path, { signal, timeout = TIMEOUT_MS, ...options }) {
     throw new Unreachable("The gateway does not respond.");
   }
   if (response.ok) return response;
-  if (response.status === 401) location.replace(`${HOME}login`);
+  if (response.status === 401) location.replace(`${HOME}login?${new URLSearchParams({ next: location.pathname.slice(HOME.length) + location.search })}`);
   const body = await response.json().catch(() => null);
   throw new Refused(response.status, body?.error ?? { code: "unknown", message: `The gateway responded with status ${response.status}.` });
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from starlette.responses import RedirectResponse, Response
 
@@ -59,7 +59,9 @@ async def home(request: ApiRequest) -> Response:
     except TurnoutError as error:
         if error.code != "unauthenticated":
             raise
-        return RedirectResponse("../" * _path(request).count("/") + "login", 303, HEADERS)
+        path, query = _path(request), request.http.url.query
+        form = _form_address(f"{path}?{query}" if query else path)
+        return RedirectResponse("../" * path.count("/") + form, 303, HEADERS)
     if not principal.may("read"):
         raise TurnoutError("forbidden", "The dashboard needs the scope 'read'; use a key that has it.")
     return _file(request, SITE.page("index.html", _path(request)))
@@ -69,6 +71,18 @@ async def home(request: ApiRequest) -> Response:
 async def login_form(request: ApiRequest) -> Response:
     """Get the dashboard's login form."""
     return _file(request, SITE.page("login.html"))
+
+
+def _form_address(page: str, refused: str = "") -> str:
+    """The login form's, which leads on to ``page``."""
+    fields = {name: value for name, value in (("refused", refused), ("next", page)) if value}
+    return f"login?{urlencode(fields)}" if fields else "login"
+
+
+def _next_page(request: ApiRequest) -> str:
+    """The page that the login leads to, below the dashboard's address; "" for its first, and for anything else."""
+    given = request.http.query_params.get("next", "")
+    return given if PAGES.fullmatch(given.partition("?")[0]) else ""
 
 
 def _path(request: ApiRequest) -> str:
@@ -94,24 +108,29 @@ async def login(request: ApiRequest) -> Response:
     """
     refuse_other_pages(request.http)
     client = client_of(request.http, request.gateway.document().trusted_proxies)
-    request.services.logins.check(client)
     try:
+        request.services.logins.check(client)
         return await _log_in(request)
     except TurnoutError as error:
-        if error.code not in ("unauthenticated", "forbidden"):
+        if error.code in ("unauthenticated", "forbidden"):
+            _tell_failure(request, client, error.code)
+        elif error.code != "rate_limited":
             raise
-        request.services.logins.failed(client)
-        request_id = request.http.state.request_id
-        log.warning(
-            "a login to the dashboard failed: %s (client %s, request %s)",
-            error.code,
-            client or "unknown",
-            request_id,
-            extra={"request_id": request_id},
-        )
         if not _by_form(request):
             raise
-        return RedirectResponse(f"login?refused={error.code}", 303, HEADERS)
+        return RedirectResponse(_form_address(_next_page(request), error.code), 303, HEADERS)
+
+
+def _tell_failure(request: ApiRequest, client: str, code: str) -> None:
+    request.services.logins.failed(client)
+    request_id = request.http.state.request_id
+    log.warning(
+        "a login to the dashboard failed: %s (client %s, request %s)",
+        code,
+        client or "unknown",
+        request_id,
+        extra={"request_id": request_id},
+    )
 
 
 async def _log_in(request: ApiRequest) -> Response:
@@ -120,7 +139,7 @@ async def _log_in(request: ApiRequest) -> Response:
         response: Response = Response(status_code=204)
         given = checked(LoginRequest, await request.services.json_reader.read(body))
     else:
-        response = RedirectResponse("./", 303, HEADERS)
+        response = RedirectResponse(f"./{_next_page(request)}", 303, HEADERS)
         given = _form(body)
     await request.services.sessions.start(given.key, request.http, response, steer=given.steer)
     return response
