@@ -122,7 +122,7 @@ def test_a_change_from_a_stale_page_is_refused(keyed: Served, tabs: Tabs) -> Non
     page.get_by_role("dialog").get_by_role("button", name="Promote").click()
     alert = page.get_by_role("dialog").get_by_role("alert")
     alert.wait_for()
-    assert "is paused now" in alert.inner_text()
+    assert alert.inner_text() == "Nothing was changed: The rollout is paused now; close this and look again."
     assert keyed.harness.rollouts["shop"]["state"] == "paused"
 
 

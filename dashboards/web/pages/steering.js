@@ -22,7 +22,11 @@ export function Steering({ report, session, stale }) {
   async function act(action, reason, weight) {
     setError(null);
     const body = { action, ...(weight === undefined ? {} : { weight }) };
-    await post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
+    const sent = post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
+    await sent.catch((refused) => {
+      if (refused.status === 409) refused.message = `Nothing was changed: ${refused.message.replace("read the route again", "close this and look again")}`;
+      throw refused;
+    });
   }
 
   function press(action) {
