@@ -134,7 +134,8 @@ def _users(metric: str, users: int, icc: float, looks: int = 8) -> Cell:
             failed = (rng.random(400) < rates[who]).tolist()
             buckets = _buckets(rng.lognormal(3 + slow[who], 0.3))
             outcomes.add(
-                (mixes[u], float(look), variant[u], failed[k], buckets[k]) for k, u in enumerate(who.tolist())
+                (mixes[u], float(look), variant[u], failed[k], buckets[k], 0.2)
+                for k, u in enumerate(who.tolist())
             )
             sides = outcomes.whole()
             first, second = (

@@ -25,9 +25,10 @@ from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.units import Counting
 from policies.allocation.bandit import Bandit, Objective, Stop, refresh
 from policies.allocation.model import Allocation, Learned
-from policies.rollout.guardrails import judge_all
+from policies.rollout.guardrails import judge
 from policies.rollout.verdicts import Guardrail
 from policies.sequential.metric_comparison import compare_weighted
+from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import RewardSums
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +67,7 @@ LEVELS: Mapping[str, Level] = {
     "20 to 30 %": lambda time: 0.2 + 0.1 * time,
     "20 to 40 %": lambda time: 0.2 + 0.2 * time,
     "20 to 60 %": lambda time: 0.2 + 0.4 * time,
+    "99 %, at last 50 %": lambda time: 0.99 if time < 0.66 else 0.5,
 }
 
 
@@ -80,23 +82,29 @@ class Route:
     """One route, as its store holds it."""
 
     counting: Counting = field(default_factory=lambda: Counting({}))
-    decided: list[tuple[Allocation, Counter[str]]] = field(default_factory=list)
+    decided: list[tuple[Allocation, Counter[str], Counter[str]]] = field(default_factory=list)
+    """Of each period, the allocation, the requests and the failures."""
+    outcomes: UnitOutcomes = field(default_factory=UnitOutcomes)
 
     def serve(
         self, allocation: Allocation, users: npt.NDArray[np.int64], points: Floats, good: Floats
     ) -> None:
-        """Count the requests of one period, and the reward of each."""
-        epoch, assigned = len(self.decided), Counter[str]()
+        """Count the requests of one period, and the reward of each; those that are not good failed."""
+        epoch, assigned, failed = len(self.decided), Counter[str](), Counter[str]()
         facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", "all")
         for unit, value in zip(users.tolist(), good.tolist(), strict=True):
             k = allocation.pick(points[unit])
             variant = allocation.variants[k]
             assigned[variant] += 1
+            failed[variant] += value == 0
+            self.outcomes.add(
+                [(unit, epoch * BUCKET_S, variant, value == 0, -1, allocation.probabilities[k])]
+            )
             one = Reward(b"", "good", value, 0.0, epoch * BUCKET_S, *facts)._replace(
                 assigned=variant, served=variant, propensity=allocation.probabilities[k], unit=unit
             )
             self.counting.change(one, None, value, "")
-        self.decided.append((allocation, assigned))
+        self.decided.append((allocation, assigned, failed))
 
     def buckets(self) -> list[RewardedBucket]:
         """What `gateway.ingest.evidence.over_time` reads from a store."""
@@ -104,16 +112,18 @@ class Route:
         for key, sums in self.counting.cells.items():
             rewards.setdefault((key.epoch, key.variant), {})[key.metric] = sums.rounded
         found = []
-        for epoch, (allocation, assigned) in enumerate(self.decided):
+        for epoch, (allocation, assigned, failed) in enumerate(self.decided):
             for variant, p in allocation.as_dict().items():
-                counts = Counts(assigned=assigned[variant], expected=p * assigned.total())
+                counts = Counts(
+                    assigned=assigned[variant], errors=failed[variant], expected=p * assigned.total()
+                )
                 sums_of = rewards.get((epoch, variant), {})
                 found.append(Bucket(epoch * BUCKET_S, variant, epoch, counts, sums_of))
         return of_buckets(found, {"good": Metric()}, now=len(self.decided) * BUCKET_S)
 
 
-Look = tuple[Learned, list[RewardedBucket]]
-"""What the bandit has learned, and the buckets that it learned from."""
+Look = tuple[Learned, UnitEvidence]
+"""What the bandit has learned, and what its guardrails see."""
 
 
 def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.0) -> Iterator[Look]:
@@ -136,17 +146,18 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
                     key = bucket.variant, metric
                     whole[key] = whole.get(key, Rewarded()) + found
             learned = Learned(sums=observations(whole), previous=allocation, periods=periods(buckets))
-            yield learned, buckets
+            yield learned, UnitEvidence.of(buckets, route.outcomes)
             allocation = refresh(asked, learned)[0]
 
 
-def fails(asked: Bandit, buckets: list[RewardedBucket]) -> bool:
-    """Whether a guardrail, no decrease of the metric, fails for the last variant, as a bandit's guardrails do."""
-    evidence = UnitEvidence.of(buckets).pair(
-        asked.variants[0], asked.variants[-1], (), {"good": "boolean"}, 1.0, {}
-    )
-    rails = [Guardrail("good", max_decrease=0.0)]
-    return judge_all(rails, *evidence, 0.05, forecast=False).verdicts[0].verdict == "fail"
+RAILS = Guardrail("good", max_decrease=0.0), Guardrail("error_rate", max_increase=0.0)
+
+
+def failing(asked: Bandit, seen: UnitEvidence) -> set[str]:
+    """The metrics of the guardrails, no decrease and no more errors, that fail for the last variant, each at 5 %."""
+    pair = seen.pair(asked.variants[0], asked.variants[-1], {"good": "boolean"}, 1.0, {})
+    verdicts = (judge(rail, *pair, 0.05, forecast=False) for rail in RAILS)
+    return {verdict.metric for verdict in verdicts if verdict.verdict == "fail"}
 
 
 @dataclass(slots=True)
@@ -157,8 +168,8 @@ class Result:
     """Runs in which a winner was named."""
     excluded: int = 0
     """Runs in which the 95 % interval of the lift of the last variant ever excluded the truth."""
-    failed: int = 0
-    """Runs in which a guardrail on the metric ever failed."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Runs in which a guardrail ever failed, by metric."""
     widths: list[float] = field(default_factory=list)
     """Of these intervals at the end."""
 
@@ -167,17 +178,17 @@ def simulate(users: Users, level: Level, asked: Bandit, seeds: Iterable[int], ga
     """Among equals, or with the last variant better by ``gain``; one run for each of ``seeds``."""
     result, pairs = Result(), len(asked.variants) * (len(asked.variants) - 1) / 2
     for seed in seeds:
-        named = excluded = failed = False
-        interval = None
-        for learned, buckets in looks(users, level, asked, seed, gain):
-            failed = failed or fails(asked, buckets)
+        named = excluded = False
+        interval, failed = None, set[str]()
+        for learned, seen in looks(users, level, asked, seed, gain):
+            failed |= failing(asked, seen)
             named = named or refresh(asked, learned)[1].stopped is not None
             assert learned.periods is not None
             both = learned.periods.weighted("good", asked.variants[0], asked.variants[-1])
             interval = compare_weighted(*both, ratio=False).interval(0.05 / pairs, 1.0)
             excluded = excluded or (interval is not None and not interval[0] <= gain <= interval[1])
         result.named, result.excluded = result.named + named, result.excluded + excluded
-        result.failed += failed
+        result.failed.update(failed)
         result.widths += [interval[1] - interval[0]] if interval is not None else []
     return result
 
@@ -187,7 +198,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40)
     runs = parser.parse_args().runs
     print("| variants | level of all | last better by | winner named | interval excludes the truth", end="")
-    print(" | guardrail fails | width |\n|---|---|---|---|---|---|---|")
+    print(" | guardrail fails | that on errors | width |\n|---|---|---|---|---|---|---|---|")
     for variants in (2, 3):
         for name, level in LEVELS.items():
             _print(variants, name, level, 0.0, runs)
@@ -198,7 +209,10 @@ def main() -> None:
 
 def _print(variants: int, name: str, level: Level, gain: float, runs: int) -> None:
     found = simulate(Users(), level, plan(variants), range(runs), gain)
-    counts = [shown(count, runs) for count in (found.named, found.excluded, found.failed)]
+    counts = [
+        shown(count, runs)
+        for count in (found.named, found.excluded, *(found.failed[rail.metric] for rail in RAILS))
+    ]
     width = f"{np.median(found.widths):.3f}" if found.widths else "–"
     print(f"| {variants} | {name} | {gain:.0%} | {' | '.join(counts)} | {width} |", flush=True)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Goal = Literal["maximize", "minimize"]
 """Which way a metric is good."""
 MetricType = Literal["boolean", "fraction", "real", "count"]
@@ -42,6 +45,11 @@ class PairSums:
     x: RewardSums = field(default_factory=RewardSums)
     y: RewardSums = field(default_factory=RewardSums)
     both: RewardSums = field(default_factory=RewardSums)
+
+    @classmethod
+    def of(cls, x: NDArray[np.float64], y: NDArray[np.float64]) -> PairSums:
+        """Return the sums over units of the figures ``x`` and ``y``, one of each for every unit."""
+        return cls(*(RewardSums(part.size, float(part.sum()), float(part @ part)) for part in (x, y, x + y)))
 
     def __add__(self, other: PairSums) -> PairSums:
         return PairSums(self.x + other.x, self.y + other.y, self.both + other.both)

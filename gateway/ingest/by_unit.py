@@ -76,7 +76,9 @@ def _take(window: _Window, found: list[Exposure]) -> None:
         and (window.epoch is None or one.epoch == window.epoch)
     ]
     window.taken.update((one.time, one.mix) for one in new)
-    window.outcomes.add((one.mix, one.time, one.assigned, one.failed, one.latency) for one in new)
+    window.outcomes.add(
+        (one.mix, one.time, one.assigned, one.failed, one.latency, one.propensity) for one in new
+    )
 
 
 def _settle(window: _Window, until: float) -> None:

@@ -232,12 +232,13 @@ def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key
     return ((b.start, {(b.variant, m): r.observations for m, r in b.rewards.items()}) for b in buckets)
 
 
-def periods(buckets: Iterable[RewardedBucket]) -> Periods:
+def periods(buckets: Iterable[RewardedBucket], failures: Mapping[str, PairSums] | None = None) -> Periods:
     """The periods of constant propensities: what one epoch did in one bucket of time.
 
     A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
     one bucket, their average. Values of units that stay while a bandit moves its shares are there one by one, in the
-    period of their own decision, with what `UnitSums` says of them.
+    period of their own decision, with what `UnitSums` says of them. ``failures``: the same of requests that failed, by
+    variant, where a request is not its own unit (`policies.sequential.unit_outcomes`).
     """
     cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
     for bucket in buckets:
@@ -245,7 +246,7 @@ def periods(buckets: Iterable[RewardedBucket]) -> Periods:
     one_by_one = {
         m for cell in cells.values() for b in cell for m, r in b.rewards.items() if r.weighted.y.count
     }
-    found = []
+    found: list[Period] = []
     for cell in cells.values():
         decided = sum(bucket.counts.assigned for bucket in cell)
         if decided:
@@ -264,6 +265,8 @@ def periods(buckets: Iterable[RewardedBucket]) -> Periods:
                 for v, m, r in each
                 if m in one_by_one
             }
+            if not found and failures is not None:
+                units |= {(v, "error_rate"): UnitSums(pairs, pairs.y.count) for v, pairs in failures.items()}
             found.append(Period(shares, sums, units))
     return Periods(found)
 

@@ -32,10 +32,8 @@ from policies.types import MetricType, RewardSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
-REREAD_S: Final = 10.0
-"""Seconds for which the rewards of sticky units are not read again."""
 MAX_READ_SHARE: Final = 0.05
-"""Reading them takes at most this part of the time."""
+"""Reading what the sticky units of a route did takes at most this part of the time."""
 MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
 
@@ -71,8 +69,8 @@ class _Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class _Earned:
-    """What the sticky units of one route earned since a time, and when that was read and is read again."""
+class _SeenOfUnits:
+    """What the sticky units of one route did since a time, and when that was read and is read again."""
 
     since: float
     read: float
@@ -88,7 +86,7 @@ class GuardrailEvidence:
         self._clock = clock
         self._units = OutcomesByUnit(store, clock)
         self._watched: dict[str, _Watched] = {}
-        self._earned: dict[str, _Earned] = {}
+        self._of_route: dict[str, _SeenOfUnits] = {}
 
     async def judgements(
         self, document: Document, name: str, bound: Guarded, state: Ejections, variants: Sequence[str]
@@ -122,15 +120,10 @@ class GuardrailEvidence:
         self, document: Document, name: str, baseline: str, state: Ejections, variants: Sequence[str]
     ) -> dict[str, Pair]:
         """The same where units are sticky."""
-        rewarded = await self._rewarded_units(document, name, state.since)
-        outcomes = await self._units.read(name, state.since)
-        terms = self._terms(document, state)
-
-        def found() -> dict[str, Pair]:
-            strata = [] if outcomes is None else outcomes.strata()
-            return {variant: rewarded.pair(baseline, variant, strata, *terms) for variant in variants}
-
-        return await asyncio.to_thread(found)
+        seen, terms = await self._seen_of_units(document, name, state.since), self._terms(document, state)
+        return await asyncio.to_thread(
+            lambda: {variant: seen.pair(baseline, variant, *terms) for variant in variants}
+        )
 
     def _terms(
         self, document: Document, state: Ejections
@@ -139,16 +132,17 @@ class GuardrailEvidence:
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         return kinds, self._clock() - state.since, capped_ranges(document)
 
-    async def _rewarded_units(self, document: Document, name: str, since: float) -> UnitEvidence:
-        """What was earned since ``since``: all of it, since old cells change with a unit's new values."""
-        now, known = self._clock(), self._earned.get(name)
+    async def _seen_of_units(self, document: Document, name: str, since: float) -> UnitEvidence:
+        """What units did since ``since``: all of it, since old cells change with a unit's new values."""
+        now, known = self._clock(), self._of_route.get(name)
         if known is None or known.since != since or not known.read <= now < known.due:
             began, until = perf_counter(), (now - SETTLED_S) // BUCKET_S * BUCKET_S
             buckets = await over_time(self._store, name, reported(document, name), now=now, since=since)
+            outcomes = await self._units.read(name, since)
             settled = [bucket for bucket in buckets if bucket.start < until]
-            found = await asyncio.to_thread(UnitEvidence.of, settled)
-            rest = max(REREAD_S, (perf_counter() - began) / MAX_READ_SHARE)
-            known = self._earned[name] = _Earned(since, now, now + rest, found)
+            found = await asyncio.to_thread(UnitEvidence.of, settled, outcomes)
+            due = now + (perf_counter() - began) / MAX_READ_SHARE
+            known = self._of_route[name] = _SeenOfUnits(since, now, due, found)
         return known.found
 
     def _known(self, name: str, state: Ejections) -> _Watched:

@@ -1,79 +1,64 @@
 """The evidence for the guardrails of a bandit with sticky units.
 
 A unit stays while the shares move, so the mean of its values would hold those from its whole stay on a variant: later
-ones for the variant that gains units, which a level that moves makes look different. Values are therefore compared one
-by one, each with the propensity of its own decision (`policies.sequential.design_based`). That takes 50 effective
-units of each variant. Below, means of units are compared, matched in time by their first values: a variant that breaks
-is then found even where few units send most requests.
+ones for the variant that gains units, which a level that moves makes look different. Values and errors are therefore
+compared one by one, each with the propensity of its own decision (`policies.sequential.design_based`). That takes 50
+effective units of each variant. Below, means of units are compared, matched in time by their first values: a variant
+that breaks is then found even where few units send most requests. Latencies are always compared so.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gateway.ingest.evidence import RewardedBucket, periods
-from policies.sequential.asymptotic import MIN_VALUES
-from policies.sequential.design_based import Periods, WeightedSums
+from policies.sequential.design_based import Periods
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import Stratum, stratified
+from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import MetricType, RewardSums
 
-_NOTHING = Stratum(units=RewardSums())
+_NOTHING: Final = Stratum(units=RewardSums())
 
 
 @dataclass(frozen=True, slots=True)
 class UnitEvidence:
     """What the units of a route did."""
 
-    rewarded: Sequence[Mapping[str, Stratum]]
-    """By variant, the means of the units whose first values came in one stratum of time."""
+    strata: Sequence[Mapping[str, Stratum]]
+    """By variant, the means of the units that came first in one stratum of time."""
     periods: Periods
     """The values one by one."""
-    totals: Mapping[tuple[str, str], RewardSums]
-    """By (variant, metric), the means of all units."""
 
     @classmethod
-    def of(cls, buckets: Sequence[RewardedBucket]) -> UnitEvidence:
-        """Return the evidence from the rewards of a route."""
+    def of(cls, buckets: Sequence[RewardedBucket], outcomes: UnitOutcomes | None = None) -> UnitEvidence:
+        """Return the evidence from what was counted and, by unit, from the record."""
         times: dict[tuple[float, int], dict[str, Stratum]] = defaultdict(dict)
         for bucket in buckets:
             means = {metric: found.observations for metric, found in bucket.rewards.items()}
             times[bucket.start, bucket.epoch][bucket.variant] = Stratum(rewards=means)
-        totals: dict[tuple[str, str], RewardSums] = defaultdict(RewardSums)
-        for cell in times.values():
-            for variant, stratum in cell.items():
-                for metric, sums in stratum.rewards.items():
-                    totals[variant, metric] += sums
-        return cls(list(times.values()), periods(buckets), totals)
+        if outcomes is None:
+            return cls(list(times.values()), periods(buckets))
+        return cls([*times.values(), *outcomes.strata()], periods(buckets, outcomes.failures()))
 
     def pair(
         self,
         baseline: str,
         variant: str,
-        outcomes: Iterable[Mapping[str, Stratum]],
         kinds: Mapping[str, MetricType],
         seconds: float,
         ranges: Mapping[str, Interval],
     ) -> tuple[Evidence, Evidence]:
-        """Return the evidence of both variants; ``outcomes``: errors and latencies by unit, in strata of time."""
-        strata = [{baseline: _NOTHING, variant: _NOTHING}, *outcomes, *self.rewarded]
-        found = stratified((s.get(baseline, _NOTHING), s.get(variant, _NOTHING)) for s in strata)
-        first, second = found.evidence(kinds, seconds, ranges)
-        for metric in first.rewards.keys() | second.rewards.keys():
-            sides = self.periods.weighted(metric, baseline, variant)
-            if all(map(_many, sides)):
-                first = self._weighted(first, baseline, metric, sides[0])
-                second = self._weighted(second, variant, metric, sides[1])
-        return first, second
-
-    def _weighted(self, seen: Evidence, variant: str, metric: str, sums: WeightedSums) -> Evidence:
-        rewards = {**seen.rewards, metric: self.totals[variant, metric]}
-        return replace(seen, rewards=rewards, weighted={**seen.weighted, metric: sums})
-
-
-def _many(sums: WeightedSums) -> bool:
-    """Whether the values come from as many units as an interval takes."""
-    sample = sums.sample()
-    return sample is not None and sample.size >= MIN_VALUES
+        """Return the evidence of both variants."""
+        sides = ((s.get(baseline, _NOTHING), s.get(variant, _NOTHING)) for s in ({}, *self.strata))
+        first, second = stratified(sides).evidence(kinds, seconds, ranges)
+        metrics = [metric for metric in (*kinds, "error_rate") if self.periods.one_by_one(metric)]
+        weighted = {metric: self.periods.weighted(metric, baseline, variant) for metric in metrics}
+        told = {m: (b, c) for m, (b, c) in weighted.items() if b.telling and c.telling}
+        return (
+            replace(first, weighted={m: b for m, (b, _) in told.items()}),
+            replace(second, weighted={m: c for m, (_, c) in told.items()}),
+        )

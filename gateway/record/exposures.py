@@ -28,6 +28,7 @@ _COLUMNS: Final = (
     "status",
     "error",
     "total_ms",
+    "propensity",
 )
 
 
@@ -43,6 +44,8 @@ class Exposure(NamedTuple):
     """Whether the assigned variant failed, even if another one served the response."""
     latency: int
     """Bucket of `gateway.record.histogram`; -1 if the assigned variant did not serve the response."""
+    propensity: float = 1.0
+    """Probability with which the variant was assigned."""
     seen: bool = True
     """Whether the gateway saw the response."""
 
@@ -73,6 +76,7 @@ def exposures(
                 assigned[k],
                 errors[k] not in BLAMELESS,
                 buckets[k] if served[k] == assigned[k] else -1,
+                columns["propensity"][k],
                 statuses[k] != UNSEEN,
             )
             for k in np.flatnonzero(chosen).tolist()

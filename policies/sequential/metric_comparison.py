@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -68,10 +68,6 @@ class Evidence:
         """The error rate's observations: shares of units, or requests that failed or did not."""
         return self.units or RewardSums(self.requests, self.errors, self.errors)
 
-    def observations(self, metric: str) -> RewardSums:
-        """The observations of an error rate or of a reported metric."""
-        return self.errors_by_unit if metric == "error_rate" else self.rewards.get(metric, RewardSums())
-
 
 @dataclass(frozen=True, slots=True)
 class MetricComparison:
@@ -101,9 +97,7 @@ def measure(
         check_counts(baseline)
         check_counts(candidate)
     if metric in baseline.weighted and metric in candidate.weighted:
-        found = compare_weighted(baseline.weighted[metric], candidate.weighted[metric], ratio=ratio)
-        known, seen = baseline.observations(metric).count, candidate.observations(metric).count
-        return replace(found, baseline_samples=known, samples=seen)
+        return compare_weighted(baseline.weighted[metric], candidate.weighted[metric], ratio=ratio)
     if metric == "error_rate":
         return _of_errors(baseline, candidate, ratio=ratio)
     p = latency_quantile(metric)
@@ -147,7 +141,8 @@ def compare_weighted(baseline: WeightedSums, candidate: WeightedSums, *, ratio: 
         return interval(first.scaled(scale), second.scaled(scale), alpha)
 
     b, c = (math.nan if sample is None else sample.mean for sample in (first, second))
-    return MetricComparison(b, c, baseline.count, candidate.count, at, asymptotic=True)
+    known, seen = (min(sums.count, sums.groups) for sums in (baseline, candidate))
+    return MetricComparison(b, c, known, seen, at, asymptotic=True)
 
 
 def check_counts(evidence: Evidence) -> None:

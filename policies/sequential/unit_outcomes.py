@@ -15,9 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from policies.sequential.srm import EVERY_UNIT
 from policies.sequential.stratified import Stratum
-from policies.types import RewardSums
+from policies.types import PairSums, RewardSums
 
 MAX_LATENCIES_PER_UNIT: Final = 32
 """Requests of a unit whose latencies count: its first ones. More would cost memory and tell little."""
@@ -25,10 +27,9 @@ STRATUM_S: Final = 60.0
 MAX_STRATA: Final = 720
 """With more of them, two neighbours become one."""
 
-Row = tuple[int, float, str, bool, int]
-"""One decision: the unit's `policies.sequential.srm.mix`, seconds since the epoch, variant, whether it failed,
-the latency's
-bucket or -1."""
+Row = tuple[int, float, str, bool, int, float]
+"""One decision: the unit's `policies.sequential.srm.mix`, seconds since the epoch, variant, whether it failed, the
+latency's bucket or -1, and the probability with which the variant was assigned."""
 
 
 @dataclass(slots=True)
@@ -38,6 +39,10 @@ class _Unit:
     first: float
     requests: int = 0
     errors: int = 0
+    weighted: float = 0.0
+    """Of the requests that failed, the sum of 1 - propensity."""
+    weight: float = 0.0
+    """Of all requests."""
     latencies: list[int] = field(default_factory=list)
     """Buckets, in order of arrival."""
     weighed: int = 0
@@ -92,7 +97,7 @@ class UnitOutcomes:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Adds decisions, in about the order of time, each once."""
-        for mixed, time, variant, failed, latency in rows:
+        for mixed, time, variant, failed, latency, propensity in rows:
             if mixed >= self.below:
                 continue
             unit = self._units.get((mixed, variant))
@@ -103,9 +108,20 @@ class UnitOutcomes:
                 cell.add(unit.errors / unit.requests, -1.0)
             unit.requests += 1
             unit.errors += failed
+            unit.weight += 1.0 - propensity
+            unit.weighted += failed * (1.0 - propensity)
             cell.add(unit.errors / unit.requests, 1.0)
             if latency >= 0 and len(unit.latencies) < MAX_LATENCIES_PER_UNIT:
                 _weigh(unit, latency, cell)
+
+    def failures(self) -> dict[str, PairSums]:
+        """By variant, the sums over units of w y and of w, y = 1 for a request that failed and w = 1 - propensity."""
+        each: dict[str, list[tuple[float, float]]] = {}
+        for (_, variant), unit in list(
+            self._units.items()
+        ):  # of one moment: decisions may be added meanwhile
+            each.setdefault(variant, []).append((unit.weighted, unit.weight))
+        return {variant: PairSums.of(*np.asarray(pairs).T) for variant, pairs in each.items()}
 
     def whole(self) -> dict[str, Stratum]:
         """Each variant over the whole window, where shares are constant."""

@@ -39,6 +39,7 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
             r.assigned,
             r.error == "reset",
             index(r.total_ms) if r.assigned == r.served else -1,
+            r.propensity,
         )
         for r in rows[:50]
     ]

@@ -99,6 +99,15 @@ async def test_a_bandit_ejects_by_units(store: Store) -> None:
     assert one.allocations.steering["r"].ejected == {"v2"}
 
 
+async def test_a_bandit_ejects_a_variant_that_fails_for_a_few_heavy_users(store: Store) -> None:
+    """Too few units to compare errors one by one: their shares are compared."""
+    one = Service(store, "one", BANDIT)
+    await one.start()
+    await one.answer(users=25, each=40, failing=25)
+    await one.pass_time(20)
+    assert one.allocations.steering["r"].ejected == {"v2"}
+
+
 async def rewarded(one: Service, users: int, each: int, good: int) -> None:
     """Rewards of ``users`` users of each variant: all of the baseline's are 1, and those of ``good`` of the other's."""
     made = [

@@ -47,7 +47,8 @@ class Users:
         speed = self.rng.lognormal(3 + self.slowness[who], 0.3)
         buckets = np.floor(np.log(speed) / np.log(1.05)).astype(int).tolist()
         return [
-            (self.mixes[w], time, self.variant[w], failed[k], buckets[k]) for k, w in enumerate(who.tolist())
+            (self.mixes[w], time, self.variant[w], failed[k], buckets[k], 0.5)
+            for k, w in enumerate(who.tolist())
         ]
 
 
@@ -114,19 +115,25 @@ def test_sums_are_those_of_the_shares_of_units() -> None:
             assert getattr(side.units, name) == pytest.approx(getattr(wanted, name))
         assert side.latency == pytest.approx(dict(weights))
         assert sum(side.latency.values()) == pytest.approx(len(shares))
+        failed = Counter(r[0] for r in rows if r[2] == variant and r[3])
+        sent = Counter(r[0] for r in rows if r[2] == variant)
+        pairs = outcomes.failures()[variant]
+        assert pairs.x.squares == pytest.approx(sum((0.5 * n) ** 2 for n in failed.values()))
+        assert pairs.y.squares == pytest.approx(sum((0.5 * n) ** 2 for n in sent.values()))
+        assert pairs.both.squares == pytest.approx(sum((0.5 * (n + failed[u])) ** 2 for u, n in sent.items()))
 
 
 def test_memory_is_bounded_and_what_was_counted_stays() -> None:
     rng = np.random.default_rng(3)
     outcomes = UnitOutcomes(size=100)
     mixes = rng.integers(0, 2**64, 2_000, dtype=np.uint64).tolist()
-    outcomes.add([(m, float(k), "v1", k % 10 == 0, 3) for k, m in enumerate(mixes)])
+    outcomes.add([(m, float(k), "v1", k % 10 == 0, 3, 0.5) for k, m in enumerate(mixes)])
     side = outcomes.whole()["v1"]
     assert side.units is not None
     before = side.units.count
     assert 100 <= before < 1_000
     assert outcomes.below < 2**62
-    outcomes.add([(m, 3_000.0, "v1", True, 3) for m in mixes if m >= outcomes.below])
+    outcomes.add([(m, 3_000.0, "v1", True, 3, 0.5) for m in mixes if m >= outcomes.below])
     after = outcomes.whole()["v1"].units
     assert after is not None
     assert after.count == before
@@ -135,7 +142,7 @@ def test_memory_is_bounded_and_what_was_counted_stays() -> None:
 def test_stretches_are_joined_when_there_are_many() -> None:
     outcomes = UnitOutcomes()
     n = 3 * MAX_STRATA
-    outcomes.add([(k, k * STRATUM_S, f"v{1 + k % 2}", False, 1) for k in range(n)])
+    outcomes.add([(k, k * STRATUM_S, f"v{1 + k % 2}", False, 1, 0.5) for k in range(n)])
     found = outcomes.strata()
     assert len(found) <= MAX_STRATA
     assert sum(side.units.count for s in found for side in s.values() if side.units) == n
@@ -153,6 +160,7 @@ def test_a_bandit_compares_units_that_came_at_the_same_time() -> None:
                 "v2" if rng.random() < share else "v1",
                 bool(rng.random() < rate),
                 1,
+                0.5,
             )
             for _ in range(40)
         )

@@ -3,7 +3,8 @@
 All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs
 of variants spends an equal part of the error rate. While the shares of two variants are constant, their values are
 pooled. Where shares moved, each value is weighted by its decision's propensity
-(`policies.sequential.design_based`), and latencies are matched in time (`policies.sequential.stratified`). On routes
+(`policies.sequential.design_based`); latencies, and errors of fewer than 50 effective units, are matched in time
+(`policies.sequential.stratified`). On routes
 with sticky units a unit is one observation.
 """
 
@@ -81,7 +82,8 @@ class Comparisons:
     @cached_property
     def _periods(self) -> Periods:
         observed = self._observed
-        return periods(observed.buckets) if observed.periods is None else observed.periods
+        failures = None if observed.units is None else observed.units.failures()
+        return observed.periods or periods(observed.buckets, failures)
 
     @cached_property
     def _latencies(self) -> list[dict[str, Histogram]]:
@@ -202,8 +204,9 @@ class Comparisons:
     def _method(self, metric: str, baseline: str, variant: str) -> Method:
         if not self._periods.moved(baseline, variant):
             return "pooled"
-        by_unit = self._observed.sticky and metric in HEALTH
-        return "matched" if by_unit or metric.startswith("latency_") else "weighted"
+        by_unit = self._observed.sticky and metric == "error_rate"
+        few = by_unit and not all(s.telling for s in self._periods.weighted(metric, baseline, variant))
+        return "matched" if few or metric.startswith("latency_") else "weighted"
 
     def _by_past(self, metric: str, baseline: str, variant: str) -> bool:
         """Whether the past adjusts a comparison: not where a bandit moves its shares while units stay."""
