@@ -9,7 +9,7 @@ LADDER: Final = ((2 * 3600, 60), (2 * 86_400, 3600), (90 * 86_400, 86_400))
 """From which age on (seconds) how wide (seconds) the buckets of the aggregates are."""
 LINEAR_LADDER: Final = ((2 * 3600, 3600), (2 * 86_400, 86_400))
 """`LADDER` of sums over rows of features, which are wide and read by half-life only."""
-PAGE_AGE_S: Final = 600
+PAGE_AGE_S: Final = 3600
 """Pages of hours that ended this many seconds ago are merged into full, compressed ones."""
 
 

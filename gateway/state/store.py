@@ -87,6 +87,19 @@ class RecordStore(Protocol):
         """The decisions for those units whose mix is less than ``below`` (`gateway.record.exposures`)."""
         ...
 
+    async def page_numbers(self, route: str, *, since: float) -> list[int]:
+        """Numbers of the pages that may hold decisions of ``route`` made at ``since`` or later.
+
+        A page keeps its number and its contents until an hour after its decisions.
+        """
+        ...
+
+    async def page_exposures(
+        self, route: str, numbers: Sequence[int], *, since: float, below: int
+    ) -> list[Exposure]:
+        """`exposures` made at ``since`` or later, of the pages with these numbers."""
+        ...
+
     async def shadow_responses(
         self, route: str, shadow: str, *, since: float, limit: int = 1000, disagreeing: bool = False
     ) -> list[Shadowed]:

@@ -55,3 +55,36 @@ async def test_sightings_are_of_one_route_one_time_and_one_sample(store: Store) 
     while await store.prune(Retention(), now=T0 + 86_400):
         pass
     assert await store.exposures("digits", since=T0 + 10, until=T0 + 20, below=EVERY_UNIT) == wanted[10:20]
+
+
+async def test_pages_are_read_once_by_their_numbers(store: Store) -> None:
+    first = [outcome(T0 + k, unit=2**63 + k) for k in range(3)]
+    later = [outcome(T0 + 100 + k, unit=2**62 + k) for k in range(2)]
+    await store.append(first)
+    before = await store.page_numbers("digits", since=T0)
+    await store.append(later)
+    after = await store.page_numbers("digits", since=T0)
+    assert len(before) == 1
+    assert set(before) < set(after)
+    (new,) = set(after) - set(before)
+    assert await store.page_numbers("digits", since=T0 + 50) == [new]
+    assert await store.page_numbers("other", since=T0) == []
+    assert await store.page_numbers("digits", since=T0 + 200) == []
+    found = await store.page_exposures("digits", [new], since=T0, below=EVERY_UNIT)
+    assert [one.mix for one in found] == [mixed(row.unit) for row in later]
+    found = await store.page_exposures("digits", after, since=T0 + 1, below=EVERY_UNIT)
+    assert [one.time for one in found] == [row.time for row in [*first[1:], *later]]
+    assert await store.page_exposures("digits", [9999], since=T0, below=EVERY_UNIT) == []
+
+
+async def test_a_page_keeps_its_number_for_an_hour(store: Store) -> None:
+    await store.append([outcome(T0 + k, unit=k) for k in range(3)])
+    numbers = await store.page_numbers("digits", since=T0)
+    while await store.prune(Retention(), now=T0 + 3600):
+        pass
+    assert await store.page_numbers("digits", since=T0) == numbers
+    while await store.prune(Retention(), now=T0 + 3 * 3600):
+        pass
+    (merged,) = await store.page_numbers("digits", since=T0)
+    found = await store.page_exposures("digits", [merged], since=T0, below=EVERY_UNIT)
+    assert len(found) == 3

@@ -38,7 +38,8 @@ routes:
 
 def outcome(number: int, time: float, assigned: str, propensity: float) -> Outcome:
     return Outcome(
-        decision=number.to_bytes(16, "big"), time=time, route="r", policy="split", revision=1, epoch=1,
+        decision=int(time * 1000).to_bytes(6, "big") + number.to_bytes(10, "big"),
+        time=time, route="r", policy="split", revision=1, epoch=1,
         unit=number, sticky=False, assigned=assigned, served=assigned, propensity=propensity, forced=False,
         status=200, error="", fallback=False, attempts="", gateway_ms=0.1, backend_ms=1.0, total_ms=1.2,
         request_bytes=1, answer_bytes=1, request_id="", principal="", features="",

@@ -17,6 +17,7 @@ from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.sqlite import SqliteStore, schema
 from gateway.state.sqlite.connect import connect
+from gateway.state.sqlite.pages import page_filter
 from gateway.state.units import UNIT_REST_S
 from policies.types import RewardSums
 from tests.support.made import T0, outcome, published, reward
@@ -362,6 +363,15 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
         assert (await store.reward_sums("digits"))["v1", "correct|units"] == RewardSums(2, 1.0, 1.0)
     finally:
         await store.close()
+
+
+def test_pages_of_a_time_are_found_by_an_index(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "store.db")
+    schema.migrate(connection)
+    where, values = page_filter(OutcomeFilter(route="digits", since=T0, until=T0 + 60))
+    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN SELECT data FROM pages WHERE {where}", values)
+    assert "USING INDEX pages_by_last (last>? AND last<?)" in plan[3]
+    connection.close()
 
 
 @pytest.mark.slow

@@ -67,7 +67,9 @@ class WinnerLead(ApiModel):
     difference: Annotated[
         float, Field(description="As observed; biased upwards, since the winner was selected.")
     ]
-    shrunk: Annotated[float, Field(description="Shrunk towards 0, which removes a part of that bias.")]
+    shrunk: Annotated[
+        float, Field(description="Shrunk towards 0 to correct the selection; expect this difference.")
+    ]
     interval: Annotated[list[float], Field(description="Always valid, at the level of the stop rule.")]
 
 
@@ -82,9 +84,7 @@ class StopRuleModel(ApiModel):
     since: float | None
     by: Annotated[str, Field(description="A person, `rule` or `guardrail`.")]
     probability_best: Annotated[Probability | None, Field(description="Of the winner, now.")]
-    lead: Annotated[
-        WinnerLead | None, Field(description="Over the next best; while `asking`, re-estimated as data come.")
-    ]
+    lead: Annotated[WinnerLead | None, Field(description="Over the next best, when the winner was named.")]
     command: Annotated[
         str | None, Field(description="The command that hands over to the winner, or reverts that.")
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import merge
 from itertools import groupby, islice
+from math import inf
 from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
@@ -264,16 +265,49 @@ async def exposures_of(link: Link, route: str, *, since: float, until: float, be
 
 
 async def _exposures(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
-    base = link.of_route(route)
     # A page spans an hour at most; its place is known to the millisecond.
-    limits = int(since * 1000) - 1, int(until * 1000) + MAX_PAGE_SPAN_MS + 1
-    numbers = await link.command("ZRANGEBYSCORE", f"{base}:last", *limits)
+    numbers = await _ended(link, route, int(since * 1000) - 1, int(until * 1000) + MAX_PAGE_SPAN_MS + 1)
+    firsts = await link.command("ZMSCORE", f"{link.of_route(route)}:first", *numbers) if numbers else []
+    if None in firsts:
+        raise _Moved
+    begun = [n for n, first in zip(numbers, firsts, strict=True) if float(first) <= until * 1000]
     found: list[Exposure] = []
-    for start in range(0, len(numbers), _PAGES_PER_TRIP):
-        pages = await link.command("HMGET", f"{base}:page", *numbers[start : start + _PAGES_PER_TRIP])
+    for start in range(0, len(begun), _PAGES_PER_TRIP):
+        pages = await _page_data(link, route, begun[start : start + _PAGES_PER_TRIP])
         if None in pages:
             raise _Moved
-        read = partial(exposures, pages, route, since=since, until=until, below=below)
-        with link.plainly():
-            found += await asyncio.to_thread(read)
+        found += await _exposures_in(link, pages, route, since, until, below)
     return sorted(found)
+
+
+async def page_numbers(link: Link, route: str, *, since: float) -> list[int]:
+    """Numbers of pages, as `RecordStore.page_numbers` returns them."""
+    return [int(number) for number in await _ended(link, route, int(since * 1000) - 1, "+inf")]
+
+
+async def page_exposures(
+    link: Link, route: str, numbers: Sequence[int], *, since: float, below: int
+) -> list[Exposure]:
+    """Decisions in pages, as `RecordStore.page_exposures` returns them."""
+    pages = await _page_data(link, route, numbers)
+    return await _exposures_in(link, pages, route, since, inf, below)
+
+
+async def _ended(link: Link, route: str, least: int, most: int | str) -> list[bytes]:
+    """Numbers of the pages whose last decision is in these milliseconds."""
+    found: list[bytes] = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", least, most)
+    return found
+
+
+async def _page_data(link: Link, route: str, numbers: Sequence[bytes | int]) -> list[bytes | None]:
+    """The pages; None for one that is gone."""
+    found: list[bytes | None] = await link.command("HMGET", f"{link.of_route(route)}:page", *numbers)
+    return found
+
+
+async def _exposures_in(
+    link: Link, pages: Iterable[bytes | None], route: str, since: float, until: float, below: int
+) -> list[Exposure]:
+    kept = [page for page in pages if page is not None]
+    with link.plainly():
+        return await asyncio.to_thread(exposures, kept, route, since=since, until=until, below=below)

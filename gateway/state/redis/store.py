@@ -181,6 +181,8 @@ class RedisStore(Control):
 
     find_requests = _asks(request_ids.find)
     exposures = _asks(record.exposures_of)
+    page_numbers = _asks(record.page_numbers)
+    page_exposures = _asks(record.page_exposures)
     shadow_responses = _asks(rewards.shadow_responses)
 
     async def metric_names(self) -> list[str]:

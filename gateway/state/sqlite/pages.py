@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from gateway.record.events import Outcome
@@ -55,6 +56,11 @@ def _latest_end(decision: bytes) -> bytes:
 def _earliest_start(decision: bytes) -> bytes:
     """No page that holds the decision begins before this."""
     return max(milliseconds(decision) - MAX_PAGE_SPAN_MS, 0).to_bytes(6, "big")
+
+
+def _moment(time: float) -> bytes:
+    """The beginning of the decisions of a time in seconds since the epoch, by which an index finds their pages."""
+    return int(min(max(time, 0.0), 2.0**38) * 1000).to_bytes(6, "big")
 
 
 # What was seen ------------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
 
 def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
     """A bounded step through the record, as `RecordStore.scan` returns it."""
-    where, values = _page_filter(query)
+    where, values = page_filter(query)
     pages = connection.execute(f"SELECT last, data FROM pages WHERE {where} ORDER BY last DESC", values)
     found: list[Outcome] = []
     waiting: list[Outcome] = []
@@ -141,7 +147,8 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
     return found, None
 
 
-def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
+def page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
+    """A condition on pages that may hold what ``query`` lets through, and its values."""
     conditions: list[tuple[str, object]] = [("rows > ?", 0)]
     if query.before is not None:
         conditions += [("first < ?", query.before), ("last <= ?", _latest_end(query.before))]
@@ -150,9 +157,9 @@ def _page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
     if query.errors_only or query.error:
         conditions.append(("errors > ?", 0))
     if query.since is not None:
-        conditions.append(("newest >= ?", query.since))
+        conditions += [("newest >= ?", query.since), ("last >= ?", _moment(query.since - 1.0))]
     if query.until is not None:
-        conditions.append(("oldest < ?", query.until))
+        conditions += [("oldest < ?", query.until), ("last <= ?", _latest_end(_moment(query.until + 1.0)))]
     return " AND ".join(text for text, _ in conditions), [value for _, value in conditions]
 
 
@@ -167,7 +174,7 @@ def oldest_first(
 ) -> list[Outcome]:
     """The outcomes behind ``after``, ordered by decision."""
     query = OutcomeFilter(route=route, since=since, until=until, limit=limit)
-    where, values = _page_filter(query)
+    where, values = page_filter(query)
     floor = after or b""
     pages = connection.execute(
         f"SELECT first, data FROM pages WHERE first >= ? AND last > ? AND {where} ORDER BY first",
@@ -191,6 +198,21 @@ def exposures_of(
     connection: sqlite3.Connection, route: str, *, since: float, until: float, below: int
 ) -> list[Exposure]:
     """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
-    where, values = _page_filter(OutcomeFilter(route=route, since=since, until=until))
+    where, values = page_filter(OutcomeFilter(route=route, since=since, until=until))
     rows = connection.execute(f"SELECT data FROM pages WHERE {where}", values)
     return exposures((data for (data,) in rows), route, since=since, until=until, below=below)
+
+
+def page_numbers(connection: sqlite3.Connection, route: str, *, since: float) -> list[int]:
+    """Numbers of pages, as `RecordStore.page_numbers` returns them."""
+    where, values = page_filter(OutcomeFilter(route=route, since=since))
+    return [number for (number,) in connection.execute(f"SELECT id FROM pages WHERE {where}", values)]
+
+
+def page_exposures(
+    connection: sqlite3.Connection, route: str, numbers: Sequence[int], *, since: float, below: int
+) -> list[Exposure]:
+    """Decisions in pages, as `RecordStore.page_exposures` returns them."""
+    wanted = ",".join("?" * len(numbers))
+    rows = connection.execute(f"SELECT data FROM pages WHERE id IN ({wanted})", list(numbers))
+    return exposures((data for (data,) in rows), route, since=since, until=inf, below=below)

@@ -165,6 +165,8 @@ class SqliteStore:
     decision = _reads(_decision)
     records = _reads(_records, many_pages=True)
     exposures = _reads(pages.exposures_of, many_pages=True)
+    page_numbers = _reads(pages.page_numbers)
+    page_exposures = _reads(pages.page_exposures, many_pages=True)
     shadow_responses = _reads(rewards.shadow_responses)
     metric_names = _reads(sums.metric_names)
     size = _reads(upkeep.size)
