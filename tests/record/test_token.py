@@ -65,9 +65,13 @@ def test_what_was_sealed_opens(
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
+TEXT = sealed().decode()
+"""One for all examples: Hypothesis repeats its draws, and what they depend on must stay."""
+
+
 @given(st.data())
 def test_any_changed_character_is_refused(data: st.DataObject) -> None:
-    text = sealed().decode()
+    text = TEXT
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from(ALPHABET).filter(lambda c: c != text[place]))
     assert code_of(text[:place] + other + text[place + 1 :]) in ("forged", "unknown_key")
@@ -75,7 +79,7 @@ def test_any_changed_character_is_refused(data: st.DataObject) -> None:
 
 @given(st.data())
 def test_anything_added_or_left_out_is_refused(data: st.DataObject) -> None:
-    text = sealed().decode()
+    text = TEXT
     cut = data.draw(st.integers(0, len(text) - 1))
     assert code_of(text[:cut]) in ("malformed", "forged", "unknown_key")
     extra = data.draw(st.text(ALPHABET + "=+/ \n", min_size=1, max_size=8))
