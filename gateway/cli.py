@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -54,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         print(f"turnout: {wrong}", file=sys.stderr)  # noqa: T201
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as standard error; not every locale has every letter
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="turnout", description="The experimentation and rollout gateway for model servers."
@@ -89,6 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `turnout schema | head`
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the interpreter flushes it at its end
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"turnout: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(wanted or "")
         if extra is None or (error.name or "").partition(".")[0] in OURS:

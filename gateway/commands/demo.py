@@ -80,6 +80,8 @@ def main(arguments: argparse.Namespace) -> int:
     from backends.reference import digits
 
     if not arguments.models.exists():
+        import torch  # noqa: F401  # before anything is announced that needs it
+
         note(f"training the reference models into {arguments.models} (about 30 seconds) ...")
     train.ensure(arguments.models)
     if CHAT in document.routes:

@@ -39,7 +39,8 @@ def table(form: str, header: Sequence[object], rows: Iterable[Sequence[object]])
 
 def print_json(document: Any) -> None:
     """Write the report as one JSON document."""
-    say(json.dumps(document, indent=2, ensure_ascii=False))
+    plain = sys.stdout.encoding.lower() != "utf-8"  # other escapes than JSON's own would not be JSON
+    say(json.dumps(document, indent=2, ensure_ascii=plain))
 
 
 def note(text: object) -> None:

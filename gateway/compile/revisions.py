@@ -11,7 +11,6 @@ is an older copy (a pod with an earlier ConfigMap, a second gateway next to the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -19,13 +18,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.clock import Clock
+from gateway.compile.etags import etag, matches, no_revision, of_text
 from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
 from gateway.config.yaml_text import variables
 from gateway.errors import TurnoutError
-from gateway.state.base import MAX_REVISION_TEXTS, Revision, RevisionEntry
+from gateway.state.base import Revision, RevisionEntry
 from gateway.state.store import DocumentStore, LeaseStore, RevisionSource
 
 log = logging.getLogger("turnout.config")
@@ -58,25 +58,6 @@ _LEASE: Final = "config-edit"
 _LEASE_TTL_S: Final = 15.0
 _PATIENCE: Final = 0.05, 400
 """Seconds between two tries for the lease, and how many: a little longer than a dead holder keeps it."""
-
-
-def etag(text: str) -> str:
-    """The strong entity tag of a configuration text, quotes included, as it stands in an ETag field."""
-    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-
-
-def no_revision(number: int) -> str:
-    """The message for a revision that is not in the store."""
-    return (
-        f"The text of revision {number} is not in the store, which keeps those of the newest {MAX_REVISION_TEXTS} "
-        "revisions; see GET /-/config/history."
-    )
-
-
-def matches(if_match: str, current: str) -> bool:
-    """Whether an If-Match field (``*`` or a list of entity tags) names ``current``. Weak tags never do."""
-    tags = [tag.strip() for tag in if_match.split(",")]
-    return tags == ["*"] or current in tags
 
 
 class Revisions(Generic[B]):
@@ -185,7 +166,7 @@ class Revisions(Generic[B]):
 
     def _edited(self, text: str, history: Sequence[RevisionEntry]) -> bool:
         """Whether the file's text is new, or an earlier one that this very file has left since."""
-        known = _of_text(text, history)
+        known = of_text(text, history)
         if known is None:
             return True
         own = next((r for r in history if (r.author, r.origin) == (FILE_AUTHOR, self._origin)), None)
@@ -220,7 +201,7 @@ class Revisions(Generic[B]):
 
     def _stays(self, text: str, newest: RevisionEntry, history: Sequence[RevisionEntry]) -> None:
         """Says that a file is an older copy, and how to return to it."""
-        known = _of_text(text, history)
+        known = of_text(text, history)
         log.warning(
             "%s has the text of revision %d; revision %d (by %s, %s) is newer and stays in force. To return to the "
             "file's text, change it (a comment is enough) or restore that revision (POST /-/config/restore)",
@@ -278,7 +259,7 @@ class Revisions(Generic[B]):
         process has stored the same edit already and something newer came."""
         history = await self._store.revision_entries()
         looked, self._looked = self._looked, max((r.revision for r in history[:1]), default=0)
-        known = _of_text(text, history)
+        known = of_text(text, history)
         if known is not None and looked < known.revision < history[0].revision:
             self._stays(text, history[0], history)
             return None
@@ -353,7 +334,7 @@ class Revisions(Generic[B]):
         revision = await self._store.add_revision(
             time=self._clock(), author=author, etag=etag(text), document=text, origin=origin
         )
-        earlier = _of_text(text, history)
+        earlier = of_text(text, history)
         if earlier is not None:
             log.warning("revision %d returns to the text of revision %d", revision.revision, earlier.revision)
         self._put_in_force(revision, built)
@@ -392,9 +373,3 @@ class Revisions(Generic[B]):
         self.problem = Problem(self._clock(), author, tag, error)
         log.error("the configuration stays as it is: %s", error)
         self._tell("config_refused", {"error": str(error), "author": author})
-
-
-def _of_text(text: str, history: Sequence[RevisionEntry]) -> RevisionEntry | None:
-    """The newest revision with this text."""
-    tag = etag(text)
-    return next((revision for revision in history if revision.etag == tag), None)

@@ -67,6 +67,8 @@ def read_text(path: str | Path) -> str:
         with Path(path).open("rb") as file:
             data = file.read(MAX_CHARACTERS * 4 + 1)
         return data.decode()
+    except FileNotFoundError:
+        message = "there is no such file; name yours, or write one with 'turnout init'"
     except OSError as error:
         message = f"the file can't be read: {error.strerror or error}"
     except UnicodeDecodeError as error:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.compile.revisions import Revisions, etag, matches
+from gateway.compile.etags import etag, matches
+from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import Fault
 from gateway.config.load import ConfigError, Examined

@@ -91,7 +91,7 @@ def test_unreadable_files(
 
 def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(tmp_path / "none.yaml")) == 1
-    assert "the file can't be read: No such file or directory" in capsys.readouterr().out
+    assert "there is no such file" in capsys.readouterr().out
     assert run(str(tmp_path)) == 1
     assert "the file can't be read: Is a directory" in capsys.readouterr().out
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -50,8 +52,37 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     assert said.stderr == "turnout: there is no command 'stauts'; did you mean 'turnout status'?\n"
 
 
+@pytest.mark.parametrize("words", ["schema", "version", "check config.example.yaml"])
+def test_an_output_that_takes_nothing_is_told_in_one_line(words: str) -> None:
+    run = [sys.executable, "-m", "gateway.cli", *words.split()]
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stderr) == (1, "turnout: [Errno 28] No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:  # `turnout schema | head`
+        said = subprocess.run(run, stdout=gone, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_locale_without_the_letters_gets_escapes(tmp_path: Path) -> None:
+    (tmp_path / "turnout.yaml").write_text("routes: {ü: 1}\n", encoding="utf-8")
+    ascii_only = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for words, shown in (
+        (["check"], "routes.\\xfc"),
+        (["check", "--json"], "routes.\\u00fc"),
+        (["simulate", "--help"], "--config"),
+    ):
+        run = [sys.executable, "-m", "gateway.cli", *words]
+        said = subprocess.run(run, env=ascii_only, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+        assert said.stderr == b""
+        assert shown in said.stdout.decode("ascii")
+        if "--json" in words:
+            assert "ü" in json.loads(said.stdout)["faults"][0]["path"]
+
+
 def test_check_finds_the_file_of_the_working_directory(tmp_path: Path) -> None:
-    assert "can't be read" in turnout("check", cwd=tmp_path).stdout
+    assert "'turnout init'" in turnout("check", cwd=tmp_path).stdout
     (tmp_path / "turnout.yaml").write_text("routes: {}\n")
     assert turnout("check", cwd=tmp_path).returncode == 0
 

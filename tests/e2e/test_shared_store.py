@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.compile.revisions import etag
+from gateway.compile.etags import etag
 from gateway.state.sqlite import SqliteStore
 from tests.e2e.common import wait_for
 from tests.support.processes import GatewayProcess

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.compile.revisions import no_revision
+from gateway.compile.etags import no_revision
 from gateway.config.faults import ConfigError
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, YAML, Endpoints
