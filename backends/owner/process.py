@@ -148,7 +148,10 @@ class RemoteModel:
     async def instance(self, name: str, queue: Queue, deliver: Callable[[Report], None]) -> RemoteInstance:
         """An instance that runs batches of ``queue`` here."""
         channel = _SocketChannel(self.process)
-        made = RemoteInstance(self.config, name, queue, self.memory, channel, deliver)
+        overlapping = bool(self.ready.buckets)
+        made = RemoteInstance(
+            self.config, name, queue, self.memory, channel, deliver, overlapping=overlapping
+        )
         channel.instance = made
         self.socket.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=self.socket)

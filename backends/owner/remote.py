@@ -60,7 +60,13 @@ class RemoteInstance:
         memory: SlotMemory,
         channel: Channel,
         deliver: Callable[[Report], None],
+        *,
+        overlapping: bool,
     ) -> None:
+        """``overlapping``: whether the process copies one batch while it computes another.
+
+        Without that one batch is in flight, because only in the queue do requests keep their timeouts.
+        """
         self.ended: Future[None] = Future()
         """Done when the model is released, or the process is lost."""
         self.started = 0
@@ -73,6 +79,7 @@ class RemoteInstance:
         self._memory = memory
         self._channel = channel
         self._deliver = deliver
+        self._overlapping = overlapping
         self._free = deque(range(SLOTS))
         self._running: dict[int, _Running] = {}
         """By slot, in the order of their start, which is that of their results."""
@@ -139,7 +146,7 @@ class RemoteInstance:
             self.lost()
 
     def _next(self) -> list[Entry]:
-        if not self._free:
+        if not self._free or (self._running and not self._overlapping):
             return []
         while self._halves:
             half = [entry for entry in self._halves.popleft() if not entry.done]

@@ -26,10 +26,17 @@ from tests.support.processes import ModelServerProcess
 SLEEP = "/v2/models/sleeper/infer"
 
 
-@pytest.fixture(scope="module")
-def sleeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
+@pytest.fixture(scope="module", params=["thread", "process"])
+def sleeper(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServerProcess]:
     root = tmp_path_factory.mktemp("sleeper")
-    write_sleeper(root, max_batch_size=1, dynamic_batching={"default_queue_policy": {"max_queue_size": 2}})
+    write_sleeper(
+        root,
+        max_batch_size=1,
+        executor=request.param,
+        dynamic_batching={"default_queue_policy": {"max_queue_size": 2}},
+    )
     with ModelServerProcess(root) as server:
         server.wait_ready()
         yield server

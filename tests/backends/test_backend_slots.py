@@ -108,7 +108,7 @@ class FakeProcess:
 EVENTS = ("one", "three", "bad", "finish", "leave", "close", "lost")
 
 
-async def play(events: Sequence[str]) -> None:
+async def play(events: Sequence[str], overlapping: bool) -> None:
     """Checks that every request gets exactly one outcome, its own."""
     process = FakeProcess()
     queue = Queue(MAX_ROWS, 0, 100)
@@ -121,13 +121,16 @@ async def play(events: Sequence[str]) -> None:
         for entry, error in report.failed:
             entry.settle(error)
 
-    instance = RemoteInstance(CONFIG, "m version 1", queue, process.memory, process, deliver)
+    instance = RemoteInstance(
+        CONFIG, "m version 1", queue, process.memory, process, deliver, overlapping=overlapping
+    )
     asked: list[Asked] = []
     lost: list[Entry] = []
 
     async def settled() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        assert overlapping or instance.in_flight <= 1
         assert bool(instance.started) == bool(process.held) or instance.ended.done()
 
     for number, event in enumerate(events):
@@ -175,20 +178,23 @@ async def play(events: Sequence[str]) -> None:
     assert len(answered) == len(set(answered))
 
 
-async def test_every_short_sequence_of_events() -> None:
+@pytest.mark.parametrize("overlapping", [True, False])
+async def test_every_short_sequence_of_events(overlapping: bool) -> None:
     for events in itertools.product(EVENTS, repeat=4):
-        await play(events)
+        await play(events, overlapping)
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=40))
-def test_long_sequences_of_events(events: list[str]) -> None:
-    asyncio.run(play(events))
+@given(st.lists(st.sampled_from(EVENTS), max_size=40), st.booleans())
+def test_long_sequences_of_events(events: list[str], overlapping: bool) -> None:
+    asyncio.run(play(events, overlapping))
 
 
 async def test_a_third_batch_starts_only_if_it_is_full() -> None:
     process = FakeProcess()
     queue = Queue(MAX_ROWS, 0, 100)
-    instance = RemoteInstance(CONFIG, "m", queue, process.memory, process, lambda report: None)
+    instance = RemoteInstance(
+        CONFIG, "m", queue, process.memory, process, lambda report: None, overlapping=True
+    )
     for _ in range(3):
         queue.put(Asked(1, 1.0))
         instance.wake()
@@ -204,7 +210,9 @@ async def test_a_third_batch_starts_only_if_it_is_full() -> None:
 async def test_retiring_an_instance_kills_its_process() -> None:
     process = FakeProcess()
     queue = Queue(MAX_ROWS, 0, 100)
-    instance = RemoteInstance(CONFIG, "m", queue, process.memory, process, lambda report: None)
+    instance = RemoteInstance(
+        CONFIG, "m", queue, process.memory, process, lambda report: None, overlapping=True
+    )
     one = Asked(1, 1.0)
     queue.put(one)
     instance.wake()
