@@ -70,7 +70,10 @@ def call(
     try:
         response = httpx.request(method, f"{url}{path}", json=body, headers=headers, timeout=10.0)
     except httpx.HTTPError as error:
-        raise RemoteError(f"no gateway responds at {url} ({str(error).rstrip('.')}); see --url") from error
+        reason = str(error).rstrip(".")
+        raise RemoteError(
+            f"no gateway responds at {url} ({reason}); start one with 'turnout run', or name it with --url"
+        ) from error
     try:
         found = response.json()
     except ValueError:
@@ -93,4 +96,4 @@ def call(
 
 
 def _refused(url: str, status: int) -> str:
-    return f"{url} responded with {status}, but is not a gateway; see --url"
+    return f"{url} responded with {status}, but is not a gateway; name one with --url"

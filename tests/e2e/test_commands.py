@@ -69,7 +69,7 @@ def test_status(gateway: GatewayProcess) -> None:
 
 
 def test_a_gateway_that_is_not_there(gateway: GatewayProcess) -> None:
-    assert "see --url" in turnout("status", "--url", "http://127.0.0.1:9", code=1)
+    assert "name it with --url" in turnout("status", "--url", "http://127.0.0.1:9", code=1)
 
 
 def test_a_rollout_of_a_route_without_one(gateway: GatewayProcess) -> None:
