@@ -1,8 +1,8 @@
 """How many requests a canary's verdicts on rates need: `python -m benchmarks.requests_needed [--runs 100]`.
 
-Prints the table of docs/guardrails.md: the bets themselves on simulated outcomes, the level of a rollout with three
-guardrails (5 % / 3) for `fail` and 5 % for `pass`. One fixed look: a z-test at 5 % with 80 % power, two-sided for
-`fail`, one-sided for `pass`.
+Prints the table of docs/guardrails.md: the bets themselves on simulated outcomes, the level of a rollout with
+`--guardrails` (three: 5 % / 3) for `fail` and 5 % for `pass`. One fixed look: a z-test at 5 % with 80 % power,
+two-sided for `fail`, one-sided for `pass`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ def one_look(p: float, q: float, share: float, limit: float, verdict: str) -> fl
 
 
 def run(
-    rng: np.random.Generator, p: float, q: float, share: float, limit: float, verdict: str, per: int
+    rng: np.random.Generator,
+    p: float,
+    q: float,
+    share: float,
+    limit: float,
+    verdict: str,
+    per: int,
+    guardrails: int,
 ) -> float:
     """The route's requests until the verdict."""
     bets, n, yes = Bets(Limit(shift=limit)), np.zeros(2), np.zeros(2)
-    alpha = 0.05 / 3 if verdict == "fail" else 0.05
+    alpha = 0.05 / guardrails if verdict == "fail" else 0.05
     for look in range(1, LOOKS + 1):
         mine = rng.binomial(per, share)
         new = np.asarray([per - mine, mine])
@@ -59,7 +66,9 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
-    runs = parser.parse_args().runs
+    parser.add_argument("--guardrails", type=int, default=3)
+    given = parser.parse_args()
+    runs = given.runs
     print(
         "| baseline, candidate, limit | share | verdict | candidate's requests: median (80 %) | over one fixed look |"
     )
@@ -68,7 +77,8 @@ def main() -> None:
         fixed = one_look(p, q, share, limit, verdict)
         per = max(1, math.ceil(8 * max(fixed, 10 / share) / LOOKS))
         found = sorted(
-            run(np.random.default_rng(seed), p, q, share, limit, verdict, per) for seed in range(runs)
+            run(np.random.default_rng(seed), p, q, share, limit, verdict, per, given.guardrails)
+            for seed in range(runs)
         )
         middle, most = found[runs // 2], found[runs * 4 // 5]
         print(
