@@ -122,23 +122,28 @@ def _with_twins(table: dict[bytes, int]) -> dict[bytes, int]:
     return twins | table
 
 
-class Actions(dict[bytes, int]):
+class Actions:
     """What to do with a field, by its name as it comes; `PASS` for names that are in no table.
 
-    Spellings are remembered, so that nearly every field costs one look-up and no lower-cased copy.
+    Spellings are remembered, so that nearly every field costs one look-up and no lower-cased copy. They are in a
+    plain dict, which callers ask first: a subclass of dict is looked into at twice the cost.
     """
+
+    __slots__ = ("by_name", "known")
 
     def __init__(self, by_name: Mapping[bytes, int]) -> None:
         """``by_name``: by lower-cased name."""
-        super().__init__()
         self.by_name = dict(by_name)
+        self.known: dict[bytes, int] = {}
+        """By spelling."""
 
-    def __missing__(self, name: bytes) -> int:
+    def find(self, name: bytes) -> int:
+        """The action for a spelling that is not ``known``; it is then."""
         action = self.by_name.get(name.lower(), PASS)
         if len(name) <= MAX_REMEMBERED_NAME_BYTES:
-            if len(self) >= MAX_REMEMBERED_NAMES:
-                self.clear()
-            self[name] = action
+            if len(self.known) >= MAX_REMEMBERED_NAMES:
+                self.known.clear()
+            self.known[name] = action
         return action
 
 

@@ -43,7 +43,10 @@ def response_lines(fields: list[Field]) -> list[bytes]:
     """The lines that go on to the client."""
     lines = []
     for field in fields:
-        action = _ACTIONS[field.name]
+        try:
+            action = _ACTIONS.known[field.name]
+        except KeyError:
+            action = _ACTIONS.find(field.name)
         if action == PASS:
             lines.append(field.line)
         elif action == REQUEST_ID:  # the client gets the gateway's

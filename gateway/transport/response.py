@@ -131,7 +131,10 @@ class ResponseParser:
             if self._fields > MAX_FIELDS:
                 raise BadResponseError(f"its response has more than {MAX_FIELDS} fields")
             return  # a trailer
-        action = _ACTIONS[name]
+        try:
+            action = _ACTIONS.known[name]
+        except KeyError:
+            action = _ACTIONS.find(name)
         if action == PASS:
             self._lines.append(b"%b: %b\r\n" % (name, value.rstrip(b" \t")))
         elif action == LENGTH:

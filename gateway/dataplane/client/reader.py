@@ -159,7 +159,10 @@ class RequestReader:
             raise TurnoutError("head_too_large", f"The request has more than {most} fields; send fewer.")
         if value and value[-1] <= SPACE:  # the parser has refused every other control character than the tab
             value = value.rstrip()
-        action = self._actions[name]
+        try:
+            action = self._actions.known[name]
+        except KeyError:
+            action = self._actions.find(name)
         if action == PASS:
             self._lines.append(b"%b: %b\r\n" % (name, value))
         elif self.in_head:

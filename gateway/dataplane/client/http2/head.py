@@ -30,7 +30,10 @@ def fill(head: Head, fields: RequestFields, snapshot: Snapshot, *, end: bool) ->
     named = not fields.authority
     cookies: list[Field] = []
     for field in fields.regular:
-        action = actions[field.name]
+        try:
+            action = actions.known[field.name]
+        except KeyError:
+            action = actions.find(field.name)
         if action == PASS:
             lines.append(field.line)
         elif action == HOST:
