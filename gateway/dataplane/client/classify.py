@@ -20,7 +20,7 @@ def classify(client: ClientConnection, head: Head) -> PipelinedRequest:
     tracing = snapshot.tracing
     if client.surplus:
         head.close = True
-    if head.path.startswith(b"/-/"):
+    if head.path[:3] == b"/-/":  # a third of the cost of startswith
         return ControlCall(client, head)
     try:
         if client.role == "control":
