@@ -85,17 +85,17 @@ class Opened(NamedTuple):
 
 
 class _Process:
-    """The parts of a decision that make it unique to this process; shared by all sealers."""
+    """What makes the decisions of this process unique; shared by all sealers."""
 
-    __slots__ = ("count", "random")
+    __slots__ = ("count",)
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         """Draw the random part; also in a forked child, which would continue its parent's counter."""
-        self.random = os.urandom(5)
-        self.count = count()
+        self.count = count(int.from_bytes(os.urandom(5), "big") << 40)
+        """The random part and the counter as one number."""
 
 
 _OWN: Final = _Process()
@@ -136,9 +136,7 @@ class Sealer:
 
     def new_decision(self, now: float) -> bytes:
         """A new decision: 16 unique bytes, ordered by time to the millisecond. ``now``: seconds since the epoch."""
-        own = self._own
-        number = next(own.count) & 0xFF_FFFF_FFFF
-        return int(now * 1000.0).to_bytes(6, "big") + own.random + number.to_bytes(5, "big")
+        return (int(now * 1000.0) << 80 | next(self._own.count)).to_bytes(16, "big")
 
     @staticmethod
     def static(
