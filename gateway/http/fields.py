@@ -223,6 +223,8 @@ def split_subprotocols(value: bytes) -> tuple[bytes, list[bytes]]:
 
 def valid_request_id(value: bytes) -> bool:
     """1 to 200 visible characters of ASCII."""
+    if len(value) <= 200 and value.replace(b"-", b"").isalnum():  # a UUID or the like, at half the cost
+        return True
     return _REQUEST_ID.fullmatch(value) is not None
 
 
