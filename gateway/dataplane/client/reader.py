@@ -22,6 +22,8 @@ MAX_CHUNKED_PIECE_BYTES: Final = 16_384
 """The same within a chunked body, whose end can't be foreseen."""
 MAX_UNCLAIMED_BODY_BYTES: Final = 65_536
 """Bytes of a body that are read before the turn of its request has come."""
+END_OF_LINE: Final = b" HTTP/1.1\r\n"
+"""Of a request."""
 SPACE: Final = ord(" ")
 NO_REQUEST: Final = Head(0.0)
 """The head of a connection that has no request; never changed."""
@@ -58,8 +60,8 @@ class RequestReader:
     """Feeds the parser and takes its callbacks."""
 
     __slots__ = (
-        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_url", "body", "head",
-        "in_head", "incoming", "unclaimed",
+        "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_start", "_url", "body",
+        "head", "in_head", "incoming", "unclaimed",
     )  # fmt: skip
 
     def __init__(self, connection: RequestQueue) -> None:
@@ -71,6 +73,8 @@ class RequestReader:
         self._limits = connection.snapshot.limits
         self._fields_left = 0
         self._url = b""
+        self._start = b""
+        """Bytes that may begin with the head of the request that comes."""
         self._host: bytes | None = None
         """The last request's; None: no request was read yet."""
         self._lines: list[bytes] = []
@@ -86,7 +90,7 @@ class RequestReader:
         """Lets go of what the last request left in memory."""
         self.head = NO_REQUEST
         self._lines = []
-        self._url = b""
+        self._url = self._start = b""
 
     def step(self) -> int:
         """Bytes to feed next."""
@@ -100,6 +104,8 @@ class RequestReader:
     def feed(self, data: bytes) -> bytes | None:
         """Parses ``data``; returns None, or what follows a request to upgrade: a tunnel's bytes or a request."""
         self.unclaimed += len(data)
+        if self.incoming is None:
+            self._start = data
         while True:
             try:
                 self._parser.feed_data(data)
@@ -173,13 +179,14 @@ class RequestReader:
         limit = self._limits.head
         if self.unclaimed > limit and sum(map(len, head.lines)) + len(self._url) > limit:
             raise TurnoutError("head_too_large")
-        head.settle(
-            parser.get_http_version(),
-            parser.get_method(),
-            self._url,
-            parser.should_upgrade(),
-            parser.should_keep_alive(),
-        )
+        method, url, start = parser.get_method(), self._url, self._start
+        self._start = b""
+        # The parser makes a text of the version each time, so the usual request line is compared first. Neither method
+        # nor target holds a space: if this stands where it should, it is the end of the first line.
+        end = len(method) + 1 + len(url)
+        usual = self.unclaimed == len(start) and start[end : end + 11] == END_OF_LINE
+        version = "1.1" if usual else parser.get_http_version()
+        head.settle(version, method, url, parser.should_upgrade(), parser.should_keep_alive())
         if head.host != self._host:
             self._check_host(head)
         self.in_head = False
