@@ -37,7 +37,7 @@ from gateway.state.store import EvidenceStore, StartStore
 from policies.rollout import ejections, stop_rule
 from policies.rollout.ejections import Ejected
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight
-from policies.rollout.machine import next_due, step
+from policies.rollout.machine import is_due, step
 from policies.rollout.route import RouteState
 from policies.rollout.state import Plan, State, begin, of_plan
 from policies.rollout.stop_rule import StopEvidence, StopState
@@ -52,6 +52,8 @@ MAX_LOOK_SHARE: Final = 0.05
 """A look at a rollout that took t seconds is followed by a rest of t / 0.05."""
 MAX_LOOKS_SHARE: Final = 0.1
 """Looks at all rollouts together take at most this part of the time: of many, each is looked at less often."""
+MAX_REST_S: Final = 600.0
+"""A rest that ends later than this was begun before the clock was set back."""
 
 _GIVEN_UP: Final = (Status.ROLLED_BACK, Status.HALTED, Status.PAUSED)
 
@@ -226,7 +228,9 @@ class Controller:
 
     async def _look_at_rollout(self, document: Document, name: str, section: CanaryConfig) -> None:
         plan, now, state = plan_of(section), self._clock(), self._routes[name]
-        if state.rollout is None or now < next_due(state.rollout, plan) or now < self._resting.get(name, 0.0):
+        if state.rollout is None or not is_due(state.rollout, plan, now):
+            return
+        if 0.0 < self._resting.get(name, now) - now < MAX_REST_S:
             return
         began = perf_counter()
         tick = await self._rollouts.tick(document, name, section, state)

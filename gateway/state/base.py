@@ -16,6 +16,9 @@ SCAN_PAGES = 64
 """Pages of the record that one step of `RecordStore.scan` reads, approximately; a page has at most 1,024 outcomes."""
 
 
+MAX_CLOCK_SKEW_S: Final = 600.0
+"""Between the clocks of replicas, or of one before and after it was set; beyond it a time is not believed."""
+
 Stored = TypeVar("Stored")
 
 

@@ -275,7 +275,10 @@ class LeaseStore(Protocol):
     """Leadership among the processes that share a store."""
 
     async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
-        """Take or renew the lease for ``ttl`` seconds; its fencing number, or None while another holds it."""
+        """Take or renew the lease for ``ttl`` seconds; its fencing number, or None while another holds it.
+
+        One that ends later than the clocks of two processes can differ is of a clock that was set back: it is free.
+        """
         ...
 
     async def release(self, name: str, owner: str) -> None:

@@ -19,6 +19,7 @@ from policies.rollout.table import COMMANDS, TABLE, Action, Signal, Status
 
 def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tuple[Effect, ...]]:
     """The next state and what is to be done. Never raises; a command that can't be is `Refused`."""
+    state = _not_ahead(state, now)
     if isinstance(event, Command):
         return _command(state, event, plan, now)
     if isinstance(event, Configured):
@@ -42,6 +43,18 @@ def step(state: State, event: Event, plan: Plan, now: float) -> tuple[State, tup
         reason=reason,
         evidence=evidence,
         carried=event.carried,
+    )
+
+
+def _not_ahead(state: State, now: float) -> State:
+    """The state without times to come: the clock was set back, and evidence since then would be none for that long."""
+    return replace(
+        state,
+        entered=min(state.entered, now),
+        since=min(state.since, now),
+        window=min(state.window, now),
+        patient_from=min(state.patient_from, now),
+        checked=min(state.checked, now),
     )
 
 
@@ -80,6 +93,12 @@ def next_due(state: State, plan: Plan) -> float:
     if state.status is Status.PROMOTED and state.bake_until is None:
         return math.inf
     return max(state.checked, state.since) + plan.interval
+
+
+def is_due(state: State, plan: Plan, now: float) -> bool:
+    """Whether to send a `Tick`. A look that is due later than in one interval was planned before the clock was set."""
+    wait = next_due(state, plan) - now
+    return wait <= 0 or plan.interval < wait < math.inf
 
 
 def _read(state: State, tick: Tick, plan: Plan, now: float) -> tuple[Signal | None, str]:

@@ -139,6 +139,17 @@ async def test_a_lease_has_one_holder_and_a_rising_number(store: Store) -> None:
     assert again > taken, "a lapsed lease is a new one"
 
 
+async def test_a_lease_of_a_clock_that_was_an_hour_ahead_is_free(store: Store) -> None:
+    """Its holder was killed before the clock was set; for an hour there would be no leader, and no edit."""
+    ahead = await store.lease("leader", "a", ttl=5, now=T0 + 3600)
+    taken = await store.lease("leader", "b", ttl=5, now=T0)
+    assert ahead is not None
+    assert taken is not None
+    assert taken > ahead
+    assert await store.lease("leader", "a", ttl=5, now=T0 + 1) is None
+    assert await store.lease("leader", "c", ttl=5, now=T0 - 300) is None, "clocks of replicas differ a little"
+
+
 async def test_a_released_lease_is_free_at_once_and_only_its_owner_releases_it(store: Store) -> None:
     first = await store.lease("leader", "a", ttl=50, now=T0)
     await store.release("leader", "b")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
-from policies.rollout.machine import next_due, possible, step
+from policies.rollout.machine import is_due, next_due, possible, step
 from policies.rollout.state import GATE, Gate, Plan, Stage, State, begin, shadow_share
 from policies.rollout.table import COMMANDS, TABLE, Status
 from policies.rollout.verdicts import Verdict
@@ -320,6 +320,17 @@ def test_changed_stages_apply_to_the_running_stage() -> None:
     assert (state.stage, state.weight, state.entered) == (1, 0.2, 700)
     assert weights(list(effects)) == [0.2]
     assert step(state, tick(), plan, 760)[0].status is Status.PROMOTED
+
+
+def test_a_clock_that_is_set_back_by_an_hour_blinds_no_rollout() -> None:
+    """It was not looked at for an hour, and what came in that hour lay before its window."""
+    state, _ = play((600, tick()), (4200, tick()), (4201, tick("inconclusive")))
+    assert not is_due(state, PLAN, 4201.5)
+    assert is_due(state, PLAN, 602)
+    looked, _ = step(state, tick("inconclusive"), PLAN, 602)
+    assert (looked.window, looked.entered, looked.since) == (602, 602, 0)
+    assert not is_due(looked, PLAN, 602.5)
+    assert step(looked, tick("fail"), PLAN, 603)[0].status is Status.ROLLED_BACK
 
 
 def test_next_due_is_one_interval_after_the_last_look() -> None:

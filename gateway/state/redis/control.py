@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.state.base import MAX_REVISION_TEXTS, MAX_REVISIONS, Event, Published, Revision, RevisionEntry
+from gateway.state.base import (
+    MAX_CLOCK_SKEW_S,
+    MAX_REVISION_TEXTS,
+    MAX_REVISIONS,
+    Event,
+    Published,
+    Revision,
+    RevisionEntry,
+)
 from gateway.state.memory import Memory
 from gateway.state.redis.codec import pack_published, unpack_published
 from gateway.state.redis.link import Link
@@ -246,7 +254,7 @@ class Control:
 
     # Leadership ---------------------------------------------------------------------------------
     async def lease(self, name: str, owner: str, *, ttl: float, now: float) -> int | None:
-        arguments = (name, owner, repr(now + ttl), repr(now))
+        arguments = (name, owner, repr(now + ttl), repr(now), repr(now + ttl + MAX_CLOCK_SKEW_S))
         return int(await self._link.run(_LEASE, self._link.of_all, *arguments)) or None
 
     async def release(self, name: str, owner: str) -> None:

@@ -17,7 +17,15 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.record.request_ids import RequestKey
-from gateway.state.base import Counts, DecisionRecord, OutcomeFilter, Published, Retention, RewardResult
+from gateway.state.base import (
+    MAX_CLOCK_SKEW_S,
+    Counts,
+    DecisionRecord,
+    OutcomeFilter,
+    Published,
+    Retention,
+    RewardResult,
+)
 from gateway.state.paging import every_step
 from gateway.state.redis import linear, record, request_ids, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
@@ -35,7 +43,6 @@ _MAX_SHARES: Final = 4096
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
 _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
-_MAX_CLOCK_SKEW_S: Final = 600.0
 """Seconds by which a replica's clock may be behind when it decides by an allocation just published."""
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was restarted without its files, restored from a backup, "
@@ -217,7 +224,8 @@ class RedisStore(Control):
         found = await self._of_epoch(route, epoch)
         if found is None:
             return since
-        return max(found.time - _MAX_CLOCK_SKEW_S, since if since is not None else 0.0)
+        published = min(found.time, self._clock())  # the clock may have been set back since
+        return max(published - MAX_CLOCK_SKEW_S, since if since is not None else 0.0)
 
     linear_sums = _asks(linear.totals)
     linear_series = _asks(linear.series)

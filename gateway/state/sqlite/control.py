@@ -8,7 +8,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.state.base import MAX_REVISION_TEXTS, MAX_REVISIONS, Event, Published, Revision, RevisionEntry
+from gateway.state.base import (
+    MAX_CLOCK_SKEW_S,
+    MAX_REVISION_TEXTS,
+    MAX_REVISIONS,
+    Event,
+    Published,
+    Revision,
+    RevisionEntry,
+)
 
 
 def touch(connection: sqlite3.Connection) -> None:
@@ -189,7 +197,7 @@ def lease(connection: sqlite3.Connection, name: str, owner: str, *, ttl: float, 
     row = connection.execute("SELECT owner, until, fence FROM leases WHERE name = ?", (name,)).fetchone()
     if row is None:
         fence = 1
-    elif row[1] <= now:
+    elif row[1] <= now or row[1] > now + ttl + MAX_CLOCK_SKEW_S:
         fence = row[2] + 1  # lapsed: even its last owner may have been followed by work of another
     elif row[0] == owner:
         fence = row[2]
