@@ -31,14 +31,22 @@ _HISTOGRAMS = {
 
 _TRITON: dict[str, tuple[str, Callable[[Served], float]]] = {
     "request_success": ("Requests served.", lambda one: one.stats.success.count),
-    "request_failure": ("Requests failed.", lambda one: one.stats.fail.count),
     "count": ("Rows served.", lambda one: one.stats.inferences),
     "exec_count": ("Batches run.", lambda one: one.stats.executions),
     "request_duration_us": ("Of requests, summed.", lambda one: one.stats.success.ns // 1000),
     "queue_duration_us": ("Of waiting, summed.", lambda one: one.stats.queue.ns // 1000),
-    "compute_input_duration_us": ("Of inputs, summed.", lambda one: one.stats.compute.input.ns // 1000),
-    "compute_infer_duration_us": ("Of models, summed.", lambda one: one.stats.compute.infer.ns // 1000),
-    "compute_output_duration_us": ("Of outputs, summed.", lambda one: one.stats.compute.output.ns // 1000),
+    "compute_input_duration_us": (
+        "Of the inputs of each request's batch, summed.",
+        lambda one: one.stats.compute.input.ns // 1000,
+    ),
+    "compute_infer_duration_us": (
+        "Of the model in each request's batch, summed.",
+        lambda one: one.stats.compute.infer.ns // 1000,
+    ),
+    "compute_output_duration_us": (
+        "Of the outputs of each request's batch, summed.",
+        lambda one: one.stats.compute.output.ns // 1000,
+    ),
     "pending_request_count": ("Requests that wait now.", lambda one: one.waiting),
 }
 
@@ -86,6 +94,13 @@ def _triton(served: list[Served]) -> Iterable[Metric]:
         for one in served:
             family.add_metric((one.name, one.version), read(one))
         yield family
+    failures = UntypedMetricFamily(
+        "nv_inference_request_failure", "Requests failed, by reason.", labels=(*_LABELS, "reason")
+    )
+    for one in served:
+        failures.add_metric((one.name, one.version, "REJECTED"), one.stats.rejected)
+        failures.add_metric((one.name, one.version, "OTHER"), one.stats.fail.count)
+    yield failures
 
 
 def _requests(served: list[Served]) -> CounterMetricFamily:

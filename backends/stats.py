@@ -66,16 +66,17 @@ class Duration:
 
 @dataclass(slots=True)
 class BatchStats:
-    """Batches of one size."""
+    """The steps of batches of one size, or of all requests."""
 
     input: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
     output: Duration = field(default_factory=Duration)
 
-    def add(self, spans: Spans) -> None:
-        self.input.add(spans.input)
-        self.infer.add(spans.infer)
-        self.output.add(spans.output)
+    def add(self, spans: Spans, count: int = 1) -> None:
+        """Counts ``spans`` for each of ``count``."""
+        self.input.add(spans.input * count, count)
+        self.infer.add(spans.infer * count, count)
+        self.output.add(spans.output * count, count)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         return {
@@ -103,6 +104,7 @@ class Stats:
     """Refused because the queue was full."""
     queue: Duration = field(default_factory=Duration)
     compute: BatchStats = field(default_factory=BatchStats)
+    """By request: each counts the time of its whole batch, as in Triton, whose clients divide by requests."""
     by_rows: dict[int, BatchStats] = field(default_factory=dict)
     request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -126,7 +128,7 @@ class Stats:
     def _count_batch(self, report: Report) -> None:
         self.executions += 1
         self.last_inference = time.time_ns() // 1_000_000
-        self.compute.add(report.spans)
+        self.compute.add(report.spans, len(report.answered))
         self.by_rows.setdefault(report.rows, BatchStats()).add(report.spans)
         self.compute_seconds.observe((report.spans.total / 1e9,))
         self.batch_rows.observe((report.rows,))

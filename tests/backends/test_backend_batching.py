@@ -19,6 +19,7 @@ from backends.batching.instance import Instance
 from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
 from backends.served import _guarded
+from backends.stats import Stats
 
 
 def entry(rows: int = 1, key: int = 0, value: float = 0.0, arrived: int = 0) -> Entry:
@@ -321,3 +322,18 @@ def test_whatever_loading_raises_becomes_a_load_error(error: BaseException) -> N
 
 def test_every_error_of_the_server_says_something() -> None:
     assert ServerError().message
+
+
+def test_each_request_counts_the_time_of_its_whole_batch() -> None:
+    """As in a real Triton: perf_analyzer divides the durations by the requests."""
+    stats, report = Stats(), Report(time.perf_counter_ns(), rows=4, spans=Spans(1_000, 20_000, 300))
+    report.answer([Entry((), rows, (), report.started) for rows in (1, 1, 2)], [np.zeros(4)])
+    stats.record(report)
+    document: Any = stats.as_dict()
+    assert document["inference_stats"]["success"]["count"] == 3
+    assert document["inference_stats"]["compute_input"] == {"count": 3, "ns": 3_000}
+    assert document["inference_stats"]["compute_infer"] == {"count": 3, "ns": 60_000}
+    assert document["inference_stats"]["compute_output"] == {"count": 3, "ns": 900}
+    (batch,) = document["batch_stats"]
+    assert (batch["batch_size"], batch["compute_infer"]) == (4, {"count": 1, "ns": 20_000})
+    assert (document["inference_count"], document["execution_count"]) == (4, 1)

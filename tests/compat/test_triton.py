@@ -5,6 +5,7 @@ Runs once `make compat` has installed Triton.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,8 +172,14 @@ METRICS_NOT_SERVED = {
 
 
 def test_metrics_have_tritons_names(tritonserver: Triton, ours: httpx.Client) -> None:
-    def names(text: str) -> set[str]:
-        return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE nv_")}
+    def names(text: str) -> dict[str, set[str]]:
+        """The names, each with its labels."""
+        lines = [line for line in text.splitlines() if line.startswith("nv_")]
+        return {re.split("[{ ]", line)[0]: set(re.findall(r'(\w+)="', line)) for line in lines}
 
-    missing = names(httpx.get(tritonserver.metrics_url).text) - names(ours.get("/metrics").text)
+    theirs, own = names(httpx.get(tritonserver.metrics_url).text), names(ours.get("/metrics").text)
+    missing = theirs.keys() - own.keys()
+    assert {name: own[name] for name in own.keys() & theirs.keys()} == {
+        name: theirs[name] for name in own.keys() & theirs.keys()
+    }
     assert missing == METRICS_NOT_SERVED.keys()
