@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 
 import pytest
@@ -254,7 +255,7 @@ async def test_old_pages_are_merged_and_read_as_before(store: Store) -> None:
 @pytest.mark.slow
 async def test_a_record_that_is_too_large_loses_its_oldest_part_and_no_sum(store: Store) -> None:
     now = T0 + 40 * DAY
-    rows = [outcome(T0 + k * 4 * 3600, features="x" * 40) for k in range(6 * 40)]
+    rows = [outcome(T0 + k * 4 * 3600, features=os.urandom(400).hex()) for k in range(6 * 40)]
     for k in range(0, len(rows), 2):
         await store.append(rows[k : k + 2])
     await store.reward([reward(1.0, of=row, tags='{"note": "some text"}') for row in rows])

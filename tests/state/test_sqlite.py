@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 from gateway.record.page import encode
 from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
-from gateway.state.sqlite import SqliteStore, schema
+from gateway.state.sqlite import SqliteStore, control, pages, schema
 from gateway.state.sqlite.connect import connect
-from gateway.state.sqlite.pages import page_filter
+from gateway.state.sqlite.upkeep import Upkeep
 from gateway.state.units import UNIT_REST_S
+from policies.sequential.srm import EVERY_UNIT
 from policies.types import RewardSums
 from tests.support.made import T0, outcome, published, reward
 
@@ -133,7 +135,7 @@ async def test_a_damaged_file_is_reported_with_advice(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(begin)
         file.write(os.urandom(size - begin))
-    with pytest.raises(StoreUnavailable, match=r"damaged: .*(rowid|page).*put back a backup"):
+    with pytest.raises(StoreUnavailable, match=r"damaged: .*(rowid|[Pp]age).*put back a backup"):
         await SqliteStore(path).open()
     try:
         with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
@@ -365,13 +367,34 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten_and_begins_anew(tmp_p
         await store.close()
 
 
-def test_pages_of_a_time_are_found_by_an_index(tmp_path: Path) -> None:
+async def test_no_periodic_work_reads_a_whole_table(tmp_path: Path) -> None:
+    """A scan of three million rewards held up the writer for 0.65 s each minute."""
+    store = await opened(tmp_path / "store.db")
+    statements: list[str] = []
     connection = connect(tmp_path / "store.db")
-    schema.migrate(connection)
-    where, values = page_filter(OutcomeFilter(route="digits", since=T0, until=T0 + 60))
-    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN SELECT data FROM pages WHERE {where}", values)
-    assert "USING INDEX pages_by_last (last>? AND last<?)" in plan[3]
-    connection.close()
+    connection.set_trace_callback(statements.append)
+    try:
+        await store.append([outcome(T0 + k) for k in range(3)])
+        await store.reward([reward(1.0, unit=7, period="e1")])
+        for age in (0, 10 * 86_400, 1000 * 86_400):
+            Upkeep().step(connection, Retention(), now=T0 + age)
+        pages.exposures_of(connection, "digits", since=T0, until=T0 + 60, below=EVERY_UNIT)
+        control.published(connection)
+        connection.set_trace_callback(None)
+        plans = {
+            text: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}")]
+            for text in statements
+            if text.startswith(("SELECT", "DELETE", "WITH"))
+        }
+    finally:
+        connection.close()
+        await store.close()
+    assert len(plans) > 20
+    scans = {text: plan for text, plan in plans.items() if any(_TABLE_SCAN.match(step) for step in plan)}
+    assert scans == {}
+
+
+_TABLE_SCAN = re.compile(r"SCAN (?!CONSTANT|routes|\d|\()")
 
 
 @pytest.mark.slow

@@ -79,9 +79,12 @@ def ensemble(connection: sqlite3.Connection, route: str, epoch: int) -> bytes | 
 
 
 def published(connection: sqlite3.Connection) -> dict[str, Published]:
+    # From route to route by the key: a bandit leaves a row for each of its allocations.
     rows = connection.execute(
-        f"SELECT {_ALLOCATION} FROM allocations JOIN (SELECT route AS r, MAX(epoch) AS e FROM allocations "
-        "GROUP BY route) ON route = r AND epoch = e ORDER BY route"
+        "WITH RECURSIVE routes(name) AS (SELECT MIN(route) FROM allocations UNION ALL "
+        "SELECT (SELECT MIN(route) FROM allocations WHERE route > name) FROM routes WHERE name IS NOT NULL) "
+        f"SELECT {_ALLOCATION} FROM routes JOIN allocations ON route = name "
+        "AND epoch = (SELECT MAX(epoch) FROM allocations WHERE route = name) ORDER BY route"
     )
     return {row[0]: _allocation(row) for row in rows}
 

@@ -58,7 +58,7 @@ def _earliest_start(decision: bytes) -> bytes:
     return max(milliseconds(decision) - MAX_PAGE_SPAN_MS, 0).to_bytes(6, "big")
 
 
-def _moment(time: float) -> bytes:
+def moment(time: float) -> bytes:
     """The beginning of the decisions of a time in seconds since the epoch, by which an index finds their pages."""
     return int(min(max(time, 0.0), 2.0**38) * 1000).to_bytes(6, "big")
 
@@ -157,9 +157,9 @@ def page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
     if query.errors_only or query.error:
         conditions.append(("errors > ?", 0))
     if query.since is not None:
-        conditions += [("newest >= ?", query.since), ("last >= ?", _moment(query.since - 1.0))]
+        conditions += [("newest >= ?", query.since), ("last >= ?", moment(query.since - 1.0))]
     if query.until is not None:
-        conditions += [("oldest < ?", query.until), ("last <= ?", _latest_end(_moment(query.until + 1.0)))]
+        conditions += [("oldest < ?", query.until), ("last <= ?", _latest_end(moment(query.until + 1.0)))]
     return " AND ".join(text for text, _ in conditions), [value for _, value in conditions]
 
 

@@ -105,7 +105,25 @@ _UNSEEN: Final = """
 ALTER TABLE outcome_cells ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN)
+_UPKEEP: Final = """
+-- For gateway.state.sqlite.upkeep: what is too old, and by level the buckets that are finer than it.
+CREATE INDEX events_by_time ON events (time);
+CREATE INDEX allocations_by_time ON allocations (time);
+CREATE INDEX outcome_cells_by_start ON outcome_cells (start);
+CREATE INDEX outcome_cells_to_minutes ON outcome_cells (start) WHERE start % 60 != 0;
+CREATE INDEX outcome_cells_to_hours ON outcome_cells (start) WHERE start % 3600 != 0;
+CREATE INDEX outcome_cells_to_days ON outcome_cells (start) WHERE start % 86400 != 0;
+CREATE INDEX reward_cells_by_start ON reward_cells (start);
+CREATE INDEX reward_cells_to_minutes ON reward_cells (start) WHERE start % 60 != 0;
+CREATE INDEX reward_cells_to_hours ON reward_cells (start) WHERE start % 3600 != 0;
+CREATE INDEX reward_cells_to_days ON reward_cells (start) WHERE start % 86400 != 0;
+CREATE INDEX shadow_cells_by_start ON shadow_cells (start);
+CREATE INDEX shadow_cells_to_minutes ON shadow_cells (start) WHERE start % 60 != 0;
+CREATE INDEX shadow_cells_to_hours ON shadow_cells (start) WHERE start % 3600 != 0;
+CREATE INDEX shadow_cells_to_days ON shadow_cells (start) WHERE start % 86400 != 0;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN, _UPKEEP)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
-from gateway.state.base import DecisionRecord, OutcomeFilter, RewardResult
+from gateway.state.base import DecisionRecord, OutcomeFilter, Retention, RewardResult
 from gateway.state.paging import every_step, parts
 from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
@@ -99,6 +99,7 @@ class SqliteStore:
         self._writer = Writer(self.path)
         self._readers = Readers(self.path, threads=3)
         self._walkers = Readers(self.path, threads=1)
+        self._upkeep = upkeep.Upkeep()
         self._shares: dict[tuple[str, int], Mapping[str, float]] = {}
 
     async def open(self) -> None:
@@ -170,7 +171,9 @@ class SqliteStore:
     shadow_responses = _reads(rewards.shadow_responses)
     metric_names = _reads(sums.metric_names)
     size = _reads(upkeep.size)
-    prune = _writes(upkeep.step, durable=False)
+
+    async def prune(self, retention: Retention, *, now: float) -> bool:
+        return await self._writer.run(partial(self._upkeep.step, retention=retention, now=now), durable=False)
 
     # Aggregates ---------------------------------------------------------------------------------
     counts = _reads(sums.counts)

@@ -12,26 +12,50 @@ from gateway.record.page import decode
 from gateway.state.base import Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
-from gateway.state.paging import MAX_PAGE_ROWS, parts
+from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
 from gateway.state.sqlite import linear, pages
+from gateway.state.sqlite.pages import moment
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import UNIT_REST_S
 
+_UNIT: Final = "route, unit, period, variant, metric"
+_FIRST_UNIT: Final = ("", -(2**63), "", "", "")
 _MAX_STEP_ROWS: Final = 2000
 """Rows that one step touches at most, so that rewards never wait long behind it."""
 
 
-def step(connection: sqlite3.Connection, retention: Retention, *, now: float) -> bool:
-    """One bounded step; True while there is more to do."""
-    bounded = _within_size(connection, retention, now)
-    return (
-        _forget(connection, bounded, now)
-        or bounded is not retention
-        or any(_fold(connection, now - age, width) for age, width in LADDER)
-        or any(linear.fold(connection, now - age, width) for age, width in LINEAR_LADDER)
-        or _merge_pages(connection, now)
-    )
+class Upkeep:
+    """The upkeep of one store. No step reads a whole table: rewards wait behind it."""
+
+    def __init__(self) -> None:
+        self._unit: tuple[object, ...] = _FIRST_UNIT
+        """The key of the last unit that was looked at."""
+
+    def step(self, connection: sqlite3.Connection, retention: Retention, *, now: float) -> bool:
+        """One bounded step; True while there is more to do."""
+        bounded = _within_size(connection, retention, now)
+        self._forget_units(connection, now - UNIT_REST_S)
+        return (
+            _forget(connection, bounded, now)
+            or bounded is not retention
+            or any(_fold(connection, now - age, width) for age, width in LADDER)
+            or any(linear.fold(connection, now - age, width) for age, width in LINEAR_LADDER)
+            or _merge_pages(connection, now)
+        )
+
+    def _forget_units(self, connection: sqlite3.Connection, before: float) -> None:
+        """Look at the next units, after the last from the first again; an index would cost each reward more."""
+        units = connection.execute(
+            f"SELECT {_UNIT}, last FROM units WHERE ({_UNIT}) > (?, ?, ?, ?, ?) ORDER BY {_UNIT} "
+            f"LIMIT {_MAX_STEP_ROWS}",
+            self._unit,
+        ).fetchall()
+        self._unit = units[-1][:-1] if len(units) == _MAX_STEP_ROWS else _FIRST_UNIT
+        connection.executemany(
+            f"DELETE FROM units WHERE ({_UNIT}) = (?, ?, ?, ?, ?)",
+            [unit[:-1] for unit in units if unit[-1] < before],
+        )
 
 
 def size(connection: sqlite3.Connection) -> int:
@@ -49,7 +73,8 @@ def _within_size(connection: sqlite3.Connection, retention: Retention, now: floa
         return retention
     outcomes = connection.execute(
         "SELECT MAX(newest) FROM (SELECT newest FROM pages ORDER BY last "
-        "LIMIT 1 + (SELECT COUNT(*) / 20 FROM pages))"
+        "LIMIT MIN(?, 1 + (SELECT COUNT(*) / 20 FROM pages)))",
+        (_MAX_STEP_ROWS,),
     ).fetchone()[0]
     rewards = connection.execute(
         "SELECT MAX(decided) FROM (SELECT decided FROM rewards ORDER BY decision LIMIT ?)", (_MAX_STEP_ROWS,)
@@ -58,21 +83,19 @@ def _within_size(connection: sqlite3.Connection, retention: Retention, now: floa
 
 
 def _forget(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
-    outcomes = now - retention.outcomes
-    coarse = int(max(outcomes, 0) * 1000).to_bytes(6, "big")[:4]
+    outcomes = moment(now - retention.outcomes)
     aggregates = now - retention.aggregates
     deletions = (
-        ("pages", "id", "newest < ?", outcomes),
-        ("seen", "block", "block < ?", coarse),
-        ("shadowed", "decision, shadow", "time < ?", outcomes),
-        ("rewards", "decision, metric", "decided < ?", now - retention.rewards),
-        ("units", "route, unit, period, variant, metric", "last < ?", now - UNIT_REST_S),
+        ("pages", "id", "last < ?", outcomes),
+        ("seen", "block", "block < ?", outcomes[:COARSE_BYTES]),
+        ("shadowed", "decision, shadow", "decision < ?", outcomes),
+        ("rewards", "decision, metric", "decision < ?", moment(now - retention.rewards)),
         ("request_ids", "key", "until < ?", now),
         ("events", "id", "time < ?", now - retention.events),
         (
             "allocations",
             "route, epoch",
-            "time < ? AND (route, epoch) NOT IN (SELECT route, MAX(epoch) FROM allocations GROUP BY route)",
+            "time < ? AND epoch < (SELECT MAX(epoch) FROM allocations AS a WHERE a.route = allocations.route)",
             now - retention.allocations,
         ),
         ("outcome_cells", "route, start, epoch, variant", "start < ?", aggregates),
@@ -200,8 +223,8 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
     edge = int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
     small = connection.execute(
-        "SELECT id, rows FROM pages WHERE merged = 0 AND last < ? ORDER BY first LIMIT 256",
-        (edge.to_bytes(6, "big"),),
+        "SELECT id, rows FROM pages WHERE merged = 0 AND first < ? AND last < ? ORDER BY first LIMIT 256",
+        (edge.to_bytes(6, "big"),) * 2,
     ).fetchall()
     chosen: list[int] = []
     total = 0
