@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 import dashboards
 from tests.browser.conftest import Tab, Tabs
-from tests.browser.serving import DIGITS, Served
+from tests.browser.serving import DIGITS, SHOP, Served
 
 pytestmark = pytest.mark.browser
 
@@ -71,6 +71,25 @@ def test_every_figure_of_a_route_equals_the_apis(lived: Served, tabs: Tabs) -> N
     assert number(shown["epoch"]) == report["epoch"]
     assert number(shown["agreement.v3.rate"]) == report["agreement"]["v3"]["rate"]
     assert number(shown["agreement.v3.compared"]) == report["agreement"]["v3"]["compared"]
+
+
+def test_a_guardrail_that_failed_leaves_no_difference_undecided(served: Served, tabs: Tabs) -> None:
+    served.live(SHOP, steps=2, per_step=10)
+    failed = {
+        "metric": "error_rate",
+        "verdict": "fail",
+        "bound": "max_increase",
+        "limit": 0.01,
+        "estimate": 0.5,
+    }
+    served.set_rollout("shop", {"state": "running", "phase": "canary", "stage": 0, "verdicts": [failed]})
+    tab = tabs.new(served.address, "/-/dashboard/routes/shop")
+    row = tab.page.locator('[data-metric="error_rate"] [data-row="new"]')
+    row.get_by_text("over its limit").wait_for()
+    assert row.get_by_text("undecided").count() == 0
+    assert (
+        tab.page.locator('[data-metric="latency_p50"] [data-row="new"]').get_by_text("undecided").count() == 1
+    )
 
 
 def test_figures_are_rounded_to_what_their_interval_allows(lived: Served, tabs: Tabs) -> None:

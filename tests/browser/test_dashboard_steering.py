@@ -203,12 +203,17 @@ def test_disagreements_lead_to_the_story_of_a_decision(lived: Served, tabs: Tabs
     ]
     assert dict(found["kinds"]) == {"outputs.label[*]": found["seen"]}
     assert first.locator("tbody td").all_inner_texts() == ["8", "3"]
+    tab.page.set_viewport_size({"width": 320, "height": 900})
+    wide = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText)"
+    assert first.locator("th").evaluate_all(wide) == [], "each heading fits its column"
     first.get_by_role("link").click()
     tab.page.locator("#why").wait_for()
     decision = tab.page.url.rsplit("/", 1)[1]
     story = httpx.get(f"{lived.address}/-/decisions/{decision}").json()
     shown = tab.page.locator('[data-field="propensity"]').get_attribute("data-value")
     assert float(shown or "nan") == story["outcome"]["propensity"]
+    still = tab.page.locator("#rewards .note", has_text="Still accepted").inner_text()
+    assert still.count(", ") == still.count(" until ") - 1
     assert "v3 differs" in tab.page.locator("#shadows").inner_text()
     for field in ("gateway_ms", "backend_ms"):
         shown = tab.page.locator(f'[data-field="{field}"]').get_attribute("data-value")

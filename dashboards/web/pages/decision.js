@@ -1,7 +1,7 @@
 // The story of one decision: why this variant, where the time went, what came of it.
 
 import { useGet } from "../core/data.js";
-import { milliseconds, moment, probability, seconds, share, time } from "../core/format.js";
+import { milliseconds, moment, seconds, share, time } from "../core/format.js";
 import { href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, figure, section, swatch } from "../parts/basics.js";
@@ -32,10 +32,10 @@ export function DecisionPage({ page, now }) {
 function why(made) {
   const how = made.forced
     ? `The client chose ${made.assigned} itself (x-variant): it does not count in any statistic.`
-    : `${made.assigned} was drawn with probability ${share(made.propensity)} in epoch ${made.epoch} (revision ${made.revision}, policy ${made.policy}).`;
+    : `${made.assigned} ${made.propensity < 1 ? `was drawn with probability ${share(made.propensity)}` : "got every request"} in epoch ${made.epoch} (revision ${made.revision}, policy ${made.policy}).`;
   const unit = made.sticky
     ? html`The unit <a class="mono" href=${href("outcomes", { route: made.route, unit: made.unit })}>${made.unit}</a> keeps its variant while the shares stay.`
-    : "The request named no unit: chance decided.";
+    : `The request named no unit${made.propensity < 1 ? ": chance decided" : ""}.`;
   const features = Object.entries(made.features ?? {})
     .map(([name, value]) => `${name} ${value}`)
     .join(", ");
@@ -43,7 +43,7 @@ function why(made) {
     "why",
     `Why ${made.assigned}`,
     null,
-    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}<p class="note">Propensity ${figure("propensity", made.propensity, probability(made.propensity))}</p>`
+    html`<p>${how} ${unit}</p>${features && html`<p class="note">Features: ${features}</p>`}<p class="note">Propensity ${figure("propensity", made.propensity, share(made.propensity))}</p>`
   );
 }
 
@@ -79,8 +79,8 @@ function windows({ outcome: made, rewards, open_until }, now) {
   if (made?.forced) return null;
   const waiting = Object.entries(open_until).filter(([metric]) => !rewards.some((one) => one.metric === metric));
   const [open, over] = [waiting.filter(([, until]) => until > now), waiting.filter(([, until]) => until <= now)];
-  const until = ([metric, at]) => html`<span key=${metric}>${metric} until ${figure(`open_until.${metric}`, at, moment(at, now))}</span> `;
-  return html`<p class="note">${open.length > 0 && html`Still accepted: ${open.map(until)}`}${over.length > 0 && html`Too late for ${over.map(([metric]) => metric).join(", ")}.`}</p>`;
+  const until = ([metric, at], k) => html`<span key=${metric}>${k ? ", " : ""}${metric} until ${figure(`open_until.${metric}`, at, moment(at, now))}</span>`;
+  return html`<p class="note">${open.length > 0 && html`Still accepted: ${open.map(until)}. `}${over.length > 0 && html`Too late for ${over.map(([metric]) => metric).join(", ")}.`}</p>`;
 }
 
 function shadow(one) {

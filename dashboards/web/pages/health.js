@@ -51,7 +51,7 @@ function checks(report, now) {
 
 function addresses(report, colour, now) {
   const rows = Object.entries(report.health).flatMap(([variant, found]) => found.map((one) => [variant, one]));
-  const head = html`<tr><th scope="col">Variant</th><th scope="col">Address</th><th scope="col">State</th><th scope="col" class="number">In flight, all routes</th><th scope="col" class="number">Waiting</th></tr>`;
+  const head = html`<tr><th scope="col">Variant</th><th scope="col">State</th><th scope="col">Address</th><th scope="col" class="number">In flight, all routes</th><th scope="col" class="number">Waiting</th></tr>`;
   return section(
     "health",
     "Addresses",
@@ -60,8 +60,9 @@ function addresses(report, colour, now) {
       "Addresses",
       html`<table class="plain"><thead>${head}</thead><tbody>${rows.map(
         ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
-      <td>${variantName(variant, colour(variant))}</td><td class="mono">${one.address}</td>
+      <td>${variantName(variant, colour(variant))}</td>
       <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small>the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
+      <td class="mono">${one.address}</td>
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
       )}</tbody></table>`
     )

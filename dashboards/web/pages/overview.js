@@ -191,10 +191,10 @@ function canary(route, rollout, now) {
     share(rollout.weight),
     left,
     failed.length ? `over its limit: ${failed.join("; ")}` : "",
-    open.length ? `${open.join(", ")} undecided${minutes ? `, about ${seconds(minutes * 60)}` : ""}` : ""
+    open.length ? `undecided: ${open.join(", ")}${minutes ? ` (about ${seconds(minutes * 60)} more)` : ""}` : ""
   ]
     .filter(Boolean)
-    .join(", ");
+    .join(" · ");
 }
 
 function shadows(route) {

@@ -58,7 +58,7 @@ function block(page, metric, goal, cell) {
         ([name, one]) => html`<div class="metric-row" role="row" key=${name} data-row=${name}>
         <div role="rowheader">${variantName(name, colour(name))}</div>
         <div role="cell" class="estimate">${one ? one.text : html`<span class="thin">no data</span>`}${one && forest({ mean: one.mean, interval: one.interval, scale, hue: colour(name).hue, thin: one.thin, label: one.label })}</div>
-        ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null)}</div>`}
+        ${names.length > 1 && html`<div role="cell" class="estimate">${lift(report, name, metric, apart, limits[0] ?? null, guarded)}</div>`}
       </div>`
       )}
     </div>
@@ -107,12 +107,14 @@ function latencyCell(report, name, metric) {
   return { mean: v.latency_ms[q], interval, thin: few, text, label: `${milliseconds(v.latency_ms[q])}, 95% interval ${said}` };
 }
 
-function lift(report, name, metric, scale, limit) {
+function lift(report, name, metric, scale, limit, guarded) {
   const found = report.variants[name].lift[metric];
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
   if (!found || report.contextual) return html`<small class="thin">${none}</small>`;
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
-  const verdict = found.better === null ? badge("? undecided") : found.better ? badge("✓ better", "good") : badge("✕ worse", "bad");
+  // A guardrail may decide before the interval does: it tests nothing but its limit.
+  const failed = name === report.candidate && found.better === null && guarded.some((one) => one.verdict === "fail");
+  const verdict = failed ? badge("✕ over its limit", "bad") : found.better === null ? badge("? undecided") : found.better ? badge("✓ better", "good") : badge("✕ worse", "bad");
   const ratio = found.relative === null ? "" : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
   return [
     html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
