@@ -304,5 +304,5 @@ function marks(events, page) {
   if (!within.length) return null;
   const shown = within.slice(-MAX_LISTED);
   const earlier = within.length - shown.length;
-  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${earlier > 0 && html`<li>${figure("marks.earlier", earlier, count(earlier))} earlier ·</li>`}${shown.map((one) => html`<li key=${one.key}>${clockOf(one.time)} ${event(one)[0]}</li>`)}</ul>`;
+  return html`<ul class="marks" key="marks" aria-label="What happened in this period">${earlier > 0 && html`<li>${figure("marks.earlier", earlier, count(earlier))} earlier ·</li>`}${shown.map((one) => html`<li key=${one.key}>${clockOf(one.time)} ${event(one)[0]}${one.data?.backend ? `: ${one.data.backend}` : ""}</li>`)}</ul>`;
 }

@@ -114,7 +114,13 @@ function lift(report, name, metric, scale, limit, guarded) {
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
   // A guardrail may decide before the interval does: it tests nothing but its limit.
   const failed = name === report.candidate && found.better === null && guarded.some((one) => one.verdict === "fail");
-  const verdict = failed ? badge("✕ over its limit", "bad") : found.better === null ? badge("? undecided") : found.better ? badge("✓ better", "good") : badge("✕ worse", "bad");
+  const verdict = failed
+    ? badge("✕ over its limit", "bad")
+    : found.better === null
+      ? badge("? undecided")
+      : found.better
+        ? badge("✓ better", "good")
+        : badge("✕ worse", "bad");
   const ratio = found.relative === null ? "" : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
   return [
     html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
