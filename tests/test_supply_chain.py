@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent
 SAFE = {
     "cryptography": ("44.0.1", "CVE-2024-12797: OpenSSL in its wheels"),
     "protobuf": ("5.29.5", "CVE-2025-4565: unbounded recursion"),
-    "pydantic": ("2.10.3", "a default factory that takes data fails, and with it engines of the type kubernetes"),
+    "pydantic": (
+        "2.10.3",
+        "a default factory that takes data fails, and with it engines of the type kubernetes",
+    ),
     "pyjwt": ("2.12", "CVE-2024-53861: prefixes of the issuer accepted; CVE-2026-32597: 'crit' ignored"),
     "redis": ("6.0", "rediss:// checked no host name before"),
     "orjson": ("3.11.6", "CVE-2025-67221: unbounded recursion"),
