@@ -146,7 +146,7 @@ def looks(users: Users, level: Level, asked: Bandit, seed: int, gain: float = 0.
                     key = bucket.variant, metric
                     whole[key] = whole.get(key, Rewarded()) + found
             learned = Learned(sums=observations(whole), previous=allocation, periods=periods(buckets))
-            yield learned, UnitEvidence.of(buckets, route.outcomes)
+            yield learned, UnitEvidence.of(buckets, route.outcomes, {})
             allocation = refresh(asked, learned)[0]
 
 

@@ -77,7 +77,9 @@ class OutcomesByUnit:
         ):
             begin = max(since, now - BACK_S)
             tail = max(begin, now - LATE_S)
-            window = self._windows[name] = _Window(since, epoch, begin, tail, recent=tail)
+            window = self._windows[name] = _Window(
+                since, epoch, begin, tail, recent=tail, outcomes=UnitOutcomes(since=begin)
+            )
         until = perf_counter() + self._max_look_s
         read = await self._read_times(name, window, until) and await self._read_pages(
             name, window, now, until

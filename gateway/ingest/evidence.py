@@ -43,6 +43,7 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 _NONE: Final = RewardSums()
 _NO_COUNTS: Final = Counts()
 _NO_PAIRS: Final = PairSums()
+_NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 _PLACES: Final = ("x", "y", "both")
 _OF_PAIRS: Final = dict(zip(OF_PAST + OF_WEIGHTS, _PLACES * 2, strict=True))
 """From an aspect to its part of `Rewarded.past` or `Rewarded.weighted`."""
@@ -232,20 +233,38 @@ def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key
     return ((b.start, {(b.variant, m): r.observations for m, r in b.rewards.items()}) for b in buckets)
 
 
-def periods(buckets: Iterable[RewardedBucket], failures: Mapping[str, PairSums] | None = None) -> Periods:
+async def units_of_all_time(store: AggregateStore, route: str) -> dict[Key, PairSums]:
+    """What the values of each unit of a route come to over all time, for `periods` of a part of it. Raises
+    StoreUnavailable.
+
+    A unit's sums stand where its first value does, so those of a part would leave out units that came before: the
+    busiest. Over all time units are larger than in a part, and the variance between them is rather too large.
+    """
+    return {
+        key: one.weighted
+        for key, one in _joined(await store.reward_sums(route)).items()
+        if one.weighted.y.count
+    }
+
+
+def periods(
+    buckets: Iterable[RewardedBucket], units: Mapping[Key, PairSums] = _NO_UNITS, *, errors_since: float = 0.0
+) -> Periods:
     """The periods of constant propensities: what one epoch did in one bucket of time.
 
     A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
     one bucket, their average. Values of units that stay while a bandit moves its shares are there one by one, in the
-    period of their own decision, with what `UnitSums` says of them. ``failures``: the same of requests that failed, by
-    variant, where a request is not its own unit (`policies.sequential.unit_outcomes`).
+    period of their own decision, with what `UnitSums` says of them.
+
+    ``units``: what is known of units that the buckets do not tell: those that came before, and failures by unit
+    (`policies.sequential.unit_outcomes`), which are known of decisions since ``errors_since``.
     """
     cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
     for bucket in buckets:
         cells[bucket.start, bucket.epoch].append(bucket)
     one_by_one = {
         m for cell in cells.values() for b in cell for m, r in b.rewards.items() if r.weighted.y.count
-    }
+    } | {metric for _, metric in units}
     found: list[Period] = []
     for cell in cells.values():
         decided = sum(bucket.counts.assigned for bucket in cell)
@@ -259,15 +278,19 @@ def periods(buckets: Iterable[RewardedBucket], failures: Mapping[str, PairSums] 
                 for aspect, place in zip(OF_PAST, _PLACES, strict=True)
                 if r.past.y.count
             }
-            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell}
-            units = {
-                (v, m): UnitSums(r.weighted, r.values.count, r.missing, r.loose)
+            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell if b.start >= errors_since}
+            of_units = {
+                (v, m): UnitSums(
+                    _NO_PAIRS if (v, m) in units else r.weighted, r.values.count, r.missing, r.loose
+                )
                 for v, m, r in each
                 if m in one_by_one
             }
-            if not found and failures is not None:
-                units |= {(v, "error_rate"): UnitSums(pairs, pairs.y.count) for v, pairs in failures.items()}
-            found.append(Period(shares, sums, units))
+            if not found:
+                for key, pairs in units.items():
+                    known = of_units.get(key, UnitSums(pairs, float(key[1] == "error_rate")))
+                    of_units[key] = replace(known, weighted=pairs)
+            found.append(Period(shares, sums, of_units))
     return Periods(found)
 
 

@@ -18,7 +18,14 @@ from gateway.compile.plans import rail_of, reported
 from gateway.compile.steering import Guarded
 from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
+from gateway.ingest.evidence import (
+    Metric,
+    RewardedBucket,
+    ended_before,
+    of_buckets,
+    over_time,
+    units_of_all_time,
+)
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
@@ -94,7 +101,7 @@ class GuardrailEvidence:
         """The guardrails of each variant other than the baseline that gets traffic, by variant."""
         others = [variant for variant in variants if variant != bound.baseline]
         compared = [variant for variant in others if variant not in state.ejected]
-        rails, alpha = [rail_of(rail) for rail in bound.guardrails], bound.alpha / len(others)
+        rails, alpha = [rail_of(rail) for rail in bound.guardrails], bound.alpha / max(len(others), 1)
         by_unit = document.routes[name].unit is not None
         read = self._of_units if by_unit else self._of_requests
         pairs = await read(document, name, bound.baseline, state, compared)
@@ -140,7 +147,8 @@ class GuardrailEvidence:
             buckets = await over_time(self._store, name, reported(document, name), now=now, since=since)
             outcomes = await self._units.read(name, since)
             settled = [bucket for bucket in buckets if bucket.start < until]
-            found = await asyncio.to_thread(UnitEvidence.of, settled, outcomes)
+            earned = await units_of_all_time(self._store, name)
+            found = await asyncio.to_thread(UnitEvidence.of, settled, outcomes, earned)
             due = now + (perf_counter() - began) / MAX_READ_SHARE
             known = self._of_route[name] = _SeenOfUnits(since, now, due, found)
         return known.found

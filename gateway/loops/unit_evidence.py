@@ -19,7 +19,7 @@ from policies.sequential.design_based import Periods
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import MetricType, RewardSums
+from policies.types import MetricType, PairSums, RewardSums
 
 _NOTHING: Final = Stratum(units=RewardSums())
 
@@ -34,15 +34,21 @@ class UnitEvidence:
     """The values one by one."""
 
     @classmethod
-    def of(cls, buckets: Sequence[RewardedBucket], outcomes: UnitOutcomes | None = None) -> UnitEvidence:
-        """Return the evidence from what was counted and, by unit, from the record."""
+    def of(
+        cls,
+        buckets: Sequence[RewardedBucket],
+        outcomes: UnitOutcomes | None,
+        earned: Mapping[tuple[str, str], PairSums],
+    ) -> UnitEvidence:
+        """Return the evidence from what was counted, by unit from the record, and by unit over all time."""
         times: dict[tuple[float, int], dict[str, Stratum]] = defaultdict(dict)
         for bucket in buckets:
             means = {metric: found.observations for metric, found in bucket.rewards.items()}
             times[bucket.start, bucket.epoch][bucket.variant] = Stratum(rewards=means)
         if outcomes is None:
-            return cls(list(times.values()), periods(buckets))
-        return cls([*times.values(), *outcomes.strata()], periods(buckets, outcomes.failures()))
+            return cls(list(times.values()), periods(buckets, earned))
+        known = periods(buckets, {**earned, **outcomes.failures()}, errors_since=outcomes.since)
+        return cls([*times.values(), *outcomes.strata()], known)
 
     def pair(
         self,

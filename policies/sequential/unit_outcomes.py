@@ -88,7 +88,9 @@ class UnitOutcomes:
     what the others counted stays, and they are not looked at again.
     """
 
-    def __init__(self, size: int = 16_384) -> None:
+    def __init__(self, size: int = 16_384, since: float = 0.0) -> None:
+        self.since = since
+        """Time of the first decision that is added."""
         self.below = EVERY_UNIT
         self._size = size
         self._units: dict[tuple[int, str], _Unit] = {}
@@ -114,14 +116,15 @@ class UnitOutcomes:
             if latency >= 0 and len(unit.latencies) < MAX_LATENCIES_PER_UNIT:
                 _weigh(unit, latency, cell)
 
-    def failures(self) -> dict[str, PairSums]:
-        """By variant, the sums over units of w y and of w, y = 1 for a request that failed and w = 1 - propensity."""
+    def failures(self) -> dict[tuple[str, str], PairSums]:
+        """By variant (and "error_rate"), the sums over units of w y and of w: y = 1 for a request that failed, and
+        w = 1 - propensity."""
         each: dict[str, list[tuple[float, float]]] = {}
         for (_, variant), unit in list(
             self._units.items()
         ):  # of one moment: decisions may be added meanwhile
             each.setdefault(variant, []).append((unit.weighted, unit.weight))
-        return {variant: PairSums.of(*np.asarray(pairs).T) for variant, pairs in each.items()}
+        return {(variant, "error_rate"): PairSums.of(*np.asarray(pairs).T) for variant, pairs in each.items()}
 
     def whole(self) -> dict[str, Stratum]:
         """Each variant over the whole window, where shares are constant."""

@@ -108,8 +108,9 @@ async def test_a_bandit_ejects_a_variant_that_fails_for_a_few_heavy_users(store:
     assert one.allocations.steering["r"].ejected == {"v2"}
 
 
-async def rewarded(one: Service, users: int, each: int, good: int) -> None:
-    """Rewards of ``users`` users of each variant: all of the baseline's are 1, and those of ``good`` of the other's."""
+async def rewarded(one: Service, users: int, each: int, good: int, best: int = 2**32, first: int = 0) -> None:
+    """Rewards of ``users`` users of each variant, from number ``first`` on: those of users below number ``best`` of the
+    baseline are 1, and those below ``good`` of the other."""
     made = [
         outcome(
             time=one.time + 1e-3 * k,
@@ -120,11 +121,11 @@ async def rewarded(one: Service, users: int, each: int, good: int) -> None:
             unit=(2 * n + (v == "v2")) << 40,
         )
         for v in ("v1", "v2")
-        for n in range(users)
+        for n in range(first, first + users)
         for k in range(each)
     ]
     await one.store.append(made)
-    values = [float(row.assigned == "v1" or row.unit >> 41 < good) for row in made]
+    values = [float(row.unit >> 41 < (best if row.assigned == "v1" else good)) for row in made]
     await one.store.reward(
         [reward(x, of=row, metric="ok", period="all") for x, row in zip(values, made, strict=True)]
     )
@@ -145,3 +146,18 @@ async def test_a_bandit_ejects_by_rewards_of_units(
     await rewarded(one, users, each=20, good=good)
     await one.pass_time(20)
     assert one.allocations.steering["r"].ejected == ({"v2"} if ejected else set())
+
+
+async def test_users_from_before_an_edit_are_one_observation_each(store: Store) -> None:
+    """The sums of a unit stand where its first value does: since the edit, only new users have some."""
+    text = BANDIT.replace("error_rate, max_increase", "ok, max_decrease")
+    one = Service(store, "one", text)
+    await one.start()
+    await rewarded(one, 120, each=10, good=40, best=60)
+    assert not one.allocations.steering["r"].ejected, "40 and 60 happy users of 120 are no breach"
+    await one.edit(text.replace("5%", "4%"))
+    await one.pass_time(20)
+    await rewarded(one, 120, each=10, good=40, best=60)
+    await rewarded(one, 60, each=1, good=2**32, first=200)
+    await one.pass_time(20)
+    assert not one.allocations.steering["r"].ejected

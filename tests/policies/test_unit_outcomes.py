@@ -117,7 +117,7 @@ def test_sums_are_those_of_the_shares_of_units() -> None:
         assert sum(side.latency.values()) == pytest.approx(len(shares))
         failed = Counter(r[0] for r in rows if r[2] == variant and r[3])
         sent = Counter(r[0] for r in rows if r[2] == variant)
-        pairs = outcomes.failures()[variant]
+        pairs = outcomes.failures()[variant, "error_rate"]
         assert pairs.x.squares == pytest.approx(sum((0.5 * n) ** 2 for n in failed.values()))
         assert pairs.y.squares == pytest.approx(sum((0.5 * n) ** 2 for n in sent.values()))
         assert pairs.both.squares == pytest.approx(sum((0.5 * (n + failed[u])) ** 2 for u, n in sent.items()))

@@ -82,8 +82,11 @@ class Comparisons:
     @cached_property
     def _periods(self) -> Periods:
         observed = self._observed
-        failures = None if observed.units is None else observed.units.failures()
-        return observed.periods or periods(observed.buckets, failures)
+        if observed.periods is not None:
+            return observed.periods
+        if observed.units is None:
+            return periods(observed.buckets)
+        return periods(observed.buckets, observed.units.failures(), errors_since=observed.units.since)
 
     @cached_property
     def _latencies(self) -> list[dict[str, Histogram]]:
