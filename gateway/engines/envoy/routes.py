@@ -42,24 +42,23 @@ def entries(document: Document, name: str, assigned: Assigned) -> list[Json]:
 
 
 def _entries(name: str, route: RouteConfig, document: Document, assigned: Assigned) -> Iterator[Json]:
-    """The route once for each form of its prefix, and with a unit header once more for requests with a unit."""
+    """The route, and with a unit header once more before it for requests with a unit."""
     action = _action(name, route, document, assigned)
-    for place in _paths(route.match.path):
-        match = place | {"headers": list(_conditions(route.match))}
-        if route.unit is not None and route.unit.header is not None:
-            yield _sticky(name, route.unit.header, match, action, salt_text(assigned.salt))
-        yield {
-            "name": name,
-            "match": match,
-            "request_headers_to_remove": [UNIT],
-            "response_headers_to_add": _response_fields(),
-            "route": action,
-        }
+    match = {"prefix": route.match.path, "headers": list(_conditions(route.match))}
+    if route.unit is not None and route.unit.header is not None:
+        yield _sticky(name, route.unit.header, match, action, salt_text(assigned.salt))
+    yield {
+        "name": name,
+        "match": match,
+        "request_headers_to_remove": [UNIT],
+        "response_headers_to_add": _response_fields(),
+        "route": action,
+    }
 
 
 def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Json:
     """An empty header does not name a unit: such requests fall through to the entry without one."""
-    present = {"name": header, "string_match": {"safe_regex": {"regex": ".+"}}}
+    present = _matches(header, ".+")
     rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": salt + r"\1"}
     sticky = {
         "weighted_clusters": action["weighted_clusters"] | {"use_hash_policy": True},
@@ -74,21 +73,21 @@ def _sticky(name: str, header: str, match: Json, action: Json, salt: str) -> Jso
     }
 
 
-def _paths(path: str) -> list[Json]:
-    """Envoy's forms of a prefix of whole segments; ``:`` ends one too (``/v1/models/m:predict``)."""
-    if path.endswith("/"):
-        return [{"prefix": path}]
-    return [{"path_separated_prefix": path}, {"prefix": f"{path}:"}]
-
-
 def _conditions(match: MatchConfig) -> Iterator[Json]:
+    if not match.path.endswith("/"):
+        # The prefix consists of whole segments; ``:`` ends one too (``/v1/models/m:predict``).
+        yield _matches(":path", rf"{re.escape(match.path)}([/:?].*)?")
     for name, value in match.headers.items():
         yield {"name": name, "string_match": {"exact": value}}
     if match.methods:
-        yield {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(match.methods)}}}
+        yield _matches(":method", "|".join(match.methods))
     if match.host:
         hosts = "|".join(_host(host) for host in match.host)
-        yield {"name": ":authority", "string_match": {"safe_regex": {"regex": f"(?i)({hosts})(:[0-9]+)?"}}}
+        yield _matches(":authority", f"(?i)({hosts})(:[0-9]+)?")
+
+
+def _matches(header: str, regex: str) -> Json:
+    return {"name": header, "string_match": {"safe_regex": {"regex": regex}}}
 
 
 def _host(host: str) -> str:
