@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,25 +36,36 @@ routes:
   digits:
     engine: cluster
     variants: {v1: {}, v2: {}}
-    policy:
+    policy: POLICY
+"""
+CANARY = """
       type: canary
       baseline: v1
       candidate: v2
       stages: [{weight: 30%, for: 1h}]
       guardrails: [{metric: error_rate, max_increase: 30%}]
 """
+BANDIT = "{type: bandit, metric: correct, floor: 5%, stop: null}"
+GOOD = {"v1": 0.3, "v2": 0.8}
+"""The part of each variant's responses that is rewarded."""
 
 
 class Setup:
     """A gateway, a cluster, and the Envoy of its controller."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: str) -> None:
         self.backends = Backend("one"), Backend("two")
         self.server = ApiServer()
         self.server.create(http_route())
-        self.gateway = GatewayProcess(folder, CONFIG.replace("SERVER", self.server.url))
+        self.config = CONFIG.replace("SERVER", self.server.url).replace("POLICY", policy)
+        self.gateway = GatewayProcess(folder, self.config)
         services = {f"digits-v{number}": backend.url for number, backend in enumerate(self.backends, 1)}
         self.envoy = EnvoyGateway(folder, self.server, PLACE, services, (self.gateway.address, TOKEN))
+        wait_for(self._listens, f"the Envoy listens: {self.envoy.log_path}")
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.envoy.port)) == 0
 
     def weights(self) -> list[int]:
         return [ref["weight"] for ref in self.server.get(PLACE)["spec"]["rules"][0]["backendRefs"]]
@@ -63,6 +76,9 @@ class Setup:
     def outcomes(self) -> list[dict[str, Any]]:
         return list(self.get("/-/outcomes?route=digits&limit=1000")["outcomes"])
 
+    def state(self) -> str:
+        return str(self.get("/-/engines")["engines"][0]["nodes"][0]["state"])
+
     def stop(self) -> None:
         self.envoy.kill()
         self.gateway.stop()
@@ -72,17 +88,15 @@ class Setup:
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[Setup]:
-    made = Setup(tmp_path)
+def setup(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Setup]:
+    made = Setup(tmp_path, getattr(request, "param", CANARY))
     yield made
     made.stop()
 
 
 def test_a_canary_on_an_http_route(setup: Setup) -> None:
     wait_for(lambda: setup.weights() == [700_000, 300_000], "the stage's weights are written")
-    wait_for(
-        lambda: setup.get("/-/engines")["engines"][0]["nodes"][0]["state"] == "accepted", "they are accepted"
-    )
+    wait_for(lambda: setup.state() == "accepted", "they are accepted")
     assert wait_for(lambda: setup.get("/-/routes/digits")["rollout"]["waits"] is None, "the stage has begun")
 
     def ask(client: httpx.Client, number: int) -> str:
@@ -128,9 +142,7 @@ def test_a_canary_on_an_http_route(setup: Setup) -> None:
             "the candidate is rolled back",
             60,
         )
-        wait_for(
-            lambda: setup.get("/-/engines")["engines"][0]["nodes"][0]["state"] == "accepted", "it is accepted"
-        )
+        wait_for(lambda: setup.state() == "accepted", "it is accepted")
     setup.server.allowed = {"get"}
     command = [sys.executable, "-m", "gateway.cli", "status", "--url", setup.gateway.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -143,3 +155,59 @@ def test_a_canary_on_an_http_route(setup: Setup) -> None:
 
 def ask_once(client: httpx.Client) -> bool:
     return client.post("/digits").status_code > 0
+
+
+@pytest.mark.parametrize("setup", [BANDIT], indirect=True)
+def test_a_bandit_on_an_http_route(setup: Setup) -> None:
+    wait_for(lambda: setup.state() == "accepted", "the first weights are accepted")
+    sent = dict.fromkeys(GOOD, 0)
+    with httpx.Client(base_url=setup.envoy.url, timeout=60) as client:
+
+        def learn() -> bool:
+            items = []
+            for _ in range(20):
+                name = f"request-{sum(sent.values())}"
+                variant = f"v{1 + (client.post('/digits', headers={'x-request-id': name}).json()['variant'] == 'two')}"
+                sent[variant] += 1
+                # A fixed part of each variant's responses is good: the result does not depend on luck.
+                good = sent[variant] % 10 < GOOD[variant] * 10
+                items.append({"route": "digits", "request_id": name, "metric": "correct", "value": good})
+
+            def reported() -> bool:
+                nonlocal items
+                found = httpx.post(
+                    f"{setup.gateway.url}/-/feedback", json={"items": items}, timeout=60
+                ).json()
+                assert {problem["code"] for problem in found["rejected"]} <= {"unknown_request"}
+                items = [items[problem["index"]] for problem in found["rejected"]]
+                return not items
+
+            wait_for(reported, "all rows have arrived, and all rewards are accepted")
+            epochs = {row["epoch"] for row in setup.outcomes() if not row["forced"]}
+            return setup.weights()[1] > 800_000 and len(epochs) > 1
+
+        wait_for(learn, "the better version has most of the traffic", 120)
+    rows = [row for row in setup.outcomes() if not row["forced"]]
+    expected = sum(row["propensity"] if row["assigned"] == "v2" else 1 - row["propensity"] for row in rows)
+    variance = sum(row["propensity"] * (1 - row["propensity"]) for row in rows)
+    assigned = sum(row["assigned"] == "v2" for row in rows)
+    assert abs(assigned - expected) < 4.5 * math.sqrt(variance), (
+        "assignments follow the recorded propensities"
+    )
+
+
+def test_another_replica_writes_once_the_leader_is_gone(setup: Setup, tmp_path: Path) -> None:
+    wait_for(lambda: setup.weights() == [700_000, 300_000], "the leader has written")
+    (tmp_path / "second").mkdir()
+    second = GatewayProcess(tmp_path / "second", setup.config.replace("@DIR@", str(setup.gateway.folder)))
+    try:
+        calls = len(setup.server.calls)
+        setup.gateway.crash()
+        change = {"action": "set", "weight": 0.4}
+        response = httpx.post(f"{second.url}/-/routes/digits/rollout", json=change, timeout=60)
+        assert response.status_code == 200, response.text
+        wait_for(lambda: setup.weights() == [600_000, 400_000], "the second one writes", 60)
+        patches = [call for call in setup.server.calls[calls:] if call[0].lower() == "patch"]
+        assert len(patches) == 1, "no other change was written meanwhile"
+    finally:
+        second.stop()

@@ -14,7 +14,7 @@ from gateway.engines.kubernetes.api_server import ApiServerError
 from gateway.engines.kubernetes.http_route import APPLIED, PARTS
 from gateway.engines.nodes import SILENT_S
 from tests.e2e.test_tls import Issuer
-from tests.engines.cluster import PLACE, http_route, world
+from tests.engines.cluster import PLACE, World, http_route, world
 from tests.support.api_server import ApiServer
 
 HALF = {"v1": 0.5, "v2": 0.5}
@@ -76,6 +76,46 @@ async def test_weights_that_another_manager_changed_are_not_fought_over() -> Non
         await it.accepted(10)
         assert it.weights["digits-v2"] == 600_000
         assert (it.state, it.node.refused) == ("accepted", "")
+
+
+def manifest(it: World, weights: dict[str, int] | None = None) -> Json:
+    """What a repository holds, with ``weights`` or, as with Argo's RespectIgnoreDifferences, those of the cluster."""
+    found = http_route(weights=weights)
+    if weights is None:
+        found["spec"] = it.found["spec"]
+    return found
+
+
+async def test_argo_that_respects_the_weights_changes_nothing() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        for shares in ({"v1": 0.4, "v2": 0.6}, {"v1": 1.0, "v2": 0.0}):
+            it.server.apply(*PLACE, manifest(it), "argocd-controller", force=True)
+            it.publish(shares)
+            one = await it.accepted()
+            assert (it.state, it.node.refused) == ("accepted", "")
+            assert it.weights == {f"digits-{v}": round(share * PARTS) for v, share in shares.items()}
+            assert one.changes[-1].epoch == it.published["digits"].epoch
+
+
+async def test_flux_that_applies_its_own_weights_is_named_and_what_it_wrote_is_recorded() -> None:
+    async with world() as it:
+        it.publish(HALF)
+        await it.accepted()
+        it.server.apply(*PLACE, manifest(it, {"v1": 3, "v2": 1}), "kustomize-controller", force=True)
+        one = await it.step(10)
+        assert it.weights == {"digits-v1": 3, "digits-v2": 1}
+        assert it.state == "refused"
+        assert "kustomize-controller changed the weights" in it.node.refused
+        assert one.changes[-1].weights == {0: {"v1": 3, "v2": 1}}
+        it.publish({"v1": 1.0, "v2": 0.0}, "error_rate failed")
+        await it.step()
+        assert it.weights == {"digits-v1": PARTS, "digits-v2": 0}, "a rollback is written once"
+        it.server.apply(*PLACE, manifest(it), "kustomize-controller", force=True)
+        it.server.controller(*PLACE)
+        await it.step(10)
+        assert (it.state, it.node.refused) == ("accepted", ""), "it leaves the weights alone now"
 
 
 async def test_a_rollback_is_written_over_a_conflict_and_once() -> None:
