@@ -6,6 +6,7 @@ Each server is in an environment of its own that `make compat` makes; without it
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -162,6 +163,12 @@ def served(name: str, app: str, ready_path: str) -> Callable[[Path, str], Server
     return lambda folder, factor: Served(name, app, ready_path, folder, factor)
 
 
+def torchserve(folder: Path, factor: str) -> Served:
+    if shutil.which("java") is None:
+        pytest.skip("TorchServe needs Java; install openjdk-17-jre-headless")
+    return Served("torchserve", "torchserve", "/ping", folder, factor)
+
+
 LITSERVE = served("litserve", "litserve", "/health")
 LITSERVE_CHAT = served("litserve", "litserve_openai", "/health")
 BENTOML = served("bentoml", "bentoml", "/readyz")
@@ -188,6 +195,7 @@ KINDS = {
     "ray": Kind(
         served("ray", "ray", "/-/healthz"), partial(post, path="/", body={"x": 4.0}), one_by_one=True
     ),
+    "torchserve": Kind(torchserve, partial(post, path="/predictions/m", body={"x": 4.0})),
     "triton": Kind(triton, infer, {"type": "v2"}),
     "triton-grpc": Kind(triton, ask_rpc, {"type": "v2"}, rpc=True),
 }
