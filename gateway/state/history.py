@@ -57,8 +57,9 @@ def with_trails(steps: Sequence[dict[str, Any]], *, whole: bool) -> list[dict[st
             continue
         trail = {key: step["data"][key] for key in TRAIL if whole and step["data"].get(key)}
         rest = {key: value for key, value in step["data"].items() if key not in TRAIL}
-        place = next((n for n in range(len(found) - 1, -1, -1) if _took(found[n], step)), None)
-        if place is None or place in joined:
+        earlier = (n for n in range(len(found) - 1, -1, -1) if n not in joined)
+        place = next((n for n in earlier if _took(found[n], step)), None)
+        if place is None:
             found.append({**step, "data": rest | trail})
         else:
             joined.add(place)

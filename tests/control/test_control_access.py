@@ -11,6 +11,7 @@ import pytest
 from gateway.control.app import ControlApp
 from gateway.control.gateway_api import Outage
 from gateway.control.session import CSRF, SESSION_LIFE_S, STEER_LIFE_S
+from gateway.state.history import with_trails
 from tests.control.conftest import Client
 from tests.support.harness import ROUTES, Harness, auth, started
 
@@ -146,6 +147,12 @@ async def test_the_history_has_each_steering_once(harness: Harness, client: Clie
         found = (await client(key).get("/-/routes/shop/history")).json()["steps"]
         return [step for step in found if step["kind"] != "config"]
 
+    twice = [{"id": n, "time": 5.0 + n, "kind": "rollout", "data": {"actor": "a"}} for n in (1, 2)]
+    trails = [
+        {"id": n, "time": 7.0 + n, "kind": "steered", "data": {"by": "a", "address": "x"}} for n in (3, 4)
+    ]
+    joined = with_trails([*twice, *trails], whole=True)
+    assert [(step["id"], step["data"].get("address")) for step in joined] == [(1, "x"), (2, "x")]
     alone, *taken = await steps("pilot")
     assert alone["kind"] == "steered"
     assert [(s["kind"], s["data"]["action"], s["data"]["address"]) for s in taken] == [
