@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def test_figures_are_rounded_to_what_their_interval_allows(lived: Served, tabs: 
     assert text(tab, "variants.v2.assigned") == f"{assigned:,}"
 
 
+FORMAT_JS = (Path(dashboards.__file__).parent / "web/core/format.js").read_text()
 FORMATS = """async source => {
   const f = await import("data:text/javascript," + encodeURIComponent(source));
   return [
@@ -121,8 +123,7 @@ FORMATS = """async source => {
 def test_figures_without_spread_keep_their_digits(browser: Browser) -> None:
     """A mean of 0.1 was shown as 0, and one of 0.8 as 1, where all values are the same."""
     page = browser.new_page()
-    source = (Path(dashboards.__file__).parent / "web/core/format.js").read_text()
-    assert page.evaluate(FORMATS, source) == [
+    assert page.evaluate(FORMATS, FORMAT_JS) == [
         {"mean": "0.1", "interval": "0.1 – 0.1"},
         "−0.8",
         {"text": "+0.7", "interval": "+0.7 to +0.7"},
@@ -131,6 +132,26 @@ def test_figures_without_spread_keep_their_digits(browser: Browser) -> None:
         "+0.7",
     ]
     page.close()
+
+
+TICKS = """async source => {
+  const f = await import("data:text/javascript," + encodeURIComponent(source));
+  return [[0, 0.002], [0, 0.0003], [0.9, 0.91], [0, 3]].map(([low, high]) => {
+    const { values, step } = f.roundTicks(low, high);
+    return values.map(value => f.tick(value, step, "fraction"));
+  });
+}"""
+
+
+def test_labels_of_an_axis_are_as_far_apart_as_its_lines(browser: Browser) -> None:
+    """T7: steps of 0.05 % were written 0.1%, 0.1%, 0.2%."""
+    page = browser.new_page()
+    found = page.evaluate(TICKS, FORMAT_JS)
+    page.close()
+    assert found[0] == ["0.00%", "0.05%", "0.10%", "0.15%", "0.20%"]
+    for labels in found:
+        values = [Decimal(label.removesuffix("%")) for label in labels]
+        assert len({b - a for a, b in itertools.pairwise(values)}) == 1, labels
 
 
 def test_charts_draw_the_series(lived: Served, tabs: Tabs) -> None:
