@@ -171,6 +171,8 @@ class Retention:
     events: float = 400 * _DAY
     allocations: float = 90 * _DAY
     """The newest of a route is always kept."""
+    allocations_per_route: int = 5_000
+    """The newest ones: a bandit may publish one each second."""
     aggregates: float = 800 * _DAY
     max_bytes: float = inf
     """Of `Store.size`: beyond it the oldest outcomes, shadow responses and rewards go before their time."""

@@ -39,6 +39,19 @@ async def test_allocations_follow_one_another(store: Store) -> None:
     assert await store.allocation_history("nobody") == []
 
 
+async def test_only_the_newest_allocations_of_each_route_are_kept(store: Store) -> None:
+    for epoch in range(1, 13):
+        await store.publish(published(epoch, time=T0 + epoch))
+    other = published(1, route="b", time=T0)
+    await store.publish(other)
+    await pruned(store, Retention(allocations_per_route=5), T0 + 20)
+    assert [one.epoch for one in await store.allocation_history("digits")] == [8, 9, 10, 11, 12]
+    assert await store.allocation_history("b") == [other]
+    await pruned(store, Retention(allocations=1.0), T0 + 20)
+    assert [one.epoch for one in await store.allocation_history("digits")] == [12]
+    assert await store.allocation_history("b") == [other]
+
+
 async def test_of_two_leaders_only_one_publishes(store: Store) -> None:
     await store.publish(published(1))
     results = await asyncio.gather(*(store.publish(published(2, reason=str(k))) for k in range(8)))

@@ -134,9 +134,10 @@ class Control:
         return None if row is None else unpack_published(row)
 
     async def allocation_history(self, route: str, *, limit: int = 1000) -> list[Published]:
-        key = f"{self._link.of_route(route)}:allocations"
-        epochs = sorted(map(int, await self._link.command("HKEYS", key)))[-limit:]
-        rows = await self._link.command("HMGET", key, *epochs) if epochs else []
+        base = self._link.of_route(route)
+        newest = int(await self._link.command("GET", f"{base}:epoch") or 0)
+        epochs = range(max(newest - limit, 0) + 1, newest + 1)
+        rows = await self._link.command("HMGET", f"{base}:allocations", *epochs) if epochs else []
         return [unpack_published(row) for row in rows if row is not None]
 
     # Documents ----------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ async def _forget(link: Link, base: str, retention: Retention, now: float) -> bo
     shadows = await _below(link, f"{base}:shadow_cells", now - retention.aggregates)
     if shadows:
         await link.run(_FOLD_SHADOWS, base, "", *shadows)
-    await _forget_allocations(link, base, now - retention.allocations)
+    more = await _forget_allocations(link, base, retention, now) or more
     more = await linear.forget(link, base, now - retention.aggregates) or more
     return more or len(cells) == _MAX_STEP_KEYS or len(shadows) == _MAX_STEP_KEYS
 
@@ -117,15 +117,19 @@ async def _forget_pages(link: Link, base: str, limit: float) -> bool:
     return len(numbers) == _MAX_STEP_KEYS
 
 
-async def _forget_allocations(link: Link, base: str, limit: float) -> None:
+async def _forget_allocations(link: Link, base: str, retention: Retention, now: float) -> bool:
     """Epochs follow one another in time, so only the lowest need to be looked at."""
-    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1][:_MAX_STEP_KEYS]
-    if not epochs:
-        return
-    rows = await link.command("HMGET", f"{base}:allocations", *epochs)
-    old = [e for e, row in zip(epochs, rows, strict=True) if row and unpack_published(row).time < limit]
+    epochs = sorted(map(int, await link.command("HKEYS", f"{base}:allocations")))[:-1]
+    most = retention.allocations_per_route - 1
+    old = epochs[: max(len(epochs) - most, 0)][:_MAX_STEP_KEYS]
+    if not old and epochs:
+        lowest = epochs[:_MAX_STEP_KEYS]
+        rows = await link.command("HMGET", f"{base}:allocations", *lowest)
+        limit = now - retention.allocations
+        old = [e for e, row in zip(lowest, rows, strict=True) if row and unpack_published(row).time < limit]
     if old:
         await link.command("HDEL", f"{base}:allocations", *old)
+    return len(old) == _MAX_STEP_KEYS
 
 
 async def _forget_events(link: Link, limit: float) -> bool:

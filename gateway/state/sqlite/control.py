@@ -78,12 +78,16 @@ def ensemble(connection: sqlite3.Connection, route: str, epoch: int) -> bytes | 
     return None if row is None else bytes(row[0])
 
 
+ROUTES: Final = (
+    "WITH RECURSIVE routes(name) AS (SELECT MIN(route) FROM allocations UNION ALL "
+    "SELECT (SELECT MIN(route) FROM allocations WHERE route > name) FROM routes WHERE name IS NOT NULL)"
+)
+"""The routes with an allocation, found from key to key: a bandit leaves a row for each of its allocations."""
+
+
 def published(connection: sqlite3.Connection) -> dict[str, Published]:
-    # From route to route by the key: a bandit leaves a row for each of its allocations.
     rows = connection.execute(
-        "WITH RECURSIVE routes(name) AS (SELECT MIN(route) FROM allocations UNION ALL "
-        "SELECT (SELECT MIN(route) FROM allocations WHERE route > name) FROM routes WHERE name IS NOT NULL) "
-        f"SELECT {_ALLOCATION} FROM routes JOIN allocations ON route = name "
+        f"{ROUTES} SELECT {_ALLOCATION} FROM routes JOIN allocations ON route = name "
         "AND epoch = (SELECT MAX(epoch) FROM allocations WHERE route = name) ORDER BY route"
     )
     return {row[0]: _allocation(row) for row in rows}

@@ -14,6 +14,7 @@ from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
 from gateway.state.sqlite import linear, pages
+from gateway.state.sqlite.control import ROUTES
 from gateway.state.sqlite.pages import moment
 from gateway.state.sqlite.sums import add_cells, add_sums
 from gateway.state.tally import CellKey, SumKey, add_counts
@@ -102,10 +103,21 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("reward_cells", "route, start, epoch, variant, metric", "start < ?", aggregates),
         ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
     )
-    more = linear.forget(connection, aggregates)
+    more = linear.forget(connection, aggregates) or _forget_surplus_allocations(connection, retention)
     for one in deletions:
         more = _delete(connection, *one) or more
     return more
+
+
+def _forget_surplus_allocations(connection: sqlite3.Connection, retention: Retention) -> bool:
+    cursor = connection.execute(
+        f"DELETE FROM allocations WHERE (route, epoch) IN ({ROUTES} "
+        "SELECT route, epoch FROM routes JOIN allocations ON route = name "
+        "AND epoch <= (SELECT MAX(epoch) FROM allocations WHERE route = name) - ? "
+        f"LIMIT {_MAX_STEP_ROWS})",
+        (retention.allocations_per_route,),
+    )
+    return cursor.rowcount == _MAX_STEP_ROWS
 
 
 def _delete(connection: sqlite3.Connection, table: str, key: str, where: str, value: object) -> bool:
