@@ -12,8 +12,10 @@ import httpx
 
 from gateway.commands.documents import USUAL, control_url
 from gateway.commands.output import add_json
+from gateway.config.document import Document
 from gateway.config.faults import ConfigError
-from gateway.config.load import load_file
+from gateway.config.load import read_text
+from gateway.config.yaml_text import read
 
 DEFAULT: Final = "http://127.0.0.1:8080"
 
@@ -40,10 +42,22 @@ def gateway_url() -> str:
     """Where the gateway of this shell or directory is: a file in a directory sends no key to another machine."""
     url = os.environ.get("TURNOUT_URL")
     if not url:
-        with contextlib.suppress(ConfigError):
-            found = control_url(load_file(USUAL), everywhere="127.0.0.1")
+        with contextlib.suppress(ConfigError, ValueError):
+            found = _of_file()
             url = found if found is not None and _local(found) else None
     return _url(url or DEFAULT)
+
+
+def _of_file() -> str | None:
+    """The address in the file of this directory, whose other sections may have faults: the gateway runs without them.
+
+    Raises ConfigError, ValueError.
+    """
+    tree, _ = read(read_text(USUAL), os.environ)
+    data = tree.data if tree is not None and isinstance(tree.data, dict) else {}
+    address = {name: data[name] for name in ("listen", "control") if name in data}
+    found = control_url(Document.model_validate({"routes": {}} | address), everywhere="127.0.0.1")
+    return found.replace("http:", "https:", 1) if found is not None and data.get("tls") else found
 
 
 def _local(url: str) -> bool:

@@ -244,3 +244,23 @@ def test_a_file_in_the_directory_sends_no_key_elsewhere(
     monkeypatch.delenv("TURNOUT_URL", raising=False)
     Path("turnout.yaml").write_text(f"listen: {listen}\nroutes: {{}}\n")
     assert remote.gateway_url() == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("listen: 127.0.0.1:9\nstore: '${NOT_SET_HERE}'\nroutes: {a: {}}\n", "http://127.0.0.1:9"),
+        ("control: 127.0.0.1:9\ntls: {cert: none, key: none}\nroutez: {}\n", "https://127.0.0.1:9"),
+        ("listen: [\n", "http://127.0.0.1:8080"),
+        ("listen: nowhere\n", "http://127.0.0.1:8080"),
+        ("- listen\n", "http://127.0.0.1:8080"),
+    ],
+)
+def test_a_file_with_a_fault_leads_to_its_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, asked: str
+) -> None:
+    """`status` says that the file was refused: it asked port 8080 then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TURNOUT_URL", raising=False)
+    Path("turnout.yaml").write_text(text)
+    assert remote.gateway_url() == asked
