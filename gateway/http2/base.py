@@ -30,10 +30,12 @@ class ConnectionBase(StreamOwner):
         "_settings_unconfirmed",
         "_unacknowledged",
         "_waiting",
+        "behind",
         "client",
         "closing",
         "ended",
         "highest",
+        "max_turn_frames",
         "peer_streams",
         "receive_window",
         "streams",
@@ -56,6 +58,10 @@ class ConnectionBase(StreamOwner):
         """A GOAWAY was sent or received: no further streams."""
         self.ended = False
         """Nothing is parsed or sent any more."""
+        self.behind = False
+        """Whether `receive` stopped at `max_turn_frames`: call it again, with no data, in a later turn of the loop."""
+        self.max_turn_frames = frames.MAX_WINDOW
+        """The most frames that one call of `receive` handles."""
         self._unacknowledged = 0
         self._out: list[bytes] = []
         self._flushing = False

@@ -98,10 +98,8 @@ class Connection(ConnectionBase):
         self._now = now
         if self._buffer:
             data = self._buffer + data
-        place = 0
         try:
-            if not self._greeted:
-                place = self._greet(data)
+            place = 0 if self._greeted else self._greet(data)
             if self._greeted:
                 place = self._frames(data, place)
             self._buffer = data[place:] if place < len(data) else b""
@@ -142,8 +140,9 @@ class Connection(ConnectionBase):
 
     def _frames(self, data: bytes, place: int) -> int:
         """Handle every complete frame; return where the next one begins."""
-        size = len(data)
-        while size - place >= frames.HEADER_BYTES and not self.ended:
+        size, turn = len(data), self.max_turn_frames
+        while turn and size - place >= frames.HEADER_BYTES and not self.ended:
+            turn -= 1
             high, low, kind, flags, stream_id = frames.parse_header(data, place)
             length = high << 8 | low
             if length > frames.MAX_FRAME_BYTES:
@@ -168,6 +167,7 @@ class Connection(ConnectionBase):
                     self._on_other(kind, flags, stream_id, payload)
             except StreamFault as fault:
                 self._fail_stream(stream_id, fault)
+        self.behind = not turn
         return place
 
     def _on_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:

@@ -171,3 +171,27 @@ def test_a_long_download_may_update_its_windows_as_often_as_it_likes() -> None:
         stream.send_data(b"x" * 100)
         server.receive(frame(WINDOW_UPDATE, 0, 0, word(100)) + frame(WINDOW_UPDATE, 0, 1, word(100)), 1.0)
     assert not server.ended
+
+
+def test_a_turn_handles_a_limited_number_of_frames() -> None:
+    """The smallest DATA frames cost the most for each byte: other connections get their turn between them."""
+    server = Server()
+    server.max_turn_frames = 100
+    server.receive(HELLO + headers(GOOD, 1, end=False) + data(b"x", end=False) * 998 + data(b"x"), 1.0)
+    turns = 1
+    while server.behind:
+        server.receive(b"", 1.0)
+        turns += 1
+    assert turns == 11  # with the preface's SETTINGS and HEADERS
+    assert server.reader.replies[1].body == b"x" * 999
+
+
+def test_what_arrives_between_turns_keeps_its_place() -> None:
+    server = Server()
+    server.max_turn_frames = 2
+    server.receive(HELLO + headers(GOOD, 1, end=False) + data(b"a", end=False) + data(b"b", end=False), 1.0)
+    server.receive(data(b"c", end=False), 1.0)
+    server.receive(data(b"d"), 1.0)
+    while server.behind:
+        server.receive(b"", 1.0)
+    assert server.reader.replies[1].body == b"abcd"

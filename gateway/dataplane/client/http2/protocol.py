@@ -26,7 +26,16 @@ DRAIN_NOTICE_S: Final = 1.0
 class Http2Protocol(StreamCarrier):
     """An HTTP/2 connection; its streams carry the responses, see `StreamClient`."""
 
-    __slots__ = ("_deadline", "_drain_at", "_head_since", "_lingered", "_registered", "_session", "progress")
+    __slots__ = (
+        "_behind",
+        "_deadline",
+        "_drain_at",
+        "_head_since",
+        "_lingered",
+        "_registered",
+        "_session",
+        "progress",
+    )
 
     def __init__(self, runtime: Runtime, registered: set[Any], role: Role) -> None:
         """
@@ -44,6 +53,8 @@ class Http2Protocol(StreamCarrier):
         self.progress = WriteProgress()
         self._registered = registered
         self._session = Session(self)
+        self._behind = False
+        """Whether frames that have arrived wait for the next turn of the loop; nothing is read meanwhile."""
         self._deadline = 0.0
         """When an idle connection, or one that lingers, ends; 0.0: to be set at the next `check`."""
         self._drain_at = 0.0
@@ -82,13 +93,32 @@ class Http2Protocol(StreamCarrier):
         session = self._session
         if session.ended:
             self._linger(data)
+        else:
+            self.now = perf_counter()
+            try:
+                session.receive(data, self.now)
+            except Exception as error:  # noqa: BLE001 - other connections must go on
+                INTERNAL_ERRORS.report(error)
+                session.end(ConnectionFault(INTERNAL_ERROR, "an error inside the gateway"))
+        behind = session.behind and not session.ended
+        if behind != self._behind:
+            self._behind = behind
+            self._read_on()
+        if behind:
+            self.runtime.loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._behind and not (self.lost or self.write_paused):
+            self.data_received(b"")
+
+    def _read_on(self) -> None:
+        """Reads as long as what was read can be handled."""
+        if self.lost:
             return
-        self.now = perf_counter()
-        try:
-            session.receive(data, self.now)
-        except Exception as error:  # noqa: BLE001 - other connections must go on
-            INTERNAL_ERRORS.report(error)
-            session.end(ConnectionFault(INTERNAL_ERROR, "an error inside the gateway"))
+        if self._behind or self.write_paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def _linger(self, data: bytes) -> None:
         self._lingered += len(data)
@@ -106,15 +136,15 @@ class Http2Protocol(StreamCarrier):
         self.write_paused = True
         self._session.pause_writing()
         if not self.lost:
-            self.transport.pause_reading()
+            self._read_on()
             self.runtime.unread.add(self)
 
     def resume_writing(self) -> None:
         self.write_paused = False
         self.runtime.unread.discard(self)
-        if not self.lost:
-            self.transport.resume_reading()
+        self._read_on()
         self._session.resume_writing()
+        self._catch_up()
 
     # Ends -------------------------------------------------------------------------------------------
     def abort(self) -> None:

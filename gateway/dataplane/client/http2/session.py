@@ -22,6 +22,8 @@ from gateway.http2.stream import Stream
 
 PSEUDO_FIELDS: Final = 4
 """Pseudo-header fields of a request, which ``limits.fields`` does not count."""
+MAX_TURN_FRAMES: Final = 256
+"""Frames of a connection that are handled before it is the turn of others: a few milliseconds of the smallest ones."""
 
 
 class StreamCarrier(ClientConnection):
@@ -44,6 +46,7 @@ class Session(Connection):
         super().__init__(
             Limits(max_list_bytes=limits.head, max_fields=limits.fields + PSEUDO_FIELDS), client=False
         )
+        self.max_turn_frames = MAX_TURN_FRAMES
         self.protocol = protocol
         self._host = b""
 
