@@ -5,12 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version as distribution_version
 from typing import Any, Final
 
-import orjson
-
 from backends.errors import Forbidden, InvalidInput, LoadError, ServerError
 from backends.http.message import Response, as_json
 from backends.registry import Model, Registry
 from backends.served import Served
+from backends.wire.document import json_object
 
 EXTENSIONS: Final = (
     "binary_tensor_data",
@@ -134,12 +133,4 @@ def _rows(model: Model) -> list[dict[str, str]]:
 
 
 def _document(body: bytes) -> dict[str, Any]:
-    if not body:
-        return {}
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not valid JSON ({error.msg})") from None
-    if type(document) is not dict:
-        raise InvalidInput("the body is not a JSON object; send one, or none")
-    return document
+    return json_object(body) if body else {}

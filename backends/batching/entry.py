@@ -12,7 +12,6 @@ from backends.errors import ServerError
 Outcome = list[np.ndarray] | ServerError
 """All outputs in the configuration's order, or why there are none."""
 
-
 Part = memoryview | np.ndarray
 """One input of one request, contiguous; BYTES come as an array of objects."""
 
@@ -28,7 +27,6 @@ class Entry:
         rows: int,
         key: tuple[tuple[int, ...], ...],
         arrived: int,
-        deadline: int = 0,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
@@ -36,7 +34,7 @@ class Entry:
         """The shape of each input without its batch axis; entries with equal keys can share a batch."""
         self.arrived = arrived
         """Nanoseconds of `time.perf_counter_ns`."""
-        self.deadline = deadline
+        self.deadline = 0
         """The same clock; 0: none."""
         self.done = False
         """Whether it has been responded to, or its client has left."""
@@ -67,9 +65,8 @@ class FutureEntry(Entry):
         rows: int,
         key: tuple[tuple[int, ...], ...],
         arrived: int,
-        deadline: int = 0,
     ) -> None:
-        super().__init__(inputs, rows, key, arrived, deadline)
+        super().__init__(inputs, rows, key, arrived)
         self.future: asyncio.Future[list[np.ndarray]] = asyncio.get_running_loop().create_future()
 
     def finish(self, outcome: Outcome) -> None:

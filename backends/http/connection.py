@@ -22,7 +22,7 @@ from backends.errors import (
 )
 from backends.http import deadlines
 from backends.http.host import Host
-from backends.http.message import Fields, Request, Response, error_response, response_head
+from backends.http.message import Fields, Request, Response, add_piece, error_response, response_head
 from backends.http.request_head import RequestHead
 
 log = logging.getLogger("turnout.backend")
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self.pending: list[Request | ServerError] = []
         """Requests read behind `current`, and what could not be read."""
         self._backlog = b""
-        self._body: list[bytes] = []
+        self._body: list[bytes | bytearray] = []
         self.body_size = 0
         self._body_limit = 0
         self.raw = 0
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         self.raw = 0
         if not self._body:
             self.since = monotonic()
-        self._body.append(data)
+        add_piece(self._body, data)
         self.body_size += len(data)
         self._host.buffered += len(data)
         if self.body_size > self._body_limit:
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
         self._last_head = head
         request = Request(self, head)
         if self._body:
-            request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            request.body = b"".join(self._body)
             self._release_body()
         if request.close:
             self._deaf = True

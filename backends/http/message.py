@@ -18,6 +18,8 @@ Fields = tuple[tuple[bytes, bytes], ...]
 JSON: Final = (b"content-type", b"application/json")
 BINARY: Final = (b"content-type", b"application/octet-stream")
 JSON_ONLY: Final[Fields] = (JSON,)
+MIN_PIECE_BYTES: Final = 4096
+"""Smaller pieces of a body are joined as they come: a chunk of a byte would cost fifty as an object of its own."""
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -66,6 +68,16 @@ class Request:
     def end(self) -> None:
         """Completes a response begun with `start`."""
         self.connection.end(self)
+
+
+def add_piece(pieces: list[bytes | bytearray], data: bytes) -> None:
+    """Appends ``data`` to the ``pieces`` of a body."""
+    if len(data) >= MIN_PIECE_BYTES or not pieces:
+        pieces.append(data)
+    elif isinstance(pieces[-1], bytearray):
+        pieces[-1] += data
+    else:
+        pieces.append(bytearray(data))
 
 
 @dataclass(slots=True)

@@ -40,21 +40,28 @@ def library(name: str, platform: str) -> Any:
         raise LoadError(f"platform {platform} needs {error.name}; pip install 'turnout[formats]'") from None
 
 
+def by_position(config: ModelConfig, call: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+    """Calls with the inputs in the order of the configuration."""
+    names = [tensor.name for tensor in config.input]
+    return lambda inputs: call(*[inputs[name] for name in names])
+
+
+def size(model: Any) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def torchscript(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
     """`model.pt`, as `torch.jit.save` writes it."""
     path = file_of(folder, "model.pt", "torchscript", "torch.jit.save")
     module = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
-    names = [tensor.name for tensor in config.input]
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Loaded(lambda inputs: module(*(inputs[name] for name in names)), parameters, network=True)
+    return Loaded(by_position(config, module), size(module), network=True)
 
 
 def aot(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
     """`model.pt2`, an AOTInductor package, as `torch._inductor.aoti_compile_and_package` writes it."""
     path = file_of(folder, "model.pt2", "pytorch_aot", "torch._inductor.aoti_compile_and_package")
-    run = torch._inductor.aoti_load_package(str(path))
-    names = [tensor.name for tensor in config.input]
-    return Loaded(lambda inputs: run(*(inputs[name] for name in names)), network=True)
+    return Loaded(by_position(config, torch._inductor.aoti_load_package(str(path))), network=True)
 
 
 def onnx(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:

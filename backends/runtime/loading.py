@@ -19,7 +19,7 @@ from torch.export.passes import move_to_device_pass
 from backends.config import ModelConfig
 from backends.errors import LoadError
 from backends.runtime.loaded import Loaded, forget
-from backends.runtime.loaders import LOADERS, Loader
+from backends.runtime.loaders import LOADERS, Loader, by_position, file_of, size
 
 _COUNT = itertools.count()
 
@@ -57,11 +57,7 @@ def _instantiate(config: ModelConfig, path: Path, module: ModuleType, device: to
     if weights.exists():
         _fill(model, weights)
     model.eval().requires_grad_(False).to(device)
-    return Loaded(lambda inputs: model(**inputs), _size(model), True, model, module.__name__)
-
-
-def _size(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return Loaded(lambda inputs: model(**inputs), size(model), True, model, module.__name__)
 
 
 def _import(path: Path) -> ModuleType:
@@ -109,11 +105,7 @@ def _fill(model: torch.nn.Module, weights: Path) -> None:
 
 
 def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    path = folder / "model.pt2"
-    if not path.is_file():
-        raise LoadError(
-            f"{path} is missing; platform pytorch_export needs it, as torch.export.save writes it"
-        )
+    path = file_of(folder, "model.pt2", "pytorch_export", "torch.export.save")
     try:
         program = torch.export.load(path)
         if device.type != "cpu":
@@ -121,8 +113,7 @@ def _load_export(config: ModelConfig, folder: Path, device: torch.device) -> Loa
         module = program.module()
     except Exception as error:
         raise LoadError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
-    names = [tensor.name for tensor in config.input]
-    return Loaded(lambda inputs: module(*(inputs[name] for name in names)), _size(program), True)
+    return Loaded(by_position(config, module), size(program), True)
 
 
 _LOADERS: dict[str, Loader] = {

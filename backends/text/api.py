@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from backends.errors import InvalidInput, NotFound
 from backends.http.message import Request, as_json
 from backends.registry import Registry
 from backends.text.generation import Sampling
 from backends.text.served import TextServed
 from backends.text.shapes import GenerateShape, OpenAIShape, TextCall
+from backends.wire.document import json_object
 
 MAX_TOKENS: Final = 4096
 MAX_STOPS: Final = 4
@@ -34,7 +33,7 @@ class TextApi:
 
     def complete(self, request: Request, body: bytes, *, chat: bool) -> None:
         """``POST /v1/chat/completions`` and ``/v1/completions``."""
-        document = _document(body)
+        document = json_object(body)
         name = _text(document, "model")
         served = self._find(name)
         prompt = _messages(document.get("messages")) if chat else _prompt(document.get("prompt"))
@@ -53,7 +52,7 @@ class TextApi:
         served = self._registry.find(name, version)
         if not isinstance(served, TextServed):
             raise NotFound(f"model {name!r} does not generate text; POST to its infer")
-        document = _document(body)
+        document = json_object(body)
         parameters = document.get("parameters") or {}
         if type(parameters) is not dict:
             raise InvalidInput("parameters is not a JSON object; send one, or none")
@@ -124,16 +123,6 @@ def _number(
         kind = "whole number" if whole else "number"
         raise InvalidInput(f"{name} is not a {kind} from {low:g} to {high:g}; send one, or none")
     return float(value)
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not valid JSON ({error.msg})") from None
-    if type(document) is not dict:
-        raise InvalidInput("the body is not a JSON object; send one")
-    return document
 
 
 def _text(document: dict[str, Any], name: str) -> str:

@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import gc
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
 
 from backends.errors import InvalidInput
 
+_INPUTS: Final = re.compile(rb'"inputs"\s*:')
 _PARAMETER_TYPES: Final = frozenset({str, int, float, bool})
+
+
+def parse_json(text: memoryview, hint: str = "") -> object:
+    """Parse JSON. Raises InvalidInput that ends with ``hint``."""
+    try:
+        with _no_collection():
+            return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"not valid JSON ({error.msg}, byte {error.pos}){hint}") from None
 
 
 def refuse_duplicates(text: memoryview) -> None:
     """Raise InvalidInput if the outermost object has a key twice: parsers differ in which one they take."""
-
-    def keys(pairs: list[tuple[str, Any]]) -> list[str]:
-        return [key for key, _ in pairs]
-
-    names = json.loads(bytes(text), object_pairs_hook=keys)
+    if len(_INPUTS.findall(text)) < 2:
+        return
+    with _no_collection():
+        names = [key for key, _ in json.loads(bytes(text), object_pairs_hook=list)]
     if len(set(names)) != len(names):
         raise InvalidInput("a key of the request is there twice; send each once")
 
 
-def parse_json(text: memoryview) -> object:
-    """Parse JSON without the garbage collector, which would walk all new lists again and again.
-
-    Raises InvalidInput.
-    """
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Stops the garbage collector, which would walk all new lists again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"not valid JSON ({error.msg}, byte {error.pos}); NaN and infinities go as binary data"
-        ) from None
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """``body`` as a JSON object. Raises InvalidInput."""
+    return as_object(parse_json(memoryview(body)), "the body")
 
 
 def as_object(value: object, what: str) -> dict[str, Any]:

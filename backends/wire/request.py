@@ -156,9 +156,12 @@ class Plans:
                 spec = self._signature.only_input
                 return InferRequest(plan, (from_json(spec.name, spec.datatype, source.shape, values),))
         plan, document = plan_of(body, len(body), self._signature)
+        request = InferRequest(plan, plan.inputs(memoryview(b"")))
         if head and len(plan.sources) == 1 and not plan.end and _is_data(document, body, start, end):
+            # Without the values, which may take megabytes: later requests only need the shape.
+            plan.sources = (Slice(self._signature.only_input, plan.sources[0].shape, 0, 0),)
             self._remember(head, plan)
-        return InferRequest(plan, plan.inputs(memoryview(b"")))
+        return request
 
     def _remember(self, head: bytes, plan: Plan) -> None:
         if head and plan.id is None:
@@ -177,19 +180,13 @@ def _is_data(document: dict[str, Any], body: bytes, start: int, end: int) -> boo
     return bool(other == document)
 
 
-def parse(body: bytes, header_length: bytes | None, signature: Signature) -> InferRequest:
-    """The request in ``body``, without a memory of others. See `Plans.parse`."""
-    return Plans(signature).parse(body, header_length)
-
-
 def plan_of(body: bytes, size: int, signature: Signature) -> tuple[Plan, dict[str, Any]]:
     """The plan in the first ``size`` bytes of ``body``, and the document. Raises InvalidInput, TooLarge."""
     if size > MAX_JSON_BYTES:
         raise too_much_json()
     text = memoryview(body)[:size]
-    document = as_object(parse_json(text), "the request")
-    if body.count(b'"inputs"', 0, size) > 1:
-        refuse_duplicates(text)
+    document = as_object(parse_json(text, "; NaN and infinities go as binary data"), "the request")
+    refuse_duplicates(text)
     if not document.keys() <= _REQUEST_KEYS:
         raise InvalidInput(
             f"unknown key {min(document.keys() - _REQUEST_KEYS)!r}; send only id, inputs, outputs, parameters"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import struct
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES, bf16_to_fp32, fp32_to_bf16
 from backends.errors import InvalidInput, TooLarge
-from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, InferRequest, Plans, Slice, parse
+from backends.wire.document import refuse_duplicates
+from backends.wire.request import MAX_JSON_BYTES, MAX_REMEMBERED_PLANS, InferRequest, Plans, Slice
 from backends.wire.signature import Signature
 
 
@@ -35,6 +38,11 @@ def signature(datatype: str = "FP32", dims: tuple[int, ...] = (3,), batch: int =
 
 def tensor(data: Any = (1, 2, 3), shape: Any = (1, 3), datatype: str = "FP32", **more: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": datatype, "shape": shape, "data": data, **more}
+
+
+def parse(body: bytes, length: bytes | None, sign: Signature) -> InferRequest:
+    """Without a memory of other requests."""
+    return Plans(sign).parse(body, length)
 
 
 def parsed(document: dict[str, Any], sign: Signature | None = None) -> InferRequest:
@@ -169,6 +177,31 @@ def test_a_key_that_is_there_twice() -> None:
         parse(f'{{"inputs": {one}, "inputs": {two}}}'.encode(), None, signature())
     assert parse(f'{{"inputs": {one}, "id": "\\"inputs\\""}}'.encode(), None, signature()).plan.rows == 1
     assert parse(f'{{"inputs": {one}, "id": "inputs"}}'.encode(), None, signature()).plan.id == "inputs"
+
+
+def test_keys_are_compared_without_the_garbage_collector() -> None:
+    """A body of 3 MB with the key twice held the event loop for 2 s, most of it in the collector."""
+    seen: list[str] = []
+    text = b'{"inputs": [], "inputs": [%b[]]}' % (b"[]," * 100_000)
+    callback = lambda phase, info: seen.append(phase)  # noqa: E731
+    gc.callbacks.append(callback)
+    try:
+        refuse_duplicates(memoryview(b"{}"))
+        with pytest.raises(InvalidInput, match="is there twice"):
+            refuse_duplicates(memoryview(text))
+    finally:
+        gc.callbacks.remove(callback)
+    assert not seen
+
+
+def test_values_of_json_are_freed_with_their_request() -> None:
+    """The plan kept them: 256 requests of other shapes held up to 4 MiB each."""
+    plans = Plans(signature(dims=(-1,)))
+    request = parsed_with(plans, json.dumps({"inputs": [tensor([1] * 5, (1, 5))]}).encode())
+    values = weakref.ref(request.inputs[0])
+    assert values() is not None
+    del request
+    assert values() is None
 
 
 @pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2], [0, 2**63], [2**62, 0, 2**62], [0, 2**61]])
