@@ -61,7 +61,7 @@ class Config(NamedTuple):
     text: str
     version: str
     files: dict[str, str]
-    """Files that they name, besides the maps."""
+    """Files that they name, besides the ranges."""
 
 
 def config(document: Document, engine: str) -> Config:
