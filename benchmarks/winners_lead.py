@@ -1,7 +1,8 @@
-"""How much the lead of a winner overstates the truth when it is named: as observed, and shrunk.
+"""How much the lead of a winner overstates the truth when it is named: as observed, shrunk, and shrunk later.
 
 `python -m benchmarks.winners_lead [--runs 60]`: two variants with equal shares, looked at every 100 requests of each
-by `policies.allocation.bandit.refresh` with the default stop rule, 10,000 requests of each at most.
+by `policies.allocation.bandit.refresh` with the default stop rule, 10,000 requests of each at most until then. "Later"
+is after as many requests again, as while a person is asked.
 """
 
 from __future__ import annotations
@@ -20,33 +21,39 @@ RATE, STEP, STEPS = 0.1, 100, 100
 PLAN = Bandit(("old", "new"), (Objective("good"),), stop=Stop())
 
 
-def leads(gain: float, runs: int) -> Iterator[Lead]:
-    """The lead of "new", whose rate is higher by ``gain``, in each run that names it the winner."""
+def leads(gain: float, runs: int) -> Iterator[tuple[Lead, Lead | None]]:
+    """The lead of "new", whose rate is higher by ``gain``, in each run that names it the winner, and the later one."""
     rng = np.random.default_rng(1)
     for _ in range(runs):
-        good = np.zeros(2)
-        for look in range(1, STEPS + 1):
+        good, named, lead = np.zeros(2), 0, None
+        for look in range(1, 2 * STEPS + 1):
             good += rng.binomial(STEP, [RATE, RATE + gain])
-            names = zip(PLAN.variants, good.tolist(), strict=True)
-            sums = {(v, "good"): RewardSums(look * STEP, total, total) for v, total in names}
+            if (look > STEPS and not named) or (named and look < 2 * named):
+                continue
+            sums = {
+                (v, "good"): RewardSums(look * STEP, t, t) for v, t in zip(PLAN.variants, good, strict=True)
+            }
             standing = refresh(PLAN, Learned(sums=sums))[1]
-            if standing.stopped is not None:
-                if standing.stopped == "new" and standing.lead is not None:
-                    yield standing.lead
+            if lead is not None:
+                yield lead, standing.lead if standing.stopped == "new" else None
                 break
+            if standing.stopped == "new":
+                named, lead = look, standing.lead
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=60)
     runs = parser.parse_args().runs
-    print("| rates | winners | observed / truth | shrunk / truth |")
-    print("|---|---|---|---|")
+    print("| rates | winners | observed / truth | shrunk / truth | still named later | shrunk then / truth |")
+    print("|---|---|---|---|---|---|")
     for gain in (0.02, 0.05):
         found = list(leads(gain, runs))
-        observed = np.mean([lead.difference for lead in found]) / gain
-        shrunk = np.mean([lead.shrunk for lead in found]) / gain
-        print(f"| {RATE:.0%}, {RATE + gain:.0%} | {len(found)} | {observed:.2f} | {shrunk:.2f} |", flush=True)
+        later = [after for _, after in found if after is not None]
+        observed = np.mean([lead.difference for lead, _ in found]) / gain
+        shrunk, then = (np.mean([lead.shrunk for lead in of]) / gain for of in ([x for x, _ in found], later))
+        row = f"{RATE:.0%}, {RATE + gain:.0%} | {len(found)} | {observed:.2f} | {shrunk:.2f}"
+        print(f"| {row} | {len(later)} | {then:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -171,10 +171,10 @@ def _variant(name: str, v: dict[str, Any]) -> str:
 
 
 def _lead(lead: dict[str, Any] | None) -> str:
-    """The difference to expect: the observed one is too large on average, because the winner was named for it."""
+    """The observed difference is too large on average, because the winner was named for it; the shrunk one less so."""
     if lead is None:
         return ""
-    return f", ahead of {lead['over']} by about {lead['shrunk']:.3g}, observed {lead['difference']:.3g}"
+    return f", ahead of {lead['over']} by at most about {lead['shrunk']:.3g} (shrunk from {lead['difference']:.3g})"
 
 
 def _lift(metric: str, lift: dict[str, Any]) -> str:

@@ -248,7 +248,11 @@ class Revisions(Generic[B]):
         return matches(if_match, newest.etag) or (broken and matches(if_match, self.current.etag))
 
     async def restore(self, revision: int, author: str, if_match: str | None) -> Revision:
-        """Proposes the text of an earlier revision. Raises what `propose` does, and TurnoutError (`not_found`)."""
+        """Proposes the text of an earlier revision; it becomes a new one.
+
+        Raises:
+            TurnoutError: There is no such revision (`not_found`), or `propose` refuses its text.
+        """
         for found in await self._store.revisions(limit=1, until=revision):
             if found.revision == revision:
                 return await self.propose(found.document, author, if_match, f"restore of revision {revision}")

@@ -218,6 +218,9 @@ class _RouteCheck:
                 "there are no requests to copy without 'match'; write 'single', 'split', 'canary' or 'bandit'"
             )
             yield Finding(self._at("policy", "type"), message)
+        if isinstance(self.route.policy, CanaryConfig) and self.route.policy.gate is not None:
+            message = "there are no requests to copy without 'match'; remove this"
+            yield Finding(self._at("policy", "gate"), message, of_key=True)
         for index, guardrail in enumerate(getattr(self.route.policy, "guardrails", ())):
             if observed(guardrail.metric):
                 message = "the gateway sees no responses without 'match'; write a metric that clients report"

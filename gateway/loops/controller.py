@@ -269,17 +269,17 @@ class Controller:
         standing = self._allocations.standings.get(name)
         state = self._routes[name].stop.under(stop_fingerprint(route))
         named = standing.stopped if standing is not None else None
+        lead = standing.lead.as_dict() if standing is not None and standing.lead is not None else None
         if state.handed_over is None:
-            if standing is None or named == state.winner:
+            if standing is None or (named == state.winner and not stop_rule.known_better(state, lead)):
                 return
             if named is not None and await distrust(self._store, name, state.since):
                 return
         assert isinstance(route.policy, BanditConfig)
         assert route.policy.stop is not None
-        lead = standing.lead if standing is not None else None
         seen = StopEvidence(
             named,
-            None if lead is None else lead.as_dict(),
+            lead,
             single=route.policy.stop.then == "single",
             ejected=self._steer(name).ejected,
         )
@@ -300,7 +300,7 @@ class Controller:
 
         state, before = await self._routes.update(name, reducer)
         after = state.stop.under(fingerprint)
-        if after == before:
+        if replace(after, lead=before.lead) == before:
             return
         self._steer(name)
         log.info("%s: %s → %s (%s, by %s)", name, before.state, after.state, after.winner, after.by)

@@ -12,6 +12,9 @@ from typing import Any, Final, Literal
 
 from policies.rollout.events import Refused
 
+MAX_WIDTH: Final = 0.9
+"""Of the last lead's interval, the width at which a new one takes its place: each change is stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class StopState:
@@ -26,7 +29,8 @@ class StopState:
     by: str = ""
     """Who handed over or took it back: a person, "rule" or "guardrail"."""
     lead: Mapping[str, Any] | None = None
-    """By how much the winner was better when it was named (`policies.sequential.winner.Lead`)."""
+    """By how much the winner is better (`policies.sequential.winner.Lead`): when it was named and, while a person is
+    asked, from the data since then too."""
     asks: bool = False
     """A person took a hand-over back, so that `then: single` asks from now on."""
 
@@ -60,11 +64,19 @@ def look(state: StopState, seen: StopEvidence, now: float) -> StopState:
             return state
         return replace(state, state="learning", winner=None, by="guardrail", since=now)
     if seen.winner == state.winner:
-        return state
+        return replace(state, lead=seen.lead) if known_better(state, seen.lead) else state
     if seen.winner is None:
         return replace(state, state="learning", winner=None, by="rule", since=now)
     to: Literal["handed_over", "asking"] = "handed_over" if seen.single and not state.asks else "asking"
     return replace(state, state=to, winner=seen.winner, lead=seen.lead, by="rule", since=now)
+
+
+def known_better(state: StopState, lead: Mapping[str, Any] | None) -> bool:
+    """Whether the lead of a winner that a person is asked about has an interval narrower by a tenth by now."""
+    if state.state != "asking" or state.lead is None or lead is None:
+        return False
+    width, before = (high - low for low, high in (lead["interval"], state.lead["interval"]))
+    return bool(width <= MAX_WIDTH * before)
 
 
 _COMMANDS: Final = "A bandit knows 'promote' (of its winner) and 'rollback', not"

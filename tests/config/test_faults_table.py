@@ -176,6 +176,10 @@ TABLE = [
     ("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n",
      "    fallback: [v1]\n    variants:\n      v1: {}\n      v2: {}\n", 8,
      "routes.digits.fallback", WITHOUT_MATCH, ""),
+    ("    match: {path: /v2/models/digits}\n    variants:\n      v1: {backend: a}\n      v2: {backend: a}\n" + POLICY,
+     ("    variants:\n      v1: {}\n      v2: {}\n    policy: {type: canary, baseline: v1, candidate: v2, "
+     "stages: [{weight: 10%, for: 1h}], gate: {agreement: 90%}}"), 11,
+     "routes.digits.policy.gate", "there are no requests to copy without 'match'; remove this", ""),
     ("type: boolean", "goal: maximize", 2, "metrics.correct.type",
      "the key 'type' is missing; write one of boolean, fraction, real and count", ""),
     ("type: boolean", "type: bool", 2, "metrics.correct.type",

@@ -343,3 +343,22 @@ async def test_a_shadow_beside_the_primary(harness: Harness, client: Client) -> 
     none = (await http.get("/-/routes/shop/shadow?shadow=new")).json()
     assert (none["seen"], none["latency"]) == (0, {"p50": None, "p99": None})
     assert (await http.get("/-/routes/digits/shadow?shadow=v9")).status_code == 422
+
+
+async def test_the_series_of_a_bandit_does_not_read_its_epochs_one_by_one(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await live_through(harness, World("digits", {"v1": 0.9, "v2": 0.95}), steps=6, per_step=20, step=10.0)
+    read: list[int] = []
+    from_store = harness.store.series
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        found = await from_store(*args, **kwargs)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(harness.store, "series", counted)
+    found = (await client("reader").get("/-/routes/digits/series?step=3600")).json()["buckets"]
+    assert sum(v["assigned"] for bucket in found for v in bucket["variants"].values()) == 120
+    cells = [name for bucket in found for name, v in bucket["variants"].items() if v["assigned"]]
+    assert read == [len(cells)], "one bucket of each variant, whatever the epoch"

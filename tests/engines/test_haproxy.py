@@ -54,6 +54,16 @@ routes:
     match: {path: /plain, methods: [GET], headers: {x-mode: a}, host: ["*.example", 127.0.0.1]}
     variants: {only: {backend: one}}
     policy: {type: single, variant: only}
+  deep:
+    engine: edge
+    match: {path: /plain/deep}
+    variants: {only: {backend: one}}
+    policy: {type: single, variant: only}
+  slash:
+    engine: edge
+    match: {path: /slash/}
+    variants: {only: {backend: one}}
+    policy: {type: single, variant: only}
 """
 
 
@@ -237,6 +247,31 @@ def test_conditions_of_a_route_and_requests_of_none(setup: HaproxySetup, client:
     ):
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_route")
         assert "x-decision-id" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v2/models/digits", "digits"),
+        ("/v2/models/digits:predict", "digits"),
+        ("/plain", "plain"),
+        ("/plain/deepest", "plain"),
+        ("/plain/deep", "deep"),
+        ("/plain/deep/x", "deep"),
+        ("/slash/", "slash"),
+        ("/slash/x", "slash"),
+        ("/slash", None),
+        ("/v2/models/digitsx", None),
+    ],
+)
+def test_the_longest_path_wins(
+    setup: HaproxySetup, client: httpx.Client, path: str, route: str | None
+) -> None:
+    response = client.get(path, headers={"x-mode": "a"})
+    if route is None:
+        assert response.status_code == 404
+    else:
+        assert setup.outcome(response)["route"] == route
 
 
 def test_a_reload_under_load_fails_no_request(setup: HaproxySetup, client: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from gateway.compile.plans import salt
 from gateway.config.load import ConfigError, load
 from gateway.engines.haproxy.bootstrap import Node, bootstrap
-from gateway.engines.haproxy.config import config, map_name, ranges
-from gateway.engines.offers import Assigned
+from gateway.engines.haproxy.config import RANGES, config, ranges
+from gateway.engines.haproxy.offers import HaproxyOffers
+from gateway.engines.offers import Assigned, InEffect
+from gateway.record.decision_id import Sealer
 from policies.allocation.bucketing import allocation
 from policies.allocation.cells import cells
+from policies.allocation.model import Allocation
 from tests.e2e.test_tls import Issuer
 from tests.engines.haproxy_node import HAPROXY, NEEDS_HAPROXY
 
@@ -78,13 +82,13 @@ def text_of(route: str, folder: Path) -> str:
 def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     Issuer(tmp_path)
     document = load(text_of(ROUTES[name], tmp_path), source=name, env={})
-    made = config(document, "edge")
+    made = config(document, "edge", 4)
     variants = document.routes["digits"].variants
     shares = cells(allocation(dict.fromkeys(variants, 1 / len(variants))))
     assigned = Assigned(shares, dict.fromkeys(variants, "STAMP"), salt(document, "digits"))
     # Not tmp_path: its name has what neither HAProxy nor the limit of a socket's path allows.
     node = Node("edge", "h1", "t" * 16, "https://turnout.example", "/proc/self/cwd", None)
-    files = {**made.files, map_name("digits"): ranges(assigned, lambda stamp: b"k" * 32)}
+    files = {**made.files, RANGES: f"digits {ranges(assigned, lambda stamp: 'k' * 32)}\n"}
     files |= {"routes.cfg": made.text, "node.cfg": bootstrap(node, "127.0.0.1:8000")}
     for file, text in files.items():
         (tmp_path / file).write_text(text)
@@ -92,6 +96,22 @@ def test_the_real_haproxy_takes_it(name: str, tmp_path: Path) -> None:
     command = [HAPROXY, "-c", "-f", "node.cfg", "-f", "routes.cfg"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ranges_that_come_apart_have_a_rule_each(tmp_path: Path) -> None:
+    document = load(text_of(ROUTES["hosts"], tmp_path), source="test", env={})
+    offers = HaproxyOffers(Sealer([b"k" * 16]))
+
+    def rules(*owners: int) -> int:
+        bounds = tuple((n + 1) / len(owners) for n in range(len(owners)))
+        effect = InEffect(len(owners), Allocation(("v", "w"), (0.5, 0.5), bounds, owners), 1.0)
+        body = json.loads(offers.make(document, 1, "edge", "routes", {"digits": effect}).body)
+        (resource,) = body["resources"]
+        assert len(resource["ranges"]["digits"].split("~")) == len(owners)
+        return int(resource["config"].count("set-var(txn.pick)"))
+
+    assert rules(0, 1) == rules(0, 1, 0, 1) == 4
+    assert rules(*(0, 1) * 3) == 8
 
 
 REFUSED = [

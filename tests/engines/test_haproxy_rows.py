@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
@@ -93,3 +96,16 @@ def test_workers_are_counted_each_also_where_one_has_the_process_id_of_another()
     ledger.settle()
     assert ledger.settle() == (204, 2)
     assert len(ledger.state()) < 50
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1]", '{"a": 1}', '{"a": [1]}', '{"a": ["x", "y"]}', '{"a": [1.5, 2]}', '{"a": [-1, 2]}', "\x00"],
+)
+def test_counts_of_another_form_count_as_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.json"
+    assert Ledger.restored(path).state() == {}
+    path.write_text(text)
+    assert Ledger.restored(path).state() == {}
+    path.write_text(json.dumps({"8": (2, 3)}))
+    assert Ledger.restored(path).state() == {"8": (2, 3)}

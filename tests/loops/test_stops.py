@@ -138,6 +138,20 @@ async def test_a_winner_that_is_no_longer_one_is_not_asked_about(store: Store) -
     assert [e["state"] for _, e in one.events] == ["asking", "learning"]
 
 
+async def test_the_lead_follows_the_data_while_a_person_is_asked(store: Store) -> None:
+    one = await Bandit(store, "one", CONFIG).start()
+    await report(store, {"v1": 40, "v2": 80})
+    await one.step()
+    first = one.told
+    await report(store, {"v1": 200, "v2": 240}, each=400)
+    await one.step()
+    assert (one.told["state"], one.told["since"]) == ("asking", first["since"])
+    assert one.told["lead"]["difference"] == pytest.approx(320 / 500 - 240 / 500)
+    assert len(one.events) == 1
+    again = await Bandit(store, "again", CONFIG).start()
+    assert again.told["lead"] == one.told["lead"]
+
+
 async def test_a_command_at_any_replica_is_carried_out_by_the_leader(store: Store) -> None:
     leader = await Bandit(store, "leader", CONFIG).start()
     follower = await Bandit(store, "follower", CONFIG).start()

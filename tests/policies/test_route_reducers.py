@@ -52,6 +52,16 @@ def test_no_news_is_the_same_state() -> None:
     assert stop_rule.look(ASKING, NAMED, 9.0) is ASKING
 
 
+@pytest.mark.parametrize(("width", "told"), [(0.2, 0.2), (0.19, 0.2), (0.15, 0.15)])
+def test_the_lead_of_a_winner_is_estimated_again_as_data_come(width: float, told: float) -> None:
+    state = StopState("f", "asking", "v2", 1.0, "rule", {"interval": [0.0, 0.2]})
+    found = stop_rule.look(state, StopEvidence("v2", {"interval": [0.0, width]}), 9.0)
+    assert found.lead == {"interval": [0.0, told]}
+    assert found.since == 1.0
+    handed = StopState("f", "handed_over", "v2", 1.0, "rule", {"interval": [0.0, 0.2]})
+    assert stop_rule.look(handed, StopEvidence("v2", {"interval": [0.0, width]}), 9.0) is handed
+
+
 @pytest.mark.parametrize(
     ("state", "action", "after"),
     [

@@ -138,9 +138,11 @@ function agreement(report) {
   return { tone: "open", title: compared.map(([name]) => agreed(report, name)).join(", "), detail };
 }
 
-/** The difference to expect: the observed one is too large on average, because the winner was named for it. */
+/** The observed difference is too large on average, because the winner was named for it; the shrunk one less so. */
 function lead(stop) {
-  return stop.lead ? ` Expect a lead of about ${significant(stop.lead.shrunk, 2)} over ${stop.lead.over}.` : "";
+  if (!stop.lead) return "";
+  const { difference, over, shrunk } = stop.lead;
+  return ` Expect a lead of at most about ${significant(shrunk, 2)} over ${over} (shrunk from ${significant(difference, 2)}).`;
 }
 
 export function contest(report) {

@@ -67,9 +67,7 @@ class WinnerLead(ApiModel):
     difference: Annotated[
         float, Field(description="As observed; biased upwards, since the winner was selected.")
     ]
-    shrunk: Annotated[
-        float, Field(description="Shrunk towards 0 to correct the selection; expect this difference.")
-    ]
+    shrunk: Annotated[float, Field(description="Shrunk towards 0, which removes a part of that bias.")]
     interval: Annotated[list[float], Field(description="Always valid, at the level of the stop rule.")]
 
 
@@ -84,7 +82,9 @@ class StopRuleModel(ApiModel):
     since: float | None
     by: Annotated[str, Field(description="A person, `rule` or `guardrail`.")]
     probability_best: Annotated[Probability | None, Field(description="Of the winner, now.")]
-    lead: Annotated[WinnerLead | None, Field(description="Over the next best, when the winner was named.")]
+    lead: Annotated[
+        WinnerLead | None, Field(description="Over the next best; while `asking`, re-estimated as data come.")
+    ]
     command: Annotated[
         str | None, Field(description="The command that hands over to the winner, or reverts that.")
     ]

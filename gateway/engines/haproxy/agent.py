@@ -19,11 +19,9 @@ import httpx
 from gateway.engines.counters import NODE
 from gateway.engines.following import LOOK_S, POLL_TIMEOUT_S, TAKEN_S, Follower, write
 from gateway.engines.haproxy.bootstrap import ADMIN_SOCKET, MASTER_SOCKET, ROUTES, Node
-from gateway.engines.haproxy.config import VERSION
+from gateway.engines.haproxy.config import RANGES, VERSION
 from gateway.engines.haproxy.deliver import Delivery
 
-MAX_COMMAND_BYTES: Final = 8192
-"""HAProxy takes a command of half a buffer."""
 _FAILED: Final = re.compile(r" master .*\[failed: (\d+)\]")
 
 
@@ -53,22 +51,24 @@ class HaproxyFollower(Follower):
         super().__init__("routes", {"id": node.name, "cluster": node.engine}, control)
         self._folder = node.folder
         self._live: dict[str, str] = {}
-        """Maps that the running HAProxy has, as far as this agent knows."""
+        """Ranges by route that the running HAProxy has, as far as this agent knows."""
 
     async def take(self, version: str, body: bytes) -> str:
         """Why the node refuses ``version``, with its last good files restored; empty once it has it."""
         (resource,) = json.loads(body)["resources"]
-        wanted = {**resource["files"], **resource["maps"], ROUTES: resource["config"]}
+        ranges: dict[str, str] = resource["ranges"]
+        lines = "".join(f"{route} {text}\n" for route, text in ranges.items())
+        wanted = {**resource["files"], RANGES: lines, ROUTES: resource["config"]}
         good = {name: _text(self._folder / name) for name in wanted}
         self._write(wanted)
         try:
-            await self._apply(resource["config_version"], resource["maps"])
+            await self._apply(resource["config_version"], ranges)
         except Refused as refused:
             self._write({name: text for name, text in good.items() if text is not None})
             self._live = {}
             return str(refused)
-        self._live = resource["maps"]
-        for path in (*self._folder.glob("*.map"), *self._folder.glob("*.pem")):
+        self._live = ranges
+        for path in self._folder.glob("*.pem"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
         return ""
@@ -78,7 +78,7 @@ class HaproxyFollower(Follower):
             if _text(self._folder / name) != text:
                 write(self._folder / name, text.encode())
 
-    async def _apply(self, version: str, maps: dict[str, str]) -> None:
+    async def _apply(self, version: str, ranges: dict[str, str]) -> None:
         """Wait for a node that does not run; it starts from the files. Raises Refused."""
         while True:
             try:
@@ -86,9 +86,9 @@ class HaproxyFollower(Follower):
                     await self._reload()
                     await self._reloaded(version)
                     return
-                for name, text in maps.items():
-                    if self._live.get(name) != text:
-                        await self._replace(name, text)
+                for route, text in ranges.items():
+                    if self._live.get(route) != text:
+                        await self._replace(route, text)
                 return
             except OSError:
                 self._live = {}
@@ -129,28 +129,14 @@ class HaproxyFollower(Follower):
             raise Refused("HAProxy refuses the configuration and keeps its last one; its log says why")
         return False
 
-    async def _replace(self, name: str, text: str) -> None:
-        """Replace a map in one step: a request sees the old one or the new one. Raises Refused and OSError."""
-        path, socket = self._folder / name, self._folder / ADMIN_SOCKET
-        prepared = await command(socket, f"prepare map {path}")
-        found = re.search(r"New version created: (\d+)", prepared)
-        if found is None:
-            raise Refused(f"HAProxy does not know the map {name}: {prepared.strip()}")
-        for lines in _parts(text):
-            problem = (await command(socket, f"add map @{found[1]} {path} <<\n{lines}")).strip()
-            if problem:
-                raise Refused(f"HAProxy refuses a range of {name}: {problem}")
-        await command(socket, f"commit map @{found[1]} {path}")
-
-
-def _parts(text: str) -> list[str]:
-    """``text`` in pieces of whole lines that fit into a command."""
-    parts = [""]
-    for line in text.splitlines(keepends=True):
-        if len(parts[-1]) + len(line) > MAX_COMMAND_BYTES:
-            parts.append("")
-        parts[-1] += line
-    return parts
+    async def _replace(self, route: str, text: str) -> None:
+        """Replace the ranges of a route in one step. Raises Refused and OSError."""
+        words = f"map {self._folder / RANGES} {route} {text}"
+        for how in ("set", "add"):  # a route without an allocation is not in the map yet
+            reply = (await command(self._folder / ADMIN_SOCKET, f"{how} {words}")).strip()
+            if not reply:
+                return
+        raise Refused(f"HAProxy refuses the ranges of {route}: {reply}")
 
 
 def _text(path: Path) -> str | None:

@@ -1,14 +1,14 @@
-"""The part of a node's configuration that follows from the document, and the maps of ranges.
+"""The part of a node's configuration that follows from the document, and the maps of its routes.
 
-A map holds, for each range of [0, 10^9), the variant and its stamp. One look-up yields both, so a decision is true to
-its epoch while the map is replaced.
+One map finds the route of a path, another holds the ranges of each route with variants and stamps. One look-up yields
+all ranges of a route, so a decision is true to its epoch while they are replaced. A request costs the same however
+many routes there are, but for those with conditions besides the path.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from gateway.compile.plans import salt
 from gateway.config.document import Document, MatchConfig, RouteConfig
 from gateway.engines.haproxy.backends import backend_lines, cas, milliseconds, resolvers, word
 from gateway.engines.offers import Assigned, ordered, salt_text
+from gateway.engines.rows import ABSENT
 from policies.allocation.cells import PARTS
 
 FILES: Final = "TURNOUT_FILES"
@@ -24,6 +25,10 @@ BIND: Final = "TURNOUT_BIND"
 """Environment variable with what follows ``bind``."""
 VERSION: Final = "TURNOUT_VERSION"
 """Environment variable with the version of the configuration that a worker has."""
+RANGES: Final = "ranges.map"
+"""The ranges of each route; its entries change while a node runs."""
+PATHS: Final = "paths.map"
+"""The route of each prefix, with the place of its unit's header, and its salt."""
 ROWS_SOCKET: Final = "rows.sock"
 DATAGRAM_SOCKET: Final = "rows.dgram"
 ROW: Final = (
@@ -64,34 +69,70 @@ class Config(NamedTuple):
     """Files that they name, besides the ranges."""
 
 
-def config(document: Document, engine: str) -> Config:
-    """The sections for the routes of a fleet. Reads the CAs that backends name; raises OSError."""
+def config(document: Document, engine: str, most: int) -> Config:
+    """The sections for the routes of a fleet, none with more than ``most`` ranges.
+
+    Reads the CAs that backends name; raises OSError.
+    """
     names = ordered(document, document.engine_routes(engine))
     routes = {name: document.routes[name] for name in names}
-    files = cas(document, routes)
-    body = "\n".join(_sections(document, routes, files))
-    version = hashlib.sha256(body.encode()).hexdigest()[:16]
-    return Config(f"global\n  setenv {VERSION} {version}\n{body}\n", version, dict(files.values()))
+    files, entries = cas(document, routes), _entries(document, routes)
+    plain = {name: route for name, route in routes.items() if _is_plain(route.match)}
+    paths = "".join(
+        f"{route.match.path.rstrip('/')}{end} {entries[name]}\n"
+        for name, route in reversed(plain.items())  # of equal paths, the last one counts
+        for end in ("/:" if route.match.path != "/" else "/")
+    )
+    body = "\n".join(_sections(document, routes, entries, most, files))
+    version = hashlib.sha256(f"{body}\n{paths}".encode()).hexdigest()[:16]
+    text = f"global\n  setenv {VERSION} {version}\n{body}\n"
+    return Config(text, version, {**dict(files.values()), PATHS: paths})
 
 
-def map_name(route: str) -> str:
-    """The file with the ranges of a route."""
-    return f"{route}.map"
+def _entries(document: Document, routes: Mapping[str, RouteConfig]) -> dict[str, str]:
+    """What a request needs of its route: the name, the place of the unit's header, and the salt."""
+    headers = _headers(routes)
+    return {
+        name: f"{name}|{headers.index(header) if (header := _header(route)) else ABSENT}"
+        f"|{salt_text(salt(document, name))}"
+        for name, route in routes.items()
+    }
 
 
-def ranges(assigned: Assigned, key: Callable[[str], bytes] | None) -> str:
-    """The map of one route. ``key``: of the seal of a stamp's requests, or None if they have none."""
-    lines, start = [], 0
-    for variant, parts in assigned.cells.segments:
+def _headers(routes: Mapping[str, RouteConfig]) -> list[str]:
+    """Headers with units, each once."""
+    return list(dict.fromkeys(header for route in routes.values() if (header := _header(route))))
+
+
+def _header(route: RouteConfig) -> str | None:
+    return route.unit.header if route.unit is not None else None
+
+
+def _is_plain(match: MatchConfig) -> bool:
+    """Whether the route is found by its path alone, as an entry of a map."""
+    path = match.path
+    ends = path == "/" or not path.endswith("/")
+    return (
+        ends and path.isascii() and path.isprintable() and " " not in path and match == MatchConfig(path=path)
+    )
+
+
+def ranges(assigned: Assigned, key: Callable[[str], str] | None) -> str:
+    """The ranges of one route. ``key``: of the seal of a stamp's requests, or None if they have none."""
+    parts, end = [], 0
+    for variant, size in assigned.cells.segments:
         stamp = assigned.stamps[variant]
-        seal = "" if key is None else f"|{b64encode(key(stamp)).decode()}"
-        lines.append(f"{start}:{start + parts - 1} {variant}|{stamp}{seal}\n")
-        start += parts
-    return "".join(lines)
+        end += size
+        parts.append(f"{end}|{variant}|{stamp}" + ("" if key is None else f"|{key(stamp)}"))
+    return "~".join(parts)
 
 
 def _sections(
-    document: Document, routes: Mapping[str, RouteConfig], files: Mapping[str, tuple[str, str]]
+    document: Document,
+    routes: Mapping[str, RouteConfig],
+    entries: Mapping[str, str],
+    most: int,
+    files: Mapping[str, tuple[str, str]],
 ) -> Iterator[str]:
     idle = max((route.timeouts.idle for route in routes.values()), default=30.0)
     yield f"""\
@@ -113,39 +154,54 @@ ring turnout
 backend turnout-rows from turnout
   stick-table type integer size 1 store gpc0"""
     yield from resolvers(document, routes)
-    yield from _frontend(document, routes)
+    yield from _frontend(routes, entries, most)
     for name, route in routes.items():
         for variant in route.variants:
             yield from backend_lines(document, name, variant, files)
 
 
-def _frontend(document: Document, routes: Mapping[str, RouteConfig]) -> Iterator[str]:
+def _frontend(routes: Mapping[str, RouteConfig], entries: Mapping[str, str], most: int) -> Iterator[str]:
     yield f"""\
 frontend turnout from turnout
   bind "${{{BIND}[*]}}"
   log ring@turnout len {MAX_ROW_BYTES} format raw local0
   log "unix@${{{FILES}}}/{DATAGRAM_SOCKET}" len {MAX_ROW_BYTES} format raw local0
   log-format "{" ".join(ROW)}"
-  acl routed var(txn.route) -m found
+  acl routed var(txn.found) -m found
   acl sticky var(txn.unit) -m found
+  acl inside var(txn.pick),field(1,|),sub(txn.part) gt 0
   acl sealed var(txn.key) -m len gt 0
-  acl dots path -m reg -i {word(_DOTS)}"""
-    for name, route in routes.items():
-        yield from _acls(name, route.match)
-    yield "  http-request track-sc0 int(1) table turnout-rows"
-    for name, route in routes.items():
-        yield from _choice(name, route, salt_text(salt(document, name)))
+  acl dots path -m reg -i {word(_DOTS)}
+  http-request track-sc0 int(1) table turnout-rows
+  http-request set-var(txn.found) "path,concat(/),map_beg(${{{FILES}}}/{PATHS})" if !dots"""
+    for name in reversed(list(routes)):
+        if not _is_plain(routes[name].match):
+            yield from _conditional(name, routes, entries)
     error = {"error": {"code": "unknown_route", "message": "No route matches this path and method."}}
     yield f"""\
   http-request set-log-level silent unless routed
   http-request return status 404 content-type application/json string {word(json.dumps(error))} unless routed
-  http-request set-var(txn.variant) var(txn.pick),field(1,|)
-  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(2,|)].%[date(0,ms)].%[uuid]
-  http-request set-var(txn.key) var(txn.pick),field(3,|)
-  http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower if sealed
+  http-request set-var(txn.route) var(txn.found),field(1,|)"""
+    for place, header in enumerate(_headers(routes)):
+        field = f"req.fhdr({word(header)})"
+        mine = f"{{ var(txn.found),field(2,|) -m str {place} }}"
+        yield f"  http-request set-var(txn.unit) {field} if {mine} {{ {field} -m len gt 0 }}"
+    hashed = f"concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
+    yield f"""\
+  http-request set-var(txn.part) var(txn.found),field(3,|),{hashed} if sticky
+  http-request set-var(txn.part) rand({PARTS}) unless sticky
+  http-request set-var(txn.ranges) "var(txn.route),map_str(${{{FILES}}}/{RANGES})\""""
+    for place in range(1, most + 1):
+        yield f"  http-request set-var(txn.pick) var(txn.ranges),field({place},~) unless inside"
+    yield """\
+  http-request set-var(txn.variant) var(txn.pick),field(2,|)
+  http-request set-var(txn.uuid) uuid
+  http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[var(txn.uuid)]
+  http-request set-var(txn.key) var(txn.pick),field(4,|)
+  http-request set-var(txn.seal) var(txn.key),concat(,txn.decision),sha2(256),bytes(0,16),hex,lower if sealed
   http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)] if sealed
   http-request set-var(txn.served) str(-)
-  http-request set-header x-request-id %[uuid] unless {{ req.fhdr(x-request-id) -m len gt 0 }}
+  http-request set-header x-request-id %[var(txn.uuid)] unless { req.fhdr(x-request-id) -m len gt 0 }
   http-request set-var(txn.request_id) req.fhdr(x-request-id)
   http-request set-header x-decision-id %[var(txn.decision)]
   http-request del-header x-variant
@@ -153,6 +209,20 @@ frontend turnout from turnout
   http-after-response set-header x-variant %[var(txn.served)] if routed
   http-after-response set-header x-request-id %[var(txn.request_id)] if routed
   use_backend %[var(txn.route)]:%[var(txn.variant)]"""
+
+
+def _conditional(name: str, routes: Mapping[str, RouteConfig], entries: Mapping[str, str]) -> Iterator[str]:
+    """A route with more conditions than a prefix: it replaces a route that was found, unless that has a longer path."""
+    match, conditions = routes[name].match, ["!dots", f"{name}:path"]
+    yield from _acls(name, match)
+    conditions += [f"{name}:host"] if match.host else []
+    conditions += [f"{name}:method"] if match.methods else []
+    conditions += [f"{name}:header{index}" for index in range(len(match.headers))]
+    before = list(routes)[: list(routes).index(name)]
+    longer = [other for other in before if routes[other].match.path.startswith(match.path)]
+    yield from (f"  acl {name}:longer var(txn.found) -m str -- {entries[other]}" for other in longer)
+    conditions += [f"!{name}:longer"] if longer else []
+    yield f"  http-request set-var(txn.found) str({entries[name]}) if {' '.join(conditions)}"
 
 
 def _acls(name: str, match: MatchConfig) -> Iterator[str]:
@@ -169,21 +239,3 @@ def _acls(name: str, match: MatchConfig) -> Iterator[str]:
         yield f"  acl {name}:method method {word(method)}"
     for index, (field, value) in enumerate(match.headers.items()):
         yield f"  acl {name}:header{index} req.fhdr({word(field)}) -m str -- {word(value)}"
-
-
-def _choice(name: str, route: RouteConfig, salt: str) -> Iterator[str]:
-    match = route.match
-    conditions = [f"{name}:path"]
-    conditions += [f"{name}:host"] if match.host else []
-    conditions += [f"{name}:method"] if match.methods else []
-    conditions += [f"{name}:header{index}" for index in range(len(match.headers))]
-    mine = f"{{ var(txn.route) -m str -- {name} }}"
-    yield f"  http-request set-var(txn.route) str({name}) if !routed !dots {' '.join(conditions)}"
-    if route.unit is not None and route.unit.header is not None:
-        field = f"req.fhdr({word(route.unit.header)})"
-        yield f"  http-request set-var(txn.unit) {field} if {mine} {{ {field} -m len gt 0 }}"
-        hashed = f"str({salt}),concat(,txn.unit),xxh64,and({2**63 - 1}),mod({PARTS})"
-        yield f"  http-request set-var(txn.part) {hashed} if {mine} sticky"
-    yield f"  http-request set-var(txn.part) rand({PARTS}) if {mine} !sticky"
-    found = f'"var(txn.part),map_int(${{{FILES}}}/{map_name(name)})"'
-    yield f"  http-request set-var(txn.pick) {found} if {mine}"

@@ -47,10 +47,7 @@ class Delivery:
         self._node = node
         self._control = control
         self._state = node.folder / _STATE
-        try:
-            self._ledger = Ledger(json.loads(self._state.read_text()))
-        except (OSError, ValueError):
-            self._ledger = Ledger()
+        self._ledger = Ledger.restored(self._state)
         self._waiting: list[Row] = []
         self._held = 0
         self._readers: set[_Reader] = set()

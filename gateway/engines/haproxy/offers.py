@@ -1,4 +1,4 @@
-"""What HAProxies are offered: one document with the configuration, the maps, and the files that it names."""
+"""What HAProxies are offered: one document with the configuration, the ranges, and the files that it names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from gateway.compile.plans import salt
 from gateway.config.document import Document
-from gateway.engines.haproxy.config import Config, config, map_name, ranges
+from gateway.engines.haproxy.config import Config, config, ranges
 from gateway.engines.offers import InEffect, Kind, Offer, assigned, compact
 from gateway.record.decision_id import Sealer
 
 Text = tuple[tuple[int, int], str]
-"""A map, and the revision and epoch that it was made from."""
+"""The ranges of a route, and the revision and epoch that they were made from."""
 
 
 class HaproxyOffers:
@@ -20,22 +20,32 @@ class HaproxyOffers:
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
-        self._configs: dict[str, tuple[int, Config]] = {}
-        """By engine: the configuration, and the revision that it was made from."""
+        self._configs: dict[str, tuple[tuple[int, int], Config]] = {}
+        """By engine: the configuration, and the revision and the number of ranges that it was made for."""
         self._maps: dict[str, dict[str, Text]] = {}
         """By engine and route."""
 
     def make(
         self, document: Document, revision: int, engine: str, kind: Kind, served: Mapping[str, InEffect]
     ) -> Offer:
-        """Configuration, maps and files; nothing for clusters. Raises OSError if a CA cannot be read."""
+        """Configuration, ranges and files; nothing for clusters. Raises OSError if a CA cannot be read."""
         if kind == "clusters":
             return Offer("", b"{}", {})
+        entries = self._ranges(document, revision, engine, served)
+        counts = [text.count("~") + 1 for text in entries.values()]
+        # A power of two, and room for ranges that come apart: each change of the configuration is a reload.
+        counts += [2 * len(document.routes[name].variants) for name in served]
+        most = 1 << (max(counts, default=1) - 1).bit_length()
         known = self._configs.get(engine)
-        if known is None or known[0] != revision:
-            known = self._configs[engine] = revision, config(document, engine)
-        made, maps = known[1], self._ranges(document, revision, engine, served)
-        resource = {"config": made.text, "config_version": made.version, "maps": maps, "files": made.files}
+        if known is None or known[0] != (revision, most):
+            known = self._configs[engine] = (revision, most), config(document, engine, most)
+        made = known[1]
+        resource = {
+            "config": made.text,
+            "config_version": made.version,
+            "ranges": entries,
+            "files": made.files,
+        }
         body = compact(resource)
         version = hashlib.sha256(body).hexdigest()[:16]
         epochs = {name: effect.epoch for name, effect in served.items()}
@@ -55,4 +65,4 @@ class HaproxyOffers:
                 known = made_from, ranges(parts, key)
             maps[name] = known
         self._maps[engine] = maps
-        return {map_name(name): text for name, (_, text) in maps.items()}
+        return {name: text for name, (_, text) in maps.items()}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from pydantic import NonNegativeInt, TypeAdapter
 
 from gateway.engines.rows import ABSENT, SEPARATOR
 
@@ -33,6 +37,7 @@ _START: Final = 64
 """A worker that has logged more rows than this does not log its first one."""
 _FORGOTTEN: Final = 100_000
 """A row that is further behind than a ring can hold is another worker's, with the same process id."""
+_STATE: Final = TypeAdapter(dict[str, tuple[NonNegativeInt, NonNegativeInt]])
 _MAX_WORKERS: Final = 32
 """Workers that are counted one by one; each reload starts one."""
 
@@ -119,12 +124,20 @@ class Worker:
 class Ledger:
     """What a node has delivered and lost, over all its workers."""
 
-    def __init__(self, state: dict[str, list[int]] | None = None) -> None:
+    def __init__(self, state: Mapping[str, tuple[int, int]] | None = None) -> None:
         """``state``: what `state` returned before the agent ended; what was not delivered by then is lost."""
         self.workers = {
             name: Worker(delivered, last - delivered, last, last, last)
             for name, (delivered, last) in (state or {}).items()
         }
+
+    @classmethod
+    def restored(cls, path: Path) -> Self:
+        """As `state` was written to ``path``; empty if it was not, or is of another form."""
+        try:
+            return cls(_STATE.validate_json(path.read_bytes()))
+        except (OSError, ValueError):
+            return cls()
 
     def take(self, name: str, number: int) -> bool:
         """Note a row that came; False if it came before."""
@@ -167,6 +180,6 @@ class Ledger:
         workers = self.workers.values()
         return sum(worker.delivered for worker in workers), sum(worker.lost for worker in workers)
 
-    def state(self) -> dict[str, list[int]]:
+    def state(self) -> dict[str, tuple[int, int]]:
         """By worker: rows delivered, and the last number."""
-        return {name: [worker.delivered, worker.last] for name, worker in self.workers.items()}
+        return {name: (worker.delivered, worker.last) for name, worker in self.workers.items()}
