@@ -1,9 +1,9 @@
 """Which form of the sources runs: interpreted, or (in part) compiled by mypyc.
 
-Both forms are the same sources. What is compiled are the modules that every request passes through; a build
-(``deploy/compiled.py``) puts extension modules next to them, which Python prefers to the sources, and with them a
-digest of the sources that they were made from. So a compiled module that is older than its source never runs
-unnoticed: `fault` finds it.
+Both forms are the same sources. What is compiled are the modules that every request passes through, or its row from
+another proxy; a build (``deploy/compiled.py``) puts extension modules next to them, which Python prefers to the
+sources, and with them a digest of the sources that they were made from. So a compiled module that is older than its
+source never runs unnoticed: `fault` finds it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ PARTS: Final = (
     "gateway/auth/principal.py",
     "gateway/runtime/loop_load.py",
     "gateway/record/decision_id.py",
+    "gateway/record/stamp.py",
+    "gateway/engines/rows.py",
+    "gateway/engines/kubernetes/rows.py",
     "policies/allocation/bucketing.py",
     "policies/ejection.py",
 )
