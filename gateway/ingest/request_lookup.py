@@ -77,7 +77,7 @@ class RequestIds:
         return found
 
     async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | None:
-        outcome = (await self.store.decision(decision)).outcome
+        outcome = (await self.store.decision(decision, route)).outcome
         if outcome is None or (outcome.route, outcome.request_id) != (route, request_id):
             return None  # not written yet, or pruned
         opened = Opened(

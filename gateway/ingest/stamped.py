@@ -58,7 +58,7 @@ class StampedUnits:
         """Replace what the record knows; return the rest."""
         missing = []
         for place, one in wanted:
-            row = (await self.store.decision(one.decision)).outcome
+            row = (await self.store.decision(one.decision, one.route)).outcome
             if row is None or (row.route, row.assigned, row.epoch) != (one.route, one.assigned, one.epoch):
                 missing.append((place, one))
             else:  # what the node says of itself: the holder of an id could write another name at its end

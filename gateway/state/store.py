@@ -67,8 +67,11 @@ class RecordStore(Protocol):
         """All steps of `scan` up to ``limit``: for filters that many outcomes pass."""
         ...
 
-    async def decision(self, decision: bytes) -> DecisionRecord:
-        """One decision with its rewards and shadow responses; empty if the record does not have it."""
+    async def decision(self, decision: bytes, route: str | None = None) -> DecisionRecord:
+        """One decision with its rewards and shadow responses; empty if the record does not have it.
+
+        ``route``: where it was made, if that is known: of hundreds, a shared store then asks one.
+        """
         ...
 
     async def records(

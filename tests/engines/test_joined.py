@@ -72,7 +72,7 @@ async def test_joined_takes_the_row_s_word_on_who_served(store: SqliteStore) -> 
 async def test_joined_can_not_be_told_while_the_store_is_away(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(decision: bytes) -> Any:
+    async def away(decision: bytes, route: str) -> Any:
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(store, "decision", away)

@@ -128,7 +128,7 @@ async def read_decision(request: ApiRequest) -> Response:
     if opened is not None:
         request.must_serve(opened.route)
     decision = opened.decision if opened is not None else bytes.fromhex(text)
-    record = await request.gateway.store.decision(decision)
+    record = await request.gateway.store.decision(decision, None if opened is None else opened.route)
     route = _route_of(opened, record.outcome, record.rewards)
     if route is None or not request.principal.serves(route):
         # A key bound to other routes learns nothing, not even that the decision exists.

@@ -112,22 +112,30 @@ class Control:
         return found
 
     async def _published(self, routes: Sequence[str]) -> dict[str, Published]:
-        found = {}
+        found, newest_of = {}, await self._newest_of_each(routes)
         for route in routes:
-            newest = await self._newest_published(route)
+            newest = newest_of.get(route)
             known, ensemble = self.memory.known_published.get(route, (None, b""))
             if known is not None and (newest is None or newest.epoch < known.epoch):
                 if await self._publish(known, ensemble, _RESTORED):
                     self._tell(f"the allocation of {route!r}, epoch {known.epoch}")
-                newest = await self._newest_published(route)
+                newest = (await self._newest_of_each([route])).get(route)
             if newest is not None:
                 found[route] = newest
                 self.memory.remember_published(newest)
         return found
 
-    async def _newest_published(self, route: str) -> Published | None:
-        epoch = await self._link.command("GET", f"{self._link.of_route(route)}:epoch")
-        return None if epoch is None else await self._of_epoch(route, int(epoch))
+    async def _newest_of_each(self, routes: Sequence[str]) -> dict[str, Published]:
+        """By route, in two round trips."""
+        bases = [self._link.of_route(route) for route in routes]
+        epochs = await self._link.commands([("GET", f"{base}:epoch") for base in bases])
+        wanted = [(r, b, int(e)) for r, b, e in zip(routes, bases, epochs, strict=True) if e is not None]
+        rows = await self._link.commands(
+            [("HGET", f"{base}:allocations", epoch) for _, base, epoch in wanted]
+        )
+        return {
+            r: unpack_published(row) for (r, _, _), row in zip(wanted, rows, strict=True) if row is not None
+        }
 
     async def _of_epoch(self, route: str, epoch: int) -> Published | None:
         row = await self._link.command("HGET", f"{self._link.of_route(route)}:allocations", epoch)

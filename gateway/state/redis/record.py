@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
-from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby
 from math import inf
 from typing import Any, Final, TypeVar
 
 from gateway.record.events import Outcome, Shadowed, columns
 from gateway.record.exposures import Exposure, exposures
-from gateway.record.page import decode, encode_columns
-from gateway.state.base import SCAN_PAGES, OutcomeFilter, StoreUnavailable
+from gateway.record.page import encode_columns
+from gateway.state.base import SCAN_PAGES, OutcomeFilter
 from gateway.state.paging import (
     COARSE_BYTES,
     MAX_PAGE_SPAN_MS,
@@ -26,18 +26,25 @@ from gateway.state.paging import (
 )
 from gateway.state.redis.codec import cell_field, pack_counts, pack_shadowed
 from gateway.state.redis.link import Link
+from gateway.state.redis.pages import (
+    NEAREST_FIRST,
+    NEWEST_FIRST,
+    OLDEST_FIRST,
+    PAGES_PER_TRIP,
+    Moved,
+    Span,
+    in_order,
+    span_of,
+    steadily,
+)
 from gateway.state.redis.script import Script
 from gateway.state.tally import Shares, start_of, tally
 
 T = TypeVar("T")
 _APPEND: Final = Script.load("append")
 _SHADOWED: Final = Script.load("shadowed")
-_PAGES_PER_TRIP: Final = 16
-"""Pages fetched in one round trip."""
 _GROUP_BYTES: Final = COARSE_BYTES + 1
 """Of scattered marks, which are kept together in one field."""
-_MAX_TRIES: Final = 50
-"""Times that a read begins again because pages moved."""
 
 
 async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Shares) -> None:
@@ -50,7 +57,7 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
             if number > 0:
                 break
             # Some may be there already (or another page came in between): look, and try again.
-            known = await _steadily(link, route, partial(_known, link, route, part))
+            known = await steadily(link, [route], partial(_known, link, route, part))
             rows, expected = [row for row in part if row[0] not in known], str(-number - 1)
 
 
@@ -77,23 +84,12 @@ def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[A
 
 
 async def _known(link: Link, route: str, rows: Sequence[Outcome]) -> set[bytes]:
-    first, last = milliseconds(rows[0][0]), milliseconds(rows[-1][0])
-    numbers = await link.command(
-        "ZRANGEBYSCORE", f"{link.of_route(route)}:last", first, last + MAX_PAGE_SPAN_MS
-    )
-    pages = await _pages(link, route, numbers)
-    return {outcome.decision for page in pages for outcome in page}
-
-
-async def _pages(link: Link, route: str, numbers: Sequence[bytes]) -> list[list[Outcome]]:
-    """The outcomes of each page; raises `_Moved` when one was merged or forgotten meanwhile."""
-    if not numbers:
-        return []
-    data = await link.command("HMGET", f"{link.of_route(route)}:page", *numbers)
-    if None in data:
-        raise _Moved
-    with link.plainly():
-        return await asyncio.to_thread(lambda: [decode(page) for page in data])
+    span = Span(milliseconds(rows[0][0]), milliseconds(rows[-1][0]))
+    found: set[bytes] = set()
+    async with aclosing(in_order(link, [route], OLDEST_FIRST, span, lambda _: True)) as pages:
+        async for _, outcomes in pages:
+            found.update(outcome.decision for outcome in outcomes)
+    return found
 
 
 async def add_shadowed(link: Link, route: str, shadowed: Sequence[Shadowed]) -> None:
@@ -127,141 +123,84 @@ def by_route(rows: Sequence[Any], place: int) -> Mapping[str, list[Any]]:
     return found
 
 
-class _Moved(Exception):
-    """Pages were merged or forgotten while they were read."""
-
-
-async def _steadily(link: Link, route: str, read: Callable[[], Awaitable[T]]) -> T:
-    """What ``read`` returns from pages of the route that stay where they are; merging them is rare."""
-    moved = f"{link.of_route(route)}:moved"
-    for _ in range(_MAX_TRIES):
-        before = await link.command("GET", moved)
-        try:
-            found = await read()
-        except _Moved:
-            continue
-        if await link.command("GET", moved) == before:
-            return found
-    raise StoreUnavailable(
-        f"The record of {route!r} in {link.shown} kept moving while it was read; try again."
-    )
-
-
 # Reading ------------------------------------------------------------------------------------------
 async def find(link: Link, route: str, decision: bytes) -> Outcome | None:
     """The outcome of one decision, if the route has it."""
-    return await _steadily(link, route, partial(_find, link, route, decision))
+    return await steadily(link, [route], partial(_find, link, route, decision))
 
 
 async def _find(link: Link, route: str, decision: bytes) -> Outcome | None:
-    at = milliseconds(decision)
-    numbers = await link.command("ZRANGEBYSCORE", f"{link.of_route(route)}:last", at, at + MAX_PAGE_SPAN_MS)
-    for start in range(0, len(numbers), _PAGES_PER_TRIP):
-        for page in await _pages(link, route, numbers[start : start + _PAGES_PER_TRIP]):
-            for outcome in page:
-                if outcome.decision == decision:
-                    return outcome
+    span = Span(milliseconds(decision), milliseconds(decision))
+    async with aclosing(
+        in_order(link, [route], NEAREST_FIRST, span, lambda o: o.decision == decision)
+    ) as pages:
+        async for _, found in pages:
+            if found:
+                return found[0]
     return None
 
 
 async def scan(link: Link, routes: Sequence[str], query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
     """A bounded step through the outcomes of ``routes``, as `RecordStore.scan` returns it."""
-    steps = [await _steadily(link, route, partial(_scan_one, link, route, query)) for route in routes]
-    # What is older than the place where some route's step ended, others may have more of.
-    behind = max((end for _, end in steps if end is not None), default=b"")
-    merged = merge(*(step for step, _ in steps), reverse=True)
-    found = list(islice((o for o in merged if o.decision >= behind), query.limit))
-    if len(found) == query.limit:
-        return found, found[-1].decision
-    return found, behind or None
+    return await steadily(link, routes, partial(_scan, link, routes, query))
 
 
-async def _scan_one(link: Link, route: str, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
-    top = "+inf" if query.before is None else milliseconds(query.before) + MAX_PAGE_SPAN_MS
+async def _scan(
+    link: Link, routes: Sequence[str], query: OutcomeFilter
+) -> tuple[list[Outcome], bytes | None]:
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    at, seen = 0, set[bytes]()
-    while True:
-        size, pages = await _window(link, route, "last", at, (top, "-inf"), seen)
-        for last, page in pages:
+    wanted = partial(matches, query=query)
+    async with aclosing(in_order(link, routes, NEWEST_FIRST, span_of(query), wanted)) as pages:
+        read = 0
+        async for last, outcomes in pages:
             # Pages overlap: only what lies behind the end of this one and all that follow is certain.
             waiting.sort(reverse=True)
             certain = sum(milliseconds(o.decision) > last for o in waiting)
             found += waiting[:certain]
             if len(found) >= query.limit:
-                return found, found[-1].decision
+                return found[: query.limit], found[query.limit - 1].decision
             behind = just_behind(last.to_bytes(6, "big") + b"\xff" * 10)
-            if len(seen) > SCAN_PAGES and (query.before is None or behind < query.before):
+            if read >= SCAN_PAGES and (query.before is None or behind < query.before):
                 return found, behind
-            waiting = waiting[certain:] + await asyncio.to_thread(_matching, page, query)
-        if size < _PAGES_PER_TRIP:
-            return found + sorted(waiting, reverse=True), None
-        at += _PAGES_PER_TRIP
-
-
-def _matching(page: Sequence[Outcome], query: OutcomeFilter) -> list[Outcome]:
-    return [outcome for outcome in page if matches(outcome, query)]
-
-
-async def _window(
-    link: Link, route: str, index: str, at: int, limits: tuple[Any, Any], seen: set[bytes]
-) -> tuple[int, list[tuple[int, list[Outcome]]]]:
-    """Some pages by the milliseconds of their ``last`` (descending) or ``first`` decision (ascending).
-
-    Returns how many the index named, and those not ``seen`` before: one that is written meanwhile
-    shifts the others, so that some are named twice.
-    """
-    command = "ZREVRANGEBYSCORE" if index == "last" else "ZRANGEBYSCORE"
-    scored = await link.command(
-        command, f"{link.of_route(route)}:{index}", *limits, "WITHSCORES", "LIMIT", at, _PAGES_PER_TRIP
-    )
-    numbers, scores = _pairs(scored)
-    new = [(number, score) for number, score in zip(numbers, scores, strict=True) if number not in seen]
-    seen.update(numbers)
-    pages = await _pages(link, route, [number for number, _ in new])
-    return len(numbers), [(score, page) for (_, score), page in zip(new, pages, strict=True)]
-
-
-def _pairs(scored: Sequence[Any]) -> tuple[list[bytes], list[int]]:
-    """Members and scores, whichever form the client gives them."""
-    if scored and isinstance(scored[0], tuple | list):
-        return [member for member, _ in scored], [int(float(score)) for _, score in scored]
-    return list(scored[::2]), [int(float(score)) for score in scored[1::2]]
+            waiting, read = waiting[certain:] + outcomes, read + 1
+    found += sorted(waiting, reverse=True)
+    if len(found) > query.limit:
+        return found[: query.limit], found[query.limit - 1].decision
+    return found, None
 
 
 async def oldest_first(
     link: Link, routes: Sequence[str], query: OutcomeFilter, after: bytes
 ) -> list[Outcome]:
     """The outcomes behind ``after``, ordered by decision."""
-    found = [
-        await _steadily(link, route, partial(_oldest_of_one, link, route, query, after)) for route in routes
-    ]
-    return list(islice(merge(*found), query.limit))
+    return await steadily(link, routes, partial(_oldest_first, link, routes, query, after))
 
 
-async def _oldest_of_one(link: Link, route: str, query: OutcomeFilter, after: bytes) -> list[Outcome]:
-    bottom = milliseconds(after) - MAX_PAGE_SPAN_MS if after else "-inf"
+async def _oldest_first(
+    link: Link, routes: Sequence[str], query: OutcomeFilter, after: bytes
+) -> list[Outcome]:
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    at, seen = 0, set[bytes]()
-    while True:
-        size, pages = await _window(link, route, "first", at, (bottom, "+inf"), seen)
-        for first, page in pages:
-            # The mirror of `_scan_one`: what lies before the start of this page is certain.
+
+    def wanted(outcome: Outcome) -> bool:
+        return outcome.decision > after and matches(outcome, query)
+
+    async with aclosing(in_order(link, routes, OLDEST_FIRST, span_of(query, after), wanted)) as pages:
+        async for first, outcomes in pages:
+            # The mirror of `_scan`: what lies before the start of this page is certain.
             waiting.sort()
             certain = sum(milliseconds(o.decision) < first for o in waiting)
             found += waiting[:certain]
             if len(found) >= query.limit:
                 return found[: query.limit]
-            waiting = waiting[certain:] + [o for o in page if o.decision > after and matches(o, query)]
-        if size < _PAGES_PER_TRIP:
-            return (found + sorted(waiting))[: query.limit]
-        at += _PAGES_PER_TRIP
+            waiting = waiting[certain:] + outcomes
+    return (found + sorted(waiting))[: query.limit]
 
 
 async def exposures_of(link: Link, route: str, *, since: float, until: float, below: int) -> list[Exposure]:
     """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
-    return await _steadily(link, route, partial(_exposures, link, route, since, until, below))
+    return await steadily(link, [route], partial(_exposures, link, route, since, until, below))
 
 
 async def _exposures(link: Link, route: str, since: float, until: float, below: int) -> list[Exposure]:
@@ -269,13 +208,13 @@ async def _exposures(link: Link, route: str, since: float, until: float, below: 
     numbers = await _ended(link, route, int(since * 1000) - 1, int(until * 1000) + MAX_PAGE_SPAN_MS + 1)
     firsts = await link.command("ZMSCORE", f"{link.of_route(route)}:first", *numbers) if numbers else []
     if None in firsts:
-        raise _Moved
+        raise Moved
     begun = [n for n, first in zip(numbers, firsts, strict=True) if float(first) <= until * 1000]
     found: list[Exposure] = []
-    for start in range(0, len(begun), _PAGES_PER_TRIP):
-        pages = await _page_data(link, route, begun[start : start + _PAGES_PER_TRIP])
+    for start in range(0, len(begun), PAGES_PER_TRIP):
+        pages = await _page_data(link, route, begun[start : start + PAGES_PER_TRIP])
         if None in pages:
-            raise _Moved
+            raise Moved
         found += await _exposures_in(link, pages, route, since, until, below)
     return sorted(found)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from gateway.record.context import unpack
 from gateway.record.events import Outcome, Reward, Shadowed
 from gateway.state.base import DecisionRecord, RewardResult
+from gateway.state.paging import MAX_PAGE_SPAN_MS, milliseconds
 from gateway.state.redis.codec import linear_field, pack_reward, unpack_reward, unpack_shadowed
 from gateway.state.redis.link import Link
 from gateway.state.redis.record import hour_of
@@ -68,6 +69,16 @@ async def rewards_of(link: Link, route: str, decision: bytes) -> tuple[Reward, .
 async def shadows_of(link: Link, route: str, decision: bytes) -> tuple[Shadowed, ...]:
     """By shadow."""
     return tuple(map(unpack_shadowed, (await _rows_of(link, route, [decision], "shadowed"))[0]))
+
+
+def about(link: Link, route: str, decision: bytes) -> list[tuple[Any, ...]]:
+    """Commands of which at least one finds something where the route has anything of a decision."""
+    base, at, hour = link.of_route(route), milliseconds(decision), hour_of(decision)
+    return [
+        ("ZCOUNT", f"{base}:last", at, at + MAX_PAGE_SPAN_MS),
+        ("HEXISTS", f"{base}:rewards:{hour}", decision),
+        ("HEXISTS", f"{base}:shadowed:{hour}", decision),
+    ]
 
 
 async def with_what_belongs(link: Link, outcomes: Sequence[Outcome]) -> list[DecisionRecord]:

@@ -161,16 +161,26 @@ class RedisStore(Control):
         routes = await self._routes() if query.route is None else [query.route]
         return await record.scan(self._link, routes, query)
 
-    async def decision(self, decision: bytes) -> DecisionRecord:
-        """Asks every route: the sixteen bytes do not say which one decided."""
+    async def decision(self, decision: bytes, route: str | None = None) -> DecisionRecord:
+        """Without ``route`` it asks every one: the sixteen bytes do not say which one decided."""
         outcome: Outcome | None = None
         reports: tuple[Reward, ...] = ()
         shadows: tuple[Shadowed, ...] = ()
-        for route in await self._routes():
-            outcome = outcome or await record.find(self._link, route, decision)
-            reports = reports or await rewards.rewards_of(self._link, route, decision)
-            shadows = shadows or await rewards.shadows_of(self._link, route, decision)
+        for name in [route] if route is not None else await self._of_the_time(decision):
+            outcome = outcome or await record.find(self._link, name, decision)
+            reports = reports or await rewards.rewards_of(self._link, name, decision)
+            shadows = shadows or await rewards.shadows_of(self._link, name, decision)
+            if outcome is not None:
+                break
         return DecisionRecord(outcome, reports, shadows)
+
+    async def _of_the_time(self, decision: bytes) -> list[str]:
+        """The routes that have anything of the time of a decision."""
+        routes = await self._routes()
+        asked = [ask for route in routes for ask in rewards.about(self._link, route, decision)]
+        found = await self._link.commands(asked)
+        each = len(asked) // max(len(routes), 1)
+        return [route for place, route in enumerate(routes) if any(found[place * each : (place + 1) * each])]
 
     async def records(
         self,

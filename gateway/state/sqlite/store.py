@@ -60,7 +60,8 @@ def _reward(
     return rewards.upsert(connection, given, replay=replay)
 
 
-def _decision(connection: sqlite3.Connection, decision: bytes) -> DecisionRecord:
+def _decision(connection: sqlite3.Connection, decision: bytes, route: str | None = None) -> DecisionRecord:
+    """``route`` would not make it faster."""
     return DecisionRecord(
         pages.find(connection, decision),
         tuple(rewards.between(connection, decision, decision)[decision]),
