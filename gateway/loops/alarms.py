@@ -109,6 +109,9 @@ class Alarms:
         self._standing: set[str] = set()
         """Codes of this process's own alarms."""
         self._ratios = Ratios(store, clock)
+        self._heard_in: Document | None = None
+        self._heard: set[str] = set()
+        """Routes of that document all of whose variants had a reward."""
 
     async def step(self, document: Document) -> None:
         """One look: at this process's record and rewards, and as the leader at every route."""
@@ -233,18 +236,27 @@ class Alarms:
         )
 
     async def _silent(self, document: Document, name: str) -> Alarm | None:
-        """A variant that serves and gets no reward, while others get some."""
-        until = self._clock() - REWARD_DELAY_S
-        counts = await self._store.counts(name, until=until)
-        asked = [v for v, c in counts.items() if c.served >= MIN_SERVED]
-        if not asked:
-            return None
-        sums = await self._store.reward_sums(name, until=until)
+        """A variant that serves and gets no reward, while others get some.
+
+        All of the route's history is asked for, so a route is left alone once each of its variants had a reward.
+        """
+        if self._heard_in is not document:
+            self._heard_in, self._heard = document, set()
         # Where a missing value is a zero, or the gateway reports it, silence says nothing of the clients.
         meant = {
             metric for metric, m in document.metrics.items() if m.missing == "zero" or m.usage is not None
         }
+        if name in self._heard or document.metrics.keys() <= meant:
+            return None
+        until = self._clock() - REWARD_DELAY_S
+        decided = await self._store.decided(name, until=until)
+        asked = [v for v, (seen, errors) in decided.items() if seen - errors >= MIN_SERVED]
+        if not asked:
+            return None
+        sums = await self._store.reward_sums(name, until=until)
         rewarded = {variant for (variant, m), s in sums.items() if s.count and metric_of(m) not in meant}
+        if document.routes[name].variants.keys() <= rewarded:
+            self._heard.add(name)
         silent = [v for v in asked if v not in rewarded]
         if not silent or not (rewarded or _learns(document, name, meant)):
             return None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from time import perf_counter
+from typing import Final, NamedTuple
 
 from gateway.clock import Clock
 from gateway.compile.arrange import RouteAllocation
@@ -26,9 +28,14 @@ from policies.allocation.bandit import Bandit, Standing
 from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual
 from policies.sequential.design_based import Periods
+from policies.types import Discounted
 
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
+MAX_READ_SHARE: Final = 0.05
+"""Reading the rewards of a bandit with a half-life takes at most this part of the time,"""
+MIN_REST_S: Final = 0.05
+"""unless it takes less than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,16 @@ class Proposal:
     standing: Standing | None = None
 
 
+class _Aged(NamedTuple):
+    """Rewards by their age, as they were read last."""
+
+    of: tuple[Mapping[str, Metric], float]
+    """Metrics and half-life."""
+    due: float
+    """When they are read again."""
+    found: Mapping[tuple[str, str], Discounted]
+
+
 class Learning:
     """The evidence of all routes whose policies learn."""
 
@@ -67,6 +84,7 @@ class Learning:
         self._clock = clock
         self._last: dict[str, tuple[RouteAllocation, Learned, Proposal]] = {}
         """By route: the last proposal, and what it was computed from."""
+        self._aged: dict[str, _Aged] = {}
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
 
@@ -112,10 +130,29 @@ class Learning:
         )
         if plan.half_life is None:
             return learned
-        since = now - MAX_HALF_LIVES * plan.half_life
-        buckets = await self._store.series(look.name, since=since, until=now, step=BUCKET_S)
-        rows = by_time(of_buckets(buckets, metrics, now=now))
-        return replace(learned, discounted=bandit.discounted(rows, now=now, half_life=plan.half_life))
+        return replace(learned, discounted=await self._discounted(look.name, metrics, plan.half_life))
+
+    async def _discounted(
+        self, name: str, metrics: Mapping[str, Metric], half_life: float
+    ) -> Mapping[tuple[str, str], Discounted]:
+        """The rewards by their age. Of months they take a second to read: then they are not read each second."""
+        now, began, known = self._clock(), perf_counter(), self._aged.get(name)
+        if known is not None and known.of == (metrics, half_life) and began < known.due:
+            return known.found
+        buckets = await self._store.series(
+            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET_S
+        )
+
+        def read() -> dict[tuple[str, str], Discounted]:
+            return bandit.discounted(
+                by_time(of_buckets(buckets, metrics, now=now)), now=now, half_life=half_life
+            )
+
+        found = await asyncio.to_thread(read)
+        took = perf_counter() - began
+        due = perf_counter() + (took / MAX_READ_SHARE if took > MIN_REST_S else 0.0)
+        self._aged[name] = _Aged((metrics, half_life), due, found)
+        return found
 
     async def _periods(self, plan: Bandit, look: Look) -> Periods:
         """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""

@@ -18,11 +18,12 @@ from gateway.loops.alarms import KIND, Alarm, Alarms
 from gateway.loops.allocation import Allocations
 from gateway.loops.ratio import BACK_S, SETTLED_S, Ratios
 from gateway.record.events import Outcome
-from gateway.state.base import StoreUnavailable
+from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.allocation.bucketing import point, unit_hash
 from tests.support.in_force import put_in_force
+from tests.support.made import reward
 
 START = 1_800_000_000.0
 CONFIG = """
@@ -250,6 +251,33 @@ async def test_silent_rewards_are_an_alarm_where_the_policy_needs_them(scene: Sc
     assert await scene.look() == []  # not missing yet, only late
     scene.time += 400
     assert await scene.look() == ["no_rewards"]
+
+
+async def test_a_route_whose_variants_all_had_rewards_is_not_summed_over_all_time_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.assign(0.1, 5000, 1)
+    found = await scene.store.outcomes(OutcomeFilter(limit=5000))
+    await scene.store.reward([reward(of=one) for one in found[:200]])
+    scene.time += 400
+    assert await scene.look() == []
+    asked: list[str] = []
+    for name in ("counts", "decided", "reward_sums"):
+        real = getattr(scene.store, name)
+
+        def spied(*args: Any, name: str = name, real: Any = real, **limits: Any) -> Any:
+            if "since" not in limits:
+                asked.append(name)
+            return real(*args, **limits)
+
+        monkeypatch.setattr(scene.store, name, spied)
+    assert await scene.look() == []
+    assert asked == []
+    scene.document = load(
+        CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}"), source="", env={}
+    )
+    assert await scene.look() == []
+    assert asked == ["decided", "reward_sums"]
 
 
 async def test_silence_is_an_answer_where_missing_is_zero(scene: Scene) -> None:

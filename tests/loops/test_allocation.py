@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gateway.config.load import load
+from gateway.loops import learning
 from gateway.loops.allocation import Allocations
 from gateway.state.base import Published, StoreUnavailable
 from gateway.state.sqlite import SqliteStore
@@ -79,6 +81,33 @@ async def test_only_the_route_with_new_rewards_is_computed_anew(
     count = len(integrals)
     await leader.step()
     assert len(integrals) == count
+
+
+@pytest.mark.parametrize(("took", "reads"), [(0.001, 2), (1.0, 1)])
+async def test_months_of_rewards_that_take_a_second_to_read_are_not_read_each_second(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, took: float, reads: int
+) -> None:
+    text = CONFIG + ROUTE.format("one").replace("correct", "correct, discount: {half_life: 7d}")
+    leader = Allocations(
+        store, owner="me", clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
+    )
+    put_in_force(load(text, source="test", env={}), leader)
+    now, found, real = [0.0], [0], store.series
+
+    async def slow(*args: Any, **limits: Any) -> Any:
+        now[0] += took
+        found[0] += 1
+        return await real(*args, **limits)
+
+    monkeypatch.setattr(store, "series", slow)
+    monkeypatch.setattr(learning, "perf_counter", lambda: now[0])
+    await leader.step()
+    for rest, more in ((1.0, reads - 1), (25.0, 1)):
+        now[0] += rest
+        found[0] = 0
+        await store.reward([reward(of=outcome(route="one", time=900.0))])
+        await leader.step()
+        assert found[0] == more
 
 
 async def test_what_could_not_be_published_is_published_later(

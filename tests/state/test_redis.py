@@ -8,14 +8,15 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks.children import free_port
-from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
-from gateway.state.redis import RedisStore
+from gateway.state.base import Counts, OutcomeFilter, Retention, StoreUnavailable
+from gateway.state.redis import RedisStore, codec, sums
 from gateway.state.units import UNIT_REST_S
 from tests.support.made import T0, outcome, reward
 from tests.support.servers import RedisServer, redis_server
@@ -186,3 +187,25 @@ async def test_a_unit_that_is_silent_for_long_is_forgotten(server: RedisServer, 
     await store.reward([reward(1.0, unit=7, period="all")])
     left = server.send("TTL turnout:{digits}:unit:0000000000000007")
     assert 0 <= UNIT_REST_S - int(left.removeprefix(":")) < 60
+
+
+@pytest.mark.parametrize("read", ["series", "counts"])
+async def test_cells_of_months_are_added_up_outside_the_event_loop(
+    server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    store = await connect(address(server))
+    await store.append([outcome(T0), outcome(T0 + 100)])
+    threads: list[threading.Thread] = []
+    real = codec.unpack_counts
+
+    def spied(cells: Sequence[bytes]) -> Counts:
+        threads.append(threading.current_thread())
+        return real(cells)
+
+    monkeypatch.setattr(sums, "unpack_counts", spied)
+    if read == "series":
+        assert len(await store.series("digits", since=T0, until=T0 + 200, step=10)) == 2
+    else:
+        assert (await store.counts("digits", since=T0))["v1"].assigned == 2
+    assert threads
+    assert threading.main_thread() not in threads

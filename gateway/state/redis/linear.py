@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from gateway.state.folding import LINEAR_LADDER
@@ -30,8 +31,8 @@ async def series(link: Link, route: str, fingerprint: str, *, since: float) -> l
     base = link.of_route(route)
     starts = [int(start) for start in await link.command("ZRANGEBYSCORE", f"{base}:linear", since, "+inf")]
     replies = await link.commands([("HGETALL", f"{base}:l:{start}") for start in starts])
-    found = [(float(start), _sums(reply, fingerprint)) for start, reply in zip(starts, replies, strict=True)]
-    return [(start, sums) for start, sums in found if sums]
+    each = await asyncio.to_thread(lambda: [_sums(reply, fingerprint) for reply in replies])
+    return [(float(start), sums) for start, sums in zip(starts, each, strict=True) if sums]
 
 
 def _sums(reply: object, wanted: str) -> Sums:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums
@@ -100,7 +101,9 @@ async def counts(
     link: Link, route: str, since: float | None, until: float | None, epoch: int | None
 ) -> dict[str, Counts]:
     cells = await _cells(link, route, "c", since, until, epoch)
-    return {variant: unpack_counts(found) for (variant, _), found in cells.items()}
+    return await asyncio.to_thread(
+        lambda: {variant: unpack_counts(found) for (variant, _), found in cells.items()}
+    )
 
 
 async def reward_sums(
@@ -129,12 +132,16 @@ async def series(
     link: Link, route: str, *, since: float, until: float, step: float, epochs: bool = True
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
-    width = int(step)
+    found = {letter: await buckets(link, route, letter, since, until) for letter in ("c", "s")}
+    return await asyncio.to_thread(_series, found, int(step), epochs)  # of months, this takes a second
+
+
+def _series(found: Mapping[str, Sequence[tuple[int, Fields]]], width: int, epochs: bool) -> list[Bucket]:
     counted: dict[tuple[int, str, int], list[bytes]] = {}
     rewarded: dict[tuple[int, str, int], dict[str, list[bytes]]] = {}
     newest: dict[tuple[int, int], int] = {}
-    for letter in "cs":
-        for start, fields in await buckets(link, route, letter, since, until):
+    for letter, each in found.items():
+        for start, fields in each:
             for field, cell in fields.items():
                 epoch, variant, metric = cell_parts(field)
                 key = (start - start % width, variant, epoch if epochs else 0)
