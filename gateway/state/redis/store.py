@@ -43,7 +43,6 @@ _MAX_SHARES: Final = 4096
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
 _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
-"""Seconds by which a replica's clock may be behind when it decides by an allocation just published."""
 _LOST: Final = (
     "The store {} has lost data that it had acknowledged: it was restarted without its files, restored from a backup, "
     "or failed over to a replica that lagged. The newest configuration, allocations and rollout states are written "
