@@ -46,3 +46,12 @@ def test_only_a_test_that_passes_alone_is_forgiven(tmp_path: Path, body: str, st
     assert second.returncode == status
     assert ("once more" in second.stdout) is bool(said)
     assert said in second.stdout
+
+
+def test_a_run_whose_workers_disagree_is_not_repeated(tmp_path: Path) -> None:
+    """pytest-xdist notes the workers as what failed; asked for them, pytest would run every test."""
+    cache = tmp_path / ".pytest_cache/v/cache"
+    cache.mkdir(parents=True)
+    (cache / "lastfailed").write_text('{"gw1": true, "gw2": true}')
+    done = subprocess.run([sys.executable, str(RERUN), "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")

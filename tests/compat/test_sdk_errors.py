@@ -119,6 +119,7 @@ def test_an_error_has_the_code_and_message_that_the_sdk_shows(
         ("sk-wrong", openai.AuthenticationError, "unauthenticated"),
         (READER, openai.PermissionDeniedError, "forbidden"),
     ],
+    ids=["unknown", "of another scope"],
 )
 def test_a_key_that_is_refused(
     gateway: GatewayProcess, key: str, kind: type[openai.APIStatusError], code: str
