@@ -29,8 +29,9 @@ MAX_REFUSAL_POLLS: Final = 5
 
 
 def framed(pieces: list[bytes]) -> list[bytes]:
-    """``pieces`` as chunks."""
-    return [part for piece in pieces for part in (b"%x\r\n" % len(piece), piece, b"\r\n")]
+    """``pieces`` as one chunk: a client's tiny ones would cost the backend as much as the gateway."""
+    size = sum(map(len, pieces))
+    return [b"%x\r\n" % size, *pieces, b"\r\n"] if size else []
 
 
 class ConnectionOwner:

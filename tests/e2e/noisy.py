@@ -30,21 +30,33 @@ KINDS: Final = {
     "parameters": request(b"/query?" + b"&%75se%72%32=1" * 1100),
     "cookies": request(b"/cookie", b"", b"cookie: " + b"user1=1;" * 7000),
     "rewards": request(b"/-/feedback", b'{"items": [' + LISTS * 120_000 + b"1]}"),
+    "chunks": b"POST /cookie HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n%b"
+    % (b"1\r\na\r\n" * 80_000 + b"0\r\n\r\n"),
     "too long": request(b"/body", b'{"x": [' + LISTS * 4_000_000 + b"1]}"),
 }
 
 
+LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+
+
 class Backend(asyncio.Protocol):
-    """Reads requests by their length."""
+    """Reads requests by their length, or up to the last chunk."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.head = b""
         self.left = 0
+        self.chunked = False
 
     def data_received(self, data: bytes) -> None:
         while data or self.head:
-            if self.left:
+            if self.chunked:
+                _, found, rest = (self.head + data).partition(LAST_CHUNK)
+                if not found:
+                    self.head = (self.head + data)[1 - len(LAST_CHUNK) :]
+                    return
+                self.head, data, self.chunked = b"", rest, False
+            elif self.left:
                 size = len(data)
                 data, self.left = data[self.left :], max(0, self.left - size)
                 if self.left:
@@ -57,7 +69,8 @@ class Backend(asyncio.Protocol):
                 self.head = b""
                 length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 self.left = int(length[1]) if length else 0
-            if not self.left:
+                self.chunked = b"chunked" in head.lower()
+            if not self.left and not self.chunked:
                 self.transport.write(OK)
 
 

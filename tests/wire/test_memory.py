@@ -100,9 +100,7 @@ def test_a_large_body_to_a_slow_backend(rig: Rig, chunked: bool) -> None:
         rig.until(lambda: rig.requests and rig.requests[0].complete, 60)
         assert client.answer().body == b"taken"
         thread.join()
-        total = SIZE + (SIZE // 65536 * len(b"10000\r\n\r\n") + len(b"0\r\n\r\n") if chunked else 0)
-        assert chunked or backend.swallowed == total
-        assert backend.swallowed >= total
+        assert backend.swallowed > SIZE if chunked else backend.swallowed == SIZE
 
 
 @pytest.mark.long

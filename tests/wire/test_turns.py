@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.dataplane.client import protocol
 from tests.support.backend import CLOSE, EARLY, HOLD, ok
 from tests.support.client import Client, Cut
 from tests.wire.rig import Rig
@@ -44,6 +45,33 @@ def test_pipelined_answers_come_in_order(rig: Rig, count: int) -> None:
             assert client.answer().body == marker(b"GET", b"/p/%d" % n)
         assert kept(client)
     assert [r.target for r in rig.requests] == [b"/p/%d" % n for n in range(count)] + [b"/p/probe"]
+
+
+@pytest.mark.parametrize("chunk", [1, 5000])
+def test_what_is_left_for_a_later_turn_of_the_loop_is_parsed_in_order(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_TURN_S", -1.0)  # each turn ends with its first piece
+    size = 30_000
+    body = b"%x\r\n%b\r\n" % (chunk, b"x" * chunk) * (size // chunk) + b"0\r\n\r\n"
+    upload = b"POST /p/up HTTP/1.1\r\n" + H + TE + b"\r\n" + body
+    with rig.client() as client:
+        client.send(get(b"/p/0") + upload + post(b"/p/1", b"y" * 9000) + get(b"/p/2"))
+        assert client.answer().body == marker(b"GET", b"/p/0")
+        assert client.answer().body == marker(b"POST", b"/p/up", size)
+        assert client.answer().body == marker(b"POST", b"/p/1", 9000)
+        assert client.answer().body == marker(b"GET", b"/p/2")
+        assert kept(client)
+
+
+def test_tiny_chunks_of_a_client_go_on_as_larger_ones(rig: Rig) -> None:
+    with rig.client() as client:
+        client.send(b"POST /p/up HTTP/1.1\r\n" + H + TE + b"\r\n" + b"1\r\nx\r\n")
+        rig.until(lambda: rig.a.connections and rig.a.connections[0].raw.endswith(b"x\r\n"))
+        client.send(b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n")
+        assert client.answer().body == marker(b"POST", b"/p/up", 3001)
+    (connection,) = rig.a.connections
+    assert len(connection.raw) < 5000
 
 
 def test_thousands_in_one_segment(rig: Rig) -> None:

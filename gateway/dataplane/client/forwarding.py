@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -38,6 +39,14 @@ class Forwarding:
         """Whether the peer is on this machine."""
         self.scheme = scheme
         self._remembered: dict[bytes, bytes] = {}
+
+    @classmethod
+    def of(cls, transport: asyncio.BaseTransport, version: bytes = b"1.1") -> Forwarding:
+        """The fields of the connection on ``transport``."""
+        peername = transport.get_extra_info("peername")
+        peer = peername[0] if isinstance(peername, tuple) else ""
+        secure = transport.get_extra_info("sslcontext") is not None
+        return cls(peer, b"https" if secure else b"http", version)
 
     def lines(self, head: Head, trusted: Callable[[str], bool]) -> bytes:
         """The field lines for one request; what a peer that is not ``trusted`` says of itself is not passed on."""

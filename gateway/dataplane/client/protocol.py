@@ -3,9 +3,9 @@
 What matches a route becomes an `Exchange` (callbacks only); what begins with ``/-/`` becomes an ASGI call of the
 control application. Responses leave in the order of their requests.
 
-Bytes are parsed in pieces, and at most a few requests ahead of the responses: the rest waits unparsed in ``backlog``
-(up to one read), so that a segment with thousands of requests costs no more than its own size. The same buffer holds
-what follows an upgrade until the backend has said whether it is a tunnel or the next request.
+Bytes are parsed in pieces, at most a few requests ahead of the responses, and for a short time in one turn of the loop:
+the rest waits in ``backlog`` (up to one read). The same buffer holds what follows an upgrade until the backend has said
+whether it is a tunnel or the next request.
 """
 
 from __future__ import annotations
@@ -26,38 +26,32 @@ from gateway.errors import TurnoutError
 from gateway.internal_errors import INTERNAL_ERRORS
 
 LINGER_S: Final = 1.0
-"""For this long a connection with unread request bytes is read after its last response, so that the response is not
-lost to a reset (RFC 9112 9.6)."""
+"""A connection with unread request bytes is read for this long, or a reset loses its last response (RFC 9112 9.6)."""
 MAX_LINGER_BYTES: Final = 1 << 20
 HIGH_WATER_BYTES: Final = 65_536
 MAX_UNCUT_BYTES: Final = 4096
 """A read up to this size is parsed in one piece."""
+MAX_TURN_S: Final = 0.001
+"""Parsing goes on in the next turn of the loop after this long, then in pieces of `DEAR_PIECE_BYTES`."""
+DEAR_PIECE_BYTES: Final = 2048
 
-READ_PIPELINE: Final = 1
-"""Reasons not to read: as many responses are owed as there may be;"""
-READ_BODY: Final = 2
-"""the body has no taker yet;"""
-READ_HELD: Final = 4
-"""the backend has not decided on an upgrade;"""
-READ_DEAF: Final = 8
-"""nothing that comes matters."""
+# Reasons not to read:
+READ_PIPELINE: Final = 1  # as many responses are owed as there may be
+READ_BODY: Final = 2  # the body has no taker yet
+READ_HELD: Final = 4  # bytes wait unparsed
+READ_DEAF: Final = 8  # nothing that comes matters
 
 
 class ClientProtocol(RequestQueue):
     """An HTTP/1.1 connection."""
 
     __slots__ = (
-        "_lingered", "_pumping", "_registered", "_successor", "backlog", "closing", "deadline", "deaf", "pauses",
-        "queue", "reader", "tunnel", "upgrading",
+        "_lingered", "_piece", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline", "deaf",
+        "pauses", "queue", "reader", "tunnel", "upgrading",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, registered: set[Any] | None = None, role: Role = "all") -> None:
-        """
-        Args:
-            runtime: The process.
-            registered: uvicorn's set of connections, which it asks to end on shutdown.
-            role: What the socket that the connection came to serves.
-        """
+        """``registered``: uvicorn's set of connections, which it asks to end on shutdown. ``role``: of their socket."""
         self._registered = registered if registered is not None else set()
         super().__init__(runtime, role)
         self.current = None
@@ -76,7 +70,11 @@ class ClientProtocol(RequestQueue):
         self.upgrading = False
         """Nothing is parsed until the backend has responded to an upgrade."""
         self.tunnel: TunnelEnd | None = None
+        self._piece = HIGH_WATER_BYTES
+        """Bytes that are fed together, at most."""
         self._pumping = False
+        self._resting = False
+        """It is the turn of other connections; the backlog waits."""
         self._successor: Http2Protocol | None = None
         """What the transport belongs to now."""
         self._lingered = 0
@@ -85,14 +83,11 @@ class ClientProtocol(RequestQueue):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        peername = transport.get_extra_info("peername")
-        peer = peername[0] if isinstance(peername, tuple) else ""
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() == "h2":
             self._hand_over().connection_made(transport)
             return
-        secure = tls is not None
-        self.forwarding = Forwarding(peer, b"https" if secure else b"http")
+        self.forwarding = Forwarding.of(transport)
         self.deadline = perf_counter() + self.runtime.snapshot.limits.header_timeout
         self._registered.add(self)
         self.surplus = self.runtime.opened(self)
@@ -153,12 +148,12 @@ class ClientProtocol(RequestQueue):
 
     def _parse(self, data: bytes) -> None:
         """Feeds piece by piece; what goes too far ahead of the responses becomes the backlog."""
-        start, size = 0, len(data)
+        start, size, began = 0, len(data), perf_counter()
         while start < size and not self.deaf:
-            if self._ahead():
+            if self._ahead() or (start and self._turn_is_over(began)):
                 self._hold(data[start:])
                 return
-            piece = data[start : start + self.reader.step()]
+            piece = data[start : start + min(self.reader.step(), self._piece)]
             start += len(piece)
             upgraded = self.reader.feed(piece)
             if upgraded is not None:
@@ -166,6 +161,16 @@ class ClientProtocol(RequestQueue):
                 self._hold(upgraded)
         if self._successor is not None and start < size:
             self._successor.data_received(data[start:])
+
+    def _turn_is_over(self, began: float) -> bool:
+        if perf_counter() - began > MAX_TURN_S:
+            self._resting, self._piece = True, DEAR_PIECE_BYTES
+            self.runtime.loop.call_soon(self._go_on)
+        return self._resting
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._pump()
 
     def _hold(self, data: bytes) -> None:
         """Keeps bytes unparsed: behind an upgrade until the backend responds, behind many requests for responses."""
@@ -235,10 +240,7 @@ class ClientProtocol(RequestQueue):
             self._pump()
 
     def _pump(self) -> None:
-        """Gives requests their turn and parses on, as long as responses allow.
-
-        A loop, not a recursion: a segment can hold thousands of pipelined requests.
-        """
+        """Gives requests their turn and parses on. A loop: a segment can hold thousands of pipelined requests."""
         if self._pumping:
             return
         self._pumping = True
@@ -248,7 +250,7 @@ class ClientProtocol(RequestQueue):
                     self.current = self.queue.pop(0)
                     self._continue(self.current)
                     self._resume(READ_BODY)
-                elif self.backlog and not self.deaf and not self._ahead():
+                elif self.backlog and not (self.deaf or self._resting or self._ahead()):
                     data, self.backlog = self.backlog, b""
                     self._resume(READ_HELD)
                     self._parse(data)
@@ -365,9 +367,8 @@ class ClientProtocol(RequestQueue):
     def _check_body(self, incoming: PipelinedRequest, now: float) -> None:
         waits = incoming is not self.current and incoming.head.expects_continue
         progress = self.reader.body
-        if (
-            self.pauses or waits
-        ):  # nothing is being read, or it waits for 100 Continue: the client is not slow
+        # The client is not slow if nothing is being read, or if it waits for 100 Continue.
+        if self.pauses or waits:
             progress.since += now - self.now
             self.now = now
         elif progress.too_slow(now, self.now, self.snapshot.limits):

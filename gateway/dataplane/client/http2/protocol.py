@@ -67,10 +67,7 @@ class Http2Protocol(StreamCarrier):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        peername = transport.get_extra_info("peername")
-        peer = peername[0] if isinstance(peername, tuple) else ""
-        secure = transport.get_extra_info("sslcontext") is not None
-        self.forwarding = Forwarding(peer, b"https" if secure else b"http", b"2.0")
+        self.forwarding = Forwarding.of(transport, b"2.0")
         self._registered.add(self)
         self.surplus = self.runtime.opened(self)
         self._session.start()
