@@ -46,8 +46,8 @@ class ClientProtocol(RequestQueue):
     """An HTTP/1.1 connection."""
 
     __slots__ = (
-        "_lingered", "_piece", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline", "deaf",
-        "pauses", "queue", "reader", "tunnel", "upgrading",
+        "_lingered", "_piece", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline",
+        "deaf", "pauses", "queue", "reader", "tunnel", "upgrading",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, registered: set[Any] | None = None, role: Role = "all") -> None:
