@@ -48,7 +48,7 @@ from gateway.runtime.tasks import Tasks
 from gateway.runtime.threads import pool
 from gateway.schedule import start_loops
 from gateway.state import open_store
-from gateway.state.base import Published, StoreUnavailable
+from gateway.state.base import ALLOCATION, Published, StoreUnavailable
 from gateway.state.last_state import LastState
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
@@ -99,7 +99,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         owner=owner,
         clock=now,
         swap=lambda *published: in_force.swap(*published),
-        announce=lambda published: tell("allocation", _announcement(published), published.route),
+        announce=lambda published: tell(ALLOCATION, _announcement(published), published.route),
     )
     await allocations.start(start)
     controller = Controller(

@@ -12,11 +12,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.control.gateway_api import GatewayApi
-from gateway.state.base import Event
+from gateway.state.base import ALLOCATION, Event
 
 HEARTBEAT_S: Final = 10.0
 """After this long without events a comment is sent: proxies keep the stream, and a closed connection is noticed."""
-ALLOCATION: Final = "allocation"
 MAX_RECENT_EVENTS: Final = 1000
 CHECK_S: Final = 0.5
 """Seconds between two looks whether the gateway is ready and the reader still admitted."""

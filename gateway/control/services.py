@@ -25,7 +25,7 @@ from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_ti
 from gateway.ingest.feature_rows import linear_sums
 from gateway.record.histogram import merge
 from gateway.state import history
-from gateway.state.base import Counts, Event
+from gateway.state.base import ALLOCATION, Counts, Event
 from policies.allocation.bandit import discounted
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
@@ -68,7 +68,7 @@ class ControlServices:
         self._units_lock = asyncio.Lock()
 
     def _refresh_views(self, event: Event) -> None:
-        if event.kind != "allocation":  # a bandit publishes one each second
+        if event.kind != ALLOCATION:  # a bandit publishes one each second
             self.views.refresh(event.route)
 
     async def _summary(self, name: str, alarms: list[Json], steps: list[Json]) -> Json:

@@ -116,6 +116,10 @@ class Revision(RevisionEntry):
     document: str = field(kw_only=True)
 
 
+ALLOCATION: Final = "allocation"
+"""The kind of the events that tell of a new allocation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An entry of the event log: an allocation, a rollout step, an ejection, a configuration, an alarm."""
@@ -169,6 +173,9 @@ class Retention:
     """Shadow responses too."""
     rewards: float = 90 * _DAY
     events: float = 400 * _DAY
+    events_with_allocations: int = 20_000
+    """The newest ones, of all kinds: a bandit may publish an allocation each second. Of older ones, allocations are
+    not kept."""
     allocations: float = 90 * _DAY
     """The newest of a route is always kept."""
     allocations_per_route: int = 5_000

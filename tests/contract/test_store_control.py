@@ -124,6 +124,17 @@ async def test_events_are_read_on_from_an_id(store: Store) -> None:
     assert await store.events(after=made[-1].id) == []
 
 
+async def test_of_old_events_allocations_are_not_kept(store: Store) -> None:
+    kinds = ("rollout", *["allocation"] * 4, "config", *["allocation"] * 6)
+    told = [await store.add_event(time=T0, kind=kind, route="a", data="{}") for kind in kinds]
+    retention = Retention(events_with_allocations=4)
+    await pruned(store, retention, T0 + 1)
+    assert await store.events() == [told[0], told[5], *told[-4:]]
+    told += [await store.add_event(time=T0, kind="allocation", route="a", data="{}") for _ in range(3)]
+    await pruned(store, retention, T0 + 1)
+    assert await store.events() == [told[0], told[5], *told[-4:]]
+
+
 async def test_what_changes_moves_the_change_number(store: Store) -> None:
     seen = [await store.changed()]
     await store.publish(published(1))

@@ -13,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.auth import still_admitted
 from gateway.control.endpoint import STORE, Endpoints
-from gateway.control.event_stream import ALLOCATION, event_json
+from gateway.control.event_stream import event_json
 from gateway.control.schemas.events import EventQuery, EventsResponse, RecentQuery
 from gateway.control.views import merged
 from gateway.errors import TurnoutError
-from gateway.state.base import Event
+from gateway.state.base import ALLOCATION, Event
 
 endpoints: Final = Endpoints()
 

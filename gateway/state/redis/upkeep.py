@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.record.events import Outcome, columns
 from gateway.record.page import decode, encode_columns
-from gateway.state.base import Retention
+from gateway.state.base import ALLOCATION, Retention
 from gateway.state.folding import LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
@@ -24,12 +24,15 @@ _SAMPLED_HOURS: Final = 32
 """Hours of rewards that are measured to estimate all."""
 _MAX_STEP_KEYS: Final = 200
 """Keys or fields that one step touches at most, so that rewards never wait long behind it."""
+_MAX_STEP_EVENTS: Final = 1000
+"""Events that one step looks at."""
 
 
 async def step(link: Link, routes: Sequence[str], retention: Retention, now: float) -> bool:
     """One bounded step for each route; True while there is more to do."""
     given, retention = retention, await _within_size(link, routes, retention, now)
     more = await _forget_events(link, now - retention.events) or retention is not given
+    more = await _forget_allocation_events(link, retention.events_with_allocations) or more
     for route in routes:
         base = link.of_route(route)
         more = (
@@ -141,9 +144,30 @@ async def _forget_events(link: Link, limit: float) -> bool:
     return len(old) == _MAX_STEP_KEYS
 
 
+async def _forget_allocation_events(link: Link, kept: int) -> bool:
+    """Each event is looked at once, when it is no longer among the newest ``kept``."""
+    base = link.of_all
+    newest, swept = await link.commands([("GET", f"{base}:event"), ("GET", f"{base}:events_swept")])
+    first, last = int(swept or 0) + 1, int(newest or 0) - kept
+    if first > last:
+        return False
+    end = min(last, first + _MAX_STEP_EVENTS - 1)
+    entries = await link.command("XRANGE", f"{base}:events", f"{first}-0", f"{end}-9")
+    old = [number for number, fields in entries if _field(fields, b"kind") == ALLOCATION.encode()]
+    if old:
+        await link.command("XDEL", f"{base}:events", *old)
+    await link.command("SET", f"{base}:events_swept", end)
+    return end < last
+
+
 def _time(fields: Any) -> float:
+    return float(_field(fields, b"time"))
+
+
+def _field(fields: Any, name: bytes) -> bytes:
     given = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-    return float(given[b"time"])
+    found: bytes = given[name]
+    return found
 
 
 # Aggregates ---------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ ALTER TABLE outcome_cells ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0;
 _UPKEEP: Final = """
 -- For gateway.state.sqlite.upkeep: what is too old, and by level the buckets that are finer than it.
 CREATE INDEX events_by_time ON events (time);
+CREATE INDEX events_of_allocations ON events (id) WHERE kind = 'allocation';
 CREATE INDEX allocations_by_time ON allocations (time);
 CREATE INDEX outcome_cells_by_start ON outcome_cells (start);
 CREATE INDEX outcome_cells_to_minutes ON outcome_cells (start) WHERE start % 60 != 0;

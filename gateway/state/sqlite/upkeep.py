@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import unpack
 from gateway.record.page import decode
-from gateway.state.base import Counts, Retention
+from gateway.state.base import ALLOCATION, Counts, Retention
 from gateway.state.exact import ExactSums, Expansion
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
@@ -86,6 +86,7 @@ def _within_size(connection: sqlite3.Connection, retention: Retention, now: floa
 def _forget(connection: sqlite3.Connection, retention: Retention, now: float) -> bool:
     outcomes = moment(now - retention.outcomes)
     aggregates = now - retention.aggregates
+    newest_event = connection.execute("SELECT MAX(id) FROM events").fetchone()[0] or 0
     deletions = (
         ("pages", "id", "last < ?", outcomes),
         ("seen", "block", "block < ?", outcomes[:COARSE_BYTES]),
@@ -93,6 +94,12 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
         ("rewards", "decision, metric", "decision < ?", moment(now - retention.rewards)),
         ("request_ids", "key", "until < ?", now),
         ("events", "id", "time < ?", now - retention.events),
+        (
+            "events",
+            "id",
+            f"kind = '{ALLOCATION}' AND id <= ?",  # in the words of the index
+            newest_event - retention.events_with_allocations,
+        ),
         (
             "allocations",
             "route, epoch",
