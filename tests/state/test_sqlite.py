@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ import pytest
 from gateway.record.page import encode
 from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
+from gateway.state.paging import milliseconds
 from gateway.state.sqlite import SqliteStore, control, pages, schema
 from gateway.state.sqlite.connect import connect
+from gateway.state.sqlite.rewards import shadow_responses
+from gateway.state.sqlite.schema import MIGRATIONS, migrate
 from gateway.state.sqlite.upkeep import Upkeep
 from gateway.state.units import UNIT_REST_S
 from policies.sequential.srm import EVERY_UNIT
@@ -392,6 +396,62 @@ async def test_no_periodic_work_reads_a_whole_table(tmp_path: Path) -> None:
     assert len(plans) > 20
     scans = {text: plan for text, plan in plans.items() if any(_TABLE_SCAN.match(step) for step in plan)}
     assert scans == {}
+
+
+async def test_a_step_passes_over_a_bounded_number_of_pages_of_other_routes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_PASSED_PAGES", 5)
+    store = await opened(tmp_path / "store.db")
+    try:
+        rare = outcome(T0, route="rare")
+        await store.append([rare])
+        for number in range(30):
+            await store.append([outcome(T0 + 10 + number)])
+        query = OutcomeFilter(route="rare")
+        found, before = await store.scan(query)
+        assert found == []
+        assert before is not None
+        assert milliseconds(before) > milliseconds(rare.decision) + 20_000
+        assert await store.outcomes(query) == [rare]
+    finally:
+        await store.close()
+
+
+def test_what_is_rare_is_found_by_an_index(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "store.db")
+    try:
+        migrate(connection)
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        pages.scan(connection, OutcomeFilter(errors_only=True))
+        shadow_responses(connection, "digits", "v3", since=T0, disagreeing=True)
+        connection.set_trace_callback(None)
+        plans = [connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchall() for text in statements]
+    finally:
+        connection.close()
+    assert [plan[0][3].split("USING INDEX ")[1].split(" ")[0] for plan in plans] == [
+        "pages_with_errors",
+        "shadowed_disagreeing",
+    ]
+
+
+def test_a_process_waits_for_another_that_migrates_however_long_that_takes(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    first = connect(path)
+    first.execute("BEGIN IMMEDIATE")
+    second = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(migrate, second)
+            wait([done], timeout=0.2)
+            first.execute("ROLLBACK")
+            done.result(timeout=30.0)
+        assert second.execute("PRAGMA busy_timeout").fetchone() == (0,)
+        assert second.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    finally:
+        first.close()
+        second.close()
 
 
 _TABLE_SCAN = re.compile(r"SCAN (?!CONSTANT|routes|\d|\()")

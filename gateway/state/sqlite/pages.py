@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.record.events import Outcome
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
 from gateway.state.paging import MAX_PAGE_SPAN_MS, just_behind, marks, matches, milliseconds
+
+MAX_PASSED_PAGES: Final = 5000
+"""Pages that one step of a scan passes over."""
 
 
 class PageRow(NamedTuple):
@@ -126,10 +130,16 @@ def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
 
 def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
     """A bounded step through the record, as `RecordStore.scan` returns it."""
-    where, values = page_filter(query)
-    pages = connection.execute(f"SELECT last, data FROM pages WHERE {where} ORDER BY last DESC", values)
+    where, values = page_filter(replace(query, route=None))
+    # A page without the route is only passed over, but of these too a step has a bounded number.
+    pages = connection.execute(
+        "SELECT last, CASE WHEN ?1 IS NULL OR instr(routes, ?1) > 0 THEN data END FROM pages "
+        f"WHERE {where} ORDER BY last DESC",
+        [None if query.route is None else json.dumps(query.route, ensure_ascii=False), *values],
+    )
     found: list[Outcome] = []
     waiting: list[Outcome] = []
+    read = 0
     for number, (last, data) in enumerate(pages):
         # Pages overlap: only what lies behind the end of this one and all that follow is certain.
         waiting.sort(reverse=True)
@@ -138,9 +148,12 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
         if len(found) >= query.limit:
             return found[: query.limit], found[query.limit - 1].decision
         behind = just_behind(last)
-        if number >= SCAN_PAGES and (query.before is None or behind < query.before):
+        enough = read >= SCAN_PAGES or number >= MAX_PASSED_PAGES
+        if enough and (query.before is None or behind < query.before):
             return found, behind
-        waiting = waiting[certain:] + [o for o in decode(data) if matches(o, query)]
+        waiting = waiting[certain:]
+        if data is not None:
+            waiting, read = waiting + [o for o in decode(data) if matches(o, query)], read + 1
     found += sorted(waiting, reverse=True)
     if len(found) > query.limit:
         return found[: query.limit], found[query.limit - 1].decision
@@ -149,18 +162,22 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
 
 def page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
     """A condition on pages that may hold what ``query`` lets through, and its values."""
-    conditions: list[tuple[str, object]] = [("rows > ?", 0)]
+    texts, values = ["rows > 0"], list[object]()
     if query.before is not None:
-        conditions += [("first < ?", query.before), ("last <= ?", _latest_end(query.before))]
+        texts += ["first < ?", "last <= ?"]
+        values += [query.before, _latest_end(query.before)]
     if query.route is not None:
-        conditions.append(("instr(routes, ?) > 0", json.dumps(query.route, ensure_ascii=False)))
+        texts.append("instr(routes, ?) > 0")
+        values.append(json.dumps(query.route, ensure_ascii=False))
     if query.errors_only or query.error:
-        conditions.append(("errors > ?", 0))
+        texts.append("errors > 0")  # in the words of an index
     if query.since is not None:
-        conditions += [("newest >= ?", query.since), ("last >= ?", moment(query.since - 1.0))]
+        texts += ["newest >= ?", "last >= ?"]
+        values += [query.since, moment(query.since - 1.0)]
     if query.until is not None:
-        conditions += [("oldest < ?", query.until), ("last <= ?", _latest_end(moment(query.until + 1.0)))]
-    return " AND ".join(text for text, _ in conditions), [value for _, value in conditions]
+        texts += ["oldest < ?", "last <= ?"]
+        values += [query.until, _latest_end(moment(query.until + 1.0))]
+    return " AND ".join(texts), values
 
 
 def oldest_first(

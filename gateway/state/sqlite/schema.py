@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Final
+
+log = logging.getLogger("turnout.store")
 
 _FIRST: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -107,6 +110,9 @@ ALTER TABLE outcome_cells ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0;
 
 _UPKEEP: Final = """
 -- For gateway.state.sqlite.upkeep: what is too old, and by level the buckets that are finer than it.
+-- For lists of what is rare.
+CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
+CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 CREATE INDEX events_by_time ON events (time);
 CREATE INDEX events_of_allocations ON events (id) WHERE kind = 'allocation';
 CREATE INDEX allocations_by_time ON allocations (time);
@@ -128,15 +134,27 @@ MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUE
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 
+MIGRATION_TIMEOUT_MS: Final = 600_000
+"""How long a process waits for another that brings the file to the newest version."""
+
+
 class TooNew(Exception):
     """The file was written by a later release."""
 
 
 def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRATIONS) -> None:
     """Brings the file to the newest version, in one transaction; raises `TooNew`."""
-    if _version(connection) == len(migrations):
+    at = _version(connection)
+    if at == len(migrations):
         return
-    connection.execute("BEGIN IMMEDIATE")
+    if 0 < at < len(migrations):
+        log.info("the store is brought from version %d to %d; a large one takes a while", at, len(migrations))
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {MIGRATION_TIMEOUT_MS}")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}")
     try:
         at = _version(connection)  # another process may have been faster
         if at > len(migrations):
