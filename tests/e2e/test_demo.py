@@ -130,5 +130,5 @@ def test_a_wrong_configuration_is_reported_before_anything_is_trained(
         words, cwd=tmp_path, env=environment(installed), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("none.yaml: the file can't be read")
+    assert done.stderr.startswith("none.yaml: there is no such file")
     assert not (tmp_path / "models").exists()
