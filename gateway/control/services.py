@@ -37,10 +37,13 @@ FRESH_S: Final = 1.0
 MIN_STANDING_S: Final = 10.0
 MAX_STANDING_S: Final = 60.0
 STANDING_TIME_FACTOR: Final = 120.0
-"""The expensive part of the list of routes is cached for 120 times as long as it takes, within these."""
+"""The expensive part of the list of routes is cached for 120 times as long as it takes, within these,"""
+MAX_STANDING_SHARE: Final = 0.1
+"""unless it would take more than this part of the time."""
 MAX_UNITS_LOOK_S: Final = 0.25
 """A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
+"""Values, and one more for each route."""
 MAX_HALF_LIVES: Final = 10
 """Older rewards weigh less than a thousandth."""
 
@@ -59,6 +62,7 @@ class ControlServices:
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: event streams end."""
         self._cache = _Cache(gateway)
+        self._standings = _Cache(gateway)
         self._alarms = _Lists(gateway, "alarms")
         self._steps = _Lists(gateway, history.KIND)
         self._standing_times: dict[str, float] = {}
@@ -76,10 +80,7 @@ class ControlServices:
         status, rollout = self.status(name), await self._rollout(name, steps)
         now = self.gateway.now()
         counts = await self.gateway.store.counts(name, since=now - RECENT_S)
-        fresh = min(MAX_STANDING_S, STANDING_TIME_FACTOR * sum(self._standing_times.values()))
-        standing = await self._cache.get(
-            ("standing", name), lambda: self._standing(name), max(MIN_STANDING_S, fresh)
-        )
+        standing = await self._standings.get((name,), lambda: self._standing(name), self._standing_age())
         return {
             **summary(name, self.gateway.document(), status, rollout, now),
             "recent": recent(together(counts)),
@@ -87,6 +88,12 @@ class ControlServices:
             "last_step": steps[-1] if steps else None,
             **standing,
         }
+
+    def _standing_age(self) -> float:
+        """Seconds for which a standing is served."""
+        took = sum(self._standing_times.values())
+        usual = max(MIN_STANDING_S, min(MAX_STANDING_S, STANDING_TIME_FACTOR * took))
+        return max(usual, took / MAX_STANDING_SHARE)
 
     async def _standing(self, name: str) -> Json:
         """The part of a summary that is expensive and changes slowly."""
@@ -258,8 +265,9 @@ class _Cache:
         known = self._kept.get(key)
         if known is not None and known[0] == state and perf_counter() - known[1] < (fresh or FRESH_S):
             return await asyncio.shield(known[2])
-        if len(self._kept) >= MAX_CACHED:
-            self._kept.clear()
+        self._kept.pop(key, None)
+        if len(self._kept) >= MAX_CACHED + len(self._gateway.document().routes):
+            del self._kept[next(iter(self._kept))]  # the oldest
         made = asyncio.ensure_future(make())
         self._kept[key] = (state, perf_counter(), made)
         try:
