@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -35,8 +36,9 @@ _COLUMNS: Final = (
     Column("the gateway's", "gateway_us", 1, 1, spread=True),
 )
 _LABELS: Final = {
-    "envoy-engine": "Envoy: units, stamped ids, rows",
-    "haproxy-engine": "HAProxy: units, sealed ids, rows",
+    "envoy-engine": "Envoy: units, ids, rows",
+    "haproxy-engine": "HAProxy: units, ids, rows",
+    "haproxy-sealed-engine": "HAProxy: the same, ids sealed",
 }
 
 
@@ -63,7 +65,7 @@ class Fleet:
 
     def __init__(self, made: Bench, folder: Path, stack: ExitStack) -> None:
         self._made, self._folder, self._stack = made, folder, stack
-        port, *self._ports = free_ports(3)
+        port, *self._ports = free_ports(4)
         options = made.options
         place = Place(folder, options.cores.backend, made.backends, options.priority)
         self._config = render("turnout_engines.yaml", place, port, {})
@@ -94,19 +96,20 @@ class Fleet:
         words = [str(BIN / "envoy"), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"]
         self._serve("envoy-engine", port, self._child("envoy-engine", [*words, "-l", "error"], proxy=True))
 
-    def haproxy(self) -> None:
-        port, files = self._ports.pop(), self._folder / "h"
-        path = self._bootstrap("haproxy", port, "--files", str(files))
-        agent = self._child("agent", [*_CLI, "engine", "agent", str(path)])
+    def haproxy(self, engine: str = "haproxy") -> None:
+        port, files = self._ports.pop(), self._folder / engine
+        path = self._bootstrap(engine, port, "--files", str(files))
+        agent = self._child(f"{engine}-agent", [*_CLI, "engine", "agent", str(path)])
         until = time.monotonic() + START_S
         while not (files / "routes.cfg").exists():
             if time.monotonic() > until:
                 raise StartError(f"the agent wrote no files:\n{agent.tail()}")
             time.sleep(0.1)
         words = ["haproxy", "-W", "-S", str(files / "master.sock"), "-f", str(path)]
-        child = self._child("haproxy-engine", [*words, "-f", str(files / "routes.cfg")], proxy=True)
-        self._serve("haproxy-engine", port, child)
-        self.agents["haproxy-engine"] = Receiver(agent)
+        name = f"{engine}-engine"
+        child = self._child(name, [*words, "-f", str(files / "routes.cfg")], proxy=True)
+        self._serve(name, port, child)
+        self.agents[name] = Receiver(agent)
 
     def _serve(self, name: str, port: int, child: Child) -> None:
         """Wait until the node has its routes, and count it among the running peers."""
@@ -136,8 +139,12 @@ def run(options: Options) -> Result:
         # The path of a socket has at most 107 bytes.
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="turnout-")))
         fleet = Fleet(made, folder, stack)
-        for name, start in (("envoy", fleet.envoy), ("haproxy", fleet.haproxy)):
-            if name in made.running:
+        starts: dict[str, list[Callable[[], None]]] = {
+            "envoy": [fleet.envoy],
+            "haproxy": [fleet.haproxy, partial(fleet.haproxy, "haproxy-sealed")],
+        }
+        for name in [*made.running]:
+            for start in starts.get(name, []):
                 progress(f"starting {name} as an engine")
                 try:
                     start()

@@ -23,7 +23,7 @@ import struct
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from itertools import count
 from typing import Final, Literal, NamedTuple
 
@@ -185,15 +185,11 @@ class Sealer:
         mac.update(body)
         return b2a_base64(number + body + mac.digest(), newline=False).translate(_TO_URL).decode()
 
-    def request_key(self, stamp: str) -> str:
-        """The key with which a proxy seals the requests of ``stamp``; only for stamps that `open_stamp` can open.
-
-        The seal is half of the SHA-256 of key and request, so nothing can be appended to a request: that needs the
-        other half. OpenSSL's HMAC costs HAProxy a quarter of a request's instructions.
-        """
+    def request_key(self, stamp: str) -> bytes:
+        """The key with which a proxy seals the requests of ``stamp``; only for stamps that `open_stamp` can open."""
         mac = self._sealing_requests[_decoded(stamp, _KEY_ID_BYTES)[:_KEY_ID_BYTES]].copy()
         mac.update(stamp.encode())
-        return mac.hexdigest()
+        return mac.digest()
 
     def open_stamp(self, text: str) -> Stamp:
         """Open what `stamp` made. Raises BadDecisionId."""
@@ -214,8 +210,8 @@ class Sealer:
         if request is None or stamp.sealed != bool(request.seal):
             raise BadDecisionId("malformed")
         if stamp.sealed:
-            signed = text.partition("~")[0]
-            seal = sha256(f"{self.request_key(stamped)}{signed}".encode()).digest()[:_MAC_BYTES]
+            signed = text.partition("~")[0].encode()
+            seal = hmac.digest(self.request_key(stamped), signed, "sha256")[:_MAC_BYTES]
             if not hmac.compare_digest(seal.hex(), request.seal):
                 raise BadDecisionId("forged")
         return Opened(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -117,13 +118,15 @@ def _is_plain(match: MatchConfig) -> bool:
     )
 
 
-def ranges(assigned: Assigned, key: Callable[[str], str] | None) -> str:
+def ranges(assigned: Assigned, key: Callable[[str], bytes] | None) -> str:
     """The ranges of one route. ``key``: of the seal of a stamp's requests, or None if they have none."""
     parts, end = [], 0
     for variant, size in assigned.cells.segments:
         stamp = assigned.stamps[variant]
         end += size
-        parts.append(f"{end}|{variant}|{stamp}" + ("" if key is None else f"|{key(stamp)}"))
+        parts.append(
+            f"{end}|{variant}|{stamp}" + ("" if key is None else f"|{b64encode(key(stamp)).decode()}")
+        )
     return "~".join(parts)
 
 
@@ -198,7 +201,7 @@ frontend turnout from turnout
   http-request set-var(txn.uuid) uuid
   http-request set-var-fmt(txn.decision) %[var(txn.pick),field(3,|)].%[date(0,ms)].%[var(txn.uuid)]
   http-request set-var(txn.key) var(txn.pick),field(4,|)
-  http-request set-var(txn.seal) var(txn.key),concat(,txn.decision),sha2(256),bytes(0,16),hex,lower if sealed
+  http-request set-var(txn.seal) var(txn.decision),hmac(sha256,txn.key),bytes(0,16),hex,lower if sealed
   http-request set-var-fmt(txn.decision) %[var(txn.decision)]~%[var(txn.seal)] if sealed
   http-request set-var(txn.served) str(-)
   http-request set-header x-request-id %[var(txn.uuid)] unless { req.fhdr(x-request-id) -m len gt 0 }
