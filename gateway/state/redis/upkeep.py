@@ -145,7 +145,7 @@ async def _forget_events(link: Link, limit: float) -> bool:
 
 
 async def _forget_allocation_events(link: Link, kept: int) -> bool:
-    """Each event is looked at once, when it is no longer among the newest ``kept``."""
+    """Each event is looked at one time, when it is no longer among the newest ``kept``."""
     base = link.of_all
     newest, swept = await link.commands([("GET", f"{base}:event"), ("GET", f"{base}:events_swept")])
     first, last = int(swept or 0) + 1, int(newest or 0) - kept
