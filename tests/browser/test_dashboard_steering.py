@@ -241,7 +241,8 @@ def test_outcomes_are_filtered_by_the_address_and_exported(lived: Served, tabs: 
     )
     assert "errors" not in tab.page.url
     tab.page.get_by_text("More filters").click()
-    tab.page.get_by_label("Took at least, ms").fill("60")
+    with tab.page.expect_response(lambda response: "/-/outcomes?" in response.url):
+        tab.page.get_by_label("Took at least, ms").fill("60")  # and it stays while the list is read again
     tab.page.get_by_label("Took at least, ms").press("Enter")
     tab.page.wait_for_url("**min_ms=60*")
     slow = httpx.get(f"{lived.address}/-/outcomes?route=shop&min_ms=60&limit=50").json()["outcomes"]

@@ -6,7 +6,7 @@ import { milliseconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
 import { outcome, sentence } from "../core/words.js";
 import { badge, emptyState, scroller, when } from "../parts/basics.js";
-import { html } from "../vendor/preact.js";
+import { html, useState } from "../vendor/preact.js";
 
 // Those of the API; all stand in the address.
 const FILTERS = ["route", "variant", "status", "errors", "error", "fallback", "forced", "min_ms", "unit", "request_id", "principal", "since", "until"];
@@ -24,7 +24,7 @@ export function OutcomesPage({ routes, now }) {
   const found = useGet(`outcomes?${new URLSearchParams(paged)}`, { every: query.cursor ? 0 : 10 });
   const set = (name, value) => choose({ [name]: value, cursor: null });
   const text = (name, label, more = SHORT) =>
-    html`<label>${label} <input ...${more} value=${query[name] ?? ""} onChange=${(e) => set(name, e.target.value.trim())} /></label>`;
+    html`<${Typed} label=${label} more=${more} value=${query[name] ?? ""} onEnter=${(value) => set(name, value.trim())} />`;
   const pick = (name, label, options) =>
     html`<label>${label} <select value=${query[name] ?? ""} onChange=${(e) => set(name, e.target.value)}>${options.map(([value, title]) => html`<option key=${value} value=${value}>${title}</option>`)}</select></label>`;
   const rare = ["error", "min_ms", "fallback", "forced", "unit", "request_id", "principal", "since", "until"];
@@ -47,12 +47,22 @@ export function OutcomesPage({ routes, now }) {
   ];
 }
 
+// What is being typed stays while the list is read again.
+function Typed({ label, more, value, onEnter }) {
+  const [typed, setTyped] = useState(null);
+  const enter = (e) => {
+    setTyped(null);
+    onEnter(e.target.value);
+  };
+  return html`<label>${label} <input ...${more} value=${typed ?? value} onInput=${(e) => setTyped(e.target.value)} onChange=${enter} /></label>`;
+}
+
 // A moment in the reader's own zone; the address keeps the seconds since the epoch.
 function period(name, label, query, set) {
   const at = Number(query[name]);
   const shown = at ? new Date((at - new Date(at * 1000).getTimezoneOffset() * 60) * 1000).toISOString().slice(0, 19) : "";
-  const choice = (e) => set(name, e.target.value ? String(new Date(e.target.value).getTime() / 1000) : null);
-  return html`<label>${label} <input type="datetime-local" step="1" value=${shown} onChange=${choice} /></label>`;
+  const choice = (value) => set(name, value ? String(new Date(value).getTime() / 1000) : null);
+  return html`<${Typed} label=${label} more=${{ type: "datetime-local", step: "1" }} value=${shown} onEnter=${choice} />`;
 }
 
 function list({ outcomes, next }, now) {
