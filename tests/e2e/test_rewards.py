@@ -160,6 +160,8 @@ def test_a_winner_is_asked_about_handed_over_and_remembered(
     gateway.crash()
     gateway.start()
     wait_for(lambda: report(gateway, "race")["stop"]["state"] == "handed_over")
+    # The leader may have published once more before it heard, and been killed then.
+    wait_for(lambda: report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0}, 30)
     for _ in range(10):
         assert report(gateway, "race")["allocation"] == {"v1": 0.0, "v2": 1.0}
         time.sleep(0.3)
