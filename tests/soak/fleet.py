@@ -233,8 +233,10 @@ class Fleet:
     async def state(self, replica: Replica) -> dict[str, Any]:
         """What has to be the same everywhere."""
         config = await self._client.get(f"{replica.url}/-/config")
-        canary = (await self._client.get(f"{replica.url}/-/routes/canary")).json()
-        bandit = (await self._client.get(f"{replica.url}/-/routes/bandit")).json()
+        reports = [await self._client.get(f"{replica.url}/-/routes/{name}") for name in ("canary", "bandit")]
+        if any(report.is_error for report in (config, *reports)):
+            return {"unavailable": replica.url}  # its store has not come back yet
+        canary, bandit = (report.json() for report in reports)
         rollout = canary["rollout"]
         return {
             "etag": config.headers["etag"],
