@@ -26,6 +26,7 @@ from gateway.ingest.evidence import (
     over_time,
     units_of_all_time,
 )
+from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.histogram import edges
@@ -39,8 +40,6 @@ from policies.types import MetricType, RewardSums
 
 SETTLED_S: Final = 10.0
 """Seconds after which a bucket of the aggregates is taken: its outcomes are there."""
-MAX_READ_SHARE: Final = 0.05
-"""Reading what the sticky units of a route did takes at most this part of the time."""
 MAX_STRETCHES: Final = 360
 """How many stretches of a metric's window are read repeatedly, at most, while their rewards still come in."""
 

@@ -20,6 +20,7 @@ from gateway.compile.steering import Steering
 from gateway.config.document import Document
 from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, periods, rewarded
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
+from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.state.base import BUCKET_S, OutcomeFilter
 from gateway.state.store import Store
 from policies.allocate import Plan, allocate
@@ -32,10 +33,8 @@ from policies.types import Discounted
 
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
-MAX_READ_SHARE: Final = 0.05
-"""Reading the rewards of a bandit with a half-life takes at most this part of the time,"""
 MIN_REST_S: Final = 0.05
-"""unless it takes less than this."""
+"""Seconds: rewards of a bandit with a half-life that are read faster are read each time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from gateway.state.base import StoreUnavailable
 from gateway.state.outage import StoreOutage
 
 log = logging.getLogger("turnout.loops")
 
+MAX_READ_SHARE: Final = 0.05
+"""Reading what grows with the history of a route takes at most this part of the time."""
 Step = Callable[[], Awaitable[object]]
 
 

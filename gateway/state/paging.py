@@ -17,6 +17,8 @@ MAX_PAGE_SPAN_MS: Final = 3_600_000
 MAX_PAGE_ROWS: Final = 1024
 """In one page at most."""
 
+CLOCK_SLACK_MS: Final = 1000
+"""Between the time of an outcome and that of its decision, at most."""
 COARSE_BYTES: Final = 4
 """Of a decision's time, in its marks: steps of 65.5 s."""
 _OF_MARK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13, 15)

@@ -140,47 +140,41 @@ async def test_a_stream_without_events_of_its_own_has_heartbeats(
     busy.cancel()
 
 
-async def test_events_are_read_once_for_all_streams(
-    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting = 0
+@pytest.fixture
+def waiting(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> set[object]:
+    """The calls that wait for events now."""
+    now: set[object] = set()
     next_events = harness.next_events
 
-    async def counted(after: int, timeout: float) -> Any:
-        nonlocal waiting
-        waiting += 1
+    async def noted(after: int, timeout: float) -> Any:
+        call = object()
+        now.add(call)
         try:
             return await next_events(after, timeout)
         finally:
-            waiting -= 1
+            now.remove(call)
 
-    monkeypatch.setattr(harness, "next_events", counted)
+    monkeypatch.setattr(harness, "next_events", noted)
+    return now
+
+
+async def test_events_are_read_once_for_all_streams(
+    harness: Harness, server: tuple[Listening, str], waiting: set[object]
+) -> None:
     async with stream(server[1]) as first, stream(server[1]) as second, stream(server[1]) as third:
         for k in range(3):
             await harness.emit("alarm", "digits", {"k": k})
             got = [await asyncio.wait_for(anext(found), 30) for found in (first, second, third)]
             assert [json.loads(one["data"])["data"]["k"] for one in got] == [k, k, k]
-            assert waiting <= 1
+            assert len(waiting) <= 1
 
 
 async def test_a_client_that_leaves_ends_its_stream(
-    harness: Harness, server: tuple[Listening, str], monkeypatch: pytest.MonkeyPatch
+    harness: Harness, server: tuple[Listening, str], waiting: set[object]
 ) -> None:
-    waiting = 0
-    next_events = harness.next_events
-
-    async def counted(after: int, timeout: float) -> Any:
-        nonlocal waiting
-        waiting += 1
-        try:
-            return await next_events(after, timeout)
-        finally:
-            waiting -= 1
-
-    monkeypatch.setattr(harness, "next_events", counted)
     async with stream(server[1]):
         await asyncio.sleep(0.1)
-        assert waiting == 1
+        assert len(waiting) == 1
     for _ in range(100):
         if not waiting:
             return

@@ -32,8 +32,7 @@ HIGH_WATER_BYTES: Final = 65_536
 MAX_UNCUT_BYTES: Final = 4096
 """A read up to this size is parsed in one piece."""
 MAX_TURN_S: Final = 0.001
-"""Parsing goes on in the next turn of the loop after this long, then in pieces of `DEAR_PIECE_BYTES`."""
-DEAR_PIECE_BYTES: Final = 2048
+"""Parsing goes on in the next turn of the loop after this long."""
 
 # Reasons not to read:
 READ_PIPELINE: Final = 1  # as many responses are owed as there may be
@@ -46,8 +45,8 @@ class ClientProtocol(RequestQueue):
     """An HTTP/1.1 connection."""
 
     __slots__ = (
-        "_lingered", "_piece", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline",
-        "deaf", "pauses", "queue", "reader", "tunnel", "upgrading",
+        "_lingered", "_pumping", "_registered", "_resting", "_successor", "backlog", "closing", "deadline", "deaf",
+        "pauses", "queue", "reader", "tunnel", "upgrading",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, registered: set[Any] | None = None, role: Role = "all") -> None:
@@ -70,8 +69,6 @@ class ClientProtocol(RequestQueue):
         self.upgrading = False
         """Nothing is parsed until the backend has responded to an upgrade."""
         self.tunnel: TunnelEnd | None = None
-        self._piece = HIGH_WATER_BYTES
-        """Bytes that are fed together, at most."""
         self._pumping = False
         self._resting = False
         """It is the turn of other connections; the backlog waits."""
@@ -153,7 +150,7 @@ class ClientProtocol(RequestQueue):
             if self._ahead() or (start and self._turn_is_over(began)):
                 self._hold(data[start:])
                 return
-            piece = data[start : start + min(self.reader.step(), self._piece)]
+            piece = data[start : start + self.reader.step()]
             start += len(piece)
             upgraded = self.reader.feed(piece)
             if upgraded is not None:
@@ -164,7 +161,7 @@ class ClientProtocol(RequestQueue):
 
     def _turn_is_over(self, began: float) -> bool:
         if perf_counter() - began > MAX_TURN_S:
-            self._resting, self._piece = True, DEAR_PIECE_BYTES
+            self._resting = self.reader.dear = True
             self.runtime.loop.call_soon(self._go_on)
         return self._resting
 

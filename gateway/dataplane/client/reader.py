@@ -19,7 +19,9 @@ from gateway.http2.frames import PREFACE
 MAX_PIECE_BYTES: Final = 4096
 """Bytes parsed at a time where heads may be among them, so that limits hold to within a piece."""
 MAX_CHUNKED_PIECE_BYTES: Final = 16_384
-"""The same within a chunked body, whose end can't be foreseen."""
+"""The same within a chunked body, whose end can't be foreseen,"""
+DEAR_PIECE_BYTES: Final = 2048
+"""and once that of the same request took long: its chunks are tiny."""
 MAX_UNCLAIMED_BODY_BYTES: Final = 65_536
 """Bytes of a body that are read before the turn of its request has come."""
 END_OF_LINE: Final = b" HTTP/1.1\r\n"
@@ -61,7 +63,7 @@ class RequestReader:
 
     __slots__ = (
         "_actions", "_connection", "_fields_left", "_host", "_limits", "_lines", "_parser", "_start", "_url", "body",
-        "head", "in_head", "incoming", "unclaimed",
+        "dear", "head", "in_head", "incoming", "unclaimed",
     )  # fmt: skip
 
     def __init__(self, connection: RequestQueue) -> None:
@@ -85,6 +87,8 @@ class RequestReader:
         self.unclaimed = 0
         """Bytes since the last byte of a body or the end of a message: of a head, chunk lines or trailers."""
         self.body = BodyProgress()
+        self.dear = False
+        """Whether a piece of this request took long to parse."""
 
     def forget(self) -> None:
         """Lets go of what the last request left in memory."""
@@ -98,7 +102,7 @@ class RequestReader:
         if incoming is None or self.in_head:
             return MAX_PIECE_BYTES
         if incoming.head.chunked:
-            return MAX_CHUNKED_PIECE_BYTES
+            return DEAR_PIECE_BYTES if self.dear else MAX_CHUNKED_PIECE_BYTES
         return max(MAX_PIECE_BYTES, incoming.head.length - self.body.read)
 
     def feed(self, data: bytes) -> bytes | None:
@@ -144,7 +148,7 @@ class RequestReader:
     # The parser's side ------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
         connection = self._connection
-        self.in_head = True
+        self.in_head, self.dear = True, False
         self._url = b""
         connection.snapshot = snapshot = connection.runtime.snapshot
         self.head = head = Head(connection.now)

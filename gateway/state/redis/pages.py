@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from gateway.record.events import Outcome
 from gateway.record.page import decode
 from gateway.state.base import OutcomeFilter, StoreUnavailable
-from gateway.state.paging import MAX_PAGE_SPAN_MS, milliseconds
+from gateway.state.paging import CLOCK_SLACK_MS, MAX_PAGE_SPAN_MS, milliseconds
 from gateway.state.redis.link import Link
 
 T = TypeVar("T")
@@ -60,8 +60,6 @@ OLDEST_FIRST: Final = Order("first", 1)
 NEAREST_FIRST: Final = Order("last", 1)
 """Where the span is one decision: the first page is most often the one that has it."""
 _ALWAYS_MS: Final = (1 << 48) - 1
-_SLACK_MS: Final = 1000
-"""Between the time of an outcome and that of its decision."""
 
 
 def span_of(query: OutcomeFilter, after: bytes = b"") -> Span:
@@ -69,9 +67,9 @@ def span_of(query: OutcomeFilter, after: bytes = b"") -> Span:
     lows = [milliseconds(after) if after else 0]
     highs = [_ALWAYS_MS if query.before is None else milliseconds(query.before)]
     if query.since is not None:
-        lows.append(int(query.since * 1000) - _SLACK_MS)
+        lows.append(int(query.since * 1000) - CLOCK_SLACK_MS)
     if query.until is not None:
-        highs.append(int(query.until * 1000) + _SLACK_MS)
+        highs.append(int(query.until * 1000) + CLOCK_SLACK_MS)
     return Span(max(lows), min(highs))
 
 

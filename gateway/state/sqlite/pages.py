@@ -13,7 +13,7 @@ from gateway.record.events import Outcome
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
-from gateway.state.paging import MAX_PAGE_SPAN_MS, just_behind, marks, matches, milliseconds
+from gateway.state.paging import CLOCK_SLACK_MS, MAX_PAGE_SPAN_MS, just_behind, marks, matches, milliseconds
 
 MAX_PASSED_PAGES: Final = 5000
 """Pages that one step of a scan passes over."""
@@ -173,10 +173,10 @@ def page_filter(query: OutcomeFilter) -> tuple[str, list[object]]:
         texts.append("errors > 0")  # in the words of an index
     if query.since is not None:
         texts += ["newest >= ?", "last >= ?"]
-        values += [query.since, moment(query.since - 1.0)]
+        values += [query.since, moment(query.since - CLOCK_SLACK_MS / 1000)]
     if query.until is not None:
         texts += ["oldest < ?", "last <= ?"]
-        values += [query.until, _latest_end(moment(query.until + 1.0))]
+        values += [query.until, _latest_end(moment(query.until + CLOCK_SLACK_MS / 1000))]
     return " AND ".join(texts), values
 
 

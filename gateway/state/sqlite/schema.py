@@ -108,11 +108,8 @@ _UNSEEN: Final = """
 ALTER TABLE outcome_cells ADD COLUMN unseen INTEGER NOT NULL DEFAULT 0;
 """
 
-_UPKEEP: Final = """
+_INDEXES: Final = """
 -- For gateway.state.sqlite.upkeep: what is too old, and by level the buckets that are finer than it.
--- For lists of what is rare.
-CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
-CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 CREATE INDEX events_by_time ON events (time);
 CREATE INDEX events_of_allocations ON events (id) WHERE kind = 'allocation';
 CREATE INDEX allocations_by_time ON allocations (time);
@@ -128,9 +125,12 @@ CREATE INDEX shadow_cells_by_start ON shadow_cells (start);
 CREATE INDEX shadow_cells_to_minutes ON shadow_cells (start) WHERE start % 60 != 0;
 CREATE INDEX shadow_cells_to_hours ON shadow_cells (start) WHERE start % 3600 != 0;
 CREATE INDEX shadow_cells_to_days ON shadow_cells (start) WHERE start % 86400 != 0;
+-- For lists of what is rare.
+CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
+CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN, _UPKEEP)
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN, _INDEXES)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 
