@@ -24,9 +24,10 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from gateway import build
-from gateway.config.document import CanaryConfig, Document, PolicyConfig
+from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.files import listener_context
+from gateway.config.policy import CanaryConfig, PolicyConfig
 from gateway.config.service import TlsConfig
 from gateway.config.source import Source
 from gateway.dataplane.base import Role

@@ -19,7 +19,7 @@ import httpx
 import jwt
 
 from gateway.auth.principal import CACHED, SCOPES, Principal
-from gateway.config.document import JwtConfig
+from gateway.config.auth import JwtConfig
 from gateway.errors import TurnoutError
 
 log = logging.getLogger("turnout.tokens")

@@ -22,8 +22,9 @@ from gateway.commands.documents import chosen_route
 from gateway.commands.export import Source, add_store_arguments, read_from
 from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.compile.plans import plan
-from gateway.config.document import Document, MetricConfig
+from gateway.config.document import Document
 from gateway.config.load import load
+from gateway.config.service import MetricConfig
 from gateway.config.units import share
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from policies.allocate import allocate

@@ -13,8 +13,9 @@ from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say
 from gateway.compile.ensembles import Drawn, expected, restore
 from gateway.compile.plans import plan, unit_point
-from gateway.config.document import CanaryConfig, Document
+from gateway.config.document import Document
 from gateway.config.load import load_file
+from gateway.config.policy import CanaryConfig
 from gateway.state import open_store
 from gateway.state.base import Published
 from policies.allocate import Plan, allocate

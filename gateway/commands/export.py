@@ -18,8 +18,9 @@ from gateway.commands import stores
 from gateway.commands.documents import USUAL
 from gateway.commands.output import add_json, complain, print_json, progress, say
 from gateway.commands.times import moment
-from gateway.config.document import Document, MetricConfig
+from gateway.config.document import Document
 from gateway.config.load import load_file
+from gateway.config.service import MetricConfig
 from gateway.ingest.export import export, format_of
 from gateway.state import open_store
 

@@ -13,8 +13,9 @@ from gateway.commands import stores
 from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say, table
 from gateway.compile.plans import plan_of, rail_of, reported
-from gateway.config.document import CanaryConfig, Document
+from gateway.config.document import Document
 from gateway.config.load import load_file
+from gateway.config.policy import CanaryConfig
 from gateway.ingest.evidence import observations, rewarded
 from gateway.state import open_store
 from policies.rollout.guardrails import border

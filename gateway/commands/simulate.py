@@ -13,8 +13,9 @@ from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import FAILURES, add_json, complain, print_json, say, table
 from gateway.commands.simulate_shown import Progress, chosen, plot, shown
 from gateway.compile.plans import plan
-from gateway.config.document import CanaryConfig, Document, ShadowConfig, SingleConfig
+from gateway.config.document import Document
 from gateway.config.load import load_file
+from gateway.config.policy import CanaryConfig, ShadowConfig, SingleConfig
 from policies.allocate import Plan, allocate
 from policies.allocation.bandit import Bandit
 from policies.contextual.bandit import Contextual

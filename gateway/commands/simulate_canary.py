@@ -12,7 +12,8 @@ from typing import Final, Literal
 from gateway.commands.output import print_json, say, table
 from gateway.commands.simulate_shown import Progress, chosen, shown
 from gateway.compile.plans import plan_of, rail_of
-from gateway.config.document import CanaryConfig, MetricConfig
+from gateway.config.policy import CanaryConfig
+from gateway.config.service import MetricConfig
 from policies.rollout.state import Plan
 from policies.rollout.verdicts import Guardrail
 from policies.simulation import rollout as simulate_rollout

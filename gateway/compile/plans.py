@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from gateway.config.document import (
-    BetaPriorConfig,
-    Document,
-    GammaPriorConfig,
-    MetricConfig,
-    NormalPriorConfig,
-    RouteConfig,
-)
+from gateway.config.document import Document
 from gateway.config.policy import (
     BanditConfig,
+    BetaPriorConfig,
     CanaryConfig,
+    GammaPriorConfig,
     GuardrailConfig,
+    NormalPriorConfig,
     PriorConfig,
     ShadowConfig,
     SingleConfig,
 )
+from gateway.config.route import RouteConfig
+from gateway.config.service import MetricConfig
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Debut, Objective, Stop
 from policies.allocation.bucketing import UNMOVED, placed, placement_of, unit_hash

@@ -21,7 +21,8 @@ from gateway.compile.plans import plan
 from gateway.compile.registry import Context, Draft, Registry
 from gateway.compile.snapshot import route_plan, snapshot
 from gateway.compile.steering import Steering, steering
-from gateway.config.document import BackendTlsConfig, Document
+from gateway.config.backend import BackendTlsConfig
+from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.files import client_context, listener_context, named_files, unusable_files
 from gateway.config.load import Examined

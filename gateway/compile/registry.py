@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 from gateway.auth.principal import Bucket
-from gateway.config.document import BackendConfig, BackendTlsConfig
+from gateway.config.backend import BackendConfig, BackendTlsConfig
 from gateway.transport import health
 from gateway.transport.address import MAX_IDLE_CONNECTIONS, Address
 from gateway.transport.balancer import Backend

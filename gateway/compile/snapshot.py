@@ -12,16 +12,11 @@ from gateway.auth.principal import Authenticator, Bucket, Principal, Verifier
 from gateway.compile.arrange import RouteAllocation
 from gateway.compile.plans import features_of, placement
 from gateway.compile.protocols import inferring
-from gateway.config.document import (
-    BackendConfig,
-    Document,
-    FixedResponseConfig,
-    LimitsConfig,
-    RespondConfig,
-    RouteConfig,
-    VariantConfig,
-)
+from gateway.config.backend import BackendConfig
+from gateway.config.document import Document
 from gateway.config.policy import FeatureConfig
+from gateway.config.route import FixedResponseConfig, RespondConfig, RouteConfig, VariantConfig
+from gateway.config.service import LimitsConfig
 from gateway.dataplane.request.features import FeatureExtractor
 from gateway.dataplane.snapshot import (
     Condition,

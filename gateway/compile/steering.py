@@ -9,7 +9,8 @@ from typing import Final
 
 from gateway.compile.arrange import override_of
 from gateway.compile.plans import RolloutOverride, plan_of
-from gateway.config.document import BanditConfig, CanaryConfig, GuardrailConfig, RouteConfig
+from gateway.config.policy import BanditConfig, CanaryConfig, GuardrailConfig
+from gateway.config.route import RouteConfig
 from policies.rollout.route import RouteState
 from policies.rollout.state import of_plan
 

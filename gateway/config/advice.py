@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import isinf
 
-from gateway.config.document import Document, RouteConfig
+from gateway.config.document import Document
 from gateway.config.faults import KeyPath
 from gateway.config.policy import BanditConfig, CanaryConfig, bandit_of, named_variants
 from gateway.config.references import Finding
+from gateway.config.route import RouteConfig
 
 
 def warnings_of(document: Document) -> Iterator[Finding]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.config.document import BackendTlsConfig, Document, TlsConfig
+from gateway.config.backend import BackendTlsConfig
+from gateway.config.document import Document
 from gateway.config.faults import KeyPath
 from gateway.config.references import Finding
+from gateway.config.service import TlsConfig
 
 _CLIENT_AUTH: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.config.document import Document, GuardrailConfig, RouteConfig, observed
+from gateway.config.document import Document, observed
 from gateway.config.engine import refusals
 from gateway.config.faults import KeyPath, unknown
 from gateway.config.kubernetes import KubernetesConfig, weight_refusals
@@ -15,10 +15,12 @@ from gateway.config.policy import (
     BetaPriorConfig,
     CanaryConfig,
     GammaPriorConfig,
+    GuardrailConfig,
     NormalPriorConfig,
     SplitConfig,
     named_variants,
 )
+from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.config.units import split_address
 from gateway.http.fields import REQUEST_ACTIONS

@@ -17,7 +17,8 @@ from math import inf
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.config.document import Document, KubernetesConfig
+from gateway.config.document import Document
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.envoy.offers import EnvoyOffers
 from gateway.engines.haproxy.offers import HaproxyOffers
 from gateway.engines.kubernetes.clusters import Clusters

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
-from gateway.config.document import Document, MatchConfig
+from gateway.config.document import Document
+from gateway.config.route import MatchConfig
 from gateway.record.decision_id import Sealer
 from gateway.record.stamp import Stamp
 from policies.allocation.cells import Cells, cells

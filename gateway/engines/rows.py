@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gateway.config.document import Document, RouteConfig
+from gateway.config.document import Document
+from gateway.config.route import RouteConfig
 from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
 from gateway.record.events import Outcome

@@ -374,21 +374,3 @@ def _times(sums: RewardSums, share: float) -> RewardSums:
 def longest(metrics: Mapping[str, Metric], names: Sequence[str]) -> float:
     """Seconds after which all missing values of these metrics count; 0 if none do."""
     return max((metrics[n].window for n in names if metrics[n].missing == "zero"), default=0.0)
-
-
-__all__ = [
-    "Key",
-    "Rewarded",
-    "RewardedBucket",
-    "by_time",
-    "ended_before",
-    "longest",
-    "observations",
-    "of_buckets",
-    "over_time",
-    "paired",
-    "pasts",
-    "periods",
-    "rewarded",
-    "share_observed",
-]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.ingest.reward_value import reward_value
 from gateway.record.events import Outcome
 from gateway.state.base import DecisionRecord

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from gateway.config.document import Document, PriceConfig
+from gateway.config.document import Document
+from gateway.config.route import PriceConfig
 from gateway.ingest.rewards import RewardIngest
 from gateway.record.events import Outcome, Reward
 from gateway.record.usage import Usage, UsageReader

@@ -23,7 +23,9 @@ from gateway.compile.steering import (
     steering,
     stop_fingerprint,
 )
-from gateway.config.document import BanditConfig, CanaryConfig, Document, RouteConfig
+from gateway.config.document import Document
+from gateway.config.policy import BanditConfig, CanaryConfig
+from gateway.config.route import RouteConfig
 from gateway.errors import TurnoutError
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations

@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.clock import Clock
-from gateway.config.document import BanditConfig, RouteConfig
+from gateway.config.policy import BanditConfig
+from gateway.config.route import RouteConfig
 from gateway.state.base import BUCKET_S, Counts
 from gateway.state.store import Store
 from policies.sequential.srm import SampleRatio, UnitRatio

@@ -11,7 +11,8 @@ from typing import Final
 from gateway.clock import Clock
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.compile.steering import guardrails_fingerprint
-from gateway.config.document import CanaryConfig, Document
+from gateway.config.document import Document
+from gateway.config.policy import CanaryConfig
 from gateway.ingest.by_unit import OutcomesByUnit
 from gateway.ingest.evidence import observations, pasts, rewarded
 from gateway.loops.alarms import distrust

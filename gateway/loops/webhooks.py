@@ -21,7 +21,8 @@ from typing import Any, Final
 import httpx
 
 from gateway.clock import Clock
-from gateway.config.document import Document, WebhookConfig
+from gateway.config.document import Document
+from gateway.config.service import WebhookConfig
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
 

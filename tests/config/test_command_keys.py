@@ -9,7 +9,7 @@ import pytest
 
 from gateway.commands import keys
 from gateway.config.apikey import key_hash, well_formed
-from gateway.config.document import AuthConfig
+from gateway.config.auth import AuthConfig
 from gateway.config.load import load
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import Comparisons, Observed
 from gateway.ingest.evidence import Rewarded
 from gateway.state.base import Counts

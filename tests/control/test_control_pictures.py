@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.control.reports.distributions import distributions
 from policies.types import RewardSums
 from tests.control.conftest import Client

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gateway.auth.jwt import Tokens
 from gateway.auth.principal import Authenticator
-from gateway.config.document import JwtConfig
+from gateway.config.auth import JwtConfig
 from gateway.errors import TurnoutError
 
 NOW = 4_000_000_000.0

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.config.document import KubernetesConfig
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.config.load import load
 from gateway.engines.kubernetes.writer import HttpRoutes, Observed
 from gateway.engines.nodes import NodeState

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.document import KubernetesConfig
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.kubernetes.api_server import ApiServer as Client
 from gateway.engines.kubernetes.api_server import ApiServerError
 from gateway.engines.kubernetes.http_route import APPLIED, PARTS

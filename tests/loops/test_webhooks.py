@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config.document import Document, WebhookConfig
+from gateway.config.document import Document
+from gateway.config.service import WebhookConfig
 from gateway.loops.webhooks import Webhooks, sentence
 from gateway.state.base import Event
 from gateway.state.store import Store

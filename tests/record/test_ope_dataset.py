@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import DecisionRecord

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.archive.record import WholeRecord
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.ingest.evidence import rewarded
 from gateway.ingest.export import export
 from gateway.ingest.metric_values import worst

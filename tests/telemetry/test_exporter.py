@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from benchmarks.children import free_port
-from gateway.config.document import TracesConfig
+from gateway.config.service import TracesConfig
 from gateway.telemetry.tracing import exporter as module
 from gateway.telemetry.tracing.context import Context
 from gateway.telemetry.tracing.exporter import Exporter

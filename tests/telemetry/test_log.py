@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from gateway.commands.output import say
-from gateway.config.document import LogConfig
+from gateway.config.service import LogConfig
 from gateway.telemetry.log import configure
 
 FORGED = "resumed: \x1b]0;x\x07\x9b2J\r\u2028\u202e\n2026-11-29 11:20:52,435 INFO turnout: all is well\tü"

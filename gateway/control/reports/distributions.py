@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaln, gammaln, xlog1py, xlogy
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.record.histogram import quantile
 from gateway.state.base import Counts
 from policies.bayes.posterior import Beta, Gamma, Posterior, Student

@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.ingest.evidence import Rewarded
 from policies.allocate import Plan
 from policies.allocation.bandit import Bandit, Objective, Standing, assess

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
 from gateway.record.histogram import edges

@@ -8,7 +8,7 @@ from itertools import groupby
 from math import ceil
 from typing import Any, Final
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import HEALTH, Comparisons, Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket, periods
 from gateway.record.histogram import merge

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.compile.plans import plan, reported
-from gateway.config.document import CanaryConfig, Document, MetricConfig, PolicyConfig, RouteConfig
-from gateway.config.policy import bandit_of
+from gateway.config.document import Document
+from gateway.config.policy import CanaryConfig, PolicyConfig, bandit_of
+from gateway.config.route import RouteConfig
+from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
 from gateway.control.reports.lift import HEALTH, Comparisons, Observed

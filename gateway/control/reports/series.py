@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
-from gateway.config.document import MetricConfig
+from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.route import error_rate, latencies, latency_intervals
 from gateway.ingest.evidence import Key, Rewarded, RewardedBucket, share_observed

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.config.backend import Address, BackendConfig, EjectionConfig, HealthConfig, is_ip
-from gateway.config.document import Document, RouteConfig
+from gateway.config.document import Document
+from gateway.config.route import RouteConfig
 
 Json = dict[str, Any]
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from gateway.config.document import Document, MatchConfig, RouteConfig
+from gateway.config.document import Document
+from gateway.config.route import MatchConfig, RouteConfig
 from gateway.engines.envoy.clusters import METADATA, cluster_name, seconds
 from gateway.engines.offers import Assigned, Json, ordered, salt_text
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.backend import Address, BackendConfig, is_ip
-from gateway.config.document import Document, RouteConfig
+from gateway.config.document import Document
+from gateway.config.route import RouteConfig
 
 _SAFE: Final = frozenset((string.ascii_letters + string.digits + "/._:;,=@+*?!^&|<>()[]-~").encode())
 """Bytes that mean themselves in a configuration; every other one is written as ``\\xHH``."""

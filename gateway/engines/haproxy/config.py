@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from gateway.compile.plans import salt
-from gateway.config.document import Document, MatchConfig, RouteConfig
+from gateway.config.document import Document
+from gateway.config.route import MatchConfig, RouteConfig
 from gateway.engines.haproxy.backends import backend_lines, cas, milliseconds, resolvers, word
 from gateway.engines.offers import Assigned, ordered, salt_text
 from gateway.engines.rows import ABSENT

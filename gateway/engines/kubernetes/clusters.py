@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from gateway.clock import Clock
-from gateway.config.document import Document, KubernetesConfig
+from gateway.config.document import Document
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.kubernetes.rows import WeightsReader, places
 from gateway.engines.kubernetes.writer import NODE, HttpRoutes
 from gateway.engines.nodes import Nodes

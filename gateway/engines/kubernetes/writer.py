@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.config.document import Document, KubernetesConfig
+from gateway.config.document import Document
+from gateway.config.kubernetes import KubernetesConfig
 from gateway.engines.kubernetes.api_server import ApiServer, ApiServerError
 from gateway.engines.kubernetes.http_route import (
     APPLIED,

@@ -12,6 +12,7 @@ from gateway.state.base import RewardResult
 from gateway.state.sqlite import linear, units
 from gateway.state.sqlite.sums import add_shadow_cells, add_sums
 from gateway.state.tally import counted_value, tally_shadows
+from gateway.state.units import Counting
 
 _COLUMNS: Final = ", ".join(Reward._fields)
 _INTO: Final = f"INTO rewards ({_COLUMNS}, counted) VALUES ({','.join('?' * (len(Reward._fields) + 1))})"
@@ -68,7 +69,7 @@ def _upsert_slowly(
 
 def _count(connection: sqlite3.Connection, changes: Sequence[_Change]) -> None:
     """Moves the sums, and the observations of units, from what each reward counted as to what it counts as."""
-    counting = units.Counting(units.Known(connection))
+    counting = Counting(units.Known(connection))
     rows: list[tuple[Reward, float | None, float | None]] = []
     for reward, before, after, period in changes:
         if before is not None or after is not None:

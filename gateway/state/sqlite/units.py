@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.state.exact import Expansion
-from gateway.state.units import Counting, UnitKey, UnitState
-
-__all__ = ["Counting", "Known", "keep", "signed"]
+from gateway.state.units import UnitKey, UnitState
 
 _KEY = "route = ? AND unit = ? AND period = ? AND variant = ? AND metric = ?"
 

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.clock import Chance
-from gateway.config.document import TracesConfig
 from gateway.config.files import client_context
+from gateway.config.service import TracesConfig
 from gateway.telemetry.tracing.spans import Spans
 from gateway.telemetry.tracing.trace import Traced
 

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 
 from gateway.clock import Chance, Clock
-from gateway.config.document import TracesConfig
+from gateway.config.service import TracesConfig
 from gateway.telemetry.tracing.exporter import Exporter
 from gateway.telemetry.tracing.sampling import Tracing
 
