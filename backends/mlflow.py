@@ -76,18 +76,20 @@ class MlflowRegistry:
             headers={"authorization": f"Bearer {token}"} if token else None,
         )
         self._chosen: dict[str, tuple[int, ...]] = {}
+        self._changed: set[str] = set()
+        """Models brought by a `sync` that failed at a later one."""
 
     def sync(self) -> list[str]:
-        """Brings the folder up to date; the names of the models that changed."""
+        """Brings the folder up to date; the names of the models that changed since the last success."""
         chosen: dict[str, set[int]] = {}
         for one in self._wanted:
             chosen.setdefault(one.name, set()).add(self._version(one))
-        changed = []
         for name, versions in chosen.items():
             if self._chosen.get(name) != tuple(sorted(versions)):
                 self._bring(name, sorted(versions))
                 self._chosen[name] = tuple(sorted(versions))
-                changed.append(name)
+                self._changed.add(name)
+        changed, self._changed = sorted(self._changed), set()
         return changed
 
     def forget_old(self, name: str) -> None:
@@ -197,17 +199,25 @@ class MlflowRegistry:
 async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> None:
     """Loads what changes, every ``poll`` seconds; a version takes over once it is loaded."""
     said = ""
-    while True:
-        await asyncio.sleep(poll)
-        try:
-            for name in await in_daemon("mlflow", mlflow.sync):
-                await registry.load(name)
-                await in_daemon("mlflow", partial(mlflow.forget_old, name))
-            said = ""
-        except (LoadError, NotFound) as error:
-            if str(error) != said:
-                said = str(error)
-                log.error("%s; what is loaded is served further", said)
+    async with asyncio.TaskGroup() as loads:
+        while True:
+            await asyncio.sleep(poll)
+            try:
+                for name in await in_daemon("mlflow", mlflow.sync):
+                    loads.create_task(_take_over(mlflow, registry, name))
+                said = ""
+            except LoadError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.error("%s; what is loaded is served further", said)
+
+
+async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> None:
+    try:
+        await registry.load(name)
+        await in_daemon("mlflow", partial(mlflow.forget_old, name))
+    except (LoadError, NotFound) as error:
+        log.error("%s; what is loaded is served further", error)
 
 
 async def first_sync(mlflow: MlflowRegistry, poll: float) -> None:

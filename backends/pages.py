@@ -46,7 +46,7 @@ class Pages:
         if draining:
             return "the server is shutting down"
         if self._registry.loading:
-            return "the models are still being loaded"
+            return "; ".join(["the models are still being loaded", *self._registry.progress()])
         return "; ".join(self._registry.faults)
 
     def metadata(self, name: str, version: str) -> Response:
@@ -120,16 +120,16 @@ def _stats(served: Served) -> dict[str, object]:
 
 
 def _rows(model: Model) -> list[dict[str, str]]:
-    faults = model.all_faults()
-    versions = sorted({*model.versions, *faults}, key=lambda version: int(version or 0))
-    rows = []
-    for version in versions:
-        served = model.versions.get(version)
-        state = "READY" if served is not None and not served.fault else "UNAVAILABLE"
-        rows.append(
-            {"name": model.name, "version": version, "state": state, "reason": faults.get(version, "")}
+    faults, progress = model.all_faults(), model.progress()
+    states = dict.fromkeys(faults, "UNAVAILABLE") | dict.fromkeys(progress, "LOADING")
+    states |= {version: "READY" for version, served in model.versions.items() if not served.fault}
+    reasons = {"": "unloaded"} | faults | progress
+    return [
+        {"name": model.name, "version": version, "state": state, "reason": reasons.get(version, "")}
+        for version, state in sorted(
+            (states or {"": "UNAVAILABLE"}).items(), key=lambda item: int(item[0] or 0)
         )
-    return rows or [{"name": model.name, "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}]
+    ]
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,8 @@ log = logging.getLogger("turnout.backend")
 
 _NAME = re.compile(NAME)
 WATCH_INTERVAL_S: Final = 0.1
+SLOW_LOAD_S: Final = 10.0
+"""Models are loaded one after the other; after this long, the next one begins next to one that is not done."""
 
 
 @dataclass(slots=True)
@@ -35,6 +38,22 @@ class Model:
     """Ascending by number."""
     faults: dict[str, str] = field(default_factory=dict)
     """By version; "" is the model as a whole."""
+    loading: dict[str, float] = field(default_factory=dict)
+    """The version being loaded, and when that began by `time.monotonic`; "": it waits for other models."""
+    loader: asyncio.Task[None] | None = None
+    """The task that loads it."""
+    given_up: bool = False
+    """Whether the load in progress is no longer wanted."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def progress(self) -> dict[str, str]:
+        """By version, the state of a load."""
+        return {
+            version: f"loading for {time.monotonic() - since:.0f} s"
+            if version
+            else "waiting for other models"
+            for version, since in self.loading.items()
+        }
 
     def all_faults(self) -> dict[str, str]:
         """`faults`, and those of versions that failed after they had been loaded."""
@@ -66,7 +85,7 @@ class Registry:
         self._kinds = kinds
         self.request_log: RequestLog | None = None
         """Where versions loaded from now on write their requests."""
-        self._changing = asyncio.Lock()
+        self._turns = asyncio.Lock()
         self._ending: set[Served] = set()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -74,6 +93,15 @@ class Registry:
     def faults(self) -> list[str]:
         """Why models or versions that should be served are not, one line each."""
         return [fault for model in self.models.values() for fault in model.all_faults().values()]
+
+    def progress(self) -> list[str]:
+        """The versions that are being loaded, and for how long."""
+        return [
+            f"{model.name} version {version} ({state})"
+            for model in self.models.values()
+            for version, state in model.progress().items()
+            if version
+        ]
 
     def find(self, name: str, version: str = "") -> Served:
         """The version to answer; "" is the newest loaded. Raises NotFound, Unavailable."""
@@ -97,10 +125,15 @@ class Registry:
         return True
 
     def _absent(self, model: Model | None, name: str, version: str) -> NotFound | Unavailable:
-        if self.loading and (model is None or not (model.versions or model.faults)):
-            return Unavailable("the models are still being loaded; try again as Retry-After says")
         if model is None:
+            if self.loading and not self.models:
+                return Unavailable("the models are still being looked up; try again as Retry-After says")
             return NotFound(f"there is no model {name!r}; there are {', '.join(self.models) or 'none'}")
+        if model.loading and not model.versions:
+            state = ", ".join(
+                f"version {key} {value}" if key else value for key, value in model.progress().items()
+            )
+            return Unavailable(f"model {name!r} is not loaded yet ({state}); try again as Retry-After says")
         if model.faults and (not version or version in model.faults or "" in model.faults):
             return Unavailable(
                 f"model {name!r} version {version or 'any'} could not be loaded; see the repository index"
@@ -110,14 +143,21 @@ class Registry:
         return NotFound(f"model {name!r} has no version {version!r}; it has {', '.join(model.versions)}")
 
     async def load_all(self) -> None:
-        """Loads what the repository holds. Faults of single models are kept, not raised."""
+        """Loads what the repository holds. Faults of single models are kept, not raised.
+
+        Raises:
+            LoadError: The repository can't be read.
+        """
         self._watcher = asyncio.create_task(self._watch())
         try:
             found_models = (await asyncio.to_thread(scan, self._root)).values()
-            self.models = {found.name: Model(found.name) for found in found_models}
-            # Ensembles come last: they check the models that they consist of.
-            for found in sorted(found_models, key=_is_ensemble):
-                await self._apply(found)
+            loads: dict[str, asyncio.Task[None]] = {}
+            async with asyncio.TaskGroup() as group:
+                # Ensembles come last: they check the models that they consist of.
+                for found in sorted(found_models, key=_is_ensemble):
+                    self.models.setdefault(found.name, Model(found.name)).loading = {"": time.monotonic()}
+                    steps = [loads[name] for name in _steps(found) if name in loads]
+                    loads[found.name] = group.create_task(self._apply(found, steps))
         finally:
             self.loading = False
         memory.settle()
@@ -149,50 +189,92 @@ class Registry:
 
     async def unload(self, name: str) -> None:
         """Ends every version of one model, after the requests that it has. Raises NotFound."""
-        async with self._changing:
-            model = self.models.get(name)
-            if model is None:
-                raise NotFound(f"there is no model {name!r}")
-            versions, model.versions, model.faults = model.versions, {}, {}
-        await self._end(list(versions.values()))
+        model = self.models.get(name)
+        if model is None:
+            raise NotFound(f"there is no model {name!r}")
+        await self._clear(model)
         memory.settle()
 
     async def close(self) -> None:
         """Ends everything, after the requests that wait."""
-        async with self._changing:
-            versions = [served for model in self.models.values() for served in model.versions.values()]
-            for model in self.models.values():
-                model.versions = {}
-        await self._end(versions)
+        await asyncio.gather(*map(self._clear, self.models.values()))
         if self._watcher is not None:
             self._watcher.cancel()
+
+    async def _clear(self, model: Model) -> None:
+        if model.loader is not None:
+            model.given_up = True
+            model.loader.cancel()
+        async with model.changing:
+            versions, model.versions, model.faults = model.versions, {}, {}
+        await self._end(list(versions.values()))
 
     async def _end(self, versions: list[Served]) -> None:
         self._ending.update(versions)
         await asyncio.gather(*(served.stop() for served in versions))
         self._ending.difference_update(versions)
 
-    async def _apply(self, found: FoundModel) -> None:
-        async with self._changing:
-            model = self.models[found.name]
-            if found.config is None:
-                log.error("model %s: %s", found.name, found.fault)
-                model.faults = {"": found.fault}
-                return
-            fresh, faults = await self._start(found, found.config, model)
-            kept = {
-                version: served
-                for version, served in model.versions.items()
-                # Where a version could not be loaded, those that it was to replace stay.
-                if version not in fresh and (faults or int(version) in found.versions)
-            }
-            retired = [
-                served for version, served in model.versions.items() if kept.get(version) is not served
-            ]
-            model.config = found.config
-            model.faults = faults | {str(number): fault for number, fault in found.missing.items()}
-            model.versions = dict(sorted((kept | fresh).items(), key=lambda item: int(item[0])))
+    async def _apply(self, found: FoundModel, before: Iterable[asyncio.Task[None]] = ()) -> None:
+        """Brings a model to what was found, once the tasks ``before`` are done."""
+        model = self.models[found.name]
+        async with model.changing:
+            model.loading = {"": time.monotonic()}
+            model.loader = loader = asyncio.current_task()
+            try:
+                for task in before:
+                    await asyncio.wait([task])
+                async with self._turn(found.name):
+                    retired = await self._replace(found, model)
+            except asyncio.CancelledError:
+                if not model.given_up or loader is None:
+                    raise
+                loader.uncancel()
+                retired, model.faults = [], {"": f"model {found.name} was unloaded while it was loaded"}
+            finally:
+                model.loader, model.given_up, model.loading = None, False, {}
         await self._end(retired)
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """One load at a time, in the order of their begin, apart from those that exceed `SLOW_LOAD_S`."""
+        await self._turns.acquire()
+        holding = True
+
+        def release() -> None:
+            nonlocal holding
+            if holding:
+                holding = False
+                self._turns.release()
+
+        def overdue() -> None:
+            log.warning("model %s is still being loaded; the others no longer wait for it", name)
+            release()
+
+        timer = asyncio.get_running_loop().call_later(SLOW_LOAD_S, overdue)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            release()
+
+    async def _replace(self, found: FoundModel, model: Model) -> list[Served]:
+        """Loads what is new or changed; the versions that it replaces."""
+        if found.config is None:
+            log.error("model %s: %s", found.name, found.fault)
+            model.faults = {"": found.fault}
+            return []
+        fresh, faults = await self._start(found, found.config, model)
+        kept = {
+            version: served
+            for version, served in model.versions.items()
+            # Where a version could not be loaded, those that it was to replace stay.
+            if version not in fresh and (faults or int(version) in found.versions)
+        }
+        retired = [served for version, served in model.versions.items() if kept.get(version) is not served]
+        model.config = found.config
+        model.faults = faults | {str(number): fault for number, fault in found.missing.items()}
+        model.versions = dict(sorted((kept | fresh).items(), key=lambda item: int(item[0])))
+        return retired
 
     async def _start(
         self, found: FoundModel, config: ModelConfig, model: Model
@@ -200,22 +282,33 @@ class Registry:
         """The versions of ``found`` that are new or changed, running; and why others are not."""
         fresh: dict[str, Served] = {}
         faults: dict[str, str] = {}
-        for number, version in found.versions.items():
-            old = model.versions.get(str(number))
-            if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
-                continue
-            served = self._kinds.get(config.platform, Served)(config, version, self.find)
-            served.request_log = self.request_log
-            try:
-                await served.start(self._device, self._threads)
-            except LoadError as error:
-                log.error("model %s version %d: %s", found.name, number, error)
-                faults[str(number)] = str(error)
-            else:
-                log.info("model %s version %d is ready", found.name, number)
-                fresh[str(number)] = served
+        try:
+            for number, version in found.versions.items():
+                old = model.versions.get(str(number))
+                if old is not None and not old.fault and old.found.fingerprint == version.fingerprint:
+                    continue
+                served = self._kinds.get(config.platform, Served)(config, version, self.find)
+                served.request_log = self.request_log
+                model.loading = {str(number): time.monotonic()}
+                try:
+                    await served.start(self._device, self._threads)
+                except LoadError as error:
+                    log.error("model %s version %d: %s", found.name, number, error)
+                    faults[str(number)] = str(error)
+                else:
+                    log.info("model %s version %d is ready", found.name, number)
+                    fresh[str(number)] = served
+        except asyncio.CancelledError:
+            await self._end(list(fresh.values()))
+            raise
         return fresh, faults
 
 
 def _is_ensemble(found: FoundModel) -> bool:
     return found.config is not None and found.config.platform == "ensemble"
+
+
+def _steps(found: FoundModel) -> list[str]:
+    """The models that an ensemble consists of; none for other models."""
+    scheduling = found.config.ensemble_scheduling if found.config is not None else None
+    return [] if scheduling is None else [step.model_name for step in scheduling.step]

@@ -20,7 +20,7 @@ from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
 from backends.owner.messages import Load
-from backends.owner.process import DEVICE_PROCESSES, RemoteModel
+from backends.owner.process import DEVICE_PROCESSES, LOAD_LIMIT_S, RemoteModel
 from backends.owner.remote import RemoteInstance
 from backends.repository import FoundVersion
 from backends.request_log import RequestLog
@@ -34,7 +34,6 @@ AnyInstance = Instance | RemoteInstance
 
 log = logging.getLogger("turnout.backend")
 
-LOAD_LIMIT_S: Final = 600.0
 MAX_STUCK_INSTANCES: Final = 2
 """Threads of one version that may hang in native code; after that it is no longer served."""
 STOP_POLL_S: Final = 0.25
@@ -277,9 +276,16 @@ async def load_guarded(title: str, function: Callable[[], T]) -> T:
     """The result of ``function``, run in a thread within `LOAD_LIMIT_S`. Raises LoadError."""
     try:
         async with asyncio.timeout(LOAD_LIMIT_S):
-            return await in_daemon(title, partial(_guarded, title, function))
+            return await in_daemon(title, partial(_guarded, title, function), _close)
     except TimeoutError:
         raise LoadError(f"{title}: loading took longer than {LOAD_LIMIT_S:g} s") from None
+
+
+def _close(result: object) -> None:
+    """Releases a model that was loaded too late."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
 
 
 def _guarded(title: str, function: Callable[[], T]) -> T:

@@ -129,19 +129,21 @@ class Server:
     async def _load(self) -> None:
         try:
             await in_daemon("device", self._check_device)
-            mlflow, source = None, self.settings.mlflow
+            source = self.settings.mlflow
             if source is not None:
                 mlflow = MlflowRegistry(source, self.settings.models)
                 await first_sync(mlflow, source.poll)
-            await self.registry.load_all()
+                await asyncio.gather(self._load_models(), follow(mlflow, self.registry, source.poll))
+            else:
+                await self._load_models()
         except LoadError as error:
             log.error("%s", error)
             self._failed = True
             self._stop.set()
-            return
+
+    async def _load_models(self) -> None:
+        await self.registry.load_all()
         log.info("ready" if not self.registry.faults else "not ready: some models could not be loaded")
-        if mlflow is not None and source is not None:
-            await follow(mlflow, self.registry, source.poll)
 
     def _check_device(self) -> None:
         from backends.runtime.device import resolve

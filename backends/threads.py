@@ -1,8 +1,9 @@
-"""Work in a thread that cannot keep the process from ending."""
+"""Work in a thread that cannot keep the process from ending, and the interruption of a model that hangs."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,10 +12,28 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_daemon(name: str, function: Callable[[], T]) -> T:
+class Overrun(BaseException):
+    """Raised inside a model that exceeds a time limit; no `except Exception` stops it."""
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Raises `Overrun` in ``thread`` if it runs Python code; native code is left to run to its end."""
+    if thread.ident is not None and thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Overrun))
+
+
+async def in_daemon(
+    name: str, function: Callable[[], T], discard: Callable[[T], object] = lambda result: None
+) -> T:
     """The result of ``function``, run in a daemon thread; whatever it raises is raised here.
 
+    Cancelling the caller interrupts the thread.
+
     `asyncio.to_thread` waits at exit for its threads, which a model's code may block.
+
+    Args:
+        name: Of the thread.
+        discard: Called with a result that comes after the caller was cancelled.
     """
     future: Future[T] = Future()
 
@@ -27,5 +46,11 @@ async def in_daemon(name: str, function: Callable[[], T]) -> T:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await asyncio.wrap_future(future)
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        interrupt(thread)
+        future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
+        raise

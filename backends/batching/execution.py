@@ -11,6 +11,7 @@ import numpy as np
 
 from backends.batching.entry import Entry, Part, Report, Spans
 from backends.errors import InvalidInput, ModelFailed, ServerError, Unavailable
+from backends.threads import Overrun
 
 log = logging.getLogger("turnout.backend")
 
@@ -52,10 +53,6 @@ class Executable(Protocol):
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether ``error`` says that memory ran out."""
         ...
-
-
-class Overrun(BaseException):
-    """Raised inside a model that exceeds the time limit of a batch; no `except Exception` stops it."""
 
 
 def run_batch(name: str, executable: Executable, entries: list[Entry]) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import threading
 import time
@@ -11,8 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from backends.batching.entry import Entry, Report
-from backends.batching.execution import Executable, Overrun, run_batch
+from backends.batching.execution import Executable, run_batch
 from backends.batching.queue import Queue
+from backends.threads import Overrun, interrupt
 
 log = logging.getLogger("turnout.backend")
 
@@ -52,10 +52,7 @@ class Instance:
         """
         self.retired.set()
         batch, self.batch = self.batch, []
-        if self._thread.ident is not None and self._thread.is_alive():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(Overrun)
-            )
+        interrupt(self._thread)
         return batch
 
     def _main(self) -> None:

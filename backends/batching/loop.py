@@ -11,10 +11,11 @@ from types import FrameType
 from typing import Final
 
 from backends.batching.entry import Entry, Report
-from backends.batching.execution import Executable, Overrun, run_batch
+from backends.batching.execution import Executable, run_batch
 from backends.batching.queue import Queue
 from backends.batching.turns import Turns
 from backends.errors import ModelFailed
+from backends.threads import Overrun
 
 log = logging.getLogger("turnout.backend")
 

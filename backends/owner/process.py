@@ -26,6 +26,9 @@ from backends.owner.remote import RemoteInstance
 
 log = logging.getLogger("turnout.backend")
 
+LOAD_LIMIT_S: Final = 600.0
+"""For loading one instance of a model."""
+
 
 class DeviceProcess:
     """A running device process. Its methods may be called in any thread."""
@@ -130,6 +133,8 @@ def _handshake(channel: socket.socket, load: Load) -> Ready:
     connection = Connection(os.dup(channel.fileno()))
     with connection:
         connection.send(load)
+        if not connection.poll(LOAD_LIMIT_S):
+            raise TimeoutError(f"no reply within {LOAD_LIMIT_S:g} s")
         reply = connection.recv()
     assert isinstance(reply, Ready)
     return reply

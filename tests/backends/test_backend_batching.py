@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.batching.entry import Entry, FutureEntry, Report, Spans
-from backends.batching.execution import Overrun
 from backends.batching.instance import Instance
 from backends.batching.queue import Queue
 from backends.errors import InvalidInput, LoadError, ModelFailed, ServerError, Unavailable
 from backends.served import _guarded
 from backends.stats import Stats
+from backends.threads import Overrun
 
 
 def entry(rows: int = 1, key: int = 0, value: float = 0.0, arrived: int = 0) -> Entry:

@@ -1,0 +1,172 @@
+"""Models that take long to load, or never end: the others do not wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends import registry as registry_module
+from backends.ensemble import EnsembleServed
+from backends.errors import LoadError, NotFound, ServerError, Unavailable
+from backends.mlflow import MlflowRegistry, MlflowSource, Wanted
+from backends.pages import Pages
+from backends.registry import Registry
+from backends.threads import Overrun, in_daemon
+from tests.backends.repositories import ECHO, write_model
+
+X, Y = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+SLOW = """
+import pathlib, time
+
+class Model:
+    def __init__(self, gate):
+        while not pathlib.Path(gate).exists():
+            time.sleep(0.01)
+
+    def __call__(self, x):
+        return x
+"""
+LIMIT_S = 30
+
+
+class Repository:
+    """A registry over ``a_slow``, which loads once `gate` exists, and ``quick``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.gate = folder / "gate"
+        self.root = folder / "models"
+        write_model(self.root, "a_slow", SLOW, X, Y, parameters={"gate": str(self.gate)})
+        write_model(self.root, "quick", ECHO, X, Y)
+        self.registry = Registry(self.root, "cpu", kinds={"ensemble": EnsembleServed})
+        self.pages = Pages(self.registry, control=True)
+
+    def serves(self, name: str) -> bool:
+        try:
+            self.registry.find(name)
+        except (NotFound, Unavailable):
+            return False
+        return True
+
+    def index(self) -> dict[str, tuple[str, str]]:
+        rows = json.loads(self.pages.index(b"").body)
+        return {row["name"]: (row["state"], row["reason"]) for row in rows}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    monkeypatch.setattr(registry_module, "SLOW_LOAD_S", 0.05)
+    return Repository(tmp_path)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_that_hangs_while_it_loads_is_named_and_holds_up_no_other(
+    repository: Repository,
+) -> None:
+    registry = repository.registry
+    loading = asyncio.create_task(registry.load_all())
+    await until(lambda: repository.serves("quick"))
+    assert repository.pages.unready(False).startswith(
+        "the models are still being loaded; a_slow version 1 (loading for "
+    )
+    index = repository.index()
+    assert index["quick"] == ("READY", "")
+    assert index["a_slow"][0] == "LOADING"
+    assert index["a_slow"][1].startswith("loading for ")
+    with pytest.raises(Unavailable, match=r"'a_slow' is not loaded yet \(version 1 loading for"):
+        registry.find("a_slow")
+    with pytest.raises(NotFound):
+        registry.find("absent")
+    await asyncio.wait_for(registry.load("quick"), LIMIT_S)  # the API does not wait for it, either
+
+    await asyncio.wait_for(registry.unload("a_slow"), LIMIT_S)
+    await asyncio.wait_for(loading, LIMIT_S)
+    assert repository.pages.unready(False) == ""
+    assert repository.index()["a_slow"] == ("UNAVAILABLE", "unloaded")
+    await until(lambda: "a_slow version 1" not in {thread.name for thread in threading.enumerate()})
+    repository.gate.touch()
+    await registry.load("a_slow")
+    assert repository.index()["a_slow"] == ("READY", "")
+    await registry.close()
+
+
+async def test_an_ensemble_waits_for_a_slow_step_and_nothing_else_does(repository: Repository) -> None:
+    step = {"model_name": "a_slow", "input_map": {"x": "x"}, "output_map": {"y": "y"}}
+    write_model(
+        repository.root, "a_chain", None, X, Y, platform="ensemble", ensemble_scheduling={"step": [step]}
+    )
+    registry = repository.registry
+    loading = asyncio.create_task(registry.load_all())
+    await until(lambda: repository.serves("quick"))
+    assert repository.index()["a_chain"] == ("LOADING", "waiting for other models")
+    repository.gate.touch()
+    await asyncio.wait_for(loading, LIMIT_S)
+    assert repository.serves("a_chain")
+    await registry.close()
+
+
+async def test_a_load_that_is_given_up_says_so(repository: Repository) -> None:
+    registry = repository.registry
+    loading = asyncio.create_task(registry.load("a_slow"))
+    await until(lambda: bool(registry.progress()))
+    await registry.close()
+    with pytest.raises(LoadError, match="unloaded while it was loaded"):
+        await loading
+    with pytest.raises(ServerError):
+        registry.find("a_slow")
+
+
+async def test_a_result_that_comes_too_late_is_discarded() -> None:
+    begun, gate, discarded = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> int:
+        begun.set()
+        return int(native_wait(gate))
+
+    def native_wait(event: threading.Event) -> bool:
+        # An interruption reaches Python code only after the wait, as it would a library's.
+        try:
+            return event.wait(LIMIT_S)
+        except Overrun:
+            return True
+
+    caller = asyncio.create_task(in_daemon("late", work, lambda result: discarded.set()))
+    await asyncio.to_thread(begun.wait, LIMIT_S)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.set()
+    assert await asyncio.to_thread(discarded.wait, LIMIT_S)
+
+
+class HalfAnMlflow(MlflowRegistry):
+    """Has version 1 of each model; that of ``late`` arrives at the second attempt."""
+
+    attempts = 0
+
+    def _version(self, wanted: Wanted) -> int:
+        return 1
+
+    def _bring(self, name: str, versions: list[int]) -> None:
+        self.attempts += name == "late"
+        if name == "late" and self.attempts == 1:
+            raise LoadError("not there yet")
+
+
+def test_a_model_of_mlflow_is_loaded_though_another_one_could_not_be_copied(tmp_path: Path) -> None:
+    wanted = (Wanted("early", version=1), Wanted("late", version=1))
+    mlflow = HalfAnMlflow(MlflowSource("http://127.0.0.1:1", wanted, 1.0), tmp_path)
+    with pytest.raises(LoadError):
+        mlflow.sync()
+    assert mlflow.sync() == ["early", "late"], "early was copied by the attempt that failed"
+    assert mlflow.sync() == []
+    mlflow.close()
