@@ -145,6 +145,8 @@ class RolloutEvidence:
         plan, state = plan_of(section), route.rollout
         assert state is not None
         levels = plan.levels(len(section.guardrails))
+        if not state.watched:
+            return Judgement(tuple(map(Verdict.from_dict, state.evidence)), _sick(state)), 0.0
         if shadow_share(state, plan):
             return await self._agreement(name, plan, state, levels)
         if state.competing is not None and plan.bandit is not None and state.status is not Status.PROMOTED:
@@ -229,6 +231,10 @@ class RolloutEvidence:
             return None
         outcomes = await self._units.read(name, since, epoch)
         return {} if outcomes is None else await asyncio.to_thread(outcomes.whole)
+
+
+def _sick(state: State) -> str:
+    return state.reason if state.status is Status.HALTED else ""
 
 
 def _blind(section: CanaryConfig, reason: str) -> Verdict:

@@ -88,11 +88,7 @@ def next_due(state: State, plan: Plan) -> float:
 
     Sleep until then, and then send a `Tick`.
     """
-    if state.status in (Status.HALTED, Status.ROLLED_BACK):
-        return math.inf
-    if state.status is Status.PROMOTED and state.bake_until is None:
-        return math.inf
-    return max(state.checked, state.since) + plan.interval
+    return max(state.checked, state.since) + plan.interval if state.watched else math.inf
 
 
 def is_due(state: State, plan: Plan, now: float) -> bool:
@@ -112,8 +108,8 @@ def _read(state: State, tick: Tick, plan: Plan, now: float) -> tuple[Signal | No
 
 def _signals(state: State, tick: Tick, plan: Plan, now: float) -> list[tuple[Signal, str]]:
     found: list[tuple[Signal, str]] = []
-    if state.status is Status.PROMOTED and state.bake_until is None:
-        return found  # the bake is over: guardrails are no longer watched
+    if not state.watched:
+        return found
     by_verdict = {kind: [v for v in tick.verdicts if v.verdict == kind] for kind in _KINDS}
     # A sick baseline comes first: what it is compared with then means nothing, a failure included.
     if tick.sick:
@@ -213,6 +209,8 @@ def _apply(
         moved = replace(moved, bake_until=None)
     if moved == replace(state, reason=reason):
         return state, ()  # a configuration that changes nothing for the rollout
+    decisive = () if moved.watched else tuple(one for one in evidence if "verdict" in one)
+    moved = replace(moved, evidence=decisive)
     effects: list[Effect] = []
     if _shares(moved, plan) != _shares(state, plan) or rule.action is Action.RESTART:
         carried = moved.carried if carried is None else dict(carried)

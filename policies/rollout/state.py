@@ -123,6 +123,8 @@ class State:
     """By guardrail (`Guardrail.key`), the log of the e-value that it is breached, from the windows before this one."""
     waiting_since: float | None = None
     """Since when the clock stands still, because the weight is not in effect everywhere; None if it runs."""
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    """Once the rollout is not `watched`, the verdicts that decided (`Verdict.as_dict`); empty if a person did."""
 
     @property
     def phase(self) -> Phase:
@@ -130,6 +132,13 @@ class State:
         if self.competing is not None:
             return "bandit"
         return "shadow" if self.stage == GATE else "canary"
+
+    @property
+    def watched(self) -> bool:
+        """Whether guardrails are evaluated; otherwise only a person moves the rollout."""
+        if self.status is Status.PROMOTED:
+            return self.bake_until is not None
+        return self.status not in (Status.HALTED, Status.ROLLED_BACK)
 
     @property
     def deciding(self) -> bool:
@@ -150,10 +159,12 @@ class State:
                 "by_hand": False,
                 "carried": {},
                 "waiting_since": None,
+                "evidence": (),
                 **data,
             }
             fields = {name: fields[name] for name in cls.__slots__}
             fields["status"] = Status(fields["status"])
+            fields["evidence"] = tuple(fields["evidence"])
             fields["checked"] = -math.inf if fields["checked"] is None else float(fields["checked"])
             return cls(**fields)
         except (KeyError, TypeError) as fault:

@@ -182,7 +182,7 @@ def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs
         "stage": 0,
         "stages": 1,
         "weight": 0.0,
-        "verdicts": [fresh],
+        "verdicts": [decided],
     }
     world.set_rollout("fraud", state)
     step = {
@@ -203,7 +203,9 @@ def test_t3_a_rollback_shows_what_decided_until_the_next_run(world: Served, tabs
     assert "can't tell yet" not in tab.page.locator("#scorecard").inner_text()
     assert "✕ fail" in tab.page.locator('[data-guardrail="error_rate"]').inner_text()
     assert tab.page.locator("[aria-current=step]").count() == 0, "no stage runs"
-    world.set_rollout("fraud", state | {"state": "running", "weight": 0.1, "stage_ends": 1.0})
+    world.set_rollout(
+        "fraud", state | {"state": "running", "weight": 0.1, "stage_ends": 1.0, "verdicts": [fresh]}
+    )
     again = {
         "source": "rolled_back",
         "target": "running",

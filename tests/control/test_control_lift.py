@@ -10,7 +10,7 @@ import pytest
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import Comparisons, Observed
-from gateway.ingest.evidence import Rewarded
+from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.state.base import Counts
 from policies.sequential.two_sample import (
     BoundedMartingale,
@@ -167,3 +167,28 @@ def test_a_capped_metric_is_compared_exactly() -> None:
     low, high = difference_interval(first, second, 0.05)
     assert found["interval"] == pytest.approx([10 * low, 10 * high])
     assert found["better"] is True
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_few_values_are_compared_where_shares_moved(*, sticky: bool) -> None:
+    """After a rollback of a candidate that had few requests, its difference had no interval."""
+    canary = {"old": Counts(380, 380, 4, expected=380), "new": Counts(20, 20, 15, expected=20)}
+    after = {"old": Counts(400, 400, 4, expected=400), "new": Counts()}
+    sums = {"old": RewardSums(380, 376, 376), "new": RewardSums(20, 5, 5)}
+    good = {v: Rewarded(one, one) for v, one in sums.items()}
+    buckets = [
+        RewardedBucket(10.0 * n, v, 1 if n < 1 else 2, counts[v], {"ok": good[v]} if n < 1 else {})
+        for n, counts in enumerate([canary, *[after] * 50])
+        for v in counts
+    ]
+    observed = Observed(
+        {"old": Counts(20_380, 20_380, 204), "new": canary["new"]},
+        {(v, "ok"): one for v, one in good.items()},
+        buckets,
+        sticky=sticky,
+    )
+    declared = {"ok": MetricConfig.model_validate({"type": "boolean"})}
+    lift = Comparisons(("old", "new"), declared, observed).lift("new", "old")
+    for metric, low, high in [("ok", -1, 0)] if sticky else [("ok", -1, 0), ("error_rate", 0, 1)]:
+        assert (lift[metric]["method"], lift[metric]["better"]) == ("matched", False)
+        assert low < lift[metric]["interval"][0] < lift[metric]["interval"][1] < high

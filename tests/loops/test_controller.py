@@ -91,6 +91,23 @@ async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_docume
         assert one.allocations.share("r", "v3") == 0
 
 
+async def test_after_a_rollback_the_verdicts_are_those_that_decided(store: Store) -> None:
+    """They were those of the next window, which is empty: nothing was observed of the candidate."""
+    one = await Rollout(store, "one", CONFIG).start()
+    await one.serve(errors=1.0, each=100)
+    assert one.state == "rolled_back"
+    two = await Rollout(store, "two", CONFIG).start()
+    for replica in (one, two):
+        await replica.pass_time(60)
+        found = await replica.controller.describe_rollout("r")
+        assert found is not None
+        assert [(v["verdict"], v["samples"]) for v in found["verdicts"]] == [("fail", 100)]
+        shown = await replica.controller.rollout_verdicts("r")
+        assert shown is not None
+        assert [v.verdict for v in shown[1]] == ["fail"], "the metrics say the same"
+        assert of_rollout(found, one.time)["reasons"] == [f"rolled_back: {one.rollout.reason}"]
+
+
 async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:
     """A promotion of the candidate before is no verdict on the new one, and a new canary has a rollout."""
     one = await Rollout(store, "one", CONFIG).start()

@@ -121,6 +121,15 @@ def test_a_failure_rolls_back_at_once() -> None:
     assert next_due(state, PLAN) == math.inf
 
 
+def test_what_decided_is_kept_until_the_rollout_moves_on() -> None:
+    state, _ = play((5, tick("fail")))
+    assert [one["verdict"] for one in state.evidence] == ["fail"]
+    assert State.from_dict(json.loads(json.dumps(state.as_dict()))) == state
+    assert step(state, Command("restart"), PLAN, 6)[0].evidence == ()
+    by_hand, _ = play((5, Command("rollback", "ops")))
+    assert by_hand.evidence == (), "a person decided"
+
+
 def test_an_error_pauses_and_keeps_the_weight() -> None:
     state, effects = play((5, Tick((verdict("error", "the store is gone"),))))
     assert (state.status, state.weight) == (Status.PAUSED, 0.01)

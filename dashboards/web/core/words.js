@@ -36,11 +36,8 @@ function deadVariant(report) {
 
 // The verdicts to show: those of now, or, once the rollout has ended, those that decided.
 export function verdictsOf(found) {
-  const decided = found.decided;
-  const evidence = (decided?.evidence ?? []).filter((one) => one.verdict);
-  const frozen = ENDED.includes(found.state) && decided?.target === found.state;
-  if (frozen && (found.state !== "promoted" || !found.verdicts?.length)) return { verdicts: evidence, frozen: decided };
-  return { verdicts: found.verdicts ?? [], frozen: null };
+  const ended = ENDED.includes(found.state) && !found.bake_until && found.decided?.target === found.state;
+  return { verdicts: found.verdicts ?? [], frozen: ended ? found.decided : null };
 }
 
 // An alarm's message is of the moment at which it was raised.

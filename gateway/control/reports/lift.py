@@ -3,9 +3,9 @@
 All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs
 of variants spends an equal part of the error rate. While the shares of two variants are constant, their values are
 pooled. Where shares moved, each value is weighted by its decision's propensity
-(`policies.sequential.design_based`); latencies, and errors of fewer than 50 effective units, are matched in time
-(`policies.sequential.stratified`). On routes
-with sticky units a unit is one observation.
+(`policies.sequential.design_based`). Latencies are matched in time (`policies.sequential.stratified`), and so are
+bounded values while fewer than 50 of them tell: the intervals of matched sums are exact. On routes with sticky units a
+unit is one observation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from typing import Any, Final, Literal
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
-from gateway.record.histogram import edges
+from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
 from policies.sequential.design_based import Periods
-from policies.sequential.latency import Histogram
 from policies.sequential.metric_comparison import (
     Evidence,
     MetricComparison,
@@ -72,12 +71,14 @@ class Comparisons:
         self._ranges = {name: found for name, found in ranges.items() if found is not None}
         self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
         self.goals |= dict.fromkeys(HEALTH, "minimize")
+        self._kinds = kinds
         self._adjusted = {name for name, m in declared.items() if observed.sticky and m.adjust is not None}
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
         self._pairs: dict[tuple[str, str, str], Json] = {}
         self._matched: dict[tuple[str, str], tuple[Evidence, Evidence]] = {}
+        self._methods: dict[tuple[str, str, str], Method] = {}
 
     @cached_property
     def _periods(self) -> Periods:
@@ -89,16 +90,15 @@ class Comparisons:
         return periods(observed.buckets, observed.units.failures(), errors_since=observed.units.since)
 
     @cached_property
-    def _latencies(self) -> list[dict[str, Histogram]]:
-        """By bucket of time, the latencies of each variant, whatever the epoch."""
-        times: dict[float, dict[str, dict[int, float]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(float))
-        )
+    def _strata(self) -> list[Mapping[str, Stratum]]:
+        """By bucket of time, what each variant did, whatever the epoch; on sticky routes without health."""
+        times: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
         for bucket in self._observed.buckets:
-            histogram = times[bucket.start][bucket.variant]
-            for cell, count in bucket.counts.latency.items():
-                histogram[cell] += count
-        return [dict(found) for found in times.values()]
+            times[bucket.start][bucket.variant].append(bucket)
+        return [
+            {v: _stratum(each, self._observed.sticky) for v, each in found.items()}
+            for found in times.values()
+        ]
 
     def _evidence_of(self, variant: str, kinds: Mapping[str, MetricType]) -> Evidence:
         counts = self._observed.counts.get(variant, _NOTHING)
@@ -205,11 +205,26 @@ class Comparisons:
         }
 
     def _method(self, metric: str, baseline: str, variant: str) -> Method:
+        key = (metric, baseline, variant)
+        if key not in self._methods:
+            self._methods[key] = self._chosen(metric, baseline, variant)
+        return self._methods[key]
+
+    def _chosen(self, metric: str, baseline: str, variant: str) -> Method:
         if not self._periods.moved(baseline, variant):
             return "pooled"
-        by_unit = self._observed.sticky and metric == "error_rate"
-        few = by_unit and not all(s.telling for s in self._periods.weighted(metric, baseline, variant))
-        return "matched" if few or metric.startswith("latency_") else "weighted"
+        if metric.startswith("latency_"):
+            return "matched"
+        one_by_one = metric != "error_rate" and self._periods.one_by_one(metric)
+        if not self._bounded(metric) or one_by_one or metric in self._adjusted:
+            return "weighted"
+        telling = all(s.telling for s in self._periods.weighted(metric, baseline, variant))
+        return "weighted" if telling else "matched"
+
+    def _bounded(self, metric: str) -> bool:
+        return (
+            metric in HEALTH or metric in self._ranges or self._kinds.get(metric) in ("boolean", "fraction")
+        )
 
     def _by_past(self, metric: str, baseline: str, variant: str) -> bool:
         """Whether the past adjusts a comparison: not where a bandit moves its shares while units stay."""
@@ -231,18 +246,25 @@ class Comparisons:
         return measure(metric, *pair, ratio=ratio, edges=edges)
 
     def _matched_in_time(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
-        """Errors and latencies of both over the same times."""
-        if self._observed.units is not None:
-            strata = [
-                (s.get(baseline, _NO_UNITS), s.get(variant, _NO_UNITS)) for s in self._observed.units.strata()
-            ]
-        else:
-            strata = [(_latency(t.get(baseline)), _latency(t.get(variant))) for t in self._latencies]
-        return stratified(strata).evidence({}, 0.0)
+        """What both did over the same times."""
+        of_units = () if self._observed.units is None else self._observed.units.strata()
+        none = _NO_UNITS if self._observed.sticky else Stratum()
+        strata = [(s.get(baseline, none), s.get(variant, none)) for s in (*self._strata, *of_units)]
+        return stratified(strata).evidence(self._kinds, 0.0, self._ranges)
 
 
-def _latency(histogram: Histogram | None) -> Stratum:
-    return Stratum(latency=histogram or {})
+def _stratum(buckets: Sequence[RewardedBucket], sticky: bool) -> Stratum:
+    """``sticky``: errors and latencies are not those of requests."""
+    rewards: dict[str, RewardSums] = defaultdict(RewardSums)
+    for bucket in buckets:
+        for metric, found in bucket.rewards.items():
+            rewards[metric] += found.observations
+    if sticky:
+        return Stratum(rewards=rewards, units=RewardSums())
+    counts = [bucket.counts for bucket in buckets]
+    seen = sum(c.seen for c in counts)
+    errors = min(sum(c.errors for c in counts), seen)
+    return Stratum(seen, errors, merge(c.latency for c in counts), rewards)
 
 
 def _size(evidence: Evidence, metric: str) -> float:
