@@ -80,7 +80,10 @@ class MlflowRegistry:
         """Models brought by a `sync` that failed at a later one."""
 
     def sync(self) -> list[str]:
-        """Brings the folder up to date; the names of the models that changed since the last success."""
+        """Brings the folder up to date; the names of the models that changed since the last success.
+
+        Raises LoadError.
+        """
         chosen: dict[str, set[int]] = {}
         for one in self._wanted:
             chosen.setdefault(one.name, set()).add(self._version(one))

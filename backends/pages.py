@@ -82,7 +82,7 @@ class Pages:
         return [served for model in self._registry.models.values() for served in model.versions.values()]
 
     def index(self, body: bytes) -> Response:
-        """What the repository holds; ``{"ready": true}`` asks for what is served only."""
+        """What the repository holds; ``{"ready": true}`` asks for what is served only. Raises InvalidInput."""
         only_ready = _document(body).get("ready", False)
         if type(only_ready) is not bool:
             raise InvalidInput("ready is not a boolean; send true or false")
@@ -90,7 +90,14 @@ class Pages:
         return as_json([row for row in rows if row["state"] == "READY" or not only_ready])
 
     async def change(self, name: str, action: str, body: bytes) -> Response:
-        """Loads what the repository holds of a model now, or unloads it."""
+        """Loads what the repository holds of a model now, or unloads it.
+
+        Raises:
+            Forbidden: Changes are not allowed on this server.
+            InvalidInput: The load has parameters.
+            NotFound: There is no such model.
+            Unloadable: The model can't be loaded.
+        """
         if not self._control:
             raise Forbidden("models can't be loaded or unloaded here; start the server with --allow-load")
         if action == "unload":

@@ -107,7 +107,10 @@ class TorchExecutable:
         return False
 
     def compute(self, inputs: dict[str, Any], rows: int) -> list[Any]:
-        """The model's outputs for ``inputs`` on the device, in the configuration's order and checked."""
+        """The model's outputs for ``inputs`` on the device, in the configuration's order and checked.
+
+        Raises ModelFailed, or whatever the model raises.
+        """
         if self._low:
             inputs = {name: _to_low(value) for name, value in inputs.items()}
         given = self._by_name(self._call(inputs))

@@ -52,20 +52,20 @@ def size(model: Any) -> int:
 
 
 def torchscript(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    """`model.pt`, as `torch.jit.save` writes it."""
+    """`model.pt`, as `torch.jit.save` writes it. Raises LoadError."""
     path = file_of(folder, "model.pt", "torchscript", "torch.jit.save")
     module = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     return Loaded(by_position(config, module), size(module), network=True)
 
 
 def aot(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    """`model.pt2`, an AOTInductor package, as `torch._inductor.aoti_compile_and_package` writes it."""
+    """`model.pt2`, a package of `torch._inductor.aoti_compile_and_package`. Raises LoadError."""
     path = file_of(folder, "model.pt2", "pytorch_aot", "torch._inductor.aoti_compile_and_package")
     return Loaded(by_position(config, torch._inductor.aoti_load_package(str(path))), network=True)
 
 
 def onnx(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    """`model.onnx`, run by ONNX Runtime; inputs and outputs go by their names in the graph."""
+    """`model.onnx`, run by ONNX Runtime; inputs and outputs go by their names in the graph. Raises LoadError."""
     path = file_of(folder, "model.onnx", "onnx", "torch.onnx.export")
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -84,7 +84,7 @@ def onnx(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
 
 
 def sklearn(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    """`model.skops`, an estimator; each output is named after the method that gives it."""
+    """`model.skops`, an estimator; each output is named after the method that gives it. Raises LoadError."""
     path = file_of(folder, "model.skops", "sklearn", "skops.io.dump")
     skops = library("skops.io", "sklearn")
     untrusted = skops.get_untrusted_types(file=path)
@@ -109,7 +109,7 @@ def sklearn(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
 
 
 def xgboost(config: ModelConfig, folder: Path, device: torch.device) -> Loaded:
-    """`model.ubj` (or `model.json`), a booster; its prediction is the one output."""
+    """`model.ubj` (or `model.json`), a booster; its prediction is the one output. Raises LoadError."""
     path = folder / "model.json"
     if not path.is_file():
         path = file_of(folder, "model.ubj", "xgboost", "Booster.save_model")

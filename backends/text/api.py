@@ -27,12 +27,12 @@ class TextApi:
         request.respond(as_json({"object": "list", "data": [_model(name) for name in self._names()]}))
 
     def model(self, request: Request, name: str) -> None:
-        """``GET /v1/models/{name}``."""
+        """``GET /v1/models/{name}``. Raises NotFound."""
         self._find(name)
         request.respond(as_json(_model(name)))
 
     def complete(self, request: Request, body: bytes, *, chat: bool) -> None:
-        """``POST /v1/chat/completions`` and ``/v1/completions``."""
+        """``POST /v1/chat/completions`` and ``/v1/completions``. Raises InvalidInput, NotFound, Unavailable."""
         document = json_object(body)
         name = _text(document, "model")
         served = self._find(name)
@@ -48,7 +48,7 @@ class TextApi:
         served.generate(TextCall(request, shape, prompt, sampling, stream=stream, done=True))
 
     def generate(self, request: Request, body: bytes, name: str, version: str, *, stream: bool) -> None:
-        """``POST /v2/models/{name}/generate`` and ``generate_stream``."""
+        """``POST /v2/models/{name}/generate`` and ``…_stream``. Raises InvalidInput, NotFound, Unavailable."""
         served = self._registry.find(name, version)
         if not isinstance(served, TextServed):
             raise NotFound(f"model {name!r} does not generate text; POST to its infer")
@@ -90,7 +90,10 @@ class TextApi:
 
 
 def sampling_of(document: dict[str, Any], limit: str) -> Sampling:
-    """The sampling parameters in ``document``, whose maximum of tokens is called ``limit``."""
+    """The sampling parameters in ``document``, whose maximum of tokens is called ``limit``.
+
+    Raises InvalidInput.
+    """
     stop = document.get("stop")
     stops = [stop] if type(stop) is str else [] if stop is None else stop
     if (

@@ -128,7 +128,7 @@ def _strings(name: str, count: int, data: memoryview) -> np.ndarray:
 
 
 def to_json(name: str, datatype: Datatype, values: np.ndarray) -> np.ndarray | list[str]:
-    """Flat values for the JSON writer, which writes NaN and infinities as null."""
+    """Flat values for the JSON writer, which writes NaN and infinities as null. Raises InvalidInput."""
     flat = values.reshape(-1)
     if datatype.kind != "bytes":
         return np.ascontiguousarray(bf16_to_fp32(flat) if datatype.name == "BF16" else flat)
