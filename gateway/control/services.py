@@ -21,7 +21,14 @@ from gateway.control.session import Sessions
 from gateway.control.views import Views
 from gateway.errors import TurnoutError
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_time, rewarded
+from gateway.ingest.evidence import (
+    RewardedBucket,
+    by_time,
+    of_buckets,
+    over_time,
+    rewarded,
+    units_of_all_time,
+)
 from gateway.ingest.feature_rows import linear_sums
 from gateway.record.histogram import merge
 from gateway.state import history
@@ -30,7 +37,7 @@ from policies.allocation.bandit import discounted
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Discounted
+from policies.types import Discounted, PairSums
 
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
@@ -165,6 +172,7 @@ class ControlServices:
             recent=together(counts),
             alarms=(await self._alarms.read((name,)))[name],
             units=await self._outcomes_by_unit(name, found.buckets) if whole else None,
+            earned=await self._earned(name) if not whole else {},
             rows=await self._rows(name) if whole else {},
         )
 
@@ -204,6 +212,12 @@ class ControlServices:
         since = self._units_since.setdefault(name, buckets[0].start)
         async with self._units_lock:
             return await self._units.read(name, since)
+
+    async def _earned(self, name: str) -> dict[tuple[str, str], PairSums]:
+        """Return the sums by sticky unit, by variant and metric; empty where requests are their own units."""
+        if self.gateway.document().routes[name].unit is None:
+            return {}
+        return await units_of_all_time(self.gateway.store, name)
 
     async def _discounted(self, name: str) -> dict[tuple[str, str], Discounted]:
         policy = bandit_of(self.gateway.document().routes[name].policy)

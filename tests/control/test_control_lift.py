@@ -6,11 +6,13 @@ import json
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gateway.config.service import MetricConfig
 from gateway.control.reports.lift import Comparisons, Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket
+from gateway.record.events import Outcome
 from gateway.state.base import Counts
 from policies.sequential.two_sample import (
     BoundedMartingale,
@@ -22,6 +24,7 @@ from policies.sequential.two_sample import (
 from policies.types import RewardSums
 from tests.control.conftest import Client
 from tests.support.harness import Harness
+from tests.support.made import reward
 from tests.support.seed import World, live_through
 
 SAME = World("digits", {"v1": 0.8, "v2": 0.8, "v3": 0.8})
@@ -60,9 +63,9 @@ async def test_a_bandits_lift_weighs_each_decision_by_the_shares_of_its_moment(
     weights: dict[str, float] = defaultdict(float)
     totals: dict[str, float] = defaultdict(float)
     for one in outcomes:
-        for reward in (await harness.store.decision(one.decision)).rewards:
+        for given in (await harness.store.decision(one.decision)).rewards:
             weights[one.assigned] += 1 - one.propensity
-            totals[one.assigned] += (reward.value or 0.0) * (1 - one.propensity)
+            totals[one.assigned] += (given.value or 0.0) * (1 - one.propensity)
     report = await read(client)
     lift = report["variants"]["v2"]["lift"]["correct"]
     assert lift["method"] == "weighted"
@@ -95,6 +98,41 @@ async def test_errors_of_sticky_units_count_by_unit(harness: Harness, client: Cl
     )
     since = (await read(client, "routes/shop?since=1"))["variants"]["new"]["lift"]
     assert "error_rate" not in since, "the units of a part of the record are not known"
+
+
+async def test_a_part_of_a_sticky_bandits_record_is_compared_by_all_values_of_its_units(
+    harness: Harness, client: Client
+) -> None:
+    """Their sums stand where each unit came first: a part had none, and its lift neither value nor interval."""
+    text = harness.revision().document.replace("  digits:\n", "  digits:\n    unit: {header: x-user-id}\n")
+    changed = await client("ops").put(
+        "/-/config", content=text, headers={"if-match": harness.revision().etag}
+    )
+    assert changed.status_code == 200, changed.text
+    rng, made, values = np.random.default_rng(4), list[Outcome](), dict[bytes, float]()
+    world = World("digits", {}, metric=None, units=200)
+    for seed in range(20):
+        outcomes = await live_through(harness, world, steps=1, per_step=150, seed=seed)
+        values |= {o.decision: float(rng.random() < 0.2 + 0.6 * (o.unit % 2)) for o in outcomes}
+        await harness.store.reward([reward(values[o.decision], of=o, period="all") for o in outcomes])
+        made += outcomes
+    part = [o for o in made if o.time >= made[1500].time // 10 * 10]
+    drawn = {(o.epoch, o.assigned): o.propensity for o in made}
+    means = []
+    for variant, other in (("v1", "v2"), ("v2", "v1")):
+        mine = [
+            (o.propensity, drawn[o.epoch, other], values[o.decision]) for o in part if o.assigned == variant
+        ]
+        each = [(q / (p + q), y) for p, q, y in mine]
+        means.append(sum(w * y for w, y in each) / sum(w for w, _ in each))
+    lift = (await read(client, f"routes/digits?since={part[0].time // 10 * 10}"))["variants"]["v2"]["lift"][
+        "correct"
+    ]
+    assert lift["method"] == "weighted"
+    assert lift["absolute"] == pytest.approx(means[1] - means[0])
+    assert lift["interval"][0] < lift["absolute"] < lift["interval"][1]
+    whole = (await read(client, "routes/digits"))["variants"]["v2"]["lift"]["correct"]["interval"]
+    assert lift["interval"][1] - lift["interval"][0] > whole[1] - whole[0]
 
 
 @pytest.mark.long

@@ -32,7 +32,7 @@ from policies.sequential.metric_comparison import (
 )
 from policies.sequential.stratified import Stratum, stratified
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Goal, MetricType, RewardSums
+from policies.types import Goal, MetricType, PairSums, RewardSums
 
 Json = dict[str, Any]
 Method = Literal["pooled", "weighted", "matched"]
@@ -58,6 +58,8 @@ class Observed:
     """Errors and latencies by unit; None where requests are their own units, or while the record is being read."""
     periods: Periods | None = None
     """Of the buckets; None: to be made."""
+    earned: Mapping[tuple[str, str], PairSums] = field(default_factory=dict)
+    """By (variant, metric), the sums by unit over all time, where the buckets are a part of it."""
 
 
 class Comparisons:
@@ -86,8 +88,9 @@ class Comparisons:
         if observed.periods is not None:
             return observed.periods
         if observed.units is None:
-            return periods(observed.buckets)
-        return periods(observed.buckets, observed.units.failures(), errors_since=observed.units.since)
+            return periods(observed.buckets, observed.earned)
+        known = {**observed.earned, **observed.units.failures()}
+        return periods(observed.buckets, known, errors_since=observed.units.since)
 
     @cached_property
     def _strata(self) -> list[Mapping[str, Stratum]]:

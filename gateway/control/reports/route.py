@@ -28,7 +28,7 @@ from policies.contextual.regression import LinearSums
 from policies.sequential.metric_comparison import latency_quantile
 from policies.sequential.two_sample import RateMartingale, mean_interval
 from policies.sequential.unit_outcomes import UnitOutcomes
-from policies.types import Discounted, RewardSums
+from policies.types import Discounted, PairSums, RewardSums
 
 Json = dict[str, Any]
 
@@ -65,6 +65,8 @@ class Evidence:
     """Counts and rewards over time and epochs, for comparisons of variants whose shares moved."""
     units: UnitOutcomes | None = None
     """Errors and latencies by sticky unit; None where there are none, or while the record is being read."""
+    earned: Mapping[tuple[str, str], PairSums] = field(default_factory=dict)
+    """By (variant, metric), the sums by unit over all time; only where the period is a part of it."""
     rows: Mapping[str, LinearSums] = field(default_factory=dict)
     """By variant, what the rewards say of the features; only for a bandit with features."""
 
@@ -189,6 +191,7 @@ def _comparisons(
         evidence.buckets,
         route.unit is not None,
         evidence.units,
+        earned=evidence.earned,
     )
     return Comparisons(tuple(route.variants), declared, observed)
 
