@@ -14,6 +14,8 @@ from gateway.control.reports.lift import Comparisons, Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.events import Outcome
 from gateway.state.base import Counts
+from policies.sequential.design_based import WeightedSums
+from policies.sequential.metric_comparison import compare_weighted
 from policies.sequential.two_sample import (
     BoundedMartingale,
     RateMartingale,
@@ -103,36 +105,41 @@ async def test_errors_of_sticky_units_count_by_unit(harness: Harness, client: Cl
 async def test_a_part_of_a_sticky_bandits_record_is_compared_by_all_values_of_its_units(
     harness: Harness, client: Client
 ) -> None:
-    """Their sums stand where each unit came first: a part had none, and its lift neither value nor interval."""
+    """Their sums stand where each unit came first: a part had those of new units, which send the fewest requests."""
     text = harness.revision().document.replace("  digits:\n", "  digits:\n    unit: {header: x-user-id}\n")
     changed = await client("ops").put(
         "/-/config", content=text, headers={"if-match": harness.revision().etag}
     )
     assert changed.status_code == 200, changed.text
     rng, made, values = np.random.default_rng(4), list[Outcome](), dict[bytes, float]()
-    world = World("digits", {}, metric=None, units=200)
+    world = World("digits", {}, metric=None, units=500)
     for seed in range(20):
         outcomes = await live_through(harness, world, steps=1, per_step=150, seed=seed)
+        outcomes = [o._replace(unit=o.unit**2 // 500) for o in outcomes]  # few send most of them
         values |= {o.decision: float(rng.random() < 0.2 + 0.6 * (o.unit % 2)) for o in outcomes}
         await harness.store.reward([reward(values[o.decision], of=o, period="all") for o in outcomes])
         made += outcomes
     part = [o for o in made if o.time >= made[1500].time // 10 * 10]
     drawn = {(o.epoch, o.assigned): o.propensity for o in made}
-    means = []
+    sides = []
     for variant, other in (("v1", "v2"), ("v2", "v1")):
-        mine = [
-            (o.propensity, drawn[o.epoch, other], values[o.decision]) for o in part if o.assigned == variant
-        ]
-        each = [(q / (p + q), y) for p, q, y in mine]
-        means.append(sum(w * y for w, y in each) / sum(w for w, _ in each))
+        mine = [o for o in part if o.assigned == variant]
+        w = np.asarray([q / (o.propensity + q) for o in mine for q in (drawn[o.epoch, other],)])
+        y = np.asarray([values[o.decision] for o in mine])
+        deviations, units = w * (y - w @ y / w.sum()), [o.unit for o in mine]
+        effect = (np.bincount(units, deviations) ** 2).sum() / (deviations**2).sum()
+        sums = [float(part.sum()) for part in (w, w * y, w * y**2, w**2, (w * y) * w, (w * y) ** 2)]
+        groups = w.sum() ** 2 / (np.bincount(units, w) ** 2).sum()
+        sides.append(WeightedSums(len(mine), *sums).by_unit(float(effect), float(groups)))
+    exact = compare_weighted(*sides, ratio=False)
     lift = (await read(client, f"routes/digits?since={part[0].time // 10 * 10}"))["variants"]["v2"]["lift"][
         "correct"
     ]
     assert lift["method"] == "weighted"
-    assert lift["absolute"] == pytest.approx(means[1] - means[0])
-    assert lift["interval"][0] < lift["absolute"] < lift["interval"][1]
-    whole = (await read(client, "routes/digits"))["variants"]["v2"]["lift"]["correct"]["interval"]
-    assert lift["interval"][1] - lift["interval"][0] > whole[1] - whole[0]
+    assert lift["absolute"] == pytest.approx(exact.candidate - exact.baseline)
+    (low, high), by_unit = lift["interval"], exact.interval(0.05 / 3, 1.0)
+    assert by_unit is not None
+    assert low < by_unit[0] < by_unit[1] < high, "as wide at least as between the units of the part"
 
 
 @pytest.mark.long
