@@ -10,11 +10,11 @@ import asyncio
 import fnmatch
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from gateway.clock import Clock
 from gateway.config.document import Document
@@ -27,7 +27,6 @@ from gateway.engines.nodes import LOSS_WINDOW_S, Nodes, NodeState, named
 from gateway.engines.offers import InEffect, Json, Kind, Offer, Offers
 from gateway.engines.rows import rows
 from gateway.record.decision_id import Sealer
-from gateway.record.events import Outcome
 from gateway.state.store import DocumentStore
 
 HOLD_S: Final = 15.0
@@ -63,7 +62,7 @@ class Fleet:
         revision: Callable[[], int],
         published: Callable[[], Mapping[str, InEffect]],
         sealer: Sealer,
-        record: Callable[[Outcome], None],
+        record: Callable[[Sequence[Any]], None],
         clock: Clock,
     ) -> None:
         self._document = document
@@ -151,8 +150,7 @@ class Fleet:
             found = await asyncio.to_thread(
                 rows, body, engine, document, self._revision(), self._sealer.open_stamp, self._clock()
             )
-        for outcome in found.outcomes:
-            self._record(outcome)
+        self._record(found.outcomes)
         node = NODE if isinstance(section, KubernetesConfig) else found.node
         if self.admits(engine, node) or node in self.nodes.of(engine):
             self.nodes.own(engine, node).rows += len(found.outcomes)

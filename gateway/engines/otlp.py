@@ -6,7 +6,7 @@ with OTLP's own messages one client could lose the rows of all others. Bytes and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
@@ -46,8 +46,8 @@ def _export() -> Any:
 _Export: Final = _export()
 
 
-def bodies(export: bytes) -> Iterator[tuple[str, str]]:
-    """The name of the node and the body of each record, a character for each byte.
+def bodies(export: bytes) -> tuple[str, list[str]]:
+    """The name of the (first) node and the body of each record, a character for each byte.
 
     Raises ValueError if ``export`` is not an OTLP export of logs.
     """
@@ -55,13 +55,11 @@ def bodies(export: bytes) -> Iterator[tuple[str, str]]:
         parsed = _Export.FromString(export)
     except Exception as error:  # protobuf's own class of errors depends on its implementation
         raise ValueError("the body is not an OTLP export of logs in protobuf") from error
-    node = ""
-    for part in parsed.resource_logs:
-        named = (a.value.text for a in part.resource.attributes if a.key == b"node_name")
-        node = next(named, node.encode("latin-1")).decode("latin-1")
-        for scope in part.scope_logs:
-            for record in scope.log_records:
-                yield node, record.body.text.decode("latin-1")
+    parts = parsed.resource_logs
+    named = (a.value.text for part in parts for a in part.resource.attributes if a.key == b"node_name")
+    records = (scope.log_records for part in parts for scope in part.scope_logs)
+    texts = [record.body.text.decode("latin-1") for some in records for record in some]
+    return next(named, b"").decode("latin-1"), texts
 
 
 def export(node: str, rows: Iterable[str]) -> bytes:

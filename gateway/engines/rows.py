@@ -5,28 +5,36 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import repeat
+from math import inf
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.config.document import Document
 from gateway.config.route import RouteConfig
 from gateway.engines.otlp import bodies
 from gateway.record.decision_id import BadDecisionId
-from gateway.record.events import Outcome
-from gateway.record.stamp import Stamp, StampedRequest, parsed_request
-from policies.allocation.bucketing import unit_hash
+from gateway.record.stamp import MAX_EARLY_S, Stamp, StampedRequests, parsed_requests
+from policies.allocation.bucketing import unit_hashes
 
 ROWS_PATH: Final = "/-/engines/rows"
 SEPARATOR: Final = "\x1f"
 """Between the fields of a row: no header can hold it."""
+_FIELDS: Final = 14
+"""Of a row, in the order of `envoy.bootstrap.ROW`, a character for each byte."""
 _VARIANT: Final = re.compile(r"-|[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_NUMBER: Final = 10**15
-"""A greater one is none that a node counts, and the store holds 64 bits."""
+_MAX_DIGITS: Final = 15
+"""A greater number is none that a node counts, and the store holds 64 bits."""
+_MAX_NUMBER: Final = 10**_MAX_DIGITS
 MAX_AHEAD_S: Final = 60.0
 """How far a node's clock may be ahead."""
 ABSENT: Final = "-"
 """What Envoy writes for a field without a value."""
+_NO_UNIT: Final = frozenset(("", ABSENT))
 
 BY_FLAG: Final[dict[str, str]] = {
     "DC": "client_left",
@@ -49,16 +57,14 @@ BY_FLAG.update({error: error for error in (*BY_FLAG.values(), "backend_truncated
 RESPONDED: Final = frozenset(("", "backend_status", "client_left"))
 """Errors with which a variant's response, or a part of it, reached the client."""
 
-_new: Final = tuple.__new__
-"""Makes an outcome at half the cost of `Outcome._make`, which checks the length."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of one export."""
 
     node: str
-    outcomes: list[Outcome]
+    outcomes: list[tuple[Any, ...]]
+    """The fields of an `Outcome` each."""
     refused: int
     """Rows that no node of this fleet can have written: forged ids, other fleets' routes, wrong fields."""
 
@@ -70,22 +76,32 @@ def rows(
 
     Raises ValueError if ``body`` is not an OTLP export of logs.
     """
-    return StampReader(document.engine_routes(engine), revision, stamp_of).read(list(bodies(body)), now)
+    return StampReader(document.engine_routes(engine), revision, stamp_of).read(*bodies(body), now)
 
 
 class Shared(NamedTuple):
-    """What all rows with one stamp share."""
+    """What all rows of one variant in one epoch share."""
 
     stamp: Stamp
     policy: str
-    salt: bytes
     forced: bool = False
     """Whether the propensity is unknown."""
 
 
-class Result(NamedTuple):
-    """What rows with the same text for it share."""
+Keys = Sequence[Sequence[Hashable]]
+"""By column."""
 
+
+class _Facts(NamedTuple):
+    """What rows with the same text for it share: facts of the decision, then of the response."""
+
+    published: float
+    route: str
+    policy: str
+    epoch: int
+    assigned: str
+    propensity: float
+    forced: bool
     served: str
     status: int
     error: str
@@ -93,89 +109,128 @@ class Result(NamedTuple):
     retried: bool
 
 
+_REFUSED: Final = _Facts(inf, "", "", 0, "", 0.0, False, "", 0, "", False, False)
+"""Of rows that no node can have written: none was decided that late."""
+
+
 class Reader(ABC):
-    """Reads the rows of one export, of which thousands share a few results."""
+    """Reads the rows of an export by column: thousands share a few results."""
 
     def __init__(self, revision: int) -> None:
         self._revision = revision
-        self._results: dict[tuple[str, ...], Result | None] = {}
 
     @abstractmethod
-    def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
-        """The decision that the first two fields of a row name; None if no node can have written them."""
+    def decisions(self, fields: Sequence[Sequence[str]]) -> tuple[Keys, StampedRequests]:
+        """The keys that `shared` takes and the requests, from the columns of some rows."""
 
-    def read(self, texts: Sequence[tuple[str, str]], now: float) -> Rows:
-        """The outcomes of rows, each with the name of its node. ``now`` is in seconds."""
-        made = [self.outcome(text) for _, text in texts]
-        outcomes = [outcome for outcome in made if outcome is not None and outcome.time - now <= MAX_AHEAD_S]
-        return Rows(texts[0][0] if texts else "", outcomes, len(made) - len(outcomes))
+    @abstractmethod
+    def shared(self, key: Sequence[Any]) -> Shared | None:
+        """What the rows with this key share; None if no node can have written them."""
 
-    def outcome(self, text: str) -> Outcome | None:
-        """The outcome of a row; None if no node can have written it."""
-        try:
-            # The order of `envoy.bootstrap.ROW`, a character for each byte.
-            (
-                decision, route, server, status_text, flags, attempts, total, gateway, backend, received, sent,
-                address, request_id, unit,
-            ) = text.split(SEPARATOR)  # fmt: skip
-            found = self.decision(decision, route)
-            if found is None:
-                return None
-            shared, made = found
-            facts, policy, salt, forced = shared
-            key = facts.assigned, server, status_text, flags, attempts
-            if key not in self._results:
-                self._results[key] = _result(*key)
-            result = self._results[key]
-            if result is None:
-                return None
-            served, status, error, rescued, retried = result
-            request_bytes, response_bytes = int(received), int(sent)
-            total_us = int(total) if total.isdigit() else 0
-            gateway_us = int(gateway) if gateway.isdigit() else total_us
-            backend_us = int(backend) if backend.isdigit() else 0
-            if max(request_bytes, response_bytes, total_us, gateway_us, backend_us) >= _MAX_NUMBER:
-                return None
-            sticky = unit not in ("", ABSENT)
-            return _new(
-                Outcome,
-                (
-                    made.decision,
-                    made.decided,
-                    facts.route,
-                    policy,
-                    self._revision,
-                    facts.epoch,
-                    unit_hash(salt, unit.encode("latin-1"))
-                    if sticky
-                    else int.from_bytes(made.decision[8:], "big"),
-                    sticky,
-                    facts.assigned,
-                    served,
-                    facts.propensity,
-                    forced,
-                    status,
-                    error,
-                    rescued,
-                    json.dumps([[served, address[:256], status, total_us / 1000.0]]) if retried else "",
-                    gateway_us / 1000.0,
-                    backend_us / 1000.0,
-                    total_us / 1000.0,
-                    request_bytes,
-                    response_bytes,
-                    request_id
-                    if 2 <= len(request_id) <= 128
-                    and request_id.isascii()
-                    and request_id.isprintable()
-                    and " " not in request_id
-                    else "",
-                    "",  # principal
-                    "",  # features
-                    "",  # backend_request_id
-                ),
+    def read(self, node: str, texts: Sequence[str], now: float) -> Rows:
+        """The outcomes of the rows of a node. ``now`` is in seconds."""
+        whole = [text for text in texts if text.count(SEPARATOR) == _FIELDS - 1]
+        outcomes = self._outcomes(whole, now)
+        return Rows(node, outcomes, len(texts) - len(outcomes))
+
+    def _outcomes(self, texts: Sequence[str], now: float) -> list[tuple[Any, ...]]:
+        """The outcomes of those rows that a node can have written."""
+        if not texts:
+            return []
+        cells = SEPARATOR.join(texts).split(SEPARATOR)
+        fields = [cells[place::_FIELDS] for place in range(_FIELDS)]
+        keys, requests = self.decisions(fields)
+        results = *keys, *fields[2:6]
+        known = {result: self._facts(*result) for result in set(zip(*results, strict=True))}
+        columns = zip(*map(known.__getitem__, zip(*results, strict=True)), strict=True)
+        (
+            published,
+            route,
+            policy,
+            epoch,
+            assigned,
+            propensity,
+            forced,
+            served,
+            status,
+            error,
+            rescued,
+            retried,
+        ) = columns
+        total, gateway, backend, received, sent = map(_numbers, fields[6:11])
+        good = requests.good & (requests.decided >= np.array(published) - MAX_EARLY_S)
+        good &= requests.decided <= now + MAX_AHEAD_S
+        good &= (received >= 0) & (sent >= 0)
+        good &= np.maximum.reduce((total, gateway, backend, received, sent)) < _MAX_NUMBER
+        if not good.all():
+            return self._outcomes([texts[place] for place in np.flatnonzero(good).tolist()], now)
+        total = np.maximum(total, 0)
+        total_ms = (total / 1000.0).tolist()
+        attempts = [""] * len(texts)
+        if any(retried):
+            for place in np.flatnonzero(retried).tolist():
+                last = [served[place], fields[11][place][:256], status[place], total_ms[place]]
+                attempts[place] = json.dumps([last])
+        unit, sticky = _units(route, fields[13], requests.decisions)
+        return list(
+            zip(
+                requests.decisions,
+                requests.decided.tolist(),
+                route,
+                policy,
+                repeat(self._revision),
+                epoch,
+                unit,
+                sticky,
+                assigned,
+                served,
+                propensity,
+                forced,
+                status,
+                error,
+                rescued,
+                attempts,
+                (np.where(gateway < 0, total, gateway) / 1000.0).tolist(),
+                (np.maximum(backend, 0) / 1000.0).tolist(),
+                total_ms,
+                received.tolist(),
+                sent.tolist(),
+                _request_ids(fields[12]),
+                repeat(""),  # principal
+                repeat(""),  # features
+                repeat(""),  # backend_request_id
+                strict=False,
             )
+        )
+
+    def _facts(self, *result: Any) -> _Facts:
+        """What rows share; `_REFUSED` if ``server`` cannot name a variant, or no node can have written the rest."""
+        *key, server, status_text, flag_text, attempts = result
+        shared = self.shared(key)
+        if shared is None or not _VARIANT.fullmatch(server):
+            return _REFUSED
+        try:
+            status, error = _status_and_error(status_text, flag_text)
         except ValueError:
-            return None
+            return _REFUSED
+        stamp = shared.stamp
+        responded = error in RESPONDED and status_text not in ("0", ABSENT) and server != ABSENT
+        rescued = responded and server != stamp.assigned
+        return _Facts(
+            stamp.published,
+            stamp.route,
+            shared.policy,
+            stamp.epoch,
+            stamp.assigned,
+            stamp.propensity,
+            shared.forced,
+            server if responded else "",
+            status,
+            # What the first attempt of a rescued request died of is not in the row.
+            error or ("backend_status" if rescued else ""),
+            rescued and status != 499,
+            attempts.isdecimal() and attempts.lstrip("0") not in ("", "1"),
+        )
 
 
 class StampReader(Reader):
@@ -187,46 +242,72 @@ class StampReader(Reader):
         super().__init__(revision)
         self._routes = routes
         self._stamp_of = stamp_of
-        self._shared: dict[str, Shared | None] = {}
 
-    def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
-        """The decision; None if its stamp is forged, or one of another route."""
-        stamp, _, rest = text.partition(".")
-        shared = self._shared_by(stamp)
-        if shared is None or shared.stamp.route != route:
+    def decisions(self, fields: Sequence[Sequence[str]]) -> tuple[Keys, StampedRequests]:
+        """Stamp and route of each, and the requests."""
+        stamps = [text[: text.find(".")] for text in fields[0]]
+        rests = [text[text.find(".") + 1 :] for text in fields[0]]
+        return (stamps, fields[1]), parsed_requests(rests)
+
+    def shared(self, key: Sequence[Any]) -> Shared | None:
+        """None for a forged stamp, one of another route, or one of a route that is not the engine's."""
+        try:
+            stamp = self._stamp_of(key[0])
+        except BadDecisionId:
             return None
-        made = parsed_request(rest, shared.stamp.published)
-        return None if made is None else (shared, made)
-
-    def _shared_by(self, stamp: str) -> Shared | None:
-        """None for a forged stamp, or one of a route that is not the engine's."""
-        if stamp not in self._shared:
-            try:
-                facts = self._stamp_of(stamp)
-            except BadDecisionId:
-                self._shared[stamp] = None
-            else:
-                route = self._routes.get(facts.route)
-                found = None if route is None else Shared(facts, route.policy.type, facts.route.encode())
-                self._shared[stamp] = found
-        return self._shared[stamp]
+        route = self._routes.get(stamp.route)
+        return None if route is None or stamp.route != key[1] else Shared(stamp, route.policy.type)
 
 
-def _result(assigned: str, server: str, status_text: str, flag_text: str, attempts: str) -> Result | None:
-    """Status and error of the response, and which variant served it; None if ``server`` cannot name a variant."""
-    if not _VARIANT.fullmatch(server):
-        return None
-    status, error = _status_and_error(status_text, flag_text)
-    responded = error in RESPONDED and status_text not in ("0", ABSENT) and server != ABSENT
-    rescued = responded and server != assigned
-    return Result(
-        server if responded else "",
-        status,
-        # What the first attempt of a rescued request died of is not in the row.
-        error or ("backend_status" if rescued else ""),
-        rescued and status != 499,
-        attempts.isdigit() and int(attempts) > 1,
-    )
+def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Whole numbers, -1 for what is none."""
+    if "".join(texts).isdecimal():
+        found = np.fromstring(" ".join(texts), np.int64, sep=" ")  # greater ones become the greatest
+        if len(found) == len(texts):
+            return found
+    return np.array([_number(text) for text in texts], np.int64)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        return -1
+    return int(text) if len(text) <= _MAX_DIGITS else _MAX_NUMBER
+
+
+def _units(
+    routes: Sequence[str], texts: Sequence[str], decisions: Sequence[bytes]
+) -> tuple[Sequence[int], Sequence[bool]]:
+    """The units' hashes, and whether a request has one: if not, 64 bits of the decision stand for it."""
+    known: dict[tuple[str, str], int] = {}
+    distinct = set(zip(routes, texts, strict=True))
+    for name in {*routes}:
+        keys = [key for key in distinct if key[0] == name]
+        hashes = unit_hashes(name.encode(), [text.encode("latin-1") for _, text in keys])
+        known.update(zip(keys, hashes, strict=True))
+    units = [*map(known.__getitem__, zip(routes, texts, strict=True))]
+    sticky = [text not in _NO_UNIT for text in texts]
+    if not all(sticky):
+        for place in np.flatnonzero(np.logical_not(sticky)).tolist():
+            units[place] = int.from_bytes(decisions[place][8:], "big")
+    return units, sticky
+
+
+def _request_ids(texts: Sequence[str]) -> Sequence[str]:
+    """The ids; "" for what the gateway would not have accepted as one."""
+    joined = "".join(texts)
+    lengths = [*map(len, texts)]
+    if (
+        joined.isascii()
+        and joined.isprintable()
+        and " " not in joined
+        and min(lengths) > 1
+        and max(lengths) <= 128
+    ):
+        return texts
+    return [
+        text if 2 <= len(text) <= 128 and text.isascii() and text.isprintable() and " " not in text else ""
+        for text in texts
+    ]
 
 
 def _status_and_error(status_text: str, flag_text: str) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 from gateway.record.events import Outcome, Shadowed
 from gateway.state.base import StoreUnavailable
 from gateway.state.outage import StoreOutage
+from gateway.state.paging import MAX_PAGE_ROWS
 
 log = logging.getLogger("turnout.record")
 
@@ -26,9 +27,9 @@ Sink = Callable[[Sequence[Outcome]], None]
 Index = Callable[[Sequence[Outcome]], Awaitable[None]]
 """Receives each batch before each attempt to store it. Raises StoreUnavailable."""
 
-BATCH_ROWS: Final = 500
+BATCH_ROWS: Final = MAX_PAGE_ROWS
 """Rows in one call of the store or of a sink: a step of the interpreter that handles all of them (such as
-transposing) holds up the event loop for 0.1 ms at most."""
+transposing) holds up the event loop for 0.2 ms at most."""
 _MIN_RETRY_PAUSE_S: Final = 0.1
 _MAX_RETRY_PAUSE_S: Final = 5.0
 
@@ -54,6 +55,12 @@ class Ring(Generic[T]):
             self.fresh.append(item)
         else:
             self.dropped["closed" if self.room < 0 else "full"] += 1
+
+    def offer_all(self, items: Sequence[T]) -> None:
+        """`offer` each."""
+        room = max(0, self.room - len(self.fresh))
+        self.fresh += items[:room]
+        self.dropped["closed" if self.room < 0 else "full"] += len(items[room:])
 
     def take(self) -> None:
         """Moves ``fresh`` to the end of ``older``."""
@@ -145,6 +152,7 @@ class Recorder:
         self.sink_errors = 0
         self.offer = self._outcomes.offer
         """``offer(outcome)``: what a request calls. Does not wait or raise."""
+        self.offer_all = self._outcomes.offer_all
         self.offer_shadowed = self._shadowed.offer
 
     # Figures ------------------------------------------------------------------------------------

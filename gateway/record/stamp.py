@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 _FORMAT: Final = 0x30
 _SEALED: Final = 0x01
@@ -19,9 +23,17 @@ _REQUEST: Final = re.compile(
     r"(\d{1,15})\.([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-[0-9a-f]{12}(?:~([0-9a-f]{32}))?"
     r"(?:\.([A-Za-z0-9._-]{1,64}))?"
 )
+_END: Final = re.compile(r"(?:~[0-9a-f]{32})?(?:\.([A-Za-z0-9._-]{1,64}))?")
+"""What may follow the milliseconds and the UUID."""
+_POINTS: Final = (13, 22, 27, 32, 37)
+"""Places of the dot and the dashes in front of that."""
+_POINT_LETTERS: Final = np.array([ord(letter) for letter in ".----"], np.uint8)
+_UUID: Final = [place for place in range(14, 50) if place not in _POINTS]
+_DIGITS: Final = bytes("0123456789abcdef".find(chr(letter)) % 17 for letter in range(256))
+"""By character: its hexadecimal digit, 16 for none."""
 _new: Final = tuple.__new__
 """Makes a named tuple at half the cost of its own class."""
-_MAX_EARLY_S: Final = 60.0
+MAX_EARLY_S: Final = 60.0
 """Difference between the clocks of a proxy and of the gateway."""
 
 
@@ -76,8 +88,53 @@ def parsed_request(text: str, published: float) -> StampedRequest | None:
     time, first, second, third, fourth, seal, served = found.groups("")
     milliseconds = int(time)
     decided = milliseconds / 1000.0
-    if milliseconds >= 1 << 48 or decided < published - _MAX_EARLY_S:
+    if milliseconds >= 1 << 48 or decided < published - MAX_EARLY_S:
         return None
     # 48 bits of time and the first 80 of the UUID.
     decision = milliseconds.to_bytes(6, "big") + bytes.fromhex(first + second + third + fourth)
     return _new(StampedRequest, (decision, decided, "" if served == "-" else served, seal))
+
+
+class StampedRequests(NamedTuple):
+    """`StampedRequest` by column, without the seals."""
+
+    good: NDArray[np.bool_]
+    """False for a text that no proxy wrote; the other columns then hold nothing of meaning."""
+    decisions: list[bytes]
+    decided: NDArray[np.float64]
+    served: list[str]
+
+
+def parsed_requests(texts: Sequence[str]) -> StampedRequests:
+    """The rests of at least one id behind the stamp's dot: as `parsed_request` for each, at a tenth of its cost.
+
+    Times of publication are not compared, and times before 2001 refused.
+    """
+    if not "".join(texts).isascii():
+        texts = [text if text.isascii() else "" for text in texts]
+    rows = len(texts)
+    heads: Any = np.array(texts, "S50")
+    letters = heads.view(np.uint8).reshape(rows, 50)
+    digits = np.frombuffer(heads.tobytes().translate(_DIGITS), np.uint8).reshape(rows, 50)
+    time = digits[:, :13].astype(np.int64)
+    uuid = digits[:, _UUID]
+    good = (time < 10).all(1) & (uuid < 16).all(1) & (letters[:, _POINTS] == _POINT_LETTERS).all(1)
+    milliseconds: Any = time @ 10 ** np.arange(12, -1, -1)
+    packed = np.empty((rows, 16), np.uint8)
+    packed[:, :6] = milliseconds.astype(">i8").view(np.uint8).reshape(rows, 8)[:, 2:]
+    packed[:, 6:] = uuid[:, 0:20:2] << 4 | uuid[:, 1:20:2]
+    data = packed.tobytes()
+    decisions = [data[start : start + 16] for start in range(0, len(data), 16)]
+    ends = [text[50:] for text in texts]
+    served = {end: _served_of(end) for end in set(ends)}
+    if None in served.values():
+        good &= np.array([served[end] is not None for end in ends])
+    return StampedRequests(good, decisions, milliseconds / 1000.0, [served[end] or "" for end in ends])
+
+
+def _served_of(end: str) -> str | None:
+    """The variant; None if no proxy wrote this."""
+    found = _END.fullmatch(end)
+    if found is None:
+        return None
+    return "" if found[1] in (None, "-") else found[1]

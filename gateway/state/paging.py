@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gateway.record.events import Outcome
 from gateway.state.base import OutcomeFilter
@@ -21,7 +22,9 @@ CLOCK_SLACK_MS: Final = 1000
 """Between the time of an outcome and that of its decision, at most."""
 COARSE_BYTES: Final = 4
 """Of a decision's time, in its marks: steps of 65.5 s."""
-_OF_MARK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13, 15)
+SLICE_BYTES: Final = 5
+"""Of a decision's time, before scattered marks: steps of 256 ms, so that those of a batch lie together."""
+_OF_MARK: Final = (6, 7, 8, 9, 10, 11, 13, 15)
 """The bytes of a decision that are its scattered mark."""
 MARK_BYTES: Final = len(_OF_MARK)
 _OF_BLOCK: Final = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14)
@@ -75,9 +78,9 @@ class Marks(NamedTuple):
     blocks: dict[bytes, int]
     """Of the gateway's own decisions, which are numbered: a bit for each, 256 in a block (`COARSE_BYTES` of the time,
     the process, the upper part of the number)."""
-    scattered: list[bytes]
-    """Of those whose id another proxy drew (`gateway.record.stamp`): `COARSE_BYTES` of the time, then 64 random bits.
-    Sorted."""
+    scattered: dict[bytes, bytes]
+    """Of those whose id another proxy drew (`gateway.record.stamp`): by `SLICE_BYTES` of the time, 64 random bits of
+    each."""
 
 
 def marks(decisions: Iterable[bytes]) -> Marks:
@@ -87,11 +90,22 @@ def marks(decisions: Iterable[bytes]) -> Marks:
     # The version and the variant of a UUID; the number of a process gets there after a billion decisions.
     drawn = (rows[:, 12] & 0xF0 == 0x40) & (rows[:, 14] & 0xC0 == 0x80)
     if not drawn.any():
-        return Marks(_by_block(given), [])
-    kept = rows[drawn][:, _OF_MARK].tobytes()
-    scattered = [kept[start : start + MARK_BYTES] for start in range(0, len(kept), MARK_BYTES)]
+        return Marks(_by_block(given), {})
     numbered = [decision for decision, other in zip(given, drawn.tolist(), strict=True) if not other]
-    return Marks(_by_block(numbered), sorted(scattered))
+    return Marks(_by_block(numbered), _by_slice(rows[drawn]))
+
+
+def _by_slice(rows: NDArray[np.uint8]) -> dict[bytes, bytes]:
+    """`Marks.scattered`."""
+    times: NDArray[np.int64] = rows[:, :SLICE_BYTES].astype(np.int64) @ 256 ** np.arange(SLICE_BYTES)[::-1]
+    order = np.argsort(times, kind="stable")
+    slices, starts = np.unique(times[order], return_index=True)
+    data = rows[order][:, _OF_MARK].tobytes()
+    ends = [*(starts * MARK_BYTES).tolist(), len(data)]
+    return {
+        time.to_bytes(SLICE_BYTES, "big"): data[start:end]
+        for time, (start, end) in zip(slices.tolist(), pairwise(ends), strict=True)
+    }
 
 
 def _by_block(decisions: list[bytes]) -> dict[bytes, int]:

@@ -52,7 +52,7 @@ class World:
             revision=lambda: self.revision,
             published=lambda: self.published,
             sealer=Sealer([b"k" * 32]),
-            record=lambda outcome: None,
+            record=lambda outcomes: None,
             clock=lambda: self.now,
         )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.record.decision_id import BadDecisionId, Sealer
-from gateway.record.stamp import Stamp
+from gateway.record.stamp import Stamp, parsed_request, parsed_requests
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 FACTS = Stamp("digits", "v2", 7, 0.1, 1_800_000_000.0)
@@ -64,6 +64,38 @@ def test_no_byte_of_a_stamp_can_be_changed(place: int, change: int) -> None:
     text[place % end] ^= change
     with pytest.raises(BadDecisionId):
         Sealer([KEY]).open(text.decode("latin-1"))
+
+
+_PIECES: Final = st.sampled_from(
+    [
+        str(LATER),
+        "9" * 13,
+        "123",
+        f".{UUID}",
+        f".{UUID.upper()}",
+        ".",
+        "-",
+        "v2",
+        "~" + "0f" * 16,
+        "\xb2",
+        "\n",
+        "\x00",
+    ]
+)
+
+
+@given(
+    st.lists(st.one_of(st.just(f"{LATER}.{UUID}"), st.lists(_PIECES, max_size=5).map("".join)), min_size=1)
+)
+def test_many_requests_are_read_as_each_alone(texts: list[str]) -> None:
+    good, decisions, decided, served = parsed_requests(texts)
+    for place, text in enumerate(texts):
+        alone = parsed_request(text, 0.0)
+        if alone is not None and len(text.partition(".")[0]) < 13:
+            alone = None  # a time before 2001
+        assert bool(good[place]) is (alone is not None), text
+        if alone is not None:
+            assert (decisions[place], decided[place], served[place]) == alone[:3]
 
 
 def test_a_sealed_id_is_no_stamp_and_a_stamp_no_sealed_id() -> None:

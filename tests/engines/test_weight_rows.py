@@ -12,6 +12,7 @@ from gateway.engines.envoy.bootstrap import ROW
 from gateway.engines.kubernetes.rows import FORMAT, WeightsReader, places
 from gateway.engines.kubernetes.writer import Change
 from gateway.engines.rows import SEPARATOR
+from gateway.record.events import Outcome
 from tests.engines.cluster import CONFIG, PLACE
 from tests.engines.test_stamps import UUID
 
@@ -35,6 +36,13 @@ def reader(*changes: Change) -> WeightsReader:
     return WeightsReader(document, {PLACE: "digits"}, 7, weights_at)
 
 
+def outcome(reader: WeightsReader, text: str) -> Outcome | None:
+    """What the reader makes of a row between two others, one of them refused; None if it refuses it."""
+    found = reader.read("node", [row(f7="-7"), text, row(f10="last")], NOW).outcomes
+    assert found[-1][Outcome._fields.index("request_bytes")] == 10, "the row behind is whole"
+    return Outcome._make(found[0]) if len(found) > 1 else None
+
+
 def change(weights: Mapping[int, Mapping[str, int]], epoch: int = 3) -> Change:
     return Change(0.0, 0.0, weights, epoch)
 
@@ -44,7 +52,7 @@ def test_the_log_has_the_fields_of_an_envoy_node() -> None:
 
 
 def test_a_row_has_the_propensity_of_the_weights_at_its_time() -> None:
-    found = reader(change({0: {"v1": 6300, "v2": 2700}})).outcome(row("v2"))
+    found = outcome(reader(change({0: {"v1": 6300, "v2": 2700}})), row("v2"))
     assert found is not None
     assert (found.route, found.assigned, found.served, found.epoch, found.revision) == (
         "digits",
@@ -63,7 +71,7 @@ def test_a_row_has_the_propensity_of_the_weights_at_its_time() -> None:
     ids=["unknown", "zero", "other rule"],
 )
 def test_a_request_whose_weight_is_unknown_is_recorded_and_does_not_count(weights: Any) -> None:
-    found = (reader() if weights is None else reader(change(weights))).outcome(row("v2"))
+    found = outcome(reader() if weights is None else reader(change(weights)), row("v2"))
     assert found is not None
     assert (found.assigned, found.forced, found.propensity) == ("v2", True, 1.0)
 
@@ -82,15 +90,15 @@ def test_a_request_whose_weight_is_unknown_is_recorded_and_does_not_count(weight
     ],
 )
 def test_a_row_of_no_variant_is_rejected(text: str, why: str) -> None:
-    assert reader(change({0: {"v1": 1, "v2": 1}})).outcome(text) is None, why
+    assert outcome(reader(change({0: {"v1": 1, "v2": 1}})), text) is None, why
 
 
 def test_a_backend_that_cannot_be_reached_is_the_variant_s_failure() -> None:
-    found = reader(change({0: {"v1": 1, "v2": 1}})).outcome(row(f0="503", f1="UH", f8="-"))
+    found = outcome(reader(change({0: {"v1": 1, "v2": 1}})), row(f0="503", f1="UH", f8="-"))
     assert found is not None
     assert (found.assigned, found.served, found.error, found.failed) == ("v1", "", "backend_unhealthy", True)
 
 
 def test_the_newest_time_of_each_httproute_says_how_far_weights_must_be_known() -> None:
     texts = [row(at=NOW), row(at=NOW + 2), row(at=NOW + 1), row(route="other"), "", "x" + SEPARATOR + ROUTE]
-    assert places([("", text) for text in texts]) == {PLACE: NOW + 2}
+    assert places(texts) == {PLACE: NOW + 2}

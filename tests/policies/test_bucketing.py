@@ -21,6 +21,7 @@ from policies.allocation.bucketing import (
     placement_of,
     point,
     unit_hash,
+    unit_hashes,
 )
 from policies.allocation.model import Allocation
 
@@ -206,6 +207,11 @@ def test_hash_is_the_same_in_every_process() -> None:
     code = "from policies.allocation.bucketing import unit_hash; print(unit_hash(b'route', b'user-1'))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == unit_hash(b"route", b"user-1")
+
+
+def test_many_hashes_are_those_of_each_unit() -> None:
+    units = [b"", b"user-1", b"u" * 1000, b"user-1"]
+    assert unit_hashes(b"route", units) == tuple(unit_hash(b"route", unit) for unit in units)
 
 
 def test_hash_is_keyed_and_even() -> None:

@@ -67,6 +67,20 @@ async def test_plain_tuples_are_outcomes(store: Away) -> None:
     assert (await store.counts("digits"))["v1"].assigned == 1
 
 
+async def test_rows_offered_together_are_offered_each(store: Away) -> None:
+    recorder = Recorder(store, capacity=5)
+    rows = [outcome(T0 + i) for i in range(9)]
+    recorder.offer_all(rows[:3])
+    recorder.offer_all(rows[3:7])
+    assert (recorder.waiting, recorder.dropped) == (5, {"full": 2})
+    assert balanced(recorder)
+    await recorder.close()
+    recorder.offer_all(rows[7:])
+    assert recorder.dropped == {"full": 2, "closed": 2}
+    assert balanced(recorder)
+    assert await store.outcomes(OutcomeFilter(limit=10)) == rows[4::-1]
+
+
 async def test_run_writes_by_itself(store: Away) -> None:
     recorder = Recorder(store, interval=0.01)
     running = asyncio.create_task(recorder.run())

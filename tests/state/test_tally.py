@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from gateway.record.events import Outcome, columns
 from gateway.record.histogram import index
 from gateway.state.folding import merged_epochs
-from gateway.state.paging import MARK_BYTES, MAX_PAGE_ROWS, MAX_PAGE_SPAN_MS, marks, milliseconds, parts
+from gateway.state.paging import (
+    MARK_BYTES,
+    MAX_PAGE_ROWS,
+    MAX_PAGE_SPAN_MS,
+    SLICE_BYTES,
+    marks,
+    milliseconds,
+    parts,
+)
 from gateway.state.tally import start_of, tally
 from tests.support.made import T0, decision, drawn_decision, outcome
 
@@ -77,13 +85,15 @@ def test_a_block_has_a_bit_for_each_decision() -> None:
     assert max(blocks.values()) < 1 << 256
 
 
-def test_a_decision_of_another_proxy_has_a_mark_of_its_own() -> None:
-    given = [drawn_decision(T0 + number) for number in range(100)]
+def test_decisions_of_other_proxies_have_a_mark_each_in_their_slice_of_time() -> None:
+    given = [drawn_decision(T0 + number / 10) for number in (*range(0, 100, 2), *range(1, 100, 2))]
     blocks, scattered = marks([*given, decision(T0)])
     assert len(blocks) == 1
-    assert scattered == sorted(set(scattered))
-    assert [len(mark) for mark in scattered] == [MARK_BYTES] * 100
-    assert {mark[:4] for mark in scattered} == {one[:4] for one in given}
+    assert scattered.keys() == {one[:SLICE_BYTES] for one in given}
+    for time, found in scattered.items():
+        each = [found[start : start + MARK_BYTES] for start in range(0, len(found), MARK_BYTES)]
+        alike = [one for one in given if one[:SLICE_BYTES] == time]
+        assert each == [one[6:12] + one[13:14] + one[15:16] for one in alike]
 
 
 def test_which_epochs_are_merged() -> None:

@@ -43,7 +43,7 @@ class Clusters:
         published: Callable[[], Mapping[str, InEffect]],
     ) -> Rows:
         """The outcomes of an OTLP export of logs. Raises ValueError if ``body`` is none."""
-        texts = await asyncio.to_thread(lambda: list(bodies(body)))
+        node, texts = await asyncio.to_thread(bodies, body)
         newest = await asyncio.to_thread(places, texts)
         document, cluster = self._document(), await self._cluster(name, engine)
         routes = {cluster.place(route): route for route in document.engine_routes(name)}
@@ -56,7 +56,7 @@ class Clusters:
         reader = WeightsReader(
             document, routes, self._revision(), lambda route, time: cluster.observed(route).at(time)
         )
-        return await asyncio.to_thread(reader.read, texts, self._clock())
+        return await asyncio.to_thread(reader.read, node, texts, self._clock())
 
     async def _cluster(self, name: str, engine: KubernetesConfig) -> HttpRoutes:
         known = self._clusters.get(name)

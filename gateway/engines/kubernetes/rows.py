@@ -7,16 +7,15 @@ variant, and the propensity is that of the weights which were in effect at its t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from gateway.config.document import Document
 from gateway.engines.envoy.bootstrap import ROW
 from gateway.engines.kubernetes.http_route import VARIANT
 from gateway.engines.kubernetes.writer import Change
-from gateway.engines.rows import ABSENT, BY_FLAG, SEPARATOR, Reader, Shared
-from gateway.record.events import Outcome
-from gateway.record.stamp import Stamp, StampedRequest, parsed_request
+from gateway.engines.rows import ABSENT, BY_FLAG, SEPARATOR, Keys, Reader, Shared
+from gateway.record.stamp import Stamp, StampedRequests, parsed_requests
 
 FORMAT: Final = SEPARATOR.join(
     (f"%START_TIME(%s%3f)%.%UNIQUE_ID%.%REQ({VARIANT})%", ROW[1], f"%REQ({VARIANT})%", *ROW[3:13], ABSENT)
@@ -30,10 +29,10 @@ Place = tuple[str, str]
 """Namespace and name of an HTTPRoute."""
 
 
-def places(texts: list[tuple[str, str]]) -> dict[Place, float]:
+def places(texts: Iterable[str]) -> dict[Place, float]:
     """The HTTPRoutes that the rows name, and the time of the newest decision of each, in seconds."""
     found: dict[Place, float] = {}
-    for _, text in texts:
+    for text in texts:
         decision, _, rest = text.partition(SEPARATOR)
         time, place = decision.partition(".")[0], _PLACE.fullmatch(rest.partition(SEPARATOR)[0])
         if place is not None and time.isdigit() and len(time) < 16:
@@ -59,30 +58,20 @@ class WeightsReader(Reader):
         self._weights_at = weights_at
         self._rules: dict[str, tuple[str, int] | None] = {}
         """By name of Envoy's route."""
-        self._shared: dict[tuple[tuple[str, int], str, Change | None], Shared | None] = {}
 
-    def outcome(self, text: str) -> Outcome | None:
-        """The outcome of a row; None if it is not the row of a variant."""
-        fields = text.split(SEPARATOR, _ADDRESS + 1)
-        if len(fields) <= _ADDRESS + 1 or (fields[_ADDRESS] == ABSENT and not _sent(fields[_FLAGS])):
-            return (
-                None  # a filter responded before a backend was chosen: the client may have named the variant
-            )
-        return super().outcome(text)
-
-    def decision(self, text: str, route: str) -> tuple[Shared, StampedRequest] | None:
-        """The decision; None if the row is of no route of this engine."""
-        if route not in self._rules:
-            self._rules[route] = self._rule(route)
-        rule, made = self._rules[route], parsed_request(text, 0.0)
-        if rule is None or made is None:
-            return None
-        change = self._weights_at(rule[0], made.decided)
-        key = rule, made.served, change
-        if key not in self._shared:
-            self._shared[key] = self._facts(*rule, made.served, change)
-        shared = self._shared[key]
-        return None if shared is None else (shared, made)
+    def decisions(self, fields: Sequence[Sequence[str]]) -> tuple[Keys, StampedRequests]:
+        """Rule, variant and weights of each, and the requests."""
+        requests, rules, changes = parsed_requests(fields[0]), [], []
+        columns = fields[1], fields[_FLAGS], fields[_ADDRESS], requests.decided.tolist()
+        for route, flags, address, decided in zip(*columns, strict=True):
+            if route not in self._rules:
+                self._rules[route] = self._rule(route)
+            rule = self._rules[route]
+            if address == ABSENT and not _sent(flags):
+                rule = None  # a filter responded before a backend was chosen: the client may have named the variant
+            changes.append(None if rule is None else self._weights_at(rule[0], decided))
+            rules.append(rule)
+        return (rules, requests.served, changes), requests
 
     def _rule(self, route: str) -> tuple[str, int] | None:
         """Name of the route, and the number of the HTTPRoute's rule."""
@@ -90,15 +79,17 @@ class WeightsReader(Reader):
         name = self._routes.get((place[1], place[2])) if place is not None else None
         return None if place is None or name is None else (name, int(place[3]))
 
-    def _facts(self, name: str, rule: int, variant: str, change: Change | None) -> Shared | None:
-        section = self._document.routes[name]
-        if variant not in section.variants:
+    def shared(self, key: Sequence[Any]) -> Shared | None:
+        """None for rows of no route of this engine, or of no variant."""
+        rule, variant, change = key
+        if rule is None or variant not in (section := self._document.routes[rule[0]]).variants:
             return None
-        weights = change.weights.get(rule, {}) if change is not None else {}
+        weights = change.weights.get(rule[1], {}) if change is not None else {}
         weight, epoch = weights.get(variant, 0), change.epoch if change is not None else 0
         propensity = weight / sum(weights.values()) if weight else 1.0
-        stamp = Stamp(name, variant, epoch, propensity, 0.0)
-        return Shared(stamp, section.policy.type, name.encode(), forced=weight == 0)
+        return Shared(
+            Stamp(rule[0], variant, epoch, propensity, 0.0), section.policy.type, forced=weight == 0
+        )
 
 
 def _sent(flags: str) -> bool:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from itertools import groupby
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -43,8 +42,6 @@ from gateway.state.tally import Shares, start_of, tally
 T = TypeVar("T")
 _APPEND: Final = Script.load("append")
 _SHADOWED: Final = Script.load("shadowed")
-_GROUP_BYTES: Final = COARSE_BYTES + 1
-"""Of scattered marks, which are kept together in one field."""
 
 
 async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Shares) -> None:
@@ -64,20 +61,18 @@ async def append(link: Link, route: str, outcomes: Sequence[Outcome], shares: Sh
 def _arguments(rows: Sequence[Outcome], expected: str, shares: Shares) -> list[Any]:
     by_column = columns(rows)
     blocks, scattered = marks(by_column.decision)
-    groups = [(start, list(group)) for start, group in groupby(scattered, lambda mark: mark[:_GROUP_BYTES])]
     arguments: list[Any] = [
         expected,
         milliseconds(rows[0][0]),
         milliseconds(rows[-1][0]),
         encode_columns(by_column),
         len(blocks),
-        len(groups),
+        len(scattered),
     ]
     for block, bits in blocks.items():
         arguments += (block[:COARSE_BYTES].hex(), block[COARSE_BYTES:], bits.to_bytes(32, "little"))
-    for start, group in groups:
-        rests = b"".join(mark[_GROUP_BYTES:] for mark in group)
-        arguments += (start[:COARSE_BYTES].hex(), start[COARSE_BYTES:], rests)
+    for time, found in scattered.items():
+        arguments += (time[:COARSE_BYTES].hex(), time[COARSE_BYTES:], found)
     for key, counts in tally(by_column, shares).items():
         arguments += (key.start, cell_field(key.epoch, key.variant), pack_counts(counts))
     return arguments

@@ -78,19 +78,20 @@ def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Seq
         outcomes = list(dict(zip(decisions, outcomes, strict=True)).values())
         decisions = [outcome[0] for outcome in outcomes]
     blocks, scattered = marks(decisions)
-    doubtful = False
-    for block, bits in blocks.items():
+    doubtful, bits = False, {block: new.to_bytes(32, "little") for block, new in blocks.items()} | scattered
+    for block, new in bits.items():
         row = connection.execute("SELECT bits FROM seen WHERE block = ?", (block,)).fetchone()
-        if row is not None:
+        if row is not None and block in blocks:
             before = int.from_bytes(row[0], "little")
-            doubtful = doubtful or bool(before & bits)
-            blocks[block] = before | bits
+            doubtful = doubtful or bool(before & blocks[block])
+            bits[block] = (before | blocks[block]).to_bytes(32, "little")
+        elif row is not None:
+            old = memoryview(row[0]).cast("Q")
+            doubtful = doubtful or not set(memoryview(new).cast("Q")).isdisjoint(old)
+            bits[block] = row[0] + new
     connection.executemany(
-        "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits",
-        [(block, bits.to_bytes(32, "little")) for block, bits in blocks.items()],
+        "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits", bits.items()
     )
-    cursor = connection.executemany("INSERT INTO seen VALUES (?, x'') ON CONFLICT DO NOTHING", zip(scattered))
-    doubtful = doubtful or 0 <= cursor.rowcount < len(scattered)
     if doubtful:
         found = _present(connection, decisions)
         outcomes = [outcome for outcome in outcomes if outcome[0] not in found]

@@ -26,7 +26,7 @@ CREATE INDEX pages_to_merge ON pages (first) WHERE merged = 0;
 CREATE INDEX pages_by_last ON pages (last, first);
 CREATE INDEX pages_by_first ON pages (first, last);
 -- A mark for each decision that a page holds (gateway.state.paging.Marks), so that repeating a batch changes nothing:
--- a bit of its block, or a row without bits.
+-- a bit of its block, or 64 bits among those of its slice of time.
 CREATE TABLE seen (block BLOB PRIMARY KEY, bits BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE shadowed (
   decision BLOB, shadow TEXT, time REAL NOT NULL, route TEXT NOT NULL, primary_variant TEXT NOT NULL,

@@ -1,6 +1,6 @@
 -- Adds one page of outcomes and what it adds to the aggregates.
--- ARGV: number of pages expected ('' for any), first ms, last ms, page, numbers of blocks and of groups of scattered
--- marks (gateway.state.paging.Marks); key, field and bits of each block; key, field and marks of each group; then
+-- ARGV: number of pages expected ('' for any), first ms, last ms, page, numbers of blocks and of slices of scattered
+-- marks (gateway.state.paging.Marks); key, field and bits of each block; key, field and marks of each slice; then
 -- start, field and cell to add of each.
 -- Returns the number of pages so far, negative if some decision may be there already.
 -- include: fields
@@ -9,7 +9,7 @@ local P = KEYS[1]
 local number = tonumber(redis.call('GET', P .. ':pages') or '0')
 local sure = ARGV[1] ~= ''
 if sure and tonumber(ARGV[1]) ~= number then return -number - 1 end
-local blocks, groups, at = tonumber(ARGV[5]), tonumber(ARGV[6]), 7
+local blocks, slices, at = tonumber(ARGV[5]), tonumber(ARGV[6]), 7
 local merged = {}
 for k = 1, blocks do
   local key, field, bits = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -27,7 +27,7 @@ for k = 1, blocks do
   at = at + 3
 end
 
-local MARK = 7 -- bytes
+local MARK = 8 -- bytes
 
 -- Whether one of the marks is among the old ones.
 local function any_in(marks, old)
@@ -42,7 +42,7 @@ local function any_in(marks, old)
   return false
 end
 
-for k = blocks + 1, blocks + groups do
+for k = blocks + 1, blocks + slices do
   local key, field, marks = P .. ':seen:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local old = redis.call('HGET', key, field) or ''
   if not sure and any_in(marks, old) then return -number - 1 end
