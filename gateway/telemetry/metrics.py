@@ -11,7 +11,7 @@ import platform
 import re
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +39,10 @@ LATENCY_BUCKETS_S: Final = (
 OVERHEAD_BUCKETS_S: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0,
 )  # fmt: skip
-
-
 _ROUTE: Final = re.compile(rb'[{,]route="([^"]*)"')
-
-
 _STATUS: Final = Outcome._fields.index("status")
+_Across = Literal["livemax", "livemin", "livemostrecent", "livesum", "max", "min", "mostrecent"]
+"""How the values that several workers have become one (prometheus_client's multiprocess modes)."""
 
 
 class Metrics(Collector):
@@ -55,210 +53,191 @@ class Metrics(Collector):
         self._process = CollectorRegistry()
         """CPU, memory and files of the process; not shown with several workers, where it would be any one of them."""
         ProcessCollector(registry=self._process)
-        labels = ("route", "variant")
         r = self.registry
-        self.requests = Counter(
+
+        def counter(name: str, text: str, labels: str = "") -> Counter:
+            return Counter(name, text, labels.split(), registry=r)
+
+        def histogram(name: str, text: str, labels: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, labels.split(), buckets=buckets, registry=r)
+
+        def gauge(name: str, text: str, labels: str = "", across: _Across = "livemostrecent") -> Gauge:
+            return Gauge(name, text, labels.split(), registry=r, multiprocess_mode=across)
+
+        self.requests = counter(
             "turnout_requests_total",
             "Requests, by route, assigned variant and class of the status.",
-            (*labels, "status"),
-            registry=r,
+            "route variant status",
         )
-        self.decisions = Counter(
-            "turnout_decisions_total",
-            "Decisions of POST /-/decide, by route and variant.",
-            labels,
-            registry=r,
+        self.decisions = counter(
+            "turnout_decisions_total", "Decisions of POST /-/decide, by route and variant.", "route variant"
         )
-        self.errors = Counter(
+        self.errors = counter(
             "turnout_errors_total",
             "Failures of the assigned variant, fallback or not, by error code.",
-            (*labels, "code"),
-            registry=r,
+            "route variant code",
         )
-        self.fallbacks = Counter(
+        self.fallbacks = counter(
             "turnout_fallbacks_total",
             "Requests served by another variant than the assigned one.",
-            labels,
-            registry=r,
+            "route variant",
         )
-        self.latency = Histogram(
+        self.latency = histogram(
             "turnout_request_duration_seconds",
             "Time from a request's first byte to its response's last, by the variant that served it.",
-            labels,
+            "route variant",
             buckets=LATENCY_BUCKETS_S,
-            registry=r,
         )
-        self.overhead = Histogram(
+        self.overhead = histogram(
             "turnout_gateway_duration_seconds",
             "Time spent inside the gateway for a request.",
-            ("route",),
+            "route",
             buckets=OVERHEAD_BUCKETS_S,
-            registry=r,
         )
-        self.undecided = Counter(
+        self.undecided = counter(
             "turnout_undecided_requests_total",
             "Requests that 'match.protocol' or 'match.infer' leaves out of the decisions, by class of the status.",
-            ("route", "status"),
-            registry=r,
+            "route status",
         )
-        self.refusals = Counter(
-            "turnout_refusals_total",
-            "Requests refused before a decision, by error code.",
-            ("code",),
-            registry=r,
+        self.refusals = counter(
+            "turnout_refusals_total", "Requests refused before a decision, by error code.", "code"
         )
-        self.internal_errors = Counter(
-            "turnout_internal_errors_total",
-            "Exceptions inside the gateway, by their type.",
-            ("type",),
-            registry=r,
+        self.internal_errors = counter(
+            "turnout_internal_errors_total", "Exceptions inside the gateway, by their type.", "type"
         )
-        self.rewards = Counter(
-            "turnout_rewards_total",
-            "Reported values, by result.",
-            ("result",),
-            registry=r,
-        )
-        self.tokens = Counter(
+        self.rewards = counter("turnout_rewards_total", "Reported values, by result.", "result")
+        self.tokens = counter(
             "turnout_tokens_total",
             "Tokens of responses, by the variant that served: input, output, cached (part of the input).",
-            (*labels, "type"),
-            registry=r,
+            "route variant type",
         )
-        self.cost = Counter(
-            "turnout_cost_total", "Cost of responses at the variant's prices.", labels, registry=r
+        self.cost = counter(
+            "turnout_cost_total", "Cost of responses at the variant's prices.", "route variant"
         )
-        self.without_usage = Counter(
+        self.without_usage = counter(
             "turnout_responses_without_usage_total",
             "Good responses of routes with 'usage' that had no token counts.",
-            labels,
-            registry=r,
+            "route variant",
         )
-        self.shadows = Counter(
+        self.shadows = counter(
             "turnout_shadow_requests_total",
             "Copies for shadows: offered, sent, failed, dropped:REASON, uncompared:REASON.",
-            ("route", "shadow", "event"),
-            registry=r,
+            "route shadow event",
         )
-        self.agreement = Counter(
+        self.agreement = counter(
             "turnout_shadow_agreement_total",
             "Compared responses of shadows, by whether they agree with the primary's.",
-            ("route", "shadow", "agrees"),
-            registry=r,
+            "route shadow agrees",
         )
-        self.record = Counter(
-            "turnout_record_events_total",
-            "Outcomes for the record: offered, written, dropped.",
-            ("event",),
-            registry=r,
+        self.record = counter(
+            "turnout_record_events_total", "Outcomes for the record: offered, written, dropped.", "event"
         )
-        self.spans = Counter(
+        self.spans = counter(
             "turnout_trace_spans_total",
             "Spans of traced requests: offered, exported, rejected, failed, dropped.",
-            ("event",),
-            registry=r,
+            "event",
         )
-        self.webhooks = Counter(
+        self.webhooks = counter(
             "turnout_webhook_posts_total",
             "Events posted to webhooks, by their host: delivered, failed.",
-            ("host", "result"),
-            registry=r,
+            "host result",
         )
-        self.share = Gauge(
-            "turnout_allocation_share", "The probability with which a variant is assigned.", labels, registry=r,
-            multiprocess_mode="mostrecent",
-        )  # fmt: skip
-        self.epoch = Gauge(
-            "turnout_allocation_epoch", "The number of the allocation in force.", ("route",), registry=r,
-            multiprocess_mode="max",
-        )  # fmt: skip
-        self.connections = Gauge(
-            "turnout_client_connections", "Open client connections.", registry=r, multiprocess_mode="livesum"
+        self.share = gauge(
+            "turnout_allocation_share",
+            "The probability with which a variant is assigned.",
+            "route variant",
+            across="mostrecent",
         )
-        self.in_flight = Gauge(
-            "turnout_backend_in_flight", "Requests in flight at an address.", ("backend", "address"), registry=r,
-            multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.healthy = Gauge(
-            "turnout_backend_healthy", "1 while an address may be used, else 0.", ("backend", "address"), registry=r,
-            multiprocess_mode="min",
-        )  # fmt: skip
-        self.failing = Gauge(
-            "turnout_backend_failing", "1 while the last attempts at an address all failed, else 0.",
-            ("backend", "address"), registry=r, multiprocess_mode="max",
-        )  # fmt: skip
-        self.revision = Gauge(
-            "turnout_config_revision", "The revision of the configuration in force.", registry=r,
-            multiprocess_mode="max",
-        )  # fmt: skip
-        self.reloaded = Gauge(
-            "turnout_config_last_reload_successful", "1 if the last configuration received is in force, else 0.",
-            registry=r, multiprocess_mode="livemin",
-        )  # fmt: skip
-        self.reloaded_at = Gauge(
+        self.epoch = gauge(
+            "turnout_allocation_epoch", "The number of the allocation in force.", "route", across="max"
+        )
+        self.connections = gauge("turnout_client_connections", "Open client connections.", across="livesum")
+        self.in_flight = gauge(
+            "turnout_backend_in_flight",
+            "Requests in flight at an address.",
+            "backend address",
+            across="livesum",
+        )
+        self.healthy = gauge(
+            "turnout_backend_healthy",
+            "1 while an address may be used, else 0.",
+            "backend address",
+            across="min",
+        )
+        self.failing = gauge(
+            "turnout_backend_failing",
+            "1 while the last attempts at an address all failed, else 0.",
+            "backend address",
+            across="max",
+        )
+        self.revision = gauge(
+            "turnout_config_revision", "The revision of the configuration in force.", across="max"
+        )
+        self.reloaded = gauge(
+            "turnout_config_last_reload_successful",
+            "1 if the last configuration received is in force, else 0.",
+            across="livemin",
+        )
+        self.reloaded_at = gauge(
             "turnout_config_last_reload_success_timestamp_seconds",
             "When a configuration was last put in force, in seconds since the epoch.",
-            registry=r, multiprocess_mode="livemax",
-        )  # fmt: skip
-        self.build = Gauge(
-            "turnout_build_info", "Always 1; the labels are version, form of the hot path and interpreter.",
-            ("version", "form", "python"), registry=r, multiprocess_mode="max",
-        )  # fmt: skip
-        self.build.labels(build.version(), build.form(), platform.python_version()).set(1)
-        self.alarms = Counter(
-            "turnout_alarms_total", "Alarms raised, by code.", ("route", "code"), registry=r
+            across="livemax",
         )
-        self.rollout_state = Gauge(
-            "turnout_rollout_state", "1 for the current state of a rollout.", ("route", "state"), registry=r,
-            multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.rollout_stage = Gauge(
-            "turnout_rollout_stage", "The current stage of a rollout, from 1; 0 for the shadow gate.", ("route",),
-            registry=r, multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.verdict = Gauge(
-            "turnout_guardrail_verdict", "1 for the current verdict of a guardrail.", ("route", "metric", "verdict"),
-            registry=r, multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.standing_alarm = Gauge(
-            "turnout_alarm_standing", "1 while an alarm stands.", ("route", "code"), registry=r,
-            multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.probability_best = Gauge(
-            "turnout_probability_best", "The probability that a variant of a bandit is the best one.", labels,
-            registry=r, multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.published_at = Gauge(
+        self.build = gauge(
+            "turnout_build_info",
+            "Always 1; the labels are version, form of the hot path and interpreter.",
+            "version form python",
+            across="max",
+        )
+        self.build.labels(build.version(), build.form(), platform.python_version()).set(1)
+        self.alarms = counter("turnout_alarms_total", "Alarms raised, by code.", "route code")
+        self.rollout_state = gauge(
+            "turnout_rollout_state", "1 for the current state of a rollout.", "route state"
+        )
+        self.rollout_stage = gauge(
+            "turnout_rollout_stage", "The current stage of a rollout, from 1; 0 for the shadow gate.", "route"
+        )
+        self.verdict = gauge(
+            "turnout_guardrail_verdict", "1 for the current verdict of a guardrail.", "route metric verdict"
+        )
+        self.standing_alarm = gauge("turnout_alarm_standing", "1 while an alarm stands.", "route code")
+        self.probability_best = gauge(
+            "turnout_probability_best",
+            "The probability that a variant of a bandit is the best one.",
+            "route variant",
+        )
+        self.published_at = gauge(
             "turnout_allocation_timestamp_seconds",
             "When the allocation in force was published, in seconds since the epoch.",
-            ("route",), registry=r, multiprocess_mode="livemax",
-        )  # fmt: skip
-        self.store_ready = Gauge(
-            "turnout_store_ready", "1 while the store can be reached, else 0.", registry=r,
-            multiprocess_mode="livemin",
-        )  # fmt: skip
-        self.started_without_store = Gauge(
+            "route",
+            across="livemax",
+        )
+        self.store_ready = gauge(
+            "turnout_store_ready", "1 while the store can be reached, else 0.", across="livemin"
+        )
+        self.started_without_store = gauge(
             "turnout_started_without_store",
             "1 while a process serves the last state of a store that was unavailable at its start, else 0.",
-            registry=r, multiprocess_mode="livemax",
-        )  # fmt: skip
-        self.spool_bytes = Gauge(
-            "turnout_spool_bytes", "Bytes of rewards that wait in the spool for the store.", registry=r,
-            multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.engine_node_state = Gauge(
-            "turnout_engine_node_state", "1 for the current state of a node of an engine.",
-            ("engine", "node", "state"), registry=r, multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.engine_rows = Gauge(
-            "turnout_engine_rows", "Rows of a node since its start, as it counts them: delivered, lost.",
-            ("engine", "node", "event"), registry=r, multiprocess_mode="livemostrecent",
-        )  # fmt: skip
-        self.certificate_expiry = Gauge(
+            across="livemax",
+        )
+        self.spool_bytes = gauge(
+            "turnout_spool_bytes", "Bytes of rewards that wait in the spool for the store.", across="livesum"
+        )
+        self.engine_node_state = gauge(
+            "turnout_engine_node_state",
+            "1 for the current state of a node of an engine.",
+            "engine node state",
+        )
+        self.engine_rows = gauge(
+            "turnout_engine_rows",
+            "Rows of a node since its start, as it counts them: delivered, lost.",
+            "engine node event",
+        )
+        self.certificate_expiry = gauge(
             "turnout_certificate_expiry_timestamp_seconds",
-            "When a certificate of the configuration expires, in seconds since the epoch.", ("path",), registry=r,
-            multiprocess_mode="livemostrecent",
-        )  # fmt: skip
+            "When a certificate of the configuration expires, in seconds since the epoch.",
+            "path",
+        )
         self._seen: dict[object, Tally[Any]] = {}
         self._current: dict[str, frozenset[frozenset[tuple[str, str]]]] = {}
         """By name of a gauge that `show` set, the labels of its current series."""
