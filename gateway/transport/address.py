@@ -30,8 +30,8 @@ class Address(ConnectionOwner):
     """One place where a backend listens, with its idle connections (last in, first out)."""
 
     __slots__ = (
-        "authority", "connecting", "connections", "endpoint", "idle", "idle_timeout", "in_flight", "last_byte_at",
-        "latency_deviation_ms", "latency_mean_ms", "latency_samples", "max_idle", "min_stall", "name",
+        "authority", "connecting", "connections", "endpoint", "http2", "idle", "idle_timeout", "in_flight",
+        "last_byte_at", "latency_deviation_ms", "latency_mean_ms", "latency_samples", "max_idle", "min_stall", "name",
         "next_probe_at", "server_name", "stalled", "stragglers", "time",
     )  # fmt: skip
 
@@ -57,6 +57,8 @@ class Address(ConnectionOwner):
         self.connecting: set[asyncio.Task[None]] = set()
         self.idle_timeout = idle_timeout
         self.max_idle = max_idle
+        self.http2 = False
+        """Whether requests go there in HTTP/2."""
         self.in_flight = 0
         self.last_byte_at = 0.0
         """`perf_counter` when a response last began or went on; 0.0: never."""
@@ -71,11 +73,6 @@ class Address(ConnectionOwner):
         """When the next request may try a stalled address."""
         self.stragglers = 0
         """Requests left with a stalled address after their clients got another response."""
-
-    @property
-    def http2(self) -> bool:
-        """Whether requests go there in HTTP/2."""
-        return False
 
     # Latency ----------------------------------------------------------------------------------------
     def observe_latency(self, milliseconds: float, now: float) -> None:

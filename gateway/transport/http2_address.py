@@ -79,10 +79,7 @@ class Http2Address(Address):
         self.offer = offer
         self.sessions = Sessions(self)
         self._opening: asyncio.Task[Http2Session | None] | None = None
-
-    @property
-    def http2(self) -> bool:
-        return True
+        self.http2 = True
 
     def take_idle(self) -> Connection | None:
         session = self.sessions.with_room()
@@ -155,36 +152,19 @@ class Http2Address(Address):
 
 
 class NegotiatedAddress(Http2Address):
-    """An https address: HTTP/2 if the backend agrees on it (ALPN), else HTTP/1.1, as for a change of protocol."""
+    """An https address: HTTP/2 if the backend agrees on it (ALPN), else HTTP/1.1, as for a change of protocol.
 
-    __slots__ = ("_http1",)
+    Its ``context`` offers HTTP/1.1 alone. `http2` is false once the backend has not agreed; it is asked again when no
+    connection is left.
+    """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        context: ssl.SSLContext | None = None,
-        offer: ssl.SSLContext | None = None,
-        server_name: str | None = None,
-        max_idle: int = MAX_IDLE_CONNECTIONS,
-    ) -> None:
-        """``context`` offers HTTP/1.1 alone."""
-        super().__init__(
-            endpoint, loop, context=context, offer=offer, server_name=server_name, max_idle=max_idle
-        )
-        self._http1 = False
-        """Whether the backend has not agreed on HTTP/2; asked again once no connection is left."""
-
-    @property
-    def http2(self) -> bool:
-        return not self._http1
+    __slots__ = ()
 
     def take_idle(self) -> Connection | None:
         return Http2Address.take_idle(self) or Address.take_idle(self)
 
     async def _connect(self, handler: ResponseHandler) -> None:
-        if handler.upgrade or self._http1:
+        if handler.upgrade or not self.http2:
             await Address._connect(self, handler)
         else:
             await Http2Address._connect(self, handler)
@@ -197,7 +177,7 @@ class NegotiatedAddress(Http2Address):
             await Address._connect(self, handler)
 
     def on_http1(self, transport: asyncio.Transport) -> None:
-        self._http1 = True
+        self.http2 = False
         connection = BackendConnection(self, None)
         self.connections.add(connection)
         transport.set_protocol(connection)
@@ -208,7 +188,7 @@ class NegotiatedAddress(Http2Address):
     def sweep(self) -> None:
         Http2Address.sweep(self)
         Address.sweep(self)
-        self._http1 = self._http1 and bool(self.connections)
+        self.http2 = self.http2 or not self.connections
 
     def close(self) -> None:
         Http2Address.close(self)
