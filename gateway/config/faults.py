@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -51,10 +50,8 @@ def render_path(path: Iterable[str | int]) -> str:
     return text
 
 
-def render_faults(faults: Sequence[Fault], *, source: str = "", as_json: bool = False) -> str:
-    """One line per fault (``file:line:column: path: message (hint)``), or a JSON array."""
-    if as_json:
-        return json.dumps([asdict(fault) for fault in faults], ensure_ascii=False)
+def render_faults(faults: Sequence[Fault], *, source: str = "") -> str:
+    """One line per fault (``file:line:column: path: message (hint)``)."""
     return "\n".join(_place(source, fault) + str(fault) for fault in faults)
 
 

@@ -56,9 +56,9 @@ def load(text: str, *, source: str, env: Mapping[str, str]) -> Document:
     return found.document
 
 
-def load_file(path: str | Path, env: Mapping[str, str] | None = None) -> Document:
-    """Load a file, with the environment of the process unless ``env`` is given. Raises ConfigError."""
-    return load(read_text(path), source=str(path), env=os.environ if env is None else env)
+def load_file(path: str | Path) -> Document:
+    """Load a file, with the environment of the process. Raises ConfigError."""
+    return load(read_text(path), source=str(path), env=os.environ)
 
 
 def read_text(path: str | Path) -> str:

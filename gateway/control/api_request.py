@@ -142,10 +142,10 @@ def _fault_text(fault: Mapping[str, Any]) -> str:
     return f"{where!r}: {text}" if where else text
 
 
-def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(value: Any, *, headers: Mapping[str, str] | None = None) -> Response:
     """Return ``value`` as JSON. NaN and infinity are not JSON: they raise, since they are a fault of ours."""
     body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, status, dict(headers or {}), media_type="application/json")
+    return Response(body, headers=dict(headers or {}), media_type="application/json")
 
 
 def gzipped_response(request: ApiRequest, value: Any) -> Response:
