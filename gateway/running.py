@@ -26,12 +26,12 @@ from gateway.ingest.spool import Spool
 from gateway.loops.allocation import LEASE
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
-from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
 from gateway.loops.joining import Joining
 from gateway.loops.probes import Probes
 from gateway.runtime.tasks import Tasks
-from gateway.state.base import Event, Revision, StoreUnavailable
+from gateway.state.base import Revision, StoreUnavailable
+from gateway.state.events import Events
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
 from policies.contextual.features import Scalar
@@ -61,10 +61,6 @@ class RunningGateway:
 
     def revision(self) -> Revision:
         return self.in_force.revision()
-
-    def refused_config(self) -> Mapping[str, Any] | None:
-        problem = self.revisions.problem
-        return None if problem is None else problem.shown()
 
     def authenticator(self) -> Authenticator:
         return self.in_force.worker.snapshot.authenticator
@@ -109,18 +105,6 @@ class RunningGateway:
     async def check_config(self, text: str, by: str) -> Mapping[str, Mapping[str, float]]:
         built = await self.revisions.check(text, by)
         return await self.in_force.allocations.preview(built.document, built.held)
-
-    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
-        return await self.revisions.propose(text, by, if_match)
-
-    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
-        return await self.revisions.restore(revision, by, if_match)
-
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
-        return await self.events.emit(kind, route, data)
-
-    async def next_events(self, after: int, timeout: float) -> list[Event]:
-        return await self.events.wait(after, timeout)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from gateway.ingest.usage import UsageRewards
 from gateway.loops.allocation import Allocations
 from gateway.loops.configuration import Configuration
 from gateway.loops.controller import Controller
-from gateway.loops.events import Events
 from gateway.loops.gauges import Gauges
 from gateway.loops.joining import Joining
 from gateway.loops.probes import Probes
@@ -49,6 +48,7 @@ from gateway.runtime.threads import pool
 from gateway.schedule import start_loops
 from gateway.state import open_store
 from gateway.state.base import ALLOCATION, Published, StoreUnavailable
+from gateway.state.events import Events
 from gateway.state.last_state import LastState
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store

@@ -112,6 +112,11 @@ class Revisions(Generic[B]):
         return self._in_force[1]
 
     @property
+    def refused(self) -> dict[str, Any] | None:
+        """`problem` for everyone who may read."""
+        return None if self.problem is None else self.problem.shown()
+
+    @property
     def _in_force(self) -> tuple[Revision, Document]:
         if self._current is None:
             raise RuntimeError("no configuration is in force yet: await start() first")

@@ -116,7 +116,7 @@ class EventStream:
         try:
             last = self._tail_after = await self.newest()
             while True:
-                for event in await self._gateway.next_events(last, HEARTBEAT_S):
+                for event in await self._gateway.events.wait(last, HEARTBEAT_S):
                     last = event.id
                     self._on_event(event)
                     if len(self._tail) == MAX_RECENT_EVENTS:

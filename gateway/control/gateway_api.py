@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from gateway.auth.principal import Authenticator, Principal
+from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.dataplane.decide import Decided
 from gateway.engines.fleet import Fleet
 from gateway.ingest.rewards import RewardIngest
-from gateway.state.base import Event, Revision
+from gateway.state.base import Revision
+from gateway.state.events import Events
 from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.features import Scalar
@@ -68,6 +70,10 @@ class GatewayApi(Protocol):
     def rewards(self) -> RewardIngest: ...
     @property
     def fleet(self) -> Fleet: ...
+    @property
+    def revisions(self) -> Revisions[Any]: ...
+    @property
+    def events(self) -> Events: ...
 
     def now(self) -> float:
         """Return the wall clock, in seconds since the epoch."""
@@ -79,13 +85,6 @@ class GatewayApi(Protocol):
 
     def revision(self) -> Revision:
         """Return the revision in force."""
-        ...
-
-    def refused_config(self) -> Mapping[str, Any] | None:
-        """Return the last configuration that was refused while another stays in force; None if there is none.
-
-        Time, author, place of the first fault and number of faults: its text may hold values of the environment.
-        """
         ...
 
     def authenticator(self) -> Authenticator:
@@ -142,20 +141,4 @@ class GatewayApi(Protocol):
 
         Raises gateway.config.faults.ConfigError.
         """
-        ...
-
-    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
-        """Validate, store and apply ``text``. Raises TurnoutError, gateway.config.faults.ConfigError."""
-        ...
-
-    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
-        """Apply the text of an earlier revision. Raises TurnoutError, gateway.config.faults.ConfigError."""
-        ...
-
-    async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
-        """Store an event. Raises StoreUnavailable."""
-        ...
-
-    async def next_events(self, after: int, timeout: float) -> list[Event]:
-        """Return the events with an id above ``after``; wait up to ``timeout`` seconds for the first."""
         ...

@@ -129,7 +129,7 @@ class ControlServices:
 
     async def overview(self) -> dict[str, Json]:
         """Return the view of all routes: the summaries, and under "" what concerns all of them."""
-        return {**await self.summaries(), "": {"refused": self.gateway.refused_config()}}
+        return {**await self.summaries(), "": {"refused": self.gateway.revisions.refused}}
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None

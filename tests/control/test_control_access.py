@@ -312,7 +312,7 @@ async def test_a_login_ends_with_its_time_its_key_or_its_cookie(harness: Harness
     assert (await http.get("/-/routes")).status_code == 401
     again = await logged_in(client)
     text = "\n".join(x for x in harness.revision().document.splitlines() if "id: reader" not in x) + "\n"
-    await harness.put_config(text, "test", "*")
+    await harness.revisions.propose(text, "test", "*")
     assert (await again.get("/-/routes")).status_code == 401
 
 

@@ -144,17 +144,17 @@ async def test_a_stream_without_events_of_its_own_has_heartbeats(
 def waiting(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> set[object]:
     """The calls that wait for events now."""
     now: set[object] = set()
-    next_events = harness.next_events
+    wait = harness.events.wait
 
     async def noted(after: int, timeout: float) -> Any:
         call = object()
         now.add(call)
         try:
-            return await next_events(after, timeout)
+            return await wait(after, timeout)
         finally:
             now.remove(call)
 
-    monkeypatch.setattr(harness, "next_events", noted)
+    monkeypatch.setattr(harness.events, "wait", noted)
     return now
 
 
@@ -246,6 +246,6 @@ async def test_a_stream_ends_with_the_key_or_session_that_it_was_opened_with(
             else:
                 text = harness.revision().document
                 line = next(one for one in text.splitlines() if "{id: reader," in one)
-                await harness.put_config(text.replace(line + "\n", ""), "ops", "*")
+                await harness.revisions.propose(text.replace(line + "\n", ""), "ops", "*")
             async for _ in pieces:
                 pass  # until it ends

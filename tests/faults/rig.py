@@ -75,7 +75,7 @@ class FaultRig(GatewayThread):
     def edit(self, config: str) -> None:
         """Puts another configuration in force."""
         etag = self.gateway.api.revision().etag
-        self.run(self.gateway.api.put_config(self.text(config), "test", etag))
+        self.run(self.gateway.api.revisions.propose(self.text(config), "test", etag))
 
     # What backends do -------------------------------------------------------------------------------
     def next(self, name: str, *steps: Step) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,8 +22,8 @@ from gateway.errors import TurnoutError
 from gateway.ingest.rewards import RewardIngest
 from gateway.loops.allocation import Allocations
 from gateway.record.decision_id import Sealer
-from gateway.state import history
 from gateway.state.base import Event, Revision
+from gateway.state.events import Events
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.contextual.features import Scalar
@@ -121,7 +119,7 @@ class Harness:
             clock=clock,
         )
         self.known = Authenticator(None)
-        self._news = asyncio.Event()
+        self.events = Events(store, clock)
 
     async def start(self, text: str) -> None:
         await self.allocations.start()
@@ -158,10 +156,6 @@ class Harness:
             bucket = None if key.rate is None else _bucket(key.rate)
             keys[key.digest] = Principal(key.id, frozenset(key.scopes), routes, bucket)
         self.known = Authenticator(keys)
-
-    def refused_config(self) -> Mapping[str, Any] | None:
-        problem = self.revisions.problem
-        return None if problem is None else problem.shown()
 
     # The context ------------------------------------------------------------------------------------
     def document(self) -> Document:
@@ -243,28 +237,8 @@ class Harness:
         document = (await self.revisions.check(text, by)).document
         return await self.allocations.preview(document, prepared(document, self.allocations)[1])
 
-    async def put_config(self, text: str, by: str, if_match: str | None) -> Revision:
-        return await self.revisions.propose(text, by, if_match)
-
-    async def restore_config(self, revision: int, by: str, if_match: str | None) -> Revision:
-        return await self.revisions.restore(revision, by, if_match)
-
     async def emit(self, kind: str, route: str, data: Mapping[str, Any]) -> Event:
-        event = await self.store.add_event(time=self.clock(), kind=kind, route=route, data=json.dumps(data))
-        await history.keep(self.store, event)
-        self._news.set()
-        return event
-
-    async def next_events(self, after: int, timeout: float) -> list[Event]:
-        deadline = asyncio.get_running_loop().time() + timeout
-        while True:
-            self._news.clear()
-            found = await self.store.events(after=after)
-            left = deadline - asyncio.get_running_loop().time()
-            if found or left <= 0:
-                return found
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
+        return await self.events.emit(kind, route, data)
 
 
 def _bucket(rate: float) -> Any:

@@ -95,4 +95,4 @@ def test_it_ends_with_its_key(rig: Rig, change: str) -> None:
 
 def put(rig: Rig, text: str) -> None:
     assert re.search("keys:\n +-", text)
-    rig.run(rig.gateway.api.put_config(text, "test", rig.gateway.api.revision().etag))
+    rig.run(rig.gateway.api.revisions.propose(text, "test", rig.gateway.api.revision().etag))

@@ -84,7 +84,7 @@ async def write_config(request: ApiRequest) -> Response:
         raise TurnoutError(
             "bad_request", "The body is not valid UTF-8; send the YAML text in UTF-8."
         ) from None
-    revision = await request.gateway.put_config(text, request.author, _if_match(request))
+    revision = await request.gateway.revisions.propose(text, request.author, _if_match(request))
     return json_response(_revision_json(revision), headers=_headers(revision))
 
 
@@ -116,7 +116,7 @@ async def restore(request: ApiRequest) -> Response:
     """Put an earlier configuration in force again."""
     _must_be_writable(request)
     number = (await request.body(RestoreRequest)).revision
-    revision = await request.gateway.restore_config(number, request.author, _if_match(request))
+    revision = await request.gateway.revisions.restore(number, request.author, _if_match(request))
     return json_response(_revision_json(revision), headers=_headers(revision))
 
 

@@ -76,7 +76,9 @@ async def read_history(request: ApiRequest) -> Response:
 async def add_note(request: ApiRequest) -> Response:
     """Add a note to the history of a route."""
     name, note = request.route, await request.body(NoteRequest)
-    event = await request.gateway.emit("note", name, {"text": note.text.strip(), "author": request.author})
+    event = await request.gateway.events.emit(
+        "note", name, {"text": note.text.strip(), "author": request.author}
+    )
     return json_response({"id": event.id, "time": event.time})
 
 

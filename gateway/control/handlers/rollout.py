@@ -33,7 +33,7 @@ async def steer(request: ApiRequest) -> Response:
     state = await request.gateway.rollout(name, step.action, step.weight, request.author, step.reason.strip())
     trail = {"action": step.action, "weight": step.weight, "reason": step.reason.strip()} | request.caller
     with contextlib.suppress(StoreUnavailable):  # the step is taken, even if its trail is not stored
-        await request.gateway.emit("steered", name, trail)
+        await request.gateway.events.emit("steered", name, trail)
     return json_response(dict(state))
 
 

@@ -24,7 +24,7 @@ HOUR_S: Final = 3600.0
 async def list_routes(request: ApiRequest) -> Response:
     """List all routes."""
     summaries = await request.services.summaries(request.principal.serves)
-    config = {"revision": request.gateway.revision().revision, "refused": request.gateway.refused_config()}
+    config = {"revision": request.gateway.revision().revision, "refused": request.gateway.revisions.refused}
     return json_response({"routes": list(summaries.values()), "config": config})
 
 
