@@ -11,8 +11,8 @@ from typing import Any, cast
 import httpx
 
 from turnout.decision import Decision
-from turnout.errors import FlushTimeout, Rejection, RewardsRejected, TurnoutError
-from turnout.outbox import Item, Outbox, log
+from turnout.errors import FlushTimeout, Rejection, TurnoutError
+from turnout.outbox import Item, Outbox, log, reported
 from turnout.response import AsyncTransport, Response, decide_call, infer_body
 from turnout.sync import DECIDE, FEEDBACK
 
@@ -92,12 +92,7 @@ class AsyncClient(httpx.AsyncClient):
             RewardsRejected: The gateway refused some; it took the others.
         """
         response = await self._post_feedback(list(items))
-        found = response.raise_for_status().json()
-        if found["rejected"]:
-            raise RewardsRejected(
-                [Rejection(items[r["index"]], r["code"], r["message"]) for r in found["rejected"]]
-            )
-        return {name: found[name] for name in ("accepted", "duplicates", "updated")}
+        return reported(items, response.raise_for_status().json())
 
     async def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable. Raises FlushTimeout and RewardsRejected."""
@@ -107,9 +102,7 @@ class AsyncClient(httpx.AsyncClient):
                 await asyncio.wait_for(self._emptied.wait(), timeout)
             except TimeoutError:
                 raise FlushTimeout(f"{len(self._outbox)} rewards are unsent after {timeout:g} s") from None
-        if self._outbox.rejected:
-            found, self._outbox.rejected = self._outbox.rejected, []
-            raise RewardsRejected(found)
+        self._outbox.raise_rejected()
 
     async def aclose(self, timeout: float = 30.0) -> None:
         """`flush`, then close every connection. Raises as `flush` does."""

@@ -6,10 +6,10 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from turnout.errors import BufferFull, Rejection
+from turnout.errors import BufferFull, Rejection, RewardsRejected
 
 log = logging.getLogger("turnout.client")
 
@@ -34,7 +34,7 @@ class Outbox:
     def __init__(self, capacity: int, on_rejected: Callable[[Rejection], None] | None = None) -> None:
         self.capacity = capacity
         self.rejected: list[Rejection] = []
-        """Refused since the last `raise_rejected` of a client."""
+        """Refused since the last `raise_rejected`."""
         self._on_rejected = on_rejected
         self._waiting: deque[Item] = deque()
         self._failures = 0
@@ -73,11 +73,26 @@ class Outbox:
                 self._on_rejected(rejection)
         return 0.0
 
+    def raise_rejected(self) -> None:
+        """Raise RewardsRejected if the gateway refused some since the last call."""
+        if self.rejected:
+            found, self.rejected = self.rejected, []
+            raise RewardsRejected(found)
+
     def _delay(self, retry_after: str | None) -> float:
         """Seconds: exponential with full jitter, and never less than the gateway asked for."""
         bound = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (self._failures - 1))
         asked = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
         return max(min(asked, MAX_DELAY_S), random.uniform(0.0, bound))
+
+
+def reported(items: Sequence[Item], document: dict[str, Any]) -> dict[str, int]:
+    """The counts in a response to ``items``. Raises RewardsRejected."""
+    if document["rejected"]:
+        raise RewardsRejected(
+            [Rejection(items[r["index"]], r["code"], r["message"]) for r in document["rejected"]]
+        )
+    return {name: document[name] for name in ("accepted", "duplicates", "updated")}
 
 
 def _rejections(batch: list[Item], status: int, body: bytes) -> list[Rejection]:

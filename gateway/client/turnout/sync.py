@@ -15,8 +15,8 @@ from typing import Any, cast
 import httpx
 
 from turnout.decision import Decision
-from turnout.errors import FlushTimeout, Rejection, RewardsRejected, TurnoutError
-from turnout.outbox import Item, Outbox, log
+from turnout.errors import FlushTimeout, Rejection, TurnoutError
+from turnout.outbox import Item, Outbox, log, reported
 from turnout.response import Response, Transport, decide_call, infer_body
 
 FEEDBACK = "/-/feedback"
@@ -130,12 +130,7 @@ class Client(httpx.Client):
             RewardsRejected: The gateway refused some of them; the others are durable.
             httpx.HTTPError: The gateway could not be reached, or responded with an error status.
         """
-        found = self._post_feedback(list(items)).raise_for_status().json()
-        if found["rejected"]:
-            raise RewardsRejected(
-                [Rejection(items[r["index"]], r["code"], r["message"]) for r in found["rejected"]]
-            )
-        return {name: found[name] for name in ("accepted", "duplicates", "updated")}
+        return reported(items, self._post_feedback(list(items)).raise_for_status().json())
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable.
@@ -210,9 +205,7 @@ class _Sender:
                 if left <= 0 or self._ended:
                     raise FlushTimeout(f"{len(self._outbox)} rewards are unsent after {timeout:g} s")
                 self._changed.wait(left)
-            if self._outbox.rejected:
-                found, self._outbox.rejected = self._outbox.rejected, []
-                raise RewardsRejected(found)
+            self._outbox.raise_rejected()
 
     def stop(self) -> None:
         with self._changed:
