@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 MAX_SETTINGS: Final = 32
@@ -23,26 +24,16 @@ OVERSIZED_COST: Final = 20.0
 """Resets that a header list over the limit counts for."""
 
 
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one connection may hold."""
 
-    __slots__ = ("connection_window", "max_fields", "max_list_bytes", "stream_window", "streams")
-
-    def __init__(
-        self,
-        *,
-        streams: int = 100,
-        stream_window: int = 262_144,
-        connection_window: int = 1_048_576,
-        max_list_bytes: int = 65_536,
-        max_fields: int = 128,
-    ) -> None:
-        self.streams = streams
-        """Open at the same time."""
-        self.stream_window = stream_window
-        """Bytes of one body that may wait to be taken."""
-        self.connection_window = connection_window
-        """The same for all streams together."""
-        self.max_list_bytes = max_list_bytes
-        """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it, and of its encoding."""
-        self.max_fields = max_fields
+    streams: int = 100
+    """Open at the same time."""
+    stream_window: int = 262_144
+    """Bytes of one body that may wait to be taken."""
+    connection_window: int = 1_048_576
+    """The same for all streams together."""
+    max_list_bytes: int = 65_536
+    """Of a header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it, and of its encoding."""
+    max_fields: int = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -14,20 +15,14 @@ from gateway.telemetry.metrics import Metrics
 from policies.allocation.model import Allocation
 
 
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """The gauges of one process. ``counts``: further counters, each with its totals."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        registry: Registry,
-        worker: Callable[[], Worker],
-        counts: Callable[[], list[tuple[Any, Counter[Any]]]],
-    ) -> None:
-        self._metrics = metrics
-        self._registry = registry
-        self._worker = worker
-        self._counts = counts
+    metrics: Metrics
+    registry: Registry
+    worker: Callable[[], Worker]
+    counts: Callable[[], list[tuple[Any, Counter[Any]]]]
 
     async def step(self) -> None:
         """`update`, as a loop's step."""
@@ -36,25 +31,25 @@ class Gauges:
     def text(self) -> bytes:
         """Return the metrics of all workers in the Prometheus text format."""
         self.update()
-        return self._metrics.text()
+        return self.metrics.text()
 
     def update(self) -> None:
         """Set all of them."""
-        m, worker = self._metrics, self._worker()
+        m, worker = self.metrics, self.worker()
         m.connections.set(len(worker.connections))
         m.advance(m.refusals, worker.refusals)
         m.advance(m.undecided, worker.undecided)
         m.advance(m.internal_errors, INTERNAL_ERRORS.counts)
         m.advance(m.shadows, worker.shadow.counts)
-        for counter, counts in self._counts():
+        for counter, counts in self.counts():
             m.advance(counter, counts)
         self._show_addresses(worker)
 
     def _show_addresses(self, worker: Worker) -> None:
-        m, now, healths = self._metrics, perf_counter(), worker.healths()
+        m, now, healths = self.metrics, perf_counter(), worker.healths()
         addresses = {
             (name, address.name): address
-            for name, backend in self._registry.backends.items()
+            for name, backend in self.registry.backends.items()
             for address in backend.addresses
         }
         m.show(m.in_flight, {labels: a.in_flight for labels, a in addresses.items()})

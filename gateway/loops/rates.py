@@ -8,6 +8,7 @@ was left. While the store is away each goes on with its part of the rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -17,26 +18,21 @@ from gateway.state.store import RateLedger
 RATES_S: Final = 0.05
 
 
+@dataclass(frozen=True, slots=True)
 class Rates:
     """The buckets of one process."""
 
-    def __init__(
-        self,
-        ledger: RateLedger,
-        owner: str,
-        buckets: Callable[[], Mapping[tuple[str, float], Bucket]],
-        workers: int = 1,
-    ) -> None:
-        """``buckets``: by key id and rate, as they are in force. ``workers``: processes that may serve any key."""
-        self._ledger = ledger
-        self._owner = owner
-        self._buckets = buckets
-        self._workers = workers
+    ledger: RateLedger
+    owner: str
+    buckets: Callable[[], Mapping[tuple[str, float], Bucket]]
+    """By key id and rate, as they are in force."""
+    workers: int
+    """Processes that may serve any key."""
 
     async def step(self) -> None:
         """Settles what was used since the last step. Raises StoreUnavailable."""
-        used = [(key, bucket) for (key, _), bucket in self._buckets().items() if bucket.spent or bucket.short]
+        used = [(key, bucket) for (key, _), bucket in self.buckets().items() if bucket.spent or bucket.short]
         for key, bucket in used:
             spent, bucket.spent, bucket.short = bucket.spent, 0.0, False
-            level, processes = await self._ledger.spend(key, bucket.rate, bucket.burst, spent, self._owner)
-            bucket.settle(level - bucket.spent, 1.0 / max(processes, self._workers), perf_counter())
+            level, processes = await self.ledger.spend(key, bucket.rate, bucket.burst, spent, self.owner)
+            bucket.settle(level - bucket.spent, 1.0 / max(processes, self.workers), perf_counter())

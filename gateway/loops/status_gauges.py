@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,35 +29,25 @@ Series = dict[tuple[str, ...], float]
 """Label values → value."""
 
 
+@dataclass(frozen=True, slots=True)
 class StatusGauges:
     """The gauges of one process. Every process shows the same, as far as the store says it."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        store: DocumentStore,
-        controller: Controller,
-        allocations: Allocations,
-        spool: Spool,
-        outage: StoreOutage,
-        joining: Joining,
-        fleet: Fleet,
-    ) -> None:
-        self._metrics = metrics
-        self._store = store
-        self._controller = controller
-        self._allocations = allocations
-        self._spool = spool
-        self._outage = outage
-        self._joining = joining
-        self._fleet = fleet
+    metrics: Metrics
+    store: DocumentStore
+    controller: Controller
+    allocations: Allocations
+    spool: Spool
+    outage: StoreOutage
+    joining: Joining
+    fleet: Fleet
 
     async def step(self, document: Document) -> None:
         """Set all of them. Raises StoreUnavailable, after those that need no store are set."""
-        metrics = self._metrics
-        metrics.store_ready.set(self._outage.since is None)
-        metrics.started_without_store.set(self._joining.state_time is not None)
-        metrics.spool_bytes.set(self._spool.waiting_bytes)
+        metrics = self.metrics
+        metrics.store_ready.set(self.outage.since is None)
+        metrics.started_without_store.set(self.joining.state_time is not None)
+        metrics.spool_bytes.set(self.spool.waiting_bytes)
         metrics.show(
             metrics.certificate_expiry,
             {(path,): at for path, at in (await asyncio.to_thread(_expiries, named_files(document))).items()},
@@ -67,7 +58,7 @@ class StatusGauges:
         await self._show_alarms(document)
 
     def _show_allocations(self, document: Document) -> None:
-        metrics, published = self._metrics, self._allocations.published
+        metrics, published = self.metrics, self.allocations.published
         stored = {route: published[route][0] for route in document.routes if route in published}
         metrics.show(metrics.published_at, {(route,): one.time for route, one in stored.items()})
         best: Series = {}
@@ -81,9 +72,9 @@ class StatusGauges:
         metrics.show(metrics.probability_best, best)
 
     def _show_engines(self, document: Document) -> None:
-        metrics, states, rows = self._metrics, Series(), Series()
+        metrics, states, rows = self.metrics, Series(), Series()
         for engine in document.engines:
-            for node in self._fleet.shown(engine)["nodes"]:
+            for node in self.fleet.shown(engine)["nodes"]:
                 states[engine, node["node"], node["state"]] = 1.0
                 rows[engine, node["node"], "delivered"] = node["delivered"]
                 rows[engine, node["node"], "lost"] = node["lost"]
@@ -95,25 +86,25 @@ class StatusGauges:
         stages: Series = {}
         verdicts: Series = {}
         for route in document.routes:
-            shown = await self._controller.rollout_verdicts(route)
+            shown = await self.controller.rollout_verdicts(route)
             if shown is None:
                 continue
             rollout, of_route = shown
             states[route, str(rollout.status)] = 1.0
             stages[route,] = rollout.stage + 1.0
             verdicts |= {(route, v.metric, v.verdict): 1.0 for v in of_route}
-        metrics = self._metrics
+        metrics = self.metrics
         metrics.show(metrics.rollout_state, states)
         metrics.show(metrics.rollout_stage, stages)
         metrics.show(metrics.verdict, verdicts)
 
     async def _show_alarms(self, document: Document) -> None:
         standing: Series = {}
-        kept = await self._store.load_all(alarms.KIND, (alarms.GATEWAY, *document.routes))
+        kept = await self.store.load_all(alarms.KIND, (alarms.GATEWAY, *document.routes))
         for route, (_, text) in kept.items():
             for alarm in json.loads(text):
                 standing[route, alarm["code"]] = 1.0
-        self._metrics.show(self._metrics.standing_alarm, standing)
+        self.metrics.show(self.metrics.standing_alarm, standing)
 
 
 def _expiries(paths: Iterable[str]) -> dict[str, float]:

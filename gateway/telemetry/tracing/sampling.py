@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gateway.clock import Chance, Clock
@@ -27,37 +28,24 @@ PASSED: Final = Sample(None, strip=False)
 """Not traced, and what names a trace passes as it came."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tracing:
     """How requests are chosen; part of the snapshot, where None means that nothing is traced."""
 
-    def __init__(
-        self,
-        *,
-        share: float,
-        follow: bool,
-        propagate: bool,
-        chance: Chance,
-        entropy: Callable[[int], bytes],
-        wall: Clock,
-        offer: Callable[[Traced], None],
-    ) -> None:
-        """
-        Args:
-            share: Probability of a trace where the client does not say.
-            follow: Whether an admitted client may say.
-            propagate: Whether backends get the context of our spans.
-            chance: Draws from [0, 1).
-            entropy: Returns the number of random bytes it is asked for.
-            wall: Seconds since the epoch.
-            offer: Takes what is finished.
-        """
-        self.share = share
-        self.follow = follow
-        self.propagate = propagate
-        self.chance = chance
-        self.entropy = entropy
-        self.wall = wall
-        self.offer = offer
+    share: float
+    """Probability of a trace where the client does not say."""
+    follow: bool
+    """Whether an admitted client may say."""
+    propagate: bool
+    """Whether backends get the context of our spans."""
+    chance: Chance
+    """Draws from [0, 1)."""
+    entropy: Callable[[int], bytes]
+    """Returns the number of random bytes it is asked for."""
+    wall: Clock
+    """Seconds since the epoch."""
+    offer: Callable[[Traced], None]
+    """Takes what is finished."""
 
     def sample(self, fields: Mapping[bytes, bytes], *, admitted: bool) -> Sample:
         """Decides on one request; call it once for each.
