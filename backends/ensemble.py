@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -12,10 +13,12 @@ import numpy as np
 from backends.batching.entry import Entry
 from backends.config import EnsembleStep, ModelConfig
 from backends.ensemble_steps import LocalStep, Step, Tensor, open_steps
-from backends.errors import LoadError, NotFound, ServerError, Unavailable
+from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
 from backends.repository import FoundVersion
 from backends.served import Served
 from backends.wire.signature import TensorSpec
+
+log = logging.getLogger("turnout.backend")
 
 
 class EnsembleServed(Served):
@@ -101,6 +104,10 @@ class EnsembleServed(Served):
             waves.append(wave)
             left = [step for step in left if step not in wave]
         for name, wanted in self.signature.outputs.items():
+            if name in self.signature.inputs:
+                raise LoadError(
+                    f"{self.title()}: {name!r} is both an input and an output; rename one of them"
+                )
             if name not in known:
                 raise LoadError(
                     f"{self.title()}: no step gives the output {name!r}; write it into an output_map"
@@ -131,16 +138,16 @@ class EnsembleServed(Served):
             known[tensor] = spec
 
     def _match(self, given: TensorSpec, wanted: TensorSpec, what: str) -> None:
-        fits = len(given.shape) == len(wanted.shape) and all(
-            -1 in (one, other) or one == other for one, other in zip(given.shape, wanted.shape, strict=True)
-        )
-        if given.datatype is not wanted.datatype or not fits:
+        if given.datatype is not wanted.datatype or not _agree(given.shape, wanted.shape):
             raise LoadError(f"{self.title()}: {what} is {wanted}, and is given {given}; they must agree")
 
     async def _respond(self, entry: Entry, timeout: float) -> None:
         try:
             outputs = await self._run(entry, timeout)
-        except ServerError as error:
+        except Exception as error:
+            if not isinstance(error, ServerError):
+                log.error("%s failed", self.title(), exc_info=error)
+                error = ModelFailed(f"{self.title()} failed; the server's log has the details")
             self.stats.fail.add(time.perf_counter_ns() - entry.arrived)
             entry.settle(error)
             return
@@ -165,5 +172,19 @@ class EnsembleServed(Served):
     async def _run_step(self, step: Step, tensors: dict[str, Tensor], rows: int, timeout: float) -> None:
         outputs = await step.run(tensors, rows, timeout)
         for name, tensor in step.config.output_map.items():
-            array = np.ascontiguousarray(outputs[step.signature.outputs[name].index])
+            spec = step.signature.outputs[name]
+            array = np.ascontiguousarray(outputs[spec.index])
+            wanted = (rows, *spec.shape[1:]) if self.config.max_batch_size else spec.shape
+            if array.dtype != spec.datatype.dtype or not _agree(array.shape, wanted):
+                raise ModelFailed(
+                    f"step {step.config.model_name!r} gave {name!r} as {array.dtype} {list(array.shape)}; "
+                    f"its server announced {spec}"
+                )
             tensors[tensor] = (array, array.shape)
+
+
+def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes are the same where both are known."""
+    return len(one) == len(other) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True)
+    )

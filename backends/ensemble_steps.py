@@ -102,7 +102,8 @@ class HttpStep:
             raise self._error(response)
         try:
             given = _outputs(response)
-            return [given.get(name, _NONE) for name in self.signature.outputs]
+            mapped = self.config.output_map
+            return [given[name] if name in mapped else _NONE for name in self.signature.outputs]
         except (InvalidInput, ValueError, LookupError, TypeError) as error:
             raise ModelFailed(f"{self._title()} gave a response that is not understood: {error}") from None
 

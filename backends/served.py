@@ -295,7 +295,14 @@ def _guarded(title: str, function: Callable[[], T]) -> T:
     except LoadError:
         raise
     except BaseException as error:
-        raise LoadError(f"{title}: {type(error).__name__}: {error}") from error
+        raise LoadError(f"{title}: {type(error).__name__}: {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  the text of a model's exception is the model's code, too
+        return "its text can't be read"
 
 
 def devices_of(config: ModelConfig, device: str) -> list[str]:

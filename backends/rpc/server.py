@@ -15,12 +15,13 @@ from google.protobuf.json_format import ParseDict
 from backends.batching.entry import FutureEntry
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES
-from backends.errors import InvalidInput, ServerError
+from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.http.message import Response
 from backends.pages import Pages
 from backends.registry import Registry
 from backends.rpc.health import Health
 from backends.rpc.messages import MESSAGES, SERVICE
+from backends.rpc.sizes import parser
 from backends.wire.tensors import to_bytes
 
 CODES: Final = {
@@ -113,7 +114,7 @@ class GrpcServer:
         methods = {name: _unary(name, call) for name, call in calls.items()}
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=MESSAGES["ModelInferRequest"].FromString,
+            request_deserializer=parser("ModelInferRequest"),
             response_serializer=MESSAGES["ModelStreamInferResponse"].SerializeToString,
         )
         return methods
@@ -130,7 +131,7 @@ class GrpcServer:
         response = MESSAGES["ModelStreamInferResponse"]
         async for request in requests:
             try:
-                yield response(infer_response=await self._infer(request))
+                yield response(infer_response=await self._infer(_usable(request)))
             except ServerError as error:
                 yield response(error_message=error.message)
 
@@ -236,7 +237,7 @@ def _raw(tensor: Any) -> bytes:
     if tensor.datatype == "BYTES":
         return b"".join(struct.pack("<I", len(value)) + value for value in values)
     try:
-        return np.array(values, dtype=DATATYPES[tensor.datatype].dtype).tobytes()
+        return np.array(list(values), dtype=DATATYPES[tensor.datatype].dtype).tobytes()
     except OverflowError:
         raise InvalidInput(
             f"input {tensor.name!r} has a value outside the range of {tensor.datatype}; send one inside it"
@@ -248,7 +249,7 @@ def _unary(name: str, call: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
 
     async def handle(request: Any, context: Any) -> Any:
         try:
-            result = call(request)
+            result = call(_usable(request))
             if isinstance(result, Awaitable):
                 result = await result
         except ServerError as error:
@@ -259,9 +260,16 @@ def _unary(name: str, call: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
 
     return grpc.unary_unary_rpc_method_handler(
         handle,
-        request_deserializer=MESSAGES[f"{name}Request"].FromString,
+        request_deserializer=parser(f"{name}Request"),
         response_serializer=response_class.SerializeToString,
     )
+
+
+def _usable(request: Any) -> Any:
+    """Raises TooLarge where `parser` has put it in place of the request."""
+    if isinstance(request, TooLarge):
+        raise request
+    return request
 
 
 def _message(response: Response, response_class: Any) -> Any:

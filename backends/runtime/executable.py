@@ -201,9 +201,9 @@ class TorchExecutable:
 
     def _to_host(self, value: Any) -> Any:
         """``value`` on its way to the host."""
-        if isinstance(value, np.ndarray):
-            return value
         # A copy on the CPU too: the model may return what it keeps, and write into it with the next batch.
+        if isinstance(value, np.ndarray):
+            return value.copy()
         host = torch.empty(value.shape, dtype=value.dtype, pin_memory=self._cuda)
         return host.copy_(value, non_blocking=self._cuda)
 

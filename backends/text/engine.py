@@ -9,8 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Protocol
 
+from backends.batching.execution import attempt
 from backends.errors import ModelFailed, ServerError, Unavailable
 from backends.text.generation import Generation, Sampling
 
@@ -31,7 +33,7 @@ class Stepper(Protocol):
         ...
 
     def join(self, prompt: bytes, sampling: Sampling) -> int:
-        """Reads ``prompt`` into a new last slot; the first byte."""
+        """Reads ``prompt`` into a new last slot; the first byte. If it raises, there is no new slot."""
         ...
 
     def step(self, last: list[int]) -> list[int]:
@@ -79,6 +81,8 @@ class Engine:
             if self._closed:
                 raise Unavailable("this version is being unloaded; send the request again")
             if len(self._waiting) >= self._limit:
+                self._waiting = deque(one for one in self._waiting if not one.cancelled)
+            if len(self._waiting) >= self._limit:
                 raise Unavailable(
                     f"{self._limit} requests are waiting already; try again as Retry-After says"
                 )
@@ -91,6 +95,11 @@ class Engine:
             self._closed = True
             self._changed.notify()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the thread has ended though it should not."""
+        return self.ended.done() and not self._closed
+
     def everything(self) -> list[Generation]:
         """All generations that are not complete."""
         return [*self._running, *self._waiting]
@@ -100,8 +109,10 @@ class Engine:
             self._stepper.enter()
             while self._turn():
                 pass
-        finally:
             self._stepper.close()
+        except BaseException as error:
+            log.critical("%s: its thread ended", self._name, exc_info=error)
+        finally:
             self.ended.set_result(None)
 
     def _turn(self) -> bool:
@@ -127,16 +138,26 @@ class Engine:
             if self._running:
                 self._last = self._stepper.step(self._last)
             for generation in joining:
-                if not generation.cancelled:
-                    self._last.append(self._stepper.join(generation.prompt, generation.sampling))
-                    self._running.append(generation)
+                self._join(generation)
+            return [
+                (one, b"" if byte == END_OF_TEXT else bytes((byte,)), byte == END_OF_TEXT)
+                for one, byte in zip(self._running, self._last, strict=True)
+            ]
         except BaseException as error:
             log.error("%s failed on %d texts", self._name, len(self._running), exc_info=error)
             return self._fail(joining, type(error).__name__)
-        return [
-            (one, b"" if byte == END_OF_TEXT else bytes((byte,)), byte == END_OF_TEXT)
-            for one, byte in zip(self._running, self._last, strict=True)
-        ]
+
+    def _join(self, generation: Generation) -> None:
+        """Starts a text; a prompt that the model can't take fails alone."""
+        if generation.cancelled:
+            return
+        join = partial(self._stepper.join, generation.prompt, generation.sampling)
+        byte = attempt(self._name, join, _no_memory, 1, 1)
+        if isinstance(byte, ServerError):
+            self._loop.call_soon_threadsafe(generation.fail, byte)
+            return
+        self._last.append(byte)
+        self._running.append(generation)
 
     def _forget_complete(self) -> None:
         kept = [
@@ -157,6 +178,10 @@ class Engine:
         self._running, self._last = [], []
         self._stepper.leave([])
         return []
+
+
+def _no_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError)
 
 
 def sample(logits: Any, sampling: Sampling, generator: Any) -> int:

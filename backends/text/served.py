@@ -65,8 +65,13 @@ class TextServed(Served):
     def watch(self, now: int) -> None:
         """See `Served`."""
         started, limit = self.engine.started, self.config.batch_timeout_microseconds * 1000
-        if limit and started and now - started > limit and not self.fault:
+        if self.fault:
+            return
+        if self.engine.broken:
+            self.fault = f"{self.title()} can't start a text any more; the server's log has the details"
+        elif limit and started and now - started > limit:
             self.fault = f"{self.title()} hangs: a step exceeded {limit / 1e9:g} s; load it again"
+        if self.fault:
             self.engine.close()
             self._fail(ModelFailed(self.fault))
 

@@ -54,8 +54,9 @@ class TorchStepper:
         with torch.inference_mode():
             tokens = torch.frombuffer(bytearray(prompt or b"\0"), dtype=torch.uint8).long()[None]
             logits, state = self._model.call({"tokens": tokens, "state": self._model.instance.state(1)})
+            states = torch.cat((self._states, state))
             byte = sample(logits[0, -1], sampling, generator)
-            self._states = torch.cat((self._states, state))
+        self._states = states
         self._drawing.append((sampling, generator))
         return byte
 

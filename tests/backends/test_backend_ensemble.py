@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from backends.batching.entry import FutureEntry
-from backends.errors import InvalidInput, LoadError, Unavailable
+from backends.errors import InvalidInput, LoadError, ModelFailed, Unavailable
 from backends.registry import Registry
 from backends.server import KINDS
 from tests.backends.repositories import SLEEPER, write_model, write_picky
@@ -94,6 +97,7 @@ async def test_a_diamond_of_steps_over_http(root: Path) -> None:
         ([step("plus", {"w": "x"}, {"y": "y"})], {}, "the model takes x"),
         ([step("plus", {"x": "x"}, {"w": "y"})], {}, "has no output 'w'"),
         ([step("plus", {"x": "x"}, {"y": "x"})], {}, "'x' is given twice"),
+        ([step("plus", {"x": "x"}, {"y": "y"})], {"outputs": X}, "both an input and an output"),
         ([step("absent", {"x": "x"}, {"y": "y"})], {}, "a step needs model 'absent'"),
         ([step("plus", {"x": "x"}, {"y": "y"}, 7)], {}, "has no version '7'"),
         (DIAMOND, {"max_batch_size": 9}, "max_batch_size is 9"),
@@ -188,3 +192,65 @@ async def test_errors_and_leaving_reach_the_steps(tmp_path: Path) -> None:
                     await client.post("/v2/models/slow/infer", json=body(30), timeout=0.1)
             assert (await client.post("/v2/models/slow/infer", json=body(0), timeout=10)).status_code == 200
             assert (await first).status_code == 200
+
+
+class Liar(BaseHTTPRequestHandler):
+    """Announces an output ``y`` FP32 [-1, 1], and gives ``outputs``, with ``data`` behind them."""
+
+    outputs: Any = None
+    data = b""
+
+    def do_GET(self) -> None:
+        tensor = {"datatype": "FP32", "shape": [-1, 1]}
+        self._send(
+            json.dumps({"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]}).encode()
+        )
+
+    def do_POST(self) -> None:
+        self._send(json.dumps({"outputs": self.outputs}).encode(), self.data)
+
+    def _send(self, head: bytes, data: bytes = b"") -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(head + data)))
+        self.send_header("inference-header-content-length", str(len(head)))
+        self.end_headers()
+        self.wfile.write(head + data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def output(name: str = "y", datatype: str = "FP32", shape: Any = (1, 1), size: Any = 4) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+
+
+async def test_another_server_that_lies_fails_the_request_and_no_step_behind_it(tmp_path: Path) -> None:
+    one = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as liar:
+        threading.Thread(target=liar.serve_forever, daemon=True).start()
+        first = {**step("lies", {"x": "x"}, {"y": "z"}), "url": f"http://127.0.0.1:{liar.server_port}"}
+        write_model(tmp_path, "plus", PLUS, *one)
+        write_ensemble(
+            tmp_path, "chain", [first, step("plus", {"x": "z"}, {"y": "y"})], inputs=one[0], outputs=one[1]
+        )
+        registry = Registry(tmp_path, "cpu", kinds=KINDS)
+        await registry.load_all()
+        for outputs, data, message in (
+            ([output(datatype="INT32")], bytes(4), "as int32"),
+            ([output(shape=[2, 1], size=8)], bytes(8), r"\[2, 1\]"),
+            ([output(shape=[1], size=4)], bytes(4), r"\[1\]"),
+            ([output("other")], bytes(4), "not understood"),
+            ([output(size=-8)], bytes(4), "not understood"),
+            ([output(shape=["x"])], bytes(4), "not understood"),
+            ([], b"", "not understood"),
+            ({"y": 1}, b"", "not understood"),
+            ("no", b"", "not understood"),
+        ):
+            Liar.outputs, Liar.data = outputs, data
+            entry = FutureEntry((np.zeros((1, 1), "<f4"),), 1, ((1,),), 0)
+            registry.find("chain").submit(entry)
+            with pytest.raises(ModelFailed, match=message):
+                await asyncio.wait_for(entry.future, 30)
+        assert registry.find("plus").stats.executions == 0
+        assert registry.find("chain").stats.fail.count == 9
+        await registry.close()
+        liar.shutdown()

@@ -13,12 +13,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from backends.datatypes import DATATYPES
 from backends.rpc.messages import MESSAGES
 from backends.rpc.server import DATA_TYPES
+from backends.rpc.sizes import RAW_INPUT_CONTENTS, bytes_besides
+from backends.wire.request import MAX_JSON_BYTES
 from tests.backends.repositories import write_echo, write_picky, write_sleeper
 from tests.support.processes import ModelServerProcess
 
@@ -246,3 +250,47 @@ def test_field_numbers_are_tritons() -> None:
                 int32 if other.type == enum else other.type,
             ), f"{name}.{field.name}"
             assert field.is_repeated == other.is_repeated, f"{name}.{field.name}"
+
+
+def infer_request(**more: Any) -> Any:
+    return MESSAGES["ModelInferRequest"](model_name="echo_INT32", **more)
+
+
+def test_much_besides_raw_contents_is_refused_unparsed(address: str) -> None:
+    """60 MiB of typed contents held the event loop for seconds, and with it all other clients."""
+    typed = infer_request()
+    tensor_of = typed.inputs.add(name="x", datatype="INT32", shape=[4, 2])
+    tensor_of.contents.int_contents.extend([1] * (MAX_JSON_BYTES + 1))
+    raw = infer_request(raw_input_contents=[bytes(MAX_JSON_BYTES), bytes(MAX_JSON_BYTES)])
+    names = infer_request()
+    for number in range(5):
+        names.parameters.add(key=f"{number}" * 1_000_000).value.bool_param = True
+    with grpc.insecure_channel(address) as channel:
+        for name, request, code, message in (
+            ("ModelInfer", typed, grpc.StatusCode.RESOURCE_EXHAUSTED, "send tensors there"),
+            ("ModelInfer", names, grpc.StatusCode.RESOURCE_EXHAUSTED, "send tensors there"),
+            ("ModelInfer", raw, grpc.StatusCode.INVALID_ARGUMENT, "2 raw_input_contents for 0 inputs"),
+            ("ModelMetadata", typed, grpc.StatusCode.RESOURCE_EXHAUSTED, "more than"),
+        ):
+            call = channel.unary_unary(f"/inference.GRPCInferenceService/{name}")
+            with pytest.raises(grpc.RpcError, match=message) as caught:
+                call(request.SerializeToString(), timeout=60)
+            assert caught.value.code() is code
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        (response,) = stream(iter([typed.SerializeToString()]), timeout=60)
+        assert b"send tensors there" in response
+
+
+@given(st.lists(st.binary(max_size=300)), st.lists(st.text(max_size=9)), st.binary(max_size=40))
+def test_bytes_besides_the_raw_contents(raw: list[bytes], names: list[str], junk: bytes) -> None:
+    request = infer_request(raw_input_contents=raw, id="id")
+    for name in names:
+        request.outputs.add(name=name)
+    data = request.SerializeToString()
+    assert bytes_besides(RAW_INPUT_CONTENTS, data) == len(data) - sum(map(len, raw))
+    assert bytes_besides(RAW_INPUT_CONTENTS, data[: len(junk)] + junk) >= 0
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 10_000_000, b"\x3a" + b"\xff" * 9 + b"\x01", b"\x0b"])
+def test_what_is_no_message_is_not_walked_for_long(junk: bytes) -> None:
+    assert bytes_besides(RAW_INPUT_CONTENTS, junk) <= 16

@@ -17,8 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 from backends.app import App
+from backends.batching.entry import Spans
 from backends.http.listener import Listener
 from backends.registry import Registry
+from backends.repository import scan_model
+from backends.runtime.load import executable
 from tests.backends.repositories import ECHO, SCALED, write_model, write_picky, write_sleeper
 from tests.support.processes import ModelServerProcess
 
@@ -291,3 +294,28 @@ async def test_a_reload_under_load_fails_no_request(tmp_path: Path) -> None:
         await asyncio.gather(*asking)
     assert sorted(set(seen)) == [1, 20, 300, 4000]
     assert seen[-1] == 4000
+
+
+KEEPER = """
+import numpy as np
+
+class Model:
+    kept = np.empty((1, 1), dtype=object)
+
+    def __call__(self, x):
+        self.kept[:] = x
+        return self.kept
+"""
+
+
+@pytest.mark.parametrize("datatype", ["BYTES", "FP32"])
+def test_outputs_are_copies_of_what_a_model_keeps(tmp_path: Path, datatype: str) -> None:
+    """The first response was written while the next batch ran."""
+    code = KEEPER if datatype == "BYTES" else KEEPER.replace("object", "np.float32")
+    write_model(tmp_path, "keeper", code, {"x": (datatype, [1])}, {"y": (datatype, [1])}, max_batch_size=1)
+    found = scan_model(tmp_path / "keeper")
+    assert found.config is not None
+    model = executable(found.config, found.versions[1], "cpu", 1)
+    inputs = [np.array([[value]], object if datatype == "BYTES" else "<f4") for value in (b"1", b"2")]
+    first, second = (model.run([(one,)], 1, ((1,),), Spans())[0] for one in inputs)
+    assert (first.tolist(), second.tolist()) == tuple(one.tolist() for one in inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import train_text
+from backends.errors import InvalidInput, Unavailable
+from backends.registry import Registry
+from backends.server import KINDS
 from backends.text.engine import END_OF_TEXT, Engine, Event
 from backends.text.generation import Generation, Sampling, TextStream
+from backends.text.served import TextServed
 from tests.backends.repositories import write_model
 from tests.support.processes import ModelServerProcess
 
@@ -191,7 +196,10 @@ class Recorded(Generation):
 
 
 class Spelling:
-    """Each text spells out its prompt, then ends; a prompt of ``!`` breaks the step after its third byte."""
+    """Each text spells out its prompt, then ends.
+
+    A prompt with ``?`` is refused; ``!`` breaks the step before it, ``€`` is not a byte.
+    """
 
     def __init__(self) -> None:
         self.slots: list[list[int]] = []
@@ -202,6 +210,8 @@ class Spelling:
     def close(self) -> None: ...
 
     def join(self, prompt: bytes, sampling: Sampling) -> int:
+        if b"?" in prompt:
+            raise InvalidInput("no questions")
         self.slots.append([*prompt, END_OF_TEXT])
         self.widest = max(self.widest, len(self.slots))
         return self.slots[-1].pop(0)
@@ -210,7 +220,7 @@ class Spelling:
         assert len(last) == len(self.slots)
         if any(slot[:1] == [ord("!")] for slot in self.slots):
             raise SystemExit(3)
-        return [slot.pop(0) for slot in self.slots]
+        return [8364 if byte == 0xE2 else byte for byte in [slot.pop(0) for slot in self.slots]]
 
     def leave(self, kept: list[int]) -> None:
         self.slots = [self.slots[slot] for slot in kept]
@@ -249,6 +259,85 @@ async def test_a_step_that_fails_fails_its_texts_and_no_later_one() -> None:
     assert "SystemExit" in bad.reason
     assert "SystemExit" in good.reason
     assert (later.text, later.reason) == ("later", "stop")
+
+
+async def test_a_prompt_that_the_model_refuses_fails_alone() -> None:
+    good, bad, later = Recorded(b"abcdefgh"), Recorded(b"abc?"), Recorded(b"later")
+    await run([good, bad, later], 2)
+    assert [one.reason for one in (good, bad, later)] == ["stop", "no questions", "stop"]
+
+
+async def test_a_byte_beyond_255_fails_its_step_and_no_later_text() -> None:
+    bad, later = Recorded("ab€".encode()), Recorded(b"later")
+    await run([bad, later], 1)
+    assert "ValueError" in bad.reason
+    assert (later.text, later.reason) == ("later", "stop")
+
+
+async def test_clients_that_left_make_room_in_the_queue() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    class Slow(Spelling):
+        def join(self, prompt: bytes, sampling: Sampling) -> int:
+            begun.set()
+            gate.wait(30)
+            return super().join(prompt, sampling)
+
+    engine = Engine("m version 1", Slow(), 1, 2, lambda events: None)
+    engine.submit(Recorded(b"running"))
+    await asyncio.to_thread(begun.wait, 30)
+    first, second = Recorded(b"first"), Recorded(b"second")
+    engine.submit(first)
+    engine.submit(second)
+    with pytest.raises(Unavailable, match="2 requests are waiting"):
+        engine.submit(Recorded(b"third"))
+    first.cancelled = True
+    engine.submit(Recorded(b"third"))
+    assert len(engine) == 2
+    gate.set()
+    engine.close()
+    for one in engine.everything():
+        one.cancelled = True
+    await asyncio.wait_for(asyncio.wrap_future(engine.ended), 30)
+
+
+FRAGILE = """
+import torch
+
+class Model:
+    broken = False
+
+    def state(self, n):
+        assert not self.broken
+        return torch.zeros(n, 1)
+
+    def __call__(self, tokens, state):
+        if tokens[0, 0] == 98 and tokens.shape[1] == 1:
+            self.broken = True
+            raise RuntimeError
+        logits = torch.zeros(*tokens.shape, 256)
+        logits[..., 98] = 1
+        return logits, state
+"""
+
+
+async def test_a_text_model_whose_thread_ends_is_given_up_and_named(tmp_path: Path) -> None:
+    text_input, text_output = {"text_input": ("BYTES", [1])}, {"text_output": ("BYTES", [1])}
+    write_model(tmp_path, "fragile", FRAGILE, text_input, text_output, platform="pytorch_text")
+    registry = Registry(tmp_path, "cpu", kinds=KINDS)
+    await registry.load_all()
+    served = registry.find("fragile")
+    assert isinstance(served, TextServed)
+    failing = Recorded(b"prompt", temperature=0)
+    served.generate(failing)
+    async with asyncio.timeout(30):
+        while not served.fault:
+            await asyncio.sleep(0.02)
+    assert "can't start a text any more" in registry.faults[0]
+    assert "RuntimeError" in failing.reason
+    with pytest.raises(Unavailable):
+        served.generate(Recorded(b"later"))
+    await registry.close()
 
 
 @given(st.text(max_size=40), st.lists(st.text("ab€", min_size=1, max_size=3), max_size=3))
