@@ -58,6 +58,8 @@ class Archiving:
         """Since when the store is available and this process leads."""
         self._unwritten: float | None = None
         self._problems: dict[str, str] = {}
+        self._empty: dict[str, int] = {}
+        """By route without decisions: the first hour that may get some."""
 
     def keep_from(self) -> float:
         """The store must keep what was decided since then; -inf while that is not known."""
@@ -86,7 +88,20 @@ class Archiving:
         self._since = now if self._since is None else self._since
         if now < self._since + SETTLE_S:
             return
-        self._unwritten = min([await self._route(url, route) for route in sorted(routes)], default=inf)
+        since = {
+            route: max((await self._written(route))[1].final, self._empty.get(route, 0)) for route in routes
+        }
+        first = await self._store.first_times({route: hour * HOUR_S for route, hour in since.items()})
+        # What comes later than an hour's final writing is not archived: such hours need not be looked at again.
+        over = int((now - self._window() - HOUR_S) // HOUR_S)
+        self._empty = dict.fromkeys(routes - first.keys(), over)
+        self._problems = {route: self._problems[route] for route in self._problems.keys() & first.keys()}
+        rest = [await self._route(url, route, int(time // HOUR_S)) for route, time in sorted(first.items())]
+        self._unwritten = min(rest, default=inf)
+
+    def _window(self) -> float:
+        """Seconds after a decision in which rewards may arrive."""
+        return max((metric.window for metric in self._document().metrics.values()), default=0.0)
 
     async def _known(self, document: Document) -> set[str]:
         """The routes that were archived before, also those that the configuration no longer has."""
@@ -97,12 +112,12 @@ class Archiving:
             await self._store.save(KIND, "", text, expected=stored[0] if stored is not None else 0)
         return known
 
-    async def _route(self, url: str, route: str) -> float:
-        """Write what is due of a route; since when it must be kept."""
+    async def _route(self, url: str, route: str, first: int) -> float:
+        """Write what is due of a route, which has nothing before the hour ``first``; since when it must be kept."""
         version, written = await self._written(route)
         try:
             archive = await asyncio.to_thread(open_archive, url)
-            while (due := await self._due(route, written)) is not None:
+            while (due := await self._due(route, written, first)) is not None:
                 hour, final = due
                 await self._write(archive, route, hour, final)
                 after = Written(max(written.early, hour + 1), hour + 1 if final else written.final)
@@ -114,20 +129,19 @@ class Archiving:
         except (OSError, ValueError, MissingExtra) as error:
             self._problems[route] = str(error).rstrip(".")
             log.warning("the hour of %s could not be archived: %s", route, error)
-        oldest = await self._next(route, written.final)
+        oldest = await self._next(route, max(written.final, first))
         return inf if oldest is None else oldest * HOUR_S
 
     async def _written(self, route: str) -> tuple[int, Written]:
         stored = await self._store.load(KIND, f"route {route}")
         return (0, Written()) if stored is None else (stored[0], of_stored(Written, json.loads(stored[1])))
 
-    async def _due(self, route: str, written: Written) -> tuple[int, bool] | None:
+    async def _due(self, route: str, written: Written, first: int) -> tuple[int, bool] | None:
         """The next hour to write, and whether for the last time."""
-        window = max((metric.window for metric in self._document().metrics.values()), default=0.0)
-        hour = await self._next(route, written.final)
-        if hour is not None and (hour + 1) * HOUR_S + window + HOUR_S <= self._clock():
+        hour = await self._next(route, max(written.final, first))
+        if hour is not None and (hour + 1) * HOUR_S + self._window() + HOUR_S <= self._clock():
             return hour, True
-        hour = await self._next(route, written.early)
+        hour = await self._next(route, max(written.early, first))
         if hour is not None and (hour + 1) * HOUR_S + SETTLE_S <= self._clock():
             return hour, False
         return None

@@ -7,7 +7,7 @@ a ring, and only the recorder, the loops and the control API come here. All meth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from gateway.record.events import Outcome, Reward, Shadowed
@@ -84,6 +84,10 @@ class RecordStore(Protocol):
         limit: int = 1000,
     ) -> list[DecisionRecord]:
         """Outcomes with their rewards and shadow responses, oldest first, those behind the decision ``after``."""
+        ...
+
+    async def first_times(self, since: Mapping[str, float]) -> dict[str, float]:
+        """By route: the time of its first decision made at ``since`` or later; without the routes that have none."""
         ...
 
     async def exposures(self, route: str, *, since: float, until: float, below: int) -> list[Exposure]:

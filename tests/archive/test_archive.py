@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset
 import pytest
@@ -20,7 +21,7 @@ from gateway.ingest.export import export
 from gateway.ingest.ope_dataset import OffPolicyDataset
 from gateway.loops.archiving import SETTLE_S, Archiving
 from gateway.loops.upkeep import retention
-from gateway.state.base import Retention
+from gateway.state.base import DecisionRecord, Retention
 from gateway.state.sqlite import SqliteStore
 from policies.offpolicy.evaluation import Evaluation
 from tests.archive.conftest import HOUR, START, decisions
@@ -50,6 +51,7 @@ class Stage:
             routes:
               digits: {{match: {{path: /d}}, variants: {{v1: {{backend: b}}}}, policy: {{type: single, variant: v1}}}}
               other: {{match: {{path: /o}}, variants: {{v1: {{backend: b}}}}, policy: {{type: single, variant: v1}}}}
+              idle: {{match: {{path: /i}}, variants: {{v1: {{backend: b}}}}, policy: {{type: single, variant: v1}}}}
             """,
             source="archive.yaml",
             env={},
@@ -73,6 +75,20 @@ async def exported(record: WholeRecord, route: str | None = None) -> list[str]:
     target = io.BytesIO()
     await export(record, target, format="jsonl", route=route)
     return target.getvalue().decode().splitlines()
+
+
+async def test_an_idle_route_costs_no_look_of_its_own(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, records = set(), store.records
+
+    async def noted(**limits: Any) -> list[DecisionRecord]:
+        asked.add(limits["route"])
+        return await records(**limits)
+
+    monkeypatch.setattr(store, "records", noted)
+    await Stage(store, str(tmp_path / "lake")).run()
+    assert asked == {"digits", "other"}, "with SQLite, a look at an idle route goes through the whole record"
 
 
 async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, url: str) -> None:

@@ -181,6 +181,20 @@ async def test_filters(store: Store) -> None:
     assert await listed(OutcomeFilter(before=rows["b"].decision)) == ["a2", "a"]
 
 
+async def test_the_first_decision_of_each_route_is_found_among_pages_that_overlap(store: Store) -> None:
+    for start in (40, 0, 20, 10, 30):
+        await store.append([outcome(T0 + start + 9 * k, route="ab"[k % 2]) for k in range(4)])
+    await store.append([outcome(T0 + 5, route="rare", forced=True), outcome(T0 + 100, route="b")])
+    assert await store.first_times({}) == {}
+    assert await store.first_times({"a": 0.0, "b": 0.0, "rare": 0.0, "none": 0.0}) == {
+        "a": T0,
+        "b": T0 + 9,
+        "rare": T0 + 5,
+    }
+    later = {"a": T0 + 41, "b": T0 + 67.5, "rare": T0 + 5.5}
+    assert await store.first_times(later) == {"a": T0 + 48, "b": T0 + 100}
+
+
 async def test_records_are_read_oldest_first_with_all_that_belongs_to_them(store: Store) -> None:
     rows = [outcome(T0 + i, route="ab"[i % 2]) for i in range(20)]
     for k in (1, 0, 2):

@@ -383,6 +383,7 @@ async def test_no_periodic_work_reads_a_whole_table(tmp_path: Path) -> None:
         for age in (0, 10 * 86_400, 1000 * 86_400):
             Upkeep().step(connection, Retention(), now=T0 + age)
         pages.exposures_of(connection, "digits", since=T0, until=T0 + 60, below=EVERY_UNIT)
+        pages.first_times(connection, {"digits": T0, "idle": 0.0})
         control.published(connection)
         connection.set_trace_callback(None)
         plans = {

@@ -195,6 +195,15 @@ class RedisStore(Control):
         found = await record.oldest_first(self._link, routes, query, after or b"")
         return await rewards.with_what_belongs(self._link, found)
 
+    async def first_times(self, since: Mapping[str, float]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for route, start in since.items():
+            outcomes = await record.oldest_first(
+                self._link, [route], OutcomeFilter(since=start, limit=1), b""
+            )
+            found.update((route, outcome.time) for outcome in outcomes)
+        return found
+
     find_requests = _asks(request_ids.find)
     exposures = _asks(record.exposures_of)
     page_numbers = _asks(record.page_numbers)

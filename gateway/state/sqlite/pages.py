@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -210,6 +210,35 @@ def oldest_first(
         waiting = waiting[certain:] + [o for o in decode(data) if o.decision > floor and matches(o, query)]
     waiting.sort()
     return (found + waiting)[:limit]
+
+
+def first_times(connection: sqlite3.Connection, since: Mapping[str, float]) -> dict[str, float]:
+    """Times of first decisions, as `RecordStore.first_times` returns them: all routes in one walk, however rare."""
+    start = min(since.values(), default=inf)
+    rows = connection.execute(
+        "SELECT id, first, newest, routes FROM pages WHERE first >= ? AND newest >= ? AND rows > 0 ORDER BY first",
+        (_earliest_start(moment(start - CLOCK_SLACK_MS / 1000)), start),
+    )
+    found: dict[str, Outcome] = {}
+    wanted: dict[str, list[str]] = {}
+    for page, first, newest, routes in rows:
+        if routes not in wanted:
+            wanted[routes] = [route for route in json.loads(routes) if route in since]
+        # Pages overlap: one that begins before what was found may have an earlier decision.
+        open_ = [
+            route
+            for route in wanted[routes]
+            if newest >= since[route] and (route not in found or first < found[route].decision)
+        ]
+        if open_:
+            (data,) = connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()
+            for outcome in decode(data):
+                route = outcome.route
+                if route in open_ and outcome.time >= since[route]:
+                    found[route] = min(outcome, found.get(route, outcome))
+        elif len(found) == len(since) and first > max(found.values()).decision:
+            break
+    return {route: outcome.time for route, outcome in found.items()}
 
 
 def exposures_of(

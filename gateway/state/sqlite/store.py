@@ -166,6 +166,7 @@ class SqliteStore:
     scan = _reads(pages.scan, many_pages=True)
     decision = _reads(_decision)
     records = _reads(_records, many_pages=True)
+    first_times = _reads(pages.first_times, many_pages=True)
     exposures = _reads(pages.exposures_of, many_pages=True)
     page_numbers = _reads(pages.page_numbers)
     page_exposures = _reads(pages.page_exposures, many_pages=True)
