@@ -9,15 +9,16 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 
 from benchmarks.faults import Backend
+from gateway.state.base import StoreUnavailable
 from gateway.state.redis import RedisStore
 from tests.support.processes import GatewayProcess
 
@@ -45,6 +46,8 @@ routes:
     policy: {type: bandit, metric: good, floor: 10%}
 """
 ROUTES = ("canary", "bandit")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Wire:
@@ -211,12 +214,20 @@ class Fleet:
                     return place
             await asyncio.sleep(0.1)
 
+    async def _read(self, read: Callable[P, Awaitable[T]], *args: P.args, **rest: P.kwargs) -> T:
+        """What the store says; again where it was said over a connection that ended with Redis."""
+        for _ in range(20):
+            with contextlib.suppress(StoreUnavailable):
+                return await read(*args, **rest)
+            await asyncio.sleep(0.2)
+        return await read(*args, **rest)
+
     async def stored(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
         """By route, what the store has: requests, rewards, and the sum of their values."""
         requests, rewards, values = Counter[str](), Counter[str](), Counter[str]()
         for route in ROUTES:
-            requests[route] = sum(a for a, _ in (await self.store.decided(route)).values())
-            for (_, metric), sums in (await self.store.reward_sums(route)).items():
+            requests[route] = sum(a for a, _ in (await self._read(self.store.decided, route)).values())
+            for (_, metric), sums in (await self._read(self.store.reward_sums, route)).items():
                 if metric == "good":
                     rewards[route] += int(sums.count)
                     values[route] += int(sums.total)
@@ -259,7 +270,7 @@ class Fleet:
         """How many leaders there were; each lease had one, and each epoch was published once, in order."""
         assert all(len(owners) == 1 for owners in self.owners.values()), self.owners
         for route in ROUTES if consecutive else ():
-            epochs = [one.epoch for one in await self.store.allocation_history(route)]
+            epochs = [one.epoch for one in await self._read(self.store.allocation_history, route)]
             assert epochs == list(range(epochs[0], epochs[0] + len(epochs))), epochs
         return len({owner for owners in self.owners.values() for owner in owners})
 
@@ -276,7 +287,9 @@ class Fleet:
 
     async def alarmed(self) -> int:
         """How many replicas have told that the store lost data."""
-        kept = [json.loads(event.data) for event in await self.store.events() if event.kind == "alarm"]
+        kept = [
+            json.loads(event.data) for event in await self._read(self.store.events) if event.kind == "alarm"
+        ]
         return sum(alarm["code"] == "store_lost_data" for alarm in kept)
 
     def forget(self) -> None:
