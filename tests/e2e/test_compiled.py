@@ -108,7 +108,7 @@ def test_the_demo_runs_from_the_wheel_in_a_bare_environment(
     models = reference_models(tmp_path_factory).folder.parent
     words = [str(tmp_path / "venv/bin/turnout"), "demo", "--config", str(config), "--models", str(models)]
     done = subprocess.run(
-        [*words, "--duration", "8", "--json"], cwd=empty, capture_output=True, text=True, timeout=240
+        [*words, "--duration", "1", "--json"], cwd=empty, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

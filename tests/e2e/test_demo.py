@@ -72,7 +72,7 @@ def test_the_wheel_declares_its_types(installed: Path) -> None:
 
 
 def test_the_demo_runs_from_the_wheel(installed: Path, models: Path, tmp_path: Path) -> None:
-    out, err = demo(installed, tmp_path, models, "--duration", "8", "--json").communicate(timeout=200)
+    out, err = demo(installed, tmp_path, models, "--duration", "1", "--json").communicate(timeout=200)
     report = json.loads(out)
     assert sum(v["requests"] for v in report["variants"].values()) > 0, err
     assert (report["failed"], report["rewards_lost"]) == (0, 0)
