@@ -15,6 +15,7 @@ from typing import Self
 import httpx
 
 from benchmarks.children import free_port
+from tests.support.forked import Forked
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,7 +31,7 @@ def children(pid: int) -> list[int]:
 class ServerProcess:
     """A process with its log, ended with the block that it is used in."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     address: str
     """``host:port``."""
     ready_path: str
@@ -103,11 +104,8 @@ class GatewayProcess(ServerProcess):
 
     def start(self, *, ready: bool = True) -> None:
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "run", "--config", str(self.path), *self.options],
-                stderr=log,
-                stdout=log,
-            )
+            words = ["run", "--config", str(self.path), *self.options]
+            self.process = Forked(self.module, *words, stdout=log, stderr=log)
         if ready:
             try:
                 self.wait_ready()
@@ -132,9 +130,9 @@ class ModelServerProcess(ServerProcess):
     ready_path = "/v2/health/ready"
 
     def __init__(self, models: Path | str, *options: str) -> None:
-        command = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port", "0", *options]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the block
-        self.process = subprocess.Popen(command, stderr=self._log)
+        words = ["--models", str(models), "--port", "0", *options]
+        self.process = Forked("backends.cli", *words, stderr=self._log)
         self.address = self.announced(r"listening on http://(\S+)")
 
     def announced(self, pattern: str, limit: float = 120.0) -> str:
