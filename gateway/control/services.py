@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.compile.plans import plan, reported
 from gateway.config.policy import bandit_of
@@ -47,10 +47,11 @@ STANDING_TIME_FACTOR: Final = 120.0
 """The expensive part of the list of routes is cached for 120 times as long as it takes, within these,"""
 MAX_STANDING_SHARE: Final = 0.1
 """unless it would take more than this part of the time."""
+MAX_STANDING_WAIT_S: Final = 1.0
+"""The list of routes waits this long for what is not computed yet, or computed for an earlier configuration."""
 MAX_UNITS_LOOK_S: Final = 0.25
 """A report reads the record of a route with sticky units for this long; the next one goes on."""
 MAX_CACHED: Final = 512
-"""Values, and one more for each route."""
 MAX_HALF_LIVES: Final = 10
 """Older rewards weigh less than a thousandth."""
 
@@ -69,7 +70,9 @@ class ControlServices:
         self.closing = asyncio.Event()
         """Set when the gateway shuts down: event streams end."""
         self._cache = _Cache(gateway)
-        self._standings = _Cache(gateway)
+        self._standings: dict[str, _Standing] = {}
+        self._computing: dict[str, asyncio.Task[Json]] = {}
+        self._one_at_a_time = asyncio.Lock()
         self._alarms = _Lists(gateway, "alarms")
         self._steps = _Lists(gateway, history.KIND)
         self._standing_times: dict[str, float] = {}
@@ -82,12 +85,12 @@ class ControlServices:
         if event.kind != ALLOCATION:  # a bandit publishes one each second
             self.views.refresh(event.route)
 
-    async def _summary(self, name: str, alarms: list[Json], steps: list[Json]) -> Json:
+    async def _summary(self, name: str, alarms: list[Json], steps: list[Json], deadline: float) -> Json:
         """Return the route's entry in the list, with the figures of the last minutes. Raises not_found."""
         status, rollout = self.status(name), await self._rollout(name, steps)
         now = self.gateway.now()
         counts = await self.gateway.store.counts(name, since=now - RECENT_S)
-        standing = await self._standings.get((name,), lambda: self._standing(name), self._standing_age())
+        standing = await self._known_standing(name, deadline)
         return {
             **summary(name, self.gateway.document(), status, rollout, now),
             "recent": recent(together(counts)),
@@ -95,6 +98,33 @@ class ControlServices:
             "last_step": steps[-1] if steps else None,
             **standing,
         }
+
+    async def _known_standing(self, name: str, deadline: float) -> Json:
+        """Return the standing as far as it is computed by ``deadline``: with months of history, all take minutes.
+
+        Raises not_found, StoreUnavailable.
+        """
+        revision, known = self.gateway.revision().revision, self._standings.get(name)
+        if known is not None and known.revision == revision and perf_counter() < known.due:
+            return known.found
+        task = self._computing.get(name)
+        if task is None:
+            task = self._computing[name] = asyncio.create_task(self._compute_standing(name, revision))
+            task.add_done_callback(lambda _: self._computing.pop(name))
+        if known is None or known.revision != revision:
+            await asyncio.wait((task,), timeout=max(deadline - perf_counter(), 0.0))
+            if task.done():
+                return task.result()
+            document, nothing = self.gateway.document(), Evidence(stop=self.gateway.stop_state(name))
+            empty = standing(name, document, nothing, self.status(name), self.gateway.now())
+            return {**empty, "standings": None}
+        return known.found
+
+    async def _compute_standing(self, name: str, revision: int) -> Json:
+        async with self._one_at_a_time:
+            found = await self._standing(name)
+        self._standings[name] = _Standing(revision, perf_counter() + self._standing_age(), found)
+        return found
 
     def _standing_age(self) -> float:
         """Seconds for which a standing is served."""
@@ -106,7 +136,7 @@ class ControlServices:
         """The part of a summary that is expensive and changes slowly."""
         began = perf_counter()
         document, status = self.gateway.document(), self.status(name)
-        evidence = await self._sums(name, None, None)
+        evidence = await self._sums(name, None, None, histograms=False)
         made = await asyncio.to_thread(standing, name, document, evidence, status, self.gateway.now())
         self._standing_times[name] = perf_counter() - began
         return made
@@ -119,9 +149,10 @@ class ControlServices:
     async def _summaries(self) -> dict[str, Json]:
         names, found = list(self.gateway.document().routes), {}
         alarms, steps = await self._alarms.read(names), await self._steps.read(names)
+        deadline = perf_counter() + MAX_STANDING_WAIT_S
         for name in names:
             try:
-                found[name] = await self._summary(name, alarms[name], steps[name])
+                found[name] = await self._summary(name, alarms[name], steps[name], deadline)
             except (TurnoutError, KeyError):
                 if name in self.gateway.document().routes:
                     raise
@@ -165,9 +196,11 @@ class ControlServices:
 
     async def _evidence(self, name: str, since: float | None, epoch: int | None) -> Evidence:
         whole, found = since is None and epoch is None, await self._sums(name, since, epoch)
-        counts = await self.gateway.store.counts(name, since=self.gateway.now() - RECENT_S)
+        store = self.gateway.store
+        counts = await store.counts(name, since=self.gateway.now() - RECENT_S)
         return replace(
             found,
+            counts=await store.counts(name, since=since, epoch=epoch),
             discounted=await self._discounted(name),
             recent=together(counts),
             alarms=(await self._alarms.read((name,)))[name],
@@ -176,7 +209,9 @@ class ControlServices:
             rows=await self._rows(name) if whole else {},
         )
 
-    async def _sums(self, name: str, since: float | None, epoch: int | None) -> Evidence:
+    async def _sums(
+        self, name: str, since: float | None, epoch: int | None, *, histograms: bool = True
+    ) -> Evidence:
         """The evidence without what only a whole report needs."""
         store, now = self.gateway.store, self.gateway.now()
         declared = reported(self.gateway.document(), name)
@@ -189,9 +224,10 @@ class ControlServices:
             epoch=epoch,
             part=since is not None or epoch is not None,
         )
-        buckets = await over_time(store, name, declared, now=now, since=since, epoch=epoch)
+        buckets = await over_time(
+            store, name, declared, now=now, since=since, epoch=epoch, histograms=histograms
+        )
         return Evidence(
-            counts=await store.counts(name, since=since, epoch=epoch),
             rewards=found,
             agreement=await store.agreement(name, since=since),
             stop=self.gateway.stop_state(name),
@@ -226,7 +262,9 @@ class ControlServices:
         half_life, now = policy.discount.half_life, self.gateway.now()
         since = now - MAX_HALF_LIVES * half_life
         step = max(10.0, half_life // 100 * 10)
-        found = await self.gateway.store.series(name, since=since, until=now, step=step, epochs=False)
+        found = await self.gateway.store.series(
+            name, since=since, until=now, step=step, epochs=False, histograms=False
+        )
         read = of_buckets(found, reported(self.gateway.document(), name), now=now, step=step)
         return discounted(by_time(read), now=now, half_life=half_life)
 
@@ -263,6 +301,15 @@ class _Lists:
         return {route: self._parsed[route][1] for route in routes}
 
 
+class _Standing(NamedTuple):
+    """The standing of one route, as it was computed."""
+
+    revision: int
+    due: float
+    """When it is to be computed again."""
+    found: Json
+
+
 class _Cache:
     """Values by key; concurrent requests for one share one computation."""
 
@@ -270,17 +317,13 @@ class _Cache:
         self._gateway = gateway
         self._kept: dict[tuple[Any, ...], tuple[object, float, asyncio.Future[Json]]] = {}
 
-    async def get(
-        self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]], fresh: float | None = None
-    ) -> Json:
-        """``fresh``: seconds for which the value is valid even if the store changes."""
-        revision = self._gateway.revision().revision
-        state = (revision, None if fresh else await self._gateway.store.changed())
+    async def get(self, key: tuple[Any, ...], make: Callable[[], Awaitable[Json]]) -> Json:
+        state = (self._gateway.revision().revision, await self._gateway.store.changed())
         known = self._kept.get(key)
-        if known is not None and known[0] == state and perf_counter() - known[1] < (fresh or FRESH_S):
+        if known is not None and known[0] == state and perf_counter() - known[1] < FRESH_S:
             return await asyncio.shield(known[2])
         self._kept.pop(key, None)
-        if len(self._kept) >= MAX_CACHED + len(self._gateway.document().routes):
+        if len(self._kept) >= MAX_CACHED:
             del self._kept[next(iter(self._kept))]  # the oldest
         made = asyncio.ensure_future(make())
         self._kept[key] = (state, perf_counter(), made)

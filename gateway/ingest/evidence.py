@@ -169,11 +169,12 @@ def of_buckets(
 ) -> list[RewardedBucket]:
     """Buckets of ``step`` seconds with their rewards read by the rules, each bucket as a whole."""
     each = [(b, _joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
+    edges = _edges(metrics, now, step)
     whole: dict[Key, Rewarded] = {}
-    for _, found in each:
+    for _, found in each if edges else ():
         for key, one in found.items():
             _put(whole, key, one)
-    for edge, names in _edges(metrics, now, step).items():
+    for edge, names in edges.items():
         for name in names:
             share = _share(whole, name)
             for bucket, found in each:
@@ -196,9 +197,10 @@ async def over_time(
     now: float,
     since: float | None = None,
     epoch: int | None = None,
+    histograms: bool = True,
 ) -> list[RewardedBucket]:
     """Return what was decided since a time, by bucket of time and variant: fine buckets for the last hours, hours
-    before them."""
+    before them. ``histograms``: whether with times (`AggregateStore.series`)."""
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
     found: list[RewardedBucket] = []
@@ -206,7 +208,9 @@ async def over_time(
         if begin < end:
             # A bandit has an epoch each second; ten seconds are short against what else changes.
             each = epoch is not None or step > BUCKET_S
-            buckets = await store.series(route, since=begin, until=end, step=step, epochs=each)
+            buckets = await store.series(
+                route, since=begin, until=end, step=step, epochs=each, histograms=histograms
+            )
             found += await asyncio.to_thread(of_buckets, buckets, metrics, now=now, step=step)
     return [bucket for bucket in found if epoch is None or bucket.epoch == epoch]
 
@@ -331,7 +335,8 @@ def _joined(sums: Sums) -> dict[Key, Rewarded]:
 
 
 def _put(found: dict[Key, Rewarded], key: Key, one: Rewarded) -> None:
-    found[key] = found.get(key, Rewarded()) + one
+    known = found.get(key)
+    found[key] = one if known is None else known + one
 
 
 def _share(found: Mapping[Key, Rewarded], metric: str | None) -> float:

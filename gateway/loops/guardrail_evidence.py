@@ -143,7 +143,9 @@ class GuardrailEvidence:
         now, known = self._clock(), self._of_route.get(name)
         if known is None or known.since != since or not known.read <= now < known.due:
             began, until = perf_counter(), (now - SETTLED_S) // BUCKET_S * BUCKET_S
-            buckets = await over_time(self._store, name, reported(document, name), now=now, since=since)
+            buckets = await over_time(
+                self._store, name, reported(document, name), now=now, since=since, histograms=False
+            )
             outcomes = await self._units.read(name, since)
             settled = [bucket for bucket in buckets if bucket.start < until]
             earned = await units_of_all_time(self._store, name)
@@ -167,8 +169,8 @@ class GuardrailEvidence:
         if until > watched.until:
             buckets = await self._store.series(name, since=watched.until, until=until, step=BUCKET_S)
             watched.until = until
-            read = of_buckets(buckets, {}, now=now)
-            _add(watched.matched, baseline, read, ())
+            read = await asyncio.to_thread(of_buckets, buckets, {}, now=now)
+            await asyncio.to_thread(_add, watched.matched, baseline, read, ())
         for metric, m in declared.items():
             step = _stretch(m.window) if m.missing == "ignore" else BUCKET_S
             edge, since = ended_before(now, m.window, step), watched.rewarded.get(metric, watched.since)
@@ -192,9 +194,13 @@ class GuardrailEvidence:
         step: float,
     ) -> None:
         """Adds what was earned by decisions within the limits, in strata of ``step`` seconds."""
-        buckets = await self._store.series(name, since=since, until=until, step=step)
-        read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
-        _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
+        buckets = await self._store.series(name, since=since, until=until, step=step, histograms=False)
+
+        def add() -> None:
+            read = of_buckets(buckets, metrics, now=self._clock() - SETTLED_S)
+            _add(into, baseline, [replace(bucket, counts=Counts()) for bucket in read], metrics)
+
+        await asyncio.to_thread(add)
 
 
 def _stretch(window: float) -> float:

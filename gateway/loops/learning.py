@@ -139,7 +139,7 @@ class Learning:
         if known is not None and known.of == (metrics, half_life) and began < known.due:
             return known.found
         buckets = await self._store.series(
-            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET_S
+            name, since=now - MAX_HALF_LIVES * half_life, until=now, step=BUCKET_S, histograms=False
         )
 
         def read() -> dict[tuple[str, str], Discounted]:
@@ -157,7 +157,7 @@ class Learning:
         """What the stop rule compares by, read at most once in `STOP_RULE_S`: it is all of the route's history."""
         now, known = self._clock(), self._compared.get(look.name)
         if known is None or known[0] != plan or not now - STOP_RULE_S < known[1] <= now:
-            buckets = await over_time(self._store, look.name, look.metrics(plan), now=now)
+            buckets = await over_time(self._store, look.name, look.metrics(plan), now=now, histograms=False)
             known = self._compared[look.name] = plan, now, await asyncio.to_thread(periods, buckets)
         return known[2]
 

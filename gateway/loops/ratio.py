@@ -94,7 +94,9 @@ class Ratios:
     async def _by_request(self, name: str) -> SampleRatio:
         tested = self._requests.setdefault(name, _Requests())
         until = self._clock() // BUCKET_S * BUCKET_S - SETTLED_S
-        cells = await self._store.series(name, since=tested.until, until=until, step=BUCKET_S)
+        cells = await self._store.series(
+            name, since=tested.until, until=until, step=BUCKET_S, histograms=False
+        )
         tested.until = until
         if cells:
             probabilities = await self._probabilities(name)

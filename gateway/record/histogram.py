@@ -142,6 +142,8 @@ def merge_packed(*packed: bytes) -> bytes:
 
 def unpack(*packed: bytes) -> dict[int, int]:
     """The sum of any number of packed histograms."""
+    if not any(packed):
+        return {}
     numbers, counts = _summed(packed)
     return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 

@@ -165,11 +165,19 @@ class AggregateStore(Protocol):
         ...
 
     async def series(
-        self, route: str, *, since: float, until: float, step: float, epochs: bool = True
+        self,
+        route: str,
+        *,
+        since: float,
+        until: float,
+        step: float,
+        epochs: bool = True,
+        histograms: bool = True,
     ) -> list[Bucket]:
         """Buckets of ``step`` seconds (a multiple of BUCKET_S), oldest first, one for each variant and epoch.
 
         Without ``epochs``, one for each variant, under the newest epoch: a bandit has an epoch each second.
+        Without ``histograms``, counts have no times, at a fraction of the cost.
         """
         ...
 

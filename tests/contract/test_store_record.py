@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.record import histogram
+from gateway.record.events import UNSEEN
 from gateway.state.base import OutcomeFilter, Retention
+from gateway.state.redis import sums as redis_sums
 from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT
 from tests.support.made import T0, decision, drawn_decision, outcome, published, reward, shadowed
@@ -321,6 +324,25 @@ async def test_the_series_adds_up_to_the_counts(store: Store) -> None:
         == [10] * 8 + [5] * 2
     )
     assert merged[2].counts.latency == dict.fromkeys(buckets[0].counts.latency, 10)
+
+
+@pytest.mark.parametrize("epochs", [True, False])
+async def test_a_series_without_histograms_has_the_same_figures(
+    store: Store, epochs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_sums, "_BUCKETS_PER_CALL", 4)
+    rows = [
+        outcome(T0 + i, epoch=1 + i // 30, assigned=f"v{i % 2}", status=UNSEEN if i % 7 == 0 else 200)
+        for i in range(90)
+    ]
+    await store.append(rows)
+    await store.reward([reward(float(i % 3), of=o) for i, o in enumerate(rows)])
+    limits: dict[str, Any] = {"since": T0, "until": T0 + 90, "step": 20, "epochs": epochs}
+    whole = await store.series("digits", **limits)
+    assert any(b.counts.unseen for b in whole)
+    assert any(b.counts.latency for b in whole)
+    bare = [replace(b, counts=replace(b.counts, latency={}, gateway={})) for b in whole]
+    assert await store.series("digits", **limits, histograms=False) == bare
 
 
 async def test_the_order_of_batches_does_not_matter_to_the_sums(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -77,3 +78,61 @@ async def test_standings_take_at_most_a_tenth_of_the_time(harness: Harness, each
     assert 300 * each / age <= 0.1 + 1e-9
     if each <= 0.01:
         assert age <= MAX_STANDING_S
+
+
+async def test_a_list_reads_no_histogram_but_those_of_the_last_minutes(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since: list[object] = []
+    times: list[object] = []
+    counts, series = harness.store.counts, harness.store.series
+
+    async def counted(route: str, **limits: Any) -> Any:
+        since.append(limits.get("since"))
+        return await counts(route, **limits)
+
+    async def listed(route: str, **limits: Any) -> Any:
+        times.append(limits.get("histograms"))
+        return await series(route, **limits)
+
+    monkeypatch.setattr(harness.store, "counts", counted)
+    monkeypatch.setattr(harness.store, "series", listed)
+    await ControlServices(harness).summaries()
+    assert None not in since
+    assert times
+    assert set(times) == {False}
+
+
+async def test_a_list_does_not_wait_for_months_of_history(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services_module, "MAX_STANDING_WAIT_S", 0.01)
+    monkeypatch.setattr(services_module, "FRESH_S", 0.0)
+    gate, real, running = asyncio.Event(), ControlServices._standing, [0]
+
+    async def slow(self: ControlServices, name: str) -> Any:
+        running[0] += 1
+        assert running[0] == 1, "one at a time"
+        await gate.wait()
+        running[0] -= 1
+        return await real(self, name)
+
+    monkeypatch.setattr(ControlServices, "_standing", slow)
+    services = ControlServices(harness)
+    first = await services.summaries()
+    assert first
+    assert all(one["standings"] is None and "recent" in one for one in first.values())
+    gate.set()
+    await asyncio.gather(*services._computing.values())
+    known = await services.summaries()
+    assert all(one["standings"] is not None for one in known.values())
+    # What has grown old is shown until it is computed again.
+    gate.clear()
+    services._standings = {name: one._replace(due=0.0) for name, one in services._standings.items()}
+    old = await services.summaries()
+    assert {n: one["standings"] for n, one in old.items()} == {
+        n: one["standings"] for n, one in known.items()
+    }
+    assert set(services._computing) == set(known)
+    gate.set()
+    await asyncio.gather(*services._computing.values())

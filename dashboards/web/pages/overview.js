@@ -16,6 +16,7 @@ const GROUPS = [
 ];
 const MAX_IDLE = 3;
 const MAX_STEP_CHARS = 60;
+const COMPUTING = "The comparison is being computed.";
 const SORTS = {
   name: (r) => r.route,
   requests: (r) => -r.recent.assigned,
@@ -169,6 +170,7 @@ function doing(route, now) {
 }
 
 function leads(route) {
+  if (!route.standings) return COMPUTING;
   const said = Object.entries(route.standings)
     .slice(0, 2)
     .map(([metric, one]) => lead(route, metric, one));
@@ -198,6 +200,7 @@ function canary(route, rollout, now) {
 }
 
 function shadows(route) {
+  if (!route.standings) return COMPUTING;
   const said = Object.entries(route.agreement ?? {})
     .filter(([, one]) => one.compared)
     .map(([name, one]) => [name, estimate({ mean: one.rate, interval: one.interval }, "fraction")])

@@ -116,7 +116,10 @@ class RouteSummary(RouteHead):
     recent: RecentFigures
     alarms: list[Alarm]
     metrics: dict[str, MetricModel]
-    standings: dict[str, MetricStanding]
+    standings: Annotated[
+        dict[str, MetricStanding] | None,
+        Field(description="Null until it is computed; `agreement` and `trend` are then without data too."),
+    ]
     agreement: dict[str, Agreement] | None
     stop: StopRuleModel | None
     features: Annotated[

@@ -162,16 +162,22 @@ def series(
     until: float,
     step: float,
     epochs: bool = True,
+    histograms: bool = True,
 ) -> list[Bucket]:
     """Oldest first, then by variant and epoch."""
-    width = int(step)
+    width, by_epoch = int(step), ", epoch" if epochs else ""
     counted: dict[tuple[int, str, int], list[_Figures]] = {}
     rewarded: dict[tuple[int, str, int], dict[str, RewardSums]] = {}
     newest: dict[tuple[int, int], int] = {}
+    columns = (
+        "epoch, assigned, served, errors, fallbacks, expected, latency, gateway, unseen"
+        if histograms
+        else "MAX(epoch), SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks), SUM(expected), x'', x'', SUM(unseen)"
+    )
     rows = connection.execute(
-        "SELECT start - start % ?, variant, epoch, assigned, served, errors, fallbacks, expected, latency, gateway, "
-        "unseen "
-        "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
+        f"SELECT start - start % ? AS begin, variant, {columns} FROM outcome_cells "
+        "WHERE route = ? AND start >= ? AND start < ?"
+        + ("" if histograms else f" GROUP BY begin, variant{by_epoch}"),
         (width, *_range(route, since, until)),
     )
     for start, variant, epoch, *figures in rows:
@@ -180,8 +186,7 @@ def series(
         counted.setdefault(key, []).append(tuple(figures))
     rows = connection.execute(
         "SELECT start - start % ? AS begin, variant, MAX(epoch), metric, SUM(count), SUM(total), SUM(squares) "
-        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, variant, metric"
-        + (", epoch" if epochs else ""),
+        f"FROM reward_cells WHERE route = ? AND start >= ? AND start < ? GROUP BY begin, variant, metric{by_epoch}",
         (width, *_range(route, since, until)),
     )
     for start, variant, epoch, metric, *sums in rows:
