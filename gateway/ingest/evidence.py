@@ -26,7 +26,7 @@ from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
-from gateway.state.units import OF_PAST, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
+from gateway.state.units import OF_INVERSE, OF_PAST, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
 from policies.sequential.adjusted import Paired
 from policies.sequential.design_based import Period, Periods, UnitSums
 from policies.types import PairSums, RewardSums
@@ -45,8 +45,8 @@ _NO_COUNTS: Final = Counts()
 _NO_PAIRS: Final = PairSums()
 _NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 _PLACES: Final = ("x", "y", "both")
-_OF_PAIRS: Final = dict(zip(OF_PAST + OF_WEIGHTS, _PLACES * 2, strict=True))
-"""From an aspect to its part of `Rewarded.past` or `Rewarded.weighted`."""
+_OF_PAIRS: Final = dict(zip(OF_PAST + OF_WEIGHTS + OF_INVERSE, _PLACES * 3, strict=True))
+"""From an aspect to its part of `Rewarded.past`, `Rewarded.weighted` or `Rewarded.inverse`."""
 
 
 class Metric(Bounds, Protocol):
@@ -76,6 +76,8 @@ class Rewarded:
     """What was known before of the units behind ``observations``, and their observations."""
     weighted: PairSums = _NO_PAIRS
     """The sums of w y and of w over the values y of each unit, w = 1 - propensity."""
+    inverse: PairSums = _NO_PAIRS
+    """Of values of requests with features, w y and w, w = 1 / propensity."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -86,6 +88,7 @@ class Rewarded:
             self.loose + other.loose,
             self.past + other.past,
             self.weighted + other.weighted,
+            self.inverse + other.inverse,
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
@@ -97,6 +100,7 @@ class Rewarded:
             self.loose - other.loose,
             self.past - other.past,
             self.weighted - other.weighted,
+            self.inverse - other.inverse,
         )
 
     def scaled(self, share: float) -> Rewarded:
@@ -325,7 +329,10 @@ def _joined(sums: Sums) -> dict[Key, Rewarded]:
         aspect = name[len(metric) :]
         if aspect in _OF_PAIRS:
             pairs = PairSums(**{_OF_PAIRS[aspect]: one})
-            known = Rewarded(past=pairs) if aspect in OF_PAST else Rewarded(weighted=pairs)
+            if aspect in OF_PAST:
+                known = Rewarded(past=pairs)
+            else:
+                known = Rewarded(weighted=pairs) if aspect in OF_WEIGHTS else Rewarded(inverse=pairs)
             _put(found, (variant, metric), known)
         elif aspect in ("", STICKY, UNITS):
             values = _NONE if aspect == UNITS else one

@@ -28,6 +28,13 @@ the units of a variant, whatever the period, in which a value y has the weight w
     NAME|weighted   Σ w y of a unit
     NAME|weight     Σ w of a unit
     NAME|joint      the sum of the two
+
+A policy with features draws each request with its own propensity p, so its values are compared by the weights w = 1 / p
+(`policies.sequential.design_based.inverse_weighted`):
+
+    NAME|ipw        Σ w y of a value y
+    NAME|ipw_weight Σ w
+    NAME|ipw_joint  the sum of the two
 """
 
 from __future__ import annotations
@@ -51,6 +58,7 @@ WEIGHTED: Final = "|weighted"
 JOINT: Final = "|joint"
 OF_PAST: Final = (PAST, KNOWN, BOTH)
 OF_WEIGHTS: Final = (WEIGHTED, WEIGHT, JOINT)
+OF_INVERSE: Final = ("|ipw", "|ipw_weight", "|ipw_joint")
 _EXPERIMENT: Final = "~"
 _EPOCH: Final = "e"
 """First letter of the periods in which shares are constant."""
@@ -137,6 +145,10 @@ class Counting:
         _add(self.cells, _aspect(key, STICKY) if reward.period else key, value, sign)
         if reward.assigned != reward.served:
             _add(self.cells, _aspect(key, RESCUED), value, sign)
+        if reward.context:
+            w = WEIGHT_STEPS / max(WEIGHT_STEPS - weight_steps(reward), 1)
+            for aspect, part in zip(OF_INVERSE, (w * value, w, w * value + w), strict=True):
+                _add(self.cells, _aspect(key, aspect), part, sign)
 
     def _observe(self, reward: Reward, before: float | None, after: float | None) -> None:
         key = unit_key(reward)

@@ -117,6 +117,23 @@ class WeightedSums:
         return Sample(size, mean, spread, self.squared_deviations() * bessel / self.weight**2)
 
 
+def inverse_weighted(sums: PairSums) -> WeightedSums:
+    """Return the sums of values that are each weighted by w = 1 / p, from those of w y and of w.
+
+    For requests that are each drawn with a propensity of their own: both means are then those of all requests (Horvitz
+    & Thompson 1952; normalised by the weights, Hajek 1971). The variance of a value is that under the weights w^2.
+    """
+    total, weight = sums.x, sums.y
+    if not weight.total > 0:
+        return WeightedSums()
+    total2, mean = (sums.both.squares - total.squares - weight.squares) / 2, total.total / weight.total
+    spread = max(total.squares - 2 * mean * total2 + mean * mean * weight.squares, 0.0) / weight.squares
+    squares = weight.total * (spread + mean * mean)
+    return WeightedSums(
+        weight.count, weight.total, total.total, squares, weight.squares, total2, total.squares
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class UnitSums:
     """How the values of the units of one variant go together."""

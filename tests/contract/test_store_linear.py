@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from gateway.record.events import Reward
 from gateway.state.base import Retention
 from gateway.state.linear import ExactLinear
 from gateway.state.store import Store
+from gateway.state.units import WEIGHT_STEPS, weight_steps
 from policies.contextual.features import GRID
 from policies.contextual.regression import LinearSums
 from tests.support.made import T0, outcome, published, reward
@@ -68,6 +70,23 @@ async def test_duplicates_corrections_and_retractions_leave_no_trace(store: Stor
     same(await sums_of(store), LinearSums.of([[1.0, 0.5]], [0.1]))
     assert await store.reward([kept._replace(value=None)]) == ["updated"]
     assert await sums_of(store) is None
+
+
+async def test_values_with_features_are_summed_by_inverse_propensity(store: Store) -> None:
+    """Whatever was corrected or retracted since; without features a value has no such weight."""
+    row = [1.0, 0.5]
+    kept = [of(row, y, propensity=p) for y, p in ((0.25, 0.01), (1.0, 0.3), (-3.0, 1.0))]
+    gone = of(row, 1e90, propensity=0.7)
+    await store.reward([*kept, gone, reward(1.0)])
+    await store.reward([gone._replace(value=None), kept[1]._replace(value=2.0)])
+    found = await store.reward_sums("digits")
+    y = np.asarray([0.25, 2.0, -3.0])
+    w = np.asarray([1 / (1 - weight_steps(one) / WEIGHT_STEPS) for one in kept])
+    for name, part in (("ipw", w * y), ("ipw_weight", w), ("ipw_joint", w * y + w)):
+        sums = found["v1", f"correct|{name}"]
+        assert (sums.count, sums.total) == (3, pytest.approx(part.sum(), rel=1e-14))
+        assert sums.squares == pytest.approx(part @ part, rel=1e-14)
+    assert w == pytest.approx([100, 1 / 0.3, 1], rel=1e-4)
 
 
 async def test_rescued_and_forced_decisions(store: Store) -> None:

@@ -16,17 +16,19 @@ from gateway.control.gateway_api import RouteStatus
 from gateway.control.handlers.record import _sealed
 from gateway.control.reports.route import Evidence, report
 from gateway.control.schemas.routes import RouteReport
-from gateway.ingest.evidence import Rewarded
+from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.context import pack
 from gateway.record.decision_id import Opened
+from gateway.state.base import Counts
 from policies.allocate import allocate
 from policies.contextual.bandit import Contextual
 from policies.contextual.features import encode, fingerprint
 from policies.contextual.regression import LinearSums, fit
-from policies.types import RewardSums
+from policies.sequential.design_based import inverse_weighted
+from policies.sequential.metric_comparison import compare_weighted
+from policies.types import PairSums, RewardSums
 
-DOCUMENT = load(
-    """
+TEXT = """
 metrics: {right: {type: boolean}}
 backends: {a: {url: "http://127.0.0.1:1"}}
 routes:
@@ -38,10 +40,8 @@ routes:
       algorithm: linear
       metric: right
       features: {tier: {header: x-tier, values: [free, paid]}, age: {json: age, maximum: 100}}
-""",
-    source="test",
-    env={},
-)
+"""
+DOCUMENT = load(TEXT, source="test", env={})
 PLAN = plan(DOCUMENT, "r")
 assert isinstance(PLAN, Contextual)
 LIVE = RouteStatus(1, 1, allocate(PLAN), {}, {}, described(PLAN, None))
@@ -61,6 +61,42 @@ def test_nobody_is_best_for_all() -> None:
     assert found["variants"]["v2"]["lift"] == {}
     assert found["contextual"]["coefficients"] == {}
     assert found["contextual"]["features"] == ["tier", "age"]
+
+
+def test_variants_are_compared_over_all_requests() -> None:
+    """By inverse propensities, over the times at which both could be drawn; not without a floor, nor by unit."""
+    rng, pairs = np.random.default_rng(6), {}
+    for variant, mean in (("v1", 0.3), ("v2", 0.8)):
+        w, y = 1 / rng.choice([0.05, 0.95], 400), rng.random(400) < mean
+        pairs[variant] = PairSums.of(w * y, w)
+    rewards = {key: replace(one, inverse=pairs[key[0]]) for key, one in REWARDS.items()}
+    buckets = [
+        RewardedBucket(
+            10.0 * n,
+            v,
+            1,
+            Counts(400, expected=share),
+            {"right": rewards[v, "right"]},
+        )
+        for n, shares in enumerate(({"v1": 400.0, "v2": 400.0}, {"v1": 400.0, "v2": 0.0}))
+        for v, share in shares.items()
+        if n == 0 or v == "v1"
+    ]
+    evidence = Evidence(rewards=rewards, buckets=buckets)
+    found = report("r", DOCUMENT, evidence, LIVE, None, now=1.0)
+    RouteReport.model_validate(found)
+    assert set(found["variants"]["v2"]["lift"]) == {"right"}, "errors and latencies have no weights"
+    lift, each = found["variants"]["v2"]["lift"]["right"], [inverse_weighted(pairs[v]) for v in ("v1", "v2")]
+    wanted = compare_weighted(*each, ratio=False)
+    assert lift["absolute"] == pytest.approx(wanted.candidate - wanted.baseline)
+    assert lift["interval"] == pytest.approx(wanted.interval(0.05, 1.0))
+    assert (lift["method"], lift["better"]) == ("weighted", True)
+    for old, new in (
+        ("metric: right", "metric: right\n      floor: 0%"),
+        ("variants:", "unit: {header: x-id}\n    variants:"),
+    ):
+        edited = load(TEXT.replace(old, new), source="test", env={})
+        assert report("r", edited, evidence, LIVE, None, now=1.0)["variants"]["v2"]["lift"] == {}
 
 
 def test_coefficients_come_with_their_credible_intervals() -> None:

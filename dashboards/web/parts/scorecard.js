@@ -23,7 +23,7 @@ export function scorecard(report, colour) {
         html`<label class="note">Baseline <select value=${report.compared_with} onChange=${(e) => choose({ baseline: e.target.value })}>
         ${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`
       }
-      <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing." : names.length > 1 ? "Differences hold however often you look (95%)." : ""}</p>
+      <p class="note">${report.contextual ? "Variants got different requests: their means are not for comparing; differences are over all requests and hold however often you look (95%)." : names.length > 1 ? "Differences hold however often you look (95%)." : ""}</p>
       ${frozen && html`<p class="note frozen">Guardrails as they stood when the rollout ended: ${frozen.reason}</p>`}
     </div>
     ${metricsOf(report).map(([metric, m]) => block(page, metric, m.goal, rewardCell))}
@@ -110,7 +110,7 @@ function latencyCell(report, name, metric) {
 function lift(report, name, metric, scale, limit, guarded) {
   const found = report.variants[name].lift[metric];
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
-  if (!found || report.contextual) return html`<small class="thin">${none}</small>`;
+  if (!found) return html`<small class="thin">${none}</small>`;
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
   // A guardrail may decide before the interval does: it tests nothing but its limit.
   const failed = name === report.candidate && found.better === null && guarded.some((one) => one.verdict === "fail");

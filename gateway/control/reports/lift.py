@@ -22,7 +22,7 @@ from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
 from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
-from policies.sequential.design_based import Periods
+from policies.sequential.design_based import Periods, WeightedSums, inverse_weighted
 from policies.sequential.metric_comparison import (
     Evidence,
     MetricComparison,
@@ -40,6 +40,7 @@ Method = Literal["pooled", "weighted", "matched"]
 HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
 """Compared on every route in addition to its metrics; lower is better."""
 _NOTHING: Final = Counts()
+_NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
 
 
@@ -58,6 +59,8 @@ class Observed:
     """Errors and latencies by unit; None where requests are their own units, or while the record is being read."""
     periods: Periods | None = None
     """Of the buckets; None: to be made."""
+    by_request: bool = False
+    """Whether each request had its own propensities, as with features: only rewards are compared."""
     earned: Mapping[tuple[str, str], PairSums] = field(default_factory=dict)
     """By (variant, metric), the sums by unit over all time, where the buckets are a part of it."""
 
@@ -72,7 +75,10 @@ class Comparisons:
         ranges = {name: metric.capped_range for name, metric in declared.items()}
         self._ranges = {name: found for name, found in ranges.items() if found is not None}
         self.goals: dict[str, Goal] = {name: metric.goal for name, metric in declared.items()}
-        self.goals |= dict.fromkeys(HEALTH, "minimize")
+        if observed.by_request:
+            self.goals = {m: goal for m, goal in self.goals.items() if declared[m].missing == "ignore"}
+        else:
+            self.goals |= dict.fromkeys(HEALTH, "minimize")
         self._kinds = kinds
         self._adjusted = {name for name, m in declared.items() if observed.sticky and m.adjust is not None}
         self._observed = observed
@@ -106,6 +112,8 @@ class Comparisons:
     def _evidence_of(self, variant: str, kinds: Mapping[str, MetricType]) -> Evidence:
         counts = self._observed.counts.get(variant, _NOTHING)
         mine = {m: r for (v, m), r in self._observed.rewards.items() if v == variant}
+        if self._observed.by_request:  # those of earlier builds have no weights
+            mine = {m: r for m, r in mine.items() if r.inverse.y.count > 0}
         rewards = {m: r.observations for m, r in mine.items() if r.observations.count > 0}
         errors = min(counts.errors, counts.seen)
         if not self._observed.sticky:
@@ -156,7 +164,7 @@ class Comparisons:
     def _means(self, metric: str, variants: Sequence[str]) -> dict[str, float]:
         means = {v: self._evidence[v].rewards[metric].mean for v in variants}
         if any(self._periods.moved(variants[0], other) for other in variants[1:]):
-            weighted = zip(variants, self._periods.weighted(metric, *variants), strict=True)
+            weighted = zip(variants, self._weighted(metric, *variants), strict=True)
             means |= {v: sums.total / sums.weight for v, sums in weighted if sums.weight}
         return means
 
@@ -213,7 +221,24 @@ class Comparisons:
             self._methods[key] = self._chosen(metric, baseline, variant)
         return self._methods[key]
 
+    def _weighted(self, metric: str, *variants: str) -> tuple[WeightedSums, ...]:
+        if not self._observed.by_request:
+            return self._periods.weighted(metric, *variants)
+        times: dict[float, dict[str, list[RewardedBucket]]] = defaultdict(lambda: defaultdict(list))
+        for bucket in self._observed.buckets:
+            if bucket.counts.expected > 0:
+                times[bucket.start][bucket.variant].append(bucket)
+        both = [found for found in times.values() if found.keys() >= set(variants)]
+        return tuple(
+            inverse_weighted(
+                sum((b.rewards.get(metric, _NO_REWARDS).inverse for t in both for b in t[v]), PairSums())
+            )
+            for v in variants
+        )
+
     def _chosen(self, metric: str, baseline: str, variant: str) -> Method:
+        if self._observed.by_request:
+            return "weighted"
         if not self._periods.moved(baseline, variant):
             return "pooled"
         if metric.startswith("latency_"):
@@ -239,7 +264,7 @@ class Comparisons:
         if method == "weighted" and self._by_past(metric, baseline, variant):
             return compare_adjusted(*paired(self._periods, metric, baseline, variant), ratio=ratio)
         if method == "weighted":
-            first, second = self._periods.weighted(metric, baseline, variant)
+            first, second = self._weighted(metric, baseline, variant)
             return compare_weighted(first, second, ratio=ratio)
         pair = self._evidence[baseline], self._evidence[variant]
         if method == "matched":

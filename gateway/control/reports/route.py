@@ -164,7 +164,7 @@ def report(
         "standings": {} if status.contextual is not None else _standings(compared, declared),
         "variants": {
             variant: _variant(variant, declared, evidence, standing)
-            | {"lift": {} if status.contextual is not None else compared.lift(variant, against)}
+            | {"lift": compared.lift(variant, against)}
             for variant in variants
         },
         "contextual": _contextual(plan(document, name), evidence, status, against),
@@ -184,13 +184,18 @@ def _contextual(found: Plan, evidence: Evidence, status: RouteStatus, baseline: 
 def _comparisons(
     route: RouteConfig, declared: Mapping[str, MetricConfig], evidence: Evidence, status: RouteStatus
 ) -> Comparisons:
-    """Return the lifts; not for a contextual bandit, whose variants serve different requests."""
+    by_request, bandit = status.contextual is not None, bandit_of(route.policy)
+    if by_request and (route.unit is not None or bandit is None or not bandit.floor):
+        return Comparisons(
+            (), {}, Observed()
+        )  # weights are by request, and need every variant to be possible
     observed = Observed(
         evidence.counts,
         evidence.rewards,
         evidence.buckets,
         route.unit is not None,
         evidence.units,
+        by_request=by_request,
         earned=evidence.earned,
     )
     return Comparisons(tuple(route.variants), declared, observed)

@@ -58,6 +58,12 @@ local function move(place, period, value, sign)
   local name = place.epoch .. ':' .. place.name
   count(place.start, period == '' and name or name .. '|sticky', value, sign)
   if place.rescued then count(place.start, name .. '|rescued', value, sign) end
+  local w = place.inverse
+  if w then
+    count(place.start, name .. '|ipw', w * value, sign)
+    count(place.start, name .. '|ipw_weight', w, sign)
+    count(place.start, name .. '|ipw_joint', w * value + w, sign)
+  end
 end
 
 for at = 2, #ARGV, 14 do
@@ -65,6 +71,7 @@ for at = 2, #ARGV, 14 do
   local row, unit_key = ARGV[at + 4], P .. ':unit:' .. ARGV[at + 11]
   local place = {start = tonumber(ARGV[at + 5]), epoch = ARGV[at + 9], name = ARGV[at + 10], metric = metric,
     rescued = ARGV[at + 12] == '1', weight = tonumber(ARGV[at + 13]) / 1048576}
+  if ARGV[at + 6] ~= '' then place.inverse = 1048576 / math.max(1048576 - tonumber(ARGV[at + 13]), 1) end
   local key = P .. ':rewards:' .. hour
   local new, before, period = read_reward(row), nil, ''
   local old = redis.call('HGET', key, field)
