@@ -59,8 +59,6 @@ CHUNK_ROWS: Final = 1 << 16
 class Limits:
     """Limits of what the record can estimate. An estimate is refused if any of these does not hold."""
 
-    units: int = 30
-    """The least number of units."""
     effective: float = 100.0
     """The least effective sample size, (Σ w)² / Σ w² over units (Kish 1965)."""
     largest: float = 0.05
@@ -299,7 +297,7 @@ def _refusal(facts: Mapping[str, Any], total: _Total, limits: Limits) -> str | N
             f"the record has no rewarded decision for {', '.join(unseen)}, which the policy would use; "
             "let it be drawn at times (a floor) and evaluate again"
         )
-    needed = max(limits.units, ceil(limits.effective))
+    needed = max(2, ceil(limits.effective))
     if total.units < needed:
         return f"the record has {total.units} units, and {needed} are needed"
     alike = total.kish(ROWS)

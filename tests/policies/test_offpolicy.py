@@ -215,7 +215,7 @@ def test_a_few_busy_units_are_called_what_they_are() -> None:
     rows = [row._replace(unit=min(k, 40)) for k, row in enumerate(record(3000, 8))]
     for k in range(4):
         rows += [row._replace(unit=1000 + k) for row in record(3000, 9 + k)]
-    found = evaluate(rows, LOGGED, limits=Limits(units=10, effective=30.0, largest=1.0)).refusal
+    found = evaluate(rows, LOGGED, limits=Limits(effective=30.0, largest=1.0)).refusal
     assert (
         found == "a few of the 45 units sent most of the requests: they count as 5 alike, and 30 are needed"
     )
