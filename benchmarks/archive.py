@@ -1,6 +1,6 @@
 """Write, export and evaluate a simulated archive: CPU seconds of all threads, memory and bytes.
 
-Run it as ``python -m benchmarks.archive [MILLIONS]``.
+Run it as ``python -m benchmarks.archive [MILLIONS [URL]]``; without a URL, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -37,22 +37,24 @@ def main() -> None:
     rows = round(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 1_000_000
     figures: dict[str, object] = {"rows": rows}
     with tempfile.TemporaryDirectory() as folder:
+        place = sys.argv[2] if len(sys.argv) > 2 else folder
         for step in (_write, _export, _evaluate):
             # Each in a process of its own: the most memory is that of the process.
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 name = step.__name__.strip("_")
                 figures[f"{name}_s"], figures[f"{name}_mb"] = pool.submit(
-                    _measured, step, folder, rows
+                    _measured, step, place, rows
                 ).result()
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
-        figures["bytes_per_row"] = size / rows
+        if size:
+            figures["bytes_per_row"] = size / rows
     print(json.dumps(figures))
 
 
-def _measured(step: Callable[[Archive, int], None], folder: str, rows: int) -> tuple[float, float]:
+def _measured(step: Callable[[Archive, int], None], place: str, rows: int) -> tuple[float, float]:
     """Seconds of CPU, and the most memory in MB."""
     began = process_time()
-    step(open_archive(folder), rows)
+    step(open_archive(place), rows)
     return process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

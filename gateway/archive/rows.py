@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice, repeat
+from typing import Any, Final, TypeVar
 
 import pyarrow as arrow
+from pyarrow import compute
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
 from gateway.state.base import DecisionRecord
 
+T = TypeVar("T")
 _UNIT_MASK: Final = (1 << 64) - 1
 _TIME: Final = arrow.timestamp("us", tz="UTC")
 _BOOLEANS: Final = frozenset({"sticky", "forced", "fallback"})
@@ -99,16 +102,25 @@ def records_of(batch: Any) -> list[DecisionRecord]:
     values["decision"] = [bytes.fromhex(text) for text in values["decision"]]
     values["time"] = [time / 1e6 for time in values["time"]]
     values["unit"] = [int(text, 16) for text in values["unit"]]
-    outcomes = map(Outcome._make, zip(*values.values(), strict=True))
-    rewards, shadows = _list(batch.column("rewards")), _list(batch.column("shadows"))
-    return [
-        DecisionRecord(
-            outcome,
-            tuple(_rewarded(outcome, one) for one in given),
-            tuple(_shadowed(outcome, one) for one in copies),
-        )
-        for outcome, given, copies in zip(outcomes, rewards, shadows, strict=True)
-    ]
+    outcomes = list(map(Outcome._make, zip(*values.values(), strict=True)))
+    rewards = _nested(batch.column("rewards"), _REWARD, outcomes, _rewarded)
+    shadows = _nested(batch.column("shadows"), _SHADOW, outcomes, _shadowed)
+    return list(map(DecisionRecord, outcomes, rewards, shadows))
+
+
+def _nested(
+    column: Any, kind: Any, outcomes: Sequence[Outcome], make: Callable[[Outcome, Sequence[Any]], T]
+) -> list[tuple[T, ...]]:
+    """What a column of lists holds for each outcome; the fields of all structs are read by column."""
+    lists = column.combine_chunks()
+    lengths = compute.list_value_length(lists).to_pylist()
+    structs = compute.list_flatten(lists)
+    fields = [_list(compute.struct_field(structs, field.name)) for field in kind]
+    place = kind.get_field_index("time")
+    fields[place] = [time / 1e6 for time in fields[place]]
+    owners = chain.from_iterable(map(repeat, outcomes, lengths))
+    made = map(make, owners, zip(*fields, strict=True))
+    return [tuple(islice(made, length)) if length else () for length in lengths]
 
 
 def _array(values: Sequence[Any], kind: Any) -> Any:
@@ -131,11 +143,6 @@ def microseconds(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def _seconds(time: Any) -> float:
-    """Of a timestamp inside a list, which arrives as a datetime."""
-    return float(time.timestamp())
-
-
 def _reward(reward: Reward) -> dict[str, Any]:
     return {
         "metric": reward.metric,
@@ -147,23 +154,16 @@ def _reward(reward: Reward) -> dict[str, Any]:
     }
 
 
-def _rewarded(outcome: Outcome, one: dict[str, Any]) -> Reward:
-    return Reward(
-        decision=outcome.decision,
-        decided=outcome.time,
-        route=outcome.route,
-        assigned=outcome.assigned,
-        epoch=outcome.epoch,
-        propensity=outcome.propensity,
-        unit=outcome.unit,
-        forced=outcome.forced,
-        **one | {"time": _seconds(one["time"])},
-    )
+def _rewarded(of: Outcome, one: Sequence[Any]) -> Reward:
+    metric, value, time, served, worst, tags = one
+    decided = of.time, of.route, of.assigned, served, of.epoch, of.propensity, of.unit, of.forced
+    return Reward(of.decision, metric, value, time, *decided, worst, tags)
 
 
 def _shadow(shadow: Shadowed) -> dict[str, Any]:
     return shadow._asdict() | {"time": microseconds(shadow.time)}
 
 
-def _shadowed(outcome: Outcome, one: dict[str, Any]) -> Shadowed:
-    return Shadowed(outcome.decision, route=outcome.route, **one | {"time": _seconds(one["time"])})
+def _shadowed(of: Outcome, one: Sequence[Any]) -> Shadowed:
+    time, *rest = one
+    return Shadowed(of.decision, time, of.route, *rest)
