@@ -87,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs what `add_arguments` parsed; the exit status."""
     from backends.server import Settings, serve
+    from backends.threads import end
 
     _log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="turnout-models-") as scratch:
@@ -111,7 +112,8 @@ def main(args: argparse.Namespace) -> int:
             drain_limit=args.drain_limit,
             mlflow=source,
         )
-        return serve(settings)
+        status = serve(settings)
+    return end(status)
 
 
 def _check(models: Path, make: bool) -> None:

@@ -1,9 +1,12 @@
-"""Work in a thread that cannot keep the process from ending, and the interruption of a model that hangs."""
+"""Threads and processes that cannot keep this one from ending, and the interruption of a model that hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,9 +14,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+log = logging.getLogger("turnout.backend")
+
 
 class Overrun(BaseException):
     """Raised inside a model that exceeds a time limit; no `except Exception` stops it."""
+
+
+def end(status: int) -> int:
+    """``status``; but the process ends here if the interpreter would wait for what a model has started."""
+    main, children = threading.main_thread(), multiprocessing.active_children()
+    left = [thread.name for thread in threading.enumerate() if thread is not main and not thread.daemon]
+    left += [child.name for child in children if not child.daemon]
+    if left:
+        log.warning("ending without what a model has started: %s", ", ".join(left))
+        for child in children:
+            child.kill()
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def interrupt(thread: threading.Thread) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 
 from backends.batching.entry import Entry, Part, Report, Spans
 from backends.errors import InvalidInput, ModelFailed, ServerError, Unavailable
+from backends.forks import FORKS
 from backends.threads import Overrun
 
 log = logging.getLogger("turnout.backend")
 
 T = TypeVar("T")
+
+FORKED: Final = 71
+"""Exit code of a process that a model forked and that came back from the model."""
 
 
 class Executable(Protocol):
@@ -103,6 +108,9 @@ def attempt(
         return _refusal(error)
     except BaseException as error:  # noqa: BLE001  a model may raise SystemExit, CancelledError, anything
         return _fault(name, out_of_memory(error), error, requests, rows)
+    finally:
+        if FORKS.in_child:
+            os._exit(FORKED)
 
 
 def _refusal(error: InvalidInput) -> ServerError:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Final, cast
 
+from backends.forks import FORKS
 from backends.http.connection import Connection
 from backends.http.host import Application, Host
 from backends.http.request_head import KnownHeads
@@ -59,6 +60,7 @@ class Listener(Host):
         self._server = await loop.create_server(lambda: Connection(self), sock=self._socket, backlog=BACKLOG)
         self._sweeper = loop.create_task(self._sweep())
         host, port = self._socket.getsockname()[:2]
+        FORKS.serve(port)
         return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
     def opened(self, connection: asyncio.Protocol) -> bool:

@@ -21,6 +21,7 @@ from backends import memory
 from backends.batching.entry import Spans
 from backends.batching.execution import attempt
 from backends.errors import LoadError, ServerError
+from backends.forks import FORKS
 from backends.owner.layout import Layout, SlotMemory
 from backends.owner.messages import Batch, Load, Ready, Result
 from backends.owner.runner import Outputs, Runner
@@ -129,6 +130,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    FORKS.serve()
     control = socket.socket(fileno=int(sys.argv[1]))
     workers = []
     while True:

@@ -16,6 +16,7 @@ from backends.batching.entry import FutureEntry
 from backends.config import ModelConfig
 from backends.datatypes import DATATYPES
 from backends.errors import InvalidInput, ServerError, TooLarge
+from backends.forks import FORKS
 from backends.http.message import Response
 from backends.pages import Pages
 from backends.registry import Registry
@@ -91,6 +92,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise OSError(f"gRPC can't listen on {host}:{port}: {error}") from None
         await self._server.start()
+        FORKS.serve(int(bound))
         return int(bound)
 
     async def stop(self, grace: float) -> None:
