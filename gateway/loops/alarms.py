@@ -19,6 +19,8 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.periodic import each_route
 from gateway.loops.ratio import ALPHA, Ratios
 from gateway.loops.recent_share import WINDOW_S, RecentShare
+from gateway.loops.upkeep import retention
+from gateway.state import damage
 from gateway.state.base import OutcomeFilter
 from gateway.state.store import DocumentStore, Store
 from gateway.state.units import metric_of
@@ -58,7 +60,7 @@ class Alarm:
     code: str
     """sample_ratio_mismatch | record_loss | rewards_rejected |
     shadow_body_too_large | engine_refused | engine_silent | engine_rows_lost |
-    no_rewards | variant_failing | archive_failed"""
+    no_rewards | variant_failing | archive_failed | record_damaged"""
     message: str
 
 
@@ -106,6 +108,7 @@ class Alarms:
         self._large_bodies = RecentShare()
         self._troubles = troubles
         self._lost_rows = lost_rows
+        self._damage: Mapping[str, tuple[int, str]] = {}
         self._standing: set[str] = set()
         """Codes of this process's own alarms."""
         self._ratios = Ratios(store, clock)
@@ -122,10 +125,10 @@ class Alarms:
             self._ratios.forget()
             return
         await self.engine_troubles()
-        stored = await self._store.load_all(KIND, tuple(document.routes))
-        await each_route(
-            "the check", document.routes, lambda name: self.look(document, name, stored.get(name))
-        )
+        routes = tuple(document.routes)
+        stored = await self._store.load_all(KIND, routes)
+        self._damage = await self._store.load_all(damage.KIND, routes)
+        await each_route("the check", routes, lambda name: self.look(document, name, stored.get(name)))
 
     async def record_loss(self) -> None:
         """Any process may lose outcomes, so each tells its own."""
@@ -197,6 +200,7 @@ class Alarms:
         lost = self._lost_rows(name)
         looks = (
             Alarm("engine_rows_lost", lost) if lost else None,
+            self._damaged(document, name),
             await self._ratio(document, name),
             await self._silent(document, name),
             await self._failing(name),
@@ -222,6 +226,11 @@ class Alarms:
             for code in known - {a.code for a in alarms}:
                 await self._emit("alarm_over", name, {"code": code})
         return alarms
+
+    def _damaged(self, document: Document, name: str) -> Alarm | None:
+        text = self._damage.get(name, (0, None))[1]
+        message = damage.message(text, self._clock(), retention(document).outcomes)
+        return Alarm("record_damaged", message) if message else None
 
     async def _ratio(self, document: Document, name: str) -> Alarm | None:
         found = await self._ratios.look(name, document.routes[name])

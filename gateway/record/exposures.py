@@ -51,15 +51,17 @@ class Exposure(NamedTuple):
 
 
 def exposures(
-    pages: Iterable[bytes], route: str, *, since: float, until: float, below: int = EVERY_UNIT
+    pages: Iterable[tuple[object, bytes]], route: str, *, since: float, until: float, below: int = EVERY_UNIT
 ) -> list[Exposure]:
     """Exposures of the units whose hash is less than ``below``, in order of time; without forced decisions.
+
+    ``pages``: with their places (`DamagedPage`).
 
     ``since`` (inclusive) and ``until`` (exclusive) bound the time of the decision, in seconds since the epoch.
     """
     found: list[Exposure] = []
-    for page in pages:
-        columns = columns_of(page, _COLUMNS)
+    for place, page in pages:
+        columns = columns_of(page, _COLUMNS, place)
         times = np.asarray(columns["time"], np.float64)
         mixes = mix(np.asarray(columns["unit"], np.uint64))
         chosen = (times >= since) & (times < until) & ~np.asarray(columns["forced"], bool)

@@ -21,6 +21,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -38,6 +39,14 @@ Column = tuple[bytes, bytes]
 
 class BadPage(ValueError):
     """Bytes that are not a page, or a page of a later format."""
+
+
+class DamagedPage(BadPage):
+    """A page that was written whole, and is no more. ``place``: where its store keeps it."""
+
+    def __init__(self, message: str, place: object) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 def encode(outcomes: Sequence[Outcome], *, compress: bool = False) -> bytes:
@@ -61,27 +70,28 @@ def encode_columns(by_column: Sequence[Sequence[Any]], *, compress: bool = False
     return _COMPRESSED_MAGIC + zlib.compress(body, 6) if compress else _PLAIN_MAGIC + body
 
 
-def decode(page: bytes) -> list[Outcome]:
-    """Return the outcomes of a page. Raises BadPage."""
-    try:
-        values = list(_columns(_body(page)))
-        return list(map(Outcome._make, zip(*values, strict=True)))
-    except BadPage:
-        raise
-    except (struct.error, zlib.error, ValueError, IndexError) as error:
-        raise BadPage(f"a page of the record is damaged: {error}") from error
+def decode(page: bytes, place: object = None) -> list[Outcome]:
+    """Return the outcomes of a page. Raises DamagedPage with the ``place``; BadPage for a later format."""
+    with _damage_at(place):
+        return list(map(Outcome._make, zip(*_columns(_body(page)), strict=True)))
 
 
-def columns_of(page: bytes, names: Collection[str]) -> dict[str, Sequence[Any]]:
-    """Return the columns ``names`` of a page, in a fraction of the time that all take. Raises BadPage."""
-    try:
+def columns_of(page: bytes, names: Collection[str], place: object = None) -> dict[str, Sequence[Any]]:
+    """Return the columns ``names`` of a page, in a fraction of the time that all take; raises as `decode`."""
+    with _damage_at(place):
         wanted = frozenset(names)
         each = zip(_NAMES, _columns(_body(page), wanted), strict=True)
         return {name: values for name, values in each if name in wanted}
+
+
+@contextmanager
+def _damage_at(place: object) -> Iterator[None]:
+    try:
+        yield
     except BadPage:
         raise
     except (struct.error, zlib.error, ValueError, IndexError) as error:
-        raise BadPage(f"a page of the record is damaged: {error}") from error
+        raise DamagedPage(f"a page of the record is damaged: {error}", place) from error
 
 
 def _body(page: bytes) -> bytes:
@@ -89,13 +99,17 @@ def _body(page: bytes) -> bytes:
         return page[4:]
     if page[:4] == _COMPRESSED_MAGIC:
         return zlib.decompress(page[4:])
-    raise BadPage(f"a page of the record begins with {page[:4]!r}; a later release may have written it")
+    if page[:2] == _PLAIN_MAGIC[:2]:
+        raise BadPage(f"a page of the record begins with {page[:4]!r}; a later release may have written it")
+    raise ValueError(f"it begins with {page[:4]!r}")
 
 
 def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Sequence[Any]]:
     """The columns in order; empty ones for those that are not ``wanted``."""
     rows, number = _HEAD.unpack_from(body)
     at = _HEAD.size
+    if 16 * rows > len(body):
+        raise ValueError(f"it is too short for {rows} rows")
     for name in _NAMES[:number]:
         kind, length = _COLUMN.unpack_from(body, at)
         at += _COLUMN.size
@@ -106,7 +120,7 @@ def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Seq
         data = body[at : at + length]
         values = _read(kind.decode("ascii"), data, rows)
         if len(data) != length or len(values) != rows:
-            raise BadPage(f"a page of the record is damaged in its column {name!r}")
+            raise ValueError(f"its column {name!r} has another length")
         yield list(map(bool, values)) if name in _BOOLEANS else values
         at += length
     for name in _NAMES[number:]:

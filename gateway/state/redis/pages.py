@@ -13,6 +13,7 @@ from gateway.record.page import decode
 from gateway.state.base import OutcomeFilter, StoreUnavailable
 from gateway.state.paging import CLOCK_SLACK_MS, MAX_PAGE_SPAN_MS, milliseconds
 from gateway.state.redis.link import Link
+from gateway.state.redis.script import Script
 
 T = TypeVar("T")
 PAGES_PER_TRIP: Final = 16
@@ -21,6 +22,10 @@ _MAX_WINDOW: Final = 512
 """Entries of an index that are looked at together."""
 _MAX_TRIES: Final = 50
 """Times that a read begins again because pages moved."""
+
+
+REPLACE_PAGES: Final = Script.load("replace_pages")
+KEPT_ASIDE_S: Final = 30 * 86_400
 
 
 class Moved(Exception):
@@ -164,7 +169,22 @@ async def _read(
     if None in data:
         raise Moved
     with link.plainly():
-        return await asyncio.to_thread(lambda: [list(filter(wanted, decode(page))) for page in data])
+        return await asyncio.to_thread(
+            lambda: [
+                list(filter(wanted, decode(page, place)))
+                for (_, *place), page in zip(chosen, data, strict=True)
+            ]
+        )
+
+
+async def set_aside(link: Link, route: str, number: bytes) -> float | None:
+    """Keeps a damaged page, unread, for `KEPT_ASIDE_S`; its last time, None if it was set aside already."""
+    base = link.of_route(route)
+    page, last = await link.commands([("HGET", f"{base}:page", number), ("ZSCORE", f"{base}:last", number)])
+    if page is None or last is None:
+        return None
+    await link.command("SET", f"{base}:damaged:{int(number)}", page, "EX", KEPT_ASIDE_S)
+    return float(last) / 1000 if await link.run(REPLACE_PAGES, base, 1, number) else None
 
 
 def _pairs(scored: Sequence[Any]) -> list[tuple[int, bytes]]:

@@ -210,7 +210,9 @@ async def _exposures(link: Link, route: str, since: float, until: float, below: 
         pages = await _page_data(link, route, begun[start : start + PAGES_PER_TRIP])
         if None in pages:
             raise Moved
-        found += await _exposures_in(link, pages, route, since, until, below)
+        found += await _exposures_in(
+            link, begun[start : start + PAGES_PER_TRIP], pages, route, since, until, below
+        )
     return sorted(found)
 
 
@@ -224,7 +226,7 @@ async def page_exposures(
 ) -> list[Exposure]:
     """Decisions in pages, as `RecordStore.page_exposures` returns them."""
     pages = await _page_data(link, route, numbers)
-    return await _exposures_in(link, pages, route, since, inf, below)
+    return await _exposures_in(link, numbers, pages, route, since, inf, below)
 
 
 async def _ended(link: Link, route: str, least: int, most: int | str) -> list[bytes]:
@@ -240,8 +242,14 @@ async def _page_data(link: Link, route: str, numbers: Sequence[bytes | int]) -> 
 
 
 async def _exposures_in(
-    link: Link, pages: Iterable[bytes | None], route: str, since: float, until: float, below: int
+    link: Link,
+    numbers: Iterable[bytes | int],
+    pages: Iterable[bytes | None],
+    route: str,
+    since: float,
+    until: float,
+    below: int,
 ) -> list[Exposure]:
-    kept = [page for page in pages if page is not None]
+    kept = [((route, n), page) for n, page in zip(numbers, pages, strict=True) if page is not None]
     with link.plainly():
         return await asyncio.to_thread(exposures, kept, route, since=since, until=until, below=below)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from gateway.clock import Clock, wall
 from gateway.record.events import Outcome, Reward, Shadowed
+from gateway.record.page import DamagedPage
 from gateway.record.request_ids import RequestKey
+from gateway.state import damage
 from gateway.state.base import (
     MAX_CLOCK_SKEW_S,
     Counts,
@@ -27,7 +29,7 @@ from gateway.state.base import (
     RewardResult,
 )
 from gateway.state.paging import every_step
-from gateway.state.redis import linear, record, request_ids, rewards, sums, upkeep
+from gateway.state.redis import linear, pages, record, request_ids, rewards, sums, upkeep
 from gateway.state.redis.check import doubts
 from gateway.state.redis.control import Control
 from gateway.state.redis.link import Link
@@ -57,7 +59,7 @@ def _asks(
 
     @wraps(query)
     async def method(store: RedisStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await query(store._link, *args, **kwargs)
+        return await store._around_damage(lambda: query(store._link, *args, **kwargs))
 
     return method
 
@@ -116,7 +118,8 @@ class RedisStore(Control):
         for route, rows in record.by_route(outcomes, _ROUTE_OF_OUTCOME).items():
             await self._know(route)
             await self._learn_shares(route, {row[_EPOCH] for row in rows})
-            await record.append(self._link, route, rows, self._published_shares)
+            add = partial(record.append, self._link, route, rows, self._published_shares)
+            await self._around_damage(add)
         for route, shadows in record.by_route(shadowed, _ROUTE_OF_SHADOWED).items():
             await self._know(route)
             await record.add_shadowed(self._link, route, shadows)
@@ -158,7 +161,7 @@ class RedisStore(Control):
 
     async def scan(self, query: OutcomeFilter) -> tuple[list[Outcome], bytes | None]:
         routes = await self._routes() if query.route is None else [query.route]
-        return await record.scan(self._link, routes, query)
+        return await self._around_damage(lambda: record.scan(self._link, routes, query))
 
     async def decision(self, decision: bytes, route: str | None = None) -> DecisionRecord:
         """Without ``route`` it asks every one: the sixteen bytes do not say which one decided."""
@@ -166,7 +169,8 @@ class RedisStore(Control):
         reports: tuple[Reward, ...] = ()
         shadows: tuple[Shadowed, ...] = ()
         for name in [route] if route is not None else await self._of_the_time(decision):
-            outcome = outcome or await record.find(self._link, name, decision)
+            find = partial(record.find, self._link, name, decision)
+            outcome = outcome or await self._around_damage(find)
             reports = reports or await rewards.rewards_of(self._link, name, decision)
             shadows = shadows or await rewards.shadows_of(self._link, name, decision)
             if outcome is not None:
@@ -192,7 +196,8 @@ class RedisStore(Control):
     ) -> list[DecisionRecord]:
         routes = await self._routes() if route is None else [route]
         query = OutcomeFilter(since=since, until=until, limit=limit)
-        found = await record.oldest_first(self._link, routes, query, after or b"")
+        read = partial(record.oldest_first, self._link, routes, query, after or b"")
+        found = await self._around_damage(read)
         return await rewards.with_what_belongs(self._link, found)
 
     async def first_times(self, since: Mapping[str, float]) -> dict[str, float]:
@@ -217,7 +222,17 @@ class RedisStore(Control):
         return await upkeep.size(self._link, await self._routes())
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
-        return await upkeep.step(self._link, await self._routes(), retention, now)
+        step = partial(upkeep.step, self._link, await self._routes(), retention, now)
+        return await self._around_damage(step)
+
+    def _around_damage(self, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
+        return damage.around(run, self._set_aside)
+
+    async def _set_aside(self, page: DamagedPage) -> None:
+        route, number = cast("tuple[str, bytes]", page.place)
+        last = await pages.set_aside(self._link, route, number)
+        if last is not None:
+            await damage.note(self, route, page, last)
 
     # Aggregates ---------------------------------------------------------------------------------
     async def counts(

@@ -14,12 +14,12 @@ from gateway.state.paging import MAX_PAGE_ROWS, milliseconds, parts
 from gateway.state.redis import linear
 from gateway.state.redis.codec import cell_parts, unpack_published
 from gateway.state.redis.link import Link
+from gateway.state.redis.pages import REPLACE_PAGES
 from gateway.state.redis.script import Script
 
 _FOLD: Final = Script.load("fold")
 _FOLD_SHADOWS: Final = Script.load("fold_shadows")
 _FORGET_CELLS: Final = Script.load("forget_cells")
-_REPLACE_PAGES: Final = Script.load("replace_pages")
 _SAMPLED_HOURS: Final = 32
 """Hours of rewards that are measured to estimate all."""
 _MAX_STEP_KEYS: Final = 200
@@ -40,7 +40,7 @@ async def step(link: Link, routes: Sequence[str], retention: Retention, now: flo
             or await _fold(link, base, now)
             or await _fold_shadows(link, base, now)
             or await linear.fold(link, base, now)
-            or await _merge_pages(link, base, now)
+            or await _merge_pages(link, route, now)
             or more
         )
     return more
@@ -116,7 +116,7 @@ async def _below(link: Link, key: str, limit: float) -> list[bytes]:
 async def _forget_pages(link: Link, base: str, limit: float) -> bool:
     numbers = await _below(link, f"{base}:last", limit)
     if numbers:
-        await link.run(_REPLACE_PAGES, base, len(numbers), *numbers)
+        await link.run(REPLACE_PAGES, base, len(numbers), *numbers)
     return len(numbers) == _MAX_STEP_KEYS
 
 
@@ -219,8 +219,9 @@ async def _fold_shadows(link: Link, base: str, now: float) -> bool:
 
 
 # Pages --------------------------------------------------------------------------------------------
-async def _merge_pages(link: Link, base: str, now: float) -> bool:
+async def _merge_pages(link: Link, route: str, now: float) -> bool:
     """Makes one full, compressed page of the oldest small ones of past hours; False when there is none."""
+    base = link.of_route(route)
     edge = int(max(now - PAGE_AGE_S, 0) // 3600) * 3_600_000
     numbers = (await _below(link, f"{base}:small", edge))[:64]
     if not numbers:
@@ -230,7 +231,7 @@ async def _merge_pages(link: Link, base: str, now: float) -> bool:
     rows: list[Outcome] = []
     with link.plainly():
         for number, page in zip(numbers, pages, strict=True):
-            outcomes = decode(page) if page else []
+            outcomes = decode(page, (route, number)) if page else []
             if chosen and len(rows) + len(outcomes) > MAX_PAGE_ROWS:
                 break
             chosen.append(number)
@@ -239,5 +240,5 @@ async def _merge_pages(link: Link, base: str, now: float) -> bool:
     for part in parts(rows):
         page = encode_columns(columns(part), compress=True)
         made += (milliseconds(part[0][0]), milliseconds(part[-1][0]), page)
-    await link.run(_REPLACE_PAGES, base, len(chosen), *chosen, *made)
+    await link.run(REPLACE_PAGES, base, len(chosen), *chosen, *made)
     return True

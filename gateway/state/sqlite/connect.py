@@ -90,7 +90,14 @@ def plainly(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, BadPage, Damaged, TooNew, OSError) as error:
-        raise StoreUnavailable(advice(error, path)) from error
+        raise unavailable(error, path) from error
+
+
+def unavailable(error: Exception, path: Path) -> StoreUnavailable:
+    """What callers get for ``error``, its cause."""
+    found = StoreUnavailable(advice(error, path))
+    found.__cause__ = error
+    return found
 
 
 def advice(error: Exception, path: Path) -> str:

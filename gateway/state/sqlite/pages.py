@@ -52,6 +52,15 @@ def write(connection: sqlite3.Connection, by_column: Any, *, merged: bool = Fals
     )
 
 
+def set_aside(connection: sqlite3.Connection, number: int) -> tuple[list[str], float] | None:
+    """Keeps a damaged page in the file, unread; its routes and last time, None if it was set aside already."""
+    row = connection.execute(
+        "UPDATE pages SET rows = 0, errors = 0, merged = 1 WHERE id = ? AND rows > 0 RETURNING routes, newest",
+        (number,),
+    ).fetchone()
+    return (json.loads(row[0]), row[1]) if row is not None else None
+
+
 def _latest_end(decision: bytes) -> bytes:
     """No page that holds the decision ends behind this."""
     return min(milliseconds(decision) + MAX_PAGE_SPAN_MS + 1, (1 << 48) - 1).to_bytes(6, "big") + b"\xff" * 10
@@ -104,14 +113,14 @@ def _present(connection: sqlite3.Connection, decisions: Sequence[bytes]) -> set[
     decoded: set[int] = set()
     for decision in decisions:
         rows = connection.execute(
-            "SELECT id FROM pages WHERE first BETWEEN ? AND ? AND last >= ?",
+            "SELECT id FROM pages WHERE first BETWEEN ? AND ? AND last >= ? AND rows > 0",
             (_earliest_start(decision), decision, decision),
         ).fetchall()
         for (page,) in rows:
             if page not in decoded:
                 decoded.add(page)
                 (data,) = connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()
-                present.update(outcome.decision for outcome in decode(data))
+                present.update(outcome.decision for outcome in decode(data, page))
     return present
 
 
@@ -119,11 +128,11 @@ def _present(connection: sqlite3.Connection, decisions: Sequence[bytes]) -> set[
 def find(connection: sqlite3.Connection, decision: bytes) -> Outcome | None:
     """The outcome of one decision."""
     pages = connection.execute(
-        "SELECT data FROM pages WHERE first BETWEEN ? AND ? AND last >= ?",
+        "SELECT id, data FROM pages WHERE first BETWEEN ? AND ? AND last >= ? AND rows > 0",
         (_earliest_start(decision), decision, decision),
     )
-    for (data,) in pages:
-        for outcome in decode(data):
+    for page, data in pages:
+        for outcome in decode(data, page):
             if outcome.decision == decision:
                 return outcome
     return None
@@ -134,14 +143,14 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
     where, values = page_filter(replace(query, route=None))
     # A page without the route is only passed over, but of these too a step has a bounded number.
     pages = connection.execute(
-        "SELECT last, CASE WHEN ?1 IS NULL OR instr(routes, ?1) > 0 THEN data END FROM pages "
+        "SELECT id, last, CASE WHEN ?1 IS NULL OR instr(routes, ?1) > 0 THEN data END FROM pages "
         f"WHERE {where} ORDER BY last DESC",
         [None if query.route is None else json.dumps(query.route, ensure_ascii=False), *values],
     )
     found: list[Outcome] = []
     waiting: list[Outcome] = []
     read = 0
-    for number, (last, data) in enumerate(pages):
+    for number, (page, last, data) in enumerate(pages):
         # Pages overlap: only what lies behind the end of this one and all that follow is certain.
         waiting.sort(reverse=True)
         certain = sum(o.decision > last for o in waiting)
@@ -154,7 +163,7 @@ def scan(connection: sqlite3.Connection, query: OutcomeFilter) -> tuple[list[Out
             return found, behind
         waiting = waiting[certain:]
         if data is not None:
-            waiting, read = waiting + [o for o in decode(data) if matches(o, query)], read + 1
+            waiting, read = waiting + [o for o in decode(data, page) if matches(o, query)], read + 1
     found += sorted(waiting, reverse=True)
     if len(found) > query.limit:
         return found[: query.limit], found[query.limit - 1].decision
@@ -195,19 +204,20 @@ def oldest_first(
     where, values = page_filter(query)
     floor = after or b""
     pages = connection.execute(
-        f"SELECT first, data FROM pages WHERE first >= ? AND last > ? AND {where} ORDER BY first",
+        f"SELECT id, first, data FROM pages WHERE first >= ? AND last > ? AND {where} ORDER BY first",
         [_earliest_start(floor), floor, *values],
     )
     found: list[Outcome] = []
     waiting: list[Outcome] = []
-    for first, data in pages:
+    for page, first, data in pages:
         # The mirror of `scan`: what lies before the start of this page is certain.
         waiting.sort()
         certain = sum(o.decision < first for o in waiting)
         found += waiting[:certain]
         if len(found) >= limit:
             return found[:limit]
-        waiting = waiting[certain:] + [o for o in decode(data) if o.decision > floor and matches(o, query)]
+        chosen = (o for o in decode(data, page) if o.decision > floor and matches(o, query))
+        waiting = [*waiting[certain:], *chosen]
     waiting.sort()
     return (found + waiting)[:limit]
 
@@ -246,8 +256,8 @@ def exposures_of(
 ) -> list[Exposure]:
     """Decisions of the units below ``below``, as `RecordStore.exposures` returns them."""
     where, values = page_filter(OutcomeFilter(route=route, since=since, until=until))
-    rows = connection.execute(f"SELECT data FROM pages WHERE {where}", values)
-    return exposures((data for (data,) in rows), route, since=since, until=until, below=below)
+    rows = connection.execute(f"SELECT id, data FROM pages WHERE {where}", values)
+    return exposures(rows, route, since=since, until=until, below=below)
 
 
 def page_numbers(connection: sqlite3.Connection, route: str, *, since: float) -> list[int]:
@@ -261,5 +271,7 @@ def page_exposures(
 ) -> list[Exposure]:
     """Decisions in pages, as `RecordStore.page_exposures` returns them."""
     wanted = ",".join("?" * len(numbers))
-    rows = connection.execute(f"SELECT data FROM pages WHERE id IN ({wanted})", list(numbers))
-    return exposures((data for (data,) in rows), route, since=since, until=inf, below=below)
+    rows = connection.execute(
+        f"SELECT id, data FROM pages WHERE rows > 0 AND id IN ({wanted})", list(numbers)
+    )
+    return exposures(rows, route, since=since, until=inf, below=below)

@@ -13,9 +13,11 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from gateway.record.events import Outcome, Reward, Shadowed, columns
+from gateway.record.page import DamagedPage
+from gateway.state import damage
 from gateway.state.base import DecisionRecord, OutcomeFilter, Retention, RewardResult
 from gateway.state.paging import every_step, parts
 from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, upkeep
@@ -38,7 +40,9 @@ def _reads(query: _Query[P, T], *, many_pages: bool = False) -> _Method[P, T]:
     @wraps(query)
     async def method(store: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         readers = store._walkers if many_pages else store._readers
-        return await readers.run(lambda connection: query(connection, *args, **kwargs))
+        return await store._around_damage(
+            lambda: readers.run(lambda connection: query(connection, *args, **kwargs))
+        )
 
     return method
 
@@ -133,7 +137,8 @@ class SqliteStore:
 
     # The record ---------------------------------------------------------------------------------
     async def append(self, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed] = ()) -> None:
-        await self._writer.run(partial(self._append, outcomes=outcomes, shadowed=shadowed), durable=False)
+        work = partial(self._append, outcomes=outcomes, shadowed=shadowed)
+        await self._around_damage(lambda: self._writer.run(work, durable=False))
 
     def _append(
         self, connection: sqlite3.Connection, outcomes: Sequence[Outcome], shadowed: Sequence[Shadowed]
@@ -175,7 +180,17 @@ class SqliteStore:
     size = _reads(upkeep.size)
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
-        return await self._writer.run(partial(self._upkeep.step, retention=retention, now=now), durable=False)
+        work = partial(self._upkeep.step, retention=retention, now=now)
+        return await self._around_damage(lambda: self._writer.run(work, durable=False))
+
+    def _around_damage(self, run: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
+        return damage.around(run, self._set_aside)
+
+    async def _set_aside(self, page: DamagedPage) -> None:
+        found = await self._writer.run(partial(pages.set_aside, number=cast("int", page.place)))
+        routes, last = found or ((), 0.0)
+        for route in routes:
+            await damage.note(self, route, page, last)
 
     # Aggregates ---------------------------------------------------------------------------------
     counts = _reads(sums.counts)

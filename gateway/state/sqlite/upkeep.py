@@ -254,7 +254,8 @@ def _merge_pages(connection: sqlite3.Connection, now: float) -> bool:
         total += rows
     outcomes: list[Outcome] = []
     for page in chosen:
-        outcomes += decode(connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()[0])
+        (data,) = connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()
+        outcomes += decode(data, page)
         connection.execute("DELETE FROM pages WHERE id = ?", (page,))
     for part in parts(outcomes):
         pages.write(connection, columns(part), merged=True)

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from gateway.record.page import BadPage
 from gateway.runtime.threads import lower_thread_priority
 from gateway.state.base import StoreUnavailable
-from gateway.state.sqlite.connect import advice, connect
+from gateway.state.sqlite.connect import connect, unavailable
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -102,7 +102,7 @@ class Writer:
             connection.execute("COMMIT")
         except _FAULTS as error:
             self._drop_connection()
-            _fail(jobs, StoreUnavailable(advice(error, self._path)))
+            _fail(jobs, unavailable(error, self._path))
         except BaseException as error:  # noqa: BLE001 - a fault of ours must reach the callers, not end the thread
             self._drop_connection()
             _fail(jobs, error)
@@ -116,7 +116,7 @@ class Writer:
             if error is None:
                 job.future.set_result(result)
             elif isinstance(error, _FAULTS):
-                job.future.set_exception(StoreUnavailable(advice(error, self._path)))
+                job.future.set_exception(unavailable(error, self._path))
             else:
                 job.future.set_exception(error)
 

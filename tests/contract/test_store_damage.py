@@ -1,0 +1,94 @@
+"""A damaged page of the record is set aside: everything else can be read, and what is missing is counted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from gateway.record.events import Outcome
+from gateway.record.page import BadPage, DamagedPage, decode, encode
+from gateway.state import damage
+from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
+from gateway.state.redis import RedisStore
+from gateway.state.sqlite import SqliteStore
+from gateway.state.store import Store
+from policies.sequential.srm import EVERY_UNIT
+from tests.support.made import T0, outcome, reward
+
+GARBLED = b"TPZ1" + bytes(40)
+
+
+async def _overwrite_first_page(store: Store, data: bytes) -> None:
+    if isinstance(store, SqliteStore):
+        with sqlite3.connect(store.path) as connection:
+            connection.execute("UPDATE pages SET data = ? WHERE id = (SELECT MIN(id) FROM pages)", (data,))
+        connection.close()
+    else:
+        assert isinstance(store, RedisStore)
+        await store._link.command("HSET", f"{store._link.of_route('digits')}:page", 1, data)
+
+
+async def _pages(store: Store) -> tuple[list[Outcome], list[Outcome]]:
+    """Two pages, the first of which is damaged."""
+    lost = [outcome(T0 + i) for i in range(3)]
+    kept = [outcome(T0 + 60 + i) for i in range(3)]
+    await store.append(lost)
+    await store.append(kept)
+    await _overwrite_first_page(store, GARBLED)
+    return lost, kept
+
+
+async def test_all_else_is_read_and_the_damage_is_counted_once(store: Store) -> None:
+    lost, kept = await _pages(store)
+    for _ in range(2):
+        assert await store.outcomes(OutcomeFilter(route="digits")) == kept[::-1]
+        assert [r.outcome for r in await store.records(route="digits")] == kept
+    assert (await store.decision(lost[0].decision, "digits")).outcome is None
+    known = await store.load(damage.KIND, "digits")
+    assert known is not None
+    assert json.loads(known[1]) == {"pages": 1, "last": pytest.approx(T0 + 2, abs=1.0)}
+    assert "1 damaged pages" in damage.message(known[1], T0 + 10, 3600.0)
+    assert damage.message(known[1], T0 + 7200, 3600.0) == ""
+    # The sums are of cells, which are whole.
+    assert (await store.counts("digits"))["v1"].assigned == 6
+
+
+@pytest.mark.parametrize("way", ["exposures", "page", "reward", "append", "prune"])
+async def test_whatever_meets_the_page_goes_on(store: Store, way: str) -> None:
+    lost, kept = await _pages(store)
+    if way == "exposures":
+        found = await store.exposures("digits", since=T0 - 1, until=T0 + 100, below=EVERY_UNIT)
+        assert len(found) == 3
+    elif way == "page":
+        numbers = await store.page_numbers("digits", since=T0 - 1)
+        found = await store.page_exposures("digits", numbers, since=T0 - 1, below=EVERY_UNIT)
+        assert len(found) == 3
+    elif way == "reward":
+        assert (await store.decision(kept[0].decision, "digits")).outcome == kept[0]
+        assert await store.reward([reward(1.0, of=lost[0])]) == ["accepted"]
+    elif way == "append":
+        await store.append([*lost, outcome(T0 + 1)])
+        assert len(await store.outcomes(OutcomeFilter())) >= 3
+    else:
+        while await store.prune(Retention(outcomes=1e9, rewards=1e9), now=T0 + 8 * 3600):
+            pass
+    assert len(await store.outcomes(OutcomeFilter(route="digits", since=T0 + 59))) == 3
+
+
+async def test_a_page_of_a_later_release_is_not_set_aside(store: Store) -> None:
+    await _pages(store)
+    later = b"TPX9" + encode([outcome(T0)])[4:]
+    await _overwrite_first_page(store, later)
+    with pytest.raises(StoreUnavailable, match="a later release"):
+        await store.outcomes(OutcomeFilter(route="digits"))
+    assert await store.load(damage.KIND, "digits") is None
+
+
+def test_a_number_of_rows_that_the_page_can_not_hold_is_damage() -> None:
+    page = encode([outcome(T0)])
+    with pytest.raises(DamagedPage):
+        decode(page[:4] + b"\xff\xff\xff\x7f" + page[8:])
+    with pytest.raises(BadPage):
+        decode(b"TPX9")
