@@ -57,11 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         print(f"turnout: {wrong}", file=sys.stderr)  # noqa: T201
         return 1
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # as standard error; not every locale has every letter
-    words = list(sys.argv[1:] if argv is None else argv)
+    _open_output()
+    words = [_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
     parser = argparse.ArgumentParser(
         prog="turnout", description="The experimentation and rollout gateway for model servers."
     )
@@ -69,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--version", action="version", version=build.described() if "--version" in words else ""
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    if words in ([], ["help"]):
-        words = ["--help"]
+    if not words or words[0] == "help":
+        words = [*words[1:], "--help"]
     wanted = next((word for word in words if not word.startswith("-")), None)
     if wanted is not None and wanted not in COMMANDS:
         near = difflib.get_close_matches(wanted, COMMANDS, n=1)
@@ -86,12 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found.add_arguments(sub)
                 run = cast("Callable[[argparse.Namespace], int]", found.main)
         arguments, unknown = parser.parse_known_args(words)
-        if unknown:  # the command's own usage helps, not that of all commands
-            sub = commands.choices[arguments.command]
-            options = [option for action in sub._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0], options, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            sub.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        if unknown:
+            sub = commands.choices[arguments.command]  # its own usage helps, not that of all commands
+            sub.error(_unrecognized(unknown, arguments.command, sub))
         assert run is not None
         return run(arguments)
     except KeyboardInterrupt:
@@ -102,8 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # the interpreter flushes it at its end
         return 128 + signal.SIGPIPE
     except OSError as error:
-        print(f"turnout: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        from gateway.commands.output import complain
+
+        return complain(error)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(wanted or "")
         if extra is None or (error.name or "").partition(".")[0] in OURS:
@@ -111,6 +106,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         needs = f"'turnout {wanted}' needs {error.name}, which is in the extra '{extra}'"
         print(f"turnout: {needs}; install it with: pip install 'turnout[{extra}]'", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def _open_output() -> None:
+    if sys.stdout is None:  # closed by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as standard error; not every locale has every letter
+
+
+def _unrecognized(unknown: list[str], command: str, parser: argparse.ArgumentParser) -> str:
+    options = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(unknown[0], options, n=1)
+    if "--config" in options and not unknown[0].startswith("-"):
+        near = [f"--config {unknown[0]}"]
+    elif unknown[0] == "--config":
+        near = [f"turnout {command} FILE"]
+    return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _utf8(word: str) -> str:
+    """``word`` as UTF-8, which a terminal sends in most locales that say otherwise; as it is if it is not UTF-8."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        return word
 
 
 if __name__ == "__main__":

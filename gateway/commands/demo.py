@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.commands.output import add_json, complain, note, print_json, progress, say, table
+from gateway.commands.times import positive
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
 
@@ -37,7 +38,7 @@ BATCH: Final = 50
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--duration", type=float, default=None, metavar="S", help="stop after S seconds (default: never)"
+        "--duration", type=positive, default=None, metavar="S", help="stop after S seconds (default: never)"
     )
     parser.add_argument(
         "--config",
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model repository (default: models)",
     )
     parser.add_argument(
-        "--rate", type=float, default=300.0, metavar="R", help="maximum requests per second (default: 300)"
+        "--rate", type=positive, default=300.0, metavar="R", help="maximum requests per second (default: 300)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add_json(parser, "print the summary as one JSON document")

@@ -124,7 +124,9 @@ def _agent(path: Path) -> int:
         text = path.read_text()
         served = Served.read(json.loads(text)) if text.startswith("{") else haproxy.Node.read(text)
         Path(served.files).mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return complain(error)
+    except ValueError as error:
         return complain(f"{path}: {error}")
     configure(LogConfig())
     with contextlib.suppress(KeyboardInterrupt):

@@ -106,7 +106,7 @@ def _explained(
         why += said
     variant = None
     u = None
-    if unit is None:
+    if not unit:  # as for the gateway
         why.append("no unit was given: each request draws for itself with these shares")
     else:
         if route.unit is None:

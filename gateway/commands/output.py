@@ -52,8 +52,16 @@ def note(text: object) -> None:
 def complain(error: object, code: int = REFUSED) -> int:
     """Report why the command failed; return the exit code."""
     # The faults of a file begin with its name, as a compiler's do: editors and CI find the line.
-    note(error if isinstance(error, ConfigError) else f"turnout: {error}")
+    note(error if isinstance(error, ConfigError) else f"turnout: {_plain(error)}")
     return code
+
+
+def _plain(error: object) -> object:
+    """What a person needs of an OSError about a file; the error itself if it is another one."""
+    if not isinstance(error, OSError) or error.strerror is None or not isinstance(error.filename, str):
+        return error
+    hint = "; name another, or create its directory" if isinstance(error, FileNotFoundError) else ""
+    return f"{error.filename}: {error.strerror}{hint}"
 
 
 def progress(text: str = "") -> None:

@@ -12,6 +12,7 @@ from gateway.clock import wall
 from gateway.commands import stores
 from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import add_json, complain, print_json, say, table
+from gateway.commands.times import positive
 from gateway.compile.plans import plan_of, rail_of, reported
 from gateway.config.document import Document
 from gateway.config.load import load_file
@@ -43,13 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--route", metavar="R", help="route with the canary (default: the only route)")
     parser.add_argument(
         "--worse",
-        type=float,
+        type=positive,
         default=2.0,
         metavar="X",
         help="size of the regression to detect, as a multiple of the guardrail's limit (default: 2)",
     )
     parser.add_argument(
-        "--rate", type=float, metavar="R", help="requests per second (default: from the record, otherwise 50)"
+        "--rate",
+        type=positive,
+        metavar="R",
+        help="requests per second (default: from the record, otherwise 50)",
     )
     add_json(parser)
 

@@ -15,9 +15,24 @@ from gateway.commands.output import add_json
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import read_text
+from gateway.config.model import is_web_address
 from gateway.config.yaml_text import read
 
 DEFAULT: Final = "http://127.0.0.1:8080"
+
+
+def connect_failure(error: httpx.HTTPError | OSError) -> str:
+    """Why a server could not be called, and what to write instead where that is known."""
+    if isinstance(error, OSError):
+        return "the file that SSL_CERT_FILE names can't be read"
+    reason = str(error).rstrip(".") or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return "its certificate is not trusted: name the file with its CA in SSL_CERT_FILE"
+    if "[SSL:" in reason:
+        return "it does not speak TLS: write http:// instead of https://"
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return "it does not speak plain HTTP/1.1: write https:// if it uses TLS"
+    return reason
 
 
 class RemoteError(Exception):
@@ -35,7 +50,10 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _url(text: str) -> str:
-    return (text if "://" in text else f"http://{text}").rstrip("/")
+    url = (text if "://" in text else f"http://{text}").rstrip("/")
+    if is_web_address(url):
+        return url
+    raise argparse.ArgumentTypeError(f"{text!r} is not the URL of a gateway; write one such as {DEFAULT}")
 
 
 def gateway_url() -> str:
@@ -78,15 +96,20 @@ def call(
     Raises:
         RemoteError: There is no gateway, it refuses the call, or it responds with something else.
     """
-    url = arguments.url or gateway_url()
+    try:
+        url = arguments.url or gateway_url()
+    except argparse.ArgumentTypeError as error:
+        raise RemoteError(f"TURNOUT_URL: {error}") from None
     key = os.environ.get("TURNOUT_KEY")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise RemoteError("TURNOUT_KEY has a character that no key has; copy the key again")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         response = httpx.request(method, f"{url}{path}", json=body, headers=headers, timeout=10.0)
-    except httpx.HTTPError as error:
-        reason = str(error).rstrip(".")
+    except (httpx.HTTPError, OSError) as error:
         raise RemoteError(
-            f"no gateway responds at {url} ({reason}); start one with 'turnout run', or name it with --url"
+            f"no gateway responds at {url} ({connect_failure(error)}); start one with 'turnout run', "
+            "or name it with --url"
         ) from error
     try:
         found = response.json()

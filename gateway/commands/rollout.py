@@ -44,6 +44,8 @@ def _weight(text: str | None) -> float:
     try:
         if text is not None:
             weight = float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+            if text == "1":
+                raise RemoteError("set 1 is ambiguous; write 'set 1%' or 'set 100%'")
             if 0.0 <= weight <= 1.0:
                 return weight
     except ValueError:

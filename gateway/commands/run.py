@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from typing import Final
 
 from gateway.commands.documents import add_config
-from gateway.commands.output import complain
+from gateway.commands.output import MISUSED, complain
+from gateway.commands.times import count
 from gateway.config.faults import ConfigError
+
+MAX_WORKERS: Final = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="number of processes that share the port (default: 1)",
@@ -24,12 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    if arguments.workers > MAX_WORKERS:
+        return complain(f"--workers: at most {MAX_WORKERS}; one for each core is enough", MISUSED)
     # Imported late so that 'turnout run --help' is quick.
     from gateway import serving, supervisor
+    from gateway.state import open_store
 
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    try:
+        if arguments.store:
+            open_store(arguments.store)
+    except ValueError as error:
+        return complain(f"--store: {error}", MISUSED)
     overrides = {"store": arguments.store} if arguments.store else {}
     try:
         if arguments.workers > 1:

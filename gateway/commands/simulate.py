@@ -12,6 +12,7 @@ from gateway.commands import simulate_canary
 from gateway.commands.documents import add_config, chosen_route
 from gateway.commands.output import FAILURES, add_json, complain, print_json, say, table
 from gateway.commands.simulate_shown import Progress, chosen, plot, shown
+from gateway.commands.times import count, positive
 from gateway.compile.plans import plan
 from gateway.config.document import Document
 from gateway.config.load import load_file
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sd",
-        type=float,
+        type=positive,
         default=1.0,
         metavar="S",
         help="standard deviation of a real or count metric (default: 1)",
@@ -53,23 +54,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="M", help="metric of a utility to simulate")
     parser.add_argument(
         "--requests",
-        type=int,
+        type=count,
         metavar="N",
         help="requests per run (default: 10000; for a canary, its planned duration)",
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=positive,
         default=50.0,
         metavar="R",
         help="requests per second, for canaries (default: 50)",
     )
     parser.add_argument(
-        "--repetitions", type=int, metavar="N", help="runs per world (default: 100; for a canary 20)"
+        "--repetitions", type=count, metavar="N", help="runs per world (default: 100; for a canary 20)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write regret over time as .svg or .png")
     add_json(parser)
+
+
+def _seed(text: str) -> int:
+    return 0 if text == "0" else count(text)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,72 @@ def test_a_locale_without_the_letters_gets_escapes(tmp_path: Path) -> None:
         assert shown in said.stdout.decode("ascii")
         if "--json" in words:
             assert "ü" in json.loads(said.stdout)["faults"][0]["path"]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("run --workers 0", "'0' is not a whole number above 0"),
+        ("run --workers 100000", "at most 1024"),
+        ("run --store bogus", "write sqlite:///FILE or redis://HOST:6379/0"),
+        ("run turnout.yaml", "did you mean '--config turnout.yaml'?"),
+        ("check --config turnout.yaml", "did you mean 'turnout check FILE'?"),
+        ("plan --rate 0", "'0' is not a number above 0"),
+        ("simulate --rate nan", "'nan' is not a number above 0"),
+        ("simulate --requests 1e3", "'1e3' is not a whole number above 0"),
+        ("simulate --seed -1", "'-1' is not a whole number above 0"),
+        ("demo --rate -5", "'-5' is not a number above 0"),
+        ("status --url ftp://127.0.0.1", "write one such as http://127.0.0.1:8080"),
+        ("status --url http://[::1", "write one such as http://127.0.0.1:8080"),
+    ],
+)
+def test_words_that_mean_nothing_are_told_with_what_to_write(words: str, advice: str) -> None:
+    said = turnout(*words.split())
+    assert said.returncode == 2
+    assert advice in said.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "advice"),
+    [
+        ("status", {"TURNOUT_KEY": "é"}, "TURNOUT_KEY has a character that no key has"),
+        ("status", {"TURNOUT_KEY": "a\nb"}, "TURNOUT_KEY has a character that no key has"),
+        ("status", {"TURNOUT_URL": "http://[::1"}, "TURNOUT_URL: 'http://[::1' is not the URL of a gateway"),
+        ("status --url https://127.0.0.1:9", {"SSL_CERT_FILE": "/nowhere"}, "SSL_CERT_FILE"),
+        ("rollout r set 1", {}, "write 'set 1%' or 'set 100%'"),
+        ("engine agent nowhere.json", {}, "nowhere.json: No such file or directory"),
+    ],
+)
+def test_what_the_shell_or_disk_lacks_is_one_line(
+    words: str, env: dict[str, str], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        vars(httpx._transports.default), "create_ssl_context", httpx.create_ssl_context
+    )  # uncached
+    said = turnout(*words.split(), env=env)
+    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+    assert advice in said.stderr
+
+
+def test_help_of_a_command_and_an_output_that_is_closed() -> None:
+    assert "--workers" in turnout("help", "run").stdout
+    shell = f"{sys.executable} -m gateway.cli version >&-"
+    said = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False, timeout=60)
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_a_scheme_that_does_not_fit_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=speak, daemon=True).start()
+        said = turnout("status", "--url", f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert "write http:// instead of https://" in said.stderr
 
 
 def test_check_finds_the_file_of_the_working_directory(tmp_path: Path) -> None:
