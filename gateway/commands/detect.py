@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.commands.remote import connect_failure
+
 TIMEOUT_S: Final = 3.0
+OTHER: Final = "an HTTP server"
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How an HTTP/2 client begins, with an empty SETTINGS frame."""
+_SETTINGS: Final = b"\x04"
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9/._~:@!&+,;=-]*")
 """No templates such as {id}, and nothing that a configuration would read as a variable."""
 
@@ -33,6 +41,8 @@ class Server:
     comparison: str = "auto"
     """The type of `comparison` that fits its responses."""
     reachable: bool = True
+    needs: str | None = None
+    """An option that the backend needs, with a placeholder."""
 
     def __post_init__(self) -> None:
         # What a server says of itself must not leave its comment.
@@ -40,19 +50,71 @@ class Server:
 
 
 def detect(url: str) -> Server:
-    """Probe ``url``. Never raises: an unreachable server is one that says so."""
+    """Probe ``url``, or the server of which it is one path.
+
+    Never raises: an unreachable server is one that says so.
+    """
     url = url.rstrip("/")
-    with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
-        get = _getter(client)
+    found = _detect(url)
+    parts = urlsplit(url)
+    if found.kind == OTHER and parts.path:
+        server = _detect(f"{parts.scheme}://{parts.netloc}")
+        if parts.path in server.paths:
+            return replace(server, path=parts.path)
+        if any(parts.path.startswith(f"{path}/") for path in server.paths):
+            return server
+    return found
+
+
+def _detect(url: str) -> Server:
+    if url.startswith(("h2c://", "h2://")):
+        return _http2(url)
+    try:
+        with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+            return _probed(url, client)
+    except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http://"):
+            server = _http2(f"h2c://{url.removeprefix('http://')}")
+            if server.reachable:
+                return server
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+        reason = "its certificate is not trusted" if untrusted else connect_failure(error)
+        return replace(_unreachable(url, reason), needs="tls: {ca: ca.pem}" if untrusted else None)
+    except httpx.InvalidURL as error:
+        return _unreachable(url, str(error))
+
+
+def _unreachable(url: str, reason: str) -> Server:
+    return Server(url, f"unreachable: {reason}", reachable=False)
+
+
+def _http2(url: str) -> Server:
+    """A server that speaks HTTP/2 without HTTP/1.1, as gRPC servers do; one with TLS is not called."""
+    parts = urlsplit(url)
+    if parts.scheme == "h2c":
         try:
-            client.get("/")
-        except httpx.HTTPError:
-            return Server(url, "unreachable when this file was written", reachable=False)
-        for kind in (_open_inference, _openai, _openapi, _invocations):
-            found = kind(url, get, client)
-            if found is not None:
-                return found
-        return Server(url, "an HTTP server", health=_health(get))
+            address = (parts.hostname or "", parts.port or 80)
+            with socket.create_connection(address, TIMEOUT_S) as connection:
+                connection.sendall(_PREFACE)
+                if connection.recv(4)[3:] != _SETTINGS:
+                    return _unreachable(url, "it does not speak HTTP/2")
+        except (OSError, ValueError) as error:
+            return _unreachable(url, str(error))
+    return Server(url, "a gRPC or other HTTP/2 server", needs='health: {grpc: ""}')
+
+
+def _probed(url: str, client: httpx.Client) -> Server:
+    """Raises httpx.HTTPError."""
+    first = client.get("/")
+    get = _getter(client)
+    for kind in (_open_inference, _openai, _openapi, _invocations):
+        found = kind(url, get, client)
+        if found is not None:
+            return found
+    elsewhere = first.next_request.url if first.next_request is not None else client.base_url
+    if (elsewhere.host, elsewhere.port) != (client.base_url.host, client.base_url.port):
+        return Server(url, f"redirects to {elsewhere}, which the gateway does not follow: name that address")
+    return Server(url, OTHER, health=_health(get))
 
 
 Get = Callable[[str], httpx.Response | None]
@@ -109,6 +171,9 @@ def _repository(client: httpx.Client) -> list[str]:
 
 def _openai(url: str, get: Get, client: httpx.Client) -> Server | None:
     """vLLM, TGI, SGLang, llama.cpp, Ollama and other servers with OpenAI's endpoints."""
+    if client.get("/v1/models").status_code in (401, 403) and client.get(_NOWHERE).status_code == 404:
+        needs = 'headers: {authorization: "Bearer ${MODELS_KEY}"}'
+        return Server(url, "OpenAI endpoints that need a key", None, "/v1", ("/v1",), "openai", needs=needs)
     about = _json(get("/v1/models"))
     if not isinstance(about, dict) or not isinstance(about.get("data"), list):
         return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from gateway.commands.detect import Server, detect
 from gateway.commands.keys import yaml_line
@@ -42,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    keys = arguments.out.with_suffix(".keys")
     try:
+        if arguments.out.suffix in ("", ".keys"):
+            raise ValueError("--out is a file such as turnout.yaml; the keys go to one that ends with .keys")
+        keys = arguments.out.with_suffix(".keys")
         _refuse_existing(arguments, keys)
         _ask(arguments)
         current = detect(arguments.current)
@@ -55,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         faults = examine(text, env=os.environ).faults
         if faults:
             raise ValueError(f"this makes no valid configuration: {faults[0].message}")
-        arguments.out.write_text(text)
+        arguments.out.write_text(text, encoding="utf-8")
         if secrets:
             _write_keys(keys, secrets)
         _write_schema(arguments.out.with_name(SCHEMA))
@@ -80,7 +84,7 @@ def _ask(arguments: argparse.Namespace) -> None:
         arguments.candidate = input("URL of the new version's server (empty: none yet): ").strip() or None
     for option in ("current", "candidate"):
         url = getattr(arguments, option)
-        if url is not None and not url.startswith(("http://", "https://")):
+        if url and "://" not in url:
             setattr(arguments, option, f"http://{url}")
     if arguments.policy is None:
         arguments.policy = "canary" if arguments.candidate else "single"
@@ -115,6 +119,7 @@ def configuration(
     arguments: argparse.Namespace, current: Server, candidate: Server | None, hashes: dict[str, str]
 ) -> str:
     """The text of the configuration. ``hashes``: key id → hash, for the keys `app` and `ops`."""
+    listen = address(current, candidate)
     name = (
         arguments.route
         or re.sub(r"[^A-Za-z0-9._-]+", "-", arguments.path.rstrip("/").split("/")[-1])
@@ -125,7 +130,7 @@ def configuration(
         "# Written by 'turnout init'. Every option: docs/configuration.md; 'turnout check' validates an edit,",
         "# and a running gateway takes edits of this file by itself.",
         "",
-        "listen: 127.0.0.1:8080            # 0.0.0.0:8080 to serve other machines; the dashboard is at /-/dashboard/",
+        f"listen: {listen}            # 0.0.0.0 instead of 127.0.0.1 serves other machines; dashboard: /-/dashboard/",
         "store: sqlite:///turnout.db       # or redis://HOST:6379/0, to share it among replicas",
         "",
         *_auth(hashes, name),
@@ -151,6 +156,12 @@ def configuration(
     return "\n".join(parts) + "\n"
 
 
+def address(*servers: Server | None) -> str:
+    """Where the gateway listens: at port 8080, or the next that none of ``servers`` uses."""
+    taken = {urlsplit(server.url).port for server in servers if server is not None}
+    return f"127.0.0.1:{next(port for port in itertools.count(8080) if port not in taken)}"
+
+
 def _auth(hashes: dict[str, str], route: str) -> list[str]:
     if not hashes:
         return [
@@ -171,8 +182,10 @@ def _backend(name: str, server: Server) -> list[str]:
     lines = [f"  {name}:".ljust(34) + f"# {server.kind}", f"    url: {json.dumps(server.url)}"]
     if server.health:
         lines.append(f"    health: {{path: {json.dumps(server.health)}, every: 5s}}")
-    else:
+    elif not (server.needs or "").startswith("health"):
         lines.append("    # health: {path: /healthz, every: 5s}    # no health endpoint was found")
+    if server.needs:
+        lines.append(f"    # {server.needs}".ljust(33) + " # fill in and uncomment")
     return lines
 
 
@@ -220,7 +233,8 @@ def _report(
     say(f"wrote {arguments.out}{secrets} and {arguments.out.with_name(SCHEMA)} (for editors)")
     say(f"next:\n  turnout check {arguments.out}\n  turnout run --config {arguments.out}")
     if keys is not None:
+        url = f"{address(*servers)}{arguments.path}"
         say(
             f"then, in another shell, with these keys:\n  export $(cat {keys})\n  turnout status\n"
-            f'  curl -i 127.0.0.1:8080{arguments.path} -H "authorization: Bearer $TURNOUT_APP_KEY" …'
+            f"  curl -i {url} -H \"authorization: Bearer $TURNOUT_APP_KEY\" --json '{{…}}'"
         )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import select
+import socket
+import ssl
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import grpc
 import httpx
 import jsonschema
 import pytest
@@ -26,6 +31,7 @@ from backends.reference import digits
 from benchmarks.children import free_port
 from gateway.config.load import load_file
 from tests.e2e.common import request_body
+from tests.e2e.test_tls import Issuer
 from tests.support.command import turnout
 from tests.support.processes import GatewayProcess, ModelServerProcess
 
@@ -38,8 +44,13 @@ class Pages(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.path in self.pages
-        body = json.dumps(self.pages.get(self.path)).encode()
-        self.send_response(200 if known else 404)
+        page = self.pages.get(self.path)
+        body = json.dumps(page).encode()
+        if isinstance(page, str) and page.startswith("http"):
+            self.send_response(307)
+            self.send_header("location", page)
+        else:
+            self.send_response(page if isinstance(page, int) else 200 if known else 404)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -101,10 +112,12 @@ def test_what_it_writes_for_the_bundled_server_serves(
         ),
         ({"/ping": {}, "/version": "2"}, "/ping", "/invocations", "/ping", "auto"),
         ({"/v2/health/ready": {}, "/v2": {"name": "triton"}}, "triton, Open", "/v2/models", "/v2/health/ready", "v2"),
+        ({"/v1/models": 401}, "OpenAI endpoints that need a key", "/v1", None, "openai"),
+        ({"/": "http://127.0.0.1:1/other"}, "redirects to http://127.0.0.1:1/other", "/", None, "auto"),
         ({}, "an HTTP server", "/", None, "auto"),
         (Everywhere({}), "an HTTP server", "/", None, "auto"),
     ],
-    ids=["openai", "openapi", "mlflow", "triton", "plain", "alike everywhere"],
+    ids=["openai", "openapi", "mlflow", "triton", "openai with a key", "redirect", "plain", "alike everywhere"],
 )  # fmt: skip
 def test_servers_are_known_by_what_they_say(
     tmp_path: Path, pages: dict[str, Any], kind: str, path: str, health: str | None, comparison: str
@@ -136,6 +149,62 @@ def test_what_a_server_says_cannot_leave_its_comment_or_read_the_environment(tmp
         assert document.routes["r"].match.path == "/"
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/chat/completions"])
+def test_the_url_of_an_sdk_or_of_a_call_leads_to_the_server(tmp_path: Path, path: str) -> None:
+    for url in serving({"/v1/models": {"data": [{"id": "llama"}]}}):
+        assert init(tmp_path, "--current", f"{url}{path}", "--route", "r").returncode == 0
+        document = load_file(tmp_path / "turnout.yaml")
+        assert str(document.backends["current"].url) == url
+        assert document.routes["r"].match.path == "/v1"
+
+
+def test_a_server_of_grpc_alone_is_called_over_http2(tmp_path: Path) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        done = init(tmp_path, "--current", f"127.0.0.1:{port}")
+    finally:
+        server.stop(None)
+    assert "gRPC" in done.stdout
+    assert str(load_file(tmp_path / "turnout.yaml").backends["current"].url) == f"h2c://127.0.0.1:{port}"
+
+
+def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+    Issuer(tmp_path).issue("server")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+
+        def refused() -> None:
+            with contextlib.suppress(OSError):
+                context.wrap_socket(listener.accept()[0], server_side=True).close()
+
+        threading.Thread(target=refused, daemon=True).start()
+        done = init(tmp_path, "--current", f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert "its certificate is not trusted" in done.stdout
+    assert "# tls: {ca: ca.pem}" in (tmp_path / "turnout.yaml").read_text()
+
+
+def test_the_gateway_listens_beside_its_servers(tmp_path: Path) -> None:
+    done = init(tmp_path, "--current", "http://127.0.0.1:8080", "--candidate", "http://[::1]:8081")
+    assert "curl -i 127.0.0.1:8082/" in done.stdout
+    assert load_file(tmp_path / "turnout.yaml").listen == "127.0.0.1:8082"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--current", "http://[::1"), ("--current", "ftp://127.0.0.1"), ("--current", ""), ("--out", "."),
+        ("--out", "turnout.keys"), ("--out", "nowhere/turnout.yaml"), ("--path", "predict"), ("--route", "a/b"),
+    ],
+)  # fmt: skip
+def test_what_init_cannot_use_is_one_line_and_no_file(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = init(tmp_path, "--current", "http://127.0.0.1:9", *options)
+    assert (done.returncode, done.stderr.count("\n"), list(tmp_path.iterdir())) == (1, 1, [])
+    assert done.stderr.startswith("turnout: ")
+
+
 @pytest.mark.parametrize("policy", ["single", "shadow", "canary", "bandit"])
 def test_every_policy_is_valid_while_no_server_is_up(tmp_path: Path, policy: str) -> None:
     urls = [f"127.0.0.1:{free_port()}" for _ in range(2)]
@@ -155,7 +224,7 @@ def test_every_policy_is_valid_while_no_server_is_up(tmp_path: Path, policy: str
         ([], "turnout: name the server in production: --current http://HOST:PORT"),
         (["--current", "a", "--policy", "canary"], "turnout: a canary needs --candidate"),
         (["--current", "127.0.0.1:9", "--path", "no"], "turnout: this makes no valid configuration: 'no' is"),
-        (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: [Errno 2]"),
+        (["--current", "127.0.0.1:9", "--out", "there/x.yaml"], "turnout: there/x.yaml: No such file"),
     ],
     ids=["no server", "no candidate", "bad path", "no folder"],
 )  # fmt: skip
