@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.record.page import encode
 from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
 from gateway.state.paging import milliseconds
@@ -148,17 +147,6 @@ async def test_a_damaged_file_is_reported_with_advice(tmp_path: Path) -> None:
             await store.append([outcome(T0 + 9999)])
     finally:
         await store.close()
-
-
-async def test_a_damaged_page_of_the_record_is_reported(tmp_path: Path) -> None:
-    store = await opened(tmp_path / "store.db")
-    await store.append([outcome()])
-    with sqlite3.connect(tmp_path / "store.db") as connection:
-        connection.execute("UPDATE pages SET data = ?", (encode([outcome()])[:-3],))
-    connection.close()
-    with pytest.raises(StoreUnavailable, match=r"damaged.*backup"):
-        await store.outcomes(OutcomeFilter())
-    await store.close()
 
 
 async def test_a_full_disk_is_reported_and_writing_goes_on_once_there_is_room(tmp_path: Path) -> None:
