@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Final
 
 from backends import inference
-from backends.errors import Forbidden, MethodNotAllowed, NotFound, ServerError, TooLarge
+from backends.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, ServerError, TooLarge
 from backends.http.message import Request, Response
 from backends.http.request_head import RequestHead
 from backends.metrics import CONTENT_TYPE, Metrics
-from backends.pages import Pages
+from backends.pages import NO_SETTINGS, NO_SHARED_MEMORY, Pages
 from backends.registry import Registry
 from backends.text.api import TextApi
 from backends.text.shapes import openai_error
@@ -168,4 +168,9 @@ def _allow(request: Request, allowed: str) -> None:
 
 
 def _unknown(request: Request) -> ServerError:
+    match request.head.path.split("/")[1:]:
+        case ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
+            return InvalidInput(NO_SHARED_MEMORY)
+        case ["v2", "trace" | "logging", *_] | ["v2", "models", _, "trace", *_]:
+            return InvalidInput(NO_SETTINGS)
     return NotFound(f"there is nothing at {request.head.path!r}; GET /v2 says what is served")

@@ -19,6 +19,9 @@ EXTENSIONS: Final = (
     "statistics",
 )
 
+NO_SHARED_MEMORY: Final = "shared memory is not served here; send tensors in the requests"
+NO_SETTINGS: Final = "settings of traces and logs are not served here; see the options of turnout backend"
+
 
 class Pages:
     """Each method is one call of the protocol and gives its answer, or raises a ServerError."""
@@ -69,6 +72,10 @@ class Pages:
     def config(self, name: str, version: str) -> Response:
         served = self._registry.find(name, version)
         document = served.config.model_dump(mode="json", exclude_none=True)
+        for tensor in (*document["input"], *document["output"]):
+            tensor["data_type"] = (
+                f"TYPE_{tensor['data_type'].replace('BYTES', 'STRING')}"  # as Triton has them
+            )
         return as_json({**document, "executor": served.executor})
 
     def stats(self, name: str, version: str) -> Response:

@@ -18,7 +18,7 @@ from backends.datatypes import DATATYPES
 from backends.errors import InvalidInput, ServerError, TooLarge
 from backends.forks import FORKS
 from backends.http.message import Response
-from backends.pages import Pages
+from backends.pages import NO_SETTINGS, NO_SHARED_MEMORY, Pages
 from backends.registry import Registry
 from backends.rpc.health import Health
 from backends.rpc.messages import MESSAGES, SERVICE
@@ -70,6 +70,17 @@ DATA_TYPES: Final = {name: number for number, name in enumerate(_NAMES, start=1)
 KINDS: Final = {"KIND_AUTO": 0, "KIND_GPU": 1, "KIND_CPU": 2}
 """Numbers of Triton's enum ``ModelInstanceGroup.Kind``."""
 
+UNSERVED: Final = {
+    **{
+        f"{kind}SharedMemory{action}": NO_SHARED_MEMORY
+        for kind in ("System", "Cuda")
+        for action in ("Status", "Register", "Unregister")
+    },
+    "TraceSetting": NO_SETTINGS,
+    "LogSettings": NO_SETTINGS,
+}
+"""Methods of Triton's that are refused, with the reason."""
+
 
 class GrpcServer:
     """Listens on a port of its own, over the same models."""
@@ -114,6 +125,7 @@ class GrpcServer:
             "ModelInfer": self._infer,
         }
         methods = {name: _unary(name, call) for name, call in calls.items()}
+        methods |= {name: _refusal(message) for name, message in UNSERVED.items()}
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
             request_deserializer=parser("ModelInferRequest"),
@@ -265,6 +277,13 @@ def _unary(name: str, call: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
         request_deserializer=parser(f"{name}Request"),
         response_serializer=response_class.SerializeToString,
     )
+
+
+def _refusal(message: str) -> grpc.RpcMethodHandler:
+    async def handle(request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
 
 
 def _usable(request: Any) -> Any:

@@ -294,3 +294,18 @@ def test_bytes_besides_the_raw_contents(raw: list[bytes], names: list[str], junk
 @pytest.mark.parametrize("junk", [b"\xff" * 10_000_000, b"\x3a" + b"\xff" * 9 + b"\x01", b"\x0b"])
 def test_what_is_no_message_is_not_walked_for_long(junk: bytes) -> None:
     assert bytes_besides(RAW_INPUT_CONTENTS, junk) <= 16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("get_system_shared_memory_status", "shared memory is not served"),
+        ("unregister_cuda_shared_memory", "shared memory is not served"),
+        ("get_trace_settings", "settings of traces and logs"),
+        ("get_log_settings", "settings of traces and logs"),
+    ],
+)
+def test_what_is_not_served_is_said(client: triton.InferenceServerClient, call: str, message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        getattr(client, call)()
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"

@@ -135,7 +135,8 @@ def test_the_other_calls(digits: triton.InferenceServerClient) -> None:
     assert not digits.is_model_ready("digits", "4")
     assert "binary_tensor_data" in digits.get_server_metadata()["extensions"]
     assert digits.get_model_metadata("digits")["versions"] == ["1", "2", "3"]
-    assert digits.get_model_config("digits", "1")["max_batch_size"] == 128
+    config = digits.get_model_config("digits", "1")
+    assert (config["max_batch_size"], config["input"][0]["data_type"]) == (128, "TYPE_FP32")
     assert [row["state"] for row in digits.get_model_repository_index()] == ["READY"] * 3
     stats = digits.get_inference_statistics("digits", "1")["model_stats"]
     assert [row["version"] for row in stats] == ["1"]
@@ -152,3 +153,18 @@ def test_errors_reach_the_client_as_messages(digits: triton.InferenceServerClien
         digits.infer("absent", [tensor])
     with pytest.raises(InferenceServerException, match="--allow-load"):
         digits.unload_model("digits")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("get_system_shared_memory_status", "shared memory is not served"),
+        ("unregister_cuda_shared_memory", "shared memory is not served"),
+        ("get_trace_settings", "settings of traces and logs"),
+        ("get_log_settings", "settings of traces and logs"),
+    ],
+)
+def test_what_is_not_served_is_said(digits: triton.InferenceServerClient, call: str, message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        getattr(digits, call)()
+    assert caught.value.status() == "400"
