@@ -10,7 +10,9 @@ fallback rescued, has no value either; if the metric's worst value is bounded an
 which are minimised), it counts as that, as a reported rescue does (`Reward.worst`).
 
 *Units.* Statistics take the mean of a sticky unit's values as one observation (`gateway.state.units`). The units of
-missing values are not recorded; they enter in the proportion in which values became observations.
+missing values are not recorded: such a metric is the mean of all values, which count as observations in the proportion
+in which reported ones became observations. Means of units among missing values counted one by one would favour the
+variant that got the units with fewer requests.
 """
 
 from __future__ import annotations
@@ -375,8 +377,14 @@ def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metri
         (variant, name), Rewarded()
     )
     missing = _missing(counts, ended, variant, name, metric)
-    filled = Rewarded(missing, _times(missing, share), missing.count)
-    return replace(reported + filled, waiting=-reported.values.count)
+    values = reported.values + missing
+    return replace(
+        reported,
+        values=values,
+        observations=_times(values, share),
+        missing=missing.count,
+        waiting=-reported.values.count,
+    )
 
 
 def _times(sums: RewardSums, share: float) -> RewardSums:

@@ -194,6 +194,16 @@ async def test_missing_values_of_units_enter_as_the_reported_ones_do(store: Stor
     assert share_observed([{"correct": found["v1", "correct"]}], "correct") == 0.2
 
 
+async def test_missing_values_do_not_favour_the_variant_whose_units_send_less(store: Store) -> None:
+    """Half of the requests of each variant are rewarded: v1's come from one unit, v2's from five."""
+    rows = [outcome(T0 + k % 10, unit=1) for k in range(10)]
+    rows += [outcome(T0 + k % 10, unit=2 + k // 2, assigned="v2", served="v2") for k in range(10)]
+    await store.append(rows)
+    await store.reward([reward(1.0, of=row, period="all") for row in rows[::2]])
+    found = observations(await rewarded(store, "digits", ZERO, now=T0 + 100))
+    assert found == {("v1", "correct"): of(6, 3), ("v2", "correct"): of(6, 3)}
+
+
 async def test_limits_that_cut_through_periods_estimate_the_observations(store: Store) -> None:
     rows = [outcome(T0 + 100 * k, unit=k % 2) for k in range(20)]
     await store.append(rows)
