@@ -137,7 +137,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
         clock=now,
     )
 
-    usage = UsageRewards(rewards, lambda: in_force.document())
+    usage = UsageRewards(rewards, lambda: in_force.document(), metrics.first_token)
 
     def make_worker(snapshot: Snapshot) -> Worker:
         return _worker(loop, snapshot, in_force, recorder, usage, application)

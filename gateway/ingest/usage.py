@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from prometheus_client import Histogram
+
 from gateway.config.document import Document
 from gateway.config.route import PriceConfig
 from gateway.ingest.rewards import RewardIngest
@@ -26,8 +28,12 @@ _TOKENS_OF_PRICE: Final = 1e6
 class UsageRewards:
     """The usage that one process sees."""
 
-    def __init__(self, rewards: RewardIngest, document: Callable[[], Document]) -> None:
+    def __init__(
+        self, rewards: RewardIngest, document: Callable[[], Document], first_token: Histogram
+    ) -> None:
+        """``first_token``: of seconds, by route and variant that served."""
         self._rewards = rewards
+        self._first_token = first_token
         self._document = document
         self._waiting: list[Reward] = []
         self.tokens: Counter[tuple[str, str, str]] = Counter()
@@ -51,6 +57,7 @@ class UsageRewards:
         values: dict[str, float] = {}
         if reader.first_token_ms is not None:
             values["first_token_ms"] = reader.first_token_ms
+            self._first_token.labels(outcome.route, outcome.served).observe(reader.first_token_ms / 1e3)
         usage = reader.usage()
         if usage is None:
             self.missing[outcome.route, outcome.served] += 1

@@ -349,7 +349,8 @@ class Controller:
         judgement, samples = await self._rollouts.judgement(document, name, section, state)
         share = self._allocations.share(name, section.candidate)
         waits = self._waits(name, self._allocations.held[name].epoch)
-        return rollout_view(rollout, plan_of(section), judgement, samples, share, waits)
+        plan, now = plan_of(section), self._clock()
+        return rollout_view(rollout, plan, judgement, samples, share, waits, now)
 
     async def rollout_verdicts(self, name: str) -> tuple[State, Sequence[Verdict]] | None:
         """The rollout and its verdicts, which may be half a minute old; None for a route without one."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from policies.allocation.bandit import Standing
 from policies.rollout.guardrails import Judgement
-from policies.rollout.machine import possible
+from policies.rollout.machine import foreseen, possible
 from policies.rollout.state import Plan, State, stage_of
 from policies.rollout.stop_rule import StopState
 
@@ -17,7 +17,13 @@ _COMMANDS: Final[Mapping[str, str]] = {"asking": "promote", "handed_over": "roll
 
 
 def rollout_view(
-    state: State, plan: Plan, judgement: Judgement, samples: float, share: float, waits: str = ""
+    state: State,
+    plan: Plan,
+    judgement: Judgement,
+    samples: float,
+    share: float,
+    waits: str,
+    now: float,
 ) -> dict[str, Any]:
     """``share``: the candidate's now, set by the rollout or by its bandit; ``waits``: as in a `Tick`."""
     stage = stage_of(plan, state.stage)
@@ -42,6 +48,18 @@ def rollout_view(
         "verdicts": [verdict.as_dict() for verdict in judgement.verdicts],
         "sick_baseline": judgement.sick or None,
         "possible": list(possible(state)),
+        "leads_to": {
+            action: _step_view(after) for action, after in foreseen(state, plan, now, share).items()
+        },
+    }
+
+
+def _step_view(state: State) -> dict[str, Any]:
+    return {
+        "state": str(state.status),
+        "phase": state.phase,
+        "stage": state.stage,
+        "weight": None if state.deciding else state.weight,
     }
 
 

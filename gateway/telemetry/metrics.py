@@ -36,6 +36,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for 
 LATENCY_BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
+FIRST_TOKEN_BUCKETS_S: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
 OVERHEAD_BUCKETS_S: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0,
 )  # fmt: skip
@@ -93,6 +96,12 @@ class Metrics(Collector):
             "Time spent inside the gateway for a request.",
             "route",
             buckets=OVERHEAD_BUCKETS_S,
+        )
+        self.first_token = histogram(
+            "turnout_time_to_first_token_seconds",
+            "Time from a request's first byte to a stream's first token, by the variant that served it.",
+            "route variant",
+            buckets=FIRST_TOKEN_BUCKETS_S,
         )
         self.undecided = counter(
             "turnout_undecided_requests_total",

@@ -83,6 +83,18 @@ def possible(state: State) -> tuple[str, ...]:
     return tuple(str(signal) for signal in COMMANDS if signal in TABLE[state.status])
 
 
+def foreseen(state: State, plan: Plan, now: float, share: float | None) -> dict[str, State]:
+    """The state that each command would lead to, by its name, but for the one that needs a weight.
+
+    ``share``: the candidate's, as in `Command`.
+    """
+    return {
+        action: step(state, Command(action, share=share), plan, now)[0]
+        for action in possible(state)
+        if action != Signal.SET
+    }
+
+
 def next_due(state: State, plan: Plan) -> float:
     """When something is to be done next, in seconds since the epoch; infinite where only a person moves it.
 

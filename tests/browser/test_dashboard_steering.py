@@ -22,7 +22,11 @@ STATE = {
     "stages": 2,
     "weight": 0.1,
     "verdicts": [],
-    "possible": ["pause", "promote", "rollback", "set"],
+    "possible": ["pause", "promote", "rollback", "set", "restart"],
+    "leads_to": {
+        "promote": {"state": "promoted", "phase": "canary", "stage": 1, "weight": 1.0},
+        "restart": {"state": "running", "phase": "canary", "stage": 0, "weight": 0.05},
+    },
 }
 
 
@@ -81,6 +85,51 @@ def test_a_promotion_says_what_will_be_true_and_keeps_its_reason(keyed: Served, 
     page.locator("#rollout", has_text="Promoted").wait_for()
     page.get_by_role("link", name="History").click()
     page.locator("[data-step=rollout]", has_text="the release is due").wait_for()
+
+
+def test_a_restart_says_where_it_leads_and_what_it_forgets(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Restart").click()
+    dialog = page.get_by_role("dialog", name="Restart the rollout?")
+    says = dialog.get_by_role("listitem").all_inner_texts()
+    assert says[0] == "new gets 5% of the traffic (now 10%), old 95%, immediately: stage 1."
+    assert says[1] == "5% of the users change variant."
+    assert says[2].startswith("Guardrails count only requests and rewards from then on")
+    assert keyed.harness.rollouts["shop"]["state"] == "running"
+    dialog.get_by_label("Reason").fill("a new build")
+    dialog.get_by_role("button", name="Restart").click()
+    dialog.wait_for(state="detached")
+    page.get_by_role("link", name="History").click()
+    page.locator("[data-step=rollout]", has_text="a new build").wait_for()
+
+
+def test_a_rollout_that_was_rolled_back_is_restarted_by_one_button(keyed: Served, tabs: Tabs) -> None:
+    """There `resume` and `restart` lead to the same."""
+    possible = ["resume", "promote", "set", "restart"]
+    keyed.set_rollout("shop", STATE | {"state": "rolled_back", "weight": 0.0, "possible": possible})
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.locator(".steering button").first.wait_for()
+    assert page.locator(".steering button").all_inner_texts() == ["Set share", "Restart", "Promote"]
+
+
+def test_a_resumed_bandit_and_a_promotion_with_a_holdback_are_told_as_they_are(
+    keyed: Served, tabs: Tabs
+) -> None:
+    led = {
+        "promote": {"state": "promoted", "phase": "canary", "stage": 1, "weight": 0.95},
+        "resume": {"state": "running", "phase": "bandit", "stage": 1, "weight": None},
+    }
+    paused = {"state": "paused", "phase": "bandit", "possible": ["resume", "promote"], "leads_to": led}
+    keyed.set_rollout("shop", STATE | paused)
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Resume").click()
+    dialog = page.get_by_role("dialog")
+    assert "The bandit decides again what new and old get." in dialog.inner_text()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Promote").click()
+    assert "new gets 95% of the traffic (now 10%), old 5%, immediately: until its bake is over." in (
+        dialog.inner_text()
+    )
 
 
 def test_the_share_is_set_by_a_slider_that_says_its_consequence(keyed: Served, tabs: Tabs) -> None:

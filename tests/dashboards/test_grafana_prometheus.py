@@ -45,11 +45,22 @@ routes:
     match: {path: /quiet}
     variants: {x: {backend: sound}, y: {backend: sound}}
     policy: {type: shadow, primary: x, shadows: {y: 100%}}
+  talk:
+    match: {path: /talk}
+    variants: {x: {backend: sound, price: {input: 1, output: 2}}, y: {backend: sound, price: {input: 3, output: 4}}}
+    policy: {type: split, weights: {x: 1, y: 1}}
+    usage: true
 """
 SHOWN = {
     "shop": {"Rollout", "Stage", "Guardrails", "Errors by code", "Fallbacks"},
     "learn": {"P(best)"},
     "quiet": {"Copies for shadows that agree", "Copies for shadows"},
+    "talk": {
+        "Time to first token p50",
+        "Time to first token p99",
+        "Output tokens per second",
+        "Cost per 1,000 requests",
+    },
 }
 """Panels of one route that only this one fills."""
 ALWAYS = {
@@ -64,17 +75,24 @@ ALWAYS = {
 }
 
 
+TALK = (
+    b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\n'
+    b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}\n\n'
+)
+
+
 class Model(BaseHTTPRequestHandler):
-    """Responds with 200, or every other time with 500 if it is `failing`."""
+    """Responds with 200, or every other time with 500 if it is `failing`; at /talk with a stream of tokens."""
 
     protocol_version = "HTTP/1.1"
     failing = False
     asked = count()
 
     def do_GET(self) -> None:
-        body = b'{"label": 1}'
+        talk = self.path == "/talk"
+        body = TALK if talk else b'{"label": 1}'
         self.send_response(500 if self.failing and next(self.asked) % 2 else 200)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", "text/event-stream" if talk else "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -133,7 +151,7 @@ def send(url: str, stop: threading.Event) -> None:
     """Some twenty requests a second, and rewards for those to `learn`."""
     with httpx.Client(base_url=url) as client:
         while not stop.wait(0.1):
-            for path in ("/shop", "/quiet"):
+            for path in ("/shop", "/quiet", "/talk"):
                 assert client.get(path).status_code == 200
             decision = client.get("/learn").headers["x-decision-id"]
             reward = {"decision_id": decision, "metric": "good", "value": True}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.rollout.events import Audit, Command, Configured, Effect, Event, Refused, SetWeight, Tick
-from policies.rollout.machine import is_due, next_due, possible, step
+from policies.rollout.machine import foreseen, is_due, next_due, possible, step
 from policies.rollout.state import GATE, Gate, Plan, Stage, State, begin, shadow_share
 from policies.rollout.table import COMMANDS, TABLE, Status
 from policies.rollout.verdicts import Verdict
@@ -477,6 +477,18 @@ def test_every_life_keeps_the_promises(plan: Plan, life: list[tuple[float, Event
             assert refused or event.action in allowed
             assert not (refused and len(effects) > 1)
             assert not refused or state == before
+
+
+def test_what_commands_lead_to_is_told_before() -> None:
+    plan = replace(PLAN, holdback=0.05)
+    state, _ = play((0, Command("set", weight=0.25)), plan=plan)
+    found = foreseen(state, plan, 10.0, None)
+    assert {action: (after.status, after.weight) for action, after in found.items()} == {
+        "resume": (Status.RUNNING, 0.25),  # what was set stays
+        "restart": (Status.RUNNING, 0.01),
+        "promote": (Status.PROMOTED, 0.95),
+        "rollback": (Status.ROLLED_BACK, 0.0),
+    }
 
 
 def test_a_stage_takes_no_time_while_its_weight_is_not_in_effect_everywhere() -> None:

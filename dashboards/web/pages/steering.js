@@ -7,9 +7,13 @@ import { verdictsOf } from "../core/words.js";
 import { Ask } from "../parts/ask.js";
 import { html, useState } from "../vendor/preact.js";
 
-const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share" };
+const NAMES = { promote: "Promote", rollback: "Roll back", pause: "Pause", resume: "Resume", set: "Set share", restart: "Restart" };
 const OF_WINNER = { promote: "Hand over", rollback: "Take back" };
-const ORDER = ["pause", "resume", "set", "promote", "rollback"]; // what takes everything back stands apart, at the end
+const ORDER = ["pause", "resume", "set", "restart", "promote", "rollback"]; // what takes everything back stands apart, at the end
+const EFFECTS = {
+  resume: "Guardrails are judged from then on.",
+  restart: "Guardrails count only requests and rewards from then on: for a new build under the same name."
+};
 const SAFE = new Set(["rollback", "pause"]);
 
 export function Steering({ report, session, stale }) {
@@ -42,7 +46,8 @@ export function Steering({ report, session, stale }) {
 }
 
 function possibleOf(report) {
-  if (report.rollout) return ORDER.filter((action) => report.rollout.possible?.includes(action));
+  const found = report.rollout;
+  if (found) return ORDER.filter((action) => found.possible?.includes(action) && !(action === "resume" && found.state === "rolled_back")); // there it restarts
   return { asking: ["promote"], handed_over: ["rollback"] }[report.stop?.state] ?? [];
 }
 
@@ -65,24 +70,26 @@ function question(report, action, act) {
     const says = [`${name} gets 100% of the traffic (now ${share(now)}), immediately; the bandit stops.`, "It can be taken back."];
     return { title: `Hand over to ${name}?`, action: "Hand over", says, run };
   }
-  if (action === "promote") {
-    const failing = report.rollout ? verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail") : false;
-    const says = [
-      `${name} gets 100% of the traffic (now ${share(now)}), ${base} none, immediately.`,
-      `${share(1 - now)} of the users change variant.`,
-      failing && "A guardrail fails."
-    ];
-    return { title: `Promote ${name}?`, action: "Promote", tone: failing ? "danger" : "", typed: failing ? report.route : null, says, run };
-  }
+  const failing = action === "promote" && verdictsOf(report.rollout).verdicts.some((one) => one.verdict === "fail");
   return {
-    title: "Resume the rollout?",
-    action: "Resume",
-    says: [
-      `Stage ${(report.rollout?.stage ?? 0) + 1} goes on: ${name} gets ${share(report.stages?.[Math.max(0, report.rollout?.stage ?? 0)]?.weight ?? now)}.`,
-      "Guardrails are judged from then on."
-    ],
+    title: action === "promote" ? `Promote ${name}?` : `${NAMES[action]} the rollout?`,
+    action: NAMES[action],
+    tone: failing ? "danger" : "",
+    typed: failing ? report.route : null,
+    says: [...consequences(report.rollout.leads_to[action], name, base, now), failing && "A guardrail fails.", EFFECTS[action]],
     run
   };
+}
+
+// Who gets what after an action, and how many notice.
+function consequences({ state, phase, stage, weight }, name, base, now) {
+  if (weight === null) return [`The bandit decides again what ${name} and ${base} get.`];
+  const moved = Math.abs(weight - now);
+  const then = state !== "promoted" ? { shadow: "a shadow, until it agrees enough", canary: `stage ${stage + 1}` }[phase] : weight < 1 && "until its bake is over";
+  return [
+    `${name} gets ${share(weight)} of the traffic (now ${share(now)}), ${base} ${share(1 - weight)}, immediately${then ? `: ${then}` : ""}.`,
+    moved > 0.0005 && `${share(moved)} of the users change variant.`
+  ];
 }
 
 function sharing(report, name, base, now, act) {

@@ -12,6 +12,13 @@ ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """Text without control characters."""
 
 
+RolloutState = Literal["running", "waiting", "paused", "halted", "promoted", "rolled_back"]
+RolloutPhase = Annotated[
+    Literal["shadow", "canary", "bandit"],
+    Field(description="The shadow gate, the stages, or the bandit that follows them."),
+]
+
+
 class RolloutRequest(ApiModel):
     action: Literal["promote", "rollback", "pause", "resume", "set", "restart"]
     weight: Annotated[
@@ -44,12 +51,18 @@ class RolloutStep(BaseModel):
     evidence: Annotated[list[dict[str, Any]], Field(description="The verdicts at that time.")] = []
 
 
+class RolloutTarget(ApiModel):
+    """Where an action would lead."""
+
+    state: RolloutState
+    phase: RolloutPhase
+    stage: int
+    weight: Annotated[float | None, Field(description="The candidate's share; null: its bandit decides.")]
+
+
 class RolloutResponse(BaseModel):
-    state: Literal["running", "waiting", "paused", "halted", "promoted", "rolled_back"]
-    phase: Annotated[
-        Literal["shadow", "canary", "bandit"],
-        Field(description="The shadow gate, the stages, or the bandit that follows them."),
-    ]
+    state: RolloutState
+    phase: RolloutPhase
     stage: int | None = None
     weight: float | None = None
     waits: Annotated[
@@ -57,6 +70,10 @@ class RolloutResponse(BaseModel):
         Field(description="Why the weight is not in effect on the whole fleet yet; the stage's time stands."),
     ] = None
     verdicts: list[GuardrailVerdict] = []
+    possible: Annotated[list[str], Field(description="The actions that fit the state.")] = []
+    leads_to: Annotated[
+        dict[str, RolloutTarget], Field(description="By action but 'set', what it would lead to now.")
+    ] = {}
     decided: Annotated[RolloutStep | None, Field(description="The last step.")] = None
 
 
