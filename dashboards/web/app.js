@@ -1,6 +1,6 @@
 // The dashboard: where we are, the one stream of the page, and what is shown while it is not to be had.
 
-import { authorise, get, HOME, Refused, send, Unreachable } from "./core/api.js";
+import { authorise, get, HOME, loginAddress, Refused, send, Unreachable } from "./core/api.js";
 import { clockTime, zoneName } from "./core/format.js";
 import { later } from "./core/later.js";
 import { Live } from "./core/live.js";
@@ -84,9 +84,12 @@ class App extends Component {
     this.live = new Live(`events?view=${encodeURIComponent(watch)}${about}`, {
       patch: (changes, fresh) => this.patch(changes, fresh),
       event: (event) => this.setState(({ events }) => ({ events: kept([...(events ?? []), event]) })),
-      alive: () => this.setState({ alive: Date.now(), lost: null }),
+      alive: () => {
+        if (this.state.lost) this.look(); // another login has another token
+        this.setState({ alive: Date.now(), lost: null });
+      },
       ended: () => this.lookAtStore(),
-      lost: (error) => this.setState(error instanceof Refused && error.status < 500 ? { refused: error } : { lost: error })
+      lost: (error) => this.setState(error instanceof Refused && error.status < 500 && error.status !== 401 ? { refused: error } : { lost: error })
     });
     get(`events/recent?limit=${KEEP_EVENTS}&allocations=false${about}`).then(
       ({ events }) => this.watched === watch && this.setState({ events }),
@@ -175,8 +178,10 @@ function refusedPage(title, detail, tone = "bad") {
 function banner({ lost, outage, alive }) {
   if (outage && !(lost instanceof Unreachable)) return notice("bad", "The store is unavailable", outage.message);
   if (!lost) return null;
+  if (lost.status === 401)
+    return notice("bad stale", "Your login has ended", "What you typed stays here.", html`<a href=${loginAddress()} target="_blank">Log in in another tab</a>`);
   const stale = alive ? ` What you see is from ${new Date(alive).toLocaleTimeString()}.` : "";
-  return notice("bad", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
+  return notice("bad stale", "The gateway can't be reached", `${lost.message}${stale} Trying again…`);
 }
 
 function pageOf(state) {

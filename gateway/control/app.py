@@ -126,7 +126,8 @@ class _Path:
             principal = identify_node(http, services.gateway)
         elif endpoint.scope != OPEN and not local:
             principal = await identify(http, services)
-            require(principal, endpoint.scope)
+            logged_in = getattr(http.state, "session", None) is not None
+            require(principal, endpoint.scope, logged_in=logged_in)
         request = ApiRequest(http, principal, services, endpoint.body_limit)
         response = await endpoint.handler(request)
         if request.session is not None and http.method not in SAFE:

@@ -155,8 +155,14 @@ def _page(request: Request) -> dict[bytes, bytes]:
     return {name: value for name, value in request.headers.raw if name in browsers.FIELDS}
 
 
-def require(principal: Principal, scope: str) -> None:
-    """Raises forbidden if the principal lacks ``scope``."""
+def require(principal: Principal, scope: str, *, logged_in: bool = False) -> None:
+    """Raises forbidden if the principal lacks ``scope``. ``logged_in``: it has a cookie, not a key."""
+    if logged_in and not principal.may(scope):
+        raise TurnoutError(
+            "forbidden",
+            f"This login may not do that ({scope!r}), or its time for changes is over; log in again with "
+            "'Look and steer' and a key that may.",
+        )
     if not principal.may(scope):
         raise TurnoutError("forbidden", f"This needs the scope {scope!r}; use a key that has it.")
     if scope == "config" and principal.routes is not None:

@@ -1,6 +1,8 @@
 // Calls of the control API. Everything is found from this script's own address, so that a proxy may serve the
 // gateway below a path of its own.
 
+import { typing } from "./drafts.js";
+
 const SELF = document.currentScript.src;
 export const HOME = new URL(".", SELF).pathname; // …/-/dashboard/
 export const API = new URL("..", SELF).pathname; // …/-/
@@ -18,10 +20,16 @@ export class Refused extends Error {
 export class Unreachable extends Error {}
 
 let token = "";
+let ended = false; // another login has another token
 
 // A change from a page carries the token that the session was given.
 export function authorise(session) {
+  ended = false;
   token = session.csrf ?? "";
+}
+
+export function loginAddress() {
+  return `${HOME}login?${new URLSearchParams({ next: location.pathname.slice(HOME.length) + location.search })}`;
 }
 
 export async function get(path, signal) {
@@ -38,6 +46,7 @@ export async function post(path, body, headers = {}) {
 }
 
 export async function send(method, path, body, headers = {}) {
+  if (ended) authorise(await get("dashboard/session"));
   const response = await call(path, { method, body, headers: token ? { ...headers, "x-turnout-csrf": token } : headers });
   return response.status === 204 ? null : response.json();
 }
@@ -56,7 +65,10 @@ async function call(path, { signal, timeout = TIMEOUT_MS, ...options }) {
     throw new Unreachable("The gateway does not respond.");
   }
   if (response.ok) return response;
-  if (response.status === 401) location.replace(`${HOME}login?${new URLSearchParams({ next: location.pathname.slice(HOME.length) + location.search })}`);
+  ended ||= response.status === 401;
+  if (response.status === 401 && typing())
+    throw new Refused(401, { code: "unauthenticated", message: "Your login has ended. Log in again in another tab: what you typed stays here." });
+  if (response.status === 401) location.replace(loginAddress());
   const body = await response.json().catch(() => null);
   throw new Refused(response.status, body?.error ?? { code: "unknown", message: `The gateway responded with status ${response.status}.` });
 }

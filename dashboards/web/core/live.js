@@ -29,7 +29,7 @@ export class Live {
       } catch (error) {
         if (signal.aborted) return;
         this.on.lost(error);
-        if (error.status && error.status < 500) return; // it would be refused again
+        if (error.status && error.status < 500 && error.status !== 401) return; // it would be refused again
       }
       failures = Date.now() - began > 5000 ? 0 : failures + 1;
       await pause(PAUSES_MS[Math.min(failures, PAUSES_MS.length - 1)], signal);

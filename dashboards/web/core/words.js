@@ -79,6 +79,7 @@ function rollout(report) {
     };
   if (told("inconclusive").length) return { tone, title, detail: undecided(told("inconclusive")) };
   if (found.phase === "shadow") return { tone, title, detail: "The stages begin once the gate passes." };
+  if (found.state === "waiting") return { tone, title, detail: `${sentence(found.reason || "all stages are passed")}. Promote it or roll it back.` };
   if (found.phase === "bandit" && found.state === "running") return { tone, title, detail: `${contest(report).title}.` };
   return { tone, title, detail: verdicts.length ? "All guardrails pass." : `${contest(report).title}.` };
 }
@@ -139,7 +140,7 @@ function agreement(report) {
 function lead(stop) {
   if (!stop.lead) return "";
   const { difference, over, shrunk } = stop.lead;
-  return ` Expect a lead of at most about ${significant(shrunk, 2)} over ${over} (shrunk from ${significant(difference, 2)}).`;
+  return `Expect a lead of at most about ${significant(shrunk, 2)} over ${over} (shrunk from ${significant(difference, 2)}). `;
 }
 
 export function contest(report) {
@@ -150,7 +151,7 @@ export function contest(report) {
     return {
       tone: "warn",
       title: `The stop rule names ${stop.winner} the winner`,
-      detail: `${claims(report).join("; ")}.${lead(stop)} To hand over: ${stop.command}`
+      detail: `${[...claims(report), ""].join("; ").replace(/; $/, ". ")}${lead(stop)}To hand over: ${stop.command}`
     };
   const metrics = Object.keys(report.standings);
   if (!metrics.length) return withoutContest(report);
@@ -187,12 +188,15 @@ function scorecard(report, metrics) {
   };
 }
 
-// "huge is best in rating", "huge is worst in cost": what is shown, metric by metric.
+// "huge is best in rating and speed", "huge is worst in cost": what is shown, whatever the metric.
 function claims(report) {
-  return Object.entries(report.standings).flatMap(([metric, one]) => [
-    ...(one.leads ? [`${one.leader} is ${goal(report, metric)} in ${metric}`] : []),
-    ...(one.trails && !(one.leads && Object.keys(report.variants).length === 2) ? [`${one.last} is worst in ${metric}`] : [])
-  ]);
+  const found = new Map();
+  const claim = (text, metric) => found.set(text, [...(found.get(text) ?? []), metric]);
+  for (const [metric, one] of Object.entries(report.standings)) {
+    if (one.leads) claim(`${one.leader} is ${goal(report, metric)}`, metric);
+    if (one.trails && !(one.leads && Object.keys(report.variants).length === 2)) claim(`${one.last} is worst`, metric);
+  }
+  return [...found].map(([text, metrics]) => `${text} in ${metrics.join(", ").replace(/, ([^,]*)$/, " and $1")}`);
 }
 
 function goal(report, metric) {

@@ -3,9 +3,10 @@
 
 import { getText, post, send } from "../core/api.js";
 import { useGet } from "../core/data.js";
+import { useDraft } from "../core/drafts.js";
 import { choose, here } from "../core/router.js";
 import { Ask } from "../parts/ask.js";
-import { badge, choices, section, when } from "../parts/basics.js";
+import { badge, choices, notice, section, when } from "../parts/basics.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 const CHECK_MS = 400; // after the last key
@@ -14,26 +15,33 @@ export function ConfigPage({ now, session }) {
   const { query } = here();
   const [again, setAgain] = useState(0);
   const [current, setCurrent] = useState(null);
-  const [editing, setEditing] = useState(null);
+  const [draft, setDraft] = useDraft("config");
+  const [editing, setEditing] = useState(draft !== null);
   const [ask, setAsk] = useState(null);
   const [error, setError] = useState(null);
   const history = useGet("config/history?limit=50", { again, every: 30 });
   useEffect(() => {
     getText("config").then(setCurrent, setError);
   }, [again]);
+  const refresh = () => setAgain(again + 1);
   const renew = () => {
-    setAgain(again + 1);
-    setEditing(null);
+    refresh();
+    setDraft(null);
+    setEditing(false);
   };
+  const newest = history.data?.revisions[0]?.revision;
+  useEffect(() => {
+    if (newest > current?.revision) refresh();
+  }, [newest]);
   const may = session?.scopes?.includes("config");
   if (error) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
   if (!current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
   const shown = Number(query.revision) || null;
   return [
     html`<div class="page-head" key="h"><h1>Configuration</h1><span class="note">revision ${current.revision} is in force</span>
-      ${may && editing === null && html`<button type="button" class="quiet" onClick=${() => setEditing(current.text)}>Edit</button>`}</div>`,
-    editing !== null
-      ? html`<${Editor} key="editor" base=${current} text=${editing} onCancel=${() => setEditing(null)} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew))} />`
+      ${may && !editing && html`<button type="button" class="quiet" onClick=${() => setEditing(true)}>Edit</button>`}</div>`,
+    editing
+      ? html`<${Editor} key="editor" base=${current} text=${draft ?? current.text} onText=${setDraft} onCancel=${renew} onApply=${(checked, text) => setAsk(applying(checked, text, current, renew, refresh))} />`
       : section("text", "In force", null, numbered(current.text)),
     shown &&
       html`<${Difference} key=${`d${shown}`} revision=${shown} current=${current} may=${may} onRestore=${() => setAsk(restoring(shown, current, renew))} />`,
@@ -46,8 +54,8 @@ function numbered(text) {
   return html`<pre class="yaml" tabindex="0" aria-label="The configuration in force"><code>${text.split("\n").map((line, k) => html`<span class="line" key=${k}><i>${k + 1}</i>${line}${"\n"}</span>`)}</code></pre>`;
 }
 
-function Editor({ base, text, onCancel, onApply }) {
-  const [edited, setEdited] = useState(text);
+function Editor({ base, text: edited, onText, onCancel, onApply }) {
+  const [began] = useState(base.revision);
   const [checked, setChecked] = useState(null);
   const gutter = useRef(null);
   useEffect(() => {
@@ -65,7 +73,7 @@ function Editor({ base, text, onCancel, onApply }) {
       current = false;
       clearTimeout(timer);
     };
-  }, [edited]);
+  }, [edited, base.revision]);
   const faults = checked?.faults ?? [];
   const lines = edited.split("\n").length;
   const bad = new Set(faults.map((fault) => fault.line));
@@ -74,10 +82,12 @@ function Editor({ base, text, onCancel, onApply }) {
     "edit",
     "Edit",
     null,
+    base.revision > began &&
+      notice("warn", `Revision ${base.revision} came in while you edit`, "Your text stays. What changes is told against it: see that you take nothing back."),
     html`<div class="editor">
       <pre class="gutter" ref=${gutter} aria-hidden="true">${Array.from({ length: lines }, (_, k) => html`<span key=${k} class=${bad.has(k + 1) ? "bad" : ""}>${k + 1}</span>`)}</pre>
       <textarea aria-label="Configuration text" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" rows=${Math.min(32, Math.max(12, lines))} value=${edited}
-        onInput=${(e) => setEdited(e.target.value)} onScroll=${(e) => (gutter.current.scrollTop = e.target.scrollTop)}></textarea>
+        onInput=${(e) => onText(e.target.value === base.text ? null : e.target.value)} onScroll=${(e) => (gutter.current.scrollTop = e.target.scrollTop)}></textarea>
     </div>
     <div class="faults" aria-live="polite">
       ${checked === null && html`<p class="note">Checking…</p>`}
@@ -105,13 +115,19 @@ function diff(text) {
   return html`<pre class="diff" tabindex="0" aria-label="Difference">${text.split("\n").map((line, k) => html`<span key=${k} class=${tone[line[0]] ?? ""}>${line}${"\n"}</span>`)}</pre>`;
 }
 
-function applying(checked, text, current, done) {
+function applying(checked, text, current, done, refresh) {
   return {
     title: "Apply this configuration?",
     says: checked.changes,
     action: "Apply",
     run: async () => {
-      await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
+      try {
+        await send("PUT", "config", text, { "content-type": "application/yaml", "if-match": current.etag });
+      } catch (refused) {
+        if (refused.code === "precondition_failed") refused.message = "Nothing was changed: another revision came in first. Close this: your text stays.";
+        refresh();
+        throw refused;
+      }
       done();
     }
   };

@@ -2,6 +2,7 @@
 
 import { post } from "../core/api.js";
 import { useGet } from "../core/data.js";
+import { useDraft } from "../core/drafts.js";
 import { href } from "../core/router.js";
 import { event, failure, VERDICTS } from "../core/words.js";
 import { badge, section, when } from "../parts/basics.js";
@@ -14,12 +15,12 @@ export function HistoryTab({ report, now, session }) {
   const history = useGet(`routes/${encodeURIComponent(report.route)}/history?limit=200`, {
     again: `${again} ${report.revision} ${report.rollout?.decided?.time}`
   });
-  const may = session?.scopes?.includes("steer");
+  const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
   return section(
     "history",
     "History",
     "Steps of the rollout, the bandit's winner, alarms, notes and revisions; newest first.",
-    may && html`<${NoteForm} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
+    html`<${NoteForm} may=${may} route=${report.route} onDone=${() => setAgain(again + 1)} />`,
     history.data ? steps(history.data.steps, now, report) : html`<p class="empty">Loading…</p>`
   );
 }
@@ -39,22 +40,23 @@ function step(one, now, report) {
   </li>`;
 }
 
-function NoteForm({ route, onDone }) {
-  const [text, setText] = useState("");
+function NoteForm({ may, route, onDone }) {
+  const [text, setText] = useDraft(`note ${route}`);
   const [error, setError] = useState(null);
   async function add(submitted) {
     submitted.preventDefault();
     try {
       await post(`routes/${encodeURIComponent(route)}/notes`, { text });
-      setText("");
+      setText(null);
       setError(null);
       onDone();
     } catch (failed) {
       setError(failed);
     }
   }
+  if (!may && !text) return null;
   return html`<form class="note-form" onSubmit=${add}>
-    <label for="note">Note</label><input id="note" value=${text} maxlength="500" required onInput=${(e) => setText(e.target.value)} /><button class="quiet" type="submit">Add note</button>
+    <label for="note">Note</label><input id="note" value=${text ?? ""} maxlength="500" required onInput=${(e) => setText(e.target.value || null)} /><button class="quiet" type="submit">Add note</button>
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
   </form>`;
 }

@@ -21,7 +21,7 @@ export function Steering({ report, session, stale }) {
   const [error, setError] = useState(null);
   const may = session?.scopes?.includes("steer") && (session.routes === null || session.routes.includes(report.route));
   const possible = possibleOf(report);
-  if (!may || !possible.length) return null;
+  if (!ask && !(may && possible.length)) return null; // a question stays with what was typed, whatever changes
 
   async function act(action, reason, weight) {
     setError(null);
@@ -39,7 +39,7 @@ export function Steering({ report, session, stale }) {
   }
 
   return html`<div class="steering">
-    ${possible.map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
+    ${(may ? possible : []).map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
     ${ask && html`<${Ask} ask=${ask} onClose=${() => setAsk(null)} />`}
   </div>`;
@@ -85,7 +85,8 @@ function question(report, action, act) {
 function consequences({ state, phase, stage, weight }, name, base, now) {
   if (weight === null) return [`The bandit decides again what ${name} and ${base} get.`];
   const moved = Math.abs(weight - now);
-  const then = state !== "promoted" ? { shadow: "a shadow, until it agrees enough", canary: `stage ${stage + 1}` }[phase] : weight < 1 && "until its bake is over";
+  const then =
+    state !== "promoted" ? { shadow: "a shadow, until it agrees enough", canary: `stage ${stage + 1}` }[phase] : weight < 1 && "until its bake is over";
   return [
     `${name} gets ${share(weight)} of the traffic (now ${share(now)}), ${base} ${share(1 - weight)}, immediately${then ? `: ${then}` : ""}.`,
     moved > 0.0005 && `${share(moved)} of the users change variant.`
