@@ -61,7 +61,7 @@ function addresses(report, colour, now) {
       html`<table class="plain"><thead>${head}</thead><tbody>${rows.map(
         ([variant, one]) => html`<tr key=${`${variant} ${one.address}`}>
       <td>${variantName(variant, colour(variant))}</td>
-      <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small>the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
+      <td>${badge(sentence(one.state), TONES[one.state] ?? "")}${one.failing && html` <small class="why">the last ${count(one.failing.attempts)} attempts failed, the last with ${one.failing.error}, since ${ago(one.failing.since, now)}</small>`}</td>
       <td class="mono">${one.address}</td>
       <td class="number">${count(one.in_flight)}</td><td class="number">${count(one.waiting)}</td></tr>`
       )}</tbody></table>`

@@ -106,7 +106,8 @@ function ended(route) {
   const { verdicts, frozen } = verdictsOf(route.rollout);
   const failed = verdicts.filter((one) => one.verdict === "fail");
   const why = failed.length ? failed.map((one) => failure(one, route)).join("; ") : (frozen?.reason ?? route.rollout.reason ?? "");
-  return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.`;
+  const next = route.rollout.state === "waiting" ? " Promote it or roll it back." : "";
+  return `${STATES[route.rollout.state]}${why ? `: ${why}` : ""}.${next}`;
 }
 
 function group(name, title, routes, now) {

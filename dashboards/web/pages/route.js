@@ -33,7 +33,7 @@ export function RoutePage({ page, report: live, events, now, session, stale }) {
   return [
     html`<div class="page-head" key="head">
       <h1>${report.route}</h1>
-      <div class="badges">${policyBadge(report.policy)}<span class="note">epoch ${figure("epoch", report.epoch, count(report.epoch))} · revision ${figure("revision", report.revision, count(report.revision))}</span></div>
+      <div class="badges">${policyBadge(report.policy)}<span class="note" title="The numbers of the allocation and of the configuration in force">epoch ${figure("epoch", report.epoch, count(report.epoch))} · revision ${figure("revision", report.revision, count(report.revision))}</span></div>
       <${Steering} report=${report} session=${session} stale=${stale} />
     </div>`,
     html`<nav class="tabs" key="tabs" aria-label="Parts of this route">

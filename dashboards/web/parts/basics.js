@@ -49,7 +49,7 @@ export function section(id, title, note, ...body) {
 }
 
 export function notice(tone, title, detail, action = null) {
-  return html`<div class=${`notice ${tone}`} role=${tone === "bad" ? "alert" : "status"} key=${`notice-${title}`}>
+  return html`<div class=${`notice ${tone}`} role=${tone.startsWith("bad") ? "alert" : "status"} key=${`notice-${title}`}>
     <strong>${title}</strong>${detail && html`<span>${detail}</span>`}${action}
   </div>`;
 }

@@ -11,9 +11,9 @@ export function segments(report, colour) {
   const found = report.contextual?.segments ?? [];
   if (!found.length) return null;
   const what = kind(report.metric, report.metrics);
-  const means = axis(found.flatMap((one) => Object.values(one.means)));
+  const means = axis(found.flatMap((one) => Object.values(one.means).map((mean) => possible(mean, what))));
   const apart = axis(
-    found.flatMap((one) => Object.values(one.differences).map((d) => ({ mean: d.absolute, interval: d.interval }))),
+    found.flatMap((one) => Object.values(one.differences).map((d) => possible({ mean: d.absolute, interval: d.interval }, what, -1))),
     [0]
   );
   return section(
@@ -24,16 +24,23 @@ export function segments(report, colour) {
   );
 }
 
+// The model is linear: it may lead beyond what a share can be.
+function possible({ mean, interval }, what, least = 0) {
+  const within = (x) => (what === "fraction" ? Math.min(1, Math.max(least, x)) : x);
+  return { mean: within(mean), interval: interval?.map(within) };
+}
+
 function segment(one, report, colour, { what, means, apart }) {
   const name = one.feature ? `${one.feature}: ${one.value}` : "All requests";
   const field = (rest) => `contextual.segments.${one.feature}.${one.value}.${rest}`;
   return html`<div class="metric" key=${name} data-segment=${name}>
     <h3>${name} ${one.rewards !== null && html`<small>${figure(field("rewards"), one.rewards, count(Math.round(one.rewards)))} rewards</small>`}</h3>
-    <div class="metric-rows" role="table" aria-label=${`${report.metric} where ${name}`}>${Object.entries(one.means).map(([variant, found]) => {
+    <div class="metric-rows" role="table" aria-label=${`${report.metric} where ${name}`}>${Object.entries(one.means).map(([variant, predicted]) => {
+      const found = possible(predicted, what);
       const said = estimate({ ...found, count: 1 }, what);
       return html`<div class="metric-row" role="row" key=${variant} data-row=${variant}>
         <div role="rowheader">${variantName(variant, colour(variant))}</div>
-        <div role="cell" class="estimate"><div class="estimate-text">${figure(field(`means.${variant}`), found.mean, said.mean)}<small>${said.interval}</small></div>
+        <div role="cell" class="estimate"><div class="estimate-text">${figure(field(`means.${variant}`), predicted.mean, said.mean)}<small>${said.interval}</small></div>
           ${forest({ ...found, scale: means, hue: colour(variant).hue, label: `${said.mean}, 95% interval ${said.interval}` })}</div>
         <div role="cell" class="estimate">${apartFrom(one.differences[variant], field(`differences.${variant}`), what, apart)}</div>
       </div>`;
@@ -42,10 +49,11 @@ function segment(one, report, colour, { what, means, apart }) {
 
 function apartFrom(found, field, what, scale) {
   if (!found) return html`<small class="note">baseline</small>`;
-  const said = difference(found.absolute, found.interval, what);
+  const { mean, interval } = possible({ mean: found.absolute, interval: found.interval }, what, -1);
+  const said = difference(mean, interval, what);
   return [
     html`<div class="estimate-text">${figure(field, found.absolute, said.text)}<small>${said.interval}</small></div>`,
-    forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, label: `${said.text}, ${said.interval}` })
+    forest({ mean, interval, scale, zero: 0, label: `${said.text}, ${said.interval}` })
   ];
 }
 

@@ -112,6 +112,7 @@ function lift(report, name, metric, scale, limit, guarded) {
   if (name === report.compared_with) return html`<small class="note">baseline</small>`;
   if (!found) return html`<small class="thin">${none}</small>`;
   const said = difference(found.absolute, found.interval, kind(metric, report.metrics));
+  if (said.text === none) return html`<small class="thin">too few to compare</small>`;
   // A guardrail may decide before the interval does: it tests nothing but its limit.
   const failed = name === report.candidate && found.better === null && guarded.some((one) => one.verdict === "fail");
   const verdict = failed
@@ -121,7 +122,12 @@ function lift(report, name, metric, scale, limit, guarded) {
       : found.better
         ? badge("✓ better", "good")
         : badge("✕ worse", "bad");
-  const ratio = found.relative === null ? "" : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
+  const ratio =
+    found.relative === null
+      ? ""
+      : found.relative >= 2
+        ? `×${significant(1 + found.relative, 2)}`
+        : `${found.relative >= 0 ? "+" : "−"}${significant(Math.abs(found.relative) * 100, 2)}%`;
   return [
     html`<div class="estimate-text">${figure(`variants.${name}.lift.${metric}.absolute`, found.absolute, said.text)}<small>${said.interval || "not known yet"}</small><small>${ratio}</small>${verdict}</div>`,
     forest({ mean: found.absolute, interval: found.interval, scale, zero: 0, limit, label: `${name} less ${found.baseline}: ${said.text}, ${said.interval}` })
