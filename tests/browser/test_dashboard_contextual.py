@@ -84,6 +84,8 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
             assert float(shown.get_attribute("data-value") or "nan") == value
     paid = tab.page.locator('[data-segment="tier: paid"] [data-row="v2"]').inner_text()
     assert re.search(r"\+\d+ pp", paid), "in the unit of the metric"
+    ends = tab.page.locator("#segments .estimate-text small").all_inner_texts()
+    assert max(int(end) for text in ends for end in re.findall(r"\d+", text)) <= 100, "no share is above 100%"
     words = tab.page.locator("main").inner_text()
     assert "NaN" not in words
     assert "undefined" not in words

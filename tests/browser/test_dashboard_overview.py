@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gateway.engines.fleet import Poll
 from tests.browser.conftest import Tabs
 from tests.browser.serving import DIGITS, SHOP, Served
 from tests.engines.test_fleet import CONFIG as ENGINES
-from tests.support.harness import Harness
+from tests.support.harness import ROUTES, Harness
 
 pytestmark = pytest.mark.browser
 
@@ -63,6 +64,48 @@ def test_a_canary_with_its_bandit_is_not_told_as_a_stage(served: Served, tabs: T
     found = row(tabs, served, "shop")
     assert "as a bandit" in found.inner_text()
     assert "stage 1" not in found.inner_text()
+
+
+def test_a_rollout_that_waits_says_what_for(served: Served, tabs: Tabs) -> None:
+    served.set_rollout("shop", rollout("waiting", "canary", reason="all guardrails passed"))
+    assert "all guardrails passed. Promote it or roll it back." in row(tabs, served, "shop").inner_text()
+    page = tabs.new(served.address, "/-/dashboard/routes/shop").page
+    page.locator(".verdict", has_text="All guardrails passed. Promote it or roll it back.").wait_for()
+
+
+def test_a_winner_without_a_shown_difference_is_told_in_whole_sentences(served: Served, tabs: Tabs) -> None:
+    lead = {"over": "v1", "difference": 0.2, "shrunk": 0.1, "interval": [0.0, 0.3]}
+    command = "turnout rollout digits promote"
+    asking = {"state": "asking", "winner": "v2", "since": 1.0, "by": "rule", "probability_best": 0.99}
+    served.harness.stops["digits"] = {**asking, "lead": lead, "command": command}
+    page = tabs.new(served.address, "/-/dashboard/routes/digits").page
+    page.locator("#verdict", has_text="The stop rule names v2 the winner").wait_for()
+    detail = page.locator(".verdict-words .note").inner_text()
+    assert detail == f"Expect a lead of at most about 0.1 over v1 (shrunk from 0.2). To hand over: {command}"
+
+
+LONG = "search-suggestions-personalised-for-logged-in-customers-v3"
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path / "turnout.db", text=ROUTES.replace("shop", LONG)).start()
+    found.live(replace(SHOP, route=LONG), steps=2, per_step=5)
+    yield found
+    found.stop()
+
+
+@pytest.mark.parametrize("path", ["", "outcomes", f"routes/{LONG}", f"routes/{LONG}/health"])
+def test_a_long_name_fits_a_phone(long: Served, tabs: Tabs, path: str) -> None:
+    tab = tabs.new(long.address, f"/-/dashboard/{path}", width=320)
+    tab.settled()
+    tab.page.get_by_text(LONG).first.wait_for(state="attached")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320
+    links = tab.page.locator("header nav a, .tabs a")
+    tops = links.evaluate_all(
+        "all => new Set(all.map(one => Math.round(one.getBoundingClientRect().y))).size"
+    )
+    assert tops <= 2, "the links of the pages and those of a route's parts take a line each"
 
 
 def test_no_list_is_told_to_be_empty_before_it_is_known(served: Served, tabs: Tabs) -> None:

@@ -108,6 +108,6 @@ function ShareSlider({ name, base, now, chosen }) {
   return html`<div class="share-slider">
     <label>Share of ${name}<input type="range" min="0" max="100" step="1" value=${weight * 100} onInput=${(e) => set(e.target.value)} /></label>
     <label><span class="hidden">Percent</span><input type="number" min="0" max="100" step="0.1" value=${Number((weight * 100).toFixed(1))} onInput=${(e) => set(e.target.value)} />%</label>
-    <p aria-live="polite">${name} gets ${share(weight)}, ${base} ${share(1 - weight)}, immediately. ${moved > 0.0005 ? `${share(moved)} of the users change variant. The rollout holds there until it is resumed.` : "Nothing changes."}</p>
+    <p aria-live="polite">${name} gets ${share(weight)}, ${base} ${share(1 - weight)}, immediately. ${moved > 0.0005 ? share(moved) : "None"} of the users change variant. The rollout holds there until it is resumed.</p>
   </div>`;
 }
