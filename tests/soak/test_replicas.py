@@ -231,5 +231,5 @@ async def test_redis_comes_back_empty(tmp_path: Path, backends: list[Backend]) -
                 assert (after["revision"], after["etag"]) == (before["revision"], before["etag"])
                 assert after["stage"][1] >= before["stage"][1]
                 assert after["canary"][0] >= before["canary"][0]
-                assert await made.alarmed() == 2, "those that went on"
+                assert await made.alarmed() >= 2, "those that went on"
             await hold(made, "redis: restarted empty", consecutive=False)

@@ -163,3 +163,49 @@ async def test_a_route_is_still_listed(server: RedisServer, stores: list[RedisSt
     await one.append([about])
     await one.changed()
     assert (await fresh.decision(about.decision)).outcome == about
+
+
+async def test_an_old_state_from_the_disk_does_not_come_back_without_a_word(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    """A process that started from its last state, and then met an empty store."""
+    one, late, _ = stores
+    await one.add_revision(time=T0, author="ops", etag="e", document="old: 1\n")
+    await one.secrets("decision-id")
+    await late.close()
+    late.memory.unpack(json.loads(json.dumps(one.memory.packed(frozenset()))))
+    server.send("FLUSHALL")
+    (newest,) = await late.revisions()
+    assert newest.document == "old: 1\n"
+    await late.changed()
+    (event,) = await late.events()
+    told = json.loads(event.data)
+    assert told["code"] == "store_lost_data"
+    assert "configuration revision 1 of 2" in told["message"]
+    await late.changed()
+    assert await late.events(after=event.id) == []
+
+
+async def test_revisions_that_were_evicted_alone_are_written_back(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    one, _, fresh = stores
+    newest = await one.add_revision(time=T0, author="ops", etag="e", document="n: 1\n")
+    await one.changed()
+    server.send("DEL turnout:{.}-:revisions")
+    await one.changed()
+    assert await fresh.revisions() == [newest]
+    (event,) = await one.events()
+    assert "configuration revision 1" in json.loads(event.data)["message"]
+
+
+async def test_a_start_says_that_the_revisions_are_gone(
+    server: RedisServer, stores: list[RedisStore]
+) -> None:
+    one, _, fresh = stores
+    await one.add_revision(time=T0, author="ops", etag="e", document="n: 1\n")
+    server.send("DEL turnout:{.}-:revisions")
+    assert await fresh.revisions() == []
+    await fresh.changed()
+    (event,) = await fresh.events()
+    assert "the configuration file is used" in json.loads(event.data)["message"]

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.state.base import (
@@ -55,9 +56,12 @@ class Control:
         self._changes = 0
         self._changes_lost = 0
         """How far the store's own count of changes has fallen behind ours."""
+        self._losses: list[str] = []
+        """What the store has lost, until an alarm says so."""
 
-    def _tell(self, what: str) -> None:
-        log.warning("the store %s has lost %s; it was written back from memory", self._link.shown, what)
+    def _tell(self, what: str, instead: str = "it was written back from memory") -> None:
+        log.warning("the store %s has lost %s; %s", self._link.shown, what, instead)
+        self._losses.append(f"{what} ({instead})")
 
     # Secrets and changes ------------------------------------------------------------------------
     async def secrets(self, name: str) -> tuple[bytes, ...]:
@@ -79,6 +83,8 @@ class Control:
             self._changes_lost += self._changes - total + 1
             total = self._changes + 1
             await self._restore()
+        elif self.memory.known_revisions:
+            await self._newest_revision()  # one hash may be evicted alone
         self._changes = total
         return total, lost
 
@@ -203,6 +209,8 @@ class Control:
             Revision(number, time, author, etag, *origin, document=document)
             for number, (time, author, etag, document, *origin) in rows.items()
         ]
+        if newest and not found and until is None:
+            self._tell("the texts of all revisions of the configuration", "the configuration file is used")
         self.memory.remember_revisions(found)
         return found
 
@@ -231,14 +239,18 @@ class Control:
     async def _newest_revision(self) -> int:
         """The newest number; a store that has lost it gets back what is remembered."""
         key, known = f"{self._link.of_all}:revision", self.memory.known_revisions
-        number, newest = int(await self._link.command("GET", key) or 0), max(known, default=0)
-        if number >= newest:
-            return number
+        newest = max(known, default=0)
+        number, kept = await self._link.commands(
+            [("GET", key), ("HEXISTS", f"{self._link.of_all}:revisions", newest)]
+        )
+        if int(number or 0) >= newest and (kept or not newest or int(number) - newest >= MAX_REVISION_TEXTS):
+            return int(number or 0)
         pairs: list[Any] = []
         for one in sorted(known, reverse=True):
             pairs += (one, json.dumps(_row(known[one])))
         if await self._link.run(_RESTORE_REVISIONS, self._link.of_all, *pairs):
-            self._tell(f"configuration revision {newest}")
+            made = datetime.fromtimestamp(known[newest].time, UTC).isoformat(" ", "seconds")
+            self._tell(f"configuration revision {newest} of {made}")
         return int(await self._link.command("GET", key) or 0)
 
     async def add_event(self, *, time: float, kind: str, route: str, data: str) -> Event:

@@ -42,13 +42,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MAX_SHARES: Final = 4096
+_MAX_LOSSES: Final = 5
+"""Losses that one alarm names."""
 _ROUTE_OF_OUTCOME: Final = Outcome._fields.index("route")
 _EPOCH: Final = Outcome._fields.index("epoch")
 _ROUTE_OF_SHADOWED: Final = Shadowed._fields.index("route")
 _LOST: Final = (
-    "The store {} has lost data that it had acknowledged: it was restarted without its files, restored from a backup, "
-    "or failed over to a replica that lagged. The newest configuration, allocations and rollout states are written "
-    "back from memory; rewards and outcomes that it lost are gone."
+    "The store {} has lost data that it had acknowledged: it was emptied, restarted without its files, restored from a "
+    "backup, failed over to a replica that lagged, or evicted keys. The newest configuration, allocations and rollout "
+    "states are written back from memory; rewards and outcomes that it lost are gone."
 )
 
 
@@ -269,8 +271,11 @@ class RedisStore(Control):
     # Control ------------------------------------------------------------------------------------
     async def changed(self) -> int:
         count, lost = await self._count_changes(await self._routes())
-        if lost:
-            await self._alarm("store_lost_data", _LOST.format(self._link.shown))
+        losses, self._losses = self._losses, []
+        if lost or losses:
+            more = f", and {len(losses) - _MAX_LOSSES} more" if len(losses) > _MAX_LOSSES else ""
+            named = f" Lost: {'; '.join(losses[:_MAX_LOSSES])}{more}." if losses else ""
+            await self._alarm("store_lost_data", _LOST.format(self._link.shown) + named)
         return count
 
     async def publish(self, allocation: Published, ensemble: bytes = b"") -> bool:
