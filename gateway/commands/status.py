@@ -97,6 +97,9 @@ def _fleet(engine: dict[str, Any]) -> str:
     if engine["lost_share"]:
         lines.append(f"  {engine['lost_share']:.2%} of the rows of the last five minutes were lost")
     for node in nodes:
+        if skew := node.get("clock_skew"):
+            way = "ahead" if skew > 0 else "behind"
+            lines.append(f"  rows of {node['node']} are refused: its clock is {abs(skew):,.0f} s {way}")
         if node["state"] != "accepted":
             said = f": {node['refused']}" if node["refused"] else ""
             behind = f"; old epoch of {', '.join(node['behind'])}" if node["behind"] else ""

@@ -153,7 +153,10 @@ class Fleet:
         self._record(found.outcomes)
         node = NODE if isinstance(section, KubernetesConfig) else found.node
         if self.admits(engine, node) or node in self.nodes.of(engine):
-            self.nodes.own(engine, node).rows += len(found.outcomes)
+            known = self.nodes.own(engine, node)
+            known.rows += len(found.outcomes)
+            if found.skew:
+                known.skew, known.skewed = found.skew, self._clock()
         return len(found.outcomes), found.refused
 
     def count(self, engine: str, node: str, delivered: int, lost: int) -> None:
@@ -178,6 +181,7 @@ class Fleet:
                     "rows": node.rows,
                     "delivered": node.delivered,
                     "lost": node.lost,
+                    "clock_skew": node.clock_skew(now),
                 }
                 for name, node in nodes.items()
             ],
@@ -241,20 +245,26 @@ class Fleet:
 
     def troubles(self) -> dict[str, str]:
         """Code of an alarm → its message, empty if all is well."""
-        found: dict[str, list[str]] = {"engine_refused": [], "engine_silent": []}
+        found: dict[str, list[str]] = {"engine_refused": [], "engine_silent": [], "engine_clock": []}
         for engine, section in self._document().engines.items():
             for node in self.shown(engine)["nodes"]:
                 where = f"{node['node']} of {engine}"
+                if (skew := node["clock_skew"]) is not None:
+                    way = "ahead" if skew > 0 else "behind"
+                    found["engine_clock"].append(f"{where} ({abs(skew):,.0f} s {way})")
                 if node["state"] == "refused":
                     what = "weights" if isinstance(section, KubernetesConfig) else "routes"
                     found["engine_refused"].append(f"{where} keeps its last {what}: {node['refused']}")
                 elif node["state"] == "silent":
                     said = f" ({node['refused']})" if node["refused"] else ""
                     found["engine_silent"].append(where + said)
-        silent = ", ".join(found["engine_silent"])
+        silent, clocks = ", ".join(found["engine_silent"]), ", ".join(found["engine_clock"])
         return {
             "engine_refused": "; ".join(found["engine_refused"]),
             "engine_silent": f"Nodes do not follow their routes: {silent}." if silent else "",
+            "engine_clock": f"Rows are refused, because the clock of the node is wrong: {clocks}."
+            if clocks
+            else "",
         }
 
     # Offers ---------------------------------------------------------------------------------------------

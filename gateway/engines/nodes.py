@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
 from gateway.state.base import of_stored
 from gateway.state.store import DocumentStore
-
-Json = dict[str, Any]
 
 KIND: Final = "engine"
 """Kind of the documents that hold what replicas know, one for each engine."""
@@ -21,6 +20,8 @@ SILENT_S: Final = 45.0
 """A node that has not polled for this long is silent: three times the longest poll."""
 LOSS_WINDOW_S: Final = 300.0
 """Rows lost in this time count as recent."""
+MAX_NODES: Final = 1000
+"""Nodes of an engine that are remembered, those heard last: the holder of its token chooses their names."""
 _LOSS_STEP_S: Final = 30.0
 """Resolution of the window."""
 
@@ -49,6 +50,10 @@ class NodeState:
     """Rows that no gateway accepted since the node's start, as it counts them itself."""
     recent: list[tuple[float, int, int]] = field(default_factory=list)
     """(time, delivered, lost) of each step of the last `LOSS_WINDOW_S`."""
+    skewed: float = 0.0
+    """When rows were last refused because its clock is wrong, in seconds since the epoch."""
+    skew: float = 0.0
+    """Seconds by which its clock was ahead then; negative if it was behind."""
 
     def state(self, newest: Mapping[str, int], now: float) -> str:
         """accepted | behind | refused | silent"""
@@ -74,6 +79,10 @@ class NodeState:
         if recent and recent[-1][0] == step[0]:
             step = step[0], step[1] + recent[-1][1], step[2] + recent.pop()[2]
         self.delivered, self.lost, self.counted, self.recent = delivered, lost, now, [*recent, step]
+
+    def clock_skew(self, now: float) -> float | None:
+        """`skew`, if rows were refused for it in the last `LOSS_WINDOW_S`."""
+        return self.skew if _is_recent(self.skewed, now) else None
 
     def losses(self, now: float) -> tuple[int, int]:
         """Rows delivered and lost of the last `LOSS_WINDOW_S`."""
@@ -124,31 +133,32 @@ class Nodes:
             stored = await store.load(KIND, engine)
             self._shared[engine] = _read(stored[1] if stored is not None else "{}")
             for known in (self._shared[engine], self._own.get(engine, {})):
-                for name in [name for name, node in known.items() if _last(node) < now - seconds]:
-                    del known[name]
+                newest = sorted(known, key=lambda name: _last(known[name]), reverse=True)
+                for place, name in enumerate(newest):
+                    if place >= MAX_NODES or _last(known[name]) < now - seconds:
+                        del known[name]
             text = _written(self.of(engine))
             if self._own.get(engine) and (stored is None or text != stored[1]):
                 await store.save(KIND, engine, text, expected=stored[0] if stored is not None else 0)
 
 
 def _last(node: NodeState) -> float:
-    return max(node.seen, node.counted)
+    return max(node.seen, node.counted, node.skewed)
 
 
 def _merged(own: NodeState, shared: NodeState | None) -> NodeState:
-    if shared is None or (own.seen >= shared.seen and own.counted >= shared.counted):
+    if shared is None:
         return own
-    polled = own if own.seen >= shared.seen else shared
-    reported = own if own.counted >= shared.counted else shared
-    return replace(own, **_fields(polled, _POLLED), **_fields(reported, _REPORTED))
+    latest = {part: max(own, shared, key=attrgetter(part[0])) for part in _PARTS}
+    return replace(own, **{name: getattr(node, name) for part, node in latest.items() for name in part})
 
 
-_POLLED: Final = ("seen", "epochs", "refused")
-_REPORTED: Final = ("counted", "delivered", "lost", "recent")
-
-
-def _fields(node: NodeState, names: Iterable[str]) -> Json:
-    return {name: getattr(node, name) for name in names}
+_PARTS: Final = (
+    ("seen", "epochs", "refused"),
+    ("counted", "delivered", "lost", "recent"),
+    ("skewed", "skew"),
+)
+"""What a node tells at one time, first the time: it may tell each replica another part."""
 
 
 def _read(text: str) -> dict[str, NodeState]:
@@ -156,7 +166,8 @@ def _read(text: str) -> dict[str, NodeState]:
 
 
 def _written(nodes: Mapping[str, NodeState]) -> str:
-    return json.dumps({name: _fields(node, _POLLED + _REPORTED) for name, node in nodes.items()})
+    names = [name for part in _PARTS for name in part]
+    return json.dumps({node: {name: getattr(state, name) for name in names} for node, state in nodes.items()})
 
 
 def named(nodes: Iterator[tuple[str, str]]) -> str:

@@ -66,7 +66,9 @@ class Rows:
     outcomes: list[tuple[Any, ...]]
     """The fields of an `Outcome` each."""
     refused: int
-    """Rows that no node of this fleet can have written: forged ids, other fleets' routes, wrong fields."""
+    """Rows that no node of this fleet can have written: forged ids, other fleets' routes, wrong fields, wrong times."""
+    skew: float = 0.0
+    """Seconds by which the node's clock is ahead, if rows were refused for that; negative if it is behind."""
 
 
 def rows(
@@ -118,6 +120,7 @@ class Reader(ABC):
 
     def __init__(self, revision: int) -> None:
         self._revision = revision
+        self._skew = 0.0
 
     @abstractmethod
     def decisions(self, fields: Sequence[Sequence[str]]) -> tuple[Keys, StampedRequests]:
@@ -131,7 +134,7 @@ class Reader(ABC):
         """The outcomes of the rows of a node. ``now`` is in seconds."""
         whole = [text for text in texts if text.count(SEPARATOR) == _FIELDS - 1]
         outcomes = self._outcomes(whole, now)
-        return Rows(node, outcomes, len(texts) - len(outcomes))
+        return Rows(node, outcomes, len(texts) - len(outcomes), self._skew)
 
     def _outcomes(self, texts: Sequence[str], now: float) -> list[tuple[Any, ...]]:
         """The outcomes of those rows that a node can have written."""
@@ -158,11 +161,14 @@ class Reader(ABC):
             retried,
         ) = columns
         total, gateway, backend, received, sent = map(_numbers, fields[6:11])
-        good = requests.good & (requests.decided >= np.array(published) - MAX_EARLY_S)
-        good &= requests.decided <= now + MAX_AHEAD_S
-        good &= (received >= 0) & (sent >= 0)
+        behind = requests.decided < np.array(published) - MAX_EARLY_S
+        wrong = behind | (requests.decided > now + MAX_AHEAD_S)
+        good = requests.good & ~wrong & (received >= 0) & (sent >= 0)
         good &= np.maximum.reduce((total, gateway, backend, received, sent)) < _MAX_NUMBER
         if not good.all():
+            wrong &= requests.good & np.isfinite(published)  # of a decision of this fleet
+            if wrong.any():
+                self._skew = float(requests.decided[wrong][-1]) - now
             return self._outcomes([texts[place] for place in np.flatnonzero(good).tolist()], now)
         total = np.maximum(total, 0)
         total_ms = (total / 1000.0).tolist()

@@ -59,7 +59,7 @@ class Alarm:
 
     code: str
     """sample_ratio_mismatch | record_loss | rewards_rejected |
-    shadow_body_too_large | engine_refused | engine_silent | engine_rows_lost |
+    shadow_body_too_large | engine_refused | engine_silent | engine_clock | engine_rows_lost |
     no_rewards | variant_failing | archive_failed | record_damaged"""
     message: str
 

@@ -13,12 +13,15 @@ import pytest
 
 from gateway.config.load import load
 from gateway.engines.fleet import Fleet, Poll
-from gateway.engines.nodes import LOSS_WINDOW_S, SILENT_S, Nodes
+from gateway.engines.nodes import LOSS_WINDOW_S, MAX_NODES, SILENT_S, Nodes
 from gateway.engines.offers import InEffect, Kind, Offer
+from gateway.engines.otlp import export
+from gateway.engines.rows import SEPARATOR
 from gateway.loops.alarms import Alarms, distrust
 from gateway.record.decision_id import Sealer
 from gateway.state.sqlite import SqliteStore
 from policies.allocation.bucketing import allocation
+from tests.engines.test_stamps import UUID
 
 CONFIG = """
 engines: {edge: {type: envoy, token: a-token-of-the-edge-engine, nodes: [e*]}}
@@ -223,6 +226,48 @@ async def test_an_alarm_stands_while_a_node_is_silent_or_refuses(tmp_path: Path,
         node.seen, node.refused = world.now, ""
         await alarms.engine_troubles()
         assert events[1:] == [("alarm_over", {"code": trouble})]
+
+
+@pytest.mark.parametrize(("off", "way"), [(3600.0, "3,600 s ahead"), (-3600.0, "3,600 s behind"), (50.0, "")])
+async def test_a_node_whose_clock_is_wrong_is_named(tmp_path: Path, off: float, way: str) -> None:
+    world, events = World(), list[tuple[str, dict[str, Any]]]()
+    other = world.replica()
+    (stamp,) = {
+        cluster["request_headers_to_add"][0]["header"]["value"].partition(".")[0]
+        for entry in json.loads((await world.ask("routes")).body)["resources"][0]["virtual_hosts"][0][
+            "routes"
+        ]
+        if entry.get("name") == "digits"
+        for cluster in entry["route"]["weighted_clusters"]["clusters"][:1]
+    }
+    decided = round((world.now + off) * 1000)
+    fields = "v1", "200", "-", "1", "3000", "100", "2000", "5", "5", "127.0.0.1:1", "request-1", "-"
+    forged = f"{stamp[:-1]}.{decided + 10**7}.{UUID}"
+    rows = [SEPARATOR.join((each, "digits", *fields)) for each in (f"{stamp}.{decided}.{UUID}", forged)]
+    async with opened(tmp_path / "turnout.db") as store:
+        alarms = alarms_of(world, store, events)
+        assert await other.receive("edge", export("e1", rows)) == (0 if way else 1, 2 if way else 1)
+        for fleet in (other, world.fleet):
+            await fleet.share(store)
+        await alarms.engine_troubles()
+        assert [(kind, data["code"]) for kind, data in events] == ([("alarm", "engine_clock")] if way else [])
+        assert all(way in data["message"] and "e1" in data["message"] for _, data in events)
+        world.now += LOSS_WINDOW_S + 1
+        await alarms.engine_troubles()
+        assert [kind for kind, data in events if data["code"] == "engine_clock"] == (
+            ["alarm", "alarm_over"] if way else []
+        )
+
+
+async def test_of_many_nodes_those_that_were_heard_last_are_remembered(tmp_path: Path) -> None:
+    world = World()
+    async with opened(tmp_path / "turnout.db") as store:
+        for number in range(MAX_NODES + 10):
+            world.fleet.nodes.own("edge", f"e{number}").seen = world.now - 1 + number / 10_000
+        await world.fleet.share(store)
+        await world.fleet.share(store)
+        kept = {f"e{number}" for number in range(10, MAX_NODES + 10)}
+        assert world.fleet.nodes.of("edge").keys() == kept
 
 
 async def test_an_epoch_is_in_effect_when_every_node_that_serves_has_accepted_it() -> None:

@@ -24,6 +24,13 @@ class NodeModel(ApiModel):
     rows: Annotated[int, Field(description="Outcomes that this process received from it.")]
     delivered: Annotated[int, Field(description="Rows that it delivered since its start, as it counts them.")]
     lost: Annotated[int, Field(description="Rows that it lost since its start, as it counts them.")]
+    clock_skew: Annotated[
+        float | None,
+        Field(
+            description="Seconds by which its clock is ahead (negative: behind), if rows were refused for that in the "
+            "last five minutes."
+        ),
+    ]
 
 
 class EngineModel(ApiModel):
@@ -46,5 +53,6 @@ class EnginesResponse(ApiModel):
 class RowsResponse(ApiModel):
     accepted: int
     rejected: Annotated[
-        int, Field(description="Rows with a forged decision id, or of a route of another engine.")
+        int,
+        Field(description="Rows with a forged decision id, of another engine's route, or of a wrong time."),
     ]
