@@ -45,7 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
         else:
             routes = [found] if arguments.route else found["routes"]
             fleets = "".join(map(_fleet, found.get("engines", ())))
-            say((_banner(found.get("config")) + "".join(map(_shown, routes)) + fleets).rstrip())
+            alarms = "" if arguments.route else _alarms(found)
+            say((_banner(found.get("config")) + alarms + "".join(map(_shown, routes)) + fleets).rstrip())
         if not arguments.watch:
             return 0
         time.sleep(WATCH_S)
@@ -84,8 +85,11 @@ def _shown(route: dict[str, Any]) -> str:
         state = stop["state"].replace("_", " ")
         lines.append(f"  {stop['winner']} has won ({state}{_lead(stop.get('lead'))}): {stop['command']}")
     lines += [f"  {_variant(n, v)}" for n, v in (route.get("variants") or {}).items() if "assigned" in v]
-    lines += [f"  alarm: {alarm['message']}" for alarm in route.get("alarms") or ()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _alarms(route, "  ")
+
+
+def _alarms(found: dict[str, Any], indent: str = "") -> str:
+    return "".join(f"{indent}alarm: {alarm['message']}\n" for alarm in found.get("alarms") or ())
 
 
 def _fleet(engine: dict[str, Any]) -> str:

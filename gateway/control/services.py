@@ -39,6 +39,7 @@ from policies.contextual.regression import LinearSums
 from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import Discounted, PairSums
 
+RECORD_LOSS_SHOWN_S: Final = 86_400.0
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
 MIN_STANDING_S: Final = 10.0
@@ -160,7 +161,14 @@ class ControlServices:
 
     async def overview(self) -> dict[str, Json]:
         """Return the view of all routes: the summaries, and under "" what concerns all of them."""
-        return {**await self.summaries(), "": {"refused": self.gateway.revisions.refused}}
+        whole = {"refused": self.gateway.revisions.refused, "alarms": await self.alarms()}
+        return {**await self.summaries(), "": whole}
+
+    async def alarms(self) -> list[Json]:
+        """Return the alarms of the gateway as a whole. A loss of outcomes does not end, and is shown for a day."""
+        over = self.gateway.now() - RECORD_LOSS_SHOWN_S
+        found = (await self._alarms.read(("",)))[""]
+        return [alarm for alarm in found if alarm["code"] != "record_loss" or alarm["since"] > over]
 
     async def report(
         self, name: str, since: float | None, epoch: int | None, baseline: str | None = None

@@ -293,6 +293,16 @@ def test_alarms_are_shown(served: Served, tabs: Tabs) -> None:
     assert "expected 500" in alert.inner_text()
 
 
+def test_alarms_of_the_gateway_as_a_whole_stand_above_the_list(served: Served, tabs: Tabs) -> None:
+    alarms = [
+        {"code": "engine_silent", "message": "Nodes do not follow their routes: e1 of edge.", "since": 9e8}
+    ]
+    served.do(lambda harness: harness.store.save("alarms", "", json.dumps(alarms), expected=0))
+    alert = tabs.new(served.address).page.get_by_role("alert")
+    alert.wait_for()
+    assert "e1 of edge" in alert.inner_text()
+
+
 def test_pictures_show_the_difference_over_time_and_its_posterior(lived: Served, tabs: Tabs) -> None:
     tab = tabs.new(lived.address, "/-/dashboard/routes/digits?metric=correct")
     tab.page.locator(".pictures summary").click()

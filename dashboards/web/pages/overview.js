@@ -3,7 +3,7 @@
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, event, failure, POLICIES, sentence, STATES, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
@@ -36,7 +36,7 @@ export function Overview({ view, now }) {
       html`<h1 key="h">Routes</h1>`,
       emptyState("No routes yet", "Add one under 'routes' in the configuration; it appears here by itself.", "turnout check turnout.yaml")
     ];
-  const refused = view[""]?.refused;
+  const { refused, alarms = [] } = view[""] ?? {};
   const wanted = (query.search ?? "").toLowerCase();
   const found = all.filter((route) => route.route.toLowerCase().includes(wanted));
   const key = SORTS[query.sort] ?? SORTS.name;
@@ -56,6 +56,7 @@ export function Overview({ view, now }) {
         "A configuration was refused",
         `${refused.faults} fault${refused.faults > 1 ? "s" : ""}, the first at ${refused.place}${refused.path ? ` (${refused.path})` : ""}; by ${refused.author}, ${ago(refused.time, now)}. What was in force stays.`
       ),
+    alarms.map((alarm) => notice("bad", sentence(alarm.code), alarmed(alarm, now))),
     html`<p class="route-head" aria-hidden="true" key="head">${["Route", "What it does", "Shares", "Last hour"].map((text) => html`<span key=${text}>${text}</span>`)}<span class="facts"><span>Req/s</span><span>Errors</span><span>p99</span></span></p>`,
     GROUPS.filter(([name]) => !chosen || name === chosen).map(([name, title]) => group(name, title, grouped(name), now)),
     found.length ? null : html`<p class="empty" key="none">No route's name contains “${query.search}”.</p>`

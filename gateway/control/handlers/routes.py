@@ -25,7 +25,8 @@ async def list_routes(request: ApiRequest) -> Response:
     """List all routes."""
     summaries = await request.services.summaries(request.principal.serves)
     config = {"revision": request.gateway.revision().revision, "refused": request.gateway.revisions.refused}
-    return json_response({"routes": list(summaries.values()), "config": config})
+    alarms = await request.services.alarms() if request.principal.routes is None else []
+    return json_response({"routes": list(summaries.values()), "config": config, "alarms": alarms})
 
 
 @endpoints(

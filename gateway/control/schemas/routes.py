@@ -224,3 +224,9 @@ class RouteReport(RouteHead):
 class RouteListResponse(ApiModel):
     routes: list[RouteSummary]
     config: ConfigState
+    alarms: Annotated[
+        list[Alarm],
+        Field(
+            description="Those that concern no single route; empty for keys that are limited to some routes."
+        ),
+    ]
