@@ -230,19 +230,16 @@ def first_times(connection: sqlite3.Connection, since: Mapping[str, float]) -> d
         (_earliest_start(moment(start - CLOCK_SLACK_MS / 1000)), start),
     )
     found: dict[str, Outcome] = {}
-    wanted: dict[str, list[str]] = {}
     for page, first, newest, routes in rows:
-        if routes not in wanted:
-            wanted[routes] = [route for route in json.loads(routes) if route in since]
         # Pages overlap: one that begins before what was found may have an earlier decision.
         open_ = [
             route
-            for route in wanted[routes]
+            for route in since.keys() & json.loads(routes)
             if newest >= since[route] and (route not in found or first < found[route].decision)
         ]
         if open_:
             (data,) = connection.execute("SELECT data FROM pages WHERE id = ?", (page,)).fetchone()
-            for outcome in decode(data):
+            for outcome in decode(data, page):
                 route = outcome.route
                 if route in open_ and outcome.time >= since[route]:
                     found[route] = min(outcome, found.get(route, outcome))
