@@ -3,7 +3,7 @@
 import { palette } from "../core/colours.js";
 import { ago, count, difference, estimate, kind, milliseconds, perSecond, seconds, share } from "../core/format.js";
 import { choose, here, href } from "../core/router.js";
-import { agreed, alarmed, bounded, event, failure, POLICIES, sentence, STATES, verdictsOf } from "../core/words.js";
+import { agreed, alarmed, bounded, event, failure, POLICIES, STATES, sentence, verdictsOf } from "../core/words.js";
 import { badge, choices, emptyState, figure, inOrder, notice, shareBar } from "../parts/basics.js";
 import { spark } from "../parts/spark.js";
 import { html, useEffect } from "../vendor/preact.js";
