@@ -21,8 +21,8 @@ from pydantic import (
 from backends.datatypes import Datatype, named
 from backends.errors import LoadError
 
-NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-"""What a model may be called: it is a folder and a part of a URL."""
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$"
+"""What a model may be called: it is a folder, which has at most 255 bytes, and a part of a URL."""
 
 
 PLATFORMS = (

@@ -292,9 +292,12 @@ class Registry:
                 model.loading = {str(number): time.monotonic()}
                 try:
                     await served.start(self._device, self._threads)
-                except LoadError as error:
-                    log.error("model %s version %d: %s", found.name, number, error)
-                    faults[str(number)] = str(error)
+                except Exception as error:  # a fault of one model, whatever it is, is no fault of the others
+                    expected = isinstance(error, LoadError)
+                    log.error(
+                        "model %s version %d: %s", found.name, number, error, exc_info=not expected and error
+                    )
+                    faults[str(number)] = str(error) if expected else f"{type(error).__name__}: {error}"
                 else:
                     log.info("model %s version %d is ready", found.name, number)
                     fresh[str(number)] = served

@@ -34,10 +34,13 @@ class FoundModel:
 
 
 def scan(root: Path) -> dict[str, FoundModel]:
-    """The models in the folder ``root``, by name. Raises LoadError when it is no folder."""
+    """The models in the folder ``root``, by name. Raises LoadError when it is no folder that can be read."""
     if not root.is_dir():
         raise LoadError(f"{root} is not a directory; name the model repository, with one directory per model")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise LoadError(f"{root} can't be read ({error.strerror})") from None
     return {path.name: scan_model(path) for path in folders}
 
 
@@ -52,6 +55,10 @@ def scan_model(folder: Path) -> FoundModel:
         versions, missing = _versions(folder, config)
     except LoadError as error:
         return FoundModel(folder.name, None, {}, str(error))
+    except OSError as error:  # files may vanish meanwhile
+        return FoundModel(
+            folder.name, None, {}, f"{error.filename or folder} can't be read ({error.strerror})"
+        )
     return FoundModel(folder.name, config, versions, missing=missing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -26,6 +27,7 @@ log = logging.getLogger("turnout.backend")
 
 MAX_WAITING_LINES: Final = 1000
 IDLE_S: Final = 1.0
+CLOSE_LIMIT_S: Final = 5.0
 MAX_TEXT: Final = 256
 """Characters of one BYTES element."""
 
@@ -83,8 +85,9 @@ class RequestLog:
 
     def close(self) -> None:
         """Writes what waits."""
-        self._lines.put(None)
-        self._thread.join(5)
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=CLOSE_LIMIT_S)
+        self._thread.join(CLOSE_LIMIT_S)
         if self.dropped:
             log.warning("the request log lost %d lines: the disk was too slow", self.dropped)
 
@@ -110,8 +113,8 @@ class RequestLog:
             pass
         try:
             self._sink.close()
-        except OSError as error:
-            log.error("the request log can't be written: %s", error.strerror)
+        except Exception as error:  # noqa: BLE001  a library's own errors, too
+            self._complain(error)
 
     def _take(self) -> bool:
         """Writes the next line; False at the end."""
@@ -122,18 +125,18 @@ class RequestLog:
             self._sink.write(line)
         except queue.Empty:
             pass
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  a library's own errors, too
             self._complain(error)
         if self._lines.empty():
             try:
                 self._sink.idle()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001
                 self._complain(error)
         return True
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, error: Exception) -> None:
         self.dropped += 1
-        log.error("the request log can't be written: %s", error.strerror)
+        log.error("the request log can't be written: %s", getattr(error, "strerror", None) or error)
         time.sleep(1)
 
 

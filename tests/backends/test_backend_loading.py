@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from backends import registry as registry_module
+from backends import repository as repository_module
+from backends.config import ModelConfig
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError, NotFound, ServerError, Unavailable
 from backends.mlflow import MlflowRegistry, MlflowSource, Wanted
 from backends.pages import Pages
 from backends.registry import Registry
+from backends.served import Served
 from backends.threads import Overrun, in_daemon
 from tests.backends.repositories import ECHO, write_model
 
@@ -170,3 +173,32 @@ def test_a_model_of_mlflow_is_loaded_though_another_one_could_not_be_copied(tmp_
     assert mlflow.sync() == ["early", "late"], "early was copied by the attempt that failed"
     assert mlflow.sync() == []
     mlflow.close()
+
+
+class Unfinished(Served):
+    async def start(self, device: str, threads: int) -> None:
+        raise KeyError("a fault of ours")
+
+
+async def test_a_fault_of_one_model_is_no_fault_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprint(config: ModelConfig, folder: Path) -> tuple[object, ...]:
+        if config.name == "vanishing":
+            raise FileNotFoundError(2, "No such file or directory", str(folder / "model.py"))
+        return (config, folder)
+
+    monkeypatch.setattr(repository_module, "_fingerprint", fingerprint)
+    for name in ("broken", "vanishing", "whole"):
+        write_model(
+            tmp_path, name, ECHO, X, Y, platform="torchscript" if name == "broken" else "pytorch_module"
+        )
+    registry = Registry(tmp_path, "cpu", kinds={"torchscript": Unfinished})
+    await registry.load_all()
+    assert registry.find("whole").version == "1"
+    broken, vanishing = registry.faults
+    assert broken == "KeyError: 'a fault of ours'"
+    assert vanishing.endswith("vanishing/1/model.py can't be read (No such file or directory)")
+    with pytest.raises(NotFound):
+        await registry.load("a" * 300)  # longer than a file's name may be
+    await registry.close()
