@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +60,10 @@ class Follower(ABC):
 
     async def offer(self, version: str, body: bytes) -> None:
         """Write a version, and wait until the node has taken or refused it."""
-        self.refused = await self.take(version, body)
+        try:
+            self.refused = await self.take(version, body)
+        except OSError as error:
+            self.refused = f"its agent cannot write its files: {error}"
         if self.refused:
             log.warning("%s: %s", self._kind, self.refused)
         else:
@@ -67,12 +72,23 @@ class Follower(ABC):
 
     @abstractmethod
     async def take(self, version: str, body: bytes) -> str:
-        """Why the node refuses ``version``, with its last good files restored; empty once it has it."""
+        """Why the node refuses ``version``, with its last good files restored; empty once it has it.
+
+        Raises OSError if the files cannot be written.
+        """
 
 
-def write(path: Path, body: bytes) -> None:
-    """Replace a file by atomic rename; it is as secret as the bootstrap."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(body)
-    new.chmod(0o600)
-    new.replace(path)
+def write(files: Mapping[Path, bytes]) -> None:
+    """Replace files by atomic renames, all or none; they are as secret as the bootstrap. Raises OSError."""
+    made = {path: path.with_name(f".{path.name}.new") for path in files}
+    try:
+        for path, body in files.items():
+            made[path].write_bytes(body)
+            made[path].chmod(0o600)
+    except OSError:
+        for new in made.values():
+            with suppress(OSError):
+                new.unlink()
+        raise
+    for path, new in made.items():
+        new.replace(path)

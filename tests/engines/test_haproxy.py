@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,4 +339,29 @@ def test_a_node_that_refuses_keeps_its_last_configuration(setup: HaproxySetup, c
     assert (setup.node.files / "routes.cfg").read_text() == routes
     setup.node.path.write_text(own)
     wait_for(lambda: client.get("/plain/x", headers={"x-mode": "c"}).status_code == 200, "it is taken")
+    wait_for(setup.accepted, "the node has accepted it")
+
+
+def test_an_agent_that_cannot_write_says_so_and_goes_on(setup: HaproxySetup, client: httpx.Client) -> None:
+    """As on a full disk: it ended, and the rows that it held were lost."""
+    files = setup.node.files
+
+    def blocked(name: str) -> bool:
+        try:
+            (files / f".{name}.new").mkdir()
+        except FileExistsError:  # it is being written now
+            return False
+        return True
+
+    for name in ("routes.cfg", "rows.json"):
+        wait_for(partial(blocked, name), "nothing can be written under this name")
+    before = {name: (files / name).read_text() for name in ("routes.cfg", "ranges.map", "paths.map")}
+    mode = next(mode for mode in "abc" if f"headers: {{x-mode: {mode}}}" in setup.text)
+    setup.edit(f"headers: {{x-mode: {mode}}}", "headers: {x-mode: d}")
+    wait_for(lambda: "cannot write" in setup.shown()["refused"], "the agent tells it")
+    assert {name: (files / name).read_text() for name in before} == before
+    assert setup.outcome(client.post(PATH))["status"] == 200
+    for name in ("routes.cfg", "rows.json"):
+        (files / f".{name}.new").rmdir()
+    wait_for(lambda: client.get("/plain/x", headers={"x-mode": "d"}).status_code == 200, "it is taken")
     wait_for(setup.accepted, "the node has accepted it")

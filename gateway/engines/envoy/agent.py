@@ -95,10 +95,10 @@ class EnvoyFollower(Follower):
         """Why the node refuses ``version``, with its last good file restored; empty once it has it."""
         good = self._path.read_bytes() if self._path.exists() else None
         refusals = (await self._stats()).get("update_rejected")
-        write(self._path, body)
+        write({self._path: body})
         refused = await self._taken(version, refusals)
         if refused and good is not None:
-            write(self._path, good)
+            write({self._path: good})
         return refused
 
     async def _taken(self, version: str, refusals: str | None) -> str:

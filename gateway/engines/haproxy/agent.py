@@ -74,9 +74,8 @@ class HaproxyFollower(Follower):
         return ""
 
     def _write(self, files: dict[str, str]) -> None:
-        for name, text in files.items():
-            if _text(self._folder / name) != text:
-                write(self._folder / name, text.encode())
+        changed = (name for name, text in files.items() if _text(self._folder / name) != text)
+        write({self._folder / name: files[name].encode() for name in changed})
 
     async def _apply(self, version: str, ranges: dict[str, str]) -> None:
         """Wait for a node that does not run; it starts from the files. Raises Refused."""

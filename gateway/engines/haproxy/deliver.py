@@ -52,6 +52,7 @@ class Delivery:
         self._held = 0
         self._readers: set[_Reader] = set()
         self._reached = True
+        self._kept = True
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -119,9 +120,19 @@ class Delivery:
         else:
             self._ledger.lose(rows)
             log.warning("the gateway refuses %d rows, they are lost: %s", len(rows), response.text[:200])
-        write(self._state, json.dumps(self._ledger.state()).encode())
+        self._keep()
         for reader in self._readers:
             reader.resume()
+
+    def _keep(self) -> None:
+        """Note on the disk what was delivered, for the next start's count of lost rows."""
+        try:
+            write({self._state: json.dumps(self._ledger.state()).encode()})
+            self._kept = True
+        except OSError as error:
+            if self._kept:
+                log.warning("rows that are lost at the agent's next start will not be counted: %s", error)
+            self._kept = False
 
     def _batch(self) -> list[Row]:
         rows, room = self._waiting[:MAX_ROWS], MAX_CHARACTERS
