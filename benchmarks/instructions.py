@@ -23,6 +23,7 @@ import uvloop
 from benchmarks import traffic
 from benchmarks.children import free_ports
 from benchmarks.hotpath import Feed
+from benchmarks.machine import needs
 from benchmarks.peers import Place, render
 from benchmarks.peers.compiled import python
 from gateway.config.source import Source
@@ -104,6 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.within:
         uvloop.run(count(given.within))
+    needs("valgrind", "apt install valgrind")
     for template in ("turnout_routing.yaml", "turnout.yaml"):
         each = zip(PARTS, counts(template, compiled=given.compiled), strict=True)
         print(f"{template}: " + ", ".join(f"{part} {number:.1f}k" for part, number in each), flush=True)

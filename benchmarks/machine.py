@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +28,14 @@ def cores() -> Cores:
     if len(free) < 2:
         raise SystemExit("the benchmark needs at least 2 cores: one for the proxy, one for load and backend")
     return Cores(proxy=(free[0],), backend=(free[1],), load=(free[min(2, len(free) - 1)],))
+
+
+def needs(tool: str, how: str) -> str:
+    """The path of a program, next to the interpreter or in PATH; exits if it is missing. ``how``: what installs it."""
+    found = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
+    if found is None:
+        raise SystemExit(f"this benchmark needs {tool}; install it with: {how}")
+    return found
 
 
 def facts() -> dict[str, object]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import traffic
 from benchmarks.bench import Bench, Options, bench
 from benchmarks.load.wrk import closed_loop
-from benchmarks.machine import cores
+from benchmarks.machine import cores, needs
 
 _RATE = 500
 """Samples per second of py-spy."""
@@ -32,12 +32,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--lines", type=int, default=40, help="of each table")
     given = parser.parse_args()
+    spy = needs("py-spy", "pip install -e '.[bench]'")
     with bench(Options(peers=(given.peer,))) as made:
         if given.peer in made.missing:
             print(made.missing[given.peer], file=sys.stderr)
             return 1
         requests = made.requests(traffic.INFER, traffic.INFER_BODY)
-        stacks = _under_load(made, given.peer, requests, given.connections, given.seconds)
+        stacks = _under_load(spy, made, given.peer, requests, given.connections, given.seconds)
         print(_functions(stacks, given.lines))
         if shutil.which("perf"):
             print(_perf_under_load(made, given.peer, requests, given.connections, given.seconds, given.lines))
@@ -54,7 +55,9 @@ def _load(made: Bench, name: str, requests: Path, connections: int, seconds: int
     return thread
 
 
-def _under_load(made: Bench, name: str, requests: Path, connections: int, seconds: int) -> list[str]:
+def _under_load(
+    spy: str, made: Bench, name: str, requests: Path, connections: int, seconds: int
+) -> list[str]:
     """py-spy's stacks, one a line: frames from the outermost on, joined by ';', and a count."""
     child, out = made.running[name].child, made.directory / "stacks"
     assert child is not None
@@ -69,8 +72,7 @@ def _under_load(made: Bench, name: str, requests: Path, connections: int, second
         "--nonblocking",
         "--threads",
     ]
-    spy = Path(sys.executable).with_name("py-spy")
-    subprocess.run([str(spy), *words], check=True, capture_output=True, timeout=seconds + 60)
+    subprocess.run([spy, *words], check=True, capture_output=True, timeout=seconds + 60)
     load.join()
     return out.read_text().splitlines()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.children import wrapper
+from benchmarks.machine import needs
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _SPARE = 20.0
@@ -42,7 +43,7 @@ def closed_loop(
     """
     command = [
         *wrapper(cores, priority),
-        "wrk",
+        needs("wrk", "apt install wrk"),
         "-t1",
         f"-c{connections}",
         f"-d{seconds}s",
