@@ -26,14 +26,13 @@ from gateway.commands.output import add_json, complain, note, print_json, progre
 from gateway.commands.times import positive
 from gateway.config.faults import ConfigError
 from gateway.config.load import load_file
+from turnout import AsyncClient, FlushTimeout, RewardsRejected
 
 EXAMPLE: Final = "config.example.yaml"
 CHAT: Final = "chat"
 """The route, if the configuration has it, that gets a streamed chat every `CHAT_INTERVAL_S`."""
 CHAT_INTERVAL_S: Final = 0.5
 CLIENTS: Final = 8
-BATCH: Final = 50
-"""Rewards reported in one call."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +91,10 @@ def main(arguments: argparse.Namespace) -> int:
     labels = [int(label) for label in data.labels]
     with tempfile.TemporaryDirectory(prefix="turnout-demo-") as folder:
         place = Place(gateway_url, backend_url, Path(folder), CHAT in document.routes)
-        return asyncio.run(_demo(arguments, rows, labels, place))
+        try:
+            return asyncio.run(_demo(arguments, rows, labels, place))
+        except FlushTimeout as error:
+            return complain(error)
 
 
 class Tally:
@@ -211,24 +213,23 @@ async def _replay(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end.set)
-    rewards: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     limits = httpx.Limits(max_connections=CLIENTS + 1, max_keepalive_connections=CLIENTS + 1)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30.0) as client:
-        pace = _Pace(arguments.rate)
-        senders = [
-            loop.create_task(_sender(client, rows, labels, first, rewards, tally, pace, end))
-            for first in range(CLIENTS)
-        ]
-        reporter = loop.create_task(_reporter(client, rewards, tally))
-        progress = loop.create_task(_progress(tally))
-        chatting = loop.create_task(_chat(client, end)) if chat else None
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(end.wait(), arguments.duration)
-        end.set()
-        await asyncio.gather(*senders, *([chatting] if chatting is not None else []))
-        await rewards.join()
-        for task in (reporter, progress):
-            task.cancel()
+    client = AsyncClient(url, limits=limits, timeout=30.0)
+    pace = _Pace(arguments.rate)
+    senders = [
+        loop.create_task(_sender(client, rows, labels, first, tally, pace, end)) for first in range(CLIENTS)
+    ]
+    shown = loop.create_task(_progress(tally))
+    chatting = [loop.create_task(_chat(client, end))] if chat else []
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(end.wait(), arguments.duration)
+    end.set()
+    await asyncio.gather(*senders, *chatting)
+    shown.cancel()
+    try:
+        await client.aclose()
+    except RewardsRejected as error:
+        tally.lost += len(error.rejections)
 
 
 async def _chat(client: httpx.AsyncClient, end: asyncio.Event) -> None:
@@ -257,11 +258,10 @@ class _Pace:
 
 
 async def _sender(
-    client: httpx.AsyncClient,
+    client: AsyncClient,
     rows: Sequence[list[float]],
     labels: Sequence[int],
     first: int,
-    rewards: asyncio.Queue[dict[str, Any]],
     tally: Tally,
     pace: _Pace,
     end: asyncio.Event,
@@ -271,34 +271,17 @@ async def _sender(
         await pace.turn()
         row, label = rows[place % len(rows)], labels[place % len(rows)]
         place += CLIENTS
-        body = {"inputs": [{"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": row}]}
         try:
-            answer = await client.post("/v2/models/digits/infer", json=body)
+            response = await client.infer("digits", {"pixels": [row]})
         except httpx.HTTPError:
             tally.failed += 1
             continue
-        if answer.status_code != 200:
+        if response.status_code != 200:
             tally.failed += 1
             continue
-        outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
-        correct = int(outputs["label"][0]) == label
-        tally.saw(answer.headers["x-variant"], correct)
-        rewards.put_nowait(
-            {"decision_id": answer.headers["x-decision-id"], "metric": "correct", "value": correct}
-        )
-
-
-async def _reporter(client: httpx.AsyncClient, rewards: asyncio.Queue[dict[str, Any]], tally: Tally) -> None:
-    while True:
-        items = [await rewards.get()]
-        while len(items) < BATCH and not rewards.empty():
-            items.append(rewards.get_nowait())
-        answer = await client.post("/-/feedback", json={"items": items})
-        if answer.status_code != 200 or answer.json()["accepted"] != len(items):
-            tally.lost += len(items)
-        for _ in items:
-            rewards.task_done()
-        await asyncio.sleep(0.05)
+        correct = int(response.outputs()["label"][0]) == label
+        tally.saw(response.decision.variant, correct)
+        response.decision.reward("correct", correct)
 
 
 async def _progress(tally: Tally) -> None:
