@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
@@ -231,25 +231,14 @@ def split_address(text: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
-def _duration(value: object, info: ValidationInfo) -> float:
-    # Code may build a document from numbers; a file (which is validated with a context) must name units.
-    number = _number(value)
-    return (
-        number
-        if info.context is None and not isinstance(value, str) and number is not None
-        else duration(value)
-    )
+def _with_unit(parse: Callable[[object], float]) -> BeforeValidator:
+    """Code may build a document from numbers; a file (which is validated with a context) must name units."""
 
+    def read(value: object, info: ValidationInfo) -> float:
+        number = None if info.context is not None or isinstance(value, str) else _number(value)
+        return number or parse(value)
 
-def _rate(value: object, info: ValidationInfo) -> float:
-    number = _number(value)
-    return number if info.context is None and not isinstance(value, str) and number else rate(value)
-
-
-def _byte_rate(value: object, info: ValidationInfo) -> float:
-    number = _number(value)
-    by_code = info.context is None and not isinstance(value, str) and number is not None
-    return number if by_code and number is not None else byte_rate(value)
+    return BeforeValidator(read)
 
 
 def written(pattern: re.Pattern[str] | str, *others: dict[str, Any], example: str) -> WithJsonSchema:
@@ -264,7 +253,7 @@ _PLAIN_OR_PERCENT: Final = rf"(?:{_PERCENT.pattern})|(?:{_PLAIN.pattern})"
 
 Duration = Annotated[
     float,
-    BeforeValidator(_duration),
+    _with_unit(duration),
     PlainSerializer(render_duration, return_type=str, when_used="json"),
     written(rf"(?:{_DURATION.pattern})|0+(?:\.0+)?", _ZERO, example="10m"),
 ]
@@ -285,7 +274,7 @@ Amount = Annotated[
 """Finite, not negative."""
 Rate = Annotated[
     float,
-    BeforeValidator(_rate),
+    _with_unit(rate),
     PlainSerializer(render_rate, return_type=str, when_used="json"),
     written(_RATE, example="200/s"),
 ]
@@ -300,7 +289,7 @@ Size = Annotated[
 """Bytes."""
 ByteRate = Annotated[
     float,
-    BeforeValidator(_byte_rate),
+    _with_unit(byte_rate),
     PlainSerializer(render_byte_rate, return_type=str, when_used="json"),
     written(rf"(?:{_SIZE.pattern})\s*/s|0", _ZERO, example="1KiB/s"),
 ]
