@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -28,7 +28,7 @@ from policies.bayes.prior import posteriors
 from policies.sequential.design_based import Period, Periods
 from policies.simulation import summary
 from policies.simulation.clustered_users import ServedUsers
-from policies.simulation.summary import Estimated
+from policies.simulation.summary import Estimated, Plain, spread
 from policies.simulation.worlds import World
 from policies.types import Discounted, RewardSums
 
@@ -52,7 +52,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Plain):
     """What happened in ``repetitions`` runs. Regret is in units of the metric, summed over all requests;
     times are in requests, infinite for never."""
 
@@ -83,23 +83,6 @@ class Report:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Mean final allocation."""
     curve: tuple[Point, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data; what is infinite or undefined is null."""
-        found = plain(asdict(self))
-        assert isinstance(found, dict)
-        return found
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON knows it: named tuples as objects, what is not finite as null."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: plain(item) for name, item in zip(value._fields, value, strict=True)}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def run(
@@ -326,7 +309,7 @@ class _Course:
             shares=dict(zip(self.world.variants, self.shares[-1].mean(axis=0).tolist(), strict=True)),
             curve=tuple(
                 Point(int(self.ends[i]), summary.mean(regret[i]), summary.mean(best[i], within=(0.0, 1.0)))
-                for i in _spread(self.periods)
+                for i in spread(self.periods)
             ),
         )
 
@@ -393,8 +376,3 @@ def _first(happened: NDArray[np.bool_], times: NDArray[Any]) -> Array:
     """For each repetition the time at which ``happened`` (T, R) is first true; infinite for never."""
     ever = happened.any(axis=0)
     return np.where(ever, np.asarray(times, dtype=float)[happened.argmax(axis=0)], inf)
-
-
-def _spread(periods: int) -> list[int]:
-    """At most 50 periods to report, the last among them."""
-    return sorted({round(x) for x in np.linspace(0, periods - 1, min(50, periods)).tolist()})

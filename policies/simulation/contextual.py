@@ -10,8 +10,7 @@ is the best possible without features (below zero: more was earned than that).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,8 @@ from policies.contextual import bandit as contextual
 from policies.contextual.bandit import Contextual, Ensemble
 from policies.contextual.regression import LinearSums
 from policies.simulation import summary
-from policies.simulation.bandit import Point, Progress, plain
-from policies.simulation.summary import Estimated
+from policies.simulation.bandit import Point, Progress
+from policies.simulation.summary import Estimated, Plain, spread
 from policies.simulation.worlds_contextual import ContextWorld, Rows, width
 from policies.types import Discounted, RewardSums
 
@@ -34,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class ContextReport:
+class ContextReport(Plain):
     """What happened in ``repetitions`` runs; regret in units of the metric, summed over all requests."""
 
     world: str
@@ -55,12 +54,6 @@ class ContextReport:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Mean over all requests of the last period."""
     curve: tuple[Point, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data; what is infinite or undefined is null."""
-        found = plain(asdict(self))
-        assert isinstance(found, dict)
-        return found
 
 
 def run(
@@ -193,7 +186,6 @@ def _report(world: ContextWorld, runs: list[_Run], seed: int | None) -> ContextR
     best = np.array([run.best for run in runs])
     sizes = np.diff(runs[0].ends, prepend=0)
     ends = runs[0].ends.tolist()
-    moments = sorted({round(i) for i in np.linspace(0, len(ends) - 1, min(50, len(ends))).tolist()})
     return ContextReport(
         world.name,
         world.requests,
@@ -207,6 +199,6 @@ def _report(world: ContextWorld, runs: list[_Run], seed: int | None) -> ContextR
         dict(zip(world.variants, np.mean([run.shares for run in runs], axis=0).tolist(), strict=True)),
         tuple(
             Point(ends[i], summary.mean(lost[:, i]), summary.mean(best[:, i], within=(0.0, 1.0)))
-            for i in moments
+            for i in spread(len(ends))
         ),
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import exp, floor, inf, log
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ from policies.rollout.verdicts import Guardrail
 from policies.sequential.betting import WindowBets
 from policies.sequential.metric_comparison import Evidence
 from policies.simulation import summary
-from policies.simulation.bandit import Progress, plain
-from policies.simulation.summary import Estimated
+from policies.simulation.bandit import Progress
+from policies.simulation.summary import Estimated, Plain
 from policies.types import MetricType, RewardSums
 
 REWARD = "correct"
@@ -109,7 +109,7 @@ class CanaryWorld:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutReport:
+class RolloutReport(Plain):
     """How ``repetitions`` rollouts ended. Times are seconds, infinite for never."""
 
     world: str
@@ -123,12 +123,6 @@ class RolloutReport:
     """Median until the rollback, from the beginning or from when the candidate turned."""
     exposed: Estimated
     """Mean number of requests that the candidate got until the end."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data; what is infinite or undefined is null."""
-        found = plain(asdict(self))
-        assert isinstance(found, dict)
-        return found
 
 
 def run(

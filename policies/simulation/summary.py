@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,6 +17,31 @@ class Estimated(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A report that can be written as JSON."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; what is infinite or undefined is null."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON knows it: named tuples as objects, what is not finite as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def spread(periods: int) -> list[int]:
+    """At most 50 periods to report, the last among them."""
+    return sorted({round(x) for x in np.linspace(0, periods - 1, min(50, periods)).tolist()})
 
 
 def mean(
