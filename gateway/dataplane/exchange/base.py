@@ -195,14 +195,15 @@ class ExchangeBase(PipelinedRequest, AttemptOwner):
             shadow.drop(request.route.name, shadows, "request_incomplete")
             return
         result = PrimaryResult(
-            request,
-            body,
+            decision=request.decision,
+            route=request.route,
+            body=body.chunks,
             served=relay.served,
             status=relay.status,
             latency_ms=relay.backend_ms,
             lines=relay.lines if relay.captured is not None else [],
             captured=relay.captured,
-            size=relay.size,
             whole=relay.whole,
+            size=body.size + (relay.size if relay.captured is not None else 0),
         )
         shadow.offer(request, body, result, shadows, self._listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from gateway.dataplane.exchange.listener import ExchangeListener
 from gateway.dataplane.request.body import Body
@@ -11,51 +12,29 @@ from gateway.dataplane.snapshot import RoutePlan, ShadowLimits
 from gateway.dataplane.variant import VariantPlan
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class PrimaryResult:
     """What all copies of one request share: its body, and the primary's response to compare with."""
 
-    __slots__ = (
-        "body", "captured", "decision", "holders", "latency_ms", "lines", "route", "served", "size", "status", "whole"
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        request: Request,
-        body: Body,
-        *,
-        served: str,
-        status: int,
-        latency_ms: float,
-        lines: list[bytes],
-        captured: list[bytes] | None,
-        size: int,
-        whole: bool,
-    ) -> None:
-        """
-        Args:
-            request: What was decided.
-            body: Whole.
-            served: The variant whose response the client got; "" if none did.
-            status: Of the response.
-            latency_ms: Until the head of the response.
-            lines: Its field lines.
-            captured: Its body; None if there is none, or it was too long to be kept.
-            size: Bytes of its body.
-            whole: Whether it was sent to its end.
-        """
-        self.decision = request.decision
-        self.route = request.route
-        self.body = body.chunks
-        self.served = served
-        self.status = status
-        self.latency_ms = latency_ms
-        self.lines = lines
-        self.captured = captured
-        self.whole = whole
-        self.size = body.size + (size if captured is not None else 0)
-        """Bytes held."""
-        self.holders = 0
-        """Copies that are waiting or in flight."""
+    decision: bytes
+    route: RoutePlan
+    body: list[bytes]
+    """Whole."""
+    served: str
+    """The variant whose response the client got; "" if none did."""
+    status: int
+    latency_ms: float
+    """Until the head of the response."""
+    lines: list[bytes]
+    """Field lines of the response."""
+    captured: list[bytes] | None
+    """Body of the response; None if there is none, or it was too long to be kept."""
+    whole: bool
+    """Whether the response was sent to its end."""
+    size: int
+    """Bytes held: of ``body`` and ``captured``."""
+    holders: int = 0
+    """Copies that are waiting or in flight."""
 
     def uncompared(self) -> str:
         """Why a shadow's response can't be compared with the primary's (see `comparer.UNCOMPARED`); "" if it can."""
