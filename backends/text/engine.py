@@ -20,6 +20,8 @@ log = logging.getLogger("turnout.backend")
 
 END_OF_TEXT: Final = 0
 """The byte that ends a text."""
+MIN_TEMPERATURE: Final = 1e-6
+"""Below it the most probable byte is taken: logits divided by less may be infinite, which can't be drawn from."""
 
 Event = tuple[Generation, bytes, bool]
 """A generation, its next byte (b"": none), and whether the text has ended."""
@@ -188,7 +190,7 @@ def sample(logits: Any, sampling: Sampling, generator: Any) -> int:
     """A byte from ``logits`` (float32 [256])."""
     import torch
 
-    if sampling.temperature == 0:
+    if sampling.temperature < MIN_TEMPERATURE:
         return int(logits.argmax())
     probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
     if sampling.top_p < 1:

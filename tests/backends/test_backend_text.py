@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from backends import train_text
 from backends.errors import InvalidInput, Unavailable
 from backends.registry import Registry
 from backends.server import KINDS
-from backends.text.engine import END_OF_TEXT, Engine, Event
+from backends.text.engine import END_OF_TEXT, Engine, Event, sample
 from backends.text.generation import Generation, Sampling, TextStream
 from backends.text.served import TextServed
 from tests.backends.repositories import write_model
@@ -299,6 +300,17 @@ async def test_clients_that_left_make_room_in_the_queue() -> None:
     for one in engine.everything():
         one.cancelled = True
     await asyncio.wait_for(asyncio.wrap_future(engine.ended), 30)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1e-40, 1e-38, 1e-6, 2.0])
+def test_every_temperature_can_be_drawn_with(temperature: float) -> None:
+    """A tiny one failed the step, and with it the texts of other clients."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(256, generator=generator) * 20
+    drawn = sample(logits, Sampling(temperature=temperature), generator)
+    assert 0 <= drawn < 256
+    if temperature < 1e-5:
+        assert drawn == int(logits.argmax())
 
 
 FRAGILE = """
