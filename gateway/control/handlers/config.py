@@ -133,7 +133,8 @@ async def read_difference(request: ApiRequest) -> Response:
     query = request.query(DifferenceQuery)
     first, second = [await _revision(request, number) for number in (query.from_, query.to)]
     names = f"revision {first.revision}", f"revision {second.revision}"
-    return json_response({"difference": difference(first.document, second.document, *names)})
+    found = await asyncio.to_thread(difference, first.document, second.document, *names)
+    return json_response({"difference": found})
 
 
 @endpoints(
@@ -158,7 +159,8 @@ async def check_config(request: ApiRequest) -> Response:
         return json_response({"faults": faults, "changes": [], "shares": {}, "difference": ""})
     shares = share_changes({name: _shares(request, name) for name in after}, after)
     sentences = await asyncio.to_thread(changes, current.document, text, shares)
-    text_difference = difference(current.document, text, f"revision {current.revision}", "the edit")
+    names = f"revision {current.revision}", "the edit"
+    text_difference = await asyncio.to_thread(difference, current.document, text, *names)
     return json_response(
         {"faults": [], "changes": sentences, "shares": shares, "difference": text_difference}
     )

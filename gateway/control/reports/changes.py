@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import unified_diff
+from itertools import takewhile
 from typing import Any, Final
 
 import yaml
@@ -19,10 +21,33 @@ MAX_VALUE_CHARS: Final = 60
 _ABSENT: Final = object()
 
 
+MAX_MATCHES: Final = 100_000
+"""Pairs of equal lines up to which the smallest difference is looked for."""
+
+
 def difference(before: str, after: str, first: str, second: str) -> str:
-    """Return a unified difference; "" if the texts are equal."""
-    lines = unified_diff(before.splitlines(), after.splitlines(), first, second, lineterm="")
-    return "\n".join(lines)
+    """Return a unified difference; "" if the texts are equal. Not the smallest one where that would take seconds."""
+    old, new = before.splitlines(), after.splitlines()
+    if _matches(old, new) <= MAX_MATCHES:
+        return "\n".join(unified_diff(old, new, first, second, lineterm=""))
+    start = sum(1 for _ in takewhile(_equal, zip(old, new, strict=False)))
+    left = zip(reversed(old[start:]), reversed(new[start:]), strict=False)
+    end = sum(1 for _ in takewhile(_equal, left))
+    out, into = old[start : len(old) - end], new[start : len(new) - end]
+    ranges = f"@@ -{start + bool(out)},{len(out)} +{start + bool(into)},{len(into)} @@"
+    lines = [f"--- {first}", f"+++ {second}", ranges, *(f"-{x}" for x in out), *(f"+{x}" for x in into)]
+    return "\n".join(lines) if out or into else ""
+
+
+def _equal(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
+
+
+def _matches(old: Sequence[str], new: Sequence[str]) -> int:
+    """Pairs of equal lines, which `difflib` looks at several times; it leaves out lines that are 1 % of ``new``."""
+    counts = Counter(new)
+    most = len(new) // 100 + 1 if len(new) >= 200 else len(new)
+    return sum(n * counts[line] for line, n in Counter(old).items() if counts[line] <= most)
 
 
 Shares = Mapping[str, Mapping[str, float]]
