@@ -27,6 +27,9 @@ from policies.types import RewardSums
 DAYS: Final = 7.0
 """Of the record that say what is usual."""
 _DAY: Final = 86_400.0
+_HOUR: Final = 3_600.0
+_UNITS: Final = ((1_440.0, "min"), (24.0, "h"))
+"""Of a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Usual:
     per_day: float
     error_rate: float
     rewards: dict[str, RewardSums] = field(default_factory=dict)
-    measured: bool = False
+    days: float = 0.0
+    """Of the record that say so; 0: an assumption."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,15 +74,22 @@ def main(arguments: argparse.Namespace) -> int:
         usual = asyncio.run(
             _usual(document, name, stores.of_file(document.store, arguments.config), arguments.rate)
         )
-        rows = _rows(document, section, usual, arguments.worse)
+        sticky = document.routes[name].unit is not None
+        rows = _rows(document, section, usual, arguments.worse, sticky=sticky)
     except stores.FAILURES as error:
         return complain(error)
     if arguments.json:
         print_json(
-            {"route": name, "requests_per_day": usual.per_day, "measured": usual.measured, "rows": rows}
+            {
+                "route": name,
+                "requests_per_day": usual.per_day,
+                "measured": usual.days > 0,
+                "unit": "requests" if document.routes[name].unit is None else "units",
+                "rows": rows,
+            }
         )
     else:
-        _table(rows, usual, arguments.worse)
+        _table(rows, usual, arguments.worse, sticky=sticky)
     return 0
 
 
@@ -89,10 +100,10 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
     await store.open()
     try:
         now = wall()
-        counts = await store.counts(name, since=now - DAYS * _DAY)
-        found = observations(
-            await rewarded(store, name, reported(document, name), now=now, since=now - DAYS * _DAY)
-        )
+        since = now - DAYS * _DAY
+        counts = await store.counts(name, since=since)
+        found = observations(await rewarded(store, name, reported(document, name), now=now, since=since))
+        hours = await store.series(name, since=since, until=now, step=_HOUR, epochs=False)
     finally:
         await store.close()
     assigned = sum(c.assigned for c in counts.values())
@@ -101,11 +112,15 @@ async def _usual(document: Document, name: str, url: str, rate: float | None) ->
     rewards: dict[str, RewardSums] = {}
     for (_, metric), sums in found.items():
         rewards[metric] = rewards.get(metric, RewardSums()) + sums
-    per_day = assigned / DAYS if rate is None else rate * _DAY
-    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, True)
+    days = min(DAYS, max(now - min(hour.start for hour in hours), _HOUR) / _DAY)  # the route may be new
+    per_day = assigned / days if rate is None else rate * _DAY
+    return Usual(per_day, sum(c.errors for c in counts.values()) / assigned, rewards, days)
 
 
-def _rows(document: Document, section: CanaryConfig, usual: Usual, worse: float) -> list[dict[str, Any]]:
+def _rows(
+    document: Document, section: CanaryConfig, usual: Usual, worse: float, *, sticky: bool
+) -> list[dict[str, Any]]:
+    """``sticky``: of units, each of which counts once; how many requests that takes is not known."""
     levels = plan_of(section).levels(len(section.guardrails))
     rows = []
     for stage in section.stages:
@@ -113,6 +128,8 @@ def _rows(document: Document, section: CanaryConfig, usual: Usual, worse: float)
             if not 0 < stage.weight < 1:
                 continue
             kind = "boolean" if rail.metric == "error_rate" else _kind(document, rail.metric)
+            if sticky and kind == "boolean":
+                kind = "fraction"  # the mean of a unit
             found = _needed(rail, kind, usual, stage.weight, worse, levels.bet, levels.fail, levels.passing)
             rows.append(
                 {
@@ -120,8 +137,8 @@ def _rows(document: Document, section: CanaryConfig, usual: Usual, worse: float)
                     "metric": rail.metric,
                     "bound": rail.bound,
                     "limit": rail.limit,
-                    "fail": None if found is None else _shown(found[0], usual),
-                    "pass": None if found is None else _shown(found[1], usual),
+                    "fail": None if found is None else _shown(found[0], usual, sticky=sticky),
+                    "pass": None if found is None else _shown(found[1], usual, sticky=sticky),
                 }
             )
     return rows
@@ -145,7 +162,7 @@ def _needed(
     if kind == "latency":
         return None
     if rail.metric == "error_rate":
-        mean, sd = usual.error_rate, 0.0
+        mean, sd = usual.error_rate, math.sqrt(usual.error_rate * (1 - usual.error_rate))
     else:
         sums = usual.rewards.get(rail.metric, RewardSums())
         if sums.count < 2:
@@ -172,18 +189,21 @@ def _as_bet(rail: Guardrail, baseline: float, candidate: float) -> tuple[float, 
     return (1 - baseline, 1 - candidate) if rail.bound == "max_decrease" else (baseline, candidate)
 
 
-def _shown(found: Needed, usual: Usual) -> dict[str, float | None]:
+def _shown(found: Needed, usual: Usual, *, sticky: bool) -> dict[str, float | None]:
     def known(requests: float) -> float | None:
         return requests if math.isfinite(requests) else None
 
-    days = found.most / usual.per_day
+    days = math.inf if sticky else found.most / usual.per_day
     return {"requests": known(found.median), "most": known(found.most), "days": known(days)}
 
 
-def _table(rows: list[dict[str, Any]], usual: Usual, worse: float) -> None:
-    source = f"the last {DAYS:g} days" if usual.measured else "an assumption: nothing is recorded yet"
+def _table(rows: list[dict[str, Any]], usual: Usual, worse: float, *, sticky: bool) -> None:
+    source = f"the last {_time(usual.days)}" if usual.days else "an assumption: nothing is recorded yet"
     say(f"{usual.per_day:,.0f} requests a day, {usual.error_rate:.2%} errors ({source})")
-    say("Requests to the route until the verdict: median, in four of five runs (days of these)")
+    if sticky:
+        say("Units of the route, of which each counts once, until the verdict: median, in four of five runs")
+    else:
+        say("Requests to the route until the verdict: median, in four of five runs (time of these)")
     header = "share", "guardrail", f"{worse:g} x the limit fails", "an equal one passes"
     cells = [
         (
@@ -200,6 +220,12 @@ def _table(rows: list[dict[str, Any]], usual: Usual, worse: float) -> None:
 def _cell(found: dict[str, float | None] | None) -> str:
     if found is None:
         return "not known beforehand"
-    if found["most"] is None or found["requests"] is None or found["days"] is None:
+    if found["most"] is None or found["requests"] is None:
         return "never"
-    return f"{found['requests']:,.0f}, {found['most']:,.0f} ({found['days']:.2g} d)"
+    time = "" if found["days"] is None else f" ({_time(found['days'])})"
+    return f"{found['requests']:,.0f}, {found['most']:,.0f}{time}"
+
+
+def _time(days: float) -> str:
+    amount, unit = next(((days * n, unit) for n, unit in _UNITS if days * n < 100), (days, "days"))
+    return f"{amount:,.0f} {unit}" if amount >= 10 else f"{amount:.2g} {unit}"

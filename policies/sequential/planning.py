@@ -13,8 +13,8 @@ from scipy.special import ndtri
 from policies.sequential.asymptotic import MIN_VALUES, asymptotic_half_width, two_sided
 from policies.sequential.betting import Bets, Block, Limit
 
-RUNS: Final = 40
-LOOKS: Final = 60
+RUNS: Final = 80
+LOOKS: Final = 160
 MAX_RUN: Final = 10.0
 """Times the requests of one fixed look after which a run is given up."""
 

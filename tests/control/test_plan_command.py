@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 
@@ -34,12 +35,16 @@ routes:
 """
 
 
-def planned(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+def planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str, config: str = CONFIG
+) -> dict[str, object]:
     file = tmp_path / "turnout.yaml"
-    file.write_text(CONFIG.replace("STORE", str(tmp_path / "store.db")))
+    file.write_text(config.replace("STORE", str(tmp_path / "store.db")))
     assert main(["plan", "--config", str(file), *more, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    return {row["metric"]: row for row in found["rows"]} | {"measured": found["measured"]}
+    return {row["metric"]: row for row in found["rows"]} | {
+        name: found[name] for name in ("measured", "unit", "requests_per_day")
+    }
 
 
 def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,5 +81,15 @@ def test_with_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert 100 < row["fail"]["requests"] < 1e6
         assert 100 < row["pass"]["requests"] < 1e6
     assert found["latency_p99"]["fail"] is None  # type: ignore[index]
+    assert 300 * 12 <= float(str(found["requests_per_day"])) <= 300 * 24, "the route is an hour or two old"
     assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
-    assert "an equal one passes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "an equal one passes" in printed
+    assert re.search(r"errors \(the last [\d.]+ (min|h)\)", printed)
+    by_unit = planned(
+        tmp_path, capsys, config=CONFIG.replace("    match:", "    unit: {header: x-user}\n    match:")
+    )
+    assert (found["unit"], by_unit["unit"]) == ("requests", "units")
+    assert by_unit["error_rate"]["fail"]["days"] is None  # type: ignore[index]
+    assert main(["plan", "--config", str(tmp_path / "turnout.yaml")]) == 0
+    assert "Units of the route, of which each counts once" in capsys.readouterr().out
