@@ -46,7 +46,7 @@ class Follower(ABC):
                 offered = response.json()["version_info"]
             except (httpx.HTTPError, ValueError, KeyError) as error:
                 if self._reached:
-                    log.warning("%s: no gateway can be reached, the files stay: %s", self._kind, error)
+                    log.warning("%s: the files stay: %s", self._kind, reason(error))
                 self._reached = False
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -76,6 +76,16 @@ class Follower(ABC):
 
         Raises OSError if the files cannot be written.
         """
+
+
+def reason(error: Exception) -> str:
+    """Why a gateway did not take a call, with what to do where the node itself is refused."""
+    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+    if status == 401:
+        return "the gateway refuses the node's token; print its bootstrap again and restart the agent with it"
+    if status == 403:
+        return "the gateway has no node of this name; name it under 'nodes' of its engine"
+    return f"no gateway can be reached: {error}"
 
 
 def write(files: Mapping[Path, bytes]) -> None:

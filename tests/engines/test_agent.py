@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ listen: 127.0.0.1:@PORT@
 store: sqlite:///@DIR@/turnout.db
 loops: {watch: 200ms}
 backends: {one: {url: "URL1"}, two: {url: "URL2"}}
-engines: {edge: {type: envoy, token: a-token-of-the-edge-engine}}
+engines: {edge: {type: envoy, token: a-token-of-the-edge-engine, nodes: [e*]}}
 routes:
   digits:
     engine: edge
@@ -115,6 +116,29 @@ def test_a_file_that_the_node_refuses_is_replaced_by_the_last_good_one(setup: Se
     assert "its log says why" in asyncio.run(offer())
     assert (node.files / "routes.json").read_bytes() == good
     assert variant(node) == "v1"
+
+
+@pytest.mark.parametrize(
+    ("token", "name", "told"), [("revoked", "e1", "print its bootstrap again"), (None, "x1", "under 'nodes'")]
+)
+def test_a_node_that_the_gateway_refuses_is_told_what_to_do(
+    setup: Setup, node: AgentNode, caplog: pytest.LogCaptureFixture, token: str | None, name: str, told: str
+) -> None:
+    async def follow() -> None:
+        served = Served.read(json.loads(node.path.read_text()))
+        fields = served.headers if token is None else {"authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=setup.gateway.url, headers=fields) as control:
+            follower = EnvoyFollower(
+                replace(served, node={"id": name, "cluster": "edge"}), "routes", control, control
+            )
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(follower.run())
+                while not caplog.messages:
+                    await asyncio.sleep(0.02)
+                task.cancel()
+
+    asyncio.run(asyncio.wait_for(follow(), 30))
+    assert told in caplog.messages[0]
 
 
 def test_a_bootstrap_without_files_says_what_to_write(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import httpx
 
 from gateway.engines.counters import COUNTERS_PATH
 from gateway.engines.counters import export as export_counters
-from gateway.engines.following import RETRY_S, write
+from gateway.engines.following import RETRY_S, reason, write
 from gateway.engines.haproxy.bootstrap import Node
 from gateway.engines.haproxy.config import DATAGRAM_SOCKET, ROWS_SOCKET
 from gateway.engines.haproxy.rows import Ledger, Row, parsed
@@ -108,7 +108,7 @@ class Delivery:
                 response.raise_for_status()
         except httpx.HTTPError as error:
             if self._reached:
-                log.warning("no gateway accepts rows, they wait: %s", error)
+                log.warning("rows wait: %s", reason(error))
             self._reached = False
             await asyncio.sleep(RETRY_S)
             return
