@@ -171,7 +171,7 @@ def test_a_change_from_a_stale_page_is_refused(keyed: Served, tabs: Tabs) -> Non
     page.get_by_role("dialog").get_by_role("button", name="Promote").click()
     alert = page.get_by_role("dialog").get_by_role("alert")
     alert.wait_for()
-    assert alert.inner_text() == "Nothing was changed: The rollout is paused now; close this and look again."
+    assert alert.inner_text() == "Nothing was changed. The rollout is paused now; close this and look again."
     assert keyed.harness.rollouts["shop"]["state"] == "paused"
 
 

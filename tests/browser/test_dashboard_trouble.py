@@ -49,6 +49,32 @@ def test_a_login_that_ends_takes_no_typed_reason(keyed: Served, tabs: Tabs) -> N
     assert any(step["data"].get("reason") == "the release is due" for step in steps["steps"])
 
 
+def test_who_is_slower_of_two_is_told_before_the_answer(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill("the release is due")
+    other = log_in(keyed, tabs, "pilot", steer=True)
+    other.get_by_role("button", name="Pause").click()
+    dialog.get_by_role("alert").get_by_text("its state has changed").wait_for()
+    assert dialog.get_by_label("Reason").input_value() == "the release is due"
+
+
+def test_without_a_response_no_one_is_told_what_is_not_known(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True)
+    tab = tabs.open[-1]
+    page.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill("the release is due")
+    page.context.set_offline(True)
+    dialog.get_by_role("button", name="Promote").click()
+    dialog.get_by_text("whether it made the change is not known").wait_for()
+    page.context.set_offline(False)
+    dialog.get_by_role("button", name="Promote").click()
+    page.locator("#rollout", has_text="Promoted").wait_for()
+    tab.complaints[:] = [text for text in tab.complaints if "ERR_" not in text]
+
+
 def test_the_time_for_changes_may_end_before_a_question_is_answered(keyed: Served, tabs: Tabs) -> None:
     page = log_in(keyed, tabs, "ops", steer=True)
     page.get_by_role("button", name="Promote").click()

@@ -28,22 +28,24 @@ export function Steering({ report, session, stale }) {
     const body = { action, ...(weight === undefined ? {} : { weight }) };
     const sent = post(`routes/${encodeURIComponent(report.route)}/rollout`, { ...body, ...guard(report, action, reason) });
     await sent.catch((refused) => {
-      if (refused.status === 409) refused.message = `Nothing was changed: ${refused.message.replace("read the route again", "close this and look again")}`;
+      if (refused.status === 409) refused.message = `Nothing was changed. ${refused.message.replace("read the route again", "close this and look again")}`;
       throw refused;
     });
   }
 
   function press(action) {
     if (SAFE.has(action)) act(action, "").catch(setError);
-    else setAsk(question(report, action, act));
+    else setAsk({ ...question(report, action, act), seen: stateOf(report) });
   }
 
   return html`<div class="steering">
     ${(may ? possible : []).map((action) => html`<button key=${action} type="button" class=${action === "rollback" ? "danger" : "quiet"} disabled=${stale} onClick=${() => press(action)}>${(report.rollout ? NAMES : OF_WINNER)[action]}</button>`)}
     ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
-    ${ask && html`<${Ask} ask=${ask} onClose=${() => setAsk(null)} />`}
+    ${ask && html`<${Ask} ask=${ask} moved=${ask.seen !== stateOf(report)} onClose=${() => setAsk(null)} />`}
   </div>`;
 }
+
+const stateOf = (report) => report.rollout?.state ?? report.stop?.state;
 
 function possibleOf(report) {
   const found = report.rollout;
@@ -54,7 +56,7 @@ function possibleOf(report) {
 // What the page saw, so that a change from a stale one is refused. A bandit's epochs follow one another each second,
 // and nothing may hold up the safe directions.
 function guard(report, action, reason) {
-  const seen = SAFE.has(action) ? {} : { if_state: report.rollout?.state ?? report.stop?.state };
+  const seen = SAFE.has(action) ? {} : { if_state: stateOf(report) };
   if (seen.if_state && report.policy === "canary" && report.rollout.phase !== "bandit") seen.if_epoch = report.epoch;
   return reason ? { ...seen, reason } : seen;
 }

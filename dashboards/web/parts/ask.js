@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 // ask: {title, says: [sentences], action, tone, typed: a name that must be typed, children, run(reason) -> Promise}
-export function Ask({ ask, onClose }) {
+export function Ask({ ask, moved = false, onClose }) {
   const dialog = useRef(null);
   const cancel = useRef(null);
   const [reason, setReason] = useState("");
@@ -33,6 +33,7 @@ export function Ask({ ask, onClose }) {
       ${ask.typed && html`<label>Type <b>${ask.typed}</b> to go on<input value=${typed} autocomplete="off" onInput=${(e) => setTyped(e.target.value)} /></label>`}
       <label>Reason (kept in the history)<input name="reason" maxlength="200" value=${reason} autocomplete="off" onInput=${(e) => setReason(e.target.value)} /></label>
       ${error && html`<p class="notice bad" role="alert">${error.message}</p>`}
+      ${moved && !busy && !error && html`<p class="notice warn" role="alert">Someone, or the rollout itself, was faster: its state has changed. Close this and look again.</p>`}
       <div class="buttons">
         <button type="button" class="quiet" ref=${cancel} onClick=${() => dialog.current.close()}>Cancel</button>
         <button type="submit" class=${`primary ${ask.tone ?? ""}`} disabled=${busy || (ask.typed && typed !== ask.typed)}>${ask.action}</button>
