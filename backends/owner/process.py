@@ -28,6 +28,7 @@ log = logging.getLogger("turnout.backend")
 
 LOAD_LIMIT_S: Final = 600.0
 """For loading one instance of a model."""
+REPLY_POLL_S: Final = 0.25
 
 
 class DeviceProcess:
@@ -87,6 +88,7 @@ class DeviceProcesses:
         """Loads a model, in a thread. Raises LoadError."""
         process = self._join(load)
         layout = Layout.of(load.config)
+        channel = None
         try:
             memory = shared_file(layout)
             try:
@@ -95,8 +97,14 @@ class DeviceProcesses:
             finally:
                 os.close(memory)
             ready = _handshake(channel, load)
-        except (OSError, EOFError) as error:
+        except BaseException as error:  # Overrun, too: the load was given up
+            if channel is not None:
+                channel.close()
             self.leave(process)
+            if not process.models:
+                process.kill()  # the model may hang
+            if not isinstance(error, OSError | EOFError):
+                raise
             raise LoadError(f"the device process ended while it loaded the model ({error!r})") from None
         if ready.fault:
             channel.close()
@@ -133,8 +141,8 @@ def _handshake(channel: socket.socket, load: Load) -> Ready:
     connection = Connection(os.dup(channel.fileno()))
     with connection:
         connection.send(load)
-        if not connection.poll(LOAD_LIMIT_S):
-            raise TimeoutError(f"no reply within {LOAD_LIMIT_S:g} s")
+        while not connection.poll(REPLY_POLL_S):
+            pass  # here `interrupt` can end it
         reply = connection.recv()
     assert isinstance(reply, Ready)
     return reply

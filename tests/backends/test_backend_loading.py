@@ -16,6 +16,7 @@ from backends.config import ModelConfig
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError, NotFound, ServerError, Unavailable
 from backends.mlflow import MlflowRegistry, MlflowSource, Wanted
+from backends.owner.process import DEVICE_PROCESSES
 from backends.pages import Pages
 from backends.registry import Registry
 from backends.served import Served
@@ -114,6 +115,21 @@ async def test_an_ensemble_waits_for_a_slow_step_and_nothing_else_does(repositor
     repository.gate.touch()
     await asyncio.wait_for(loading, LIMIT_S)
     assert repository.serves("a_chain")
+    await registry.close()
+
+
+async def test_the_device_process_of_a_load_that_is_given_up_ends(repository: Repository) -> None:
+    write_model(
+        repository.root, "a_slow", SLOW, X, Y, parameters={"gate": str(repository.gate)}, executor="process"
+    )
+    registry = repository.registry
+    loading = asyncio.create_task(registry.load_all())
+    await until(lambda: repository.serves("quick"))
+    (process,) = DEVICE_PROCESSES._processes.values()
+    await asyncio.wait_for(registry.unload("a_slow"), LIMIT_S)
+    await asyncio.wait_for(loading, LIMIT_S)
+    await until(lambda: process._process.poll() is not None)
+    assert not DEVICE_PROCESSES._processes
     await registry.close()
 
 
