@@ -194,7 +194,7 @@ async def compose(source: Source, *, workers: int = 1) -> Gateway:
     else:
         await revisions.recover(text, start)
     with contextlib.suppress(StoreUnavailable):
-        await allocations.step()  # the first allocations are published before the first request
+        await allocations.step(first=True)  # the first allocations are published before the first request
     in_force.worker.start()
     tasks.spawn(recorder.run())
     tasks.spawn(spool.run())

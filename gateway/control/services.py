@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +42,8 @@ from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import Discounted, PairSums
 
 RECORD_LOSS_SHOWN_S: Final = 86_400.0
+log = logging.getLogger("turnout.control")
+
 FRESH_S: Final = 1.0
 """A report is served from the cache for this long unless the store has changed."""
 MIN_STANDING_S: Final = 10.0
@@ -111,7 +115,7 @@ class ControlServices:
         task = self._computing.get(name)
         if task is None:
             task = self._computing[name] = asyncio.create_task(self._compute_standing(name, revision))
-            task.add_done_callback(lambda _: self._computing.pop(name))
+            task.add_done_callback(partial(self._computed, name))
         if known is None or known.revision != revision:
             await asyncio.wait((task,), timeout=max(deadline - perf_counter(), 0.0))
             if task.done():
@@ -120,6 +124,11 @@ class ControlServices:
             empty = standing(name, document, nothing, self.status(name), self.gateway.now())
             return {**empty, "standings": None}
         return known.found
+
+    def _computed(self, name: str, task: asyncio.Task[Json]) -> None:
+        del self._computing[name]
+        if not task.cancelled() and task.exception() is not None:
+            log.info("the standing of %s could not be computed: %s", name, task.exception())
 
     async def _compute_standing(self, name: str, revision: int) -> Json:
         async with self._one_at_a_time:

@@ -133,8 +133,12 @@ class Allocations:
         return data if epoch == stored.epoch else b""
 
     # The loop -------------------------------------------------------------------------------------------
-    async def step(self) -> None:
-        """Follows what was published, publishes what is new, and, as the leader, learns from new rewards."""
+    async def step(self, *, first: bool = False) -> None:
+        """Follows what was published, publishes what is new, and, as the leader, learns from new rewards.
+
+        ``first``: before the first request, only routes without a published allocation learn: to read the rewards of
+        hundreds takes seconds.
+        """
         lease = await self._store.lease(LEASE, self._owner, ttl=LEASE_TTL_S, now=self._clock())
         self.leads = lease is not None
         changed = await self._store.changed()
@@ -142,15 +146,16 @@ class Allocations:
         if changed == self._changed and not pending and not self._ended():
             return
         await self._read(self._store)
-        await each_route("the allocation", self.held, self._step_route)
-        self._changed = changed
+        await each_route("the allocation", self.held, lambda name: self._step_route(name, first=first))
+        self._changed = -1 if first else changed
 
-    async def _step_route(self, name: str) -> None:
+    async def _step_route(self, name: str, *, first: bool) -> None:
         if name not in self.held or self._document is None:
             return  # a new document came meanwhile
         self._follow(name, self._document)
+        known = self.held[name].published
         await self._publish_pending(name)
-        if self.leads:
+        if self.leads and not (first and known):
             await self._learn(name)
 
     def _ended(self) -> bool:

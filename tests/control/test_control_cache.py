@@ -9,6 +9,7 @@ import pytest
 
 from gateway.control import services as services_module
 from gateway.control.services import MAX_CACHED, MAX_STANDING_S, MIN_STANDING_S, ControlServices
+from gateway.state.base import StoreUnavailable
 from tests.support.harness import Harness
 
 
@@ -136,3 +137,23 @@ async def test_a_list_does_not_wait_for_months_of_history(
     assert set(services._computing) == set(known)
     gate.set()
     await asyncio.gather(*services._computing.values())
+
+
+async def test_a_standing_that_fails_in_the_background_is_told_in_a_line(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "turnout.control")
+    monkeypatch.setattr(services_module, "MAX_STANDING_WAIT_S", 0.0)
+    gate = asyncio.Event()
+
+    async def failing(self: ControlServices, name: str) -> Any:
+        await gate.wait()
+        raise StoreUnavailable("it is closed")
+
+    monkeypatch.setattr(ControlServices, "_standing", failing)
+    services = ControlServices(harness)
+    await services.summaries()
+    gate.set()
+    await asyncio.gather(*services._computing.values(), return_exceptions=True)
+    assert "could not be computed: it is closed" in caplog.text
+    assert services._computing == {}

@@ -235,3 +235,28 @@ async def test_an_edit_is_not_in_effect_under_an_epoch_that_was_published_meanwh
     edited = replace(held, allocation=allocation({"v1": 0.125, "v2": 0.875}), published=False)
     leader.take(DOCUMENT, {**leader.held, "one": edited})
     assert "one" not in leader.in_effect(), "decisions of the nodes would be those of another allocation"
+
+
+async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.publish(Published("one", 1, {"v1": 0.5, "v2": 0.5}, (0.5,), (0, 1), "posterior", 1.0, "{}"))
+    read: list[str] = []
+    real = store.reward_sums
+
+    async def spied(route: str, **limits: Any) -> Any:
+        read.append(route)
+        return await real(route, **limits)
+
+    monkeypatch.setattr(store, "reward_sums", spied)
+    made = Allocations(
+        store, owner="leader", clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
+    )
+    await made.start()
+    put_in_force(DOCUMENT, made)
+    await made.step(first=True)
+    assert set(read) == {"two", "three"}
+    assert all(held.published for held in made.held.values())
+    read.clear()
+    await made.step()
+    assert "one" in read

@@ -127,7 +127,7 @@ async def shadow_responses(
         of_hour, cursor = list[Shadowed](), b"0"
         while True:
             cursor, rows = await link.command(
-                "HSCAN", f"{base}:shadowed:{hour.decode()}", cursor, "COUNT", 2000
+                "HSCAN", f"{base}:shadowed:{hour.decode()}", cursor, "COUNT", 500
             )
             pairs = rows.items() if isinstance(rows, dict) else zip(rows[::2], rows[1::2], strict=True)
             # A decision alone names its shadows; with a shadow behind it, it is a row.

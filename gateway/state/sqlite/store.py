@@ -176,7 +176,7 @@ class SqliteStore:
     page_numbers = _reads(pages.page_numbers)
     page_exposures = _reads(pages.page_exposures, many_pages=True)
     shadow_responses = _reads(rewards.shadow_responses)
-    metric_names = _reads(sums.metric_names)
+    metric_names = _reads(sums.metric_names, many_pages=True)
     size = _reads(upkeep.size)
 
     async def prune(self, retention: Retention, *, now: float) -> bool:
