@@ -46,10 +46,13 @@ class BuildError(Exception):
     """The compiler said no; the message has what it said."""
 
 
-def compile_into(target: Path, *, root: Path = ROOT, level: str = "3") -> list[Path]:
+def compile_into(target: Path, *, root: Path = ROOT) -> list[Path]:
     """Puts the extension modules for ``root``'s sources below ``target``; returns their paths relative to it.
 
-    ``level``: of the C compiler's optimisation. Raises BuildError.
+    ``TURNOUT_COMPILE_LEVEL`` in the environment: the level of the C compiler's optimisation, 3 by default.
+
+    Raises:
+        BuildError: The compiler has refused the sources.
     """
     files = build.sources(root)
     with TemporaryDirectory(prefix="turnout-compiled-") as name:
@@ -57,7 +60,7 @@ def compile_into(target: Path, *, root: Path = ROOT, level: str = "3") -> list[P
         copy_sources(root, scratch, ("gateway", "policies"))
         stamp = scratch / "gateway" / "_stamp.py"
         stamp.write_text(_stamp(build.digests(files)))
-        _compile(scratch, [*files, stamp.relative_to(scratch).as_posix()], level)
+        _compile(scratch, [*files, stamp.relative_to(scratch).as_posix()])
         found = sorted(path.relative_to(scratch) for path in scratch.rglob(f"*{build.SUFFIX}"))
         found = [path for path in found if path.parts[0] != "build"]
         for path in found:
@@ -108,9 +111,9 @@ def _stamp(digests: str) -> str:
     )
 
 
-def _compile(scratch: Path, files: list[str], level: str) -> None:
+def _compile(scratch: Path, files: list[str]) -> None:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    debug = os.environ.get("TURNOUT_COMPILE_DEBUG", "0")
+    level, debug = os.environ.get("TURNOUT_COMPILE_LEVEL", "3"), os.environ.get("TURNOUT_COMPILE_DEBUG", "0")
     (scratch / "setup.py").write_text(_SETUP.format(files=files, level=level, debug=debug, python=python))
     words = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     env = {**os.environ, "CFLAGS": f"{_FLAGS} {os.environ.get('CFLAGS', '')}"}
@@ -142,9 +145,6 @@ def main() -> int:
     what.add_argument("--into", type=Path, metavar="DIRECTORY")
     what.add_argument("--cached", type=Path, metavar="DIRECTORY")
     what.add_argument("--remove", action="store_true")
-    parser.add_argument(
-        "--level", default="3", help="of the C compiler's optimisation (default: %(default)s)"
-    )
     given = parser.parse_args()
     gone = [] if given.into or given.cached else remove()
     if given.remove:
@@ -154,7 +154,7 @@ def main() -> int:
         if given.cached:
             print(cached(given.cached))  # noqa: T201
             return 0
-        found = compile_into(given.into or ROOT, level=given.level)
+        found = compile_into(given.into or ROOT)
     except BuildError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
