@@ -8,8 +8,8 @@ BIN := .venv/bin
 #export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
-# Two processes more than cores: many tests wait for limits to pass.
-PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 2) --dist loadfile --no-loadscope-reorder
+# Four processes more than cores: half of the time tests wait for limits to pass.
+PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile --no-loadscope-reorder
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
 

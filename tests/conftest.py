@@ -68,8 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     if config.getoption("quick"):
         _leave_quick_ones(config, items)
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    soaks, long = ({item.path for item in items if item.get_closest_marker(m)} for m in ("soak", "slow"))
+    items.sort(key=lambda item: (item.path not in soaks, item.path not in long))
 
 
 def _leave_quick_ones(config: pytest.Config, items: list[pytest.Item]) -> None:
