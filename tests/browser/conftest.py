@@ -27,9 +27,11 @@ FLAGS = [
 
 
 def chromium() -> str:
-    path = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+    path = next(
+        filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
+    )
     if path is None:
-        pytest.fail("no Chromium here: install the package chromium-headless-shell ('make test' does)")
+        pytest.fail("no Chromium here: install chromium-headless-shell, as 'make test' does")
     return path
 
 
