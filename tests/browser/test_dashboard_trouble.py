@@ -122,3 +122,26 @@ def test_an_edit_outlives_its_page_and_anothers_revision(keyed: Served, tabs: Ta
     dialog.get_by_role("button", name="Apply").click()
     page.locator(".page-head", has_text="revision 3 is in force").wait_for()
     assert "weight: 30%" in keyed.harness.revision().document
+
+
+def test_an_edit_outlives_a_gateway_that_is_away(keyed: Served, tabs: Tabs) -> None:
+    page = log_in(keyed, tabs, "ops", steer=True, path="config")
+    tab = tabs.open[-1]
+    page.get_by_role("button", name="Edit").click()
+    text = page.get_by_label("Configuration text")
+    text.fill(text.input_value().replace("floor: 1%", "floor: 5%"))
+    page.locator(".says", has_text="floor: 1% → 5%").wait_for()
+    page.get_by_role("button", name="Apply…").click()
+    page.context.set_offline(True)
+    dialog = page.get_by_role("dialog")
+    asked = f"{keyed.address}/-/config"
+    with page.expect_event("requestfailed", lambda sent: (sent.method, sent.url) == ("GET", asked)):
+        dialog.get_by_role("button", name="Apply").click()
+        dialog.get_by_text("whether it made the change is not known").wait_for()
+    page.keyboard.press("Escape")
+    assert "floor: 5%" in text.input_value()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Apply…").click()
+    dialog.get_by_role("button", name="Apply").click()
+    page.locator(".page-head", has_text="revision 2 is in force").wait_for()
+    tab.complaints[:] = [text for text in tab.complaints if "ERR_" not in text]

@@ -34,7 +34,7 @@ export function ConfigPage({ now, session }) {
     if (newest > current?.revision) refresh();
   }, [newest]);
   const may = session?.scopes?.includes("config");
-  if (error) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
+  if (error && !current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="notice bad" role="alert" key="error">${error.message}</p>`];
   if (!current) return [html`<h1 key="h">Configuration</h1>`, html`<p class="empty" key="wait">Loading…</p>`];
   const shown = Number(query.revision) || null;
   return [
