@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+MAX_TURN_FRAMES: Final = 256
+"""Frames of a connection that are handled before it is the turn of others: a few milliseconds of the smallest ones."""
 MAX_SETTINGS: Final = 32
 """Entries of one SETTINGS frame."""
 MAX_CONTINUATIONS: Final = 16

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import ssl
+from time import perf_counter
 from typing import Final, cast
 
 import httptools
@@ -23,6 +24,10 @@ MIN_VECTORED_BYTES: Final = 65_536
 """A body from this size on is written piece by piece instead of being joined (copied)."""
 MAX_FINAL_READS: Final = 16
 """Reads of up to `HIGH_WATER_BYTES` from a connection that a failed write has ended."""
+STEP_BYTES: Final = 16_384
+"""What is parsed of a chunked response between looks at the clock: tiny chunks cost the most for their length."""
+MAX_TURN_S: Final = 0.001
+"""A read that takes longer to parse goes on in the next turn of the loop."""
 REFUSAL_POLL_S: Final = 0.01
 MAX_REFUSAL_POLLS: Final = 5
 """How often to look for the refusal of a request: a round trip takes no longer than all of them."""
@@ -55,7 +60,7 @@ class ConnectionOwner:
 class BackendConnection(Connection):
     """One connection and the request that it serves, if any."""
 
-    __slots__ = ("_chunked", "_paused", "idle_since", "owner", "response", "served")
+    __slots__ = ("_chunked", "_paused", "_rest", "idle_since", "owner", "response", "served")
 
     def __init__(self, owner: ConnectionOwner, handler: ResponseHandler | None) -> None:
         self.owner = owner
@@ -68,6 +73,8 @@ class BackendConnection(Connection):
         self.idle_since = 0.0
         self.tunnel = None
         self._paused = self._chunked = False
+        self._rest = b""
+        """What was read and waits for the next turn of the loop; nothing more is read meanwhile."""
         self.unread = False
 
     # Called by the handler --------------------------------------------------------------------------
@@ -110,7 +117,9 @@ class BackendConnection(Connection):
     def resume_reading(self) -> None:
         if self._paused:
             self._paused = False
-            if not self.closed:
+            if self._rest:
+                self.owner.loop.call_soon(self._go_on)
+            elif not self.closed:
                 self.transport.resume_reading()
 
     def abandon(self) -> None:
@@ -128,34 +137,74 @@ class BackendConnection(Connection):
             handler.on_connected(self)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > STEP_BYTES or self._rest:
+            self._receive_in_turns(data)
+        else:
+            self._receive(data)
+
+    def _receive_in_turns(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data
+            return
+        began, start, size = perf_counter(), 0, len(data)
+        while start < size:
+            end = start + STEP_BYTES if self._may_be_tiny_chunks() else size
+            if not self._receive(data[start:end], end < size):
+                return
+            start = end
+            if start < size and perf_counter() - began > MAX_TURN_S and not self.closed:
+                self._rest = data[start:]
+                self.transport.pause_reading()
+                self.owner.loop.call_soon(self._go_on)
+                return
+
+    def _may_be_tiny_chunks(self) -> bool:
+        response, handler = self.response, self.handler
+        if self.tunnel is not None or handler is None:
+            return False
+        return response.chunked if response.head_done else not handler.upgrade
+
+    def _go_on(self) -> None:
+        if self.closed or self._paused or not self._rest:
+            return
+        rest, self._rest = self._rest, b""
+        self._receive_in_turns(rest)
+        if not (self._rest or self._paused or self.closed):
+            self.transport.resume_reading()
+
+    def _receive(self, data: bytes, more: bool = False) -> bool:
+        """Whether the response goes on; ``more``: whether bytes follow that were read already."""
         if self.tunnel is not None:
             self.tunnel.data_received(data)
-            return
+            return True
         handler = self.handler
         if handler is None:  # a byte on an idle connection belongs to no request
             self.abandon()
-            return
+            return False
         response = self.response
         try:
             response.feed(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._open_tunnel(data[upgrade.args[0] :])
-            return
+            return False
         except httptools.HttpParserError as error:
             self._on_error(error)
-            return
+            return False
         except BadResponseError as error:
             self._fail(str(error))
-            return
+            return False
         handler = self.handler
         if handler is None:  # the handler abandoned the request during the read
-            return
+            return False
         if response.done:
+            response.excess = response.excess or more
             self._finish(handler)
-        elif response.unbounded_bytes > MAX_HEAD_BYTES:
+            return False
+        if response.unbounded_bytes > MAX_HEAD_BYTES:
             self._fail(f"its head is larger than {MAX_HEAD_BYTES} bytes")
-        else:
-            handler.flush()
+            return False
+        handler.flush()
+        return self.handler is not None
 
     def _on_error(self, error: httptools.HttpParserError) -> None:
         handler = self.handler
@@ -179,6 +228,9 @@ class BackendConnection(Connection):
         if self.tunnel is not None:
             self.tunnel.connection_lost(exc)
             return
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._receive(rest)
         if exc is not None and self.handler is not None and self.owner.context is None:
             self._read_to_end()
         handler, response = self.handler, self.response

@@ -20,7 +20,7 @@ from gateway.http2.errors import (
 from gateway.http2.fields import Field, ResponseFields
 from gateway.http2.frames import MAX_WINDOW
 from gateway.http2.hpack import HeaderList
-from gateway.http2.limits import Limits
+from gateway.http2.limits import MAX_TURN_FRAMES, Limits
 from gateway.http2.stream import Stream, StreamOwner
 from gateway.internal_errors import INTERNAL_ERRORS
 from gateway.transport.base import Connection, ResponseHandler, ResponseHead
@@ -244,6 +244,7 @@ class Http2Session(Http2):
 
     def __init__(self, owner: SessionOwner, transport: asyncio.Transport, scheme: bytes) -> None:
         super().__init__(Limits(max_list_bytes=MAX_HEAD_BYTES, max_fields=MAX_FIELDS), client=True)
+        self.max_turn_frames = MAX_TURN_FRAMES
         self.owner = owner
         self.transport = transport
         self.served = 0
@@ -323,12 +324,14 @@ class Http2Session(Http2):
 class Http2Connection(asyncio.Protocol):
     """The I/O of a session."""
 
-    __slots__ = ("_owner", "_scheme", "session", "transport")
+    __slots__ = ("_behind", "_owner", "_scheme", "session", "transport")
 
     def __init__(self, owner: SessionOwner, scheme: bytes) -> None:
         """``scheme``: of its requests."""
         self._owner = owner
         self._scheme = scheme
+        self._behind = False
+        """Whether frames that have arrived wait for the next turn of the loop; nothing is read meanwhile."""
         self.session: Http2Session | None = None
         """Set when the connection is made; None if the backend did not agree on HTTP/2."""
         self.transport = cast("asyncio.Transport", None)
@@ -353,11 +356,25 @@ class Http2Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - other backends must go on
             INTERNAL_ERRORS.report(error)
             session.end(None)
+        behind = session.behind and not session.ended
+        if behind:
+            self.transport.pause_reading()
+            session.owner.loop.call_soon(self._catch_up)
+        elif self._behind and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._behind = behind
+
+    def _catch_up(self) -> None:
+        if self._behind:
+            self.data_received(b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         session = self.session
         if session is None:
             return
+        self._behind = False
+        while session.behind and not session.ended:
+            session.receive(b"", perf_counter())
         session.fail("it closed the connection before it sent its settings")
         session.ended = True
         for stream in tuple(session.streams.values()):

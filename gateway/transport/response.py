@@ -110,6 +110,11 @@ class ResponseParser:
         self.unbounded_bytes += len(data)
         self._parser.feed_data(data)
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the body of the response, whose head is complete, comes in chunks."""
+        return bool(self._coding)
+
     def restart(self) -> None:
         """Replaces a parser that is `stale`."""
         self._parser = httptools.HttpResponseParser(self)

@@ -12,6 +12,8 @@ from typing import cast
 import grpc
 import pytest
 
+from gateway.http2.limits import MAX_TURN_FRAMES
+from gateway.transport.http2_connection import Http2Connection
 from tests.http2.backend import Http2Backend, Request, free_port
 from tests.http2.client import PATIENCE, Client
 from tests.http2.raw import AUTHORITY, SCHEME, WINDOW_UPDATE, Pair, Reader, block, data, frame, headers, word
@@ -403,3 +405,34 @@ def test_a_grpc_call_that_breaks_off_ends_with_a_status(rig: Rig, backend: Http2
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     assert failed.value.details().startswith("backend_truncated: ")
     assert dict(failed.value.trailing_metadata())["x-variant"] == "v1"
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stays", "leaves at once"])
+def test_the_smallest_frames_of_a_backend_are_handled_in_several_turns(
+    rig: Rig, backend: Http2Backend, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """And all of them, also those that wait while the backend closes the connection."""
+    turns: list[bool] = []
+    received = Http2Connection.data_received
+
+    def counted(self: Http2Connection, data: bytes) -> None:
+        received(self, data)
+        turns.append(self.session is not None and self.session.behind)
+
+    monkeypatch.setattr(Http2Connection, "data_received", counted)
+
+    def dribble(request: Request) -> None:
+        h2 = request.connection.h2
+        h2.send_headers(request.stream, [(b":status", b"200")])
+        for place in range(5000):
+            h2.send_data(request.stream, b"%d" % (place % 10), end_stream=place == 4999)
+        if ends:
+            request.connection.flush()
+            request.connection.transport.close()
+
+    backend.plans.append(dribble)
+    with Client(rig.port) as client:
+        assert client.request(headers(to(b"/m"))).body == b"0123456789" * 500
+        assert client.request(headers(to(b"/m"), 3, end=False) + data(b"next", 3), 3).body == b"next"
+    assert sum(turns) >= 5000 // MAX_TURN_FRAMES - 1
+    assert len(backend.connections) == (2 if ends else 1)

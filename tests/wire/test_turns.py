@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.dataplane.client import protocol
-from tests.support.backend import CLOSE, EARLY, HOLD, ok
+from gateway.transport import connection as transport
+from tests.support.backend import CLOSE, EARLY, HOLD, chunked, ok
 from tests.support.client import Client, Cut
 from tests.wire.rig import Rig
 
@@ -616,3 +617,66 @@ def test_a_cut_answer_is_seen_as_cut(rig: Rig) -> None:
         client.send(get())
         with pytest.raises(Cut):
             client.answer()
+
+
+# Tiny pieces of a backend ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("turn", [-1.0, 60.0], ids=["each step a turn", "one turn"])
+def test_tiny_chunks_of_a_backend_arrive_in_order(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
+    monkeypatch.setattr(transport, "MAX_TURN_S", turn)
+    body = bytes(place % 251 for place in range(60_000))
+    rig.a.plans += [
+        [chunked(*(body[at : at + 1] for at in range(len(body))))],
+        [ok(b"z" * 200_000)],
+        [ok(b"n")],
+    ]
+    with rig.client() as client:
+        for expected in (body, b"z" * 200_000, b"n"):
+            client.send(get())
+            assert client.answer().body == expected
+    assert len(rig.a.connections) == 1
+
+
+def test_bytes_behind_a_response_end_its_connection_wherever_a_step_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or they would be the response to the next request on it."""
+    response = chunked(*[b"x"] * 3000)
+    monkeypatch.setattr(transport, "STEP_BYTES", len(response))
+    rig.a.plans += [[response + ok(b"forged")], [ok(b"right")]]
+    with rig.client() as client:
+        client.send(get())
+        assert client.answer().body == b"x" * 3000
+        client.send(get())
+        assert client.answer().body == b"right"
+    assert len(rig.a.connections) == 2
+
+
+def test_a_backend_that_ends_between_two_turns_has_sent_all(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_TURN_S", -1.0)
+    rig.a.plans.append([chunked(*[b"x"] * 40_000, lines=b"connection: close\r\n"), CLOSE])
+    with rig.client() as client:
+        client.send(get())
+        assert client.answer().body == b"x" * 40_000
+
+
+def test_a_request_is_served_between_the_tiny_chunks_of_a_backend(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_TURN_S", -1.0)
+    turns: list[int] = []
+    receive = transport.BackendConnection._receive_in_turns
+
+    def counted(self: transport.BackendConnection, data: bytes) -> None:
+        receive(self, data)
+        turns.append(len(self._rest))
+
+    monkeypatch.setattr(transport.BackendConnection, "_receive_in_turns", counted)
+    rig.a.plans.append([chunked(*[b"x"] * 40_000)])
+    with rig.client() as client:
+        client.send(get())
+        assert client.answer().body == b"x" * 40_000
+    assert sum(rest > 0 for rest in turns) > 3

@@ -17,13 +17,11 @@ from gateway.http2.connection import Connection
 from gateway.http2.errors import PROTOCOL_ERROR, ConnectionFault, StreamFault
 from gateway.http2.fields import RequestFields
 from gateway.http2.hpack import HeaderList
-from gateway.http2.limits import Limits
+from gateway.http2.limits import MAX_TURN_FRAMES, Limits
 from gateway.http2.stream import Stream
 
 PSEUDO_FIELDS: Final = 4
 """Pseudo-header fields of a request, which ``limits.fields`` does not count."""
-MAX_TURN_FRAMES: Final = 256
-"""Frames of a connection that are handled before it is the turn of others: a few milliseconds of the smallest ones."""
 
 
 class StreamCarrier(ClientConnection):
