@@ -16,7 +16,7 @@ import pytest
 
 from gateway.state import open_store
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
-from gateway.state.paging import milliseconds
+from gateway.state.paging import MARK_BYTES, milliseconds
 from gateway.state.sqlite import SqliteStore, control, pages, schema
 from gateway.state.sqlite.connect import connect
 from gateway.state.sqlite.rewards import shadow_responses
@@ -25,7 +25,7 @@ from gateway.state.sqlite.upkeep import Upkeep
 from gateway.state.units import UNIT_REST_S
 from policies.sequential.srm import EVERY_UNIT
 from policies.types import RewardSums
-from tests.support.made import T0, outcome, published, reward
+from tests.support.made import T0, drawn_decision, outcome, published, reward
 
 ROOT = Path(__file__).parents[2]
 
@@ -385,6 +385,20 @@ async def test_no_periodic_work_reads_a_whole_table(tmp_path: Path) -> None:
     assert len(plans) > 20
     scans = {text: plan for text, plan in plans.items() if any(_TABLE_SCAN.match(step) for step in plan)}
     assert scans == {}
+
+
+def test_repeating_rows_of_a_node_leaves_their_marks_as_they_are(tmp_path: Path) -> None:
+    rows = [outcome(T0 + k / 100, decision=drawn_decision(T0 + k / 100)) for k in range(100)]
+    connection = connect(tmp_path / "store.db")
+    try:
+        migrate(connection)
+        sizes = []
+        for batch in (rows[:60], rows, rows, rows[30:]):
+            pages.only_new(connection, batch)
+            sizes.append(connection.execute("SELECT SUM(LENGTH(bits)) FROM seen").fetchone()[0])
+    finally:
+        connection.close()
+    assert sizes == [60 * MARK_BYTES, *[100 * MARK_BYTES] * 3]
 
 
 async def test_a_step_passes_over_a_bounded_number_of_pages_of_other_routes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -13,7 +14,15 @@ from gateway.record.events import Outcome
 from gateway.record.exposures import Exposure, exposures
 from gateway.record.page import decode, encode_columns
 from gateway.state.base import SCAN_PAGES, OutcomeFilter
-from gateway.state.paging import CLOCK_SLACK_MS, MAX_PAGE_SPAN_MS, just_behind, marks, matches, milliseconds
+from gateway.state.paging import (
+    CLOCK_SLACK_MS,
+    MARK_BYTES,
+    MAX_PAGE_SPAN_MS,
+    just_behind,
+    marks,
+    matches,
+    milliseconds,
+)
 
 MAX_PASSED_PAGES: Final = 5000
 """Pages that one step of a scan passes over."""
@@ -95,12 +104,11 @@ def only_new(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Seq
             doubtful = doubtful or bool(before & blocks[block])
             bits[block] = (before | blocks[block]).to_bytes(32, "little")
         elif row is not None:
-            old = memoryview(row[0]).cast("Q")
-            doubtful = doubtful or not set(memoryview(new).cast("Q")).isdisjoint(old)
-            bits[block] = row[0] + new
-    connection.executemany(
-        "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO UPDATE SET bits = excluded.bits", bits.items()
-    )
+            old = set(memoryview(row[0]).cast("Q"))
+            added = [mark for mark in memoryview(new).cast("Q") if mark not in old]
+            doubtful = doubtful or len(added) * MARK_BYTES < len(new)
+            bits[block] = row[0] + array("Q", added).tobytes()
+    connection.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", bits.items())
     if doubtful:
         found = _present(connection, decisions)
         outcomes = [outcome for outcome in outcomes if outcome[0] not in found]
