@@ -230,6 +230,14 @@ def test_a_capped_metric_is_compared_exactly() -> None:
     assert found["better"] is True
 
 
+def test_a_ratio_without_an_upper_end_says_so() -> None:
+    """It read "+56755800625552.84%"."""
+    counts = {"old": Counts(100, 100, 1), "new": Counts(3, 3, 2)}
+    found = Comparisons(("old", "new"), {}, Observed(counts)).lift("new", "old")["error_rate"]
+    assert -1 < found["relative_interval"][0] < 0
+    assert found["relative_interval"][1] is None
+
+
 @pytest.mark.parametrize("sticky", [False, True])
 def test_few_values_are_compared_where_shares_moved(*, sticky: bool) -> None:
     """After a rollback of a candidate that had few requests, its difference had no interval."""

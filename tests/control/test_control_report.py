@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from gateway.config.load import load
+from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
-from gateway.control.reports.estimates import estimate
+from gateway.control.reports.estimates import estimate, reward_estimate
 from gateway.control.reports.route import Evidence, report
 from gateway.control.reports.series import series, step_for, steps
 from gateway.ingest.evidence import Rewarded, RewardedBucket
@@ -64,6 +65,19 @@ def test_an_interval_is_never_narrower_than_its_mean_calls_for() -> None:
     low, high = estimate("boolean", booleans(3, 3))["interval"]
     assert high == 1.0
     assert low == pytest.approx(stats.beta(4, 1).ppf(0.025), abs=1e-12)
+
+
+def test_an_interval_lies_within_the_declared_range() -> None:
+    """Of revenue that few customers make it began below zero."""
+    sums, real = RewardSums(465, 199.5, 20_000.0), {"type": "real", "minimum": 0.0}
+    free = reward_estimate(MetricConfig.model_validate({"type": "real"}), Rewarded(sums, sums))["interval"]
+    kept = reward_estimate(MetricConfig.model_validate(real), Rewarded(sums, sums))["interval"]
+    assert free[0] < 0
+    assert kept == [0.0, free[1]]
+    low, high = reward_estimate(MetricConfig.model_validate(real | {"maximum": 0.1}), Rewarded(sums, sums))[
+        "interval"
+    ]
+    assert (low, high) == (0.0, sums.mean), "values of an earlier range"
 
 
 def test_real_and_count_metrics_have_their_own_models() -> None:

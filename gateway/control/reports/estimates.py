@@ -55,10 +55,13 @@ def estimate(model: MetricType, sums: RewardSums) -> dict[str, Any]:
     return {"count": whole(sums.count), "mean": mean, "interval": drawn}
 
 
-def reward_estimate(model: MetricType, found: Rewarded) -> dict[str, Any]:
+def reward_estimate(metric: MetricConfig, found: Rewarded) -> dict[str, Any]:
     """Return the `estimate` of the independent observations, and how many values there are, how many of them were not
     reported and count as zero, and how many wait for the end of their window."""
-    observed = estimate(model, found.observations)
+    observed = estimate(metric.type, found.observations)
+    if observed["interval"] is not None:  # only means that values within the declared range can have
+        (low, high), mean = observed["interval"], observed["mean"]
+        observed["interval"] = [min(max(low, metric.lowest), mean), max(min(high, metric.highest), mean)]
     return observed | {
         "count": whole(found.values.count),
         "observations": observed["count"],

@@ -39,6 +39,8 @@ Method = Literal["pooled", "weighted", "matched"]
 
 HEALTH: Final = ("error_rate", "latency_p50", "latency_p99")
 """Compared on every route in addition to its metrics; lower is better."""
+MAX_RATIO: Final = 1e6
+"""A greater end of a ratio's interval says that there is none."""
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
@@ -208,7 +210,7 @@ class Comparisons:
         return {
             **absolute,
             "relative": difference.candidate / difference.baseline - 1.0 if known else None,
-            "relative_interval": None if ratio is None else [_less_one(end) for end in ratio],
+            "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
             "method": self._method(metric, baseline, variant),
             "adjusted_by": "past" if self._by_past(metric, baseline, variant) else None,
@@ -319,7 +321,7 @@ def _ends(found: MetricComparison, alpha: float) -> list[float | None] | None:
 
 
 def _less_one(end: float | None) -> float | None:
-    return None if end is None else end - 1.0
+    return None if end is None or end > MAX_RATIO else end - 1.0
 
 
 def _better(interval: list[float | None] | None, goal: Goal) -> bool | None:

@@ -264,9 +264,7 @@ def _variant(
 def rewards(
     variant: str, declared: Mapping[str, MetricConfig], found: Mapping[tuple[str, str], Rewarded]
 ) -> dict[str, Json]:
-    return {
-        name: reward_estimate(m.type, found.get((variant, name), _NOTHING)) for name, m in declared.items()
-    }
+    return {name: reward_estimate(m, found.get((variant, name), _NOTHING)) for name, m in declared.items()}
 
 
 def error_rate(counts: Counts) -> Json:

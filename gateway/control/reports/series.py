@@ -182,7 +182,7 @@ def _estimates(
 ) -> Json:
     """The reward estimates; omits metrics without data."""
     return {
-        name: reward_estimate(declared[name].type, one if shares is None else one.scaled(shares[name]))
+        name: reward_estimate(declared[name], one if shares is None else one.scaled(shares[name]))
         for name, one in found.items()
         if one.values.count > 0 and one.observations.count > 0
     }
