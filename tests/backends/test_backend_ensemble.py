@@ -88,36 +88,35 @@ async def test_a_diamond_of_steps_over_http(root: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize(
-    ("steps", "config", "message"),
-    [
-        ([step("plus", {"x": "z"}, {"y": "y"})], {}, "nothing gives 'z'"),
-        ([step("plus", {"x": "b"}, {"y": "a"}), step("plus", {"x": "a"}, {"y": "b"})], {}, "without a cycle"),
-        ([step("plus", {"x": "x"}, {"y": "z"})], {}, "no step gives the output 'y'"),
-        ([step("plus", {"w": "x"}, {"y": "y"})], {}, "the model takes x"),
-        ([step("plus", {"x": "x"}, {"w": "y"})], {}, "has no output 'w'"),
-        ([step("plus", {"x": "x"}, {"y": "x"})], {}, "'x' is given twice"),
-        ([step("plus", {"x": "x"}, {"y": "y"})], {"outputs": X}, "both an input and an output"),
-        ([step("absent", {"x": "x"}, {"y": "y"})], {}, "a step needs model 'absent'"),
-        ([step("plus", {"x": "x"}, {"y": "y"}, 7)], {}, "has no version '7'"),
-        (DIAMOND, {"max_batch_size": 9}, "max_batch_size is 9"),
-        (DIAMOND, {"max_batch_size": 0}, "max_batch_size is 0"),
-        (DIAMOND, {"inputs": {"x": ("FP64", [2])}}, "they must agree"),
-        (DIAMOND, {"outputs": {"y": ("FP32", [3])}}, "they must agree"),
-        ([step("other", {"x": "x"}, {"y": "y"})], {}, "is an ensemble"),
-    ],
-)
-async def test_what_does_not_fit_is_refused_at_load(
-    root: Path, steps: list[dict[str, Any]], config: dict[str, Any], message: str
-) -> None:
+MISFITS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
+    ([step("plus", {"x": "z"}, {"y": "y"})], {}, "nothing gives 'z'"),
+    ([step("plus", {"x": "b"}, {"y": "a"}), step("plus", {"x": "a"}, {"y": "b"})], {}, "without a cycle"),
+    ([step("plus", {"x": "x"}, {"y": "z"})], {}, "no step gives the output 'y'"),
+    ([step("plus", {"w": "x"}, {"y": "y"})], {}, "the model takes x"),
+    ([step("plus", {"x": "x"}, {"w": "y"})], {}, "has no output 'w'"),
+    ([step("plus", {"x": "x"}, {"y": "x"})], {}, "'x' is given twice"),
+    ([step("plus", {"x": "x"}, {"y": "y"})], {"outputs": X}, "both an input and an output"),
+    ([step("absent", {"x": "x"}, {"y": "y"})], {}, "a step needs model 'absent'"),
+    ([step("plus", {"x": "x"}, {"y": "y"}, 7)], {}, "has no version '7'"),
+    (DIAMOND, {"max_batch_size": 9}, "max_batch_size is 9"),
+    (DIAMOND, {"max_batch_size": 0}, "max_batch_size is 0"),
+    (DIAMOND, {"inputs": {"x": ("FP64", [2])}}, "they must agree"),
+    (DIAMOND, {"outputs": {"y": ("FP32", [3])}}, "they must agree"),
+    ([step("other", {"x": "x"}, {"y": "y"})], {}, "is an ensemble"),
+]
+
+
+async def test_what_does_not_fit_is_refused_at_load(root: Path) -> None:
     write_ensemble(root, "other", DIAMOND)
-    write_ensemble(root, "some", steps, **config)
+    for number, (steps, config, _) in enumerate(MISFITS):
+        write_ensemble(root, f"some-{number}", steps, **config)
     registry = Registry(root, "cpu", kinds=KINDS)
     await registry.load_all()
-    assert message in registry.models["some"].faults["1"]
     assert registry.find("plus").version == "1"
-    with pytest.raises(LoadError, match="some version 1"):
-        await registry.load("some")
+    for number, (_, _, message) in enumerate(MISFITS):
+        assert message in registry.models[f"some-{number}"].faults["1"]
+        with pytest.raises(LoadError, match=f"some-{number} version 1"):
+            await registry.load(f"some-{number}")
     await registry.close()
 
 
