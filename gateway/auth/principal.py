@@ -166,7 +166,7 @@ class Authenticator:
 
         ``fields``: those of `browsers.FIELDS`. ``near``: whether it came over loopback and past no proxy.
 
-        Raises TurnoutError("forbidden") for what only a browser of somebody else's page would send.
+        Raises TurnoutError("forbidden") for what only a page of another site makes a browser send.
         """
         return LOCAL if self.browsers.check(method, host, fields) and near else ANYONE
 

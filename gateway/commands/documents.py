@@ -1,4 +1,4 @@
-"""Which configuration file and which of its routes a command is about."""
+"""The configuration file and the route that a command reads."""
 
 from __future__ import annotations
 

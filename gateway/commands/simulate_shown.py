@@ -1,4 +1,4 @@
-"""What `turnout simulate` shows, whatever it simulates."""
+"""The output that all simulations of `turnout simulate` share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shown(found: Estimated | None, digits: int = 0) -> str:
 
 
 class Progress:
-    """A bar, where somebody is looking."""
+    """A progress bar on a terminal."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""Which store a command reads, given a configuration file."""
+"""The store that a command reads, given a configuration file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.errors import MissingExtra
 from gateway.state.base import StoreUnavailable
 
 FAILURES: Final = (*output.FAILURES, StoreUnavailable, MissingExtra)
-"""What a command reports that reads a store."""
+"""Exceptions that a command that reads a store reports."""
 _SQLITE: Final = "sqlite:///"
 
 
@@ -36,11 +36,11 @@ def archive_of_file(archive: str, config: Path) -> str:
 
 
 def missing(store: str) -> bool:
-    """Whether there is no such file yet."""
+    """Whether ``store`` is a SQLite file that does not exist yet."""
     return store.startswith(_SQLITE) and not Path(store.removeprefix(_SQLITE)).exists()
 
 
 def shown(store: str) -> str:
-    """Without a password."""
+    """The address ``store`` without credentials."""
     scheme, mark, rest = store.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""Which allocation each route of a document begins with, given what is published and where rollouts stand. Pure."""
+"""The allocation that each route of a document begins with, from what is published and the state of rollouts. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RouteAllocation:
     """Whether the store has it (under this epoch)."""
     reason: str = "config"
     drawn: Drawn | None = None
-    """Of a bandit with features: what it decides by; None while nothing was learned."""
+    """The ensemble of a bandit with features; None until something was learned."""
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -37,12 +37,12 @@ class RouteAllocation:
 
     @property
     def contextual(self) -> dict[str, Any] | None:
-        """What was learned about features, for people; None for a policy without."""
+        """What a bandit with features has learned, for people; None for other policies."""
         return described(self.plan, self.drawn) if isinstance(self.plan, Contextual) else None
 
 
 def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:
-    """What a rollout in ``state`` makes of the canary's plan."""
+    """The changes that a rollout in ``state`` makes to the plan of its canary."""
     share = rollout.shadow_share(state, plan)
     shadows = ((state.candidate, share),) if share else ()
     promoted = state.status is Status.PROMOTED
@@ -52,8 +52,11 @@ def override_of(state: State, plan: rollout.Plan) -> RolloutOverride:
 def arranged(
     found: Plan, override: RolloutOverride | None, stored: Published | None, packed: bytes
 ) -> RouteAllocation:
-    """What a route is served with. What was published (``stored``, ``packed`` with its ensemble) stays in force
-    where it fits. Raises ValueError for a plan that can't be allocated."""
+    """The allocation that a route begins with: the published one (``stored``, its ensemble ``packed``) if it fits.
+
+    Raises:
+        ValueError: The plan can't be allocated.
+    """
     wanted = overridden(found, override)
     previous = fitting(stored, wanted) if stored is not None else None
     drawn = None
@@ -74,8 +77,10 @@ def arranged(
 
 
 def followed(held: RouteAllocation, wanted: Plan, stored: Published, packed: bytes) -> RouteAllocation:
-    """What a route is served with after ``stored`` was read (``packed``: its ensemble); ``held`` with the plan
-    ``wanted`` if that is older, or of another configuration."""
+    """The allocation of a route once ``stored`` was read (``packed``: its ensemble).
+
+    It is ``held`` with the plan ``wanted`` if ``stored`` is older or belongs to another configuration.
+    """
     if wanted != held.plan:  # another process has moved the rollout
         held = replace(held, plan=wanted)
     found = fitting(stored, wanted) if stored.epoch >= held.epoch else None
@@ -96,7 +101,7 @@ def followed(held: RouteAllocation, wanted: Plan, stored: Published, packed: byt
 
 
 def fitting(stored: Published, wanted: Plan) -> Allocation | None:
-    """What was published, if it speaks of the variants that ``wanted`` does; else None."""
+    """The published allocation if it has exactly the variants of ``wanted``, else None."""
     fresh = allocate(wanted)
     if set(stored.probabilities) != set(fresh.variants):
         return None
@@ -110,7 +115,7 @@ def fitting(stored: Published, wanted: Plan) -> Allocation | None:
 
 
 def same(a: Allocation, b: Allocation, within: float = 0.0) -> bool:
-    """Whether both assign alike (or, ``within`` given, no probability differs by more)."""
+    """Whether both assign the same; with ``within``, whether no probability differs by more than that."""
     one, other = a.as_dict(), b.as_dict()
     if set(one) != set(other):
         return False

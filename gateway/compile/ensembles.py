@@ -1,4 +1,4 @@
-"""What a bandit with features has learned, as the leader publishes it and everybody restores it.
+"""What a bandit with features has learned, as the leader publishes it and every process restores it.
 
 The bytes are a line of JSON (what it is about, and the posterior for people to read), then the coefficients
 exactly as they were drawn. So all workers and replicas decide by the very same numbers, whatever machine drew
@@ -36,7 +36,7 @@ class Drawn:
     beliefs: tuple[Belief, ...]
     """By variant, in the plan's order."""
     rewards: Mapping[str, float]
-    """By variant: how many (with a half-life: their weight)."""
+    """By variant: number of rewards; with a half-life, their total weight."""
     caps: Mapping[str, float]
     exact: bool = True
     """Whether it decides as it was published: the floor has not been edited since."""
@@ -60,7 +60,7 @@ class Drawn:
 
 
 def _identity(plan: Contextual) -> dict[str, Any]:
-    """What must be the same for coefficients to mean the same."""
+    """The parts of a plan that give coefficients their meaning."""
     return {
         "features": fingerprint(plan.features).hex(),
         "variants": list(plan.variants),
@@ -71,7 +71,7 @@ def _identity(plan: Contextual) -> dict[str, Any]:
 
 
 def restore(plan: Contextual, data: bytes) -> Drawn | None:
-    """What was `Drawn.packed`, if it was drawn for such a plan; else None."""
+    """The inverse of `Drawn.packed`; None if ``data`` was drawn for another plan."""
     line, _, rest = data.partition(b"\n")
     head = json.loads(line)
     wanted = _identity(plan)
@@ -90,7 +90,7 @@ def expected(evidence: str) -> bool:
 def refit(
     plan: Contextual, sums: Mapping[str, LinearSums], caps: Mapping[str, float], before: Drawn | None
 ) -> bool:
-    """Whether the posterior (or a cap) has moved so far that a new ensemble should be drawn."""
+    """Whether the posterior or a cap has moved enough to draw a new ensemble."""
     if before is None or dict(before.caps) != dict(caps):
         return True
     empty = LinearSums.empty(plan.width)
@@ -101,14 +101,14 @@ def refit(
 def draw(
     plan: Contextual, sums: Mapping[str, LinearSums], caps: Mapping[str, float], seed: Sequence[int]
 ) -> Drawn:
-    """A fresh ensemble. Raises ValueError when the caps leave less than everything."""
+    """A new ensemble. Raises ValueError if the caps sum to less than 1."""
     made = contextual.ensemble(plan, sums, np.random.default_rng(seed), caps)
     rewards = {name: sums[name].count if name in sums else 0.0 for name in plan.variants}
     return Drawn(made, tuple(c.belief for c in made.posteriors), rewards, dict(caps))
 
 
 def described(plan: Contextual, drawn: Drawn | None) -> dict[str, Any]:
-    """For people: the columns of a row, and what each variant's coefficients are believed to be."""
+    """The columns of a row and each variant's coefficients with their intervals, for people."""
     names = columns(plan.features)
     believed = {} if drawn is None else dict(zip(plan.variants, drawn.beliefs, strict=True))
     return {
@@ -126,14 +126,16 @@ def _figures(names: Sequence[str], belief: Belief) -> dict[str, dict[str, Any]]:
 
 
 def seed(route: str, epoch: int, *, sticky: bool) -> tuple[int, int]:
-    """By route and epoch. With sticky units by the route alone: the draws then move as little as the posterior
-    does, and a unit keeps its variant from epoch to epoch unless what was learned speaks against it."""
+    """The seed of an ensemble: of the route and the epoch, or with sticky units of the route alone.
+
+    With the same seed the draws move as little as the posterior, so a unit keeps its variant from epoch to epoch.
+    """
     digest = blake2b(route.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big"), 0 if sticky else epoch
 
 
 def averaged(drawn: Drawn, recent: Iterable[Outcome], previous: Allocation) -> Allocation:
-    """The mean of the shares that recent requests would get: what the allocation comes to on the whole."""
+    """The allocation over all requests: the mean of the shares that recent requests would get."""
     plan = drawn.ensemble.plan
     rows = [encode(plan.features, json.loads(outcome.features)) for outcome in recent if outcome.features]
     shares = drawn.ensemble.average(rows or [encode(plan.features, {})])

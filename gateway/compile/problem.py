@@ -1,4 +1,4 @@
-"""A configuration that was refused, for everyone who may read."""
+"""A refused configuration, and what readers may see of it."""
 
 from __future__ import annotations
 

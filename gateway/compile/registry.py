@@ -27,10 +27,10 @@ Context = Callable[[BackendTlsConfig], ssl.SSLContext]
 
 
 class Registry:
-    """What is in force."""
+    """The addresses, limiters, health and token buckets in force."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tell: health.Report, *, part: float = 1.0) -> None:
-        """``tell`` hears of what becomes of addresses' health. ``part``: of each key's rate, for this process."""
+        """``tell``: receives changes of health. ``part``: this process's part of each key's rate."""
         self.loop = loop
         self.tell = tell
         self.part = part
@@ -46,13 +46,13 @@ class Registry:
         return self.addresses[endpoint(backend, place), False]
 
     def probe_address(self, backend: BackendConfig, place: int) -> Address:
-        """The address number ``place`` for a probe: with a connection of its own, which never rests."""
+        """The address number ``place`` for a probe, which has a connection of its own and never keeps it."""
         known = self.address(backend, place)
         offer = known.offer if isinstance(known, Http2Address) else None
         return new_address(known.endpoint, self.loop, known.context, offer, known.server_name, max_idle=0)
 
     def take(self, draft: Draft) -> None:
-        """Puts ``draft`` in force, and closes the resting connections of addresses that are named no more."""
+        """Puts ``draft`` in force, and closes the idle connections of addresses that are no longer named."""
         gone = [address for key, address in self.addresses.items() if key not in draft.addresses]
         self.addresses, self.backends, self.limiters = draft.addresses, draft.backends, draft.limiters
         self.healths, self.buckets = draft.healths, draft.buckets
@@ -73,7 +73,7 @@ class Registry:
 
 @dataclass(slots=True)
 class Options:
-    """What the configuration says of one address, which several backends may name."""
+    """The options of one address, which several backends may name."""
 
     context: ssl.SSLContext | None
     offer: ssl.SSLContext | None
@@ -84,10 +84,10 @@ class Options:
 
 
 class Draft:
-    """What a configuration makes of a registry, which it only reads."""
+    """The registry that a configuration asks for; making it only reads the registry in force."""
 
     def __init__(self, registry: Registry, context: Context) -> None:
-        """``context`` makes the TLS context for a backend; it raises OSError for files that can't be used."""
+        """``context``: returns the TLS context for a backend; raises OSError for files that can't be used."""
         self._registry = registry
         self._context = context
         self._contexts: dict[tuple[BackendTlsConfig, tuple[str, ...]], ssl.SSLContext] = {}
@@ -100,7 +100,7 @@ class Draft:
         self.documents: dict[str, BackendConfig] = {}
 
     def backend(self, name: str, document: BackendConfig, chance: Callable[[], float]) -> Backend:
-        """Drafts the backend ``name``: with the addresses, the limiter and the health that are known already."""
+        """Drafts the backend ``name``; addresses, limiter and health that are in force are kept."""
         known = self._registry
         places = range(len(document.addresses))
         self.limiters[name] = known.limiters.get(name) or ConcurrencyLimiter(_limit(document))
@@ -118,7 +118,7 @@ class Draft:
         return backend
 
     def bucket(self, key: str, rate: float) -> Bucket:
-        """The token bucket of an API key, as full as it is while its rate stays the same."""
+        """The token bucket of an API key; the one in force if its rate is the same."""
         bucket = self._registry.buckets.get((key, rate)) or Bucket(rate, part=self._registry.part)
         return self.buckets.setdefault((key, rate), bucket)
 
@@ -165,7 +165,7 @@ def new_address(
 
 
 def endpoint(backend: BackendConfig, place: int) -> Endpoint:
-    """What identifies the address number ``place`` of ``backend``."""
+    """The key of the address number ``place`` of ``backend``."""
     found = backend.addresses[place]
     tls = f"{_tls_digest(backend.tls)} {backend.alpn}" if found.secure else ""
     return Endpoint(found.scheme, found.host, found.port, tls)

@@ -1,4 +1,4 @@
-"""From a document, and the allocation of each route, to what the data plane reads. Pure."""
+"""Makes the snapshot that the data plane reads, from a document and the allocation of each route. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def snapshot(
     verify: Verifier | None,
     tracing: Tracing | None,
 ) -> Snapshot:
-    """All that the data plane reads; its revision is set when it is put in force."""
+    """The snapshot of ``document``; its revision is set when it is put in force."""
     made = Snapshot(
         revision=0,
         routes=routes,
@@ -72,7 +72,7 @@ def _served(route: RouteConfig) -> bool:
 
 
 def _looked_at(document: Document) -> set[bytes]:
-    """The request fields that some route, or the choice of what is traced, decides by."""
+    """Names of the request fields that routes or tracing read."""
     names: set[str] = set()
     if document.telemetry.traces is not None:
         names.update(("traceparent", "tracestate"))
@@ -293,7 +293,7 @@ _NO_ADDRESS: Final = BackendConfig.model_construct()
 
 
 def _nowhere() -> Backend:
-    """The backend of a variant that is only decided for."""
+    """The backend of a variant whose requests are not proxied."""
     unused = ConcurrencyLimiter(Limit(0, 0, 0.0))
     return Backend("", (), unused, lambda: 0.0, health=Health("", lambda kind, data: None))
 
@@ -318,7 +318,7 @@ def swap(
     ensemble: Ensemble | None,
     id_prefix: IdPrefix,
 ) -> bool:
-    """Gives a route of a snapshot that is in force another allocation; False where it has no such route."""
+    """Replaces the allocation of a route in a snapshot in force; False if it has no such route."""
     route = found.routes.get(name)
     if route is None:
         return False

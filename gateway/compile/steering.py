@@ -1,4 +1,4 @@
-"""What the state of a route means to its allocation. Pure."""
+"""The limits that the state of a route sets to its allocation. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALPHA: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What the rollout, the guardrails and the stop rule of a route ask of its allocation."""
+    """The requirements of a route's rollout, guardrails and stop rule for its allocation."""
 
     override: RolloutOverride | None = None
     """Of a canary."""
@@ -47,7 +47,7 @@ class Guarded:
 
 
 def steering(route: RouteConfig, state: RouteState, now: float) -> Steering:
-    """What ``state`` asks; what was decided about another section of the policy asks nothing."""
+    """The requirements of ``state``; decisions about another section of the policy have none."""
     section, override, winner = route.policy, None, None
     if isinstance(section, CanaryConfig):
         plan = plan_of(section)
@@ -62,7 +62,7 @@ def steering(route: RouteConfig, state: RouteState, now: float) -> Steering:
 
 
 def guarded(section: object, override: RolloutOverride | None) -> Guarded | None:
-    """What binds the bandit of a route whose policy is ``section``; None where there is nothing to compare."""
+    """The guardrails of the bandit of a route with the policy ``section``; None if there is nothing to compare."""
     if isinstance(section, BanditConfig) and section.baseline is not None:
         fingerprint = guardrails_fingerprint(section)
         return Guarded(section.baseline, section.guardrails, fingerprint)

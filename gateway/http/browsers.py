@@ -1,4 +1,4 @@
-"""What a web page may do to a gateway without `auth`, through the browser of somebody who can reach it.
+"""What a web page may do to a gateway without `auth`, through the browser of a person who can reach it.
 
 There is no credential to ask for, so two fields that a page can't choose decide: `Host` (a page whose name was
 rebound to this address still sends that name) and what the browser says of the page's origin (`Sec-Fetch-Site`, or

@@ -1,6 +1,6 @@
 """Keeps every route's allocation where its policy wants it, on all workers and replicas alike.
 
-One leader (a lease) computes and publishes; everybody else follows what is published. A publication is a new
+One leader (a lease) computes and publishes; all other processes follow what is published. A publication is a new
 epoch. What a request reads is swapped with one assignment.
 """
 
@@ -231,7 +231,7 @@ class Allocations:
         )
         packed = await asyncio.to_thread(drawn.packed) if drawn is not None else b""
         if not await self._store.publish(record, packed):
-            self._changed = -1  # somebody was faster: look again, and follow
+            self._changed = -1  # another process was faster: look again, and follow
             return
         self._stored[name], self._in_effect = record, None
         self._publications += 1

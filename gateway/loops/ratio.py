@@ -35,13 +35,13 @@ BACK_S: Final = 3600.0
 STEP_S: Final = 10.0
 """Seconds of the record that are read together."""
 MAX_STEPS: Final = 360
-"""Such steps in one look, after a pause."""
+"""Maximum number of such steps in one look, after a pause."""
 MAX_ROWS: Final = 5000
 """Decisions that are read together, however long they took: after a pause most of hundreds of routes have few."""
 KEPT_S: Final = 60.0
-"""Seconds between two writes of a test to the store, where it has seen somebody."""
+"""Seconds between two writes of a test to the store, if it has seen further units."""
 IDLE_S: Final = 1800.0
-"""Seconds between two writes of a test that has seen no unit."""
+"""Seconds between two writes of a test without further units."""
 
 Probabilities = Mapping[int, Mapping[str, float]]
 """By epoch."""
@@ -67,7 +67,7 @@ class _Units:
     kept: float = 0.0
     """When it was written to the store."""
     news: bool = True
-    """Whether somebody was seen since."""
+    """Whether units were seen since."""
 
 
 class Ratios:
@@ -160,7 +160,7 @@ class Ratios:
             self._units.pop(name, None)  # another leader has gone on with it: so do we, from there
 
     def forget(self) -> None:
-        """What another leader may go on with: call it while another one leads."""
+        """Drops the tests: another leader continues them. Call it while another one leads."""
         self._units.clear()
 
 

@@ -69,7 +69,7 @@ def keep_private(path: Path) -> None:
     """Makes the file, if absent, such that only its owner reads it; SQLite gives -wal and -shm the same mode.
 
     It holds the keys that seal decision ids and logins, and secrets written into a configuration. A laxer mode of
-    an existing file is somebody's choice, so it is warned about and left.
+    an existing file was set up by a person, so it is warned about and left.
     """
     with suppress(OSError):  # whatever it is, `connect` says it better
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
