@@ -34,7 +34,7 @@ from gateway.ingest.evidence import (
 from gateway.ingest.feature_rows import linear_sums
 from gateway.record.histogram import merge
 from gateway.state import history
-from gateway.state.base import ALLOCATION, Counts, Event
+from gateway.state.base import ALLOCATION, Counts, Event, StoreUnavailable
 from policies.allocation.bandit import discounted
 from policies.contextual.bandit import Contextual
 from policies.contextual.regression import LinearSums
@@ -127,8 +127,9 @@ class ControlServices:
 
     def _computed(self, name: str, task: asyncio.Task[Json]) -> None:
         del self._computing[name]
-        if not task.cancelled() and task.exception() is not None:
-            log.info("the standing of %s could not be computed: %s", name, task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, StoreUnavailable | TurnoutError):
+            log.error("the standing of %s could not be computed", name, exc_info=error)
 
     async def _compute_standing(self, name: str, revision: int) -> Json:
         async with self._one_at_a_time:

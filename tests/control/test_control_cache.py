@@ -139,21 +139,27 @@ async def test_a_list_does_not_wait_for_months_of_history(
     await asyncio.gather(*services._computing.values())
 
 
-async def test_a_standing_that_fails_in_the_background_is_told_in_a_line(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "lines"), [(StoreUnavailable("it is closed"), 0), (ArithmeticError("no"), 1)]
+)
+async def test_a_standing_that_fails_in_the_background_is_told_unless_the_store_is_away(
+    harness: Harness,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    lines: int,
 ) -> None:
-    caplog.set_level("INFO", "turnout.control")
     monkeypatch.setattr(services_module, "MAX_STANDING_WAIT_S", 0.0)
     gate = asyncio.Event()
 
     async def failing(self: ControlServices, name: str) -> Any:
         await gate.wait()
-        raise StoreUnavailable("it is closed")
+        raise error
 
     monkeypatch.setattr(ControlServices, "_standing", failing)
     services = ControlServices(harness)
-    await services.summaries()
+    routes = await services.summaries()
     gate.set()
     await asyncio.gather(*services._computing.values(), return_exceptions=True)
-    assert "could not be computed: it is closed" in caplog.text
+    assert caplog.text.count("could not be computed") == lines * len(routes)
     assert services._computing == {}
