@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from backends.batching.entry import Entry, Report
 from backends.batching.execution import Executable, run_batch
@@ -25,6 +27,7 @@ DEMOTION_S: Final = 0.05
 """A batch that takes longer moves its model to a thread."""
 INTERRUPT_S: Final = 1.0
 """A batch that takes longer is interrupted."""
+GUARDED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGURG)
 
 
 class LoopInstance:
@@ -92,13 +95,14 @@ class Guard:
     """Interrupts a batch that holds the event loop.
 
     A thread watches the clock and signals the main thread; the handler raises `Overrun` there, in the
-    model's code, and only while a batch runs.
+    model's code, and only while a batch runs. It also restores handlers that a model has replaced.
     """
 
     def __init__(self) -> None:
         self.started = 0.0
         """When the running batch began, by `time.perf_counter`; 0.0: none runs."""
         self._thread: threading.Thread | None = None
+        self._handlers: dict[int, Any] = {}
 
     def watch(self) -> bool:
         """Starts watching; False outside the main thread, where signals can't be handled."""
@@ -107,18 +111,34 @@ class Guard:
         if threading.current_thread() is not threading.main_thread():
             return False
         signal.signal(signal.SIGURG, self._interrupt)
+        self._handlers = {number: signal.getsignal(number) for number in GUARDED_SIGNALS}
         self._thread = threading.Thread(
-            target=self._watch, args=(threading.get_ident(),), name="loop guard", daemon=True
+            target=self._watch,
+            args=(threading.get_ident(), asyncio.get_running_loop()),
+            name="loop guard",
+            daemon=True,
         )
         self._thread.start()
         return True
 
-    def _watch(self, main: int) -> None:
+    def _watch(self, main: int, loop: asyncio.AbstractEventLoop) -> None:
         while True:
             time.sleep(INTERRUPT_S / 4)
+            if any(signal.getsignal(number) != handler for number, handler in self._handlers.items()):
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._restore)
             started = self.started
             if started and time.perf_counter() - started > INTERRUPT_S:
                 signal.pthread_kill(main, signal.SIGURG)
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) != handler and handler is not None:
+                log.warning(
+                    "a model has replaced the handler of %s; it is restored", signal.Signals(number).name
+                )
+                signal.signal(number, handler)
+                signal.siginterrupt(number, False)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.started and time.perf_counter() - self.started > INTERRUPT_S:

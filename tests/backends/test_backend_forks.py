@@ -1,4 +1,4 @@
-"""Models that fork processes and start threads."""
+"""Models that fork processes, start threads, and replace signal handlers."""
 
 from __future__ import annotations
 
@@ -63,3 +63,29 @@ def test_what_a_model_forks_or_starts_holds_no_connection_and_serves_nothing(
         assert server.stop() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), 30)
+
+
+SIGNALS = """
+import signal, torch
+
+class Model(torch.nn.Module):
+    def forward(self, x):
+        if x.max() == 1:
+            for number in (signal.SIGTERM, signal.SIGURG):
+                signal.signal(number, signal.SIG_IGN)
+        while x.max() == 2:
+            pass
+        return x
+"""
+
+
+def test_signal_handlers_that_a_model_replaces_are_restored(tmp_path: Path) -> None:
+    write_model(tmp_path, "forker", SIGNALS, {"x": ("FP32", [1])}, {"y": ("FP32", [1])}, executor="loop")
+    with ModelServerProcess(tmp_path) as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            assert ask(client, 1.0).status_code == 200
+            server.announced("replaced the handler of (SIGURG)", 30)
+            assert ask(client, 2.0).status_code == 500, "interrupted"
+            assert ask(client, 3.0).status_code == 200
+        assert server.stop() == 0
