@@ -331,8 +331,7 @@ def test_the_good_file_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["https://h:abc/", "https://h:99999/", r"https://ex\u2028ample/", r"https://h/\x7f", "https:///x"],
+    "url", ["https://h:abc/", "https://h:99999/", r"https://ex\u2028ample/", r"https://h/\x7f", "https:///x"]
 )
 def test_an_address_that_the_client_cannot_call(url: str) -> None:
     """The client's exception for it is none of the usual ones, and ended the loop that called it."""

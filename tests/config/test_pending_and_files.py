@@ -77,9 +77,7 @@ def pems(tmp_path: Path) -> Path:
     for file, private in (("key.pem", key), ("other.pem", ec.generate_private_key(ec.SECP256R1()))):
         (tmp_path / file).write_bytes(
             private.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
     (tmp_path / "text.pem").write_text("no certificate")

@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.faults import Fault
-from gateway.config.yaml_text import (
-    MAX_CHARACTERS,
-    MAX_DEPTH,
-    MAX_SECRET_BYTES,
-    read,
-    variables,
-)
+from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, read, variables
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:

@@ -161,10 +161,7 @@ async def test_a_wide_row(store: Store) -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.lists(st.integers(-GRID, GRID), min_size=3, max_size=3),
-            st.floats(-1e100, 1e100),
-        ),
+        st.tuples(st.lists(st.integers(-GRID, GRID), min_size=3, max_size=3), st.floats(-1e100, 1e100)),
         max_size=8,
     ),
     st.integers(0, 8),

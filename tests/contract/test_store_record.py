@@ -150,13 +150,7 @@ async def test_filters(store: Store) -> None:
         "b": outcome(T0 + 2, route="b", status=503, error="backend_overloaded", served=""),
         "c": outcome(T0 + 3, route='we"ird'),
         "d": outcome(
-            T0 + 4,
-            route="d",
-            forced=True,
-            total_ms=900.0,
-            unit=1 << 63,
-            request_id="of-ä",
-            principal="other",
+            T0 + 4, route="d", forced=True, total_ms=900.0, unit=1 << 63, request_id="of-ä", principal="other"
         ),
     }
     await store.append(list(rows.values()))

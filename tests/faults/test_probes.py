@@ -47,12 +47,7 @@ class Ready:
 
     def __init__(self, rig: FaultRig) -> None:
         self.rig = rig
-        self.answers: dict[str, bytes] = {
-            "a": ok(),
-            "b": ok(),
-            "c": b"HTTP/1.1 204 Ready\r\n\r\n",
-            "d": ok(),
-        }
+        self.answers: dict[str, bytes] = {"a": ok(), "b": ok(), "c": b"HTTP/1.1 204 Ready\r\n\r\n", "d": ok()}
         self.probes: dict[str, list[Request]] = {name: [] for name in NAMES}
         for name in NAMES:
             self._steer(name)

@@ -7,18 +7,7 @@ import pytest
 from gateway.http2.limits import Limits
 from gateway.http2.stream import Stream
 from tests.http2.echo import Echo, Server
-from tests.http2.raw import (
-    DATA,
-    END_STREAM,
-    GOOD,
-    HELLO,
-    WINDOW_UPDATE,
-    data,
-    frame,
-    headers,
-    settings,
-    word,
-)
+from tests.http2.raw import DATA, END_STREAM, GOOD, HELLO, WINDOW_UPDATE, data, frame, headers, settings, word
 
 
 def stream(server: Server, number: int) -> Stream:

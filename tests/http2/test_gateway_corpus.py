@@ -16,7 +16,7 @@ RIG = {
     match: {path: /echo}
     variants: {v1: {backend: a}}
     policy: {type: single, variant: v1}
-""",
+"""
 }
 SMUGGLED = (b"smuggled", b"injected", b"evil", b"\r\n\r\nGET")
 

@@ -32,7 +32,7 @@ RIG = {
     match: {path: /echo}
     variants: {v1: {backend: a}}
     policy: {type: single, variant: v1}
-""",
+"""
 }
 STREAMS = range(1, 8_000, 2)
 BOMB = block(GOOD) + b"\x40\x01a" + b"\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 12_000

@@ -12,9 +12,7 @@ from tests.http2.raw import AUTHORITY, HELLO, PREFACE, SCHEME, Pair, data, frame
 from tests.support.backend import EARLY, HOLD, ok
 from tests.wire.rig import Rig
 
-RIG = {
-    "limits": "header_timeout: 1s, body_timeout: 1s, write_timeout: 1500ms, idle_timeout: 2s",
-}
+RIG = {"limits": "header_timeout: 1s, body_timeout: 1s, write_timeout: 1500ms, idle_timeout: 2s"}
 pytestmark = pytest.mark.slow
 
 

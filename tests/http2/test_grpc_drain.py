@@ -37,10 +37,7 @@ routes:
         assert go_on.wait(PATIENCE)
         yield infer_request("m", 2.0)
 
-    with (
-        GatewayProcess(tmp_path, config) as gateway,
-        grpc.insecure_channel(gateway.address) as channel,
-    ):
+    with GatewayProcess(tmp_path, config) as gateway, grpc.insecure_channel(gateway.address) as channel:
         assert infer(channel, "m", 1.0)[0] == [2.0]
         method = channel.stream_stream(
             f"/{SERVICE}/ModelStreamInfer",

@@ -28,7 +28,7 @@ def test_a_repeated_head_is_the_same_as_the_first() -> None:
 def test_a_head_in_one_part_has_its_framing_removed() -> None:
     head = b"GET / HTTP/1.1\r\nx-a: 1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
     assert decoded(encode_head([head], b"https"))[2:] == [
-        *((b":path", b"/"), (b":authority", b"h"), (b"te", b"trailers"), (b"x-a", b"1")),
+        *((b":path", b"/"), (b":authority", b"h"), (b"te", b"trailers"), (b"x-a", b"1"))
     ]
 
 

@@ -173,7 +173,5 @@ def test_what_a_proxy_passes_on_can_not_pose_as_an_element_of_forwarded(rig: Rig
         client.send(get(b"/p/x", APP, b"x-forwarded-host: a\\"))
         assert client.answer().status == 200
     first, second = (request.all("forwarded") for request in rig.requests)
-    assert first == [
-        b'for=127.0.0.1;proto="https;for=10.6.6.6, for=x";host="a\\";for=\\"10.6.6.6"',
-    ]
+    assert first == [b'for=127.0.0.1;proto="https;for=10.6.6.6, for=x";host="a\\";for=\\"10.6.6.6"']
     assert second == [b'for=127.0.0.1;proto=http;host="a\\\\"']

@@ -195,10 +195,7 @@ def test_a_head_answer_to_head_has_no_body(rig: Rig) -> None:
 
 
 # Early answers ------------------------------------------------------------------------------------------
-UNAUTHORISED = [
-    (b"/none", 404, "unknown_route"),
-    (b"/small", 413, "body_too_large"),
-]
+UNAUTHORISED = [(b"/none", 404, "unknown_route"), (b"/small", 413, "body_too_large")]
 
 
 @pytest.mark.parametrize(("target", "status", "code"), UNAUTHORISED)
