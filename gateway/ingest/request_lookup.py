@@ -14,6 +14,8 @@ from gateway.record.events import Outcome
 from gateway.record.request_ids import AMBIGUOUS, keys_of, request_key
 from gateway.state.store import RecordStore
 
+MAX_TOGETHER: Final = 32
+"""Decisions that one call looks up at the same time."""
 SLACK_S: Final = 60.0
 """Time that an entry outlives the longest window of a metric, because clocks differ."""
 
@@ -69,14 +71,18 @@ class RequestIds:
         found: list[Found | bytes | None] = [None] * len(wanted)
         for route, places in by_route.items():
             keys = [request_key(route, wanted[place][1]) for place in places]
-            for place, decision in zip(places, await self.store.find_requests(route, keys), strict=True):
-                if decision == AMBIGUOUS:
-                    found[place] = AMBIGUOUS
-                elif decision is not None:
-                    found[place] = await self._opened(decision, *wanted[place])
+            decisions = await self.store.find_requests(route, keys)
+            known = [(p, d) for p, d in zip(places, decisions, strict=True) if d is not None]
+            for at in range(0, len(known), MAX_TOGETHER):
+                some = known[at : at + MAX_TOGETHER]
+                each = await asyncio.gather(*(self._opened(d, *wanted[p]) for p, d in some))
+                for (place, _), one in zip(some, each, strict=True):
+                    found[place] = one
         return found
 
-    async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | None:
+    async def _opened(self, decision: bytes, route: str, request_id: str) -> Found | bytes | None:
+        if decision == AMBIGUOUS:
+            return AMBIGUOUS
         outcome = (await self.store.decision(decision, route)).outcome
         if outcome is None or (outcome.route, outcome.request_id) != (route, request_id):
             return None  # not written yet, or pruned

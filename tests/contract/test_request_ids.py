@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from gateway.config.load import load
+from gateway.ingest.request_lookup import MAX_TOGETHER, Found, RequestIds
 from gateway.record.request_ids import AMBIGUOUS, RequestKey, request_key
-from gateway.state.base import Retention
+from gateway.state.base import DecisionRecord, Retention
 from gateway.state.store import Store
-from tests.support.made import T0
+from tests.support.made import T0, outcome
 
 A, B = b"a" * 16, b"b" * 16
 
@@ -51,3 +55,35 @@ async def test_entries_end(store: Store) -> None:
                 pass
             await asyncio.sleep(0.005)
     assert await find(store, "one", "two") == [None, B]
+
+
+async def test_the_requests_of_a_call_are_looked_up_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [outcome(T0 + k, request_id=f"r{k}") for k in range(40)]
+    await store.append(rows)
+    document = load(
+        "record: {request_ids: true, flush: 10ms}\nmetrics: {correct: {type: boolean}}\n"
+        "backends: {a: {url: 'http://127.0.0.1:1'}}\n"
+        "routes: {digits: {match: {path: /}, variants: {v1: {backend: a}}, policy: {type: single, variant: v1}}}",
+        source="test",
+        env={},
+    )
+    requests = RequestIds(store, lambda: document, lambda: T0, lambda *_: b"")
+    await requests.index([*rows, outcome(T0 + 99, request_id="r7")])
+    running, most, real = [0], [0], store.decision
+
+    async def spied(decision: bytes, route: str | None = None) -> DecisionRecord:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        found = await real(decision, route)
+        running[0] -= 1
+        return found
+
+    monkeypatch.setattr(store, "decision", spied)
+    found = await requests.find([("digits", f"r{k}") for k in range(41)])
+    assert 1 < most[0] <= MAX_TOGETHER
+    assert found[7] == AMBIGUOUS
+    assert found[40] is None
+    known = {k: one.opened.decision for k, one in enumerate(found) if isinstance(one, Found)}
+    assert known == {k: rows[k].decision for k in range(40) if k != 7}
