@@ -242,8 +242,9 @@ class ControlServices:
             epoch=epoch,
             part=since is not None or epoch is not None,
         )
+        steady = bandit_of(self.gateway.document().routes[name].policy) is None
         buckets = await over_time(
-            store, name, declared, now=now, since=since, epoch=epoch, histograms=histograms
+            store, name, declared, now=now, since=since, epoch=epoch, histograms=histograms, epochs=steady
         )
         return Evidence(
             rewards=found,

@@ -204,16 +204,18 @@ async def over_time(
     since: float | None = None,
     epoch: int | None = None,
     histograms: bool = True,
+    epochs: bool = False,
 ) -> list[RewardedBucket]:
     """Return what was decided since a time, by bucket of time and variant: fine buckets for the last hours, hours
-    before them. ``histograms``: whether with times (`AggregateStore.series`)."""
+    before them. ``histograms``: whether with times (`AggregateStore.series`); ``epochs``: the fine ones by epoch too.
+    """
     border = (now - RECENT_S) // HOUR_S * HOUR_S
     start = max(since or 0.0, 0.0)
     found: list[RewardedBucket] = []
     for begin, end, step in ((start, border, HOUR_S), (max(start, border), now + BUCKET_S, BUCKET_S)):
         if begin < end:
             # A bandit has an epoch each second; ten seconds are short against what else changes.
-            each = epoch is not None or step > BUCKET_S
+            each = epochs or epoch is not None or step > BUCKET_S
             buckets = await store.series(
                 route, since=begin, until=end, step=step, epochs=each, histograms=histograms
             )

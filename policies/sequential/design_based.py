@@ -203,10 +203,10 @@ class Periods:
         """Return whether values of units are counted one by one."""
         return any(m == metric for units in self._units for _, m in units)
 
-    def moved(self, baseline: str, candidate: str) -> bool:
-        """Return whether the ratio of both variants' propensities changed while either could be drawn."""
+    def moved(self, baseline: str, candidate: str, *, while_both: bool = False) -> bool:
+        """Return whether the ratio of both variants' propensities changed while either (both) could be drawn."""
         b, c = (self._propensity.get(variant, self._never) for variant in (baseline, candidate))
-        drawn = (b > 0) | (c > 0)
+        drawn = (b > 0) & (c > 0) if while_both else (b > 0) | (c > 0)
         share = c[drawn] / (b[drawn] + c[drawn])
         return bool(share.size) and bool(np.ptp(share) > SAME_SHARES)
 

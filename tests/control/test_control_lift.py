@@ -238,11 +238,19 @@ def test_a_ratio_without_an_upper_end_says_so() -> None:
     assert found["relative_interval"][1] is None
 
 
-@pytest.mark.parametrize("sticky", [False, True])
-def test_few_values_are_compared_where_shares_moved(*, sticky: bool) -> None:
-    """After a rollback of a candidate that had few requests, its difference had no interval."""
+@pytest.mark.parametrize(
+    ("sticky", "later", "method"), [(False, 0.0, "pooled"), (False, 0.001, "matched"), (True, 0.0, "matched")]
+)
+def test_few_values_are_compared_where_shares_moved(*, sticky: bool, later: float, method: str) -> None:
+    """After the rollback of a candidate that had few requests, its difference had no interval.
+
+    It is that of the time before, if the shares were constant then; ``later`` is the candidate's share afterwards.
+    """
     canary = {"old": Counts(380, 380, 4, expected=380), "new": Counts(20, 20, 15, expected=20)}
-    after = {"old": Counts(400, 400, 4, expected=400), "new": Counts()}
+    after = {
+        "old": Counts(400, 400, 4, expected=400 * (1 - later)),
+        "new": Counts(0, 0, 0, expected=400 * later),
+    }
     sums = {"old": RewardSums(380, 376, 376), "new": RewardSums(20, 5, 5)}
     good = {v: Rewarded(one, one) for v, one in sums.items()}
     buckets = [
@@ -259,5 +267,8 @@ def test_few_values_are_compared_where_shares_moved(*, sticky: bool) -> None:
     declared = {"ok": MetricConfig.model_validate({"type": "boolean"})}
     lift = Comparisons(("old", "new"), declared, observed).lift("new", "old")
     for metric, low, high in [("ok", -1, 0)] if sticky else [("ok", -1, 0), ("error_rate", 0, 1)]:
-        assert (lift[metric]["method"], lift[metric]["better"]) == ("matched", False)
+        assert (lift[metric]["method"], lift[metric]["better"]) == (method, False)
         assert low < lift[metric]["interval"][0] < lift[metric]["interval"][1] < high
+    if method == "pooled":
+        exact = difference_interval(RateMartingale(4, 380), RateMartingale(15, 20), 0.05)
+        assert lift["error_rate"]["interval"] == pytest.approx(exact)

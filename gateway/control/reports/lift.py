@@ -1,11 +1,11 @@
 """Variants against each other, metric by metric, in always-valid intervals.
 
 All intervals of one metric hold together, at all times, with probability `LEVEL`: each of the K (K - 1) / 2 pairs
-of variants spends an equal part of the error rate. While the shares of two variants are constant, their values are
-pooled. Where shares moved, each value is weighted by its decision's propensity
-(`policies.sequential.design_based`). Latencies are matched in time (`policies.sequential.stratified`), and so are
-bounded values while fewer than 50 of them tell: the intervals of matched sums are exact. On routes with sticky units a
-unit is one observation.
+of variants spends an equal part of the error rate. The values of two variants are pooled over the times at which both
+could be drawn, if their shares were constant then. Where shares moved, each value is weighted by its decision's
+propensity (`policies.sequential.design_based`). Latencies are matched in time (`policies.sequential.stratified`), and
+so are bounded values while fewer than 50 of them tell: the intervals of matched sums are exact. On routes with sticky
+units a unit is one observation.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Comparisons:
         self._units = {} if observed.units is None else observed.units.whole()
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
         self._pairs: dict[tuple[str, str, str], Json] = {}
-        self._matched: dict[tuple[str, str], tuple[Evidence, Evidence]] = {}
+        self._matched: dict[tuple[str, str, str], tuple[Evidence, Evidence]] = {}
         self._methods: dict[tuple[str, str, str], Method] = {}
 
     @cached_property
@@ -107,7 +107,7 @@ class Comparisons:
         for bucket in self._observed.buckets:
             times[bucket.start][bucket.variant].append(bucket)
         return [
-            {v: _stratum(each, self._observed.sticky) for v, each in found.items()}
+            {v: _stratum(each, sticky=self._observed.sticky) for v, each in found.items()}
             for found in times.values()
         ]
 
@@ -241,7 +241,7 @@ class Comparisons:
     def _chosen(self, metric: str, baseline: str, variant: str) -> Method:
         if self._observed.by_request:
             return "weighted"
-        if not self._periods.moved(baseline, variant):
+        if not self._periods.moved(baseline, variant, while_both=not self._observed.sticky):
             return "pooled"
         if metric.startswith("latency_"):
             return "matched"
@@ -269,11 +269,23 @@ class Comparisons:
             first, second = self._weighted(metric, baseline, variant)
             return compare_weighted(first, second, ratio=ratio)
         pair = self._evidence[baseline], self._evidence[variant]
-        if method == "matched":
-            if (baseline, variant) not in self._matched:
-                self._matched[baseline, variant] = self._matched_in_time(baseline, variant)
-            pair = self._matched[baseline, variant]
+        if method == "matched" or self._periods.moved(baseline, variant):
+            key = (method, baseline, variant)
+            if key not in self._matched:
+                of_both = self._matched_in_time if method == "matched" else self._while_both
+                self._matched[key] = of_both(baseline, variant)
+            pair = self._matched[key]
         return measure(metric, *pair, ratio=ratio, edges=edges)
+
+    def _while_both(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
+        """What both did in the periods in which both could be drawn."""
+        periods: dict[tuple[float, int], dict[str, RewardedBucket]] = defaultdict(dict)
+        for bucket in self._observed.buckets:
+            if bucket.counts.expected > 0:
+                periods[bucket.start, bucket.epoch][bucket.variant] = bucket
+        both = [found for found in periods.values() if found.keys() >= {baseline, variant}]
+        first, second = (_stratum([found[v] for found in both], sticky=False) for v in (baseline, variant))
+        return _evidence(first, self._kinds, self._ranges), _evidence(second, self._kinds, self._ranges)
 
     def _matched_in_time(self, baseline: str, variant: str) -> tuple[Evidence, Evidence]:
         """What both did over the same times."""
@@ -283,7 +295,7 @@ class Comparisons:
         return stratified(strata).evidence(self._kinds, 0.0, self._ranges)
 
 
-def _stratum(buckets: Sequence[RewardedBucket], sticky: bool) -> Stratum:
+def _stratum(buckets: Sequence[RewardedBucket], *, sticky: bool) -> Stratum:
     """``sticky``: errors and latencies are not those of requests."""
     rewards: dict[str, RewardSums] = {}
     for bucket in buckets:
@@ -298,6 +310,12 @@ def _stratum(buckets: Sequence[RewardedBucket], sticky: bool) -> Stratum:
     # Most times have one bucket of a variant; to merge it was a fifth of the calls of a report.
     latency = counts[0].latency if len(counts) == 1 else merge(c.latency for c in counts)
     return Stratum(seen, errors, latency, rewards)
+
+
+def _evidence(
+    of: Stratum, kinds: Mapping[str, MetricType], ranges: Mapping[str, tuple[float, float]]
+) -> Evidence:
+    return Evidence(of.requests, of.errors, of.latency, of.rewards, kinds, ranges=ranges)
 
 
 def _size(evidence: Evidence, metric: str) -> float:
