@@ -15,7 +15,7 @@ from gateway.state.redis import RedisStore
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.sequential.srm import EVERY_UNIT
-from tests.support.made import T0, outcome, reward
+from tests.support.made import T0, outcome, reward, shadowed
 
 GARBLED = b"TPZ1" + bytes(40)
 
@@ -92,3 +92,28 @@ def test_a_number_of_rows_that_the_page_can_not_hold_is_damage() -> None:
         decode(page[:4] + b"\xff\xff\xff\x7f" + page[8:])
     with pytest.raises(BadPage):
         decode(b"TPX9")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("garbled", [b"", b"x", bytes(40), b"[1"])
+async def test_a_damaged_row_is_left_out(
+    redis_url: str, garbled: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RedisStore(redis_url)
+    await store.open()
+    one, other = outcome(T0), outcome(T0 + 1)
+    await store.append([one, other], [shadowed(of=one), shadowed(of=other)])
+    await store.reward([reward(1.0, of=one), reward(1.0, of=other)])
+    base = store._link.of_route("digits")
+    for kind, name in (("rewards", "correct"), ("shadowed", shadowed(of=one).shadow)):
+        key = f"{base}:{kind}:{int(T0) // 3600}"
+        assert await store._link.command("HSET", key, one.decision + name.encode(), garbled) == 0
+    damaged = await store.decision(one.decision, "digits")
+    assert (damaged.outcome, damaged.rewards, damaged.shadows) == (one, (), ())
+    first, second = await store.records(route="digits")
+    assert first == damaged
+    assert (len(second.rewards), len(second.shadows)) == (1, 1)
+    found = await store.shadow_responses("digits", shadowed(of=one).shadow, since=T0 - 10)
+    assert [row.decision for row in found] == [other.decision]
+    assert "a damaged row of the record is left out" in caplog.text
+    await store.close()

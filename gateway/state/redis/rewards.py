@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import logging
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from gateway.record.context import unpack
 from gateway.record.events import Outcome, Reward, Shadowed
@@ -15,6 +17,9 @@ from gateway.state.redis.record import hour_of
 from gateway.state.redis.script import Script
 from gateway.state.tally import counted_value, linear_keys, start_of
 from gateway.state.units import weight_steps
+
+T = TypeVar("T")
+log = logging.getLogger("turnout.store")
 
 _REWARD: Final = Script.load("reward")
 _REWARDS_PER_SCRIPT: Final = 500
@@ -63,12 +68,23 @@ def _row(reward: Reward) -> tuple[Any, ...]:
 
 async def rewards_of(link: Link, route: str, decision: bytes) -> tuple[Reward, ...]:
     """By metric; a retracted one has no value."""
-    return tuple(map(unpack_reward, (await _rows_of(link, route, [decision], "rewards"))[0]))
+    return _readable(unpack_reward, (await _rows_of(link, route, [decision], "rewards"))[0])
 
 
 async def shadows_of(link: Link, route: str, decision: bytes) -> tuple[Shadowed, ...]:
     """By shadow."""
-    return tuple(map(unpack_shadowed, (await _rows_of(link, route, [decision], "shadowed"))[0]))
+    return _readable(unpack_shadowed, (await _rows_of(link, route, [decision], "shadowed"))[0])
+
+
+def _readable(unpack: Callable[[bytes], T], rows: Iterable[bytes]) -> tuple[T, ...]:
+    """The rows without damaged ones, which the log tells of."""
+    found = []
+    for row in rows:
+        try:
+            found.append(unpack(row))
+        except (ValueError, LookupError, TypeError, struct.error) as error:
+            log.error("a damaged row of the record is left out: %s: %s", type(error).__name__, error)
+    return tuple(found)
 
 
 def about(link: Link, route: str, decision: bytes) -> list[tuple[Any, ...]]:
@@ -93,7 +109,7 @@ async def with_what_belongs(link: Link, outcomes: Sequence[Outcome]) -> list[Dec
         shadows = await _rows_of(link, route, decisions, "shadowed")
         for outcome, reward_rows, shadow_rows in zip(mine, rewards, shadows, strict=True):
             found[outcome.decision] = DecisionRecord(
-                outcome, tuple(map(unpack_reward, reward_rows)), tuple(map(unpack_shadowed, shadow_rows))
+                outcome, _readable(unpack_reward, reward_rows), _readable(unpack_shadowed, shadow_rows)
             )
     return [found[outcome.decision] for outcome in outcomes]
 
@@ -131,7 +147,7 @@ async def shadow_responses(
             )
             pairs = rows.items() if isinstance(rows, dict) else zip(rows[::2], rows[1::2], strict=True)
             # A decision alone names its shadows; with a shadow behind it, it is a row.
-            mine = [unpack_shadowed(row) for field, row in pairs if field[16:] == shadow.encode()]
+            mine = _readable(unpack_shadowed, (row for field, row in pairs if field[16:] == shadow.encode()))
             of_hour += [one for one in mine if one.agrees is False or not disagreeing]
             scanned += len(rows)
             if int(cursor) == 0 or scanned > MAX_SCANNED:
