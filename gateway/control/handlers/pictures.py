@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from gateway.compile.plans import reported
+from gateway.config.policy import bandit_of
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
@@ -67,7 +68,8 @@ async def read_lift(request: ApiRequest) -> Response:
     async def make() -> dict[str, Any]:
         if status.contextual is not None or (query.metric in HEALTH and route.unit is not None):
             return {}  # what the report compares is not in the buckets
-        buckets = await over_time(request.gateway.store, name, declared, now=now)
+        steady = bandit_of(route.policy) is None
+        buckets = await over_time(request.gateway.store, name, declared, now=now, epochs=steady)
         return await asyncio.to_thread(
             lift_over_time,
             tuple(route.variants),
