@@ -21,6 +21,7 @@ def test_fails_the_first_time():
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [

@@ -183,6 +183,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["killed", "full"])
 async def test_a_crash_or_a_full_disk_leaves_the_last_file(
     store: SqliteStore, tmp_path: Path, how: str

@@ -47,6 +47,7 @@ def planned(
     }
 
 
+@pytest.mark.long
 def test_before_anything_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(tmp_path, capsys)
     assert found["measured"] is False

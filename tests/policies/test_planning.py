@@ -19,6 +19,7 @@ def test_rates_need_about_what_the_review_measured() -> None:
     assert 200 < needed.median < needed.most < 1.25 * 2.28 * 424
 
 
+@pytest.mark.long
 def test_a_smaller_share_and_a_smaller_difference_need_more() -> None:
     wide = for_rates((0.1, 0.2), Limit(shift=0.02), 0.5, 0.05, "fail").most
     assert for_rates((0.1, 0.2), Limit(shift=0.02), 0.05, 0.05, "fail").most > wide

@@ -10,6 +10,7 @@ from policies.sequential.design_based import Period, Periods, UnitSums, Weighted
 from policies.types import PairSums, RewardSums
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("level", "seed"), [("20 to 60 %", 3), ("99 %, at last 50 %", 0)])
 def test_a_level_that_moves_names_no_winner_among_equals(level: str, seed: int) -> None:
     """With the mean of each user's stay, runs with three times the level at the end all named one.
@@ -21,11 +22,13 @@ def test_a_level_that_moves_names_no_winner_among_equals(level: str, seed: int) 
     assert len(found.widths) == 1
 
 
+@pytest.mark.long
 def test_a_real_difference_names_a_winner() -> None:
     found = simulate(Users(), LEVELS["constant, 20 %"], plan(2), seeds=[0], gain=0.2)
     assert (found.named, found.excluded, found.failed.total()) == (1, 0, 0)
 
 
+@pytest.mark.long
 def test_a_guardrail_finds_a_real_loss() -> None:
     found = simulate(Users(), LEVELS["constant, 20 %"], plan(2), seeds=[0], gain=-0.15)
     assert found.failed == {"good": 1, "error_rate": 1}
