@@ -87,7 +87,7 @@ class Nursery:
         self._requests, served = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with served:
             words = [sys.executable, "-m", "tests.support.forked", module, str(served.fileno())]
-            self._process = subprocess.Popen(words, pass_fds=[served.fileno()])
+            self._process = subprocess.Popen(words, cwd=ROOT, pass_fds=[served.fileno()])
 
     def start(self, wanted: Mapping[str, Any], files: Sequence[int]) -> None:
         socket.send_fds(self._requests, [json.dumps(wanted).encode()], files)
