@@ -95,7 +95,7 @@ def test_a_number_of_rows_that_the_page_can_not_hold_is_damage() -> None:
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("garbled", [b"", b"x", bytes(40), b"[1"])
+@pytest.mark.parametrize("garbled", [b"", b"x", bytes(40), b"[1"], ids=["empty", "short", "zeros", "cut"])
 async def test_a_damaged_row_is_left_out(
     redis_url: str, garbled: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
