@@ -163,6 +163,8 @@ def query(address: str, expression: str, route: str) -> list[Any]:
     for name, value in (("$route", route), ("$__rate_interval", "20s"), ("$__interval", "20s")):
         expression = expression.replace(name, value)
     response = httpx.get(f"{address}/api/v1/query", params={"query": expression})
+    if response.status_code == 503:
+        return []  # Prometheus listens before it is ready
     assert response.status_code == 200, response.text
     found: list[Any] = response.json()["data"]["result"]
     return found
