@@ -264,6 +264,42 @@ def test_a_program_that_just_ends_has_sent_its_rewards(gateway: GatewayProcess, 
     assert recorded(gateway, decision) == ({"correct": 1.0, "rating": 0.25} if forks else {"correct": 1.0})
 
 
+def test_a_forked_child_uses_no_connection_and_no_reward_of_its_parent(gateway: GatewayProcess) -> None:
+    """Responses on a shared socket would reach either process."""
+    with Client(gateway.url) as client:
+        client.post(INFER, json=BODY).decision.reward("correct", True)
+        child = os.fork()
+        if child == 0:
+            good = all(client.post(INFER, json=BODY).status_code == 200 for _ in range(50))
+            client.flush(5.0)
+            os._exit(0 if good else 1)
+        for _ in range(50):
+            assert client.post(INFER, json=BODY).status_code == 200
+        client.flush()
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_report_of_any_size_is_sent_in_parts(gateway: GatewayProcess) -> None:
+    tags = {"comment": "x" * 900}
+    with Client(gateway.url) as client:
+        decision = client.post(INFER, json=BODY).decision
+        item = {"decision_id": decision.id, "metric": "correct", "value": True, "tags": tags}
+        assert client.report([item] * 12_000) == {"accepted": 1, "duplicates": 11_999, "updated": 0}
+        assert client.report([]) == {"accepted": 0, "duplicates": 0, "updated": 0}
+        wrong = item | {"metric": "corect"}
+        with pytest.raises(turnout.RewardsRejected) as refused:
+            client.report([item] * 600 + [wrong])
+        assert [rejection.item for rejection in refused.value.rejections] == [wrong]
+
+
+def test_a_reward_after_the_end_is_refused(gateway: GatewayProcess) -> None:
+    with Client(gateway.url) as client:
+        decision = client.post(INFER, json=BODY).decision
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        decision.reward("correct", True)
+    client.close()
+
+
 def test_a_forgotten_client_leaves_no_thread(gateway: GatewayProcess) -> None:
     client = Client(gateway.url)
     client.post(INFER, json=BODY).decision.reward("correct", True)

@@ -12,7 +12,7 @@ import httpx
 
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
-from turnout.outbox import Item, Outbox, log, reported
+from turnout.outbox import Item, Outbox, batches, log, reported
 from turnout.response import AsyncTransport, Response, decide_call, infer_body
 from turnout.sync import DECIDE, FEEDBACK
 
@@ -91,8 +91,8 @@ class AsyncClient(httpx.AsyncClient):
         Raises:
             RewardsRejected: The gateway refused some; it took the others.
         """
-        response = await self._post_feedback(list(items))
-        return reported(items, response.raise_for_status().json())
+        responses = [await self._post_feedback(batch) for batch in batches(items)]
+        return reported(items, [response.raise_for_status().json() for response in responses])
 
     async def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable. Raises FlushTimeout and RewardsRejected."""

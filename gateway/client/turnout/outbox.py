@@ -86,13 +86,21 @@ class Outbox:
         return max(min(asked, MAX_DELAY_S), random.uniform(0.0, bound))
 
 
-def reported(items: Sequence[Item], document: dict[str, Any]) -> dict[str, int]:
-    """The counts in a response to ``items``. Raises RewardsRejected."""
-    if document["rejected"]:
-        raise RewardsRejected(
-            [Rejection(items[r["index"]], r["code"], r["message"]) for r in document["rejected"]]
-        )
-    return {name: document[name] for name in ("accepted", "duplicates", "updated")}
+def batches(items: Sequence[Item]) -> list[list[Item]]:
+    """``items`` in parts that one call takes, whatever their tags; at least one."""
+    return [list(items[at : at + BATCH_ITEMS]) for at in range(0, max(1, len(items)), BATCH_ITEMS)]
+
+
+def reported(items: Sequence[Item], documents: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """The counts in the responses to the `batches` of ``items``. Raises RewardsRejected."""
+    rejected = [
+        Rejection(items[number * BATCH_ITEMS + r["index"]], r["code"], r["message"])
+        for number, document in enumerate(documents)
+        for r in document["rejected"]
+    ]
+    if rejected:
+        raise RewardsRejected(rejected)
+    return {name: sum(d[name] for d in documents) for name in ("accepted", "duplicates", "updated")}
 
 
 def _rejections(batch: list[Item], status: int, body: bytes) -> list[Rejection]:

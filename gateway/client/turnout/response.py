@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -57,11 +58,20 @@ def decided(plain: httpx.Response, put: Put) -> Response:
 class Transport(httpx.BaseTransport):
     """Wraps a transport; its responses are `Response`."""
 
-    def __init__(self, inner: httpx.BaseTransport, put: Put) -> None:
+    def __init__(
+        self, inner: httpx.BaseTransport, put: Put, again: Callable[[], httpx.BaseTransport]
+    ) -> None:
+        """``again``: makes the transport of a forked child, which must not use its parent's connections."""
         self._inner = inner
         self._put = put
+        self._again = again
+        self._pid = os.getpid()
+        self._of_parent: httpx.BaseTransport | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if self._pid != os.getpid():
+            # Kept, since closing it would end the parent's connections if they use TLS.
+            self._of_parent, self._inner, self._pid = self._inner, self._again(), os.getpid()
         return decided(self._inner.handle_request(request), self._put)
 
     def close(self) -> None:

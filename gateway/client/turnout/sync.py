@@ -16,7 +16,7 @@ import httpx
 
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
-from turnout.outbox import Item, Outbox, log, reported
+from turnout.outbox import Item, Outbox, batches, log, reported
 from turnout.response import Response, Transport, decide_call, infer_body
 
 FEEDBACK = "/-/feedback"
@@ -47,8 +47,10 @@ class Client(httpx.Client):
         verify: Any = True,
         **options: Any,
     ) -> None:
-        inner = transport or httpx.HTTPTransport(verify=verify)
-        super().__init__(base_url=url, transport=Transport(inner, self._put), **options)
+        def connections() -> httpx.BaseTransport:
+            return transport or httpx.HTTPTransport(verify=verify)
+
+        super().__init__(base_url=url, transport=Transport(connections(), self._put, connections), **options)
         if key:
             self.headers["x-api-key"] = key
         self._sender = _Sender(self._post_feedback, Outbox(buffer, on_rejected))
@@ -130,7 +132,8 @@ class Client(httpx.Client):
             RewardsRejected: The gateway refused some of them; the others are durable.
             httpx.HTTPError: The gateway could not be reached, or responded with an error status.
         """
-        return reported(items, self._post_feedback(list(items)).raise_for_status().json())
+        responses = [self._post_feedback(batch).raise_for_status().json() for batch in batches(items)]
+        return reported(items, responses)
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable.
@@ -187,17 +190,24 @@ class _Sender:
         self._pid = 0
 
     def put(self, item: Item) -> None:
-        if self._pid not in (0, os.getpid()):  # a forked child has neither the thread nor its lock's owner
-            self._outbox = Outbox(self._outbox.capacity, self._outbox._on_rejected)
-            self._reset()
+        self._leave_to_parent()
         with self._changed:
+            if self._ended:
+                raise RuntimeError("the client is closed; report rewards before close()")
             self._outbox.put(item)
             if not self._pid:
                 self._pid = os.getpid()
                 threading.Thread(target=self._run, name="turnout-rewards", daemon=True).start()
             self._changed.notify_all()
 
+    def _leave_to_parent(self) -> None:
+        """Begin again in a forked child, which has neither the thread nor its lock's owner."""
+        if self._pid not in (0, os.getpid()):
+            self._outbox = Outbox(self._outbox.capacity, self._outbox._on_rejected)
+            self._reset()
+
     def flush(self, timeout: float) -> None:
+        self._leave_to_parent()
         deadline = monotonic() + timeout
         with self._changed:
             while len(self._outbox):
@@ -208,6 +218,7 @@ class _Sender:
             self._outbox.raise_rejected()
 
     def stop(self) -> None:
+        self._leave_to_parent()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
