@@ -117,10 +117,11 @@ class Collector:
 
     @property
     def spans(self) -> list[Span]:
-        for body in tuple(self.bodies):
+        bodies = tuple(self.bodies)  # another thread takes more
+        for body in bodies:
             if body not in self._decoded:
                 self._decoded[body] = list(decode(body))
-        return [span for body in tuple(self.bodies) for span in self._decoded[body]]
+        return [span for body in bodies for span in self._decoded[body]]
 
     def wait(self, number: int, seconds: float = 30.0) -> list[Span]:
         """The spans, once there are so many; AssertionError if there never are, or soon after if there are more."""
