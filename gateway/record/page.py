@@ -90,7 +90,7 @@ def _damage_at(place: object) -> Iterator[None]:
         yield
     except BadPage:
         raise
-    except (struct.error, zlib.error, ValueError, IndexError) as error:
+    except (struct.error, zlib.error, ValueError, LookupError) as error:
         raise DamagedPage(f"a page of the record is damaged: {error}", place) from error
 
 
@@ -117,6 +117,8 @@ def _columns(body: bytes, wanted: Collection[str] | None = None) -> Iterator[Seq
             yield ()
             at += length
             continue
+        if kind in _KNOWN_KINDS and kind not in _KINDS[name]:
+            raise ValueError(f"its column {name!r} has the kind {kind!r}")
         data = body[at : at + length]
         values = _read(kind.decode("ascii"), data, rows)
         if len(data) != length or len(values) != rows:
@@ -230,6 +232,12 @@ _FLOATS: Final = frozenset({"time", "propensity", "gateway_ms", "backend_ms", "t
 _INTEGERS: Final = (
     frozenset({"revision", "epoch", "unit", "status", "request_bytes", "answer_bytes"}) | _BOOLEANS
 )
+_TEXT_KINDS: Final = b"=tm"
+_INTEGER_KINDS: Final = b"BHIQbhiq"
+_KNOWN_KINDS: Final = b"rd" + _INTEGER_KINDS + _TEXT_KINDS
+_KINDS: Final = {
+    name: b"d" if name in _FLOATS else _INTEGER_KINDS if name in _INTEGERS else _TEXT_KINDS for name in _NAMES
+} | {"decision": b"r", "unit": b"Q"}
 _ENCODERS: Final[dict[str, Callable[[Sequence[Any]], Column]]] = {
     name: _floats if name in _FLOATS else _integers if name in _INTEGERS else _names for name in _NAMES
 } | {"decision": _raw, "unit": _units, "request_id": _own_text, "backend_request_id": _own_text}

@@ -49,7 +49,7 @@ def message(text: str | None, now: float, kept: float) -> str:
         return ""
     last = datetime.fromtimestamp(found["last"], UTC).isoformat(" ", "seconds")
     return (
-        f"{found['pages']} damaged pages of the record, of at most 1,024 outcomes each, were set aside, the last of "
-        f"{last}: lists, exports and comparisons by unit lack these outcomes. Counts and sums of rewards are whole. "
+        f"Damaged pages of the record, of at most 1,024 outcomes each, were set aside ({found['pages']}, the last of "
+        f"{last}): lists, exports and comparisons by unit lack these outcomes. Counts and sums of rewards are whole. "
         "See that disk and memory of the store are sound."
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+from contextlib import suppress
 
 import pytest
 
 from gateway.record.events import Outcome
+from gateway.record.exposures import exposures
 from gateway.record.page import BadPage, DamagedPage, decode, encode
 from gateway.state import damage
 from gateway.state.base import OutcomeFilter, Retention, StoreUnavailable
@@ -49,13 +52,13 @@ async def test_all_else_is_read_and_the_damage_is_counted_once(store: Store) -> 
     known = await store.load(damage.KIND, "digits")
     assert known is not None
     assert json.loads(known[1]) == {"pages": 1, "last": pytest.approx(T0 + 2, abs=1.0)}
-    assert "1 damaged pages" in damage.message(known[1], T0 + 10, 3600.0)
+    assert "set aside (1, the last of" in damage.message(known[1], T0 + 10, 3600.0)
     assert damage.message(known[1], T0 + 7200, 3600.0) == ""
     # The sums are of cells, which are whole.
     assert (await store.counts("digits"))["v1"].assigned == 6
 
 
-@pytest.mark.parametrize("way", ["exposures", "page", "reward", "append", "prune"])
+@pytest.mark.parametrize("way", ["exposures", "page", "reward", "append", "prune", "first"])
 async def test_whatever_meets_the_page_goes_on(store: Store, way: str) -> None:
     lost, kept = await _pages(store)
     if way == "exposures":
@@ -68,6 +71,8 @@ async def test_whatever_meets_the_page_goes_on(store: Store, way: str) -> None:
     elif way == "reward":
         assert (await store.decision(kept[0].decision, "digits")).outcome == kept[0]
         assert await store.reward([reward(1.0, of=lost[0])]) == ["accepted"]
+    elif way == "first":
+        assert await store.first_times({"digits": T0 - 1}) == {"digits": T0 + 60}
     elif way == "append":
         await store.append([*lost, outcome(T0 + 1)])
         assert len(await store.outcomes(OutcomeFilter())) >= 3
@@ -86,12 +91,35 @@ async def test_a_page_of_a_later_release_is_not_set_aside(store: Store) -> None:
     assert await store.load(damage.KIND, "digits") is None
 
 
+def test_no_byte_of_a_page_can_fail_a_reader_in_another_way() -> None:
+    page = encode([outcome(T0 + i) for i in range(3)])
+    for place in range(len(page)):
+        for value in (*b"rdBHIQbhiq=tm", 0, page[place] ^ 1, 0xFF):
+            changed = page[:place] + bytes([value]) + page[place + 1 :]
+            with suppress(BadPage):
+                decode(changed)
+            with suppress(BadPage):
+                exposures([(1, changed)], "digits", since=0.0, until=T0 + 100)
+
+
 def test_a_number_of_rows_that_the_page_can_not_hold_is_damage() -> None:
     page = encode([outcome(T0)])
     with pytest.raises(DamagedPage):
         decode(page[:4] + b"\xff\xff\xff\x7f" + page[8:])
     with pytest.raises(BadPage):
         decode(b"TPX9")
+
+
+@pytest.mark.redis
+async def test_a_damaged_page_that_an_index_lacks_is_set_aside(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    await store.open()
+    await _pages(store)
+    await store._link.command("ZREM", f"{store._link.of_route('digits')}:last", 1)
+    async with asyncio.timeout(20):
+        found = await store.page_exposures("digits", [1, 2], since=T0 - 1, below=EVERY_UNIT)
+    assert len(found) == 3
+    await store.close()
 
 
 @pytest.mark.redis

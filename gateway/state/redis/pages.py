@@ -181,10 +181,10 @@ async def set_aside(link: Link, route: str, number: bytes) -> float | None:
     """Keeps a damaged page, unread, for `KEPT_ASIDE_S`; its last time, None if it was set aside already."""
     base = link.of_route(route)
     page, last = await link.commands([("HGET", f"{base}:page", number), ("ZSCORE", f"{base}:last", number)])
-    if page is None or last is None:
+    if page is None:
         return None
     await link.command("SET", f"{base}:damaged:{int(number)}", page, "EX", KEPT_ASIDE_S)
-    return float(last) / 1000 if await link.run(REPLACE_PAGES, base, 1, number) else None
+    return float(last or 0) / 1000 if await link.run(REPLACE_PAGES, base, 1, number) else None
 
 
 def _pairs(scored: Sequence[Any]) -> list[tuple[int, bytes]]:

@@ -205,9 +205,9 @@ class RedisStore(Control):
     async def first_times(self, since: Mapping[str, float]) -> dict[str, float]:
         found: dict[str, float] = {}
         for route, start in since.items():
-            outcomes = await record.oldest_first(
-                self._link, [route], OutcomeFilter(since=start, limit=1), b""
-            )
+            query = OutcomeFilter(since=start, limit=1)
+            read = partial(record.oldest_first, self._link, [route], query, b"")
+            outcomes = await self._around_damage(read)
             found.update((route, outcome.time) for outcome in outcomes)
         return found
 
