@@ -58,8 +58,8 @@ class Archiving:
         """Since when the store is available and this process leads."""
         self._unwritten: float | None = None
         self._problems: dict[str, str] = {}
-        self._empty: dict[str, int] = {}
-        """By route without decisions: the first hour that may get some."""
+        self._begin: dict[str, int] = {}
+        """By route: hours before this one have nothing to write."""
 
     def keep_from(self) -> float:
         """The store must keep what was decided since then; -inf while that is not known."""
@@ -89,14 +89,15 @@ class Archiving:
         if now < self._since + SETTLE_S:
             return
         since = {
-            route: max((await self._written(route))[1].final, self._empty.get(route, 0)) for route in routes
+            route: max((await self._written(route))[1].final, self._begin.get(route, 0)) for route in routes
         }
         first = await self._store.first_times({route: hour * HOUR_S for route, hour in since.items()})
         # What comes later than an hour's final writing is not archived: such hours need not be looked at again.
         over = int((now - self._window() - HOUR_S) // HOUR_S)
-        self._empty = dict.fromkeys(routes - first.keys(), over)
-        self._problems = {route: self._problems[route] for route in self._problems.keys() & first.keys()}
-        rest = [await self._route(url, route, int(time // HOUR_S)) for route, time in sorted(first.items())]
+        hours = {route: int(time // HOUR_S) for route, time in first.items()}
+        self._begin = {route: min(over, hours.get(route, over)) for route in routes}
+        self._problems = {route: self._problems[route] for route in self._problems.keys() & hours.keys()}
+        rest = [await self._route(url, route, hour) for route, hour in sorted(hours.items())]
         self._unwritten = min(rest, default=inf)
 
     def _window(self) -> float:

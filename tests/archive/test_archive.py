@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,23 @@ async def test_an_idle_route_costs_no_look_of_its_own(
     monkeypatch.setattr(store, "records", noted)
     await Stage(store, str(tmp_path / "lake")).run()
     assert asked == {"digits", "other"}, "with SQLite, a look at an idle route goes through the whole record"
+
+
+async def test_hours_before_the_first_decision_are_looked_through_once(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, first_times = list[float](), store.first_times
+
+    async def noted(since: Mapping[str, float]) -> dict[str, float]:
+        asked.append(min(since.values()))
+        return await first_times(since)
+
+    monkeypatch.setattr(store, "first_times", noted)
+    stage = Stage(store, str(tmp_path / "lake"), window="10h")  # no hour is final yet
+    await stage.run()
+    await stage.loop.step()
+    assert asked[0] == 0.0
+    assert asked[1] >= NOW - 12 * 3600
 
 
 async def test_all_rows_and_figures_are_those_of_the_store(store: SqliteStore, url: str) -> None:
