@@ -29,7 +29,7 @@ from policies.allocation.bandit import Bandit, Standing
 from policies.allocation.model import Allocation, Learned
 from policies.contextual.bandit import Contextual
 from policies.sequential.design_based import Periods
-from policies.types import Discounted
+from policies.types import Discounted, RewardSums
 
 STOP_RULE_S: Final = 10.0
 """Seconds for which the periods of a stop rule are not read again."""
@@ -83,6 +83,8 @@ class Learning:
         self._clock = clock
         self._last: dict[str, tuple[RouteAllocation, Learned, Proposal]] = {}
         """By route: the last proposal, and what it was computed from."""
+        self._sums: dict[str, tuple[object, Mapping[tuple[str, str], RewardSums]]] = {}
+        """By route: the observations, and the version of the rewards and the metrics that they were read for."""
         self._aged: dict[str, _Aged] = {}
         self._compared: dict[str, tuple[Plan, float, Periods]] = {}
         """By route: the plan, when they were read, and the periods that the stop rule compares by."""
@@ -120,9 +122,9 @@ class Learning:
         return proposal
 
     async def _learned(self, plan: Bandit, look: Look) -> Learned:
-        now, metrics = self._clock(), look.metrics(plan)
+        metrics = look.metrics(plan)
         learned = Learned(
-            sums=observations(await rewarded(self._store, look.name, metrics, now=now)),
+            sums=await self._observations(look.name, metrics),
             caps=look.steering.caps,
             winner=look.steering.winner,
             previous=look.held.allocation,
@@ -130,6 +132,16 @@ class Learning:
         if plan.half_life is None:
             return learned
         return replace(learned, discounted=await self._discounted(look.name, metrics, plan.half_life))
+
+    async def _observations(
+        self, name: str, metrics: Mapping[str, Metric]
+    ) -> Mapping[tuple[str, str], RewardSums]:
+        """Read again only if rewards of the route came, or missing ones may count now: it is all of its history."""
+        of, known = (await self._store.rewards_version(name), metrics), self._sums.get(name)
+        if known is None or known[0] != of or any(m.missing == "zero" for m in metrics.values()):
+            found = observations(await rewarded(self._store, name, metrics, now=self._clock()))
+            known = self._sums[name] = of, found
+        return known[1]
 
     async def _discounted(
         self, name: str, metrics: Mapping[str, Metric], half_life: float

@@ -164,6 +164,10 @@ class AggregateStore(Protocol):
         """
         ...
 
+    async def rewards_version(self, route: str) -> int:
+        """A number that moves with the rewards of a route; cheap to poll."""
+        ...
+
     async def series(
         self,
         route: str,

@@ -39,6 +39,16 @@ async def test_a_correction_replaces_and_a_retraction_takes_away(store: Store) -
     assert await sums_of(store) == RewardSums(2, 2.5, 4.25)
 
 
+async def test_the_version_of_rewards_moves_with_those_of_the_route_alone(store: Store) -> None:
+    one, seen = reward(0.5), [await store.rewards_version("digits")]
+    for value in (0.5, 1.0, None):
+        await store.reward([reward(1.0, of=outcome(route="other"))])
+        assert await store.rewards_version("digits") == seen[-1]
+        await store.reward([one._replace(value=value)])
+        seen.append(await store.rewards_version("digits"))
+    assert len(set(seen)) == 4
+
+
 async def test_retracting_what_was_never_reported_leaves_a_tombstone(store: Store) -> None:
     one = reward(None)
     assert await store.reward([one]) == ["accepted"]

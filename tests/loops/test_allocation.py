@@ -54,6 +54,20 @@ def integrals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     assert not any(seen), "an integration ran on the event loop"
 
 
+@pytest.fixture
+def read(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The routes whose rewards were read."""
+    seen: list[str] = []
+    real = store.reward_sums
+
+    async def spied(route: str, **limits: Any) -> Any:
+        seen.append(route)
+        return await real(route, **limits)
+
+    monkeypatch.setattr(store, "reward_sums", spied)
+    return seen
+
+
 async def replica(store: SqliteStore, owner: str) -> Allocations:
     made = Allocations(
         store, owner=owner, clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
@@ -238,17 +252,9 @@ async def test_an_edit_is_not_in_effect_under_an_epoch_that_was_published_meanwh
 
 
 async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_published(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, read: list[str]
 ) -> None:
     await store.publish(Published("one", 1, {"v1": 0.5, "v2": 0.5}, (0.5,), (0, 1), "posterior", 1.0, "{}"))
-    read: list[str] = []
-    real = store.reward_sums
-
-    async def spied(route: str, **limits: Any) -> Any:
-        read.append(route)
-        return await real(route, **limits)
-
-    monkeypatch.setattr(store, "reward_sums", spied)
     made = Allocations(
         store, owner="leader", clock=lambda: 1_000.0, swap=lambda *_: None, announce=lambda _: None
     )
@@ -260,3 +266,18 @@ async def test_a_start_does_not_read_the_rewards_of_routes_whose_allocation_is_p
     read.clear()
     await made.step()
     assert "one" in read
+
+
+async def test_rewards_of_one_route_are_no_reason_to_read_those_of_all(
+    store: SqliteStore, read: list[str]
+) -> None:
+    leader = await replica(store, "leader")
+    await leader.step()
+    assert set(read) == {"one", "two", "three"}
+    for _ in range(2):
+        read.clear()
+        before = leader.held["one"].epoch
+        await store.reward([reward(1.0, of=outcome(route="one"))])
+        await leader.step()
+        assert read == ["one"]
+        assert leader.held["one"].epoch > before

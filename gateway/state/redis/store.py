@@ -252,6 +252,9 @@ class RedisStore(Control):
     ) -> dict[tuple[str, str], RewardSums]:
         return await sums.reward_sums(self._link, route, await self._since(route, since, epoch), until, epoch)
 
+    async def rewards_version(self, route: str) -> int:
+        return int(await self._link.command("GET", f"{self._link.of_route(route)}:changed") or 0)
+
     async def _since(self, route: str, since: float | None, epoch: int | None) -> float | None:
         """Nothing was decided in an epoch before it was published: that spares reading older buckets."""
         if epoch is None:

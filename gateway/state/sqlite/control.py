@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.state.base import (
@@ -26,6 +26,19 @@ def touch(connection: sqlite3.Connection) -> None:
 
 def changed(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE name = 'changed'").fetchone()[0])
+
+
+def touch_rewards(connection: sqlite3.Connection, routes: Iterable[str]) -> None:
+    """Moves the numbers that `Store.rewards_version` returns."""
+    connection.executemany(
+        "INSERT INTO meta VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1",
+        [(f"rewards {route}",) for route in routes],
+    )
+
+
+def rewards_version(connection: sqlite3.Connection, route: str) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (f"rewards {route}",)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def secrets(connection: sqlite3.Connection, name: str) -> tuple[bytes, ...]:

@@ -61,6 +61,7 @@ def _reward(
     connection: sqlite3.Connection, given: Sequence[Reward], *, replay: bool = False
 ) -> list[RewardResult]:
     control.touch(connection)
+    control.touch_rewards(connection, {reward.route for reward in given})
     return rewards.upsert(connection, given, replay=replay)
 
 
@@ -196,6 +197,7 @@ class SqliteStore:
     counts = _reads(sums.counts)
     decided = _reads(sums.decided)
     reward_sums = _reads(sums.reward_sums)
+    rewards_version = _reads(control.rewards_version)
     linear_sums = _reads(linear.totals)
     linear_series = _reads(linear.series)
     series = _reads(sums.series)
