@@ -72,8 +72,9 @@ class OneNode(Setup):
         self.text = self.gateway.template
         self.node.wait_serving(PATH)
 
-    def edit(self, old: str, new: str) -> None:
-        self.text = self.text.replace(old, new)
+    def edit(self, policy: str) -> None:
+        """Give the route ``digits`` another policy."""
+        self.text = re.sub("policy: .*", f"policy: {{{policy}}}", self.text, count=1)
         self.gateway.write(self.text)
 
     def outcome(self, response: httpx.Response) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def test_every_unit_gets_the_variant_that_python_predicts_before_and_after_a_ram
 
     before = assigned()
     assert before == predicted(setup, units, {"v1": 0.9, "v2": 0.1})
-    setup.edit("{v1: 9, v2: 1}", "{v1: 7, v2: 3}")
+    setup.edit("type: split, weights: {v1: 7, v2: 3}")
     wait_for(lambda: setup.report()["allocation"]["v2"] == 0.3 and setup.accepted(), "the node has the ramp")
     after = assigned()
     assert after == predicted(setup, units, {"v1": 0.7, "v2": 0.3})
@@ -324,7 +325,7 @@ def test_the_node_goes_on_without_the_gateway_and_takes_up_what_is_new(
 ) -> None:
     setup.gateway.crash()
     assert {client.post(PATH).status_code for _ in range(20)} == {200}
-    setup.edit("policy: {type: split, weights: {v1: 7, v2: 3}}", "policy: {type: single, variant: v2}")
+    setup.edit("type: single, variant: v2")
     setup.gateway.start()
     wait_for(lambda: setup.nodes_shown() and setup.accepted(), "the node has the new routes")
     assert {client.post(PATH).headers["x-variant"] for _ in range(20)} == {"v2"}
