@@ -158,8 +158,18 @@ def test_a_wrong_url_is_raised_and_not_retried(gateway: GatewayProcess) -> None:
 
 
 def test_the_gateways_own_responses_carry_no_decision(gateway: GatewayProcess) -> None:
-    with Client(gateway.url) as client, pytest.raises(turnout.NoDecision, match="status 200"):
-        _ = client.get("/-/healthz").decision
+    with Client(gateway.url) as client:
+        with pytest.raises(turnout.NoDecision, match="status 200"):
+            _ = client.get("/-/healthz").decision
+        with pytest.raises(
+            turnout.NoDecision, match=r"status 404\) carries no x-decision-id: unknown_route: "
+        ):
+            _ = client.get("/nowhere").decision
+        with (
+            client.stream("GET", "/nowhere") as response,
+            pytest.raises(turnout.NoDecision, match=r"decision-id$"),
+        ):
+            _ = response.decision
 
 
 def test_the_openai_sdk_stays_as_it_is(gateway: GatewayProcess) -> None:
@@ -270,9 +280,13 @@ def test_a_forked_child_uses_no_connection_and_no_reward_of_its_parent(gateway: 
         client.post(INFER, json=BODY).decision.reward("correct", True)
         child = os.fork()
         if child == 0:
-            good = all(client.post(INFER, json=BODY).status_code == 200 for _ in range(50))
-            client.flush(5.0)
-            os._exit(0 if good else 1)
+            code = 1
+            try:
+                assert all(client.post(INFER, json=BODY).status_code == 200 for _ in range(50))
+                client.flush(5.0)
+                code = 0
+            finally:
+                os._exit(code)
         for _ in range(50):
             assert client.post(INFER, json=BODY).status_code == 200
         client.flush()
@@ -286,6 +300,7 @@ def test_a_report_of_any_size_is_sent_in_parts(gateway: GatewayProcess) -> None:
         item = {"decision_id": decision.id, "metric": "correct", "value": True, "tags": tags}
         assert client.report([item] * 12_000) == {"accepted": 1, "duplicates": 11_999, "updated": 0}
         assert client.report([]) == {"accepted": 0, "duplicates": 0, "updated": 0}
+        assert client.report(item for item in [item])["duplicates"] == 1  # type: ignore[arg-type]
         wrong = item | {"metric": "corect"}
         with pytest.raises(turnout.RewardsRejected) as refused:
             client.report([item] * 600 + [wrong])
@@ -298,6 +313,53 @@ def test_a_reward_after_the_end_is_refused(gateway: GatewayProcess) -> None:
     with pytest.raises(RuntimeError, match="the client is closed"):
         decision.reward("correct", True)
     client.close()
+
+
+async def test_a_reward_after_the_end_is_refused_asynchronously_too(gateway: GatewayProcess) -> None:
+    async with AsyncClient(gateway.url) as client:
+        decision = (await client.post(INFER, json=BODY)).decision
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        decision.reward("correct", True)
+
+
+def test_a_value_of_numpy_is_a_value_and_what_is_none_is_refused_immediately(gateway: GatewayProcess) -> None:
+    """In the background it would end the thread that sends, and with it every later report."""
+    with Client(gateway.url) as client:
+        decision = client.post(INFER, json=BODY).decision
+        for wrong in (float("nan"), float("inf"), np.float32("nan"), "good", [1]):
+            with pytest.raises(ValueError, match="write True, False or a finite number"):
+                decision.reward("rating", wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            decision.reward("rating", 0.5, tags={"image": b"x"})  # type: ignore[dict-item]
+        decision.reward("correct", np.array([1]) == np.array([1]))
+        decision.reward("rating", np.float32(0.5))  # type: ignore[arg-type]
+        client.flush()
+    assert recorded(gateway, decision) == {"correct": 1.0, "rating": 0.5}
+
+
+def test_a_callback_that_fails_ends_no_reports(
+    gateway: GatewayProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(rejection: turnout.Rejection) -> None:
+        raise LookupError(rejection.code)
+
+    client = Client(gateway.url, on_rejected=fails)
+    decision = client.post(INFER, json=BODY).decision
+    decision.reward("corect", True)
+    with pytest.raises(turnout.RewardsRejected):
+        client.flush(10.0)
+    decision.reward("correct", True)
+    client.close(10.0)
+    assert "on_rejected has failed" in caplog.text
+    assert recorded(gateway, decision) == {"correct": 1.0}
+
+
+async def test_options_of_httpx_reach_its_connections(gateway: GatewayProcess) -> None:
+    url = "http://127.0.0.1:1"  # where no one listens: the gateway is the proxy
+    with Client(url, proxy=gateway.url, limits=httpx.Limits(max_connections=1)) as client:
+        assert client.post(INFER, json=BODY).decision.variant in ("v1", "v2")
+    async with AsyncClient(url, proxy=gateway.url) as other:
+        assert (await other.post(INFER, json=BODY)).decision.variant in ("v1", "v2")
 
 
 def test_a_forgotten_client_leaves_no_thread(gateway: GatewayProcess) -> None:

@@ -13,8 +13,8 @@ import httpx
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
 from turnout.outbox import Item, Outbox, batches, log, reported
-from turnout.response import AsyncTransport, Response, decide_call, infer_body
-from turnout.sync import DECIDE, FEEDBACK
+from turnout.response import AsyncTransport, Response, decide_call, infer_body, transport_options
+from turnout.sync import CLOSED, DECIDE, FEEDBACK
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -34,7 +34,7 @@ class AsyncClient(httpx.AsyncClient):
         verify: Any = True,
         **options: Any,
     ) -> None:
-        inner = transport or httpx.AsyncHTTPTransport(verify=verify)
+        inner = transport or httpx.AsyncHTTPTransport(verify=verify, **transport_options(options))
         super().__init__(base_url=url, transport=AsyncTransport(inner, self._put), **options)
         if key:
             self.headers["x-api-key"] = key
@@ -91,8 +91,10 @@ class AsyncClient(httpx.AsyncClient):
         Raises:
             RewardsRejected: The gateway refused some; it took the others.
         """
-        responses = [await self._post_feedback(batch) for batch in batches(items)]
-        return reported(items, [response.raise_for_status().json() for response in responses])
+        parts = batches(items)
+        return reported(
+            parts, [(await self._post_feedback(part)).raise_for_status().json() for part in parts]
+        )
 
     async def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable. Raises FlushTimeout and RewardsRejected."""
@@ -129,6 +131,8 @@ class AsyncClient(httpx.AsyncClient):
             await super().__aexit__(exc_type, exc_value, traceback)
 
     def _put(self, item: Item) -> None:
+        if self.is_closed:
+            raise RuntimeError(CLOSED)
         self._outbox.put(item)
         self._wake()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,14 +35,18 @@ class Decision:
     _put: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False, compare=False)
 
     def reward(self, metric: str, value: Value, *, tags: Mapping[str, str] | None = None) -> None:
-        """Report ``value`` of ``metric`` in the background. Raises BufferFull.
+        """Report ``value`` of ``metric`` in the background.
 
         The same value again changes nothing, another value replaces the first.
+
+        Raises:
+            BufferFull: The gateway accepts fewer rewards than are reported.
+            ValueError: ``value`` is not a finite number.
         """
         if self._put is None:
             raise NoDecision("this decision belongs to no client; use client.decision(id)")
         named = {"decision_id": self.id} if self.id else {"route": self.route, "request_id": self.request_id}
-        item: dict[str, Any] = {**named, "metric": metric, "value": value}
+        item: dict[str, Any] = {**named, "metric": metric, "value": _plain(value)}
         if tags:
             item["tags"] = dict(tags)
         self._put(item)
@@ -70,6 +75,14 @@ class Decision:
             epoch=found["epoch"],
             _put=put,
         )
+
+
+def _plain(value: Any) -> Value:
+    """``value`` without the type of an array's element (numpy, torch). Raises ValueError."""
+    plain = value.item() if hasattr(value, "item") else value
+    if plain is None or (isinstance(plain, int | float) and -math.inf < plain < math.inf):
+        return plain
+    raise ValueError(f"{plain!r} is no reward; write True, False or a finite number, or None to retract")
 
 
 _captured: ContextVar[list[Decision] | None] = ContextVar("turnout_captured", default=None)

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from turnout.errors import BufferFull, Rejection, RewardsRejected
@@ -44,11 +44,13 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, item: Item) -> None:
-        """Add a reward. Raises BufferFull."""
+        """Add a reward. Raises BufferFull, and TypeError or ValueError if it can't be written as JSON."""
         if len(self._waiting) >= self.capacity:
             raise BufferFull(
                 f"{self.capacity} rewards wait for the gateway; it is away, or slower than they are reported"
             )
+        # As httpx will write it: an error here is its caller's, and one in the sender would end all reports.
+        json.dumps(item, ensure_ascii=False, allow_nan=False).encode()
         self._waiting.append(item)
 
     def take(self) -> list[Item]:
@@ -70,7 +72,10 @@ class Outbox:
             del self.rejected[: -self.capacity]
             log.warning("reward refused: %s: %s", rejection.code, rejection.message)
             if self._on_rejected is not None:
-                self._on_rejected(rejection)
+                try:
+                    self._on_rejected(rejection)
+                except Exception:
+                    log.exception("on_rejected has failed")
         return 0.0
 
     def raise_rejected(self) -> None:
@@ -86,16 +91,17 @@ class Outbox:
         return max(min(asked, MAX_DELAY_S), random.uniform(0.0, bound))
 
 
-def batches(items: Sequence[Item]) -> list[list[Item]]:
+def batches(items: Iterable[Item]) -> list[list[Item]]:
     """``items`` in parts that one call takes, whatever their tags; at least one."""
-    return [list(items[at : at + BATCH_ITEMS]) for at in range(0, max(1, len(items)), BATCH_ITEMS)]
+    whole = list(items)
+    return [whole[at : at + BATCH_ITEMS] for at in range(0, max(1, len(whole)), BATCH_ITEMS)]
 
 
-def reported(items: Sequence[Item], documents: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """The counts in the responses to the `batches` of ``items``. Raises RewardsRejected."""
+def reported(parts: Sequence[list[Item]], documents: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """The counts in the responses to the `batches` of a report. Raises RewardsRejected."""
     rejected = [
-        Rejection(items[number * BATCH_ITEMS + r["index"]], r["code"], r["message"])
-        for number, document in enumerate(documents)
+        Rejection(part[r["index"]], r["code"], r["message"])
+        for part, document in zip(parts, documents, strict=True)
         for r in document["rejected"]
     ]
     if rejected:

@@ -25,8 +25,17 @@ class Response(httpx.Response):
         if self._decision is None:
             raise NoDecision(
                 f"the response of {self.request.url} (status {self.status_code}) carries no x-decision-id"
+                + self._reason()
             )
         return self._decision
+
+    def _reason(self) -> str:
+        """What the gateway says in an error response that was read; "" for another response."""
+        try:
+            error = self.json()["error"]
+            return f": {error['code']}: {error['message']}"
+        except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
+            return ""
 
     def outputs(self) -> dict[str, Any]:
         """The outputs of an Open Inference Protocol response by name, as nested lists in their shapes.
@@ -70,12 +79,13 @@ class Transport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if self._pid != os.getpid():
-            # Kept, since closing it would end the parent's connections if they use TLS.
+            # Kept and not closed: a thread of the parent may have held its lock.
             self._of_parent, self._inner, self._pid = self._inner, self._again(), os.getpid()
         return decided(self._inner.handle_request(request), self._put)
 
     def close(self) -> None:
-        self._inner.close()
+        if self._pid == os.getpid():
+            self._inner.close()
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
@@ -90,6 +100,13 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def transport_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a client's ``options`` that httpx ignores if it is given a transport; a proxy is removed from them."""
+    names = ("cert", "trust_env", "http1", "http2", "limits")
+    proxy = {"proxy": options.pop("proxy")} if "proxy" in options else {}
+    return {name: options[name] for name in names if name in options} | proxy
 
 
 def decide_call(

@@ -17,11 +17,12 @@ import httpx
 from turnout.decision import Decision
 from turnout.errors import FlushTimeout, Rejection, TurnoutError
 from turnout.outbox import Item, Outbox, batches, log, reported
-from turnout.response import Response, Transport, decide_call, infer_body
+from turnout.response import Response, Transport, decide_call, infer_body, transport_options
 
 FEEDBACK = "/-/feedback"
 DECIDE = "/-/decide"
 LAST_FLUSH_S = 5.0
+CLOSED = "the client is closed; report rewards before that"
 
 
 class Client(httpx.Client):
@@ -47,8 +48,10 @@ class Client(httpx.Client):
         verify: Any = True,
         **options: Any,
     ) -> None:
+        network = transport_options(options)
+
         def connections() -> httpx.BaseTransport:
-            return transport or httpx.HTTPTransport(verify=verify)
+            return transport or httpx.HTTPTransport(verify=verify, **network)
 
         super().__init__(base_url=url, transport=Transport(connections(), self._put, connections), **options)
         if key:
@@ -130,10 +133,11 @@ class Client(httpx.Client):
 
         Raises:
             RewardsRejected: The gateway refused some of them; the others are durable.
-            httpx.HTTPError: The gateway could not be reached, or responded with an error status.
+            httpx.HTTPError: The gateway could not be reached, or responded with an error status. Earlier parts of
+                500 are durable then; the same report may be sent again.
         """
-        responses = [self._post_feedback(batch).raise_for_status().json() for batch in batches(items)]
-        return reported(items, responses)
+        parts = batches(items)
+        return reported(parts, [self._post_feedback(part).raise_for_status().json() for part in parts])
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until every reported reward is durable.
@@ -182,18 +186,18 @@ class _Sender:
         # Weak, or the thread would keep a forgotten client alive.
         self._post = weakref.WeakMethod(post)
         self._outbox = outbox
+        self._ended = False
         self._reset()
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._ended = False
         self._pid = 0
 
     def put(self, item: Item) -> None:
         self._leave_to_parent()
         with self._changed:
             if self._ended:
-                raise RuntimeError("the client is closed; report rewards before close()")
+                raise RuntimeError(CLOSED)
             self._outbox.put(item)
             if not self._pid:
                 self._pid = os.getpid()
