@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -80,7 +81,9 @@ def _worker(
     workers: int,
     parent: int,
 ) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves; it reads everything anyway
+    for number in (signal.SIGHUP, signal.SIGINT):  # until it serves; the supervisor ends it
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(parent)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
@@ -140,18 +143,27 @@ class WorkerPool:
         return self.close(grace)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
+        if self.ending and number == signal.SIGINT:
+            self._send(number)  # to each worker its second: it skips the grace period
         self.ending = True
 
     def _reload(self, number: int, frame: FrameType | None) -> None:
+        self._send(number)
+
+    def _send(self, number: int) -> None:
         for worker in self.workers:
             if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, signal.SIGHUP)
+                os.kill(worker.pid, number)
 
     def fill(self) -> None:
         """Start the workers that are missing, unless the last one ended so early that a pause is due."""
-        while len(self.workers) < self._size and self._now() >= self._not_before:
+        while not self.ending and len(self.workers) < self._size and self._now() >= self._not_before:
             worker = self._context.Process(target=self._target, args=self._arguments)
+            # Inherited: Ctrl-C reaches the whole group, and a worker that loads would show a stack trace.
+            resource_tracker.ensure_running()  # it would unblock the signal
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             worker.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self.workers[worker] = self._now()
 
     def reap(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,15 @@ from gateway.supervisor import MIN_LIFETIME_S, RESTART_PAUSE_S, WorkerPool
 def metrics_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the pool looks for the gauges of workers that have ended."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Clock:
@@ -56,3 +69,26 @@ def test_a_worker_that_has_served_is_replaced_immediately() -> None:
     pool.fill()
     assert len(pool.workers) == 1
     ended(pool)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_signal_during_the_start_starts_no_further_workers() -> None:
+    def now() -> float:
+        if pool.workers:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 100.0
+
+    pool = WorkerPool(time.sleep, (600.0,), 8, lambda: 100.0)
+    pool._now = now
+    assert pool.run(5.0) == 0
+    assert len(pool.workers) == 2  # the second was about to start
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_interrupt_of_the_whole_group_does_not_reach_a_worker_that_loads() -> None:
+    pool = WorkerPool(time.sleep, (600.0,), 2)
+    pool.fill()
+    for worker in pool.workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+    assert pool.close(5.0) == 0

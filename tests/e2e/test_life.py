@@ -161,8 +161,11 @@ async def test_a_connection_whose_answer_began_before_the_end_does_not_hold_it_u
             assert time.monotonic() - began < 20
 
 
-async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(tmp_path: Path, text: str) -> None:
-    with GatewayProcess(tmp_path, text) as gateway:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_second_interrupt_cuts_requests_short_and_not_the_record(
+    tmp_path: Path, text: str, workers: str
+) -> None:
+    with GatewayProcess(tmp_path, text, "--workers", workers) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
             assert (await client.get("/slow?0")).status_code == 200
             waiting = asyncio.create_task(client.get("/slow?15"))
