@@ -112,7 +112,7 @@ def _probed(url: str, client: httpx.Client) -> Server:
         if found is not None:
             return found
     elsewhere = first.next_request.url if first.next_request is not None else client.base_url
-    if (elsewhere.host, elsewhere.port) != (client.base_url.host, client.base_url.port):
+    if _origin(elsewhere) != _origin(client.base_url):
         return Server(url, f"redirects to {elsewhere}, which the gateway does not follow: name that address")
     return Server(url, OTHER, health=_health(get))
 
@@ -138,6 +138,18 @@ def _getter(client: httpx.Client) -> Get:
         return response
 
     return get
+
+
+def _status(client: httpx.Client, path: str) -> int:
+    """0 without a response."""
+    try:
+        return client.get(path).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _json(response: httpx.Response | None) -> Any:
@@ -171,7 +183,7 @@ def _repository(client: httpx.Client) -> list[str]:
 
 def _openai(url: str, get: Get, client: httpx.Client) -> Server | None:
     """vLLM, TGI, SGLang, llama.cpp, Ollama and other servers with OpenAI's endpoints."""
-    if client.get("/v1/models").status_code in (401, 403) and client.get(_NOWHERE).status_code == 404:
+    if _status(client, "/v1/models") in (401, 403) and _status(client, _NOWHERE) == 404:
         needs = 'headers: {authorization: "Bearer ${MODELS_KEY}"}'
         return Server(url, "OpenAI endpoints that need a key", None, "/v1", ("/v1",), "openai", needs=needs)
     about = _json(get("/v1/models"))
@@ -192,7 +204,8 @@ def _openapi(url: str, get: Get, client: httpx.Client) -> Server | None:
         for path, methods in about["paths"].items()
         if isinstance(methods, dict) and "post" in methods and _PLAIN_PATH.fullmatch(path)
     )
-    title = about.get("info", {}).get("title", "FastAPI")
+    info = about.get("info")
+    title = info.get("title", "FastAPI") if isinstance(info, dict) else "FastAPI"
     likely = sorted(
         posts, key=lambda path: not any(word in path for word in ("predict", "infer", "generate"))
     )

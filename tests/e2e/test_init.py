@@ -114,10 +114,14 @@ def test_what_it_writes_for_the_bundled_server_serves(
         ({"/v2/health/ready": {}, "/v2": {"name": "triton"}}, "triton, Open", "/v2/models", "/v2/health/ready", "v2"),
         ({"/v1/models": 401}, "OpenAI endpoints that need a key", "/v1", None, "openai"),
         ({"/": "http://127.0.0.1:1/other"}, "redirects to http://127.0.0.1:1/other", "/", None, "auto"),
+        ({"/openapi.json": {"info": None, "paths": {}}}, "FastAPI (OpenAPI)", "/", None, "auto"),
         ({}, "an HTTP server", "/", None, "auto"),
         (Everywhere({}), "an HTTP server", "/", None, "auto"),
     ],
-    ids=["openai", "openapi", "mlflow", "triton", "openai with a key", "redirect", "plain", "alike everywhere"],
+    ids=[
+        "openai", "openapi", "mlflow", "triton", "openai with a key", "redirect", "openapi without a title", "plain",
+        "alike everywhere",
+    ],
 )  # fmt: skip
 def test_servers_are_known_by_what_they_say(
     tmp_path: Path, pages: dict[str, Any], kind: str, path: str, health: str | None, comparison: str
@@ -156,6 +160,29 @@ def test_the_url_of_an_sdk_or_of_a_call_leads_to_the_server(tmp_path: Path, path
         document = load_file(tmp_path / "turnout.yaml")
         assert str(document.backends["current"].url) == url
         assert document.routes["r"].match.path == "/v1"
+
+
+def test_a_redirect_to_tls_is_named(tmp_path: Path) -> None:
+    pages: dict[str, Any] = {}
+    for url in serving(pages):
+        pages["/"] = url.replace("http:", "https:")
+        done = init(tmp_path, "--current", url)
+        assert f"redirects to {pages['/']}" in done.stdout
+
+
+def test_a_server_that_hangs_up_on_unknown_paths_is_reachable(tmp_path: Path) -> None:
+    class Handler(Pages):
+        def do_GET(self) -> None:
+            if self.path == "/":
+                super().do_GET()
+            else:
+                self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = init(tmp_path, "--current", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert done.stdout.splitlines()[0].endswith(": an HTTP server")
 
 
 def test_a_server_of_grpc_alone_is_called_over_http2(tmp_path: Path) -> None:
