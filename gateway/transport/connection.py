@@ -156,6 +156,8 @@ class BackendConnection(Connection):
                 self._rest = data[start:]
                 self.transport.pause_reading()
                 self.owner.loop.call_soon(self._go_on)
+                if self.handler is not None:
+                    self.handler.flush()
                 return
 
     def _may_be_tiny_chunks(self) -> bool:
@@ -203,7 +205,8 @@ class BackendConnection(Connection):
         if response.unbounded_bytes > MAX_HEAD_BYTES:
             self._fail(f"its head is larger than {MAX_HEAD_BYTES} bytes")
             return False
-        handler.flush()
+        if not more:
+            handler.flush()
         return self.handler is not None
 
     def _on_error(self, error: httptools.HttpParserError) -> None:

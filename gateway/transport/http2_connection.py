@@ -350,19 +350,25 @@ class Http2Connection(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        session.heard_at = now = perf_counter()
-        try:
-            session.receive(data, now)
-        except Exception as error:  # noqa: BLE001 - other backends must go on
-            INTERNAL_ERRORS.report(error)
-            session.end(None)
-        behind = session.behind and not session.ended
+        now = perf_counter()
+        if data:
+            session.heard_at = now
+        behind = self._handle(session, data, now)
         if behind:
             self.transport.pause_reading()
             session.owner.loop.call_soon(self._catch_up)
         elif self._behind and not self.transport.is_closing():
             self.transport.resume_reading()
         self._behind = behind
+
+    def _handle(self, session: Http2Session, data: bytes, now: float) -> bool:
+        """Whether frames that have arrived are left."""
+        try:
+            session.receive(data, now)
+        except Exception as error:  # noqa: BLE001 - other backends must go on
+            INTERNAL_ERRORS.report(error)
+            session.end(None)
+        return session.behind and not session.ended
 
     def _catch_up(self) -> None:
         if self._behind:
@@ -373,8 +379,8 @@ class Http2Connection(asyncio.Protocol):
         if session is None:
             return
         self._behind = False
-        while session.behind and not session.ended:
-            session.receive(b"", perf_counter())
+        while session.behind and self._handle(session, b"", perf_counter()):
+            pass
         session.fail("it closed the connection before it sent its settings")
         session.ended = True
         for stream in tuple(session.streams.values()):
