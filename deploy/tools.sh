@@ -23,7 +23,7 @@ command -v chromium-headless-shell >/dev/null 2>&1 || browser=(chromium-headless
 if ! command -v apt-get >/dev/null 2>&1; then
   command -v chromium >/dev/null 2>&1 || missing+=(chromium)
   [ $((${#missing[@]} + ${#headers[@]})) -eq 0 ] && exit 0
-  echo "the tests need: ${missing[*]} (install them with your system's package manager)" >&2
+  echo "the tests need: ${missing[*]} ${headers[*]} (install them with your system's package manager)" >&2
   exit 1
 fi
 as_root=()
