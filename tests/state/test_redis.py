@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import signal
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,3 +211,30 @@ async def test_cells_of_months_are_added_up_outside_the_event_loop(
         assert (await store.counts("digits", since=T0))["v1"].assigned == 2
     assert threads
     assert threading.main_thread() not in threads
+
+
+async def test_no_step_of_reading_cells_holds_the_server_for_long(
+    server: RedisServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bandit has an epoch each second, and ten aspects of a metric: 200 buckets took 50 ms of the server's time."""
+    store, buckets, epochs = await connect(address(server)), 12, 500
+    base, cell = store._link.of_route("digits"), struct.pack("<qHHdd", 1, 1, 1, 1.0, 1.0)
+    for start in range(int(T0), int(T0) + 10 * buckets, 10):
+        fields = [
+            part for epoch in range(epochs) for part in (codec.cell_field(epoch, "v1", "correct"), cell)
+        ]
+        await store._link.commands(
+            [("ZADD", f"{base}:cells", start, start), ("HSET", f"{base}:s:{start}", *fields)]
+        )
+    read, run = list[int](), store._link.run
+
+    async def spied(*arguments: Any) -> Any:
+        found = await run(*arguments)
+        read.append(len(sums._unpacked(found[0])))
+        return found
+
+    monkeypatch.setattr(store._link, "run", spied)
+    found = await store.series("digits", since=T0, until=T0 + 10 * buckets, step=10)
+    assert len(found) == buckets * epochs
+    assert max(read) == sums.MAX_CELLS_PER_CALL / epochs
+    assert sum(read) == buckets

@@ -23,7 +23,9 @@ ALL = "all"
 """The bucket that holds the sum of all others."""
 _READ_CELLS: Final = Script.load("read_cells")
 _BUCKETS_PER_CALL: Final = 200
-"""Buckets that one script reads, about a millisecond of the server's time."""
+"""Buckets that one script reads at most."""
+MAX_CELLS_PER_CALL: Final = 2000
+"""Cells after which it reads no further bucket: about 3 ms of the server's time."""
 _CELL: Final = struct.Struct("<IHI")
 
 
@@ -36,9 +38,8 @@ async def buckets(
     high = "+inf" if until is None else f"({until!r}"
     packed: list[bytes] = []
     while low:
-        cells, last = await link.run(
-            _READ_CELLS, link.of_route(route), letter, int(heads), low, high, _BUCKETS_PER_CALL
-        )
+        limits = low, high, _BUCKETS_PER_CALL, MAX_CELLS_PER_CALL
+        cells, last = await link.run(_READ_CELLS, link.of_route(route), letter, int(heads), *limits)
         packed.append(cells)
         low = f"({_text(last)}" if last else ""
     return await asyncio.to_thread(_unpacked, b"".join(packed))

@@ -1,10 +1,11 @@
 -- The cells of the first buckets of the aggregates between two starts.
--- ARGV: c(ounts) or s(ums), 1 for counts without their histograms, the limits, the number of buckets.
+-- ARGV: c(ounts) or s(ums), 1 for counts without their histograms, the limits, the numbers of buckets and of cells after
+-- which it stops.
 -- Returns the cells, each as u32 start, u16 and u32 lengths, field, cell; and the last start if there may be more.
 -- include: fields
 -- include: counts
 local starts = redis.call('ZRANGEBYSCORE', KEYS[1] .. ':cells', ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
-local out = {}
+local out, last = {}, #starts == tonumber(ARGV[5]) and starts[#starts]
 for _, start in ipairs(starts) do
   for field, cell in in_pairs(redis.call('HGETALL', KEYS[1] .. ':' .. ARGV[1] .. ':' .. start)) do
     if ARGV[2] == '1' then
@@ -15,5 +16,9 @@ for _, start in ipairs(starts) do
     out[#out + 1] = field
     out[#out + 1] = cell
   end
+  if #out >= 3 * tonumber(ARGV[6]) then
+    last = start
+    break
+  end
 end
-return {table.concat(out), #starts == tonumber(ARGV[5]) and starts[#starts] or false}
+return {table.concat(out), last}
