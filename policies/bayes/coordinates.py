@@ -26,6 +26,10 @@ Mask = NDArray[np.bool_]
 TAIL = 1e-17
 """Probability left outside each limit."""
 
+MAX_PANEL = 1.5
+"""Longest panel in t = logit x or log x. However wide the hump, its upper side falls as exp(-exp(t)) does, and there
+the expected loss lies. With panels of 4 the mass was right, but losses were wrong by up to 3e-7 of the mean."""
+
 _TINY = 1e-300
 
 
@@ -121,9 +125,8 @@ class BetaCoordinates:
         return _logit_quantile(self.a, self.b), -_logit_quantile(self.b, self.a)
 
     def edges(self, sign: float, start: float, ends: Array, fineness: float) -> Array:
-        # The poles of logit's inverse lie at ± iπ: a panel may be about as long, however wide the hump.
         width = np.sqrt(special.polygamma(1, self.a) + special.polygamma(1, self.b))
-        return even_edges(start, ends, np.minimum(2.0 * width, 4.0) * fineness)
+        return even_edges(start, ends, np.minimum(2.0 * width, MAX_PANEL) * fineness)
 
     def log_density(self, t: Array) -> Array:
         a, b, n = self.a, self.b, self.a + self.b
@@ -209,7 +212,7 @@ class GammaCoordinates:
 
     def edges(self, sign: float, start: float, ends: Array, fineness: float) -> Array:
         width = np.sqrt(special.polygamma(1, self.shape))
-        return even_edges(start, ends, np.minimum(2.0 * width, 3.0) * fineness)
+        return even_edges(start, ends, np.minimum(2.0 * width, MAX_PANEL) * fineness)
 
     def log_density(self, t: Array) -> Array:
         a = self.shape
