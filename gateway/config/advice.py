@@ -143,6 +143,9 @@ def _unused_variants(here: KeyPath, route: RouteConfig, document: Document) -> I
 
 def _stages(here: KeyPath, route: RouteConfig, document: Document) -> Iterator[Finding]:
     stages = route.policy.stages if isinstance(route.policy, CanaryConfig) else ()
+    if stages and stages[0].weight == 1:
+        message = "the first stage gives the candidate all requests: as a number, 1 is 100%; write 1% for one percent"
+        yield Finding((*here, "policy", "stages", 0, "weight"), message)
     for index, stage in enumerate(stages[1:], start=1):
         if stage.weight <= stages[index - 1].weight:
             message = f"the weight {stage.weight:.4g} is not above that of the previous stage; weights usually increase"

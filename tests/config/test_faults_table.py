@@ -499,6 +499,8 @@ def test_rendering() -> None:
         (POLICY, CANARY + "}", "routes.digits.policy", "without guardrails nothing stops a bad candidate"),
         (POLICY, CANARY.replace("}]", "}, {weight: 1%, for: 1m}]") + ", guardrails: [{metric: correct, max_decrease: 1}]}",
          "routes.digits.policy.stages[1].weight", "weights usually increase"),
+        (POLICY, CANARY.replace("1%", "1") + ", guardrails: [{metric: correct, max_decrease: 1}]}",
+         "routes.digits.policy.stages[0].weight", "write 1% for one percent"),
         (POLICY, CANARY + ", guardrails: [{metric: correct, max_increase: 1%}]}",
          "routes.digits.policy.guardrails[0]", "an increase of 'correct' is the goal"),
         (POLICY, CANARY + ", guardrails: [{metric: seconds, max_decrease: 1%}]}",
