@@ -145,3 +145,20 @@ def test_an_edit_outlives_a_gateway_that_is_away(keyed: Served, tabs: Tabs) -> N
     dialog.get_by_role("button", name="Apply").click()
     page.locator(".page-head", has_text="revision 2 is in force").wait_for()
     tab.complaints[:] = [text for text in tab.complaints if "ERR_" not in text]
+
+
+def test_what_is_typed_while_the_gateway_is_away_is_checked_when_it_is_back(
+    keyed: Served, tabs: Tabs
+) -> None:
+    """It said that "whether it made the change is not known", and stayed so until the next key."""
+    page = log_in(keyed, tabs, "ops", steer=True, path="config")
+    tab = tabs.open[-1]
+    page.get_by_role("button", name="Edit").click()
+    text = page.get_by_label("Configuration text")
+    page.context.set_offline(True)
+    text.fill(text.input_value().replace("floor: 1%", "floor: 5%"))
+    page.get_by_text("The text is checked again when it does").wait_for()
+    assert "not known" not in page.locator("#edit").inner_text()
+    page.context.set_offline(False)
+    page.locator(".says", has_text="floor: 1% → 5%").wait_for()
+    tab.complaints[:] = [text for text in tab.complaints if "ERR_" not in text]

@@ -1,7 +1,7 @@
 // The configuration: the text in force, its history with differences, and an editor that says while one types what is
 // wrong, and before it is applied what will change.
 
-import { getText, post, send } from "../core/api.js";
+import { getText, post, send, Unreachable } from "../core/api.js";
 import { useGet } from "../core/data.js";
 import { useDraft } from "../core/drafts.js";
 import { choose, here } from "../core/router.js";
@@ -10,6 +10,7 @@ import { badge, choices, notice, section, when } from "../parts/basics.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
 const CHECK_MS = 400; // after the last key
+const AGAIN_MS = 2000; // after a check without a response
 
 export function ConfigPage({ now, session }) {
   const { query } = here();
@@ -60,15 +61,14 @@ function Editor({ base, text: edited, onText, onCancel, onApply }) {
   const gutter = useRef(null);
   useEffect(() => {
     let current = true;
+    let timer = setTimeout(check, CHECK_MS);
     setChecked(null);
-    const timer = setTimeout(async () => {
-      const found = await post("config/check", { text: edited }).catch((error) => ({
-        faults: error.faults?.length ? error.faults : [{ line: 0, message: error.message, hint: "" }],
-        changes: [],
-        difference: ""
-      }));
-      if (current) setChecked(found);
-    }, CHECK_MS);
+    async function check() {
+      const found = await post("config/check", { text: edited }).catch(unchecked);
+      if (!current) return;
+      setChecked(found);
+      if (found.again) timer = setTimeout(check, AGAIN_MS);
+    }
     return () => {
       current = false;
       clearTimeout(timer);
@@ -99,6 +99,13 @@ function Editor({ base, text: edited, onText, onCancel, onApply }) {
       <button type="button" class="primary" disabled=${!changed || !checked || faults.length > 0} onClick=${() => onApply(checked, edited)}>Apply…</button>
     </div>`
   );
+}
+
+// A check that failed. Without a response nothing is left open, since nothing was to be changed.
+function unchecked(error) {
+  const again = error instanceof Unreachable;
+  const message = again ? "The gateway does not respond. The text is checked again when it does." : error.message;
+  return { faults: error.faults?.length ? error.faults : [{ line: 0, message, hint: "" }], changes: [], difference: "", again };
 }
 
 function effects(checked) {
