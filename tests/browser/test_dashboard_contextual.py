@@ -65,7 +65,13 @@ def test_before_and_after_it_has_learned(contextual: Served, tabs: Tabs) -> None
     assert tab.page.locator("[data-column]").count() == 0
     contextual.do(teach)
     tab.page.locator("#verdict", has_text="Which variant is best depends on the request").wait_for()
-    report = httpx.get(f"{contextual.address}/-/routes/seen").json()
+    at = f"{contextual.address}/-/routes/seen"
+    report = httpx.get(at).json()
+    over_time = httpx.get(f"{at}/lift?metric=correct").json()["variants"]["v2"]
+    assert over_time[-1]["absolute"] == report["variants"]["v2"]["lift"]["correct"]["absolute"]
+    pictures = httpx.get(f"{at}/distributions").json()
+    assert list(pictures["densities"]) == ["correct"]
+    assert pictures["differences"] == {}, "of means over different requests"
     columns = ["constant", "tier=free", "tier=paid", "age", "age missing"]
     assert tab.page.locator("[data-column]").evaluate_all("n => n.map(x => x.dataset.column)") == columns
     for variant, coefficients in report["contextual"]["coefficients"].items():

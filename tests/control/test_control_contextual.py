@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gateway.compile.plans import plan
 from gateway.config.load import load
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.handlers.record import _sealed
+from gateway.control.reports.lift_over_time import lift_over_time
 from gateway.control.reports.route import Evidence, report
 from gateway.control.schemas.routes import RouteReport
 from gateway.ingest.evidence import Rewarded, RewardedBucket
@@ -91,6 +93,13 @@ def test_variants_are_compared_over_all_requests() -> None:
     assert lift["absolute"] == pytest.approx(wanted.candidate - wanted.baseline)
     assert lift["interval"] == pytest.approx(wanted.interval(0.05, 1.0))
     assert (lift["method"], lift["better"]) == ("weighted", True)
+    assert isinstance(PLAN, Contextual)
+    drawn = partial(
+        lift_over_time, PLAN.variants, DOCUMENT.metrics, buckets, baseline="v1", points=60, by_request=True
+    )
+    last = drawn(metric="right", now=20.0)["v2"][-1]
+    assert last == {"time": 20.0} | {key: lift[key] for key in ("absolute", "interval", "better")}
+    assert drawn(metric="error_rate", now=20.0) == {}
     for old, new in (
         ("metric: right", "metric: right\n      floor: 0%"),
         ("variants:", "unit: {header: x-id}\n    variants:"),

@@ -12,7 +12,7 @@ from gateway.config.policy import bandit_of
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
-from gateway.control.reports.lift import HEALTH
+from gateway.control.reports.lift import HEALTH, comparable
 from gateway.control.reports.lift_over_time import lift_over_time
 from gateway.control.reports.route import default_baseline
 from gateway.control.schemas.history import (
@@ -43,7 +43,10 @@ async def read_distributions(request: ApiRequest) -> Response:
     sums = observations(await rewarded(store, name, declared, now=request.gateway.now()))
     counts = await store.counts(name)
     variants = tuple(document.routes[name].variants)
-    return json_response(await asyncio.to_thread(distributions, variants, declared, sums, counts, baseline))
+    found = await asyncio.to_thread(distributions, variants, declared, sums, counts, baseline)
+    if request.services.status(name).contextual is not None:
+        found["differences"] = {}  # of means over different requests
+    return json_response(found)
 
 
 @endpoints(
@@ -63,11 +66,12 @@ async def read_lift(request: ApiRequest) -> Response:
     if query.metric not in declared and query.metric not in HEALTH:
         known = ", ".join([*declared, *HEALTH])
         raise TurnoutError("invalid", f"There is no metric {query.metric!r} here; write one of {known}.")
-    status = request.services.status(name)
+    by_request = request.services.status(name).contextual is not None
 
     async def make() -> dict[str, Any]:
-        if status.contextual is not None or (query.metric in HEALTH and route.unit is not None):
-            return {}  # what the report compares is not in the buckets
+        by_unit = query.metric in HEALTH and route.unit is not None  # not in the buckets
+        if by_unit or not comparable(route, by_request=by_request):
+            return {}
         steady = bandit_of(route.policy) is None
         buckets = await over_time(request.gateway.store, name, declared, now=now, epochs=steady)
         return await asyncio.to_thread(
@@ -79,6 +83,7 @@ async def read_lift(request: ApiRequest) -> Response:
             baseline=baseline,
             points=query.points,
             now=now,
+            by_request=by_request,
         )
 
     found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from gateway.config.policy import bandit_of
+from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
 from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
@@ -65,6 +67,12 @@ class Observed:
     """Whether each request had its own propensities, as with features: only rewards are compared."""
     earned: Mapping[tuple[str, str], PairSums] = field(default_factory=dict)
     """By (variant, metric), the sums by unit over all time, where the buckets are a part of it."""
+
+
+def comparable(route: RouteConfig, *, by_request: bool) -> bool:
+    """Return whether variants can be compared. Weights by request need every variant to be possible for each one."""
+    bandit = bandit_of(route.policy)
+    return not by_request or (route.unit is None and bandit is not None and bandit.floor > 0)
 
 
 class Comparisons:
@@ -171,7 +179,7 @@ class Comparisons:
         return means
 
     def _with_data(self, metric: str) -> list[str]:
-        return [v for v, e in self._evidence.items() if _size(e, metric) > 0]
+        return [v for v, e in self._evidence.items() if metric in self.goals and _size(e, metric) > 0]
 
     def _pair(self, metric: str, baseline: str, variant: str) -> Json:
         key = (metric, baseline, variant)

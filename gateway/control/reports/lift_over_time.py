@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from math import ceil
 from typing import Any, Final
@@ -16,8 +17,8 @@ from gateway.state.base import Counts
 
 Json = dict[str, Any]
 
-MAX_LATENCY_POINTS: Final = 12
-"""Where shares moved, latencies are matched from the beginning at each point."""
+MAX_COSTLY_POINTS: Final = 12
+"""Where shares moved, latencies are matched from the beginning at each point; values weighted by request are summed."""
 
 
 def lift_over_time(
@@ -29,17 +30,19 @@ def lift_over_time(
     baseline: str,
     points: int,
     now: float,
+    by_request: bool = False,
 ) -> dict[str, list[Json]]:
     """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
 
-    Not for errors and latencies of sticky units, whose observations are units and not in the buckets.
+    Not for errors and latencies of sticky units, whose observations are units and not in the buckets. ``by_request``:
+    as in `Observed`.
     """
     chosen = {name: m for name, m in declared.items() if name == metric}
     found: dict[str, list[Json]] = {}
-    if metric.startswith("latency_"):
-        points = min(points, MAX_LATENCY_POINTS)
+    if by_request or metric.startswith("latency_"):
+        points = min(points, MAX_COSTLY_POINTS)
     for time, observed in _moments(buckets, metric, points, now):
-        compared = Comparisons(variants, chosen, observed)
+        compared = Comparisons(variants, chosen, replace(observed, by_request=by_request))
         for variant in variants:
             one = compared.difference(metric, variant, baseline)
             if one is not None:

@@ -17,7 +17,7 @@ from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
-from gateway.control.reports.lift import HEALTH, Comparisons, Observed
+from gateway.control.reports.lift import HEALTH, Comparisons, Observed, comparable
 from gateway.control.reports.segments import segmented
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.record.histogram import quantile, quantile_interval
@@ -184,11 +184,9 @@ def _contextual(found: Plan, evidence: Evidence, status: RouteStatus, baseline: 
 def _comparisons(
     route: RouteConfig, declared: Mapping[str, MetricConfig], evidence: Evidence, status: RouteStatus
 ) -> Comparisons:
-    by_request, bandit = status.contextual is not None, bandit_of(route.policy)
-    if by_request and (route.unit is not None or bandit is None or not bandit.floor):
-        return Comparisons(
-            (), {}, Observed()
-        )  # weights are by request, and need every variant to be possible
+    by_request = status.contextual is not None
+    if not comparable(route, by_request=by_request):
+        return Comparisons((), {}, Observed())
     observed = Observed(
         evidence.counts,
         evidence.rewards,

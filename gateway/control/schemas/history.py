@@ -152,7 +152,7 @@ class LiftOverTimeResponse(ApiModel):
     variants: Annotated[
         dict[str, list[LiftPoint]],
         Field(
-            description="Oldest first; the last is the report's `lift`. Empty for a bandit with features, and for "
-            "errors and latencies of sticky units."
+            description="Oldest first; the last is the report's `lift`. Empty for errors and latencies of sticky "
+            "units, and for what a bandit with features has no `lift` of."
         ),
     ]
