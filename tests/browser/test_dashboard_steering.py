@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 
 from tests.browser.conftest import Tabs
 from tests.browser.serving import Served
+from tests.support.harness import ROUTES, auth
 
 pytestmark = pytest.mark.browser
 
@@ -30,9 +31,14 @@ STATE = {
 }
 
 
+UNIT = "    unit: {header: x-user}\n"
+SHOP = "    match: {path: /v2/models/shop}\n"
+
+
 @pytest.fixture
 def keyed(tmp_path: Path) -> Iterator[Served]:
-    found = Served(tmp_path / "turnout.db", keys=True, start=time.time() - 60).start()
+    text = auth() + ROUTES.replace(SHOP, SHOP + UNIT)
+    found = Served(tmp_path / "turnout.db", text=text, start=time.time() - 60).start()
     found.set_rollout("shop", dict(STATE))
     yield found
     found.stop()
@@ -144,6 +150,19 @@ def test_the_share_is_set_by_a_slider_that_says_its_consequence(keyed: Served, t
     dialog.get_by_role("button", name="Set share").click()
     dialog.wait_for(state="detached")
     assert keyed.harness.rollouts["shop"]["weight"] == pytest.approx(0.15)
+
+
+def test_without_a_unit_no_user_changes_variant(keyed: Served, tabs: Tabs) -> None:
+    """Each request is drawn."""
+    text = keyed.text.replace(UNIT, "")
+    headers = {"authorization": "Bearer ops", "if-match": "*"}
+    edited = httpx.put(f"{keyed.address}/-/config", content=text, headers=headers)
+    assert edited.status_code == 200, edited.text
+    page = log_in(keyed, tabs, "ops", steer=True)
+    page.get_by_role("button", name="Promote").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("new gets 100% of the traffic (now 10%), old 0%, immediately").wait_for()
+    assert "users" not in dialog.inner_text()
 
 
 def test_promoting_past_a_failed_guardrail_needs_the_routes_name(keyed: Served, tabs: Tabs) -> None:

@@ -78,38 +78,45 @@ function question(report, action, act) {
     action: NAMES[action],
     tone: failing ? "danger" : "",
     typed: failing ? report.route : null,
-    says: [...consequences(report.rollout.leads_to[action], name, base, now), failing && "A guardrail fails.", EFFECTS[action]],
+    says: [...consequences(report, report.rollout.leads_to[action], name, base, now), failing && "A guardrail fails.", EFFECTS[action]],
     run
   };
 }
 
 // Who gets what after an action, and how many notice.
-function consequences({ state, phase, stage, weight }, name, base, now) {
+function consequences(report, { state, phase, stage, weight }, name, base, now) {
   if (weight === null) return [`The bandit decides again what ${name} and ${base} get.`];
-  const moved = Math.abs(weight - now);
   const then =
     state !== "promoted" ? { shadow: "a shadow, until it agrees enough", canary: `stage ${stage + 1}` }[phase] : weight < 1 && "until its bake is over";
   return [
     `${name} gets ${share(weight)} of the traffic (now ${share(now)}), ${base} ${share(1 - weight)}, immediately${then ? `: ${then}` : ""}.`,
-    moved > 0.0005 && `${share(moved)} of the users change variant.`
+    moving(report, weight, now)
   ];
+}
+
+// Without a unit each request is drawn, and no user has a variant.
+function moving(report, weight, now) {
+  const moved = Math.abs(weight - now);
+  return report.unit === "units" && moved > 0.0005 && `${share(moved)} of the users change variant.`;
 }
 
 function sharing(report, name, base, now, act) {
   const chosen = { weight: now };
-  return { children: html`<${ShareSlider} name=${name} base=${base} now=${now} chosen=${chosen} />`, run: (reason) => act("set", reason, chosen.weight) };
+  return {
+    children: html`<${ShareSlider} report=${report} name=${name} base=${base} now=${now} chosen=${chosen} />`,
+    run: (reason) => act("set", reason, chosen.weight)
+  };
 }
 
-function ShareSlider({ name, base, now, chosen }) {
+function ShareSlider({ report, name, base, now, chosen }) {
   const [weight, setWeight] = useState(now);
   const set = (value) => {
     chosen.weight = Math.min(1, Math.max(0, Number(value) / 100));
     setWeight(chosen.weight);
   };
-  const moved = Math.abs(weight - now);
   return html`<div class="share-slider">
     <label>Share of ${name}<input type="range" min="0" max="100" step="1" value=${weight * 100} onInput=${(e) => set(e.target.value)} /></label>
     <label><span class="hidden">Percent</span><input type="number" min="0" max="100" step="0.1" value=${Number((weight * 100).toFixed(1))} onInput=${(e) => set(e.target.value)} />%</label>
-    <p aria-live="polite">${name} gets ${share(weight)}, ${base} ${share(1 - weight)}, immediately. ${moved > 0.0005 ? share(moved) : "None"} of the users change variant. The rollout holds there until it is resumed.</p>
+    <p aria-live="polite">${name} gets ${share(weight)}, ${base} ${share(1 - weight)}, immediately. ${moving(report, weight, now)} The rollout holds there until it is resumed.</p>
   </div>`;
 }

@@ -152,6 +152,7 @@ def report(
     against = baseline or default_baseline(document.routes[name])
     return {
         **summary(name, document, status, rollout, now),
+        "unit": "requests" if document.routes[name].unit is None else "units",
         "since": since,
         **_roles(document.routes[name].policy),
         "recent": recent(evidence.recent),

@@ -190,6 +190,10 @@ class ContextualModel(ApiModel):
 
 
 class RouteReport(RouteHead):
+    unit: Annotated[
+        Literal["requests", "units"],
+        Field(description="What is assigned; a unit keeps its variant while the shares stay."),
+    ]
     stop: StopRuleModel | None
     baseline: str | None
     candidate: str | None
