@@ -82,7 +82,7 @@ def _plain(value: Any) -> Value:
     plain = value.item() if hasattr(value, "item") else value
     if plain is None or (isinstance(plain, int | float) and -math.inf < plain < math.inf):
         return plain
-    raise ValueError(f"{plain!r} is no reward; write True, False or a finite number, or None to retract")
+    raise ValueError(f"{plain!r} is not a reward; write True, False or a finite number, or None to retract")
 
 
 _captured: ContextVar[list[Decision] | None] = ContextVar("turnout_captured", default=None)
