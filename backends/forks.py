@@ -10,6 +10,8 @@ from typing import Final
 
 FILES: Final = "/proc/self/fd"
 INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+FORKED: Final = 71
+"""Exit code of a process that a model forked and that came back from the model."""
 
 
 class Forks:
@@ -27,6 +29,11 @@ class Forks:
         self.in_child, self._serving = False, True
         if port is not None:
             self._ports.add(port)
+
+    def end_child(self) -> None:
+        """Ends a process that a model forked and that came back from the model; returns in any other one."""
+        if self.in_child:
+            os._exit(FORKED)
 
     def _leave(self) -> None:
         """Closes connections, whose clients would see no end of them, and gives signals their usual effect.

@@ -19,6 +19,7 @@ from backends.batching.loop import GUARD, MAX_BATCH_S, LoopInstance
 from backends.batching.queue import Queue
 from backends.config import ModelConfig
 from backends.errors import LoadError, ModelFailed, NotFound, ServerError, Unavailable
+from backends.forks import FORKS
 from backends.owner.messages import Load
 from backends.owner.process import DEVICE_PROCESSES, LOAD_LIMIT_S, RemoteModel
 from backends.owner.remote import RemoteInstance
@@ -296,6 +297,8 @@ def _guarded(title: str, function: Callable[[], T]) -> T:
         raise
     except BaseException as error:
         raise LoadError(f"{title}: {type(error).__name__}: {_text(error)}") from error
+    finally:
+        FORKS.end_child()
 
 
 def _text(error: BaseException) -> str:

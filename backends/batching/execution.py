@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,9 +17,6 @@ from backends.threads import Overrun
 log = logging.getLogger("turnout.backend")
 
 T = TypeVar("T")
-
-FORKED: Final = 71
-"""Exit code of a process that a model forked and that came back from the model."""
 
 
 class Executable(Protocol):
@@ -109,8 +105,7 @@ def attempt(
     except BaseException as error:  # noqa: BLE001  a model may raise SystemExit, CancelledError, anything
         return _fault(name, out_of_memory(error), error, requests, rows)
     finally:
-        if FORKS.in_child:
-            os._exit(FORKED)
+        FORKS.end_child()
 
 
 def _refusal(error: InvalidInput) -> ServerError:

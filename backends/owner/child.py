@@ -120,7 +120,10 @@ def serve(channel: int, file: int) -> None:
 def _runner(load: Load, slots: SlotMemory) -> Runner:
     from backends.runtime.load import runner  # PyTorch takes seconds to import
 
-    return runner(load, slots)
+    try:
+        return runner(load, slots)
+    finally:
+        FORKS.end_child()
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
@@ -60,7 +61,7 @@ class DeviceProcess:
         """Lets it end; it finishes what it holds."""
         self._expected = self._expected or not self.lost
         self.lost = True
-        self._control.close()
+        _close(self._control)
 
     def kill(self) -> None:
         """Ends it immediately."""
@@ -99,7 +100,7 @@ class DeviceProcesses:
             ready = _handshake(channel, load)
         except BaseException as error:  # Overrun, too: the load was given up
             if channel is not None:
-                channel.close()
+                _close(channel)
             self.leave(process)
             if not process.models:
                 process.kill()  # the model may hang
@@ -107,7 +108,7 @@ class DeviceProcesses:
                 raise
             raise LoadError(f"the device process ended while it loaded the model ({error!r})") from None
         if ready.fault:
-            channel.close()
+            _close(channel)
             self.leave(process)
             raise LoadError(ready.fault)
         return RemoteModel(load.config, process, channel, mapped, ready)
@@ -136,6 +137,13 @@ class DeviceProcesses:
 DEVICE_PROCESSES: Final = DeviceProcesses()
 
 
+def _close(channel: socket.socket) -> None:
+    """Ends ``channel``, even if a process that a model forked holds a copy of it."""
+    with contextlib.suppress(OSError):  # the other side has gone
+        channel.shutdown(socket.SHUT_RDWR)
+    channel.close()
+
+
 def _handshake(channel: socket.socket, load: Load) -> Ready:
     """Raises OSError, EOFError."""
     connection = Connection(os.dup(channel.fileno()))
@@ -160,7 +168,7 @@ class RemoteModel:
 
     async def instance(self, name: str, queue: Queue, deliver: Callable[[Report], None]) -> RemoteInstance:
         """An instance that runs batches of ``queue`` here."""
-        channel = _SocketChannel(self.process)
+        channel = _SocketChannel(self.process, self.socket)
         overlapping = bool(self.ready.buckets)
         made = RemoteInstance(
             self.config, name, queue, self.memory, channel, deliver, overlapping=overlapping
@@ -172,7 +180,7 @@ class RemoteModel:
 
     def close(self) -> None:
         """Releases it without having been used."""
-        self.socket.close()
+        _close(self.socket)
         DEVICE_PROCESSES.leave(self.process)
 
 
@@ -181,8 +189,9 @@ class _SocketChannel(asyncio.Protocol):
 
     instance: RemoteInstance
 
-    def __init__(self, process: DeviceProcess) -> None:
+    def __init__(self, process: DeviceProcess, channel: socket.socket) -> None:
         self._process = process
+        self._socket = channel
         self._buffer = bytearray()
         self._transport = cast("asyncio.Transport", None)
 
@@ -216,6 +225,8 @@ class _SocketChannel(asyncio.Protocol):
         self._transport.writelines((frame, data))
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # the process has gone
+            self._socket.shutdown(socket.SHUT_RDWR)  # as in `_close`
         self._transport.close()
 
     def kill(self) -> None:

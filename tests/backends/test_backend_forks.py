@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.backends.repositories import write_model
+from tests.backends.repositories import ECHO, write_model
 from tests.support.processes import ModelServerProcess
 
 FORKER = """
@@ -63,6 +66,68 @@ def test_what_a_model_forks_or_starts_holds_no_connection_and_serves_nothing(
         assert server.stop() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), 30)
+
+
+def processes(server: ModelServerProcess) -> list[str]:
+    """The commands of the processes that the server has started and that have not ended."""
+    words = ["ps", "-ww", "-o", "stat=,args=", "--ppid", str(server.process.pid)]
+    lines = subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [line for line in lines if not line.startswith("Z")]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_forked_process_does_not_keep_an_unloaded_model_in_its_device_process(tmp_path: Path) -> None:
+    spec = {"x": ("FP32", [1])}, {"y": ("FP32", [1])}
+    write_model(tmp_path, "remote", ECHO, *spec, executor="process")
+    write_model(tmp_path, "forker", FORKER, *spec, executor="thread")
+    with ModelServerProcess(tmp_path, "--allow-load") as server:
+        server.wait_ready()
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            assert ask(client, 1.0).status_code == 200
+            assert len(processes(server)) == 2
+            assert client.post("/v2/repository/models/remote/unload").status_code == 200
+        until(lambda: len(processes(server)) == 1)
+        assert server.stop() == 0
+
+
+FORKING = """
+import os, torch
+
+class Model:
+    def __init__(self, at):
+        self.at = at
+        if at == "load":
+            os.fork()
+
+    def state(self, n):
+        return torch.zeros(n, 1)
+
+    def __call__(self, tokens, state):
+        if self.at == "step" and tokens[0, 0] == 98:
+            os.fork()
+        logits = torch.zeros(*tokens.shape, 256)
+        logits[..., 98] = 1
+        return logits, state
+"""
+
+
+@pytest.mark.parametrize("at", ["load", "step"])
+def test_a_process_that_returns_from_a_text_model_ends(tmp_path: Path, at: str) -> None:
+    spec = {"text_input": ("BYTES", [1])}, {"text_output": ("BYTES", [1])}
+    write_model(tmp_path, "forker", FORKING, *spec, platform="pytorch_text", parameters={"at": at})
+    with ModelServerProcess(tmp_path) as server:
+        server.wait_ready()
+        prompt = {"model": "forker", "prompt": "a", "max_tokens": 3, "temperature": 0}
+        texts = httpx.post(f"{server.url}/v1/completions", json=prompt, timeout=30).json()
+        assert texts["choices"][0]["text"] == "bbb"
+        until(lambda: processes(server) == [])
+        assert server.stop() == 0
 
 
 SIGNALS = """
