@@ -85,11 +85,13 @@ class Generation:
             return True
         return False
 
-    def fail(self, error: ServerError) -> None:
-        """Ends it with ``error``."""
-        if not self.cancelled:
-            self.cancelled = True
-            self.error(error)
+    def fail(self, error: ServerError) -> bool:
+        """Ends it with ``error``, unless it has ended; whether it does."""
+        if self.cancelled:
+            return False
+        self.cancelled = True
+        self.error(error)
+        return True
 
     def piece(self, text: str) -> None:
         """More text."""

@@ -72,17 +72,20 @@ class TextServed(Served):
         elif limit and started and now - started > limit:
             self.fault = f"{self.title()} hangs: a step exceeded {limit / 1e9:g} s; load it again"
         if self.fault:
-            self.engine.close()
-            self._fail(ModelFailed(self.fault))
+            self.engine.give_up()
+            for generation in self.engine.everything():
+                self._fail(generation, ModelFailed(self.fault))
 
-    def _fail(self, error: ServerError) -> None:
-        for generation in self.engine.everything():
-            generation.fail(error)
+    def _fail(self, generation: Generation, error: ServerError) -> None:
+        if generation.fail(error):
+            self.stats.fail.add(time.perf_counter_ns() - generation.arrived)
 
     def _take(self, events: list[Event]) -> None:
         self.stats.executions += bool(events)
         for generation, data, finished in events:
-            if generation.feed(data, finished):
+            if isinstance(data, ServerError):
+                self._fail(generation, data)
+            elif generation.feed(data, finished):
                 took = time.perf_counter_ns() - generation.arrived
                 self.stats.inferences += 1
                 self.stats.success.add(took)

@@ -37,7 +37,7 @@ class TorchStepper:
             self.join(b"warm-up", Sampling())
             (byte,) = self.step([0])
             if not 0 <= byte < 256:
-                raise LoadError(f"the model gave the byte {byte}; its logits must be [n, t, 256]")
+                raise LoadError(f"the model gave the byte {byte}; its logits must be finite, and [n, t, 256]")
         except LoadError:
             raise
         except BaseException as error:
