@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -139,8 +138,7 @@ class App:
         return page(name, version)
 
     async def _change(self, request: Request, name: str, action: str, body: bytes) -> None:
-        # Once begun, a change is not undone by the client's leaving.
-        request.respond(await asyncio.shield(self.pages.change(name, action, body)))
+        request.respond(await self.pages.change(name, action, body))
 
 
 @lru_cache(MAX_REMEMBERED_TARGETS)

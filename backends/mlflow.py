@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,10 +63,12 @@ class MlflowSource:
 
 
 class MlflowRegistry:
-    """Keeps the model repository ``folder`` as an MLflow registry says. Its methods block, and raise LoadError."""
+    """Keeps the model repository ``folder`` as an MLflow registry says. Its methods block."""
 
     def __init__(self, source: MlflowSource, folder: Path) -> None:
-        self._wanted = source.wanted
+        self._wanted: dict[str, list[Wanted]] = {}
+        for one in source.wanted:
+            self._wanted.setdefault(one.name, []).append(one)
         self._folder = folder
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
@@ -75,31 +78,40 @@ class MlflowRegistry:
             auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
             headers={"authorization": f"Bearer {token}"} if token else None,
         )
-        self._chosen: dict[str, tuple[int, ...]] = {}
-        self._changed: set[str] = set()
-        """Models brought by a `sync` that failed at a later one."""
+        self._chosen: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        """Held while the folder is changed."""
 
-    def sync(self) -> list[str]:
-        """Brings the folder up to date; the names of the models that changed since the last success.
+    def sync(self) -> tuple[list[str], dict[str, str]]:
+        """Brings the folder up to date.
 
-        Raises LoadError.
+        Returns:
+            The names of the models that changed, and by name what kept others from being brought.
         """
-        chosen: dict[str, set[int]] = {}
-        for one in self._wanted:
-            chosen.setdefault(one.name, set()).add(self._version(one))
-        for name, versions in chosen.items():
-            if self._chosen.get(name) != tuple(sorted(versions)):
-                self._bring(name, sorted(versions))
-                self._chosen[name] = tuple(sorted(versions))
-                self._changed.add(name)
-        changed, self._changed = sorted(self._changed), set()
-        return changed
+        changed, faults = [], {}
+        with self._lock:
+            for name, wanted in self._wanted.items():
+                try:
+                    versions = sorted({self._version(one) for one in wanted})
+                    if self._chosen.get(name) != versions:
+                        self._bring(name, versions)
+                        self._chosen[name] = versions
+                        changed.append(name)
+                except LoadError as error:
+                    faults[name] = str(error)
+                except Exception as error:  # noqa: BLE001  a full disk, a response that is not MLflow's
+                    faults[name] = f"MLflow: {name}: {type(error).__name__}: {error}"
+        return changed, faults
 
     def forget_old(self, name: str) -> None:
-        """Deletes the files of versions that are no longer chosen, once the server has left them."""
-        for path in (self._folder / name).iterdir():
-            if path.name.isdigit() and int(path.name) not in self._chosen[name]:
-                shutil.rmtree(path)
+        """Deletes the files of versions that are no longer chosen, once the server has left them.
+
+        Raises OSError.
+        """
+        with self._lock:
+            for path in (self._folder / name).iterdir():
+                if path.name.isdigit() and int(path.name) not in self._chosen[name]:
+                    shutil.rmtree(path)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -201,35 +213,32 @@ class MlflowRegistry:
 
 async def follow(mlflow: MlflowRegistry, registry: Registry, poll: float) -> None:
     """Loads what changes, every ``poll`` seconds; a version takes over once it is loaded."""
-    said = ""
+    said: set[str] = set()
     async with asyncio.TaskGroup() as loads:
         while True:
             await asyncio.sleep(poll)
-            try:
-                for name in await in_daemon("mlflow", mlflow.sync):
-                    loads.create_task(_take_over(mlflow, registry, name))
-                said = ""
-            except LoadError as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.error("%s; what is loaded is served further", said)
+            changed, faults = await in_daemon("mlflow", mlflow.sync)
+            for name in changed:
+                loads.create_task(_take_over(mlflow, registry, name))
+            for fault in set(faults.values()) - said:
+                log.error("%s; what is loaded is served further", fault)
+            said = set(faults.values())
 
 
 async def _take_over(mlflow: MlflowRegistry, registry: Registry, name: str) -> None:
     try:
         await registry.load(name)
         await in_daemon("mlflow", partial(mlflow.forget_old, name))
-    except (LoadError, NotFound) as error:
+    except (LoadError, NotFound, OSError) as error:
         log.error("%s; what is loaded is served further", error)
 
 
-async def first_sync(mlflow: MlflowRegistry, poll: float) -> None:
-    """Waits until the registry has given the models."""
+async def first_sync(mlflow: MlflowRegistry, poll: float) -> dict[str, str]:
+    """Waits until there is a model to load; by name, what kept others from being brought."""
     while True:
-        try:
-            await in_daemon("mlflow", mlflow.sync)
-        except LoadError as error:
-            log.error("%s; trying again in %g s", error, poll)
-            await asyncio.sleep(poll)
-        else:
-            return
+        changed, faults = await in_daemon("mlflow", mlflow.sync)
+        for fault in set(faults.values()):
+            log.error("%s; trying again in %g s", fault, poll)
+        if changed:
+            return faults
+        await asyncio.sleep(poll)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version as distribution_version
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ class Pages:
         return as_json([row for row in rows if row["state"] == "READY" or not only_ready])
 
     async def change(self, name: str, action: str, body: bytes) -> Response:
-        """Loads what the repository holds of a model now, or unloads it.
+        """Loads what the repository holds of a model now, or unloads it, even if the client leaves meanwhile.
 
         Raises:
             Forbidden: Changes are not allowed on this server.
@@ -108,12 +109,12 @@ class Pages:
         if not self._control:
             raise Forbidden("models can't be loaded or unloaded here; start the server with --allow-load")
         if action == "unload":
-            await self._registry.unload(name)
+            await asyncio.shield(self._registry.unload(name))
             return as_json({})
         if _document(body).get("parameters"):
             raise InvalidInput("parameters of a load are not served here; change the files in the repository")
         try:
-            await self._registry.load(name)
+            await asyncio.shield(self._registry.load(name))
         except LoadError as error:
             raise Unloadable(f"model {name!r} could not be loaded: {error}") from None
         return as_json({})

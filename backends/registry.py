@@ -42,8 +42,8 @@ class Model:
     """The version being loaded, and when that began by `time.monotonic`; "": it waits for other models."""
     loader: asyncio.Task[None] | None = None
     """The task that loads it."""
-    given_up: bool = False
-    """Whether the load in progress is no longer wanted."""
+    unloads: int = 0
+    """How often it was unloaded: loads that were asked for before that are given up."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def progress(self) -> dict[str, str]:
@@ -142,8 +142,11 @@ class Registry:
             return Unavailable(f"model {name!r} is not loaded; load it first")
         return NotFound(f"model {name!r} has no version {version!r}; it has {', '.join(model.versions)}")
 
-    async def load_all(self) -> None:
+    async def load_all(self, absent: Mapping[str, str] = MappingProxyType({})) -> None:
         """Loads what the repository holds. Faults of single models are kept, not raised.
+
+        Args:
+            absent: By name, why models that should be in the repository are not.
 
         Raises:
             LoadError: The repository can't be read.
@@ -151,6 +154,7 @@ class Registry:
         self._watcher = asyncio.create_task(self._watch())
         try:
             found_models = (await asyncio.to_thread(scan, self._root)).values()
+            self.models.update((name, Model(name, faults={"": why})) for name, why in absent.items())
             loads: dict[str, asyncio.Task[None]] = {}
             async with asyncio.TaskGroup() as group:
                 # Ensembles come last: they check the models that they consist of.
@@ -202,8 +206,8 @@ class Registry:
             self._watcher.cancel()
 
     async def _clear(self, model: Model) -> None:
+        model.unloads += 1
         if model.loader is not None:
-            model.given_up = True
             model.loader.cancel()
         async with model.changing:
             versions, model.versions, model.faults = model.versions, {}, {}
@@ -211,27 +215,32 @@ class Registry:
 
     async def _end(self, versions: list[Served]) -> None:
         self._ending.update(versions)
-        await asyncio.gather(*(served.stop() for served in versions))
-        self._ending.difference_update(versions)
+        try:
+            await asyncio.gather(*(served.stop() for served in versions))
+        finally:
+            self._ending.difference_update(versions)
 
     async def _apply(self, found: FoundModel, before: Iterable[asyncio.Task[None]] = ()) -> None:
         """Brings a model to what was found, once the tasks ``before`` are done."""
         model = self.models[found.name]
+        unloads = model.unloads
         async with model.changing:
             model.loading = {"": time.monotonic()}
             model.loader = loader = asyncio.current_task()
             try:
+                if model.unloads != unloads:
+                    raise asyncio.CancelledError  # given up while it waited
                 for task in before:
                     await asyncio.wait([task])
                 async with self._turn(found.name):
                     retired = await self._replace(found, model)
             except asyncio.CancelledError:
-                if not model.given_up or loader is None:
+                if model.unloads == unloads or loader is None:
                     raise
                 loader.uncancel()
                 retired, model.faults = [], {"": f"model {found.name} was unloaded while it was loaded"}
             finally:
-                model.loader, model.given_up, model.loading = None, False, {}
+                model.loader, model.loading = None, {}
         await self._end(retired)
 
     @asynccontextmanager

@@ -132,17 +132,17 @@ class Server:
             source = self.settings.mlflow
             if source is not None:
                 mlflow = MlflowRegistry(source, self.settings.models)
-                await first_sync(mlflow, source.poll)
-                await asyncio.gather(self._load_models(), follow(mlflow, self.registry, source.poll))
+                absent = await first_sync(mlflow, source.poll)
+                await asyncio.gather(self._load_models(absent), follow(mlflow, self.registry, source.poll))
             else:
-                await self._load_models()
-        except LoadError as error:
-            log.error("%s", error)
+                await self._load_models({})
+        except Exception as error:  # a library that can't be imported, too
+            log.error("%s", error, exc_info=not isinstance(error, LoadError))
             self._failed = True
             self._stop.set()
 
-    async def _load_models(self) -> None:
-        await self.registry.load_all()
+    async def _load_models(self, absent: dict[str, str]) -> None:
+        await self.registry.load_all(absent)
         log.info("ready" if not self.registry.faults else "not ready: some models could not be loaded")
 
     def _check_device(self) -> None:

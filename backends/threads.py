@@ -57,7 +57,8 @@ async def in_daemon(
     future: Future[T] = Future()
 
     def run() -> None:
-        future.set_running_or_notify_cancel()
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001  raised in the caller
@@ -70,6 +71,7 @@ async def in_daemon(
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
-        interrupt(thread)
-        future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
+        if not future.cancelled():
+            interrupt(thread)
+            future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
         raise

@@ -20,6 +20,7 @@ import torch
 from backends import cli
 from backends.errors import LoadError
 from backends.runtime.device import resolve
+from backends.server import Server, Settings
 from tests.backends.repositories import HANGER, write_model, write_sleeper
 from tests.support.processes import ModelServerProcess
 
@@ -231,3 +232,14 @@ def test_a_device_that_is_not_there(models: Path) -> None:
             resolve(device)
     assert resolve("cpu").type == "cpu"
     assert resolve("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+async def test_a_library_that_cannot_be_imported_ends_the_server(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check_device(server: Server) -> None:
+        raise OSError("libcudart.so: cannot open shared object file")
+
+    monkeypatch.setattr(Server, "_check_device", check_device)
+    assert await asyncio.wait_for(Server(Settings(models, port=0)).run(), 30) == 1
+    assert "libcudart.so: cannot open" in caplog.text

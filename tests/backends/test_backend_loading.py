@@ -15,7 +15,7 @@ from backends import repository as repository_module
 from backends.config import ModelConfig
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError, NotFound, ServerError, Unavailable
-from backends.mlflow import MlflowRegistry, MlflowSource, Wanted
+from backends.mlflow import MlflowRegistry, MlflowSource, Wanted, first_sync, follow
 from backends.owner.process import DEVICE_PROCESSES
 from backends.pages import Pages
 from backends.registry import Registry
@@ -144,6 +144,50 @@ async def test_a_load_that_is_given_up_says_so(repository: Repository) -> None:
         registry.find("a_slow")
 
 
+async def test_an_unload_gives_up_the_loads_that_wait_too(repository: Repository) -> None:
+    registry = repository.registry
+    loads = [asyncio.create_task(registry.load("a_slow")) for _ in range(3)]
+
+    def waiting() -> int:
+        model = registry.models.get("a_slow")
+        return 0 if model is None else len(model.changing._waiters or ())
+
+    await until(lambda: waiting() == 2)
+    await asyncio.wait_for(registry.unload("a_slow"), LIMIT_S)
+    for load in loads:
+        with pytest.raises(LoadError, match="unloaded while it was loaded"):
+            await load
+    repository.gate.touch()
+    await registry.load("a_slow")
+    assert repository.serves("a_slow")
+    await registry.close()
+
+
+async def test_a_call_that_is_cancelled_before_its_thread_runs_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate, threads = threading.Event(), []
+
+    class Slow(threading.Thread):
+        def run(self) -> None:
+            gate.wait(LIMIT_S)
+            super().run()
+
+        def start(self) -> None:
+            threads.append(self)
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Slow)
+    caller = asyncio.create_task(in_daemon("late", lambda: pytest.fail("it ran"), lambda result: None))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.set()
+    threads[0].join(LIMIT_S)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 async def test_a_result_that_comes_too_late_is_discarded() -> None:
     begun, gate, discarded = threading.Event(), threading.Event(), threading.Event()
 
@@ -168,26 +212,33 @@ async def test_a_result_that_comes_too_late_is_discarded() -> None:
 
 
 class HalfAnMlflow(MlflowRegistry):
-    """Has version 1 of each model; that of ``late`` arrives at the second attempt."""
+    """Has version 1 of each model; ``first`` can't be copied while `full`."""
 
-    attempts = 0
+    full = True
 
     def _version(self, wanted: Wanted) -> int:
         return 1
 
     def _bring(self, name: str, versions: list[int]) -> None:
-        self.attempts += name == "late"
-        if name == "late" and self.attempts == 1:
-            raise LoadError("not there yet")
+        if name == "first" and self.full:
+            raise OSError(28, "No space left on device")
+        write_model(self._folder, name, ECHO, X, Y)
 
 
-def test_a_model_of_mlflow_is_loaded_though_another_one_could_not_be_copied(tmp_path: Path) -> None:
-    wanted = (Wanted("early", version=1), Wanted("late", version=1))
-    mlflow = HalfAnMlflow(MlflowSource("http://127.0.0.1:1", wanted, 1.0), tmp_path)
-    with pytest.raises(LoadError):
-        mlflow.sync()
-    assert mlflow.sync() == ["early", "late"], "early was copied by the attempt that failed"
-    assert mlflow.sync() == []
+async def test_a_model_of_mlflow_is_loaded_though_another_one_cannot_be_copied(tmp_path: Path) -> None:
+    wanted = (Wanted("first", version=1), Wanted("second", version=1))
+    mlflow = HalfAnMlflow(MlflowSource("http://127.0.0.1:1", wanted, 0.02), tmp_path)
+    registry = Registry(tmp_path, "cpu")
+    await registry.load_all(await asyncio.wait_for(first_sync(mlflow, 0.02), LIMIT_S))
+    assert registry.find("second").version == "1"
+    assert registry.faults == ["MLflow: first: OSError: [Errno 28] No space left on device"]
+    following = asyncio.create_task(follow(mlflow, registry, 0.02))
+    mlflow.full = False
+    await until(lambda: registry.ready("first") is True)
+    assert registry.faults == []
+    following.cancel()
+    await asyncio.wait([following])
+    await registry.close()
     mlflow.close()
 
 
