@@ -27,6 +27,9 @@ log = logging.getLogger("turnout.backend")
 
 MAX_WAITING_LINES: Final = 1000
 IDLE_S: Final = 1.0
+RETRY_S: Final = 1.0
+COMPLAINT_INTERVAL_S: Final = 60.0
+"""A disk that stays full is reported this often."""
 CLOSE_LIMIT_S: Final = 5.0
 MAX_TEXT: Final = 256
 """Characters of one BYTES element."""
@@ -54,6 +57,7 @@ class RequestLog:
         """Lines lost because the disk was too slow."""
         self._settings = settings
         self._sink = open_sink(settings.path)
+        self._complained = -COMPLAINT_INTERVAL_S
         self._lines: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING_LINES)
         self._thread = threading.Thread(target=self._write, name="request log", daemon=True)
         self._thread.start()
@@ -88,8 +92,8 @@ class RequestLog:
         with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=CLOSE_LIMIT_S)
         self._thread.join(CLOSE_LIMIT_S)
-        if self.dropped:
-            log.warning("the request log lost %d lines: the disk was too slow", self.dropped)
+        if lost := self.dropped + self._sink.lost:
+            log.warning("the request log lost %d lines: the disk was too slow, or full", lost)
 
     def _inputs(self, signature: Signature, entry: Entry) -> list[dict[str, Any]]:
         return [
@@ -135,9 +139,11 @@ class RequestLog:
         return True
 
     def _complain(self, error: Exception) -> None:
-        self.dropped += 1
-        log.error("the request log can't be written: %s", getattr(error, "strerror", None) or error)
-        time.sleep(1)
+        now = time.monotonic()
+        if now - self._complained >= COMPLAINT_INTERVAL_S:
+            self._complained = now
+            log.error("the request log can't be written: %s", getattr(error, "strerror", None) or error)
+        time.sleep(RETRY_S)
 
 
 def _flat(spec: TensorSpec, part: Part) -> np.ndarray:

@@ -19,6 +19,9 @@ MAX_FILE_S: Final = 60.0
 class Sink(Protocol):
     """Takes lines of JSON. Its methods raise OSError."""
 
+    lost: int
+    """Lines that could not be written."""
+
     def write(self, line: bytes) -> None:
         """Takes one request."""
         ...
@@ -41,19 +44,31 @@ class JsonLines:
     """Appends to one file."""
 
     def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self._unflushed = 0
         self._file = path.open("ab")
 
     def write(self, line: bytes) -> None:
         """See `Sink`."""
-        self._file.write(line)
+        try:
+            self._file.write(line)
+        except OSError:
+            self.lost += 1
+            raise
+        self._unflushed += 1
 
     def idle(self) -> None:
         """See `Sink`."""
         self._file.flush()
+        self._unflushed = 0
 
     def close(self) -> None:
         """See `Sink`."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            self.lost += self._unflushed
+            raise
 
 
 class ParquetFiles:
@@ -65,6 +80,7 @@ class ParquetFiles:
 
         self._arrow, self._parquet = pyarrow, pyarrow.parquet
         self._schema = _schema(pyarrow)
+        self.lost = 0
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._rows: list[dict[str, Any]] = []
@@ -92,9 +108,14 @@ class ParquetFiles:
         rows, self._rows = self._rows, []
         name = f"requests-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}{PARQUET}"
         scratch = self._folder / f".{name}"
-        table = self._arrow.Table.from_pylist(rows, schema=self._schema)
-        self._parquet.write_table(table, scratch, compression="zstd")
-        scratch.rename(self._folder / name)
+        try:
+            table = self._arrow.Table.from_pylist(rows, schema=self._schema)
+            self._parquet.write_table(table, scratch, compression="zstd")
+            scratch.rename(self._folder / name)
+        except BaseException:
+            self.lost += len(rows)
+            scratch.unlink(missing_ok=True)
+            raise
 
 
 def _schema(arrow: Any) -> Any:

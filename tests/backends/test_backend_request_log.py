@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import httpx
 import pyarrow.parquet
 import pytest
 
-from backends import request_sinks
+from backends import request_log, request_sinks
+from backends.batching.entry import Entry
+from backends.wire.signature import Signature
 from tests.backends.repositories import write_model
 from tests.support.processes import ModelServerProcess
 
@@ -99,6 +103,34 @@ def test_parquet_files_are_whole_and_bounded(tmp_path: Path, monkeypatch: pytest
     sink.close()
     tables = [pyarrow.parquet.read_table(file) for file in sorted((tmp_path / "r.parquet").iterdir())]
     assert [table.num_rows for table in tables] == [3, 3, 1]
+
+
+def test_a_full_disk_is_said_once_and_what_it_cost_at_the_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "IDLE_S", 0.01)
+    monkeypatch.setattr(request_log, "RETRY_S", 0.01)
+    log = request_log.RequestLog(request_log.RequestLogSettings(Path("/dev/full")))
+    for _ in range(3):
+        log.offer("m", "1", Signature({}, {}, 0, ((), ())), Entry((), 1, (), 0), [])
+        time.sleep(0.05)
+    log.close()
+    assert caplog.text.count("the request log can't be written: No space left on device") == 1
+    assert "the request log lost 3 lines" in caplog.text
+
+
+def test_a_parquet_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    sink = request_sinks.open_sink(tmp_path / "r.parquet")
+    for _ in range(3):
+        sink.write(b'{"time": "2026-11-28T21:00:00.000+00:00", "model": "m", "rows": 1, "inputs": []}')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (list((tmp_path / "r.parquet").iterdir()), sink.lost) == ([], 3)
 
 
 def test_redacted_tensors_have_no_values(tmp_path: Path) -> None:
