@@ -12,6 +12,8 @@ from backends.wire.request import MAX_JSON_BYTES
 RAW_INPUT_CONTENTS: Final = (
     MESSAGES["ModelInferRequest"].DESCRIPTOR.fields_by_name["raw_input_contents"].number
 )
+MAX_FIELDS: Final = 10_000
+"""Of a request beyond `MAX_JSON_BYTES`: walking millions of empty ones holds the event loop, too."""
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 """Wire types of Protocol Buffers."""
 
@@ -24,8 +26,8 @@ def parser(name: str) -> Callable[[bytes], Any]:
     def deserialize(data: bytes) -> Any:
         if len(data) > MAX_JSON_BYTES and bytes_besides(raw, data) > MAX_JSON_BYTES:
             return TooLarge(
-                f"the request has more than {MAX_JSON_BYTES} bytes besides raw_input_contents; "
-                "send tensors there"
+                f"the request has more than {MAX_JSON_BYTES} bytes besides raw_input_contents, "
+                f"or more than {MAX_FIELDS} fields; send tensors there"
             )
         return parse(data)
 
@@ -33,11 +35,15 @@ def parser(name: str) -> Callable[[bytes], Any]:
 
 
 def bytes_besides(field: int, data: bytes) -> int:
-    """Bytes of the message ``data`` apart from the contents of ``field``; it stops counting at the limit."""
-    place = besides = 0
+    """Bytes of the message ``data`` apart from the contents of ``field``; it stops counting at the limit.
+
+    All bytes if there are more than `MAX_FIELDS` fields.
+    """
+    place = besides = fields = 0
     try:
         while place < len(data) and besides <= MAX_JSON_BYTES:
             start = place
+            fields += 1
             tag, place = _varint(data, place)
             number, kind = tag >> 3, tag & 7
             contents = 0
@@ -49,6 +55,8 @@ def bytes_besides(field: int, data: bytes) -> int:
             elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
                 place += 8 if kind == _EIGHT_BYTES else 4
             else:  # groups, which these messages do not have
+                return len(data)
+            if fields > MAX_FIELDS:
                 return len(data)
             besides += place - start - (contents if number == field else 0)
     except IndexError:

@@ -262,12 +262,14 @@ def test_much_besides_raw_contents_is_refused_unparsed(address: str) -> None:
     tensor_of = typed.inputs.add(name="x", datatype="INT32", shape=[4, 2])
     tensor_of.contents.int_contents.extend([1] * (MAX_JSON_BYTES + 1))
     raw = infer_request(raw_input_contents=[bytes(MAX_JSON_BYTES), bytes(MAX_JSON_BYTES)])
+    empty = infer_request(raw_input_contents=[b""] * MAX_JSON_BYTES)
     names = infer_request()
     for number in range(5):
         names.parameters.add(key=f"{number}" * 1_000_000).value.bool_param = True
     with grpc.insecure_channel(address) as channel:
         for name, request, code, message in (
             ("ModelInfer", typed, grpc.StatusCode.RESOURCE_EXHAUSTED, "send tensors there"),
+            ("ModelInfer", empty, grpc.StatusCode.RESOURCE_EXHAUSTED, "more than 10000 fields"),
             ("ModelInfer", names, grpc.StatusCode.RESOURCE_EXHAUSTED, "send tensors there"),
             ("ModelInfer", raw, grpc.StatusCode.INVALID_ARGUMENT, "2 raw_input_contents for 0 inputs"),
             ("ModelMetadata", typed, grpc.StatusCode.RESOURCE_EXHAUSTED, "more than"),
@@ -289,6 +291,11 @@ def test_bytes_besides_the_raw_contents(raw: list[bytes], names: list[str], junk
     data = request.SerializeToString()
     assert bytes_besides(RAW_INPUT_CONTENTS, data) == len(data) - sum(map(len, raw))
     assert bytes_besides(RAW_INPUT_CONTENTS, data[: len(junk)] + junk) >= 0
+
+
+def test_many_fields_are_not_walked() -> None:
+    many = b"\x3a\x00" * MAX_JSON_BYTES
+    assert bytes_besides(RAW_INPUT_CONTENTS, many) == len(many)
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 10_000_000, b"\x3a" + b"\xff" * 9 + b"\x01", b"\x0b"])
