@@ -285,11 +285,12 @@ def _units(
 ) -> tuple[Sequence[int], Sequence[bool]]:
     """The units' hashes, and whether a request has one: if not, 64 bits of the decision stand for it."""
     known: dict[tuple[str, str], int] = {}
-    distinct = set(zip(routes, texts, strict=True))
-    for name in {*routes}:
-        keys = [key for key in distinct if key[0] == name]
-        hashes = unit_hashes(name.encode(), [text.encode("latin-1") for _, text in keys])
-        known.update(zip(keys, hashes, strict=True))
+    of_route: dict[str, list[str]] = {}
+    for name, text in set(zip(routes, texts, strict=True)):
+        of_route.setdefault(name, []).append(text)
+    for name, those in of_route.items():
+        hashes = unit_hashes(name.encode(), [text.encode("latin-1") for text in those])
+        known.update(zip(zip(repeat(name), those, strict=False), hashes, strict=True))
     units = [*map(known.__getitem__, zip(routes, texts, strict=True))]
     sticky = [text not in _NO_UNIT for text in texts]
     if not all(sticky):
