@@ -665,13 +665,13 @@ def test_tiny_chunks_of_a_backend_are_handled_in_several_turns(
 ) -> None:
     monkeypatch.setattr(transport, "MAX_TURN_S", -1.0)
     turns: list[int] = []
-    receive = transport.BackendConnection._receive_in_turns
+    receive = transport.BackendConnection.data_received
 
     def counted(self: transport.BackendConnection, data: bytes) -> None:
         receive(self, data)
         turns.append(len(self._rest))
 
-    monkeypatch.setattr(transport.BackendConnection, "_receive_in_turns", counted)
+    monkeypatch.setattr(transport.BackendConnection, "data_received", counted)
     rig.a.plans.append([chunked(*[b"x"] * 40_000)])
     with rig.client() as client:
         client.send(get())
