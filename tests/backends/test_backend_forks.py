@@ -104,12 +104,13 @@ class Model:
         self.at = at
         if at == "load":
             os.fork()
+        self.parent = os.getpid()
 
     def state(self, n):
         return torch.zeros(n, 1)
 
     def __call__(self, tokens, state):
-        if self.at == "step" and tokens[0, 0] == 98:
+        if self.at == "step" and tokens[0, 0] == 98 and os.getpid() == self.parent:
             os.fork()
         logits = torch.zeros(*tokens.shape, 256)
         logits[..., 98] = 1
