@@ -36,6 +36,8 @@ class Model:
         return x
 """
 LIMIT_S = 30
+# A load may be interrupted while it reads the model's file, which the collector then closes.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 class Repository:
