@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("route", metavar="ROUTE")
     parser.add_argument("action", choices=("promote", "rollback", "pause", "resume", "restart", "set"))
     parser.add_argument("weight", nargs="?", metavar="WEIGHT", help="share for set: 5%% or 0.05")
+    parser.add_argument(
+        "--reason", default="", metavar="TEXT", help="kept in the history of the route: one line"
+    )
     add_remote_arguments(parser)
 
 
@@ -21,7 +24,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.weight is not None and arguments.action != "set":
         return complain(f"{arguments.action} takes no weight; write 'set {arguments.weight}'", MISUSED)
     try:
-        body: dict[str, Any] = {"action": arguments.action}
+        body: dict[str, Any] = {"action": arguments.action, "reason": arguments.reason}
         if arguments.action == "set":
             body["weight"] = _weight(arguments.weight)
         found = call(arguments, "POST", f"/-/routes/{arguments.route}/rollout", body, holds="state")

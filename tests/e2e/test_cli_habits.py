@@ -196,10 +196,10 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GatewayProcess:
 def test_status_says_what_matters(gateway: GatewayProcess, tmp_path: Path) -> None:
     env = {"TURNOUT_URL": f"127.0.0.1:{gateway.port}"}
     with gateway:
-        assert turnout("rollout", "predict", "rollback", env=env).returncode == 0
+        assert turnout("rollout", "predict", "rollback", "--reason", "too slow", env=env).returncode == 0
         said = turnout("status", env=env).stdout
         assert "rollout: rolled_back" in said
-        assert ": rollback (by anonymous)" in said
+        assert ": rollback: too slow (by anonymous)" in said
         assert "inconclusive" not in said, "of the window that began with the rollback"
         gateway.write(CONFIG.replace("routes:", "routez:").replace("@DEAD@", "9"))
         wait_for(lambda: "configuration refused" in turnout("status", env=env).stdout)
