@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # Tests start hundreds of processes; where the environment forbids bytecode files, each would compile the sources again.
-#export PYTHONDONTWRITEBYTECODE :=
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 # Files of tests in parallel, each whole in one process; the long ones begin first (tests/conftest.py).
 # Four processes more than cores: half of the time tests wait for limits to pass.
