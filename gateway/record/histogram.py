@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import ceil, exp, log
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,11 @@ def merge_packed(*packed: bytes) -> bytes:
     return _packed(*_summed(packed))
 
 
+def less_packed(packed: bytes, taken: bytes) -> bytes:
+    """A packed histogram without what is ``taken`` from it, packed."""
+    return _packed(*_summed((packed,), (taken,)))
+
+
 def unpack(*packed: bytes) -> dict[int, int]:
     """The sum of any number of packed histograms."""
     if not any(packed):
@@ -148,11 +153,14 @@ def unpack(*packed: bytes) -> dict[int, int]:
     return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
-def _summed(packed: Iterable[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    pairs: NDArray[Any] = np.frombuffer(b"".join(packed), dtype=_PAIR)
+def _summed(
+    packed: Iterable[bytes], taken: Iterable[bytes] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pairs, less = (np.frombuffer(b"".join(each), dtype=_PAIR) for each in (packed, taken))
+    numbers, weights = np.append(pairs["i"], less["i"]), np.append(pairs["n"], -less["n"].astype(np.int64))
     # Weighted bincount adds in doubles: exact to 2**53, which is 285 years at a million a second.
-    sums = np.bincount(pairs["i"], weights=pairs["n"])
-    present = np.flatnonzero(sums)
+    sums = np.bincount(numbers, weights=weights)
+    present = np.flatnonzero(sums > 0)
     return present, sums[present].astype(np.int64)
 
 

@@ -11,8 +11,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from math import fsum
+from typing import Final
 
 from policies.types import RewardSums
+
+_HEAD: Final = struct.Struct("<qHH")
+"""count, then how many doubles the exact total and the exact squares have; these follow."""
 
 
 @dataclass(slots=True)
@@ -85,3 +89,16 @@ class ExactSums:
     @property
     def rounded(self) -> RewardSums:
         return RewardSums(self.count, self.total.rounded, self.squares.rounded)
+
+    def pack(self) -> bytes:
+        """As stores keep it: `gateway/state/redis/lua/shared/sums.lua` reads and writes the same."""
+        parts = [*self.total.parts, *self.squares.parts]
+        head = _HEAD.pack(self.count, len(self.total.parts), len(self.squares.parts))
+        return head + struct.pack(f"<{len(parts)}d", *parts)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExactSums:
+        """What `pack` made. Raises struct.error for anything else."""
+        count, totals, squares = _HEAD.unpack_from(data)
+        parts = struct.unpack(f"<{totals + squares}d", data[_HEAD.size :])
+        return cls(count, Expansion(list(parts[:totals])), Expansion(list(parts[totals:])))

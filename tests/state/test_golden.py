@@ -18,7 +18,7 @@ from gateway.record.context import unpack
 from gateway.state.base import Counts
 from gateway.state.exact import ExactSums
 from gateway.state.linear import ExactLinear
-from gateway.state.redis.codec import pack_counts, unpack_counts, unpack_reward, unpack_sums
+from gateway.state.redis.codec import pack_counts, unpack_counts, unpack_reward
 from gateway.state.redis.script import expand
 from gateway.state.tally import add_counts
 from gateway.state.units import UNIT_MOVES_S, UNIT_REST_S
@@ -71,12 +71,12 @@ def test_python_packs_counts(case: Any) -> None:
 @pytest.mark.parametrize("case", cases("sums"))
 def test_python_reads_sums(case: Any) -> None:
     for cell in (case["old"], case["delta"]):
-        assert unpack_sums(stored(cell)) == sums_of(cell)
+        assert ExactSums.unpack(stored(cell)) == sums_of(cell)
     total = sums_of(case["old"])
     total.merge(sums_of(case["delta"]))
-    assert unpack_sums(bytes.fromhex(case["sum"])) == total
+    assert ExactSums.unpack(bytes.fromhex(case["sum"])) == total
     total.merge(sums_of(case["delta"]), -1)
-    assert unpack_sums(bytes.fromhex(case["back"])) == total
+    assert ExactSums.unpack(bytes.fromhex(case["back"])) == total
     assert total.rounded == sums_of(case["old"]).rounded
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 from gateway.record.events import Reward, Shadowed
 from gateway.record.histogram import pack, unpack
 from gateway.state.base import Counts, Published, of_stored
-from gateway.state.exact import ExactSums, Expansion
 
 _COUNTS: Final = struct.Struct("<qqqqdI")
 """assigned, served, errors, fallbacks, expected, bytes of the latency histogram; both histograms follow.
@@ -19,8 +18,6 @@ _COUNTS: Final = struct.Struct("<qqqqdI")
 If the highest bit of the bytes is set, the number of unseen ones comes first (u64)."""
 _WITH_UNSEEN: Final = 1 << 31
 _UNSEEN: Final = struct.Struct("<q")
-_SUMS: Final = struct.Struct("<qHH")
-"""count, then how many doubles the exact total and the exact squares have; these follow."""
 _REWARD: Final = struct.Struct("<BdBdd")
 """Has it a value, the value; does it count, as what; its time. The whole reward follows as JSON.
 
@@ -92,12 +89,6 @@ def _head(cell: bytes) -> tuple[int, int, int, int, float, int, int, int]:
         return (*numbers, length, _COUNTS.size, 0)
     (unseen,) = _UNSEEN.unpack_from(cell, _COUNTS.size)
     return (*numbers, length - _WITH_UNSEEN, _COUNTS.size + _UNSEEN.size, unseen)
-
-
-def unpack_sums(cell: bytes) -> ExactSums:
-    count, totals, squares = _SUMS.unpack_from(cell)
-    parts = struct.unpack_from(f"<{totals + squares}d", cell, _SUMS.size)
-    return ExactSums(count, Expansion(list(parts[:totals])), Expansion(list(parts[totals:])))
 
 
 # Rows ---------------------------------------------------------------------------------------------

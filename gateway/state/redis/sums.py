@@ -10,8 +10,8 @@ from math import fsum
 from typing import Final
 
 from gateway.state.base import Bucket, Counts
-from gateway.state.exact import Expansion
-from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided, unpack_sums
+from gateway.state.exact import ExactSums, Expansion
+from gateway.state.redis.codec import cell_parts, unpack_counts, unpack_decided
 from gateway.state.redis.link import Link
 from gateway.state.redis.script import Script
 from gateway.state.tally import start_of
@@ -153,7 +153,7 @@ async def reward_sums(
 
 def summed_up(cells: Sequence[bytes], less: Sequence[bytes] = ()) -> RewardSums:
     """The sum of the cells, without those that are ``less``."""
-    added, taken = list(map(unpack_sums, cells)), list(map(unpack_sums, less))
+    added, taken = list(map(ExactSums.unpack, cells)), list(map(ExactSums.unpack, less))
     return RewardSums(
         sum(one.count for one in added) - sum(one.count for one in taken),
         _rounded([one.total for one in added], [one.total for one in taken]),
@@ -256,6 +256,6 @@ async def metric_names(link: Link, routes: Sequence[str]) -> list[str]:
     for route in routes:
         fields = as_fields(await link.command("HGETALL", f"{link.of_route(route)}:s:{ALL}"))
         names |= {
-            metric_of(cell_parts(field)[2]) for field, cell in fields.items() if unpack_sums(cell).count
+            metric_of(cell_parts(field)[2]) for field, cell in fields.items() if ExactSums.unpack(cell).count
         }
     return sorted(names)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.record.events import Reward, Shadowed
 from gateway.state.base import RewardResult
-from gateway.state.sqlite import linear, units
+from gateway.state.sqlite import linear, totals, units
 from gateway.state.sqlite.sums import add_shadow_cells, add_sums
 from gateway.state.tally import counted_value, tally_shadows
 from gateway.state.units import Counting
@@ -77,6 +77,7 @@ def _count(connection: sqlite3.Connection, changes: Sequence[_Change]) -> None:
             if reward.context:
                 rows.append((reward, before, after))
     add_sums(connection, counting.cells)
+    totals.add(connection, counting.cells)
     units.keep(connection, counting.known)
     if rows:
         linear.add(connection, linear.changed_cells(rows))

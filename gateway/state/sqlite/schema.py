@@ -6,6 +6,8 @@ import logging
 import sqlite3
 from typing import Final
 
+from gateway.state.sqlite.totals import add_aggregates
+
 log = logging.getLogger("turnout.store")
 
 _FIRST: Final = """
@@ -130,7 +132,34 @@ CREATE INDEX pages_with_errors ON pages (last, first) WHERE errors > 0;
 CREATE INDEX shadowed_disagreeing ON shadowed (route, shadow, decision) WHERE agrees = 0;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _FEATURES, _UNITS, _ORIGIN, _REQUEST_IDS, _UNSEEN, _INDEXES)
+_TOTALS: Final = """
+-- All cells of a route together (gateway.state.sqlite.totals).
+CREATE TABLE outcome_totals (
+  route TEXT, variant TEXT,
+  assigned INTEGER NOT NULL, served INTEGER NOT NULL, errors INTEGER NOT NULL, fallbacks INTEGER NOT NULL,
+  expected REAL NOT NULL, latency BLOB NOT NULL, gateway BLOB NOT NULL, unseen INTEGER NOT NULL,
+  PRIMARY KEY (route, variant)) WITHOUT ROWID;
+INSERT INTO outcome_totals SELECT
+  route, variant, SUM(assigned), SUM(served), SUM(errors), SUM(fallbacks),
+  SUM(expected), merged_histograms(latency), merged_histograms(gateway), SUM(unseen)
+  FROM outcome_cells GROUP BY route, variant;
+CREATE TABLE reward_totals (
+  route TEXT, variant TEXT, metric TEXT, data BLOB NOT NULL, PRIMARY KEY (route, variant, metric)) WITHOUT ROWID;
+INSERT INTO reward_totals SELECT
+  route, variant, metric, merged_sums(count, total, total_rest, squares, squares_rest)
+  FROM reward_cells GROUP BY route, variant, metric;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    _FIRST,
+    _FEATURES,
+    _UNITS,
+    _ORIGIN,
+    _REQUEST_IDS,
+    _UNSEEN,
+    _INDEXES,
+    _TOTALS,
+)
 """The script that leads to version 1, to version 2, ...; never edited once released."""
 
 
@@ -156,9 +185,8 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRAT
     finally:
         connection.execute(f"PRAGMA busy_timeout = {patience}")
     try:
-        at = _version(connection)  # another process may have been faster
-        if at > len(migrations):
-            raise TooNew(f"its version is {at}, this release knows versions up to {len(migrations)}")
+        at = check_version(connection, migrations)  # another process may have been faster
+        add_aggregates(connection)
         for script in migrations[at:]:
             for statement in _statements(script):
                 connection.execute(statement)
@@ -168,6 +196,14 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRAT
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_version(connection: sqlite3.Connection, migrations: tuple[str, ...] = MIGRATIONS) -> int:
+    """The file's version; raises `TooNew`."""
+    at = _version(connection)
+    if at > len(migrations):
+        raise TooNew(f"its version is {at}, this release knows versions up to {len(migrations)}")
+    return at
 
 
 def _version(connection: sqlite3.Connection) -> int:

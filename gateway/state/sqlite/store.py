@@ -20,7 +20,7 @@ from gateway.record.page import DamagedPage
 from gateway.state import damage
 from gateway.state.base import DecisionRecord, OutcomeFilter, Retention, RewardResult
 from gateway.state.paging import every_step, parts
-from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, upkeep
+from gateway.state.sqlite import control, linear, pages, request_ids, rewards, sums, totals, upkeep
 from gateway.state.sqlite.connect import check, connect, keep_private, plainly
 from gateway.state.sqlite.readers import Readers
 from gateway.state.sqlite.schema import migrate
@@ -148,7 +148,9 @@ class SqliteStore:
         for part in parts(pages.only_new(connection, outcomes)):
             by_column = columns(part)
             pages.write(connection, by_column)
-            sums.add_cells(connection, tally(by_column, shares))
+            cells = tally(by_column, shares)
+            sums.add_cells(connection, cells)
+            totals.count(connection, cells)
         if shadowed:
             rewards.add_shadowed(connection, shadowed)
 
@@ -177,7 +179,7 @@ class SqliteStore:
     page_numbers = _reads(pages.page_numbers)
     page_exposures = _reads(pages.page_exposures, many_pages=True)
     shadow_responses = _reads(rewards.shadow_responses)
-    metric_names = _reads(sums.metric_names, many_pages=True)
+    metric_names = _reads(totals.metric_names)
     size = _reads(upkeep.size)
 
     async def prune(self, retention: Retention, *, now: float) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from math import fsum
 from typing import Final
 
 from gateway.record.histogram import merge_packed, pack, unpack
 from gateway.state.base import Bucket, Counts
 from gateway.state.exact import ExactSums, Expansion
+from gateway.state.sqlite import totals
 from gateway.state.tally import CellKey, ShadowCounts, ShadowKey, SumKey, start_of
-from gateway.state.units import metric_of
 from policies.types import RewardSums
 
 _ALWAYS: Final = 1 << 62
@@ -76,6 +77,31 @@ def add_shadow_cells(connection: sqlite3.Connection, cells: Mapping[ShadowKey, S
     )
 
 
+def cells_where(
+    connection: sqlite3.Connection, where: str, parameters: Sequence[object]
+) -> list[tuple[CellKey, Counts]]:
+    """The cells of counts that the SQL condition ``where`` lets through."""
+    rows = connection.execute(
+        f"SELECT route, start, epoch, variant, {totals.FIGURES} FROM outcome_cells WHERE {where}", parameters
+    )
+    return [(CellKey(*row[:4]), totals.as_counts(*row[4:])) for row in rows]
+
+
+def sums_where(
+    connection: sqlite3.Connection, where: str, parameters: Sequence[object]
+) -> list[tuple[SumKey, ExactSums]]:
+    """The cells of sums that the SQL condition ``where`` lets through."""
+    rows = connection.execute(
+        "SELECT route, start, epoch, variant, metric, count, total, total_rest, squares, squares_rest "
+        f"FROM reward_cells WHERE {where}",
+        parameters,
+    )
+    return [
+        (SumKey(*key), ExactSums(count, Expansion.joined(t, t_rest), Expansion.joined(s, s_rest)))
+        for *key, count, t, t_rest, s, s_rest in rows
+    ]
+
+
 # Reading ------------------------------------------------------------------------------------------
 def _range(route: str, since: float | None, until: float | None) -> tuple[str, float, float]:
     """Whole buckets: that in which ``since`` lies is the first, that which begins at ``until`` is out."""
@@ -91,6 +117,8 @@ def counts(
     epoch: int | None = None,
 ) -> dict[str, Counts]:
     """By variant."""
+    if since is None and until is None and epoch is None:
+        return totals.counts(connection, route)
     rows = connection.execute(
         "SELECT variant, assigned, served, errors, fallbacks, expected, latency, gateway, unseen FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?" + (" AND epoch = ?" if epoch is not None else ""),
@@ -111,12 +139,26 @@ def decided(
     epoch: int | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Assigned, as far as the response was seen, and errors, by variant."""
+    if since is None and epoch is None:
+        found = totals.decided(connection, route)
+        newer = {} if until is None else _decided(connection, (route, until, _ALWAYS))
+        for variant, (seen, errors) in newer.items():
+            before = found.get(variant, (0, 0))
+            found[variant] = before[0] - seen, before[1] - errors
+    else:
+        found = _decided(connection, _range(route, since, until), epoch)
+    return {variant: one for variant, one in found.items() if one[0] > 0}
+
+
+def _decided(
+    connection: sqlite3.Connection, limits: tuple[str, float, float], epoch: int | None = None
+) -> dict[str, tuple[int, int]]:
     rows = connection.execute(
         "SELECT variant, SUM(assigned - unseen), SUM(errors) FROM outcome_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
         + (" AND epoch = ?" if epoch is not None else "")
-        + " GROUP BY variant HAVING SUM(assigned - unseen) > 0 ORDER BY variant",
-        (*_range(route, since, until), *([] if epoch is None else [epoch])),
+        + " GROUP BY variant ORDER BY variant",
+        (*limits, *([] if epoch is None else [epoch])),
     )
     return {variant: (seen, errors) for variant, seen, errors in rows}
 
@@ -144,6 +186,8 @@ def reward_sums(
     epoch: int | None = None,
 ) -> dict[tuple[str, str], RewardSums]:
     """By (variant, metric); what is down to no values at all is left out."""
+    if since is None and epoch is None:
+        return _up_to(connection, route, until)
     rows = connection.execute(
         "SELECT variant, metric, SUM(count), SUM(total), SUM(squares) FROM reward_cells "
         "WHERE route = ? AND start >= ? AND start < ?"
@@ -152,6 +196,30 @@ def reward_sums(
         (*_range(route, since, until), *([] if epoch is None else [epoch])),
     )
     return {(variant, metric): RewardSums(*sums) for variant, metric, *sums in rows if sums[0]}
+
+
+def _up_to(
+    connection: sqlite3.Connection, route: str, until: float | None
+) -> dict[tuple[str, str], RewardSums]:
+    """The totals without the cells since ``until``, exactly."""
+    found = totals.sums(connection, route)
+    if until is None:
+        return {key: sums.rounded for key, sums in found.items() if sums.count}
+    parts = {key: (sums.count, sums.total.parts, sums.squares.parts) for key, sums in found.items()}
+    rows = connection.execute(
+        "SELECT variant, metric, count, total, squares, total_rest, squares_rest FROM reward_cells "
+        "WHERE route = ? AND start >= ?",
+        (route, until),
+    )
+    for variant, metric, count, total, squares, total_rest, squares_rest in rows:
+        whole, totals_, squares_ = parts.get((variant, metric)) or (0, [], [])
+        parts[variant, metric] = whole - count, totals_, squares_
+        totals_.append(-total)
+        squares_.append(-squares)
+        if total_rest or squares_rest:
+            totals_ += (-x for x in Expansion.joined(0.0, total_rest).parts)
+            squares_ += (-x for x in Expansion.joined(0.0, squares_rest).parts)
+    return {key: RewardSums(n, fsum(t), fsum(s)) for key, (n, t, s) in parts.items() if n}
 
 
 def series(
@@ -226,10 +294,3 @@ def agreement_series(
         (int(step), *_range(route, since, until)),
     )
     return [(float(start), shadow, compared, agreeing) for start, shadow, compared, agreeing in rows]
-
-
-def metric_names(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute(
-        "SELECT metric FROM reward_cells GROUP BY metric HAVING SUM(ABS(count)) > 0 ORDER BY metric"
-    )
-    return sorted({metric_of(name) for (name,) in rows})

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from gateway.record.events import Outcome, columns
-from gateway.record.histogram import unpack
 from gateway.record.page import decode
 from gateway.state.base import ALLOCATION, Counts, Retention
-from gateway.state.exact import ExactSums, Expansion
+from gateway.state.exact import ExactSums
 from gateway.state.folding import LADDER, LINEAR_LADDER, PAGE_AGE_S, merged_epochs
 from gateway.state.paging import COARSE_BYTES, MAX_PAGE_ROWS, parts
-from gateway.state.sqlite import linear, pages
+from gateway.state.sqlite import linear, pages, totals
 from gateway.state.sqlite.control import ROUTES
 from gateway.state.sqlite.pages import moment
-from gateway.state.sqlite.sums import add_cells, add_sums
+from gateway.state.sqlite.sums import add_cells, add_sums, cells_where, sums_where
 from gateway.state.tally import CellKey, SumKey, add_counts
 from gateway.state.units import UNIT_REST_S
 
@@ -106,11 +105,10 @@ def _forget(connection: sqlite3.Connection, retention: Retention, now: float) ->
             "time < ? AND epoch < (SELECT MAX(epoch) FROM allocations AS a WHERE a.route = allocations.route)",
             now - retention.allocations,
         ),
-        ("outcome_cells", "route, start, epoch, variant", "start < ?", aggregates),
-        ("reward_cells", "route, start, epoch, variant, metric", "start < ?", aggregates),
         ("shadow_cells", "route, start, shadow", "start < ?", aggregates),
     )
     more = linear.forget(connection, aggregates) or _forget_surplus_allocations(connection, retention)
+    more = _forget_cells(connection, aggregates) or more
     for one in deletions:
         more = _delete(connection, *one) or more
     return more
@@ -125,6 +123,19 @@ def _forget_surplus_allocations(connection: sqlite3.Connection, retention: Reten
         (retention.allocations_per_route,),
     )
     return cursor.rowcount == _MAX_STEP_ROWS
+
+
+def _forget_cells(connection: sqlite3.Connection, before: float) -> bool:
+    """Takes cells that begin before ``before`` out of the totals too; True while there is more to do."""
+    where, parameters = f"start < ? LIMIT {_MAX_STEP_ROWS}", (before,)
+    counted = dict(cells_where(connection, where, parameters))
+    summed = dict(sums_where(connection, where, parameters))
+    totals.count(connection, counted, -1)
+    totals.add(connection, summed, -1)
+    for table, key, cells in (("outcome_cells", CellKey, counted), ("reward_cells", SumKey, summed)):
+        matches = " AND ".join(f"{column} = ?" for column in key._fields)
+        connection.executemany(f"DELETE FROM {table} WHERE {matches}", list(cells))
+    return _MAX_STEP_ROWS in (len(counted), len(summed))
 
 
 def _delete(connection: sqlite3.Connection, table: str, key: str, where: str, value: object) -> bool:
@@ -188,18 +199,13 @@ def _merged_epochs(connection: sqlite3.Connection, coarse: _Coarse) -> dict[int,
     return merged_epochs(inside, before and before[0], after and after[0])
 
 
+_INSIDE: Final = "route = ? AND start >= ? AND start < ?"
+
+
 def _fold_counts(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
     cells: dict[CellKey, Counts] = {}
-    rows = connection.execute(
-        "SELECT epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected, unseen "
-        "FROM outcome_cells WHERE route = ? AND start >= ? AND start < ?",
-        coarse,
-    ).fetchall()
-    for epoch, variant, assigned, served, errors, fallbacks, latency, gateway, expected, unseen in rows:
-        key = CellKey(coarse.route, coarse.start, epochs[epoch], variant)
-        counts = Counts(
-            assigned, served, errors, fallbacks, unpack(latency), unpack(gateway), expected, unseen
-        )
+    for fine, counts in cells_where(connection, _INSIDE, coarse):
+        key = fine._replace(start=coarse.start, epoch=epochs[fine.epoch])
         add_counts(cells.setdefault(key, Counts()), counts)
     _clear(connection, "outcome_cells", coarse)
     add_cells(connection, cells)
@@ -207,14 +213,8 @@ def _fold_counts(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mappin
 
 def _fold_sums(connection: sqlite3.Connection, coarse: _Coarse, epochs: Mapping[int, int]) -> None:
     cells: dict[SumKey, ExactSums] = {}
-    rows = connection.execute(
-        "SELECT epoch, variant, metric, count, total, total_rest, squares, squares_rest "
-        "FROM reward_cells WHERE route = ? AND start >= ? AND start < ?",
-        coarse,
-    ).fetchall()
-    for epoch, variant, metric, count, total, total_rest, squares, squares_rest in rows:
-        key = SumKey(coarse.route, coarse.start, epochs[epoch], variant, metric)
-        sums = ExactSums(count, Expansion.joined(total, total_rest), Expansion.joined(squares, squares_rest))
+    for fine, sums in sums_where(connection, _INSIDE, coarse):
+        key = fine._replace(start=coarse.start, epoch=epochs[fine.epoch])
         cells.setdefault(key, ExactSums()).merge(sums)
     _clear(connection, "reward_cells", coarse)
     add_sums(connection, cells)
@@ -234,7 +234,7 @@ def _fold_shadows(connection: sqlite3.Connection, coarse: _Coarse) -> None:
 
 
 def _clear(connection: sqlite3.Connection, table: str, coarse: _Coarse) -> None:
-    connection.execute(f"DELETE FROM {table} WHERE route = ? AND start >= ? AND start < ?", coarse)
+    connection.execute(f"DELETE FROM {table} WHERE {_INSIDE}", coarse)
 
 
 # Pages --------------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ from gateway.record.page import BadPage
 from gateway.runtime.threads import lower_thread_priority
 from gateway.state.base import StoreUnavailable
 from gateway.state.sqlite.connect import connect, unavailable
+from gateway.state.sqlite.schema import TooNew, check_version
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 _MAX_BATCH_JOBS: Final = 512
 """Jobs in one transaction at most."""
-_FAULTS: Final = (sqlite3.Error, OSError, BadPage)
+_FAULTS: Final = (sqlite3.Error, OSError, BadPage, TooNew)
 """What is the file's fault rather than ours."""
 
 
@@ -98,6 +99,7 @@ class Writer:
         try:
             connection = self._connected(durable)
             connection.execute("BEGIN IMMEDIATE")
+            check_version(connection)  # another process may have been upgraded
             settled = [_attempt(connection, job, alone=len(jobs) == 1) for job in jobs]
             connection.execute("COMMIT")
         except _FAULTS as error:

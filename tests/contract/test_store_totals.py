@@ -1,0 +1,92 @@
+"""What a route has over all time is the sum of its cells, whatever came, was corrected, folded or forgotten."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+
+from gateway.record.events import Outcome
+from gateway.state.base import Retention
+from gateway.state.store import Store
+from tests.support.made import T0, outcome, reward
+
+DAY = 86_400.0
+
+
+async def _check(store: Store, now: float) -> None:
+    """The totals are those of all cells: reading these with a limit goes another way."""
+    whole, cells = await store.counts("digits"), await store.counts("digits", since=0.0)
+    for variant, counts in cells.items():
+        found = whole[variant]
+        assert math.isclose(found.expected, counts.expected, abs_tol=1e-6)
+        found.expected = counts.expected
+        assert found == counts
+    assert all(v in cells or not (c.assigned or c.served) for v, c in whole.items())
+    assert await store.decided("digits") == await store.decided("digits", since=0.0)
+    sums, by_cell = await store.reward_sums("digits"), await store.reward_sums("digits", since=0.0)
+    assert sums.keys() == by_cell.keys()
+    for key, one in sums.items():
+        assert one.count == by_cell[key].count
+        assert math.isclose(one.total, by_cell[key].total, rel_tol=1e-12, abs_tol=1e-9)
+        assert math.isclose(one.squares, by_cell[key].squares, rel_tol=1e-12, abs_tol=1e-9)
+    for until in (now - 3 * DAY, now - 3600.0, now):
+        assert await store.decided("digits", until=until) == await store.decided(
+            "digits", since=0.0, until=until
+        )
+        before = await store.reward_sums("digits", since=0.0, until=until)
+        assert {k: s.count for k, s in (await store.reward_sums("digits", until=until)).items()} == {
+            k: s.count for k, s in before.items()
+        }
+    assert await store.metric_names() == sorted({metric.partition("|")[0] for _, metric in sums})
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_totals_are_the_sums_of_the_cells(store: Store, seed: int) -> None:
+    chance, now = Random(seed), T0
+    kept = Retention(outcomes=5 * DAY, rewards=1000 * DAY, aggregates=10 * DAY)
+    known: list[Outcome] = []
+    for day in range(14):
+        made = [
+            outcome(
+                now + chance.random() * 7200,
+                assigned=(variant := chance.choice(["v1", "v2"])),
+                served=chance.choice([variant, "v1"]),
+                epoch=1 + day * 3 + chance.randrange(3),
+                error=chance.choice(["", "", "", "backend_error"]),
+                total_ms=chance.lognormvariate(2, 1),
+                status=chance.choice([200, 200, 500, 0]),
+            )
+            for _ in range(8)
+        ]
+        known += made
+        await store.append(made)
+        about = [*made, *chance.sample(known, 4)]  # of days ago too
+        await store.reward(
+            [
+                reward(
+                    chance.choice([None, 0.1, 1e3, chance.gauss(0, 1)]),
+                    of=one,
+                    metric=chance.choice(["correct", "amount"]),
+                    time=now,
+                    unit=int.from_bytes(one.decision[-2:]) % 5,
+                    period=chance.choice(["", "all", f"e{one.epoch}", "all~x"]),
+                    worst=0.0,
+                )
+                for one in about
+            ]
+        )
+        now += DAY
+        await _check(store, now)
+        while await store.prune(kept, now=now):
+            pass
+        await _check(store, now)
+    while await store.prune(kept, now=now + 900 * DAY):
+        pass
+    assert await store.counts("digits") == {}
+    assert await store.reward_sums("digits") == {}
+    assert await store.metric_names() == []
+    # Corrections of what was forgotten, and new values, still add up.
+    await store.reward([reward(None, of=known[0]), reward(2.0, of=known[1], metric="new"), reward(3.0)])
+    await _check(store, now + 900 * DAY)
