@@ -100,9 +100,9 @@ def started(shared_rig: Rig) -> Iterator[Http2Backend]:
 
 @pytest.fixture
 def backend(rig: Rig, started: Http2Backend) -> Iterator[Http2Backend]:
-    rig.call(started.reset)
+    rig.disconnect(started)
     yield started
-    rig.call(started.reset)
+    rig.disconnect(started)
 
 
 def to(path: bytes, *extra: Pair, method: bytes = b"POST") -> list[Pair]:

@@ -63,7 +63,7 @@ def ask(rig: Rig, path: bytes) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("path", [b"/modern", b"/either"])
 def test_requests_share_one_secured_connection(rig: Rig, started: Http2Backend, path: bytes) -> None:
-    rig.call(started.reset)
+    rig.disconnect(started)
     for _ in range(3):
         assert ask(rig, path) == (200, b"body")
     assert len(started.connections) == 1
@@ -83,7 +83,7 @@ def test_https_is_http11_if_the_backend_does_not_agree(rig: Rig, started: Http2B
 def test_a_websocket_is_http11_whatever_the_backend_agrees_on(
     rig: Rig, started: Http2Backend, path: bytes
 ) -> None:
-    rig.call(started.reset)
+    rig.disconnect(started)
     if path == b"/either":
         assert ask(rig, path)[0] == 200
     with rig.client() as client:
@@ -98,7 +98,7 @@ def test_a_websocket_is_http11_whatever_the_backend_agrees_on(
 def test_a_backend_without_http2_or_without_our_trust_is_a_tls_error(
     rig: Rig, started: Http2Backend, path: bytes
 ) -> None:
-    rig.call(started.reset)
+    rig.disconnect(started)
     status, body = ask(rig, path)
     assert status == 502
     assert b'"backend_tls"' in body

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 
@@ -18,6 +18,7 @@ from gateway.dataplane.shadow.dispatcher import ShadowDispatcher
 from gateway.dataplane.worker import Worker
 from gateway.runtime.loop_load import Load
 from gateway.server import compose
+from gateway.transport.http2_address import Http2Address
 from tests.support.backend import RawBackend
 from tests.support.client import PATIENCE, Client
 
@@ -30,6 +31,12 @@ def calm(folder: Path) -> Load:
     load._file = folder / "schedstat"
     load._file.write_text("0 0 0\n")
     return load
+
+
+class Backend(Protocol):
+    """A server of connections that a test can end."""
+
+    def reset(self) -> None: ...
 
 
 class GatewayThread:
@@ -120,6 +127,18 @@ class GatewayThread:
                 await asyncio.sleep(0.001)
 
         self.run(wait())
+
+    def disconnect(self, backend: Backend) -> None:
+        """Ends the connections of ``backend`` and of our own, and waits until the gateway has seen it."""
+        for each in (backend, *self.raw):
+            self.call(each.reset)
+        self.until(self._disconnected)
+
+    def _disconnected(self) -> bool:
+        return not any(
+            address.connections or (isinstance(address, Http2Address) and address.sessions.all)
+            for address in self.gateway.registry.addresses.values()
+        )
 
     # Between tests ----------------------------------------------------------------------------------
     def fresh(self) -> None:
