@@ -6,9 +6,10 @@ says what happened and what to do.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from gateway.json_text import compact
 
 Blame = Literal["client", "gateway", "backend"]
 Phase = Literal["", "connect", "timeout", "reset", "status"]
@@ -170,4 +171,4 @@ def render(code: str, message: str = "", *, request_id: str = "") -> bytes:
     error: dict[str, str] = {"code": code, "message": message or CODES[code].message}
     if request_id:
         error["request_id"] = request_id
-    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode()
+    return compact({"error": error})

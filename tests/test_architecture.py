@@ -39,7 +39,8 @@ ORDER: Mapping[str, str] = {
         "policies.types policies.bayes policies.sequential policies.allocation policies.contextual "
         "policies.allocate policies.rollout"
     ),
-    "gateway.errors": "",
+    "gateway.json_text": "",
+    "gateway.errors": "gateway.json_text",
     "gateway.internal_errors": "",
     "gateway.clock": "",
     "gateway.build": "",
@@ -65,16 +66,18 @@ ORDER: Mapping[str, str] = {
         "gateway.errors gateway.clock gateway.runtime gateway.config gateway.record gateway.state gateway.archive "
         "policies"
     ),
-    "gateway.engines": "gateway.clock gateway.config gateway.record gateway.state gateway.compile policies",
+    "gateway.engines": (
+        "gateway.json_text gateway.clock gateway.config gateway.record gateway.state gateway.compile policies"
+    ),
     "gateway.loops": (
-        "gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth gateway.record "
-        "gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile gateway.ingest "
-        "gateway.engines gateway.archive policies"
+        "gateway.json_text gateway.errors gateway.internal_errors gateway.clock gateway.config gateway.auth "
+        "gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile "
+        "gateway.ingest gateway.engines gateway.archive policies"
     ),
     "gateway.control": (
-        "gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config gateway.auth "
-        "gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state gateway.compile "
-        "gateway.ingest gateway.engines policies dashboards"
+        "gateway.json_text gateway.errors gateway.clock gateway.build gateway.runtime gateway.http gateway.config "
+        "gateway.auth gateway.record gateway.transport gateway.telemetry gateway.dataplane gateway.state "
+        "gateway.compile gateway.ingest gateway.engines policies dashboards"
     ),
 }
 """`loops` and `control` know nothing of each other: the composition root connects them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Never, TypeVar
@@ -19,6 +18,7 @@ from gateway.control.login_limit import client_of
 from gateway.control.services import ControlServices
 from gateway.control.session import Session
 from gateway.errors import TurnoutError
+from gateway.json_text import compact
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -143,9 +143,8 @@ def _fault_text(fault: Mapping[str, Any]) -> str:
 
 
 def json_response(value: Any, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Return ``value`` as JSON. NaN and infinity are not JSON: they raise, since they are a fault of ours."""
-    body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, headers=dict(headers or {}), media_type="application/json")
+    """Return ``value`` as JSON. NaN and infinity raise, since they are a fault of ours."""
+    return Response(compact(value), headers=dict(headers or {}), media_type="application/json")
 
 
 def gzipped_response(request: ApiRequest, value: Any) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -25,6 +24,7 @@ from gateway.control.gateway_api import GatewayApi
 from gateway.control.middleware import ErrorMiddleware
 from gateway.control.routes import ENDPOINTS
 from gateway.control.services import ControlServices
+from gateway.json_text import compact
 
 SPECIFICATION: Final = "/-/openapi.json"
 
@@ -81,7 +81,7 @@ async def read_specification(request: ApiRequest) -> Response:
 @cache
 def _specification() -> bytes:
     # When it is first read, not at the start: it takes 45 ms of CPU time (2026-11-29).
-    return json.dumps(openapi.document((*_added, *ENDPOINTS)), ensure_ascii=False).encode()
+    return compact(openapi.document((*_added, *ENDPOINTS)))
 
 
 def _router(services: ControlServices) -> ASGIApp:

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from gateway.control.gateway_api import GatewayApi
+from gateway.json_text import compact
 from gateway.state.base import ALLOCATION, Event
 
 HEARTBEAT_S: Final = 10.0
@@ -149,5 +150,4 @@ def event_json(event: Event) -> dict[str, Any]:
 def framed(event: Event) -> bytes:
     """Return one server-sent event. JSON text has no line ends, so it is one ``data`` line."""
     kind = event.kind.replace("\n", " ").replace("\r", " ")
-    text = json.dumps(event_json(event), ensure_ascii=False, separators=(",", ":"))
-    return f"id: {event.id}\nevent: {kind}\ndata: {text}\n\n".encode()
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.id, kind.encode(), compact(event_json(event)))

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.config.faults import ConfigError, Fault
 from gateway.errors import TurnoutError, render
+from gateway.json_text import compact
 from gateway.state.base import StoreUnavailable
 
 log = logging.getLogger("turnout.control")
@@ -144,7 +145,7 @@ def _config_response(error: ConfigError, request_id: str) -> Response:
     row = TurnoutError("invalid", message)
     document: dict[str, Any] = json.loads(render(row.code, row.message, request_id=request_id))
     document["error"]["faults"] = [fault_json(fault) for fault in error.faults]
-    return _error_response(row, request_id, body=json.dumps(document, ensure_ascii=False).encode())
+    return _error_response(row, request_id, body=compact(document))
 
 
 def fault_json(fault: Fault) -> dict[str, Any]:

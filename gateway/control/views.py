@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, Final
 
 from gateway.errors import TurnoutError
+from gateway.json_text import compact
 from gateway.state.base import StoreUnavailable
 
 Json = dict[str, Any]
@@ -118,8 +118,7 @@ class View:
 
 
 def _framed(patch: Json) -> bytes:
-    text = json.dumps(patch, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"event: view\ndata: {text}\n\n".encode()
+    return b"event: view\ndata: %b\n\n" % compact(patch)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], *, nested: bool = False) -> Json:

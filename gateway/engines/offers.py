@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -86,8 +85,3 @@ def ordered(document: Document, names: Iterable[str]) -> list[str]:
 
 def _specificity(match: MatchConfig) -> tuple[int, int]:
     return -len(match.path), -(bool(match.host) + bool(match.methods) + len(match.headers))
-
-
-def compact(value: object) -> bytes:
-    """``value`` as JSON without spaces."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -23,6 +23,7 @@ import httpx
 from gateway.clock import Clock
 from gateway.config.document import Document
 from gateway.config.service import WebhookConfig
+from gateway.json_text import compact
 from gateway.state.base import Event, of_stored
 from gateway.state.store import DocumentStore
 
@@ -167,12 +168,12 @@ def cloud_event(event: Event, source: str) -> tuple[bytes, str]:
     }
     if event.route:
         document["subject"] = event.route
-    return json.dumps(document, ensure_ascii=False).encode(), "application/cloudevents+json"
+    return compact(document), "application/cloudevents+json"
 
 
 def slack(event: Event) -> tuple[bytes, str]:
     """Body and media type: a Slack message."""
-    return json.dumps({"text": sentence(event)}, ensure_ascii=False).encode(), "application/json"
+    return compact({"text": sentence(event)}), "application/json"
 
 
 def sentence(event: Event) -> str:

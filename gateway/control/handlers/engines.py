@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import ENGINE, Endpoints
+from gateway.control.json_reader import parse
 from gateway.control.schemas.engines import EnginesResponse, RowsResponse
 from gateway.engines.counters import NODE, counters
 from gateway.engines.fleet import Fleet, Poll
@@ -55,14 +55,13 @@ def _admit(fleet: Fleet, engine: str, node: str) -> None:
 
 def _poll(engine: str, kind: Kind, body: bytes) -> Poll:
     """Raises bad_json, invalid. A node sends a list of all its extensions with each poll, 77 kB."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        raise TurnoutError("bad_json") from None
+    given, fault = parse(body)
+    if fault:
+        raise TurnoutError("bad_json", fault)
     node = _text(_object(given, "node"), "id")
-    if not node or len(node) > MAX_NODE_CHARACTERS:
+    if not (node and node.isprintable() and len(node) <= MAX_NODE_CHARACTERS):
         raise TurnoutError(
-            "invalid", f"A node needs a 'node.id' of at most {MAX_NODE_CHARACTERS} characters."
+            "invalid", f"A node needs a 'node.id' of at most {MAX_NODE_CHARACTERS} printable characters."
         )
     refused = _text(_object(given, "error_detail"), "message")
     return Poll(engine, node, kind, _text(given, "version_info"), refused[:1000])

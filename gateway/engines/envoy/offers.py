@@ -9,7 +9,8 @@ from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.envoy.clusters import clusters
 from gateway.engines.envoy.routes import entries, route_table
-from gateway.engines.offers import InEffect, Json, Kind, Offer, assigned, compact, ordered
+from gateway.engines.offers import InEffect, Json, Kind, Offer, assigned, ordered
+from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 
 Text = tuple[tuple[int, int], bytes]

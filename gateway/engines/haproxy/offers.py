@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from gateway.compile.plans import salt
 from gateway.config.document import Document
 from gateway.engines.haproxy.config import Config, config, ranges
-from gateway.engines.offers import InEffect, Kind, Offer, assigned, compact
+from gateway.engines.offers import InEffect, Kind, Offer, assigned
+from gateway.json_text import compact
 from gateway.record.decision_id import Sealer
 
 Text = tuple[tuple[int, int], str]
