@@ -14,7 +14,7 @@ from gateway.compile.registry import Registry
 from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.control.app import ControlApp
-from gateway.control.gateway_api import Action, Outage, RouteStatus
+from gateway.control.gateway_api import Outage, RouteStatus
 from gateway.control.route_status import route_status
 from gateway.dataplane.decide import Decided, decide
 from gateway.dataplane.worker import Worker
@@ -35,6 +35,7 @@ from gateway.state.events import Events
 from gateway.state.outage import StoreOutage
 from gateway.state.store import Store
 from policies.contextual.features import Scalar
+from policies.rollout.events import Command
 
 
 @dataclass
@@ -91,10 +92,8 @@ class RunningGateway:
         held = self.in_force.allocations.held.get(route)
         return route_status(self.in_force.worker, route, held, self.clock)
 
-    async def rollout(
-        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
-    ) -> Mapping[str, Any]:
-        return await self.controller.command(route, action, weight, by, reason)
+    async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
+        return await self.controller.command(route, word)
 
     async def rollout_state(self, route: str) -> Mapping[str, Any] | None:
         return await self.controller.describe_rollout(route)

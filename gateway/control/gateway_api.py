@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from gateway.auth.principal import Authenticator, Principal
 from gateway.compile.revisions import Revisions
@@ -18,8 +18,7 @@ from gateway.state.events import Events
 from gateway.state.store import Store
 from policies.allocation.model import Allocation
 from policies.contextual.features import Scalar
-
-Action = Literal["promote", "rollback", "pause", "resume", "set", "restart"]
+from policies.rollout.events import Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +118,10 @@ class GatewayApi(Protocol):
         """Return how ``route`` runs now; None for an unknown route."""
         ...
 
-    async def rollout(
-        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
-    ) -> Mapping[str, Any]:
+    async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
         """Steer a rollout or a bandit's stop rule; return its new state.
 
-        Raises TurnoutError (not_found, invalid, conflict).
+        Raises TurnoutError (not_found, conflict).
         """
         ...
 

@@ -125,6 +125,10 @@ class Allocations:
         """The probability of a variant now, whatever decides on it."""
         return self.held[name].allocation.probability(variant)
 
+    def gives(self, name: str, variant: str, weight: float) -> bool:
+        """Whether ``weight`` is what a variant has now."""
+        return abs(self.share(name, variant) - weight) <= 1e-9
+
     def _steering(self, name: str) -> Steering:
         return self.steering.get(name, _NO_STEERING)
 

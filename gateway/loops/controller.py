@@ -32,7 +32,7 @@ from gateway.loops.allocation import Allocations
 from gateway.loops.guardrail_evidence import GuardrailEvidence
 from gateway.loops.periodic import each_route
 from gateway.loops.rollout_evidence import RolloutEvidence
-from gateway.loops.route_states import RouteStates
+from gateway.loops.route_states import RouteStates, require_unchanged
 from gateway.loops.route_views import rollout_view, stop_view
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import EvidenceStore, StartStore
@@ -183,7 +183,7 @@ class Controller:
             return False
         if old.deciding or new.deciding:
             return old.deciding != new.deciding
-        return abs(self._allocations.share(name, candidate) - new.weight) > 1e-9
+        return not self._allocations.gives(name, candidate, new.weight)
 
     # Guardrails -----------------------------------------------------------------------------------------
     async def _look_at_guardrails(self, document: Document, name: str, bound: Guarded) -> None:
@@ -247,7 +247,11 @@ class Controller:
 
         def reducer(route: RouteState) -> tuple[RouteState, tuple[Effect, ...]]:
             now = self._clock()
-            after, effects = step(route.rollout or begin(plan, now), event, plan, now)
+            before = route.rollout or begin(plan, now)
+            if isinstance(event, Command):
+                moves = not (before.deciding or self._allocations.gives(name, plan.candidate, before.weight))
+                require_unchanged(event.seen, before.status, self._allocations.held[name].epoch, moves=moves)
+            after, effects = step(before, event, plan, now)
             refused = next((effect for effect in effects if isinstance(effect, Refused)), None)
             if refused is not None:
                 raise TurnoutError("conflict", refused.message)
@@ -313,10 +317,8 @@ class Controller:
             await self._allocations.reconsider(name, reason)
 
     # For people -----------------------------------------------------------------------------------------
-    async def command(
-        self, name: str, action: str, weight: float | None, by: str, reason: str = ""
-    ) -> Mapping[str, Any]:
-        """Steers a rollout or a stop rule for a person; the state that follows, as the API shows it.
+    async def command(self, name: str, word: Command) -> Mapping[str, Any]:
+        """Steers a rollout or a stop rule; the state that follows, as the API shows it.
 
         Raises TurnoutError (not_found, conflict).
         """
@@ -329,15 +331,20 @@ class Controller:
                     f"The bandit of {name!r} has no stop rule, so it names no winner; write 'stop'.",
                 )
             await self._routes.read(name)
-            who = f"{by}: {reason}" if reason else by
-            await self._stop(name, route, lambda s: stop_rule.command(s, name, action, who, self._clock()))
+            who = f"{word.actor}: {word.reason}" if word.reason else word.actor
+
+            def change(state: StopState) -> StopState | Refused:
+                require_unchanged(word.seen, state.state, self._allocations.held[name].epoch)
+                return stop_rule.command(state, name, word.action, who, self._clock())
+
+            await self._stop(name, route, change)
             return self.describe_stop_rule(name) or {}
         if not isinstance(section, CanaryConfig):
             raise TurnoutError("not_found", f"The route {name!r} has no rollout: its policy is not a canary.")
         await self._routes.read(name)
         await self._configure(name, section)  # or the command would move the rollout of the document before
         share = self._allocations.share(name, section.candidate)
-        await self._event(name, plan_of(section), Command(action, by, weight, share, reason))
+        await self._event(name, plan_of(section), replace(word, share=share))
         return await self.describe_rollout(name) or {}
 
     async def describe_rollout(self, name: str) -> Mapping[str, Any] | None:

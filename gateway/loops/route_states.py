@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from gateway.errors import TurnoutError
 from gateway.state.store import DocumentStore, StartStore
+from policies.rollout.events import Seen
 from policies.rollout.route import RouteState
 
 KIND: Final = "route"
@@ -77,6 +78,18 @@ class RouteStates:
                 return after, effects
             await self.read(name)
         raise TurnoutError("conflict", f"The route {name!r} keeps moving; read its state and try again.")
+
+
+def require_unchanged(seen: Seen, state: str, epoch: int, *, moves: bool = False) -> None:
+    """Raises conflict if a route is not as it was seen. ``moves``: a step was taken after ``epoch``.
+
+    Call it in a reducer: another process may have taken a step a moment ago.
+    """
+    if seen.epoch is not None and (seen.epoch != epoch or moves):
+        now = f"at epoch {epoch} now" if seen.epoch != epoch else f"moving on from epoch {epoch}"
+        raise TurnoutError("conflict", f"The route is {now}; read the route again.")
+    if seen.state is not None and seen.state != state:
+        raise TurnoutError("conflict", f"The rollout is {state} now; read the route again.")
 
 
 async def _in_parts(load: Load, name: str) -> RouteState:

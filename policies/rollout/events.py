@@ -34,6 +34,16 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What a person had before them who gives a command; None: it does not matter."""
+
+    state: str | None = None
+    """Of the rollout or the stop rule."""
+    epoch: int | None = None
+    """Of the allocation."""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A person's word: pause, resume, promote, rollback, restart, or set with a ``weight``.
 
@@ -46,6 +56,7 @@ class Command:
     share: float | None = None
     reason: str = ""
     """Why, in the person's own words."""
+    seen: Seen = Seen()
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,10 @@ async def test_steering(harness: Harness, client: Client) -> None:
         {"action": "set"},
         {"action": "pause", "weight": 0.1},
         {"action": "set", "weight": 1.1},
+        {"action": "set", "weight": True},  # was 100 %
+        {"action": "set", "weight": "0.5"},
+        {"action": "pause", "if_epoch": True},
+        {"action": "pause", "if_epoch": "1"},
         {"action": "go"},
     ):
         answer = await http.post("/-/routes/shop/rollout", json=wrong)

@@ -8,9 +8,11 @@ import pytest
 
 from gateway.config.load import load
 from gateway.control.reports.verdict import of_rollout
+from gateway.errors import TurnoutError
 from gateway.loops.route_states import KIND
 from gateway.state.base import StoreUnavailable
 from gateway.state.store import Store
+from policies.rollout.events import Command, Seen
 from tests.loops.test_rollout_bandit import Rollout
 
 ROUTE = """
@@ -71,20 +73,47 @@ async def test_a_rollout_of_an_earlier_build_stays_where_it_was(store: Store, ki
         await one.pass_time(1)
         assert (one.state, one.rollout.reason) == ("rolled_back", "error_rate breaches")
         assert one.allocations.share("r", "v2") == 0
-    await one.controller.command("r", "resume", None, "me")
+    await one.controller.command("r", Command("resume", "me"))
     two = await Rollout(store, "two", CONFIG).start()
     assert two.state == "running"
 
 
+async def test_of_two_people_who_saw_the_same_one_steers(store: Store) -> None:
+    """Each worker looked at its own epoch, and at a state of a second ago: 6 to 10 of 12 such commands were taken."""
+    one = await Rollout(store, "one", CONFIG).start()
+    two = await Rollout(store, "two", CONFIG).start()
+    seen = Seen(one.state, one.allocations.held["r"].epoch)
+    await one.say("set", 0.3, seen)
+    for late in (one, two):
+        with pytest.raises(TurnoutError, match="read the route again"):
+            await late.say("set", 0.5, seen)
+        with pytest.raises(TurnoutError, match="The rollout is paused now"):
+            await late.say("promote", seen=Seen(state="running"))
+    assert (await two.say("resume", seen=Seen("paused")))["state"] == "running"
+
+
+async def test_nothing_is_taken_while_a_step_is_on_its_way(store: Store) -> None:
+    """Another process stores a step, and the leader publishes it: until then its epoch is that of before."""
+    one = await Rollout(store, "one", CONFIG).start()
+    two = await Rollout(store, "two", CONFIG).start()
+    epoch = two.allocations.held["r"].epoch
+    await one.say("set", 0.3)
+    with pytest.raises(TurnoutError, match=f"moving on from epoch {epoch}; read the route again"):
+        await two.say("set", 0.5, Seen(epoch=epoch))
+    await two.pass_time(1)
+    assert two.allocations.share("r", "v2") == pytest.approx(0.3)
+    await two.say("set", 0.5, Seen("paused", two.allocations.held["r"].epoch))
+
+
 async def test_a_command_right_after_an_edit_moves_the_rollout_of_the_new_document(store: Store) -> None:
     one = await Rollout(store, "one", CONFIG).start()
-    await one.controller.command("r", "promote", None, "me")
+    await one.controller.command("r", Command("promote", "me"))
     edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
         "baseline: v1\n      candidate: v2", "baseline: v2\n      candidate: v3"
     )
     one.document = load(edited, source="test", env={})
     one.put_in_force()
-    await one.controller.command("r", "rollback", None, "me")
+    await one.controller.command("r", Command("rollback", "me"))
     for _ in range(3):
         await one.pass_time(1)
         assert (one.state, one.rollout.candidate) == ("rolled_back", "v3")
@@ -111,7 +140,7 @@ async def test_after_a_rollback_the_verdicts_are_those_that_decided(store: Store
 async def test_a_report_right_after_an_edit_is_of_the_rollout_that_begins(store: Store) -> None:
     """A promotion of the candidate before is no verdict on the new one, and a new canary has a rollout."""
     one = await Rollout(store, "one", CONFIG).start()
-    await one.controller.command("r", "promote", None, "me")
+    await one.controller.command("r", Command("promote", "me"))
     edited = CONFIG.replace("v2: {backend: a}", "v2: {backend: a}, v3: {backend: a}").replace(
         "candidate: v2", "candidate: v3"
     )

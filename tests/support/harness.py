@@ -15,7 +15,7 @@ from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
-from gateway.control.gateway_api import Action, Outage, RouteStatus
+from gateway.control.gateway_api import Outage, RouteStatus
 from gateway.dataplane.decide import Decided
 from gateway.engines.fleet import Fleet
 from gateway.errors import TurnoutError
@@ -27,6 +27,7 @@ from gateway.state.events import Events
 from gateway.state.sqlite import SqliteStore
 from gateway.state.store import Store
 from policies.contextual.features import Scalar
+from policies.rollout.events import Command
 from tests.support.in_force import prepared, put_in_force
 
 KEYS: dict[str, str] = {
@@ -208,9 +209,8 @@ class Harness:
     def metrics(self) -> bytes:
         return b"# TYPE turnout_up gauge\nturnout_up 1\n"
 
-    async def rollout(
-        self, route: str, action: Action, weight: float | None, by: str, reason: str = ""
-    ) -> Mapping[str, Any]:
+    async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
+        action, weight, by, reason = word.action, word.weight, word.actor, word.reason
         state = self.rollouts.get(route)
         if state is None:
             raise TurnoutError("not_found", f"The route {route!r} has no rollout; its policy is no canary.")

@@ -9,6 +9,7 @@ from gateway.config.load import load
 from gateway.loops.allocation import Allocations
 from gateway.loops.controller import Controller
 from gateway.state.store import Store
+from policies.rollout.events import Command, Seen
 from tests.support.in_force import put_in_force
 
 
@@ -50,9 +51,11 @@ class Replica:
         await self.allocations.step()
         await self.controller.step()
 
-    async def say(self, action: str, weight: float | None = None) -> Mapping[str, Any]:
+    async def say(
+        self, action: str, weight: float | None = None, seen: Seen | None = None
+    ) -> Mapping[str, Any]:
         """A person's command."""
-        return await self.controller.command("r", action, weight, "ann")
+        return await self.controller.command("r", Command(action, "ann", weight, seen=seen or Seen()))
 
     @property
     def shares(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports import verdict
 from gateway.control.schemas.rollout import VerdictQuery, VerdictResponse
 from gateway.errors import TurnoutError
+from policies.rollout.events import Command
 
 endpoints: Final = Endpoints()
 
@@ -69,8 +70,8 @@ async def _restarted(request: ApiRequest, state: str) -> Mapping[str, Any]:
             f"The rollout of an earlier revision is {state.replace('_', ' ')}; give this key the scope 'steer', so "
             "that this call restarts it, or send the action 'restart'.",
         )
-    reason = "Flagger has a new revision"
-    return await request.gateway.rollout(request.route, "restart", None, request.author, reason)
+    word = Command("restart", request.author, reason="Flagger has a new revision")
+    return await request.gateway.rollout(request.route, word)
 
 
 async def _rollout(request: ApiRequest) -> Mapping[str, Any]:

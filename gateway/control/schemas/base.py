@@ -21,3 +21,9 @@ class ApiModel(BaseModel):
     """A JSON object without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ApiBody(ApiModel):
+    """The JSON object of a request. Values have the type that is asked for: ``true`` is not 1, nor is ``"1"``."""
+
+    model_config = ConfigDict(strict=True)

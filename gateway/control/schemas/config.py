@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import Field
 
-from gateway.control.schemas.base import ApiModel, Count, Ordinal, Probability
+from gateway.control.schemas.base import ApiBody, ApiModel, Count, Ordinal, Probability
 from gateway.control.schemas.errors import FaultModel
 
 
@@ -23,11 +23,11 @@ class DifferenceQuery(ApiModel):
     to: Annotated[Ordinal, Field(description="Another revision.")]
 
 
-class RestoreRequest(ApiModel):
-    revision: Annotated[StrictInt, Field(ge=0, lt=1 << 63)]
+class RestoreRequest(ApiBody):
+    revision: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
-class ConfigCheckRequest(ApiModel):
+class ConfigCheckRequest(ApiBody):
     text: Annotated[str, Field(description="The YAML text.")]
 
 

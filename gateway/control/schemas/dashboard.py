@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gateway.control.schemas.base import ApiModel
+from gateway.control.schemas.base import ApiBody, ApiModel
 
 
-class LoginRequest(ApiModel):
+class LoginRequest(ApiBody):
     key: str
     steer: Annotated[bool, Field(description="Whether the session may make changes.")] = False
 

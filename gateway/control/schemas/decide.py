@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, JsonValue, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, JsonValue
 
-from gateway.control.schemas.base import ApiModel, Probability
+from gateway.control.schemas.base import ApiBody, ApiModel, Probability
 
 MAX_FEATURES = 1000
 """More than a policy can declare; a client's object of 100,000 held up other requests."""
 
 
-class DecideRequest(ApiModel):
+class DecideRequest(ApiBody):
     route: str
     unit: Annotated[
-        StrictStr | StrictInt | None,
+        str | int | None,
         Field(
             description="The value that a proxied request would carry where the route's `unit` says; "
             "absent or empty: the request has no unit."
         ),
     ] = None
     features: Annotated[
-        dict[str, StrictStr | StrictInt | StrictFloat | StrictBool | None],
+        dict[str, str | int | float | bool | None],
         Field(
             max_length=MAX_FEATURES,
             description="Values of the features of a bandit, by name; names that it does not declare are ignored.",

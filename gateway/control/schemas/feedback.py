@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, RootModel
 
-from gateway.control.schemas.base import ApiModel, Count
+from gateway.control.schemas.base import ApiBody, ApiModel, Count
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Tag = str | int | float | bool
@@ -52,7 +52,7 @@ class FeedbackResponse(ApiModel):
     rejected: list[RejectedReward]
 
 
-class FeedbackTokenRequest(ApiModel):
+class FeedbackTokenRequest(ApiBody):
     ttl: Annotated[int, Field(ge=1, le=86_400, description="The token is valid for this many seconds.")] = (
         3600
     )

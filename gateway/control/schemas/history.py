@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.control.schemas.base import ApiModel, Count, Cursor, DecisionHex
+from gateway.control.schemas.base import ApiBody, ApiModel, Count, Cursor, DecisionHex
 from gateway.control.schemas.figures import GatewayQuantiles, Lift
 from gateway.control.timestamps import Timestamp
 
@@ -36,7 +36,7 @@ class StepsResponse(ApiModel):
     steps: Annotated[list[HistoryStep], Field(description="Newest first.")]
 
 
-class NoteRequest(ApiModel):
+class NoteRequest(ApiBody):
     text: Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from gateway.control.schemas.base import ApiModel, Ordinal, Probability
+from gateway.control.schemas.base import ApiBody, ApiModel, Ordinal, Probability
 
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """Text without control characters."""
@@ -19,7 +19,7 @@ RolloutPhase = Annotated[
 ]
 
 
-class RolloutRequest(ApiModel):
+class RolloutRequest(ApiBody):
     action: Literal["promote", "rollback", "pause", "resume", "set", "restart"]
     weight: Annotated[
         float | None, Field(ge=0, le=1, description="The candidate's share; only for 'set'.")
