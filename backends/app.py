@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
-from backends import inference
-from backends.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, ServerError, TooLarge
+from backends.errors import Forbidden, InvalidInput, MethodNotAllowed, NotFound, ServerError
 from backends.http.message import Request, Response
-from backends.http.request_head import RequestHead
+from backends.inference import MAX_PAGE_BODY, BodyLimits, infer
 from backends.metrics import CONTENT_TYPE, Metrics
 from backends.pages import NO_SETTINGS, NO_SHARED_MEMORY, Pages
 from backends.registry import Registry
@@ -18,34 +16,19 @@ from backends.text.shapes import openai_error
 from backends.wire.compression import unpack
 
 MAX_BODY: Final = 64 * 1024 * 1024
-MAX_PAGE_BODY: Final = 1024 * 1024
-MAX_REMEMBERED_TARGETS: Final = 256
 
 
-class App:
+class App(BodyLimits):
     """Every call of the server. ``control`` allows loading and unloading through the API."""
 
     def __init__(self, registry: Registry, *, control: bool = False, max_body: int = MAX_BODY) -> None:
+        super().__init__(max_body)
         self.registry = registry
         self.draining = False
         """Whether the server is about to end: it is not ready any more, but still responds."""
-        self._max_body = max_body
         self.pages = Pages(registry, control)
         self._metrics = Metrics(registry)
         self._texts = TextApi(registry)
-
-    def body_limit(self, head: RequestHead) -> int:
-        """See `backends.http.host.Application`."""
-        head.model = _inference_target(head.target)
-        if head.model is not None:
-            return inference.body_limit(head, self._max_body)
-        return min(self._max_body, MAX_PAGE_BODY)
-
-    def too_large(self, head: RequestHead, limit: int) -> ServerError:
-        """See `backends.http.host.Application`."""
-        if head.model is not None:
-            return inference.too_large(head, limit)
-        return TooLarge(f"the body has more than {limit} bytes; send less")
 
     def handle(self, request: Request) -> None:
         """See `backends.http.host.Application`."""
@@ -53,7 +36,7 @@ class App:
         if head.model is not None:
             if head.method != b"POST":
                 _allow(request, "POST")
-            inference.infer(self.registry.find(*head.model), request, self._max_body)
+            infer(self.registry.find(*head.model), request, self._max_body)
             return
         response = self._page(request, head.path.split("/")[1:])
         if response is not None:
@@ -139,17 +122,6 @@ class App:
 
     async def _change(self, request: Request, name: str, action: str, body: bytes) -> None:
         request.respond(await self.pages.change(name, action, body))
-
-
-@lru_cache(MAX_REMEMBERED_TARGETS)
-def _inference_target(target: bytes) -> tuple[str, str] | None:
-    """Model and version ("": the newest) of an inference request."""
-    match target.partition(b"?")[0].decode("latin-1").split("/")[1:]:
-        case ["v2", "models", name, "infer"]:
-            return name, ""
-        case ["v2", "models", name, "versions", version, "infer"] if version:
-            return name, version
-    return None
 
 
 def _plain(request: Request) -> bytes:

@@ -7,11 +7,14 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from backends.errors import LoadError
 from backends.mlflow import MLFLOW, MlflowSource, Wanted
 from backends.repository import scan
 from backends.request_log import RequestLogSettings
+
+MAX_API_SERVERS: Final = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=9101, help="port to listen on, 0 for any (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--api-server-count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that speak HTTP and check tensors (default: the one that has the models)",
     )
     parser.add_argument(
         "--grpc-port",
@@ -96,6 +106,10 @@ def main(args: argparse.Namespace) -> int:
             models = Path(scratch if source is not None else args.models)
             if source is None:
                 _check(models, args.train)
+            if not 1 <= args.api_server_count <= MAX_API_SERVERS:
+                raise LoadError(
+                    f"--api-server-count is not from 1 to {MAX_API_SERVERS}; write one per spare core"
+                )
         except LoadError as error:
             print(f"turnout backend: {error}", file=sys.stderr)  # noqa: T201  the command's own message
             return 1
@@ -103,6 +117,7 @@ def main(args: argparse.Namespace) -> int:
             models,
             args.host,
             args.port,
+            args.api_server_count,
             args.grpc_port,
             _request_log(args),
             args.device,

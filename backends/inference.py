@@ -17,6 +17,9 @@ from backends.wire.answer import Answer
 from backends.wire.compression import pack, unpack
 from backends.wire.request import MAX_JSON_BYTES, InferRequest, too_much_json
 
+MAX_PAGE_BODY: Final = 1024 * 1024
+"""Of requests that are not inferences."""
+MAX_REMEMBERED_TARGETS: Final = 256
 OFFLOAD_BYTES: Final = 256 * 1024
 """Bodies from this size are (de)compressed in a thread; zlib lets the event loop run meanwhile."""
 
@@ -24,18 +27,15 @@ OFFLOAD_BYTES: Final = 256 * 1024
 class InferenceCall(Entry):
     """An inference request over HTTP."""
 
-    __slots__ = ("_plan", "_request", "_served")
+    __slots__ = ("_identity", "_plan", "_request")
 
-    def __init__(self, served: Served, request: Request, parsed: InferRequest) -> None:
+    def __init__(self, identity: bytes, request: Request, parsed: InferRequest) -> None:
+        """``identity``: see `backends.wire.answer.identity_of`."""
         plan = parsed.plan
         super().__init__(parsed.inputs, plan.rows, plan.key, time.perf_counter_ns())
-        self._served = served
+        self._identity = identity
         self._request = request
         self._plan = plan
-
-    def abandon(self) -> None:
-        """The client has left."""
-        self._served.abandon(self)
 
     def finish(self, outcome: Outcome) -> None:
         """See `Entry`."""
@@ -43,7 +43,7 @@ class InferenceCall(Entry):
         request.abandon = None
         if not isinstance(outcome, ServerError):
             try:
-                answer = self._plan.answer(self._served.identity, outcome)
+                answer = self._plan.answer(self._identity, outcome)
             except ServerError as error:
                 outcome = error
             else:
@@ -85,15 +85,14 @@ def _fields(header_length: int | None, encoding: str, vary: bool) -> Fields:
 
 def infer(served: Served, request: Request, max_body: int) -> None:
     """Queues an inference request. Raises ServerError."""
-    if request.head.content_encoding is not None:
-        _unpacked(request, max_body, partial(_submit, served, request))
-    else:
-        _submit(served, request, request.body)
+    unpacked(request, max_body, partial(_submit, served, request))
 
 
-def _unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> None:
-    """Calls ``then`` with the body without its content encoding."""
-    assert request.head.content_encoding is not None
+def unpacked(request: Request, limit: int, then: Callable[[bytes], None]) -> None:
+    """Calls ``then`` with the body without its content encoding. Raises ServerError."""
+    if request.head.content_encoding is None:
+        then(request.body)
+        return
     encoding = request.head.content_encoding.decode("latin-1")
     if len(request.body) <= OFFLOAD_BYTES:
         then(unpack(request.body, encoding, limit))
@@ -111,20 +110,41 @@ def _submit(served: Served, request: Request, body: bytes) -> None:
     except (InvalidInput, TooLarge):
         served.stats.invalid += 1
         raise
-    call = InferenceCall(served, request, parsed)
-    request.abandon = call.abandon
+    call = InferenceCall(served.identity, request, parsed)
+    request.abandon = partial(served.abandon, call)
     served.submit(call, parsed.plan.timeout)
 
 
-def body_limit(head: RequestHead, max_body: int) -> int:
-    """Maximum bytes of the body of an inference request with this ``head``."""
-    if head.header_length is None and head.content_encoding is None:
-        return min(max_body, MAX_JSON_BYTES)
-    return max_body
+class BodyLimits:
+    """How long a body each request may have; see `backends.http.host.Application`."""
+
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
+
+    def body_limit(self, head: RequestHead) -> int:
+        """See `backends.http.host.Application`."""
+        head.model = _inference_target(head.target)
+        if head.model is None:
+            return min(self._max_body, MAX_PAGE_BODY)
+        if head.header_length is None and head.content_encoding is None:
+            return min(self._max_body, MAX_JSON_BYTES)
+        return self._max_body
+
+    def too_large(self, head: RequestHead, limit: int) -> ServerError:
+        """See `backends.http.host.Application`."""
+        if head.model is None:
+            return TooLarge(f"the body has more than {limit} bytes; send less")
+        if limit == MAX_JSON_BYTES and head.header_length is None:
+            return too_much_json()
+        return TooLarge(f"the body has more than {limit} bytes; send fewer rows at a time")
 
 
-def too_large(head: RequestHead, limit: int) -> TooLarge:
-    """The error for an inference request beyond `body_limit`."""
-    if limit == MAX_JSON_BYTES and head.header_length is None:
-        return too_much_json()
-    return TooLarge(f"the body has more than {limit} bytes; send fewer rows at a time")
+@lru_cache(MAX_REMEMBERED_TARGETS)
+def _inference_target(target: bytes) -> tuple[str, str] | None:
+    """Model and version ("": the newest) of an inference request."""
+    match target.partition(b"?")[0].decode("latin-1").split("/")[1:]:
+        case ["v2", "models", name, "infer"]:
+            return name, ""
+        case ["v2", "models", name, "versions", version, "infer"] if version:
+            return name, version
+    return None

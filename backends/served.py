@@ -7,9 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Final, TypeGuard, TypeVar
-
-import orjson
 
 from backends.batching.deadlines import Deadlines
 from backends.batching.entry import Entry, Outcome, Report
@@ -27,6 +26,7 @@ from backends.repository import FoundVersion
 from backends.request_log import RequestLog
 from backends.stats import Stats
 from backends.threads import in_daemon
+from backends.wire.answer import identity_of
 from backends.wire.request import Plans
 from backends.wire.signature import Signature
 
@@ -38,6 +38,7 @@ log = logging.getLogger("turnout.backend")
 MAX_STUCK_INSTANCES: Final = 2
 """Threads of one version that may hang in native code; after that it is no longer served."""
 STOP_POLL_S: Final = 0.25
+_SERIALS: Final = count(1)
 
 
 class Served:
@@ -52,8 +53,9 @@ class Served:
         self.found = found
         self.name = config.name
         self.version = str(found.number)
-        self.identity = orjson.dumps({"model_name": self.name, "model_version": self.version})[:-1]
-        """The beginning of each JSON response."""
+        self.serial = next(_SERIALS)
+        """Of no other version, nor of this one when it is loaded again."""
+        self.identity = identity_of(self.name, self.version)
         self.signature = Signature.of(config)
         self.plans = Plans(self.signature)
         self.stats = Stats()

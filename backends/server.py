@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from backends.api_servers.processes import ApiServers
 from backends.app import MAX_BODY, App
 from backends.ensemble import EnsembleServed
 from backends.errors import LoadError
@@ -40,6 +41,8 @@ class Settings:
     models: Path
     host: str = "127.0.0.1"
     port: int = 9101
+    api_servers: int = 1
+    """Processes that speak HTTP; 1: this one does."""
     grpc_port: int | None = None
     """Where gRPC listens; None: it does not."""
     request_log: RequestLogSettings | None = None
@@ -64,7 +67,11 @@ class Server:
         self.settings = settings
         self.registry = Registry(settings.models, settings.device, settings.threads, KINDS)
         self.app = App(self.registry, control=settings.control, max_body=settings.max_body)
-        self.listener = Listener(self.app, settings.host, settings.port)
+        self.listener = (
+            Listener(self.app)
+            if settings.api_servers == 1
+            else ApiServers(self.app, settings.api_servers, settings.max_body)
+        )
         self._stop = asyncio.Event()
         self._hurry = False
         self._failed = False
@@ -82,7 +89,7 @@ class Server:
             log.error("the request log can't be opened: %s%s", error, hint)
             return 1
         try:
-            address = await self.listener.start()
+            address = await self.listener.start(self.settings.host, self.settings.port)
         except OSError as error:
             log.error("can't listen on %s:%d: %s", self.settings.host, self.settings.port, error.strerror)
             return 1
@@ -123,7 +130,8 @@ class Server:
             self._stop.set()
             return
         log.info("draining")
-        self.app.draining = self.listener.draining = True
+        self.app.draining = True
+        self.listener.drain()
         asyncio.get_running_loop().call_later(self.settings.drain_delay, self._stop.set)
 
     async def _load(self) -> None:

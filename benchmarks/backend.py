@@ -1,10 +1,10 @@
 """What the bundled model server costs on one core, next to FastAPI: `python -m benchmarks.backend`.
 
-One-row requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several
-numbers of connections. All servers are up at the same time, on one core, and take turns in every round;
-wrk has another core. `--against DIR` adds the server of another checkout, such as an older one, and `--triton
-ENVIRONMENT` a real Triton with the network in its Python backend. A larger model on a GPU: `python -m
-benchmarks.encoder`.
+Requests of the reference model `digits`, JSON and binary, in a closed loop by wrk at several numbers of
+connections. All servers are up at the same time, on one core, and take turns in every round; wrk has another
+core. `--against DIR` adds the server of another checkout, such as an older one, `--triton ENVIRONMENT` a real
+Triton with the network in its Python backend, and `--api-server-count N` this server with N API servers. A larger
+model on a GPU: `python -m benchmarks.encoder`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.children import Child, free_ports
 from benchmarks.load.wrk import closed_loop
 from benchmarks.machine import cores, facts
 from benchmarks.traffic import write_requests
-from benchmarks.usage import usage
+from benchmarks.usage import process_cpu_us, usage
 
 CONNECTIONS = (1, 8, 32, 128)
 FORMS = ("json", "binary")
@@ -48,7 +48,9 @@ class Row:
     p50_us: float
     p99_us: float
     cpu_us: float
-    """User and system time of the server's process per request."""
+    """User and system time per request, of all processes of the server."""
+    main_us: float
+    """Of the process that has the models, alone."""
     ratio: float
     """Of `cpu_us` to the first server's, median over the rounds."""
     errors: int
@@ -71,6 +73,7 @@ class Sample:
     p50_us: float
     p99_us: float
     cpu_us: float
+    main_us: float
     errors: int
 
 
@@ -88,11 +91,11 @@ def body(pixels: np.ndarray, form: str) -> tuple[bytes, str]:
     return head + raw, f"Inference-Header-Content-Length: {len(head)}\r\n"
 
 
-def requests(version: int, form: str, count: int = 200) -> Iterator[bytes]:
-    """Whole HTTP requests, each with another image."""
+def requests(version: int, form: str, rows: int = 1, count: int = 200) -> Iterator[bytes]:
+    """Whole HTTP requests, each with other images."""
     images = held_out().pixels
     for number in range(count):
-        content, field = body(images[number : number + 1], form)
+        content, field = body(images[number : number + rows], form)
         head = (
             f"POST /v2/models/digits/versions/{version}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"{field}Content-Length: {len(content)}\r\n\r\n"
@@ -100,20 +103,23 @@ def requests(version: int, form: str, count: int = 200) -> Iterator[bytes]:
         yield head.encode() + content
 
 
-def start(
-    stack: ExitStack, models: Path, scratch: Path, against: Path | None, triton: Path | None
-) -> list[Server]:
+def start(stack: ExitStack, models: Path, scratch: Path, given: argparse.Namespace) -> list[Server]:
     """All servers, ready."""
     own = [sys.executable, "-m", "backends.cli", "--models", str(models), "--port"]
     peer = [sys.executable, "-m"]
     commands = {"turnout": own, "fastapi": [*peer, "benchmarks.peers.fastapi_digits"]}
-    if against is not None:
-        commands["other"] = ["env", "-C", str(against), *own]
-    if triton is not None:
-        commands["triton"] = [*peer, "benchmarks.peers.triton_digits", str(triton.resolve())]
+    if given.against is not None:
+        commands["other"] = ["env", "-C", str(given.against), *own]
+    if given.triton is not None:
+        commands["triton"] = [*peer, "benchmarks.peers.triton_digits", str(given.triton.resolve())]
+    if given.api_server_count > 1:
+        commands["api"] = [*own[:-1], "--api-server-count", str(given.api_server_count), "--port"]
     running = []
     for (name, command), port in zip(commands.items(), free_ports(len(commands)), strict=True):
-        environment = {"MODELS": str(models), **({"PYTHONPATH": str(against)} if name == "other" else {})}
+        environment = {
+            "MODELS": str(models),
+            **({"PYTHONPATH": str(given.against)} if name == "other" else {}),
+        }
         log = scratch / f"{name}.log"
         child = Child(name, [*command, str(port)], cores=cores().proxy, log=log, env=environment)
         stack.enter_context(child)
@@ -126,10 +132,12 @@ def start(
 
 def measure(server: Server, file: Path, connections: int, seconds: int) -> Sample:
     """One turn of one server."""
-    before = usage(server.child.session).cpu_us
+    session = server.child.session
+    before, main = usage(session).cpu_us, process_cpu_us(session)
     seen = closed_loop(server.port, file, connections=connections, seconds=seconds, cores=cores().load)
-    cpu = usage(server.child.session).cpu_us - before
-    return Sample(seen.rate, seen.p50_us, seen.p99_us, cpu / max(seen.requests, 1), seen.errors)
+    cpu, main = usage(session).cpu_us - before, process_cpu_us(session) - main
+    count = max(seen.requests, 1)
+    return Sample(seen.rate, seen.p50_us, seen.p99_us, cpu / count, main / count, seen.errors)
 
 
 def row(case: tuple[int, str, int], server: Server, samples: list[Sample], first: list[Sample]) -> Row:
@@ -141,7 +149,15 @@ def row(case: tuple[int, str, int], server: Server, samples: list[Sample], first
     ratio = median(sample.cpu_us / other.cpu_us for sample, other in zip(samples, first, strict=True))
     errors = sum(sample.errors for sample in samples)
     return Row(
-        server.name, *case, mid("rate"), mid("p50_us"), mid("p99_us"), mid("cpu_us"), round(ratio, 2), errors
+        server.name,
+        *case,
+        mid("rate"),
+        mid("p50_us"),
+        mid("p99_us"),
+        mid("cpu_us"),
+        mid("main_us"),
+        round(ratio, 2),
+        errors,
     )
 
 
@@ -150,20 +166,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=2, help="of one turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
+    parser.add_argument("--rows", type=int, default=1, help="of one request")
+    parser.add_argument("--api-server-count", type=int, default=1, metavar="N")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout to run as well")
     parser.add_argument("--triton", type=Path, help="an environment with Triton, such as .venv/compat/triton")
     parser.add_argument("--json", type=Path, help="also write the table here")
     given = parser.parse_args()
     table = []
-    print("server   version form   conns  requests/s  p50 ms  p99 ms  CPU us  ratio  errors")
+    print("server   version form   conns  requests/s  p50 ms  p99 ms  CPU us  main us  ratio  errors")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
         ensure(scratch / "models")
-        servers = start(stack, scratch / "models", scratch, given.against, given.triton)
+        servers = start(stack, scratch / "models", scratch, given)
         for case in [(v, form, many) for v in VERSIONS for form in FORMS for many in given.connections]:
             file = scratch / f"{case[0]}-{case[1]}"
             if not file.exists():
-                write_requests(file, requests(case[0], case[1]))
+                write_requests(file, requests(case[0], case[1], given.rows))
             rounds: dict[str, list[Sample]] = {server.name: [] for server in servers}
             for number in range(given.rounds + 1):
                 for server in servers:
@@ -176,7 +194,7 @@ def main() -> None:
                 print(
                     f"{line.server:8s} {line.version:7d} {line.form:6s} {line.connections:5d}"
                     f" {line.requests_per_s:11.0f} {line.p50_us / 1e3:7.2f} {line.p99_us / 1e3:7.2f}"
-                    f" {line.cpu_us:7.0f} {line.ratio:6.2f} {line.errors:7d}",
+                    f" {line.cpu_us:7.1f} {line.main_us:8.1f} {line.ratio:6.2f} {line.errors:7d}",
                     flush=True,
                 )
     if given.json:

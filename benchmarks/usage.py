@@ -36,6 +36,13 @@ def usage(session: int) -> Usage:
     return Usage(cpu, rss, count)
 
 
+def process_cpu_us(pid: int) -> float:
+    """User and system microseconds of one process."""
+    return next(
+        sum(map(int, fields[_USER : _SYSTEM + 1])) * _TICK_US for one, fields in _stats() if one == pid
+    )
+
+
 def _stats() -> list[tuple[int, list[str]]]:
     """(pid, the fields behind the name) of every process."""
     found = []

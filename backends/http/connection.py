@@ -6,7 +6,6 @@ Later requests of a pipeline wait: those of the same read parsed, everything els
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from time import monotonic
 from typing import Final, cast
@@ -22,10 +21,16 @@ from backends.errors import (
 )
 from backends.http import deadlines
 from backends.http.host import Host
-from backends.http.message import Fields, Request, Response, add_piece, error_response, response_head
+from backends.http.message import (
+    Fields,
+    Request,
+    Response,
+    add_piece,
+    error_response,
+    failure_response,
+    response_head,
+)
 from backends.http.request_head import RequestHead
-
-log = logging.getLogger("turnout.backend")
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Also of chunk lines and trailers between two pieces of a body."""
@@ -265,13 +270,7 @@ class Connection(asyncio.Protocol):
         try:
             self._app.handle(request)
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self._respond_to(request, error)
-
-    def _respond_to(self, request: Request, error: Exception) -> None:
-        if not isinstance(error, ServerError):
-            log.error("%s %s failed", request.head.method.decode(), request.head.path, exc_info=error)
-            error = ServerError()
-        self.respond(request, error_response(error))
+            self.respond(request, failure_response(str(request.head), error))
 
     def spawn(self, request: Request, work: Coroutine[None, None, None]) -> None:
         """Runs ``work``, which responds to ``request``."""
@@ -281,7 +280,7 @@ class Connection(asyncio.Protocol):
         try:
             await work
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a response
-            self._respond_to(request, error)
+            self.respond(request, failure_response(str(request.head), error))
 
     def respond(self, request: Request, response: Response) -> None:
         """Sends the whole response to ``request``."""

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from backends.forks import FORKS
 from backends.http.connection import Connection
@@ -28,40 +28,33 @@ MAX_ACCEPT_S: Final = 5.0
 
 
 class Listener(Host):
-    """Accepts connections on one address."""
+    """Accepts connections on one socket."""
 
-    def __init__(self, app: Application, host: str, port: int) -> None:
+    def __init__(self, app: Application) -> None:
         self.app = app
         self.draining = False
         self.buffered = 0
         self.heads = KnownHeads()
         self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._host = host
-        self._port = port
         self._most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES)
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
 
-    async def start(self) -> str:
+    async def start(self, host: str, port: int) -> str:
         """Listens; the address, with the port that the system chose. Raises OSError."""
+        (listening,) = await bind(host, port, 1)
+        await self.serve(listening)
+        return address_of(listening)
+
+    async def serve(self, listening: socket.socket) -> None:
+        """Accepts the connections of ``listening``."""
         loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = infos[0]
-        self._socket = socket.socket(family, kind, protocol)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
-        self._socket.listen(BACKLOG)
-        self._socket.setblocking(False)
-        self._server = await loop.create_server(lambda: Connection(self), sock=self._socket, backlog=BACKLOG)
+        self._socket = listening
+        self._server = await loop.create_server(lambda: Connection(self), sock=listening, backlog=BACKLOG)
         self._sweeper = loop.create_task(self._sweep())
-        host, port = self._socket.getsockname()[:2]
-        FORKS.serve(port)
-        return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
     def opened(self, connection: asyncio.Protocol) -> bool:
         self.connections.add(cast("Connection", connection))
@@ -77,9 +70,13 @@ class Listener(Host):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def drain(self) -> None:
+        """Lets responses end their connections."""
+        self.draining = True
+
     async def stop(self, limit: float) -> None:
         """Stops listening, and lets requests in flight finish within ``limit`` seconds."""
-        self.draining = True
+        self.drain()
         if self._server is not None and self._socket is not None:
             _refuse_handshakes(self._socket)
             await asyncio.sleep(ACCEPT_TAIL_S)
@@ -104,6 +101,44 @@ class Listener(Host):
             now = monotonic()
             for connection in list(self.connections):
                 connection.check(now)
+
+
+async def bind(host: str, port: int, count: int) -> list[socket.socket]:
+    """Listening sockets on one address, among which the system divides the connections. Raises OSError."""
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, *_, address = infos[0]
+    sockets = [_bound(family, address)]
+    address = sockets[0].getsockname()
+    if count > 1:
+        # A shared port is not refused when another server shares it, too; the first bind has checked that.
+        sockets[0].close()
+        sockets = [_bound(family, address, shared=True) for _ in range(count)]
+    for listening in sockets:
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    FORKS.serve(address[1])
+    return sockets
+
+
+def _bound(family: int, address: Any, *, shared: bool = False) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def address_of(listening: socket.socket) -> str:
+    """``host:port``."""
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if listening.family == socket.AF_INET6 else f"{host}:{port}"
 
 
 def _accept_queue(listening: socket.socket) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,8 @@ import orjson
 
 from backends.errors import MethodNotAllowed, ServerError, Unavailable
 from backends.http.request_head import RequestHead
+
+log = logging.getLogger("turnout.backend")
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -113,3 +116,11 @@ def error_response(error: ServerError) -> Response:
     elif isinstance(error, MethodNotAllowed):
         fields = (JSON, (b"allow", error.allow.encode()))
     return Response(orjson.dumps({"error": error.message}), error.status, fields)
+
+
+def failure_response(request: str, error: Exception) -> Response:
+    """The response to ``request``, which raised ``error``; what is not a `ServerError` goes into the log only."""
+    if not isinstance(error, ServerError):
+        log.error("%s failed", request, exc_info=error)
+        error = ServerError()
+    return error_response(error)

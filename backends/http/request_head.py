@@ -53,6 +53,9 @@ class RequestHead:
         self.close = False
         """Whether the connection ends with the response."""
 
+    def __str__(self) -> str:
+        return f"{self.method.decode()} {self.path}"
+
     @property
     def path(self) -> str:
         """The target without its query."""

@@ -20,6 +20,11 @@ class Answer(NamedTuple):
     header_length: int | None
 
 
+def identity_of(name: str, version: str) -> bytes:
+    """The beginning of the JSON of each answer of a version: an object without its last brace."""
+    return orjson.dumps({"model_name": name, "model_version": version})[:-1]
+
+
 class Template:
     """The JSON of an answer around the data of its outputs, for one set of shapes."""
 
@@ -32,7 +37,7 @@ class Template:
         outputs: Sequence[tuple[TensorSpec, bool]],
         arrays: Sequence[np.ndarray],
     ) -> None:
-        """``identity`` is the JSON object of the model's name and version, without its last brace.
+        """``identity`` is that of the version, see `identity_of`.
 
         Of ``arrays`` (all outputs of the model, in its order) only the shapes matter.
         """

@@ -22,10 +22,10 @@ def models(trained: train.Summary) -> Path:
     return trained.folder.parent
 
 
-@pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[ModelServerProcess]:
+@pytest.fixture(scope="session", params=["1", "2"], ids=["one process", "API servers"])
+def server(request: pytest.FixtureRequest, models: Path) -> Iterator[ModelServerProcess]:
     """Shared: tests leave it as they found it."""
-    with ModelServerProcess(models) as process:
+    with ModelServerProcess(models, "--api-server-count", request.param) as process:
         process.wait_ready()
         yield process
         assert process.stop() == 0, process.log

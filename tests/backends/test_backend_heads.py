@@ -89,7 +89,7 @@ async def served(listener: Listener, pieces: list[bytes]) -> tuple[bytes, bool]:
 @given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map(b"".join), max_size=6))
 def test_known_heads_change_no_response(pieces: list[bytes]) -> None:
     async def both() -> None:
-        known, unknown = Listener(Echo(), "", 0), Listener(Echo(), "", 0)
+        known, unknown = Listener(Echo()), Listener(Echo())
         unknown.heads = NoHeads()
         wanted = await served(unknown, pieces)
         for _ in range(3):
@@ -119,7 +119,7 @@ def test_known_heads_are_bounded_in_number_and_size() -> None:
 
 async def test_a_body_in_tiny_chunks_takes_the_memory_of_its_bytes() -> None:
     """Each chunk was an object of its own: 16 MB in chunks of two bytes took 435 MB."""
-    connection, transport = Connection(Listener(Echo(), "", 0)), Written()
+    connection, transport = Connection(Listener(Echo())), Written()
     connection.connection_made(cast("asyncio.Transport", transport))
     connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     tracemalloc.start()

@@ -64,8 +64,8 @@ class Echo:
 @asynccontextmanager
 async def echoing() -> AsyncIterator[tuple[Echo, Listener, int]]:
     app = Echo()
-    listener = Listener(app, "127.0.0.1", 0)
-    address = await listener.start()
+    listener = Listener(app)
+    address = await listener.start("127.0.0.1", 0)
     try:
         yield app, listener, int(address.rsplit(":")[1])
     finally:

@@ -27,7 +27,7 @@ from tests.support.processes import ModelServerProcess
 SLEEP = "/v2/models/sleeper/infer"
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+@pytest.fixture(scope="module", params=["thread", "process", "API servers"])
 def sleeper(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServerProcess]:
@@ -35,10 +35,10 @@ def sleeper(
     write_sleeper(
         root,
         max_batch_size=1,
-        executor=request.param,
+        executor="process" if request.param == "process" else "thread",
         dynamic_batching={"default_queue_policy": {"max_queue_size": 2}},
     )
-    with ModelServerProcess(root) as server:
+    with ModelServerProcess(root, "--api-server-count", str(1 + (request.param == "API servers"))) as server:
         server.wait_ready()
         yield server
 
@@ -132,12 +132,13 @@ async def test_work_for_a_client_that_left_is_not_done(sleeper: ModelServerProce
         assert await answered(client) == before + 2
 
 
-async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_clients_that_keep_sending_through_sigterm_see_no_reset(tmp_path: Path, processes: str) -> None:
     """F9: 7 of 8 got a reset: connections that the kernel had accepted and the process had not."""
     write_sleeper(tmp_path)
     body = json.dumps(asking(0.0)).encode()
     request = f"POST {SLEEP} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    with ModelServerProcess(tmp_path, "--drain-delay", "0.2") as server:
+    with ModelServerProcess(tmp_path, "--drain-delay", "0.2", "--api-server-count", processes) as server:
         server.wait_ready()
         host, port = server.address.split(":")
         answers: list[bytes] = []

@@ -126,8 +126,8 @@ def test_what_a_model_refuses_is_the_clients_fault_and_what_it_breaks_on_is_not(
 async def serving(root: Path) -> Any:
     """The application in this process."""
     registry = Registry(root, "cpu")
-    listener = Listener(App(registry, control=True), "127.0.0.1", 0)
-    address = await listener.start()
+    listener = Listener(App(registry, control=True))
+    address = await listener.start("127.0.0.1", 0)
     await registry.load_all()
     try:
         async with httpx.AsyncClient(base_url=f"http://{address}") as client:

@@ -24,11 +24,16 @@ PROMPT = 'The "if" statement is used for'
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServerProcess]:
-    root = tmp_path_factory.mktemp("texts")
+def trained_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("texts")
     trained = train_text.main(root, steps=25)
     assert all(one.bits_per_byte < 6 for one in trained), "25 steps learn the frequencies of bytes at least"
-    with ModelServerProcess(root, "--allow-load") as server:
+    return root
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["one process", "API servers"])
+def texts(request: pytest.FixtureRequest, trained_texts: Path) -> Iterator[ModelServerProcess]:
+    with ModelServerProcess(trained_texts, "--allow-load", "--api-server-count", request.param) as server:
         server.wait_ready()
         yield server
         assert server.stop() == 0, server.log
