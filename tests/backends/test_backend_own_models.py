@@ -130,7 +130,7 @@ async def serving(root: Path) -> Any:
     address = await listener.start("127.0.0.1", 0)
     await registry.load_all()
     try:
-        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
             yield client
     finally:
         await listener.stop(5)
