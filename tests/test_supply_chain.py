@@ -61,7 +61,7 @@ def test_no_floor_admits_a_known_hole(name: str) -> None:
             assert max(floors) >= Version(first), f"{requirement} admits {hole}"
 
 
-@pytest.mark.parametrize("name", lock.EXTRAS)
+@pytest.mark.parametrize("name", lock.LOCKS)
 def test_a_lock_covers_what_is_declared(name: str) -> None:
     pins = pinned(name)
     for line in lock.requirements(name):
@@ -71,7 +71,7 @@ def test_a_lock_covers_what_is_declared(name: str) -> None:
         assert all(requirement.specifier.contains(v) for v, _ in versions), line
 
 
-@pytest.mark.parametrize("name", lock.EXTRAS)
+@pytest.mark.parametrize("name", lock.LOCKS)
 def test_every_locked_version_has_a_hash(name: str) -> None:
     for distribution, versions in pinned(name).items():
         assert all("--hash=sha256:" in entry for _, entry in versions), distribution

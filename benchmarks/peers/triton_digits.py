@@ -1,6 +1,6 @@
 """`digits` in a real Triton's Python backend: `python -m benchmarks.peers.triton_digits ENVIRONMENT PORT`.
 
-ENVIRONMENT is a virtual environment with nvidia-pytriton (`make compat`), of the same Python as this one. The same
+ENVIRONMENT is a virtual environment with nvidia-pytriton (`make servers`), of the same Python as this one. The same
 network, batched by Triton: one instance, on one CPU thread. The folder in $MODELS has the weights.
 """
 

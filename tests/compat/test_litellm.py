@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from contextlib import ExitStack
@@ -53,15 +54,17 @@ def rewards(url: str, key: str, route: str, count: int) -> Any:
 
 
 def test_what_litellm_asks_for(tmp_path: Path) -> None:
-    python, key = environment("litellm") / "bin" / "python", new_secret()
+    python, key = str(environment("litellm") / "bin" / "python"), new_secret()
     with ExitStack() as stack:
         server = stack.enter_context(ModuleProcess("tests.compat.llm", says="sound"))
         server.wait_ready()
         config = CONFIG.replace("@LLM@", server.url).replace("@HASH@", key_hash(key))
         gateway = stack.enter_context(GatewayProcess(tmp_path, config))
-        ran = subprocess.run(
-            [python, SCRIPT, gateway.url, key], capture_output=True, text=True, timeout=120, check=False
+        command, env = (
+            [python, str(SCRIPT), gateway.url, key],
+            {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         )
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert ran.returncode == 0, ran.stderr
         found = json.loads(ran.stdout.splitlines()[-1])
         assert found.pop("wrong key") == "AuthenticationError"

@@ -1,6 +1,7 @@
 """Real model servers behind a canary with two shadows, over HTTP and gRPC, and clients of their own.
 
-Each server is in an environment of its own that `make compat` makes; without it, its tests are skipped.
+Each server is in an environment of its own that `make test` or `make compat` makes; without it, its tests are
+skipped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The bundled model server and a real Triton: the same requests, the same responses but for a written list.
 
-Runs once `make compat` has installed Triton.
+Skipped if Triton is not installed.
 """
 
 from __future__ import annotations

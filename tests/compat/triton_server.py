@@ -1,4 +1,4 @@
-"""A real Triton: its binary is in the PyPI package nvidia-pytriton, which `make compat` installs."""
+"""A real Triton: its binary is in the PyPI package nvidia-pytriton, which `make servers` installs."""
 
 from __future__ import annotations
 
