@@ -23,7 +23,7 @@ from gateway.compile.problem import Problem
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError, Fault, render_faults
 from gateway.config.load import Examined, examine
-from gateway.config.yaml_text import variables
+from gateway.config.permitted import permitted
 from gateway.errors import TurnoutError
 from gateway.state.base import Revision, RevisionEntry
 from gateway.state.store import DocumentStore, LeaseStore, RevisionSource
@@ -82,7 +82,7 @@ class Revisions(Generic[B]):
     ) -> None:
         """``name`` is what messages call the configuration file, ``origin`` its host and path.
 
-        ``earlier``: a text of the file whose variables count if the file has a fault.
+        ``earlier``: a text of the file whose names count if the file has a fault.
         """
         self._store = store
         self._clock = clock
@@ -97,8 +97,8 @@ class Revisions(Generic[B]):
         """Held from preparing to committing: what is prepared is of the state that it is put into."""
         self._looked = 0
         """The newest revision when this process last looked at its file."""
-        self._file_variables: frozenset[str] = frozenset()
-        """Which environment variables a text of another author may use: those that the file names."""
+        self._permitted: frozenset[str] = frozenset()
+        """What a text of another author may name: what the file names."""
         self._current: tuple[Revision, Document] | None = None
         self.problem: Problem | None = None
         """The last refused file or foreign revision; None once a good one has come."""
@@ -167,7 +167,7 @@ class Revisions(Generic[B]):
             last = next((r.revision for r in history if r.author == FILE_AUTHOR), 0)
             kept = [r.document for r in await source.revisions(limit=1, until=last) if r.revision == last]
             text = kept[0] if kept else self._earlier
-        self._file_variables = frozenset(variables(text))
+        self._permitted = permitted(text, self._env)
 
     def _edited(self, text: str, history: Sequence[RevisionEntry]) -> bool:
         """Whether the file's text is new, or an earlier one that this very file has left since."""
@@ -274,7 +274,7 @@ class Revisions(Generic[B]):
             return None
         try:
             revision = await self.propose(text, FILE_AUTHOR, "*", self._origin)
-            self._file_variables = frozenset(variables(text))
+            self._permitted = permitted(text, self._env)
             return revision
         except ConfigError as error:
             self.refuse(error, text)
@@ -330,8 +330,7 @@ class Revisions(Generic[B]):
     async def _built(self, text: str, author: str) -> B:
         own = author == FILE_AUTHOR
         source = self._name if own else f"the configuration by {author}"
-        # The author of another text could read out the values of variables.
-        allowed = None if own else self._file_variables
+        allowed = None if own else self._permitted
         found = await asyncio.to_thread(examine, text, env=self._env, allowed=allowed)
         built = await self._prepare(found, source)
         for warning in found.warnings:

@@ -12,6 +12,7 @@ from gateway.config.advice import warnings_of
 from gateway.config.document import Document
 from gateway.config.faults import MAX_FAULTS, ConfigError, Fault, render_faults
 from gateway.config.pending import pending_options
+from gateway.config.permitted import refused_files
 from gateway.config.references import Finding
 from gateway.config.validate import fault_at, validate
 from gateway.config.yaml_text import MAX_CHARACTERS, Tree, read
@@ -79,11 +80,13 @@ def read_text(path: str | Path) -> str:
 def examine(text: str, *, env: Mapping[str, str], allowed: Collection[str] | None = None) -> Examined:
     """Return the document of ``text`` with warnings, or its faults. Does not raise.
 
-    ``allowed``: the variables and ``file:PATH`` that the text may use; None: all.
+    ``allowed``: what `permitted` returned of the configuration file; None: the text may use everything.
     """
     tree, faults = read(text, env, allowed)
     if tree is None:
         return Examined(None, _reported(faults))
+    if allowed is not None:
+        faults += [fault_at(tree, finding) for finding in refused_files(tree.data, allowed)]
     document, wrong = validate(tree)
     unset = {fault.path for fault in faults if fault.path}
     faults += [fault for fault in wrong if fault.path not in unset]

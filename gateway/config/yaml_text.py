@@ -79,16 +79,6 @@ class Tree:
             path, key = path[:-1], True
 
 
-def variables(text: str) -> dict[str, int]:
-    """Environment variables and ``file:PATH`` that values of ``text`` use, with the line of first use.
-
-    Looks at values as YAML reads them: the text may spell ``$`` as ``\\x24``, or continue in the next line. Empty if
-    the text can't be parsed.
-    """
-    tree, _ = read(text, {}, allowed=frozenset())
-    return tree.variables if tree is not None else {}
-
-
 def read(
     text: str, env: Mapping[str, str], allowed: Collection[str] | None = None
 ) -> tuple[Tree | None, list[Fault]]:

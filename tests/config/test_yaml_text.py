@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config.faults import Fault
-from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, read, variables
+from gateway.config.permitted import permitted
+from gateway.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, MAX_SECRET_BYTES, read
 
 
 def data_of(text: str, env: dict[str, str] | None = None) -> object:
@@ -97,9 +98,9 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
     long.write_bytes(b"x" * (MAX_SECRET_BYTES + 1))
     assert data_of(f"a: 'Bearer ${{file:{secret}}}'") == {"a": "Bearer s3cret: #"}
     assert data_of("a: ${file:-plain}", {}) == {"a": "plain"}, "a variable named file, with a default"
-    assert variables(f"a: ${{file:{secret}}}\nb: ${{NAME}}") == {f"file:{secret}": 1, "NAME": 2}
     tree, _ = read(f"a: ${{file:{secret}}}\nb: ${{NAME}}", {})
     assert tree is not None
+    assert tree.variables == {f"file:{secret}": 1, "NAME": 2}
     assert tree.secret_files == {str(secret)}
     assert "No such file or directory" in only_fault(f"a: ${{file:{absent}}}").message
     assert "more than 65536 bytes" in only_fault(f"a: ${{file:{long}}}").message
@@ -123,7 +124,7 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_variable_is_known_however_it_is_spelled(text: str) -> None:
-    assert list(variables(text)) == ["HOME"]
+    assert permitted(text, {}) == {"HOME"}
     tree, faults = read(text, {"HOME": "/secret"}, allowed=())
     assert "does not name ${HOME}" in faults[0].message
     assert "/secret" not in str((tree and tree.data, faults))

@@ -94,6 +94,36 @@ def test_figures_of_a_bound_key_are_those_of_its_routes(gateway: GatewayProcess)
     assert all('route="one"' in line for line in lines)
 
 
+@pytest.mark.parametrize("author", ["ops", "file"])
+def test_no_file_is_written_that_the_file_does_not_name(gateway: GatewayProcess, author: str) -> None:
+    """A key with `config` could append lines with text of its own to the user's .bashrc, by a request's id."""
+    target, folder = gateway.folder / "bashrc", gateway.folder / "hours"
+    text = ask(gateway, "GET", "/-/config", "ops").text
+    for section in (
+        f"telemetry: {{access_log: {target}}}",
+        f'telemetry: {{access_log: "{gateway.folder}\\x2fbashrc"}}',
+        f"record: {{archive: {folder}}}",
+        f"record: {{archive: 'file://{folder}'}}",
+    ):
+        refused = ask(gateway, "PUT", "/-/config", author, content=f"{text}\n{section}\n")
+        assert refused.status_code == 422, section
+        assert "so other texts may not have it written" in refused.text
+    headers = {"x-api-key": "ops", "x-request-id": "$(id>/tmp/x)"}
+    assert httpx.get(gateway.url + "/one", headers=headers).status_code == 200
+    assert not target.exists()
+    assert not folder.exists()
+
+
+def test_a_text_may_write_where_the_file_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_TEST_TOKEN", "hunter2-token")
+    monkeypatch.setenv("TURNOUT_TEST_LOGS", str(tmp_path))
+    config = CONFIG + 'telemetry: {access_log: "${TURNOUT_TEST_LOGS}/access.jsonl"}\n'
+    with GatewayProcess(tmp_path, config) as gateway:
+        text = ask(gateway, "GET", "/-/config", "ops").text
+        for edited in (text + "# an edit\n", text.replace('"${TURNOUT_TEST_LOGS}/access.jsonl"', '"-"')):
+            assert ask(gateway, "PUT", "/-/config", "ops", content=edited).status_code == 200
+
+
 def test_no_value_of_the_environment_leaves_the_gateway(gateway: GatewayProcess) -> None:
     """S11, S24: by a local reply, by a fault's words, by the event that tells of it, by the log."""
     text = ask(gateway, "GET", "/-/config", "ops").text
