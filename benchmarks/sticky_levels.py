@@ -18,7 +18,8 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from benchmarks.false_alarms import shown
-from gateway.ingest.evidence import Rewarded, RewardedBucket, observations, of_buckets, periods
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import Rewarded, RewardedBucket, observations, of_buckets
 from gateway.loops.unit_evidence import UnitEvidence
 from gateway.record.events import Reward
 from gateway.state.base import BUCKET_S, Bucket, Counts

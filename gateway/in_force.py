@@ -167,6 +167,10 @@ class InForce:
         found = self.document().routes.get(route)
         return found is None or found.feedback is None or metric in found.feedback
 
+    def by_epoch(self, route: str) -> bool:
+        """Return whether the rewards of a sticky unit of the route count once in each epoch."""
+        return self.period(route, 0, self.now(), "").startswith("e")
+
     def period(self, route: str, epoch: int, decided: float, metric: str) -> str:
         """Return the period within which the rewards of a sticky unit are one observation."""
         document = self.document()

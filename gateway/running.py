@@ -90,7 +90,8 @@ class RunningGateway:
 
     def route_status(self, route: str) -> RouteStatus | None:
         held = self.in_force.allocations.held.get(route)
-        return route_status(self.in_force.worker, route, held, self.clock)
+        by_epoch = self.in_force.by_epoch(route)
+        return route_status(self.in_force.worker, route, held, self.clock, by_epoch=by_epoch)
 
     async def rollout(self, route: str, word: Command) -> Mapping[str, Any]:
         return await self.controller.command(route, word)

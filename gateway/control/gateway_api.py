@@ -35,6 +35,8 @@ class RouteStatus:
     """By shadow: offered, sent, dropped by reason, failed."""
     contextual: Mapping[str, Any] | None = None
     """Of a bandit with features: `gateway.compile.ensembles.described`."""
+    by_epoch: bool = False
+    """Whether the rewards of a sticky unit count once in each epoch, within which shares are constant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from gateway.transport.address import Address
 from gateway.transport.balancer import Backend
 
 
-def route_status(worker: Worker, name: str, held: RouteAllocation | None, wall: Clock) -> RouteStatus | None:
+def route_status(
+    worker: Worker, name: str, held: RouteAllocation | None, wall: Clock, *, by_epoch: bool
+) -> RouteStatus | None:
     """Return how the route runs; None if it is not served. ``held``: its allocation."""
     routed = worker.snapshot.routes.get(name)
     if held is None or routed is None:
@@ -27,7 +29,7 @@ def route_status(worker: Worker, name: str, held: RouteAllocation | None, wall: 
         if route == name:
             shadows.setdefault(shadow, {})[event] = count
     return RouteStatus(
-        held.epoch, worker.snapshot.revision, held.allocation, health, shadows, held.contextual
+        held.epoch, worker.snapshot.revision, held.allocation, health, shadows, held.contextual, by_epoch
     )
 
 

@@ -18,19 +18,14 @@ from gateway.control.feedback_token import FeedbackTokens
 from gateway.control.gateway_api import GatewayApi, RouteStatus
 from gateway.control.json_reader import JsonReader
 from gateway.control.login_limit import LoginLimit
+from gateway.control.reports.observed import newest
 from gateway.control.reports.route import RECENT_S, Evidence, Json, recent, report, standing, summary
 from gateway.control.session import Sessions
 from gateway.control.views import Views
 from gateway.errors import TurnoutError
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import (
-    RewardedBucket,
-    by_time,
-    of_buckets,
-    over_time,
-    rewarded,
-    units_of_all_time,
-)
+from gateway.ingest.comparable import units_of_all_time
+from gateway.ingest.evidence import RewardedBucket, by_time, of_buckets, over_time, rewarded
 from gateway.ingest.feature_rows import linear_sums
 from gateway.record.histogram import merge
 from gateway.state import history
@@ -83,7 +78,7 @@ class ControlServices:
         self._standing_times: dict[str, float] = {}
         """Seconds that the last standing of each route took."""
         self._units = OutcomesByUnit(gateway.store, gateway.now, max_look_s=MAX_UNITS_LOOK_S)
-        self._units_since: dict[str, float] = {}
+        self._units_since: dict[str, tuple[float, int | None]] = {}
         self._units_lock = asyncio.Lock()
 
     def _refresh_views(self, event: Event) -> None:
@@ -242,9 +237,9 @@ class ControlServices:
             epoch=epoch,
             part=since is not None or epoch is not None,
         )
-        steady = bandit_of(self.gateway.document().routes[name].policy) is None
+        epochs = self.status(name).by_epoch
         buckets = await over_time(
-            store, name, declared, now=now, since=since, epoch=epoch, histograms=histograms, epochs=steady
+            store, name, declared, now=now, since=since, epoch=epoch, histograms=histograms, epochs=epochs
         )
         return Evidence(
             rewards=found,
@@ -261,12 +256,18 @@ class ControlServices:
         return await linear_sums(self.gateway.store, name, found, now=self.gateway.now())
 
     async def _outcomes_by_unit(self, name: str, buckets: Sequence[RewardedBucket]) -> UnitOutcomes | None:
-        """Return the units since the route's first decision, of a day at most before this process began."""
+        """Return the units that are compared, of a day at most before this process began."""
         if self.gateway.document().routes[name].unit is None or not buckets:
             return None
-        since = self._units_since.setdefault(name, buckets[0].start)
+        epoch = None
+        if self.status(name).by_epoch:
+            buckets = newest(buckets)
+            epoch = buckets[0].epoch
+        since, known = self._units_since.get(name, (0.0, None))
+        if name not in self._units_since or known != epoch:
+            since, _ = self._units_since[name] = buckets[0].start, epoch
         async with self._units_lock:
-            return await self._units.read(name, since)
+            return await self._units.read(name, since, epoch)
 
     async def _earned(self, name: str) -> dict[tuple[str, str], PairSums]:
         """Return the sums by sticky unit, by variant and metric; empty where requests are their own units."""

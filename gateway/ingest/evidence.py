@@ -18,19 +18,16 @@ variant that got the units with fewer requests.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from gateway.ingest.metric_values import Metric as Bounds
 from gateway.ingest.metric_values import worst
 from gateway.state.base import BUCKET_S, Bucket, Counts
 from gateway.state.folding import LADDER
 from gateway.state.store import AggregateStore
-from gateway.state.units import OF_INVERSE, OF_PAST, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
-from policies.sequential.adjusted import Paired
-from policies.sequential.design_based import Period, Periods, UnitSums
+from gateway.state.units import OF_INVERSE, OF_PAST, OF_UNITS, OF_WEIGHTS, RESCUED, STICKY, UNITS, metric_of
 from policies.types import PairSums, RewardSums
 
 Key = tuple[str, str]
@@ -45,10 +42,14 @@ _MAX_CLOCK_SKEW_S: Final = 60.0
 _NONE: Final = RewardSums()
 _NO_COUNTS: Final = Counts()
 _NO_PAIRS: Final = PairSums()
-_NO_UNITS: Final[Mapping[Key, PairSums]] = {}
 _PLACES: Final = ("x", "y", "both")
-_OF_PAIRS: Final = dict(zip(OF_PAST + OF_WEIGHTS + OF_INVERSE, _PLACES * 3, strict=True))
-"""From an aspect to its part of `Rewarded.past`, `Rewarded.weighted` or `Rewarded.inverse`."""
+_PAIRS: Final = {"past": OF_PAST, "weighted": OF_WEIGHTS, "inverse": OF_INVERSE, "by_unit": OF_UNITS}
+_OF_PAIRS: Final = {
+    aspect: (name, place)
+    for name, aspects in _PAIRS.items()
+    for aspect, place in zip(aspects, _PLACES, strict=True)
+}
+"""From an aspect to its part of a field of `Rewarded`."""
 
 
 class Metric(Bounds, Protocol):
@@ -80,6 +81,8 @@ class Rewarded:
     """The sums of w y and of w over the values y of each unit, w = 1 - propensity."""
     inverse: PairSums = _NO_PAIRS
     """Of values of requests with features, w y and w, w = 1 / propensity."""
+    by_unit: PairSums = _NO_PAIRS
+    """Within an epoch of constant shares, the sum of each unit's values and their number."""
 
     def __add__(self, other: Rewarded) -> Rewarded:
         return Rewarded(
@@ -91,6 +94,7 @@ class Rewarded:
             self.past + other.past,
             self.weighted + other.weighted,
             self.inverse + other.inverse,
+            self.by_unit + other.by_unit,
         )
 
     def __sub__(self, other: Rewarded) -> Rewarded:
@@ -103,11 +107,18 @@ class Rewarded:
             self.past - other.past,
             self.weighted - other.weighted,
             self.inverse - other.inverse,
+            self.by_unit - other.by_unit,
         )
 
     def scaled(self, share: float) -> Rewarded:
         """The same values with ``share`` observations for each."""
-        return replace(self, observations=_times(self.values, share), past=_NO_PAIRS, weighted=_NO_PAIRS)
+        return replace(
+            self,
+            observations=_times(self.values, share),
+            past=_NO_PAIRS,
+            weighted=_NO_PAIRS,
+            by_unit=_NO_PAIRS,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +159,7 @@ async def rewarded(
     estimated instead: per value as many as overall. Raises StoreUnavailable.
     """
     sums = await store.reward_sums(route, since=since, until=until, epoch=epoch)
-    found = _joined(sums)
+    found = joined(sums)
     for edge, names in _edges(metrics, now).items():
         limit = edge if until is None else min(edge, until)
         counts: dict[str, Counts] = {}
@@ -165,7 +176,7 @@ async def rewarded(
                 _put(found, (variant, name), one)
     found = {key: one for key, one in found.items() if one.values.count > 0 or one.waiting > 0}
     if part and any(name.endswith(STICKY) for _, name in sums):
-        whole = _joined(await store.reward_sums(route))
+        whole = joined(await store.reward_sums(route))
         found = {key: one.scaled(_share(whole, key[1])) for key, one in found.items()}
     return found
 
@@ -174,7 +185,7 @@ def of_buckets(
     buckets: Iterable[Bucket], metrics: Mapping[str, Metric], *, now: float, step: float = BUCKET_S
 ) -> list[RewardedBucket]:
     """Buckets of ``step`` seconds with their rewards read by the rules, each bucket as a whole."""
-    each = [(b, _joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
+    each = [(b, joined({(b.variant, name): s for name, s in b.rewards.items()})) for b in buckets]
     edges = _edges(metrics, now, step)
     whole: dict[Key, Rewarded] = {}
     for _, found in each if edges else ():
@@ -228,87 +239,9 @@ def observations(found: Mapping[Key, Rewarded]) -> dict[Key, RewardSums]:
     return {key: one.observations for key, one in found.items()}
 
 
-def pasts(found: Mapping[Key, Rewarded], adjusted: Iterable[str], variant: str) -> dict[str, PairSums]:
-    """What was known before of a variant's units, for the metrics that are ``adjusted`` by it."""
-    return {name: found.get((variant, name), Rewarded()).past for name in adjusted}
-
-
-def paired(periods: Periods, metric: str, baseline: str, variant: str) -> tuple[Paired, Paired]:
-    """Both variants' observations of a metric that is adjusted by the past, weighted by propensities."""
-    parts = (periods.weighted(metric + aspect, baseline, variant) for aspect in ("", *OF_PAST))
-    first, second = zip(*parts, strict=True)
-    return Paired(*first), Paired(*second)
-
-
 def by_time(buckets: Iterable[RewardedBucket]) -> Iterable[tuple[float, dict[Key, RewardSums]]]:
     """(start, observations) of each bucket, as `policies.allocation.bandit.discounted` takes them."""
     return ((b.start, {(b.variant, m): r.observations for m, r in b.rewards.items()}) for b in buckets)
-
-
-async def units_of_all_time(store: AggregateStore, route: str) -> dict[Key, PairSums]:
-    """What the values of each unit of a route come to over all time, for `periods` of a part of it. Raises
-    StoreUnavailable.
-
-    A unit's sums stand where its first value does, so those of a part would leave out units that came before: the
-    busiest. Over all time units are larger than in a part, and the variance between them is rather too large.
-    """
-    return {
-        key: one.weighted
-        for key, one in _joined(await store.reward_sums(route)).items()
-        if one.weighted.y.count
-    }
-
-
-def periods(
-    buckets: Iterable[RewardedBucket], units: Mapping[Key, PairSums] = _NO_UNITS, *, errors_since: float = 0.0
-) -> Periods:
-    """The periods of constant propensities: what one epoch did in one bucket of time.
-
-    A propensity is the share of the decisions that the allocation called for; where old epochs have been folded into
-    one bucket, their average. Values of units that stay while a bandit moves its shares are there one by one, in the
-    period of their own decision, with what `UnitSums` says of them.
-
-    ``units``: what is known of units that the buckets do not tell: those that came before, and failures by unit
-    (`policies.sequential.unit_outcomes`), which are known of decisions since ``errors_since``.
-    """
-    cells: dict[tuple[float, int], list[RewardedBucket]] = defaultdict(list)
-    for bucket in buckets:
-        cells[bucket.start, bucket.epoch].append(bucket)
-    one_by_one = {
-        m for cell in cells.values() for b in cell for m, r in b.rewards.items() if r.weighted.y.count
-    } | {metric for _, metric in units}
-    found: list[Period] = []
-    for cell in cells.values():
-        decided = sum(bucket.counts.assigned for bucket in cell)
-        if decided:
-            shares = {b.variant: min(b.counts.expected / decided, 1.0) for b in cell if b.counts.expected > 0}
-            each = [(b.variant, m, r) for b in cell for m, r in b.rewards.items()]
-            sums = {(v, m): r.values if m in one_by_one else r.observations for v, m, r in each}
-            sums |= {
-                (v, m + aspect): getattr(r.past, place)
-                for v, m, r in each
-                for aspect, place in zip(OF_PAST, _PLACES, strict=True)
-                if r.past.y.count
-            }
-            sums |= {(b.variant, "error_rate"): _errors(b.counts) for b in cell if b.start >= errors_since}
-            of_units = {
-                (v, m): UnitSums(
-                    _NO_PAIRS if (v, m) in units else r.weighted, r.values.count, r.missing, r.loose
-                )
-                for v, m, r in each
-                if m in one_by_one
-            }
-            if not found:
-                for key, pairs in units.items():
-                    known = of_units.get(key, UnitSums(pairs, float(key[1] == "error_rate")))
-                    of_units[key] = replace(known, weighted=pairs)
-            found.append(Period(shares, sums, of_units))
-    return Periods(found)
-
-
-def _errors(counts: Counts) -> RewardSums:
-    errors = min(counts.errors, counts.seen)
-    return RewardSums(counts.seen, errors, errors)
 
 
 def share_observed(found: Iterable[Mapping[str, Rewarded]], metric: str) -> float:
@@ -325,19 +258,16 @@ def _edges(metrics: Mapping[str, Metric], now: float, step: float = BUCKET_S) ->
     return found
 
 
-def _joined(sums: Sums) -> dict[Key, Rewarded]:
+def joined(sums: Sums) -> dict[Key, Rewarded]:
     """Combine the aspects of each metric; those that a later release adds are of no metric here."""
     found: dict[Key, Rewarded] = {}
     for (variant, name), one in sums.items():
         metric = metric_of(name)
         aspect = name[len(metric) :]
         if aspect in _OF_PAIRS:
-            pairs = PairSums(**{_OF_PAIRS[aspect]: one})
-            if aspect in OF_PAST:
-                known = Rewarded(past=pairs)
-            else:
-                known = Rewarded(weighted=pairs) if aspect in OF_WEIGHTS else Rewarded(inverse=pairs)
-            _put(found, (variant, metric), known)
+            of, place = _OF_PAIRS[aspect]
+            pairs: dict[str, Any] = {of: PairSums(**{place: one})}
+            _put(found, (variant, metric), Rewarded(**pairs))
         elif aspect in ("", STICKY, UNITS):
             values = _NONE if aspect == UNITS else one
             seen = _NONE if aspect == STICKY else one
@@ -375,7 +305,7 @@ def _hold_back(found: dict[Key, Rewarded], name: str) -> None:
 
 def _entered(counts: Counts, ended: Sums, variant: str, name: str, metric: Metric, share: float) -> Rewarded:
     """Values and missing values of one variant, in buckets whose windows are over."""
-    reported = _joined({key: one for key, one in ended.items() if key[0] == variant}).get(
+    reported = joined({key: one for key, one in ended.items() if key[0] == variant}).get(
         (variant, name), Rewarded()
     )
     missing = _missing(counts, ended, variant, name, metric)

@@ -18,14 +18,8 @@ from gateway.compile.plans import rail_of, reported
 from gateway.compile.steering import Guarded
 from gateway.config.document import Document
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import (
-    Metric,
-    RewardedBucket,
-    ended_before,
-    of_buckets,
-    over_time,
-    units_of_all_time,
-)
+from gateway.ingest.comparable import units_of_all_time
+from gateway.ingest.evidence import Metric, RewardedBucket, ended_before, of_buckets, over_time
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.loops.rollout_evidence import capped_ranges
 from gateway.loops.unit_evidence import UnitEvidence

@@ -18,7 +18,8 @@ from gateway.compile.ensembles import RECENT, Drawn, averaged, draw, refit, seed
 from gateway.compile.plans import reported
 from gateway.compile.steering import Steering
 from gateway.config.document import Document
-from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, periods, rewarded
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import Metric, by_time, observations, of_buckets, over_time, rewarded
 from gateway.ingest.feature_rows import MAX_HALF_LIVES, linear_sums
 from gateway.loops.periodic import MAX_READ_SHARE
 from gateway.state.base import BUCKET_S, OutcomeFilter

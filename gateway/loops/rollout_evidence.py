@@ -14,7 +14,8 @@ from gateway.compile.steering import guardrails_fingerprint
 from gateway.config.document import Document
 from gateway.config.policy import CanaryConfig
 from gateway.ingest.by_unit import OutcomesByUnit
-from gateway.ingest.evidence import observations, pasts, rewarded
+from gateway.ingest.comparable import pasts, values_by_unit
+from gateway.ingest.evidence import observations, rewarded
 from gateway.loops.alarms import distrust
 from gateway.loops.allocation import Allocations
 from gateway.record.histogram import edges
@@ -201,7 +202,12 @@ class RolloutEvidence:
         kinds = {key: metric.type for key, metric in document.metrics.items()}
         ranges = capped_ranges(document)
         adjusted = [key for key, metric in metrics.items() if metric.adjust is not None]
-        by_variant = await self._by_unit(document, name, since, epoch)
+        by_variant, requests = await self._by_unit(document, name, since, epoch)
+        weighted = {
+            key: values_by_unit({v: one for (v, m), one in found.items() if m == key}, requests)
+            for key, metric in metrics.items()
+            if metric.missing == "zero"
+        }
 
         def evidence(variant: str) -> Evidence:
             count = counts.get(variant, Counts())
@@ -209,7 +215,8 @@ class RolloutEvidence:
             seen = Evidence(count.seen, count.errors, count.latency, rewards, kinds, seconds, ranges)
             if by_variant is None:
                 return seen
-            seen = replace(seen, pasts=pasts(found, adjusted, variant))
+            counted = {m: each[variant] for m, each in weighted.items() if variant in each}
+            seen = replace(seen, pasts=pasts(found, adjusted, variant), weighted=counted)
             return by_unit(seen, by_variant.get(variant, Stratum()))
 
         samples = float(counts.get(plan.candidate, Counts()).assigned)
@@ -225,12 +232,14 @@ class RolloutEvidence:
 
     async def _by_unit(
         self, document: Document, name: str, since: float, epoch: int
-    ) -> Mapping[str, Stratum] | None:
-        """Errors and latencies by unit, by variant; None where requests are their own units."""
+    ) -> tuple[Mapping[str, Stratum] | None, Mapping[str, RewardSums]]:
+        """By variant, errors and latencies by unit, None where requests are their own units; and requests by unit."""
         if document.routes[name].unit is None:
-            return None
+            return None, {}
         outcomes = await self._units.read(name, since, epoch)
-        return {} if outcomes is None else await asyncio.to_thread(outcomes.whole)
+        if outcomes is None:
+            return {}, {}
+        return await asyncio.to_thread(lambda: (outcomes.whole(), outcomes.requests()))
 
 
 def _sick(state: State) -> str:

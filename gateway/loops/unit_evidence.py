@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.ingest.evidence import RewardedBucket, periods
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import RewardedBucket
 from policies.sequential.design_based import Periods
 from policies.sequential.metric_comparison import Evidence, Interval
 from policies.sequential.stratified import Stratum, stratified

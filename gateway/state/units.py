@@ -21,6 +21,13 @@ period, stands next to its observation, in three more sums over units that have 
     NAME|known      the observation
     NAME|both       the sum of the two, whose squares give their products
 
+Values that are missing and count as zero are of no known unit (`gateway.ingest.evidence`). How much the values of one
+unit go together within an epoch follows from three sums over units, in the cell of NAME|units:
+
+    NAME|sum        Σ y of a unit
+    NAME|number     the number of its values
+    NAME|together   the sum of the two
+
 A bandit's shares move while a unit stays, so its values are compared one by one, each with the propensity p of its own
 decision (`policies.sequential.design_based`). How much the values of one unit go together follows from three sums over
 the units of a variant, whatever the period, in which a value y has the weight w = 1 - p:
@@ -57,6 +64,7 @@ WEIGHT: Final = "|weight"
 WEIGHTED: Final = "|weighted"
 JOINT: Final = "|joint"
 OF_PAST: Final = (PAST, KNOWN, BOTH)
+OF_UNITS: Final = ("|sum", "|number", "|together")
 OF_WEIGHTS: Final = (WEIGHTED, WEIGHT, JOINT)
 OF_INVERSE: Final = ("|ipw", "|ipw_weight", "|ipw_joint")
 _EXPERIMENT: Final = "~"
@@ -163,7 +171,7 @@ class Counting:
         place = sum_key(reward)
         new = old or UnitState(0, Expansion(), 0.0, place.start, place.epoch, reward.decided)
         if old is not None:
-            _add(self.cells, _place(place, new), new.mean, -1)
+            self._count_mean(reward, place, new, -1)
             if past is not None:
                 self._count_pair(place, past, OF_PAST, -1)
         new.change(before if old is not None else None, after)
@@ -177,11 +185,16 @@ class Counting:
         self.known[key] = new
         new.come(place, reward.decided)
         new.mean = new.total.rounded / new.count
-        _add(self.cells, _place(place, new), new.mean, 1)
+        self._count_mean(reward, place, new, 1)
         if past is not None:
             past = UnitState(1, past.total, new.mean, new.start, new.epoch, new.last)
             self.known[_of_past(key)] = past
             self._count_pair(place, past, OF_PAST, 1)
+
+    def _count_mean(self, reward: Reward, place: SumKey, unit: UnitState, sign: int) -> None:
+        _add(self.cells, _place(place, unit), unit.mean, sign)
+        if reward.period.startswith(_EPOCH):
+            self._count_pair(place, unit, OF_UNITS, sign, unit.count)
 
     def _weigh(self, reward: Reward, before: float | None, after: float | None) -> None:
         """Move the weighted sums of a unit: its total is Σ w y, its mean Σ w."""
@@ -230,10 +243,17 @@ class Counting:
         state.last = max(state.last, decided)
         self.known[key] = state if state.count > 0 else None
 
-    def _count_pair(self, place: SumKey, unit: UnitState, aspects: tuple[str, str, str], sign: int) -> None:
-        """Move the sums of a unit's total, of its mean, and of both together."""
-        total, mean = unit.total.rounded, unit.mean
-        for aspect, value in zip(aspects, (total, mean, total + mean), strict=True):
+    def _count_pair(
+        self,
+        place: SumKey,
+        unit: UnitState,
+        aspects: tuple[str, str, str],
+        sign: int,
+        other: float | None = None,
+    ) -> None:
+        """Move the sums of a unit's total, of its mean (or ``other``), and of both together."""
+        total, second = unit.total.rounded, unit.mean if other is None else other
+        for aspect, value in zip(aspects, (total, second, total + second), strict=True):
             _add(self.cells, _place(place, unit, aspect), value, sign)
 
 

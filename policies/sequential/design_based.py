@@ -146,26 +146,35 @@ class UnitSums:
     """Number of values that count as zero, whose units are unknown."""
     loose: float = 0.0
     """Number of values without a unit."""
+    requests: RewardSums | None = None
+    """Sums over the weights of all requests of each unit, or of a sample of the units; None: they are not known."""
 
 
 def design_effect(alone: WeightedSums, units: UnitSums) -> tuple[float, float]:
     """Return the variance between units over that of independent values, at least 1, and the effective units.
 
-    ``alone``: the sums of the values with the weights 1 - propensity. Missing values are taken for those of units as
-    large as the others, all of whose values are missing; values of units that are not among ``units``, because they
-    came before the time that is looked at, for those of units like them.
+    ``alone``: the sums of the values with the same weights. Where the requests of units are not known, missing values
+    are taken for those of units as large as the others, all of whose values are missing; values of units that are not
+    among ``units``, because they came before the time that is looked at, for those of units like them.
     """
     sums, weights, both = units.weighted.x, units.weighted.y, units.weighted.both
     missing, loose = units.missing / units.values, units.loose / units.values
     grouped, deviations = 1.0 - missing - loose, alone.squared_deviations()
-    if not (grouped > 0 and deviations > 0 and weights.squares > 0):
-        return 1.0, inf
-    mean, covering = alone.total / alone.weight, alone.weight * grouped / weights.total
+    told = grouped > 0 and weights.squares > 0
+    covering = alone.weight * grouped / weights.total if told else 0.0
+    size, known = weights, covering
+    if units.requests is not None and units.requests.squares > 0:
+        size, known = units.requests, alone.weight * (grouped + missing) / units.requests.total
+        grouped, missing = 1.0, 0.0
+    groups = known * size.total**2 / size.squares / grouped if known > 0 else inf
+    if not (deviations > 0 and known > 0):
+        return 1.0, groups
+    mean = alone.total / alone.weight
+    # Of the products of a unit's sum and its requests, those with the requests that were rewarded are known, and less.
     products = (both.squares - sums.squares - weights.squares) / 2
-    between = sums.squares - 2 * mean * products + mean * mean * weights.squares * (1.0 + missing / grouped)
-    return max(
-        covering * between / deviations + loose, 1.0
-    ), covering * weights.total**2 / weights.squares / grouped
+    between = covering * (sums.squares - 2 * mean * products)
+    between += known * mean * mean * size.squares * (1.0 + missing / grouped)
+    return max(between / deviations + loose, 1.0), groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +243,11 @@ class Periods:
 def _together(each: Sequence[UnitSums]) -> UnitSums:
     pairs = [units.weighted for units in each]
     parts = (_sum([getattr(pair, name) for pair in pairs]) for name in ("x", "y", "both"))
-    counts = np.asarray([(units.values, units.missing, units.loose) for units in each]).sum(axis=0)
-    return UnitSums(PairSums(*parts), *counts.tolist())
+    values, missing, loose = np.asarray([(units.values, units.missing, units.loose) for units in each]).sum(
+        axis=0
+    )
+    requests = next((units.requests for units in each if units.requests is not None), None)
+    return UnitSums(PairSums(*parts), float(values), float(missing), float(loose), requests)
 
 
 def _sum(sums: Sequence[RewardSums]) -> RewardSums:

@@ -126,6 +126,13 @@ class UnitOutcomes:
             each.setdefault(variant, []).append((unit.weighted, unit.weight))
         return {(variant, "error_rate"): PairSums.of(*np.asarray(pairs).T) for variant, pairs in each.items()}
 
+    def requests(self) -> dict[str, RewardSums]:
+        """By variant, the sums over the numbers of requests of its units."""
+        each: dict[str, list[int]] = {}
+        for (_, variant), unit in list(self._units.items()):
+            each.setdefault(variant, []).append(unit.requests)
+        return {variant: RewardSums(len(n), sum(n), sum(x * x for x in n)) for variant, n in each.items()}
+
     def whole(self) -> dict[str, Stratum]:
         """Each variant over the whole window, where shares are constant."""
         whole: dict[str, _Cell] = {}

@@ -10,7 +10,18 @@ import pytest
 from gateway.record.events import Outcome, Reward
 from gateway.state.base import Retention
 from gateway.state.store import Store
-from gateway.state.units import BOTH, JOINT, KNOWN, PAST, STICKY, UNIT_MOVES_S, UNITS, WEIGHT, WEIGHTED
+from gateway.state.units import (
+    BOTH,
+    JOINT,
+    KNOWN,
+    OF_UNITS,
+    PAST,
+    STICKY,
+    UNIT_MOVES_S,
+    UNITS,
+    WEIGHT,
+    WEIGHTED,
+)
 from policies.types import RewardSums
 from tests.support.made import T0, outcome, reward
 
@@ -93,7 +104,7 @@ async def test_the_observation_stands_where_the_first_value_does(store: Store) -
     await store.reward([of_unit(7, 0.0, of=late, period="e1")])
     buckets = await store.series("digits", since=T0, until=T0 + 1000, step=10)
     assert [(b.start - T0, sorted(b.rewards)) for b in buckets] == [
-        (0, ["correct" + STICKY, "correct" + UNITS]),
+        (0, sorted("correct" + aspect for aspect in (STICKY, UNITS, *OF_UNITS))),
         (500, ["correct" + STICKY]),
     ]
     assert buckets[0].rewards["correct" + UNITS] == RewardSums(1, 0.5, 0.25)
@@ -134,8 +145,13 @@ def expected(final: dict[tuple[bytes, str], Reward]) -> dict[Key, RewardSums]:
         total, weight = fsum(x for x, _ in pairs), fsum(w for _, w in pairs)
         for aspect, value in ((WEIGHTED, total), (WEIGHT, weight), (JOINT, total + weight)):
             values.setdefault((variant, "correct" + aspect), []).append(value)
-    for (_, _, variant), found in units.items():
+    for (_, period, variant), found in units.items():
         values.setdefault((variant, "correct" + UNITS), []).append(fsum(found) / len(found))
+        if period.startswith("e"):
+            for aspect, value in zip(
+                OF_UNITS, (fsum(found), len(found), fsum(found) + len(found)), strict=True
+            ):
+                values.setdefault((variant, "correct" + aspect), []).append(value)
     return {k: RewardSums(len(v), fsum(v), fsum(x * x for x in v)) for k, v in values.items()}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gateway.config.service import MetricConfig
-from gateway.control.reports.lift import Comparisons, Observed
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.observed import Observed
 from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.events import Outcome
 from gateway.state.base import Counts

@@ -161,3 +161,33 @@ async def test_users_from_before_an_edit_are_one_observation_each(store: Store) 
     await rewarded(one, 60, each=1, good=2**32, first=200)
     await one.pass_time(20)
     assert not one.allocations.steering["r"].ejected
+
+
+async def test_missing_values_of_few_busy_users_are_no_breach(store: Store) -> None:
+    """Three hundred users of each variant buy once; ten with a hundred requests each always buy or, of v2, never."""
+    text = CANARY.replace(
+        "backends:", "metrics: {bought: {type: boolean, missing: zero, window: 10s}}\nbackends:"
+    )
+    one = Service(store, "one", text.replace("error_rate, max_increase", "bought, max_decrease"))
+    await one.start()
+    epoch = one.allocations.held["r"].epoch
+    made, sold = [], []
+    for variant in ("v1", "v2"):
+        for user, number in [*((n, 1) for n in range(300)), *((n, 100) for n in range(300, 310))]:
+            unit = (user + 1) * 2**40 + (2**32 if variant == "v2" else 0)
+            for k in range(number):
+                facts = {"route": "r", "epoch": epoch, "assigned": variant, "served": variant, "unit": unit}
+                row = outcome(time=one.time + 1e-3 * k, **facts)
+                made.append(row)
+                if number == 1 or variant == "v1":
+                    sold.append(reward(1.0, of=row, metric="bought", unit=unit, period=f"e{epoch}"))
+    await store.append(made)
+    await store.reward(sold)
+    await one.pass_time(60)
+    found = await one.controller.describe_rollout("r")
+    assert found is not None
+    (verdict,) = found["verdicts"]
+    assert verdict["candidate"] == pytest.approx(300 / 1300)
+    assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", None)
+    assert verdict["samples"] == pytest.approx(1300**2 / 100_300), "users as busy as the average request's"
+    assert one.state == "running"

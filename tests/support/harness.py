@@ -15,6 +15,7 @@ from gateway.compile.revisions import Revisions
 from gateway.config.document import Document
 from gateway.config.faults import ConfigError
 from gateway.config.load import Examined
+from gateway.config.policy import bandit_of
 from gateway.control.gateway_api import Outage, RouteStatus
 from gateway.dataplane.decide import Decided
 from gateway.engines.fleet import Fleet
@@ -184,6 +185,7 @@ class Harness:
             health,
             self.shadow_counts.get(route, {}),
             held.contextual,
+            bandit_of(document.routes[route].policy) is None,
         )
 
     def ready(self) -> tuple[bool, str]:

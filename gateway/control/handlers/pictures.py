@@ -8,12 +8,12 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from gateway.compile.plans import reported
-from gateway.config.policy import bandit_of
 from gateway.control.api_request import ApiRequest, json_response
 from gateway.control.endpoint import STORE, Endpoints
 from gateway.control.reports.distributions import distributions
-from gateway.control.reports.lift import HEALTH, comparable
+from gateway.control.reports.lift import HEALTH
 from gateway.control.reports.lift_over_time import lift_over_time
+from gateway.control.reports.observed import comparable
 from gateway.control.reports.route import default_baseline
 from gateway.control.schemas.history import (
     BaselineQuery,
@@ -66,14 +66,14 @@ async def read_lift(request: ApiRequest) -> Response:
     if query.metric not in declared and query.metric not in HEALTH:
         known = ", ".join([*declared, *HEALTH])
         raise TurnoutError("invalid", f"There is no metric {query.metric!r} here; write one of {known}.")
-    by_request = request.services.status(name).contextual is not None
+    status = request.services.status(name)
+    by_request, by_epoch = status.contextual is not None, status.by_epoch
 
     async def make() -> dict[str, Any]:
         by_unit = query.metric in HEALTH and route.unit is not None  # not in the buckets
         if by_unit or not comparable(route, by_request=by_request):
             return {}
-        steady = bandit_of(route.policy) is None
-        buckets = await over_time(request.gateway.store, name, declared, now=now, epochs=steady)
+        buckets = await over_time(request.gateway.store, name, declared, now=now, epochs=by_epoch)
         return await asyncio.to_thread(
             lift_over_time,
             tuple(route.variants),
@@ -84,6 +84,7 @@ async def read_lift(request: ApiRequest) -> Response:
             points=query.points,
             now=now,
             by_request=by_request,
+            by_epoch=by_epoch and route.unit is not None,
         )
 
     found = await request.services.shared(("lift", name, query.metric, baseline, query.points), make)

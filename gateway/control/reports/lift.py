@@ -5,7 +5,8 @@ of variants spends an equal part of the error rate. The values of two variants a
 could be drawn, if their shares were constant then. Where shares moved, each value is weighted by its decision's
 propensity (`policies.sequential.design_based`). Latencies are matched in time (`policies.sequential.stratified`), and
 so are bounded values while fewer than 50 of them tell: the intervals of matched sums are exact. On routes with sticky
-units a unit is one observation.
+units a unit is one observation in each epoch; over several, the same units would count as new ones, so the newest
+epoch in which two variants could be drawn is compared (`of_newest`).
 """
 
 from __future__ import annotations
@@ -13,27 +14,24 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from gateway.config.policy import bandit_of
-from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.reports.estimates import LEVEL
-from gateway.ingest.evidence import Rewarded, RewardedBucket, paired, pasts, periods
+from gateway.control.reports.observed import Observed
+from gateway.ingest.comparable import pasts, periods, values_by_unit
+from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import edges, merge
 from gateway.state.base import Counts
 from policies.sequential.design_based import Periods, WeightedSums, inverse_weighted
 from policies.sequential.metric_comparison import (
     Evidence,
     MetricComparison,
-    compare_adjusted,
     compare_weighted,
     measure,
 )
 from policies.sequential.stratified import Stratum, stratified
-from policies.sequential.unit_outcomes import UnitOutcomes
 from policies.types import Goal, MetricType, PairSums, RewardSums
 
 Json = dict[str, Any]
@@ -46,33 +44,6 @@ MAX_RATIO: Final = 1e6
 _NOTHING: Final = Counts()
 _NO_REWARDS: Final = Rewarded()
 _NO_UNITS: Final = Stratum(units=RewardSums())
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the lifts of a route are computed from."""
-
-    counts: Mapping[str, Counts] = field(default_factory=dict)
-    """By variant."""
-    rewards: Mapping[tuple[str, str], Rewarded] = field(default_factory=dict)
-    """By (variant, metric)."""
-    buckets: Sequence[RewardedBucket] = ()
-    """The same over time and epochs, where shares may have moved."""
-    sticky: bool = False
-    units: UnitOutcomes | None = None
-    """Errors and latencies by unit; None where requests are their own units, or while the record is being read."""
-    periods: Periods | None = None
-    """Of the buckets; None: to be made."""
-    by_request: bool = False
-    """Whether each request had its own propensities, as with features: only rewards are compared."""
-    earned: Mapping[tuple[str, str], PairSums] = field(default_factory=dict)
-    """By (variant, metric), the sums by unit over all time, where the buckets are a part of it."""
-
-
-def comparable(route: RouteConfig, *, by_request: bool) -> bool:
-    """Return whether variants can be compared. Weights by request need every variant to be possible for each one."""
-    bandit = bandit_of(route.policy)
-    return not by_request or (route.unit is None and bandit is not None and bandit.floor > 0)
 
 
 class Comparisons:
@@ -93,6 +64,7 @@ class Comparisons:
         self._adjusted = {name for name, m in declared.items() if observed.sticky and m.adjust is not None}
         self._observed = observed
         self._units = {} if observed.units is None else observed.units.whole()
+        self._by_unit = self._values_by_unit([n for n, m in declared.items() if m.missing == "zero"])
         self._evidence = {v: self._evidence_of(v, kinds) for v in variants}
         self._pairs: dict[tuple[str, str, str], Json] = {}
         self._matched: dict[tuple[str, str, str], tuple[Evidence, Evidence]] = {}
@@ -119,6 +91,20 @@ class Comparisons:
             for found in times.values()
         ]
 
+    def _values_by_unit(self, metrics: Sequence[str]) -> dict[str, dict[str, WeightedSums]]:
+        """By metric and variant, of metrics whose missing values count, where units count once in each epoch."""
+        if not self._observed.sticky:
+            return {}
+        units, rewards = self._observed.units, self._observed.rewards
+        requests = {} if units is None else units.requests()
+        found = {m: {v: one for (v, name), one in rewards.items() if name == m} for m in metrics}
+        return {
+            m: values_by_unit(each, requests)
+            for m, each in found.items()
+            if any(one.by_unit.y.count for one in each.values())
+            or all(one.missing == one.values.count for one in each.values())
+        }
+
     def _evidence_of(self, variant: str, kinds: Mapping[str, MetricType]) -> Evidence:
         counts = self._observed.counts.get(variant, _NOTHING)
         mine = {m: r for (v, m), r in self._observed.rewards.items() if v == variant}
@@ -138,6 +124,7 @@ class Comparisons:
             ranges=self._ranges,
             units=units.units,
             pasts=pasts(self._observed.rewards, self._adjusted, variant),
+            weighted={m: each[variant] for m, each in self._by_unit.items() if variant in each},
         )
 
     def lift(self, variant: str, baseline: str) -> dict[str, Json]:
@@ -214,14 +201,15 @@ class Comparisons:
             self._comparison(metric, baseline, variant, ratio=ratio) for ratio in (False, True)
         )
         absolute, ratio = self._absolute(difference, metric), _ends(quotient, self._alpha(metric))
+        method = self._method(metric, baseline, variant)
         known = absolute["absolute"] is not None and difference.baseline > 0
         return {
             **absolute,
             "relative": difference.candidate / difference.baseline - 1.0 if known else None,
             "relative_interval": None if ratio is None else list(map(_less_one, ratio)),
             "always_valid": True,
-            "method": self._method(metric, baseline, variant),
-            "adjusted_by": "past" if self._by_past(metric, baseline, variant) else None,
+            "method": method,
+            "adjusted_by": "past" if metric in self._adjusted and method == "pooled" else None,
             "unit": "units" if self._observed.sticky else "requests",
         }
 
@@ -254,7 +242,7 @@ class Comparisons:
         if metric.startswith("latency_"):
             return "matched"
         one_by_one = metric != "error_rate" and self._periods.one_by_one(metric)
-        if not self._bounded(metric) or one_by_one or metric in self._adjusted:
+        if not self._bounded(metric) or one_by_one:
             return "weighted"
         telling = all(s.telling for s in self._periods.weighted(metric, baseline, variant))
         return "weighted" if telling else "matched"
@@ -264,15 +252,8 @@ class Comparisons:
             metric in HEALTH or metric in self._ranges or self._kinds.get(metric) in ("boolean", "fraction")
         )
 
-    def _by_past(self, metric: str, baseline: str, variant: str) -> bool:
-        """Whether the past adjusts a comparison: not where a bandit moves its shares while units stay."""
-        pooled = self._method(metric, baseline, variant) == "pooled"
-        return metric in self._adjusted and (pooled or not self._periods.one_by_one(metric))
-
     def _comparison(self, metric: str, baseline: str, variant: str, *, ratio: bool) -> MetricComparison:
         method = self._method(metric, baseline, variant)
-        if method == "weighted" and self._by_past(metric, baseline, variant):
-            return compare_adjusted(*paired(self._periods, metric, baseline, variant), ratio=ratio)
         if method == "weighted":
             first, second = self._weighted(metric, baseline, variant)
             return compare_weighted(first, second, ratio=ratio)

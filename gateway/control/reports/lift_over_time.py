@@ -10,8 +10,10 @@ from math import ceil
 from typing import Any, Final
 
 from gateway.config.service import MetricConfig
-from gateway.control.reports.lift import HEALTH, Comparisons, Observed
-from gateway.ingest.evidence import Rewarded, RewardedBucket, periods
+from gateway.control.reports.lift import HEALTH, Comparisons
+from gateway.control.reports.observed import Observed, of_newest
+from gateway.ingest.comparable import periods
+from gateway.ingest.evidence import Rewarded, RewardedBucket
 from gateway.record.histogram import merge
 from gateway.state.base import Counts
 
@@ -31,18 +33,20 @@ def lift_over_time(
     points: int,
     now: float,
     by_request: bool = False,
+    by_epoch: bool = False,
 ) -> dict[str, list[Json]]:
     """Return by variant at most ``points`` comparisons with ``baseline``, oldest first; the last is that of ``now``.
 
     Not for errors and latencies of sticky units, whose observations are units and not in the buckets. ``by_request``:
-    as in `Observed`.
+    as in `Observed`; ``by_epoch``: whether sticky units count once in each epoch, and the newest is compared.
     """
     chosen = {name: m for name, m in declared.items() if name == metric}
     found: dict[str, list[Json]] = {}
     if by_request or metric.startswith("latency_"):
         points = min(points, MAX_COSTLY_POINTS)
     for time, observed in _moments(buckets, metric, points, now):
-        compared = Comparisons(variants, chosen, replace(observed, by_request=by_request))
+        observed = of_newest(observed.buckets) if by_epoch else replace(observed, by_request=by_request)
+        compared = Comparisons(variants, chosen, observed)
         for variant in variants:
             one = compared.difference(metric, variant, baseline)
             if one is not None:

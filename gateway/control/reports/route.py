@@ -17,7 +17,8 @@ from gateway.config.route import RouteConfig
 from gateway.config.service import MetricConfig
 from gateway.control.gateway_api import RouteStatus
 from gateway.control.reports.estimates import LEVEL, Standings, estimate, reward_estimate, standings
-from gateway.control.reports.lift import HEALTH, Comparisons, Observed, comparable
+from gateway.control.reports.lift import HEALTH, Comparisons
+from gateway.control.reports.observed import Observed, comparable, of_newest
 from gateway.control.reports.segments import segmented
 from gateway.ingest.evidence import Rewarded, RewardedBucket, observations
 from gateway.record.histogram import quantile, quantile_interval
@@ -188,6 +189,8 @@ def _comparisons(
     by_request = status.contextual is not None
     if not comparable(route, by_request=by_request):
         return Comparisons((), {}, Observed())
+    if route.unit is not None and status.by_epoch:
+        return Comparisons(tuple(route.variants), declared, of_newest(evidence.buckets, evidence.units))
     observed = Observed(
         evidence.counts,
         evidence.rewards,

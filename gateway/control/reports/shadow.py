@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from gateway.control.reports.lift import Comparisons, Observed
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.observed import Observed
 from gateway.control.reports.route import latencies
 from gateway.record.events import Shadowed
 from gateway.record.histogram import index

@@ -72,13 +72,20 @@ local function new_past(key, all, own)
 end
 
 local OF_PAST, OF_WEIGHTS = {'|past', '|known', '|both'}, {'|weighted', '|weight', '|joint'}
+local OF_UNITS = {'|sum', '|number', '|together'}
 
--- Moves the sums of a unit's total, of its mean, and of both together.
-local function count_pair(count, unit, name, aspects, sign)
-  local total, field = sum_of(unit.total), unit.epoch .. ':' .. name
+-- Moves the sums of a unit's total, of its mean (or another figure), and of both together.
+local function count_pair(count, unit, name, aspects, sign, other)
+  local total, field, second = sum_of(unit.total), unit.epoch .. ':' .. name, other or unit.mean
   count(unit.start, field .. aspects[1], total, sign)
-  count(unit.start, field .. aspects[2], unit.mean, sign)
-  count(unit.start, field .. aspects[3], total + unit.mean, sign)
+  count(unit.start, field .. aspects[2], second, sign)
+  count(unit.start, field .. aspects[3], total + second, sign)
+end
+
+-- Moves the sums of the mean of a unit; within an epoch also those of its total and of the number of its values.
+local function count_mean(count, unit, name, period, sign)
+  count(unit.start, unit.epoch .. ':' .. name .. '|units', unit.mean, sign)
+  if string.sub(period, 1, 1) == 'e' then count_pair(count, unit, name, OF_UNITS, sign, unit.count) end
 end
 
 -- Moves the weighted sums of a unit: its total is that of w y, its mean that of w.
@@ -110,7 +117,7 @@ end
 local function observe(count, key, period, place, decided, before, after)
   if string.sub(period, 1, 1) ~= 'e' then weigh(count, key, place, decided, before, after) end
   local plain, experiment = string.match(period, '^([^~]*)~(.*)$')
-  local field, aspect = (plain or period) .. '\0' .. place.name, ':' .. place.name .. '|units'
+  local field = (plain or period) .. '\0' .. place.name
   local unit, past = read_unit(redis.call('HGET', key, field)), nil
   if experiment then
     local all, own = 'past\0\0' .. place.metric, 'past~' .. experiment .. '\0\0' .. place.metric
@@ -124,7 +131,7 @@ local function observe(count, key, period, place, decided, before, after)
   end
   if not unit and not after then return end -- forgotten already: nothing is left to be taken away
   if unit then
-    count(unit.start, unit.epoch .. aspect, unit.mean, -1)
+    count_mean(count, unit, place.name, period, -1)
     if past then count_pair(count, past, place.name, OF_PAST, -1) end
   else
     unit = {count = 0, start = place.start, epoch = place.epoch, last = decided, mean = 0, total = {}}
@@ -142,7 +149,7 @@ local function observe(count, key, period, place, decided, before, after)
   end
   come(unit, place, decided)
   unit.mean = sum_of(unit.total) / unit.count
-  count(unit.start, unit.epoch .. aspect, unit.mean, 1)
+  count_mean(count, unit, place.name, period, 1)
   redis.call('HSET', key, field, pack_unit(unit))
   if past then
     past.start, past.epoch, past.last, past.mean = unit.start, unit.epoch, unit.last, unit.mean

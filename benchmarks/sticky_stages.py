@@ -1,0 +1,223 @@
+"""The lift of identical variants on a sticky canary: how often does its interval exclude zero?
+
+`python -m benchmarks.sticky_stages [--runs 200] [--only stages|missing]` prints the tables of
+docs/benchmarks_statistics.md. Every reward is counted by `gateway.state.units.Counting`, read by
+`gateway.ingest.evidence`, and compared by `gateway.control.reports.lift`, as in production, at 20 looks in 10,000
+requests. *Pooled*: the same record with the units of each epoch as new ones, and with missing values as independent
+ones, each in proportion to how many reported values make a user's observation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+from benchmarks.false_alarms import shown
+from gateway.config.service import MetricConfig
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.observed import Observed, newest, of_newest
+from gateway.ingest.evidence import Rewarded, RewardedBucket, of_buckets
+from gateway.record.events import Reward
+from gateway.state.base import BUCKET_S, Bucket, Counts
+from gateway.state.units import Counting
+from policies.sequential.unit_outcomes import UnitOutcomes
+from policies.types import PairSums, RewardSums
+
+Floats = npt.NDArray[np.float64]
+
+PERIODS, REQUESTS = 20, 500
+VARIANTS = ("old", "new")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """``skew``: requests of the k-th busiest of ``users`` are in proportion to k^-skew; ``icc``: correlation of the
+    rewards of one; ``level``: the mean of both variants at first, and ``trend`` how many times it grows;
+    ``silent``: the part of the requests of the busiest user of all, who is never rewarded."""
+
+    users: int = 500
+    skew: float = 0.5
+    icc: float = 0.3
+    level: float = 0.2
+    trend: float = 1.0
+    stages: tuple[float, ...] = (0.5,)
+    missing: str = "ignore"
+    silent: float = 0.0
+
+    @property
+    def activity(self) -> Floats:
+        """The part of each user in the requests."""
+        weight = np.arange(1, self.users + 1) ** -self.skew
+        return np.append((1 - self.silent) * weight / weight.sum(), self.silent)
+
+
+@dataclass(slots=True)
+class Route:
+    """One route, as its store holds it."""
+
+    metric: MetricConfig
+    counting: Counting = field(default_factory=lambda: Counting({}))
+    decided: list[tuple[int, float, Counter[str]]] = field(default_factory=list)
+    """Of each period, the epoch, the candidate's share and the requests."""
+    outcomes: dict[int, UnitOutcomes] = field(default_factory=dict)
+    """By epoch."""
+
+    def serve(
+        self, epoch: int, share: float, users: Sequence[int], points: Floats, good: Sequence[bool]
+    ) -> None:
+        """Count the requests of one period; with ``missing: zero`` only good results are reported."""
+        start, assigned = len(self.decided) * BUCKET_S, Counter[str]()
+        facts = ("r", "", "", epoch, 0.0, 0, False, None, "", "", f"e{epoch}")
+        rows = []
+        for unit, value in zip(users, good, strict=True):
+            variant = VARIANTS[bool(points[unit] < share)]
+            assigned[variant] += 1
+            rows.append((unit, start, variant, False, -1, of(variant, share)))
+            if value or self.metric.missing == "ignore":
+                one = Reward(b"", "good", float(value), 0.0, start, *facts)
+                one = one._replace(assigned=variant, served=variant, propensity=of(variant, share), unit=unit)
+                self.counting.change(one, None, float(value), "")
+        self.outcomes.setdefault(epoch, UnitOutcomes()).add(rows)
+        self.decided.append((epoch, share, assigned))
+
+    def buckets(self) -> list[RewardedBucket]:
+        """What `gateway.ingest.evidence.over_time` reads from a store."""
+        rewards: dict[tuple[float, str], dict[str, RewardSums]] = {}
+        for key, sums in self.counting.cells.items():
+            rewards.setdefault((key.start, key.variant), {})[key.metric] = sums.rounded
+        found = []
+        for n, (epoch, share, assigned) in enumerate(self.decided):
+            for variant in VARIANTS:
+                counts = Counts(assigned=assigned[variant], expected=of(variant, share) * assigned.total())
+                sums_of = rewards.get((n * BUCKET_S, variant), {})
+                found.append(Bucket(n * BUCKET_S, variant, epoch, counts, sums_of))
+        return of_buckets(found, {"good": self.metric}, now=1e6)
+
+
+def of(variant: str, share: float) -> float:
+    """The propensity of a variant."""
+    return share if variant == "new" else 1 - share
+
+
+Interval = tuple[float, float]
+Look = tuple[Interval | None, Interval | None]
+"""The interval of the lift, and that of pooled epochs and independent missing values."""
+
+
+def looks(world: World, seed: int) -> Iterator[Look]:
+    """One for each of the periods."""
+    rng = np.random.default_rng([5, seed])
+    points, places = rng.random(world.users + 1), rng.random(world.users + 1)
+    metric = MetricConfig.model_validate({"type": "boolean", "missing": world.missing, "window": "10s"})
+    route, weight = Route(metric), 1 / world.icc - 1
+    for period in range(PERIODS):
+        who = rng.choice(world.users + 1, REQUESTS, p=world.activity)
+        mean = world.level * (1 + (world.trend - 1) * period / PERIODS)
+        good = rng.random(REQUESTS) < betaincinv(mean * weight, (1 - mean) * weight, places[who])
+        stage = period * len(world.stages) // PERIODS
+        route.serve(stage, world.stages[stage], who.tolist(), points, (good & (who < world.users)).tolist())
+        yield compared(route)
+
+
+def compared(route: Route) -> Look:
+    """The lift as it is now."""
+    buckets = route.buckets()
+    units = route.outcomes.get(newest(buckets)[0].epoch)
+    whole: dict[tuple[str, str], Rewarded] = {}
+    for bucket in buckets:
+        for name, found in bucket.rewards.items():
+            key = bucket.variant, name
+            whole[key] = whole.get(key, Rewarded()) + replace(found, by_unit=PairSums())
+    pooled = Observed({v: Counts() for v in VARIANTS}, whole, buckets, sticky=True)
+    return _interval(route, of_newest(buckets, units)), _interval(route, pooled)
+
+
+def _interval(route: Route, observed: Observed) -> Interval | None:
+    one = Comparisons(VARIANTS, {"good": route.metric}, observed).difference("good", "new", "old")
+    low, high = (one["interval"] if one is not None else None) or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
+@dataclass(slots=True)
+class Result:
+    """Of many runs."""
+
+    excluded: int = 0
+    """Runs in which the interval ever excluded zero."""
+    widths: list[float] = field(default_factory=list)
+    """At the end, where there was one."""
+
+    def add(self, intervals: Sequence[Interval | None]) -> None:
+        self.excluded += any(i is not None and not i[0] <= 0 <= i[1] for i in intervals)
+        if intervals[-1] is not None:
+            self.widths.append(intervals[-1][1] - intervals[-1][0])
+
+
+def simulate(world: World, seeds: Iterable[int]) -> tuple[Result, Result]:
+    """The lift, and the pooled one."""
+    results = Result(), Result()
+    for seed in seeds:
+        for result, intervals in zip(results, zip(*looks(world, seed), strict=True), strict=True):
+            result.add(intervals)
+    return results
+
+
+FOUR = (0.1, 0.2, 0.35, 0.5)
+TEN = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+STAGES = {
+    f"{len(stages)}, {skew:g}, {icc:g}, {'constant' if trend == 1 else 'triples'}": World(
+        skew=skew, icc=icc, trend=trend, stages=stages
+    )
+    for stages in (FOUR, TEN)
+    for skew, icc, trend in (
+        (0.0, 0.3, 1.0),
+        (0.0, 0.7, 1.0),
+        (1.0, 0.3, 1.0),
+        (1.0, 0.7, 1.0),
+        (1.0, 0.3, 3.0),
+    )
+}
+MISSING = {
+    f"{level:.0%}, {skew:g}, {icc:g}, {silent:.0%}, {share:.0%}": World(
+        skew=skew, icc=icc, level=level, stages=(share,), missing="zero", silent=silent
+    )
+    for level, skew, icc, silent, share in (
+        (0.2, 0.0, 0.3, 0.0, 0.5),
+        (0.2, 0.5, 0.3, 0.0, 0.5),
+        (0.2, 0.7, 0.3, 0.0, 0.5),
+        (0.2, 0.7, 0.3, 0.0, 0.2),
+        (0.2, 1.0, 0.3, 0.0, 0.5),
+        (0.05, 0.7, 0.1, 0.0, 0.5),
+        (0.05, 0.5, 0.02, 0.0, 0.5),
+        (0.2, 0.0, 0.02, 0.1, 0.5),
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--only", choices=("stages", "missing"))
+    given = parser.parse_args()
+    tables = {
+        "stages": ("| stages, skew, icc, level |", STAGES),
+        "missing": ("| rewarded, skew, icc, silent, share |", MISSING),
+    }
+    for name, (head, worlds) in tables.items():
+        if given.only in (None, name):
+            print(head + " lift excludes zero | pooled does | width (pooled) |\n|---|---|---|---|")
+            for label, world in worlds.items():
+                now, pooled = simulate(world, range(given.runs))
+                widths = (f"{np.median(r.widths):.3f}" if r.widths else "–" for r in (now, pooled))
+                told = f"{shown(now.excluded, given.runs)} | {shown(pooled.excluded, given.runs)}"
+                print(f"| {label} | {told} | {next(widths)} ({next(widths)}) |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

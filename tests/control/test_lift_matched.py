@@ -1,0 +1,47 @@
+"""The exact interval of a lift whose few values are matched in time, against its definition in high precision."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import mpmath
+import pytest
+
+from gateway.config.service import MetricConfig
+from gateway.control.reports.lift import Comparisons
+from gateway.control.reports.observed import Observed
+from gateway.ingest.evidence import Rewarded, RewardedBucket
+from gateway.state.base import Counts
+from policies.types import RewardSums
+from tests.policies.test_outside_values import least_product
+
+TIMES = (((30, 27), (2, 1)), ((25, 20), (5, 2)), ((16, 9), (12, 3)), ((7, 5), (21, 4)))
+"""Of each bucket of time, the values of both variants and how many of them are 1; the share grows."""
+
+
+@pytest.mark.long
+def test_a_lift_matched_in_time_ends_where_the_least_product_is_one_over_alpha() -> None:
+    """In each bucket min(n, m) values of either variant count, and the sums of the larger side in proportion."""
+    whole: dict[tuple[str, str], Rewarded] = {}
+    buckets, sides = [], [[Fraction(0), Fraction(0)], [Fraction(0), Fraction(0)]]
+    for time, pair in enumerate(TIMES):
+        for side, variant, (n, good) in zip(sides, ("old", "new"), pair, strict=True):
+            kept = Fraction(min(m for m, _ in pair), n)
+            side[0] += kept * good
+            side[1] += kept * n
+            one = Rewarded(RewardSums(n, good, good), RewardSums(n, good, good))
+            whole[variant, "ok"] = whole.get((variant, "ok"), Rewarded()) + one
+            counts = Counts(assigned=n, served=n, expected=float(n))
+            buckets.append(RewardedBucket(10.0 * time, variant, 1 + time, counts, {"ok": one}))
+    declared = {"ok": MetricConfig.model_validate({"type": "boolean"})}
+    lift = Comparisons(("old", "new"), declared, Observed({}, whole, buckets)).lift("new", "old")["ok"]
+    assert lift["method"] == "matched"
+    baseline, candidate = (tuple(mpmath.mpf(x.numerator) / x.denominator for x in side) for side in sides)
+    assert lift["absolute"] == pytest.approx(float(candidate[0] / candidate[1] - baseline[0] / baseline[1]))
+    with mpmath.workdps(20):
+        for end in lift["interval"]:
+            found = least_product(baseline, candidate, mpmath.mpf(1), mpmath.mpf(end))
+            assert float(found) == pytest.approx(-float(mpmath.log(0.05)), abs=2e-3)
+        for end in lift["relative_interval"]:
+            found = least_product(baseline, candidate, mpmath.mpf(end) + 1, mpmath.mpf(0))
+            assert float(found) == pytest.approx(-float(mpmath.log(0.05)), abs=2e-3)

@@ -1,0 +1,45 @@
+"""Sticky users over the stages of a canary, and users of whom nothing is reported: what they tell, and do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.sticky_stages import TEN, World, simulate
+from policies.sequential.design_based import UnitSums, WeightedSums, design_effect
+from policies.types import PairSums, RewardSums
+
+
+@pytest.mark.long
+def test_the_users_of_each_stage_are_no_new_ones() -> None:
+    """Pooled, they excluded zero in this run: ten stages took each user for up to ten."""
+    now, pooled = simulate(World(skew=1.0, icc=0.7, stages=TEN), seeds=[3])
+    assert (now.excluded, pooled.excluded) == (0, 1)
+    assert now.widths[0] > 2 * pooled.widths[0]
+
+
+@pytest.mark.long
+def test_missing_values_of_busy_users_are_not_independent() -> None:
+    now, pooled = simulate(World(skew=1.0, missing="zero"), seeds=[2])
+    assert (now.excluded, pooled.excluded) == (0, 1)
+
+
+@pytest.mark.parametrize("silent", [0, 40])
+def test_the_variance_is_at_least_that_between_units(silent: int) -> None:
+    """Only rewards of 1 are reported; ``silent`` units are never rewarded, and send ten times as much."""
+    rng = np.random.default_rng(3)
+    number = np.append(rng.geometric(0.1, 400), rng.geometric(0.01, silent))
+    rate = np.append(rng.beta(0.5, 2, 400), np.zeros(silent))
+    rewarded = rng.binomial(number, rate).astype(float)
+    told, values = rewarded[rewarded > 0], float(number.sum())
+    alone = WeightedSums.of(RewardSums(values, told.sum(), told.sum()), 1.0)
+    requests = RewardSums(number.size, values, float((number.astype(float) ** 2).sum()))
+    effect, groups = design_effect(
+        alone, UnitSums(PairSums.of(told, told), values, values - told.sum(), requests=requests)
+    )
+    mean = told.sum() / values
+    between = ((rewarded - mean * number) ** 2).sum() / alone.squared_deviations()
+    assert between <= effect < 2.5 * between
+    assert groups == pytest.approx(values**2 / (number**2).sum())
+    unknown, _ = design_effect(alone, UnitSums(PairSums.of(told, told), values, values - told.sum()))
+    assert bool(unknown < between) is (silent > 0), "of units like those that were rewarded"
